@@ -1,0 +1,28 @@
+"""Where deliveries go. The public face of the sink contract; see docs/writing-a-sink.md.
+
+This package never imports `receiver`: a sink knows a delivery, not the road it came by.
+"""
+
+from handlers.contract import (
+    Artifact,
+    Delivery,
+    Receipt,
+    Refused,
+    Services,
+    Sink,
+    SinkError,
+    SinkOptions,
+    Unavailable,
+)
+
+__all__ = [
+    "Artifact",
+    "Delivery",
+    "Receipt",
+    "Refused",
+    "Services",
+    "Sink",
+    "SinkError",
+    "SinkOptions",
+    "Unavailable",
+]

@@ -1,0 +1,170 @@
+"""The sink contract: what a sink is given, what it gives back, and the only three ways in which it can fail.
+
+    SinkError
+    ├── Refused        this delivery will never be accepted: it is dead now
+    └── Unavailable    not now: it is tried again, after `retry_after` seconds if the sink said so
+    any other exception is a bug of ours: recorded with its type, and retried within the sink's budget
+
+This file knows no sink and no transport.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SinkError(Exception):
+    """A sink did not accept a delivery. The message is shown to operators: it must hold no secret and no payload."""
+
+
+class Refused(SinkError):
+    """This delivery will never be accepted as it is."""
+
+
+class Unavailable(SinkError):
+    """The sink can't accept now; it may later.
+
+    `retry_after`: seconds that the sink asked us to wait, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof that a sink accepted.
+
+    `id`: what names the thing at the sink (row key, object prefix, message timestamp).
+    `keys`: what was written (object keys, file paths), in a stable order.
+    `urls`: lasting links by name ("run.json", "recording", "invoice.pdf"), for sinks that come after this one.
+    `note`: something an operator should see, such as an artifact that was over the size cap.
+    """
+
+    id: str
+    keys: tuple[str, ...] = ()
+    urls: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as JSON-ready values; empty parts are left out."""
+        parts: dict[str, Any] = {"id": self.id, "keys": list(self.keys), "urls": dict(self.urls), "note": self.note}
+        return {name: value for name, value in parts.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event for one sink, as a sink sees it.
+
+    `key` is the idempotency key: the same at every attempt and every replay, never shared by two deliveries.
+    `run` is the parsed body after redaction ({} when the body could not be parsed, and then `problem` says why);
+    `body` the bytes that were received (re-serialised only if something in them was redacted).
+    `status` is the run's outcome after untangling, which can differ from run["status"].
+    `receipts`: the receipts (`Receipt.to_dict()`) of the sinks that this one waited for, by sink name;
+    None for one that ended dead.
+    """
+
+    key: str
+    event_id: str
+    sink: str
+    attempt: int
+    source: str
+    run_id: str
+    run_type: str
+    status: str
+    received_at: datetime
+    body: bytes
+    run: Mapping[str, Any]
+    via: str = "webhook"
+    route: str = ""
+    problem: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    receipts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    test: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file of a run.
+
+    `kind`: recording, screenshot, download, or Skyvern's own artifact type. `url` may be signed and may have lapsed.
+    `sha256`: lower-case hex as the sender gave it, or None. `size`: bytes, or None.
+    """
+
+    kind: str
+    name: str
+    url: str
+    sha256: str | None = None
+    size: int | None = None
+    artifact_id: str | None = None
+
+
+class Services(Protocol):
+    """What the host lends to a sink. A sink that needs none of it ignores it."""
+
+    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
+        """The run's artifacts with new signed URLs, asked from the source's API. Empty when the source has no API key.
+
+        Raises Unavailable when the API can't answer now.
+        """
+        ...
+
+    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
+        """Headers to send with a download of `url`: the API key when `url` is at the source's own API origin, else {}."""
+        ...
+
+    def allowed_addresses(self) -> Sequence[str]:
+        """Hosts and CIDR networks that the operator lists as safe although they are private."""
+        ...
+
+
+class SinkOptions(BaseModel):
+    """Base of every sink's options: unknown keys are an error, so that a typing mistake is found at load."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds that one send may take at the most.")
+
+
+O = TypeVar("O", bound=SinkOptions)  # noqa: E741
+
+
+class Sink(ABC, Generic[O]):
+    """A destination. One instance lives in one worker process and is used by up to `concurrency` threads at once.
+
+    A sink never retries, never sleeps and never logs a payload. The constructor validates and opens nothing that
+    a fork would break: connections are made on first use.
+    """
+
+    Options: ClassVar[type[SinkOptions]] = SinkOptions
+    batch_size: ClassVar[int] = 1
+    """How many deliveries `send_many` takes at once; 1 means that the caller runs `send` concurrently instead."""
+
+    def __init__(self, name: str, options: O, services: Services) -> None:
+        self.name = name
+        self.options = options
+        self.services = services
+
+    @abstractmethod
+    def send(self, delivery: Delivery) -> Receipt:
+        """Hand the delivery over. Returning means accepted; see the module's docstring for the errors."""
+
+    def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
+        """One answer for each delivery, in order. Raising means that the whole batch failed for that reason."""
+        answers: list[Receipt | Exception] = []
+        for delivery in deliveries:
+            try:
+                answers.append(self.send(delivery))
+            except Exception as error:  # noqa: BLE001 - the caller tells the three kinds apart
+                answers.append(error)
+        return answers
+
+    def close(self) -> None:  # noqa: B027 - most sinks hold nothing open
+        """Let go of connections. Called once, when no send is running."""

@@ -1,0 +1,106 @@
+"""Every error that a user can meet, as one tree.
+
+    RunhookError               exit 1   HTTP 500   "internal"
+    ├── ConfigError            exit 2              a file or a variable that a person wrote is wrong
+    ├── UsageError             exit 2              a command was called wrongly
+    ├── NotStarted             exit 3              a part that is needed can't be reached or used (port, Redis, ledger)
+    └── RequestError           HTTP 4xx/503        a request that is answered with an error
+        ├── Unauthorized       401  "bad_signature" | "bad_key"
+        ├── Forbidden          403  "forbidden"
+        ├── NotFound           404  "not_found"
+        ├── TooLarge           413  "too_large"
+        ├── Unprocessable      422  "invalid"
+        ├── TooMany            429  "rate_limited"
+        └── Busy               503  "unavailable", with Retry-After
+
+The JSON shape is the same everywhere: {"error": {"code": ..., "message": ...}}.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class RunhookError(Exception):
+    """Base of all errors that are shown to a person as one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(RunhookError):
+    """Something a person wrote in a file or variable is wrong. `problems`: one line each, with file, line and key."""
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class UsageError(RunhookError):
+    """A command was called with arguments that don't fit."""
+
+    exit_code = 2
+
+
+class NotStarted(RunhookError):
+    """A part that is needed can't be reached or must not be used as it is."""
+
+    exit_code = 3
+
+
+class RequestError(RunhookError):
+    """Answered to the client as `status` with a JSON body."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "bad_request"
+
+    def __init__(self, message: str, *, code: str | None = None, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = code or self.code
+        self.headers = headers or {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one JSON error shape."""
+        return {"error": {"code": self.error_code, "message": self.message}}
+
+
+class Unauthorized(RequestError):
+    status = 401
+    code = "bad_signature"
+
+
+class Forbidden(RequestError):
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(RequestError):
+    status = 404
+    code = "not_found"
+
+
+class TooLarge(RequestError):
+    status = 413
+    code = "too_large"
+
+
+class Unprocessable(RequestError):
+    status = 422
+    code = "invalid"
+
+
+class TooMany(RequestError):
+    status = 429
+    code = "rate_limited"
+
+
+class Busy(RequestError):
+    """Our own trouble. Always 503 with Retry-After: Skyvern retries it, and would never retry a 4xx."""
+
+    status = 503
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after: int = 2) -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after)})

@@ -1,0 +1,43 @@
+"""An event on its way into the ledger, and the ids that everything hangs on. Pure: no I/O, no clock.
+
+The ids are written down once, here:
+    event id      evt_ + 32 hex digits of SHA-256(source, NUL, body)    the same body again is the same event
+    delivery id   dlv_ + 32 hex digits of SHA-256(event id, NUL, sink)  the idempotency key of the delivery
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+Via = Literal["webhook", "poll", "replay", "import"]
+
+
+def event_id(source: str, body: bytes) -> str:
+    """The id of the event that `body` from `source` is."""
+    digest = hashlib.sha256(source.encode())
+    digest.update(b"\0")
+    digest.update(body)
+    return "evt_" + digest.hexdigest()[:32]
+
+
+def delivery_id(event: str, sink: str) -> str:
+    """The id, and idempotency key, of the delivery of `event` to `sink`."""
+    return "dlv_" + hashlib.sha256(f"{event}\0{sink}".encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One authentic inbound fact about a run.
+
+    `body`: bytes exactly as received, not yet redacted. `received_at`: seconds since the epoch.
+    `submission_id`: the token of the callback URL, unproven (the URL is not signed), or "".
+    """
+
+    id: str
+    source: str
+    body: bytes
+    received_at: float
+    via: Via = "webhook"
+    submission_id: str = ""

@@ -1,0 +1,3 @@
+"""Fixtures that several kinds of tests share. Servers are real, started here, and ended by their own process id."""
+
+pytest_plugins = ["tests.servers.valkey", "tests.servers.postgres", "tests.servers.seaweedfs"]
