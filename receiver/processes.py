@@ -1,0 +1,25 @@
+"""What every part that starts child processes needs: a child that never outlives its parent. Knows no part by name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
+
+
+def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
+    """Run in a child right after fork: the kernel sends it `sig` when its parent ends, even by kill -9.
+
+    `parent`: the process id that the parent read before it forked. If that one has ended since, the child exits here.
+    On systems other than Linux there is no such request to the kernel, and this does nothing but that check.
+    The kernel means the *thread* that forked: start children from a thread that lives as long as they do.
+    """
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
