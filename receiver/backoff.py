@@ -1,0 +1,34 @@
+"""When a delivery is tried again, and when a breaker lets a probe through. Pure: time and chance are passed in."""
+
+from __future__ import annotations
+
+from receiver.config import RetryPolicy
+
+RETRY_AFTER_CAP = 86_400.0
+"""Seconds. A sink that asks for more than a day is asked again after one."""
+
+
+def delay(policy: RetryPolicy, spent: int, chance: float) -> float:
+    """Seconds before the next attempt when `spent` attempts were spent: exponential, with jitter, capped.
+
+    `chance` in [0, 1): the delay lies between half of the full one and all of it, so that a thousand deliveries
+    that failed together don't come back together.
+    """
+    # The exponent is capped as well: 2.0 ** 1100 is an OverflowError.
+    full = min(policy.first * policy.factor ** min(max(spent - 1, 0), 64), policy.max)
+    return full * (0.5 + chance / 2)
+
+
+def next_try(
+    policy: RetryPolicy, spent: int, now: float, chance: float, retry_after: float | None = None
+) -> float | None:
+    """When to try again (seconds since the epoch), or None when the attempts are spent and the delivery is dead.
+
+    A sink's own `retry_after` (seconds) makes it later, never sooner.
+    """
+    if spent >= policy.attempts:
+        return None
+    wait = delay(policy, spent, chance)
+    if retry_after is not None:
+        wait = max(wait, min(max(retry_after, 0.0), RETRY_AFTER_CAP) * (1 + chance / 20))
+    return now + wait

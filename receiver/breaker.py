@@ -1,0 +1,40 @@
+"""The breaker of a lane, as a pure function: what its state becomes by what the last attempts met.
+
+    closed ──(THRESHOLD unavailable in a row)──▶ open ──(its time is up)──▶ probing ──accepted──▶ closed
+                                                   ▲                           │
+                                                   └────────unavailable────────┘  (twice as long, capped)
+
+While it is not closed, deliveries wait without spending attempts. A refusal is an answer: the sink is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from receiver.ledger.lanes import Lane
+
+THRESHOLD = 5
+"""Unavailable answers in a row that open the breaker."""
+FIRST, LONGEST = 2.0, 60.0
+"""Seconds before the first probe, and before each one at the most."""
+
+
+def cooldown(failures: int) -> float:
+    """Seconds until the next probe, after `failures` unavailable answers in a row."""
+    return min(FIRST * 2.0 ** min(max(failures - THRESHOLD, 0), 16), LONGEST)
+
+
+def after(lane: Lane, answers: Iterable[tuple[bool, str, float | None]], now: float) -> Lane:
+    """The lane after `answers`: (available, reason, retry_after in seconds) in the order in which they came."""
+    for available, reason, retry_after in answers:
+        if available:
+            lane = replace(lane, breaker="closed", failures=0, until=0.0, reason="")
+            continue
+        # A batch that fails as one is one sign of trouble once the breaker is open, not a hundred.
+        failures = lane.failures if lane.breaker == "open" else lane.failures + 1
+        lane = replace(lane, failures=failures, reason=reason)
+        if lane.breaker == "probing" or failures >= THRESHOLD:
+            wait = max(cooldown(failures), min(retry_after or 0.0, LONGEST))
+            lane = replace(lane, breaker="open", until=now + wait)
+    return lane

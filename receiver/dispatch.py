@@ -1,0 +1,229 @@
+"""From the inbox to the ledger: what each event says, whether it is news, and which deliveries it makes.
+
+One batch is one transaction. Only when it is committed do its entries leave the inbox, so a dispatcher may be killed
+at any moment: the batch comes back, and its event ids tell that it was there already.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import redis
+import sqlalchemy as sa
+
+from receiver import facts, wakeups
+from receiver.config import Config
+from receiver.event import Event
+from receiver.inbox import Entry, InboxReader
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, recording
+from receiver.ledger.recording import KnownEvent, KnownRun, NewDelivery, NewEvent
+from receiver.redact import Redactor
+from receiver.routing import Router, RunView
+from receiver.run import parse
+from receiver.settings import Settings
+
+QUEUE = "dispatch"
+BATCH = 256
+SLICE = 10.0
+"""Seconds after which a job ends, so that a stop is never far away."""
+LINGER = 1.0
+"""Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up."""
+RECLAIM_EVERY = 4.0
+
+log = logging.getLogger("runhook.dispatch")
+
+
+class Dispatcher:
+    """The body of the dispatch jobs of one process."""
+
+    def __init__(
+        self, ledger: Ledger, router: Router, redactor: Redactor, reader: InboxReader, connection: redis.Redis
+    ) -> None:
+        self._ledger = ledger
+        self._router = router
+        self._redactor = redactor
+        self._reader = reader
+        self._redis = connection
+        self._kept: list[Entry] = []  # read, but the ledger was away
+        self._reclaimed_at = 0.0
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Move events until the inbox is quiet, `stop()` says so, or the time slice is over."""
+        end = time.monotonic() + SLICE
+        self._reader.ensure()
+        try:
+            self._take(self._kept)
+            while not stop() and time.monotonic() < end:
+                if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
+                    self._reclaimed_at = time.monotonic()
+                    self._take(self._reader.reclaim())
+                entries = self._reader.read(BATCH) or self._reader.read(BATCH, block_ms=int(LINGER * 1000))
+                if not entries:
+                    break
+                self._take(entries)
+        except LedgerUnavailable as error:
+            # What was read stays with us; the clock rings again in a moment.
+            log.warning("dispatch.paused ledger=%s kept=%d", error, len(self._kept))
+            wakeups.lower_flag(self._redis, QUEUE)
+            return
+        wakeups.lower_flag(self._redis, QUEUE)
+        # Whoever added to the inbox just before found the flag up and rang no bell: look once more.
+        if entries := self._reader.read(BATCH):
+            self._kept = entries
+            wakeups.wake(self._redis, QUEUE)
+
+    def close(self) -> None:
+        self._ledger.close()
+
+    def _take(self, entries: list[Entry]) -> None:
+        if not entries:
+            return
+        self._kept = entries
+        sinks = self.dispatch([entry.event for entry in entries if entry.event is not None])
+        self._reader.done([entry.entry_id for entry in entries])
+        self._kept = []
+        for sink in sinks:
+            queue = f"deliver:{sink}"
+            if not wakeups.wake(self._redis, queue):
+                wakeups.nudge(self._redis, queue)
+
+    def dispatch(self, events: Sequence[Event]) -> list[str]:
+        """Record `events` and make their deliveries. Returns the sinks that now have something to do.
+
+        Raises LedgerUnavailable; nothing of the batch is recorded then.
+        """
+        started = time.monotonic()
+        unique = list({event.id: event for event in events}.values())
+        batch = [self._assess(event) for event in unique]
+        sinks: set[str] = set()
+        recorded = self._record(batch, sinks)
+        if batch:
+            log.info(
+                "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
+                len(events),
+                len(recorded),
+                sum(len(item.deliveries) for item in batch if item.event.id in recorded),
+                (time.monotonic() - started) * 1000,
+            )
+        return sorted(sinks)
+
+    def _assess(self, event: Event) -> NewEvent:
+        """What can be told without the ledger. Never raises: what can't be understood is kept and marked."""
+        try:
+            run = parse(event.body)
+            body, data = self._redactor.apply(event.body, run.data)
+            run = replace(run, data=data)
+            return NewEvent(event, run, body, facts.fingerprint(run))
+        except Exception as error:
+            log.exception("dispatch.unreadable event=%s", event.id)
+            return self._marked(event, f"could not be read: {type(error).__name__}")
+
+    def _marked(self, event: Event, problem: str) -> NewEvent:
+        blank = parse(b"")
+        body, _ = self._redactor.apply(event.body, {})
+        return NewEvent(event, replace(blank, problem=problem), body, "")
+
+    def _record(self, batch: list[NewEvent], sinks: set[str]) -> set[str]:
+        """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
+        if not batch:
+            return set()
+        try:
+            new, rung = self._ledger.write(lambda connection: self._decide(connection, batch))
+        except LedgerDataError as error:
+            if len(batch) == 1:
+                log.warning("dispatch.marked event=%s problem=%s", batch[0].event.id, error)
+                marked = self._marked(batch[0].event, f"the ledger refused a value of it: {error}")
+                new, rung = self._ledger.write(lambda connection: self._decide(connection, [marked]))
+            else:
+                half = len(batch) // 2
+                return self._record(batch[:half], sinks) | self._record(batch[half:], sinks)
+        sinks |= rung
+        return new
+
+    def _decide(self, connection: sa.Connection, batch: list[NewEvent]) -> tuple[set[str], set[str]]:
+        now = time.time()
+        known = recording.lock_runs(connection, [item.key for item in batch if item.run.run_id], now)
+        histories = {key: list(run.history) for key, run in known.items()}
+        news: list[NewEvent] = []
+        for item in batch:
+            history = histories.get(item.key, [])
+            if any(each.id == item.event.id for each in history):
+                continue  # recorded before: its dispatcher was killed between commit and ack
+            self._judge(item, history)
+            self._route(item, known.get(item.key))
+            history.append(_as_known(item, seq=(history[-1].seq + 1) if history else 1))
+            news.append(item)
+        new = recording.record(connection, news, now)
+        return new, {
+            delivery.sink for item in news if item.event.id in new for delivery in item.deliveries if not delivery.after
+        }
+
+    def _judge(self, item: NewEvent, history: Sequence[KnownEvent]) -> None:
+        item.outcome = item.run.outcome
+        if item.run.problem or not item.run.run_id:
+            item.disposition, item.newest = "unreadable", bool(item.run.run_id)
+            return
+        past = [_as_facts(each) for each in history if each.disposition != "unreadable"]
+        verdict = facts.judge(_as_facts(_as_known(item, seq=len(history) + 1)), past)
+        item.disposition, item.repeat_of = verdict.disposition, verdict.repeat_of
+        item.newest = verdict.disposition in ("news", "interim")
+
+    def _route(self, item: NewEvent, run: KnownRun | None) -> None:
+        item.deliveries = []
+        if item.disposition == "unreadable":
+            return
+        view = RunView(
+            run=item.run,
+            source=item.event.source,
+            via=item.event.via,
+            disposition=item.disposition,
+            labels=run.labels if run else {},
+            received_at=item.event.received_at,
+        )
+        verdict = self._router.match(view)
+        item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
+
+
+def _as_known(item: NewEvent, seq: int) -> KnownEvent:
+    run = item.run
+    return KnownEvent(
+        seq=seq,
+        id=item.event.id,
+        attempt=run.attempt,
+        status=item.outcome or run.outcome,
+        retry_pending=run.retry_pending,
+        final=run.final,
+        modified_at=run.modified_at,
+        fingerprint=item.fingerprint,
+        output_null=run.data.get("output") is None,
+        disposition=item.disposition,
+    )
+
+
+def _as_facts(each: KnownEvent) -> facts.Facts:
+    return facts.Facts(
+        event_id=each.id,
+        attempt=each.attempt,
+        status=each.status,
+        retry_pending=each.retry_pending,
+        final=each.final,
+        modified_at=each.modified_at,
+        fingerprint=each.fingerprint,
+        output_null=each.output_null,
+        seq=each.seq,
+    )
+
+
+def build(settings: Settings, config: Config, owner: str) -> Dispatcher:
+    """The dispatcher of a worker process called `owner`. Opens its connections on first use."""
+    connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5)
+    return Dispatcher(
+        Ledger(settings.database_url),
+        Router(config.routes),
+        Redactor(config.redact),
+        InboxReader(connection, owner),
+        connection,
+    )

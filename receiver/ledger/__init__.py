@@ -1,0 +1,9 @@
+"""The ledger: the SQL record of runs, events, deliveries and attempts. The only package that speaks SQL.
+
+It stores what others decided (dispatch, deliver, replay, …) and answers what they ask; it routes nothing and
+sends nothing. Times are seconds since the epoch, everywhere.
+"""
+
+from receiver.ledger.engine import Ledger, LedgerDataError, LedgerUnavailable
+
+__all__ = ["Ledger", "LedgerDataError", "LedgerUnavailable"]

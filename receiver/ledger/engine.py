@@ -1,0 +1,248 @@
+"""Connections to the ledger: SQLite by default, PostgreSQL in production. Knows no table.
+
+What was measured and is held here (see docs/decisions/0002-the-ledger.md):
+- SQLite with several writing processes: a file lock taken before BEGIN IMMEDIATE; busy_timeout alone gave lock
+  errors. Reads go through a second engine with a plain BEGIN, so that they never queue behind a writer.
+- PostgreSQL: 40P01 (deadlock) and 40001 (serialization) are retried; every wait has a limit that is shorter than
+  any job's time-out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event as sa_event
+from sqlalchemy import exc as sa_exc
+
+from receiver.errors import ConfigError, NotStarted
+
+T = TypeVar("T")
+
+LOCK_WAIT = 8.0
+"""Seconds that a writer waits for the ledger's lock."""
+STATEMENT_LIMIT = 10.0
+"""Seconds that one statement may run (PostgreSQL)."""
+_RETRYABLE = {"40P01", "40001"}
+_TRIES = 5
+
+
+class LedgerUnavailable(Exception):
+    """The ledger can't be used now (gone, locked, full). Nothing was written. Work pauses and is tried again."""
+
+
+class LedgerDataError(Exception):
+    """The database refused a value. Nothing was written; a batch is split to find the one that is to blame."""
+
+
+class Ledger:
+    """One ledger, used by one process. Connections open on first use, so it may be built before a fork.
+
+    `url`: a SQLAlchemy URL; `sqlite:///path` or `postgresql://…`. Raises ConfigError for one that is neither.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _checked(url)
+        self.dialect = self.url.get_backend_name()
+        self._lock = _FileLock(Path(self.url.database + ".lock")) if self._is_file() and self.url.database else None
+        self._writer: sa.Engine | None = None
+        self._reader: sa.Engine | None = None
+        self._opening = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.url.render_as_string(hide_password=True)})"
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run `work` in one transaction and commit it; may run it again after a deadlock or a lost connection.
+
+        Raises LedgerUnavailable or LedgerDataError; any other exception of `work` rolls back and passes through.
+        """
+        for number in range(1, _TRIES + 1):
+            try:
+                with self._exclusive(), self._engine(write=True).begin() as connection:
+                    return work(connection)
+            except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+                if number == _TRIES or not _worth_a_retry(error):
+                    raise _translated(error) from error
+                time.sleep(random.uniform(0.002, 0.02) * number)
+            except UnicodeEncodeError as error:  # a lone surrogate in a text value
+                raise LedgerDataError(str(error)) from error
+        raise AssertionError("unreachable")
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run `work` in one read-only look at the ledger. Raises LedgerUnavailable."""
+        for number in (1, 2):
+            try:
+                with self._engine(write=False).connect() as connection:
+                    return work(connection)
+            except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+                if number == 2 or not _worth_a_retry(error):
+                    raise _translated(error) from error
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._lock is None:
+            yield
+            return
+        with self._lock.held(LOCK_WAIT):
+            yield
+
+    def close(self) -> None:
+        """Close all connections."""
+        for engine in (self._writer, self._reader):
+            if engine is not None:
+                engine.dispose()
+        self._writer = self._reader = None
+
+    def _is_file(self) -> bool:
+        return self.dialect == "sqlite"
+
+    def _engine(self, *, write: bool) -> sa.Engine:
+        engine = self._writer if write else self._reader
+        if engine is None:
+            with self._opening:
+                if self._is_file():
+                    engine = _sqlite(self.url, "BEGIN IMMEDIATE" if write else "BEGIN")
+                    if write:
+                        self._writer = engine
+                    else:
+                        self._reader = engine
+                else:
+                    engine = self._writer = self._reader = _postgresql(self.url)
+        return engine
+
+
+def _checked(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except sa_exc.ArgumentError:
+        raise ConfigError(
+            "DATABASE_URL: not a database URL; right would be sqlite:///var/ledger.db or "
+            "postgresql://user:password@host/name"
+        ) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigError(
+            f"DATABASE_URL: the ledger runs on SQLite or PostgreSQL, not on {parsed.get_backend_name()}; right would "
+            "be sqlite:///var/ledger.db or postgresql://user:password@host/name"
+        )
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigError(
+            "DATABASE_URL: a ledger in memory would lose everything; give a file: sqlite:///var/ledger.db"
+        )
+    return parsed
+
+
+def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
+    path = Path(str(url.database))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotStarted(f"the ledger's folder {path.parent} can't be made: {error.strerror}") from None
+    engine = sa.create_engine(url, connect_args={"timeout": 5.0}, pool_timeout=LOCK_WAIT)
+
+    @sa_event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin by itself
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @sa_event.listens_for(engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    limit = int(STATEMENT_LIMIT * 1000)
+    return sa.create_engine(
+        url,
+        connect_args={
+            "connect_timeout": 3,
+            "options": f"-c statement_timeout={limit} -c lock_timeout={limit // 2} "
+            f"-c idle_in_transaction_session_timeout={limit * 3}",
+            # A server that vanished without a word is noticed within 15 s, not after the kernel's two hours.
+            "keepalives_idle": 5,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15000,
+        },
+        pool_size=4,
+        max_overflow=8,
+        pool_timeout=LOCK_WAIT,
+        pool_recycle=1800,
+    )
+
+
+def _worth_a_retry(error: Exception) -> bool:
+    if isinstance(error, sa_exc.DBAPIError):
+        return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _RETRYABLE
+    return False
+
+
+def _translated(error: Exception) -> Exception:
+    """The ledger's own error for a driver's: never with the statement or its values, which hold payloads."""
+    if isinstance(error, (sa_exc.DataError, sa_exc.StatementError)) and not isinstance(
+        error, (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.InternalError, sa_exc.ProgrammingError)
+    ):
+        return LedgerDataError(type(error).__name__)
+    original = getattr(error, "orig", None) or error
+    return LedgerUnavailable(
+        str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+    )
+
+
+class _FileLock:
+    """An advisory lock between processes (flock) and between the threads of this one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = threading.Lock()
+        self._descriptor: tuple[int, int] | None = None  # (process id, descriptor): a fork needs its own
+
+    @contextmanager
+    def held(self, seconds: float) -> Iterator[None]:
+        deadline = time.monotonic() + seconds
+        if not self._threads.acquire(timeout=seconds):
+            raise LedgerUnavailable(f"the ledger's lock was not free within {seconds:g} s")
+        try:
+            descriptor = self._open()
+            pause = 0.0005
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise LedgerUnavailable(f"the ledger's lock was not free within {seconds:g} s") from None
+                    time.sleep(pause)
+                    pause = min(pause * 1.5, 0.005)
+            try:
+                yield
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def _open(self) -> int:
+        if self._descriptor is None or self._descriptor[0] != os.getpid():
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise LedgerUnavailable(f"{self._path}: {error.strerror}") from None
+            self._descriptor = (os.getpid(), descriptor)
+        return self._descriptor[1]

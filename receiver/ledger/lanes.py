@@ -1,0 +1,79 @@
+"""The gates in front of sinks: paused by an operator, or shut by a breaker. Keeps state, decides nothing.
+
+A lane is what one breaker guards: a sink, or one destination of a sink that has many. A lane without a row is open
+for traffic, so that a healthy system reads an empty table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from receiver.ledger.recording import _insert
+from receiver.ledger.schema import lanes
+
+PROBE_LEASE = 60.0
+"""Seconds after which a probe whose worker vanished may be made by another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    lane: str
+    sink: str
+    paused: bool = False
+    breaker: str = "closed"
+    failures: int = 0
+    until: float = 0.0
+    reason: str = ""
+
+
+def _from(row: sa.Row[tuple[object, ...]]) -> Lane:
+    return Lane(row.lane, row.sink, row.paused, row.breaker, row.failures, row.until, row.reason)
+
+
+def every(connection: sa.Connection) -> list[Lane]:
+    """All lanes that have a row, by name."""
+    return [_from(row) for row in connection.execute(sa.select(lanes).order_by(lanes.c.lane))]
+
+
+def of_sink(connection: sa.Connection, sink: str) -> list[Lane]:
+    """The lanes of `sink` that have a row."""
+    return [_from(row) for row in connection.execute(sa.select(lanes).where(lanes.c.sink == sink))]
+
+
+def not_closed(connection: sa.Connection, sink: str) -> Sequence[Lane]:
+    """The lanes of `sink` through which nothing may go as if nothing were wrong: paused, open or probing."""
+    return [lane for lane in of_sink(connection, sink) if lane.paused or lane.breaker != "closed"]
+
+
+def begin_probe(connection: sa.Connection, lane: str, now: float) -> bool:
+    """Let one probe through a shut lane. False when another worker was faster."""
+    result = connection.execute(
+        sa.update(lanes)
+        .where(lanes.c.lane == lane, lanes.c.breaker != "closed", lanes.c.until <= now)
+        .values(breaker="probing", until=now + PROBE_LEASE, updated_at=now)
+    )
+    return result.rowcount == 1
+
+
+def put(connection: sa.Connection, lane: Lane, now: float) -> None:
+    """Write the breaker's state; whether the lane is paused stays as the operator set it."""
+    insert = _insert(connection, lanes)
+    values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}
+    connection.execute(
+        insert.values(lane=lane.lane, sink=lane.sink, updated_at=now, **values).on_conflict_do_update(
+            index_elements=[lanes.c.lane], set_={**values, "updated_at": now}
+        )
+    )
+
+
+def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
+    """Stop or resume everything for `sink`."""
+    insert = _insert(connection, lanes)
+    connection.execute(
+        insert.values(lane=sink, sink=sink, paused=paused, updated_at=now).on_conflict_do_update(
+            index_elements=[lanes.c.lane], set_={"paused": paused, "updated_at": now}
+        )
+    )

@@ -1,0 +1,54 @@
+"""Bringing a ledger's tables up to date. Several processes may try at once: one does it, the rest wait.
+
+Alembic is imported only when there is something to do, for it costs more than the check.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+
+from receiver.errors import NotStarted
+from receiver.ledger.engine import Ledger, LedgerUnavailable
+
+HEAD = "0001"
+"""The newest revision in migrations/versions; a test holds the two together."""
+
+_ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"
+
+
+def ensure_schema(ledger: Ledger) -> None:
+    """Create or upgrade the tables. Raises NotStarted when the ledger can't be used, or is newer than this program."""
+    try:
+        if ledger.read(_revision) != HEAD:
+            ledger.write(_upgrade)
+    except LedgerUnavailable as error:
+        raise NotStarted(f"the ledger can't be used ({ledger.url.render_as_string(hide_password=True)}): {error}") from None
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise NotStarted(
+            f"the ledger was made by another version of Runhook ({error}); upgrade this installation, or use its own ledger"
+        ) from None
+    except sa_exc.ProgrammingError as error:
+        raise NotStarted(f"the ledger's tables can't be made: {str(error.orig).strip().splitlines()[0]}") from None

@@ -1,0 +1,169 @@
+"""The tables. A change here needs a migration in migrations/versions, and a test compares the two.
+
+Times are doubles: seconds since the epoch, UTC. Documents are JSON text, bodies are bytes: a body may hold what
+no JSON column takes (NUL, lone surrogates, integers of 5,000 digits).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite gives out row numbers only to a column that is INTEGER PRIMARY KEY.
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("run_type", Text, nullable=False, server_default=""),
+    Column("status", Text, nullable=False, server_default=""),  # as Skyvern says
+    Column("outcome", Text, nullable=False, server_default=""),  # after untangling
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("retry_pending", Boolean, nullable=False, server_default=text("false")),
+    Column("final", Boolean, nullable=False, server_default=text("false")),
+    Column("title", Text),
+    Column("workflow_id", Text),
+    Column("failure_reason", Text),
+    Column("created_at", Double),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("modified_at", Double),
+    Column("event_id", Text, nullable=False, server_default=""),  # the newest event
+    Column("events", Integer, nullable=False, server_default="0"),
+    Column("submission_id", Text, nullable=False, server_default=""),
+    Column("labels", Text, nullable=False, server_default="{}"),
+    Column("first_seen_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "run_id"),
+    Index(None, "updated_at"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=True),  # the order of recording
+    Column("id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),  # "" when the body does not tell
+    Column("via", Text, nullable=False),
+    Column("run_type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("retry_pending", Boolean, nullable=False),
+    Column("final", Boolean, nullable=False),
+    Column("modified_at", Double),
+    Column("fingerprint", Text, nullable=False),
+    Column("output_null", Boolean, nullable=False),
+    Column("disposition", Text, nullable=False),  # news | interim | repeat | superseded | unreadable
+    Column("repeat_of", Text),
+    Column("unrouted", Boolean, nullable=False),
+    Column("problem", Text, nullable=False),
+    Column("submission_id", Text, nullable=False),
+    Column("received_at", Double, nullable=False),
+    Column("recorded_at", Double, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("uq_events_id", "id", unique=True),
+    Index(None, "source", "run_id"),
+    Index(None, "recorded_at"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("sink", Text, nullable=False),
+    Column("lane", Text, nullable=False),  # what a breaker guards: the sink, or one destination of it
+    Column("route", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("after", Text, nullable=False, server_default="[]"),  # JSON list of sinks whose end it waits for
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),  # numbers the attempts, never goes back
+    Column("spent", Integer, nullable=False, server_default="0"),  # counts against the sink's budget
+    Column("due_at", Double, nullable=False),
+    Column("claim", Text, nullable=False, server_default=""),  # "<owner>/<n>" while sending
+    Column("claim_until", Double),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index(None, "event_id"),
+    Index(None, "source", "run_id"),
+    Index(
+        "ix_deliveries_queued",
+        "sink",
+        "due_at",
+        postgresql_where=text("state = 'queued'"),
+        sqlite_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_deliveries_waiting",
+        "due_at",
+        postgresql_where=text("state = 'waiting'"),
+        sqlite_where=text("state = 'waiting'"),
+    ),
+    Index(
+        "ix_deliveries_sending",
+        "claim_until",
+        postgresql_where=text("state = 'sending'"),
+        sqlite_where=text("state = 'sending'"),
+    ),
+    Index(
+        "ix_deliveries_held",
+        "event_id",
+        postgresql_where=text("state = 'held'"),
+        sqlite_where=text("state = 'held'"),
+    ),
+    Index("ix_deliveries_state_updated_at", "state", "updated_at"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("delivery_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),  # accepted | refused | unavailable | error | lapsed
+    Column("reason", Text, nullable=False),
+    Column("receipt", Text),  # JSON
+    Column("retry_after", Double),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=False),
+    Column("worker", Text, nullable=False),
+    PrimaryKeyConstraint("delivery_id", "number"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    Column("sink", Text, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("breaker", Text, nullable=False, server_default="closed"),  # closed | open | probing
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("until", Double, nullable=False, server_default="0"),  # no probe before
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("updated_at", Double, nullable=False),
+)
