@@ -1,0 +1,248 @@
+"""The config file as models: sources, sinks, routes and limits. It knows no YAML and opens nothing.
+
+Every key is declared here once, with type, default and help; the loader's errors, `runhook schema` and
+docs/configuration.md are made from these declarations. `load` (at the end) is how everything else gets a Config.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+DEFAULT_REDACT = (
+    "**.extra_http_headers",
+    "**.cdp_connect_headers",
+    "**.browser_address",
+    "**.totp_identifier",
+    "**.totp_url",
+    "**.totp_verification_url",
+)
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?")
+_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    f"{letter}iB": 1 << (10 * power) for power, letter in enumerate("KMGT", 1)
+}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_RATE = re.compile(r"([1-9][0-9]{0,6})\s*/\s*(s|m|h)")
+
+
+def parse_size(value: object) -> object:
+    """Bytes of "16MiB", "500kB" or a plain number. Anything that is no string is left to the model."""
+    if not isinstance(value, str):
+        return value
+    found = _SIZE.fullmatch(value.strip())
+    if not found:
+        raise ValueError("must be a size such as 16MiB, 500kB or a number of bytes")
+    return int(float(found[1]) * _BYTES[found[2] or "B"])
+
+
+def parse_duration(value: object) -> object:
+    """Seconds of "90d", "1h", "5m", "30s" or a plain number. Anything that is no string is left to the model."""
+    if not isinstance(value, str):
+        return value
+    found = _DURATION.fullmatch(value.strip())
+    if not found:
+        raise ValueError("must be a duration such as 30s, 5m, 1h, 90d or a number of seconds")
+    return float(found[1]) * _SECONDS[found[2] or "s"]
+
+
+def parse_rate(value: str) -> tuple[int, float]:
+    """("10/s") → (10, 1.0): how many, in how many seconds. Raises ValueError."""
+    found = _RATE.fullmatch(value.strip())
+    if not found:
+        raise ValueError("must be a rate such as 10/s, 100/m or 1000/h")
+    return int(found[1]), _SECONDS[found[2]]
+
+
+def _checked_rate(value: object) -> object:
+    if isinstance(value, str):
+        parse_rate(value)
+    return value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Seconds = Annotated[float, BeforeValidator(parse_duration)]
+Rate = Annotated[str, BeforeValidator(_checked_rate)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+"""Names of sources and sinks: they stand in URLs, queue names, metrics and templates."""
+
+
+class Model(BaseModel):
+    """Base of all parts of the file: an unknown key is an error, and no error repeats a value, which may be secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class SourceConfig(Model):
+    """Who posts to us. The URL is /webhooks/<name>."""
+
+    secrets: list[SecretStr] = Field(
+        min_length=1,
+        description="API keys with which the source signs its webhooks. Several, so that a key can be rotated:"
+        " a body that any of them signed is authentic.",
+    )
+    api_base: str | None = Field(
+        None, pattern=r"^https?://", description="Base of the source's API. SKYVERN_BASE_URL when it is absent."
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        description="Key for the source's API: to submit and poll runs and to renew lapsed artifact URLs."
+        " Without it, nothing is asked from the API.",
+    )
+
+
+class RetryPolicy(Model):
+    """When a delivery is tried again: after first, first * factor, first * factor² … seconds, with jitter."""
+
+    attempts: int = Field(
+        12, ge=1, le=1000, description="Attempts before the delivery is dead, the first one included."
+    )
+    first: Seconds = Field(5.0, gt=0, le=86400, description="Delay before the second attempt: seconds, or such as 5s.")
+    factor: float = Field(2.0, ge=1, le=100, description="By how much each delay is longer than the one before.")
+    max: Seconds = Field(3600.0, gt=0, le=604800, description="Longest delay: seconds, or such as 1h.")
+
+
+class SinkConfig(Model):
+    """A destination. Beside these keys stand the options of its type."""
+
+    type: str = Field(description="The handler: database, files, s3, slack, http, or one that a package adds.")
+    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
+    concurrency: int = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
+    rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="The options of the type, checked by its handler."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, data: Any) -> Any:
+        """Every key that is not ours belongs to the handler."""
+        if not isinstance(data, dict):
+            return data
+        own = {key: value for key, value in data.items() if key in cls.model_fields}
+        rest = {key: value for key, value in data.items() if key not in cls.model_fields}
+        return {**own, "options": {**own.get("options", {}), **rest}} if rest else own
+
+    @property
+    def rate_limit(self) -> tuple[int, float] | None:
+        """(how many, in how many seconds), or None."""
+        return parse_rate(self.rate) if self.rate else None
+
+
+class ToSink(Model):
+    """A sink that waits for the receipts of others."""
+
+    sink: str = Field(description="Name of the sink.")
+    after: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default_factory=list,
+        description="Sink, or list of sinks, whose receipts it waits for and gets. They must get the event as well:"
+        " by this route, or by an earlier one.",
+    )
+
+
+class RouteConfig(Model):
+    """A rule: which events go to which sinks."""
+
+    name: str = Field(min_length=1, max_length=100, description="What lists and explanations call it. Unique.")
+    when: str | dict[str, Any] | None = Field(
+        None,
+        description="A mapping of dotted paths to a value, list of values or glob, all of which must match;"
+        " or a CEL expression. Absent means always.",
+    )
+    to: list[str | ToSink] = Field(min_length=1, description="Names of sinks, or {sink: …, after: …}.")
+    interim: bool = Field(False, description="Also events of runs that have not ended, or will be tried again.")
+    repeats: bool = Field(False, description="Also events that say nothing new.")
+    superseded: bool = Field(False, description="Also final events older than the newest one of their run.")
+    stop: bool = Field(False, description="When this route matches, the ones after it are not looked at.")
+
+    @property
+    def targets(self) -> tuple[ToSink, ...]:
+        """`to` in its long form."""
+        return tuple(ToSink(sink=item) if isinstance(item, str) else item for item in self.to)
+
+
+class ServerConfig(Model):
+    """What the receiver accepts."""
+
+    max_body: Size = Field(
+        16 << 20, ge=1024, le=1 << 30, description="Largest body of a webhook: bytes, or such as 16MiB. Over it: 413."
+    )
+    accept_weaker_durability: bool = Field(
+        False,
+        description="Start although Redis does not write each event to disk before the 202, or may evict it.",
+    )
+
+
+class InboxConfig(Model):
+    """How much may wait in Redis before events go to the spool."""
+
+    max_events: int = Field(100_000, ge=1, description="Events in the inbox.")
+    max_bytes: Size = Field(512 << 20, ge=1 << 20, description="Bytes in the inbox: a number, or such as 512MiB.")
+
+
+class SpoolConfig(Model):
+    """The local store that takes events while Redis is away."""
+
+    max_bytes: Size = Field(2 << 30, ge=1 << 20, description="Bytes in the spool, over which the answer is 503.")
+    reserve_bytes: Size = Field(256 << 20, ge=0, description="Free disk space, under which the answer is 503.")
+
+
+class QuarantineConfig(Model):
+    """The store of requests that failed the signature check."""
+
+    max_count: int = Field(1000, ge=0, description="Requests kept; the oldest goes first. 0 keeps none.")
+    max_bytes: Size = Field(64 << 20, ge=0, description="Bytes kept.")
+
+
+class RetentionConfig(Model):
+    """How long what has ended stays in the ledger."""
+
+    events: Seconds | None = Field(
+        None,
+        ge=3600,
+        description="Age at which events whose deliveries have all ended are removed, with those deliveries:"
+        " seconds, or such as 90d. Absent means never.",
+    )
+
+
+class Config(Model):
+    """The whole file."""
+
+    sources: dict[Name, SourceConfig] = Field(min_length=1, description="Who posts to us, by name.")
+    sinks: dict[Name, SinkConfig] = Field(default_factory=dict, description="Destinations, by name.")
+    routes: list[RouteConfig] = Field(default_factory=list, description="Rules, looked at from top to bottom.")
+    redact: list[str] = Field(
+        default_factory=lambda: list(DEFAULT_REDACT),
+        description="Dotted paths that are masked before anything is kept in the ledger or sent to a sink:"
+        " * is one level, ** any depth. A list here replaces the default one.",
+    )
+    allowed_addresses: list[str] = Field(
+        default_factory=list,
+        description="Hosts and CIDR networks that may be fetched from and posted to although they are private.",
+    )
+    server: ServerConfig = Field(default_factory=ServerConfig, description="What the receiver accepts.")
+    inbox: InboxConfig = Field(default_factory=InboxConfig, description="How much may wait in Redis.")
+    spool: SpoolConfig = Field(default_factory=SpoolConfig, description="The store for when Redis is away.")
+    quarantine: QuarantineConfig = Field(
+        default_factory=QuarantineConfig, description="The store of requests that failed the signature check."
+    )
+    retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long ended things are kept.")
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The config in the YAML file `path`, with `${VAR}` and `${VAR:-default}` taken from `environ`.
+
+    Raises ConfigError with every problem of the file, each with file, line and key.
+    """
+    from receiver.configload import load_file
+
+    return load_file(path, environ)

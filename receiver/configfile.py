@@ -1,0 +1,255 @@
+"""YAML text to plain values, each with the line it stands on. It knows nothing of what the file means.
+
+Stricter and plainer than stock YAML, because a person writes this file and a typing mistake must not pass unseen:
+- only `true` and `false` are booleans, dates stay text, `010` is no octal number, and keys are always text;
+- a key that is written twice is an error, and so is any tag that is not plain YAML;
+- aliases and merge keys work, up to a bound on how much they unfold to.
+`${VAR}` and `${VAR:-default}` are replaced in scalar values after parsing, so that no value can change the structure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from receiver.errors import ConfigError
+
+Key = tuple[str | int, ...]
+"""Where a value stands: ("sinks", "ops", "webhook_url")."""
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 20_000
+MAX_DEPTH = 40
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+_IMPLICIT = (  # YAML 1.2's core schema, and the merge key of 1.1
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Used for `compose` only: it yields nodes, and never constructs anything."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
+
+
+for _name, _pattern, _first in _IMPLICIT:
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), [c if c != "\0" else "" for c in _first]
+    )
+
+
+@dataclass(slots=True)
+class Document:
+    """A parsed file. `value`: plain dicts, lists and scalars. `problems`: what was wrong, as (line, key, text)."""
+
+    path: Path
+    value: Any = None
+    lines: dict[Key, int] = field(default_factory=dict)
+    raw: dict[Key, str] = field(default_factory=dict)
+    """Text of each scalar before variables were put in."""
+    problems: list[tuple[int, Key, str]] = field(default_factory=list)
+
+    def line(self, key: Key) -> int:
+        """The line, from 1, of `key`, or of the nearest thing around it."""
+        while key and key not in self.lines:
+            key = key[:-1]
+        return self.lines.get(key, 1)
+
+    def complain(self, key: Key, text: str) -> None:
+        """Note a problem at `key`."""
+        self.problems.append((self.line(key), key, text))
+
+    def raise_problems(self) -> None:
+        """Raise ConfigError with all problems in the order of the file, if there are any."""
+        if self.problems:
+            lines = [
+                f"{self.path}:{line}: {spell(key)}: {text}" if key else f"{self.path}:{line}: {text}"
+                for line, key, text in sorted(self.problems, key=lambda problem: problem[0])
+            ]
+            raise ConfigError(*dict.fromkeys(lines))
+
+
+def spell(key: Key) -> str:
+    """`key` as it is written in messages: sinks.ops.webhook_url, routes[2].to[0]."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def read(path: Path, environ: Mapping[str, str]) -> Document:
+    """Parse the file `path`.
+
+    Raises ConfigError when it can't be read or is no YAML at all; everything else is in the document's `problems`.
+    """
+    text = _text(path)
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_syntax_problem(path, error)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    document = Document(path)
+    if root is None or (isinstance(root, yaml.ScalarNode) and root.tag.endswith(":null")):
+        raise ConfigError(f"{path}: the file is empty; it needs at least `sources:`, `sinks:` and `routes:`")
+    document.value = _Builder(document, environ).build(root, ())
+    return document
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a directory; name the YAML file in it")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name one with --config or RUNHOOK_CONFIG") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is hardly a config file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
+
+
+def _syntax_problem(path: Path, error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    where = f"{path}:{mark.line + 1}" if mark else str(path)
+    column = f" (column {mark.column + 1})" if mark else ""
+    what = error.problem or "can't be parsed"
+    hint = ""
+    if "\\t" in what:
+        hint = "; indent with spaces, not tabs"
+    elif "mapping values are not allowed" in what:
+        hint = "; put a text that holds a colon in quotes"
+    elif "undefined alias" in what:
+        hint = "; a text that begins with * must stand in quotes"
+    elif "expected a single document" in (error.context or ""):
+        what = "a second document begins here (---); the file must hold one"
+    return f"{where}: not YAML: {what}{column}{hint}"
+
+
+class _Builder:
+    """Turns nodes into values."""
+
+    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+        self.document = document
+        self.environ = environ
+        self.nodes = 0
+
+    def build(self, node: yaml.Node, key: Key, line: int | None = None) -> Any:
+        """The value of `node`. `line`: where its key stands, if that is known better than by the node itself."""
+        self.document.lines[key] = line or node.start_mark.line + 1
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise ConfigError(f"{self.document.path}: unfolds to more than {MAX_NODES} values; use fewer aliases")
+        if len(key) > MAX_DEPTH:
+            raise ConfigError(f"{self.document.path}:{self.document.lines[key]}: nested too deeply, or inside itself")
+        if node.tag not in _TAGS:
+            tag = node.tag.removeprefix("tag:yaml.org,2002:")
+            self.document.complain(key, f"the tag !{tag} is not allowed; write plain YAML")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, key)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*key, index)) for index, item in enumerate(node.value)]
+        return self._scalar(node, key)
+
+    def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for name_node, value_node in node.value:
+            line = name_node.start_mark.line + 1
+            if not isinstance(name_node, yaml.ScalarNode):
+                self.document.problems.append((line, key, "a key must be text; is a quote or a colon missing?"))
+            elif name_node.tag.endswith(":merge"):
+                self._merge(value_node, key, merged)
+            elif name_node.value in found:
+                first = self.document.lines[*key, name_node.value]
+                text = f"written twice (first in line {first}); delete one, or rename it"
+                self.document.problems.append((line, (*key, name_node.value), text))
+            else:
+                found[name_node.value] = self.build(value_node, (*key, name_node.value), line)
+        return {**merged, **found}
+
+    def _merge(self, node: yaml.Node, key: Key, merged: dict[str, Any]) -> None:
+        """`<<: *base`, or `<<: [*first, *second]` where the first one wins."""
+        for base in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if isinstance(base, yaml.MappingNode):
+                for name, value in self.build(base, key, self.document.lines[key]).items():
+                    merged.setdefault(name, value)
+            else:
+                line = base.start_mark.line + 1
+                self.document.problems.append((line, key, "<< must name a mapping, such as <<: *base"))
+
+    def _scalar(self, node: yaml.Node, key: Key) -> Any:
+        text = str(node.value)
+        self.document.raw[key] = text
+        match _TAGS[node.tag]:
+            case "null":
+                return None
+            case "bool" if text.lower() in ("true", "false"):
+                return text.lower() == "true"
+            case "int" | "float" as kind:
+                try:
+                    return int(text, 0) if kind == "int" else float(text)
+                except ValueError:
+                    self.document.complain(key, "is no number that can be used; put it in quotes if it is text")
+                    return None
+        try:
+            return expand(text, self.environ)
+        except ValueError as error:
+            self.document.complain(key, str(error))
+            return None
+
+
+def expand(text: str, environ: Mapping[str, str]) -> str:
+    """`text` with variables put in. `$${` stands for `${`.
+
+    Raises ValueError that names the variable which is not set, or says what is malformed; never a value.
+    """
+    out = []
+    position = 0
+    while (start := text.find("${", position)) >= 0:
+        if start > position and text[start - 1] == "$":
+            out.append(text[position : start - 1] + "${")
+            position = start + 2
+            continue
+        out.append(text[position:start])
+        end = _closing(text, start + 2)
+        name, has_default, default = text[start + 2 : end].partition(":-")
+        if end < 0 or not _VARIABLE.fullmatch(name):
+            raise ValueError("malformed variable; write ${NAME} or ${NAME:-default}, and $${ for the text ${")
+        value = environ.get(name, "")
+        if not value and has_default:
+            value = expand(default, environ)
+        elif name not in environ:
+            raise ValueError(f"the variable {name} is not set; set it, or write ${{{name}:-default}}")
+        out.append(value)
+        position = end + 1
+    return "".join(out) + text[position:]
+
+
+def _closing(text: str, start: int) -> int:
+    """Index of the brace that closes the one before `start`, or -1."""
+    depth = 1
+    for index in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[index], 0)
+        if depth == 0:
+            return index
+    return -1

@@ -1,0 +1,175 @@
+"""The settings that come from the environment: the only reader of os.environ. It knows nothing of the YAML file.
+
+Each setting is declared once, as a field: its name, type, default, variable and help. `Settings.summary()` prints them
+with passwords as stars, and docs/configuration.md lists them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from receiver.errors import ConfigError
+
+LOCAL_KEY_FILE = "skyvern-api-key"
+"""In the data directory: the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set."""
+
+_SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
+
+
+def _variable(name: str, help_text: str, default: str = "", shown: str = "") -> dict[str, str]:
+    """Metadata of a field that is read from variable `name`. `shown`: the default in words, where it is computed."""
+    return {"variable": name, "help": help_text, "default": default, "shown": shown or default}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says. Build it with `from_env`."""
+
+    config: Path = field(
+        metadata=_variable("RUNHOOK_CONFIG", "The YAML file with sources, sinks and routes.", "config/runhook.yaml")
+    )
+    data: Path = field(
+        metadata=_variable(
+            "RUNHOOK_DATA", "Directory for the ledger, the embedded Valkey, spool and quarantine.", "var"
+        )
+    )
+    redis_url: str = field(
+        metadata=_variable("REDIS_URL", "Redis or Valkey.", "", "an embedded Valkey in the data directory")
+    )
+    database_url: str = field(
+        metadata=_variable(
+            "DATABASE_URL",
+            "The ledger's database: SQLite or PostgreSQL.",
+            "",
+            "SQLite: ledger.db in the data directory",
+        )
+    )
+    public_url: str = field(
+        metadata=_variable("PUBLIC_URL", "Where Skyvern can reach this receiver, such as https://hooks.example.com.")
+    )
+    skyvern_base_url: str = field(
+        metadata=_variable(
+            "SKYVERN_BASE_URL", "Base of the Skyvern API for sources that set no api_base.", "https://api.skyvern.com"
+        )
+    )
+    embedded_redis: bool
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    local_key: bool = False
+    """True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Read the settings from `environ` (the process's own by default).
+
+        `overrides` are fields by name and win over variables; None means not given. An empty variable counts as unset.
+        Raises ConfigError naming each variable that is wrong.
+        """
+        variables = dict(os.environ if environ is None else environ)
+        values: dict[str, str] = {}
+        for item in fields(cls):
+            if "variable" in item.metadata:
+                given = overrides.pop(item.name, None)
+                found = variables.get(item.metadata["variable"], "") if given is None else str(given)
+                values[item.name] = found.strip() or item.metadata["default"]
+        if overrides:
+            raise TypeError(f"no such setting: {', '.join(overrides)}")
+        problems = _problems(values)
+        data = Path(values["data"])
+        local_key = ""
+        if not variables.get("SKYVERN_API_KEY"):
+            local_key = _read_key(data / LOCAL_KEY_FILE)
+            if local_key:
+                variables["SKYVERN_API_KEY"] = local_key
+        embedded = not values["redis_url"]
+        if embedded:
+            path = str((data / "redis" / "valkey.sock").absolute())
+            values["redis_url"] = "unix://" + quote(path)
+            if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
+                problems.append(
+                    f"RUNHOOK_DATA: {path} is too long for a unix socket ({_SOCKET_PATH_LIMIT} bytes at the most);"
+                    " use a shorter directory, or set REDIS_URL"
+                )
+        if problems:
+            raise ConfigError(*problems)
+        return cls(
+            config=Path(values["config"]),
+            data=data,
+            redis_url=values["redis_url"],
+            database_url=values["database_url"] or f"sqlite:///{(data / 'ledger.db').absolute()}",
+            public_url=values["public_url"].rstrip("/"),
+            skyvern_base_url=values["skyvern_base_url"].rstrip("/"),
+            embedded_redis=embedded,
+            environ=variables,
+            local_key=bool(local_key),
+        )
+
+    def with_local_key(self) -> Self:
+        """These settings with a SKYVERN_API_KEY in `environ`, made and kept in the data directory when there is none.
+
+        For `runhook dev` and the demo, so that the shipped config works with no account and with no secret that the
+        whole world knows. The file is readable by its owner only. Raises ConfigError when it can't be written.
+        """
+        if self.environ.get("SKYVERN_API_KEY"):
+            return self
+        path = self.data / LOCAL_KEY_FILE
+        key = "local-" + secrets.token_urlsafe(32)
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:  # another process was first
+            key = _read_key(path)
+        except OSError as error:
+            raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
+        else:
+            with os.fdopen(handle, "w") as file:
+                file.write(key + "\n")
+        if not key:
+            raise ConfigError(f"{path} is empty: delete it, and a new key is made")
+        return replace(self, environ={**self.environ, "SKYVERN_API_KEY": key}, local_key=True)
+
+    def summary(self) -> dict[str, str]:
+        """Each variable with its value in use, passwords in URLs as stars."""
+        shown = {
+            item.metadata["variable"]: hide_password(str(getattr(self, item.name)))
+            for item in fields(self)
+            if "variable" in item.metadata
+        }
+        key = "not set"
+        if self.environ.get("SKYVERN_API_KEY"):
+            key = f"from {self.data / LOCAL_KEY_FILE}, for local use" if self.local_key else "********"
+        return {**shown, "SKYVERN_API_KEY": key}
+
+
+def hide_password(url: str) -> str:
+    """`url` with the password in its authority, and in its query, as stars."""
+    url = re.sub(r"(://[^/@:\s]*:)[^/\s]*(@)", r"\1********\2", url)
+    return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1********", url)
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _problems(values: Mapping[str, str]) -> list[str]:
+    """One line for each variable whose value can't be right. Values are not repeated: they may hold a password."""
+    wanted = {
+        "redis_url": ("REDIS_URL", ("redis://", "rediss://", "unix://")),
+        "database_url": ("DATABASE_URL", ("sqlite:", "sqlite+", "postgresql:", "postgresql+", "postgres:")),
+        "public_url": ("PUBLIC_URL", ("http://", "https://")),
+        "skyvern_base_url": ("SKYVERN_BASE_URL", ("http://", "https://")),
+    }
+    return [
+        f"{variable}: must begin with {' or '.join(prefixes[:3])}"
+        for name, (variable, prefixes) in wanted.items()
+        if values[name] and not values[name].startswith(prefixes)
+    ]
