@@ -1,0 +1,232 @@
+"""The way to Slack: slack_sdk's clients without their redirects, retries, sleeps and logs, and what the answers mean.
+
+    accepted      200 "ok" of a webhook, {"ok": true} of the API
+    Unavailable   429 (with Slack's Retry-After), 5xx, timeouts, redirects, garbage, and everything that an operator
+                  can put right without touching the delivery: a revoked webhook or token, a missing scope, an
+                  archived channel
+    Refused       Slack read the message and will never take it as it is
+
+This file knows no run and no message layout. Nothing it raises holds a URL, a token or a text.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from functools import cache
+from http.client import HTTPException
+from typing import IO, Any
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+
+from slack_sdk import WebClient
+from slack_sdk.errors import SlackApiError, SlackClientError
+from slack_sdk.web.file_upload_v2_result import FileUploadV2Result
+from slack_sdk.webhook import WebhookClient, WebhookResponse
+
+from handlers.contract import Refused, SinkError, Unavailable
+
+ANSWER_MAX = 8 * 1024 * 1024  # bytes; a page of conversations.history with metadata is the largest that we ask for
+
+# Slack has understood, and the message is at fault. Whatever is not listed may go away: it is tried again.
+REFUSALS = frozenset(
+    """
+    invalid_payload invalid_blocks invalid_blocks_format invalid_attachments no_text too_many_attachments
+    too_many_blocks msg_too_long msg_blocks_too_long message_too_long attachment_payload_limit_exceeded
+    markdown_text_conflict invalid_metadata_format invalid_metadata_schema metadata_too_large invalid_arguments invalid_array_arg
+    invalid_form_data invalid_json json_not_object invalid_post_type missing_post_type
+    """.split()  # noqa: SIM905 - a list of words is read more easily without quotes
+)
+# What an operator should do about the commonest ones.
+HINTS = {
+    "no_service": "the webhook was revoked: make a new one and put it into the config",
+    "no_service_id": "the webhook's address is not whole",
+    "no_team": "the webhook's workspace is gone",
+    "invalid_token": "the webhook's address is wrong or was revoked",
+    "action_prohibited": "an administrator of the workspace forbids it",
+    "posting_to_general_channel_denied": "an administrator forbids posts to that channel",
+    "channel_is_archived": "the channel is archived",
+    "is_archived": "the channel is archived",
+    "channel_not_found": "no such channel, or the bot is not in it",
+    "not_in_channel": "invite the bot to the channel",
+    "invalid_auth": "the token is wrong",
+    "not_authed": "the token is missing",
+    "token_revoked": "the token was revoked",
+    "token_expired": "the token has expired",
+    "account_inactive": "the bot was removed from the workspace",
+    "missing_scope": "the bot's token lacks a scope; docs/sinks/slack.md lists them",
+}
+_WORD = re.compile(r"[a-z][a-z0-9_.]{1,60}")
+
+# slack_sdk logs bodies and answers on its loggers; this one takes nothing.
+_silent = logging.getLogger(f"{__name__}.silent")
+_silent.setLevel(logging.CRITICAL + 1)
+
+
+class ApiError(Unavailable):
+    """Unavailable, with Slack's own word for it in `word`, for a caller that has another way."""
+
+    def __init__(self, message: str, word: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.word = word
+
+
+class _Stay(HTTPRedirectHandler):
+    """Slack does not redirect; whoever does so in its name gets neither the text nor the token."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        return None
+
+
+@cache
+def _opener() -> OpenerDirector:
+    return build_opener(_Stay(), HTTPSHandler(context=ssl.create_default_context()))
+
+
+def _exchange(request: Request, deadline: float) -> tuple[int, dict[str, str], str]:
+    """One request: status, headers with lower-case names, body. Raises Unavailable for what is not an answer."""
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise Unavailable("Slack did not answer in time")
+    try:
+        try:
+            response: Any = _opener().open(request, timeout=remaining)
+        except HTTPError as error:
+            response = error
+        with response:
+            return response.status, _headers(response.headers), _read(response, deadline).decode("utf-8", "replace")
+    except TimeoutError:
+        raise Unavailable("Slack did not answer in time") from None
+    except (OSError, HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        if isinstance(cause, TimeoutError):
+            raise Unavailable("Slack did not answer in time") from None
+        raise Unavailable(f"Slack can't be reached ({type(cause).__name__})") from None
+
+
+def _headers(headers: Message) -> dict[str, str]:
+    return {name.lower(): str(value) for name, value in headers.items()}
+
+
+def _read(response: IO[bytes], deadline: float) -> bytes:
+    body = bytearray()
+    read = getattr(response, "read1", response.read)
+    while chunk := read(65536):
+        body += chunk
+        if len(body) > ANSWER_MAX:
+            raise Unavailable("Slack's answer is too large to be one")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(body)
+
+
+class Webhook(WebhookClient):
+    """An incoming webhook. Made for one send: its time is up at `deadline` (time.monotonic, seconds)."""
+
+    def __init__(self, url: str, deadline: float) -> None:
+        super().__init__(url, retry_handlers=[], logger=_silent)
+        self._deadline = deadline
+
+    def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
+        status, headers, body = _exchange(req, self._deadline)
+        return WebhookResponse(url=url, status_code=status, body=body, headers=headers)
+
+    def post(self, message: Mapping[str, Any]) -> None:
+        """Post `message`. Returning means that Slack said ok; raises Refused or Unavailable."""
+        answer = self.send_dict(dict(message))
+        body = answer.body.strip()
+        if answer.status_code == 204 or (answer.status_code == 200 and _says_ok(body)):
+            return
+        if answer.status_code == 200:
+            raise Unavailable("the webhook answered 200 but not as Slack does; is its address right?")
+        raise failure(answer.status_code, answer.headers, body)
+
+
+def _says_ok(body: str) -> bool:
+    """Slack says `ok`; look-alikes (Rocket.Chat, Zulip) say so in JSON."""
+    if body.lower() == "ok":
+        return True
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(said, dict) and (
+        said.get("ok") is True or said.get("success") is True or said.get("result") == "success"
+    )
+
+
+class Api(WebClient):
+    """The Web API with a bot token. Made for one send, like Webhook."""
+
+    def __init__(self, token: str, base_url: str, deadline: float) -> None:
+        super().__init__(token, base_url, retry_handlers=[], logger=_silent)
+        self._deadline = deadline
+
+    def _perform_urllib_http_request_internal(self, url: str, req: Request) -> dict[str, Any]:  # noqa: ARG002
+        status, headers, body = _exchange(req, self._deadline)
+        try:
+            parsed = json.loads(body)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            parsed = {"ok": False, "error": ""}
+        return {"status": status, "headers": headers, "body": body, "parsed_body": parsed}
+
+    def _upload_file(self, *, url: str, data: bytes, **__: Any) -> FileUploadV2Result:
+        headers = {"Content-Type": "application/octet-stream"}
+        status, _, body = _exchange(Request(url, data, headers, method="POST"), self._deadline)  # noqa: S310
+        return FileUploadV2Result(status=status, body=body)
+
+    def call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Call `method` by slack_sdk's name for it. Raises Refused, or Unavailable (ApiError where Slack said why)."""
+        try:
+            answer = getattr(self, method)(**arguments)
+        except SlackApiError as error:
+            response: Any = error.response
+            said = response.data if isinstance(response.data, dict) else {}
+            raise failure(response.status_code, response.headers, str(said.get("error") or "")) from None
+        except SlackClientError:
+            raise Unavailable("Slack did not take the file") from None
+        data: dict[str, Any] = answer.data
+        return data
+
+
+def failure(status: int, headers: Mapping[str, str], word: str) -> SinkError:
+    """What an answer other than yes means."""
+    wait = retry_after(headers.get("retry-after"))
+    known = word if _WORD.fullmatch(word) else ""
+    said = f"Slack answered {status}" + (f" {known}" if known else "")
+    if status == 429 or known in ("ratelimited", "rate_limited"):
+        return ApiError(f"{said}: too many messages", known or "ratelimited", retry_after=wait)
+    if 300 <= status < 400:
+        return Unavailable(f"{said}: a redirect, which is not followed; is the address right?")
+    if status >= 500 or status in (408, 425):
+        return Unavailable(said, retry_after=wait)
+    if known in REFUSALS or status in (413, 414, 431):
+        return Refused(said)
+    if status == 200 and not known:
+        return Unavailable("Slack answered 200 but not as its API does; is the address right?")
+    return ApiError(f"{said}: {HINTS[known]}" if known in HINTS else said, known)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds to wait by a Retry-After header (a number or a date), or None when it says nothing usable."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = (moment - datetime.now(moment.tzinfo or UTC)).total_seconds() if moment.tzinfo else math.nan
+    return max(0.0, seconds) if math.isfinite(seconds) else None

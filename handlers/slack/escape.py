@@ -1,0 +1,99 @@
+"""Text from outside made safe for Slack: it can mention nobody, forge no link, and end no code block.
+
+Slack gives three characters a meaning (`&`, `<`, `>`), reads `@here` where parsing is on, and ends code at a backtick.
+Lengths are counted in UTF-16 units, the larger of the two ways in which Slack's limits can be read.
+Pure. It knows nothing of runs or messages.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, urlsplit
+
+ELLIPSIS = "…"
+WORD_JOINER = "\u2060"
+
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+# Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+_SHOUT = re.compile(r"@(?=(?:here|channel|everyone|group)\b)", re.IGNORECASE)
+_URL_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
+URL_MAX = 3000
+
+
+def visible(text: object) -> str:
+    """`text` as a string without characters that are not seen; newlines and tabs stay."""
+    return _UNSEEN.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
+
+
+def mrkdwn(text: object, limit: int) -> str:
+    """`text` escaped for a mrkdwn field: at the most `limit` units long, never cut within an escape."""
+    return _fit(_SHOUT.sub("@" + WORD_JOINER, visible(text)), limit, _ENTITIES)
+
+
+def plain(text: object, limit: int) -> str:
+    """`text` for a plain_text field, in one line. Angle brackets become look-alikes: whether Slack decodes escapes
+    there or not, what is shown is the same, and it is never a mention.
+    """
+    line = " ".join(visible(text).split())
+    return _fit(_SHOUT.sub("@" + WORD_JOINER, line), limit, {"<": "‹", ">": "›"})
+
+
+def code(text: object, limit: int = 200) -> str:
+    """`text` as inline code, or "" when nothing of it is left."""
+    line = " ".join(visible(text).split())
+    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, line), limit - 2, {**_ENTITIES, "`": "ˋ"})
+    return f"`{inner}`" if inner else ""
+
+
+def code_block(text: object, limit: int) -> str:
+    """`text` as a code block of at the most `limit` units, or "" when nothing of it is left."""
+    stripped = visible(text).strip("\n").rstrip()
+    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, stripped), limit - 8, {**_ENTITIES, "`": "ˋ"})
+    return f"```\n{inner}\n```" if inner else ""
+
+
+def link(url: object, label: object, limit: int = 80) -> str:
+    """A Slack link to `url`, or "" when that is no http(s) address that can be written down safely."""
+    address = safe_url(url)
+    text = " ".join(visible(label).split())
+    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, text), limit, {**_ENTITIES, "|": "¦", "`": "ˋ"})
+    return f"<{address}|{inner}>" if address and inner else ""
+
+
+def safe_url(url: object) -> str:
+    """`url` if it is an absolute http(s) address of a host, with what Slack would read otherwise percent-encoded;
+    else "". An address with a user name in it is refused: it is how one host is made to look like another.
+    """
+    if not isinstance(url, str) or not url.isprintable():
+        return ""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        return ""
+    encoded = _URL_UNSAFE.sub(lambda match: quote(match[0]), url) if usable else ""
+    return encoded if len(encoded) <= URL_MAX else ""
+
+
+def units(text: str) -> int:
+    """The length of `text` in UTF-16 units."""
+    return len(text) + sum(char > "\uffff" for char in text)
+
+
+def _fit(text: str, limit: int, replacements: dict[str, str]) -> str:
+    """`text` with `replacements` made, cut before the first character that no longer fits, with an ellipsis."""
+    out: list[str] = []
+    length = 0
+    room_at = 0  # how much of `out` leaves room for the ellipsis
+    for char in text:
+        piece = replacements.get(char, char)
+        length += units(piece)
+        if length > limit:
+            return "".join(out[:room_at]).rstrip() + ELLIPSIS if limit > 0 else ""
+        out.append(piece)
+        if length < limit:
+            room_at = len(out)
+    return "".join(out)

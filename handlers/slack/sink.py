@@ -1,0 +1,107 @@
+"""The sink `slack`: one message for one delivery, by incoming webhook or by bot token.
+
+It decides in which order Slack is asked for what; how a message looks (blocks) and what an answer means (client) is
+written elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from ipaddress import ip_address
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
+from handlers.slack.blocks import LinkTo, Part, Style, build
+from handlers.slack.client import Api, Webhook
+
+
+class SlackOptions(SinkOptions):
+    """An incoming webhook (`webhook_url`), or a bot (`token` and `channel`)."""
+
+    webhook_url: SecretStr | None = Field(
+        None, description="Address of an incoming webhook, https://hooks.slack.com/services/…"
+    )
+    token: SecretStr | None = Field(None, description="Bot token (xoxb-…); needs the scope chat:write.")
+    channel: str | None = Field(None, min_length=1, description="Channel for the bot: its id (C…) or #name.")
+    api_url: str = Field("https://slack.com/api/", description="Base of Slack's Web API.")
+    show: tuple[Part, ...] = Field(
+        ("facts", "why", "output", "links", "context"), description="Parts of a message under its headline."
+    )
+    link_to: tuple[LinkTo, ...] = Field(
+        ("run", "mirrored", "signed"),
+        description="What to link to: the run in Skyvern, files that a sink named in `after` has kept, and, where none"
+        " are, the sender's own signed links, which lapse.",
+    )
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _webhook_is_safe(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_address(value.get_secret_value(), "https://hooks.slack.com/services/…")
+        return value
+
+    @field_validator("api_url")
+    @classmethod
+    def _api_is_safe(cls, value: str) -> str:
+        _check_address(value, "https://slack.com/api/")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SlackOptions:
+        if (self.webhook_url is None) == (self.token is None):
+            raise ValueError("needs either webhook_url, or token and channel")
+        if self.token is not None and not self.channel:
+            raise ValueError("token needs channel: the id (C…) or #name of the channel to post to")
+        if self.webhook_url is not None and self.channel is not None:
+            raise ValueError("channel goes with token; a webhook posts to the channel that it was made for")
+        if self.token is not None and not self.token.get_secret_value().strip().isprintable():
+            raise ValueError("token has characters that no token has")
+        return self
+
+
+def _check_address(url: str, like: str) -> None:
+    """Raises ValueError, without the address in its message, for what a secret must not be sent to."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"is no address; it looks like {like}") from None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii() or " " in url or not url.isprintable():
+        raise ValueError(f"must be an address like {like}")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ValueError(f"must begin with https://, for it carries a secret; it looks like {like}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class SlackSink(Sink[SlackOptions]):
+    """Messages to one Slack channel."""
+
+    Options: ClassVar[type[SinkOptions]] = SlackOptions
+
+    def __init__(self, name: str, options: SlackOptions, services: Services) -> None:
+        super().__init__(name, options, services)
+        self._style = Style(options.show, options.link_to)
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Post the message. The receipt's id is the message's timestamp, or "webhook", for a webhook tells nothing."""
+        deadline = time.monotonic() + self.options.timeout
+        message = build(delivery, self._style).to_dict()
+        if self.options.webhook_url is not None:
+            Webhook(self.options.webhook_url.get_secret_value(), deadline).post(message)
+            return Receipt("webhook")
+        assert self.options.token is not None
+        api = Api(self.options.token.get_secret_value(), self.options.api_url, deadline)
+        answer = api.call("chat_postMessage", channel=self.options.channel, **message)
+        return Receipt(str(answer.get("ts") or "sent"))
