@@ -367,3 +367,31 @@ def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
         condition,
     )
     return connection.execute(queued.limit(1)).first() is not None
+
+
+def anything_due(connection: sa.Connection, now: float) -> bool:
+    """Whether the clock has something to write: a waiting delivery that is due, or a claim that has lapsed."""
+    for state, column in ((State.WAITING, deliveries.c.due_at), (State.SENDING, deliveries.c.claim_until)):
+        query = sa.select(sa.literal(1)).where(deliveries.c.state == sa.literal_column(f"'{state}'"), column <= now)
+        if connection.execute(query.limit(1)).first() is not None:
+            return True
+    return False
+
+
+def sweep_held(connection: sa.Connection, now: float) -> list[str]:
+    """Free held deliveries whose sinks have ended in two transactions that did not see each other. Returns sinks."""
+    sinks: set[str] = set()
+    after = ""
+    while True:
+        page = list(
+            connection.execute(
+                sa.select(deliveries.c.id)
+                .where(deliveries.c.state == sa.literal_column(f"'{State.HELD}'"), deliveries.c.id > after)
+                .order_by(deliveries.c.id)
+                .limit(500)
+            ).scalars()
+        )
+        if not page:
+            return sorted(sinks)
+        after = page[-1]
+        sinks |= set(release_held(connection, deliveries.c.id.in_(page), now))

@@ -25,7 +25,8 @@ def ensure_schema(ledger: Ledger) -> None:
         if ledger.read(_revision) != HEAD:
             ledger.write(_upgrade)
     except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be used ({ledger.url.render_as_string(hide_password=True)}): {error}") from None
+        where = ledger.url.render_as_string(hide_password=True)
+        raise NotStarted(f"the ledger can't be used ({where}): {error}") from None
 
 
 def _revision(connection: sa.Connection) -> str | None:
@@ -48,7 +49,8 @@ def _upgrade(connection: sa.Connection) -> None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise NotStarted(
-            f"the ledger was made by another version of Runhook ({error}); upgrade this installation, or use its own ledger"
+            f"the ledger was made by another version of Runhook ({error}); upgrade this installation, or give it a"
+            " ledger of its own"
         ) from None
     except sa_exc.ProgrammingError as error:
         raise NotStarted(f"the ledger's tables can't be made: {str(error.orig).strip().splitlines()[0]}") from None

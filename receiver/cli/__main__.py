@@ -1,0 +1,5 @@
+"""`python -m receiver.cli`, which is how `runhook dev` starts its parts."""
+
+from receiver.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""How commands print: tables for people, JSON for programs. Text from payloads is shown as text, never as markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Control characters would let a payload move the cursor or forge lines in a terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+COLOURS = {
+    "completed": "green",
+    "delivered": "green",
+    "accepted": "green",
+    "failed": "red",
+    "terminated": "red",
+    "timed_out": "red",
+    "dead": "red",
+    "refused": "red",
+    "waiting": "yellow",
+    "canceled": "yellow",
+    "cancelled": "yellow",
+    "unavailable": "yellow",
+    "queued": "cyan",
+    "sending": "cyan",
+    "held": "cyan",
+    "running": "cyan",
+}
+
+
+def out() -> Console:
+    """The console for what a command was asked for."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """`value` as JSON on standard output, one document."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=True, indent=2, default=str) + "\n")
+
+
+def clean(value: Any, limit: int = 0) -> str:
+    """`value` as one line of harmless text, at most `limit` characters (0: as long as it is)."""
+    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", "" if value is None else str(value))
+    return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def when(seconds: float | None) -> str:
+    """A time as people read it: UTC, to the second."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time as programs read it: ISO 8601, UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def with_iso_times(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with each *_at, *_until and due time as ISO 8601."""
+    return {
+        key: iso(value) if isinstance(value, float) and key.endswith(("_at", "_until")) else value
+        for key, value in row.items()
+    }
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:
+    """A table with a coloured cell where the text is a known status or state; `empty` when there are no rows."""
+    console = out()
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        cells = [clean(cell) for cell in row]
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))
+    console.print(table)

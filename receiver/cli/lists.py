@@ -1,0 +1,189 @@
+"""`runhook runs`, `runhook events` and `runhook deliveries`: what the ledger knows, for people and for programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import sqlalchemy as sa
+import typer
+
+from receiver.cli import _output
+from receiver.config import parse_duration
+from receiver.errors import NotStarted, UsageError
+from receiver.ledger import Ledger, LedgerUnavailable, queries
+from receiver.ledger.migrate import ensure_schema
+from receiver.settings import Settings
+
+T = TypeVar("T")
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
+RunId = Annotated[str, typer.Option("--run", help="Only this run.")]
+Source = Annotated[str, typer.Option("--source", help="Only this source.")]
+Status = Annotated[list[str] | None, typer.Option("--status", help="Only runs that ended so; may be repeated.")]
+Since = Annotated[str, typer.Option("--since", help="Only what happened in this time, such as 15m, 2h or 7d.")]
+
+
+def ask(data: Path | None, question: Callable[[sa.Connection], T]) -> T:
+    """Put a question to the ledger. Raises NotStarted in one line when there is none to ask."""
+    settings = Settings.from_env(data=data)
+    ledger = Ledger(settings.database_url)
+    try:
+        ensure_schema(ledger)
+        return ledger.read(question)
+    except LedgerUnavailable as error:
+        raise NotStarted(f"the ledger can't be read: {error}") from None
+    finally:
+        ledger.close()
+
+
+def moment(ago: str) -> float | None:
+    """The time that was `ago` ("15m"), in seconds since the epoch; None for "". Raises UsageError."""
+    if not ago:
+        return None
+    try:
+        seconds = parse_duration(ago)
+    except ValueError as error:
+        raise UsageError(f"--since {ago}: {error}") from None
+    return time.time() - float(str(seconds))
+
+
+def runs(
+    data: Data = None,
+    source: Source = "",
+    run: RunId = "",
+    status: Status = None,
+    since: Since = "",
+    limit: Limit = queries.LIMIT,
+    as_json: Json = False,
+) -> None:
+    """List the runs that events have told of, the one that changed last first."""
+    wanted = queries.Filter(source=source, run_id=run, status=status or (), since=moment(since), limit=limit)
+    found = ask(data, lambda connection: queries.list_runs(connection, wanted))
+    if as_json:
+        _output.print_json([_output.with_iso_times(row) for row in found])
+        return
+    _output.print_table(
+        "",
+        ["run", "type", "status", "attempt", "events", "deliveries", "changed", "why it failed"],
+        [
+            (
+                row["run_id"],
+                row["run_type"],
+                row["outcome"],
+                row["attempt"],
+                row["events"],
+                ", ".join(f"{count} {state}" for state, count in sorted(row["deliveries"].items())),
+                _output.when(row["updated_at"]),
+                _output.clean(row["failure_reason"], 60),
+            )
+            for row in found
+        ],
+        "no runs yet: send one with `runhook trigger`",
+    )
+
+
+def events(
+    data: Data = None,
+    source: Source = "",
+    run: RunId = "",
+    status: Status = None,
+    since: Since = "",
+    limit: Limit = queries.LIMIT,
+    as_json: Json = False,
+) -> None:
+    """List the events, the newest first, with what each one was: news, interim, repeat, superseded or unreadable."""
+    wanted = queries.Filter(source=source, run_id=run, status=status or (), since=moment(since), limit=limit)
+    found = ask(data, lambda connection: queries.list_events(connection, wanted))
+    if as_json:
+        _output.print_json([_output.with_iso_times(row) for row in found])
+        return
+    _output.print_table(
+        "",
+        ["event", "run", "status", "via", "what it is", "received"],
+        [
+            (
+                row["id"],
+                row["run_id"],
+                row["outcome"],
+                row["via"],
+                what_it_is(row),
+                _output.when(row["received_at"]),
+            )
+            for row in found
+        ],
+        "no events yet: send one with `runhook trigger`",
+    )
+
+
+def what_it_is(event: dict[str, Any]) -> str:
+    """The event's disposition in words."""
+    if event["disposition"] == "unreadable":
+        return f"unreadable: {event['problem']}"
+    if event["repeat_of"]:
+        return f"repeat of {event['repeat_of']}"
+    return str(event["disposition"]) + (", unrouted" if event["unrouted"] else "")
+
+
+def deliveries(
+    data: Data = None,
+    source: Source = "",
+    run: RunId = "",
+    event: Annotated[str, typer.Option("--event", help="Only this event.")] = "",
+    sink: Annotated[str, typer.Option("--sink", help="Only this sink.")] = "",
+    state: Annotated[
+        list[str] | None, typer.Option("--state", help="Only in this state (delivered, dead, …); may be repeated.")
+    ] = None,
+    status: Status = None,
+    since: Since = "",
+    limit: Limit = queries.LIMIT,
+    as_json: Json = False,
+) -> None:
+    """List the deliveries with their receipts, the one that changed last first."""
+    wanted = queries.Filter(
+        source=source,
+        run_id=run,
+        event_id=event,
+        sink=sink,
+        state=state or (),
+        status=status or (),
+        since=moment(since),
+        limit=limit,
+    )
+    print_deliveries(ask(data, lambda connection: queries.list_deliveries(connection, wanted)), as_json=as_json)
+
+
+def print_deliveries(found: list[dict[str, Any]], *, as_json: bool, empty: str = "no deliveries") -> None:
+    """Deliveries as a table or as JSON."""
+    if as_json:
+        _output.print_json([_output.with_iso_times(row) for row in found])
+        return
+    _output.print_table(
+        "",
+        ["event", "run", "status", "sink", "state", "attempts", "receipt or reason"],
+        [
+            (
+                row["event_id"],
+                row["run_id"],
+                row["status"],
+                row["sink"],
+                row["state"],
+                row["attempts"],
+                _outcome(row),
+            )
+            for row in found
+        ],
+        empty,
+    )
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    if row["state"] == "delivered" and row["receipt"]:
+        receipt = row["receipt"]
+        return _output.clean(receipt.get("id", ""), 100) + (f" ({receipt['note']})" if receipt.get("note") else "")
+    due = f"; next try {_output.when(row['due_at'])}" if row["state"] == "waiting" else ""
+    return _output.clean(row["reason"], 100) + due

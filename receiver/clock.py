@@ -1,0 +1,123 @@
+"""What comes due: retries, lapsed claims, lost wake-ups, old events. Rings bells and repairs; sends nothing.
+
+Several clocks may run. Whatever Redis has forgotten, the ledger still knows, and a sweep that finds nothing costs one
+indexed query for each question.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import redis
+import sqlalchemy as sa
+
+from receiver import dispatch, wakeups
+from receiver.config import Config
+from receiver.inbox import InboxReader
+from receiver.ledger import Ledger, LedgerUnavailable, delivering, retention
+from receiver.ledger.migrate import ensure_schema
+from receiver.settings import Settings
+
+TICK = 1.0
+"""Seconds between two looks at what is due."""
+REPAIR_EVERY = 2.0
+"""Seconds between two sweeps of RQ's own lists."""
+SLOW_EVERY = 15.0
+"""Seconds between two looks at what is rarely out of order."""
+
+log = logging.getLogger("runhook.clock")
+
+
+class Clock:
+    """The clock of one process."""
+
+    def __init__(self, ledger: Ledger, sinks: Sequence[str], connection: redis.Redis, retain: float | None) -> None:
+        self._ledger = ledger
+        self._sinks = sinks
+        self._redis = connection
+        self._retain = retain
+        self._inbox = InboxReader(connection, "clock")
+        self._last: dict[str, float] = {}
+        self._trouble = ""
+
+    def run(self, stop: Callable[[float], bool]) -> None:
+        """Tick until `stop(seconds)`, which waits that long at the most, says so."""
+        while not stop(TICK):
+            self.tick()
+
+    def tick(self) -> None:
+        """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
+        trouble = ""
+        for look in (self.due, self.inbox, self.repair, self.slow):
+            try:
+                look()
+            except (LedgerUnavailable, redis.RedisError) as error:
+                trouble = f"{type(error).__name__}: {error}"
+        if trouble != self._trouble:
+            if trouble:
+                log.warning("clock.trouble %s", trouble)
+            else:
+                log.info("clock.well again")
+        self._trouble = trouble
+
+    def due(self) -> None:
+        """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send."""
+        now = time.time()
+
+        def work(connection: sa.Connection) -> tuple[int, int]:
+            return delivering.lapse_claims(connection, now), delivering.make_due(connection, now)
+
+        if self._ledger.read(lambda connection: delivering.anything_due(connection, now)):
+            lapsed, queued = self._ledger.write(work)
+            if lapsed:
+                log.warning("clock.lapsed claims=%d", lapsed)
+            if queued:
+                log.debug("clock.due deliveries=%d", queued)
+        ready = self._ledger.read(
+            lambda connection: [name for name in self._sinks if delivering.has_due(connection, name, now)]
+        )
+        for sink in ready:
+            wakeups.wake(self._redis, f"deliver:{sink}")
+
+    def inbox(self) -> None:
+        """Wake the dispatcher when events wait and no wake-up is on its way."""
+        if self._inbox.depth()[0]:
+            wakeups.wake(self._redis, dispatch.QUEUE)
+
+    def repair(self) -> None:
+        """Clear what killed workers left in RQ's lists."""
+        if self._every("repair", REPAIR_EVERY):
+            wakeups.sweep(self._redis, [dispatch.QUEUE, *(f"deliver:{sink}" for sink in self._sinks)])
+
+    def slow(self) -> None:
+        """Free held deliveries that nobody freed; remove what is older than the retention says."""
+        if not self._every("slow", SLOW_EVERY):
+            return
+        self._ledger.write(lambda connection: delivering.sweep_held(connection, time.time()))
+        if self._retain is not None:
+            before = time.time() - self._retain
+            removed = self._ledger.write(lambda connection: retention.remove(connection, before))
+            if removed:
+                log.info("clock.retention events=%d", removed)
+
+    def _every(self, name: str, seconds: float) -> bool:
+        now = time.monotonic()
+        if now - self._last.get(name, -seconds) < seconds:
+            return False
+        self._last[name] = now
+        return True
+
+    def close(self) -> None:
+        """Let go of the ledger and Redis."""
+        self._ledger.close()
+        self._redis.close()
+
+
+def build(settings: Settings, config: Config) -> Clock:
+    """The clock for these settings. Raises NotStarted when the ledger can't be used."""
+    ledger = Ledger(settings.database_url)
+    ensure_schema(ledger)
+    connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    return Clock(ledger, list(config.sinks), connection, config.retention.events)

@@ -1,0 +1,148 @@
+"""What people and programs ask the ledger: lists and single things, as plain dictionaries. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from receiver.ledger.schema import attempts, deliveries, events, runs
+
+LIMIT = 50
+"""Rows of a list when nobody says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows of a list. `status`: the run's outcome. Times: seconds since the epoch."""
+
+    source: str = ""
+    run_id: str = ""
+    event_id: str = ""
+    status: Sequence[str] = ()
+    sink: str = ""
+    state: Sequence[str] = ()
+    since: float | None = None
+    until: float | None = None
+    limit: int = LIMIT
+    offset: int = 0
+
+
+def list_runs(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]:
+    """Runs, the one that changed last first, each with the count of its deliveries by state."""
+    query = sa.select(runs).order_by(runs.c.updated_at.desc(), runs.c.run_id).limit(wanted.limit).offset(wanted.offset)
+    if wanted.source:
+        query = query.where(runs.c.source == wanted.source)
+    if wanted.run_id:
+        query = query.where(runs.c.run_id == wanted.run_id)
+    if wanted.status:
+        query = query.where(runs.c.outcome.in_(wanted.status))
+    if wanted.since is not None:
+        query = query.where(runs.c.updated_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(runs.c.updated_at < wanted.until)
+    found = [dict(row._mapping) for row in connection.execute(query)]
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for row in connection.execute(
+        sa.select(deliveries.c.source, deliveries.c.run_id, deliveries.c.state, sa.func.count())
+        .where(deliveries.c.run_id.in_([run["run_id"] for run in found]))
+        .group_by(deliveries.c.source, deliveries.c.run_id, deliveries.c.state)
+    ):
+        counts.setdefault((row[0], row[1]), {})[row[2]] = row[3]
+    for run in found:
+        run["labels"] = json.loads(run["labels"])
+        run["deliveries"] = counts.get((run["source"], run["run_id"]), {})
+    return found
+
+
+def list_events(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]:
+    """Events without their bodies, the newest first."""
+    columns = [column for column in events.c if column.name not in ("body", "fingerprint")]
+    query = sa.select(*columns, sa.func.length(events.c.body).label("size")).order_by(events.c.seq.desc())
+    query = query.limit(wanted.limit).offset(wanted.offset)
+    if wanted.source:
+        query = query.where(events.c.source == wanted.source)
+    if wanted.run_id:
+        query = query.where(events.c.run_id == wanted.run_id)
+    if wanted.event_id:
+        query = query.where(events.c.id == wanted.event_id)
+    if wanted.status:
+        query = query.where(events.c.outcome.in_(wanted.status))
+    if wanted.since is not None:
+        query = query.where(events.c.recorded_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(events.c.recorded_at < wanted.until)
+    return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def event_body(connection: sa.Connection, event_id: str) -> bytes | None:
+    """The event's body as the ledger keeps it (redacted), or None."""
+    body = connection.execute(sa.select(events.c.body).where(events.c.id == event_id)).scalar()
+    return None if body is None else bytes(body)
+
+
+def matching_deliveries(wanted: Filter) -> sa.Select[Any]:
+    """The query for deliveries, without order or limit, joined with their events."""
+    query = sa.select(
+        deliveries,
+        events.c.outcome.label("status"),
+        events.c.run_type,
+        events.c.via,
+        events.c.received_at,
+    ).join(events, events.c.id == deliveries.c.event_id)
+    if wanted.source:
+        query = query.where(deliveries.c.source == wanted.source)
+    if wanted.run_id:
+        query = query.where(deliveries.c.run_id == wanted.run_id)
+    if wanted.event_id:
+        query = query.where(deliveries.c.event_id == wanted.event_id)
+    if wanted.status:
+        query = query.where(events.c.outcome.in_(wanted.status))
+    if wanted.sink:
+        query = query.where(deliveries.c.sink == wanted.sink)
+    if wanted.state:
+        query = query.where(deliveries.c.state.in_(wanted.state))
+    if wanted.since is not None:
+        query = query.where(deliveries.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(deliveries.c.created_at < wanted.until)
+    return query
+
+
+def list_deliveries(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]:
+    """Deliveries with their run's status and, where there is one, their receipt; the one that changed last first."""
+    query = matching_deliveries(wanted).order_by(deliveries.c.updated_at.desc(), deliveries.c.id)
+    found = [dict(row._mapping) for row in connection.execute(query.limit(wanted.limit).offset(wanted.offset))]
+    receipts = {
+        row.delivery_id: json.loads(row.receipt)
+        for row in connection.execute(
+            sa.select(attempts.c.delivery_id, attempts.c.receipt)
+            .where(attempts.c.delivery_id.in_([each["id"] for each in found]), attempts.c.receipt.is_not(None))
+            .order_by(attempts.c.number)
+        )
+    }
+    for each in found:
+        each["after"] = json.loads(each["after"])
+        each["receipt"] = receipts.get(each["id"])
+    return found
+
+
+def list_attempts(connection: sa.Connection, delivery_id: str) -> list[dict[str, Any]]:
+    """All attempts of a delivery, the first one first."""
+    rows = connection.execute(
+        sa.select(attempts).where(attempts.c.delivery_id == delivery_id).order_by(attempts.c.number)
+    )
+    return [{**row._mapping, "receipt": json.loads(row.receipt) if row.receipt else None} for row in rows]
+
+
+def counts(connection: sa.Connection) -> list[dict[str, Any]]:
+    """How many deliveries each sink has in each state."""
+    rows = connection.execute(
+        sa.select(deliveries.c.sink, deliveries.c.state, sa.func.count().label("count"))
+        .group_by(deliveries.c.sink, deliveries.c.state)
+        .order_by(deliveries.c.sink, deliveries.c.state)
+    )
+    return [dict(row._mapping) for row in rows]
