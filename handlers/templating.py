@@ -1,0 +1,204 @@
+"""Templates that operators write and payloads fill: sandboxed, strict, and bounded in length.
+
+A template is code by the operator; what a payload brings is only ever a value, never template text. `compile` is for
+load time and finds what is wrong then: bad syntax, a name that will never be there, a template that wants files;
+`render` is for each delivery. What becomes of each value before it is put between the template's own characters is the caller's
+`finalize` (a key-safe name, an escaped message); it comes last, so no filter in the template gets round it.
+
+This file knows no sink: it turns text and values into text.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2 import meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from handlers.contract import Delivery, Refused
+
+MAX_SOURCE = 64 * 1024
+"""Longest template, in characters."""
+MAX_OUTPUT = 256 * 1024
+"""Longest result unless the caller says less, in characters."""
+
+VARIABLES = frozenset({"run", "event", "source", "labels", "received_at", "date", "receipts", "route", "test"})
+"""The names that `context_of` gives: pass them to `compile`."""
+
+
+class TemplateError(ValueError):
+    """A template can't be used: said at load, in one line with the template's name and line."""
+
+
+def plain(value: Any) -> str:
+    """How a value reads when a template prints it: null is nothing, true and objects are as in JSON.
+
+    Raises jinja2.UndefinedError for a missing value and for a function that was named without being called.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, jinja2.Undefined):
+        return str(value)  # StrictUndefined raises, and its message names what is missing
+    if isinstance(value, (bool, Mapping, list, tuple)):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    if callable(value):
+        raise jinja2.UndefinedError("a function is printed where a value belongs")
+    return str(value)
+
+
+def context_of(delivery: Delivery) -> dict[str, Any]:
+    """The variables that every sink's templates have. The same at every attempt of a delivery.
+
+    `run`: the body's fields, with run_id, run_type and outcome (the status after untangling) always there.
+    `event`: id, source, via, key (the delivery's idempotency key). `received_at`: datetime in UTC; `date`: its year,
+    month, day, hour as digits of fixed width. `receipts`: of the sinks that this one waited for.
+    """
+    received_at = delivery.received_at.astimezone(UTC)
+    run = {**delivery.run, "run_id": delivery.run_id, "run_type": delivery.run_type, "outcome": delivery.status}
+    return {
+        "run": run,
+        "event": {"id": delivery.event_id, "source": delivery.source, "via": delivery.via, "key": delivery.key},
+        "source": delivery.source,
+        "labels": dict(delivery.labels),
+        "received_at": received_at,
+        "date": {part: received_at.strftime(code) for part, code in _DATE_PARTS.items()},
+        "receipts": dict(delivery.receipts),
+        "route": delivery.route,
+        "test": delivery.test,
+    }
+
+
+_DATE_PARTS = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H"}
+
+
+class Template:
+    """A compiled template. Safe to use from many threads."""
+
+    def __init__(self, template: jinja2.Template, name: str, max_length: int) -> None:
+        self._template = template
+        self.name = name
+        self.max_length = max_length
+
+    def render(self, context: Mapping[str, Any]) -> str:
+        """The template filled with `context`.
+
+        Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit) or is
+        longer than `max_length` characters: the same run would fail the same way again.
+        """
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(context):
+                length += len(piece)
+                if length > self.max_length:
+                    raise Refused(f"the template {self.name} gives more than {self.max_length:,} characters")
+                pieces.append(piece)
+        except Refused:
+            raise
+        except (jinja2.TemplateError, SecurityError) as error:  # their words hold names of the template, not values
+            raise Refused(f"the template {self.name} can't be filled: {_one_line(error.message or '')}") from None
+        except Exception as error:  # noqa: BLE001 - whatever a filter raises about a value; its words may hold the value
+            raise Refused(f"the template {self.name} can't be filled: {type(error).__name__}") from None
+        return "".join(pieces)
+
+
+def compile(  # noqa: A001 - always called as templating.compile
+    source: str,
+    *,
+    name: str = "template",
+    variables: Collection[str] = VARIABLES,
+    finalize: Callable[[Any], str] = plain,
+    max_length: int = MAX_OUTPUT,
+) -> Template:
+    """Compile `source`. `name` is what errors call it; `variables` are the names that `render` will be given.
+
+    `finalize` turns each printed value into text. Raises TemplateError.
+    """
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(f"{name}: a template may have {MAX_SOURCE:,} characters, this one has {len(source):,}")
+    environment = _environment(finalize)
+    try:
+        tree = environment.parse(source, name=name)
+        _check(tree, name, variables)
+        return Template(environment.from_string(tree), name, max_length)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"{name}, line {error.lineno}: {_one_line(error.message or 'not a template')}") from None
+    except (RecursionError, MemoryError, OverflowError, SyntaxError):
+        raise TemplateError(f"{name}: the template is nested too deeply") from None
+
+
+def _check(tree: nodes.Template, name: str, variables: Collection[str]) -> None:
+    """Find what would fail at every rendering."""
+    for file_node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        raise TemplateError(f"{name}, line {file_node.lineno}: a template can't include or import another")
+    unknown = sorted(meta.find_undeclared_variables(tree) - set(variables) - set(_GLOBALS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], list(variables), n=1)
+        hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join(sorted(variables))
+        raise TemplateError(f"{name}: unknown variable {unknown[0]}; {hint}")
+
+
+_GLOBALS: dict[str, Any] = {"range": jinja2.sandbox.safe_range, "dict": dict, "namespace": jinja2.utils.Namespace}
+_DROPPED_FILTERS = ("random", "pprint", "xmlattr", "safe", "forceescape", "escape", "e", "urlize", "striptags")
+"""`random` would differ at every attempt; the rest are for HTML or debugging, and escaping is `finalize`'s affair."""
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox, where a field of the payload always wins over a method of dict that has its name."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(obj, Mapping):
+            return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
+        return super().getitem(obj, argument)
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        # Small templates must not make huge values: repeated text, powers.
+        if operator == "**" and not (isinstance(left, float) or (abs(left) < 1 << 64 and abs(right) <= 64)):
+            raise SecurityError("the power is too large")
+        for thing, times in ((left, right), (right, left)):
+            if hasattr(thing, "__len__") and isinstance(times, int) and len(thing) * times > MAX_OUTPUT:
+                raise SecurityError("the repeated value is too long")
+        return super().call_binop(context, operator, left, right)
+
+
+@lru_cache(maxsize=32)
+def _environment(finalize: Callable[[Any], str]) -> _Sandbox:
+    environment = _Sandbox(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # no HTML is made here
+        finalize=finalize,
+        keep_trailing_newline=True,
+        extensions=("jinja2.ext.loopcontrols",),
+    )
+    environment.globals = dict(_GLOBALS)
+    for dropped in _DROPPED_FILTERS:
+        environment.filters.pop(dropped, None)
+    environment.filters["tojson"] = _to_json
+    return environment
+
+
+def _to_json(value: Any) -> str:
+    """JSON for messages and bodies, not for HTML: no character is escaped that JSON does not want escaped."""
+    if isinstance(value, jinja2.Undefined):
+        return str(value)  # raises, naming what is missing
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
