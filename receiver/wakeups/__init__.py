@@ -1,0 +1,63 @@
+"""Wake-ups: how a worker hears that there is work. The only package that imports rq; it must not know what the work is.
+
+A wake-up is an RQ job that carries nothing, so a lost one is only lateness: the clock finds the work and wakes again.
+At most one is outstanding for a queue, because it is enqueued only while the queue's flag is down. The flag goes up
+with the enqueueing, in one script, and the job's body lowers it at its end and then looks once more (`settle`): work
+that was written before the flag went down is seen by that look, and work written after it finds the flag down.
+
+    job       what a wake-up is in RQ's terms, and why nothing else runs
+    waking    flags and nudges: the side of whoever has work
+    serving   the worker: one queue, one process
+    sweeping  what dead workers left behind
+"""
+
+from __future__ import annotations
+
+import logging
+
+from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
+from receiver.wakeups.serving import TURN, JobTimeout, Stop, connect, run_worker
+from receiver.wakeups.sweeping import Swept, clear_dead, sweep
+from receiver.wakeups.waking import (
+    FLAG_TTL,
+    call_help,
+    enqueue_raised,
+    flag_key,
+    lower_flag,
+    nudge,
+    nudge_key,
+    settle,
+    wait_nudge,
+    wake,
+    wake_all,
+    wake_command,
+)
+
+logging.getLogger("rq").setLevel(logging.CRITICAL)  # it logs every job, and tracebacks with whatever they hold
+
+__all__ = [
+    "DISPATCH",
+    "FLAG_TTL",
+    "JOB_TIMEOUT",
+    "TURN",
+    "JobTimeout",
+    "RunhookJob",
+    "Stop",
+    "Swept",
+    "call_help",
+    "clear_dead",
+    "connect",
+    "deliver_queue",
+    "enqueue_raised",
+    "flag_key",
+    "lower_flag",
+    "nudge",
+    "nudge_key",
+    "run_worker",
+    "settle",
+    "sweep",
+    "wait_nudge",
+    "wake",
+    "wake_all",
+    "wake_command",
+]

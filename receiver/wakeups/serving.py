@@ -1,0 +1,289 @@
+"""The worker: one queue, in this process, until it is asked to stop. It knows a job's body only as a function.
+
+RQ's own loop is not used. That one loses a job when it is stopped or killed at the wrong moment, quits when Redis goes
+away, takes commands by pub/sub from whoever can publish, and spends 18 round trips on a job; here it is three.
+The keys are RQ's, so that its tools show what is going on.
+"""
+# mypy: disable-error-code="no-untyped-call"
+# rq leaves parts of itself untyped.
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+from rq import Queue, SimpleWorker
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.utils import now
+from rq.worker_registration import register
+
+from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
+from receiver.wakeups.sweeping import clear_dead, forget
+from receiver.wakeups.waking import RECORD_TTL, lower_flag
+
+log = logging.getLogger("runhook.worker")
+
+TURN: Final = 5.0
+"""Seconds after which a job's body is told to stop, so that a busy queue gets a new job with a fresh timeout."""
+
+_POLL = 1.0  # seconds of one blocking wait for a job: so late a stop is noticed
+_WORKER_TTL = 16  # seconds that an idle worker's record outlives its last heartbeat
+_HEARTBEAT = 5.0  # seconds between two heartbeats of an idle worker
+_MAX_WAIT = 2.0  # seconds between two tries to reach a Redis that is away (stock RQ: 60)
+
+
+class Stop:
+    """What a job's body asks between two batches: must it end? True when the worker was asked to stop, or when this
+    job's turn is over. The body then hands back what it holds, settles the flag and returns.
+
+    `turn`: seconds that one job's turn takes.
+    """
+
+    def __init__(self, turn: float = float("inf"), clock: Callable[[], float] = time.monotonic) -> None:
+        self.asked = False
+        self._turn = turn
+        self._clock = clock
+        self._end = clock() + turn
+
+    def ask(self) -> None:
+        """Stop the worker, after what it has in hand. Safe in a signal handler."""
+        self.asked = True
+
+    def begin(self) -> None:
+        """A new job has its turn."""
+        self._end = self._clock() + self._turn
+
+    @property
+    def left(self) -> float:
+        """Seconds of the turn that are left, 0.0 when the body must end: the longest that a linger may take."""
+        return 0.0 if self.asked else max(0.0, self._end - self._clock())
+
+    def __call__(self) -> bool:
+        return self.left <= 0.0
+
+
+class JobTimeout(BaseException):
+    """A job outlived its timeout. Not an Exception, so that no body takes it for a failure of its sink."""
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise JobTimeout in the block after `seconds`. Code in C is not interrupted: for that there is the supervisor."""
+
+    def ring(_signum: int, _frame: FrameType | None) -> None:
+        raise JobTimeout
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class RunhookWorker(SimpleWorker):
+    """RQ's worker for one queue, with a loop of our own.
+
+    `timeout`: seconds that a job may take. `on_job`: told at a job's start when it must have ended (by
+    time.monotonic), and 0.0 at its end.
+    """
+
+    queue_class = RunhookQueue
+    job_class = RunhookJob
+    max_connection_wait_time = _MAX_WAIT
+
+    def __init__(
+        self,
+        queue: str,
+        client: redis.Redis,
+        name: str,
+        *,
+        body: Callable[[], None],
+        timeout: float = JOB_TIMEOUT,
+        on_job: Callable[[float], None] = lambda _deadline: None,
+    ) -> None:
+        super().__init__(
+            [queue],
+            name=name,
+            connection=client,
+            worker_ttl=_WORKER_TTL,
+            default_result_ttl=0,
+            serializer=JSONSerializer,
+        )
+        self.queue: Queue = self.queues[0]
+        self._body = body
+        self._timeout = timeout
+        self._on_job = on_job
+        self._next_beat = 0.0
+
+    @property
+    def connection_timeout(self) -> int:
+        """Seconds after which a silent Redis counts as gone; longer than the blocking wait."""
+        return int(_POLL) + 4
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
+        """Seconds that a job's records live without a sign of its worker."""
+        return int(self._timeout) + 2
+
+    def serve(self, stop: Stop) -> None:
+        """Run jobs until `stop` is asked, which is looked at between two jobs only. Raises redis.RedisError."""
+        try:
+            while not stop.asked:
+                job = self._next_job()
+                if job is not None:
+                    self._run(job, stop)
+        finally:
+            with contextlib.suppress(RedisError):
+                self.register_death()
+
+    def _beat(self, pipeline: Any, state: str, lifetime: int) -> None:
+        """Write the worker's whole record: while Redis hung it may have lapsed."""
+        self.birth_date = self.birth_date or now()
+        self.last_heartbeat = now()
+        pipeline.hset(self.key, mapping={**self.serialize(), "state": state})
+        pipeline.expire(self.key, lifetime)
+        register(self, pipeline)
+        self._next_beat = time.monotonic() + _HEARTBEAT
+
+    def _next_job(self) -> RunhookJob | None:
+        """The next wake-up; None after a short wait, or for something that is no wake-up."""
+        if time.monotonic() >= self._next_beat:
+            with self.connection.pipeline() as pipeline:
+                self._beat(pipeline, "idle", self.worker_ttl)
+                pipeline.execute()
+        lane = self.queue.intermediate_queue_key
+        raw_id = self.connection.blmove(self.queue.key, lane, _POLL)  # type: ignore[arg-type]
+        if raw_id is None:
+            return None
+        assert isinstance(raw_id, bytes)
+        try:
+            job = RunhookJob(raw_id.decode(), connection=self.connection, serializer=JSONSerializer)
+            job.refresh()
+        except (NoSuchJobError, NotAWakeUp, ResponseError, ValueError) as error:
+            if not isinstance(error, NoSuchJobError):
+                log.warning("%s: dropped a job that is no wake-up of ours (%.80r)", self.queue.name, raw_id)
+            self.connection.lrem(lane, 0, raw_id)  # type: ignore[arg-type]
+            self.connection.delete(Job.redis_job_namespace_prefix.encode() + raw_id)
+            return None
+        job.origin = self.queue.name
+        job.timeout = self._timeout
+        job.body = self._body
+        return job
+
+    def _run(self, job: RunhookJob, stop: Stop) -> None:
+        """Write down that the job has started, run the body, remove the job."""
+        self._on_job(time.monotonic() + self._timeout)
+        try:
+            lifetime = self.get_heartbeat_ttl(job)
+            with self.connection.pipeline() as pipeline:
+                execution = Execution.create(job, lifetime, pipeline=pipeline, worker_name=self.name)
+                self._beat(pipeline, "busy", lifetime)
+                job.prepare_for_execution(self.name, pipeline=pipeline)
+                pipeline.expire(job.key, lifetime + RECORD_TTL)
+                pipeline.lrem(self.queue.intermediate_queue_key, 0, job.id)
+                pipeline.execute()
+            self._perform(job, stop)
+            with self.connection.pipeline() as pipeline:
+                execution.delete(job, pipeline)
+                forget(pipeline, job.id)
+                self.increment_successful_job_count(pipeline)
+                self._beat(pipeline, "idle", self.worker_ttl)
+                pipeline.execute()
+        finally:
+            self._on_job(0.0)
+
+    def _perform(self, job: RunhookJob, stop: Stop) -> None:
+        """Run the body. What it raises ends here: the work is still where it was, and the clock wakes it again.
+
+        Raises redis.RedisError when the flag can't be lowered.
+        """
+        stop.begin()
+        try:
+            with _alarm(self._timeout):
+                job.perform()
+        except JobTimeout:
+            lower_flag(self.connection, self.queue.name)
+            log.error("%s: a job took more than %g s and was cut off", self.queue.name, self._timeout)
+        except Exception as error:
+            lower_flag(self.connection, self.queue.name)
+            log.error("%s: a job failed: %s", self.queue.name, _kind_and_place(error))
+            log.debug("%s: the failure in full", self.queue.name, exc_info=True)
+
+
+def _kind_and_place(error: BaseException) -> str:
+    """The error's type and place. Not its text, which may hold a payload or a secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
+
+
+def connect(url: str, *, socket_timeout: float = 5.0) -> redis.Redis:
+    """A client without redis-py's ten retries: whoever waits for Redis here decides for itself how long."""
+    return redis.Redis.from_url(
+        url, socket_timeout=socket_timeout, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 0)
+    )
+
+
+def run_worker(
+    queue: str,
+    perform: Callable[[Stop], None],
+    redis_url: str,
+    name: str,
+    *,
+    stop: Stop | None = None,
+    timeout: float = JOB_TIMEOUT,
+    on_job: Callable[[float], None] = lambda _deadline: None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve one queue in this process until `stop` is asked. Redis may go away and come back meanwhile.
+
+    `perform`: the job's body. `name`: unique to this process. `timeout`: seconds that one job may take. `on_job`: see
+    RunhookWorker. `on_ready`: called each time that Redis was reached and the worker is about to serve.
+    Call it in the main thread: a job's timeout is an alarm signal.
+    """
+    stop = stop or Stop(TURN)
+    client = connect(redis_url)
+    pause, away, life = 0.1, False, 0
+    while not stop.asked:
+        try:
+            if life:
+                clear_dead(client, queue, name)  # what the life before this one could not remove
+            life += 1
+            worker = RunhookWorker(
+                queue, client, f"{name}.{life}", body=lambda: perform(stop), timeout=timeout, on_job=on_job
+            )
+            worker.register_birth()
+            if away:
+                log.warning("%s: Redis is back", queue)
+            pause, away = 0.1, False
+            on_ready()
+            worker.serve(stop)
+        except RedisError as error:
+            if not away and not stop.asked:
+                log.warning("%s: Redis can't be used now (%s); trying again", queue, type(error).__name__)
+            away = True
+            client.connection_pool.disconnect()
+            _sleep(pause, stop)
+            pause = min(pause * 2, _MAX_WAIT)
+    client.close()
+
+
+def _sleep(seconds: float, stop: Stop) -> None:
+    """Sleep in short pieces, so that a stop is noticed."""
+    until = time.monotonic() + seconds
+    while not stop.asked and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))

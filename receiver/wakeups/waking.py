@@ -1,0 +1,131 @@
+"""Flags, wake-ups and nudges: the side of whoever has work for a queue. See the package for the protocol."""
+# mypy: disable-error-code="no-untyped-call"
+# redis-py leaves execute_command untyped.
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import redis
+from rq import Queue
+from rq.job import Job
+from rq.utils import now, utcformat
+
+from receiver.wakeups.job import DISPATCH, record
+
+FLAG_TTL: Final = 10
+"""Seconds after which a flag lapses whose wake-up was lost: the clock then wakes the queue again."""
+
+RECORD_TTL: Final = 3600
+"""Seconds that a job's record may live, so that no orphan stays for ever."""
+
+# KEYS: flag, queue, job record, set of queues, nudge list.
+# ARGV: flag's seconds, record's seconds, job id, nudge?, force?, the record's names and values.
+_SCRIPT = """
+if redis.call('EXISTS', KEYS[1]) == 1 and ARGV[5] == '0' then
+  if ARGV[4] == '1' then
+    redis.call('DEL', KEYS[5])
+    redis.call('RPUSH', KEYS[5], '1')
+    redis.call('EXPIRE', KEYS[5], ARGV[1])
+  end
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[1])
+if redis.call('LLEN', KEYS[2]) > 0 then return 0 end
+redis.call('HSET', KEYS[3], unpack(ARGV, 6))
+redis.call('EXPIRE', KEYS[3], ARGV[2])
+redis.call('SADD', KEYS[4], KEYS[2])
+redis.call('RPUSH', KEYS[2], ARGV[3])
+return 1
+"""
+
+
+def flag_key(queue: str) -> str:
+    """The Redis key of the flag that says: a wake-up of `queue` is outstanding."""
+    return f"runhook:wake:{queue}"
+
+
+def nudge_key(queue: str) -> str:
+    """The Redis key of the list on which a lingering job of `queue` waits for news."""
+    return f"runhook:nudge:{queue}"
+
+
+def wake_command(queue: str, *, force: bool = False) -> tuple[Any, ...]:
+    """The wake-up as one Redis command, for `pipeline.execute_command(*wake_command(queue))` on any client, sync or
+    async: work and wake-up then travel in one transaction. Its reply is 1 when a wake-up was enqueued, else 0.
+
+    `force`: also when the flag is up, for a caller that raised it itself or knows that its wake-up was lost.
+    """
+    job_id = uuid.uuid4().hex
+    stamp = utcformat(now())
+    keys = (
+        flag_key(queue),
+        Queue.redis_queue_namespace_prefix + queue,
+        Job.key_for(job_id),
+        Queue.redis_queues_keys,
+        nudge_key(queue),
+    )
+    lingers = 0 if queue == DISPATCH else 1  # dispatch lingers on the inbox itself
+    arguments = (FLAG_TTL, RECORD_TTL, job_id, lingers, int(force))
+    return ("EVAL", _SCRIPT, len(keys), *keys, *arguments, *record(queue), "created_at", stamp, "enqueued_at", stamp)
+
+
+def wake(client: redis.Redis, queue: str) -> bool:
+    """Enqueue a wake-up for `queue` unless one is outstanding; then a lingering job is nudged instead.
+
+    Call it after the work is committed. True if a wake-up was enqueued. Raises redis.RedisError.
+    """
+    return bool(client.execute_command(*wake_command(queue)))
+
+
+def wake_all(client: redis.Redis, queues: Iterable[str]) -> int:
+    """Wake several queues in one round trip; how many wake-ups were enqueued. Raises redis.RedisError."""
+    pipeline = client.pipeline(transaction=False)
+    for queue in queues:
+        pipeline.execute_command(*wake_command(queue))
+    return sum(pipeline.execute())
+
+
+def enqueue_raised(client: redis.Redis, queue: str) -> bool:
+    """Enqueue the wake-up of a flag that the caller has raised just now. Raises redis.RedisError."""
+    return bool(client.execute_command(*wake_command(queue, force=True)))
+
+
+def lower_flag(client: redis.Redis, queue: str) -> None:
+    """From now on new work enqueues a new wake-up. Look for work once more after this: see `settle`."""
+    client.delete(flag_key(queue))
+
+
+def settle(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
+    """How a job's body ends: lower the flag, look for work once more, wake again if there is.
+
+    `more` must see all work that was committed before it is called. True if it found some. Raises redis.RedisError.
+    """
+    lower_flag(client, queue)
+    if not more():
+        return False
+    wake(client, queue)
+    return True
+
+
+def nudge(client: redis.Redis, queue: str) -> None:
+    """Tell a lingering job of `queue` that there is news, without an RQ job. `wake` does so by itself."""
+    pipeline = client.pipeline()
+    pipeline.delete(nudge_key(queue))
+    pipeline.rpush(nudge_key(queue), "1")
+    pipeline.expire(nudge_key(queue), FLAG_TTL)
+    pipeline.execute()
+
+
+def wait_nudge(client: redis.Redis, queue: str, seconds: float) -> bool:
+    """Linger: wait for a nudge, at most `seconds` (less than the client's socket timeout). True if one came."""
+    return seconds > 0 and client.blpop([nudge_key(queue)], seconds) is not None
+
+
+def call_help(client: redis.Redis, queue: str) -> bool:
+    """A backlog is more than one worker's batch: wake one more worker of the same queue, at most one a second."""
+    if not client.set(f"runhook:help:{queue}", "1", nx=True, ex=1):
+        return False
+    return enqueue_raised(client, queue)
