@@ -1,0 +1,34 @@
+# The commands that a person types. `make install` alone builds .venv with the `runhook` command in it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install demo test lint format types check chaos bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@scripts/install $(PYTHON) $(VENV)
+	@touch $@
+
+demo: install
+	@$(BIN)/python -m bench.demo $(if $(ONCE),--once)
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: install
+	@$(BIN)/mypy
+
+format: install
+	@$(BIN)/ruff check --fix-only -q .
+	@$(BIN)/ruff format -q .
+
+# pytest comes last, so that its summary is the last line.
+test: lint types
+	@$(BIN)/python -m pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
