@@ -2,8 +2,8 @@
 
 A template is code by the operator; what a payload brings is only ever a value, never template text. `compile` is for
 load time and finds what is wrong then: bad syntax, a name that will never be there, a template that wants files;
-`render` is for each delivery. What becomes of each value before it is put between the template's own characters is the caller's
-`finalize` (a key-safe name, an escaped message); it comes last, so no filter in the template gets round it.
+`render` is for each delivery. What becomes of each value before it is put between the template's own characters is the
+caller's `finalize` (a key-safe name, an escaped message); it comes last, so no filter in the template gets round it.
 
 This file knows no sink: it turns text and values into text.
 """

