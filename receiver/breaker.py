@@ -10,14 +10,29 @@ While it is not closed, deliveries wait without spending attempts. A refusal is 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-
-from receiver.ledger.lanes import Lane
+from dataclasses import dataclass, replace
 
 THRESHOLD = 5
 """Unavailable answers in a row that open the breaker."""
 FIRST, LONGEST = 2.0, 60.0
 """Seconds before the first probe, and before each one at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What one breaker guards: a sink, or one destination of a sink that has many.
+
+    `breaker`: closed, open or probing. `failures`: unavailable answers in a row. `until`: no probe before then
+    (seconds since the epoch). `paused`: by an operator, which no answer changes.
+    """
+
+    lane: str
+    sink: str
+    paused: bool = False
+    breaker: str = "closed"
+    failures: int = 0
+    until: float = 0.0
+    reason: str = ""
 
 
 def cooldown(failures: int) -> float:

@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 
 import redis
-import sqlalchemy as sa
 
-from receiver import dispatch, wakeups
+from receiver import wakeups
 from receiver.config import Config
 from receiver.inbox import InboxReader
-from receiver.ledger import Ledger, LedgerUnavailable, delivering, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, retention
 from receiver.ledger.migrate import ensure_schema
 from receiver.settings import Settings
 
@@ -66,7 +65,7 @@ class Clock:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send."""
         now = time.time()
 
-        def work(connection: sa.Connection) -> tuple[int, int]:
+        def work(connection: Connection) -> tuple[int, int]:
             return delivering.lapse_claims(connection, now), delivering.make_due(connection, now)
 
         if self._ledger.read(lambda connection: delivering.anything_due(connection, now)):
@@ -78,18 +77,17 @@ class Clock:
         ready = self._ledger.read(
             lambda connection: [name for name in self._sinks if delivering.has_due(connection, name, now)]
         )
-        for sink in ready:
-            wakeups.wake(self._redis, f"deliver:{sink}")
+        wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in ready])
 
     def inbox(self) -> None:
         """Wake the dispatcher when events wait and no wake-up is on its way."""
         if self._inbox.depth()[0]:
-            wakeups.wake(self._redis, dispatch.QUEUE)
+            wakeups.wake(self._redis, wakeups.DISPATCH)
 
     def repair(self) -> None:
         """Clear what killed workers left in RQ's lists."""
         if self._every("repair", REPAIR_EVERY):
-            wakeups.sweep(self._redis, [dispatch.QUEUE, *(f"deliver:{sink}" for sink in self._sinks)])
+            wakeups.sweep(self._redis, [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)])
 
     def slow(self) -> None:
         """Free held deliveries that nobody freed; remove what is older than the retention says."""

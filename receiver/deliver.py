@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import redis
-import sqlalchemy as sa
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable, registry
 from receiver import backoff, breaker, wakeups
 from receiver.config import Config, RetryPolicy
-from receiver.ledger import Ledger, LedgerUnavailable, delivering, lanes
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, lanes
 from receiver.ledger.delivering import Claimed, Settled
 from receiver.pool import Pool
 from receiver.run import parse
@@ -29,8 +28,6 @@ from receiver.services import SourceServices
 from receiver.settings import Settings
 from receiver.states import Move
 
-SLICE = 10.0
-"""Seconds after which a job claims no more, so that a stop is never far away."""
 LINGER = 1.0
 """Seconds that a job waits for more before it ends."""
 CLAIM = 15.0
@@ -47,7 +44,7 @@ log = logging.getLogger("runhook.deliver")
 
 def job_timeout(send_timeout: float) -> int:
     """Seconds after which a deliver job is overdue, given the longest send of its sink."""
-    return int(SLICE + send_timeout + GRACE + 10)
+    return int(wakeups.TURN + send_timeout + 2 * GRACE + 10)
 
 
 @dataclass(slots=True)
@@ -79,7 +76,7 @@ class Deliverer:
         self._retry = retry
         self._redis = connection
         self._owner = owner
-        self._queue = f"deliver:{sink.name}"
+        self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         self._pool = Pool(self._places, f"send-{sink.name}")
@@ -91,12 +88,11 @@ class Deliverer:
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Deliver until nothing is due, `stop()` says so, or the time slice is over."""
-        end = time.monotonic() + SLICE
+        """Deliver until nothing is due or `stop()` says so: the worker stops, or this job's turn is over."""
         try:
             while True:
                 self._settle()
-                closing = stop() or time.monotonic() > end
+                closing = stop()
                 claimed = 0 if closing else self._claim()
                 if self._flying:
                     self._collect()
@@ -106,10 +102,11 @@ class Deliverer:
             log.warning("deliver.paused sink=%s ledger=%s unsettled=%d", self._sink.name, error, len(self._unsettled))
             wakeups.lower_flag(self._redis, self._queue)
             return
-        wakeups.lower_flag(self._redis, self._queue)
-        # What was queued while the flag was up rang no bell: look once more.
-        if self._ledger.read(lambda connection: delivering.has_due(connection, self._sink.name, time.time())):
-            wakeups.wake(self._redis, self._queue)
+        wakeups.settle(self._redis, self._queue, self._look_once_more)
+
+    def _look_once_more(self) -> bool:
+        """What was queued while the flag was still up has rung no bell."""
+        return self._ledger.read(lambda connection: delivering.has_due(connection, self._sink.name, time.time()))
 
     @property
     def worn_out(self) -> bool:
@@ -121,6 +118,7 @@ class Deliverer:
         self._pool.close()
         self._sink.close()
         self._ledger.close()
+        self._redis.close()
 
     def _claim(self) -> int:
         """Claim for the free places and start sending. Returns how many deliveries were claimed."""
@@ -139,7 +137,7 @@ class Deliverer:
         return len(claimed)
 
     def _take(
-        self, connection: sa.Connection, limit: int, token: str, now: float
+        self, connection: Connection, limit: int, token: str, now: float
     ) -> tuple[list[Claimed], dict[str, dict[str, dict[str, object] | None]]]:
         claimed, _ = delivering.claim(connection, self._sink.name, limit, token, now, CLAIM)
         receipts = {
@@ -204,13 +202,9 @@ class Deliverer:
         released, counts = self._ledger.write(lambda connection: self._write_down(connection, units, now))
         self._unsettled = [unit for unit in self._unsettled if unit not in units]
         log.info("deliver.settled sink=%s %s", self._sink.name, " ".join(f"{k}={v}" for k, v in counts.items()))
-        for sink in released:
-            if not wakeups.wake(self._redis, f"deliver:{sink}"):
-                wakeups.nudge(self._redis, f"deliver:{sink}")
+        wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in released])
 
-    def _write_down(
-        self, connection: sa.Connection, units: Sequence[Unit], now: float
-    ) -> tuple[set[str], dict[str, int]]:
+    def _write_down(self, connection: Connection, units: Sequence[Unit], now: float) -> tuple[set[str], dict[str, int]]:
         released: set[str] = set()
         counts: dict[str, int] = {}
         gates = self._pass_gates(connection, units, now)
@@ -225,8 +219,8 @@ class Deliverer:
         return released, counts
 
     def _pass_gates(
-        self, connection: sa.Connection, units: Sequence[Unit], now: float
-    ) -> dict[str, tuple[lanes.Lane, lanes.Lane]]:
+        self, connection: Connection, units: Sequence[Unit], now: float
+    ) -> dict[str, tuple[breaker.Lane, breaker.Lane]]:
         """Each lane that met trouble, or was probed, with its breaker before and after these answers."""
         answers: dict[str, list[tuple[bool, str, float | None]]] = {}
         probed: set[str] = set()
@@ -245,7 +239,7 @@ class Deliverer:
         rows = {lane.lane: lane for lane in lanes.of_sink(connection, self._sink.name)}
         gates = {}
         for name in sorted(touched):
-            before = rows.get(name) or lanes.Lane(name, self._sink.name)
+            before = rows.get(name) or breaker.Lane(name, self._sink.name)
             after = breaker.after(before, answers.get(name, []), now)
             if after.breaker == "probing":  # the probe met a bug of ours, which says nothing about the sink
                 after = breaker.after(before, [(False, "the probe failed in our own code", None)], now)
@@ -265,7 +259,7 @@ class Deliverer:
         unit: Unit,
         each: Claimed,
         answer: Receipt | Exception,
-        gate: tuple[lanes.Lane, lanes.Lane] | None,
+        gate: tuple[breaker.Lane, breaker.Lane] | None,
         now: float,
     ) -> Settled:
         """What one answer means for its delivery."""

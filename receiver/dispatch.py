@@ -12,23 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import redis
-import sqlalchemy as sa
 
 from receiver import facts, wakeups
 from receiver.config import Config
 from receiver.event import Event
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, recording
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, recording
 from receiver.ledger.recording import KnownEvent, KnownRun, NewDelivery, NewEvent
 from receiver.redact import Redactor
 from receiver.routing import Router, RunView
 from receiver.run import parse
 from receiver.settings import Settings
 
-QUEUE = "dispatch"
+QUEUE = wakeups.DISPATCH
 BATCH = 256
-SLICE = 10.0
-"""Seconds after which a job ends, so that a stop is never far away."""
 LINGER = 1.0
 """Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up."""
 RECLAIM_EVERY = 4.0
@@ -51,12 +48,11 @@ class Dispatcher:
         self._reclaimed_at = 0.0
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Move events until the inbox is quiet, `stop()` says so, or the time slice is over."""
-        end = time.monotonic() + SLICE
+        """Move events until the inbox is quiet or `stop()` says so: the worker stops, or this job's turn is over."""
         self._reader.ensure()
         try:
             self._take(self._kept)
-            while not stop() and time.monotonic() < end:
+            while not stop():
                 if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
                     self._reclaimed_at = time.monotonic()
                     self._take(self._reader.reclaim())
@@ -69,14 +65,17 @@ class Dispatcher:
             log.warning("dispatch.paused ledger=%s kept=%d", error, len(self._kept))
             wakeups.lower_flag(self._redis, QUEUE)
             return
-        wakeups.lower_flag(self._redis, QUEUE)
-        # Whoever added to the inbox just before found the flag up and rang no bell: look once more.
-        if entries := self._reader.read(BATCH):
-            self._kept = entries
-            wakeups.wake(self._redis, QUEUE)
+        wakeups.settle(self._redis, QUEUE, self._look_once_more)
+
+    def _look_once_more(self) -> bool:
+        """Whoever added to the inbox while the flag was still up has rung no bell."""
+        self._kept = self._reader.read(BATCH)
+        return bool(self._kept)
 
     def close(self) -> None:
+        """Let go of the ledger and Redis."""
         self._ledger.close()
+        self._redis.close()
 
     def _take(self, entries: list[Entry]) -> None:
         if not entries:
@@ -85,10 +84,7 @@ class Dispatcher:
         sinks = self.dispatch([entry.event for entry in entries if entry.event is not None])
         self._reader.done([entry.entry_id for entry in entries])
         self._kept = []
-        for sink in sinks:
-            queue = f"deliver:{sink}"
-            if not wakeups.wake(self._redis, queue):
-                wakeups.nudge(self._redis, queue)
+        wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
 
     def dispatch(self, events: Sequence[Event]) -> list[str]:
         """Record `events` and make their deliveries. Returns the sinks that now have something to do.
@@ -143,7 +139,7 @@ class Dispatcher:
         sinks |= rung
         return new
 
-    def _decide(self, connection: sa.Connection, batch: list[NewEvent]) -> tuple[set[str], set[str]]:
+    def _decide(self, connection: Connection, batch: list[NewEvent]) -> tuple[set[str], set[str]]:
         now = time.time()
         known = recording.lock_runs(connection, [item.key for item in batch if item.run.run_id], now)
         histories = {key: list(run.history) for key, run in known.items()}

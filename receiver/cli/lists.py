@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import sqlalchemy as sa
 import typer
 
 from receiver.cli import _output
 from receiver.config import parse_duration
 from receiver.errors import NotStarted, UsageError
-from receiver.ledger import Ledger, LedgerUnavailable, queries
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
 from receiver.ledger.migrate import ensure_schema
 from receiver.settings import Settings
 
@@ -28,7 +27,7 @@ Status = Annotated[list[str] | None, typer.Option("--status", help="Only runs th
 Since = Annotated[str, typer.Option("--since", help="Only what happened in this time, such as 15m, 2h or 7d.")]
 
 
-def ask(data: Path | None, question: Callable[[sa.Connection], T]) -> T:
+def ask(data: Path | None, question: Callable[[Connection], T]) -> T:
     """Put a question to the ledger. Raises NotStarted in one line when there is none to ask."""
     settings = Settings.from_env(data=data)
     ledger = Ledger(settings.database_url)

@@ -4,6 +4,8 @@ It stores what others decided (dispatch, deliver, replay, …) and answers what 
 sends nothing. Times are seconds since the epoch, everywhere.
 """
 
+from sqlalchemy import Connection
+
 from receiver.ledger.engine import Ledger, LedgerDataError, LedgerUnavailable
 
-__all__ = ["Ledger", "LedgerDataError", "LedgerUnavailable"]
+__all__ = ["Connection", "Ledger", "LedgerDataError", "LedgerUnavailable"]

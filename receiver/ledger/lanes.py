@@ -7,26 +7,15 @@ for traffic, so that a healthy system reads an empty table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from receiver.breaker import Lane
 from receiver.ledger.recording import _insert
 from receiver.ledger.schema import lanes
 
 PROBE_LEASE = 60.0
 """Seconds after which a probe whose worker vanished may be made by another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    lane: str
-    sink: str
-    paused: bool = False
-    breaker: str = "closed"
-    failures: int = 0
-    until: float = 0.0
-    reason: str = ""
 
 
 def _from(row: sa.Row[tuple[object, ...]]) -> Lane:

@@ -1,0 +1,43 @@
+"""When a delivery is tried again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.backoff import RETRY_AFTER_CAP, delay, next_try
+from receiver.config import RetryPolicy
+
+POLICY = RetryPolicy(attempts=4, first=5, factor=2, max=15)
+
+
+@pytest.mark.parametrize(("spent", "shortest", "longest"), [(1, 2.5, 5), (2, 5, 10), (3, 7.5, 15), (40, 7.5, 15)])
+def test_the_delay_doubles_up_to_its_cap_with_jitter(spent: int, shortest: float, longest: float) -> None:
+    assert delay(POLICY, spent, 0.0) == shortest
+    assert delay(POLICY, spent, 0.999999) == pytest.approx(longest, rel=1e-3)
+
+
+@pytest.mark.parametrize(("spent", "dead"), [(1, False), (3, False), (4, True), (5, True)])
+def test_a_delivery_is_dead_when_its_attempts_are_spent(spent: int, dead: bool) -> None:
+    assert (next_try(POLICY, spent, now=1000, chance=0.5) is None) == dead
+
+
+def test_a_sinks_own_retry_after_makes_it_later_but_never_sooner() -> None:
+    assert next_try(POLICY, 1, 1000, 0.0, retry_after=60) == 1060
+    assert next_try(POLICY, 1, 1000, 0.0, retry_after=0) == 1002.5
+    assert next_try(POLICY, 1, 1000, 0.0, retry_after=-5) == 1002.5
+    assert next_try(POLICY, 1, 1000, 0.0, retry_after=1e12) == 1000 + RETRY_AFTER_CAP
+
+
+@given(
+    spent=st.integers(0, 10**6),
+    factor=st.floats(1, 100),
+    chance=st.floats(0, 1, exclude_max=True),
+    retry_after=st.none() | st.floats(allow_nan=False),
+)
+def test_no_policy_and_no_answer_gives_a_time_that_is_past_or_endless(
+    spent: int, factor: float, chance: float, retry_after: float | None
+) -> None:
+    policy = RetryPolicy(attempts=1000, first=0.1, factor=factor, max=3600)
+    due = next_try(policy, spent, 1000.0, chance, retry_after)
+    assert (due is None) == (spent >= 1000)
+    assert due is None or 1000.0 <= due <= 1000.0 + RETRY_AFTER_CAP * 1.05

@@ -1,0 +1,46 @@
+"""What a lane's breaker becomes by what the last attempts met."""
+
+from receiver.breaker import LONGEST, THRESHOLD, Lane, after, cooldown
+
+CLOSED = Lane("ops", "ops")
+DOWN = (False, "connection refused", None)
+UP = (True, "", None)
+
+
+def test_a_few_failures_leave_it_closed_and_a_success_forgets_them() -> None:
+    lane = after(CLOSED, [DOWN] * (THRESHOLD - 1), now=100)
+    assert (lane.breaker, lane.failures) == ("closed", THRESHOLD - 1)
+    assert after(lane, [UP], now=101) == CLOSED
+
+
+def test_unavailable_often_enough_in_a_row_opens_it_until_the_first_probe() -> None:
+    lane = after(CLOSED, [DOWN] * THRESHOLD, now=100)
+    assert (lane.breaker, lane.until, lane.reason) == ("open", 102, "connection refused")
+
+
+def test_a_whole_batch_that_fails_counts_no_further_than_to_open_it() -> None:
+    lane = after(CLOSED, [DOWN] * 256, now=100)
+    assert (lane.breaker, lane.failures, lane.until) == ("open", THRESHOLD, 102)
+
+
+def test_each_failed_probe_doubles_the_wait_up_to_a_cap() -> None:
+    waits = []
+    lane = after(CLOSED, [DOWN] * THRESHOLD, now=0)
+    for _ in range(8):
+        lane = after(Lane("ops", "ops", breaker="probing", failures=lane.failures), [DOWN], now=0)
+        waits.append(lane.until)
+    assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
+    assert max(waits) == LONGEST == cooldown(10**9)
+
+
+def test_an_accepted_probe_closes_it() -> None:
+    assert after(Lane("ops", "ops", breaker="probing", failures=9, reason="x"), [UP], now=5) == CLOSED
+
+
+def test_the_sinks_own_retry_after_holds_the_probe_back_within_the_cap() -> None:
+    assert after(CLOSED, [(False, "429", 20.0)] * THRESHOLD, now=100).until == 120
+    assert after(CLOSED, [(False, "429", 1e9)] * THRESHOLD, now=100).until == 100 + LONGEST
+
+
+def test_no_answer_changes_nothing() -> None:
+    assert after(CLOSED, [], now=1) == CLOSED

@@ -1,0 +1,39 @@
+"""The delivery states are a table: each legal move is listed here once more, and all others raise."""
+
+import pytest
+
+from receiver.states import ENDED, MOVES, IllegalMove, Move, State, after, sources, target
+
+LEGAL = {
+    ("held", "release"): "queued",
+    ("held", "cancel"): "cancelled",
+    ("queued", "claim"): "sending",
+    ("queued", "cancel"): "cancelled",
+    ("sending", "accept"): "delivered",
+    ("sending", "defer"): "waiting",
+    ("sending", "die"): "dead",
+    ("sending", "lapse"): "queued",
+    ("waiting", "due"): "queued",
+    ("waiting", "cancel"): "cancelled",
+    ("dead", "replay"): "queued",
+    ("delivered", "replay"): "queued",
+}
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("move", list(Move))
+def test_only_the_moves_in_the_table_are_legal(state: State, move: Move) -> None:
+    if (state, move) in LEGAL:
+        assert after(state, move) == LEGAL[state, move]
+    else:
+        with pytest.raises(IllegalMove, match=f"{state} can't {move}"):
+            after(state, move)
+
+
+def test_each_move_leads_to_one_state_from_the_states_it_names() -> None:
+    for move in Move:
+        assert {after(state, move) for state in sources(move)} == {target(move)}
+
+
+def test_what_has_ended_moves_only_by_replay() -> None:
+    assert {move for state, move in MOVES if state in ENDED} == {Move.REPLAY}
