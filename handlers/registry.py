@@ -1,0 +1,114 @@
+"""Which sink types there are, and how one is built from its options. Knows no sink: it loads a class when asked for it.
+
+The types that come with Runhook are listed here, so that they are found from a plain checkout too. Other distributions
+add theirs by an entry point in the group `runhook.sinks` (docs/writing-a-sink.md); a built-in one's name stays its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from handlers.contract import Services, Sink, SinkOptions
+
+GROUP = "runhook.sinks"
+
+BUILT_IN: Mapping[str, str] = {
+    "database": "handlers.database:DatabaseSink",
+    "files": "handlers.files:FilesSink",
+    "http": "handlers.http:HttpSink",
+    "s3": "handlers.s3:S3Sink",
+    "slack": "handlers.slack:SlackSink",
+}
+
+
+class UnknownSinkType(KeyError):
+    """No sink type has this name. `suggestion`: the name that was probably meant, or None."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        close = get_close_matches(name, known, n=1)
+        self.suggestion = close[0] if close else None
+        hint = f"did you mean {self.suggestion}?" if self.suggestion else f"known: {', '.join(known)}"
+        self.message = f"unknown sink type {name!r}; {hint}"
+        super().__init__(self.message)
+
+    def __str__(self) -> str:  # KeyError would show it in quotes
+        return self.message
+
+
+class BrokenSinkType(ImportError):
+    """The sink type exists, and its code can't be used: the message says which entry point, and why."""
+
+
+def names() -> list[str]:
+    """The names of all sink types, sorted. Imports none of them."""
+    return sorted(_entry_points())
+
+
+def sink_type(name: str) -> type[Sink[Any]]:
+    """The class of the sink type `name`. Raises UnknownSinkType or BrokenSinkType."""
+    found = _entry_points().get(name)
+    if found is None:
+        raise UnknownSinkType(name, names())
+    return _load(name, found)
+
+
+def sink_types() -> dict[str, type[Sink[Any]]]:
+    """Every sink type that can be imported here, by name: a broken one is left out, and `sink_type` says why."""
+    types: dict[str, type[Sink[Any]]] = {}
+    for name in names():
+        try:
+            types[name] = sink_type(name)
+        except BrokenSinkType:
+            continue
+    return types
+
+
+def build(name: str, type: str, options: Mapping[str, Any], services: Services) -> Sink[Any]:  # noqa: A002
+    """The sink `name` of type `type`. Opens no connection and no file.
+
+    Raises UnknownSinkType (a KeyError), BrokenSinkType (an ImportError), or pydantic.ValidationError for the options.
+    """
+    cls = sink_type(type)
+    return cls(name, cls.Options.model_validate(dict(options)), services)
+
+
+@cache
+def _entry_points() -> Mapping[str, tuple[EntryPoint, ...]]:
+    """By name. Several are kept where distributions disagree, so that the error can name them."""
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for point in entry_points(group=GROUP):
+        others = found.get(point.name, ())
+        if all(other.value != point.value for other in others):
+            found[point.name] = (*others, point)
+    for name, value in BUILT_IN.items():
+        found[name] = (EntryPoint(name, value, GROUP),)
+    return found
+
+
+def _load(name: str, points: tuple[EntryPoint, ...]) -> type[Sink[Any]]:
+    if len(points) > 1:
+        raise BrokenSinkType(f"sink type {name!r} is claimed by {' and '.join(map(_where, points))}: uninstall one")
+    (point,) = points
+    try:
+        cls = point.load()
+    except Exception as error:  # somebody else's module may raise anything when it is imported
+        raise BrokenSinkType(f"sink type {name!r} ({_where(point)}) can't be imported: {_line(error)}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Sink)):
+        raise BrokenSinkType(f"sink type {name!r} ({_where(point)}) is not a subclass of handlers.contract.Sink")
+    options = getattr(cls, "Options", None)
+    if not (isinstance(options, type) and issubclass(options, SinkOptions)):
+        raise BrokenSinkType(f"sink type {name!r} ({_where(point)}): its Options must be a subclass of SinkOptions")
+    return cls
+
+
+def _where(point: EntryPoint) -> str:
+    return f"{point.value} of {point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
