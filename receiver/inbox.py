@@ -1,0 +1,234 @@
+"""The inbox: acked events that are not yet in the ledger, in a Redis stream. The only module that knows the stream.
+
+A commit is one script call, so it is one fsync however many events it holds (a pipeline of that size reaches the
+server in several reads, and each of them costs an fsync of its own), and all of it is there or none.
+
+    runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub
+    group "dispatch"        its readers; an entry is acknowledged and deleted once the ledger has it
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from receiver.errors import RunhookError
+from receiver.event import Event, Via
+
+STREAM: Final = "runhook:inbox"
+GROUP: Final = "dispatch"
+WAKE_FLAG: Final = "runhook:wake:dispatch"
+
+TIMEOUT: Final = 0.5
+"""Seconds that a commit or a connect may take before Redis counts as away."""
+SLOWEST: Final = 32 << 20
+"""Bytes a second that even a slow way to Redis carries: a large commit gets that much more time."""
+
+# KEYS: stream, wake-up flag. ARGV: six values for each event.
+_APPEND = """
+for i = 1, #ARGV, 6 do
+  redis.call('XADD', KEYS[1], '*', 'id', ARGV[i], 'source', ARGV[i + 1], 'body', ARGV[i + 2],
+             'at', ARGV[i + 3], 'via', ARGV[i + 4], 'sub', ARGV[i + 5])
+end
+return {redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[2])}
+"""
+
+_VIAS = frozenset({"webhook", "poll", "replay", "import"})
+
+
+class InboxUnavailable(RunhookError):
+    """Redis did not say that it has the events. It may have them all the same: their ids tell.
+
+    `refused`: Redis answered with an error, so certainly none of them is there.
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """`depth`: entries in the inbox now. `woken`: a wake-up of the dispatcher is outstanding; else one is needed."""
+
+    depth: int
+    woken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as read. `event` is None when the entry's fields are not an event's: acknowledge it and say so."""
+
+    entry_id: str
+    event: Event | None
+
+
+class InboxWriter:
+    """Adds events, for one event loop. One commit at a time; the caller sees to that."""
+
+    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT) -> None:
+        self._timeout = timeout
+        self._pool = redis.asyncio.ConnectionPool.from_url(
+            redis_url, socket_timeout=None, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
+        )
+        self._connection: Any = None
+
+    async def append(self, events: Sequence[Event]) -> Appended:
+        """Add `events`, in order. On return they are as safe as Redis makes a write before it answers.
+
+        Raises InboxUnavailable.
+        """
+        size = sum(len(event.body) for event in events)
+        try:
+            async with asyncio.timeout(self._timeout + size / SLOWEST):
+                connection = await self._connect()
+                await connection.send_packed_command(_packed(events), check_health=False)
+                depth, woken = await connection.read_response(disable_decoding=True)
+        except redis.ResponseError as error:
+            raise InboxUnavailable(_told(error), refused=True) from None
+        except (TimeoutError, redis.RedisError, OSError) as error:
+            await self.close()
+            raise InboxUnavailable(_told(error)) from None
+        except BaseException:
+            await self.close()
+            raise
+        return Appended(depth, bool(woken))
+
+    async def _connect(self) -> Any:
+        if self._connection is None:
+            connection = cast(Any, self._pool).make_connection()
+            self._connection = connection
+            await connection.connect()
+        return self._connection
+
+    async def close(self) -> None:
+        """Let go of the connection. The next append makes a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+def _told(error: BaseException) -> str:
+    """An error of redis-py as one short line. It holds no payload; a URL's password is not in it."""
+    text = str(error).splitlines()[0] if str(error) else ""
+    return text[:200] or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+def _bulk(value: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+_HEAD = _bulk(b"EVAL") + _bulk(_APPEND.encode()) + _bulk(b"2") + _bulk(STREAM.encode()) + _bulk(WAKE_FLAG.encode())
+
+
+def _packed(events: Sequence[Event]) -> list[bytes]:
+    """The command that adds `events`, as bytes on the wire. Packed here, since redis-py takes ten times as long."""
+    parts = [b"*%d\r\n" % (5 + 6 * len(events)), _HEAD]
+    for event in events:
+        name, source, sub = event.id.encode(), event.source.encode(), event.submission_id.encode()
+        at, via, body = repr(event.received_at).encode(), event.via.encode(), event.body
+        parts.append(
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (len(name), name, len(source), source, len(body), body, len(at), at, len(via), via, len(sub), sub)
+        )
+    return parts
+
+
+class InboxReader:
+    """Takes events out, for one dispatcher process. Raises redis.RedisError from every method.
+
+    `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers.
+    """
+
+    def __init__(self, redis: redis.Redis, consumer: str) -> None:
+        self._redis = redis
+        self._consumer = consumer
+
+    def ensure(self) -> None:
+        """Make the stream and its group if Redis has none (it is new, or has lost everything)."""
+        try:
+            self._redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def read(self, count: int = 256, block_ms: int | None = None) -> list[Entry]:
+        """Up to `count` entries that nobody has read, now in this consumer's care; [] if there are none.
+
+        `block_ms`: wait so long for the first one (less than the client's socket timeout); None does not wait.
+        """
+        try:
+            reply = self._read(count, block_ms)
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            self.ensure()
+            reply = self._read(count, None)
+        return _entries(reply)
+
+    def _read(self, count: int, block_ms: int | None) -> Any:
+        reply: Any = self._redis.xreadgroup(GROUP, self._consumer, {STREAM: ">"}, count=count, block=block_ms)
+        if not reply:
+            return []
+        if isinstance(reply, dict):  # RESP3
+            (batches,) = reply.values()
+            return batches[0] if batches and isinstance(batches[0], list) else batches
+        return reply[0][1]
+
+    def reclaim(self, idle_ms: int = 8000, count: int = 256) -> list[Entry]:
+        """Up to `count` entries that a reader took `idle_ms` ago and never acknowledged; [] if there are none."""
+        try:
+            reply: Any = self._redis.xautoclaim(STREAM, GROUP, self._consumer, min_idle_time=idle_ms, count=count)
+        except redis.ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            return []
+        return _entries(reply[1])
+
+    def done(self, entry_ids: Sequence[str]) -> None:
+        """Acknowledge and delete entries that the ledger has."""
+        if not entry_ids:
+            return
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xack(STREAM, GROUP, *entry_ids)
+            pipeline.xdel(STREAM, *entry_ids)
+            pipeline.execute()
+
+    def depth(self) -> tuple[int, int]:
+        """(entries, about how many bytes) in the inbox, those included that were read but not acknowledged."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.xlen(STREAM)
+            pipeline.memory_usage(STREAM)
+            events, size = pipeline.execute(raise_on_error=False)
+        if isinstance(events, Exception):
+            raise events
+        return int(events), size if isinstance(size, int) else 0
+
+
+def _entries(reply: Any) -> list[Entry]:
+    return [Entry(entry_id.decode(), _event(fields)) for entry_id, fields in reply or ()]
+
+
+def _event(fields: Any) -> Event | None:
+    """The event that an entry's fields are, or None."""
+    try:
+        via = fields[b"via"].decode()
+        if via not in _VIAS:
+            return None
+        return Event(
+            id=fields[b"id"].decode(),
+            source=fields[b"source"].decode(),
+            body=fields[b"body"],
+            received_at=float(fields[b"at"]),
+            via=cast(Via, via),
+            submission_id=fields[b"sub"].decode(),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
