@@ -1,4 +1,4 @@
-"""What every part that starts child processes needs: a child that never outlives its parent. Knows no part by name."""
+"""What each part that starts processes needs: children that never outlive it, and last words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 
 _PR_SET_PDEATHSIG = 1
 
@@ -23,3 +24,10 @@ def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def kind_and_place(error: BaseException) -> str:
+    """The error's type, file and line. Not its text, which may hold a payload or a secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

@@ -13,8 +13,7 @@ import contextlib
 import logging
 import signal
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker_registration import register
 
+from receiver.processes import kind_and_place
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
 from receiver.wakeups.sweeping import clear_dead, forget
 from receiver.wakeups.waking import RECORD_TTL, lower_flag
@@ -220,15 +220,8 @@ class RunhookWorker(SimpleWorker):
             log.error("%s: a job took more than %g s and was cut off", self.queue.name, self._timeout)
         except Exception as error:
             lower_flag(self.connection, self.queue.name)
-            log.error("%s: a job failed: %s", self.queue.name, _kind_and_place(error))
+            log.error("%s: a job failed: %s", self.queue.name, kind_and_place(error))
             log.debug("%s: the failure in full", self.queue.name, exc_info=True)
-
-
-def _kind_and_place(error: BaseException) -> str:
-    """The error's type and place. Not its text, which may hold a payload or a secret."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
 
 
 def connect(url: str, *, socket_timeout: float = 5.0) -> redis.Redis:
@@ -246,23 +239,25 @@ def run_worker(
     *,
     stop: Stop | None = None,
     timeout: float = JOB_TIMEOUT,
+    predecessors: Iterable[str] = (),
     on_job: Callable[[float], None] = lambda _deadline: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve one queue in this process until `stop` is asked. Redis may go away and come back meanwhile.
 
-    `perform`: the job's body. `name`: unique to this process. `timeout`: seconds that one job may take. `on_job`: see
-    RunhookWorker. `on_ready`: called each time that Redis was reached and the worker is about to serve.
+    `perform`: the job's body. `name`: unique to this process. `timeout`: seconds that one job may take. `predecessors`:
+    names of dead workers whose traces are removed first. `on_job`: see RunhookWorker. `on_ready`: called each time that
+    Redis was reached and the worker is about to serve.
     Call it in the main thread: a job's timeout is an alarm signal.
     """
     stop = stop or Stop(TURN)
     client = connect(redis_url)
-    pause, away, life = 0.1, False, 0
+    pause, away, life, dead = 0.1, False, 0, list(predecessors)
     while not stop.asked:
         try:
-            if life:
-                clear_dead(client, queue, name)  # what the life before this one could not remove
-            life += 1
+            for each in dead:
+                clear_dead(client, queue, each)
+            dead, life = [name], life + 1  # what this life can't remove at its end, the next one does
             worker = RunhookWorker(
                 queue, client, f"{name}.{life}", body=lambda: perform(stop), timeout=timeout, on_job=on_job
             )

@@ -1,0 +1,35 @@
+"""`runhook worker`: dispatch and the sinks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver import logs
+from receiver.config import load
+from receiver.settings import Settings
+
+
+def worker(
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help='Serve only this: "dispatch", or the name of a sink. May be given several times.'),
+    ] = None,
+    dispatchers: Annotated[int, typer.Option("--dispatchers", min=1, max=64, help="Processes for dispatch.")] = 1,
+    stop_timeout: Annotated[
+        float, typer.Option("--stop-timeout", min=0, help="Seconds that a stop waits for jobs before it kills them.")
+    ] = 20.0,
+    config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
+) -> None:
+    """Run the workers: one process takes events from the inbox into the ledger, one for each sink delivers."""
+    from receiver.worker import run
+
+    logs.set_up()
+    settings = Settings.from_env(config=config, data=data)
+    loaded = load(settings.config, settings.environ)
+    code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout)
+    if code:
+        raise typer.Exit(code)

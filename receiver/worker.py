@@ -1,0 +1,183 @@
+"""`runhook worker`: one process for dispatch and one for each sink, kept alive by a supervisor.
+
+The supervisor imports everything and opens nothing, so a child costs a fork; a child builds its body, and thereby its
+connections, for itself. What a dead child held is given back by the one that takes its place, before its first job.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Protocol
+
+from redis.exceptions import RedisError
+
+from receiver.config import Config
+from receiver.errors import NotStarted, UsageError
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.delivering import release_claims
+from receiver.ledger.migrate import ensure_schema
+from receiver.settings import Settings, hide_password
+from receiver.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
+from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, clear_dead, connect, deliver_queue, run_worker
+
+log = logging.getLogger("runhook.worker")
+
+_PATIENCE = 5.0  # seconds that Redis and the ledger have to answer when the worker starts
+
+
+class Body(Protocol):
+    """What a queue's jobs do. It may also have `job_timeout` (seconds) and `worn_out` (replace the process)."""
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Work until there is nothing to do or `stop()`."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+Bodies = dict[str, Callable[[str], Body]]
+"""By queue: builds the body of its jobs, for a worker process of the name given to it."""
+
+
+def bodies(settings: Settings, config: Config) -> Bodies:
+    """The body of each queue. Nothing is opened before one of them is built, in the child.
+
+    What the bodies are made of is imported here, before the fork, so that the children share it.
+    """
+    from receiver import deliver, dispatch
+
+    built: Bodies = {DISPATCH: partial(dispatch.build, settings, config)}
+    for sink in config.sinks:
+        built[deliver_queue(sink)] = partial(deliver.build, settings, config, sink)
+    return built
+
+
+def chosen(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict[str, str]:
+    """The queue of each child, by its label. `only`: "dispatch", names of sinks or of queues; all when empty.
+
+    Raises UsageError for a name that is not in the config.
+    """
+    queues = list(queues)
+    wanted = []
+    for name in only or queues:
+        queue = name if name in queues else deliver_queue(name)
+        if queue not in queues:
+            known = ", ".join(each.removeprefix("deliver:") for each in queues)
+            raise UsageError(f"--only {name}: no such sink in the config; there are {known}")
+        wanted.append(queue)
+    labels = {queue: queue for queue in dict.fromkeys(wanted)}
+    if DISPATCH in labels:
+        labels.update({f"{DISPATCH}-{number}": DISPATCH for number in range(2, dispatchers + 1)})
+    return labels
+
+
+def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Life) -> int:
+    """A child's whole life: give back what its predecessors held, then run the jobs of `queue` until SIGTERM.
+
+    Raises RunhookError when its body can't be built.
+    """
+    stop = Stop(TURN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+    for name in life.predecessors:
+        give_back(settings, name)
+    body = build(life.name)
+    worn_out = False
+
+    def perform(stop: Stop) -> None:
+        nonlocal worn_out
+        body.run(stop)
+        if getattr(body, "worn_out", False):
+            worn_out = True
+            stop.ask()
+
+    def on_job(deadline: float) -> None:
+        life.board.deadline = deadline
+
+    def on_ready() -> None:
+        life.board.ready = True
+
+    run_worker(
+        queue,
+        perform,
+        settings.redis_url,
+        life.name,
+        stop=stop,
+        timeout=float(getattr(body, "job_timeout", JOB_TIMEOUT)),
+        predecessors=life.predecessors,
+        on_job=on_job,
+        on_ready=on_ready,
+    )
+    body.close()
+    return REPLACE if worn_out else 0
+
+
+def give_back(settings: Settings, name: str) -> None:
+    """Release what the dead worker process `name` had claimed in the ledger. When that fails, the claims lapse."""
+    ledger = Ledger(settings.database_url)
+    try:
+        released = ledger.write(lambda connection: release_claims(connection, name, time.time()))
+        if released:
+            log.info("worker.released claims=%d owner=%s", released, name)
+    except LedgerUnavailable as error:
+        log.warning("worker.not_released owner=%s ledger=%s", name, error)
+    finally:
+        ledger.close()
+
+
+def _bury(settings: Settings, queues: dict[str, str], label: str, name: str) -> None:
+    """After the last fork: what a child that had to be killed at the end leaves behind."""
+    give_back(settings, name)
+    try:
+        clear_dead(connect(settings.redis_url, socket_timeout=1.0), queues[label], name)
+    except RedisError as error:
+        log.warning("worker.not_cleared owner=%s redis=%s", name, type(error).__name__)
+
+
+def check(settings: Settings) -> None:
+    """Whether Redis and the ledger can be used now. Raises NotStarted."""
+    client = connect(settings.redis_url, socket_timeout=2.0)
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            client.ping()
+            break
+        except RedisError as error:
+            if time.monotonic() > until:
+                where = hide_password(settings.redis_url)
+                raise NotStarted(f"Redis can't be used ({where}): {error or type(error).__name__}") from None
+            time.sleep(0.2)
+    client.close()
+    ledger = Ledger(settings.database_url)
+    ensure_schema(ledger)
+    ledger.close()
+
+
+def run(
+    settings: Settings,
+    config: Config,
+    *,
+    only: Sequence[str] = (),
+    dispatchers: int = 1,
+    stop_timeout: float = 20.0,
+    build: Callable[[Settings, Config], Bodies] = bodies,
+) -> int:
+    """Run the worker until it is asked to stop. The exit code: 0 when all ended in time.
+
+    Raises UsageError, and NotStarted when Redis or the ledger can't be used at the start.
+    """
+    built = build(settings, config)
+    queues = chosen(built, only, dispatchers)
+    trouble = in_child(lambda: check(settings))
+    if trouble:
+        raise NotStarted(trouble)
+    children: dict[str, ChildMain] = {
+        label: partial(serve, queue, built[queue], settings) for label, queue in queues.items()
+    }
+    log.info("worker.started %s", " ".join(queues))
+    code = Supervisor(children, stop_timeout=stop_timeout, bury=partial(_bury, settings, queues)).run()
+    log.info("worker.stopped code=%d", code)
+    return code
