@@ -16,9 +16,10 @@ import redis
 from receiver import facts, wakeups
 from receiver.config import Config
 from receiver.event import Event
+from receiver.facts import Facts
 from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, recording
-from receiver.ledger.recording import KnownEvent, KnownRun, NewDelivery, NewEvent
+from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent
 from receiver.redact import Redactor
 from receiver.routing import Router, RunView
 from receiver.run import parse
@@ -112,7 +113,8 @@ class Dispatcher:
             run = parse(event.body)
             body, data = self._redactor.apply(event.body, run.data)
             run = replace(run, data=data)
-            return NewEvent(event, run, body, facts.fingerprint(run))
+            readable = bool(run.run_id) and not run.problem
+            return NewEvent(event, run, body, facts.of(event.id, run, 0) if readable else None)
         except Exception as error:
             log.exception("dispatch.unreadable event=%s", event.id)
             return self._marked(event, f"could not be read: {type(error).__name__}")
@@ -120,7 +122,7 @@ class Dispatcher:
     def _marked(self, event: Event, problem: str) -> NewEvent:
         blank = parse(b"")
         body, _ = self._redactor.apply(event.body, {})
-        return NewEvent(event, replace(blank, problem=problem), body, "")
+        return NewEvent(event, replace(blank, problem=problem), body, None)
 
     def _record(self, batch: list[NewEvent], sinks: set[str]) -> set[str]:
         """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
@@ -146,26 +148,25 @@ class Dispatcher:
         news: list[NewEvent] = []
         for item in batch:
             history = histories.get(item.key, [])
-            if any(each.id == item.event.id for each in history):
+            if any(each.event_id == item.event.id for each in history):
                 continue  # recorded before: its dispatcher was killed between commit and ack
             self._judge(item, history)
             self._route(item, known.get(item.key))
-            history.append(_as_known(item, seq=(history[-1].seq + 1) if history else 1))
             news.append(item)
         new = recording.record(connection, news, now)
         return new, {
             delivery.sink for item in news if item.event.id in new for delivery in item.deliveries if not delivery.after
         }
 
-    def _judge(self, item: NewEvent, history: Sequence[KnownEvent]) -> None:
-        item.outcome = item.run.outcome
-        if item.run.problem or not item.run.run_id:
-            item.disposition, item.newest = "unreadable", bool(item.run.run_id)
+    def _judge(self, item: NewEvent, history: list[Facts]) -> None:
+        if item.facts is None:
+            item.disposition, item.repeat_of, item.newest = "unreadable", None, False
             return
-        past = [_as_facts(each) for each in history if each.disposition != "unreadable"]
-        verdict = facts.judge(_as_facts(_as_known(item, seq=len(history) + 1)), past)
+        mine = replace(item.facts, seq=history[-1].seq + 1 if history else 1)
+        verdict = facts.judge(mine, history)
         item.disposition, item.repeat_of = verdict.disposition, verdict.repeat_of
         item.newest = verdict.disposition in ("news", "interim")
+        history.append(mine)
 
     def _route(self, item: NewEvent, run: KnownRun | None) -> None:
         item.deliveries = []
@@ -181,36 +182,6 @@ class Dispatcher:
         )
         verdict = self._router.match(view)
         item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
-
-
-def _as_known(item: NewEvent, seq: int) -> KnownEvent:
-    run = item.run
-    return KnownEvent(
-        seq=seq,
-        id=item.event.id,
-        attempt=run.attempt,
-        status=item.outcome or run.outcome,
-        retry_pending=run.retry_pending,
-        final=run.final,
-        modified_at=run.modified_at,
-        fingerprint=item.fingerprint,
-        output_null=run.data.get("output") is None,
-        disposition=item.disposition,
-    )
-
-
-def _as_facts(each: KnownEvent) -> facts.Facts:
-    return facts.Facts(
-        event_id=each.id,
-        attempt=each.attempt,
-        status=each.status,
-        retry_pending=each.retry_pending,
-        final=each.final,
-        modified_at=each.modified_at,
-        fingerprint=each.fingerprint,
-        output_null=each.output_null,
-        seq=each.seq,
-    )
 
 
 def build(settings: Settings, config: Config, owner: str) -> Dispatcher:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from receiver.event import Event, delivery_id
+from receiver.facts import Facts
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.run import Run
 from receiver.states import State
@@ -23,28 +24,12 @@ RunKey = tuple[str, str]  # (source, run id)
 
 
 @dataclass(frozen=True, slots=True)
-class KnownEvent:
-    """What the ledger already holds about an event of a run: enough to tell whether a new one is a repeat."""
-
-    seq: int
-    id: str
-    attempt: int
-    status: str  # after untangling
-    retry_pending: bool
-    final: bool
-    modified_at: float | None
-    fingerprint: str
-    output_null: bool
-    disposition: str
-
-
-@dataclass(frozen=True, slots=True)
 class KnownRun:
     """A run as it stood before this batch."""
 
     labels: Mapping[str, str]
     submission_id: str
-    history: Sequence[KnownEvent]
+    history: Sequence[Facts]  # of its readable events, in the order of recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +49,10 @@ class NewEvent:
     event: Event
     run: Run
     body: bytes  # after redaction
-    fingerprint: str
+    facts: Facts | None  # None: unreadable
     disposition: str = ""
     repeat_of: str | None = None
     newest: bool = False  # the run now stands as this event says
-    outcome: str = ""
     deliveries: list[NewDelivery] = field(default_factory=list)
 
     @property
@@ -93,24 +77,28 @@ def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> 
     rows = connection.execute(
         statement, [{"source": s, "run_id": r, "first_seen_at": now, "updated_at": now} for s, r in wanted]
     ).all()
-    history: dict[RunKey, list[KnownEvent]] = {key: [] for key in wanted}
+    history: dict[RunKey, list[Facts]] = {key: [] for key in wanted}
     for source in {source for source, _ in wanted}:
         found = connection.execute(
             sa.select(*_HISTORY)
-            .where(events.c.source == source, events.c.run_id.in_([r for s, r in wanted if s == source]))
+            .where(
+                events.c.source == source,
+                events.c.run_id.in_([r for s, r in wanted if s == source]),
+                events.c.disposition != "unreadable",
+            )
             .order_by(events.c.seq)
         )
         for run_id, *known in found:
-            history[source, run_id].append(KnownEvent(*known))
+            history[source, run_id].append(Facts(*known))
     return {
         (source, run_id): KnownRun(json.loads(labels), submission, history[source, run_id])
         for source, run_id, labels, submission in rows
     }
 
 
+# The run, and then the fields of Facts in their order.
 _HISTORY = [
     events.c.run_id,
-    events.c.seq,
     events.c.id,
     events.c.attempt,
     events.c.outcome,
@@ -119,7 +107,7 @@ _HISTORY = [
     events.c.modified_at,
     events.c.fingerprint,
     events.c.output_null,
-    events.c.disposition,
+    events.c.seq,
 ]
 
 
@@ -143,13 +131,13 @@ def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: fl
             "via": item.event.via,
             "run_type": item.run.run_type,
             "status": item.run.status,
-            "outcome": item.outcome or item.run.outcome,
+            "outcome": item.run.outcome,
             "attempt": item.run.attempt,
             "retry_pending": item.run.retry_pending,
             "final": item.run.final,
             "modified_at": item.run.modified_at,
-            "fingerprint": item.fingerprint,
-            "output_null": item.run.data.get("output") is None,
+            "fingerprint": item.facts.fingerprint if item.facts else "",
+            "output_null": item.facts.output_null if item.facts else True,
             "disposition": item.disposition,
             "repeat_of": item.repeat_of,
             "unrouted": item.disposition not in ("repeat", "superseded") and not item.deliveries,
@@ -243,7 +231,7 @@ def _stands(item: NewEvent) -> dict[str, Any]:
         "run_id": run.run_id,
         "run_type": run.run_type,
         "status": run.status,
-        "outcome": item.outcome or run.outcome,
+        "outcome": run.outcome,
         "attempt": run.attempt,
         "retry_pending": run.retry_pending,
         "final": run.final,

@@ -1,0 +1,367 @@
+"""The ledger on SQLite and PostgreSQL: what is written once stays once, and a claim has one owner."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+import sqlalchemy as sa
+
+from receiver import facts
+from receiver.breaker import Lane
+from receiver.event import Event, delivery_id, event_id
+from receiver.ledger import Ledger, LedgerDataError, delivering, lanes, migrate, queries, recording, retention
+from receiver.ledger.delivering import Claimed, Settled
+from receiver.ledger.recording import NewDelivery, NewEvent
+from receiver.ledger.schema import metadata
+from receiver.run import parse
+from receiver.states import Move
+
+NOW = 1_700_000_000.0
+
+
+def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "news", **fields: object) -> NewEvent:
+    body = json.dumps({"run_id": run_id, "status": "completed", "output": {"n": 1}, **fields}).encode()
+    event = Event(event_id("skyvern", body), "skyvern", body, NOW)
+    run = parse(body)
+    made = [sink if isinstance(sink, NewDelivery) else NewDelivery(sink, "everything") for sink in sinks]
+    return NewEvent(event, run, body, facts.of(event.id, run, 0), disposition=disposition, newest=True, deliveries=made)
+
+
+def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
+    def work(connection: sa.Connection) -> set[str]:
+        recording.lock_runs(connection, [item.key for item in batch], now)
+        return recording.record(connection, batch, now)
+
+    return ledger.write(work)
+
+
+def claim(ledger: Ledger, sink: str, token: str = "w/1", limit: int = 10, now: float = NOW) -> list[Claimed]:
+    return ledger.write(lambda connection: delivering.claim(connection, sink, limit, token, now, 15))[0]
+
+
+def settle(
+    ledger: Ledger, claimed: Sequence[Claimed], move: Move, token: str = "w/1", now: float = NOW, **fields: object
+) -> list[str]:
+    outcome = {Move.ACCEPT: "accepted", Move.DEFER: "unavailable", Move.DIE: "refused"}[move]
+    results = [
+        Settled(each.id, each.number, move, outcome, "" if move is Move.ACCEPT else "no", now, now, **fields)  # type: ignore[arg-type]
+        for each in claimed
+    ]
+    return ledger.write(lambda connection: delivering.settle(connection, token, results, "w", now))
+
+
+def states(ledger: Ledger, **wanted: object) -> dict[str, str]:
+    rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))  # type: ignore[arg-type]
+    return {f"{row['run_id']}:{row['sink']}": row["state"] for row in rows}
+
+
+def test_the_migrations_make_the_tables_that_the_code_declares(ledger: Ledger) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    assert ledger.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
+    assert ScriptDirectory("receiver/ledger/migrations").get_current_head() == migrate.HEAD
+
+
+def test_many_processes_may_make_the_tables_at_once(ledger_url: str) -> None:
+    ledgers = [Ledger(ledger_url) for _ in range(4)]
+    failures: list[BaseException] = []
+
+    def work(ledger: Ledger) -> None:
+        try:
+            migrate.ensure_schema(ledger)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for each in ledgers:
+        each.close()
+    assert failures == []
+
+
+def test_an_event_is_recorded_once_however_often_it_comes(ledger: Ledger) -> None:
+    item = new_event("tsk_1", "results", "archive")
+
+    assert record(ledger, item) == {item.event.id}
+    assert record(ledger, item) == set()
+    assert record(ledger, item, new_event("tsk_2", "results")) != set()
+
+    assert states(ledger) == {"tsk_1:results": "queued", "tsk_1:archive": "queued", "tsk_2:results": "queued"}
+    (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter(run_id="tsk_1")))
+    assert (run["outcome"], run["events"], run["deliveries"]) == ("completed", 1, {"queued": 2})
+
+
+def test_a_run_stands_as_its_newest_event_says_and_counts_all(ledger: Ledger) -> None:
+    record(ledger, new_event("wr_1", status="running", workflow_title="Invoices"))
+    stale = new_event("wr_1", status="failed", failure_reason="old")
+    stale.newest = False
+    record(ledger, stale, new_event("wr_1", status="completed"))
+
+    (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
+    assert (run["status"], run["events"], run["title"]) == ("completed", 3, "Invoices")
+
+
+def test_history_tells_what_was_recorded_in_its_order(ledger: Ledger) -> None:
+    first, second = new_event("wr_1", n=1), new_event("wr_1", n=2, disposition="repeat")
+    record(ledger, first)
+    record(ledger, second)
+    unreadable = new_event("wr_1", n=3, disposition="unreadable")
+    record(ledger, unreadable)
+
+    known = ledger.write(lambda connection: recording.lock_runs(connection, [("skyvern", "wr_1")], NOW))
+
+    assert [each.event_id for each in known["skyvern", "wr_1"].history] == [first.event.id, second.event.id]
+
+
+def test_bodies_that_no_text_column_takes_are_kept_byte_for_byte(ledger: Ledger) -> None:
+    for body in (b"\x00\xff\xfe", b'{"run_id":"a","status":"completed","output":"\\u0000\\ud800"}', b"9" * 5000):
+        event = Event(event_id("skyvern", body), "skyvern", body, NOW)
+        record(ledger, NewEvent(event, parse(body), body, None, disposition="unreadable"))
+        assert ledger.read(lambda connection: queries.event_body(connection, event.id)) == body  # noqa: B023
+
+
+def test_a_value_that_the_database_refuses_is_told_from_a_ledger_that_is_away(ledger: Ledger) -> None:
+    item = new_event("tsk_1")
+    surrogate = Event("evt_\ud800", "skyvern", b"", NOW)
+
+    with pytest.raises(LedgerDataError):
+        record(ledger, NewEvent(surrogate, item.run, b"", None))
+    assert ledger.read(lambda connection: queries.list_events(connection, queries.Filter())) == []
+
+
+def test_a_claim_has_one_owner(ledger: Ledger) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "results") for n in range(40)))
+    taken: list[list[str]] = []
+
+    def work(owner: int) -> None:
+        mine: list[str] = []
+        while got := claim(ledger, "results", token=f"w{owner}/1", limit=3):
+            mine += [each.id for each in got]
+        taken.append(mine)
+
+    threads = [threading.Thread(target=work, args=(owner,)) for owner in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    everything = [each for mine in taken for each in mine]
+    assert len(everything) == len(set(everything)) == 40
+
+
+def test_a_claimed_delivery_brings_its_event(ledger: Ledger) -> None:
+    item = new_event("tsk_1", "results")
+    record(ledger, item)
+
+    (claimed,) = claim(ledger, "results")
+
+    assert claimed.id == delivery_id(item.event.id, "results")
+    assert (claimed.body, claimed.number, claimed.outcome, claimed.received_at) == (item.body, 1, "completed", NOW)
+
+
+@pytest.mark.parametrize(("move", "state"), [(Move.ACCEPT, "delivered"), (Move.DEFER, "waiting"), (Move.DIE, "dead")])
+def test_what_became_of_a_send_is_written_down(ledger: Ledger, move: Move, state: str) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    claimed = claim(ledger, "results")
+
+    settle(ledger, claimed, move, due_at=NOW + 5, receipt={"id": "r1"} if move is Move.ACCEPT else None)
+
+    assert states(ledger) == {"tsk_1:results": state}
+    (attempt,) = ledger.read(lambda connection: queries.list_attempts(connection, claimed[0].id))
+    assert (attempt["number"], attempt["worker"]) == (1, "w")
+
+
+def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_kept(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    asleep = claim(ledger, "results", token="slow/1")
+
+    assert ledger.write(lambda connection: delivering.lapse_claims(connection, NOW + 16)) == 1
+    awake = claim(ledger, "results", token="quick/1", now=NOW + 16)
+    settle(ledger, asleep, Move.DIE, token="slow/1", now=NOW + 17)
+    assert states(ledger) == {"tsk_1:results": "sending"}
+    settle(ledger, awake, Move.ACCEPT, token="quick/1", now=NOW + 18)
+
+    assert states(ledger) == {"tsk_1:results": "delivered"}
+    kept = ledger.read(lambda connection: queries.list_attempts(connection, awake[0].id))
+    assert [(each["number"], each["outcome"]) for each in kept] == [(1, "lapsed"), (2, "accepted")]
+
+
+def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    claim(ledger, "results", token="w/7")
+
+    assert ledger.write(lambda connection: delivering.renew(connection, {"w/7"}, NOW + 60)) == 1
+
+    assert ledger.write(lambda connection: delivering.lapse_claims(connection, NOW + 30)) == 0
+
+
+def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
+    claim(ledger, "results", token="w_1/1", limit=1)
+    claim(ledger, "results", token="wx1/1", limit=1)
+
+    assert ledger.write(lambda connection: delivering.release_claims(connection, "w_1", NOW)) == 1
+
+    assert sorted(states(ledger).values()) == ["queued", "sending"]
+
+
+def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    settle(ledger, claim(ledger, "results"), Move.DEFER, due_at=NOW + 5)
+
+    def look(at: float) -> tuple[bool, int, bool]:
+        due = ledger.read(lambda connection: delivering.anything_due(connection, at))
+        made = ledger.write(lambda connection: delivering.make_due(connection, at))
+        return due, made, ledger.read(lambda connection: delivering.has_due(connection, "results", at))
+
+    assert look(NOW + 4) == (False, 0, False)
+    assert look(NOW + 5) == (True, 1, True)
+
+
+@pytest.mark.parametrize("move", [Move.ACCEPT, Move.DIE])
+def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger: Ledger, move: Move) -> None:
+    ops = NewDelivery("ops", "everything", after=("archive", "mirror"))
+    item = new_event("tsk_1", "archive", "mirror", ops)
+    record(ledger, item)
+    assert claim(ledger, "ops") == []
+
+    assert settle(ledger, claim(ledger, "archive"), move, receipt={"id": "a"} if move is Move.ACCEPT else None) == []
+    assert states(ledger)["tsk_1:ops"] == "held"
+    assert settle(ledger, claim(ledger, "mirror"), Move.ACCEPT, receipt={"id": "m"}) == ["ops"]
+
+    (claimed,) = claim(ledger, "ops")
+    receipts = ledger.read(lambda connection: delivering.receipts(connection, claimed.event_id, claimed.after))
+    assert receipts == {"archive": {"id": "a"} if move is Move.ACCEPT else None, "mirror": {"id": "m"}}
+
+
+def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", NewDelivery("ops", "r", after=("archive",))))  # its archive was never made
+
+    assert ledger.write(lambda connection: delivering.sweep_held(connection, NOW)) == ["ops"]
+
+    assert states(ledger) == {"tsk_1:ops": "queued"}
+
+
+def put(ledger: Ledger, lane: Lane) -> None:
+    ledger.write(lambda connection: lanes.put(connection, lane, NOW))
+
+
+def test_an_open_breaker_parks_its_lane_lets_one_probe_through_and_no_more(ledger: Ledger) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(3)))
+    put(ledger, Lane("ops", "ops", breaker="open", failures=5, until=NOW + 10))
+
+    assert claim(ledger, "ops") == []
+    assert not ledger.read(lambda connection: delivering.has_due(connection, "ops", NOW))
+    assert len(claim(ledger, "results")) == 3
+
+    probe = claim(ledger, "ops", now=NOW + 10)
+    assert [each.probe for each in probe] == [True]
+    assert claim(ledger, "ops", now=NOW + 11) == []
+
+    put(ledger, Lane("ops", "ops"))
+    assert [each.probe for each in claim(ledger, "ops", now=NOW + 12)] == [False, False]
+
+
+def test_one_destinations_open_breaker_holds_up_no_other_lane(ledger: Ledger) -> None:
+    record(
+        ledger,
+        new_event("tsk_1", NewDelivery("callers", "r", lane="callers:a")),
+        new_event("tsk_2", NewDelivery("callers", "r", lane="callers:b")),
+    )
+    put(ledger, Lane("callers:a", "callers", breaker="open", failures=5, until=NOW + 10))
+
+    assert [each.run_id for each in claim(ledger, "callers")] == ["tsk_2"]
+
+
+def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    ledger.write(lambda connection: lanes.set_paused(connection, "ops", True, NOW))
+    assert claim(ledger, "ops") == []
+    assert not ledger.read(lambda connection: delivering.has_due(connection, "ops", NOW))
+
+    ledger.write(lambda connection: lanes.set_paused(connection, "ops", False, NOW))
+    assert len(claim(ledger, "ops")) == 1
+
+
+def test_retention_removes_what_ended_and_keeps_what_is_under_way(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_old", "results"), new_event("tsk_open", "ops"))
+    settle(ledger, claim(ledger, "results"), Move.ACCEPT, receipt={"id": "x"})
+
+    assert ledger.write(lambda connection: retention.remove(connection, NOW)) == 0
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
+
+    assert states(ledger) == {"tsk_open:ops": "queued"}
+    runs = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
+    assert [run["run_id"] for run in runs] == ["tsk_open"]
+
+
+def test_dispatchers_that_meet_on_the_same_runs_neither_deadlock_nor_double(ledger: Ledger) -> None:
+    batches = [[new_event(f"tsk_{n}", "results", "archive") for n in order] for order in (range(60), range(59, -1, -1))]
+    new: list[set[str]] = []
+    failures: list[BaseException] = []
+
+    def work(batch: list[NewEvent]) -> None:
+        try:
+            for start in range(0, 60, 20):
+                new.append(record(ledger, *batch[start : start + 20]))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(batch,)) for batch in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert failures == []
+    assert sum(len(each) for each in new) == 60
+    assert len(states(ledger)) == 120
+
+
+def test_no_statement_of_a_quiet_sweep_reads_a_whole_table(ledger: Ledger, explain: Callable[[], list[str]]) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+
+    def sweep(connection: sa.Connection) -> None:
+        delivering.anything_due(connection, NOW)
+        delivering.has_due(connection, "results", NOW)
+
+    ledger.read(sweep)
+
+    assert [plan for plan in explain() if "deliveries" in plan and "INDEX" not in plan.upper()] == []
+
+
+@pytest.fixture
+def explain(ledger: Ledger) -> Callable[[], list[str]]:
+    """The plans of the SELECTs on deliveries that were run since, as the database itself explains them."""
+    seen: list[tuple[str, object]] = []
+
+    @sa.event.listens_for(sa.Engine, "before_cursor_execute")
+    def _note(_c: object, _cur: object, statement: str, parameters: object, _ctx: object, many: bool) -> None:
+        if statement.startswith("SELECT") and "FROM deliveries" in statement and not many:
+            seen.append((statement, parameters))
+
+    def plans() -> list[str]:
+        sa.event.remove(sa.Engine, "before_cursor_execute", _note)
+
+        def ask(connection: sa.Connection) -> list[str]:
+            if ledger.dialect == "postgresql":
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            word = "EXPLAIN QUERY PLAN " if ledger.dialect == "sqlite" else "EXPLAIN "
+            return [
+                " ".join(" ".join(map(str, row)) for row in connection.exec_driver_sql(word + statement, parameters))  # type: ignore[arg-type]
+                for statement, parameters in seen
+            ]
+
+        found = ledger.read(ask)
+        assert found
+        return found
+
+    return plans
