@@ -1,0 +1,204 @@
+"""What makes a repeat: the facts of an event, compared with what is known of its run. Pure: values in, a verdict out.
+
+Skyvern sends several webhooks for one run, so neither the body's hash nor the run's id tells a repeat. Two events say
+the same when attempt, outcome, retry_pending and facts (output, failure reason, errors, downloaded files) are the
+same; what Skyvern writes anew at every answer (signed URLs, modified_at) is no fact. `modified_at` only orders.
+The rules and their reasons are in docs/decisions/0003-what-makes-a-repeat.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from receiver.run import Run
+
+Disposition = Literal["news", "interim", "repeat", "superseded"]
+
+# At any depth of output, Skyvern puts fresh signed URLs here whenever it answers.
+VOLATILE = frozenset(
+    {
+        "task_screenshots",
+        "workflow_screenshots",
+        "downloaded_file_urls",
+        "recording_url",
+        "recording_urls",
+        "screenshot_url",
+        "screenshot_urls",
+    }
+)
+FILES = "downloaded_files"
+VOLATILE_IN_FILE = frozenset({"url", "modified_at"})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One event of a run, as far as it matters for telling repeats.
+
+    `status`: the outcome, after untangling. `modified_at`: seconds since the epoch, or None when the body had none.
+    `fingerprint`, `output_null`: see the functions of these names. `seq`: the order in which events were recorded.
+    """
+
+    event_id: str
+    attempt: int
+    status: str
+    retry_pending: bool
+    final: bool
+    modified_at: float | None
+    fingerprint: str
+    output_null: bool
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`repeat_of`: the id of the first event that said the same, for a repeat."""
+
+    disposition: Disposition
+    repeat_of: str | None = None
+
+
+def of(event_id: str, run: Run, seq: int) -> Facts:
+    """The facts of event `event_id`, which says `run` and is the `seq`th of its run to be recorded."""
+    return Facts(
+        event_id=event_id,
+        attempt=run.attempt,
+        status=run.outcome,
+        retry_pending=run.retry_pending,
+        final=run.final,
+        modified_at=run.modified_at,
+        fingerprint=fingerprint(run),
+        output_null=output_null(run),
+        seq=seq,
+    )
+
+
+def judge(new: Facts, history: Sequence[Facts]) -> Judgement:
+    """What `new` is, given the events recorded so far for the same source and run: repeats too, in any order."""
+    newest = max(history, key=_rank, default=None)
+    if newest is None:
+        return Judgement("news" if new.final else "interim")
+    loses_output = new.output_null and any(
+        not old.output_null and _series(old) == _series(new) for old in history
+    )  # a second call to cancel is answered with nulls, after the outputs were sent
+    same = [old for old in history if _says(old) == _says(new)]
+    if same:
+        returned = _says(newest) != _says(new) and _newer(new, newest)  # A, B, A: the run is at A again
+        if loses_output or not returned:
+            return Judgement("repeat", min(same, key=lambda old: old.seq).event_id)
+    if loses_output or any(_outranks(old, new) for old in history):
+        return Judgement("superseded")
+    return Judgement("news" if new.final else "interim")
+
+
+def _series(event: Facts) -> tuple[int, str, bool]:
+    return event.attempt, event.status, event.retry_pending
+
+
+def _says(event: Facts) -> tuple[int, str, bool, str]:
+    return event.attempt, event.status, event.retry_pending, event.fingerprint
+
+
+def _rank(event: Facts) -> tuple[int, float, bool, int]:
+    """The order of a run's events. Of two at the same instant the final one is the newer."""
+    return event.attempt, float("-inf") if event.modified_at is None else event.modified_at, event.final, event.seq
+
+
+def _newer(new: Facts, old: Facts) -> bool:
+    """Whether `new` is known to be newer. An event without modified_at is not known to be anything."""
+    if new.attempt != old.attempt:
+        return new.attempt > old.attempt
+    return new.modified_at is not None and old.modified_at is not None and new.modified_at > old.modified_at
+
+
+def _outranks(old: Facts, new: Facts) -> bool:
+    """Whether `old`, recorded before, makes `new` a thing of the past.
+
+    Within one attempt nothing comes after a final event, so an interim one never stands in a final one's way, whatever
+    its clock says: the result would be lost.
+    """
+    if old.attempt == new.attempt:
+        if new.final and not old.final:
+            return False
+        if old.final and not new.final and old.modified_at is not None and old.modified_at == new.modified_at:
+            return True
+    return _newer(old, new)
+
+
+def fingerprint(run: Run) -> str:
+    """32 hex digits that are the same for two bodies with the same facts. About 2.5 ms for an output of 100 kB."""
+    data = run.data
+    reason = None if run.outcome != run.status else _normal(data.get("failure_reason")) or None
+    known = [_output(run), reason, _normal(data.get("errors")), _files(data.get(FILES))]
+    text = json.dumps(known, sort_keys=True, separators=(",", ":"), check_circular=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+def output_null(run: Run) -> bool:
+    """Whether the event brings no output: null, absent, empty, or nothing but fields that are."""
+    return _output(run) is None
+
+
+def _output(run: Run) -> Any:
+    """The output. It has three names: tasks send it as extracted_information too, workflows as outputs."""
+    for name in ("output", "outputs", "extracted_information"):
+        value = _normal(run.data.get(name))
+        if value is not None:
+            return value
+    return None
+
+
+def _normal(value: Any) -> Any:
+    """`value` such that equal facts are equal text: None for null, [] and {}, and no key for None; 1500.0 is 1500.
+
+    One frame a level, so that any body that `parse` takes can be walked.
+    """
+    kind = type(value)
+    if kind is dict:
+        skipped = VOLATILE_IN_FILE if "checksum" in value and "url" in value and "filename" in value else ()
+        fields: dict[str, Any] = {}
+        for key, item in value.items():
+            if item is None or key in VOLATILE or key in skipped:
+                continue
+            kind = type(item)
+            if kind is str or kind is int:
+                fields[key] = item
+                continue
+            normal = _files(item) if key == FILES else _normal(item)
+            if normal is not None:
+                fields[key] = normal
+        return fields or None
+    if kind is list:
+        items: list[Any] = []
+        for item in value:
+            kind = type(item)
+            items.append(item if kind is str or kind is int else _normal(item))
+        return items or None
+    if kind is float and value.is_integer():
+        return int(value)
+    return value
+
+
+def _files(value: Any) -> Any:
+    """Downloaded files without what changes at every answer, by name and checksum."""
+    if type(value) is not list:
+        return _normal(value)
+    files: list[Any] = [_normal(_without_url(item)) for item in value]
+    files.sort(key=_file_key)
+    return files or None
+
+
+def _without_url(file: Any) -> Any:
+    if type(file) is dict:
+        return {key: value for key, value in file.items() if key not in VOLATILE_IN_FILE}
+    return file.partition("?")[0] if type(file) is str else file  # a bare signed URL
+
+
+def _file_key(file: Any) -> tuple[str, str, str]:
+    whole = json.dumps(file, sort_keys=True, check_circular=False)
+    if type(file) is not dict:
+        return "", "", whole
+    return str(file.get("filename", "")), str(file.get("checksum", "")), whole

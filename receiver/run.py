@@ -1,0 +1,216 @@
+"""What a body says of a run. Pure: bytes in, a Run out, and never an exception, whatever the bytes are.
+
+Three parsers, because each breaks on something that the real world sends (measured on a body of 2 kB):
+    orjson          3 µs   refuses NaN, 1e400 and lone surrogates, but turns integers from 2**64 on into floats silently
+    pydantic_core   5 µs   keeps integers of up to 4,300 digits, but lets 1e400 through as infinity; 200 levels deep
+    json           10 µs   with hooks, takes the rest: what can be rescued is, and what was put right is said below
+An ordinary body must please the first and is read by the second.
+
+In `Run.data` every string is text that any database takes (NUL and lone surrogates are U+FFFD), every number is an int
+or a finite float, NaN and Infinity are null, and a number that no float or int holds is the string of its digits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from pydantic_core import from_json
+
+FINAL = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
+
+MAX_DEPTH = 400
+"""Levels. Python's own json goes to about 990 less the depth of the caller's stack; Skyvern is written in Python."""
+MAX_RUN_ID = 200
+MAX_WORD = 100  # run types and statuses
+MAX_TITLE = 500
+MAX_REASON = 20_000
+MAX_ATTEMPT = 2**31 - 1
+MAX_DIGITS = 4300  # Python's own limit between text and int
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+# The sentence of Skyvern 1.0.50's FailedToSendWebhook, alone or after "Failed to run task 2.0: ". It ends in ids. A
+# reason that an LLM or a workflow block wrote ("The page said: failed to send webhook") must not match.
+_UNDELIVERED = re.compile(
+    r"(?:Failed to run task [^:\n]{1,20}:\s*)?Failed to send webhook(?:\s*$|[.:])"
+    r"|.*\bFailed to send webhook\.\s+(?:workflow_run_id|workflow_id|task_id|task_v2_id)=",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one body says of its run.
+
+    `status` is as sent; `outcome` is the status after untangling: a run that failed only because its webhook could not
+    be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
+    `data`: the whole body ({} when it is no JSON object). `problem`: why the body can't be understood, or "";
+    it holds nothing of the payload. With a problem any other field may be empty.
+    """
+
+    run_id: str = ""
+    run_type: str = ""
+    status: str = ""
+    outcome: str = ""
+    attempt: int = 1
+    retry_pending: bool = False
+    created_at: float | None = None
+    modified_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    failure_reason: str | None = None
+    title: str | None = None
+    workflow_id: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def final(self) -> bool:
+        """No more is to come of this run: it has ended, and no retry of it is pending."""
+        return self.status in FINAL and not self.retry_pending
+
+
+def parse(body: bytes) -> Run:
+    """The run that `body` tells of. Never raises."""
+    data, problem = _load(body)
+    if problem:
+        return Run(problem=problem)
+    run_id, problem = _run_id(data)
+    status = _text(data.get("status"), MAX_WORD) or ""
+    if not status:
+        problem = problem or "it has no status"
+    request = data.get("run_request")
+    return Run(
+        run_id=run_id,
+        run_type=_text(data.get("run_type"), MAX_WORD) or "",
+        status=status,
+        outcome="completed" if status == "failed" and undelivered(data) else status,
+        attempt=_attempt(data.get("attempt")),
+        retry_pending=data.get("retry_pending") is True,
+        created_at=_time(data.get("created_at")),
+        modified_at=_time(data.get("modified_at")),
+        started_at=_time(data.get("started_at")),
+        finished_at=_time(data.get("finished_at")),
+        failure_reason=_text(data.get("failure_reason"), MAX_REASON),
+        title=_text(data.get("workflow_title"), MAX_TITLE)
+        or _text(data.get("title"), MAX_TITLE)
+        or _text(request.get("title") if isinstance(request, dict) else None, MAX_TITLE),
+        workflow_id=_text(data.get("workflow_permanent_id"), MAX_RUN_ID) or _text(data.get("workflow_id"), MAX_RUN_ID),
+        data=data,
+        problem=problem,
+    )
+
+
+def undelivered(data: dict[str, Any]) -> bool:
+    """Whether a run that says `failed` did its work, and only its webhook could not be delivered (Skyvern 1.0.50)."""
+    reason = data.get("failure_reason")
+    return (
+        isinstance(reason, str)
+        and data.get("output") not in (None, [], {})
+        and not data.get("errors")
+        and data.get("retry_pending") is not True
+        and _UNDELIVERED.match(reason) is not None
+    )
+
+
+def _load(body: bytes) -> tuple[dict[str, Any], str]:
+    """The JSON object in `body`, clean, and what is wrong with it."""
+    try:
+        orjson.loads(body)
+        data = from_json(body, cache_strings="keys")
+        # Python never escapes what it need not: an ordinary body has no \u in it, and a NUL can't be written without.
+        clean = b"\\u0000" not in body
+    except ValueError:
+        clean = False
+        try:
+            data = _rescue(body)
+        except json.JSONDecodeError as error:
+            return {}, f"it is no JSON: {error.msg} at character {error.pos}"
+        except RecursionError:
+            return {}, f"it is nested deeper than {MAX_DEPTH} levels"
+    if not isinstance(data, dict):
+        return {}, f"it is {_KINDS.get(type(data), 'a number')}, not a JSON object"
+    if clean:
+        return data, ""
+    try:
+        return _cleaned(data, MAX_DEPTH), ""
+    except RecursionError:
+        return {}, f"it is nested deeper than {MAX_DEPTH} levels"
+
+
+_KINDS: dict[type, str] = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+
+
+def _rescue(body: bytes) -> Any:
+    return json.loads(
+        body.decode("utf-8-sig", errors="replace"),
+        strict=False,  # control characters in strings
+        parse_int=lambda digits: int(digits) if len(digits) <= MAX_DIGITS else digits,
+        parse_float=_finite,
+        parse_constant=lambda _: None,  # NaN and the infinities
+    )
+
+
+def _finite(digits: str) -> float | str:
+    value = float(digits)
+    return digits if value in (float("inf"), float("-inf")) else value
+
+
+def _cleaned(value: Any, levels: int) -> Any:
+    """`value` with all its text storable. One frame a level. Raises RecursionError past `levels`."""
+    kind = type(value)
+    if kind is str:
+        return _UNSTORABLE.sub(REPLACEMENT, value)
+    if kind is not dict and kind is not list:
+        return value
+    if not levels:
+        raise RecursionError
+    if kind is dict:
+        fields: dict[str, Any] = {}
+        for key, item in value.items():
+            fields[_UNSTORABLE.sub(REPLACEMENT, key)] = _cleaned(item, levels - 1)
+        return fields
+    items: list[Any] = []
+    for item in value:
+        items.append(_cleaned(item, levels - 1))  # noqa: PERF401 - a comprehension is a frame more a level
+    return items
+
+
+def _run_id(data: dict[str, Any]) -> tuple[str, str]:
+    """The run's id and what is wrong with it. A task in a workflow names the workflow's run too: that comes last."""
+    for key in ("run_id", "task_id", "workflow_run_id"):
+        value = data.get(key)
+        if isinstance(value, str) and value:
+            if len(value) > MAX_RUN_ID:
+                return "", f"its {key} is longer than {MAX_RUN_ID} characters"
+            return value, ""
+    return "", "it has no run_id"
+
+
+def _text(value: Any, limit: int) -> str | None:
+    return value[:limit] if isinstance(value, str) else None
+
+
+def _attempt(value: Any) -> int:
+    """Absent is 1, and so is anything that is no attempt."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 1 <= value <= MAX_ATTEMPT else 1
+
+
+def _time(value: Any) -> float | None:
+    """Skyvern's times are UTC, with or without saying so."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
