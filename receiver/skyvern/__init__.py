@@ -1,0 +1,39 @@
+"""The client for Skyvern's API: the only package that speaks it. It knows no ledger, no config file and no web app.
+
+A call never raises for what the other side does: it ends as an Answer, which answers.py gives a meaning.
+"""
+
+from receiver.skyvern.answers import (
+    Answer,
+    Answered,
+    Created,
+    ListedArtifact,
+    ListedRun,
+    Lost,
+    Patience,
+    Rejected,
+    Unreachable,
+    listed_artifacts,
+    listed_runs,
+    parse_retry_after,
+    submitted,
+)
+from receiver.skyvern.client import SkyvernAPI, SkyvernReader
+
+__all__ = [
+    "Answer",
+    "Answered",
+    "Created",
+    "ListedArtifact",
+    "ListedRun",
+    "Lost",
+    "Patience",
+    "Rejected",
+    "SkyvernAPI",
+    "SkyvernReader",
+    "Unreachable",
+    "listed_artifacts",
+    "listed_runs",
+    "parse_retry_after",
+    "submitted",
+]

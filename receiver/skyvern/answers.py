@@ -1,0 +1,225 @@
+"""What Skyvern's API says, as values, and what each answer means. Pure: sends nothing.
+
+    Answered       Skyvern, or whatever stands at that address, said something: a status, headers, a body
+    Unreachable    it said nothing that can be used; `ambiguous` when the call may have created a run all the same
+
+`submitted` reads the answer to a submit as one of three: Created, Rejected (certainly no run), Lost (nobody knows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Literal
+
+import orjson
+
+Kind = Literal["submit", "read", "act"]
+"""submit may create a run; read changes nothing; act changes something, but creates no run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An HTTP answer. `headers`: by lower-case name, without those that belong to the connection."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the server asked to wait, or None."""
+        return parse_retry_after(self.headers.get("retry-after"))
+
+    def json(self) -> Any:
+        """The body parsed, or None when it is no JSON."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No usable answer. `reason` is for operators: no key, no payload. `ambiguous`: a run may have been created."""
+
+    ambiguous: bool
+    reason: str
+
+
+Answer = Answered | Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A run exists. `status` and `run_type` are "" where the answer did not tell (the legacy call)."""
+
+    run_id: str
+    run_type: str = ""
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Certainly no run. `retry_after`: seconds, when the API said so."""
+
+    status: int
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Nobody knows whether there is a run: its webhook, or a search, will tell."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """One line of GET /v1/runs. Times are seconds since the epoch."""
+
+    run_id: str
+    run_type: str
+    status: str
+    title: str | None = None
+    created_at: float | None = None
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedArtifact:
+    """One line of GET /v1/runs/{id}/artifacts. `signed_url` is None when it is absent, or is no http(s) URL."""
+
+    artifact_id: str
+    artifact_type: str
+    uri: str
+    signed_url: str | None = None
+    checksum: str | None = None
+    file_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often and how long. `budget`: seconds that the pauses before further tries may take in all."""
+
+    tries: int = 3
+    first: float = 0.25
+    budget: float = 15.0
+    limit: float | None = None
+    """Seconds for one try instead of the call's own limit."""
+
+
+def submitted(answer: Answer) -> Created | Rejected | Lost:
+    """What became of a submit."""
+    if isinstance(answer, Unreachable):
+        return Lost(answer.reason) if answer.ambiguous else Rejected(503)
+    if answer.ok:
+        parsed = answer.json()
+        found = parsed if isinstance(parsed, dict) else {}
+        run_id = found.get("run_id") or found.get("task_id")
+        if isinstance(run_id, str):
+            return Created(run_id, _text(found.get("run_type")), _text(found.get("status")))
+        return Lost(f"status {answer.status} without a run id")
+    # A redirect was not followed and a 4xx created nothing, except 408: a proxy gave up on a server that may go on.
+    if 300 <= answer.status < 500 and answer.status != HTTPStatus.REQUEST_TIMEOUT:
+        return Rejected(answer.status, answer.retry_after)
+    if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" in answer.headers:
+        return Rejected(answer.status, answer.retry_after)
+    return Lost(f"status {answer.status}")
+
+
+def listed_runs(answer: Answered) -> list[ListedRun] | None:
+    """The runs of a GET /v1/runs, or None when the answer is no such list. Lines without a run id are left out."""
+    rows = answer.json() if answer.ok else None
+    if not isinstance(rows, list):
+        return None
+    return [
+        ListedRun(
+            run_id=row["run_id"],
+            run_type=_text(row.get("task_run_type") or row.get("run_type")),
+            status=_text(row.get("status")),
+            title=row.get("title") if isinstance(row.get("title"), str) else None,
+            created_at=_epoch(row.get("created_at")),
+            finished_at=_epoch(row.get("finished_at")),
+        )
+        for row in rows
+        if isinstance(row, dict) and _text(row.get("run_id"))
+    ]
+
+
+def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
+    """The artifacts of a run, or None when the answer is no such list."""
+    rows = answer.json() if answer.ok else None
+    if not isinstance(rows, list):
+        return None
+    found = []
+    for row in rows:
+        if not isinstance(row, dict) or not _text(row.get("artifact_id")):
+            continue
+        url, size = _text(row.get("signed_url")), row.get("file_size")
+        found.append(
+            ListedArtifact(
+                artifact_id=row["artifact_id"],
+                artifact_type=_text(row.get("artifact_type")),
+                uri=_text(row.get("uri")),
+                signed_url=url if url.lower().startswith(("http://", "https://")) else None,
+                checksum=_text(row.get("checksum")).lower() or None,
+                file_size=size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
+            )
+        )
+    return found
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header (a number or a date), never negative; None when it says nothing usable."""
+    text = (value or "").strip()
+    if text.replace(".", "", 1).isdigit() and text.isascii():
+        return float(text)
+    try:
+        target = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    if target.tzinfo is None:
+        target = target.replace(tzinfo=UTC)
+    return max((target - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def pause_before_retry(
+    kind: Kind, answer: Answer, tries: int, waited: float, patience: Patience, chance: float
+) -> float | None:
+    """Seconds to wait before the next try of a call after `tries` of them, or None when `answer` stands.
+
+    `waited`: seconds already spent in such pauses. `chance`: in [0, 1), for jitter.
+    """
+    if isinstance(answer, Unreachable):
+        again = not answer.ambiguous
+    elif kind == "read":
+        again = answer.status in (502, 503, 504)
+    else:
+        again = answer.status == HTTPStatus.SERVICE_UNAVAILABLE and answer.retry_after is not None
+    if not again or tries >= patience.tries:
+        return None
+    pause = patience.first * 2 ** (tries - 1) * (1 + chance)
+    if isinstance(answer, Answered):
+        pause = max(pause, answer.retry_after or 0.0)
+    return pause if waited + pause <= patience.budget else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _epoch(value: Any) -> float | None:
+    """Seconds since the epoch of Skyvern's datetime, which is naive UTC, sometimes with Z."""
+    try:
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
