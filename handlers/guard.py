@@ -1,0 +1,470 @@
+"""The one client for addresses that came out of a payload: nothing a sender writes makes us call our own network.
+
+What it holds to, for the first address and again for each redirect:
+- http and https only, no user:password in the address;
+- the name is resolved once, every answer is checked, and the connection goes to the checked address itself (TLS and
+  the Host header keep the name), so a name that changes its mind between check and connect gains nothing. Odd spellings
+  of an address (decimal, octal, trailing dots, other scripts) need no rule of their own: what they resolve to is
+  what is checked;
+- private, loopback, link-local, metadata, multicast, reserved and shared addresses, and IPv6 that carries an IPv4
+  address, are refused unless the operator listed the host or its network;
+- headers that were given (an API key) stay at the origin that they were given for;
+- one deadline over everything, also over a body that trickles; no proxy, no netrc, no cookies, no decompression.
+
+    Refused       the address is forbidden, or is none
+    Unavailable   the network or the server is in trouble
+
+This file knows HTTP and addresses; it knows no sink and no run. It speaks through httpcore2, httpx2's own engine,
+because the check has to sit between the name and the socket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from handlers.contract import Refused, Unavailable
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+Resolver = Callable[[str, int, float], Sequence[str]]
+"""(host, port, seconds) → addresses as text. Raises OSError, TimeoutError among them."""
+
+MAX_REDIRECTS = 5
+MAX_URL = 8192
+MAX_HOST = 253
+READ_SIZE = 256 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+_FORBIDDEN: tuple[tuple[IPNetwork, str], ...] = tuple(
+    (ipaddress.ip_network(network), why)
+    for network, why in (
+        ("169.254.169.254/32", "a cloud metadata address"),
+        ("168.63.129.16/32", "a cloud metadata address"),  # Azure's, in a public range
+        ("100.100.100.200/32", "a cloud metadata address"),
+        ("fd00:ec2::/32", "a cloud metadata address"),
+        ("fd20:ce::/32", "a cloud metadata address"),
+        ("127.0.0.0/8", "a loopback address"),
+        ("::1/128", "a loopback address"),
+        ("169.254.0.0/16", "a link-local address"),
+        ("fe80::/10", "a link-local address"),
+        ("10.0.0.0/8", "a private address"),
+        ("172.16.0.0/12", "a private address"),
+        ("192.168.0.0/16", "a private address"),
+        ("fc00::/7", "a private address"),
+        ("fec0::/10", "a private address"),
+        ("100.64.0.0/10", "a shared address (carrier-grade NAT)"),
+        ("0.0.0.0/8", "no address of a host"),
+        ("::/128", "no address of a host"),
+        ("192.0.0.0/24", "a reserved address"),
+        ("192.88.99.0/24", "a reserved address"),
+        ("198.18.0.0/15", "a reserved address"),
+        ("240.0.0.0/4", "a reserved address"),
+        ("224.0.0.0/4", "a multicast address"),
+        ("ff00::/8", "a multicast address"),
+        ("::ffff:0:0/96", "an IPv4 address inside IPv6"),
+        ("::ffff:0:0:0/96", "an IPv4 address inside IPv6"),
+        ("::/96", "an IPv4 address inside IPv6"),
+        ("64:ff9b::/96", "an IPv4 address inside IPv6 (NAT64)"),
+        ("64:ff9b:1::/48", "an IPv4 address inside IPv6 (NAT64)"),
+        ("2002::/16", "an IPv4 address inside IPv6 (6to4)"),
+        ("2001::/32", "an IPv4 address inside IPv6 (Teredo)"),
+    )
+)
+_ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
+
+
+def why_forbidden(address: IPAddress) -> str:
+    """What kind of address this is, if it is one that no payload may reach ("a loopback address"); else ""."""
+    for network, why in _FORBIDDEN:
+        if address.version == network.version and address in network:
+            return why
+    if address.version == 6 and (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
+        return "an IPv4 address inside IPv6 (ISATAP)"
+    return "" if address.is_global and not address.is_multicast else "a reserved address"
+
+
+class Allowed:
+    """The hosts, addresses and networks that the operator lists as safe although they are private."""
+
+    def __init__(self, entries: Sequence[str] = ()) -> None:
+        """`entries`: host names ("minio.internal"), addresses, or CIDR networks ("10.1.0.0/16").
+
+        Raises ValueError for an entry that is none of these.
+        """
+        self._hosts: set[str] = set()
+        self._networks: list[IPNetwork] = []
+        for entry in entries:
+            text = entry.strip().strip("[]")
+            try:
+                self._networks.append(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                if not text or any(mark in text for mark in "/:@* "):
+                    raise ValueError(
+                        f"{entry!r} is no host name, address or network such as minio.internal, 10.1.2.3 or 10.1.0.0/16"
+                    ) from None
+                self._hosts.add(text.lower().rstrip("."))
+
+    def check(self, host: str, address: IPAddress) -> str:
+        """Why `host` at `address` must not be called, or ""."""
+        if host.lower().rstrip(".") in self._hosts:
+            return ""
+        if any(address.version == network.version and address in network for network in self._networks):
+            return ""
+        return why_forbidden(address)
+
+
+_lookups = threading.BoundedSemaphore(64)
+
+
+def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
+    """The system's resolver, given up after `seconds`. A look-up that hangs is left behind, at most 64 at a time."""
+    found: list[str] = []
+    failed: list[OSError] = []
+
+    def look_up() -> None:
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.extend(str(answer[4][0]) for answer in answers)
+        except (OSError, UnicodeError) as error:
+            failed.append(error if isinstance(error, OSError) else OSError("not a host name"))
+        finally:
+            _lookups.release()
+
+    if not _lookups.acquire(timeout=seconds):
+        raise TimeoutError("too many look-ups hang")
+    thread = threading.Thread(target=look_up, name="resolve", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if thread.is_alive():
+        raise TimeoutError("the look-up took too long")
+    return list(dict.fromkeys(found))
+
+
+class Deadline:
+    """The end of a span of time that everything in one send shares."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until the end. Raises Unavailable when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise Unavailable(f"not done within {self.seconds:g} s")
+        return left
+
+
+class _Stream(httpcore2.NetworkStream):
+    """A connection whose every wait ends with the deadline of the call that is using it."""
+
+    def __init__(self, inner: httpcore2.NetworkStream, calls: threading.local) -> None:
+        self._inner = inner
+        self._calls = calls
+
+    def _wait(self, timeout: float | None) -> float:
+        left: float = self._calls.deadline.left()
+        return left if timeout is None else min(timeout, left)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max(max_bytes, READ_SIZE), self._wait(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._wait(timeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, self._wait(timeout)), self._calls)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _Backend(httpcore2.NetworkBackend):
+    """Opens connections: resolves once, checks, and connects to what was checked."""
+
+    def __init__(self, allowed: Allowed, resolver: Resolver, calls: threading.local) -> None:
+        self._allowed = allowed
+        self._resolver = resolver
+        self._calls = calls
+        self._inner = httpcore2.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        failure: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
+        for address in self.safe_addresses(host, port, timeout):
+            left = self._calls.deadline.left()
+            try:
+                inner = self._inner.connect_tcp(
+                    str(address), port, left if timeout is None else min(timeout, left), local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+            else:
+                return _Stream(inner, self._calls)
+        assert failure is not None
+        raise failure
+
+    def safe_addresses(self, host: str, port: int, timeout: float | None) -> list[IPAddress]:
+        """The addresses of `host` that may be called. Raises Refused when none may, Unavailable when there are none."""
+        try:
+            found = [ipaddress.ip_address(host.strip("[]"))]
+        except ValueError:
+            left = self._calls.deadline.left()
+            try:
+                answers = self._resolver(host, port, left if timeout is None else min(timeout, left))
+                found = [ipaddress.ip_address(answer) for answer in answers]
+            except TimeoutError:
+                raise Unavailable(f"{host}: its address was not found in time") from None
+            except (OSError, ValueError):
+                raise Unavailable(f"{host}: its address was not found") from None
+        safe = [address for address in found if not self._allowed.check(host, address)]
+        if found and not safe:
+            raise Refused(
+                f"{host} is {self._allowed.check(host, found[0])}; list it under allowed_addresses if that is meant"
+            )
+        if not safe:
+            raise Unavailable(f"{host}: its address was not found")
+        return safe
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said to a call that was read whole. Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Download:
+    """A body on its way. Header names are lower-case; `url` is the last one after redirects."""
+
+    def __init__(self, response: httpcore2.Response, url: httpx2.URL) -> None:
+        self.status = response.status
+        self.headers = _headers_of(response)
+        self.url = url
+        self._response = response
+
+    @property
+    def length(self) -> int | None:
+        """Bytes that the server announced, or None."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes as they come, not decompressed. Raises Unavailable when they end too early or too late."""
+        with _translated(self.url.host):
+            yield from self._response.iter_stream()
+
+
+class GuardedClient:
+    """An HTTP client that reaches public addresses and those that the operator lists. Safe to use from many threads.
+
+    Opens nothing before its first call. `timeout`: seconds that one wait for the network may take; each call brings its
+    own deadline for the whole. `resolver` stands for the system's. `tls`: an SSL context, for private authorities and
+    client certificates.
+    """
+
+    def __init__(
+        self,
+        allowed: Sequence[str] = (),
+        *,
+        timeout: float = 30.0,
+        max_redirects: int = MAX_REDIRECTS,
+        max_connections: int = 64,
+        resolver: Resolver = resolve,
+        tls: ssl.SSLContext | None = None,
+        user_agent: str = "runhook",
+    ) -> None:
+        self._calls = threading.local()
+        self._timeout = timeout
+        self._max_redirects = max_redirects
+        self._max_connections = max_connections
+        self._tls = tls
+        self._user_agent = user_agent
+        self._backend = _Backend(Allowed(allowed), resolver, self._calls)
+        self._lock = threading.Lock()
+        self._pool: httpcore2.ConnectionPool | None = None
+
+    @contextmanager
+    def get_stream(
+        self, url: str, *, headers: Mapping[str, str] | None = None, deadline: Deadline | float
+    ) -> Iterator[Download]:
+        """GET `url`, following redirects; the body is read inside the `with`, in the thread that opened it.
+
+        `headers` go to the origin of `url` only. `deadline`: or seconds, for everything including the body. Any status
+        that is no redirect is the caller's to judge. Raises Refused and Unavailable.
+        """
+        self._calls.deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
+        target = parse_url(url)
+        origin = _origin(target)
+        for _ in range(self._max_redirects + 1):
+            given = headers if headers is not None and _origin(target) == origin else {}
+            with _translated(target.host):
+                response = self._open("GET", target, given, None)
+            location = _headers_of(response).get("location")
+            if response.status in _REDIRECTS and location is not None:
+                with _translated(target.host):
+                    response.close()
+                target = self._next(target, location)
+                continue
+            try:
+                yield Download(response, target)
+            finally:
+                response.close()
+            return
+        raise Refused(f"{origin[1]} redirects more than {self._max_redirects} times")
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        deadline: Deadline | float,
+        max_answer: int = 64 * 1024,
+    ) -> Answer:
+        """One call, no redirects followed; of the answer's body at most `max_answer` bytes are kept.
+
+        Raises Refused and Unavailable; any status is the caller's to judge.
+        """
+        self._calls.deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
+        target = parse_url(url)
+        with _translated(target.host):
+            response = self._open(method, target, headers or {}, content)
+            try:
+                body = bytearray()
+                for chunk in response.iter_stream():
+                    body += chunk
+                    if len(body) >= max_answer:
+                        break
+            finally:
+                response.close()
+        return Answer(response.status, _headers_of(response), bytes(body[:max_answer]))
+
+    def post(self, url: str, *, content: bytes, deadline: Deadline | float, **rest: Any) -> Answer:
+        """`request` with POST."""
+        return self.request("POST", url, content=content, deadline=deadline, **rest)
+
+    def close(self) -> None:
+        """Let go of idle connections."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
+
+    def _next(self, target: httpx2.URL, location: str) -> httpx2.URL:
+        following = parse_url(location, base=target)
+        if target.scheme == "https" and following.scheme != "https":
+            raise Refused(f"{target.host} redirects from https to http")
+        return following
+
+    def _open(
+        self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None
+    ) -> httpcore2.Response:
+        sent = {"host": url.netloc.decode(), "accept": "*/*", "accept-encoding": "identity"}
+        sent["user-agent"] = self._user_agent
+        if content is not None:
+            sent["content-length"] = str(len(content))
+        sent.update((name.lower(), value) for name, value in headers.items())
+        waits = dict.fromkeys(("connect", "read", "write"), self._timeout)
+        request = httpcore2.Request(
+            method,
+            httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in sent.items()],
+            content=content,
+            extensions={"timeout": {**waits, "pool": self._calls.deadline.left()}},
+        )
+        return self._connections().handle_request(request)
+
+    def _connections(self) -> httpcore2.ConnectionPool:
+        with self._lock:
+            if self._pool is None:
+                self._pool = httpcore2.ConnectionPool(
+                    ssl_context=self._tls or httpx2.create_ssl_context(trust_env=False),
+                    max_connections=self._max_connections,
+                    max_keepalive_connections=self._max_connections,
+                    keepalive_expiry=5.0,
+                    network_backend=self._backend,
+                )
+            return self._pool
+
+
+def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
+    """`text` as an address that could be called, without its fragment. Raises Refused, without showing the query."""
+    if len(text) > MAX_URL:
+        raise Refused(f"the address is longer than {MAX_URL} characters")
+    try:
+        url = httpx2.URL(text) if base is None else base.join(text)
+        _ = url.host, url.netloc.decode("ascii"), url.raw_path  # these fail late on odd input
+    except (httpx2.InvalidURL, ValueError, TypeError):
+        raise Refused("not an address") from None
+    if url.scheme not in ("http", "https"):
+        raise Refused(f"{url.scheme or 'an address without a scheme'}: only http and https are fetched")
+    if not url.host:
+        raise Refused("an address without a host")
+    if len(url.host) > MAX_HOST or (url.port is not None and not 0 < url.port < 65536):
+        raise Refused("an address whose host or port can't exist")
+    if url.userinfo:
+        raise Refused(f"{url.host}: an address with a user name or password in it is not called")
+    return url.copy_with(fragment=None)
+
+
+def without_query(text: str) -> str:
+    """`text` without query, fragment and user name: what may be shown and kept, for signatures are in the query.
+
+    Never raises: what is no address at all is cut at the first mark that could begin a query.
+    """
+    bare = text.partition("#")[0].partition("?")[0]
+    scheme, mark, rest = bare.partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + mark + host.rpartition("@")[2] + slash + path
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int]:
+    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
+
+
+def _headers_of(response: httpcore2.Response) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+
+
+@contextmanager
+def _translated(host: str) -> Iterator[None]:
+    """Say the engine's errors in the contract's words."""
+    try:
+        yield
+    except httpcore2.TimeoutException:
+        raise Unavailable(f"{host} did not answer in time") from None
+    except httpcore2.ConnectError as error:
+        kind = "its certificate does not hold" if "CERTIFICATE" in str(error).upper() else "it can't be reached"
+        raise Unavailable(f"{host}: {kind}") from None
+    except httpcore2.LocalProtocolError:
+        raise Refused(f"{host}: a header or address that HTTP does not allow") from None
+    except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError):
+        raise Unavailable(f"{host}: the connection broke") from None

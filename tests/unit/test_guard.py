@@ -1,0 +1,374 @@
+"""The guarded client reaches what it may, pins what it checked, and ends when its time is over."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from handlers.contract import Refused, Unavailable
+from handlers.guard import Allowed, Deadline, GuardedClient, parse_url, resolve, why_forbidden, without_query
+from tests.servers.artifacts import ArtifactServer, Page
+
+
+class Names:
+    """A resolver of the test's own: gives the next answer each time, and remembers what was asked."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int, seconds: float) -> Sequence[str]:
+        self.asked.append(host)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.fixture
+def server() -> Iterator[ArtifactServer]:
+    with ArtifactServer() as running:
+        yield running
+
+
+def fetch(client: GuardedClient, url: str, seconds: float = 10, **headers: str) -> tuple[int, bytes]:
+    try:
+        with client.get_stream(url, headers=headers, deadline=seconds) as download:
+            return download.status, b"".join(download.chunks())
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("127.0.0.1", "loopback"),
+        ("127.255.255.254", "loopback"),
+        ("0.0.0.0", "no address"),
+        ("0.1.2.3", "no address"),
+        ("10.0.0.1", "private"),
+        ("172.16.0.1", "private"),
+        ("172.31.255.255", "private"),
+        ("192.168.1.1", "private"),
+        ("169.254.169.254", "metadata"),
+        ("168.63.129.16", "metadata"),
+        ("100.100.100.200", "metadata"),
+        ("fd00:ec2::254", "metadata"),
+        ("169.254.1.1", "link-local"),
+        ("100.64.0.1", "shared"),
+        ("192.0.0.8", "reserved"),
+        ("192.0.2.1", "reserved"),
+        ("198.18.0.1", "reserved"),
+        ("198.51.100.7", "reserved"),
+        ("203.0.113.9", "reserved"),
+        ("192.88.99.1", "reserved"),
+        ("224.0.0.1", "multicast"),
+        ("239.255.255.250", "multicast"),
+        ("255.255.255.255", "reserved"),
+        ("240.0.0.1", "reserved"),
+        ("::", "no address"),
+        ("::1", "loopback"),
+        ("fe80::1", "link-local"),
+        ("fc00::1", "private"),
+        ("fd12:3456::1", "private"),
+        ("fec0::1", "private"),
+        ("ff02::1", "multicast"),
+        ("::ffff:127.0.0.1", "inside IPv6"),
+        ("::ffff:8.8.8.8", "inside IPv6"),
+        ("::127.0.0.1", "inside IPv6"),
+        ("64:ff9b::7f00:1", "NAT64"),
+        ("64:ff9b:1::a00:1", "NAT64"),
+        ("2002:7f00:1::", "6to4"),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", "Teredo"),
+        ("2606:4700::5efe:7f00:1", "ISATAP"),
+        ("2001:db8::1", "reserved"),
+        ("100::1", "reserved"),
+    ],
+)
+def test_an_address_that_is_not_public_is_known_for_what_it_is(address: str, kind: str) -> None:
+    assert kind in why_forbidden(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address", ["1.1.1.1", "8.8.8.8", "52.216.1.1", "100.63.255.255", "172.32.0.1", "2606:4700::1"]
+)
+def test_a_public_address_is_not_forbidden(address: str) -> None:
+    assert why_forbidden(ipaddress.ip_address(address)) == ""
+
+
+@pytest.mark.parametrize(
+    ("entries", "host", "address", "passes"),
+    [
+        (["minio.internal"], "minio.internal", "10.0.0.1", True),
+        (["MinIO.internal."], "minio.internal", "10.0.0.1", True),
+        (["minio.internal"], "evil.internal", "10.0.0.1", False),
+        (["minio.internal"], "sub.minio.internal", "10.0.0.1", False),
+        (["10.1.0.0/16"], "x", "10.1.2.3", True),
+        (["10.1.0.0/16"], "x", "10.2.0.1", False),
+        (["10.1.0.0/16"], "x", "::ffff:10.1.2.3", False),
+        (["127.0.0.1"], "x", "127.0.0.1", True),
+        (["[fd00::1]"], "x", "fd00::1", True),
+        ([], "x", "8.8.8.8", True),
+    ],
+)
+def test_the_operator_lists_hosts_and_networks(entries: list[str], host: str, address: str, passes: bool) -> None:
+    assert (Allowed(entries).check(host, ipaddress.ip_address(address)) == "") is passes
+
+
+@pytest.mark.parametrize("entry", ["http://x", "a b", "", "10.0.0.0/99", "*.internal", "host:80"])
+def test_a_listing_that_means_nothing_is_an_error(entry: str) -> None:
+    with pytest.raises(ValueError, match="is no host name, address or network"):
+        Allowed([entry])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd", "ftp://example.com/", "gopher://example.com/", "//example.com/x", "example.com", "",
+        "http:///x",
+        "http://user:pw@example.com/",
+        "http://example.com@127.0.0.1/", "http://127.0.0.1%2f@example.com/", "http://a\nb/",
+        "http://example.com:99999/", "http://example.com:0/", "http://[::1/", "javascript:alert(1)", "data:text/plain,x",
+        "http://" + "a" * 300 + "/", "http://example.com/" + "a" * 9000, "http://\ud800/", "http://①②⑦.⓪.⓪.①/",
+    ],
+)  # fmt: skip
+def test_what_is_no_plain_web_address_is_refused(url: str) -> None:
+    with pytest.raises(Refused):
+        parse_url(url)
+
+
+def test_an_error_never_shows_a_signature() -> None:
+    with pytest.raises(Refused) as caught:
+        parse_url("ftp://user:pw@example.com/x?sig=hush-hush")
+    assert "hush" not in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://u:p@h.example:8/a/b.pdf?sig=1#f", "https://h.example:8/a/b.pdf"),
+        ("https://h/a@b", "https://h/a@b"),
+        ("file:///var/x.mp4", "file:///var/x.mp4"),
+        ("nonsense?sig", "nonsense"),
+    ],
+)
+def test_what_is_kept_of_an_address_has_no_signature_and_no_password(url: str, kept: str) -> None:
+    assert without_query(url) == kept
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "localhost", "[::1]", "[::ffff:127.0.0.1]", "127。0。0。1", "0"],
+)
+def test_no_spelling_of_this_machine_is_reached(server: ArtifactServer, spelling: str) -> None:
+    server.add("/", b"secret")
+    with pytest.raises(Refused, match="allowed_addresses"):
+        fetch(GuardedClient(), f"http://{spelling}:{server.port}/")
+    assert server.seen == []
+
+
+def test_a_public_name_that_answers_with_a_private_address_is_refused(server: ArtifactServer) -> None:
+    names = Names(["127.0.0.1"])
+    with pytest.raises(Refused, match=r"files\.example is a loopback address"):
+        fetch(GuardedClient(resolver=names), f"http://files.example:{server.port}/")
+    assert server.seen == []
+
+
+def test_a_listed_host_is_reached_by_its_name_and_resolved_once(server: ArtifactServer) -> None:
+    names = Names(["127.0.0.1"], ["10.255.255.1"])
+    server.add("/a", b"whole")
+    assert fetch(GuardedClient(["files.internal"], resolver=names), f"http://files.internal:{server.port}/a") == (
+        200,
+        b"whole",
+    )
+    assert names.asked == ["files.internal"]
+    assert server.seen[0].headers["host"] == f"files.internal:{server.port}"
+
+
+def test_the_connection_goes_to_the_checked_address_when_the_name_changes_its_mind(server: ArtifactServer) -> None:
+    """DNS rebinding: good at the check, private at the connect. There is no second look-up that could differ."""
+    with socket.create_server(("127.0.0.2", 0)) as private:
+        names = Names(["127.0.0.1"], ["127.0.0.2"])
+        client = GuardedClient(["127.0.0.1"], resolver=names)
+        server.add("/", b"pinned")
+        assert fetch(client, f"http://rebind.example:{server.port}/") == (200, b"pinned")
+        # And where the second look-up is of a new connection, it is checked anew.
+        with pytest.raises(Refused, match="loopback"):
+            fetch(client, f"http://rebind.example:{private.getsockname()[1]}/")
+
+
+def test_private_addresses_among_the_answers_are_left_out(server: ArtifactServer) -> None:
+    names = Names(["10.255.255.1", "127.0.0.1"])
+    server.add("/", b"ok")
+    assert fetch(GuardedClient(["127.0.0.1"], resolver=names), f"http://two.example:{server.port}/") == (200, b"ok")
+
+
+def test_each_redirect_is_checked_again(server: ArtifactServer) -> None:
+    server.add("/in", status=302, headers={"location": f"http://127.0.0.2:{server.port}/secret"})
+    with pytest.raises(Refused, match=r"127\.0\.0\.2 is a loopback address"):
+        fetch(GuardedClient(["127.0.0.1"]), server.url + "/in")
+    assert server.paths() == ["/in"]
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "http://u:p@127.0.0.1/", "gopher://x/"])
+def test_a_redirect_to_what_is_no_web_address_is_refused(server: ArtifactServer, location: str) -> None:
+    server.add("/in", status=307, headers={"location": location})
+    with pytest.raises(Refused):
+        fetch(GuardedClient(["127.0.0.1"]), server.url + "/in")
+
+
+def test_redirects_end(server: ArtifactServer) -> None:
+    server.add("/loop", status=301, headers={"location": "/loop"})
+    with pytest.raises(Refused, match="more than 2 times"):
+        fetch(GuardedClient(["127.0.0.1"], max_redirects=2), server.url + "/loop")
+    assert len(server.seen) == 3
+
+
+def test_the_key_stays_at_its_origin(server: ArtifactServer) -> None:
+    with ArtifactServer() as other:
+        server.add("/a", status=302, headers={"location": "/b"})
+        server.add("/b", status=302, headers={"location": other.url + "/c"})
+        other.add("/c", b"there")
+        client = GuardedClient(["127.0.0.1"])
+        assert fetch(client, server.url + "/a", **{"x-api-key": "hush"}) == (200, b"there")
+        assert [seen.headers.get("x-api-key") for seen in (*server.seen, *other.seen)] == ["hush", "hush", None]
+
+
+def test_the_environment_sets_no_proxy_and_no_password(
+    server: ArtifactServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login u password p\n")
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.add("/", b"direct")
+    assert fetch(GuardedClient(["127.0.0.1"]), server.url + "/") == (200, b"direct")
+    assert "authorization" not in server.seen[0].headers
+    assert server.seen[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("settings", [{"short": 10}, {"short": 10, "chunked": True}])
+def test_a_body_that_breaks_off_is_unavailable(server: ArtifactServer, settings: dict[str, int]) -> None:
+    server.add("/", b"x" * 100_000, **settings)
+    with pytest.raises(Unavailable, match="the connection broke"):
+        fetch(GuardedClient(["127.0.0.1"]), server.url + "/")
+
+
+def test_a_body_that_trickles_ends_with_the_deadline(server: ArtifactServer) -> None:
+    stop = threading.Event()
+    server.add("/", trickle=stop)
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match=r"not done within 0\.3 s|did not answer in time"):
+        fetch(GuardedClient(["127.0.0.1"]), server.url + "/", seconds=0.3)
+    stop.set()
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_says_nothing_ends_with_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
+        assert time.monotonic() - began < 5
+
+
+def test_one_silent_wait_is_shorter_than_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="did not answer in time"):
+            fetch(GuardedClient(["127.0.0.1"], timeout=0.2), f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=60)
+        assert time.monotonic() - began < 10
+
+
+def test_a_name_that_is_not_found_and_a_look_up_that_hangs_are_unavailable() -> None:
+    def not_there(host: str, port: int, seconds: float) -> Sequence[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    def hangs(host: str, port: int, seconds: float) -> Sequence[str]:
+        raise TimeoutError
+
+    with pytest.raises(Unavailable, match="was not found"):
+        fetch(GuardedClient(resolver=not_there), "http://nowhere.example/")
+    with pytest.raises(Unavailable, match="was not found in time"):
+        fetch(GuardedClient(resolver=hangs), "http://nowhere.example/")
+
+
+def test_the_systems_resolver_knows_this_machine() -> None:
+    assert set(resolve("localhost", 80, 5)) <= {"127.0.0.1", "::1"}
+
+
+def test_a_closed_port_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(Unavailable, match="can't be reached"):
+        fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{port}/")
+
+
+def test_what_is_not_http_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as odd:
+
+        def talk() -> None:
+            with odd.accept()[0] as connection:
+                connection.sendall(b"220 smtp ready\r\n\r\n")
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        with pytest.raises(Unavailable, match="the connection broke"):
+            fetch(GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{odd.getsockname()[1]}/")
+        thread.join(5)
+
+
+def test_tls_checks_the_name_and_not_the_pinned_address(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+         "-subj", "/CN=files.example", "-addext", "subjectAltName=DNS:files.example",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(certificate, key)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    names = Names(["127.0.0.1"])
+
+    def client() -> GuardedClient:
+        return GuardedClient(["127.0.0.1"], resolver=names, tls=trusting)
+
+    with ArtifactServer() as server:
+        server._server.socket = serving.wrap_socket(server._server.socket, server_side=True)
+        server.add("/", b"sealed")
+        assert fetch(client(), f"https://files.example:{server.port}/") == (200, b"sealed")
+        with pytest.raises(Unavailable, match="certificate does not hold"):
+            fetch(client(), f"https://other.example:{server.port}/")
+        server.add("/down", status=302, headers={"location": "http://files.example/"})
+        with pytest.raises(Refused, match="from https to http"):
+            fetch(client(), f"https://files.example:{server.port}/down")
+
+
+def test_a_post_gives_its_answer_and_follows_nothing(server: ArtifactServer) -> None:
+    server.script(
+        "/hook", Page(b"x" * 5000, 200, {"Retry-After": "7"}), Page(status=302, headers={"location": "/other"})
+    )
+    client = GuardedClient(["127.0.0.1"])
+    answer = client.post(server.url + "/hook", content=b"{}", headers={"X-A": "1"}, deadline=5, max_answer=100)
+    assert (answer.status, answer.headers["retry-after"], len(answer.body)) == (200, "7", 100)
+    assert (server.seen[0].body, server.seen[0].headers["x-a"]) == (b"{}", "1")
+    assert client.post(server.url + "/hook", content=b"", deadline=5).status == 302
+    assert server.paths() == ["/hook", "/hook"]
+    client.close()
+
+
+def test_a_header_that_would_split_the_request_is_refused(server: ArtifactServer) -> None:
+    with pytest.raises(Refused, match="HTTP does not allow"):
+        fetch(GuardedClient(["127.0.0.1"]), server.url + "/", **{"x-a": "1\r\nx-b: 2"})
+
+
+def test_a_deadline_is_shared_by_everything_that_uses_it(server: ArtifactServer) -> None:
+    with pytest.raises(Unavailable, match="not done within"):
+        GuardedClient(["127.0.0.1"]).post(server.url + "/", content=b"", deadline=Deadline(0))
