@@ -132,8 +132,10 @@ def test_a_listing_that_means_nothing_is_an_error(entry: str) -> None:
         "file:///etc/passwd", "ftp://example.com/", "gopher://example.com/", "//example.com/x", "example.com", "",
         "http:///x",
         "http://user:pw@example.com/",
-        "http://example.com@127.0.0.1/", "http://127.0.0.1%2f@example.com/", "http://a\nb/",
-        "http://example.com:99999/", "http://example.com:0/", "http://[::1/", "javascript:alert(1)", "data:text/plain,x",
+        "http://example.com@127.0.0.1/", "http://127.0.0.1%2f@example.com/",
+        "http://a\nb/",
+        "http://example.com:99999/", "http://example.com:0/", "http://[::1/", "javascript:alert(1)",
+        "data:text/plain,x",
         "http://" + "a" * 300 + "/", "http://example.com/" + "a" * 9000, "http://\ud800/", "http://①②⑦.⓪.⓪.①/",
     ],
 )  # fmt: skip
