@@ -47,6 +47,9 @@ class RunhookJob(Job):
 
     body: Callable[[], None] | None = None
 
+    def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None) -> None:  # noqa: A002, ARG002
+        super().__init__(id, connection, JSONSerializer)  # RQ's default is pickle, which runs what it reads
+
     def restore(self, raw_data: Any) -> None:
         """Read the record's data; every other field keeps its harmless default.
 

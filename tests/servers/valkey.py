@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,9 +73,13 @@ class ValkeyProcess:
         command += ["--logfile", str(self.directory / "log"), "--databases", str(DATABASES), "--daemonize", "no"]
         for name, value in self.settings.items():
             command += [f"--{name}", value]
-        parent = os.getpid()
+        # The kernel would take the end of a helper thread for the parent's end, and kill the server too early.
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=lambda: die_with_parent(parent)
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=(lambda: die_with_parent(parent)) if parent else None,
         )
         deadline = time.monotonic() + wait
         while not self._answers():
