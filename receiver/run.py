@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +76,10 @@ class Run:
         """No more is to come of this run: it has ended, and no retry of it is pending."""
         return self.status in FINAL and not self.retry_pending
 
+    def redacted(self, data: dict[str, Any]) -> Run:
+        """This run with the masked `data`, and with the texts that come from it. What it is, and of what, stays."""
+        return self if data is self.data else replace(self, data=data, **_texts(data))
+
 
 def parse(body: bytes) -> Run:
     """The run that `body` tells of. Never raises."""
@@ -86,7 +90,6 @@ def parse(body: bytes) -> Run:
     status = _text(data.get("status"), MAX_WORD) or ""
     if not status:
         problem = problem or "it has no status"
-    request = data.get("run_request")
     return Run(
         run_id=run_id,
         run_type=_text(data.get("run_type"), MAX_WORD) or "",
@@ -98,14 +101,26 @@ def parse(body: bytes) -> Run:
         modified_at=_time(data.get("modified_at")),
         started_at=_time(data.get("started_at")),
         finished_at=_time(data.get("finished_at")),
-        failure_reason=_text(data.get("failure_reason"), MAX_REASON),
-        title=_text(data.get("workflow_title"), MAX_TITLE)
-        or _text(data.get("title"), MAX_TITLE)
-        or _text(request.get("title") if isinstance(request, dict) else None, MAX_TITLE),
-        workflow_id=_text(data.get("workflow_permanent_id"), MAX_RUN_ID) or _text(data.get("workflow_id"), MAX_RUN_ID),
         data=data,
         problem=problem,
+        **_texts(data),
     )
+
+
+def _texts(data: dict[str, Any]) -> dict[str, Any]:
+    """What is only shown: a run's title, workflow and failure reason."""
+    request = data.get("run_request")
+    titles = (
+        data.get("workflow_title"),
+        data.get("title"),
+        request.get("title") if isinstance(request, dict) else None,
+    )
+    return {
+        "failure_reason": _text(data.get("failure_reason"), MAX_REASON),
+        "title": next((text for title in titles if (text := _text(title, MAX_TITLE))), None),
+        "workflow_id": _text(data.get("workflow_permanent_id"), MAX_RUN_ID)
+        or _text(data.get("workflow_id"), MAX_RUN_ID),
+    }
 
 
 def undelivered(data: dict[str, Any]) -> bool:

@@ -1,0 +1,202 @@
+"""Masks what must not be written down: the fields that the config's `redact` paths name. Pure.
+
+A path is names with dots between. `*` is one level (any name, any item of a list), `**` any number of levels, none
+included. A list needs no mention: `errors.reasoning` is the reasoning of each error. What is masked keeps its shape,
+so that readers with a schema can still read it: of an object the names stay, null and empty stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from receiver.errors import ConfigError
+
+MASK = "[redacted]"
+
+Place = tuple[str, ...]
+"""What is left of a path at some point of the body."""
+
+
+class Redactor:
+    """Masks what `paths` name. Raises ConfigError for a path that names nothing."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        places = {_place(path) for path in paths}
+        # Nearly every path is `**.name`: one set look-up a field instead of a walk of all paths in step.
+        self._anywhere = frozenset(place[1] for place in places if place[:-1] == ("**",) and place[1] != "*")
+        self._places = frozenset(places - {("**", name) for name in self._anywhere})
+        names = {place[-1] for place in places}
+        self._quoted = [json.dumps(name, ensure_ascii=False).encode() for name in sorted(names)]
+        self._any_name = "*" in names
+        self._in_text = _text_pattern(names - {"*"})
+
+    def apply(self, body: bytes, data: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """`body` and the `data` parsed from it, masked. Neither argument is changed.
+
+        Returns the very same objects when nothing had to be masked. `data` is {} for a body that can't be parsed: its
+        text is searched then for what looks like the fields that the paths' last names name.
+        """
+        if not data:
+            return self._mask_text(body), data
+        if not self._may_match(body):
+            return body, data
+        masked = self._walk(data, self._places)
+        if masked is data:
+            return body, data
+        return json.dumps(masked, ensure_ascii=False, separators=(",", ":"), check_circular=False).encode(), masked
+
+    def _may_match(self, body: bytes) -> bool:
+        """Whether a walk is worth its while: a path's last name occurs in the bytes with something other than null."""
+        if self._any_name or b"\\u" in body:  # a name can be spelt with escapes, though Skyvern never does
+            return True
+        for name in self._quoted:
+            found = body.find(name)
+            while found >= 0:
+                after = found + len(name)
+                if body[after : after + 5] != b":null":
+                    return True
+                found = body.find(name, after)
+        return False
+
+    def _walk(self, value: Any, places: frozenset[Place]) -> Any:
+        """`value` with masks in it, or itself. One frame a level."""
+        if type(value) is dict:
+            fields: dict[str, Any] | None = None
+            for key, item in value.items():
+                if item is None:
+                    continue
+                inner, hit = _step(places, key) if places else (places, False)
+                if hit or key in self._anywhere:
+                    new = _mask(item)
+                elif type(item) is dict or type(item) is list:
+                    new = self._walk(item, inner)
+                else:
+                    continue
+                if new is not item:
+                    fields = dict(value) if fields is None else fields
+                    fields[key] = new
+            return value if fields is None else fields
+        items: list[Any] | None = None
+        for index, item in enumerate(value):
+            inner, hit = _step(places, str(index)) if places else (places, False)
+            if hit:
+                new = _mask(item)
+            elif type(item) is dict or type(item) is list:
+                new = self._walk(item, inner | places)
+            else:
+                continue
+            if new is not item:
+                items = list(value) if items is None else items
+                items[index] = new
+        return value if items is None else items
+
+    def _mask_text(self, body: bytes) -> bytes:
+        """What can be done for bytes that are no JSON object: mask what follows `"name":`, as far as it goes."""
+        if self._in_text is None:
+            return body
+        parts: list[bytes] = []
+        done = 0
+        for found in self._in_text.finditer(body):
+            start = found.end()
+            if start < done:
+                continue  # inside of what is masked already
+            end = _end_of_value(body, start, found["slash"])
+            quote = found["slash"] + b'"'
+            if body[start:end] in (b"null", b"", quote + quote, quote + MASK.encode() + quote):
+                continue
+            parts += [body[done:start], quote, MASK.encode(), quote]
+            done = end
+        return b"".join([*parts, body[done:]]) if parts else body
+
+
+def _place(path: str) -> Place:
+    place = tuple(path.split("."))
+    if not all(place):
+        raise ConfigError(
+            f"redact: {path!r} has an empty name in it; write names with one dot between, such as **.token"
+        )
+    if place[-1] == "**":
+        raise ConfigError(f"redact: {path!r} names no field: end it with a name or *")
+    return place
+
+
+def _step(places: frozenset[Place], key: str) -> tuple[frozenset[Place], bool]:
+    """What is left of `places` one level down at `key`, and whether one of them ends there."""
+    inner: set[Place] = set()
+    for place in places:
+        rest = place
+        while rest[0] == "**":
+            inner.add(rest)
+            rest = rest[1:]
+        if rest[0] in (key, "*"):
+            if len(rest) == 1:
+                return frozenset(), True
+            inner.add(rest[1:])
+    return frozenset(inner), False
+
+
+def _mask(value: Any) -> Any:
+    """`value` with every leaf masked, or itself when there is nothing in it to hide. One frame a level."""
+    if type(value) is dict:
+        fields: dict[str, Any] = {}
+        for key, item in value.items():
+            fields[key] = _mask(item)
+        return fields if any(fields[key] is not item for key, item in value.items()) else value
+    if type(value) is list:
+        items: list[Any] = []
+        for item in value:
+            items.append(_mask(item))  # noqa: PERF401 - a comprehension is a frame more a level
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    return value if value is None or value in ("", MASK) else MASK
+
+
+def _text_pattern(names: Iterable[str]) -> re.Pattern[bytes] | None:
+    """A key of one of `names` with its colon, in JSON or in JSON that is itself quoted in a string."""
+    quoted = b"|".join(re.escape(name.encode()) for name in sorted(names))
+    return re.compile(rb'(?<!\\)(?P<slash>\\*)"(?:' + quoted + rb')(?P=slash)"\s*:\s*') if quoted else None
+
+
+# The look-behinds keep a body of nothing but backslashes from being read once for each of them.
+_QUOTE = re.compile(rb'(?<!\\)(\\*)"')
+_BARE = re.compile(rb"[^,\]}\s]*")
+_BRACKET = re.compile(rb'(?<!\\)\\*"|[\[\]{}]')
+
+
+def _end_of_value(body: bytes, start: int, slash: bytes) -> int:
+    """Where the value at `start` ends; at the end of the body when it is cut off."""
+    opening = body[start : start + 1]
+    if body.startswith(slash + b'"', start):
+        return _end_of_string(body, start + len(slash) + 1, slash)
+    if opening not in (b"{", b"["):
+        found = _BARE.match(body, start)
+        return found.end() if found else start
+    depth, position = 0, start
+    while found := _BRACKET.search(body, position):
+        position = found.end()
+        token = found[0]
+        if token.endswith(b'"'):
+            position = _end_of_string(body, position, slash)
+        else:
+            depth += 1 if token in b"{[" else -1
+            if not depth:
+                return position
+    return len(body)
+
+
+def _end_of_string(body: bytes, start: int, slash: bytes) -> int:
+    """Where the string ends whose text begins at `start`: after the next quote with as many backslashes as `slash`.
+
+    Fewer end the string around it, and this one with it.
+    """
+    position = start
+    while found := _QUOTE.search(body, position):
+        position = found.end()
+        slashes = len(found[1])
+        if slashes < len(slash):
+            return found.start()
+        if slashes == len(slash) or (not slash and slashes % 2 == 0):
+            return position
+    return len(body)
