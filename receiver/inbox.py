@@ -71,14 +71,17 @@ class Entry:
 
 
 class InboxWriter:
-    """Adds events, for one event loop. One commit at a time; the caller sees to that."""
+    """Adds events, for one event loop. One commit at a time; the caller sees to that.
+
+    `timeout`: seconds that a connect, or a commit of an ordinary size, may take. `client`: for what is no commit.
+    """
 
     def __init__(self, redis_url: str, *, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
-        self._pool = redis.asyncio.ConnectionPool.from_url(
-            redis_url, socket_timeout=None, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
-        )
+        options: dict[str, Any] = {"socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+        self._pool = redis.asyncio.ConnectionPool.from_url(redis_url, socket_timeout=None, **options)
         self._connection: Any = None
+        self.client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(redis_url, socket_timeout=timeout, **options)
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """Add `events`, in order. On return they are as safe as Redis makes a write before it answers.
@@ -94,10 +97,10 @@ class InboxWriter:
         except redis.ResponseError as error:
             raise InboxUnavailable(_told(error), refused=True) from None
         except (TimeoutError, redis.RedisError, OSError) as error:
-            await self.close()
+            await self._drop()
             raise InboxUnavailable(_told(error)) from None
         except BaseException:
-            await self.close()
+            await self._drop()
             raise
         return Appended(depth, bool(woken))
 
@@ -108,11 +111,25 @@ class InboxWriter:
             await connection.connect()
         return self._connection
 
-    async def close(self) -> None:
+    async def depth(self) -> tuple[int, int]:
+        """(entries, about how many bytes) in the inbox. Raises InboxUnavailable."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                pipeline: Any = self.client.pipeline(transaction=False)
+                return _depth(await pipeline.xlen(STREAM).memory_usage(STREAM).execute(raise_on_error=False))
+        except (TimeoutError, redis.RedisError, OSError) as error:
+            raise InboxUnavailable(_told(error)) from None
+
+    async def _drop(self) -> None:
         """Let go of the connection. The next append makes a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._drop()
+        await self.client.aclose()
 
 
 def _told(error: BaseException) -> str:
@@ -206,10 +223,15 @@ class InboxReader:
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.xlen(STREAM)
             pipeline.memory_usage(STREAM)
-            events, size = pipeline.execute(raise_on_error=False)
-        if isinstance(events, Exception):
-            raise events
-        return int(events), size if isinstance(size, int) else 0
+            return _depth(pipeline.execute(raise_on_error=False))
+
+
+def _depth(replies: Sequence[Any]) -> tuple[int, int]:
+    """(entries, bytes) from the replies to XLEN and MEMORY USAGE; the latter may be forbidden, or say nil."""
+    events, size = replies
+    if isinstance(events, Exception):
+        raise events
+    return int(events), size if isinstance(size, int) else 0
 
 
 def _entries(reply: Any) -> list[Entry]:

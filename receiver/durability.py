@@ -1,0 +1,133 @@
+"""What a 202 means with the Redis in use: is each event on disk before it, and can it be evicted afterwards?
+
+Asked at start, whenever Redis comes back, and now and then in between. `judge` is pure; `examine` asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from receiver.errors import NotStarted
+from receiver.settings import hide_password
+
+NEEDED: Final = {
+    "appendonly": ("yes", "events are in memory only"),
+    "appendfsync": ("always", "an event can be lost after its 202"),
+    "no-appendfsync-on-rewrite": ("no", "no event is on disk while the file is rewritten"),
+}
+"""Redis settings without which a 202 does not mean on disk: what they must be, and what it means if they are not."""
+
+_PROBE = "runhook:probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """`problems`: one line each, [] when the promise holds. `known`: False when Redis did not let us look."""
+
+    problems: tuple[str, ...] = ()
+    known: bool = True
+
+    @property
+    def strong(self) -> bool:
+        """Whether a 202 means that the event is on disk and stays there."""
+        return self.known and not self.problems
+
+    def __str__(self) -> str:
+        if self.strong:
+            return "on disk before 202: yes"
+        return f"on disk before 202: {'no' if self.known else 'not known'} ({'; '.join(self.problems)})"
+
+
+def judge(found: Mapping[str, str], max_body: int = 0) -> Durability:
+    """What the Redis settings `found` mean. `max_body`: bytes of the largest event."""
+    problems = [
+        f"{name} is {found[name]}, so {meaning}: set it to {wanted}"
+        for name, (wanted, meaning) in NEEDED.items()
+        if name in found and found[name] != wanted
+    ]
+    policy = found.get("maxmemory-policy", "noeviction")
+    # volatile-* evicts only keys that expire, and an inbox never does; a lost wake-up is only lateness.
+    if policy.startswith("allkeys"):
+        problems.append(f"maxmemory-policy is {policy}, so events can be evicted: set it to noeviction")
+    largest = found.get("proto-max-bulk-len", "")
+    if largest.isdigit() and 0 < int(largest) < max_body:
+        problems.append(f"proto-max-bulk-len is {largest}, less than server.max_body: set it to {max_body} or more")
+    return Durability(tuple(problems))
+
+
+async def examine(client: redis.asyncio.Redis, max_body: int = 0) -> Durability:
+    """Look at a Redis's settings, after a write that proves that it takes any.
+
+    Raises redis.RedisError, OSError or TimeoutError when it is away.
+    """
+    await client.set(_PROBE, "1", ex=60)
+    found: dict[str, str] = {}
+    try:
+        for name in (*NEEDED, "maxmemory-policy", "proto-max-bulk-len"):
+            reply: Any = await client.config_get(name)
+            found.update({_text(key): _text(value) for key, value in reply.items()})
+    except redis.ResponseError as error:
+        return await _examine_without_config(client, str(error))
+    return judge(found, max_body)
+
+
+async def _examine_without_config(client: redis.asyncio.Redis, reason: str) -> Durability:
+    """Managed services forbid CONFIG; INFO still tells whether there is an append-only file and what is evicted."""
+    problems = [f"this Redis forbids CONFIG GET ({reason[:60]}), so it can't be checked that appendfsync is always"]
+    try:
+        info: Any = await client.info()
+    except redis.ResponseError:
+        info = {}
+    if info.get("aof_enabled") == 0:
+        problems.append("INFO says that appendonly is no")
+    if str(info.get("maxmemory_policy", "")).startswith("allkeys"):
+        problems.append(f"INFO says that maxmemory-policy is {info['maxmemory_policy']}")
+    return Durability(tuple(problems), known=False)
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def check_at_start(redis_url: str, max_body: int, accept_weaker: bool, config_file: str) -> Durability | None:
+    """The durability of the Redis at `redis_url`; None when it is away: events then go to the spool until it is back.
+
+    Raises NotStarted when the promise does not hold and the operator has not accepted that (`accept_weaker`), and
+    when Redis does not let us in.
+    """
+    try:
+        durability = asyncio.run(_look_once(redis_url, max_body))
+    except redis.AuthenticationError as error:
+        raise NotStarted(f"Redis at {hide_password(redis_url)} refuses our password or user: {error}") from None
+    except (redis.RedisError, OSError, TimeoutError):
+        return None
+    if not durability.strong and not accept_weaker:
+        raise NotStarted(refusal(redis_url, durability, config_file))
+    return durability
+
+
+def refusal(redis_url: str, durability: Durability, config_file: str = "the config") -> str:
+    """Why the receiver does not use this Redis, and what to do, as one line."""
+    return (
+        f"Redis at {hide_password(redis_url)} does not keep the promise that a 202 means on disk: "
+        f"{'; '.join(durability.problems)}. "
+        f"Or accept the weaker promise with server.accept_weaker_durability: true in {config_file}"
+    )
+
+
+async def _look_once(redis_url: str, max_body: int) -> Durability:
+    client = redis.asyncio.Redis.from_url(
+        redis_url, socket_timeout=1.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0)
+    )
+    try:
+        return await examine(client, max_body)
+    finally:
+        await client.aclose()

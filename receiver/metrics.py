@@ -1,0 +1,133 @@
+"""What the receiver counts, and how Prometheus sees it. Knows no route, no Redis, no disk: others set the values.
+
+Counting on the hot path is plain integer arithmetic; the Prometheus samples are made when someone asks. No label holds
+anything that a stranger can mint: outcomes and stores are fixed words.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+OUTCOMES: Final = (
+    "accepted",
+    "bad_signature",
+    "unknown_source",
+    "too_large",
+    "disconnected",
+    "timed_out",
+    "malformed",
+    "unavailable",
+)
+"""How a request to /webhooks/… ended."""
+STORES: Final = ("redis", "spool")
+
+
+class Histogram:
+    """Counts of observed values by bucket."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value, in the unit of the bounds."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """(upper bound, how many values up to it), as Prometheus wants them."""
+        total, pairs = 0, []
+        for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
+            total += count
+            pairs.append((bound, float(total)))
+        return pairs
+
+    @property
+    def sum(self) -> float:
+        """All observed values added up."""
+        return self._sum
+
+
+class ReceiverMetrics(Collector):
+    """The counters of one receiver process."""
+
+    def __init__(self) -> None:
+        self.requests = dict.fromkeys(OUTCOMES, 0)
+        self.request_seconds = Histogram(SECONDS)
+        self.events = dict.fromkeys(STORES, 0)
+        self.commit_seconds = {store: Histogram(SECONDS) for store in STORES}
+        self.commit_events = {store: Histogram(SIZES) for store in STORES}
+        self.drained = 0
+        self.redis_up = False
+        self.inbox_events = 0
+        self.inbox_bytes = 0
+        self.spool_events = 0
+        self.spool_bytes = 0
+        self.quarantine_count = 0
+        self.quarantine_bytes = 0
+        self.quarantine_dropped = 0
+
+    def commit(self, store: str, events: int, seconds: float) -> None:
+        """A commit of `events` events to `store` took `seconds`."""
+        self.events[store] += events
+        self.commit_events[store].observe(events)
+        self.commit_seconds[store].observe(seconds)
+
+    def registry(self) -> CollectorRegistry:
+        """A registry of its own with these metrics in it; other parts may register theirs as well."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return registry
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """The samples. Called by prometheus_client."""
+        yield _counter("runhook_ingest_requests", "Requests to /webhooks by how they ended.", "outcome", self.requests)
+        yield _histogram("runhook_ingest_request_seconds", "From a request's head to its 202.", self.request_seconds)
+        yield _counter("runhook_ingest_events", "Acked events by where they were written.", "store", self.events)
+        yield _histograms("runhook_commit_seconds", "Duration of a commit.", self.commit_seconds)
+        yield _histograms("runhook_commit_events", "Events in a commit.", self.commit_events)
+        yield CounterMetricFamily("runhook_spool_drained", "Events moved from the spool to Redis.", self.drained)
+        gauges = {
+            "runhook_redis_up": ("1 when events go to Redis, 0 when they go to the spool.", self.redis_up),
+            "runhook_inbox_events": ("Events in the inbox, as of the last commit or look.", self.inbox_events),
+            "runhook_inbox_bytes": ("Bytes of the inbox in Redis, about.", self.inbox_bytes),
+            "runhook_spool_events": ("Events in this process's part of the spool.", self.spool_events),
+            "runhook_spool_bytes": ("Bytes of this process's part of the spool.", self.spool_bytes),
+            "runhook_quarantine_requests": ("Requests in quarantine.", self.quarantine_count),
+            "runhook_quarantine_bytes": ("Bytes in quarantine.", self.quarantine_bytes),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, float(value))
+        yield CounterMetricFamily(
+            "runhook_quarantine_dropped", "Refused requests that were not kept, or no longer.", self.quarantine_dropped
+        )
+
+
+def _counter(name: str, text: str, label: str, values: dict[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text)
+    family.add_metric([], histogram.buckets(), histogram.sum)
+    return family
+
+
+def _histograms(name: str, text: str, by_store: dict[str, Histogram]) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(name, text, labels=["store"])
+    for store, histogram in by_store.items():
+        family.add_metric([store], histogram.buckets(), histogram.sum)
+    return family
