@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 THRESHOLD = 5
 """Unavailable answers in a row that open the breaker."""
@@ -35,13 +36,21 @@ class Lane:
     reason: str = ""
 
 
+class Answer(NamedTuple):
+    """What one attempt tells of the lane. `retry_after`: seconds that the sink asked for."""
+
+    available: bool
+    reason: str = ""
+    retry_after: float | None = None
+
+
 def cooldown(failures: int) -> float:
     """Seconds until the next probe, after `failures` unavailable answers in a row."""
     return min(FIRST * 2.0 ** min(max(failures - THRESHOLD, 0), 16), LONGEST)
 
 
-def after(lane: Lane, answers: Iterable[tuple[bool, str, float | None]], now: float) -> Lane:
-    """The lane after `answers`: (available, reason, retry_after in seconds) in the order in which they came."""
+def after(lane: Lane, answers: Iterable[Answer], now: float) -> Lane:
+    """The lane after `answers`, in the order in which they came."""
     for available, reason, retry_after in answers:
         if available:
             lane = replace(lane, breaker="closed", failures=0, until=0.0, reason="")

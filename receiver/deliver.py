@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 
 import redis
 
-from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable, registry
-from receiver import backoff, breaker, wakeups
+from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable, registry
+from receiver import breaker, verdicts, wakeups
 from receiver.config import Config, RetryPolicy
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, lanes
 from receiver.ledger.delivering import Claimed, Settled
@@ -26,7 +26,7 @@ from receiver.pool import Pool
 from receiver.run import parse
 from receiver.services import SourceServices
 from receiver.settings import Settings
-from receiver.states import Move
+from receiver.states import target
 
 LINGER = 1.0
 """Seconds that a job waits for more before it ends."""
@@ -37,14 +37,7 @@ GRACE = 2.0
 """Seconds that a send may overrun its sink's own time-out before it is given up."""
 BATCHES = 2
 """Batches in flight for a sink that takes many at once: one is sent while the next is claimed."""
-REASON_CAP = 500
-
 log = logging.getLogger("runhook.deliver")
-
-
-def job_timeout(send_timeout: float) -> int:
-    """Seconds after which a deliver job is overdue, given the longest send of its sink."""
-    return int(wakeups.TURN + send_timeout + 2 * GRACE + 10)
 
 
 @dataclass(slots=True)
@@ -99,6 +92,7 @@ class Deliverer:
                 elif closing or not (claimed or wakeups.wait_nudge(self._redis, self._queue, LINGER)):
                     break
         except LedgerUnavailable as error:
+            # What is unsettled stays with us; the clock rings again in a moment.
             log.warning("deliver.paused sink=%s ledger=%s unsettled=%d", self._sink.name, error, len(self._unsettled))
             wakeups.lower_flag(self._redis, self._queue)
             return
@@ -107,6 +101,16 @@ class Deliverer:
     def _look_once_more(self) -> bool:
         """What was queued while the flag was still up has rung no bell."""
         return self._ledger.read(lambda connection: delivering.has_due(connection, self._sink.name, time.time()))
+
+    @property
+    def job_timeout(self) -> float:
+        """Seconds after which one of its jobs is overdue: its turn, and the longest send that may begin in it."""
+        return wakeups.TURN + self._limit + 10
+
+    @property
+    def _limit(self) -> float:
+        """Seconds after which a send is given up."""
+        return self._sink.options.timeout + (2 * GRACE if self._many else GRACE)
 
     @property
     def worn_out(self) -> bool:
@@ -166,9 +170,7 @@ class Deliverer:
 
     def _collect(self) -> None:
         """Wait for at least one send to end, but not past the next renewal; give up those that overstay."""
-        limit = self._sink.options.timeout + GRACE
-        if self._many:
-            limit += GRACE  # a batch has one time-out for the whole
+        limit = self._limit
         overdue = min(unit.started for unit in self._flying.values()) + limit
         wait = max(0.01, min(overdue - time.monotonic(), RENEW / 2))
         try:
@@ -210,30 +212,44 @@ class Deliverer:
         gates = self._pass_gates(connection, units, now)
         for unit in units:
             results = [
-                self._judge(unit, each, answer, gates.get(each.lane), now)
+                verdicts.settled(
+                    each, answer, self._retry, gates.get(each.lane), unit.started_at, now, chance=random.random()
+                )
                 for each, answer in zip(unit.claimed, unit.answers, strict=True)
             ]
-            for each in results:
-                counts[each.outcome] = counts.get(each.outcome, 0) + 1
+            for each, answer, settled in zip(unit.claimed, unit.answers, results, strict=True):
+                counts[settled.outcome] = counts.get(settled.outcome, 0) + 1
+                if settled.outcome != "accepted":
+                    self._tell(each, answer, settled)
             released |= set(delivering.settle(connection, unit.token, results, self._owner, now))
         return released, counts
 
-    def _pass_gates(
-        self, connection: Connection, units: Sequence[Unit], now: float
-    ) -> dict[str, tuple[breaker.Lane, breaker.Lane]]:
+    def _tell(self, claimed: Claimed, answer: Receipt | Exception, settled: Settled) -> None:
+        bug = answer if settled.outcome == "error" and isinstance(answer, Exception) else None
+        log.log(
+            logging.ERROR if bug else logging.WARNING,
+            "delivery.%s id=%s sink=%s event=%s attempt=%d outcome=%s reason=%s",
+            target(settled.move),
+            claimed.id,
+            claimed.sink,
+            claimed.event_id,
+            claimed.number,
+            settled.outcome,
+            settled.reason,
+            exc_info=bug,
+        )
+
+    def _pass_gates(self, connection: Connection, units: Sequence[Unit], now: float) -> dict[str, verdicts.Gate]:
         """Each lane that met trouble, or was probed, with its breaker before and after these answers."""
-        answers: dict[str, list[tuple[bool, str, float | None]]] = {}
-        probed: set[str] = set()
+        answers: dict[str, list[breaker.Answer]] = {}
+        touched: set[str] = set()
         for unit in units:
             for each, answer in zip(unit.claimed, unit.answers, strict=True):
-                if isinstance(answer, (Receipt, Refused, Unavailable)):
-                    down = isinstance(answer, Unavailable)
-                    retry_after = answer.retry_after if isinstance(answer, Unavailable) else None
-                    answers.setdefault(each.lane, []).append((not down, _reason(answer) if down else "", retry_after))
-                if each.probe:
-                    probed.add(each.lane)
-        troubled = {lane for lane, seen in answers.items() if not all(up for up, _, _ in seen)}
-        touched = (troubled | probed | self._watched) & (answers.keys() | probed)
+                seen = verdicts.availability(answer)
+                if seen is not None:
+                    answers.setdefault(each.lane, []).append(seen)
+                if each.probe or (seen is not None and not seen.available) or each.lane in self._watched:
+                    touched.add(each.lane)
         if not touched:
             return {}
         rows = {lane.lane: lane for lane in lanes.of_sink(connection, self._sink.name)}
@@ -241,69 +257,13 @@ class Deliverer:
         for name in sorted(touched):
             before = rows.get(name) or breaker.Lane(name, self._sink.name)
             after = breaker.after(before, answers.get(name, []), now)
-            if after.breaker == "probing":  # the probe met a bug of ours, which says nothing about the sink
-                after = breaker.after(before, [(False, "the probe failed in our own code", None)], now)
             if after != before:
                 lanes.put(connection, after, now)
                 if after.breaker != before.breaker:
                     log.warning("breaker.%s lane=%s reason=%s", after.breaker, name, after.reason)
-            if after.failures:
-                self._watched.add(name)
-            else:
-                self._watched.discard(name)
-            gates[name] = (before, after)
+            (self._watched.add if after.failures else self._watched.discard)(name)
+            gates[name] = verdicts.Gate(before, after)
         return gates
-
-    def _judge(
-        self,
-        unit: Unit,
-        each: Claimed,
-        answer: Receipt | Exception,
-        gate: tuple[breaker.Lane, breaker.Lane] | None,
-        now: float,
-    ) -> Settled:
-        """What one answer means for its delivery."""
-        common = {"id": each.id, "number": each.number, "started_at": unit.started_at, "ended_at": now}
-        if isinstance(answer, Receipt):
-            return Settled(move=Move.ACCEPT, outcome="accepted", reason="", receipt=answer.to_dict(), **common)  # type: ignore[arg-type]
-        reason = _reason(answer)
-        if isinstance(answer, Refused):
-            log.warning("delivery.refused id=%s sink=%s reason=%s", each.id, each.sink, reason)
-            return Settled(move=Move.DIE, outcome="refused", reason=reason, **common)  # type: ignore[arg-type]
-        if isinstance(answer, Unavailable):
-            outcome, retry_after = "unavailable", answer.retry_after
-        else:
-            outcome, retry_after = "error", None
-            log.error("delivery.error id=%s sink=%s", each.id, each.sink, exc_info=answer)
-        parked = outcome == "unavailable" and gate is not None and gate[0].breaker != "closed"
-        spent = each.spent + (0 if parked else 1)
-        due = backoff.next_try(self._retry, spent, now, random.random(), retry_after)
-        if parked and gate is not None:
-            due = max(gate[1].until, now)
-        log.warning(
-            "delivery.%s id=%s sink=%s attempt=%d reason=%s",
-            "waiting" if due else "dead",
-            each.id,
-            each.sink,
-            each.number,
-            reason,
-        )
-        return Settled(
-            move=Move.DIE if due is None else Move.DEFER,
-            outcome=outcome,
-            reason=reason,
-            due_at=due or now,
-            spends=not parked,
-            retry_after=retry_after,
-            **common,  # type: ignore[arg-type]
-        )
-
-
-def _reason(answer: Exception) -> str:
-    """What an operator reads. A sink's own errors hold no secret by contract; of a bug only the type is told."""
-    if isinstance(answer, (Refused, Unavailable)):
-        return str(answer)[:REASON_CAP]
-    return f"{type(answer).__name__} in the sink's code"
 
 
 def _as_delivery(each: Claimed, receipts: dict[str, dict[str, object] | None]) -> Delivery:
