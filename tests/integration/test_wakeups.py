@@ -120,6 +120,34 @@ def test_settle_leaves_the_flag_down_when_there_is_nothing(client: redis.Redis) 
     assert client.exists(flag_key(QUEUE)) == 0
 
 
+@pytest.mark.parametrize("moment", ["before the flag goes down", "after the last look"])
+def test_work_that_comes_while_a_job_ends_is_done(redis_url: str, client: redis.Redis, moment: str) -> None:
+    # Given one piece of work more, written and woken for at the worst moment of the first job's end
+    taken: list[int] = []
+
+    def one_more() -> None:
+        client.incr("work")
+        wakeups.wake(client, QUEUE)
+
+    def look() -> bool:
+        found = int(client.get("work") or 0) > 0
+        if moment == "after the last look" and len(taken) == 1:
+            one_more()
+        return found
+
+    def body(stop: Stop) -> None:
+        taken.append(int(client.getset("work", 0) or 0))
+        if moment == "before the flag goes down" and len(taken) == 1:
+            one_more()
+        wakeups.settle(client, QUEUE, look)
+        if len(taken) == 2:
+            stop.ask()
+
+    one_more()
+    serve(redis_url, body)
+    assert taken == [1, 1]
+
+
 def test_no_wake_up_is_lost_between_a_busy_producer_and_a_worker(redis_url: str, client: redis.Redis) -> None:
     # Given work that is counted in Redis, and a producer that wakes after each piece, at every moment of the protocol
     pieces, taken = 250, 0
