@@ -1,0 +1,327 @@
+"""Rules written in CEL: compiled and checked at load, evaluated on no more of a run than they mention. Pure.
+
+The only module that imports cel, and only when a rule needs it: the import costs a quarter of a second. What that
+library leaves open is closed here. It finds a misspelt name only at run time, so names and functions are checked at
+load. It copies the whole of what it is given, so it gets the mentioned paths only. Its map and filter take time that
+grows with the square of the list (10 s for 20,000 elements), and data comes from strangers, so a rule sees a bounded
+amount of it. An evaluation that fails is no match, never an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from types import ModuleType
+from typing import Any
+
+from receiver.celscan import MACROS, CelError, Path, Scan, Token, Use, tokens, where
+
+MAX_LENGTH = 4096  # characters of an expression
+MAX_NESTING = 32  # brackets within brackets; the parser itself gives up at 96
+MAX_DEPTH = 64  # of data that a rule looks at
+VALUE_LIMIT = 50_000  # values that a rule may look at: about 50 ms
+WORK_LIMIT = 1_000_000  # steps that it may take where it goes through lists within lists: about 0.3 s
+_TEXT_UNIT = 128  # characters of text that count as one more value
+
+_PROBLEM = re.compile(r"ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A compiled rule. `power` and `weight`: how its time grows, see `Scan`."""
+
+    source: str
+    program: Any
+    uses: tuple[Use, ...]
+    power: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an evaluation gave. `error` is "" or why it gave nothing, which is no match."""
+
+    matched: bool
+    error: str = ""
+
+
+_TRUE, _FALSE = Outcome(True), Outcome(False)
+
+
+def compile_rule(source: str) -> Expression:
+    """Compile and check an expression. Raises CelError."""
+    if not source.strip():
+        raise CelError("is empty; leave `when` out for always")
+    if len(source) > MAX_LENGTH:
+        raise CelError(f"is longer than {MAX_LENGTH} characters; split it into several routes")
+    cel = _library()
+    nesting = 0
+    for token in tokens(source, lenient=True):
+        nesting += (token.text in ("(", "[", "{", "?")) - (token.text in (")", "]", "}"))
+        if nesting > MAX_NESTING:
+            raise CelError(f"is nested more than {MAX_NESTING} deep {token.where}; split it into several routes")
+    try:
+        program = cel.compile(source)
+    except ValueError as error:
+        raise CelError(_syntax_problem(source, str(error))) from None
+    scan = Scan(source, cel.evaluate)
+    scan.run()
+    for pattern in scan.patterns:
+        _check_pattern(pattern)
+    wrong = set(program.functions()) & set(MACROS)
+    if wrong:
+        raise CelError(
+            f"{wrong.pop()} takes a variable and a condition, such as run.errors.exists(e, e.error_code == 'X')"
+        )
+    if not scan.uses:
+        _check_constant(program)
+    return Expression(source, program, tuple(scan.uses), scan.power, scan.weight)
+
+
+def _library() -> ModuleType:
+    import cel
+
+    return cel
+
+
+def _check_pattern(pattern: Token) -> None:
+    try:
+        _library().evaluate(f"''.matches({pattern.text})")
+    except Exception as error:  # noqa: BLE001 - the library raises what it likes
+        reason = _one_line(error).rpartition("error: ")[2].partition(". Check function")[0]
+        raise CelError(f"{pattern.text} is no valid pattern {pattern.where}: {reason}") from None
+
+
+def _check_constant(program: Any) -> None:
+    """A rule that looks at nothing gives the same always: better be told now if that is no truth value."""
+    try:
+        value = program.execute({})
+    except Exception as error:  # noqa: BLE001 - the library raises what it likes
+        raise CelError(f"always fails: {_one_line(error)}") from None
+    if not isinstance(value, bool):
+        raise CelError(f"gives {_kind(value)}, but a rule must give true or false")
+
+
+def _syntax_problem(source: str, message: str) -> str:
+    found = _PROBLEM.search(message)
+    if not found:
+        return f"is no valid CEL: {_one_line(message)[:200]}"
+    line, column, reason = int(found[1]), int(found[2]), found[3]
+    position = sum(len(text) + 1 for text in source.split("\n")[: line - 1]) + column - 1
+    reason = (
+        reason.replace("'<EOF>'", "the end").split(" expecting ")[0].replace("token recognition error at:", "stray")
+    )
+    near = source[position : position + 20].split("\n", maxsplit=1)[0]
+    hint = ""
+    if re.match(r"\s*(and|or|not)\b", near) or re.search(r"\b(and|or|not)\s*$", source[:position]):
+        hint = "; write && for and, || for or, ! for not"
+    elif re.match(r"\s*[“”‘’]", near):
+        hint = "; write straight quotes"
+    elif re.search(r"(?<![=!<>])=(?!=)", source) and "=" in source[max(0, position - 1) : position + 1]:
+        hint = "; write == to compare"
+    return f"is no valid CEL {where(source, position)}: {reason}{hint}"
+
+
+# --- Evaluation
+
+
+class Rules:
+    """Compiled rules that are evaluated together: they share one context for each event."""
+
+    def __init__(self, expressions: Iterable[Expression]) -> None:
+        self.expressions = tuple(dict.fromkeys(expressions))
+        self.tree = _tree(self.expressions)
+        self.paths = tuple({use.path for each in self.expressions for use in each.uses if use.whole})
+        self.power = max((each.power for each in self.expressions), default=1) + 1
+        self.weight = max((each.weight for each in self.expressions), default=1)
+
+    def mentions(self, name: str) -> bool:
+        """Whether a rule looks at the field `name` of the run."""
+        run = self.tree.children.get("run")
+        return run is not None and (run.whole or name in run.children)
+
+
+class Evaluation:
+    """The rules on one event. `roots`: what the variables run and event stand for. Nothing is copied before `test`."""
+
+    def __init__(self, rules: Rules, roots: dict[str, Any]) -> None:
+        self._rules = rules
+        self._roots = roots
+        self._context: Any = None
+        self._refused: dict[str, str] = {}
+
+    def test(self, expression: Expression) -> Outcome:
+        """Evaluate one of the rules. Never raises."""
+        if self._context is None:
+            self._prepare()
+        if self._refused and (refusal := self._refused.get(expression.source)):
+            return Outcome(False, refusal)
+        try:
+            value = expression.program.execute(self._context)
+        except Exception as error:  # noqa: BLE001 - the library raises what it likes
+            return Outcome(False, self._explain(error, expression))
+        except BaseException as error:  # a panic of the Rust library is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            return Outcome(False, "the CEL library failed")
+        if not isinstance(value, bool):
+            return Outcome(False, f"it gives {_kind(value)}, not true or false")
+        return _TRUE if value else _FALSE
+
+    def values(self, expression: Expression) -> list[tuple[str, Any]]:
+        """The single values that a rule looked at, by path, to show to a person."""
+        found = []
+        for use in expression.uses:
+            present, value = _look_up(self._roots, use.path)
+            if present and use.whole and not isinstance(value, dict | list):
+                found.append((_spell(use.path), value))
+        return found
+
+    def _prepare(self) -> None:
+        units = {path: _units(_look_up(self._roots, path)[1], VALUE_LIMIT) for path in self._rules.paths}
+        everything = sum(units.values())
+        if everything**self._rules.power * self._rules.weight > WORK_LIMIT:  # else no rule can be too much
+            for expression in self._rules.expressions:
+                self._check_work(expression, units)
+        tree = self._rules.tree
+        if self._refused:
+            tree = _tree(each for each in self._rules.expressions if each.source not in self._refused)
+        self._context = _library().Context()
+        for name, node in tree.children.items():
+            self._context.add_variable(name, _pick(self._roots[name], node))
+
+    def _check_work(self, expression: Expression, units: dict[Path, int]) -> None:
+        """Refuse a rule that would take too long on this event."""
+        values = sum(units[path] for path in {use.path for use in expression.uses if use.whole})
+        inside = sum(units[use.path] for use in expression.uses if use.whole and use.inside)
+        work = values**expression.power * expression.weight * (inside if inside and expression.power == 1 else 1)
+        if values > VALUE_LIMIT:
+            self._refused[expression.source] = f"it would look at more than {VALUE_LIMIT} values"
+        elif work > WORK_LIMIT:
+            self._refused[expression.source] = (
+                f"it would take more than {WORK_LIMIT} steps on the {values} values there"
+            )
+
+    def _explain(self, error: Exception, expression: Expression) -> str:
+        if isinstance(error, KeyError) and error.args:
+            name = str(error.args[0])
+            for use in expression.uses:
+                for length in range(1, len(use.path)):
+                    if use.path[length] == name and not _look_up(self._roots, use.path[: length + 1])[0]:
+                        return f"{_spell(use.path[: length + 1])} is missing"
+            return f"a field {name} is missing; ask for it with has(…) first"
+        if isinstance(error, IndexError):
+            return "a list is shorter than that"
+        if isinstance(error, TypeError):
+            return self._type_problem(error, expression)
+        return _one_line(error).partition(" Check function arguments")[0][:200]
+
+    def _type_problem(self, error: TypeError, expression: Expression) -> str:
+        for use in expression.uses:
+            for length in range(2, len(use.path)):
+                present, value = _look_up(self._roots, use.path[:length])
+                if present and not isinstance(value, dict):
+                    return f"{_spell(use.path[:length])} is {_kind(value)} and has no field {use.path[length]}"
+        if found := re.match(r"Unsupported operation: (.*?)\. CEL", str(error)):
+            return f"{found[1]} can't be done; numbers of a run are doubles: write 1.0 for 1"
+        kinds = [f"{path} is {_kind(value)}" for path, value in self.values(expression)]
+        return f"the types don't fit: {', '.join(kinds)}" if kinds else "the types don't fit"
+
+
+@dataclass(slots=True)
+class _Node:
+    children: dict[str, _Node]
+    whole: bool = False
+
+
+def _tree(expressions: Iterable[Expression]) -> _Node:
+    root = _Node({})
+    for expression in expressions:
+        for use in expression.uses:
+            node = root
+            for name in use.path:
+                node = node.children.setdefault(name, _Node({}))
+            node.whole |= use.whole
+    return root
+
+
+def _pick(value: Any, node: _Node) -> Any:
+    """`value` as CEL is to see it, cut down to what `node` mentions. What is cut keeps its place as null."""
+    if node.whole:
+        return _converted(value, 0)
+    if not isinstance(value, dict):
+        return None
+    return {_clean(name): _pick(value[name], child) for name, child in node.children.items() if name in value}
+
+
+def _converted(value: Any, depth: int) -> Any:
+    """Numbers as doubles where that is exact, texts that Rust can hold, and no more depth than is sane."""
+    if isinstance(value, str):
+        return _clean(value)
+    if value is None or isinstance(value, bool | datetime):
+        return value
+    if isinstance(value, int):
+        return _number(value)
+    if depth > MAX_DEPTH:
+        return None
+    if isinstance(value, dict):
+        return {_clean(name): _converted(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_converted(item, depth + 1) for item in value]
+    return value
+
+
+def _number(value: int) -> float | int:
+    if -(2**53) <= value <= 2**53:
+        return float(value)
+    if -(2**63) <= value < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def _clean(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _units(value: Any, limit: int) -> int:
+    """How many values `value` holds, counted until `limit` is passed."""
+    count = 0
+    pending = [value]
+    while pending and count <= limit:
+        item = pending.pop()
+        count += 1
+        if isinstance(item, dict):
+            count += len(item)
+            pending.extend(item.values())
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+        elif isinstance(item, str):
+            count += len(item) // _TEXT_UNIT
+    return count
+
+
+def _look_up(roots: dict[str, Any], path: Path) -> tuple[bool, Any]:
+    value: Any = roots
+    for name in path:
+        if not isinstance(value, dict) or name not in value:
+            return False, None
+        value = value[name]
+    return True, value
+
+
+def _spell(path: Path) -> str:
+    return path[0] + "".join(f".{name}" if name.isidentifier() else f'["{name}"]' for name in path[1:])
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "a truth value", str: "a text", dict: "a mapping", list: "a list", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

@@ -1,0 +1,175 @@
+"""Rules written as a mapping of dotted paths to what is wanted there. Pure; knows neither CEL nor routes.
+
+    status: [failed, timed_out]        any of them
+    output.vendor: "Acme*"             glob: * any text, ? one character
+    output.items.0.price: 12           an index into a list; numbers compare by value, so 12 is 12.0
+    errors.*.error_code: LOGIN_*       * in a path: any element
+    output: {vendor: Acme, paid: true} all of these below output
+
+A missing field never matches, null matches null only, and true is not 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import islice
+from typing import Any
+
+from receiver.celscan import EVENT_FIELDS
+
+MAX_VALUES = 50_000
+"""How many values one condition looks at, where * fans out: data comes from strangers."""
+
+Problem = tuple[tuple[str | int, ...], str]
+"""Keys below the mapping, and what is wrong there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What is wanted at one path. `texts` are the globs; `values` are compared as they are."""
+
+    path: str
+    parts: tuple[str, ...]
+    values: tuple[Any, ...]
+    globs: tuple[re.Pattern[str], ...]
+    wanted: str
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of what is wanted."""
+        if isinstance(value, str):
+            return value in self.values or any(glob.match(value) for glob in self.globs)
+        return any(_same(value, wanted) for wanted in self.values)
+
+
+def compile_mapping(when: Mapping[str, Any]) -> tuple[list[Condition], list[Problem]]:
+    """The conditions in `when`, and what is wrong with it."""
+    conditions: list[Condition] = []
+    problems: list[Problem] = []
+    if not when:
+        problems.append(((), "is an empty mapping; leave `when` out for always"))
+    _compile(when, "", (), conditions, problems)
+    return conditions, problems
+
+
+def _compile(
+    when: Mapping[str, Any],
+    prefix: str,
+    keys: tuple[str | int, ...],
+    conditions: list[Condition],
+    problems: list[Problem],
+) -> None:
+    for name, wanted in when.items():
+        path, here = f"{prefix}{name}", (*keys, name)
+        if isinstance(wanted, Mapping):
+            if not wanted:
+                problems.append((here, "is an empty mapping; say what is wanted below it"))
+            _compile(wanted, f"{path}.", here, conditions, problems)
+        elif problem := _path_problem(path):
+            problems.append((here, problem))
+        else:
+            wishes = wanted if isinstance(wanted, list) else [wanted]
+            if not wishes:
+                problems.append((here, "is an empty list, which nothing matches; say what is wanted"))
+            for index, wish in enumerate(wishes):
+                if isinstance(wish, list | Mapping):
+                    problems.append(((*here, index), "must be a single value; a list means any of its values"))
+            conditions.append(_condition(path, [wish for wish in wishes if not isinstance(wish, list | Mapping)]))
+
+
+def _path_problem(path: str) -> str:
+    parts = path.split(".")
+    if not all(parts):
+        return "is no dotted path, such as output.vendor"
+    if parts[0] == "event" and (len(parts) == 1 or parts[1] not in EVENT_FIELDS or len(parts) > 2):
+        guess = difflib.get_close_matches(parts[1] if len(parts) > 1 else "", EVENT_FIELDS, 1)
+        hint = f"did you mean event.{guess[0]}?" if guess else f"an event has {', '.join(EVENT_FIELDS)}"
+        return f"{path} is not known; {hint}" if len(parts) > 1 else hint
+    return ""
+
+
+def _condition(path: str, wishes: list[Any]) -> Condition:
+    texts = [wish for wish in wishes if isinstance(wish, str)]
+    return Condition(
+        path=path,
+        parts=tuple(path.removeprefix("run.").split(".")),
+        values=tuple(wishes),
+        globs=tuple(re.compile(fnmatch.translate(text)) for text in texts if "*" in text or "?" in text),
+        wanted=" or ".join(show(wish) for wish in wishes),
+    )
+
+
+def find(root: Any, parts: tuple[str, ...]) -> Iterator[Any]:
+    """The values at a path: none, one, or with * any number. A key that itself has dots in it is found too."""
+    if not parts:
+        yield root
+        return
+    head, rest = parts[0], parts[1:]
+    if isinstance(root, dict):
+        if head in root:
+            yield from find(root[head], rest)
+        elif head == "*":
+            for item in root.values():
+                yield from find(item, rest)
+        else:
+            for length in range(2, len(parts) + 1):
+                if (joined := ".".join(parts[:length])) in root:
+                    yield from find(root[joined], parts[length:])
+    elif isinstance(root, list):
+        if head == "*":
+            for item in root:
+                yield from find(item, rest)
+        elif head.isdecimal() and int(head) < len(root):
+            yield from find(root[int(head)], rest)
+
+
+class Result(Enum):
+    """What became of a condition."""
+
+    HOLDS = auto()
+    MISSING = auto()
+    DIFFERS = auto()
+
+
+def test(condition: Condition, root: Any) -> Result:
+    """Whether the condition holds in `root`."""
+    value = root
+    for name in condition.parts:  # the plain case, without a generator
+        if not isinstance(value, dict) or name not in value:
+            return _search(condition, root)
+        value = value[name]
+    return Result.HOLDS if condition.holds(value) else Result.DIFFERS
+
+
+def _search(condition: Condition, root: Any) -> Result:
+    result = Result.MISSING
+    for value in islice(find(root, condition.parts), MAX_VALUES):
+        if condition.holds(value):
+            return Result.HOLDS
+        result = Result.DIFFERS
+    return result
+
+
+def show(value: Any) -> str:
+    """A value as a person reads it, short."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    if isinstance(value, dict | list):
+        return f"a {'mapping' if isinstance(value, dict) else 'list'} of {len(value)}"
+    text = str(value)
+    text = text if len(text) <= 60 else text[:57] + "…"
+    return json.dumps(text, ensure_ascii=False) if isinstance(value, str) else text
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Equal, and neither a truth value for a number nor the other way round."""
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    return bool(value == wanted)
