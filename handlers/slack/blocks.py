@@ -56,7 +56,9 @@ KINDS = {"task_v1": "task", "task_v2": "task", "task_v3": "task", "workflow_run"
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a sink's templates put in the place of the built-in words: both mrkdwn, values in them already escaped."""
+    """What a sink's templates put in the place of the built-in words: `title` is raw, `body` mrkdwn whose values are
+    already escaped.
+    """
 
     title: str = ""
     body: str = ""
@@ -95,9 +97,9 @@ def build(
         "links": _links(delivery, style.link_to, artifacts),
         "context": _context(delivery),
     }
-    blocks: list[dict[str, Any]] = [header(head), _section(identity(delivery))]
+    blocks: list[dict[str, Any]] = [header(head), section(identity(delivery))]
     if words.body:
-        blocks += [_section(piece) for piece in _pieces(words.body)]
+        blocks += [section(piece) for piece in _pieces(words.body)]
     for part, made in parts.items():
         if part in style.show and not (words.body and part in ("why", "output", "facts")):
             blocks += made
@@ -145,7 +147,7 @@ def identity(delivery: Delivery) -> str:
         [mrkdwn(KINDS.get(delivery.run_type, delivery.run_type.replace("_", " ")), 60)] if delivery.run_type else []
     )
     attempt = delivery.run.get("attempt")
-    if isinstance(attempt, int) and attempt > 1:
+    if isinstance(attempt, int) and 1 < attempt < 10**6:
         parts.append(f"attempt {attempt}")
     return " · ".join(parts) or code(delivery.event_id)
 
@@ -166,18 +168,21 @@ def fallback(delivery: Delivery, title: str = "") -> str:
 
 
 def header(text: str) -> dict[str, Any]:
+    """A headline of raw `text`."""
     return {
         "type": "header",
         "text": {"type": "plain_text", "text": plain(text, HEADER_MAX) or "Runhook", "emoji": False},
     }
 
 
-def _section(text: str) -> dict[str, Any]:
+def section(text: str) -> dict[str, Any]:
+    """A paragraph of ready mrkdwn."""
     # verbatim: Slack makes no links, channel names or mentions out of the text by itself.
     return {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
 
 
 def context(text: str) -> dict[str, Any]:
+    """A line of small print, ready mrkdwn."""
     return {"type": "context", "elements": [{"type": "mrkdwn", "text": text, "verbatim": True}]}
 
 
@@ -203,11 +208,11 @@ def _shorten(line: str) -> str:
 def _why(delivery: Delivery) -> Iterator[dict[str, Any]]:
     block = code_block(reason(delivery), REASON_MAX)
     if block:
-        yield _section(f"*Why*\n{block}")
+        yield section(f"*Why*\n{block}")
     lines = [line for line in map(_error_line, _list(delivery.run.get("errors"))) if line]
     if lines and delivery.status != "completed":
         more = f"\n… and {len(lines) - ERRORS_MAX} more" if len(lines) > ERRORS_MAX else ""
-        yield _section("*Errors*\n" + "\n".join(lines[:ERRORS_MAX]) + more)
+        yield section("*Errors*\n" + "\n".join(lines[:ERRORS_MAX]) + more)
 
 
 def _error_line(error: object) -> str:
@@ -225,15 +230,27 @@ def _output(delivery: Delivery) -> Iterator[dict[str, Any]]:
     output = delivery.run.get("output")
     if delivery.status != "completed" or output in (None, "", [], {}):
         return
-    text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False, indent=1, default=str)
-    block = code_block(text[: OUTPUT_MAX * 2], OUTPUT_MAX)
+    block = code_block(output if isinstance(output, str) else _json(output, OUTPUT_MAX), OUTPUT_MAX)
     if block:
-        yield _section(f"*Output*\n{block}")
+        yield section(f"*Output*\n{block}")
+
+
+def _json(value: object, limit: int) -> str:
+    """The first `limit` characters and a few more of `value` as JSON, without writing all of it first."""
+    text = ""
+    try:
+        for piece in json.JSONEncoder(ensure_ascii=False, indent=1, default=str).iterencode(value):
+            text += piece
+            if len(text) > limit:
+                break
+    except RecursionError:
+        text += "…"
+    return text
 
 
 def _facts(delivery: Delivery) -> Iterator[dict[str, Any]]:
     facts = [
-        ("Duration", duration(_seconds(delivery.run))),
+        ("Duration", took(delivery.run)),
         ("Steps", _number(delivery.run.get("step_count"))),
         ("Category", _categories(delivery.run.get("failure_category")) if delivery.status != "completed" else ""),
         ("Finished", _moment(delivery.run.get("finished_at"))),
@@ -258,7 +275,7 @@ def _links(delivery: Delivery, link_to: Sequence[LinkTo], artifacts: Sequence[Ar
             break
         line += (" · " if line else "🔗 ") + one
     if line:
-        yield _section(line)
+        yield section(line)
     if any(signed):
         yield context("The links to files are signed and lapse within hours.")
 
@@ -306,26 +323,25 @@ def _time(value: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _moment(value: object) -> str:
     moment = _time(value)
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else ""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else ""
 
 
-def _seconds(run: Mapping[str, Any]) -> float | None:
+def took(run: Mapping[str, Any]) -> str:
+    """How long the run was at work, or ""."""
     begun = _time(run.get("started_at")) or _time(run.get("created_at"))
     ended = _time(run.get("finished_at"))
-    return (ended - begun).total_seconds() if begun and ended and ended >= begun else None
+    return duration((ended - begun).total_seconds()) if begun and ended and ended >= begun else ""
 
 
-def duration(seconds: float | None) -> str:
-    """`seconds` as people say it: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min; "" for None."""
-    if seconds is None:
-        return ""
+def duration(seconds: float) -> str:
+    """`seconds` as people say it: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -41,8 +41,8 @@ REFUSALS = frozenset(
     """
     invalid_payload invalid_blocks invalid_blocks_format invalid_attachments no_text too_many_attachments
     too_many_blocks msg_too_long msg_blocks_too_long message_too_long attachment_payload_limit_exceeded
-    markdown_text_conflict invalid_metadata_format invalid_metadata_schema metadata_too_large invalid_arguments invalid_array_arg
-    invalid_form_data invalid_json json_not_object invalid_post_type missing_post_type
+    markdown_text_conflict invalid_metadata_format invalid_metadata_schema metadata_too_large invalid_arguments
+    invalid_array_arg invalid_form_data invalid_json json_not_object invalid_post_type missing_post_type
     """.split()  # noqa: SIM905 - a list of words is read more easily without quotes
 )
 # What an operator should do about the commonest ones.
@@ -133,10 +133,10 @@ class Webhook(WebhookClient):
 
     def __init__(self, url: str, deadline: float) -> None:
         super().__init__(url, retry_handlers=[], logger=_silent)
-        self._deadline = deadline
+        self.deadline = deadline
 
     def _perform_http_request_internal(self, url: str, req: Request) -> WebhookResponse:
-        status, headers, body = _exchange(req, self._deadline)
+        status, headers, body = _exchange(req, self.deadline)
         return WebhookResponse(url=url, status_code=status, body=body, headers=headers)
 
     def post(self, message: Mapping[str, Any]) -> None:
@@ -156,7 +156,7 @@ def _says_ok(body: str) -> bool:
         return True
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and (
         said.get("ok") is True or said.get("success") is True or said.get("result") == "success"
@@ -168,13 +168,13 @@ class Api(WebClient):
 
     def __init__(self, token: str, base_url: str, deadline: float) -> None:
         super().__init__(token, base_url, retry_handlers=[], logger=_silent)
-        self._deadline = deadline
+        self.deadline = deadline
 
     def _perform_urllib_http_request_internal(self, url: str, req: Request) -> dict[str, Any]:  # noqa: ARG002
-        status, headers, body = _exchange(req, self._deadline)
+        status, headers, body = _exchange(req, self.deadline)
         try:
             parsed = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
             parsed = {"ok": False, "error": ""}
@@ -182,7 +182,7 @@ class Api(WebClient):
 
     def _upload_file(self, *, url: str, data: bytes, **__: Any) -> FileUploadV2Result:
         headers = {"Content-Type": "application/octet-stream"}
-        status, _, body = _exchange(Request(url, data, headers, method="POST"), self._deadline)  # noqa: S310
+        status, _, body = _exchange(Request(url, data, headers, method="POST"), self.deadline)  # noqa: S310
         return FileUploadV2Result(status=status, body=body)
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:

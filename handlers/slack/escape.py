@@ -13,53 +13,58 @@ from urllib.parse import quote, urlsplit
 ELLIPSIS = "…"
 WORD_JOINER = "\u2060"
 
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "ˋ"}
 # Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
 _SHOUT = re.compile(r"@(?=(?:here|channel|everyone|group)\b)", re.IGNORECASE)
-_URL_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
+_URL_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]!$&'()*+,;=%]")
 URL_MAX = 3000
 
 
-def visible(text: object) -> str:
-    """`text` as a string without characters that are not seen; newlines and tabs stay."""
-    return _UNSEEN.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
+def visible(text: object, limit: int) -> str:
+    """The beginning of `text`, enough to fill `limit` units, without characters that are not seen; newlines and tabs
+    stay. What comes after is not looked at: a payload can be a hundred megabytes.
+    """
+    text = str(text)[: limit * 4]
+    return _UNSEEN.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
 
 
 def mrkdwn(text: object, limit: int) -> str:
-    """`text` escaped for a mrkdwn field: at the most `limit` units long, never cut within an escape."""
-    return _fit(_SHOUT.sub("@" + WORD_JOINER, visible(text)), limit, _ENTITIES)
+    """`text` escaped for a mrkdwn field: at the most `limit` units long, never cut within an escape. It can neither
+    begin nor end code, so it may also stand within some.
+    """
+    return _fit(_SHOUT.sub("@" + WORD_JOINER, visible(text, limit)), limit, _ENTITIES)
 
 
 def plain(text: object, limit: int) -> str:
     """`text` for a plain_text field, in one line. Angle brackets become look-alikes: whether Slack decodes escapes
     there or not, what is shown is the same, and it is never a mention.
     """
-    line = " ".join(visible(text).split())
+    line = " ".join(visible(text, limit).split())
     return _fit(_SHOUT.sub("@" + WORD_JOINER, line), limit, {"<": "‹", ">": "›"})
 
 
 def code(text: object, limit: int = 200) -> str:
     """`text` as inline code, or "" when nothing of it is left."""
-    line = " ".join(visible(text).split())
-    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, line), limit - 2, {**_ENTITIES, "`": "ˋ"})
+    line = " ".join(visible(text, limit).split())
+    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, line), limit - 2, _ENTITIES)
     return f"`{inner}`" if inner else ""
 
 
 def code_block(text: object, limit: int) -> str:
     """`text` as a code block of at the most `limit` units, or "" when nothing of it is left."""
-    stripped = visible(text).strip("\n").rstrip()
-    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, stripped), limit - 8, {**_ENTITIES, "`": "ˋ"})
+    stripped = visible(text, limit).strip("\n").rstrip()
+    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, stripped), limit - 8, _ENTITIES)
     return f"```\n{inner}\n```" if inner else ""
 
 
 def link(url: object, label: object, limit: int = 80) -> str:
     """A Slack link to `url`, or "" when that is no http(s) address that can be written down safely."""
     address = safe_url(url)
-    text = " ".join(visible(label).split())
-    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, text), limit, {**_ENTITIES, "|": "¦", "`": "ˋ"})
+    text = " ".join(visible(label, limit).split())
+    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, text), limit, {**_ENTITIES, "|": "¦"})
     return f"<{address}|{inner}>" if address and inner else ""
 
 
@@ -67,7 +72,7 @@ def safe_url(url: object) -> str:
     """`url` if it is an absolute http(s) address of a host, with what Slack would read otherwise percent-encoded;
     else "". An address with a user name in it is refused: it is how one host is made to look like another.
     """
-    if not isinstance(url, str) or not url.isprintable():
+    if not isinstance(url, str) or not url.isprintable() or url != url.strip():
         return ""
     try:
         parts = urlsplit(url)

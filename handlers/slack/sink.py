@@ -16,6 +16,9 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
 from handlers.slack.blocks import LinkTo, Part, Style, build
 from handlers.slack.client import Api, Webhook
+from handlers.slack.incidents import ThreadBy, topic_of
+from handlers.slack.templates import TemplateOption, Templates, When
+from handlers.slack.threads import CHANNEL_ID, Storms, Threads
 
 
 class SlackOptions(SinkOptions):
@@ -34,6 +37,18 @@ class SlackOptions(SinkOptions):
         ("run", "mirrored", "signed"),
         description="What to link to: the run in Skyvern, files that a sink named in `after` has kept, and, where none"
         " are, the sender's own signed links, which lapse.",
+    )
+
+    templates: dict[When, TemplateOption] = Field(
+        default_factory=dict, description="Words of your own, by outcome: a body, or {title, body}; Jinja, sandboxed."
+    )
+    thread: ThreadBy = Field(
+        "none",
+        description="run: later messages of a run reply to its first. incident: runs of one workflow that fail for the"
+        " same reason are counted in one reply under the first one's message.",
+    )
+    window: float = Field(
+        3600.0, ge=60, le=7 * 86400, description="Seconds that an incident lasts from its first message."
     )
 
     @field_validator("webhook_url")
@@ -57,6 +72,12 @@ class SlackOptions(SinkOptions):
             raise ValueError("token needs channel: the id (C…) or #name of the channel to post to")
         if self.webhook_url is not None and self.channel is not None:
             raise ValueError("channel goes with token; a webhook posts to the channel that it was made for")
+        if self.webhook_url is not None and self.thread == "run":
+            raise ValueError("thread: run needs a bot token; a webhook can't reply to a message")
+        if self.token is not None and self.thread != "none" and not CHANNEL_ID.fullmatch(self.channel or ""):
+            raise ValueError(
+                "thread needs the channel's id (C…), which Slack shows at the end of the channel's details"
+            )
         if self.token is not None and not self.token.get_secret_value().strip().isprintable():
             raise ValueError("token has characters that no token has")
         return self
@@ -93,15 +114,19 @@ class SlackSink(Sink[SlackOptions]):
     def __init__(self, name: str, options: SlackOptions, services: Services) -> None:
         super().__init__(name, options, services)
         self._style = Style(options.show, options.link_to)
+        self._templates = Templates(options.templates)
+        self._threads = Threads(options.channel or "")
+        self._storms = Storms()
 
     def send(self, delivery: Delivery) -> Receipt:
         """Post the message. The receipt's id is the message's timestamp, or "webhook", for a webhook tells nothing."""
         deadline = time.monotonic() + self.options.timeout
-        message = build(delivery, self._style).to_dict()
+        now = time.time()
+        message = build(delivery, self._style, self._templates.words(delivery))
+        topic = topic_of(delivery, self.options.thread, self.options.window, now)
         if self.options.webhook_url is not None:
-            Webhook(self.options.webhook_url.get_secret_value(), deadline).post(message)
-            return Receipt("webhook")
+            hook = Webhook(self.options.webhook_url.get_secret_value(), deadline)
+            return self._storms.post(hook, message, topic, now)
         assert self.options.token is not None
         api = Api(self.options.token.get_secret_value(), self.options.api_url, deadline)
-        answer = api.call("chat_postMessage", channel=self.options.channel, **message)
-        return Receipt(str(answer.get("ts") or "sent"))
+        return self._threads.post(api, delivery, message, topic).receipt
