@@ -109,7 +109,7 @@ class _Child:
     born: float = 0.0
     deaths: int = 0
     due: float = 0.0
-    buried_late: list[str] = field(default_factory=list)
+    unburied: list[str] = field(default_factory=list)
     told: str = ""
     killed: bool = False
 
@@ -183,7 +183,7 @@ class Supervisor:
         child.board.clear()
         child.name = f"{child.label}@{self._host}.{token_hex(4)}"
         child.born, child.killed = time.monotonic(), False
-        life = Life(child.name, child.board, tuple(child.buried_late))
+        life = Life(child.name, child.board, tuple(child.unburied))
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -196,9 +196,7 @@ class Supervisor:
         for child in self._children:
             deadline = child.board.deadline
             if child.pid and deadline and now > deadline + OVERSTAY and not child.killed:
-                log.error(
-                    "%s: a job hangs %g s after its timeout; killing process %d", child.label, OVERSTAY, child.pid
-                )
+                log.error("%s: a job outlives its timeout; killing process %d", child.label, child.pid)
                 child.killed = True
                 os.kill(child.pid, signal.SIGKILL)
 
@@ -214,8 +212,8 @@ class Supervisor:
         now = time.monotonic()
         child.pid = 0
         if child.board.ready:
-            child.buried_late = []
-        child.buried_late = [*child.buried_late[-9:], child.name]
+            child.unburied = []
+        child.unburied = [*child.unburied[-9:], child.name]
         if self._signals:
             return
         if code == REPLACE:
@@ -227,7 +225,7 @@ class Supervisor:
         child.due = now + delay
         how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
         reason = child.board.last_words or how
-        if reason != child.told or child.deaths <= 1 or child.deaths % 12 == 0:
+        if not child.killed and (reason != child.told or child.deaths <= 1 or child.deaths % 12 == 0):
             times = f"{child.deaths} times in a row, " if child.deaths > 1 else ""
             log.error("%s: %s (%sstarts again in %.1f s)", child.label, reason, times, delay)
         child.told = reason

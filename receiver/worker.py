@@ -26,7 +26,7 @@ from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, clear_dead, conn
 
 log = logging.getLogger("runhook.worker")
 
-_PATIENCE = 5.0  # seconds that Redis and the ledger have to answer when the worker starts
+_PATIENCE = 3.0  # seconds that Redis and the ledger have to answer when the worker starts
 
 
 class Body(Protocol):

@@ -561,28 +561,3 @@ def test_a_worker_goes_on_after_redis_was_killed_and_is_back(valkey_factory: Cal
     # Then the same process runs the next job soon after its return
     assert len(ran) == 2
     assert ran[1] - back[0] < 3
-
-
-def test_a_worker_goes_on_after_redis_hung(valkey_factory: Callable[..., ValkeyProcess]) -> None:
-    server = valkey_factory()
-    ran: list[float] = []
-    back: list[float] = []
-
-    def come_back() -> None:
-        server.hang()
-        time.sleep(6)  # longer than the worker's socket time-out
-        server.resume()
-        back.append(time.monotonic())
-        with wakeups.connect(server.url) as mine:
-            wakeups.wake(mine, QUEUE)
-
-    hang = threading.Timer(0.5, come_back)
-    hang.start()
-
-    def body(stop: Stop) -> None:
-        ran.append(time.monotonic())
-        stop.ask()
-
-    serve(server.url, body, seconds=40)
-    hang.join()
-    assert ran[0] - back[0] < 3

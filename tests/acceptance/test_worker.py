@@ -1,0 +1,273 @@
+"""The worker as real processes that are killed, hung and stopped: work goes on, and nobody is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from receiver.processes import die_with_parent
+from receiver.wakeups import wake
+from tests.servers.valkey import ValkeyProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+QUEUES = ("dispatch", "deliver:ops")
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def until(condition: Callable[[], Any], seconds: float = 15, what: str = "") -> float:
+    """Wait for a condition; how long it took. Fails after `seconds`."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+class Worker:
+    """The stand-in worker, and the orders that it gets."""
+
+    def __init__(self, url: str, directory: Path, *, stop_timeout: float = 10, job_timeout: float = 30) -> None:
+        directory.mkdir(exist_ok=True)
+        self.log_path = directory / "worker.log"
+        self.client = redis.Redis.from_url(url, decode_responses=True)
+        script = str(Path(__file__).with_name("standin_worker.py"))
+        arguments = [url, str(directory), str(stop_timeout), str(job_timeout), *QUEUES]
+        parent = os.getpid()
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, script, *arguments],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                preexec_fn=lambda: die_with_parent(parent),
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def pid(self, queue: str) -> int:
+        return int(self.client.hget("pids", queue) or 0)
+
+    def ready(self) -> Worker:
+        until(lambda: len(self.client.hgetall("pids")) == len(QUEUES), what=f"children\n{self.log}")
+        return self
+
+    def order(self, queue: str, name: str, **what: float) -> None:
+        self.client.rpush(f"orders:{queue}", json.dumps({"id": name, **what}))
+        wake(self.client, queue)
+
+    def began(self, queue: str) -> list[str]:
+        return list(self.client.lrange(f"began:{queue}", 0, -1))
+
+    def done(self, queue: str) -> list[str]:
+        return [line.split()[0] for line in self.client.lrange(f"done:{queue}", 0, -1)]
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.client.close()
+
+
+@pytest.fixture
+def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def it(url: str = redis_url, **options: float) -> Worker:
+        workers.append(Worker(url, tmp_path / "data", **options))
+        return workers[-1].ready()
+
+    yield it
+    for worker in workers:
+        worker.end()
+
+
+def test_each_queue_has_a_process_of_its_own_and_work_is_done(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.pid("dispatch") != worker.pid("deliver:ops") != worker.process.pid
+    for queue in QUEUES:
+        worker.order(queue, f"for {queue.replace(':', '-')}")
+    until(lambda: all(worker.done(queue) for queue in QUEUES))
+
+
+def test_kill_9_of_a_child_in_the_middle_of_its_job_costs_a_moment(
+    start: Callable[..., Worker],
+) -> None:
+    # Given a child in the middle of a job, and a neighbour
+    worker = start()
+    neighbour = worker.pid("dispatch")
+    worker.order("deliver:ops", "long", sleep=20)
+    until(lambda: worker.began("deliver:ops"))
+    # When it is killed
+    os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
+    # Then another takes the work up again with nobody's help, and the neighbour never noticed
+    took = until(lambda: worker.done("deliver:ops") == ["long"], 10)
+    print(f"{took:.2f}", "seconds from kill -9 to work done")
+    assert took < 5
+    assert worker.pid("dispatch") == neighbour
+    assert "deliver:ops: killed by signal 9 (starts again in 0.0 s)" in worker.log
+    until(lambda: worker.client.zcard("rq:wip:deliver:ops") == 0, 5)
+
+
+def test_kill_9_of_the_supervisor_leaves_no_orphan(start: Callable[..., Worker]) -> None:
+    worker = start()
+    pids = [worker.pid(queue) for queue in QUEUES]
+    worker.order("deliver:ops", "long", sleep=20)
+    until(lambda: worker.began("deliver:ops"))
+    worker.process.kill()
+    until(lambda: not any(alive(pid) for pid in pids), 5)
+
+
+def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worker]) -> None:
+    worker = start()
+    pids = [worker.pid(queue) for queue in QUEUES]
+    worker.order("deliver:ops", "short", sleep=1)
+    worker.order("deliver:ops", "next")
+    until(lambda: worker.began("deliver:ops"))
+    worker.process.terminate()
+    assert worker.process.wait(8) == 0
+    assert worker.done("deliver:ops") == ["short"]
+    assert worker.client.llen("rq:queue:deliver:ops") == 1  # what was not done is on its way to the next worker
+    assert not any(alive(pid) for pid in pids)
+    assert worker.client.zcard("rq:wip:deliver:ops") == 0
+
+
+def test_sigterm_while_idle_takes_about_a_second(start: Callable[..., Worker]) -> None:
+    worker = start()
+    started = time.monotonic()
+    worker.process.send_signal(signal.SIGINT)
+    assert worker.process.wait(8) == 0
+    assert time.monotonic() - started < 4
+
+
+def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(start: Callable[..., Worker]) -> None:
+    worker = start(stop_timeout=0.5)
+    pids = [worker.pid(queue) for queue in QUEUES]
+    worker.order("deliver:ops", "long", sleep=20)
+    until(lambda: worker.began("deliver:ops"))
+    worker.process.terminate()
+    assert worker.process.wait(8) == 1
+    assert not any(alive(pid) for pid in pids)
+    assert "did not end within 0.5 s" in worker.log
+    assert worker.client.zcard("rq:wip:deliver:ops") == 0
+    assert worker.client.llen("rq:queue:deliver:ops") == 1
+
+
+def test_a_second_signal_does_not_wait(start: Callable[..., Worker]) -> None:
+    worker = start(stop_timeout=60)
+    worker.order("deliver:ops", "long", sleep=20)
+    until(lambda: worker.began("deliver:ops"))
+    worker.process.terminate()
+    time.sleep(0.2)
+    worker.process.terminate()
+    assert worker.process.wait(5) == 1
+
+
+def test_a_job_that_no_alarm_can_interrupt_is_killed_and_its_work_done_again(
+    start: Callable[..., Worker],
+) -> None:
+    worker = start(job_timeout=1)
+    hung = worker.pid("deliver:ops")
+    worker.order("deliver:ops", "hung", hang=60)
+    until(lambda: worker.began("deliver:ops"))
+    took = until(lambda: worker.done("deliver:ops") == ["hung"], 10)
+    print(f"{took:.2f}", "seconds from the start of a job that hangs for ever, time-out 1 s, to work done")
+    assert took < 5
+    assert not alive(hung)
+    assert "deliver:ops: a job outlives its timeout; killing process" in worker.log
+
+
+def test_a_job_that_sleeps_past_its_timeout_is_cut_off_without_a_kill(start: Callable[..., Worker]) -> None:
+    worker = start(job_timeout=1)
+    pid = worker.pid("deliver:ops")
+    worker.order("deliver:ops", "slow", sleep=20)
+    until(lambda: "cut off" in worker.log, 5)
+    worker.order("deliver:ops", "next")  # the clock would wake it
+    until(lambda: worker.done("deliver:ops") == ["slow", "next"], 10)
+    assert worker.pid("deliver:ops") == pid
+
+
+def test_a_child_in_a_crash_loop_backs_off_and_delays_nobody_else(start: Callable[..., Worker]) -> None:
+    worker = start()
+    worker.client.set("refuse:deliver:ops", 1)
+    os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
+    until(lambda: "3 times in a row" in worker.log or worker.log.count("can't be built") >= 1, 10)
+    time.sleep(1.5)
+    lines = [line for line in worker.log.splitlines() if "can't be built" in line]
+    assert len(lines) == 1
+    assert "the sink of deliver:ops can't be built (2 times in a row, starts again in 0.2 s)" in lines[0]
+    worker.order("dispatch", "meanwhile")
+    until(lambda: worker.done("dispatch"), 3)
+    worker.client.delete("refuse:deliver:ops")
+    worker.order("deliver:ops", "after all")
+    until(lambda: worker.done("deliver:ops"), 10)
+
+
+def test_a_body_that_is_worn_out_gets_a_fresh_process(start: Callable[..., Worker]) -> None:
+    worker = start()
+    pid = worker.pid("deliver:ops")
+    worker.order("deliver:ops", "last", wear_out=1)
+    until(lambda: worker.pid("deliver:ops") != pid)
+    worker.order("deliver:ops", "first")
+    until(lambda: worker.done("deliver:ops") == ["last", "first"])
+    assert "a fresh process takes over" in worker.log
+
+
+@pytest.mark.parametrize("fault", ["killed", "hung"])
+def test_work_goes_on_soon_after_redis_is_back(
+    fault: str,
+    start: Callable[..., Worker],
+    valkey_factory: Callable[..., ValkeyProcess],
+) -> None:
+    # Given a worker in the middle of a job
+    server = valkey_factory()
+    worker = start(server.url)
+    pids = [worker.pid(queue) for queue in QUEUES]
+    worker.order("deliver:ops", "before", sleep=1)
+    until(lambda: worker.began("deliver:ops"))
+    # When Redis is away, and when it hangs for longer than any time-out in the worker
+    if fault == "killed":
+        server.kill()
+        time.sleep(2)
+        server.start()
+    else:
+        server.hang()
+        time.sleep(6)
+        server.resume()
+    # Then the same processes do old and new work within seconds of its return
+    back = time.monotonic()
+    worker.order("dispatch", "after")
+    until(lambda: worker.done("dispatch") == ["after"], 10)
+    until(lambda: worker.done("deliver:ops") == ["before"], 20, what=worker.log)
+    took = time.monotonic() - back
+    print(f"{took:.2f}", f"seconds from the return of a Redis that was {fault} to work done")
+    assert took < 5
+    assert all(alive(pid) for pid in pids)
+
+
+def test_a_missing_redis_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    worker = Worker("redis://127.0.0.1:1/0", tmp_path)
+    try:
+        assert worker.process.wait(20) == 1
+        assert worker.log.count("\n") == 1
+        assert "Redis can't be used (redis://127.0.0.1:1/0)" in worker.log
+    finally:
+        worker.end()
