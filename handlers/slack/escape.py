@@ -10,25 +10,14 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, urlsplit
 
+from handlers.wording import WORD_JOINER, visible
+
 ELLIPSIS = "…"
-WORD_JOINER = "\u2060"
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "ˋ"}
-# Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
-)
 _SHOUT = re.compile(r"@(?=(?:here|channel|everyone|group)\b)", re.IGNORECASE)
 _URL_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]!$&'()*+,;=%]")
 URL_MAX = 3000
-
-
-def visible(text: object, limit: int) -> str:
-    """The beginning of `text`, enough to fill `limit` units, without characters that are not seen; newlines and tabs
-    stay. What comes after is not looked at: a payload can be a hundred megabytes.
-    """
-    text = str(text)[: limit * 4]
-    return _UNSEEN.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
 
 
 def mrkdwn(text: object, limit: int) -> str:

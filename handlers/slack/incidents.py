@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from handlers.contract import Delivery
-from handlers.slack.blocks import reason
+from handlers.wording import errors, reason
 
 ThreadBy = Literal["run", "incident", "none"]
 
@@ -74,11 +74,7 @@ def same_reason(delivery: Delivery) -> str:
     """The reason with everything taken out that differs from run to run; the error codes when there is none."""
     text = reason(delivery)
     if not text:
-        errors = delivery.run.get("errors")
-        codes = (
-            [item.get("error_code") for item in errors if isinstance(item, Mapping)] if isinstance(errors, list) else []
-        )
-        text = " ".join(sorted(code for code in codes if isinstance(code, str)))
+        text = " ".join(sorted(code or words for code, words in errors(delivery)))
     text = _NUMBER.sub("#", _ID.sub("#", _URL.sub(r"\1", text[:4000])))
     return " ".join(text.lower().split())[:500]
 

@@ -8,8 +8,9 @@ from datetime import UTC
 from typing import Any
 
 from handlers.contract import Delivery
-from handlers.slack.blocks import SECTION_MAX, Message, duration, section
+from handlers.slack.blocks import SECTION_MAX, Message, section
 from handlers.slack.escape import code, link, safe_url, units
+from handlers.wording import duration
 
 TALLY = "runhook_tally"
 RECENT = 10  # runs that a count names

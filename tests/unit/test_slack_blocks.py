@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handlers import wording
 from handlers.conformance import BODIES, make_delivery, sample_run
 from handlers.contract import Artifact, Delivery
 from handlers.slack import escape
-from handlers.slack.blocks import BLOCKS_MAX, Style, build, duration
+from handlers.slack.blocks import BLOCKS_MAX, Style, build
 from handlers.slack.incidents import same_reason, topic_of
 from handlers.slack.tally import RECENT, Seen, Tally, again, many
 from handlers.slack.templates import TemplateOption, Templates
@@ -60,7 +61,7 @@ def assert_harmless(message: dict[str, Any], hosts: frozenset[str] = frozenset({
     assert [block for block in message["blocks"] if not fits(block)] == []
     for text in [*texts(message), {"type": "mrkdwn", "text": message["text"], "verbatim": True}]:
         words = text["text"]
-        assert not escape._UNSEEN.search(words.replace(escape.WORD_JOINER, ""))
+        assert not wording._UNSEEN.search(words.replace(escape.WORD_JOINER, ""))
         assert not re.search(r"@(here|channel|everyone)\b", words, re.IGNORECASE)
         if text["type"] == "plain_text":
             assert not re.search(r"[<>\n]", words)
@@ -230,7 +231,7 @@ def test_any_body_makes_a_message_that_slack_takes(kind: str) -> None:
     ("seconds", "words"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
 )
 def test_a_duration_reads_as_people_say_it(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert wording.duration(seconds) == words
 
 
 # Templates
