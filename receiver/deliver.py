@@ -24,7 +24,6 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, l
 from receiver.ledger.delivering import Claimed, Settled
 from receiver.pool import Pool
 from receiver.run import parse
-from receiver.services import SourceServices
 from receiver.settings import Settings
 from receiver.states import target
 
@@ -63,12 +62,15 @@ class Deliverer:
         concurrency: int,
         connection: redis.Redis,
         owner: str,
+        *,
+        linger: float = LINGER,
     ) -> None:
         self._ledger = ledger
         self._sink = sink
         self._retry = retry
         self._redis = connection
         self._owner = owner
+        self._linger = linger
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
@@ -89,7 +91,7 @@ class Deliverer:
                 claimed = 0 if closing else self._claim()
                 if self._flying:
                     self._collect()
-                elif closing or not (claimed or wakeups.wait_nudge(self._redis, self._queue, LINGER)):
+                elif closing or not (claimed or wakeups.wait_nudge(self._redis, self._queue, self._linger)):
                     break
         except LedgerUnavailable as error:
             # What is unsettled stays with us; the clock rings again in a moment.
@@ -290,6 +292,8 @@ def _as_delivery(each: Claimed, receipts: dict[str, dict[str, object] | None]) -
 
 def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:
     """The deliverer for sink `name` in a worker process called `owner`. Opens its connections on first use."""
+    from receiver.services import SourceServices
+
     chosen = config.sinks[name]
     connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5)
     sink = registry.build(name, chosen.type, chosen.options, SourceServices(config))

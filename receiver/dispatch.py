@@ -82,7 +82,10 @@ class Dispatcher:
         if not entries:
             return
         self._kept = entries
-        sinks = self.dispatch([entry.event for entry in entries if entry.event is not None])
+        events = [entry.event for entry in entries if entry.event is not None]
+        if len(events) < len(entries):
+            log.error("dispatch.dropped entries=%d reason=not written by a receiver", len(entries) - len(events))
+        sinks = self.dispatch(events)
         self._reader.done([entry.entry_id for entry in entries])
         self._kept = []
         wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
@@ -179,8 +182,10 @@ class Dispatcher:
             disposition=item.disposition,
             labels=run.labels if run else {},
             received_at=item.event.received_at,
+            event_id=item.event.id,
         )
         verdict = self._router.match(view)
+        item.note = "; ".join(f"route {each.route} {each.why}" for each in verdict.explanations if each.error)
         item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
 
 

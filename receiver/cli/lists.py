@@ -125,7 +125,8 @@ def what_it_is(event: dict[str, Any]) -> str:
         return f"unreadable: {event['problem']}"
     if event["repeat_of"]:
         return f"repeat of {event['repeat_of']}"
-    return str(event["disposition"]) + (", unrouted" if event["unrouted"] else "")
+    unrouted = ", unrouted" if event["unrouted"] else ""
+    return str(event["disposition"]) + unrouted + (f" ({event['problem']})" if event["problem"] else "")
 
 
 def deliveries(

@@ -53,6 +53,7 @@ class NewEvent:
     disposition: str = ""
     repeat_of: str | None = None
     newest: bool = False  # the run now stands as this event says
+    note: str = ""  # what an operator should see although the event is readable
     deliveries: list[NewDelivery] = field(default_factory=list)
 
     @property
@@ -141,7 +142,7 @@ def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: fl
             "disposition": item.disposition,
             "repeat_of": item.repeat_of,
             "unrouted": item.disposition not in ("repeat", "superseded") and not item.deliveries,
-            "problem": item.run.problem,
+            "problem": item.run.problem or item.note,
             "submission_id": item.event.submission_id,
             "received_at": item.event.received_at,
             "recorded_at": now,

@@ -1,0 +1,271 @@
+"""From the ledger to a sink, with a real Valkey, both databases, and a sink that does what the test tells it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import pytest
+import redis
+
+from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
+from receiver import breaker
+from receiver.config import RetryPolicy
+from receiver.deliver import Deliverer
+from receiver.ledger import Ledger, delivering, lanes, queries
+from receiver.ledger.recording import NewDelivery
+from tests.integration.test_ledger import new_event, record
+
+Answer = Callable[[Delivery], Receipt]
+
+
+class ScriptedSink(Sink[SinkOptions]):
+    """Answers as its script says, and remembers what it was sent."""
+
+    def __init__(self, answer: Answer, timeout: float = 5) -> None:
+        super().__init__("ops", SinkOptions(timeout=timeout), NO_SERVICES)
+        self.answer = answer
+        self.seen: list[Delivery] = []
+        self.lock = threading.Lock()
+
+    def send(self, delivery: Delivery) -> Receipt:
+        with self.lock:
+            self.seen.append(delivery)
+        return self.answer(delivery)
+
+
+class BatchSink(ScriptedSink):
+    batch_size: ClassVar[int] = 50
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.sizes: list[int] = []
+
+    def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
+        self.sizes.append(len(deliveries))
+        return super().send_many(deliveries)
+
+
+NO_SERVICES: Any = None
+
+
+@pytest.fixture
+def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]]:
+    made: list[Deliverer] = []
+
+    def make(sink: Sink[SinkOptions], *, concurrency: int = 8, **retry: Any) -> Deliverer:
+        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+        it = Deliverer(
+            Ledger(str(ledger.url.render_as_string(hide_password=False))),
+            sink,
+            RetryPolicy(**{"first": 100, **retry}),
+            concurrency,
+            connection,
+            f"w{len(made)}",
+            linger=0.02,
+        )
+        made.append(it)
+        return it
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def rows(ledger: Ledger, **wanted: Any) -> list[dict[str, Any]]:
+    return ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))
+
+
+def accept(delivery: Delivery) -> Receipt:
+    return Receipt(f"r-{delivery.run_id}", keys=("a", "b"), urls={"run.json": "https://x/run.json"})
+
+
+def settled(ledger: Ledger) -> None:
+    """Make what waits due now, as the clock does when its time has come."""
+    ledger.write(lambda connection: delivering.make_due(connection, time.time() + 1e6))
+    ledger.write(lambda connection: connection.exec_driver_sql("UPDATE deliveries SET due_at = 0"))
+
+
+def test_what_is_due_is_sent_and_its_receipt_kept(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "other") for n in range(20)))
+    sink = ScriptedSink(accept)
+
+    deliver(sink).run(lambda: False)
+
+    assert sorted(each.run_id for each in sink.seen) == sorted(f"tsk_{n}" for n in range(20))
+    assert {row["state"] for row in rows(ledger, sink="ops")} == {"delivered"}
+    assert {row["state"] for row in rows(ledger, sink="other")} == {"queued"}
+    assert rows(ledger, sink="ops", run_id="tsk_3")[0]["receipt"] == {
+        "id": "r-tsk_3",
+        "keys": ["a", "b"],
+        "urls": {"run.json": "https://x/run.json"},
+    }
+
+
+def test_a_sink_that_takes_many_gets_batches(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(120)))
+    sink = BatchSink(lambda delivery: accept(delivery) if delivery.run_id != "tsk_7" else _raise(Refused("no")))
+
+    deliver(sink).run(lambda: False)
+
+    assert sum(sink.sizes) == 120
+    assert max(sink.sizes) == 50
+    assert [row["run_id"] for row in rows(ledger, state=["dead"])] == ["tsk_7"]
+    assert len(rows(ledger, state=["delivered"])) == 119
+
+
+def _raise(error: Exception) -> Receipt:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (Refused("410 gone"), "dead", "410 gone"),
+        (Unavailable("503"), "waiting", "503"),
+        (KeyError("password=hunter2"), "waiting", "KeyError in the sink's code"),
+    ],
+)
+def test_the_three_kinds_of_error(
+    ledger: Ledger, deliver: Callable[..., Deliverer], error: Exception, state: str, reason: str
+) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+
+    deliver(ScriptedSink(lambda _: _raise(error))).run(lambda: False)
+
+    (row,) = rows(ledger)
+    assert (row["state"], row["reason"], row["attempts"], row["spent"]) == (
+        state,
+        reason,
+        1,
+        1,
+    )
+
+
+def test_a_delivery_is_tried_until_its_attempts_are_spent_with_the_same_key(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    sink = ScriptedSink(lambda _: _raise(Unavailable("down")))
+    deliverer = deliver(sink, attempts=3)
+
+    for _ in range(5):
+        deliverer.run(lambda: False)
+        settled(ledger)
+
+    (row,) = rows(ledger)
+    assert (row["state"], row["attempts"]) == ("dead", 3)
+    assert {each.key for each in sink.seen} == {row["id"]}
+    assert [each.attempt for each in sink.seen] == [1, 2, 3]
+    kept = ledger.read(lambda connection: queries.list_attempts(connection, row["id"]))
+    assert [each["outcome"] for each in kept] == ["unavailable"] * 3
+
+
+def test_retry_after_is_honoured(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+
+    deliver(ScriptedSink(lambda _: _raise(Unavailable("429", retry_after=5000))), first=1).run(lambda: False)
+
+    (row,) = rows(ledger)
+    assert row["due_at"] - row["updated_at"] >= 4990
+
+
+def test_an_open_breaker_parks_deliveries_without_spending_their_attempts(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    # given a sink that is down, and more deliveries than open its breaker
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(30)))
+    up = threading.Event()
+    sink = ScriptedSink(lambda delivery: accept(delivery) if up.is_set() else _raise(Unavailable("down")))
+    deliverer = deliver(sink, concurrency=2, attempts=2, first=0.001)
+
+    # when it is tried, then only a few were sent, and nothing is dead
+    deliverer.run(lambda: False)
+    tried = len(sink.seen)
+    assert tried <= breaker.THRESHOLD + 2
+    (lane,) = ledger.read(lanes.every)
+    assert lane.breaker == "open"
+
+    # and a probe that fails spends nothing
+    for _ in range(5):
+        ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+        settled(ledger)
+        deliverer.run(lambda: False)
+    assert len(sink.seen) == tried + 5
+    assert rows(ledger, state=["dead"]) == []
+    assert max(row["spent"] for row in rows(ledger)) == 1
+
+    # and one that succeeds lets all of them through
+    up.set()
+    ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+    settled(ledger)
+    deliverer.run(lambda: False)
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+
+
+def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(6)))
+    release = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        if delivery.run_id == "tsk_0":
+            release.wait(60)
+        return accept(delivery)
+
+    started = time.monotonic()
+    deliver(ScriptedSink(answer, timeout=0.5), concurrency=2).run(lambda: False)
+    release.set()
+
+    assert time.monotonic() - started < 30
+    assert {row["run_id"]: row["state"] for row in rows(ledger)} == {
+        "tsk_0": "waiting",
+        **{f"tsk_{n}": "delivered" for n in range(1, 6)},
+    }
+    assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 0.5 s"
+
+
+def test_a_stop_is_heeded_between_claims_and_what_is_in_hand_is_finished(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    stopped = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        stopped.set()
+        time.sleep(0.05)
+        return accept(delivery)
+
+    deliver(ScriptedSink(answer), concurrency=4).run(stopped.is_set)
+
+    states = [row["state"] for row in rows(ledger)]
+    assert states.count("sending") == 0
+    assert 0 < states.count("delivered") < 100
+
+
+def test_a_sink_that_waited_for_another_gets_its_receipt(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, new_event("tsk_1", "archive", NewDelivery("ops", "r", after=("archive",))))
+    archive, ops = ScriptedSink(accept), ScriptedSink(accept)
+    archive.name = "archive"
+
+    deliver(ops).run(lambda: False)
+    assert ops.seen == []
+    deliver(archive).run(lambda: False)
+    deliver(ops).run(lambda: False)
+
+    assert ops.seen[0].receipts["archive"] is not None
+    assert ops.seen[0].receipts["archive"]["urls"] == {"run.json": "https://x/run.json"}
+
+
+def test_many_deliverers_send_each_delivery_once(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    sinks = [ScriptedSink(accept) for _ in range(3)]
+    threads = [threading.Thread(target=deliver(sink).run, args=(lambda: False,)) for sink in sinks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    sent = [each.key for sink in sinks for each in sink.seen]
+    assert len(sent) == len(set(sent)) == 100
