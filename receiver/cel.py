@@ -111,7 +111,10 @@ def _syntax_problem(source: str, message: str) -> str:
     line, column, reason = int(found[1]), int(found[2]), found[3]
     position = sum(len(text) + 1 for text in source.split("\n")[: line - 1]) + column - 1
     reason = (
-        reason.replace("'<EOF>'", "the end").split(" expecting ")[0].replace("token recognition error at:", "stray")
+        reason.replace("mismatched input '<EOF>'", "it ends too early")
+        .replace("'<EOF>'", "the end")
+        .split(" expecting ")[0]
+        .replace("token recognition error at:", "stray")
     )
     near = source[position : position + 20].split("\n", maxsplit=1)[0]
     hint = ""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema, model_validator
 
 DEFAULT_REDACT = (
     "**.extra_http_headers",
@@ -22,6 +22,7 @@ DEFAULT_REDACT = (
     "**.totp_verification_url",
 )
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?")
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << (10 * power) for power, letter in enumerate("KMGT", 1)
@@ -34,7 +35,7 @@ _RATE = re.compile(r"([1-9][0-9]{0,6})\s*/\s*(s|m|h)")
 def parse_size(value: object) -> object:
     """Bytes of "16MiB", "500kB" or a plain number. Anything that is no string is left to the model."""
     if not isinstance(value, str):
-        return value
+        return not_truth(value)
     found = _SIZE.fullmatch(value.strip())
     if not found:
         raise ValueError("must be a size such as 16MiB, 500kB or a number of bytes")
@@ -44,7 +45,7 @@ def parse_size(value: object) -> object:
 def parse_duration(value: object) -> object:
     """Seconds of "90d", "1h", "5m", "30s" or a plain number. Anything that is no string is left to the model."""
     if not isinstance(value, str):
-        return value
+        return not_truth(value)
     found = _DURATION.fullmatch(value.strip())
     if not found:
         raise ValueError("must be a duration such as 30s, 5m, 1h, 90d or a number of seconds")
@@ -59,6 +60,13 @@ def parse_rate(value: str) -> tuple[int, float]:
     return int(found[1]), _SECONDS[found[2]]
 
 
+def not_truth(value: object) -> object:
+    """`value`, unless it is true or false, which pydantic would take for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
 def _checked_rate(value: object) -> object:
     if isinstance(value, str):
         parse_rate(value)
@@ -69,10 +77,50 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Size = Annotated[int, BeforeValidator(parse_size)]
-Seconds = Annotated[float, BeforeValidator(parse_duration)]
-Rate = Annotated[str, BeforeValidator(_checked_rate)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+def _rule(value: object) -> object:
+    if isinstance(value, str | dict) or value is None:
+        return value
+    raise ValueError("must be a mapping such as {status: failed}, or a CEL expression in quotes")
+
+
+def _target(value: object) -> object:
+    if isinstance(value, str | dict | ToSink):
+        return value
+    raise ValueError("must be the name of a sink, or {sink: …, after: …}")
+
+
+def _targets(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError("must be a list of sinks; put the name in brackets")
+    if not value:
+        raise ValueError("names no sink; an event must go somewhere")
+    return value
+
+
+def _secret(value: object) -> object:
+    """A key without the white space that a file or a shell has put around it."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not value:
+            raise ValueError("is empty; an empty key is none")
+    return value
+
+
+def _as_in_yaml(kind: str, pattern: re.Pattern[str], minimum: int) -> WithJsonSchema:
+    return WithJsonSchema(
+        {"anyOf": [{"type": kind, "minimum": minimum}, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
+    )
+
+
+Whole = Annotated[int, BeforeValidator(not_truth)]
+Number = Annotated[float, BeforeValidator(not_truth)]
+Size = Annotated[int, BeforeValidator(parse_size), _as_in_yaml("integer", _SIZE, 0)]
+Seconds = Annotated[float, BeforeValidator(parse_duration), _as_in_yaml("number", _DURATION, 0)]
+Rate = Annotated[
+    str, BeforeValidator(_checked_rate), WithJsonSchema({"type": "string", "pattern": f"^{_RATE.pattern}$"})
+]
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+Name = Annotated[str, Field(pattern=NAME)]
 """Names of sources and sinks: they stand in URLs, queue names, metrics and templates."""
 
 
@@ -85,7 +133,7 @@ class Model(BaseModel):
 class SourceConfig(Model):
     """Who posts to us. The URL is /webhooks/<name>."""
 
-    secrets: list[SecretStr] = Field(
+    secrets: list[Secret] = Field(
         min_length=1,
         description="API keys with which the source signs its webhooks. Several, so that a key can be rotated:"
         " a body that any of them signed is authentic.",
@@ -93,7 +141,7 @@ class SourceConfig(Model):
     api_base: str | None = Field(
         None, pattern=r"^https?://", description="Base of the source's API. SKYVERN_BASE_URL when it is absent."
     )
-    api_key: SecretStr | None = Field(
+    api_key: Secret | None = Field(
         None,
         description="Key for the source's API: to submit and poll runs and to renew lapsed artifact URLs."
         " Without it, nothing is asked from the API.",
@@ -103,11 +151,11 @@ class SourceConfig(Model):
 class RetryPolicy(Model):
     """When a delivery is tried again: after first, first * factor, first * factor² … seconds, with jitter."""
 
-    attempts: int = Field(
+    attempts: Whole = Field(
         12, ge=1, le=1000, description="Attempts before the delivery is dead, the first one included."
     )
     first: Seconds = Field(5.0, gt=0, le=86400, description="Delay before the second attempt: seconds, or such as 5s.")
-    factor: float = Field(2.0, ge=1, le=100, description="By how much each delay is longer than the one before.")
+    factor: Number = Field(2.0, ge=1, le=100, description="By how much each delay is longer than the one before.")
     max: Seconds = Field(3600.0, gt=0, le=604800, description="Longest delay: seconds, or such as 1h.")
 
 
@@ -116,7 +164,7 @@ class SinkConfig(Model):
 
     type: str = Field(description="The handler: database, files, s3, slack, http, or one that a package adds.")
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
-    concurrency: int = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
+    concurrency: Whole = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
     rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
     options: dict[str, Any] = Field(
         default_factory=dict, description="The options of the type, checked by its handler."
@@ -153,12 +201,14 @@ class RouteConfig(Model):
     """A rule: which events go to which sinks."""
 
     name: str = Field(min_length=1, max_length=100, description="What lists and explanations call it. Unique.")
-    when: str | dict[str, Any] | None = Field(
+    when: Annotated[str | dict[str, Any] | None, BeforeValidator(_rule)] = Field(
         None,
         description="A mapping of dotted paths to a value, list of values or glob, all of which must match;"
         " or a CEL expression. Absent means always.",
     )
-    to: list[str | ToSink] = Field(min_length=1, description="Names of sinks, or {sink: …, after: …}.")
+    to: Annotated[list[Annotated[str | ToSink, BeforeValidator(_target)]], BeforeValidator(_targets)] = Field(
+        min_length=1, description="Names of sinks, or {sink: …, after: …}."
+    )
     interim: bool = Field(False, description="Also events of runs that have not ended, or will be tried again.")
     repeats: bool = Field(False, description="Also events that say nothing new.")
     superseded: bool = Field(False, description="Also final events older than the newest one of their run.")
@@ -185,7 +235,7 @@ class ServerConfig(Model):
 class InboxConfig(Model):
     """How much may wait in Redis before events go to the spool."""
 
-    max_events: int = Field(100_000, ge=1, description="Events in the inbox.")
+    max_events: Whole = Field(100_000, ge=1, description="Events in the inbox.")
     max_bytes: Size = Field(512 << 20, ge=1 << 20, description="Bytes in the inbox: a number, or such as 512MiB.")
 
 
@@ -199,7 +249,7 @@ class SpoolConfig(Model):
 class QuarantineConfig(Model):
     """The store of requests that failed the signature check."""
 
-    max_count: int = Field(1000, ge=0, description="Requests kept; the oldest goes first. 0 keeps none.")
+    max_count: Whole = Field(1000, ge=0, description="Requests kept; the oldest goes first. 0 keeps none.")
     max_bytes: Size = Field(64 << 20, ge=0, description="Bytes kept.")
 
 
@@ -245,4 +295,4 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     """
     from receiver.configload import load_file
 
-    return load_file(path, environ)
+    return load_file(path, environ).config

@@ -22,7 +22,7 @@ from receiver.errors import ConfigError
 Key = tuple[str | int, ...]
 """Where a value stands: ("sinks", "ops", "webhook_url")."""
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 256 << 10
 MAX_NODES = 20_000
 MAX_DEPTH = 40
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -58,6 +58,8 @@ class Document:
     raw: dict[Key, str] = field(default_factory=dict)
     """Text of each scalar before variables were put in."""
     problems: list[tuple[int, Key, str]] = field(default_factory=list)
+    lost: set[Key] = field(default_factory=set)
+    """Where a value could not be made, so that nothing more can be said of it."""
 
     def line(self, key: Key) -> int:
         """The line, from 1, of `key`, or of the nearest thing around it."""
@@ -68,6 +70,11 @@ class Document:
     def complain(self, key: Key, text: str) -> None:
         """Note a problem at `key`."""
         self.problems.append((self.line(key), key, text))
+
+    def lose(self, key: Key, text: str) -> None:
+        """Note that there is no value at `key`, and why."""
+        self.lost.add(key)
+        self.complain(key, text)
 
     def raise_problems(self) -> None:
         """Raise ConfigError with all problems in the order of the file, if there are any."""
@@ -119,7 +126,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is hardly a config file")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES >> 10} KiB; this is hardly a config file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -161,8 +168,8 @@ class _Builder:
         if len(key) > MAX_DEPTH:
             raise ConfigError(f"{self.document.path}:{self.document.lines[key]}: nested too deeply, or inside itself")
         if node.tag not in _TAGS:
-            tag = node.tag.removeprefix("tag:yaml.org,2002:")
-            self.document.complain(key, f"the tag !{tag} is not allowed; write plain YAML")
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            self.document.lose(key, f"the tag {tag} is not allowed; write plain YAML")
             return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, key)
@@ -209,12 +216,12 @@ class _Builder:
                 try:
                     return int(text, 0) if kind == "int" else float(text)
                 except ValueError:
-                    self.document.complain(key, "is no number that can be used; put it in quotes if it is text")
+                    self.document.lose(key, "is no number that can be used; put it in quotes if it is text")
                     return None
         try:
             return expand(text, self.environ)
         except ValueError as error:
-            self.document.complain(key, str(error))
+            self.document.lose(key, str(error))
             return None
 
 

@@ -3,23 +3,195 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from receiver.config import Config
-from receiver.configfile import read
+from receiver.config import Config, RouteConfig, SinkConfig
+from receiver.configfile import Document, Key, read
+from receiver.configwords import describe, suggest, unknown
+from receiver.errors import ConfigError
+from receiver.routing import order_problems, rule_problems
 
 
-def load_file(path: Path, environ: Mapping[str, str]) -> Config:
-    """See `receiver.config.load`."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file that is right. `document` knows the lines and what stands in the file before variables were put in."""
+
+    config: Config
+    document: Document
+    warnings: list[str] = field(default_factory=list)
+
+
+def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
+    """Read and check the file. Raises ConfigError with all its problems, in the order of the file."""
     document = read(path, environ)
-    try:
-        config = Config.model_validate(document.value)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False):
-            document.complain(tuple(detail["loc"]), detail["msg"])
+    if isinstance(document.value, dict):  # x-… at the top is a place for anchors
+        document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
+    raw = document.value
+    if not isinstance(raw, dict):
+        document.complain((), "must be a mapping with sources, sinks and routes")
         document.raise_problems()
-        raise
+    config = _validated(document)
+    sinks = raw["sinks"] if isinstance(raw.get("sinks"), dict) else {}
+    for name, sink in sinks.items():
+        if isinstance(sink, dict):
+            _check_sink(document, name, sink)
+    routes = raw["routes"] if isinstance(raw.get("routes"), list) else []
+    _check_routes(document, routes, list(sinks))
+    _check_entries(document, raw)
     document.raise_problems()
-    return config
+    assert config is not None
+    return Loaded(config, document, _warnings(config, document))
+
+
+def _validated(document: Document) -> Config | None:
+    try:
+        return Config.model_validate(document.value)
+    except ValidationError as error:
+        for key, text in describe(error, Config, document.value):
+            hint = '; write `sources: {skyvern: {secrets: ["${SKYVERN_API_KEY}"]}}`' if key == ("sources",) else ""
+            _complain(document, key, text + hint)
+    return None
+
+
+def _complain(document: Document, key: Key, text: str) -> None:
+    """Note a problem, unless there is no value at `key`: a variable that is not set leaves nothing to check."""
+    if not any(key[: len(lost)] == lost for lost in document.lost):
+        document.complain(key, text)
+
+
+def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
+    """Let the handler check its options, and build the sink once: a template in it may be wrong."""
+    from handlers.contract import SinkError
+    from handlers.registry import BrokenSinkType, UnknownSinkType, build, sink_type
+
+    here: Key = ("sinks", name)
+    own = set(SinkConfig.model_fields) - {"options"}
+    kind = sink.get("type")
+    if not isinstance(kind, str):
+        return
+    if "options" in sink:
+        document.complain((*here, "options"), "unknown key; write the options of the type beside `type`")
+        return
+    options = {key: value for key, value in sink.items() if key not in own}
+    try:
+        cls = sink_type(kind)
+        build(name, kind, options, _NoServices()).close()
+    except (UnknownSinkType, BrokenSinkType) as error:
+        _complain(document, (*here, "type"), str(error))
+    except ValidationError as error:
+        for key, text in describe(error, cls.Options, options):
+            is_top = len(key) == 1 and text.startswith("unknown key")
+            words = unknown(str(key[0]), [*cls.Options.model_fields, *own]) if is_top else text
+            if key or not _incomplete(document, here):
+                _complain(document, (*here, *key), words)
+    except (ValueError, SinkError) as error:
+        if not _incomplete(document, here):
+            _complain(document, here, " ".join(str(error).split()))
+
+
+class _NoServices:
+    """What a sink gets that is only built to see whether it can be."""
+
+    def fresh_artifacts(self, delivery: object) -> list[Any]:  # noqa: ARG002 - the protocol's names
+        return []
+
+    def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:  # noqa: ARG002
+        return {}
+
+    def allowed_addresses(self) -> list[str]:
+        return []
+
+
+def _check_routes(document: Document, raw: list[Any], sinks: list[str]) -> None:
+    names: dict[str, int] = {}
+    routes: list[RouteConfig] = []
+    places: list[int] = []
+    for index, route in enumerate(raw):
+        if not isinstance(route, dict):
+            continue
+        here: Key = ("routes", index)
+        name = route.get("name")
+        if isinstance(name, str) and name in names:
+            _complain(document, (*here, "name"), f"routes[{names[name]}] has this name already; names must be unique")
+        elif isinstance(name, str):
+            names[name] = index
+        when = route.get("when")
+        if isinstance(when, str | dict) and not _incomplete(document, (*here, "when")):
+            for key, text in rule_problems(when):
+                document.complain((*here, "when", *key), text)
+        _check_targets(document, (*here, "to"), route.get("to"), sinks)
+        try:
+            routes.append(RouteConfig.model_validate({**route, "when": None}))
+            places.append(index)
+        except ValidationError:
+            continue  # said already
+    for (position, *rest), text in order_problems(routes, sinks):
+        _complain(document, ("routes", places[int(position)], *rest), text)
+
+
+def _incomplete(document: Document, key: Key) -> bool:
+    """Whether a value at or below `key` could not be made."""
+    return any(lost[: len(key)] == key for lost in document.lost)
+
+
+def _check_targets(document: Document, here: Key, targets: Any, sinks: list[str]) -> None:
+    """Each sink that is named must exist, and be named once."""
+    seen: set[str] = set()
+    for index, target in enumerate(targets if isinstance(targets, list) else []):
+        place: Key = (*here, index)
+        name = target
+        if isinstance(target, dict):
+            name = target.get("sink")
+            after = target.get("after")
+            for number, other in enumerate(after if isinstance(after, list) else [after]):
+                if isinstance(other, str) and other not in sinks:
+                    key: Key = (*place, "after", number) if isinstance(after, list) else (*place, "after")
+                    _complain(document, key, _no_sink(other, sinks))
+        if not isinstance(name, str):
+            continue
+        if name not in sinks:
+            _complain(document, (*place, "sink") if isinstance(target, dict) else place, _no_sink(name, sinks))
+        elif name in seen:
+            _complain(document, place, f"{name} is named twice; one event makes one delivery to it")
+        seen.add(name)
+
+
+def _no_sink(name: str, sinks: list[str]) -> str:
+    guess = suggest(name, sinks)
+    if guess:
+        return f"there is no sink {name}; did you mean {guess}?"
+    return (
+        f"there is no sink {name}; there are {', '.join(sinks)}"
+        if sinks
+        else f"there is no sink {name}: add it to sinks"
+    )
+
+
+def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
+    """What other modules know the form of."""
+    from handlers.guard import Allowed
+    from receiver.redact import Redactor
+
+    for name, check in (("redact", lambda text: Redactor([text])), ("allowed_addresses", lambda text: Allowed([text]))):
+        entries = raw.get(name)
+        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+            if isinstance(entry, str):
+                try:
+                    check(entry)
+                except (ConfigError, ValueError) as error:
+                    _complain(document, (name, index), str(error).removeprefix(f"{name}: "))
+
+
+def _warnings(config: Config, document: Document) -> list[str]:
+    used = {target.sink for route in config.routes for target in route.targets}
+    unused = [name for name in config.sinks if name not in used]
+    found: list[tuple[Key, str]] = [
+        (("sinks", name), f"no route names the sink {name}, so nothing gets there") for name in unused
+    ]
+    if not config.routes:
+        found.append(((), "there are no routes: every event is kept, and goes nowhere"))
+    return [f"{document.path}:{document.line(key)}: {text}" for key, text in found]

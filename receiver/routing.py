@@ -267,12 +267,13 @@ def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
     return [] if when is None else mapping.compile_mapping(when)[1]
 
 
-def order_problems(routes: Sequence[RouteConfig]) -> list[Problem]:
+def order_problems(routes: Sequence[RouteConfig], sinks: Iterable[str] | None = None) -> list[Problem]:
     """What is wrong with `after`: keys below `routes`, and the text.
 
     A sink may wait for one that its own route or an earlier one delivers to, and no two may wait for each other,
-    whichever routes match.
+    whichever routes match. `sinks`: those that exist; of others it says nothing.
     """
+    known = None if sinks is None else set(sinks)
     problems: list[Problem] = []
     delivered: set[str] = set()
     waits: dict[str, dict[str, Problem]] = {}
@@ -281,6 +282,8 @@ def order_problems(routes: Sequence[RouteConfig]) -> list[Problem]:
         for place, target in enumerate(route.targets):
             for name in target.after:
                 here = (index, "to", place, "after")
+                if known is not None and name not in known:
+                    continue
                 if name == target.sink:
                     problems.append((here, f"{name} can't wait for itself"))
                 elif name not in delivered:
@@ -306,7 +309,10 @@ def _circles(waits: Mapping[str, Mapping[str, Problem]]) -> Iterator[Problem]:
             if frozenset(trail) not in seen:
                 seen.add(frozenset(trail))
                 here = waits[trail[-1]][start][0]
-                yield here, f"{' waits for '.join([*trail, start])}; let one of them go without waiting"
+                yield (
+                    here,
+                    f"{trail[0]} waits for {', which waits for '.join([*trail[1:], start])}; let one of them go first",
+                )
 
 
 def _trails(waits: Mapping[str, Iterable[str]], start: str, trail: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -1,0 +1,174 @@
+"""What pydantic found wrong, in words for the person who wrote the file. Pure; no word of it repeats a value."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+Key = tuple[str | int, ...]
+
+# pydantic's kind of error → what would be right. {…} are filled from the error's context.
+_WORDS = {
+    "string_type": "must be a text",
+    "string_pattern_mismatch": "does not look right: it must match {pattern}",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "list_type": "must be a list, such as [a, b]",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping, such as {{key: value}}",
+    "model_type": "must be a mapping, such as {{key: value}}",
+    "model_attributes_type": "must be a mapping, such as {{key: value}}",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "too_short": "must have at least {min_length}",
+    "too_long": "must have at most {max_length}",
+}
+_KINDS = {"string_type", "list_type", "dict_type", "model_type", "tuple_type", "model_attributes_type", "bool_type"}
+
+
+def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list[tuple[Key, str]]:
+    """One problem a key, from what `model` had against `value`. Keys are those of `value`."""
+    found: dict[Key, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False, include_input=False):
+        found.setdefault(_key(detail, value), []).append(detail)
+    guesses = {
+        (*key[:-1], guess)
+        for key, details in found.items()
+        if any(detail["type"] == "extra_forbidden" for detail in details)
+        and (guess := suggest(str(key[-1]), fields_at(model, key[:-1])))
+    }
+    problems = []
+    for key, details in found.items():
+        if all(detail["type"] == "missing" for detail in details) and key in guesses:
+            continue  # it is there, misspelt, and that is said
+        # Of a union, the alternative that got further is the one that was meant.
+        deeper = any(other[: len(key)] == key and len(other) > len(key) for other in found)
+        meant = [detail for detail in details if not (deeper and detail["type"] in _KINDS)]
+        texts = dict.fromkeys(_text(detail, model, key, value) for detail in meant)
+        if texts:
+            problems.append((key, ", or ".join(texts)))
+    return problems
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The one of `known` that was probably meant, or ""."""
+    known = list(known)
+    exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
+    return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=0.6)), "")
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """ "unknown key; …" with what would be right."""
+    known = list(known)
+    guess = suggest(name, known)
+    return f"unknown key; did you mean {guess}?" if guess else f"unknown key; here may stand {', '.join(known)}"
+
+
+def fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
+    """The names of the fields that may stand below `key`, or [] where anything may."""
+    current: Any = model
+    for part in key:
+        current = _below(current, part)
+    found = _model(current)
+    return list(found.model_fields) if found else []
+
+
+def _below(annotation: Any, part: str | int) -> Any:
+    """The annotation of what stands at `part` in something of type `annotation`."""
+    if (found := _model(annotation)) is not None and str(part) in found.model_fields:
+        return found.model_fields[str(part)].annotation
+    for each in _alternatives(annotation):
+        origin, arguments = get_origin(each), get_args(each)
+        if isinstance(origin, type) and issubclass(origin, Mapping) and len(arguments) == 2:
+            return arguments[1]
+        if isinstance(part, int) and isinstance(origin, type) and issubclass(origin, Sequence) and arguments:
+            return arguments[0]
+    return None
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    return next(
+        (each for each in _alternatives(annotation) if isinstance(each, type) and issubclass(each, BaseModel)), None
+    )
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types that an annotation allows: through Annotated, Optional and unions."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return [each for argument in get_args(annotation) for each in _alternatives(argument)]
+    if hasattr(annotation, "__metadata__"):
+        return _alternatives(get_args(annotation)[0])
+    return [annotation]
+
+
+def _key(detail: ErrorDetails, value: Any) -> Key:
+    """The error's place without what is no key of the file: the branch of a union, the name of a validator."""
+    key: list[str | int] = []
+    parts = detail["loc"]
+    for index, part in enumerate(parts):
+        in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if in_list or (isinstance(value, Mapping) and part in value):
+            value = value[part]
+            key.append(part)
+        elif index == len(parts) - 1 and detail["type"] == "missing":
+            key.append(part)
+    return tuple(key)
+
+
+def _text(detail: ErrorDetails, model: type[BaseModel], key: Key, value: Any) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if detail["loc"] and detail["loc"][-1] == "[key]":
+        return "is no name: use letters, digits, - and _, at most 63, beginning with a letter or digit"
+    if kind == "extra_forbidden":
+        return unknown(str(key[-1]), fields_at(model, key[:-1])) if key else "unknown key"
+    if kind in ("value_error", "assertion_error"):
+        return str(context.get("error", detail["msg"]))
+    if kind in ("too_short", "too_long"):
+        words = _WORDS[kind].format(**context)
+        number = context.get("min_length", context.get("max_length"))
+        return f"{words} {'entry' if number == 1 else 'entries'}"
+    if kind == "string_pattern_mismatch" and context.get("pattern") == "^https?://":
+        return "must begin with http:// or https://"
+    if kind == "missing":
+        return f"is missing: {_help(model, key)}".removesuffix(": ")
+    text = _WORDS.get(kind, detail["msg"][:1].lower() + detail["msg"][1:]).format(**context)
+    if kind == "string_type" and isinstance(_at(value, key), int | float):
+        text += "; put it in quotes"
+    return text
+
+
+def _help(model: type[BaseModel], key: Key) -> str:
+    """The first sentence of what the field's declaration says."""
+    current: Any = model
+    for part in key[:-1]:
+        current = _below(current, part)
+    found = _model(current)
+    described = found.model_fields[str(key[-1])].description if found and str(key[-1]) in found.model_fields else None
+    return (described or "").partition(". ")[0].rstrip(".")
+
+
+def _at(value: Any, key: Key) -> Any:
+    try:
+        for part in key:
+            value = value[part]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return value
