@@ -1,0 +1,109 @@
+"""The options of the database sink, checked at load. Knows how a URL looks, and opens nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from handlers.contract import SinkOptions
+from handlers.database.columns import RESERVED
+
+ColumnType = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
+
+MAX_MAPPED = 90
+"""Mapped columns: with these a batch still fits SQLite's 32,766 parameters."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_RIGHT = "right would be sqlite:///var/results.db or postgresql://user:password@host/name"
+
+
+class MappedColumn(BaseModel):
+    """A column that is filled from a field of the run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    path: str | tuple[str, ...] = Field(
+        description="Dotted path into the run (output.total, output.lines.0.price, labels.team), or a list of keys."
+    )
+    type: ColumnType = Field(
+        "text", description=f"One of {', '.join(get_args(ColumnType))}. A value that does not fit becomes null."
+    )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The path, key by key."""
+        return tuple(self.path.split(".")) if isinstance(self.path, str) else self.path
+
+    @field_validator("path")
+    @classmethod
+    def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        keys = value.split(".") if isinstance(value, str) else value
+        if not keys or not all(keys):
+            raise ValueError("is no path; right would be output.total")
+        return value
+
+
+def _from_shorthand(value: Any) -> Any:
+    return {"path": value} if isinstance(value, (str, list, tuple)) else value
+
+
+class DatabaseOptions(SinkOptions):
+    """One row a run, in a table of SQLite or PostgreSQL."""
+
+    url: SecretStr = Field(
+        description="Where the database is: sqlite:///var/results.db or postgresql://user@host/name."
+    )
+    table: str = Field("skyvern_runs", description="The table, on PostgreSQL also schema.table.")
+    create: bool = Field(True, description="Create the table, and columns that it lacks, at the first delivery.")
+    columns: dict[str, Annotated[MappedColumn, BeforeValidator(_from_shorthand)]] = Field(
+        default_factory=dict,
+        max_length=MAX_MAPPED,
+        description="Columns of your own: {total: output.total} or {total: {path: output.total, type: number}}.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_supported(cls, value: SecretStr) -> SecretStr:
+        parse_url(value.get_secret_value())
+        return value
+
+    @field_validator("table")
+    @classmethod
+    def _is_table(cls, value: str) -> str:
+        parts = value.split(".")
+        if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
+            raise ValueError("is no table name: letters, digits and _, at most 63 of them, or schema.table")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _are_columns(cls, value: dict[str, MappedColumn]) -> dict[str, MappedColumn]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no column name: letters, digits and _, at most 63 of them")
+            if name.lower() in RESERVED:
+                raise ValueError(f"{name} is a column that the table has already; choose another name")
+        if len({name.lower() for name in value}) < len(value):
+            raise ValueError("two columns differ only in upper and lower case, and databases ignore that")
+        return value
+
+
+def parse_url(text: str) -> URL:
+    """The URL with its driver. Raises ValueError, never with the URL in it, which may hold a password."""
+    if not text.strip():
+        raise ValueError(f"is empty; {_RIGHT}")
+    try:
+        url = make_url(text.strip())
+    except (ArgumentError, ValueError):
+        raise ValueError(f"is no database URL; {_RIGHT}") from None
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername in ("sqlite", "sqlite+pysqlite"):
+        if url.database in (None, "", ":memory:") or "mode" in url.query or url.database.startswith("file:"):
+            raise ValueError("must name a file, for a database in memory loses everything: sqlite:///var/results.db")
+        return url.set(drivername="sqlite")
+    raise ValueError(f"this sink writes to SQLite and PostgreSQL (with psycopg), not to {url.drivername}; {_RIGHT}")

@@ -1,0 +1,286 @@
+"""One database: connections, locks, time limits, and what a driver's error means. Knows no table.
+
+What is held here:
+- Every wait ends at the deadline, be it for a connection, a lock, a statement, or a server that was stopped in the
+  middle of an answer and will never send the rest.
+- SQLite is written under a file lock taken before BEGIN IMMEDIATE: with several writers busy_timeout alone gave lock
+  errors. The lock is the file's name with .lock added; whoever else writes to it should take it too.
+- A driver's message may quote the row, and the statement holds it: neither is ever shown.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from handlers.contract import Unavailable
+
+MAX_CONNECT = 10.0
+"""Seconds that making a connection may take, however long a send may."""
+LATE = "the server did not answer in time"
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+
+_NOT_NOW = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"}
+"""Classes of SQLSTATE that say nothing against the row: connections, rights, missing tables, deadlocks, full disks.
+
+An operator can put these right, so deliveries wait. All others (22 wrong data, 23 constraints, 54 too large, P0 raised
+by a trigger) are about the row.
+"""
+_TELLING = _NOT_NOW - {"42"}
+"""Those whose message quotes nothing of the row. Class 42 is told in words of our own."""
+
+
+class BadRow(Exception):
+    """The database refused a row of the batch. Nothing of the batch was written. The message holds no value of it."""
+
+
+class WrongTable(Unavailable):
+    """The table is not as the statement needs it. It may have been changed since it was looked at."""
+
+
+class _Bounded(psycopg.Connection[Any]):
+    """A connection on which no wait outlasts the deadline. libpq's own limits end none that begins after connecting."""
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        deadline = _deadline.get()
+        return super().wait(gen if deadline == float("inf") else self._until(gen, deadline), *args, **kwargs)
+
+    def _until(self, gen: Any, deadline: float) -> Generator[Any, Any, Any]:
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if time.monotonic() > deadline:
+                    self.close()  # in the middle of an answer: of no use to anybody else
+                    raise psycopg.OperationalError(LATE)
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return done.value
+
+
+class Server:
+    """The database at `url` (from options.parse_url). Opens nothing until the first transaction."""
+
+    def __init__(self, url: sa.URL, timeout: float) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._engine: sa.Engine | None = None
+        self._opening = threading.Lock()
+        self._lock = _FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def dialect(self) -> str:
+        """ "sqlite" or "postgresql"."""
+        return self._url.get_backend_name()
+
+    @contextmanager
+    def transaction(self, deadline: float) -> Iterator[sa.Connection]:
+        """A transaction that ends, one way or the other, by `deadline` (seconds of time.monotonic()).
+
+        Raises Unavailable, WrongTable (which is one) or BadRow; then nothing was written, or, when the connection was
+        lost at the commit, all of it.
+        """
+        token = _deadline.set(deadline)
+        try:
+            if self._lock is None:
+                with self._open().begin() as connection:
+                    self._limit(connection, deadline)
+                    yield connection
+            else:
+                self._make_folder()
+                with self._lock.held(deadline), self._open().begin() as connection:
+                    yield connection
+        except exc.TimeoutError:
+            raise Unavailable("all connections to the database are in use") from None
+        except exc.DBAPIError as error:
+            raise self._translated(error) from None
+        except (UnicodeError, OverflowError) as error:  # a driver that can't encode a value
+            raise BadRow(type(error).__name__) from None
+        finally:
+            _deadline.reset(token)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._opening:
+            if self._engine is not None:
+                self._engine.dispose()
+            self._engine = None
+        if self._lock is not None:
+            self._lock.close()
+
+    def _open(self) -> sa.Engine:
+        with self._opening:
+            if self._engine is None:
+                self._engine = self._open_sqlite() if self.is_sqlite else self._open_postgresql()
+            return self._engine
+
+    def _open_postgresql(self) -> sa.Engine:
+        _, arguments = sa.create_engine(self._url).dialect.create_connect_args(self._url)
+        defaults = {
+            "connect_timeout": str(max(2, int(min(self._timeout / 2, MAX_CONNECT)))),  # libpq knows none under 2 s
+            "application_name": "runhook",
+            # A server that vanished without a word is noticed by the kernel too.
+            "keepalives_idle": "5",
+            "keepalives_interval": "3",
+            "keepalives_count": "3",
+            "tcp_user_timeout": str(int(self._timeout * 1000)),
+        }
+
+        def connect() -> psycopg.Connection[Any]:
+            if time.monotonic() > _deadline.get():  # the pool comes here too when the connection it had is dead
+                raise psycopg.OperationalError(LATE)
+            return _Bounded.connect(**{**defaults, **arguments})
+
+        return sa.create_engine(
+            self._url,
+            creator=connect,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            pool_size=4,
+            max_overflow=28,
+            pool_timeout=self._timeout,
+        )
+
+    def _open_sqlite(self) -> sa.Engine:
+        engine = sa.create_engine(
+            self._url, connect_args={"timeout": self._timeout}, hide_parameters=True, pool_timeout=self._timeout
+        )
+
+        @event.listens_for(engine, "connect")
+        def _connected(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # the driver must not begin by itself
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+
+        @event.listens_for(engine, "begin")
+        def _begun(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+    def _make_folder(self) -> None:
+        folder = Path(str(self._url.database)).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"the folder {folder} can't be made: {error.strerror}") from None
+
+    def _limit(self, connection: sa.Connection, deadline: float) -> None:
+        """Let the server itself give up a little before us, for it can say why.
+
+        For this transaction only, as a connection pooler may be between.
+        """
+        left = (deadline - time.monotonic()) * 1000
+        connection.exec_driver_sql(
+            "SELECT set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true),"
+            " set_config('TimeZone', 'UTC', true)",
+            {"statement": str(max(1, int(left * 0.9))), "lock": str(max(1, int(left * 0.8)))},
+        )
+
+    def _translated(self, error: exc.DBAPIError) -> Exception:
+        cause = error.orig
+        if isinstance(cause, psycopg.Error):
+            return self._from_postgresql(cause)
+        name = str(getattr(cause, "sqlite_errorname", "") or type(cause).__name__)
+        about_row = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_RANGE", "SQLITE_TOOBIG")
+        if name.startswith(about_row) or isinstance(cause, OverflowError):
+            return BadRow(f"SQLite refused the row: {name}")
+        words = _one_line(str(cause))
+        if name == "SQLITE_ERROR":  # its messages name tables and columns, and quote no values
+            return WrongTable(f"SQLite: {words}")
+        return Unavailable(f"SQLite: {words} ({name})")
+
+    def _from_postgresql(self, cause: psycopg.Error) -> Exception:
+        state = cause.sqlstate or ""
+        if not state:
+            if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+                return Unavailable(f"PostgreSQL can't be reached: {self._without_password(_one_line(str(cause)))}")
+            return BadRow(f"the row can't be sent to PostgreSQL: {type(cause).__name__}")
+        where = ", ".join(
+            f"{what} {name}"
+            for what, name in (
+                ("table", cause.diag.table_name),
+                ("column", cause.diag.column_name),
+                ("constraint", cause.diag.constraint_name),
+            )
+            if name
+        )
+        what = f"{type(cause).__name__} {state}" + (f", {where}" if where else "")
+        if state[:2] not in _NOT_NOW:
+            return BadRow(f"PostgreSQL refused the row: {what}")
+        words = _one_line(cause.diag.message_primary or "") if state[:2] in _TELLING or state == "42501" else ""
+        message = f"PostgreSQL: {words} ({what})" if words else f"PostgreSQL: {what}"
+        if state[:2] == "42" and state != "42501":
+            return WrongTable(message)
+        return Unavailable(self._without_password(message))
+
+    def _without_password(self, message: str) -> str:
+        password = self._url.password
+        return message.replace(str(password), "***") if password else message
+
+
+def _one_line(message: str) -> str:
+    return re.sub(r"\s+", " ", message).strip()[:300]
+
+
+class _FileLock:
+    """An advisory lock between processes (flock) and between the threads of this one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = threading.Lock()
+        self._file: int | None = None
+
+    @contextmanager
+    def held(self, deadline: float) -> Iterator[None]:
+        if not self._threads.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise Unavailable("the database file is locked by another thread")
+        try:
+            self._take(deadline)
+            try:
+                yield
+            finally:
+                assert self._file is not None
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def _take(self, deadline: float) -> None:
+        try:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            pause = 0.0005
+            while True:
+                try:
+                    return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Unavailable("the database file is locked by another process") from None
+                    time.sleep(pause)  # flock has no time limit of its own
+                    pause = min(pause * 1.5, 0.005)
+        except OSError as error:
+            raise Unavailable(f"{self._path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        with self._threads:
+            if self._file is not None:
+                os.close(self._file)
+            self._file = None

@@ -1,0 +1,121 @@
+"""Values of a payload made safe for a database. Pure.
+
+Databases refuse NUL and lone surrogates in text, NaN and Infinity in JSON, integers past 64 bits in integer columns.
+None of these may cost a result: text gets U+FFFD instead, JSON null, and a column that can't hold a value is null,
+while the whole value stays in the JSON of `output`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import orjson
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
+_MAX_NUMBER_DIGITS = 307  # what a double holds, for SQLite
+
+INT64 = range(-(2**63), 2**63)
+
+
+class NoFit(ValueError):
+    """The value can't be held by a column of this type."""
+
+
+def text(value: str) -> str:
+    """`value` without what no database stores."""
+    return _UNSTORABLE.sub("\ufffd", value)
+
+
+def to_json(value: Any) -> bytes:
+    """`value` as compact JSON that any database takes: integers of any length stay, NaN and infinities are null.
+
+    Raises RecursionError for hundreds of levels.
+    """
+    try:
+        encoded = orjson.dumps(value)
+        if b"\\u0000" not in encoded:
+            return encoded
+    except TypeError:  # long integers, lone surrogates, more than 254 levels
+        pass
+    return json.dumps(_clean(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, Mapping):
+        return {text(str(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def to_text(value: Any) -> str:
+    """Strings as they are, the rest as JSON."""
+    return text(value) if isinstance(value, str) else to_json(value).decode()
+
+
+def to_integer(value: Any) -> int:
+    """Whole numbers of 64 bits, also as text or as a float. Raises NoFit."""
+    number = to_number(value)
+    if number != number.to_integral_value() or not -(2**63) <= number < 2**63:
+        raise NoFit("no integer of 64 bits")
+    return int(number)
+
+
+def to_number(value: Any) -> Decimal:
+    """Numbers, also as text (1234.50, no thousands separators). Raises NoFit."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise NoFit("no number")
+    try:
+        if isinstance(value, str):
+            if not _NUMBER.fullmatch(value.strip()):
+                raise NoFit("no number")
+            return Decimal(value.strip())
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    except InvalidOperation:
+        raise NoFit("no number") from None
+    if not number.is_finite() or number.adjusted() > _MAX_NUMBER_DIGITS:
+        raise NoFit("no number that a column holds")
+    return number
+
+
+def to_boolean(value: Any) -> bool:
+    """true and false, also as text. Raises NoFit."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    raise NoFit("neither true nor false")
+
+
+def to_timestamp(value: Any) -> datetime:
+    """ISO 8601; without an offset it is UTC, as Skyvern means it. Raises NoFit."""
+    if not isinstance(value, str):
+        raise NoFit("no time")
+    try:
+        moment = datetime.fromisoformat(value.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise NoFit("no time") from None
+
+
+def find(value: Any, keys: Sequence[str]) -> Any:
+    """What is at the path `keys` in `value`; None when there is nothing. Numbers index lists."""
+    for key in keys:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, (list, tuple)) and key.isdecimal() and len(key) < 8 and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return value
