@@ -90,6 +90,10 @@ class Spool:
         self._adopted: list[_Lane] = []
         self._others_bytes = 0
         self._looked_at = float("-inf")
+        self.events = 0
+        """How many events wait in this process's lane and those it adopted. Any thread may read it."""
+        self.bytes = 0
+        """How many bytes those lanes take up. Any thread may read it."""
 
     def open(self) -> None:
         """Make this process's lane and adopt what earlier processes left. Raises NotStarted."""
@@ -142,15 +146,29 @@ class Spool:
         """Add `events` and return when they are on disk. Raises SpoolFull or OSError; none of them is kept then."""
         assert self._own is not None, "open the spool first"
         frames = [frame(event) for event in events]
-        size = sum(map(len, frames))
-        if self.bytes + self._others() + size > self._max_bytes:
-            raise SpoolFull("the spool has reached spool.max_bytes")
-        if free_bytes(self._directory) - size < self._reserve_bytes:
-            raise SpoolFull("free disk space is under spool.reserve_bytes")
+        self._check_room(sum(map(len, frames)))
         segments = self._own.segments
         if not segments or segments[-1].sealed or segments[-1].end >= SEGMENT_BYTES:
             self._own.begin_segment()
         segments[-1].append(frames)
+        self._count()
+
+    def check(self) -> None:
+        """Write something and have it on disk, as a proof. Raises SpoolFull or OSError."""
+        assert self._own is not None, "open the spool first"
+        self._check_room(0)
+        handle = os.open(self._own.path / "lock", os.O_WRONLY)
+        try:
+            os.pwrite(handle, b"%d" % time.time_ns(), 0)
+            os.fdatasync(handle)
+        finally:
+            os.close(handle)
+
+    def _check_room(self, size: int) -> None:
+        if self.bytes + self._others() + size > self._max_bytes:
+            raise SpoolFull("the spool has reached spool.max_bytes")
+        if self.free() < size:
+            raise SpoolFull("free disk space is under spool.reserve_bytes")
 
     def peek(self, count: int = 256, size: int = 4 << 20) -> Batch:
         """The oldest events: up to `count`, up to about `size` bytes, at least one if there is one. Raises OSError."""
@@ -185,6 +203,7 @@ class Spool:
         for lane in [each for each in self._adopted if not each.segments]:
             self._adopted.remove(lane)
             lane.remove()
+        self._count()
 
     def _lanes(self) -> Iterator[_Lane]:
         """Adopted lanes first, the oldest first: they were filled before ours was made."""
@@ -192,15 +211,10 @@ class Spool:
         if self._own is not None:
             yield self._own
 
-    @property
-    def events(self) -> int:
-        """How many events wait in this process's lane and those it adopted."""
-        return sum(segment.events for lane in self._lanes() for segment in lane.segments)
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes those lanes take up."""
-        return sum(segment.end for lane in self._lanes() for segment in lane.segments)
+    def _count(self) -> None:
+        segments = [segment for lane in self._lanes() for segment in lane.segments]
+        self.events = sum(segment.events for segment in segments)
+        self.bytes = sum(segment.end for segment in segments)
 
     def free(self) -> int:
         """Free bytes on the spool's disk beyond the reserve; less than 0 when the reserve is eaten into."""

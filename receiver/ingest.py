@@ -1,0 +1,277 @@
+"""POST /webhooks/{source}[/{submission_id}]: is the request one of ours, and is its event kept? Then 202.
+
+The order is fixed: source and announced length before a byte of the body is read, the limit again while it comes in,
+the signature over the raw bytes, then the commit. Nothing of the body is parsed: the answer to an authentic body never
+depends on its shape, and the dispatcher, which looks at all of it, marks what can't be understood.
+
+This is an ASGI application without Starlette, since what Starlette does for a request costs as much as all of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final, Protocol
+
+import orjson
+
+from receiver.allowance import Allowance
+from receiver.errors import Busy, NotFound, RequestError, TooLarge, Unauthorized
+from receiver.event import Event, event_id
+from receiver.metrics import ReceiverMetrics
+from receiver.signature import HEADER, verify
+
+PREFIX: Final = "/webhooks/"
+OFF_LOOP: Final = 256 << 10
+"""Bytes from which hashing a body would hold up all other requests: a thread does it."""
+BODY_TIMEOUT: Final = 30.0
+"""Seconds that a body may take to come in, as many as Skyvern gives a whole delivery."""
+HELD_BYTES: Final = 256 << 20
+"""Bytes of bodies that may be in memory at once, over all requests."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_SIGNATURE = HEADER.encode()
+_JSON = (b"content-type", b"application/json")
+_ACCEPTED = {
+    "type": "http.response.start",
+    "status": 202,
+    "headers": [_JSON, (b"content-length", b"51")],  # {"event_id":"evt_<32 hex digits>"}
+}
+
+log = logging.getLogger("runhook.ingest")
+
+Message = MutableMapping[str, Any]
+
+
+class Receive(Protocol):
+    def __call__(self) -> Awaitable[Message]: ...
+
+
+class Send(Protocol):
+    def __call__(self, message: Message, /) -> Awaitable[None]: ...
+
+
+class Keeps(Protocol):
+    """What ingest needs of the keeper."""
+
+    def keep(self, event: Event) -> Awaitable[None]: ...
+
+
+class Refusals(Protocol):
+    """What ingest needs of the quarantine."""
+
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None: ...
+
+
+class Hints(Protocol):
+    """What ingest needs of the hints."""
+
+    async def note(self, submission_id: str) -> None: ...
+
+
+class BadRequest(RequestError):
+    """A request that no HTTP client should make."""
+
+
+class NotAllowed(RequestError):
+    """Any method but POST."""
+
+    status: ClassVar[int] = 405
+    code: ClassVar[str] = "method_not_allowed"
+
+
+class TimedOut(RequestError):
+    """The body did not come in. Skyvern tries again after 408."""
+
+    status: ClassVar[int] = 408
+    code: ClassVar[str] = "timeout"
+
+
+class _Gone(Exception):
+    """The client hung up before its body was complete."""
+
+
+_OUTCOMES: Final[dict[type[RequestError], str]] = {
+    Unauthorized: "bad_signature",
+    NotFound: "unknown_source",
+    TooLarge: "too_large",
+    TimedOut: "timed_out",
+    Busy: "unavailable",
+}
+
+
+class Ingest:
+    """The ASGI application. `sources`: secrets by source name. `max_body`: bytes."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Sequence[str]],
+        max_body: int,
+        keeper: Keeps,
+        quarantine: Refusals,
+        hints: Hints,
+        metrics: ReceiverMetrics,
+    ) -> None:
+        self._sources = sources
+        self._max_body = max_body
+        self._keeper = keeper
+        self._quarantine = quarantine
+        self._hints = hints
+        self._metrics = metrics
+        self._held = 0
+        self._most_held = max(HELD_BYTES, 4 * max_body)
+        self._hashing = ThreadPoolExecutor(2, thread_name_prefix="hash")
+        self._lines = Allowance(rate=1, burst=20)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            event = await self._take(scope, receive)
+        except RequestError as error:
+            await self._refuse(send, error, scope["path"])
+        except _Gone:
+            self._metrics.requests["disconnected"] += 1
+        except Exception:
+            log.exception("ingest.bug")
+            # Whatever is wrong with us, the sender is to try again.
+            await self._refuse(send, Busy("the event could not be kept"), scope["path"])
+        else:
+            self._metrics.requests["accepted"] += 1
+            self._metrics.request_seconds.observe(time.perf_counter() - started)
+            await send(_ACCEPTED)
+            await send({"type": "http.response.body", "body": b'{"event_id":"%b"}' % event.encode()})
+
+    async def _take(self, scope: Message, receive: Receive) -> str:
+        """The id of the event that this request is, once it is kept. Raises RequestError or _Gone."""
+        source, secrets, submission_id = self._address(scope)
+        length, signature = _headers(scope)
+        try:
+            if length > self._max_body:
+                raise TooLarge(f"the body is over {self._max_body} bytes")
+            message = await receive()
+            if not message.get("more_body"):
+                body = self._checked(message)
+                return await self._accept(source, secrets, submission_id, signature, body)
+            with self._room() as take:
+                take(length)
+                body = await self._read(message, receive, take)
+                return await self._accept(source, secrets, submission_id, signature, body)
+        except TooLarge:
+            if submission_id:
+                await self._hints.note(submission_id)
+            raise
+
+    async def _accept(
+        self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes
+    ) -> str:
+        at = time.time()
+        if len(body) <= OFF_LOOP:
+            name = _authentic(source, secrets, signature, body)
+        else:
+            loop = asyncio.get_running_loop()
+            name = await loop.run_in_executor(self._hashing, _authentic, source, secrets, signature, body)
+        if not name:
+            self._quarantine.offer(source, signature, body, submission_id, at)
+            raise Unauthorized("the signature fits none of the source's secrets")
+        await self._keeper.keep(Event(name, source, body, at, "webhook", submission_id))
+        return name
+
+    def _address(self, scope: Message) -> tuple[str, Sequence[str], str]:
+        """(source, its secrets, submission id or "") that the request's path names. Raises NotFound, NotAllowed."""
+        source, _, submission_id = scope["path"][len(PREFIX) :].partition("/")
+        secrets = self._sources.get(source)
+        if submission_id:
+            submission_id = submission_id.rstrip("/")
+        if secrets is None or "/" in submission_id:
+            raise NotFound("no such source")
+        if scope["method"] != "POST":
+            raise NotAllowed("a webhook is a POST", headers={"Allow": "POST"})
+        # A token that is none of ours binds nothing, and is no reason to refuse an authentic body.
+        return source, secrets, submission_id if _TOKEN.fullmatch(submission_id) else ""
+
+    def _checked(self, message: Message) -> bytes:
+        """The piece of the body that `message` brings. Raises _Gone, TooLarge."""
+        if message["type"] != "http.request":
+            raise _Gone
+        piece: bytes = message.get("body", b"")
+        if len(piece) > self._max_body:
+            raise TooLarge(f"the body is over {self._max_body} bytes")
+        return piece
+
+    async def _read(self, message: Message, receive: Receive, take: Callable[[int], None]) -> bytes:
+        """The whole body, of which `message` is the first piece. Raises _Gone, TooLarge, TimedOut, Busy."""
+        pieces = [self._checked(message)]
+        size = len(pieces[0])
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                while message.get("more_body"):
+                    message = await receive()
+                    pieces.append(self._checked(message))
+                    size += len(pieces[-1])
+                    if size > self._max_body:
+                        raise TooLarge(f"the body is over {self._max_body} bytes")
+                    take(size)
+        except TimeoutError:
+            raise TimedOut(f"the body did not come in within {BODY_TIMEOUT:g} s") from None
+        return b"".join(pieces)
+
+    @contextmanager
+    def _room(self) -> Iterator[Callable[[int], None]]:
+        """Gives a function that takes so many bytes, in all, of what may be in memory. It raises Busy."""
+        mine = 0
+
+        def take(size: int) -> None:
+            nonlocal mine
+            if size > mine:
+                if self._held + size - mine > self._most_held:
+                    raise Busy("too many large bodies at once")
+                self._held += size - mine
+                mine = size
+
+        try:
+            yield take
+        finally:
+            self._held -= mine
+
+    async def _refuse(self, send: Send, error: RequestError, path: str) -> None:
+        self._metrics.requests[_OUTCOMES.get(type(error), "malformed")] += 1
+        if self._lines.take(1, time.monotonic()):
+            log.warning("ingest.refused status=%d code=%s path=%.80r", error.status, error.error_code, path)
+        await send_error(send, error)
+
+    async def close(self) -> None:
+        """Let go of the threads."""
+        self._hashing.shutdown(wait=False)
+
+
+def _authentic(source: str, secrets: Sequence[str], signature: str, body: bytes) -> str:
+    """The event id of an authentic body, else ""."""
+    return event_id(source, body) if verify(body, signature, secrets) else ""
+
+
+def _headers(scope: Message) -> tuple[int, str]:
+    """(announced length or 0, signature or "") of a request. Two signatures that differ are none."""
+    length, signature = 0, ""
+    for name, value in scope["headers"]:
+        if name == _SIGNATURE:
+            given = value.decode("latin-1")
+            signature = given if signature in ("", given) else "several"
+        elif name == b"content-length":
+            if not value.isdigit():
+                raise BadRequest("bad Content-Length")
+            length = int(value[:20])
+    return length, signature
+
+
+async def send_error(send: Send, error: RequestError) -> None:
+    """Answer with `error` in the one JSON shape."""
+    body = orjson.dumps(error.to_dict())
+    headers = [_JSON, (b"content-length", b"%d" % len(body))]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,340 @@
+"""Keeps events: `keep` returns when an event is on disk, in Redis or in the spool. Knows no HTTP.
+
+Events that arrive while a commit is in flight form the next one. When Redis fails once, the commit's events go straight
+to the spool, and so does everything after it, until a probe in the background finds Redis well again; the same while
+the inbox is over its limits. What is in the spool moves on when Redis takes it.
+
+A refusal is always Busy: our own trouble, which the sender answers by trying again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import redis
+
+from receiver import durability
+from receiver.durability import Durability
+from receiver.errors import Busy
+from receiver.event import Event
+from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.metrics import ReceiverMetrics
+from receiver.spool import Spool, SpoolFull
+
+COMMIT_EVENTS: Final = 512
+COMMIT_BYTES: Final = 4 << 20
+"""Most events and bytes of one commit (one event may be larger): more than that gains nothing and takes longer."""
+WATCH_EVERY: Final = 0.5
+"""Seconds between two looks at free disk space, and at the inbox's depth."""
+ADOPT_EVERY: Final = 5.0
+EXAMINE_EVERY: Final = 30.0
+RELEASE: Final = 0.9
+"""An inbox that was over its limits takes events again when it is down to this part of them."""
+FULL_RETRY_AFTER: Final = 30
+DRAIN_TIMEOUT: Final = 5.0
+CLOSE_TIMEOUT: Final = 2.0
+"""Seconds that `close` waits for what is in flight; no commit takes longer."""
+_FINISH: Final = ("commit", "wake", "drain")
+
+log = logging.getLogger("runhook.ingest")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_events`, `max_bytes`: of the inbox. `max_body`: bytes of the largest event. `accept_weaker`: use a Redis
+    that does not write to disk before it answers. `shares_disk`: Redis is the embedded one, on the spool's disk."""
+
+    max_events: int
+    max_bytes: int
+    max_body: int = 0
+    accept_weaker: bool = False
+    shares_disk: bool = False
+
+
+class Keeper:
+    """Group commit for one event loop. `start` it, `keep` events, `close` it.
+
+    `wake`: tells the dispatcher that there is work; its failure changes nothing, since the clock looks as well.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        spool: Spool,
+        limits: Limits,
+        metrics: ReceiverMetrics,
+        wake: Callable[[Any], Awaitable[Any]],
+    ) -> None:
+        self._redis_url = redis_url
+        self._writer = InboxWriter(redis_url)
+        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT)
+        self._spool = spool
+        self._limits = limits
+        self._metrics = metrics
+        self._wake = wake
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._pending: deque[tuple[Event, asyncio.Future[None]]] = deque()
+        self._news = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
+        self._redis_up = False
+        self._over = False
+        self._disk_low = False
+        self._depth = (0, 0)
+        self.durability: Durability | None = None
+        """Of the Redis in use; None while none was ever reached."""
+        self.trouble = ""
+        """Why Redis is not used now, or ""."""
+
+    async def start(self) -> None:
+        """Open the spool, and look for Redis once. Raises NotStarted when the spool can't be used."""
+        await self._on_disk(self._spool.open)
+        await self._look()
+        self._begin("commit", self._commit_all)
+        self._begin("drain", self._drain)
+        self._begin("watch", self._watch)
+
+    def keep(self, event: Event) -> asyncio.Future[None]:
+        """Done when `event` is on disk; raises Busy when it could not be kept."""
+        future = asyncio.get_running_loop().create_future()
+        self._pending.append((event, future))
+        self._news.set()
+        return future
+
+    @property
+    def store(self) -> str:
+        """Where events go now: "redis" or "spool"."""
+        return "redis" if self._redis_up and not self._over else "spool"
+
+    async def ready(self) -> str:
+        """Make a real durable write where events go now, and say where that was. Raises Busy."""
+        if self._disk_low and self._limits.shares_disk:
+            raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
+        if self.store == "redis" and await self._look():
+            return "redis"
+        try:
+            await self._on_disk(self._spool.check)
+        except (SpoolFull, OSError) as error:
+            raise Busy(_spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
+        return "spool"
+
+    async def close(self) -> None:
+        """Finish what was given to `keep`, then let go of everything."""
+        self._closing = True
+        self._news.set()
+        await asyncio.wait([task for name, task in self._tasks.items() if name in _FINISH], timeout=CLOSE_TIMEOUT)
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._on_disk(self._spool.close)
+        self._disk.shutdown()
+        await self._writer.close()
+        await self._drainer.close()
+
+    # --- commits ---------------------------------------------------------------------------------------------------
+
+    async def _commit_all(self) -> None:
+        while True:
+            if not self._pending:
+                if self._closing:
+                    return
+                self._news.clear()
+                await self._news.wait()
+                await asyncio.sleep(0)  # whoever arrived at the same moment comes along
+            batch = self._next_batch()
+            try:
+                await self._commit([event for event, _ in batch])
+            except Busy as busy:
+                _settle(batch, busy)
+            except Exception:
+                log.exception("ingest.bug task=commit")
+                _settle(batch, Busy("the event could not be kept"))
+            else:
+                _settle(batch, None)
+
+    def _next_batch(self) -> list[tuple[Event, asyncio.Future[None]]]:
+        pending, size = self._pending, 0
+        batch: list[tuple[Event, asyncio.Future[None]]] = []
+        while pending and len(batch) < COMMIT_EVENTS and (not batch or size + len(pending[0][0].body) <= COMMIT_BYTES):
+            batch.append(pending.popleft())
+            size += len(batch[-1][0].body)
+        return batch
+
+    async def _commit(self, events: list[Event]) -> None:
+        """Have `events` on disk. Raises Busy when nothing takes them."""
+        if self._disk_low and self._limits.shares_disk:
+            # An embedded Valkey would exit on a full disk: better to stop before that.
+            raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
+        started = time.perf_counter()
+        if self._redis_up and not self._over:
+            try:
+                appended = await self._writer.append(events)
+            except InboxUnavailable as error:
+                self._trip(str(error))
+            else:
+                self._metrics.commit("redis", len(events), time.perf_counter() - started)
+                self._grew(appended.depth, sum(len(event.body) for event in events))
+                if not appended.woken:
+                    self._begin("wake", self._wake_up)
+                return
+        try:
+            await self._on_disk(self._spool.append, events)
+        except (SpoolFull, OSError) as error:
+            log.error("ingest.refused events=%d reason=%s", len(events), _spool_trouble(error))
+            raise Busy(_spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
+        self._metrics.commit("spool", len(events), time.perf_counter() - started)
+
+    def _grew(self, depth: int, added: int) -> None:
+        self._measured(depth, self._depth[1] + added)
+
+    def _measured(self, events: int, size: int) -> None:
+        """The inbox holds so much. Over its limits, events go to the spool until it is well below them."""
+        self._depth = (events, size)
+        self._metrics.inbox_events, self._metrics.inbox_bytes = events, size
+        part = RELEASE if self._over else 1.0
+        over = events >= self._limits.max_events * part or size >= self._limits.max_bytes * part
+        if over != self._over:
+            self._over = over
+            if over:
+                log.warning("ingest.inbox_full events=%d bytes=%d: events go to the spool", events, size)
+            else:
+                log.warning("ingest.inbox_has_room events=%d bytes=%d", events, size)
+
+    async def _wake_up(self) -> None:
+        with suppress(redis.RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(DRAIN_TIMEOUT):
+                await self._wake(self._writer.client)
+
+    # --- Redis: away and back --------------------------------------------------------------------------------------
+
+    def _trip(self, reason: str) -> None:
+        if self._redis_up:
+            log.error("ingest.redis_away reason=%s: events go to the spool", reason)
+        self._redis_up = self._metrics.redis_up = False
+        self.trouble = reason
+        self._begin("probe", self._probe)
+
+    async def _probe(self) -> None:
+        delay = 0.1
+        while not await self._look():
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 1.0)
+
+    async def _look(self) -> bool:
+        """Make a write in Redis and see what it is worth. False when Redis can't or must not be used."""
+        try:
+            async with asyncio.timeout(1.0):
+                found = await durability.examine(self._writer.client, self._limits.max_body)
+        except (redis.RedisError, OSError, TimeoutError) as error:
+            reason = str(error)[:200] or type(error).__name__
+        else:
+            if found.strong or self._limits.accept_weaker:
+                self._found_well(found)
+                return True
+            reason = durability.refusal(self._redis_url, found)
+            self.durability = found
+        if not self.trouble or self._redis_up:
+            log.error("ingest.redis_unusable reason=%s: events go to the spool", reason)
+        self._redis_up = self._metrics.redis_up = False
+        self.trouble = reason
+        self._begin("probe", self._probe)
+        return False
+
+    def _found_well(self, found: Durability) -> None:
+        if not self._redis_up and self.trouble:
+            log.warning("ingest.redis_back: events go to Redis")
+        if not found.strong and found != self.durability:
+            log.warning("ingest.weaker_durability accepted: %s", found)
+        self.durability = found
+        self._redis_up = self._metrics.redis_up = True
+        self.trouble = ""
+
+    # --- the background --------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Move the spool's events on, the oldest first, while Redis takes them."""
+        while not self._closing:
+            if not self._spool.events or not self._redis_up or self._over:
+                await asyncio.sleep(WATCH_EVERY / 2)
+                continue
+            try:
+                await self._drain_some()
+            except InboxUnavailable as error:
+                log.warning("ingest.drain_paused reason=%s", error)
+                await asyncio.sleep(1.0)
+            except OSError as error:
+                log.error("ingest.drain_paused reason=%s", _spool_trouble(error))
+                await asyncio.sleep(1.0)
+            except Exception:
+                log.exception("ingest.bug task=drain")
+                await asyncio.sleep(1.0)
+
+    async def _drain_some(self) -> None:
+        batch = await self._on_disk(self._spool.peek)
+        if not batch.events:
+            return
+        appended = await self._drainer.append(batch.events)
+        await self._on_disk(self._spool.done, batch)
+        self._metrics.drained += len(batch.events)
+        self._grew(appended.depth, sum(len(event.body) for event in batch.events))
+        if not appended.woken:
+            self._begin("wake", self._wake_up)
+        if not self._spool.events:
+            log.warning("ingest.spool_drained")
+
+    async def _watch(self) -> None:
+        adopted = examined = time.monotonic()
+        while True:
+            now = time.monotonic()
+            try:
+                self._disk_low = await self._on_disk(self._spool.free) < 0
+                if now - adopted >= ADOPT_EVERY:
+                    adopted = now
+                    await self._on_disk(self._spool.adopt)
+                if self._redis_up:
+                    self._measured(*await self._writer.depth())
+                    if now - examined >= EXAMINE_EVERY:
+                        examined = now
+                        await self._look()
+            except InboxUnavailable as error:
+                self._trip(str(error))
+            except OSError as error:
+                log.error("ingest.watch reason=%s", _spool_trouble(error))
+            except Exception:
+                log.exception("ingest.bug task=watch")
+            self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
+            await asyncio.sleep(WATCH_EVERY)
+
+    def _begin(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run `body` in the background, once at a time under each name."""
+        running = self._tasks.get(name)
+        if not self._closing and (running is None or running.done()):
+            self._tasks[name] = asyncio.create_task(body(), name=name)
+
+    async def _on_disk(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, call, *arguments)
+
+
+def _settle(batch: Sequence[tuple[Event, asyncio.Future[None]]], busy: Busy | None) -> None:
+    """Tell everyone in `batch` how their commit ended."""
+    for _, future in batch:
+        if future.done():  # its request is gone
+            continue
+        if busy is None:
+            future.set_result(None)
+        else:
+            future.set_exception(busy)
+
+
+def _spool_trouble(error: Exception) -> str:
+    return f"the spool can't be written: {error.strerror}" if isinstance(error, OSError) else str(error)

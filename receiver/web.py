@@ -1,0 +1,182 @@
+"""The web application: the webhooks, health, and what other entrances add as parts. Knows no sink and no ledger.
+
+A part is a function from Context to Part: its routes, and what it opens and closes with the application. To add an
+entrance (submit API, console, metrics), write such a function in a file of its own and list it in PARTS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
+
+from receiver.config import Config
+from receiver.errors import RequestError
+from receiver.hints import HintWriter
+from receiver.ingest import PREFIX, Ingest
+from receiver.keeper import Keeper, Limits
+from receiver.metrics import ReceiverMetrics
+from receiver.quarantine import Quarantine, QuarantineWriter
+from receiver.settings import Settings
+from receiver.spool import Spool
+from receiver.wakeups import DISPATCH, wake_command
+
+READY_FOR: Final = 1.0
+"""Seconds that an answer of /readyz holds: each new one costs a real write."""
+
+log = logging.getLogger("runhook.ingest")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the application lends to its parts."""
+
+    settings: Settings
+    config: Config
+    keeper: Keeper
+    metrics: ReceiverMetrics
+    registry: CollectorRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`routes` of one entrance. `lifespan`: opened at start-up, closed at shutdown."""
+
+    routes: Sequence[BaseRoute] = ()
+    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+
+
+def health(context: Context) -> Part:
+    """/healthz: the process is alive. /readyz: an event could be kept now, which a real write has shown."""
+    lock = asyncio.Lock()
+    last: tuple[float, str | RequestError] = (float("-inf"), "")
+
+    async def healthz(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_: Request) -> JSONResponse:
+        nonlocal last
+        async with lock:
+            if time.monotonic() - last[0] >= READY_FOR:
+                last = (time.monotonic(), await _try_write(context.keeper))
+        if isinstance(last[1], RequestError):
+            raise last[1]
+        return JSONResponse({"status": "ready", **_state(context.keeper, last[1])})
+
+    return Part([Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+async def _try_write(keeper: Keeper) -> str | RequestError:
+    try:
+        return await keeper.ready()
+    except RequestError as error:
+        return error
+
+
+def _state(keeper: Keeper, store: str) -> dict[str, Any]:
+    # The spool is always on disk before the 202; the word about Redis is for what comes after the spool.
+    found = keeper.durability
+    return {
+        "store": store,
+        "on_disk_before_202": store == "spool" or bool(found and found.strong),
+        "redis": str(found) if found else "never reached",
+        "trouble": keeper.trouble,
+    }
+
+
+PARTS: Sequence[Callable[[Context], Part]] = (health,)
+"""What stands beside the webhooks."""
+
+
+class Application(Starlette):
+    """Starlette, with a short way to the webhooks."""
+
+    ingest: Ingest
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+            await self.ingest(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(
+    settings: Settings, config: Config, parts: Sequence[Callable[[Context], Part]] | None = None
+) -> Application:
+    """The application for these settings. It opens everything at start-up (ASGI lifespan) and nothing before."""
+    metrics = ReceiverMetrics()
+    spool = Spool(settings.data / "spool", config.spool.max_bytes, config.spool.reserve_bytes)
+    limits = Limits(
+        max_events=config.inbox.max_events,
+        max_bytes=config.inbox.max_bytes,
+        max_body=config.server.max_body,
+        accept_weaker=config.server.accept_weaker_durability,
+        shares_disk=settings.embedded_redis,
+    )
+    keeper = Keeper(
+        settings.redis_url,
+        spool,
+        limits,
+        metrics,
+        wake=lambda client: client.execute_command(*wake_command(DISPATCH)),
+    )
+    context = Context(settings, config, keeper, metrics, metrics.registry())
+    built = [part(context) for part in (PARTS if parts is None else parts)]
+    store = Quarantine(
+        settings.data / "quarantine",
+        config.quarantine.max_count,
+        config.quarantine.max_bytes,
+        config.spool.reserve_bytes,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Application) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await keeper.start()
+            stack.push_async_callback(keeper.close)
+            for closing in (hints.close, quarantine.close, app.ingest.close):
+                stack.push_async_callback(closing)
+            for part in built:
+                if part.lifespan is not None:
+                    await stack.enter_async_context(part.lifespan())
+            yield
+
+    app = Application(
+        routes=[route for part in built for route in part.routes],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_error, RequestError: _request_error, Exception: _bug},
+    )
+    hints = HintWriter(settings.redis_url)
+    quarantine = QuarantineWriter(store, metrics, config.server.max_body)
+    secrets = {
+        name: tuple(secret.get_secret_value() for secret in source.secrets) for name, source in config.sources.items()
+    }
+    app.ingest = Ingest(secrets, config.server.max_body, keeper, quarantine, hints, metrics)
+    return app
+
+
+async def _request_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
+    return JSONResponse(error.to_dict(), error.status, error.headers)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    return JSONResponse({"error": {"code": code, "message": error.detail}}, error.status_code, error.headers)
+
+
+async def _bug(_: Request, error: Exception) -> JSONResponse:
+    log.error("web.bug error=%s", type(error).__name__)
+    return JSONResponse({"error": {"code": "internal", "message": "a bug of ours; it is in the log"}}, 500)
