@@ -15,7 +15,7 @@ import redis
 from receiver import wakeups
 from receiver.config import Config
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, operations, retention
 from receiver.ledger.migrate import ensure_schema
 from receiver.settings import Settings
 
@@ -49,7 +49,7 @@ class Clock:
     def tick(self) -> None:
         """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
         trouble = ""
-        for look in (self.due, self.inbox, self.repair, self.slow):
+        for look in (self.due, self.operations, self.inbox, self.repair, self.slow):
             try:
                 look()
             except (LedgerUnavailable, redis.RedisError) as error:
@@ -78,6 +78,12 @@ class Clock:
             lambda connection: [name for name in self._sinks if delivering.has_due(connection, name, now)]
         )
         wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in ready])
+
+    def operations(self) -> None:
+        """Make a step of each replay and backfill that is running."""
+        if self._ledger.read(operations.any_running):
+            sinks = self._ledger.write(lambda connection: operations.step(connection, time.time()))
+            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
 
     def inbox(self) -> None:
         """Wake the dispatcher when events wait and no wake-up is on its way."""

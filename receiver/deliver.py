@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 import redis
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable, registry
-from receiver import breaker, verdicts, wakeups
+from receiver import breaker, samples, verdicts, wakeups
 from receiver.config import Config, RetryPolicy
+from receiver.event import delivery_id, event_id
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, lanes
 from receiver.ledger.delivering import Claimed, Settled
 from receiver.pool import Pool
@@ -287,6 +288,27 @@ def _as_delivery(each: Claimed, receipts: dict[str, dict[str, object] | None]) -
         problem=each.problem,
         labels=each.labels,
         receipts=receipts,
+    )
+
+
+def sample_delivery(sink: str, source: str, now: float) -> Delivery:
+    """A delivery that is marked as a test, of a run that never was."""
+    body = samples.build("completed", now=now, run_id=f"tsk_test_{int(now)}")
+    run = parse(body)
+    return Delivery(
+        key=delivery_id(event_id(source, body), sink),
+        event_id=event_id(source, body),
+        sink=sink,
+        attempt=1,
+        source=source,
+        run_id=run.run_id,
+        run_type=run.run_type,
+        status=run.outcome,
+        received_at=datetime.fromtimestamp(now, UTC),
+        body=body,
+        run=run.data,
+        route="test",
+        test=True,
     )
 
 

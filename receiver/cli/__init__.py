@@ -27,6 +27,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("receiver.cli.lists", "runs"),
     "events": ("receiver.cli.lists", "events"),
     "deliveries": ("receiver.cli.lists", "deliveries"),
+    "dead": ("receiver.cli.operate", "dead"),
+    "attempts": ("receiver.cli.operate", "attempts"),
+    "replay": ("receiver.cli.operate", "replay"),
+    "cancel": ("receiver.cli.operate", "cancel"),
+    "operations": ("receiver.cli.operate", "operations"),
+    "sink": ("receiver.cli.sinks", "app"),
     "quarantine": ("receiver.cli.quarantine", "app"),
     "simulate": ("receiver.cli.simulate", "simulate"),
 }

@@ -29,13 +29,21 @@ Since = Annotated[str, typer.Option("--since", help="Only what happened in this 
 
 def ask(data: Path | None, question: Callable[[Connection], T]) -> T:
     """Put a question to the ledger. Raises NotStarted in one line when there is none to ask."""
-    settings = Settings.from_env(data=data)
-    ledger = Ledger(settings.database_url)
+    return _with_ledger(data, lambda ledger: ledger.read(question))
+
+
+def tell(data: Path | None, change: Callable[[Connection], T]) -> T:
+    """Change something in the ledger. Raises NotStarted in one line when that can't be done now."""
+    return _with_ledger(data, lambda ledger: ledger.write(change))
+
+
+def _with_ledger(data: Path | None, work: Callable[[Ledger], T]) -> T:
+    ledger = Ledger(Settings.from_env(data=data).database_url)
     try:
         ensure_schema(ledger)
-        return ledger.read(question)
+        return work(ledger)
     except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be read: {error}") from None
+        raise NotStarted(f"the ledger can't be used: {error}") from None
     finally:
         ledger.close()
 

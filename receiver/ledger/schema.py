@@ -167,3 +167,21 @@ lanes = Table(
     Column("reason", Text, nullable=False, server_default=""),
     Column("updated_at", Double, nullable=False),
 )
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # replay | backfill
+    Column("selection", Text, nullable=False),  # JSON: what it was asked to take
+    Column("sink", Text, nullable=False),  # a backfill's sink
+    Column("force", Boolean, nullable=False),
+    Column("rate", Double, nullable=False),  # a second; 0 is as fast as it goes
+    Column("state", Text, nullable=False),  # running | done | cancelled
+    Column("total", Integer, nullable=False),
+    Column("done", Integer, nullable=False, server_default="0"),
+    Column("cursor", Text, nullable=False, server_default=""),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index(None, "state"),
+)

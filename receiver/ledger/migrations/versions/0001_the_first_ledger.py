@@ -104,6 +104,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("lane", name=op.f("pk_lanes")),
     )
     op.create_table(
+        "operations",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("selection", sa.Text(), nullable=False),
+        sa.Column("sink", sa.Text(), nullable=False),
+        sa.Column("force", sa.Boolean(), nullable=False),
+        sa.Column("rate", sa.Double(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("done", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cursor", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_operations")),
+    )
+    with op.batch_alter_table("operations", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_operations_state"), ["state"], unique=False)
+
+    op.create_table(
         "runs",
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("run_id", sa.Text(), nullable=False),

@@ -1,0 +1,198 @@
+"""`runhook dead`, `attempts`, `replay`, `cancel` and `operations`: putting right what did not arrive."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from receiver.cli import _output
+from receiver.cli.lists import Data, Json, Limit, Since, Source, Status, ask, moment, print_deliveries, tell
+from receiver.errors import RunhookError, UsageError
+from receiver.ledger import operations as ledger_operations
+from receiver.ledger import queries
+from receiver.ledger.operations import Operation, Selection
+from receiver.states import State
+
+REPLAYABLE = (State.DEAD, State.DELIVERED)
+
+
+def dead(
+    data: Data = None,
+    sink: Annotated[str, typer.Option("--sink", help="Only this sink.")] = "",
+    status: Status = None,
+    since: Since = "",
+    limit: Limit = queries.LIMIT,
+    as_json: Json = False,
+) -> None:
+    """List the dead letters, with the reason of each. `runhook replay` sends them again."""
+    wanted = queries.Filter(sink=sink, state=(State.DEAD,), status=status or (), since=moment(since), limit=limit)
+    found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
+    print_deliveries(found, as_json=as_json, empty="no dead letters")
+
+
+def attempts(
+    delivery: Annotated[str, typer.Argument(help="The delivery's id (dlv_…).")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List every attempt of one delivery."""
+    found = ask(data, lambda connection: queries.list_attempts(connection, delivery))
+    if as_json:
+        _output.print_json([_output.with_iso_times(row) for row in found])
+        return
+    _output.print_table(
+        "",
+        ["attempt", "outcome", "began", "seconds", "worker", "receipt or reason"],
+        [
+            (
+                row["number"],
+                row["outcome"],
+                _output.when(row["started_at"]),
+                f"{row['ended_at'] - row['started_at']:.3f}",
+                row["worker"],
+                row["receipt"]["id"] if row["receipt"] else row["reason"],
+            )
+            for row in found
+        ],
+        f"no attempts of {delivery}",
+    )
+
+
+def replay(
+    things: Annotated[
+        list[str] | None, typer.Argument(metavar="[DELIVERY|EVENT|RUN]…", help="Ids: dlv_…, evt_… or a run's.")
+    ] = None,
+    data: Data = None,
+    sink: Annotated[str, typer.Option("--sink", help="Only deliveries to this sink.")] = "",
+    state: Annotated[
+        list[str] | None, typer.Option("--state", help="Only in this state: dead (the default) or delivered.")
+    ] = None,
+    source: Source = "",
+    status: Status = None,
+    since: Since = "",
+    backfill: Annotated[
+        str, typer.Option("--backfill", metavar="SINK", help="Make deliveries of old events for a sink that had none.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Also what was delivered already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Without any other choice: all dead letters.")] = False,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="So many a second at the most; 0: no limit.")] = 0.0,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it is done.")] = False,
+) -> None:
+    """Send deliveries again, under the same idempotency key. The clock works it off, whatever is restarted."""
+    if unknown := set(state or ()) - set(REPLAYABLE):
+        raise UsageError(f"--state {min(unknown)}: only dead and delivered ones can be replayed")
+    if not (things or sink or state or source or status or since or backfill or everything):
+        raise UsageError("say what to replay: ids, --sink, --state, --status, --since, or --all for all dead letters")
+    force = force or State.DELIVERED in (state or ())
+    kind = "backfill" if backfill else "replay"
+    chosen = Selection(
+        sink=sink, state=tuple(state or ()), source=source, status=tuple(status or ()), since=moment(since)
+    )
+    selections = [_narrowed(chosen, thing) for thing in things or ()] or [chosen]
+
+    def count(connection: Any) -> int:
+        return sum(ledger_operations.count(connection, kind, each, backfill, force=force) for each in selections)
+
+    if dry_run:
+        _output.out().print(f"{ask(data, count)} deliveries would be {'made' if backfill else 'replayed'}")
+        return
+
+    def create(connection: Any) -> list[Operation]:
+        return [
+            ledger_operations.create(
+                connection,
+                f"op_{secrets.token_hex(8)}",
+                kind,
+                each,
+                time.time(),
+                sink=backfill,
+                force=force,
+                rate=rate,
+            )
+            for each in selections
+        ]
+
+    made = tell(data, create)
+    for operation in made:
+        _output.out().print(f"{operation.id}: {operation.total} deliveries to {kind}")
+    if wait:
+        _watch(data, made)
+
+
+def _narrowed(chosen: Selection, thing: str) -> Selection:
+    if thing.startswith("dlv_"):
+        return Selection(**{**_parts(chosen), "delivery_ids": (thing,)})
+    if thing.startswith("evt_"):
+        return Selection(**{**_parts(chosen), "event_id": thing})
+    return Selection(**{**_parts(chosen), "run_id": thing})
+
+
+def _parts(chosen: Selection) -> dict[str, Any]:
+    return {name: getattr(chosen, name) for name in Selection.__slots__}
+
+
+def _watch(data: Data, made: list[Operation]) -> None:
+    """Show progress until all of them have ended."""
+    shown: dict[str, int] = {}
+    while True:
+        now = [ask(data, partial(ledger_operations.get, operation_id=each.id)) for each in made]
+        for operation in now:
+            if operation is not None and shown.get(operation.id) != operation.done:
+                shown[operation.id] = operation.done
+                _output.out().print(f"{operation.id}: {operation.done} of {operation.total}")
+        if all(operation is None or operation.state != "running" for operation in now):
+            return
+        time.sleep(0.5)
+
+
+def cancel(
+    things: Annotated[list[str], typer.Argument(metavar="DELIVERY|OPERATION…", help="Ids: dlv_… or op_….")],
+    data: Data = None,
+) -> None:
+    """Cancel deliveries that wait, or operations that are running."""
+    failed = []
+    for thing in things:
+        if thing.startswith("op_"):
+            done = tell(data, partial(ledger_operations.cancel, operation_id=thing, now=time.time()))
+        else:
+            done = bool(tell(data, partial(ledger_operations.cancel_deliveries, ids=[thing], now=time.time())))
+        if done:
+            _output.out().print(f"{thing}: cancelled")
+        else:
+            failed.append(thing)
+    if failed:
+        raise RunhookError(f"not cancelled, for it has ended, is being sent or is not there: {', '.join(failed)}")
+
+
+def operations(data: Data = None, limit: Limit = queries.LIMIT, as_json: Json = False) -> None:
+    """List replays and backfills, the newest first."""
+    found = ask(data, lambda connection: ledger_operations.list_operations(connection, limit))
+    if as_json:
+        rows = [
+            {name: getattr(each, name) for name in Operation.__slots__} | {"selection": each.selection.to_json()}
+            for each in found
+        ]
+        _output.print_json([_output.with_iso_times(row) for row in rows])
+        return
+    _output.print_table(
+        "",
+        ["operation", "kind", "state", "done", "of", "began", "takes"],
+        [
+            (
+                each.id,
+                each.kind,
+                each.state,
+                each.done,
+                each.total,
+                _output.when(each.created_at),
+                each.selection.to_json(),
+            )
+            for each in found
+        ],
+        "no operations",
+    )

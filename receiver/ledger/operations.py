@@ -1,0 +1,261 @@
+"""Replays and backfills as durable operations: asked for once, worked off step by step, whoever is restarted meanwhile.
+
+A step moves a bounded number of deliveries and the cursor in one transaction. The clock makes the steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from receiver.event import delivery_id
+from receiver.ledger.queries import Filter, matching_deliveries
+from receiver.ledger.recording import insert_deliveries
+from receiver.ledger.schema import deliveries, events, operations
+from receiver.states import Move, State, sources, target
+
+STEP = 500
+"""Deliveries that one step moves at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What an operation takes: deliveries by id, or all that a filter finds."""
+
+    delivery_ids: tuple[str, ...] = ()
+    event_id: str = ""
+    run_id: str = ""
+    source: str = ""
+    sink: str = ""
+    state: tuple[str, ...] = ()
+    status: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+
+    def as_filter(self) -> Filter:
+        """The same for a list."""
+        return Filter(
+            source=self.source,
+            run_id=self.run_id,
+            event_id=self.event_id,
+            status=self.status,
+            sink=self.sink,
+            state=self.state,
+            since=self.since,
+            until=self.until,
+        )
+
+    def to_json(self) -> str:
+        """As it is kept."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value})
+
+    @classmethod
+    def from_json(cls, text: str) -> Selection:
+        """As it was kept."""
+        kept: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A replay of deliveries, or a backfill of `sink` with old events."""
+
+    id: str
+    kind: str
+    selection: Selection
+    sink: str
+    force: bool
+    rate: float
+    state: str
+    total: int
+    done: int
+    cursor: str
+    created_at: float
+    updated_at: float
+
+
+def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
+    """The ids of the deliveries that a replay takes: never one under way, one that succeeded only by force."""
+    takes = [State.DEAD, State.DELIVERED] if force else [State.DEAD]
+    assert set(takes) <= set(sources(Move.REPLAY))
+    found = matching_deliveries(selection.as_filter()).where(deliveries.c.state.in_([state.value for state in takes]))
+    if selection.delivery_ids:
+        found = found.where(deliveries.c.id.in_(selection.delivery_ids))
+    return found.with_only_columns(deliveries.c.id)
+
+
+def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
+    """The events that a backfill takes: news that `sink` has no delivery for."""
+    has_one = sa.select(sa.literal(1)).where(deliveries.c.event_id == events.c.id, deliveries.c.sink == sink).exists()
+    found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
+        events.c.disposition == "news", ~has_one
+    )
+    wanted = selection.as_filter()
+    if wanted.source:
+        found = found.where(events.c.source == wanted.source)
+    if wanted.run_id:
+        found = found.where(events.c.run_id == wanted.run_id)
+    if wanted.event_id:
+        found = found.where(events.c.id == wanted.event_id)
+    if wanted.status:
+        found = found.where(events.c.outcome.in_(wanted.status))
+    if wanted.since is not None:
+        found = found.where(events.c.recorded_at >= wanted.since)
+    if wanted.until is not None:
+        found = found.where(events.c.recorded_at < wanted.until)
+    return found
+
+
+def count(connection: sa.Connection, kind: str, selection: Selection, sink: str = "", *, force: bool = False) -> int:
+    """How many deliveries the operation would move now."""
+    query = _replayable(selection, force=force) if kind == "replay" else _missing(selection, sink)
+    return connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
+
+
+def create(
+    connection: sa.Connection,
+    operation_id: str,
+    kind: str,
+    selection: Selection,
+    now: float,
+    *,
+    sink: str = "",
+    force: bool = False,
+    rate: float = 0.0,
+) -> Operation:
+    """Write the operation down. Only what exists before `now` is taken, so that it has an end."""
+    if selection.until is None and not selection.delivery_ids:
+        kept = asdict(selection)
+        selection = Selection(**{**kept, "until": now})
+    total = count(connection, kind, selection, sink, force=force)
+    values = {
+        "id": operation_id,
+        "kind": kind,
+        "sink": sink,
+        "force": force,
+        "rate": rate,
+        "state": "running" if total else "done",
+        "total": total,
+        "created_at": now,
+        "updated_at": now,
+    }
+    connection.execute(sa.insert(operations).values(selection=selection.to_json(), **values))
+    return Operation(selection=selection, done=0, cursor="", **values)  # type: ignore[arg-type]
+
+
+def _from(row: Mapping[str, Any]) -> Operation:
+    return Operation(**{**row, "selection": Selection.from_json(row["selection"])})
+
+
+def list_operations(connection: sa.Connection, limit: int = 50) -> list[Operation]:
+    """Operations, the newest first."""
+    query = sa.select(operations).order_by(operations.c.created_at.desc(), operations.c.id).limit(limit)
+    return [_from(row._mapping) for row in connection.execute(query)]  # type: ignore[arg-type]
+
+
+def get(connection: sa.Connection, operation_id: str) -> Operation | None:
+    """One operation, or None."""
+    row = connection.execute(sa.select(operations).where(operations.c.id == operation_id)).first()
+    return _from(row._mapping) if row else None  # type: ignore[arg-type]
+
+
+def cancel(connection: sa.Connection, operation_id: str, now: float) -> bool:
+    """Take no more; what was moved stays moved. False when it is not running."""
+    result = connection.execute(
+        sa.update(operations)
+        .where(operations.c.id == operation_id, operations.c.state == "running")
+        .values(state="cancelled", updated_at=now)
+    )
+    return result.rowcount == 1
+
+
+def any_running(connection: sa.Connection) -> bool:
+    """Whether a step is to be made."""
+    query = sa.select(sa.literal(1)).where(operations.c.state == "running").limit(1)
+    return connection.execute(query).first() is not None
+
+
+def step(connection: sa.Connection, now: float) -> list[str]:
+    """One step of each running operation that no other clock holds. Returns the sinks that have something to do."""
+    rows = connection.execute(
+        sa.select(operations)
+        .where(operations.c.state == "running")
+        .order_by(operations.c.created_at)
+        .with_for_update(skip_locked=True)
+    ).all()
+    woken: set[str] = set()
+    for row in rows:
+        operation = _from(row._mapping)  # type: ignore[arg-type]
+        limit = STEP
+        if operation.rate:
+            allowed = int((now - operation.created_at) * operation.rate) + 1 - operation.done
+            limit = max(0, min(STEP, allowed))
+            if not limit:
+                continue
+        moved, cursor, sinks = (_replay if operation.kind == "replay" else _backfill)(connection, operation, limit, now)
+        woken |= sinks
+        values: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor, "updated_at": now}
+        if not cursor:
+            values |= {"state": "done", "cursor": operation.cursor}
+        connection.execute(sa.update(operations).where(operations.c.id == operation.id).values(**values))
+    return sorted(woken)
+
+
+def _replay(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
+    """Move some. Returns how many, the new cursor ("" at the end), and their sinks."""
+    query = _replayable(operation.selection, force=operation.force).where(deliveries.c.id > operation.cursor)
+    ids = list(connection.execute(query.order_by(deliveries.c.id).limit(limit)).scalars())
+    if not ids:
+        return 0, "", set()
+    moved = connection.execute(
+        sa.update(deliveries)
+        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(sources(Move.REPLAY)))
+        .values(state=target(Move.REPLAY), spent=0, due_at=now, updated_at=now, reason="")
+        .returning(deliveries.c.sink)
+    ).scalars()
+    sinks = list(moved)
+    return len(sinks), ids[-1], set(sinks)
+
+
+def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
+    query = _missing(operation.selection, operation.sink).where(events.c.seq > int(operation.cursor or 0))
+    rows = connection.execute(query.order_by(events.c.seq).limit(limit)).all()
+    if not rows:
+        return 0, "", set()
+    made = insert_deliveries(
+        connection,
+        [
+            {
+                "id": delivery_id(row.id, operation.sink),
+                "event_id": row.id,
+                "sink": operation.sink,
+                "lane": operation.sink,
+                "route": "backfill",
+                "source": row.source,
+                "run_id": row.run_id,
+                "after": "[]",
+                "state": State.QUEUED,
+                "due_at": now,
+                "created_at": now,
+                "updated_at": now,
+            }
+            for row in rows
+        ],
+    )
+    return len(made), str(rows[-1].seq), {operation.sink} if made else set()
+
+
+def cancel_deliveries(connection: sa.Connection, ids: list[str], now: float) -> list[str]:
+    """Cancel deliveries that are not being sent and have not ended. Returns the ids of those that were."""
+    statement = (
+        sa.update(deliveries)
+        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(sources(Move.CANCEL)))
+        .values(state=target(Move.CANCEL), reason="cancelled by an operator", updated_at=now)
+        .returning(deliveries.c.id)
+    )
+    return list(connection.execute(statement).scalars())
