@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
@@ -24,6 +27,21 @@ def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program that ends with us and is out of reach of the terminal's Ctrl-C. `options`: as for Popen.
+
+    Call it in the main thread, before there are others.
+    """
+    parent = os.getpid()
+    return subprocess.Popen(  # noqa: S603 - the command is our own
+        list(command),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - no threads, by contract
+        **options,
+    )
 
 
 def kind_and_place(error: BaseException) -> str:

