@@ -1,0 +1,455 @@
+"""What makes a repeat: each sentence of the rule as a row, and what must hold for any body as properties."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from receiver import facts, samples
+from receiver.facts import VOLATILE, Facts, Judgement, judge
+from receiver.run import parse
+
+NOW = 1_790_000_000.0
+
+
+def fingerprint(**fields: Any) -> str:
+    return facts.fingerprint(parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode()))
+
+
+def a_file(sig: str = "1", **fields: Any) -> dict[str, Any]:
+    return {
+        "url": f"https://api.skyvern.com/v1/artifacts/a_1/content?sig={sig}",
+        "checksum": "c1",
+        "filename": "a.pdf",
+        "file_size": 3,
+        "modified_at": f"2026-01-01T00:00:0{sig}",
+        "artifact_id": "a_1",
+        **fields,
+    }
+
+
+A, B = a_file(filename="a.pdf"), a_file(filename="b.pdf", checksum="c2")
+HARMLESS = {"failure_reason": "Failed to send webhook. task_v2_id=tsk_v2_1"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        # signed URLs and times of delivery
+        ({"modified_at": "2026-01-01T00:00:00"}, {"modified_at": "2026-01-02T00:00:00"}),
+        ({"webhook_failure_reason": None}, {"webhook_failure_reason": ""}),
+        ({"webhook_failure_reason": None}, {"webhook_failure_reason": "Webhook failed with status code 503"}),
+        ({"recording_url": "https://x/?sig=1"}, {"recording_url": "https://x/?sig=2"}),
+        *(
+            ({"output": {"block": [{name: ["https://x/?sig=1"], "a": 1}]}}, {"output": {"block": [{"a": 1}]}})
+            for name in sorted(VOLATILE)
+        ),
+        ({"downloaded_files": [a_file("1")]}, {"downloaded_files": [a_file("2")]}),
+        (
+            {"output": {"b": {"downloaded_files": [a_file("1")]}}},
+            {"output": {"b": {"downloaded_files": [a_file("2")]}}},
+        ),
+        ({"output": {"attachment": a_file("1")}}, {"output": {"attachment": a_file("2")}}),
+        (
+            {"output": {"downloaded_files": ["https://x/a?sig=1"]}},
+            {"output": {"downloaded_files": ["https://x/a?sig=2"]}},
+        ),
+        # fewer keys
+        ({"step_count": 3, "run_request": {"a": 1}}, {}),
+        ({"output": {"a": 1}, "outputs": {"a": 1}}, {"output": {"a": 1}}),
+        ({"output": {"a": 1}, "extracted_information": {"a": 1}}, {"extracted_information": {"a": 1}}),
+        # absent, null, [] and {}
+        *(({name: nothing}, {}) for name in ("output", "errors", "downloaded_files") for nothing in (None, [], {})),
+        ({"failure_reason": None}, {}),
+        ({"output": {"a": 1, "b": None}}, {"output": {"a": 1}}),
+        ({"output": {"a": 1, "b": {"c": [], "d": {}}}}, {"output": {"a": 1}}),
+        ({"output": {"b": {"c": []}}}, {"output": None}),
+        ({"output": [1, None]}, {"output": [1, {}]}),
+        # numbers by value
+        ({"output": {"total": 1500}}, {"output": {"total": 1500.0}}),
+        ({"output": [0]}, {"output": [-0.0]}),
+        ({"output": [1e22]}, {"output": [10**22]}),
+        # order
+        ({"output": {"a": 1, "b": {"c": 2, "d": 3}}}, {"output": {"b": {"d": 3, "c": 2}, "a": 1}}),
+        ({"downloaded_files": [A, B]}, {"downloaded_files": [B, A]}),
+        ({"output": {"downloaded_files": [A, B]}}, {"output": {"downloaded_files": [B, A]}}),
+        # untangling
+        ({"output": [1]}, {"output": [1], "status": "failed", **HARMLESS}),
+    ],
+)
+def test_the_same_facts_in_other_words(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert fingerprint(**one) == fingerprint(**other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"output": {"a": 1}}, {"output": {"a": 2}}),
+        ({"output": {"a": 1}}, {"output": {"b": 1}}),
+        ({"output": {"a": 1}}, {"output": {"a": "1"}}),
+        ({"output": {"a": 1}}, {"output": {"a": True}}),
+        ({"output": {"a": 0}}, {"output": {"a": False}}),
+        ({"output": {"a": 0}}, {"output": {"a": None}}),
+        ({"output": {"a": ""}}, {"output": {"a": None}}),
+        ({"output": {"a": 1.5}}, {"output": {"a": 1}}),
+        ({"output": 12345678901234567890}, {"output": 12345678901234567891}),
+        ({"output": [1, None]}, {"output": [1]}),
+        ({"output": [1, 2]}, {"output": [2, 1]}),
+        ({"output": [[1], [2]]}, {"output": [[1, 2]]}),
+        ({"output": "text"}, {"output": ["text"]}),
+        ({"output": {"url": "https://x/1"}}, {"output": {"url": "https://x/2"}}),
+        ({"output": {"filename": "a", "url": "https://x/1"}}, {"output": {"filename": "a", "url": "https://x/2"}}),
+        ({"output": {"modified_at": "2026"}}, {"output": {"modified_at": "2027"}}),
+        ({"failure_reason": "a"}, {"failure_reason": "b"}),
+        ({"failure_reason": "a"}, {"failure_reason": None}),
+        ({"errors": [{"error_code": "A"}]}, {"errors": []}),
+        ({"downloaded_files": [A]}, {"downloaded_files": [A, B]}),
+        ({"downloaded_files": [a_file(checksum="c1")]}, {"downloaded_files": [a_file(checksum="c9")]}),
+        ({"downloaded_files": [A]}, {"output": [A]}),
+        ({"output": ["a"]}, {"errors": ["a"]}),
+        ({"output": [1]}, {"output": [1], "status": "failed", "failure_reason": "sold out"}),
+    ],
+)
+def test_other_facts(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert fingerprint(**one) != fingerprint(**other)
+
+
+@pytest.mark.parametrize(
+    ("fields", "null"),
+    [
+        ({}, True),
+        *(({"output": nothing}, True) for nothing in (None, [], {}, {"a": None}, {"recording_url": "https://x"})),
+        *(({"output": thing}, False) for thing in ("", "text", 0, False, [None], {"a": 1})),
+        ({"output": None, "outputs": {"a": 1}}, False),
+        ({"output": None, "extracted_information": [1]}, False),
+    ],
+)
+def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) -> None:
+    assert facts.output_null(parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode())) is null
+
+
+# --- what an event is, given those before it -------------------------------------------------------------------------
+
+
+def event(
+    says: str = "A",
+    at: float | None = 1,
+    *,
+    attempt: int = 1,
+    status: str = "completed",
+    pending: bool = False,
+    null: bool = False,
+) -> Facts:
+    final = status in ("completed", "failed", "canceled") and not pending
+    return Facts("", attempt, status, pending, final, at, says, null, 0)
+
+
+def failed(says: str, at: float | None, attempt: int, *, pending: bool) -> Facts:
+    return event(says, at, attempt=attempt, status="failed", pending=pending)
+
+
+def canceled(says: str, at: float, *, null: bool = False) -> Facts:
+    return event(says, at, status="canceled", null=null)
+
+
+def record(events: Sequence[Facts]) -> list[Judgement]:
+    """Judge events in the order of their arrival. The nth gets the id "n"."""
+    history: list[Facts] = []
+    verdicts = []
+    for number, each in enumerate(events, 1):
+        new = replace(each, event_id=str(number), seq=number)
+        verdicts.append(judge(new, list(reversed(history))))
+        history.append(new)
+    return verdicts
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param([event()], "news", id="the first final event is news"),
+        pytest.param([event(status="running")], "interim", id="the first event of a run that goes on is interim"),
+        pytest.param([event("A", 1), event("A", 1)], "news repeat:1", id="the same again"),
+        pytest.param([event("A", 1), event("A", 5)], "news repeat:1", id="modified_at never tells a repeat"),
+        pytest.param([event("A", 5), event("A", 1)], "news repeat:1", id="the same, older"),
+        pytest.param([event("A", 1), event("B", 2)], "news news", id="other facts, newer"),
+        pytest.param([event("A", 1), event("B", 1)], "news news", id="other facts at the same instant"),
+        pytest.param([event("B", 2), event("A", 1)], "news superseded", id="other facts, older"),
+        pytest.param(
+            [event("B", 2), event("A", 1), event("A", 1)], "news superseded repeat:2", id="the older one again"
+        ),
+        pytest.param([event("A", 1), event("B", 2), event("A", 3)], "news news news", id="A, B, A"),
+        pytest.param(
+            [event("A", 1), event("B", 2), event("A", 1)], "news news repeat:1", id="A, B and the first A again"
+        ),
+        pytest.param(
+            [event("A", 1), event("B", 3), event("A", 2)], "news news repeat:1", id="an A sent again before B"
+        ),
+        pytest.param([event("A", 1), event("B", 2), event("A", 2)], "news news repeat:1", id="an A not newer than B"),
+        pytest.param(
+            [event("A", 1), event("B", 2), event("A", 3), event("B", 4), event("B", 5), event("A", 3)],
+            "news news news news repeat:2 repeat:1",
+            id="A, B, A, B and both again",
+        ),
+        pytest.param(
+            [event("A", 1), event("A", 5), event("B", 3)],
+            "news repeat:1 superseded",
+            id="a repeat shows that the run is there",
+        ),
+        pytest.param([event("A", 1), event("A", 1, attempt=2)], "news news", id="another attempt"),
+        pytest.param(
+            [event("A", 1, attempt=2), event("A", 9)], "news superseded", id="an earlier attempt, however new"
+        ),
+        pytest.param([event("A", 1), event("A", 1, status="failed")], "news news", id="another status"),
+        pytest.param(
+            [failed("A", 1, 1, pending=True), failed("A", 2, 1, pending=False)],
+            "interim news",
+            id="the retry was called off",
+        ),
+        pytest.param(
+            [failed("A", 2, 1, pending=False), failed("A", 1, 1, pending=True)],
+            "news superseded",
+            id="the retry was called off, told in the wrong order",
+        ),
+        pytest.param(
+            [
+                failed("A", 1, 1, pending=True),
+                failed("A", 2, 2, pending=True),
+                failed("A", 2.5, 2, pending=True),
+                event("B", 3, attempt=3),
+                event("B", 4, attempt=3),
+            ],
+            "interim interim repeat:2 news repeat:4",
+            id="a retry policy's series",
+        ),
+        pytest.param(
+            [event("B", 3, attempt=2), failed("A", 1, 1, pending=True)], "news superseded", id="a series told backwards"
+        ),
+        pytest.param(
+            [canceled("A", 1, null=True), canceled("B", 2), canceled("A", 3, null=True)],
+            "news news repeat:1",
+            id="a second call to cancel adds nulls",
+        ),
+        pytest.param(
+            [canceled("B", 2), canceled("A", 3, null=True)], "news superseded", id="nulls never replace output"
+        ),
+        pytest.param(
+            [canceled("A", 1, null=True), canceled("B", 2), canceled("C", 3, null=True), canceled("D", 4)],
+            "news news superseded news",
+            id="other output replaces output",
+        ),
+        pytest.param([event("A", 1), canceled("B", 2, null=True)], "news news", id="nulls of another status are news"),
+        pytest.param(
+            [event("A", 1), event("B", 2, attempt=2, null=True)], "news news", id="nulls of another attempt are news"
+        ),
+        pytest.param(
+            [
+                event("A", 1, status="failed", pending=True),
+                event("B", 2, status="failed", null=True),
+            ],
+            "interim news",
+            id="nulls at the end of a series are its result",
+        ),
+        pytest.param(
+            [event("R", 9, status="running"), event("A", 5)], "interim news", id="a running event never hides a result"
+        ),
+        pytest.param([event("A", 5), event("R", 4, status="running")], "news superseded", id="running, before the end"),
+        pytest.param([event("A", 5), event("R", 5, status="running")], "news superseded", id="the end wins a tie"),
+        pytest.param([event("A", None), event("A", None)], "news repeat:1", id="the same without modified_at"),
+        pytest.param([event("A", 5), event("B", None)], "news news", id="not known to be older is not superseded"),
+        pytest.param([event("A", None), event("B", 1)], "news news", id="nothing is older than an unknown time"),
+        pytest.param(
+            [event("A", 1), event("B", 2), event("A", None)],
+            "news news repeat:1",
+            id="not known to be newer is a repeat",
+        ),
+    ],
+)
+def test_what_an_event_is(events: list[Facts], expected: str) -> None:
+    verdicts = record(events)
+
+    shown = [v.disposition + (f":{v.repeat_of}" if v.repeat_of else "") for v in verdicts]
+    assert " ".join(shown) == expected
+
+
+# --- whole bodies ----------------------------------------------------------------------------------------------------
+
+
+def judge_bodies(*bodies: bytes) -> list[str]:
+    return [
+        verdict.disposition
+        for verdict in record([facts.of("", parse(body), 0) for body in bodies])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", samples.names())
+def test_any_sample_sent_again_with_fresh_urls_is_a_repeat(name: str) -> None:
+    first = samples.build(name, now=NOW, run_id="r_1", artifacts="https://api.skyvern.com")
+    again = samples.build(name, now=NOW + 90, run_id="r_1", artifacts="https://api.skyvern.com")
+    fewer = {key: value for key, value in json.loads(again).items() if value not in (None, [])}
+    fewer.update(step_count=None, webhook_failure_reason="")
+    for key in ("run_request", "webhook_callback_url", "totp_identifier", "outputs", "extracted_information"):
+        fewer.pop(key, None)
+
+    assert first != again
+    assert judge_bodies(first, again, json.dumps(fewer).encode())[1:] == ["repeat", "repeat"]
+
+
+@pytest.mark.parametrize(
+    ("series", "expected"),
+    [
+        ("workflow_run.retries", ["interim", "interim", "news"]),
+        ("workflow_run.canceled_twice", ["news", "news"]),
+    ],
+)
+def test_a_series_of_samples_is_judged_as_skyvern_means_it(series: str, expected: list[str]) -> None:
+    bodies = [samples.build(name, now=NOW + i, run_id="wr_1") for i, name in enumerate(samples.SERIES[series])]
+
+    assert judge_bodies(*bodies) == expected
+    assert judge_bodies(*bodies, *bodies)[len(bodies) :] == ["repeat"] * len(bodies)
+
+
+def test_a_completed_run_whose_webhook_failed_is_told_once() -> None:
+    completed = samples.build("task_v2.completed", now=NOW, run_id="tsk_v2_1")
+    tangled = samples.build("task_v2.undelivered", now=NOW + 5, run_id="tsk_v2_1")
+
+    assert judge_bodies(completed, tangled) == ["news", "repeat"]
+    assert judge_bodies(tangled, completed) == ["news", "repeat"]
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+scalars = st.booleans() | st.integers(-(10**25), 10**25) | st.floats(-1e9, 1e9) | st.text(max_size=6)
+outputs = st.recursive(
+    st.none() | scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["a", "b", "url", "filename", "checksum", "downloaded_files", "x"]), inner, max_size=5
+        )
+        | st.just({"downloaded_files": [A, B]})
+    ),
+    max_leaves=15,
+)
+
+
+def reworded(value: Any, chance: random.Random, key: str = "") -> Any:
+    """`value` as Skyvern might send it another time."""
+    if isinstance(value, dict):
+        fields = [(name, reworded(item, chance, name)) for name, item in value.items()]
+        fields = [(name, item) for name, item in fields if item not in (None, [], {}) or chance.random() < 0.5]
+        if {"url", "checksum", "filename"} <= set(value):
+            fields = [(name, item) for name, item in fields if name not in ("url", "modified_at")]
+            fields += [("url", str(chance.random())), ("modified_at", str(chance.random()))]
+            fields += [(n, v) for n, v in (("checksum", None), ("filename", None)) if n not in dict(fields)]
+        for name in sorted(VOLATILE):
+            if chance.random() < 0.3:
+                fields.append((name, [f"https://x/?sig={chance.random()}"]))
+        if chance.random() < 0.5:
+            fields.append(("nothing", chance.choice([None, [], {}, {"deeper": {}}])))
+        chance.shuffle(fields)
+        return dict(fields)
+    if isinstance(value, list):
+        items = [reworded(item, chance) for item in value]
+        if key == "downloaded_files":
+            chance.shuffle(items)
+        return items
+    if type(value) is float and value.is_integer() and chance.random() < 0.5:
+        return int(value)
+    if type(value) is int and abs(value) < 2**53 and chance.random() < 0.5:
+        return float(value)
+    return chance.choice([None, [], {}]) if value is None else value
+
+
+@settings(max_examples=300, deadline=None)
+@given(outputs, st.randoms(use_true_random=False))
+def test_the_fingerprint_is_that_of_the_facts_however_they_are_worded(output: Any, chance: random.Random) -> None:
+    assert fingerprint(output=output) == fingerprint(output=reworded(output, chance))
+
+
+@settings(max_examples=200, deadline=None)
+@given(outputs, scalars, scalars)
+def test_a_changed_value_changes_the_fingerprint(around: Any, one: Any, other: Any) -> None:
+    same = one == other and (type(one) is bool) == (type(other) is bool)
+
+    assert (fingerprint(output=[around, {"v": one}]) == fingerprint(output=[around, {"v": other}])) == same
+
+
+events = st.builds(
+    event,
+    says=st.sampled_from("ABC"),
+    at=st.none() | st.integers(1, 4),
+    attempt=st.integers(1, 2),
+    status=st.sampled_from(["completed", "failed", "canceled", "running"]),
+    pending=st.booleans(),
+    null=st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(events, max_size=6), events)
+def test_an_event_sent_twice_in_a_row_is_a_repeat(before: list[Facts], last: Facts) -> None:
+    verdicts = record([*before, last, last])
+
+    assert verdicts[-1].disposition == "repeat"
+    assert verdicts[-1].repeat_of is not None
+    assert verdicts[int(verdicts[-1].repeat_of) - 1].disposition != "repeat"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(events, max_size=7))
+def test_only_final_events_are_news_and_only_others_are_interim(arrived: list[Facts]) -> None:
+    for each, verdict in zip(arrived, record(arrived), strict=True):
+        assert verdict.disposition != ("interim" if each.final else "news")
+        assert (verdict.repeat_of is not None) == (verdict.disposition == "repeat")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(events, max_size=5), events)
+def test_null_output_never_replaces_output(before: list[Facts], new: Facts) -> None:
+    given_before = [*before, replace(new, output_null=False, fingerprint="with output", modified_at=1)]
+
+    verdict = record([*given_before, replace(new, output_null=True)])[-1]
+
+    assert verdict.disposition in ("repeat", "superseded")
+
+
+def test_the_newest_facts_are_news_in_whatever_order_they_come() -> None:
+    told = [event(says, at) for at, says in enumerate("ABC", 1)]
+    for arrived in itertools.permutations([*told, *told]):
+        verdicts = record(arrived)
+        news = [each.fingerprint for each, v in zip(arrived, verdicts, strict=True) if v.disposition == "news"]
+        assert news == sorted(set(news)), "each at most once, never backwards"
+        assert news[-1] == "C"
+
+
+def test_the_order_of_the_history_does_not_matter() -> None:
+    past = [replace(event(s, at), event_id=s, seq=n) for n, (s, at) in enumerate([("A", 1), ("B", 2), ("A", 3)], 1)]
+    new = replace(event("A", 3), event_id="new", seq=4)
+
+    assert {judge(new, order) for order in itertools.permutations(past)} == {Judgement("repeat", "A")}
+
+
+def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> None:
+    rows = [{"name": f"item {n}", "price": n * 1.5, "tags": ["a", None], "empty": {}} for n in range(1500)]
+    body = json.dumps({"run_id": "r", "status": "completed", "output": rows}).encode()
+    run = parse(body)
+
+    def best(call: Any) -> float:
+        def once() -> float:
+            start = time.perf_counter()
+            call()
+            return time.perf_counter() - start
+
+        return min(once() for _ in range(5))
+
+    assert len(body) > 100_000
+    assert best(lambda: facts.fingerprint(run)) < 20 * best(lambda: parse(body))
