@@ -97,19 +97,30 @@ def _targets(value: object) -> object:
     return value
 
 
-def _secret(value: object) -> object:
+def _stripped(value: object) -> object:
     """A key without the white space that a file or a shell has put around it."""
-    if isinstance(value, str):
-        value = value.strip()
-        if not value:
-            raise ValueError("is empty; an empty key is none")
-    return value
+    return value.strip() if isinstance(value, str) else value
+
+
+def _keys(value: object) -> object:
+    """Keys without the empty ones: "${OLD_KEY:-}" is no key once the rotation is over."""
+    if not isinstance(value, list):
+        return value
+    keys = [each for each in map(_stripped, value) if each != ""]
+    if not keys:
+        raise ValueError("has no key in it; without one, nobody could be told from a stranger")
+    return keys
 
 
 def _as_in_yaml(kind: str, pattern: re.Pattern[str], minimum: int) -> WithJsonSchema:
     return WithJsonSchema(
         {"anyOf": [{"type": kind, "minimum": minimum}, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
     )
+
+
+def _optional_key(value: object) -> object:
+    """Empty means none: "${SKYVERN_API_KEY:-}"."""
+    return _stripped(value) or None
 
 
 Whole = Annotated[int, BeforeValidator(not_truth)]
@@ -119,7 +130,8 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), _as_in_yaml("number"
 Rate = Annotated[
     str, BeforeValidator(_checked_rate), WithJsonSchema({"type": "string", "pattern": f"^{_RATE.pattern}$"})
 ]
-Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+Keys = Annotated[list[SecretStr], BeforeValidator(_keys)]
+OptionalKey = Annotated[SecretStr | None, BeforeValidator(_optional_key)]
 Name = Annotated[str, Field(pattern=NAME)]
 """Names of sources and sinks: they stand in URLs, queue names, metrics and templates."""
 
@@ -133,7 +145,7 @@ class Model(BaseModel):
 class SourceConfig(Model):
     """Who posts to us. The URL is /webhooks/<name>."""
 
-    secrets: list[Secret] = Field(
+    secrets: Keys = Field(
         min_length=1,
         description="API keys with which the source signs its webhooks. Several, so that a key can be rotated:"
         " a body that any of them signed is authentic.",
@@ -141,11 +153,16 @@ class SourceConfig(Model):
     api_base: str | None = Field(
         None, pattern=r"^https?://", description="Base of the source's API. SKYVERN_BASE_URL when it is absent."
     )
-    api_key: Secret | None = Field(
+    api_key: OptionalKey = Field(
         None,
         description="Key for the source's API: to submit and poll runs and to renew lapsed artifact URLs."
         " Without it, nothing is asked from the API.",
     )
+
+    def api(self, default_base: str) -> tuple[str, str] | None:
+        """Base and key of the source's API, or None when it must not be asked. `default_base` may be ""."""
+        base = self.api_base or default_base
+        return (base.rstrip("/"), self.api_key.get_secret_value()) if base and self.api_key else None
 
 
 class RetryPolicy(Model):

@@ -246,7 +246,7 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
         if not value and has_default:
             value = expand(default, environ)
         elif name not in environ:
-            raise ValueError(f"the variable {name} is not set; set it, or write ${{{name}:-default}}")
+            raise ValueError(f"the variable {name} is not set; set it, or give it a default: ${{{name}:-…}}")
         out.append(value)
         position = end + 1
     return "".join(out) + text[position:]

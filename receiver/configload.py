@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from receiver.config import Config, RouteConfig, SinkConfig
-from receiver.configfile import Document, Key, read
+from receiver.configfile import Document, Key, read, spell
 from receiver.configwords import describe, suggest, unknown
 from receiver.errors import ConfigError
-from receiver.routing import order_problems, rule_problems
+from receiver.routing import FIELDS, mentioned_fields, order_problems, rule_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,7 @@ def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
 
 
 def _warnings(config: Config, document: Document) -> list[str]:
+    """What is allowed and yet most likely not meant."""
     used = {target.sink for route in config.routes for target in route.targets}
     unused = [name for name in config.sinks if name not in used]
     found: list[tuple[Key, str]] = [
@@ -194,4 +195,9 @@ def _warnings(config: Config, document: Document) -> list[str]:
     ]
     if not config.routes:
         found.append(((), "there are no routes: every event is kept, and goes nowhere"))
+    for index, route in enumerate(config.routes):
+        for name in mentioned_fields(route.when):
+            if name not in FIELDS and (guess := suggest(name, FIELDS, cutoff=0.8)):
+                key: Key = ("routes", index, "when")
+                found.append((key, f"{spell(key)}: Skyvern sends no field {name}; did you mean {guess}?"))
     return [f"{document.path}:{document.line(key)}: {text}" for key, text in found]

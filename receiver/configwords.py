@@ -67,11 +67,11 @@ def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list
     return problems
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """The one of `known` that was probably meant, or ""."""
+def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
     known = list(known)
     exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
-    return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=0.6)), "")
+    return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -22,6 +22,23 @@ if TYPE_CHECKING:
     from receiver.config import RouteConfig
     from receiver.run import Run
 
+FIELDS = frozenset(
+    """
+    action_screenshot_urls agent_id agent_run_id ai_fallback app_url attempt attempts browser_address
+    browser_console_log_url browser_profile_id browser_seed_source browser_session_id browser_settings_receipt
+    browser_sink_profile_id browser_type cached_credits_used cdp_connect_headers created_at credits_used
+    downloaded_file_urls downloaded_files error_code_mapping errors extra_http_headers extracted_information
+    extracted_information_schema failure_category failure_reason finished_at labels max_screenshot_scrolling_times
+    max_screenshot_scrolls max_steps_per_run model modified_at next_attempt_at organization_id original_status outcome
+    output outputs parameters prompt proxy_location queued_at recording_archived recording_url recording_urls
+    retried_by_workflow_run_id retried_from_workflow_run_id retry_pending run_id run_request run_type run_with
+    screenshot_url screenshot_urls script_id script_run started_at status step_count summary task_id task_v2 total_cost
+    total_steps totp_identifier totp_verification_url url webhook_callback_url webhook_failure_reason workflow_id
+    workflow_permanent_id workflow_run_id workflow_system_prompt workflow_title
+    """.split()
+)
+"""Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others may come, and are seen; this is to find misspelt ones."""
+
 TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
 
 _OPT_IN = {"interim": "interim", "repeat": "repeats", "superseded": "superseded"}
@@ -265,6 +282,15 @@ def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
             return [((), str(error))]
         return []
     return [] if when is None else mapping.compile_mapping(when)[1]
+
+
+def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
+    """The fields of the run that a rule which is right looks at."""
+    if isinstance(when, str):
+        names = [use.path[1] for use in cel.compile_rule(when).uses if use.path[0] == "run" and len(use.path) > 1]
+    else:
+        names = [condition.parts[0] for condition in mapping.compile_mapping(when or {})[0]]
+    return list(dict.fromkeys(name for name in names if name != "event"))
 
 
 def order_problems(routes: Sequence[RouteConfig], sinks: Iterable[str] | None = None) -> list[Problem]:

@@ -62,7 +62,10 @@ class Settings:
     embedded_redis: bool
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     local_key: bool = False
-    """True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it."""
+    """True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it.
+
+    `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
+    """
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
@@ -87,6 +90,10 @@ class Settings:
             local_key = _read_key(data / LOCAL_KEY_FILE)
             if local_key:
                 variables["SKYVERN_API_KEY"] = local_key
+        if local_key and not variables.get("SKYVERN_BASE_URL"):
+            values["skyvern_base_url"] = ""  # a key of our own making is no business of the real Skyvern
+        # The file may name these, whether they came from the environment, from an option or are defaults.
+        variables["RUNHOOK_DATA"] = values["data"]
         embedded = not values["redis_url"]
         if embedded:
             path = str((data / "redis" / "valkey.sock").absolute())
@@ -132,7 +139,12 @@ class Settings:
                 file.write(key + "\n")
         if not key:
             raise ConfigError(f"{path} is empty: delete it, and a new key is made")
-        return replace(self, environ={**self.environ, "SKYVERN_API_KEY": key}, local_key=True)
+        return replace(
+            self,
+            environ={**self.environ, "SKYVERN_API_KEY": key},
+            local_key=True,
+            skyvern_base_url=self.skyvern_base_url if self.environ.get("SKYVERN_BASE_URL") else "",
+        )
 
     def summary(self) -> dict[str, str]:
         """Each variable with its value in use, passwords in URLs as stars."""

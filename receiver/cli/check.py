@@ -1,0 +1,318 @@
+"""`runhook check`: is the config right, and where would a body go? `runhook schema`: the file's JSON Schema."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from receiver import facts, samples
+from receiver.cli import _output
+from receiver.config import RouteConfig
+from receiver.configfile import Key
+from receiver.configload import Loaded, load_file
+from receiver.errors import ConfigError, UsageError
+from receiver.event import event_id
+from receiver.mapping import show
+from receiver.redact import Redactor
+from receiver.routing import Router, RunView, Verdict
+from receiver.run import Run, parse
+from receiver.settings import Settings, hide_password
+
+STARS = "********"
+
+
+def check(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]", help="The config file (RUNHOOK_CONFIG, else config/runhook.yaml)."),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="BODY.json ...",
+            help="Show which routes match a webhook's body: files, - for standard input, or samples by name.",
+        ),
+    ] = None,
+    source: Annotated[str, typer.Option("--source", help="Source of the bodies. Default: the first one.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label of their submission; repeatable.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check the config file, and show where bodies would go, each as the first event of its run.
+
+    Ends with 2 when something is wrong, one line for each problem.
+    """
+    file, bodies = _sorted_out(paths or [], against or [])
+    settings = Settings.from_env(config=file, data=data)
+    try:
+        loaded = load_file(settings.config, settings.environ)
+    except ConfigError as error:
+        if not as_json:
+            raise ConfigError(*error.problems, *_hints(error)) from None
+        _output.print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
+        raise typer.Exit(error.exit_code) from None
+    labels = _labels(label or [])
+    if source and source not in loaded.config.sources:
+        raise UsageError(f"--source {source}: {settings.config} has {', '.join(loaded.config.sources)}")
+    trials = [_try(loaded, name, source or next(iter(loaded.config.sources)), labels) for name in bodies]
+    if as_json:
+        _output.print_json({"ok": True, **_summary(loaded), "against": trials})
+        return
+    _print_summary(loaded)
+    for trial in trials:
+        _print_trial(trial)
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    docs: Annotated[bool, typer.Option("--docs", help="The reference in Markdown instead.")] = False,
+) -> None:
+    """Print the JSON Schema of the config file, so that editors complete it and mark mistakes."""
+    from receiver.schema import json_schema, reference
+
+    text = reference() if docs else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--output {output}: can't be written: {error.strerror}") from None
+    typer.echo(f"wrote {output}")
+
+
+def _sorted_out(paths: Sequence[str], against: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config file and the bodies. After --against, more bodies may follow without it, as a shell's * gives them."""
+    more = [path for path in paths if against and (path.endswith(".json") or path in samples.names())]
+    files = [path for path in paths if path not in more]
+    if len(files) > 1:
+        raise UsageError(f"one config file at a time, not {len(files)}; bodies come after --against and end in .json")
+    return (Path(files[0]) if files else None), [*against, *more]
+
+
+def _labels(pairs: Sequence[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        name, found, value = pair.partition("=")
+        if not found or not name:
+            raise UsageError(f"--label {pair}: write NAME=VALUE")
+        labels[name] = value
+    return labels
+
+
+def _hints(error: ConfigError) -> list[str]:
+    """For the first minute: the shipped config needs one variable."""
+    if any("SKYVERN_API_KEY is not set" in problem for problem in error.problems):
+        return ["to try it without an account, start `runhook dev`: it makes a SKYVERN_API_KEY for this machine"]
+    return []
+
+
+# --- What is configured
+
+
+def _summary(loaded: Loaded) -> dict[str, Any]:
+    config = loaded.config
+    return {
+        "file": str(loaded.document.path),
+        "sources": [
+            {
+                "name": name,
+                "url": f"/webhooks/{name}",
+                "secrets": [STARS] * len(each.secrets),
+                "api_base": each.api_base,
+                "api_key": STARS if each.api_key else None,
+            }
+            for name, each in config.sources.items()
+        ],
+        "sinks": [
+            {
+                "name": name,
+                "type": each.type,
+                "options": _options(loaded, name, each.type, each.options),
+                "concurrency": each.concurrency,
+                "rate": each.rate,
+                "attempts": each.retry.attempts,
+            }
+            for name, each in config.sinks.items()
+        ],
+        "routes": [
+            {
+                "name": route.name,
+                "when": route.when,
+                "to": [{"sink": target.sink, "after": target.after} for target in route.targets],
+                **{flag: True for flag in ("interim", "repeats", "superseded", "stop") if getattr(route, flag)},
+            }
+            for route in config.routes
+        ],
+        "warnings": loaded.warnings,
+    }
+
+
+def _options(loaded: Loaded, name: str, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the file has them: not what variables hold, and stars for what the handler calls secret."""
+    from handlers.registry import sink_type
+
+    checked = sink_type(kind).Options.model_validate(dict(options))
+
+    def shown(key: Key, value: Any, parsed: Any) -> Any:
+        if isinstance(parsed, SecretStr):
+            raw = loaded.document.raw.get(key, "")
+            return raw if raw.startswith("${") and raw.endswith("}") and ":-" not in raw else STARS
+        if isinstance(value, dict):
+            return {each: shown((*key, each), item, _within(parsed, each)) for each, item in value.items()}
+        if isinstance(value, list):
+            return [shown((*key, index), item, _within(parsed, index)) for index, item in enumerate(value)]
+        if isinstance(value, str):
+            raw = loaded.document.raw.get(key, value)
+            return hide_password(raw if "${" in raw else value)
+        return value
+
+    return {
+        option: shown(("sinks", name, option), value, getattr(checked, option, None))
+        for option, value in options.items()
+    }
+
+
+def _within(parsed: Any, part: str | int) -> Any:
+    if isinstance(parsed, Mapping):
+        return parsed.get(part)
+    if isinstance(parsed, list | tuple) and isinstance(part, int) and part < len(parsed):
+        return parsed[part]
+    return getattr(parsed, str(part), None)
+
+
+def _print_summary(loaded: Loaded) -> None:
+    summary = _summary(loaded)
+    typer.echo(f"{summary['file']}: ok\n")
+    _output.print_table(
+        "",
+        ["source", "posts to", "secrets", "API"],
+        [[each["name"], each["url"], " ".join(each["secrets"]), _api(each)] for each in summary["sources"]],
+        "",
+    )
+    typer.echo("")
+    _output.print_table(
+        "",
+        ["sink", "type", "options"],
+        [
+            [each["name"], each["type"], " ".join(f"{key}={_short(value)}" for key, value in each["options"].items())]
+            for each in summary["sinks"]
+        ],
+        "no sinks",
+    )
+    typer.echo("")
+    _output.print_table(
+        "",
+        ["route", "when", "to"],
+        [[route.name, _when(route), _to(route)] for route in loaded.config.routes],
+        "no routes",
+    )
+    for warning in loaded.warnings:
+        typer.echo(f"\nwarning: {warning}")
+
+
+def _api(source: Mapping[str, Any]) -> str:
+    base = source["api_base"] or "SKYVERN_BASE_URL"
+    return f"{base} with {source['api_key']}" if source["api_key"] else "not asked: no api_key"
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _when(route: RouteConfig) -> str:
+    sees = [flag for flag in ("interim", "repeats", "superseded") if getattr(route, flag)]
+    also = f" (also {', '.join(sees)})" if sees else ""
+    if isinstance(route.when, dict):
+        return " and ".join(f"{path} is {_wanted(value)}" for path, value in route.when.items()) + also
+    return (" ".join(route.when.split()) if route.when else "always") + also
+
+
+def _wanted(value: Any) -> str:
+    return " or ".join(show(each) for each in value) if isinstance(value, list) else _short(value)
+
+
+def _to(route: RouteConfig) -> str:
+    parts = [each.sink + (f" (after {', '.join(each.after)})" if each.after else "") for each in route.targets]
+    return ", ".join(parts) + (", then stop" if route.stop else "")
+
+
+# --- Where a body would go
+
+
+def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    body = _body(name)
+    run = parse(body)
+    redacted, kept = Redactor(loaded.config.redact).apply(body, run.data)
+    run = replace(run, data=kept)
+    event = event_id(source, body)
+    disposition = "unreadable" if run.problem else facts.judge(facts.of(event, run, 1), []).disposition
+    verdict = Verdict([], [])
+    if not run.problem:
+        view = RunView(run, source, "webhook", disposition, labels, time.time(), event)
+        verdict = Router(loaded.config.routes).match(view, explain=True)
+    return {
+        "body": name,
+        **_described(run),
+        "event_id": event,
+        "disposition": disposition,
+        "redacted": redacted is not body,
+        "routes": [
+            {"route": each.route, "matched": each.matched, "why": each.why, "error": each.error}
+            for each in verdict.explanations
+        ],
+        "deliveries": [{"sink": each.sink, "route": each.route, "after": list(each.after)} for each in verdict.targets],
+    }
+
+
+def _described(run: Run) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "run_type": run.run_type,
+        "status": run.status,
+        "outcome": run.outcome,
+        "attempt": run.attempt,
+        "problem": run.problem,
+    }
+
+
+def _body(name: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        if name in samples.names():
+            return samples.build(name, now=time.time())
+        hint = "; `runhook trigger --list` shows the samples" if isinstance(error, FileNotFoundError) else ""
+        raise UsageError(f"--against {name}: can't be read: {error.strerror}{hint}") from None
+
+
+def _print_trial(trial: Mapping[str, Any]) -> None:
+    typer.echo("")
+    if trial["problem"]:
+        typer.echo(f"{trial['body']}: unreadable: {trial['problem']}. It would be kept and shown, and not routed.")
+        return
+    outcome = trial["outcome"] + (f" (sent as {trial['status']})" if trial["status"] != trial["outcome"] else "")
+    what = f"{trial['run_type'] or 'run'} {_output.clean(trial['run_id'])} {_output.clean(outcome)}"
+    masked = "; fields are masked by `redact`" if trial["redacted"] else ""
+    typer.echo(f"{trial['body']}: {what}; as the first event of its run: {trial['disposition']}{masked}")
+    _output.print_table(
+        "",
+        ["route", "match", "why"],
+        [[each["route"], "yes" if each["matched"] else "no", each["why"]] for each in trial["routes"]],
+        "no routes",
+    )
+    going = [
+        each["sink"] + (f" (after {', '.join(each['after'])})" if each["after"] else "") for each in trial["deliveries"]
+    ]
+    typer.echo(f"→ {', '.join(going)}" if going else "→ unrouted: kept, and goes nowhere")

@@ -1,0 +1,156 @@
+"""The config file described for editors (JSON Schema) and for people (Markdown). Both are made from the models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from receiver.config import NAME, Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
+from receiver.settings import Settings
+
+VARIABLE = r"\$\{[A-Za-z_]"
+"""In a text that takes its value from the environment."""
+
+Schema = dict[str, Any]
+
+
+# --- For editors
+
+
+def json_schema() -> Schema:
+    """The JSON Schema (2020-12) of the config file, with the options of every sink type that is installed here."""
+    from handlers.registry import sink_types
+
+    schema = Config.model_json_schema(ref_template="#/$defs/{model}")
+    definitions: Schema = schema.setdefault("$defs", {})
+    own = definitions.pop("SinkConfig")["properties"]
+    own.pop("options")
+    kinds: list[Schema] = []
+    types = sink_types()
+    for kind, cls in types.items():
+        options = cls.Options.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
+        for name, definition in options.pop("$defs", {}).items():
+            definitions[f"{kind}.{name}"] = definition
+        definitions[f"sink.{kind}"] = {
+            "title": kind,
+            "type": "object",
+            "description": options.get("description", ""),
+            "properties": {
+                **own,
+                "type": {**own["type"], "type": "string", "const": kind},
+                **options.get("properties", {}),
+            },
+            "required": ["type", *options.get("required", [])],
+            "additionalProperties": False,
+        }
+        kinds.append(
+            {
+                "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
+                "then": {"$ref": f"#/$defs/sink.{kind}"},
+            }
+        )
+    schema["properties"]["sinks"]["additionalProperties"] = {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"enum": list(types), "description": own["type"]["description"]}},
+        "allOf": kinds,
+    }
+    for name in ("sources", "sinks"):
+        schema["properties"][name].pop("patternProperties", None)
+        schema["properties"][name]["propertyNames"] = {"pattern": NAME}
+    schema["properties"]["sources"]["additionalProperties"] = {"$ref": "#/$defs/SourceConfig"}
+    schema["patternProperties"] = {"^x-": {"description": "A place for anchors."}}
+    opened: Schema = _open_to_variables(schema)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **opened,
+        "title": "Runhook config file",
+    }
+
+
+def _open_to_variables(schema: Any) -> Any:
+    """Let `${VAR}` stand wherever a number, a truth value or a text of a certain form does."""
+    if isinstance(schema, list):
+        return [_open_to_variables(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    opened = {
+        key: {name: _open_to_variables(each) for name, each in value.items()}
+        if key in ("properties", "$defs", "patternProperties")
+        else value
+        if key in ("propertyNames", "if", "enum", "const", "default", "examples")
+        else _open_to_variables(value)
+        for key, value in schema.items()
+    }
+    formed = opened.get("type") in ("integer", "number", "boolean") or (
+        opened.get("type") == "string" and {"pattern", "enum", "format"} & set(opened)
+    )
+    if not formed or "const" in opened:
+        return opened
+    told = {key: opened.pop(key) for key in ("title", "description", "default") if key in opened}
+    return {**told, "anyOf": [opened, {"type": "string", "pattern": VARIABLE}]}
+
+
+# --- For people
+
+
+def reference() -> str:
+    """The reference part of docs/configuration.md."""
+    from handlers.registry import sink_types
+
+    parts = [
+        "### Environment\n\n| variable | default | |\n|---|---|---|\n",
+        *(
+            f"| `{item.metadata['variable']}` | {_code(item.metadata['shown'])} | {item.metadata['help']} |\n"
+            for item in fields(Settings)
+            if "variable" in item.metadata
+        ),
+        "| `SKYVERN_API_KEY` |  | The key in the shipped config: it checks signatures, and calls Skyvern's API. |\n",
+        _table("The file", Config),
+        _table("sources.*name*", SourceConfig),
+        _table("sinks.*name*", SinkConfig, leave_out={"options"}),
+        _table("sinks.*name*.retry", RetryPolicy),
+        _table("routes[]", RouteConfig),
+        _table("routes[].to[], in its long form", ToSink),
+    ]
+    for name, item in Config.model_fields.items():
+        if isinstance(item.annotation, type) and issubclass(item.annotation, BaseModel):
+            parts.append(_table(name, item.annotation))
+    for kind, cls in sink_types().items():
+        parts.append(_table(f"Options of `type: {kind}`", cls.Options))
+    return "\n".join("".join(parts).splitlines()) + "\n"
+
+
+def _table(title: str, model: type[BaseModel], leave_out: set[str] | None = None) -> str:
+    about = " ".join((model.__doc__ or "").split("\n\n")[0].split())
+    rows = [
+        f"| `{name}` | {_default(item)} | {' '.join((item.description or '').replace('|', chr(92) + '|').split())} |\n"
+        for name, item in model.model_fields.items()
+        if name not in (leave_out or set())
+    ]
+    return f"\n### {title}\n\n{about}\n\n| key | default | |\n|---|---|---|\n{''.join(rows)}"
+
+
+def _default(item: FieldInfo) -> str:
+    if item.is_required():
+        return "**required**"
+    value = item.get_default(call_default_factory=True, validated_data={})
+    if (
+        value is None
+        or value is PydanticUndefined
+        or isinstance(value, BaseModel | SecretStr)
+        or value in ([], {}, (), "")
+    ):
+        return ""
+    if isinstance(value, list | tuple) and len(value) > 3:
+        return "see below" if item.description is None else ", ".join(f"`{each}`" for each in value)
+    return _code(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _code(text: str) -> str:
+    return text if not text or " " in text else f"`{text}`"
