@@ -13,7 +13,7 @@ from receiver.config import Config, RouteConfig, SinkConfig
 from receiver.configfile import Document, Key, read, spell
 from receiver.configwords import describe, suggest, unknown
 from receiver.errors import ConfigError
-from receiver.routing import FIELDS, mentioned_fields, order_problems, rule_problems
+from receiver.routecheck import FIELDS, mentioned_fields, order_problems, rule_problems
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,106 @@
+"""What is wrong with routes, and what they look at. Pure: for the loader and for `Router`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from receiver import cel, mapping
+from receiver.celscan import CelError
+from receiver.mapping import Problem
+
+if TYPE_CHECKING:
+    from receiver.config import RouteConfig
+
+FIELDS = frozenset(
+    """
+    action_screenshot_urls agent_id agent_run_id ai_fallback app_url attempt attempts browser_address
+    browser_console_log_url browser_profile_id browser_seed_source browser_session_id browser_settings_receipt
+    browser_sink_profile_id browser_type cached_credits_used cdp_connect_headers created_at credits_used
+    downloaded_file_urls downloaded_files error_code_mapping errors extra_http_headers extracted_information
+    extracted_information_schema failure_category failure_reason finished_at labels max_screenshot_scrolling_times
+    max_screenshot_scrolls max_steps_per_run model modified_at next_attempt_at organization_id original_status outcome
+    output outputs parameters prompt proxy_location queued_at recording_archived recording_url recording_urls
+    retried_by_workflow_run_id retried_from_workflow_run_id retry_pending run_id run_request run_type run_with
+    screenshot_url screenshot_urls script_id script_run started_at status step_count summary task_id task_v2 total_cost
+    total_steps totp_identifier totp_verification_url url webhook_callback_url webhook_failure_reason workflow_id
+    workflow_permanent_id workflow_run_id workflow_system_prompt workflow_title
+    """.split()  # noqa: SIM905 - a list of them fills a page
+)
+"""Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others are seen as well; this is to find misspelt ones."""
+
+
+def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
+    """What is wrong with a rule, each with the keys below `when` where it stands."""
+    if isinstance(when, str):
+        try:
+            cel.compile_rule(when)
+        except CelError as error:
+            return [((), str(error))]
+        return []
+    return [] if when is None else mapping.compile_mapping(when)[1]
+
+
+def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
+    """The fields of the run that a rule which is right looks at."""
+    if isinstance(when, str):
+        names = [use.path[1] for use in cel.compile_rule(when).uses if use.path[0] == "run" and len(use.path) > 1]
+    else:
+        names = [condition.parts[0] for condition in mapping.compile_mapping(when or {})[0]]
+    return list(dict.fromkeys(name for name in names if name != "event"))
+
+
+def order_problems(routes: Sequence[RouteConfig], sinks: Iterable[str] | None = None) -> list[Problem]:
+    """What is wrong with `after`: keys below `routes`, and the text.
+
+    A sink may wait for one that its own route or an earlier one delivers to, and no two may wait for each other,
+    whichever routes match. `sinks`: those that exist; of others it says nothing.
+    """
+    known = None if sinks is None else set(sinks)
+    problems: list[Problem] = []
+    delivered: set[str] = set()
+    waits: dict[str, dict[str, Problem]] = {}
+    for index, route in enumerate(routes):
+        delivered |= {target.sink for target in route.targets}
+        for place, target in enumerate(route.targets):
+            for name in target.after:
+                here = (index, "to", place, "after")
+                if known is not None and name not in known:
+                    continue
+                if name == target.sink:
+                    problems.append((here, f"{name} can't wait for itself"))
+                elif name not in delivered:
+                    problems.append((here, _late(name, index, routes)))
+                else:
+                    text = f"{target.sink} waits for {name}"
+                    waits.setdefault(target.sink, {}).setdefault(name, (here, text))
+    return problems + list(_circles(waits))
+
+
+def _late(name: str, index: int, routes: Sequence[RouteConfig]) -> str:
+    for later in routes[index + 1 :]:
+        if any(target.sink == name for target in later.targets):
+            return f"{name} gets its events from the later route {later.name}; move that up, or add {name} to this `to`"
+    return f"{name} is a sink that neither this route nor an earlier one delivers to; add it to this `to`"
+
+
+def _circles(waits: Mapping[str, Mapping[str, Problem]]) -> Iterator[Problem]:
+    """One problem for each circle of sinks that wait for each other."""
+    seen: set[frozenset[str]] = set()
+    for start in waits:
+        for trail in _trails(waits, start, (start,)):
+            if frozenset(trail) not in seen:
+                seen.add(frozenset(trail))
+                here = waits[trail[-1]][start][0]
+                yield (
+                    here,
+                    f"{trail[0]} waits for {', which waits for '.join([*trail[1:], start])}; let one of them go first",
+                )
+
+
+def _trails(waits: Mapping[str, Iterable[str]], start: str, trail: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name in waits.get(trail[-1], ()):
+        if name == start:
+            yield trail
+        elif name not in trail:
+            yield from _trails(waits, start, (*trail, name))
