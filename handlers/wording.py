@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from handlers.contract import Delivery
 
@@ -20,6 +21,8 @@ _UNSEEN = re.compile(
 )
 _MENTION = re.compile(r"(?<![\w.+-])@(?=\w)|<(?=[@!#&:])")
 WORD_JOINER = "\u2060"
+_URL_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]!$&'()*+,;=%]")
+URL_MAX = 3000
 NAME_MAX = 120  # characters of a name in a headline
 
 
@@ -60,6 +63,21 @@ def unmentioning(text: str) -> str:
     a name follows, and after each angle bracket that would open a mention.
     """
     return _MENTION.sub(lambda match: match[0] + WORD_JOINER, text)
+
+
+def safe_url(url: object) -> str:
+    """`url` if it is an absolute http(s) address of a host, with all that could mean something in a message
+    percent-encoded; else "". No address with a user name in it: that is how one host is made to look like another.
+    """
+    if not isinstance(url, str) or not url.isprintable() or url != url.strip():
+        return ""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        return ""
+    encoded = _URL_UNSAFE.sub(lambda match: quote(match[0]), url) if usable else ""
+    return encoded if len(encoded) <= URL_MAX else ""
 
 
 def look(delivery: Delivery) -> Look:

@@ -8,16 +8,13 @@ Pure. It knows nothing of runs or messages.
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urlsplit
 
-from handlers.wording import WORD_JOINER, visible
+from handlers.wording import WORD_JOINER, safe_url, visible
 
 ELLIPSIS = "…"
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "ˋ"}
-_SHOUT = re.compile(r"@(?=(?:here|channel|everyone|group)\b)", re.IGNORECASE)
-_URL_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]!$&'()*+,;=%]")
-URL_MAX = 3000
+_SHOUT = re.compile(r"@(?=here|channel|everyone|group)", re.IGNORECASE)  # a cut may end a longer word there
 
 
 def mrkdwn(text: object, limit: int) -> str:
@@ -55,21 +52,6 @@ def link(url: object, label: object, limit: int = 80) -> str:
     text = " ".join(visible(label, limit).split())
     inner = _fit(_SHOUT.sub("@" + WORD_JOINER, text), limit, {**_ENTITIES, "|": "¦"})
     return f"<{address}|{inner}>" if address and inner else ""
-
-
-def safe_url(url: object) -> str:
-    """`url` if it is an absolute http(s) address of a host, with what Slack would read otherwise percent-encoded;
-    else "". An address with a user name in it is refused: it is how one host is made to look like another.
-    """
-    if not isinstance(url, str) or not url.isprintable() or url != url.strip():
-        return ""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-    except ValueError:
-        return ""
-    encoded = _URL_UNSAFE.sub(lambda match: quote(match[0]), url) if usable else ""
-    return encoded if len(encoded) <= URL_MAX else ""
 
 
 def units(text: str) -> int:

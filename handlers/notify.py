@@ -1,0 +1,236 @@
+"""The sink `notify`: a short notification by Apprise, so that one line reaches Teams, Discord, e-mail, PagerDuty, …
+
+Apprise (https://appriseit.com) is an extra: pip install 'runhook[notify]'. It tells yes or no and seldom why, so every
+no is Unavailable. No service that it knows takes an idempotency key: an attempt whose answer was lost may arrive twice.
+Among several URLs, one that has accepted a delivery is left out of that delivery's later attempts in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from handlers import templating
+from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions, Unavailable
+from handlers.wording import (
+    URL_MAX,
+    errors,
+    headline,
+    mirrored,
+    moment,
+    name_of,
+    reason,
+    safe_url,
+    steps,
+    took,
+    unmentioning,
+    visible,
+)
+
+VARIABLES = frozenset({*templating.VARIABLES, "headline", "title", "reason", "duration"})
+TITLE_MAX = 250
+BODY_MAX = 8000
+REASON_MAX = 1500
+LINKS_MAX = 12
+REMEMBERED = 5000  # deliveries of which it is known in memory who has accepted them
+
+Kind = Literal["info", "success", "warning", "failure"]
+KINDS: Mapping[str, Kind] = {
+    "completed": "success",
+    "failed": "failure",
+    "terminated": "failure",
+    "timed_out": "failure",
+    "canceled": "warning",
+}
+_STATUS = re.compile(r"error=(\d{3})\b")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}", re.IGNORECASE)
+
+
+class NotifyOptions(SinkOptions):
+    """Where to, and in which words."""
+
+    urls: tuple[SecretStr, ...] = Field(
+        min_length=1,
+        max_length=20,
+        description="Apprise URLs (one, or a list), such as discord://…, msteams://…, mailto://…; each is a secret.",
+    )
+    title: str = Field("", description="Template of the title (Jinja, sandboxed). Left out: what became of the run.")
+    body: str = Field("", description="Template of the body, plain text. Left out: reason, duration, steps and links.")
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, SecretStr)) else value
+
+    @field_validator("urls")
+    @classmethod
+    def _are_apprise_urls(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, url in enumerate(value, 1):
+            if _plugin(url.get_secret_value(), 4.0) is None:
+                scheme, mark, _ = url.get_secret_value().partition("://")
+                shown = f"{scheme}://…" if mark and _SCHEME.fullmatch(scheme) else "it"
+                raise ValueError(
+                    f"number {number}: {shown} is no Apprise URL; https://appriseit.com/services lists them"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _templates_can_be_used(self) -> NotifyOptions:
+        _compile(self)
+        return self
+
+
+def _compile(options: NotifyOptions) -> tuple[templating.Template | None, templating.Template | None]:
+    """Title and body templates. Raises templating.TemplateError."""
+    made = [
+        templating.compile(source, name=name, variables=VARIABLES, finalize=_harmless, max_length=limit)
+        if source
+        else None
+        for name, source, limit in (("title", options.title, 2000), ("body", options.body, BODY_MAX))
+    ]
+    return made[0], made[1]
+
+
+def _harmless(value: Any) -> str:
+    return unmentioning(visible(templating.plain(value), BODY_MAX))
+
+
+class NotifySink(Sink[NotifyOptions]):
+    """One notification a delivery, to each URL."""
+
+    Options: ClassVar[type[SinkOptions]] = NotifyOptions
+
+    def __init__(self, name: str, options: NotifyOptions, services: Services) -> None:
+        super().__init__(name, options, services)
+        self._title, self._body = _compile(options)
+        self._accepted: OrderedDict[str, set[int]] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Notify every URL that has not accepted this delivery yet. The receipt's keys are the services' schemes."""
+        deadline = time.monotonic() + self.options.timeout
+        title, body = self._words(delivery)
+        kind = kind_of(delivery)
+        with self._guard:
+            accepted = set(self._accepted.get(delivery.key, ()))
+        troubles = []
+        for number, url in enumerate(self.options.urls):
+            if number in accepted:
+                continue
+            trouble = _notify(url.get_secret_value(), title, body, kind, deadline - time.monotonic())
+            if trouble:
+                troubles.append(f"{_scheme(url)} (number {number + 1}) {trouble}")
+            else:
+                self._accept(delivery.key, number)
+        if troubles:
+            raise Unavailable("; ".join(troubles))
+        return Receipt("notified", keys=tuple(map(_scheme, self.options.urls)))
+
+    def _accept(self, key: str, number: int) -> None:
+        with self._guard:
+            self._accepted.setdefault(key, set()).add(number)
+            while len(self._accepted) > REMEMBERED:
+                self._accepted.popitem(last=False)
+
+    def _words(self, delivery: Delivery) -> tuple[str, str]:
+        context = {
+            **templating.context_of(delivery),
+            "headline": headline(delivery),
+            "title": name_of(delivery),
+            "reason": reason(delivery),
+            "duration": took(delivery.run),
+        }
+        title = self._title.render(context) if self._title else unmentioning(headline(delivery))
+        body = self._body.render(context) if self._body else default_body(delivery)
+        line = " ".join(title.split())
+        return line[:TITLE_MAX], body.strip() or line
+
+
+def kind_of(delivery: Delivery) -> Kind:
+    """Apprise's word for the delivery's outcome."""
+    if delivery.problem or delivery.run.get("retry_pending") is True:
+        return "warning"
+    return KINDS.get(delivery.status, "info")
+
+
+def default_body(delivery: Delivery) -> str:
+    """Reason, facts and links, one a line, plain text."""
+    run = delivery.run
+    lines = [visible(reason(delivery), REASON_MAX)[:REASON_MAX].strip()]
+    lines += [f"{code}: {text}".strip(": ")[:300] for code, text in errors(delivery)[:5]]
+    facts = [("Duration", took(run)), ("Steps", steps(run)), ("Finished", moment(run.get("finished_at")))]
+    lines.append(" · ".join(f"{name} {value}" for name, value in facts if value))
+    app_url = safe_url(run.get("app_url"))
+    lines += [f"Open the run: {app_url}"] if app_url else []
+    files = [(name, safe_url(url)) for name, url in mirrored(delivery) if safe_url(url)]
+    lines += [f"{name}: {url}" for name, url in files[:LINKS_MAX]]
+    lines += [f"and {len(files) - LINKS_MAX} files more"] if len(files) > LINKS_MAX else []
+    lines += [
+        f"The sink {sink} did not take this result." for sink, receipt in delivery.receipts.items() if receipt is None
+    ]
+    lines.append(" · ".join(part for part in (delivery.run_id, delivery.source, delivery.route) if part))
+    text = "\n".join(visible(line, URL_MAX) for line in lines if line)
+    return unmentioning(text)[:BODY_MAX]
+
+
+def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:
+    """Notify one URL within `seconds`. Returns what went wrong, or ""."""
+    if seconds <= 0:
+        return "was not reached in time"
+    apprise = _apprise()
+    plugin = _plugin(url, seconds)
+    if plugin is None:
+        return "is no longer an Apprise URL"
+    service = apprise.Apprise()
+    service.add(plugin)
+    try:
+        result = service.notify(body=body, title=title, notify_type=kind, body_format="text", timeout=seconds)
+    except Exception as error:  # noqa: BLE001 - a plugin's bug; its words may hold the URL or the text
+        return f"failed with {type(error).__name__}"
+    if result:
+        return ""
+    if result.status == apprise.AppriseResultStatus.TIMEOUT:
+        return "did not answer in time"
+    status = next((match[1] for entry in result.logs() if (match := _STATUS.search(str(entry)))), "")
+    return f"answered {status}" if status else "did not accept it"
+
+
+def _plugin(url: str, seconds: float) -> Any:
+    """Apprise's service for `url`, or None. Made for each send: services keep state that threads must not share."""
+    apprise = _apprise()
+    asset = apprise.AppriseAsset(http_redirects=False, storage_mode="memory", app_id="Runhook", app_url="")
+    asset.async_mode = False
+    plugin = apprise.Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
+    if plugin is not None:
+        plugin.socket_connect_timeout = min(plugin.socket_connect_timeout or seconds, seconds)
+        plugin.socket_read_timeout = seconds
+    return plugin
+
+
+@cache
+def _apprise() -> Any:
+    """The library, imported at first use: it is an extra, and costs 0.2 s. Raises ValueError without it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of modules that its plugins import
+        try:
+            import apprise
+        except ImportError:
+            raise ValueError("needs the package apprise: pip install 'runhook[notify]'") from None
+        apprise.Apprise.instantiate("json://localhost")  # imports the plugins
+    # It logs URLs and texts, and its answers are told by the errors here.
+    logging.getLogger("apprise").propagate = False
+    logging.getLogger("apprise").addHandler(logging.NullHandler())
+    return apprise
+
+
+def _scheme(url: SecretStr) -> str:
+    return url.get_secret_value().partition("://")[0].lower()
