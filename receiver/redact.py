@@ -30,7 +30,7 @@ class Redactor:
         self._places = frozenset(places - {("**", name) for name in self._anywhere})
         names = {place[-1] for place in places}
         self._quoted = [json.dumps(name, ensure_ascii=False).encode() for name in sorted(names)]
-        self._any_name = "*" in names
+        self._nameless = any(name == "*" or name.isdigit() for name in names)
         self._in_text = _text_pattern(names - {"*"})
 
     def apply(self, body: bytes, data: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
@@ -50,7 +50,7 @@ class Redactor:
 
     def _may_match(self, body: bytes) -> bool:
         """Whether a walk is worth its while: a path's last name occurs in the bytes with something other than null."""
-        if self._any_name or b"\\u" in body:  # a name can be spelt with escapes, though Skyvern never does
+        if self._nameless or b"\\u" in body:  # a name can be spelt with escapes, though Skyvern never does
             return True
         for name in self._quoted:
             found = body.find(name)

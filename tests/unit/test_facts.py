@@ -38,6 +38,7 @@ def a_file(sig: str = "1", **fields: Any) -> dict[str, Any]:
 
 
 A, B = a_file(filename="a.pdf"), a_file(filename="b.pdf", checksum="c2")
+NOTHING: tuple[Any, ...] = (None, [], {})
 HARMLESS = {"failure_reason": "Failed to send webhook. task_v2_id=tsk_v2_1"}
 
 
@@ -68,7 +69,7 @@ HARMLESS = {"failure_reason": "Failed to send webhook. task_v2_id=tsk_v2_1"}
         ({"output": {"a": 1}, "outputs": {"a": 1}}, {"output": {"a": 1}}),
         ({"output": {"a": 1}, "extracted_information": {"a": 1}}, {"extracted_information": {"a": 1}}),
         # absent, null, [] and {}
-        *(({name: nothing}, {}) for name in ("output", "errors", "downloaded_files") for nothing in (None, [], {})),
+        *(({name: nothing}, {}) for name in ("output", "errors", "downloaded_files") for nothing in NOTHING),
         ({"failure_reason": None}, {}),
         ({"output": {"a": 1, "b": None}}, {"output": {"a": 1}}),
         ({"output": {"a": 1, "b": {"c": [], "d": {}}}}, {"output": {"a": 1}}),
@@ -127,7 +128,7 @@ def test_other_facts(one: dict[str, Any], other: dict[str, Any]) -> None:
     ("fields", "null"),
     [
         ({}, True),
-        *(({"output": nothing}, True) for nothing in (None, [], {}, {"a": None}, {"recording_url": "https://x"})),
+        *(({"output": nothing}, True) for nothing in (*NOTHING, {"a": None}, {"recording_url": "https://x"})),
         *(({"output": thing}, False) for thing in ("", "text", 0, False, [None], {"a": 1})),
         ({"output": None, "outputs": {"a": 1}}, False),
         ({"output": None, "extracted_information": [1]}, False),
