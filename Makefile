@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@touch $@
 
 demo: install
-	@$(BIN)/python -m bench.demo $(if $(ONCE),--once)
+	@$(BIN)/python scripts/demo.py $(if $(ONCE),--once)
 
 lint: install
 	@$(BIN)/ruff check .
