@@ -97,12 +97,15 @@ class _Route:
             RouteVerdict(config.name, False, f"{each.path} is not {each.wanted}") for each in self.conditions
         ]
 
-    def closed(self, disposition: str) -> RouteVerdict | None:
+    def closed(self, view: RunView) -> RouteVerdict | None:
         """The verdict on an event that the route does not want to see at all."""
-        if disposition == "news" or getattr(self.config, _OPT_IN.get(disposition, ""), False):
+        if view.disposition == "news" and view.run.final:
             return None
-        why = _NOT_NEWS.get(disposition, f"an event that is {disposition} is not routed")
-        return RouteVerdict(self.config.name, False, why)
+        for disposition in (view.disposition, "news" if view.run.final else "interim"):
+            if disposition != "news" and not getattr(self.config, _OPT_IN.get(disposition, ""), False):
+                why = _NOT_NEWS.get(disposition, f"an event that is {disposition} is not routed")
+                return RouteVerdict(self.config.name, False, why)
+        return None
 
 
 class Router:
@@ -114,6 +117,7 @@ class Router:
             for index, route in enumerate(routes)
             for _, text in rule_problems(route.when)
         ]
+        problems += [f"routes[{key[0]}].to: {text}" for key, text in order_problems(routes)]
         if problems:
             raise ConfigError(*problems)
         self._routes = [_Route(route) for route in routes]
@@ -165,7 +169,7 @@ class _Subject:
     _evaluation: cel.Evaluation | None = field(default=None, init=False)
 
     def test(self, route: _Route) -> RouteVerdict:
-        if closed := route.closed(self.view.disposition):
+        if closed := route.closed(self.view):
             return closed
         if route.expression:
             return self._expression(route, route.expression)
