@@ -11,9 +11,9 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from receiver.config import Config
 from receiver.errors import NotStarted, UsageError
@@ -26,7 +26,8 @@ from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, clear_dead, conn
 
 log = logging.getLogger("runhook.worker")
 
-_PATIENCE = 3.0  # seconds that Redis and the ledger have to answer when the worker starts
+PATIENCE: Final = 120.0
+"""Seconds that Redis and the ledger have to answer when the worker starts."""
 
 
 class Body(Protocol):
@@ -137,23 +138,39 @@ def _bury(settings: Settings, queues: dict[str, str], label: str, name: str) -> 
         log.warning("worker.not_cleared owner=%s redis=%s", name, type(error).__name__)
 
 
-def check(settings: Settings) -> None:
-    """Whether Redis and the ledger can be used now. Raises NotStarted."""
+def check(settings: Settings, patience: float) -> None:
+    """Wait until Redis and the ledger can be used, at most `patience` seconds; one line says so. Raises NotStarted."""
+    until = time.monotonic() + patience
+    told = ""
+    while trouble := _trouble(settings):
+        if time.monotonic() >= until:
+            raise NotStarted(trouble)
+        if trouble != told:
+            log.warning("%s; waiting for it, at most %.0f s", trouble, until - time.monotonic())
+        told = trouble
+        time.sleep(0.5)
+
+
+def _trouble(settings: Settings) -> str:
+    """Why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not mend."""
+    where = hide_password(settings.redis_url)
     client = connect(settings.redis_url, socket_timeout=2.0)
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            client.ping()
-            break
-        except RedisError as error:
-            if time.monotonic() > until:
-                where = hide_password(settings.redis_url)
-                raise NotStarted(f"Redis can't be used ({where}): {error or type(error).__name__}") from None
-            time.sleep(0.2)
-    client.close()
     ledger = Ledger(settings.database_url)
-    ensure_schema(ledger)
-    ledger.close()
+    try:
+        client.ping()
+        ensure_schema(ledger)
+    except AuthenticationError as error:
+        raise NotStarted(f"Redis at {where} refuses our password or user: {error}") from None
+    except RedisError as error:
+        return f"Redis can't be used ({where}): {error or type(error).__name__}"
+    except NotStarted as error:
+        if not isinstance(error.__context__, LedgerUnavailable):
+            raise
+        return str(error)
+    finally:
+        client.close()
+        ledger.close()
+    return ""
 
 
 def run(
@@ -163,15 +180,16 @@ def run(
     only: Sequence[str] = (),
     dispatchers: int = 1,
     stop_timeout: float = 20.0,
+    patience: float = PATIENCE,
     build: Callable[[Settings, Config], Bodies] = bodies,
 ) -> int:
     """Run the worker until it is asked to stop. The exit code: 0 when all ended in time.
 
-    Raises UsageError, and NotStarted when Redis or the ledger can't be used at the start.
+    `patience`: see `check`. Raises UsageError, and NotStarted when Redis or the ledger can't be used at the start.
     """
     built = build(settings, config)
     queues = chosen(built, only, dispatchers)
-    trouble = in_child(lambda: check(settings))
+    trouble = in_child(lambda: check(settings, patience))
     if trouble:
         raise NotStarted(trouble)
     children: dict[str, ChildMain] = {

@@ -21,6 +21,9 @@ def worker(
     stop_timeout: Annotated[
         float, typer.Option("--stop-timeout", min=0, help="Seconds that a stop waits for jobs before it kills them.")
     ] = 20.0,
+    patience: Annotated[
+        float, typer.Option("--patience", min=0, help="Seconds to wait at the start for Redis and the ledger.")
+    ] = 120.0,
     config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
 ) -> None:
@@ -30,6 +33,6 @@ def worker(
     logs.set_up()
     settings = Settings.from_env(config=config, data=data)
     loaded = load(settings.config, settings.environ)
-    code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout)
+    code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout, patience=patience)
     if code:
         raise typer.Exit(code)

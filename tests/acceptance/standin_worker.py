@@ -73,7 +73,7 @@ def main() -> int:
     settings = Settings.from_env({"REDIS_URL": url, "RUNHOOK_DATA": data})
     config: Any = SimpleNamespace()
     made = {queue: partial(StandIn, queue, url, float(job_timeout)) for queue in queues}
-    return worker.run(settings, config, stop_timeout=float(stop_timeout), build=lambda *_: dict(made))
+    return worker.run(settings, config, stop_timeout=float(stop_timeout), patience=3, build=lambda *_: dict(made))
 
 
 if __name__ == "__main__":

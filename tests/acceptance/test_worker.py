@@ -263,11 +263,26 @@ def test_work_goes_on_soon_after_redis_is_back(
     assert all(alive(pid) for pid in pids)
 
 
-def test_a_missing_redis_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+def test_a_missing_redis_is_waited_for_and_then_given_up_in_one_line(tmp_path: Path) -> None:
     worker = Worker("redis://127.0.0.1:1/0", tmp_path)
     try:
         assert worker.process.wait(20) == 1
-        assert worker.log.count("\n") == 1
-        assert "Redis can't be used (redis://127.0.0.1:1/0)" in worker.log
+        waiting, given_up = worker.log.splitlines()
+        assert "WARNING runhook.worker Redis can't be used (redis://127.0.0.1:1/0)" in waiting
+        assert given_up.startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")
+    finally:
+        worker.end()
+
+
+def test_a_worker_that_starts_before_its_redis_needs_no_second_start(
+    tmp_path: Path, valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    server = valkey_factory()
+    server.kill()
+    worker = Worker(server.url, tmp_path)
+    try:
+        until(lambda: "waiting for it" in worker.log)
+        server.start()
+        worker.ready()
     finally:
         worker.end()

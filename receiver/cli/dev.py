@@ -1,0 +1,105 @@
+"""`runhook dev`: everything on one machine, in one terminal."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver.config import Config, load
+from receiver.errors import NotStarted
+from receiver.settings import Settings, hide_password
+
+STOP_TIMEOUT = 8.0
+"""Seconds that each part has to end after Ctrl-C; the worker's own children a little less."""
+
+
+def dev(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the receiver.")] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
+) -> None:
+    """Run receiver, worker and clock together, with an embedded Valkey unless REDIS_URL is set. Ctrl-C stops all."""
+    from receiver import durability
+    from receiver.embedded import EmbeddedValkey
+    from receiver.parts import Part, Parts, program
+
+    settings = Settings.from_env(config=config, data=data).with_local_key()
+    loaded = load(settings.config, settings.environ)
+    check_port(host, port)
+    environ = {
+        **settings.environ,
+        "RUNHOOK_CONFIG": str(settings.config),
+        "RUNHOOK_DATA": str(settings.data),
+        "PYTHONUNBUFFERED": "1",
+    }
+    runhook = [sys.executable, "-m", "receiver.cli"]
+    worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
+    parts = [
+        program("serve", [*runhook, "serve", "--host", host, "--port", str(port)], environ, STOP_TIMEOUT),
+        program("worker", [*runhook, "worker", *worker_options], environ, STOP_TIMEOUT),
+        program("clock", [*runhook, "clock"], environ, STOP_TIMEOUT),
+    ]
+    valkey = EmbeddedValkey(settings.data) if settings.embedded_redis else None
+    try:
+        if valkey is not None:
+            valkey.start()
+        found = durability.check_at_start(
+            settings.redis_url, loaded.server.max_body, loaded.server.accept_weaker_durability, str(settings.config)
+        )
+        if valkey is not None:
+            parts.insert(0, Part("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process))
+        together = Parts(parts)
+
+        def on_ready() -> None:
+            for line in summary(settings, loaded, host, port, str(found or "Redis is away")):
+                together.say(line)
+
+        together.run(lambda: answers(host, port), on_ready)
+    finally:
+        if valkey is not None:
+            valkey.stop()
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise NotStarted when nothing can listen there, before anything is started."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise NotStarted(f"can't listen on {host} port {port}: {reason}; choose another with --port") from None
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether the receiver can keep events now."""
+    connection = http.client.HTTPConnection(host if host not in {"0.0.0.0", "::"} else "localhost", port, timeout=1.0)  # noqa: S104
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def summary(settings: Settings, config: Config, host: str, port: int, durability: str) -> list[str]:
+    """What is running and where things are, in a few lines."""
+    sinks = ", ".join(config.sinks) or "none"
+    redis = "embedded Valkey in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
+    lines = [f"ready: http://{host}:{port}/webhooks/{source}" for source in config.sources]
+    lines += [
+        f"config: {settings.config}, sinks: {sinks}",
+        durability,
+        f"data: {settings.data}: {redis}; ledger {hide_password(settings.database_url)}; spool/, quarantine/",
+    ]
+    if settings.local_key:
+        lines.append("no SKYVERN_API_KEY is set: a key made for local use signs what `runhook trigger` sends")
+    return [*lines, "Ctrl-C stops everything"]

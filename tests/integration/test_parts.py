@@ -1,0 +1,106 @@
+"""Programs that run together: their lines, their ends, and that none is left."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from receiver.errors import NotStarted, UsageError
+from receiver.parts import Part, Parts, program
+
+
+def script(name: str, code: str, grace: float = 5.0) -> Part:
+    return program(name, [sys.executable, "-S", "-E", "-u", "-c", code], {"PATH": os.environ.get("PATH", "")}, grace)
+
+
+SLEEP = "import time; time.sleep(60)"
+
+
+def run(parts: list[Part], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 15) -> str:
+    """Run the parts until their output satisfies `until`, then stop them by a signal. What they printed."""
+    console = io.StringIO()
+    deadline = time.monotonic() + seconds
+
+    def ready() -> bool:
+        return until(console.getvalue()) or time.monotonic() > deadline
+
+    Parts(parts, console, colour=colour).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert time.monotonic() < deadline, console.getvalue()
+    return console.getvalue()
+
+
+def test_each_line_says_whose_it_is() -> None:
+    parts = [script("web", f"print('one'); print('two'); {SLEEP}"), script("worker", f"print('three'); {SLEEP}")]
+    lines = run(parts, lambda text: text.count("|") == 3).splitlines()
+    assert sorted(lines) == ["web     | one", "web     | two", "worker  | three"]
+
+
+def test_names_have_colours_on_a_terminal_only() -> None:
+    assert "\x1b[36mweb    \x1b[0m | one" in run([script("web", f"print('one'); {SLEEP}")], bool, colour=True)
+
+
+def test_a_line_without_an_end_and_one_that_is_no_text_are_printed_all_the_same() -> None:
+    code = "import os, time; os.write(1, b'\\xff\\n'); os.write(1, b'half'); time.sleep(0.2)"
+    text = run([script("web", code)], lambda text: "half" in text)
+    assert "web     | \N{REPLACEMENT CHARACTER}" in text
+    assert "web     | half" in text
+
+
+def test_all_have_ended_after_a_stop_and_the_last_one_after_the_others(tmp_path: Path) -> None:
+    ends = tmp_path / "ends"
+    code = (
+        "import signal, sys, time\n"
+        f"def end(*_):\n    time.sleep(%s); open({str(ends)!r}, 'a').write('%s '); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end); print('up'); time.sleep(60)"
+    )
+    store, web = script("store", code % (0, "store")), script("web", code % (0.3, "web"))
+    store.last = True
+    run([store, web], lambda text: text.count("up") == 2)
+    assert ends.read_text().split() == ["web", "store"]
+
+
+def test_a_part_that_ignores_sigterm_is_killed_after_its_grace() -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
+    part = script("stubborn", code, grace=0.3)
+    text = run([part], lambda text: "up" in text)
+    assert "stubborn | does not end; killing process" in text
+    assert part.process is None
+
+
+def test_a_part_that_dies_is_started_again_with_one_line_for_one_reason() -> None:
+    text = run([script("web", "print('up'); raise SystemExit(9)")], lambda text: text.count("up") == 4)
+    assert text.count("web     | ended with code 9; starts again in 0.0 s") == 1
+    assert text.count("starts again") == 1
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, UsageError), (3, NotStarted)])
+def test_a_part_that_cannot_start_stops_everything_with_its_own_line(code: int, error: type[Exception]) -> None:
+    other = script("worker", SLEEP)
+    stuck = script("web", f"print('runhook: the port is in use', flush=True); raise SystemExit({code})")
+    with pytest.raises(error, match=r"^the port is in use$"):
+        run([other, stuck], lambda text: False)
+    assert other.process is None
+
+
+def test_a_part_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    code = (
+        "import os, sys, time\n"
+        f"tries = os.path.getsize({str(mark)!r})\n"
+        f"open({str(mark)!r}, 'a').write('x')\n"
+        "print('try', tries, flush=True)\n"
+        "if tries == 0: os.kill(os.getpid(), 9)\n"
+        "if tries == 1: print('runhook: not yet'); sys.exit(3)\n"
+        "time.sleep(60)"
+    )
+    mark.touch()
+    text = run([script("web", code)], lambda text: "try 2" in text)
+    assert "killed by signal 9; starts again" in text
+    assert "not yet; starts again" in text
