@@ -67,6 +67,7 @@ class ReceiverMetrics(Collector):
         self.events = dict.fromkeys(STORES, 0)
         self.commit_seconds = {store: Histogram(SECONDS) for store in STORES}
         self.commit_events = {store: Histogram(SIZES) for store in STORES}
+        self.unreadable = 0
         self.drained = 0
         self.redis_up = False
         self.inbox_events = 0
@@ -96,6 +97,7 @@ class ReceiverMetrics(Collector):
         yield _counter("runhook_ingest_events", "Acked events by where they were written.", "store", self.events)
         yield _histograms("runhook_commit_seconds", "Duration of a commit.", self.commit_seconds)
         yield _histograms("runhook_commit_events", "Events in a commit.", self.commit_events)
+        yield CounterMetricFamily("runhook_ingest_unreadable", "Authentic bodies that are no run.", self.unreadable)
         yield CounterMetricFamily("runhook_spool_drained", "Events moved from the spool to Redis.", self.drained)
         gauges = {
             "runhook_redis_up": ("1 when events go to Redis, 0 when they go to the spool.", self.redis_up),
