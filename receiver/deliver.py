@@ -11,6 +11,7 @@ import logging
 import queue
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from receiver.pool import Pool
 from receiver.run import parse
 from receiver.settings import Settings
 from receiver.states import target
+from receiver.tally import Tally
 
 LINGER = 1.0
 """Seconds that a job waits for more before it ends."""
@@ -49,6 +51,7 @@ class Unit:
     started: float = 0.0  # monotonic
     started_at: float = 0.0  # seconds since the epoch
     answers: list[Receipt | Exception] = field(default_factory=list)
+    seconds: float = 0.0  # that the send took
     given_up: bool = False
 
 
@@ -81,6 +84,7 @@ class Deliverer:
         self._unsettled: list[Unit] = []
         self._tokens = itertools.count(1)
         self._renewed = 0.0
+        self._tally = Tally(connection, sink.name)
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -99,6 +103,7 @@ class Deliverer:
             log.warning("deliver.paused sink=%s ledger=%s unsettled=%d", self._sink.name, error, len(self._unsettled))
             wakeups.lower_flag(self._redis, self._queue)
             return
+        self._tally.flush()
         wakeups.settle(self._redis, self._queue, self._look_once_more)
 
     def _look_once_more(self) -> bool:
@@ -123,6 +128,7 @@ class Deliverer:
     def close(self) -> None:
         """Let go of the sink and the ledger."""
         self._pool.close()
+        self._tally.flush(now=True)
         self._sink.close()
         self._ledger.close()
         self._redis.close()
@@ -167,6 +173,7 @@ class Deliverer:
                     raise RuntimeError(f"{len(unit.answers)} answers to {len(unit.claimed)} deliveries")
             except Exception as error:  # noqa: BLE001 - the three kinds are told apart when it is settled
                 unit.answers = [error] * len(unit.claimed)
+            unit.seconds = time.monotonic() - unit.started
             self._done.put(unit)
 
         self._pool.submit(work)
@@ -184,7 +191,7 @@ class Deliverer:
             pass
         now = time.monotonic()
         for unit in [unit for unit in self._flying.values() if unit.started + limit < now]:
-            unit.given_up = True
+            unit.given_up, unit.seconds = True, now - unit.started
             unit.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(unit.claimed)
             self._pool.abandon()
             self._unsettled.append(self._flying.pop(id(unit)))
@@ -204,28 +211,34 @@ class Deliverer:
             return
         units = list(self._unsettled)
         now = time.time()
-        released, counts = self._ledger.write(lambda connection: self._write_down(connection, units, now))
+        released, results = self._ledger.write(lambda connection: self._write_down(connection, units, now))
         self._unsettled = [unit for unit in self._unsettled if unit not in units]
+        counts: Counter[str] = Counter()
+        for unit, settled in results:
+            for each, answer, one in zip(unit.claimed, unit.answers, settled, strict=True):
+                counts[one.outcome] += 1
+                self._tally.add(one.outcome, unit.seconds)
+                if one.outcome != "accepted":
+                    self._tell(each, answer, one)
         log.info("deliver.settled sink=%s %s", self._sink.name, " ".join(f"{k}={v}" for k, v in counts.items()))
         wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in released])
 
-    def _write_down(self, connection: Connection, units: Sequence[Unit], now: float) -> tuple[set[str], dict[str, int]]:
+    def _write_down(
+        self, connection: Connection, units: Sequence[Unit], now: float
+    ) -> tuple[set[str], list[tuple[Unit, list[Settled]]]]:
         released: set[str] = set()
-        counts: dict[str, int] = {}
+        results = []
         gates = self._pass_gates(connection, units, now)
         for unit in units:
-            results = [
+            settled = [
                 verdicts.settled(
                     each, answer, self._retry, gates.get(each.lane), unit.started_at, now, chance=random.random()
                 )
                 for each, answer in zip(unit.claimed, unit.answers, strict=True)
             ]
-            for each, answer, settled in zip(unit.claimed, unit.answers, results, strict=True):
-                counts[settled.outcome] = counts.get(settled.outcome, 0) + 1
-                if settled.outcome != "accepted":
-                    self._tell(each, answer, settled)
-            released |= set(delivering.settle(connection, unit.token, results, self._owner, now))
-        return released, counts
+            released |= set(delivering.settle(connection, unit.token, settled, self._owner, now))
+            results.append((unit, settled))
+        return released, results
 
     def _tell(self, claimed: Claimed, answer: Receipt | Exception, settled: Settled) -> None:
         bug = answer if settled.outcome == "error" and isinstance(answer, Exception) else None

@@ -40,13 +40,14 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     import uvicorn
 
     from receiver import durability, protocol
-    from receiver.web import create_app
+    from receiver.monitor import metrics
+    from receiver.web import PARTS, create_app
 
     listener = _listen(host, port)
     found = durability.check_at_start(
         settings.redis_url, config.server.max_body, config.server.accept_weaker_durability, str(settings.config)
     )
-    app = create_app(settings, config)
+    app = create_app(settings, config, [*PARTS, metrics])
     server = _server(uvicorn.Config(app, **protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)))
     lines = [
         f"listening on http://{_shown(host)}:{listener.getsockname()[1]}",

@@ -1,0 +1,113 @@
+"""/metrics: the receiver's own counters, the workers' from Redis, and the ledger's state, in Prometheus' text form.
+
+What is asked from Redis and the ledger is kept for a few seconds, so that no scraper, and no stranger, can make it a
+load; when one of them is away its samples are missing and `runhook_ledger_up` or `runhook_tally_up` is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import redis.asyncio
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver import tally
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.gauges import COUNTED, Gauges, read
+from receiver.web import Context, Part
+
+FRESH_FOR: Final = 5.0
+"""Seconds that what was asked from Redis and the ledger is shown before it is asked again."""
+BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
+
+
+class State(Collector):
+    """The ledger's and the workers' samples as they were last asked for."""
+
+    def __init__(self, sinks: list[str]) -> None:
+        self._sinks = sinks
+        self.gauges: Gauges | None = None
+        self.counts: dict[str, tally.SinkCounts] | None = None
+        self.asked = float("-inf")
+
+    def collect(self) -> Iterator[Any]:
+        """The samples. Called by prometheus_client."""
+        yield GaugeMetricFamily("runhook_ledger_up", "1 when the ledger answers.", float(self.gauges is not None))
+        yield GaugeMetricFamily("runhook_tally_up", "1 when Redis answers.", float(self.counts is not None))
+        if self.gauges is not None:
+            yield from self._ledger(self.gauges)
+        if self.counts is not None:
+            yield from self._workers(self.counts)
+
+    def _ledger(self, gauges: Gauges) -> Iterator[Any]:
+        counts = GaugeMetricFamily("runhook_deliveries", "Deliveries that have not arrived.", labels=["sink", "state"])
+        age = GaugeMetricFamily("runhook_oldest_due_seconds", "Age of the oldest queued delivery.", labels=["sink"])
+        breaker = GaugeMetricFamily("runhook_breaker", "0 closed, 1 probing, 2 open: the worst lane.", labels=["sink"])
+        paused = GaugeMetricFamily("runhook_sink_paused", "1 when an operator paused the sink.", labels=["sink"])
+        now = time.time()
+        for sink in self._sinks:
+            for state in COUNTED:
+                counts.add_metric([sink, state.value], float(gauges.counts.get((sink, state.value), 0)))
+            due = gauges.oldest_due.get(sink)
+            age.add_metric([sink], max(0.0, now - due) if due is not None else 0.0)
+            mine = [lane for lane in gauges.lanes if lane.sink == sink]
+            breaker.add_metric([sink], float(max((BREAKER.get(lane.breaker, 0) for lane in mine), default=0)))
+            paused.add_metric([sink], float(any(lane.paused for lane in mine)))
+        yield from (counts, age, breaker, paused)
+        if gauges.newest_event is not None:
+            yield GaugeMetricFamily(
+                "runhook_last_event_timestamp_seconds", "When the ledger last recorded one.", gauges.newest_event
+            )
+
+    def _workers(self, found: dict[str, tally.SinkCounts]) -> Iterator[Any]:
+        attempts = CounterMetricFamily("runhook_attempts", "Attempts by their outcome.", labels=["sink", "outcome"])
+        seconds = HistogramMetricFamily("runhook_attempt_seconds", "Duration of a send.", labels=["sink"])
+        for sink in self._sinks:
+            counts = found.get(sink, tally.SinkCounts())
+            for outcome, count in sorted(counts.outcomes.items()):
+                attempts.add_metric([sink, outcome], count)
+            seconds.add_metric([sink], counts.cumulative(), counts.seconds)
+        yield from (attempts, seconds)
+
+
+def metrics(context: Context) -> Part:
+    """The part that serves /metrics."""
+    ledger = Ledger(context.settings.database_url)
+    client = redis.asyncio.Redis.from_url(context.settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
+    state = State(list(context.config.sinks))
+    context.registry.register(state)
+    lock = asyncio.Lock()
+
+    async def refresh() -> None:
+        try:
+            state.gauges = await asyncio.to_thread(ledger.read, read)
+        except LedgerUnavailable:
+            state.gauges = None
+        try:
+            state.counts = tally.parse(await client.hgetall(tally.KEY))
+        except redis.RedisError:
+            state.counts = None
+        state.asked = time.monotonic()
+
+    async def serve(_: Request) -> Response:
+        async with lock:
+            if time.monotonic() - state.asked > FRESH_FOR:
+                await refresh()
+        return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+        ledger.close()
+
+    return Part([Route("/metrics", serve)], lifespan)
