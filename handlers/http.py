@@ -1,0 +1,292 @@
+"""The sink `http`: one request for one delivery, signed as Standard Webhooks (https://www.standardwebhooks.com) has it.
+
+The address is the operator's own, so it may be private; what a payload says never becomes part of it. Redirects are
+not followed: a body and its signature go only where the operator sent them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx2
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from handlers import templating
+from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
+from handlers.guard import Answer, Deadline, GuardedClient, parse_url
+
+MAX_ANSWER = 64 * 1024
+"""Bytes of an answer that are read, and then thrown away: only its status counts."""
+MAX_RETRY_AFTER = 86_400.0
+"""Seconds that a server can make us wait."""
+TRY_AGAIN = frozenset({408, 425, 429})
+"""The only 4xx that speak of now and not of the request."""
+
+_ANYWHERE = ("0.0.0.0/0", "::/0")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
+
+
+class HttpOptions(SinkOptions):
+    """A request to a program of yours, with the event's body as it was received or as a template makes it."""
+
+    url: SecretStr = Field(description="Where to, http:// or https://. Only its host is ever shown.")
+    method: Literal["POST", "PUT", "PATCH"] = Field("POST", description="POST, PUT or PATCH.")
+    secret: SecretStr | tuple[SecretStr, ...] | None = Field(
+        None,
+        description="Signs the request: whsec_… (base64) or any text. A list, while keys are being exchanged: each"
+        " gives a signature, and one that fits is enough.",
+    )
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="More headers, such as authorization.")
+    template: str | None = Field(
+        None, description="Jinja2 template of the body: '{\"text\": {{ run.failure_reason | tojson }} }'."
+    )
+    content_type: str = Field("application/json", pattern=r"^[\x21-\x7e][\x20-\x7e]*$", description="Of the body.")
+    cert: Path | None = Field(
+        None, description="Client certificate for mTLS, a PEM file; its key too, if `key` is not given."
+    )
+    key: Path | None = Field(None, description="Key of the client certificate, a PEM file.")
+    key_password: SecretStr | None = Field(None, description="Password of the key.")
+    ca: Path | None = Field(None, description="PEM file of the authorities to trust instead of the usual ones.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value().strip()
+        try:
+            parse_url(_without_user(text))
+        except (Refused, ValueError) as error:
+            raise ValueError(f"{_reason(error)}; right would be https://app.example/hooks/runs") from None
+        return SecretStr(text)
+
+    @field_validator("secret")
+    @classmethod
+    def _is_secret(cls, value: Any) -> Any:
+        given = value if isinstance(value, tuple) else () if value is None else (value,)
+        kept = tuple(each for each in given if each.get_secret_value().strip())  # "${OLD_SECRET:-}" is none any more
+        if value is not None and not kept:
+            raise ValueError("is empty; leave it out if requests need no signature")
+        for each in kept:
+            signing_key(each.get_secret_value())
+        return kept or None
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, content in value.items():
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a header")
+            if name.lower() in _OURS or name.lower().startswith(("webhook-", "runhook-")):
+                raise ValueError(f"{name} is set by Runhook itself; for content-type there is content_type")
+            text = content.get_secret_value()
+            if not text.isprintable() or not text.isascii():
+                raise ValueError(f"the value of {name} has characters that a header can't carry")
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _is_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            templating.compile(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> HttpOptions:
+        if (self.key or self.key_password) and not self.cert:
+            raise ValueError("key needs cert, the certificate that it belongs to")
+        if (self.cert or self.ca) and not self.url.get_secret_value().lower().startswith("https:"):
+            raise ValueError("cert and ca are for an https:// url")
+        return self
+
+    @property
+    def signing_keys(self) -> tuple[bytes, ...]:
+        """The keys that sign, newest first as the operator wrote them."""
+        given = self.secret if isinstance(self.secret, tuple) else (self.secret,) if self.secret else ()
+        return tuple(signing_key(each.get_secret_value()) for each in given)
+
+
+def signing_key(secret: str) -> bytes:
+    """The key that `secret` means. Raises ValueError, without the secret."""
+    secret = secret.strip()
+    if not secret.startswith("whsec_"):
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("begins with whsec_, and what follows is no base64") from None
+    if not key:
+        raise ValueError("begins with whsec_, and nothing follows")
+    return key
+
+
+def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """A signature as it stands in the header webhook-signature. `timestamp`: whole seconds since the epoch."""
+    content = b".".join((message_id.encode(), str(timestamp).encode(), body))
+    return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that the header Retry-After asks for, at most a day; None without one that can be read.
+
+    `now`: seconds since the epoch, against which a date is held unless the server sent its own.
+    """
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):
+        return min(float(text), MAX_RETRY_AFTER)
+    moment = _date(text)
+    if moment is None:
+        return None
+    return min(max(0.0, moment - (_date(headers.get("date", "")) or now)), MAX_RETRY_AFTER)
+
+
+def _date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def judge(host: str, answer: Answer, now: float) -> None:
+    """Return when the server accepted; raises Refused or Unavailable when it did not. Nothing of its body is shown."""
+    status = answer.status
+    if 200 <= status < 300:
+        return
+    if status >= 500 or status in TRY_AGAIN:
+        raise Unavailable(f"{host} answered {status}", retry_after=retry_after(answer.headers, now))
+    if 300 <= status < 400:
+        try:
+            elsewhere = urlsplit(answer.headers.get("location", "")).hostname
+        except ValueError:
+            elsewhere = None
+        to = f" and redirects to {quote(elsewhere, safe='.:-')}" if elsewhere else ""
+        raise Refused(f"{host} answered {status}{to}; redirects are not followed: write the last address into url")
+    raise Refused(f"{host} answered {status}" + (": it wants no more of these" if status == 410 else ""))
+
+
+class HttpSink(Sink[HttpOptions]):
+    """Requests to one address. Connections are kept open between deliveries."""
+
+    Options: ClassVar[type[SinkOptions]] = HttpOptions
+
+    def __init__(self, name: str, options: HttpOptions, services: Services) -> None:
+        super().__init__(name, options, services)
+        url = options.url.get_secret_value()
+        self._url = _without_user(url)
+        self._host = parse_url(self._url).host
+        self._headers = {name: value.get_secret_value() for name, value in options.headers.items()}
+        if basic := _basic_auth(url):
+            self._headers.setdefault("authorization", basic)
+        self._headers["content-type"] = options.content_type
+        self._keys = options.signing_keys
+        self._template = None if options.template is None else templating.compile(options.template)
+        self._client: GuardedClient | None = None
+        self._opening = threading.Lock()
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Send the request. The receipt's id is the delivery's key, which the receiver knows as webhook-id."""
+        deadline = Deadline(self.options.timeout)
+        body = self._body(delivery)
+        now = time.time()
+        answer = self._open().request(
+            self.options.method,
+            self._url,
+            content=body,
+            headers={**self._headers, **self._own_headers(delivery, int(now), body)},
+            deadline=deadline,
+            max_answer=MAX_ANSWER,
+        )
+        judge(self._host, answer, now)
+        return Receipt(delivery.key)
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._opening:
+            if self._client is not None:
+                self._client.close()
+            self._client = None
+
+    def _body(self, delivery: Delivery) -> bytes:
+        if self._template is None:
+            return delivery.body
+        text = self._template.render(templating.context_of(delivery))
+        if "json" in self.options.content_type:
+            try:
+                json.loads(text)
+            except (ValueError, RecursionError):
+                raise Refused("the template gives no JSON for this run; did you write {{ … | tojson }}?") from None
+        return text.encode("utf-8", errors="replace")
+
+    def _own_headers(self, delivery: Delivery, timestamp: int, body: bytes) -> dict[str, str]:
+        headers = {
+            "webhook-id": delivery.key,
+            "webhook-timestamp": str(timestamp),
+            "runhook-event": delivery.event_id,
+            "runhook-source": quote(delivery.source),
+            "runhook-outcome": quote(delivery.status[:200], errors="replace"),
+        }
+        if self._keys:
+            signatures = (sign(key, delivery.key, timestamp, body) for key in self._keys)
+            headers["webhook-signature"] = " ".join(signatures)
+        if delivery.test:
+            headers["runhook-test"] = "true"
+        return headers
+
+    def _open(self) -> GuardedClient:
+        with self._opening:
+            if self._client is None:
+                timeout = self.options.timeout
+                self._client = GuardedClient(_ANYWHERE, timeout=timeout, tls=self._tls())
+            return self._client
+
+    def _tls(self) -> ssl.SSLContext | None:
+        """Read from the files now, not at load: whoever checks the config need not have them."""
+        options = self.options
+        if not (options.cert or options.ca):
+            return None
+        path = options.ca
+        try:
+            context = ssl.create_default_context(cafile=path) if path else httpx2.create_ssl_context(trust_env=False)
+            path = options.cert
+            if path:
+                password = options.key_password.get_secret_value() if options.key_password else ""
+                context.load_cert_chain(path, options.key, lambda: password)  # "": never ask on a terminal
+        except ssl.SSLError as error:
+            raise Unavailable(
+                f"{path} can't be used for TLS: {error.reason or 'no certificate, or no key that fits'}"
+            ) from None
+        except OSError as error:
+            raise Unavailable(f"{error.filename or path} can't be read: {error.strerror}") from None
+        return context
+
+
+def _without_user(url: str) -> str:
+    """`url` without user:password. Raises ValueError for what is no URL."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+
+
+def _basic_auth(url: str) -> str:
+    user, mark, _ = urlsplit(url).netloc.rpartition("@")
+    if not mark:
+        return ""
+    name, _, password = user.partition(":")
+    return "Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, Refused) else "not an address"
