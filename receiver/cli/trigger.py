@@ -146,7 +146,7 @@ async def _post(client: httpx2.AsyncClient, url: str, secret: str, name: str, bo
     except httpx2.TimeoutException:
         return Sent(name, 0, problem=f"no answer within {TIMEOUT:g} s")
     except httpx2.RequestError as error:
-        return Sent(name, 0, problem=f"no answer: {error or type(error).__name__}")
+        return Sent(name, 0, problem=f"no answer: {_why(error) or type(error).__name__}")
     answer = _answer(response)
     if response.is_success:
         return Sent(name, response.status_code, event_id=str(answer.get("event_id", "")))
