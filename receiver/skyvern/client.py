@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -262,9 +263,13 @@ class SkyvernAPI:
         self._clients.clear()
 
     async def _send(self, call: _Call) -> Answer:
+        client = self._client(keep=call.kind == "read")
+        request = self._origin.request(client, call)
+        if isinstance(request, Unreachable):
+            return request
         tries, waited = 0, 0.0
         while True:
-            answer = await self._once(call)
+            answer = await self._once(client, request, call)
             tries += 1
             pause = pause_before_retry(call.kind, answer, tries, waited, self._patience, random.random())
             if pause is None:
@@ -272,12 +277,8 @@ class SkyvernAPI:
             await asyncio.sleep(pause)
             waited += pause
 
-    async def _once(self, call: _Call) -> Answer:
+    async def _once(self, client: httpx2.AsyncClient, request: httpx2.Request, call: _Call) -> Answer:
         limit = self._patience.limit or call.limit
-        client = self._client(keep=call.kind == "read")
-        request = self._origin.request(client, call)
-        if isinstance(request, Unreachable):
-            return request
         request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}
         try:
             async with asyncio.timeout(limit + CONNECT_LIMIT):
@@ -313,6 +314,7 @@ class SkyvernReader:
         self._patience = patience or Patience()
         self._cap = answer_cap
         self._client: httpx2.Client | None = None
+        self._opening = threading.Lock()
 
     def __repr__(self) -> str:
         return f"SkyvernReader({self._origin.name})"
@@ -343,9 +345,13 @@ class SkyvernReader:
             self._client = None
 
     def _send(self, call: _Call) -> Answer:
+        client = self._opened()
+        request = self._origin.request(client, call)
+        if isinstance(request, Unreachable):
+            return request
         tries, waited = 0, 0.0
         while True:
-            answer = self._once(call)
+            answer = self._once(client, request, call)
             tries += 1
             pause = pause_before_retry(call.kind, answer, tries, waited, self._patience, random.random())
             if pause is None:
@@ -353,18 +359,21 @@ class SkyvernReader:
             time.sleep(pause)
             waited += pause
 
-    def _once(self, call: _Call) -> Answer:
+    def _opened(self) -> httpx2.Client:
+        with self._opening:
+            if self._client is None:
+                limits = httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4)
+                self._client = httpx2.Client(
+                    limits=limits, trust_env=False, follow_redirects=False, cookies=_no_cookies()
+                )
+            return self._client
+
+    def _once(self, client: httpx2.Client, request: httpx2.Request, call: _Call) -> Answer:
         limit = self._patience.limit or call.limit
         deadline = time.monotonic() + limit
-        if self._client is None:
-            limits = httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4)
-            self._client = httpx2.Client(limits=limits, trust_env=False, follow_redirects=False, cookies=_no_cookies())
-        request = self._origin.request(self._client, call)
-        if isinstance(request, Unreachable):
-            return request
         request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}
         try:
-            response = self._client.send(request, stream=True)
+            response = client.send(request, stream=True)
             try:
                 body = bytearray()
                 for chunk in response.iter_raw():

@@ -1,0 +1,85 @@
+"""`runhook simulate`: a local Skyvern for demo, development and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver import logs
+from receiver.errors import UsageError
+from receiver.settings import Settings
+from receiver.simulate.faults import HELP, Fault, check
+
+FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be given several times. --faults lists them."
+
+
+def simulate(
+    port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8090,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option("--api-key", help="A key that it accepts and signs with. Default: SKYVERN_API_KEY, or dev's own."),
+    ] = None,
+    fault: Annotated[list[str] | None, typer.Option("--fault", metavar="NAME=RATIO", help=FAULTS_HELP)] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Which runs the faults fall on.")] = 0,
+    speed: Annotated[float, typer.Option("--speed", min=0.01, help="How many times faster all waits are.")] = 1.0,
+    run_seconds: Annotated[float, typer.Option("--run-seconds", min=0, help="How long a run takes, about.")] = 2.0,
+    late_seconds: Annotated[float, typer.Option("--late-seconds", min=0, help="How late a late webhook is.")] = 20.0,
+    url_seconds: Annotated[
+        float, typer.Option("--url-seconds", min=1, help="How long signed URLs of artifacts are good for.")
+    ] = 3600.0,
+    local_storage: Annotated[
+        bool, typer.Option("--local-storage", help="Artifact URLs are null or file://, as without object storage.")
+    ] = False,
+    public_url: Annotated[str, typer.Option("--public-url", help="Where others reach this server.")] = "",
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
+    faults: Annotated[bool, typer.Option("--faults", help="List the faults, and do nothing else.")] = False,
+) -> None:
+    """Play Skyvern: its API, runs that take a moment, signed webhooks, artifacts, and faults on request.
+
+    A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice [lose]", has it.
+    """
+    if faults:
+        for each in Fault:
+            typer.echo(f"{each:<10} {HELP[each]}")
+        return
+    from receiver.simulate import Options, create_app
+    from receiver.simulate.server import listen, serve
+
+    logs.set_up()
+    keys = api_key or [Settings.from_env(data=data).with_local_key().environ["SKYVERN_API_KEY"]]
+    options = Options(
+        api_keys=tuple(keys),
+        seed=seed,
+        speed=speed,
+        run_seconds=run_seconds,
+        late_seconds=late_seconds,
+        url_seconds=url_seconds,
+        screenshot_url_seconds=min(url_seconds, 3600.0),
+        local_storage=local_storage,
+        public_url=public_url.rstrip("/"),
+        ratios=_ratios(fault or []),
+    )
+    sock = listen(host, port)
+    base = f"http://{host}:{sock.getsockname()[1]}"
+    typer.echo(f"A simulated Skyvern is at {base} (SKYVERN_BASE_URL={base}).", err=True)
+    if options.ratios:
+        chosen = ", ".join(f"{name} {ratio:.0%}" for name, ratio in options.ratios.items())
+        typer.echo(f"Faults: {chosen}; seed {seed}.", err=True)
+    serve(create_app(options), sock)
+
+
+def _ratios(given: list[str]) -> dict[Fault, float]:
+    ratios = {}
+    for each in given:
+        name, _, ratio = each.partition("=")
+        try:
+            ratios[name] = float(ratio)
+        except ValueError:
+            raise UsageError(f"--fault {each}: must be NAME=RATIO, such as lose=0.2") from None
+    try:
+        return check(ratios)
+    except ValueError as error:
+        raise UsageError(f"--fault: {error}") from None

@@ -1,0 +1,96 @@
+"""What a simulated run leaves behind: screenshots, a recording and an invoice, and signed URLs to them.
+
+The signature is Skyvern's: HMAC-SHA256 of method, path, expiry and key id, in 43 URL-safe base64 characters. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import struct
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from receiver.samples.artifacts import CONTENTS
+
+CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "screenshot_action": "image/png"}
+KEY_ID = "k1"
+SENSITIVE = frozenset(CONTENT_TYPES)
+"""Types whose URLs live an hour only: they show what was on the screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One artifact. `name` is that of the file, for downloads."""
+
+    id: str
+    type: str
+    name: str
+    run_id: str
+    created_at: datetime
+    content: bytes
+    checksum: str
+
+    @property
+    def path(self) -> str:
+        return f"/v1/artifacts/{self.id}/content"
+
+    @property
+    def content_type(self) -> str:
+        return CONTENT_TYPES.get(self.type, "application/octet-stream")
+
+
+def make(artifact_id: str, type_: str, name: str, run_id: str, created_at: datetime) -> Stored:
+    """A new artifact with its bytes."""
+    made = content(type_, run_id)
+    return Stored(artifact_id, type_, name, run_id, created_at, made, hashlib.sha256(made).hexdigest())
+
+
+def sign(path: str, expiry: int, secret: bytes) -> str:
+    """The query of a signed URL for `path` that is good until `expiry` (seconds since the epoch)."""
+    return f"expiry={expiry}&kid={KEY_ID}&sig={_signature(path, str(expiry), secret)}"
+
+
+def verify(path: str, expiry: str, kid: str, sig: str, now: float, secret: bytes) -> bool:
+    """Whether such a query was signed here and has not expired."""
+    if kid != KEY_ID or not (expiry.isascii() and expiry.isdigit()) or int(expiry) <= now:
+        return False
+    return hmac.compare_digest(_signature(path, expiry, secret).encode(), sig.encode())
+
+
+def _signature(path: str, expiry: str, secret: bytes) -> str:
+    digest = hmac.digest(secret, f"GET\n{path}\n{expiry}\n{KEY_ID}".encode(), "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def byte_range(header: str | None, length: int) -> tuple[int, int] | Literal["unsatisfiable"] | None:
+    """(first, last) byte of a Range header; None when it is to be ignored: several ranges, or none of bytes."""
+    unit, _, spec = (header or "").strip().partition("=")
+    first, dash, last = spec.strip().partition("-")
+    if unit.strip().lower() != "bytes" or not dash or not all(_digits(part) for part in (first, last) if part):
+        return None
+    if not first:
+        if not last or int(last) == 0:
+            return None
+        start, end = max(length - int(last), 0), length - 1
+    else:
+        start, end = int(first), min(int(last), length - 1) if last else length - 1
+    return (start, end) if start < length and end >= start else "unsatisfiable"
+
+
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def content(type_: str, run_id: str) -> bytes:
+    """The bytes of an artifact: valid files of their kind, but no two runs' are the same."""
+    mark = f"run {run_id}".encode()
+    if type_ == "recording":
+        # A Void element of 48 KiB, which every reader of Matroska skips.
+        filling = hashlib.sha256(mark).digest() * 1536
+        return CONTENTS["recording"][1] + b"\xec" + struct.pack(">Q", 1 << 56 | len(filling)) + filling
+    if type_ == "download":
+        return CONTENTS["invoice"][1] + b"% " + mark + b"\n"
+    return CONTENTS["screenshot1" if type_ == "screenshot_action" else "screenshot2"][1] + mark

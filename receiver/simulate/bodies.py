@@ -1,0 +1,313 @@
+"""What Skyvern says of a run: the body of its webhook, by run type, and the answers of its API. Pure.
+
+Keys and their order come from receiver.samples, which has them from a real server; here the values of a run are put
+in. `Link` makes the URL of an artifact anew for every answer, as Skyvern does, inside of output too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from receiver.samples import bodies as samples
+from receiver.simulate.artifacts import Stored
+from receiver.simulate.runs import TASK_V2, WORKFLOW, SimRun
+
+Link = Callable[[Stored], str | None]
+
+_MOMENT = samples.Moment(0.0, 0, "")  # every time and artifact of a sample is overwritten
+_NOT_SENT_AGAIN = frozenset(
+    {"webhook_callback_url", "totp_verification_url", "totp_identifier", "extra_http_headers", "run_request"}
+)
+_TASK_REQUEST = {
+    "prompt": None,
+    "url": None,
+    "engine": "skyvern-1.0",
+    "title": None,
+    "proxy_location": "RESIDENTIAL",
+    "data_extraction_schema": None,
+    "error_code_mapping": None,
+    "max_steps": None,
+    "webhook_url": None,
+    "totp_identifier": None,
+    "totp_url": None,
+    "browser_session_id": None,
+    "browser_profile_id": None,
+    "start_fresh_browser": False,
+    "model": None,
+    "extra_http_headers": None,
+    "cdp_connect_headers": None,
+    "publish_workflow": False,
+    "include_action_history_in_verification": False,
+    "max_screenshot_scrolls": None,
+    "browser_address": None,
+    "run_with": None,
+}
+
+
+def dumps(body: Mapping[str, Any]) -> bytes:
+    """The bytes of a webhook: compact, unescaped, integral floats as integers."""
+    return json.dumps(_integral(body), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def webhook(run: SimRun, link: Link) -> dict[str, Any]:
+    """The body of the webhook for `run` as it is now."""
+    if run.type == WORKFLOW:
+        return _times(_workflow(run, link))
+    return _times(_task_v2(run, link) if run.type == TASK_V2 else _task_v1(run, link))
+
+
+def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
+    """The body that retry_webhook sends: fewer keys."""
+    if run.type == TASK_V2:
+        return _times(_common(run, link))
+    if run.type == WORKFLOW:
+        again = {key: value for key, value in _workflow(run, link).items() if key not in _NOT_SENT_AGAIN}
+        return _times(again | {"step_count": None})
+    return _times(_task_v1(run, link))
+
+
+def answer(run: SimRun, link: Link, *, attempts: bool) -> dict[str, Any]:
+    """What GET /v1/runs/{id} says. `attempts`: whether a workflow's attempt and retry_pending are told."""
+    said = _common(run, link) | _workflow_only(run)
+    if run.type == WORKFLOW and attempts:
+        said |= _attempts(run)
+    return _times(said | _request(run), zone="Z" if run.number % 2 else "")
+
+
+def first_answer(run: SimRun) -> dict[str, Any]:
+    """What a submit is answered with: the run as it was a moment after its creation."""
+    said = _common(run, lambda _: None) | {"downloaded_files": None, "screenshot_urls": None, "step_count": None}
+    return _times(said | _workflow_only(run) | _request(run))
+
+
+def listed(run: SimRun) -> dict[str, Any]:
+    """One line of GET /v1/runs."""
+    return _times(
+        {
+            "task_run_id": "tr_" + run.id.rpartition("_")[2],
+            "run_id": run.id,
+            "task_run_type": run.type,
+            "status": run.status,
+            "title": run.title,
+            "started_at": run.started_at,
+            "finished_at": run.finished_at,
+            "created_at": run.created_at,
+            "workflow_permanent_id": run.workflow_id,
+            "workflow_deleted": False,
+            "script_run": False,
+            "trigger_type": "api",
+        }
+    )
+
+
+def artifact(stored: Stored, run: SimRun, url: str | None) -> dict[str, Any]:
+    """One line of GET /v1/runs/{id}/artifacts."""
+    name = stored.name or f"{stored.id}.{stored.content_type.rpartition('/')[2]}"
+    return _times(
+        {
+            "created_at": stored.created_at,
+            "modified_at": stored.created_at,
+            "artifact_id": stored.id,
+            "artifact_type": stored.type,
+            "uri": f"s3://simulated-bucket/{samples.ORGANIZATION}/{run.id}/{name}",
+            "bundle_key": None,
+            "checksum": stored.checksum,
+            "file_size": len(stored.content),
+            "task_id": None if run.type == WORKFLOW else run.id,
+            "step_id": None,
+            "workflow_run_id": run.id if run.type == WORKFLOW else None,
+            "workflow_run_block_id": None,
+            "run_id": run.id,
+            "browser_session_id": None,
+            "observer_cruise_id": None,
+            "observer_thought_id": None,
+            "ai_suggestion_id": None,
+            "signed_url": url,
+            "archived": False,
+            "organization_id": samples.ORGANIZATION,
+        }
+    )
+
+
+def _workflow_only(run: SimRun) -> dict[str, Any]:
+    """What the API says of a workflow's run beyond what it says of every run."""
+    if run.type != WORKFLOW:
+        return {}
+    names = ("run_with", "ai_fallback", "script_id", "browser_seed_source", "browser_settings_receipt")
+    sample = _workflow_sample(run)
+    return {name: sample[name] for name in names} | {"ai_fallback": run.request.get("ai_fallback")}
+
+
+def _common(run: SimRun, link: Link) -> dict[str, Any]:
+    """The 21 keys that every kind of run has in common."""
+    recordings = run.of_type("recording")
+    return {
+        "run_id": run.id,
+        "status": run.status,
+        "output": _linked(run.output, run, link),
+        "downloaded_files": [_file(each, link) for each in run.downloads],
+        "recording_url": link(recordings[0]) if recordings else None,
+        "recording_archived": False,
+        "screenshot_urls": _screenshots(run, link),
+        "failure_reason": run.failure_reason,
+        "created_at": run.created_at,
+        "modified_at": run.modified_at,
+        "queued_at": run.queued_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "app_url": f"{run.base}/app/runs/{run.id}",
+        "browser_session_id": None,
+        "browser_profile_id": None,
+        "max_screenshot_scrolls": None,
+        "script_run": None,
+        "errors": run.errors,
+        "step_count": run.step_count if run.finished_at else None,
+        "run_type": run.type,
+    }
+
+
+def _task_v1(run: SimRun, link: Link) -> dict[str, Any]:
+    screenshots = _screenshots(run, link)
+    own = {
+        "extracted_information": _linked(run.output, run, link),
+        "action_screenshot_urls": screenshots,
+        "screenshot_url": screenshots[0] if screenshots else None,
+        "downloaded_file_urls": [link(each) for each in run.downloads] or None,
+        "failure_category": _category(run),
+        "webhook_failure_reason": run.webhook_failure_reason,
+        "max_steps_per_run": run.max_steps,
+    }
+    return _filled(samples.task(run.type, run.status, _MOMENT, run.id), own | _common(run, link))
+
+
+def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
+    own = {
+        "prompt": run.request.get("prompt"),
+        "url": run.request.get("url"),
+        "summary": run.summary,
+        "totp_verification_url": run.request.get("totp_url"),
+        "webhook_callback_url": run.callback,
+        "webhook_failure_reason": run.webhook_failure_reason,
+        "extracted_information_schema": run.request.get("data_extraction_schema"),
+        "failure_category": _category(run),
+    }
+    same = ("totp_identifier", "error_code_mapping", "extra_http_headers", "cdp_connect_headers", "browser_address")
+    own |= {name: run.request.get(name) for name in same}
+    return _filled(samples.task_v2(run.status, _MOMENT, run.id), own | _common(run, link))
+
+
+def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
+    recordings = [link(each) for each in run.of_type("recording")]
+    own = {
+        "workflow_id": run.workflow_id,
+        "agent_id": run.workflow_id,
+        "failure_category": _category(run),
+        "webhook_callback_url": run.callback,
+        "webhook_failure_reason": run.webhook_failure_reason,
+        "totp_verification_url": run.request.get("totp_url"),
+        "parameters": run.request.get("parameters") or {},
+        "recording_urls": recordings or None,
+        "downloaded_file_urls": [link(each) for each in run.downloads] or None,
+        "outputs": _linked(run.output, run, link),
+        "total_steps": run.step_count,
+        "workflow_title": run.title,
+    }
+    same = ("totp_identifier", "extra_http_headers", "cdp_connect_headers", "browser_address", "ai_fallback")
+    own |= {name: run.request.get(name) for name in same} | _request(run)
+    return _filled(_workflow_sample(run), own | _attempts(run) | _common(run, link))
+
+
+def _workflow_sample(run: SimRun) -> dict[str, Any]:
+    return samples.workflow_run(run.status, _MOMENT, run.id)
+
+
+def _filled(sample: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`sample` with this run's values: its keys and their order are what the run type sends."""
+    unknown = values.keys() - sample.keys()
+    assert not unknown, unknown
+    return sample | values
+
+
+def _attempts(run: SimRun) -> dict[str, Any]:
+    return {
+        "attempt": run.attempt,
+        "retry_pending": run.retry_pending,
+        "next_attempt_at": run.next_attempt_at,
+        "attempts": [dict(each) for each in run.attempts],
+    }
+
+
+def _request(run: SimRun) -> dict[str, Any]:
+    own: dict[str, Any] = {"webhook_url": run.callback}
+    if run.type == WORKFLOW:
+        known: dict[str, Any] = _workflow_sample(run)["run_request"]
+        own |= {"workflow_id": run.workflow_id, "title": run.title, "parameters": run.request.get("parameters") or {}}
+    else:
+        known = _TASK_REQUEST
+        own |= {"prompt": run.request.get("prompt") or run.request.get("navigation_goal"), "max_steps": run.max_steps}
+    given = {key: value for key, value in run.request.items() if key in known and value is not None}
+    return {"run_request": known | given | own}
+
+
+def _screenshots(run: SimRun, link: Link) -> list[str | None] | None:
+    return [link(each) for each in run.of_type("screenshot")] or None
+
+
+def _file(stored: Stored, link: Link) -> dict[str, Any]:
+    return {
+        "url": link(stored) or "",
+        "checksum": stored.checksum,
+        "filename": stored.name,
+        "file_size": len(stored.content),
+        "modified_at": stored.created_at,
+        "artifact_id": stored.id,
+    }
+
+
+def _linked(output: Any, run: SimRun, link: Link) -> Any:
+    """`output` with the signed URLs that Skyvern writes anew into each block's part of a workflow's output."""
+    if run.type != WORKFLOW or not isinstance(output, dict):
+        return output
+    fresh = {
+        "task_screenshots": _screenshots(run, link) or [],
+        "downloaded_files": [_file(each, link) for each in run.downloads],
+        "downloaded_file_urls": [link(each) for each in run.downloads],
+    }
+    return {
+        name: part | fresh if name.endswith("_output") and isinstance(part, dict) else part
+        for name, part in output.items()
+    }
+
+
+def _category(run: SimRun) -> list[dict[str, Any]] | None:
+    if run.status != "failed":
+        return None
+    return [{"category": "UNKNOWN", "confidence_float": 0.5, "reasoning": "No keyword match found"}]
+
+
+def _times(said: Mapping[str, Any], zone: str = "") -> dict[str, Any]:
+    """`said` with each datetime as the text that Skyvern sends."""
+    return {key: _timed(part, zone) for key, part in said.items()}
+
+
+def _timed(value: Any, zone: str) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat() + zone
+    if isinstance(value, dict):
+        return {key: _timed(part, zone) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_timed(part, zone) for part in value]
+    return value
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        return {key: _integral(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_integral(part) for part in value]
+    return value

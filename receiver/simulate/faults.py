@@ -1,0 +1,97 @@
+"""The misbehaviour that a simulated Skyvern can be asked for, each declared once. Pure.
+
+A fault is chosen for a share of the runs (or calls) by its ratio, or for one run by its name in square brackets in the
+prompt or title: "Download the invoice [lose]". The choice hangs on the seed and the run's number, never on time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    # How the run ends.
+    FAIL = "fail"
+    TERMINATE = "terminate"
+    TIMEOUT = "timeout"
+    CANCEL = "cancel"
+    # What becomes of its webhook.
+    LOSE = "lose"
+    LATE = "late"
+    DOUBLE = "double"
+    ECHO = "echo"
+    DISORDER = "disorder"
+    RETRY = "retry"
+    TWICE = "twice"
+    TANGLED = "tangled"
+    LAPSED = "lapsed"
+    BIG = "big"
+    # How the API behaves.
+    DROP = "drop"
+    SLOW = "slow"
+    THROTTLE = "429"
+    BUSY = "503"
+    CRASH = "500"
+    GARBAGE = "garbage"
+
+
+HELP: dict[Fault, str] = {
+    Fault.FAIL: "the run ends failed",
+    Fault.TERMINATE: "the run ends terminated, with an error code",
+    Fault.TIMEOUT: "the run ends timed_out",
+    Fault.CANCEL: "the run is cancelled while it runs, as if by a person: null output at once, output after clean-up",
+    Fault.LOSE: "no webhook ever comes",
+    Fault.LATE: "the webhook comes late",
+    Fault.DOUBLE: "the webhook comes twice: the same facts with fresh signed URLs and another modified_at",
+    Fault.ECHO: "the webhook comes twice, byte for byte the same",
+    Fault.DISORDER: "the webhook comes after those of younger runs, and a first attempt's after the last one's",
+    Fault.RETRY: "a workflow fails with retry_pending first, and completes at its second attempt",
+    Fault.TWICE: "a cancelled run is cancelled a second time, which sends its webhook once more",
+    Fault.TANGLED: "a task_v2 is said to be failed only because its webhook could not be delivered (Skyvern 1.0.50)",
+    Fault.LAPSED: "the signed URLs in the webhook have expired already",
+    Fault.BIG: "the output is larger than 16 MiB",
+    Fault.DROP: "the run is created, but the connection breaks before the submit is answered",
+    Fault.SLOW: "the API takes its time",
+    Fault.THROTTLE: "the API answers 429",
+    Fault.BUSY: "the API answers 503 with Retry-After",
+    Fault.CRASH: "the API answers 500",
+    Fault.GARBAGE: "the API answers with a page of HTML; a run is created all the same",
+}
+
+OF_CALLS = frozenset({Fault.SLOW, Fault.THROTTLE, Fault.BUSY, Fault.CRASH, Fault.GARBAGE})
+"""Drawn for each call of the API, submits and reads alike. A marker concerns the first submit that carries it."""
+
+ENDINGS = {
+    Fault.FAIL: "failed",
+    Fault.TERMINATE: "terminated",
+    Fault.TIMEOUT: "timed_out",
+    Fault.CANCEL: "canceled",
+}
+
+
+def drawn(ratios: Mapping[Fault, float], seed: int, number: int, text: str = "") -> frozenset[Fault]:
+    """The faults of the `number`th run or call: those whose ratio its draw falls under, and those that `text` names."""
+    return frozenset(
+        fault
+        for fault in Fault
+        if f"[{fault}]" in text or (fault in ratios and chance(seed, fault, number) < ratios[fault])
+    )
+
+
+def chance(seed: int, what: str, number: int) -> float:
+    """A number in [0, 1) that is always the same for the same arguments."""
+    return random.Random(f"{seed}/{what}/{number}").random()
+
+
+def check(ratios: Mapping[str, float]) -> dict[Fault, float]:
+    """`ratios` by fault. Raises ValueError that names what is wrong."""
+    checked = {}
+    for name, ratio in ratios.items():
+        if name not in list(Fault):
+            raise ValueError(f"no such fault: {name}; there are {', '.join(Fault)}")
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"{name}: {ratio:g} is no ratio between 0 and 1")
+        checked[Fault(name)] = float(ratio)
+    return checked

@@ -1,0 +1,48 @@
+"""What a simulated Skyvern is like: its keys, its pace, its faults. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from receiver.simulate.faults import Fault, chance
+
+
+@dataclass(slots=True)
+class Options:
+    """Times are seconds before they are divided by `speed`.
+
+    `api_keys`: all of them are accepted; the last one is the newest, which signs the webhooks of task_v2.
+    `public_url`: where others reach this server; "" means the address that each request came to.
+    `ratios`: may be changed while it runs. `local_storage`: artifact URLs are null or file://, as on a self-hosted
+    server without object storage. `clock_skew`: what is added to the webhooks' timestamp header.
+    `tells_attempts`: whether GET /v1/runs/{id} of a workflow has attempt and retry_pending, as its webhook does.
+    """
+
+    api_keys: tuple[str, ...] = ("simulated-key",)
+    seed: int = 0
+    speed: float = 1.0
+    run_seconds: float = 2.0
+    late_seconds: float = 20.0
+    slow_seconds: float = 3.0
+    retry_after: float = 1.0
+    url_seconds: float = 12 * 3600
+    screenshot_url_seconds: float = 3600
+    webhook_timeout: float = 30.0
+    public_url: str = ""
+    ratios: dict[Fault, float] = field(default_factory=dict)
+    local_storage: bool = False
+    tells_attempts: bool = True
+    clock_skew: float = 0.0
+
+    def pause(self, seconds: float) -> float:
+        """`seconds` at this simulation's speed."""
+        return seconds / self.speed
+
+    def spread(self, what: str, number: int, seconds: float) -> float:
+        """Half to one and a half times `seconds`, at this simulation's speed, always the same for the same run."""
+        return self.pause(seconds * (0.5 + chance(self.seed, what, number)))
+
+    def change(self, ratios: Mapping[Fault, float]) -> None:
+        """Other ratios from now on; faults that are not named keep theirs."""
+        self.ratios = {**self.ratios, **ratios}

@@ -1,0 +1,172 @@
+"""A simulated run: what was asked for, how far it is, and the moves it can make. Pure but for the time it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from receiver.run import FINAL
+from receiver.simulate.artifacts import Stored
+from receiver.simulate.faults import Fault
+
+WORKFLOW = "workflow_run"
+TASK_V2 = "task_v2"
+RUN_TYPES = {
+    "skyvern-1.0": "task_v1",
+    "skyvern-2.0": TASK_V2,
+    "skyvern-3.0": "task_v3",
+    "openai-cua": "openai_cua",
+    "anthropic-cua": "anthropic_cua",
+    "ui-tars": "ui_tars",
+    "yutori-navigator": "yutori_navigator",
+}
+"""By engine."""
+STATUSES = ("created", "queued", "running", "paused", *sorted(FINAL))
+
+_REASONS = {
+    "failed": "The page did not load within 30 seconds, so the goal could not be reached.",
+    "terminated": "The item is out of stock, so the goal cannot be reached.",
+    "timed_out": "The run took longer than its time limit.",
+}
+
+
+def now() -> datetime:
+    """The time as Skyvern keeps it: UTC, naive."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@dataclass(slots=True)
+class SimRun:
+    """One run. `key` signs its webhook: None when the submit came with a Bearer token, and then none is sent.
+
+    `base`: where artifact URLs point. `number`: the how manieth run of this simulation it is.
+    """
+
+    number: int
+    id: str
+    type: str
+    request: Mapping[str, Any]
+    key: str | None
+    callback: str | None
+    base: str
+    faults: frozenset[Fault]
+    created_at: datetime
+    modified_at: datetime
+    title: str | None = None
+    workflow_id: str | None = None
+    max_steps: int | None = None
+    status: str = "created"
+    attempt: int = 1
+    retry_pending: bool = False
+    next_attempt_at: datetime | None = None
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    output: Any = None
+    summary: str | None = None
+    failure_reason: str | None = None
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    webhook_failure_reason: str | None = None
+    step_count: int = 0
+    artifacts: list[Stored] = field(default_factory=list)
+    polls: int = 0
+    webhooks: int = 0
+    told: bool = False
+    """Whether a webhook with the state that it is in now was delivered."""
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL and not self.retry_pending
+
+    @property
+    def downloads(self) -> list[Stored]:
+        return [each for each in self.artifacts if each.type == "download"]
+
+    def of_type(self, prefix: str) -> list[Stored]:
+        return [each for each in self.artifacts if each.type.startswith(prefix)]
+
+    def move(self, status: str) -> None:
+        """To a status before the end."""
+        self.modified_at = now()
+        self.status = status
+        self.told = False
+        if status == "queued":
+            self.queued_at = self.modified_at
+        elif status == "running":
+            self.started_at = self.started_at or self.modified_at
+            self.retry_pending, self.next_attempt_at = False, None
+
+    def end(self, status: str, output: Any = None, artifacts: list[Stored] | None = None) -> None:
+        """To its end, or to the end of an attempt."""
+        self.modified_at = self.finished_at = now()
+        self.status, self.output = status, output
+        self.artifacts = artifacts or []
+        self.step_count = 0 if status == "canceled" else 3 + self.number % 4
+        self.told = False
+        self.failure_reason = _REASONS.get(status)
+        self.errors = (
+            [{"error_code": "OUT_OF_STOCK", "reasoning": "The page says sold out", "confidence_float": 0.95}]
+            if status == "terminated"
+            else []
+        )
+        self.summary = "Read the invoice" if status == "completed" else None
+        self._note_attempt()
+
+    def fail_attempt(self, next_attempt_at: datetime) -> None:
+        """The attempt failed, and another will follow."""
+        self.end("failed")
+        self.retry_pending, self.next_attempt_at = True, next_attempt_at
+        self.attempts[-1].update(retry_decision="retry", next_attempt_at=next_attempt_at)
+
+    def next_attempt(self) -> None:
+        """The next attempt begins."""
+        self.attempt += 1
+        self.failure_reason, self.errors, self.output, self.finished_at = None, [], None, None
+        self.move("running")
+
+    def clean_up(self, output: Any, artifacts: list[Stored]) -> None:
+        """What a cancelled run had found by then becomes known."""
+        self.output, self.artifacts = output, artifacts
+        self.modified_at = now()
+        self.told = False
+
+    def tangle(self) -> None:
+        """Skyvern 1.0.50: a webhook that could not be delivered makes a failed run of a completed one."""
+        self.status = "failed"
+        self.failure_reason = (
+            f"Failed to run task 2.0: Failed to send webhook. workflow_run_id={self.id.replace('tsk_v2', 'wr')}   "
+            f"task_v2_id={self.id}"
+        )
+        self.webhook_failure_reason = "Webhook failed with status code 502, error message: "
+        self.modified_at = now()
+        self.told = False
+
+    def delivered(self, failure: str) -> None:
+        """A webhook went out: `failure` says why it did not arrive, "" that it did."""
+        self.webhook_failure_reason = failure
+        self.modified_at = now()  # it moves although no fact has changed
+        if not failure:
+            self.webhooks += 1
+            self.told = True
+
+    def _note_attempt(self) -> None:
+        if self.type != WORKFLOW:
+            return
+        del self.attempts[self.attempt - 1 :]
+        self.attempts.append(
+            {
+                "attempt_number": self.attempt,
+                "status": self.status,
+                "failure_reason": self.failure_reason,
+                "error_codes": [error["error_code"] for error in self.errors],
+                "started_at": self.started_at,
+                "finished_at": self.finished_at,
+                "retry_decision": None,
+                "decision_reason": None,
+                "next_attempt_at": None,
+                "webhook_sent_at": None,
+            }
+        )

@@ -1,0 +1,79 @@
+"""Serving a simulation: in the foreground for the command, in a thread for tests. Knows no run."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Self
+
+import uvicorn
+from starlette.applications import Starlette
+
+from receiver.errors import NotStarted
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at `host`; `port` 0 takes a free one. Raises NotStarted."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise NotStarted(
+            f"can't listen on {host}:{port}: {error.strerror or error}; another port is chosen with --port"
+        ) from None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which leaves signals to us: its own way ends in a second signal after a clean stop."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+def _server(app: Starlette) -> _Server:
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on", server_header=False
+    )
+    return _Server(config)
+
+
+def serve(app: Starlette, sock: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM."""
+
+    async def run() -> None:
+        server = _server(app)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        await server.serve(sockets=[sock])
+
+    asyncio.run(run())
+
+
+class Serving:
+    """A simulation served by a thread of this process. `url`: where. Use as a context manager."""
+
+    def __init__(self, app: Starlette, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._sock = listen(host, port)
+        self._server = _server(app)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="simulate", daemon=True)
+        self.url = f"http://{host}:{self._sock.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise NotStarted("the simulation did not start")
+            self._thread.join(0.005)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._sock.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._sock]))

@@ -1,0 +1,84 @@
+"""A simulated Skyvern on loopback, in a thread of the test's own process.
+
+skyvern_simulator   one with its default behaviour, quick
+simulate_skyvern    makes one with options of the test's own: simulate_skyvern(ratios={Fault.LOSE: 1.0})
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx2
+import pytest
+
+from receiver.simulate import Options, create_app
+from receiver.simulate.runs import SimRun
+from receiver.simulate.server import Serving
+from receiver.simulate.world import World
+
+KEY = "simulated-key"
+QUICK: dict[str, Any] = {"api_keys": (KEY,), "speed": 20.0, "run_seconds": 1.0}
+
+
+class SkyvernSimulator:
+    """`url`: its base; `key`: one that it accepts; `world`: what it holds, to look at only."""
+
+    key = KEY
+
+    def __init__(self, serving: Serving, world: World, client: httpx2.Client) -> None:
+        self.url = serving.url
+        self.world = world
+        self.client = client
+
+    def submit(self, prompt: str, path: str = "/v1/run/tasks", **fields: Any) -> dict[str, Any]:
+        """Submit a run as an app would; its answer. `prompt` stands for whatever the path's own text field is."""
+        body = {"prompt": prompt, "title": prompt, **fields}
+        answer = self.client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def get(self, path: str, **params: Any) -> Any:
+        """A GET with the key, parsed."""
+        answer = self.client.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self.get("/_sim/stats"))
+
+    def run(self, run_id: str) -> SimRun:
+        return self.world.runs[run_id]
+
+    def wait_for(self, what: Callable[[], Any], seconds: float = 10.0) -> Any:
+        """What `what()` gives as soon as that is true. Fails when it is not within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            time.sleep(0.01)
+        return found
+
+    def wait_final(self, *run_ids: str) -> None:
+        """Until these runs have ended."""
+        self.wait_for(lambda: all(self.run(run_id).final for run_id in run_ids))
+
+
+@pytest.fixture
+def simulate_skyvern() -> Iterator[Callable[..., SkyvernSimulator]]:
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> SkyvernSimulator:
+            app = create_app(Options(**{**QUICK, **options}))
+            serving = stack.enter_context(Serving(app))
+            client = httpx2.Client(base_url=serving.url, headers={"x-api-key": KEY}, trust_env=False, timeout=20)
+            stack.enter_context(client)
+            return SkyvernSimulator(serving, app.state.world, client)
+
+        yield make
+
+
+@pytest.fixture
+def skyvern_simulator(simulate_skyvern: Callable[..., SkyvernSimulator]) -> SkyvernSimulator:
+    return simulate_skyvern()

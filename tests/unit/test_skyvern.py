@@ -1,0 +1,195 @@
+"""What the answers of Skyvern's API mean, and when a call may be made again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import orjson
+import pytest
+
+from receiver.errors import ConfigError
+from receiver.skyvern import (
+    Answered,
+    Created,
+    ListedArtifact,
+    ListedRun,
+    Lost,
+    Patience,
+    Rejected,
+    SkyvernAPI,
+    SkyvernReader,
+    Unreachable,
+    listed_artifacts,
+    listed_runs,
+    parse_retry_after,
+    submitted,
+)
+from receiver.skyvern.answers import pause_before_retry
+
+HTML = b"<html><h1>Welcome</h1></html>"
+
+
+def answered(status: int, body: object = None, **headers: str) -> Answered:
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return Answered(status, raw, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (
+            answered(200, {"run_id": "tsk_1", "run_type": "task_v3", "status": "created"}),
+            ("tsk_1", "task_v3", "created"),
+        ),
+        (answered(200, {"task_id": "tsk_1"}), ("tsk_1", "", "")),
+        (answered(201, {"run_id": "wr_1", "run_type": None, "status": 7}), ("wr_1", "", "")),
+    ],
+)
+def test_an_answer_with_a_run_id_is_a_created_run(answer: Answered, expected: tuple[str, str, str]) -> None:
+    assert submitted(answer) == Created(*expected)
+
+
+@pytest.mark.parametrize("status", [301, 307, 400, 401, 403, 404, 409, 413, 422, 429])
+def test_a_redirect_or_a_4xx_created_no_run(status: int) -> None:
+    assert submitted(answered(status, {"detail": "no"})) == Rejected(status)
+
+
+def test_503_created_no_run_only_when_it_says_when_to_come_back() -> None:
+    assert submitted(answered(503, {}, retry_after="7")) == Rejected(503, 7.0)
+    assert submitted(answered(503, {})) == Lost("status 503")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answered(200, HTML),
+        answered(200, []),
+        answered(200, {"run_id": 7}),
+        answered(200, {"run_id": ""}),
+        answered(200, b""),
+        answered(408, {}),
+        answered(500, {"error": "Unexpected error: KeyError"}),
+        answered(502, HTML),
+        answered(504, b""),
+        Unreachable(True, "no answer in time"),
+    ],
+)
+def test_anything_else_leaves_open_whether_there_is_a_run(answer: Answered | Unreachable) -> None:
+    assert isinstance(submitted(answer), Lost)
+
+
+def test_a_call_that_was_never_sent_created_no_run() -> None:
+    assert submitted(Unreachable(False, "refused")) == Rejected(503)
+
+
+def test_the_list_of_runs_is_read_with_its_own_names() -> None:
+    # given lines as Skyvern writes them: task_run_type, and times with and without a zone
+    rows = [
+        {
+            "run_id": "wr_1",
+            "task_run_type": "workflow_run",
+            "status": "completed",
+            "title": "Invoices",
+            "created_at": "2026-11-24T14:05:09.500000",
+            "finished_at": "2026-11-24T14:05:10Z",
+        },
+        {"run_id": "tsk_1", "status": "new kind of status", "created_at": "yesterday"},
+        {"status": "completed"},
+        "nonsense",
+    ]
+
+    assert listed_runs(answered(200, rows)) == [
+        ListedRun("wr_1", "workflow_run", "completed", "Invoices", 1795529109.5, 1795529110.0),
+        ListedRun("tsk_1", "", "new kind of status"),
+    ]
+
+
+def test_only_http_urls_of_artifacts_are_taken_over() -> None:
+    rows = [
+        {"artifact_id": "a_1", "artifact_type": "recording", "uri": "s3://b/r.webm", "signed_url": "https://s/1?sig=x"},
+        {"artifact_id": "a_2", "artifact_type": "download", "uri": "file:///d/x.pdf", "signed_url": "file:///d/x.pdf"},
+        {"artifact_id": "a_3", "artifact_type": "pdf", "signed_url": None, "checksum": "AB", "file_size": 7},
+        {"artifact_id": "a_4", "artifact_type": "pdf", "file_size": True, "checksum": 9, "uri": 4},
+        {"artifact_type": "pdf"},
+    ]
+
+    assert listed_artifacts(answered(200, rows)) == [
+        ListedArtifact("a_1", "recording", "s3://b/r.webm", "https://s/1?sig=x"),
+        ListedArtifact("a_2", "download", "file:///d/x.pdf"),
+        ListedArtifact("a_3", "pdf", "", None, "ab", 7),
+        ListedArtifact("a_4", "pdf", ""),
+    ]
+
+
+@pytest.mark.parametrize("answer", [answered(200, HTML), answered(200, {}), answered(200, None), answered(404, [])])
+def test_garbage_is_no_list(answer: Answered) -> None:
+    assert listed_runs(answer) is None
+    assert listed_artifacts(answer) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("3", 3.0), (" 0.5 ", 0.5), ("-1", None), ("soon", None), ("", None), (None, None), ("1e9", None), ("²", None)],
+)
+def test_retry_after_in_seconds(value: str | None, expected: float | None) -> None:
+    assert parse_retry_after(value) == expected
+
+
+def test_retry_after_as_a_date() -> None:
+    assert 55 < (parse_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=60))) or 0) <= 60
+    assert parse_retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0.0
+
+
+BUSY = answered(503, {}, retry_after="2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "again"),
+    [
+        ("submit", Unreachable(False, "refused"), True),
+        ("submit", Unreachable(True, "lost"), False),
+        ("submit", BUSY, True),
+        ("submit", answered(503), False),
+        ("submit", answered(429), False),
+        ("submit", answered(502), False),
+        ("submit", answered(200, {"run_id": "x"}), False),
+        ("act", BUSY, True),
+        ("act", answered(502), False),
+        ("read", Unreachable(False, "refused"), True),
+        ("read", answered(503), True),
+        ("read", answered(502), True),
+        ("read", answered(429), False),
+        ("read", answered(404), False),
+    ],
+)
+def test_a_submit_is_made_again_only_where_no_run_can_have_been_created(kind, answer, again) -> None:  # type: ignore[no-untyped-def]
+    assert (pause_before_retry(kind, answer, 1, 0.0, Patience(), 0.5) is not None) is again
+
+
+def test_pauses_grow_and_end_with_the_tries_or_the_budget() -> None:
+    patience = Patience(tries=3, first=1.0, budget=10.0)
+    refused = Unreachable(False, "refused")
+
+    assert pause_before_retry("submit", refused, 1, 0.0, patience, 0.0) == 1.0
+    assert pause_before_retry("submit", refused, 2, 1.0, patience, 0.5) == 3.0
+    assert pause_before_retry("submit", refused, 3, 4.0, patience, 0.0) is None
+    assert pause_before_retry("submit", refused, 2, 9.0, patience, 0.0) is None
+    assert pause_before_retry("submit", answered(503, {}, retry_after="60"), 1, 0.0, patience, 0.0) is None
+
+
+@pytest.mark.parametrize("base", ["", "api.skyvern.com", "ftp://x", "http://", "https://x?y=1"])
+def test_a_base_that_is_no_url_is_refused(base: str) -> None:
+    with pytest.raises(ConfigError, match="api_base"):
+        SkyvernAPI(base, "key")
+
+
+def test_a_key_that_no_header_carries_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError) as caught:
+        SkyvernReader("http://127.0.0.1:1", "secret\nkey")
+    assert "secret" not in str(caught.value)
+
+
+def test_nothing_that_is_printed_holds_the_key() -> None:
+    assert "hidden" not in repr(SkyvernAPI("http://user:hidden@127.0.0.1:1", "hidden"))
+    assert "hidden" not in repr(answered(200, {"x": "hidden"}, set_cookie="hidden"))
