@@ -20,6 +20,8 @@ BUILT_IN: Mapping[str, str] = {
     "database": "handlers.database:DatabaseSink",
     "files": "handlers.files:FilesSink",
     "http": "handlers.http:HttpSink",
+    "notify": "handlers.notify:NotifySink",
+    "queue": "handlers.queue:QueueSink",
     "s3": "handlers.s3:S3Sink",
     "slack": "handlers.slack:SlackSink",
 }
