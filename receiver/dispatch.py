@@ -115,7 +115,7 @@ class Dispatcher:
         try:
             run = parse(event.body)
             body, data = self._redactor.apply(event.body, run.data)
-            run = replace(run, data=data)
+            run = run.redacted(data)
             readable = bool(run.run_id) and not run.problem
             return NewEvent(event, run, body, facts.of(event.id, run, 0) if readable else None)
         except Exception as error:
