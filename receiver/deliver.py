@@ -26,6 +26,7 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, l
 from receiver.ledger.delivering import Claimed, Settled
 from receiver.pool import Pool
 from receiver.run import parse
+from receiver.services import SourceServices
 from receiver.settings import Settings
 from receiver.states import target
 from receiver.tally import Tally
@@ -327,9 +328,7 @@ def sample_delivery(sink: str, source: str, now: float) -> Delivery:
 
 def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:
     """The deliverer for sink `name` in a worker process called `owner`. Opens its connections on first use."""
-    from receiver.services import SourceServices
-
     chosen = config.sinks[name]
     connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5)
-    sink = registry.build(name, chosen.type, chosen.options, SourceServices(config))
+    sink = registry.build(name, chosen.type, chosen.options, SourceServices(config, settings.skyvern_base_url))
     return Deliverer(Ledger(settings.database_url), sink, chosen.retry, chosen.concurrency, connection, owner)

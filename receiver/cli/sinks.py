@@ -100,10 +100,10 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
     from receiver.deliver import sample_delivery
     from receiver.services import SourceServices
 
-    _, loaded = _load(config, data)
+    settings, loaded = _load(config, data)
     _known(loaded, name)
     chosen = loaded.sinks[name]
-    sink = registry.build(name, chosen.type, chosen.options, SourceServices(loaded))
+    sink = registry.build(name, chosen.type, chosen.options, SourceServices(loaded, settings.skyvern_base_url))
     try:
         receipt = sink.send(sample_delivery(name, next(iter(loaded.sources)), time.time()))
     except SinkError as error:

@@ -1,0 +1,95 @@
+"""What the receiver lends to the sinks (handlers.contract.Services): fresh artifact URLs, and the key for Skyvern's API.
+
+The API key goes to the source's own API origin and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote, urlsplit
+
+from handlers import Artifact, Delivery, Unavailable
+from receiver.config import Config, SourceConfig
+from receiver.skyvern import Answered, Patience, SkyvernReader, listed_artifacts
+
+KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download": "download"}
+
+
+class SourceServices:
+    """The services of one worker process. Opens nothing before it is asked something; threads may share it."""
+
+    def __init__(self, config: Config, default_base: str = "https://api.skyvern.com") -> None:
+        self._sources = config.sources
+        self._allowed = tuple(config.allowed_addresses)
+        self._base = default_base
+        self._readers: dict[str, SkyvernReader] = {}
+
+    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
+        """The run's artifacts with new signed URLs; [] when the source has no API key. Raises Unavailable."""
+        reader = self._reader(delivery.source)
+        if reader is None or not delivery.run_id:
+            return []
+        answer = reader.artifacts(delivery.run_id)
+        if not isinstance(answer, Answered):
+            raise Unavailable(f"Skyvern's API can't be reached for fresh artifact URLs: {answer.reason}")
+        found = listed_artifacts(answer)
+        if found is None:
+            if answer.status in (403, 404):
+                return []
+            raise Unavailable(
+                f"Skyvern's API answered {answer.status} to a request for fresh artifact URLs",
+                retry_after=answer.retry_after,
+            )
+        base = self._origin_of(self._sources[delivery.source])
+        return [
+            Artifact(
+                kind=KINDS.get(each.artifact_type, each.artifact_type),
+                name=each.uri.rsplit("/", 1)[-1] or each.artifact_id,
+                url=each.signed_url or f"{base}/v1/artifacts/{quote(each.artifact_id, safe='')}/content",
+                sha256=each.checksum,
+                size=each.file_size,
+                artifact_id=each.artifact_id,
+            )
+            for each in found
+        ]
+
+    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
+        """The API key for a URL at the source's own API origin; nothing for any other."""
+        source = self._sources.get(delivery.source)
+        if source is None or source.api_key is None or not source.api_key.get_secret_value():
+            return {}
+        if _origin(url) != _origin(self._origin_of(source)):
+            return {}
+        return {"x-api-key": source.api_key.get_secret_value()}
+
+    def allowed_addresses(self) -> Sequence[str]:
+        """Hosts and networks that the operator lists as safe although they are private."""
+        return self._allowed
+
+    def close(self) -> None:
+        """Close the connections."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
+    def _origin_of(self, source: SourceConfig) -> str:
+        return (source.api_base or self._base).rstrip("/")
+
+    def _reader(self, name: str) -> SkyvernReader | None:
+        source = self._sources.get(name)
+        if source is None or source.api_key is None or not source.api_key.get_secret_value():
+            return None
+        if name not in self._readers:
+            self._readers[name] = SkyvernReader(
+                self._origin_of(source), source.api_key.get_secret_value(), patience=Patience(tries=1)
+            )
+        return self._readers[name]
+
+
+def _origin(url: str) -> tuple[str, str, int] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:
+        return None
+    return parts.scheme.lower(), (parts.hostname or "").lower(), port
