@@ -1,4 +1,4 @@
-"""What the receiver lends to the sinks (handlers.contract.Services): fresh artifact URLs, and the key for Skyvern's API.
+"""What the receiver lends to sinks (handlers.contract.Services): fresh artifact URLs, and the key of Skyvern's API.
 
 The API key goes to the source's own API origin and nowhere else.
 """

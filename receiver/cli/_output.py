@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -52,6 +53,17 @@ def clean(value: Any, limit: int = 0) -> str:
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 
+def short(identifier: str) -> str:
+    """An event's or delivery's id as tables show it. Commands take ids by their beginning."""
+    return identifier[:12]
+
+
+def near(path: str) -> str:
+    """A path below the working directory without the way to there."""
+    here = str(Path.cwd()) + "/"
+    return path.removeprefix(here)
+
+
 def when(seconds: float | None) -> str:
     """A time as people read it: UTC, to the second."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
@@ -77,8 +89,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         console.print(empty)
         return
     table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for column in columns[:-1]:
+        table.add_column(column, no_wrap=True)
+    table.add_column(columns[-1], overflow="fold", ratio=1)
     for row in rows:
         cells = [clean(cell) for cell in row]
         table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))

@@ -30,14 +30,14 @@ def dev(
     from receiver.parts import Part, Parts, program
 
     settings = Settings.from_env(config=config, data=data).with_local_key()
-    loaded = load(settings.config, settings.environ)
-    check_port(host, port)
     environ = {
         **settings.environ,
         "RUNHOOK_CONFIG": str(settings.config),
         "RUNHOOK_DATA": str(settings.data),
         "PYTHONUNBUFFERED": "1",
     }
+    loaded = load(settings.config, environ)
+    check_port(host, port)
     runhook = [sys.executable, "-m", "receiver.cli"]
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
     parts = [

@@ -114,7 +114,7 @@ def events(
         ["event", "run", "status", "via", "what it is", "received"],
         [
             (
-                row["id"],
+                _output.short(row["id"]),
                 row["run_id"],
                 row["outcome"],
                 row["via"],
@@ -132,7 +132,7 @@ def what_it_is(event: dict[str, Any]) -> str:
     if event["disposition"] == "unreadable":
         return f"unreadable: {event['problem']}"
     if event["repeat_of"]:
-        return f"repeat of {event['repeat_of']}"
+        return f"repeat of {_output.short(event['repeat_of'])}"
     unrouted = ", unrouted" if event["unrouted"] else ""
     return str(event["disposition"]) + unrouted + (f" ({event['problem']})" if event["problem"] else "")
 
@@ -172,10 +172,10 @@ def print_deliveries(found: list[dict[str, Any]], *, as_json: bool, empty: str =
         return
     _output.print_table(
         "",
-        ["event", "run", "status", "sink", "state", "attempts", "receipt or reason"],
+        ["event", "run", "status", "sink", "state", "tries", "receipt or reason"],
         [
             (
-                row["event_id"],
+                _output.short(row["event_id"]),
                 row["run_id"],
                 row["status"],
                 row["sink"],
@@ -192,6 +192,8 @@ def print_deliveries(found: list[dict[str, Any]], *, as_json: bool, empty: str =
 def _outcome(row: dict[str, Any]) -> str:
     if row["state"] == "delivered" and row["receipt"]:
         receipt = row["receipt"]
-        return _output.clean(receipt.get("id", ""), 100) + (f" ({receipt['note']})" if receipt.get("note") else "")
+        return _output.clean(_output.near(receipt.get("id", "")), 120) + (
+            f" ({receipt['note']})" if receipt.get("note") else ""
+        )
     due = f"; next try {_output.when(row['due_at'])}" if row["state"] == "waiting" else ""
     return _output.clean(row["reason"], 100) + due

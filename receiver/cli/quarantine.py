@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -65,37 +66,29 @@ def verify(ids: Ids = None, config: ConfigOption = None, data: DataOption = None
     for refused in _chosen(store.list(), ids):
         source = loaded.sources.get(refused.source)
         secrets = None if source is None else [secret.get_secret_value() for secret in source.secrets]
-        try:
-            body = store.body(refused)
-        except FileNotFoundError:
-            continue
-        verdict = refused.verdict(body, secrets)
-        if verdict == "authentic":
-            asyncio.run(_let_in(settings, refused, body))
-            store.remove([refused])
-            verdict = "let in"
-        verdicts.append((refused, verdict))
+        with suppress(FileNotFoundError):
+            verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
+    authentic = [refused for refused, verdict in verdicts if verdict == "authentic"]
+    if authentic:
+        asyncio.run(_let_in(settings, store, authentic))
     if json:
         print_json([{**_row(refused), "verdict": verdict} for refused, verdict in verdicts])
         return
-    let_in = sum(verdict == "let in" for _, verdict in verdicts)
-    print_table(
-        "",
-        ["id", "source", "verdict"],
-        [[each.id, each.source, verdict] for each, verdict in verdicts],
-        "The quarantine is empty.",
-    )
+    rows = [[each.id, each.source, "let in" if verdict == "authentic" else verdict] for each, verdict in verdicts]
+    print_table("", ["id", "source", "verdict"], rows, "The quarantine is empty.")
     if verdicts:
-        out().print(f"{let_in} let in, {len(verdicts) - let_in} stay in quarantine.")
+        out().print(f"{len(authentic)} let in, {len(verdicts) - len(authentic)} stay in quarantine.")
 
 
-async def _let_in(settings: Settings, refused: Refused, body: bytes) -> None:
-    """Give the event to the inbox, as if it had been accepted when it came. The clock wakes the dispatcher."""
+async def _let_in(settings: Settings, store: Quarantine, authentic: Sequence[Refused]) -> None:
+    """Give events to the inbox, as if they had been accepted when they came. The clock wakes the dispatcher."""
     writer = InboxWriter(settings.redis_url, timeout=5.0)
     try:
-        await writer.append([refused.event(body)])
+        for refused in authentic:
+            await writer.append([refused.event(store.body(refused))])
+            store.remove([refused])
     except InboxUnavailable as error:
-        raise NotStarted(f"Redis takes no events now ({error}); the request stays in quarantine") from None
+        raise NotStarted(f"Redis takes no events now ({error}); what was not let in stays in quarantine") from None
     finally:
         await writer.close()
 

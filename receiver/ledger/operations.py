@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.event import delivery_id
-from receiver.ledger.queries import Filter, matching_deliveries
+from receiver.ledger.queries import Filter, begins, matching_deliveries
 from receiver.ledger.recording import insert_deliveries
 from receiver.ledger.schema import deliveries, events, operations
 from receiver.states import Move, State, sources, target
@@ -85,7 +85,7 @@ def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
     assert set(takes) <= set(sources(Move.REPLAY))
     found = matching_deliveries(selection.as_filter()).where(deliveries.c.state.in_([state.value for state in takes]))
     if selection.delivery_ids:
-        found = found.where(deliveries.c.id.in_(selection.delivery_ids))
+        found = found.where(sa.or_(*(begins(deliveries.c.id, each) for each in selection.delivery_ids)))
     return found.with_only_columns(deliveries.c.id)
 
 
@@ -101,7 +101,7 @@ def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
     if wanted.run_id:
         found = found.where(events.c.run_id == wanted.run_id)
     if wanted.event_id:
-        found = found.where(events.c.id == wanted.event_id)
+        found = found.where(begins(events.c.id, wanted.event_id))
     if wanted.status:
         found = found.where(events.c.outcome.in_(wanted.status))
     if wanted.since is not None:
