@@ -214,7 +214,11 @@ class Evaluation:
                 for length in range(1, len(use.path)):
                     if use.path[length] == name and not _look_up(self._roots, use.path[: length + 1])[0]:
                         return f"{_spell(use.path[: length + 1])} is missing"
-            return f"a field {name} is missing; ask for it with has(…) first"
+            named = f"a field {name}" if name in expression.source else "a field"  # else it is a value of the run
+            return f"{named} is missing; ask for it with has(…) first"
+        if found := re.match(r"Undefined variable or function: '(\w+)'", str(error)):
+            # Names are checked at load, so it is one that the value at hand does not have.
+            return f"{found[1]} can't be done: {self._kinds(expression)}"
         if isinstance(error, IndexError):
             return "a list is shorter than that"
         if isinstance(error, TypeError):
@@ -229,8 +233,11 @@ class Evaluation:
                     return f"{_spell(use.path[:length])} is {_kind(value)} and has no field {use.path[length]}"
         if found := re.match(r"Unsupported operation: (.*?)\. CEL", str(error)):
             return f"{found[1]} can't be done; numbers of a run are doubles: write 1.0 for 1"
+        return f"the types don't fit: {self._kinds(expression)}"
+
+    def _kinds(self, expression: Expression) -> str:
         kinds = [f"{path} is {_kind(value)}" for path, value in self.values(expression)]
-        return f"the types don't fit: {', '.join(kinds)}" if kinds else "the types don't fit"
+        return ", ".join(kinds) or "what is there"
 
 
 @dataclass(slots=True)

@@ -41,15 +41,16 @@ class Settings:
         )
     )
     redis_url: str = field(
-        metadata=_variable("REDIS_URL", "Redis or Valkey.", "", "an embedded Valkey in the data directory")
+        repr=False, metadata=_variable("REDIS_URL", "Redis or Valkey.", "", "an embedded Valkey in the data directory")
     )
     database_url: str = field(
+        repr=False,
         metadata=_variable(
             "DATABASE_URL",
             "The ledger's database: SQLite or PostgreSQL.",
             "",
             "SQLite: ledger.db in the data directory",
-        )
+        ),
     )
     public_url: str = field(
         metadata=_variable("PUBLIC_URL", "Where Skyvern can reach this receiver, such as https://hooks.example.com.")
@@ -130,15 +131,13 @@ class Settings:
         try:
             self.data.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:  # another process was first
-            key = _read_key(path)
         except OSError as error:
-            raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
+            key = _read_key(path)  # another process may have been first
+            if not key:
+                raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
         else:
             with os.fdopen(handle, "w") as file:
                 file.write(key + "\n")
-        if not key:
-            raise ConfigError(f"{path} is empty: delete it, and a new key is made")
         return replace(
             self,
             environ={**self.environ, "SKYVERN_API_KEY": key},

@@ -1,0 +1,144 @@
+"""The environment: what is read, what overrides what, and what is never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from receiver.errors import ConfigError
+from receiver.settings import LOCAL_KEY_FILE, Settings, hide_password
+
+
+def test_an_empty_environment_gives_the_embedded_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    settings = Settings.from_env({})
+
+    assert settings.config == Path("config/runhook.yaml")
+    assert settings.data == Path("var")
+    assert settings.embedded_redis
+    assert settings.redis_url == f"unix://{tmp_path}/var/redis/valkey.sock"
+    assert settings.database_url == f"sqlite:///{tmp_path}/var/ledger.db"
+    assert settings.skyvern_base_url == "https://api.skyvern.com"
+
+
+def test_variables_and_then_overrides_win() -> None:
+    environ = {
+        "RUNHOOK_CONFIG": "a.yaml",
+        "RUNHOOK_DATA": "elsewhere",
+        "REDIS_URL": "redis://localhost:6379/0",
+        "DATABASE_URL": "postgresql://u@h/db",
+        "PUBLIC_URL": "https://hooks.example.com/",
+        "SKYVERN_BASE_URL": "http://127.0.0.1:8100/",
+    }
+
+    settings = Settings.from_env(environ, config=Path("b.yaml"), data=None)
+
+    assert settings.config == Path("b.yaml")
+    assert settings.data == Path("elsewhere")
+    assert not settings.embedded_redis
+    assert settings.public_url == "https://hooks.example.com"
+    assert settings.skyvern_base_url == "http://127.0.0.1:8100"
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Settings.from_env({"REDIS_URL": ""}).embedded_redis
+    assert Settings.from_env({"RUNHOOK_CONFIG": " "}).config == Path("config/runhook.yaml")
+
+
+def test_every_variable_that_is_wrong_is_named_and_its_value_is_not() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"REDIS_URL": "http://u:sekret@h", "DATABASE_URL": "oracle://u:sekret@h", "PUBLIC_URL": "h"})
+
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [
+        "REDIS_URL",
+        "DATABASE_URL",
+        "PUBLIC_URL",
+    ]
+    assert "sekret" not in str(caught.value)
+
+
+def test_a_data_directory_too_deep_for_a_socket_is_said_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"RUNHOOK_DATA: .* too long for a unix socket"):
+        Settings.from_env({"RUNHOOK_DATA": "/x" * 60})
+
+
+def test_an_override_that_does_not_exist_is_a_bug() -> None:
+    with pytest.raises(TypeError, match="no such setting: confg"):
+        Settings.from_env({}, confg="x")
+
+
+def test_the_data_directory_reaches_the_config_file_however_it_was_given(tmp_path: Path) -> None:
+    assert Settings.from_env({}, data=tmp_path).environ["RUNHOOK_DATA"] == str(tmp_path)
+
+
+def test_the_summary_and_the_repr_show_no_secret() -> None:
+    settings = Settings.from_env(
+        {
+            "REDIS_URL": "redis://user:sekret@host/0",
+            "DATABASE_URL": "postgresql://user:sekret@host/db?sslpassword=sekret",
+            "SKYVERN_API_KEY": "sekret",
+        }
+    )
+
+    assert settings.summary()["REDIS_URL"] == "redis://user:********@host/0"
+    assert settings.summary()["SKYVERN_API_KEY"] == "********"
+    assert "sekret" not in str(settings.summary())
+    assert "sekret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:pw@h:1/0", "redis://:********@h:1/0"),
+        ("postgresql+psycopg://u:p@w@h/db", "postgresql+psycopg://u:********@h/db"),
+        ("postgresql://h/db?user=u&password=pw", "postgresql://h/db?user=u&password=********"),
+        ("sqlite:///var/ledger.db", "sqlite:///var/ledger.db"),
+        ("unix:///a/b.sock", "unix:///a/b.sock"),
+        ("https://host:8080/path@x", "https://host:8080/path@x"),
+    ],
+)
+def test_passwords_in_urls_are_stars(url: str, shown: str) -> None:
+    assert hide_password(url) == shown
+
+
+def test_a_local_key_is_made_once_and_kept_for_its_owner_only(tmp_path: Path) -> None:
+    first = Settings.from_env({}, data=tmp_path).with_local_key()
+    again = Settings.from_env({}, data=tmp_path)
+
+    key = first.environ["SKYVERN_API_KEY"]
+    assert len(key) > 40
+    assert again.environ["SKYVERN_API_KEY"] == key
+    assert again.with_local_key() == again
+    assert again.local_key
+    assert (tmp_path / LOCAL_KEY_FILE).stat().st_mode & 0o777 == 0o600
+    assert key not in str(again.summary())
+
+
+def test_a_local_key_is_never_sent_to_the_real_skyvern(tmp_path: Path) -> None:
+    made = Settings.from_env({}, data=tmp_path).with_local_key()
+    found = Settings.from_env({}, data=tmp_path)
+    with_simulator = Settings.from_env({"SKYVERN_BASE_URL": "http://127.0.0.1:8100"}, data=tmp_path)
+
+    assert made.skyvern_base_url == found.skyvern_base_url == ""
+    assert (
+        with_simulator.skyvern_base_url == with_simulator.with_local_key().skyvern_base_url == "http://127.0.0.1:8100"
+    )
+
+
+def test_a_real_key_wins_over_a_local_one(tmp_path: Path) -> None:
+    Settings.from_env({}, data=tmp_path).with_local_key()
+
+    settings = Settings.from_env({"SKYVERN_API_KEY": "real"}, data=tmp_path)
+
+    assert settings.environ["SKYVERN_API_KEY"] == "real"
+    assert not settings.local_key
+    assert settings.skyvern_base_url == "https://api.skyvern.com"
+
+
+def test_a_data_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="RUNHOOK_DATA: can't write"):
+        Settings.from_env({}, data=tmp_path / "file").with_local_key()
