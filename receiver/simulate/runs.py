@@ -82,6 +82,11 @@ class SimRun:
         return self.status in FINAL and not self.retry_pending
 
     @property
+    def said(self) -> tuple[str, int, bool, bool]:
+        """What a webhook would tell of it now, as far as it tells states apart."""
+        return self.status, self.attempt, self.retry_pending, self.output is None
+
+    @property
     def downloads(self) -> list[Stored]:
         return [each for each in self.artifacts if each.type == "download"]
 

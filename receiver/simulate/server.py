@@ -21,7 +21,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise NotStarted(
-            f"can't listen on {host}:{port}: {error.strerror or error}; another port is chosen with --port"
+            f"can't listen on {host}:{port}: {(error.strerror or str(error)).partition(" (while")[0]}; another port is chosen with --port"
         ) from None
 
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from receiver.samples import bodies as samples
 from receiver.simulate import artifacts, bodies
@@ -27,6 +27,13 @@ DISORDER = 6.0
 BIG = 17 << 20
 
 log = logging.getLogger("runhook.simulate")
+
+
+class Letter(NamedTuple):
+    """A webhook's body, and what it says of the run."""
+
+    body: bytes
+    said: tuple[str, int, bool, bool]
 
 
 class World:
@@ -182,13 +189,17 @@ class World:
                 await self._cancel_by_itself(run)
                 return
             await asyncio.sleep(seconds * 0.8)
+        held = None
         if Fault.RETRY in run.faults and run.type == WORKFLOW and not run.final:
-            await self._fail_first(run)
+            held = await self._fail_first(run)
             await asyncio.sleep(seconds * 0.8)
         if not run.final:
             ending = next((status for fault, status in ENDINGS.items() if fault in run.faults), "completed")
             run.end(ending, self._output(run) if ending == "completed" else None, self._artifacts(run, ending))
             await self._announce(run, run.key)
+        if held and run.callback and run.key and Fault.LOSE not in run.faults:
+            await asyncio.sleep(self.options.pause(1.0))
+            await self._send(run, held, run.key)
 
     async def _cancel_by_itself(self, run: SimRun) -> None:
         await self.cancel(run, run.key)
@@ -196,15 +207,16 @@ class World:
             await asyncio.sleep(self.options.pause(0.2))
             await self.cancel(run, run.key)
 
-    async def _fail_first(self, run: SimRun) -> None:
+    async def _fail_first(self, run: SimRun) -> Letter | None:
+        """The failed first attempt of a workflow; its webhook, where that is to come after the last attempt's."""
         run.fail_attempt(now() + timedelta(seconds=self.options.pause(RETRY_PAUSE)))
-        if Fault.DISORDER in run.faults:
-            self._start(self._announce(run, run.key))
-        else:
+        held = self._letter(run) if Fault.DISORDER in run.faults else None
+        if not held:
             await self._announce(run, run.key)
         await asyncio.sleep(self.options.pause(RETRY_PAUSE))
         if not run.final:
             run.next_attempt()
+        return held
 
     async def _clean_up(self, run: SimRun, key: str | None) -> None:
         await asyncio.sleep(self.options.pause(CLEAN_UP))
@@ -223,28 +235,27 @@ class World:
             return
         if Fault.TANGLED in faults and run.type == TASK_V2 and run.status == "completed":
             run.tangle()
-        body = self._body(run)
+        letter = self._letter(run)
         if Fault.LATE in faults:
             await asyncio.sleep(self.options.pause(self.options.late_seconds))
-        elif Fault.DISORDER in faults:
+        elif Fault.DISORDER in faults and Fault.RETRY not in faults:
             await asyncio.sleep(self.options.spread("disorder", run.number, DISORDER))
-        await self._send(run, body, key)
+        await self._send(run, letter, key)
         if Fault.ECHO in faults:
-            await self._send(run, body, key)
+            await self._send(run, letter, key)
         if Fault.DOUBLE in faults:
             await asyncio.sleep(self.options.pause(0.2))
-            await self._send(run, self._body(run), key)
+            await self._send(run, self._letter(run), key)
 
-    async def _send(self, run: SimRun, body: bytes, key: str) -> None:
+    async def _send(self, run: SimRun, letter: Letter, key: str) -> None:
         assert run.callback is not None
-        said = (run.status, run.attempt, run.retry_pending, run.output is None)
-        _, failure = await self._sender.send(run.callback, body, key)
-        log.info("%s %s: webhook %s", run.id, said[0], failure or "delivered")
-        if said == (run.status, run.attempt, run.retry_pending, run.output is None):
+        _, failure = await self._sender.send(run.callback, letter.body, key)
+        log.info("%s %s: webhook %s", run.id, letter.said[0], failure or "delivered")
+        if letter.said == run.said:
             run.delivered(failure)
 
-    def _body(self, run: SimRun) -> bytes:
-        return bodies.dumps(bodies.webhook(run, self._link_of(run)))
+    def _letter(self, run: SimRun) -> Letter:
+        return Letter(bodies.dumps(bodies.webhook(run, self._link_of(run))), run.said)
 
     def _link_of(self, run: SimRun) -> bodies.Link:
         lapsed = Fault.LAPSED in run.faults
