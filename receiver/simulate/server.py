@@ -20,9 +20,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise NotStarted(
-            f"can't listen on {host}:{port}: {(error.strerror or str(error)).partition(" (while")[0]}; another port is chosen with --port"
-        ) from None
+        why = (error.strerror or str(error)).partition(" (while")[0]
+        raise NotStarted(f"can't listen on {host}:{port}: {why}; another port is chosen with --port") from None
 
 
 class _Server(uvicorn.Server):
