@@ -184,7 +184,7 @@ class SinkConfig(Model):
     concurrency: Whole = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
     rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="The options of the type, checked by its handler."
+        default_factory=dict, repr=False, description="Options of the type, checked by its handler."
     )
 
     @model_validator(mode="before")

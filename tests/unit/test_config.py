@@ -1,0 +1,545 @@
+"""The config file: what is right loads, and what is wrong is named with file, line and key, all at once."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from receiver.config import Config, SinkConfig, SourceConfig, ToSink, load, parse_duration, parse_rate, parse_size
+from receiver.configfile import MAX_BYTES, expand, read
+from receiver.configload import load_file
+from receiver.errors import ConfigError
+
+GOOD = """\
+sources:
+  skyvern: {secrets: ["${KEY}"]}
+sinks:
+  results: {type: database, url: "sqlite:///var/results.db", table: skyvern_runs}
+  ops: {type: slack, webhook_url: "${HOOK:-https://hooks.slack.com/services/T0/B0/x}"}
+routes:
+  - {name: everything, to: [results]}
+  - {name: failures, when: {status: [failed, timed_out]}, to: [{sink: ops, after: results}]}
+"""
+ENVIRON = {"KEY": "sekret"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "runhook.yaml"
+
+
+def problems(file: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
+    """What is wrong with a file, each without the file's name."""
+    file.write_text(textwrap.dedent(text))
+    with pytest.raises(ConfigError) as caught:
+        load(file, ENVIRON if environ is None else environ)
+    assert all(problem.startswith(f"{file}:") for problem in caught.value.problems)
+    return [problem.removeprefix(f"{file}:") for problem in caught.value.problems]
+
+
+def with_part(part: str) -> str:
+    """The good file with `part` below it, which begins in line 9."""
+    return GOOD + textwrap.dedent(part)
+
+
+# --- What is right
+
+
+def test_a_file_becomes_models(file: Path) -> None:
+    file.write_text(GOOD)
+
+    config = load(file, ENVIRON)
+
+    assert config.sources["skyvern"].secrets[0].get_secret_value() == "sekret"
+    assert config.sinks["results"].options == {"url": "sqlite:///var/results.db", "table": "skyvern_runs"}
+    assert config.sinks["ops"].retry.attempts == 12
+    assert config.routes[1].targets == (ToSink(sink="ops", after=["results"]),)
+    assert config.server.max_body == 16 * 1024 * 1024
+    assert "**.extra_http_headers" in config.redact
+
+
+def test_no_secret_is_in_the_repr_of_a_config(file: Path) -> None:
+    file.write_text(GOOD)
+
+    shown = repr(load(file, {"KEY": "sekret", "HOOK": "https://hooks.slack.com/services/T0/B0/sekret"}))
+
+    assert "sekret" not in shown
+
+
+def test_units_are_read(file: Path) -> None:
+    file.write_text(
+        with_part(
+            """\
+            server: {max_body: 1.5MiB}
+            spool: {max_bytes: 3GB, reserve_bytes: 1048576}
+            retention: {events: 90d}
+            """
+        ).replace("table: skyvern_runs", "retry: {first: 500ms, max: 2h}, rate: 10/s")
+    )
+
+    config = load(file, ENVIRON)
+
+    assert config.server.max_body == 1_572_864
+    assert config.spool.max_bytes == 3_000_000_000
+    assert config.spool.reserve_bytes == 1_048_576
+    assert config.retention.events == 90 * 86400
+    assert config.sinks["results"].retry.first == 0.5
+    assert config.sinks["results"].retry.max == 7200
+    assert config.sinks["results"].rate_limit == (10, 1.0)
+
+
+def test_anchors_have_a_place_and_merge(file: Path) -> None:
+    file.write_text(
+        "x-patient: &patient {attempts: 20, max: 6h}\n"
+        + GOOD.replace("table: skyvern_runs", "retry: {<<: *patient, attempts: 30}").replace(
+            "ops: {type: slack,", "ops: {type: slack, retry: *patient,"
+        )
+    )
+
+    config = load(file, ENVIRON)
+
+    assert (config.sinks["results"].retry.attempts, config.sinks["results"].retry.max) == (30, 21600)
+    assert config.sinks["ops"].retry.attempts == 20
+
+
+def test_yaml_has_no_surprises(file: Path) -> None:
+    file.write_text(
+        GOOD.replace(
+            "{status: [failed, timed_out]}",
+            "{output.country: [no, NO, on, 2026-11-24, 12:30, 1e3, 0o17, 010], output.a: [0x1F, true, null, ~, 1.5]}",
+        )
+    )
+
+    when = load(file, ENVIRON).routes[1].when
+
+    assert isinstance(when, dict)
+    assert when["output.country"] == ["no", "NO", "on", "2026-11-24", "12:30", 1000.0, 15, 10.0]
+    assert when["output.a"] == [31, True, None, None, 1.5]
+
+
+def test_json_is_yaml_too(file: Path) -> None:
+    file.write_text('{"sources": {"s": {"secrets": ["k"]}}}')
+
+    assert list(load(file, {}).sources) == ["s"]
+
+
+def test_what_is_probably_not_meant_is_a_warning(file: Path) -> None:
+    file.write_text(
+        GOOD.replace("{status: [failed, timed_out]}", "{staus: failed}").replace("to: [results]", "to: [ops]")
+    )
+    with pytest.raises(ConfigError):  # ops now waits for results, which nothing feeds
+        load(file, ENVIRON)
+    file.write_text(
+        GOOD.replace("{status: [failed, timed_out]}", "{staus: failed}").replace("after: results", "after: []")
+    )
+
+    loaded = load_file(file, ENVIRON)
+
+    assert loaded.warnings == [f"{file}:8: routes[1].when: Skyvern sends no field staus; did you mean status?"]
+
+
+def test_a_sink_in_no_route_and_no_routes_at_all_are_warnings(file: Path) -> None:
+    file.write_text(GOOD.partition("routes:")[0])
+
+    assert load_file(file, ENVIRON).warnings == [
+        f"{file}:4: no route names the sink results, so nothing gets there",
+        f"{file}:5: no route names the sink ops, so nothing gets there",
+        f"{file}:1: there are no routes: every event is kept, and goes nowhere",
+    ]
+
+
+# --- Variables
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("plain $HOME $ {x} 5$", "plain $HOME $ {x} 5$"),
+        ("${A}", "a"),
+        ("<${A}-${A}>", "<a-a>"),
+        ("${NONE:-b}", "b"),
+        ("${NONE:-}", ""),
+        ("${EMPTY:-b}", "b"),
+        ("${EMPTY}", ""),
+        ("${A:-b}", "a"),
+        ("${NONE:-{{ run.run_id }}/}", "{{ run.run_id }}/"),
+        ("${NONE:-${A}}", "a"),
+        ("${NONE:-${ALSO_NONE:-c}}", "c"),
+        ("$${A}", "${A}"),
+        ("${TRICKY}", "${A}: [x"),
+    ],
+)
+def test_variables_are_put_in(text: str, expanded: str) -> None:
+    assert expand(text, {"A": "a", "EMPTY": "", "TRICKY": "${A}: [x"}) == expanded
+
+
+@pytest.mark.parametrize("text", ["${", "${A", "${}", "${A-b}", "${1A}", "${A B}", "${A:b}"])
+def test_a_malformed_variable_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="malformed variable"):
+        expand(text, {"A": "a"})
+
+
+def test_an_unset_variable_is_named_with_file_line_and_key(file: Path) -> None:
+    assert problems(file, GOOD, {}) == [
+        "2: sources.skyvern.secrets[0]: the variable KEY is not set; set it, or give it a default: ${KEY:-…}"
+    ]
+
+
+def test_a_variable_cannot_change_the_structure(file: Path) -> None:
+    file.write_text(GOOD)
+
+    config = load(file, {"KEY": 'x"]}\nsinks: {}'})
+
+    assert list(config.sinks) == ["results", "ops"]
+
+
+# --- What is wrong
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        # keys
+        ("table:", "tabel:", "4: sinks.results.tabel: unknown key; did you mean table?"),
+        ("table: skyvern_runs", "concurency: 2", "4: sinks.results.concurency: unknown key; did you mean concurrency?"),
+        ("webhook_url:", "webhook_urll:", "5: sinks.ops.webhook_urll: unknown key; did you mean webhook_url?"),
+        ("secrets:", "secret:", "2: sources.skyvern.secret: unknown key; did you mean secrets?"),
+        ("routes:", "route:", "6: route: unknown key; did you mean routes?"),
+        ("to: [results]}", "to: [results], wehn: x}", "7: routes[0].wehn: unknown key; did you mean when?"),
+        ("sink: ops", "snk: ops", "8: routes[1].to[0].snk: unknown key; did you mean sink?"),
+        ("table: skyvern_runs", "frobnicate: 1", "4: sinks.results.frobnicate: unknown key; here may stand"),
+        ("table: skyvern_runs", "retry: {atempts: 1}", "4: sinks.results.retry.atempts: unknown key; did you mean att"),
+        ("table: skyvern_runs", "options: {}", "4: sinks.results.options: unknown key; write the options"),
+        (
+            "table: skyvern_runs",
+            "columns: {t: {pth: output.t}}",
+            "4: sinks.results.columns.t.pth: unknown key; did you",
+        ),
+        # names
+        ("  ops:", "  results:", "5: sinks.results: written twice (first in line 4)"),
+        ("  ops:", '  "o p s":', "5: sinks.o p s: is no name: use letters, digits"),
+        ("name: failures", "name: everything", "8: routes[1].name: routes[0] has this name already"),
+        ("to: [results]", "to: [reslts]", "7: routes[0].to[0]: there is no sink reslts; did you mean results?"),
+        ("to: [results]", "to: [nope]", "7: routes[0].to[0]: there is no sink nope; there are results, ops"),
+        ("sink: ops", "sink: opps", "8: routes[1].to[0].sink: there is no sink opps; did you mean ops?"),
+        ("after: results", "after: [reslts]", "8: routes[1].to[0].after[0]: there is no sink reslts; did you mean"),
+        ("after: results", "after: ops", "8: routes[1].to[0].after: ops can't wait for itself"),
+        ("to: [results]", "to: [results, results]", "7: routes[0].to[1]: results is named twice"),
+        ("type: slack", "type: slak", "5: sinks.ops.type: unknown sink type 'slak'; did you mean slack?"),
+        # values
+        ("to: [results]", "to: []", "7: routes[0].to: names no sink"),
+        ("to: [results]", "to: results", "7: routes[0].to: must be a list of sinks; put the name in brackets"),
+        (", to: [results]", "", "7: routes[0].to: is missing"),
+        ("to: [results]", "to: [5]", "7: routes[0].to[0]: must be the name of a sink, or {sink: …, after: …}"),
+        ("name: everything", "name: 2026", "7: routes[0].name: must be a text; put it in quotes"),
+        ("name: everything, ", "", "7: routes[0].name: is missing"),
+        ("{status: [failed, timed_out]}", "5", "8: routes[1].when: must be a mapping such as {status: failed}, or a"),
+        ("{status: [failed, timed_out]}", "{status: []}", "8: routes[1].when.status: is an empty list"),
+        ("{status: [failed, timed_out]}", "'run.status = 1'", "8: routes[1].when: is no valid CEL at character 12"),
+        (
+            "{status: [failed, timed_out]}",
+            "'rn.status == 1'",
+            "8: routes[1].when: the name rn is not known at character",
+        ),
+        ('["${KEY}"]', "[]", "2: sources.skyvern.secrets: has no key in it"),
+        ('["${KEY}"]', '["${EMPTY:-}", " "]', "2: sources.skyvern.secrets: has no key in it"),
+        ('["${KEY}"]', "x", "2: sources.skyvern.secrets: must be a list, such as [a, b]"),
+        ('["${KEY}"]', "[5]", "2: sources.skyvern.secrets[0]: must be a text; put it in quotes"),
+        ('["${KEY}"]', "[k], api_base: ftp://x", "2: sources.skyvern.api_base: must begin with http:// or https://"),
+        ("url: ", "table: x, table: ", "4: sinks.results.table: written twice (first in line 4)"),
+        ('url: "sqlite:///var/results.db", ', "", "4: sinks.results.url: is missing: Where the database is"),
+        ("table: skyvern_runs", "concurrency: many", "4: sinks.results.concurrency: must be a whole number"),
+        ("table: skyvern_runs", "concurrency: true", "4: sinks.results.concurrency: must be a number"),
+        ("table: skyvern_runs", "concurrency: 0", "4: sinks.results.concurrency: must be at least 1"),
+        ("table: skyvern_runs", "rate: 10 per second", "4: sinks.results.rate: must be a rate such as 10/s"),
+        ("table: skyvern_runs", "retry: {first: soon}", "4: sinks.results.retry.first: must be a duration such as 30s"),
+        ("table: skyvern_runs", "retry: 5", "4: sinks.results.retry: must be a mapping"),
+        ("table: skyvern_runs", "create: maybe", "4: sinks.results.create: must be true or false"),
+        ("sqlite:///var/results.db", "oracle://h/x", "4: sinks.results.url: "),
+        ("sources:", "sources: &x", None),
+        (
+            "type: database",
+            "type: !!python/name:os.system x",
+            "4: sinks.results.type: the tag !!python/name:os.system is",
+        ),
+        ("type: database", "type: !env X", "4: sinks.results.type: the tag !env is not allowed"),
+        ("type: database", "type: 5", "4: sinks.results.type: must be a text; put it in quotes"),
+        ("type: database, ", "", "4: sinks.results.type: is missing: The handler"),
+    ],
+)
+def test_a_mistake_is_named_with_line_and_key_and_what_would_be_right(
+    file: Path, old: str, new: str, problem: str | None
+) -> None:
+    assert old in GOOD
+    text = GOOD.replace(old, new, 1)
+    if problem is None:
+        file.write_text(text)
+        load(file, ENVIRON)
+        return
+
+    found = problems(file, text)
+
+    assert [each for each in found if each.startswith(problem)], found
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ("server: {max_body: 12QiB}", "9: server.max_body: must be a size such as 16MiB"),
+        ("server: {max_body: 5}", "9: server.max_body: must be at least 1024"),
+        ("inbox: {max_events: 0}", "9: inbox.max_events: must be at least 1"),
+        ("inbox:", "9: inbox: must be a mapping"),
+        ("quarantine: {max_count: -1}", "9: quarantine.max_count: must be at least 0"),
+        ("retention: {events: 5m}", "9: retention.events: must be at least 3600"),
+        ("redact: ['a..b']", "9: redact[0]: 'a..b' has an empty name in it"),
+        ("redact: token", "9: redact: must be a list"),
+        ("allowed_addresses: ['http://x']", "9: allowed_addresses[0]: 'http://x' is no host name"),
+        ("severs: {}", "9: severs: unknown key; did you mean server?"),
+    ],
+)
+def test_the_rest_of_the_file_is_checked_as_well(file: Path, part: str, problem: str) -> None:
+    (found,) = problems(file, with_part(part))
+
+    assert found.startswith(problem)
+
+
+def test_a_misspelt_key_is_one_problem_and_not_also_a_missing_one(file: Path) -> None:
+    assert problems(file, GOOD.replace("secrets:", "secret:").replace("url: ", "ulr: ", 1)) == [
+        "2: sources.skyvern.secret: unknown key; did you mean secrets?",
+        "4: sinks.results.ulr: unknown key; did you mean url?",
+    ]
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file(file: Path) -> None:
+    text = """\
+        sources:
+          skyvern: {secrets: ["${UNSET_ONE}"]}
+        sinks:
+          results: {type: database, url: "${UNSET_TWO}", tabel: x}
+          results: {type: fiels}
+          ops: {type: slack, webhook_url: https://hooks.slack.com/services/T0/B0/x, retry: {attempts: 0}}
+        routes:
+          - {name: a, to: [reslts], wehn: x}
+          - {name: a, when: 'run.x = 1', to: [ops]}
+          - {name: b, when: {status: []}}
+        sevrer: {}
+        """
+
+    found = problems(file, text)
+
+    assert [each.partition(" ")[0] + each.split(": ")[1] for each in found] == [
+        "2:sources.skyvern.secrets[0]",
+        "4:sinks.results.url",
+        "4:sinks.results.tabel",
+        "5:sinks.results",
+        "6:sinks.ops.retry.attempts",
+        "8:routes[0].wehn",
+        "8:routes[0].to[0]",
+        "9:routes[1].name",
+        "9:routes[1].when",
+        "10:routes[2].to",
+        "10:routes[2].when.status",
+        "11:sevrer",
+    ]
+
+
+def test_no_problem_repeats_a_value_that_may_be_secret(file: Path) -> None:
+    text = """\
+        sources:
+          skyvern: {secrets: {a: "${KEY}"}, api_base: "${KEY}", api_key: ["${KEY}"]}
+          other: "${KEY}"
+        sinks:
+          results: {type: database, url: "${KEY}", concurrency: "${KEY}", rate: "${KEY}", create: "${KEY}"}
+          ops: {type: slack, webhook_url: "${KEY}", token: "${KEY}", thread: "${KEY}"}
+        server: {max_body: "${KEY}", accept_weaker_durability: "${KEY}"}
+        retention: {events: "${KEY}"}
+        """
+
+    found = problems(file, text)
+
+    assert len(found) > 8
+    assert "sekret" not in "\n".join(found)
+
+
+def test_a_block_of_cel_is_placed_by_its_key_and_by_the_line_within(file: Path) -> None:
+    text = """\
+        sources: {s: {secrets: [k]}}
+        sinks: {results: {type: database, url: "sqlite:///var/results.db"}}
+        routes:
+          - name: late
+            to: [results]
+            when: |
+              run.status == "completed" &&
+              run.output.total >
+        """
+
+    (found,) = problems(file, text)
+
+    assert found == "6: routes[0].when: is no valid CEL at line 3, character 1: it ends too early"
+
+
+# --- Files that are no config
+
+
+def whole(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+    (problem,) = caught.value.problems
+    return problem
+
+
+def test_a_missing_file_a_directory_and_an_empty_file(tmp_path: Path, file: Path) -> None:
+    assert whole(file) == f"{file}: no such file; name one with --config or RUNHOOK_CONFIG"
+    assert whole(tmp_path) == f"{tmp_path}: is a directory; name the YAML file in it"
+    for empty in ("", "\n\n", "# only a comment\n", "---\n", "null\n"):
+        file.write_text(empty)
+        assert "the file is empty" in whole(file)
+
+
+def test_a_file_that_cannot_be_read(file: Path) -> None:
+    file.symlink_to(file)  # a loop: root may read everything else
+
+    assert whole(file).startswith(f"{file}: can't be read: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"sources: {a: [}\n", ":1: not YAML: "),
+        (b"sources:\n\tskyvern: x\n", "indent with spaces, not tabs"),
+        (b"a: b: c\n", "put a text that holds a colon in quotes"),
+        (b"a: *b\n", "a text that begins with * must stand in quotes"),
+        (b"a: 1\n---\nb: 2\n", "a second document begins here"),
+        (b"a: 'x\n", ":2: not YAML: "),
+        (b"a: 1\nb: \xff\n", ":2: not UTF-8 text"),
+        (b"a: \x00\n", "not YAML: "),
+        (b"[" * 5000, "nested too deeply"),
+        (b"a: " + b"x" * MAX_BYTES, "larger than 256 KiB"),
+        (b"- a\n", ":1: must be a mapping with sources, sinks and routes"),
+        (b"just text\n", ":1: must be a mapping with sources, sinks and routes"),
+        (b"? [a, b]\n: c\n", "a key must be text"),
+    ],
+)
+def test_what_is_no_yaml_is_one_clear_line(file: Path, content: bytes, problem: str) -> None:
+    file.write_bytes(content)
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+
+    first = caught.value.problems[0]
+    assert problem in first
+    assert "\n" not in first
+    assert first.startswith(str(file))
+
+
+def test_aliases_that_unfold_without_end_are_refused_quickly(file: Path) -> None:
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    started = time.perf_counter()
+
+    file.write_text("\n".join(levels))
+    assert "unfolds to more than 20000 values" in whole(file)
+    file.write_text("a: &a [*a]")
+    assert "nested too deeply, or inside itself" in whole(file)
+
+    assert time.perf_counter() - started < 5
+
+
+def test_nothing_in_a_file_is_ever_called(file: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    file.write_text(f"sources: !!python/object/apply:os.mkdir ['{trap}']\n")
+
+    with pytest.raises(ConfigError, match="is not allowed"):
+        load(file, {})
+
+    assert not trap.exists()
+
+
+def test_a_byte_order_mark_is_no_problem(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+
+    assert load(file, ENVIRON).sources
+
+
+def test_lines_are_those_of_the_keys(file: Path) -> None:
+    file.write_text("a:\n  b:\n    - c\n    -\n      d: e\n")
+
+    document = read(file, {})
+
+    assert document.line(("a", "b", 1, "d")) == 5
+    assert document.line(("a", "b", 7)) == 2
+    assert document.line(("nowhere",)) == 1
+
+
+# --- The models by themselves
+
+
+def test_a_sink_keeps_the_keys_that_are_not_its_own_as_options() -> None:
+    sink = SinkConfig.model_validate({"type": "files", "path": "var/archive", "concurrency": 2})
+
+    assert sink.options == {"path": "var/archive"}
+    assert sink.concurrency == 2
+    assert SinkConfig(type="files", options={"path": "x"}).options == {"path": "x"}
+
+
+@pytest.mark.parametrize(
+    ("source", "default", "api"),
+    [
+        ({"secrets": ["k"]}, "https://api.skyvern.com", None),
+        ({"secrets": ["k"], "api_key": ""}, "https://api.skyvern.com", None),
+        ({"secrets": ["k"], "api_key": " a\n"}, "https://api.skyvern.com", ("https://api.skyvern.com", "a")),
+        ({"secrets": ["k"], "api_key": "a"}, "", None),
+        ({"secrets": ["k"], "api_key": "a", "api_base": "http://h/"}, "", ("http://h", "a")),
+    ],
+)
+def test_a_source_without_a_key_or_a_base_is_never_asked(
+    source: dict[str, object], default: str, api: tuple[str, str] | None
+) -> None:
+    assert SourceConfig.model_validate(source).api(default) == api
+
+
+def test_keys_lose_the_white_space_that_a_file_left_around_them() -> None:
+    keys = SourceConfig.model_validate({"secrets": [" a\n", "", "b"]}).secrets
+
+    assert [key.get_secret_value() for key in keys] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("16MiB", 16777216), ("1kB", 1000), ("2 GiB", 2147483648), ("7", 7), ("0.5MiB", 524288), (9, 9)],
+)
+def test_sizes(text: object, number: int) -> None:
+    assert parse_size(text) == number
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90d", 7776000), ("1.5h", 5400), ("5m", 300), ("200ms", 0.2), ("3", 3)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "rate"), [("10/s", (10, 1)), ("100 / m", (100, 60)), ("5/h", (5, 3600))])
+def test_rates(text: str, rate: tuple[int, float]) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0/s", "10", "10/d", "-1/s", "1.5/s", ""])
+def test_what_is_no_rate(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a rate"):
+        parse_rate(text)
+
+
+def test_every_field_of_every_model_is_described() -> None:
+    def walk(schema: dict[str, object], where: str) -> list[str]:
+        properties = schema.get("properties")
+        assert isinstance(properties, dict)
+        return [f"{where}.{name}" for name, each in properties.items() if not {"description", "$ref"} & set(each)]
+
+    schema = Config.model_json_schema()
+    missing = walk(schema, "Config")
+    for name, definition in schema["$defs"].items():
+        missing += walk(definition, name)
+
+    assert missing == []
