@@ -14,7 +14,9 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import os
+import re
 import socket
 import threading
 import time
@@ -32,6 +34,8 @@ from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Si
 
 MARKER = "MARKER-5b1f0c"
 """In every sample's output and failure reason: it must show up in no error and no log line."""
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 _numbers = itertools.count(1)
 
@@ -99,25 +103,54 @@ def sample_run(run_id: str | None = None, **changes: Any) -> dict[str, Any]:
 
 
 def read_run(body: bytes) -> tuple[dict[str, Any], str]:
-    """The body as the receiver hands it to a sink: the object and "", or {} and the problem."""
+    """What a sink finds in `Delivery.run` and `Delivery.problem` for this body.
+
+    As in the receiver: strings hold no NUL and no lone surrogates (U+FFFD instead), NaN and infinities are null, and a
+    number that neither an int of 4,300 digits nor a float holds is the string of its digits.
+    """
     try:
-        run = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}, "the body is not JSON"
+        run = json.loads(
+            body.decode("utf-8-sig", errors="replace"),
+            strict=False,
+            parse_int=lambda digits: int(digits) if len(digits) <= 4300 else digits,
+            parse_float=lambda digits: float(digits) if math.isfinite(float(digits)) else digits,
+            parse_constant=lambda _: None,
+        )
+        run = _clean(run, 400)
+    except json.JSONDecodeError:
+        return {}, "it is no JSON"
+    except RecursionError:
+        return {}, "it is nested too deeply"
     if not isinstance(run, dict):
-        return {}, "the body is not a JSON object"
-    if not isinstance(run.get("run_id"), str):
-        return run, "the body has no run_id"
-    return run, ""
+        return {}, "it is not a JSON object"
+    if not _first_text(run.get("run_id"), run.get("task_id"), run.get("workflow_run_id")):
+        return run, "it has no run_id"
+    return run, "" if _first_text(run.get("status")) else "it has no status"
+
+
+def _clean(value: Any, levels: int) -> Any:
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, (dict, list)) and not levels:
+        raise RecursionError
+    if isinstance(value, dict):
+        return {_UNSTORABLE.sub("\ufffd", key): _clean(item, levels - 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item, levels - 1) for item in value]
+    return value
+
+
+def _first_text(*values: Any) -> str:
+    return next((value for value in values if isinstance(value, str) and value), "")
 
 
 def make_delivery(run: Mapping[str, Any] | None = None, *, body: bytes | None = None, **changes: Any) -> Delivery:
     """A delivery of `run` (default: a new sample), or of `body` as it is; with `changes` to the delivery's fields."""
+    problem = ""
     if body is None:
         run = sample_run() if run is None else run
         body = json.dumps(run, ensure_ascii=False, separators=(",", ":")).encode()
-        problem = ""
-    else:
+    elif run is None:
         run, problem = read_run(body)
     number = next(_numbers)
     delivery = Delivery(
@@ -126,9 +159,9 @@ def make_delivery(run: Mapping[str, Any] | None = None, *, body: bytes | None = 
         sink="mine",
         attempt=1,
         source="skyvern",
-        run_id=_text(run.get("run_id")),
-        run_type=_text(run.get("run_type")),
-        status=_text(run.get("status")),
+        run_id=_first_text(run.get("run_id"), run.get("task_id"), run.get("workflow_run_id")),
+        run_type=_first_text(run.get("run_type"))[:100],
+        status=_first_text(run.get("status"))[:100],
         received_at=datetime(2026, 3, 1, 10, 2, 6, 125000, tzinfo=UTC),
         body=body,
         run=run,
@@ -136,12 +169,6 @@ def make_delivery(run: Mapping[str, Any] | None = None, *, body: bytes | None = 
         problem=problem,
     )
     return replace(delivery, **changes)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        return ""
-    return "".join("\ufffd" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in value)
 
 
 def _body(**changes: Any) -> bytes:
@@ -274,10 +301,11 @@ class SinkConformance:
     def test_the_constructor_opens_nothing(self, target: Target) -> None:
         files, threads = _open_files(), threading.active_count()
         sinks = [self.build(target), *(self.build(target, options) for options in target.away.values())]
-        assert not _open_files() - files, "open already: connect at the first send, for a fork may lie between"
-        assert threading.active_count() == threads, "a thread runs already: it would not survive a fork"
+        opened, started = _open_files() - files, threading.active_count() - threads
         for sink in sinks:
             sink.close()
+        assert not opened, f"connect at the first send, for a fork may lie between; open already: {sorted(opened)}"
+        assert started <= 0, "a thread runs already: it would not survive a fork"
 
     def test_closing_twice_is_fine_after_a_send_and_without_one(self, target: Target) -> None:
         unused = self.build(target)

@@ -228,11 +228,20 @@ def test_output_of_every_shape_comes_back_as_it_was(database: Database, output: 
     assert (type(found), found) == (type(output), output) or (output == 1e3 and found == 1000)
 
 
+def _as_python_reads(body: bytes) -> dict[str, Any]:
+    """Uncleaned: NUL, lone surrogates, NaN and all."""
+    try:
+        run = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
 def test_what_no_database_stores_costs_only_itself(database: Database) -> None:
     sink = database.sink()
     for kind, body in BODIES.items():
         with contextlib.suppress(Refused):
-            sink.send(make_delivery(body=body, run_id=f"tsk_{kind}", problem=""))
+            sink.send(make_delivery(body=body, run=_as_python_reads(body), run_id=f"tsk_{kind}", problem=""))
     found = {row["run_id"].removeprefix("tsk_"): row for row in database.rows()}
     assert set(BODIES) - set(found) == set()
     assert found["NUL"]["output"] == {"a\ufffdb": "c\ufffdd"}
