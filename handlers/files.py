@@ -1,0 +1,254 @@
+"""The sink `files`: each event and its run's files in a local folder, whole and on disk before it is accepted.
+
+A file is written under a temporary name, synced, renamed, and its folder synced. Folders are opened one inside the
+other and never through a symbolic link, so nothing that a payload says, and nothing that somebody planted below the
+root, leads out of it. This file knows disks; what is kept and under which names is the mirror's affair.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
+from handlers.guard import Deadline
+from handlers.mirror.download import Incoming
+from handlers.mirror.options import MirrorOptions
+from handlers.mirror.sending import MAX_DOCUMENT, Mirror, Stored, Target
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not hold us
+_WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class FilesOptions(MirrorOptions):
+    """Options of a `files` sink."""
+
+    path: Path = Field(description="The folder that everything is kept in; it is made if it is not there.")
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, value: Path) -> Path:
+        if not str(value).strip() or value == Path():
+            raise ValueError("a folder such as var/archive is wanted")
+        return value
+
+
+class FilesSink(Sink[FilesOptions]):
+    """Keeps each event and its run's files under `path`."""
+
+    Options = FilesOptions
+    batch_size: ClassVar[int] = 1
+
+    def __init__(self, name: str, options: FilesOptions, services: Services) -> None:
+        super().__init__(name, options, services)
+        self._mirror = Mirror(options, services, Folder(options.path.absolute()))
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Keep the event. The receipt's id is its folder, `keys` the files in it."""
+        return self._mirror.send(delivery)
+
+    def close(self) -> None:
+        self._mirror.close()
+
+
+class Folder:
+    """A store on a local disk. `root` may be a link; nothing below it is followed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def survey(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
+        deadline.left()
+        found = {}
+        with _spoken(self._root), self._opened(directory, make=False) as folder:
+            if folder is not None:
+                for name in os.listdir(folder):  # noqa: PTH208 - of an open folder
+                    with suppress(FileNotFoundError):
+                        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode) and not _is_temporary(name):
+                            found[name] = status.st_size
+        return found
+
+    def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
+        digest = hashlib.sha256()
+        read = 0
+        for chunk in self._chunks(key, deadline):
+            read += len(chunk)
+            digest.update(chunk)
+        return digest.hexdigest() if read == size else None
+
+    def read(self, key: str, deadline: Deadline) -> Stored | None:
+        body = bytearray()
+        there = False
+        for chunk in self._chunks(key, deadline):
+            there = True
+            body += chunk
+            if len(body) > MAX_DOCUMENT:
+                return None
+        return Stored(bytes(body), hashlib.sha256(body).hexdigest()) if there else None
+
+    def put(self, target: Target, body: bytes) -> None:
+        self._write(target, (body,))
+
+    def receive(self, target: Target, incoming: Incoming) -> None:
+        self._write(target, incoming)
+
+    def swap(self, target: Target, body: bytes, version: str | None) -> bool:
+        directory, _, _ = target.key.rpartition("/")
+        with _spoken(self._root), self._opened(directory, make=True) as folder:
+            assert folder is not None
+            # All writers of this file hold the folder's lock while they compare and set.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            there = self.read(target.key, target.deadline)
+            if (there.version if there else None) != version:
+                return False
+            self._write(target, (body,))
+            return True
+
+    def place(self, key: str) -> str:
+        return str(self._root / key) + ("/" if key.endswith("/") else "")
+
+    def url(self, _key: str) -> str:
+        return ""
+
+    def _chunks(self, key: str, deadline: Deadline) -> Iterator[bytes]:
+        """What a regular file holds; nothing when it is not there or is none. An empty file gives one empty chunk."""
+        directory, _, name = key.rpartition("/")
+        with _spoken(self._root), self._opened(directory, make=False) as folder:
+            if folder is None:
+                return
+            try:
+                descriptor = os.open(name, _READ, dir_fd=folder)
+            except FileNotFoundError:
+                return
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return
+                yield b""
+                while chunk := file.read(1 << 20):
+                    deadline.left()
+                    yield chunk
+
+    def _write(self, target: Target, chunks: Iterable[bytes]) -> None:
+        """Replace the file by the chunks, or leave it as it is when taking them raises."""
+        directory, _, name = target.key.rpartition("/")
+        with _spoken(self._root), self._opened(directory, make=True) as folder:
+            assert folder is not None
+            temporary = f".{name}.part"
+            descriptor = _locked(folder, temporary)
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                try:
+                    file.truncate(0)
+                    for chunk in chunks:
+                        target.deadline.left()
+                        _all(file.write, chunk)
+                    os.fsync(descriptor)
+                    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                except BaseException:
+                    with suppress(OSError):
+                        os.unlink(temporary, dir_fd=folder)
+                    raise
+            os.fsync(folder)
+
+    @contextmanager
+    def _opened(self, directory: str, *, make: bool) -> Iterator[int | None]:
+        """The folder `directory` below the root, opened step by step; None when it is not there and not to be made."""
+        descriptor = self._open_root(make=make)
+        try:
+            for part in directory.split("/"):
+                if part and descriptor is not None:
+                    following = _step(descriptor, part, make=make)
+                    os.close(descriptor)
+                    descriptor = following
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _open_root(self, *, make: bool) -> int | None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return os.open(self._root, flags)
+        except FileNotFoundError:
+            if not make:
+                return None
+        self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for parent in self._root.parents:
+            with suppress(OSError):  # one that we may not open is none that we made
+                descriptor = os.open(parent, flags)
+                os.fsync(descriptor)
+                os.close(descriptor)
+        return os.open(self._root, flags)
+
+
+def _step(folder: int, part: str, *, make: bool) -> int | None:
+    """The folder `part` inside the open `folder`; made, and that written down, if need be."""
+    assert part not in (".", "..")
+    try:
+        return os.open(part, _FOLDER, dir_fd=folder)
+    except FileNotFoundError:
+        if not make:
+            return None
+    with suppress(FileExistsError):
+        os.mkdir(part, mode=0o755, dir_fd=folder)
+    os.fsync(folder)
+    return os.open(part, _FOLDER, dir_fd=folder)
+
+
+def _locked(folder: int, name: str) -> int:
+    """The file `name`, opened and locked. The lock ends with its process, so a crashed one's file is taken over.
+
+    Raises Unavailable while another worker writes it.
+    """
+    while True:
+        descriptor = os.open(name, _WRITE, 0o644, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.fstat(descriptor)
+            with suppress(FileNotFoundError):
+                there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
+                    return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise Unavailable("another worker is writing the same event", retry_after=1.0) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # whoever held it has renamed it: begin anew
+
+
+def _all(write: Callable[[memoryview], int | None], chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[write(view) or 0 :]
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".part")
+
+
+@contextmanager
+def _spoken(root: Path) -> Iterator[None]:
+    """Say the disk's errors in the contract's words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise Refused("a name is too long for the file system") from None
+        if error.errno in _FULL:
+            raise Unavailable(f"the disk that holds {root} is full") from None
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise Unavailable(f"in {root} something that is no folder is where a folder belongs") from None
+        raise Unavailable(f"{root} can't be used: {os.strerror(error.errno or errno.EIO)}") from None

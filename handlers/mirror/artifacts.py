@@ -1,0 +1,189 @@
+"""Which files belong to a run, read from its body: recordings, screenshots, downloaded files. Pure, and total: a body
+of any shape gives a list. The same body gives the same names, at every attempt.
+
+It does not know how files are fetched or where they are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from handlers.contract import Artifact
+from handlers.mirror.names import Taken, safe_name
+
+RESERVED = ("run.json", "manifest.json", "latest.json")
+"""Names in the event's directory that are never an artifact's."""
+
+MAX_LISTED = 10_000
+"""How many artifacts of one run are looked at at all."""
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_CONTENT_PATH = re.compile(r"/artifacts/([A-Za-z0-9_-]{1,200})/content/?$")
+_ENDING = re.compile(r"\.([a-z0-9]{1,8})$")
+_VIDEO = frozenset({"webm", "mp4", "mov", "mkv"})
+_IMAGE = frozenset({"png", "jpg", "jpeg", "webp", "gif"})
+_SIGNING = re.compile(
+    r"(?i)^(x-amz-.*|x-goog-.*|awsaccesskeyid|signature|expires|policy|key-pair-id"
+    r"|expiry|kid|sig|se|sp|sv|sr|st|spr|skoid|sktid|skt|ske|sks|skv)$"
+)
+
+
+def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
+    """The run's files: downloads first, then recordings, then screenshots, as the body lists them.
+
+    Names are safe and differ from each other. A file that several fields name is there once. `url` is as the sender
+    wrote it ("" when it wrote null): whether it can be fetched is not judged here.
+    """
+    found: list[Artifact] = []
+    places: set[tuple[str, str, str]] = set()
+    taken = Taken(RESERVED)
+    for artifact in _named(run):
+        if artifact.url:
+            place = (artifact.kind, artifact.name if artifact.kind == "download" else "", place_of(artifact.url))
+            if place in places:
+                continue
+            places.add(place)
+        found.append(replace(artifact, name=taken.give(safe_name(artifact.name))))
+        if len(found) == MAX_LISTED:
+            break
+    return found
+
+
+def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
+    """`named`, and those of `listed` (what the API lists for the run) whose type matches one of the globs `types`."""
+    found = list(named)
+    taken = Taken((*RESERVED, *(artifact.name for artifact in named)))
+    known = {_identity(artifact) for artifact in named}
+    for artifact in listed:
+        if _identity(artifact) in known or not any(fnmatchcase(artifact.kind, pattern) for pattern in types):
+            continue
+        known.add(_identity(artifact))
+        name = safe_name(artifact.name or artifact.artifact_id or artifact.kind)
+        found.append(replace(artifact, name=taken.give(name)))
+    return found[:MAX_LISTED]
+
+
+def renewed(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
+    """The same file in `listed`, which has the newer URL; its name, checksum and size stay those of `artifact`.
+
+    None when no entry is surely the same.
+    """
+    tests = (
+        lambda other: artifact.artifact_id is not None and other.artifact_id == artifact.artifact_id,
+        lambda other: artifact.sha256 is not None and other.sha256 == artifact.sha256,
+        lambda other: bool(artifact.url) and place_of(other.url) == place_of(artifact.url),
+    )
+    for test in tests:
+        for other in listed:
+            if other.url and test(other):
+                return replace(artifact, url=other.url, artifact_id=artifact.artifact_id or other.artifact_id)
+    of_kind = [other for other in listed if other.url and other.kind == artifact.kind]
+    if artifact.kind == "recording" and len(of_kind) == 1:
+        return replace(artifact, url=of_kind[0].url, artifact_id=of_kind[0].artifact_id)
+    return None
+
+
+def place_of(url: str) -> str:
+    """What stays the same of an address when it is signed anew: host, path and what of the query is no signature.
+
+    Never raises.
+    """
+    try:
+        parts = urlsplit(url)
+        kept = sorted((name, value) for name, value in parse_qsl(parts.query) if not _SIGNING.match(name))
+        return f"{parts.netloc}{parts.path}?{kept}"
+    except ValueError:
+        return url
+
+
+def is_content_path(url: str) -> bool:
+    """Whether the address has the form of the API's artifact contents: the only one that gets the API key unasked."""
+    try:
+        return bool(_CONTENT_PATH.search(urlsplit(url).path))
+    except ValueError:
+        return False
+
+
+def _named(run: Mapping[str, Any]) -> Iterator[Artifact]:
+    yield from _downloads(run)
+    for number, url in enumerate(_urls(run, "recording_urls", "recording_url")):
+        yield _of_url("recording", url, "recording", "" if not number else f"-{number + 1}", _VIDEO, "webm")
+    for number, url in enumerate(_urls(run, "screenshot_urls", "action_screenshot_urls", "screenshot_url")):
+        yield _of_url("screenshot", url, "screenshot", f"-{number + 1}", _IMAGE, "png")
+    for url in _urls(run, "browser_console_log_url"):
+        yield _of_url("browser_console_log", url, "browser-console", "", frozenset({"txt", "json"}), "log")
+
+
+def _downloads(run: Mapping[str, Any]) -> Iterator[Artifact]:
+    places = set()
+    for entry in _list(run.get("downloaded_files")):
+        if not isinstance(entry, Mapping):
+            continue
+        url = _text(entry.get("url"))
+        places.add(place_of(url))
+        sha256, size = _text(entry.get("checksum")), entry.get("file_size")
+        yield Artifact(
+            kind="download",
+            name=_text(entry.get("filename")) or _basename(url) or "download",
+            url=url,
+            sha256=sha256.lower() if _SHA256.fullmatch(sha256) else None,
+            size=size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
+            artifact_id=_text(entry.get("artifact_id"))[:200] or _id_of(url),
+        )
+    for url in _urls(run, "downloaded_file_urls"):
+        if place_of(url) not in places:
+            yield Artifact("download", _basename(url) or "download", url, artifact_id=_id_of(url))
+
+
+def _of_url(kind: str, url: str, stem: str, number: str, endings: Iterable[str], default: str) -> Artifact:
+    match = _ENDING.search(_basename(url).lower())
+    ending = match[1] if match and match[1] in endings else default
+    return Artifact(kind, f"{stem}{number}.{ending}", url, artifact_id=_id_of(url))
+
+
+def _urls(run: Mapping[str, Any], *fields: str) -> Iterator[str]:
+    """The addresses in these fields, each file once."""
+    places = set()
+    for name in fields:
+        value = run.get(name)
+        for url in _list(value) if not isinstance(value, str) else [value]:
+            if isinstance(url, str) and url and (place := place_of(url)) not in places:
+                places.add(place)
+                yield _text(url)
+
+
+def _identity(artifact: Artifact) -> str:
+    return artifact.artifact_id or place_of(artifact.url)
+
+
+def _id_of(url: str) -> str | None:
+    try:
+        match = _CONTENT_PATH.search(urlsplit(url).path)
+    except ValueError:
+        return None
+    return match[1] if match else None
+
+
+def _basename(url: str) -> str:
+    """The last part of the path, unless that is the API's `/content`."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return ""
+    if _CONTENT_PATH.search(path):
+        return ""
+    return unquote(path.rstrip("/").rpartition("/")[2], errors="replace")
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value[:MAX_LISTED] if isinstance(value, list) else ()
+
+
+def _text(value: Any) -> str:
+    """A string that can be encoded; what is no string is "" ."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""

@@ -1,0 +1,168 @@
+"""Fetches one artifact, streamed and checked. What is wrong or short never ends as if it were whole.
+
+    kept          the store has it; its size and SHA-256 are known
+    skipped       it can't be had or must not be: gone for good, over the cap, a forbidden address
+    Unavailable   it may be had later: the network, a server in trouble, bytes that don't match
+
+An address that has lapsed is asked for anew, once for the whole delivery. This file does not know where files are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from email.utils import parsedate_to_datetime
+
+from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
+from handlers.guard import Deadline, Download, GuardedClient
+from handlers.mirror.artifacts import is_content_path, renewed
+
+_LATER = frozenset({408, 425, 429})
+
+
+class Skip(Exception):
+    """This artifact is left out; the message is the reason that the manifest gives."""
+
+
+class _Gone(Skip):
+    """The address does not give the file (any more); a fresh one may."""
+
+
+class Incoming:
+    """The bytes of one artifact on their way, counted, hashed and, at the end, compared with what was promised.
+
+    Iterating raises Unavailable instead of ending when they are not what was promised, Skip when there are too many; so
+    a store that keeps nothing before the end keeps nothing wrong. `size` and `sha256` are valid after the end.
+    """
+
+    def __init__(self, download: Download, artifact: Artifact, cap: int) -> None:
+        self.artifact = artifact
+        self.announced = download.length
+        self.content_encoding = download.headers.get("content-encoding", "")[:40]
+        self.size = 0
+        self._download = download
+        self._cap = cap
+        self._hash = hashlib.sha256()
+        if self.content_encoding in ("", "identity"):
+            self.content_encoding = ""
+        if self.announced is not None and self.announced > cap:
+            raise Skip(_over(cap))
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._download.chunks():
+            self.size += len(chunk)
+            if self.size > self._cap:
+                raise Skip(_over(self._cap))
+            self._hash.update(chunk)
+            yield chunk
+        what = f"a {self.artifact.kind} from {self._download.url.host}"
+        for promised in (self.artifact.size, self.announced):
+            if promised is not None and self.size != promised:
+                raise Unavailable(f"{what} has {self.size:,} bytes, and {promised:,} were announced")
+        if self.artifact.sha256 is not None and self.sha256 != self.artifact.sha256:
+            raise Unavailable(f"{what} is not what the sender's SHA-256 says")
+
+
+class Listing:
+    """What the API lists for a delivery's run: asked for once, and only when somebody needs it."""
+
+    def __init__(self, services: Services, delivery: Delivery) -> None:
+        self._services = services
+        self._delivery = delivery
+        self._lock = threading.Lock()
+        self._found: Sequence[Artifact] | None = None
+
+    def get(self) -> Sequence[Artifact]:
+        """The artifacts; () when the source has no key or the API refuses. Raises Unavailable when it can't answer."""
+        with self._lock:
+            if self._found is None:
+                try:
+                    self._found = tuple(self._services.fresh_artifacts(self._delivery))
+                except Refused:
+                    self._found = ()
+            return self._found
+
+
+class Fetcher:
+    """Fetches the artifacts of one delivery. `cap`: bytes that one may have."""
+
+    def __init__(
+        self,
+        client: GuardedClient,
+        services: Services,
+        delivery: Delivery,
+        listing: Listing,
+        cap: int,
+        deadline: Deadline,
+    ) -> None:
+        self._client = client
+        self._services = services
+        self._delivery = delivery
+        self._listing = listing
+        self._cap = cap
+        self._deadline = deadline
+
+    def fetch(self, artifact: Artifact, receive: Callable[[Incoming], None]) -> Incoming:
+        """Have `receive` take the artifact's bytes. Raises Skip, Unavailable, and whatever `receive` raises."""
+        if artifact.size is not None and artifact.size > self._cap:
+            raise Skip(_over(self._cap))
+        try:
+            return self._from(artifact, receive)
+        except _Gone as gone:
+            fresh = renewed(artifact, self._listing.get())
+            if fresh is None or fresh.url == artifact.url:
+                raise Skip(f"{gone}, and no fresh address for it was given") from None
+            try:
+                return self._from(fresh, receive, trusted=True)
+            except _Gone as again:
+                raise Skip(f"{again}, also at a fresh address") from None
+
+    def _from(self, artifact: Artifact, receive: Callable[[Incoming], None], *, trusted: bool = False) -> Incoming:
+        if not artifact.url.lower().startswith(("http://", "https://")):
+            raise _Gone("the sender gave a local path" if artifact.url else "the sender gave no address")
+        # The key goes out only where the API keeps files: a payload must not have us call other parts of it.
+        asks_key = trusted or is_content_path(artifact.url)
+        headers = self._services.artifact_headers(self._delivery, artifact.url) if asks_key else {}
+        with ExitStack() as stack:
+            try:
+                stream = self._client.get_stream(artifact.url, headers=headers, deadline=self._deadline)
+                download = stack.enter_context(stream)
+            except Refused as error:
+                raise Skip(str(error)) from None
+            _judge(download)
+            incoming = Incoming(download, artifact, self._cap)
+            receive(incoming)
+            return incoming
+
+
+def _judge(download: Download) -> None:
+    status = download.status
+    if status == 200:
+        return
+    if status in _LATER or status >= 500:
+        raise Unavailable(
+            f"{download.url.host} answered {status}", retry_after=retry_after(download.headers.get("retry-after"))
+        )
+    raise _Gone(f"{download.url.host} answered {status}")
+
+
+def retry_after(text: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date; None when it says nothing that makes sense."""
+    if not text:
+        return None
+    try:
+        seconds = float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), 86_400.0)
+
+
+def _over(cap: int) -> str:
+    return f"larger than the cap of {cap:,} bytes"

@@ -1,0 +1,67 @@
+"""The options that every sink with a mirror has, checked at load. Knows no place where files are kept."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import ByteSize, Field, field_validator
+
+from handlers import templating
+from handlers.contract import SinkOptions
+from handlers.mirror.names import key_part
+
+MAX_PREFIX = 600
+"""Bytes of a rendered prefix. S3 takes keys of 1,024; the event's directory and a file's name come after it."""
+MAX_ARTIFACT = 80 * 1000**3
+
+
+class MirrorOptions(SinkOptions):
+    """What to keep of a run, and under which names."""
+
+    timeout: float = Field(600.0, gt=0, le=3600, description="Seconds that one send may take at the most.")
+    prefix: str = Field(
+        "{{ run.run_type }}/{{ run.run_id }}/",
+        description="Template of the folder for a run; each value in it becomes one safe part of a name.",
+    )
+    artifacts: tuple[str, ...] = Field(
+        (),
+        description="Artifact types (globs such as har or screenshot_*) of Skyvern's list to keep besides the files "
+        "that the event itself names. Needs the source's api_key.",
+    )
+    max_artifact_bytes: ByteSize = Field(
+        ByteSize(4 * 1024**3), gt=0, le=MAX_ARTIFACT, description="Size of the largest file that is kept, such as 2GiB."
+    )
+    max_artifacts: int = Field(200, ge=0, le=10_000, description="How many files of one event are kept at the most.")
+    on_missing: Literal["note", "fail"] = Field(
+        "note",
+        description="A file that is gone or must not be fetched: note it in the manifest, or fail the delivery.",
+    )
+    parallel: int = Field(8, ge=1, le=64, description="How many files of one run are fetched at the same time.")
+    public_url: str = Field(
+        "", description="Address under which people reach what is kept, such as https://files.example/; for links."
+    )
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        compile_prefix(value)
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", value):
+            raise ValueError("an address such as https://files.example/runs/ is wanted")
+        return value.rstrip("/") + "/" if value else ""
+
+
+def compile_prefix(source: str) -> templating.Template:
+    """The template of a prefix. Raises ValueError for one that could never be safe."""
+    if source.startswith("/"):
+        raise ValueError("a prefix does not begin with /")
+    if any(ord(char) < 32 or char in "\\\x7f" for char in source):
+        raise ValueError("a prefix has no backslash and no control character")
+    if ".." in re.split(r"/|\{\{.*?\}\}|\{%.*?%\}", source) or "." in re.split(r"/", source):
+        raise ValueError("a prefix has no part that is . or ..")
+    return templating.compile(source, name="prefix", finalize=key_part, max_length=MAX_PREFIX)

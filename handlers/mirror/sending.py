@@ -1,0 +1,293 @@
+"""Mirrors one delivery into a store: the body first, then the files, then the manifest, then `latest.json`.
+
+    <prefix><event id>/run.json, the files, manifest.json       of this event alone, never another's
+    <prefix>latest.json                                         moves forward only
+
+The body goes first so that a file that can't be had never keeps the result away. The manifest goes last, so a crash
+in the middle leaves a directory without one; the same delivery again writes the same names and fetches only what is
+not there.
+This file knows neither S3 nor disks: a `Store` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+from urllib.parse import quote
+
+from handlers import templating
+from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Unavailable
+from handlers.guard import Deadline, GuardedClient, without_query
+from handlers.mirror.artifacts import artifacts_of, with_listed
+from handlers.mirror.download import Fetcher, Incoming, Listing, Skip
+from handlers.mirror.manifest import Kept, Manifest, Skipped, about, iso, kept_in, latest, order_of, points_to
+from handlers.mirror.names import safe_name
+from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
+from handlers.mirror.threads import Crew, Pool, within
+from handlers.mirror.types import DEFAULT, content_type
+
+MAX_DOCUMENT = 32 * 1024 * 1024
+"""Bytes of a manifest that is read back at the most."""
+FETCHING_THREADS = 32
+"""Files that all runs together fetch at the same time, besides one for each run."""
+SWAPS = 8
+"""How often `latest.json` is compared and set before somebody else is let go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as it was read. `version` stands for exactly these bytes."""
+
+    body: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where one object of a delivery goes. `content`: its content type."""
+
+    key: str
+    content: str
+    delivery: Delivery
+    deadline: Deadline
+
+
+class Store(Protocol):
+    """A place with keys and bytes. Keys use `/`. Errors are the contract's: Refused and Unavailable.
+
+    What was written whole is there; what was not is not: no reader ever sees half of it.
+    """
+
+    def survey(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
+        """Names and sizes of what is kept directly under `directory` (which ends in /)."""
+        ...
+
+    def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
+        """SHA-256 (hex) of what is kept at `key`, which has `size` bytes; None when that can't be told cheaply."""
+        ...
+
+    def read(self, key: str, deadline: Deadline) -> Stored | None:
+        """What is at `key`, up to MAX_DOCUMENT bytes; None when nothing is."""
+        ...
+
+    def put(self, target: Target, body: bytes) -> None:
+        """Write `body`."""
+        ...
+
+    def receive(self, target: Target, incoming: Incoming) -> None:
+        """Write what comes in, unless iterating it raises: then nothing may be there that was not before."""
+        ...
+
+    def swap(self, target: Target, body: bytes, version: str | None) -> bool:
+        """Write `body` if what is there still is `version` (None: nothing). False when it is not."""
+        ...
+
+    def place(self, key: str) -> str:
+        """How a receipt names `key`."""
+        ...
+
+    def url(self, key: str, /) -> str:
+        """A lasting link to `key`, or ""."""
+        ...
+
+
+class Mirror:
+    """Sends deliveries into a store. Opens nothing before the first one."""
+
+    def __init__(self, options: MirrorOptions, services: Services, store: Store) -> None:
+        self._options = options
+        self._services = services
+        self._store = store
+        self._prefix = compile_prefix(options.prefix)
+        self._pool = Pool(FETCHING_THREADS, "fetch")
+        self._lock = threading.Lock()
+        self._client: GuardedClient | None = None
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Keep the delivery's event. Raises Refused and Unavailable, the latter when the options' timeout is over."""
+        deadline = Deadline(self._options.timeout)
+        return within(deadline, lambda: self._send(delivery, deadline))
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._pool.close()
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _send(self, delivery: Delivery, deadline: Deadline) -> Receipt:
+        prefix = self._prefix_of(delivery)
+        folder = ("test-" if delivery.test else "") + safe_name(delivery.event_id) + "/"
+        visit = _Visit(self._store, delivery, prefix + folder, deadline)
+        content = DEFAULT if delivery.problem else "application/json"
+        body = visit.keep_document("run.json", delivery.body, content, "event")
+        listing = Listing(self._services, delivery)
+        wanted, skipped = self._wanted(delivery, listing)
+        cap = self._options.max_artifact_bytes
+        fetcher = Fetcher(self._http(), self._services, delivery, listing, cap, deadline)
+        crew: Crew[Artifact, Kept | Skipped] = Crew(wanted, lambda artifact: self._keep(visit, fetcher, artifact))
+        results = crew.run(self._pool, self._options.parallel - 1, deadline)
+        _raise_worst(result for result in results if isinstance(result, Exception))
+        kept = [body, *(result for result in results if isinstance(result, Kept))]
+        skipped = [*(result for result in results if isinstance(result, Skipped)), *skipped]
+        visit.finish(Manifest(about(delivery), kept, skipped))
+        if not delivery.test:
+            self._point_latest(prefix, folder, delivery, deadline)
+        return self._receipt(visit.directory, kept, skipped)
+
+    def _prefix_of(self, delivery: Delivery) -> str:
+        rendered = self._prefix.render(templating.context_of(delivery))
+        parts = [part.strip() for part in rendered.split("/") if part.strip()]
+        if any(part in (".", "..") or "\\" in part or min(part) < " " for part in parts):
+            raise Refused("the prefix template gives a part that is no name")
+        prefix = "".join(part + "/" for part in parts)
+        if len(prefix.encode()) > MAX_PREFIX:
+            raise Refused(f"the prefix template gives more than {MAX_PREFIX} bytes")
+        return prefix
+
+    def _wanted(self, delivery: Delivery, listing: Listing) -> tuple[list[Artifact], list[Skipped]]:
+        artifacts = artifacts_of(delivery.run)
+        if self._options.artifacts:
+            artifacts = with_listed(artifacts, listing.get(), self._options.artifacts)
+        most = self._options.max_artifacts
+        return artifacts[:most], [_skipped(artifact, f"more than {most} files") for artifact in artifacts[most:]]
+
+    def _keep(self, visit: _Visit, fetcher: Fetcher, artifact: Artifact) -> Kept | Skipped:
+        if (there := visit.already(artifact)) is not None:
+            return there
+        target = visit.target(artifact.name, content_type(artifact.name))
+        visit.deadline.left()
+        try:
+            incoming = fetcher.fetch(artifact, lambda incoming: self._store.receive(target, incoming))
+        except Skip as reason:
+            if self._options.on_missing == "fail" and not str(reason).startswith("larger"):
+                raise Unavailable(f"a {artifact.kind} is missing: {reason}") from None
+            return _skipped(artifact, str(reason))
+        return _kept(artifact, incoming.size, incoming.sha256, target.content, incoming.content_encoding)
+
+    def _point_latest(self, prefix: str, folder: str, delivery: Delivery, deadline: Deadline) -> None:
+        target = Target(prefix + "latest.json", "application/json", delivery, deadline)
+        mine = order_of(delivery)
+        for _ in range(SWAPS):
+            there = self._store.read(target.key, deadline)
+            theirs = points_to(there.body) if there else None
+            if theirs is not None and theirs >= mine:
+                return
+            version = there.version if there else None
+            if self._store.swap(target, latest(delivery, folder), version):
+                return
+            deadline.left()
+        raise Unavailable("latest.json is being changed by others all the time")
+
+    def _receipt(self, directory: str, kept: list[Kept], skipped: list[Skipped]) -> Receipt:
+        names = [*(entry.name for entry in kept), "manifest.json"]
+        base = self._options.public_url
+        urls = {name: base + quote(directory + name) if base else self._store.url(directory + name) for name in names}
+        note = ""
+        if skipped:
+            reasons = "; ".join(dict.fromkeys(entry.reason for entry in skipped))
+            total = len(kept) - 1 + len(skipped)
+            note = f"{len(skipped)} of {total} files are not kept ({reasons[:300]}); see manifest.json"
+        return Receipt(
+            id=self._store.place(directory),
+            keys=tuple(self._store.place(directory + name) for name in names),
+            urls={name: url for name, url in urls.items() if url},
+            note=note,
+        )
+
+    def _http(self) -> GuardedClient:
+        with self._lock:
+            if self._client is None:
+                threads = FETCHING_THREADS + 64
+                self._client = GuardedClient(self._services.allowed_addresses(), max_connections=threads)
+            return self._client
+
+
+class _Visit:
+    """One delivery at the store: what was there before, and what comes to it."""
+
+    def __init__(self, store: Store, delivery: Delivery, directory: str, deadline: Deadline) -> None:
+        self.delivery = delivery
+        self.directory = directory
+        self.deadline = deadline
+        self._store = store
+        self._there = store.survey(directory, deadline)
+        self._manifest = b""
+        if "manifest.json" in self._there and (stored := store.read(directory + "manifest.json", deadline)):
+            self._manifest = stored.body
+        self._kept = kept_in(self._manifest)
+
+    def target(self, name: str, content: str) -> Target:
+        """Where a file of this event goes."""
+        return Target(self.directory + name, content, self.delivery, self.deadline)
+
+    def already(self, artifact: Artifact) -> Kept | None:
+        """What is known of the artifact if it is there, whole and the same; then it needs no download."""
+        name = artifact.name
+        size = self._there.get(name)
+        if size is None or (artifact.size is not None and artifact.size != size):
+            return None
+        before = self._kept.get(name)
+        if before is not None and before.size == size:
+            sha256: str | None = before.sha256
+        else:
+            before, sha256 = None, self._store.digest(self.directory + name, size, self.deadline)
+        if sha256 is None or artifact.sha256 not in (None, sha256):
+            return None
+        return before or _kept(artifact, size, sha256, content_type(name), "")
+
+    def keep_document(self, name: str, body: bytes, content: str, kind: str) -> Kept:
+        """Write a document unless the very same is there."""
+        same = self.already(Artifact(kind, name, "", sha256=hashlib.sha256(body).hexdigest(), size=len(body)))
+        if same is not None:
+            return replace(same, content_type=content)
+        self._store.put(self.target(name, content), body)
+        artifact = Artifact(kind, name, "")
+        return replace(_kept(artifact, len(body), hashlib.sha256(body).hexdigest(), content, ""), source="")
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest, unless that is what is there."""
+        document = manifest.dump()
+        if document != self._manifest:
+            self._store.put(self.target("manifest.json", "application/json"), document)
+
+
+def _kept(artifact: Artifact, size: int, sha256: str, content: str, encoding: str) -> Kept:
+    return Kept(
+        name=artifact.name,
+        kind=artifact.kind,
+        size=size,
+        sha256=sha256,
+        content_type=content,
+        source=without_query(artifact.url)[:2000],
+        artifact_id=artifact.artifact_id,
+        checked=artifact.sha256 is not None,
+        content_encoding=encoding,
+        stored_at=iso(datetime.now(UTC)),
+    )
+
+
+def _skipped(artifact: Artifact, reason: str) -> Skipped:
+    source = without_query(artifact.url)[:2000]
+    return Skipped(artifact.name, artifact.kind, reason, source, artifact.artifact_id, artifact.size)
+
+
+def _raise_worst(errors: Iterable[Exception]) -> None:
+    """What the delivery ends with when some of its files failed: a bug first, then a refusal, then the longest wait."""
+    found = list(errors)
+    for error in found:
+        if not isinstance(error, (Unavailable, Refused)):
+            raise error
+    for error in found:
+        if isinstance(error, Refused):
+            raise error
+    if found:
+        asked = (error.retry_after for error in found if isinstance(error, Unavailable))
+        waits = [seconds for seconds in asked if seconds is not None]
+        more = f" (and {len(found) - 1} more files failed)" if len(found) > 1 else ""
+        raise Unavailable(f"{found[0]}{more}", retry_after=max(waits, default=None))

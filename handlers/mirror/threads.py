@@ -1,0 +1,124 @@
+"""Threads that are never waited for longer than there is time.
+
+The standard executor joins its threads when the interpreter ends, so one hung read would hang the whole worker. These
+are daemons: whoever waits, waits until its own deadline, and what hangs is left behind to end by its own time-out.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from handlers.contract import Unavailable
+from handlers.guard import Deadline
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Pool:
+    """At most `size` daemon threads, started when there is work. Work must not raise."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._waiting = 0
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have `work` done as soon as a thread is free."""
+        with self._lock:
+            if self._work.qsize() >= self._waiting and self._threads < self._size:
+                self._threads += 1
+                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+            self._work.put(work)
+
+    def _run(self) -> None:
+        while (work := self._take()) is not None:
+            work()
+            del work  # it may hold a buffer
+
+    def _take(self) -> Callable[[], None] | None:
+        with self._lock:
+            self._waiting += 1
+        work = self._work.get()
+        with self._lock:
+            self._waiting -= 1
+        return work
+
+    def close(self) -> None:
+        """Let the threads end when their work is done. Waits for none."""
+        with self._lock:
+            for _ in range(self._threads):
+                self._work.put(None)
+            self._threads = 0
+
+
+class Crew(Generic[T, R]):
+    """Work on many items, by the calling thread and by helpers from a pool where it has some to spare.
+
+    The caller works too, so a busy pool delays nobody for ever and no run waits behind another's whole list.
+    """
+
+    def __init__(self, items: Sequence[T], work: Callable[[T], R]) -> None:
+        self._items = items
+        self._work = work
+        self._results: list[R | Exception | None] = [None] * len(items)
+        self._next = 0
+        self._left = len(items)
+        self._change = threading.Condition()
+
+    def run(self, pool: Pool, helpers: int, deadline: Deadline) -> list[R | Exception]:
+        """What `work` returned or raised for each item, in order. Raises Unavailable when the deadline passes first."""
+        for _ in range(min(helpers, len(self._items) - 1)):
+            pool.submit(self._help)
+        self._help()
+        with self._change:
+            try:
+                while self._left:
+                    self._change.wait(deadline.left())
+            finally:
+                self._next = len(self._items)  # helpers that come late find nothing to begin
+        return [result for result in self._results if result is not None]
+
+    def _help(self) -> None:
+        while True:
+            with self._change:
+                index = self._next
+                if index >= len(self._items):
+                    return
+                self._next += 1
+            try:
+                result: R | Exception = self._work(self._items[index])
+            except Exception as error:  # noqa: BLE001 - handed to the caller with its place
+                result = error
+            with self._change:
+                self._results[index] = result
+                self._left -= 1
+                self._change.notify_all()
+
+
+def within(deadline: Deadline, work: Callable[[], R]) -> R:
+    """What `work` returns or raises, done in a thread of its own. Raises Unavailable when the deadline passes first."""
+    results: list[R] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            errors.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="send", daemon=True).start()
+    if not done.wait(deadline.left()):
+        raise Unavailable(f"not done within {deadline.seconds:g} s")
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,82 @@
+"""What S3 and boto3 say, in the contract's words. No message of theirs is passed on: some hold keys.
+
+Nearly all trouble is unavailable, also what only an operator can mend (a wrong key, no such bucket): thousands of
+deliveries must not die of one typing mistake. Refused is what this delivery itself brought: a key that S3 can't take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from botocore import exceptions as boto
+
+from handlers.contract import Refused, Unavailable
+from handlers.mirror.download import retry_after
+
+_REFUSED = {
+    "KeyTooLongError": "the key is too long",
+    "InvalidObjectName": "the server does not take this key",
+    "XMinioInvalidObjectName": "the server does not take this key",
+    "EntityTooLarge": "the object is too large for the server",
+    "MetadataTooLarge": "the object's metadata is too large",
+}
+_MENDABLE = {
+    "NoSuchBucket": "there is no such bucket",
+    "AccessDenied": "access is denied: s3:ListBucket, GetObject, PutObject and AbortMultipartUpload are needed",
+    "AllAccessDisabled": "access is disabled",
+    "AccountProblem": "the account has a problem",
+    "InvalidAccessKeyId": "the access key is not known",
+    "SignatureDoesNotMatch": "the secret access key is wrong, or the clock is off",
+    "RequestTimeTooSkewed": "this machine's clock is off",
+    "ExpiredToken": "the session token has lapsed",
+    "InvalidToken": "the session token is wrong",
+    "PermanentRedirect": "the bucket is in another region, or wants another address style",
+    "AuthorizationHeaderMalformed": "the region is wrong",
+    "IllegalLocationConstraintException": "the region is wrong",
+    "InvalidStorageClass": "the server does not know the storage class",
+    "InvalidTag": "the server does not take the tags",
+    "NotImplemented": "the server can't do what was asked; some know no checksums (checksums: false)",
+    "KMS.DisabledException": "the encryption key is disabled",
+    "KMS.NotFoundException": "there is no such encryption key",
+    "QuotaExceeded": "the quota is used up",
+    "InsufficientStorage": "the server's disk is full",
+    "XMinioStorageFull": "the server's disk is full",
+}
+
+
+def code_of(error: boto.ClientError) -> tuple[str, int]:
+    """S3's error code, and the HTTP status."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return str(error.response.get("Error", {}).get("Code", "")), int(status)
+
+
+def is_missing(error: boto.ClientError) -> bool:
+    """Whether the object, and not the bucket, is not there. A HEAD has no body that could tell."""
+    code, status = code_of(error)
+    return code in ("NoSuchKey", "404", "NotFound") and status == 404
+
+
+@contextmanager
+def spoken(bucket: str) -> Iterator[None]:
+    """Raise Refused or Unavailable for what goes wrong inside."""
+    where = f"bucket {bucket}"
+    try:
+        yield
+    except boto.ClientError as error:
+        code, status = code_of(error)
+        if code in _REFUSED:
+            raise Refused(f"{where}: {_REFUSED[code]}") from None
+        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        words = _MENDABLE.get(code) or f"the server answered {status} {code[:60]}".rstrip()
+        raise Unavailable(f"{where}: {words}", retry_after=retry_after(headers.get("retry-after"))) from None
+    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound):
+        raise Unavailable(f"{where}: no credentials were found") from None
+    except (boto.ConnectTimeoutError, boto.ReadTimeoutError):
+        raise Unavailable(f"{where}: the server did not answer in time") from None
+    except boto.EndpointConnectionError:
+        raise Unavailable(f"{where}: the server can't be reached") from None
+    except boto.ParamValidationError:
+        raise Refused(f"{where}: a key or value that S3 can't take") from None
+    except (boto.BotoCoreError, OSError) as error:
+        raise Unavailable(f"{where}: {type(error).__name__}") from None

@@ -1,0 +1,475 @@
+"""What a mirror must do wherever it keeps things: the same tests for the sinks `files` and `s3`.
+
+A test class gives the fixture `place`: how to build a sink on an empty place of its own, and how to look into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from handlers.conformance import NoServices, make_delivery, sample_run
+from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Sink, Unavailable
+from tests.servers.artifacts import ArtifactServer, Page
+
+
+@dataclass
+class Place:
+    """`build(services, **options)` makes a sink; `tree()` is all that is kept, by its key below the place's own root.
+
+    `outside()` lists what is there and should not be.
+    """
+
+    build: Callable[..., Sink[Any]]
+    tree: Callable[[], dict[str, bytes]]
+    outside: Callable[[], Sequence[str]]
+    sinks: list[Sink[Any]] = field(default_factory=list)
+
+    def sink(self, services: Services | None = None, **options: Any) -> Sink[Any]:
+        sink = self.build(services or Loopback(), **options)
+        self.sinks.append(sink)
+        return sink
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+
+class Loopback(NoServices):
+    """Services of an operator who lists this machine; `fresh` is what the API would list, `origin` gets the key."""
+
+    def __init__(self, fresh: Sequence[Artifact] = (), origin: str = "") -> None:
+        self.fresh = list(fresh)
+        self.origin = origin
+        self.asked = 0
+
+    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
+        self.asked += 1
+        return self.fresh
+
+    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
+        return {"x-api-key": "key-of-the-source"} if self.origin and url.startswith(self.origin) else {}
+
+    def allowed_addresses(self) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+
+PDF = b"%PDF-1.7 " + b"invoice" * 1000
+VIDEO = bytes(range(256)) * 4000
+PICTURE = b"\x89PNG" + b"p" * 5000
+
+
+def sha(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def entry(url: str | None, body: bytes = PDF, filename: str = "invoice.pdf", **changes: Any) -> dict[str, Any]:
+    """One of `downloaded_files`, as Skyvern writes it."""
+    return {"url": url, "checksum": sha(body), "filename": filename, "file_size": len(body), **changes}
+
+
+def full_run(server: ArtifactServer, **changes: Any) -> dict[str, Any]:
+    """A run with a download, a recording and two screenshots, served by `server`."""
+    download = server.add("/v1/artifacts/a_1/content", PDF) + "?expiry=1&kid=k&sig=signature-one"
+    first = server.add("/v1/artifacts/a_3/content", PICTURE + b"1") + "?expiry=1&kid=k&sig=s3"
+    second = server.add("/v1/artifacts/a_4/content", PICTURE + b"2") + "?expiry=1&kid=k&sig=s4"
+    run = sample_run(
+        downloaded_files=[entry(download, artifact_id="a_1")],
+        downloaded_file_urls=[download],
+        recording_url=server.add("/v1/artifacts/a_9/content", VIDEO) + "?expiry=1&kid=k&sig=s9",
+        screenshot_url=first,
+        screenshot_urls=[first, second],
+        action_screenshot_urls=[first, second],
+    )
+    return {**run, **changes}
+
+
+def escaped(run: Mapping[str, Any]) -> Delivery:
+    """A delivery whose body spells every odd character as an escape, so that lone surrogates can be in it."""
+    return make_delivery(body=json.dumps(run).encode())
+
+
+class MirrorSuite:
+    """Subclass it as `Test…` and give it the fixture `place`."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[ArtifactServer]:
+        with ArtifactServer() as server:
+            yield server
+
+    def one(self, place: Place, ending: str) -> bytes:
+        """The one thing that is kept under a key with this ending."""
+        (found,) = [body for key, body in place.tree().items() if key.endswith(ending)]
+        return found
+
+    def manifest(self, place: Place) -> dict[str, Any]:
+        document = json.loads(self.one(place, "/manifest.json"))
+        assert isinstance(document, dict)
+        return document
+
+    def test_a_run_is_kept_with_all_that_belongs_to_it(self, place: Place, server: ArtifactServer) -> None:
+        delivery = make_delivery(full_run(server))
+        receipt = place.sink().send(delivery)
+        folder = f"task_v1/{delivery.run_id}/{delivery.event_id}/"
+        tree = place.tree()
+        assert {key: body for key, body in tree.items() if not key.endswith(("manifest.json", "latest.json"))} == {
+            folder + "run.json": delivery.body,
+            folder + "invoice.pdf": PDF,
+            folder + "recording.webm": VIDEO,
+            folder + "screenshot-1.png": PICTURE + b"1",
+            folder + "screenshot-2.png": PICTURE + b"2",
+        }
+        names = ["run.json", "invoice.pdf", "recording.webm", "screenshot-1.png", "screenshot-2.png", "manifest.json"]
+        assert [key.rpartition("/")[2] for key in receipt.keys] == names
+        assert receipt.id.endswith(folder)
+        assert receipt.note == ""
+        assert sorted(server.paths()) == sorted(server.pages), "each file is fetched once"
+
+    def test_the_manifest_says_what_is_there_and_holds_no_signature(self, place: Place, server: ArtifactServer) -> None:
+        delivery = make_delivery(full_run(server))
+        place.sink().send(delivery)
+        manifest = self.manifest(place)
+        files = {entry.pop("name"): entry for entry in manifest["files"]}
+        stored_at = files["invoice.pdf"].pop("stored_at")
+        assert stored_at.endswith("Z")
+        assert files["invoice.pdf"] == {
+            "kind": "download",
+            "size": len(PDF),
+            "sha256": sha(PDF),
+            "content_type": "application/pdf",
+            "checked": True,
+            "source": f"{server.url}/v1/artifacts/a_1/content",
+            "artifact_id": "a_1",
+        }
+        assert files["run.json"]["sha256"] == sha(delivery.body)
+        assert files["recording.webm"]["size"] == len(VIDEO)
+        assert manifest["event_id"] == delivery.event_id
+        assert manifest["skipped"] == []
+        assert b"sig" not in self.one(place, "/manifest.json")
+
+    def test_latest_points_to_the_newest_event_and_never_back(self, place: Place) -> None:
+        sink = place.sink()
+
+        def event(modified: str, attempt: int | None = None, output: int = 0) -> Delivery:
+            extra = {} if attempt is None else {"attempt": attempt}
+            return make_delivery(sample_run("tsk_1", modified_at=modified, output=output, **extra))
+
+        older = event("2026-03-01T10:00:00.5")
+        newer = event("2026-03-01T11:00:00", output=1)
+        second_attempt = event("2026-03-01T09:00:00Z", attempt=2)
+        expected = [(newer, newer), (older, newer), (second_attempt, second_attempt), (newer, second_attempt)]
+        for sent, newest in expected:
+            sink.send(sent)
+            latest = json.loads(place.tree()["task_v1/tsk_1/latest.json"])
+            assert latest["event_id"] == newest.event_id
+            assert latest["run"] == f"{newest.event_id}/run.json"
+        bodies = {key: body for key, body in place.tree().items() if key.endswith("/run.json")}
+        assert sorted(bodies.values()) == sorted([older.body, newer.body, second_attempt.body]), (
+            "nothing is overwritten"
+        )
+
+    def test_latest_is_the_newest_when_events_come_at_once_and_in_any_order(self, place: Place) -> None:
+        deliveries = [make_delivery(sample_run("tsk_1", modified_at=f"2026-03-01T10:00:{n:02}")) for n in range(8)]
+        shuffled = random.Random(7).sample(deliveries, len(deliveries))
+        sink = place.sink()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(sink.send, shuffled))
+        latest = json.loads(place.tree()["task_v1/tsk_1/latest.json"])
+        assert latest["event_id"] == deliveries[-1].event_id
+        assert len([key for key in place.tree() if key.endswith("/run.json")]) == 8
+
+    def test_the_same_delivery_again_fetches_and_changes_nothing(self, place: Place, server: ArtifactServer) -> None:
+        sink = place.sink()
+        delivery = make_delivery(full_run(server))
+        first = sink.send(delivery)
+        before, fetched = place.tree(), len(server.seen)
+        again = place.sink().send(replace(delivery, attempt=2))
+        assert again == first
+        assert place.tree() == before
+        assert len(server.seen) == fetched
+
+    def test_what_a_first_try_has_kept_is_not_fetched_again(self, place: Place, server: ArtifactServer) -> None:
+        delivery = make_delivery(full_run(server))
+        broken = server.add("/v1/artifacts/a_9/content", VIDEO, short=10)
+        with pytest.raises(Unavailable):
+            place.sink().send(delivery)
+        names = {key.rpartition("/")[2] for key in place.tree()}
+        assert names == {"run.json", "invoice.pdf", "screenshot-1.png", "screenshot-2.png"}
+        server.add("/v1/artifacts/a_9/content", VIDEO)
+        server.seen.clear()
+        place.sink().send(replace(delivery, attempt=2))
+        assert server.url + server.paths()[0] == broken
+        assert len(server.seen) == 1
+        assert self.one(place, "/recording.webm") == VIDEO
+
+    def test_a_file_of_many_parts_is_whole(self, place: Place, server: ArtifactServer) -> None:
+        body = random.Random(1).randbytes(20 * 1024 * 1024 + 17)
+        run = sample_run(
+            downloaded_files=[
+                entry(server.add("/big.zip", body), body, "big.zip"),
+                entry(server.add("/even.zip", body[: 16 << 20]), body[: 16 << 20], "even.zip"),
+                entry(server.add("/part.zip", body[: 8 << 20]), body[: 8 << 20], "part.zip"),
+                entry(server.add("/chunked", body, chunked=True), body, "chunked.zip", file_size=None),
+                entry(server.add("/empty", b""), b"", "empty.txt"),
+            ]
+        )
+        place.sink().send(make_delivery(run))
+        assert self.one(place, "/big.zip") == body
+        assert self.one(place, "/chunked.zip") == body
+        assert self.one(place, "/even.zip") == body[: 16 << 20]
+        assert self.one(place, "/part.zip") == body[: 8 << 20]
+        assert self.one(place, "/empty.txt") == b""
+
+    @pytest.mark.parametrize("size", [5_000, 20 << 20], ids=["small", "large"])
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            ({"short": 100}, "the connection broke"),
+            ({"short": 100, "chunked": True}, "the connection broke"),
+            ({"status": 503, "headers": {"retry-after": "17"}}, "answered 503"),
+            ({"wrong": True}, "is not what the sender's SHA-256 says"),
+            ({"longer": True}, "bytes, and"),
+        ],
+        ids=["short", "short-chunked", "503", "wrong", "longer"],
+    )
+    def test_a_wrong_or_short_download_is_unavailable_and_not_kept(
+        self, place: Place, server: ArtifactServer, size: int, fault: dict[str, Any], words: str
+    ) -> None:
+        body, fault = random.Random(2).randbytes(size), dict(fault)
+        served = b"?" + body[1:] if fault.pop("wrong", False) else body
+        served += b"more" if fault.pop("longer", False) else b""
+        run = sample_run(downloaded_files=[entry(server.add("/a", served, **fault), body)])
+        with pytest.raises(Unavailable) as caught:
+            place.sink().send(make_delivery(run))
+        assert words in str(caught.value)
+        assert caught.value.retry_after == (17 if "503" in words else None)
+        assert [key.rpartition("/")[2] for key in place.tree()] == ["run.json"]
+
+    def test_a_file_without_checksum_is_kept_and_gets_one(self, place: Place, server: ArtifactServer) -> None:
+        url = server.add("/a", PDF, no_length=True)
+        place.sink().send(make_delivery(sample_run(downloaded_files=[{"url": url, "filename": "a.pdf"}])))
+        (kept,) = [entry for entry in self.manifest(place)["files"] if entry["name"] == "a.pdf"]
+        assert (kept["sha256"], kept.get("checked")) == (sha(PDF), None)
+
+    def test_a_lapsed_address_is_asked_for_anew_once(self, place: Place, server: ArtifactServer) -> None:
+        run = full_run(server)
+        for path in ("/v1/artifacts/a_1/content", "/v1/artifacts/a_9/content"):
+            server.add(path, b"<Error>Request has expired</Error>", status=403)
+        fresh = [
+            Artifact("download", "invoice.pdf", server.add("/new/a_1", PDF), artifact_id="a_1"),
+            Artifact("recording", "r", server.add("/new/rec", VIDEO)),
+        ]
+        services = Loopback(fresh, server.url + "/new/")
+        receipt = place.sink(services).send(make_delivery(run))
+        assert services.asked == 1
+        assert receipt.note == ""
+        assert self.one(place, "/invoice.pdf") == PDF
+        assert self.one(place, "/recording.webm") == VIDEO
+        assert {seen.headers.get("x-api-key") for seen in server.seen if seen.path.startswith("/new")} == {
+            "key-of-the-source"
+        }
+
+    @pytest.mark.parametrize("status", [404, 410, 403, 400])
+    def test_a_file_that_is_gone_for_good_is_noted(self, place: Place, server: ArtifactServer, status: int) -> None:
+        run = full_run(server)
+        server.add("/v1/artifacts/a_1/content", b"", status=status)
+        receipt = place.sink().send(make_delivery(run))
+        assert receipt.note.startswith("1 of 4 files are not kept (127.0.0.1 answered")
+        (skipped,) = self.manifest(place)["skipped"]
+        assert skipped["name"] == "invoice.pdf"
+        assert skipped["reason"] == f"127.0.0.1 answered {status}, and no fresh address for it was given"
+        assert not [key for key in place.tree() if key.endswith("invoice.pdf")]
+        assert self.one(place, "/recording.webm") == VIDEO
+
+    def test_a_file_that_is_gone_fails_the_delivery_where_the_operator_wants_that(
+        self, place: Place, server: ArtifactServer
+    ) -> None:
+        run = sample_run(downloaded_files=[entry(server.url + "/gone")])
+        with pytest.raises(Unavailable, match="is missing"):
+            place.sink(on_missing="fail").send(make_delivery(run))
+
+    @pytest.mark.parametrize("url", ["file:///etc/hostname", None, "/etc/hostname", "C:\\x", "ftp://127.0.0.1/x"])
+    def test_a_local_path_is_never_opened_but_may_be_fetched_from_the_api(
+        self, place: Place, server: ArtifactServer, url: str | None
+    ) -> None:
+        delivery = make_delivery(sample_run(downloaded_files=[entry(url, artifact_id="a_7")]))
+        receipt = place.sink().send(delivery)
+        assert "and no fresh address" in receipt.note
+        fresh = Artifact("download", "x", server.add("/v1/artifacts/a_7/content", PDF), artifact_id="a_7")
+        place.sink(Loopback([fresh])).send(replace(delivery, attempt=2))
+        assert self.one(place, "/invoice.pdf") == PDF
+        assert self.manifest(place)["skipped"] == []
+
+    def test_a_private_address_is_not_reached_and_noted(self, place: Place, server: ArtifactServer) -> None:
+        server.add("/v1/artifacts/a_8/content", status=302, headers={"location": "http://127.0.0.2:1/secret"})
+        run = sample_run(
+            downloaded_files=[
+                entry("http://169.254.169.254/latest/meta-data/", filename="meta"),
+                entry(server.url + "/v1/artifacts/a_8/content", filename="redirected"),
+            ]
+        )
+        place.sink().send(make_delivery(run))
+        reasons = [skipped["reason"] for skipped in self.manifest(place)["skipped"]]
+        assert "169.254.169.254 is a cloud metadata address" in reasons[0]
+        assert "127.0.0.2 is a loopback address" in reasons[1]
+
+    def test_the_api_key_goes_only_to_where_artifacts_are(self, place: Place, server: ArtifactServer) -> None:
+        """A payload that names another part of the API gets no answer that only the key could give."""
+        run = sample_run(
+            downloaded_files=[
+                entry(server.add("/v1/organizations/keys", b"x"), b"x", "keys"),
+                entry(server.add("/v1/artifacts/a_1/content", b"y"), b"y", "file"),
+            ]
+        )
+        place.sink(Loopback((), server.url)).send(make_delivery(run))
+        assert {seen.path: seen.headers.get("x-api-key") for seen in server.seen} == {
+            "/v1/organizations/keys": None,
+            "/v1/artifacts/a_1/content": "key-of-the-source",
+        }
+
+    def test_over_the_caps_is_noted_and_not_fatal(self, place: Place, server: ArtifactServer) -> None:
+        url = server.add("/a", PDF, chunked=True)
+        run = full_run(server, downloaded_files=[entry(url, file_size=None)], downloaded_file_urls=[url])
+        receipt = place.sink(max_artifact_bytes="6 kB", max_artifacts=2).send(make_delivery(run))
+        reasons = {skipped["name"]: skipped["reason"] for skipped in self.manifest(place)["skipped"]}
+        assert reasons == {
+            "invoice.pdf": "larger than the cap of 6,000 bytes",
+            "recording.webm": "larger than the cap of 6,000 bytes",
+            "screenshot-1.png": "more than 2 files",
+            "screenshot-2.png": "more than 2 files",
+        }
+        assert "larger than the cap" in receipt.note
+        assert not [key for key in place.tree() if key.endswith((".pdf", ".webm"))]
+
+    def test_what_the_api_lists_is_kept_on_request(self, place: Place, server: ArtifactServer) -> None:
+        listed = [
+            Artifact("har", "network.har", server.add("/h", b"{}"), artifact_id="a_20"),
+            Artifact("llm_request", "prompt.json", server.add("/l", b"{}"), artifact_id="a_21"),
+            Artifact("download", "invoice.pdf", server.add("/d", PDF), artifact_id="a_1"),
+        ]
+        place.sink(Loopback(listed), artifacts=["har", "down*"]).send(make_delivery(full_run(server)))
+        names = [file["name"] for file in self.manifest(place)["files"]]
+        assert names == [
+            "run.json",
+            "invoice.pdf",
+            "recording.webm",
+            "screenshot-1.png",
+            "screenshot-2.png",
+            "network.har",
+        ]
+
+    @pytest.mark.parametrize(
+        "run_id",
+        ["../../../etc", "..", ".", "/etc/passwd", "a/b", "a\\b", "\0", "x\ny", "\u202eevil", "", "~", "%2e%2e%2f",
+         "ü" * 190, "latest.json", "-rf", "a" * 200, " ", "CON", "\ud800x", "{{ 7 * 7 }}"],
+    )  # fmt: skip
+    def test_no_run_id_leaves_the_prefix(self, place: Place, run_id: str) -> None:
+        delivery = escaped(sample_run(run_id, run_type="../" + run_id))
+        sink = place.sink(prefix="kept/{{ run.run_type }}/{{ run.run_id }}/")
+        sink.send(delivery)
+        keys = list(place.tree())
+        assert len(keys) == 3
+        for key in keys:
+            parts = key.split("/")
+            assert parts[0] == "kept"
+            assert len(parts) == (4 if parts[-1] == "latest.json" else 5)
+            assert not {"", ".", ".."} & set(parts)
+            assert key.isprintable()
+        assert place.outside() == []
+
+    def test_no_filename_leaves_its_folder_and_none_overwrites_another(
+        self, place: Place, server: ArtifactServer
+    ) -> None:
+        names = [
+            "../../evil", "/etc/passwd", "..", ".", "", "run.json", "manifest.json", "latest.json", "a\0b", "a\nb",
+            "a/b", "a\\b", "Invoice.pdf", "invoice.pdf", "invoice.pdf", ".htaccess", "\u202egnp.exe",
+            "x" * 300 + ".pdf", "ü" * 200 + ".pdf",
+            "Rechnung März [1].pdf", "%2e%2e%2fx", "a?b#c", "nul\ud800", "trailing. ", "日本語.pdf", ".run.json.part",
+        ]  # fmt: skip
+        files = [entry(server.add(f"/{n}", b"%d" % n), b"%d" % n, name) for n, name in enumerate(names)]
+        delivery = escaped(sample_run("tsk_1", downloaded_files=files))
+        place.sink().send(delivery)
+        folder = f"task_v1/tsk_1/{delivery.event_id}/"
+        tree = place.tree()
+        assert sorted(tree[key] for key in tree if not key.endswith(".json") or "-2" in key) == sorted(
+            b"%d" % n for n in range(len(names))
+        ), "each file is there once, as it was"
+        assert tree[folder + "run.json"] == delivery.body
+        for key in tree:
+            name = key.rpartition("/")[2]
+            assert key.startswith(folder) or key == "task_v1/tsk_1/latest.json"
+            assert name not in ("", ".", "..")
+            assert not name.startswith(".")
+            assert name.isprintable()
+            assert len(name.encode()) <= 200
+            assert not set(name) & set('/\\:*?"<>|#%')
+        assert folder + "Rechnung März [1].pdf" in tree
+        assert folder + "日本語.pdf" in tree
+        assert place.outside() == []
+
+    def test_a_test_delivery_stands_apart_and_moves_no_latest(self, place: Place) -> None:
+        receipt = place.sink().send(make_delivery(sample_run("tsk_1"), test=True))
+        assert all("/test-evt_" in key for key in place.tree())
+        assert "/test-evt_" in receipt.id
+
+    def test_a_body_that_is_no_run_is_kept_all_the_same(self, place: Place) -> None:
+        delivery = make_delivery(body=b"\xff\0 not JSON")
+        place.sink().send(delivery)
+        assert place.tree()[f"_/_/{delivery.event_id}/run.json"] == delivery.body
+
+    def test_the_prefix_can_use_source_labels_and_date(self, place: Place) -> None:
+        prefix = "{{ source }}/{{ date.year }}/{{ date.month }}/{{ labels.team }}-{{ run.outcome }}"
+        delivery = make_delivery(labels={"team": "billing/eu"})
+        place.sink(prefix=prefix).send(delivery)
+        assert f"skyvern/2026/03/billing_eu-{sha(b'billing/eu')[:8]}-failed/latest.json" in place.tree()
+
+    def test_a_prefix_that_the_run_can_not_fill_is_refused(self, place: Place) -> None:
+        with pytest.raises(Refused, match="the template prefix can't be filled"):
+            place.sink(prefix="{{ run.output.customer }}/").send(make_delivery())
+        assert place.tree() == {}
+
+    def test_a_server_that_trickles_ends_with_the_timeout(self, place: Place, server: ArtifactServer) -> None:
+        stop = threading.Event()
+        run = sample_run(downloaded_files=[entry(server.add("/slow", trickle=stop), file_size=None)])
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="not done within"):
+            place.sink(timeout=1).send(make_delivery(run))
+        assert time.monotonic() - began < 3
+        stop.set()
+
+    def test_many_runs_at_once_are_all_whole(self, place: Place, server: ArtifactServer) -> None:
+        sink = place.sink()
+        deliveries = [make_delivery(full_run(server)) for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            receipts = list(pool.map(sink.send, deliveries))
+        assert all(isinstance(receipt, Receipt) for receipt in receipts)
+        tree = place.tree()
+        for delivery in deliveries:
+            folder = f"task_v1/{delivery.run_id}/{delivery.event_id}/"
+            assert tree[folder + "run.json"] == delivery.body
+            assert tree[folder + "recording.webm"] == VIDEO
+        assert len(tree) == 8 * 7
+
+    def test_a_hundred_files_are_kept_through_few_threads(self, place: Place, server: ArtifactServer) -> None:
+        files = [entry(server.add(f"/f/{n}", b"%d" % n), b"%d" % n, f"{n}.txt") for n in range(100)]
+        before = threading.active_count()
+        sink = place.sink(parallel=8)
+        receipt = sink.send(make_delivery(sample_run(downloaded_files=files)))
+        assert len(receipt.keys) == 102
+        assert threading.active_count() - before <= 110  # the server has one for each connection
+
+    def test_a_throttled_file_says_how_long_to_wait(self, place: Place, server: ArtifactServer) -> None:
+        server.script("/a", Page(status=429, headers={"retry-after": "30"}))
+        run = sample_run(downloaded_files=[entry(server.url + "/a"), entry(server.add("/b", status=500), filename="b")])
+        with pytest.raises(Unavailable, match="and 1 more files failed") as caught:
+            place.sink().send(make_delivery(run))
+        assert caught.value.retry_after == 30

@@ -1,0 +1,238 @@
+"""The sink `files` on a real disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from handlers.conformance import SinkConformance, Target, make_delivery, sample_run
+from handlers.contract import Refused, Services, Unavailable
+from handlers.files import FilesSink, _spoken
+from receiver.processes import die_with_parent
+from tests.contract.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
+from tests.servers.artifacts import ArtifactServer
+
+
+def tree_of(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() or path.is_symlink()
+    }
+
+
+class TestConformance(SinkConformance):
+    @pytest.fixture
+    def target(self, tmp_path: Path) -> Target:
+        root = tmp_path / "archive"
+        (tmp_path / "taken").write_text("a file")
+        return Target(
+            FilesSink,
+            {"path": str(root)},
+            seen=lambda: sorted(tree_of(root)),
+            idempotent=True,
+            away={"the path leads through a file": {"path": str(tmp_path / "taken" / "archive"), "timeout": 2}},
+            is_marked=lambda key: "/test-" in key,
+        )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    root = tmp_path / "deep" / "archive"
+
+    def build(services: Services, **options: Any) -> FilesSink:
+        return FilesSink("archive", FilesSink.Options.model_validate({"path": str(root), **options}), services)
+
+    def outside() -> list[str]:
+        return sorted(
+            str(path) for path in tmp_path.rglob("*") if root not in (path, *path.parents) and path != root.parent
+        )
+
+    place = Place(build, lambda: tree_of(root), outside)
+    yield place
+    place.close()
+
+
+class TestFilesMirror(MirrorSuite):
+    def test_nothing_is_written_through_a_planted_link(self, place: Place, tmp_path: Path) -> None:
+        root, elsewhere = tmp_path / "deep" / "archive", tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        root.mkdir(parents=True)
+        (root / "task_v1").symlink_to(elsewhere)
+        with pytest.raises(Unavailable, match="something that is no folder"):
+            place.sink().send(make_delivery())
+        assert list(elsewhere.iterdir()) == []
+
+    def test_links_and_pipes_in_the_events_folder_are_replaced_and_not_followed(
+        self, place: Place, tmp_path: Path, server: ArtifactServer
+    ) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("precious")
+        delivery = make_delivery(sample_run("tsk_1", downloaded_files=[entry(server.add("/a", PDF))]))
+        folder = tmp_path / "deep" / "archive" / "task_v1" / "tsk_1" / delivery.event_id
+        folder.mkdir(parents=True)
+        (folder / "run.json").symlink_to(victim)
+        (folder.parent / "latest.json").symlink_to(victim)
+        os.mkfifo(folder / "invoice.pdf")
+        with pytest.raises(Unavailable, match="something that is no folder"):
+            place.sink().send(delivery)
+        (folder.parent / "latest.json").unlink()
+        place.sink().send(delivery)
+        assert victim.read_text() == "precious"
+        assert (folder / "run.json").read_bytes() == delivery.body
+        assert not (folder / "run.json").is_symlink()
+        assert (folder / "invoice.pdf").read_bytes() == PDF
+
+    def test_a_link_for_a_temporary_file_is_not_followed(self, place: Place, tmp_path: Path) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("precious")
+        delivery = make_delivery(sample_run("tsk_1"))
+        folder = tmp_path / "deep" / "archive" / "task_v1" / "tsk_1" / delivery.event_id
+        folder.mkdir(parents=True)
+        (folder / ".run.json.part").symlink_to(victim)
+        with pytest.raises(Unavailable):
+            place.sink().send(delivery)
+        assert victim.read_text() == "precious"
+
+    def test_the_root_itself_may_be_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        sink = FilesSink("a", FilesSink.Options(path=tmp_path / "link"), Loopback())
+        sink.send(make_delivery())
+        sink.close()
+        assert len(tree_of(tmp_path / "real")) == 3
+
+    def test_a_write_that_fails_half_way_leaves_nothing(self, place: Place, server: ArtifactServer) -> None:
+        body = b"x" * 3_000_000
+        run = sample_run(downloaded_files=[entry(server.add("/a", body), body, "big.bin")])
+        sink = place.sink()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        try:
+            with pytest.raises(Unavailable, match="File too large"):
+                sink.send(make_delivery(run))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [key.rpartition("/")[2] for key in place.tree()] == ["run.json"]
+
+    def test_a_relative_path_is_where_the_process_started(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "later").mkdir()
+        monkeypatch.chdir(tmp_path)
+        sink = FilesSink("a", FilesSink.Options(path=Path("var/archive")), Loopback())
+        monkeypatch.chdir(tmp_path / "later")
+        receipt = sink.send(make_delivery())
+        sink.close()
+        assert receipt.id.startswith(str(tmp_path / "var/archive/task_v1/"))
+        assert all(Path(key).is_file() for key in receipt.keys)
+
+    def test_links_are_given_where_people_can_reach_the_folder(self, place: Place, server: ArtifactServer) -> None:
+        files = [entry(server.add("/a", PDF), filename="Rechnung März.pdf")]
+        delivery = make_delivery(sample_run("tsk_1", downloaded_files=files))
+        assert place.sink().send(delivery).urls == {}
+        urls = place.sink(public_url="https://files.example/runs").send(delivery).urls
+        base = f"https://files.example/runs/task_v1/tsk_1/{delivery.event_id}/"
+        assert urls == {
+            "run.json": base + "run.json",
+            "Rechnung März.pdf": base + "Rechnung%20M%C3%A4rz.pdf",
+            "manifest.json": base + "manifest.json",
+        }
+
+    def test_a_kill_in_the_middle_leaves_nothing_that_the_next_try_does_not_mend(
+        self, place: Place, tmp_path: Path, server: ArtifactServer
+    ) -> None:
+        run = full_run(server)
+        gate = threading.Event()
+        server.add("/v1/artifacts/a_9/content", b"v" * 4_000_000, gate=gate)
+        delivery = make_delivery(run)
+        root = tmp_path / "deep" / "archive"
+        parent = os.getpid()
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(root), json.dumps(run), delivery.event_id],
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+        deadline = time.monotonic() + 30
+        while not [path for path in root.rglob(".recording.webm.part") if path.stat().st_size > 0]:
+            assert time.monotonic() < deadline, "the download never began"
+            assert child.poll() is None
+            time.sleep(0.02)
+        with pytest.raises(Unavailable, match="another worker"):
+            place.sink().send(delivery)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        gate.set()
+        place.sink().send(replace(delivery, attempt=2))
+        names = sorted(key.rpartition("/")[2] for key in place.tree())
+        kept = ["invoice.pdf", "recording.webm", "screenshot-1.png", "screenshot-2.png"]
+        assert names == sorted([*kept, "latest.json", "manifest.json", "run.json"])
+
+
+_CHILD = """
+import json, sys
+from pathlib import Path
+from dataclasses import replace
+from handlers.conformance import make_delivery
+from handlers.files import FilesSink
+from tests.contract.mirror_suite import Loopback
+root, run, event = sys.argv[1:]
+sink = FilesSink("a", FilesSink.Options(path=Path(root)), Loopback())
+sink.send(replace(make_delivery(json.loads(run)), event_id=event))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (errno.ENOSPC, Unavailable, "the disk that holds /data is full"),
+        (errno.EDQUOT, Unavailable, "is full"),
+        (errno.EROFS, Unavailable, "Read-only file system"),
+        (errno.EACCES, Unavailable, "Permission denied"),
+        (errno.EIO, Unavailable, "Input/output error"),
+        (errno.ENAMETOOLONG, Refused, "too long"),
+    ],
+)
+def test_each_trouble_of_a_disk_is_one_clear_line(code: int, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind) as caught, _spoken(Path("/data")):
+        raise OSError(code, os.strerror(code), "/data/secret-name")
+    assert words in str(caught.value)
+    assert "secret-name" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "path"),
+        ({"path": ""}, "a folder such as"),
+        ({"path": "x", "prefix": "/abs/"}, "does not begin with /"),
+        ({"path": "x", "prefix": "a/../b"}, "no part that is"),
+        ({"path": "x", "prefix": "a\\b"}, "no backslash"),
+        ({"path": "x", "prefix": "{{ run.run_id"}, "line 1"),
+        ({"path": "x", "prefix": "{{ rum.run_id }}"}, "did you mean run?"),
+        ({"path": "x", "public_url": "files.example"}, "an address such as"),
+        ({"path": "x", "max_artifact_bytes": "much"}, "byte"),
+        ({"path": "x", "on_missing": "ignore"}, "note"),
+        ({"path": "x", "parallel": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_option_says_what_would_be_right(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match="(?s)" + words.replace("?", r"\?")):
+        FilesSink.Options.model_validate(options)
+
+
+def test_sizes_are_written_as_people_write_them() -> None:
+    assert FilesSink.Options.model_validate({"path": "x", "max_artifact_bytes": "2GiB"}).max_artifact_bytes == 2 << 30

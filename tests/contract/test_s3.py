@@ -1,0 +1,353 @@
+"""The sink `s3` on a real server that checks signatures and checksums (SeaweedFS)."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from pydantic import ValidationError
+
+from handlers.conformance import SinkConformance, Target, closed_port, make_delivery, sample_run, silent_port
+from handlers.contract import Refused, Services, Unavailable
+from handlers.s3 import S3Sink
+from handlers.s3.errors import spoken
+from receiver.processes import die_with_parent
+from tests.contract.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
+from tests.servers.artifacts import ArtifactServer
+from tests.servers.seaweedfs import S3Server
+
+_numbers = itertools.count(1)
+
+
+def options_for(server: S3Server, bucket: str, **more: Any) -> dict[str, Any]:
+    return {
+        "bucket": bucket,
+        "endpoint_url": server.endpoint,
+        "region": server.region,
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> Iterator[str]:
+    """One bucket for this module: each test has a prefix of its own in it, and making a bucket takes 0.2 s."""
+    name = s3_server.new_bucket()
+    yield name
+    s3_server.delete_bucket(name)
+
+
+class Objects:
+    """What is in the bucket below a prefix of the test's own."""
+
+    def __init__(self, server: S3Server, bucket: str) -> None:
+        self.server = server
+        self.bucket = bucket
+        self.root = f"t{next(_numbers)}/"
+
+    def listed(self) -> list[str]:
+        pages = self.server.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.root)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def head(self, ending: str) -> dict[str, Any]:
+        (key,) = [key for key in self.listed() if key.endswith(ending)]
+        found = self.server.client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        assert isinstance(found, dict)
+        return found
+
+    def tree(self) -> dict[str, bytes]:
+        client = self.server.client
+        return {
+            key.removeprefix(self.root): client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            for key in self.listed()
+        }
+
+    def uploads(self) -> list[str]:
+        found = self.server.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.root).get("Uploads", [])
+        return [upload["Key"] for upload in found]
+
+
+@pytest.fixture
+def objects(s3_server: S3Server, bucket: str) -> Objects:
+    return Objects(s3_server, bucket)
+
+
+@pytest.fixture
+def place(objects: Objects) -> Iterator[Place]:
+    def build(services: Services, prefix: str = "{{ run.run_type }}/{{ run.run_id }}/", **more: Any) -> S3Sink:
+        options = options_for(objects.server, objects.bucket, prefix=objects.root + prefix, **more)
+        return S3Sink("mirror", S3Sink.Options.model_validate(options), services)
+
+    def outside() -> list[str]:
+        keys = objects.server.client.list_objects_v2(Bucket=objects.bucket).get("Contents", [])
+        return [entry["Key"] for entry in keys if not entry["Key"].startswith("t")]
+
+    place = Place(build, objects.tree, outside)
+    yield place
+    place.close()
+
+
+class TestConformance(SinkConformance):
+    @pytest.fixture
+    def target(self, objects: Objects) -> Iterator[Target]:
+        options = options_for(
+            objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
+        )
+        nowhere = {**options, "endpoint_url": f"http://127.0.0.1:{closed_port()}", "timeout": 2}
+        with silent_port() as port:
+            yield Target(
+                S3Sink,
+                options,
+                seen=objects.listed,
+                idempotent=True,
+                away={
+                    "nothing listens": nowhere,
+                    "never answers": {**options, "endpoint_url": f"http://127.0.0.1:{port}", "timeout": 1},
+                    "there is no such bucket": {**options, "bucket": "no-such-bucket"},
+                    "the key is not known": {**options, "access_key_id": "who"},
+                    "the secret is wrong": {**options, "secret_access_key": "guessed"},
+                },
+                secrets=[objects.server.secret_key, objects.server.access_key],
+                is_marked=lambda key: "/test-" in key,
+            )
+
+
+class TestS3Mirror(MirrorSuite):
+    def test_objects_carry_their_checksum_and_type(
+        self, place: Place, objects: Objects, server: ArtifactServer
+    ) -> None:
+        large = random.Random(3).randbytes((8 << 20) + 5)
+        page = entry(server.add("/page", b"<script>"), b"<script>", "page.html")
+        run = full_run(server, downloaded_file_urls=[])
+        run["downloaded_files"] += [page, entry(server.add("/large", large), large, "large.zip")]
+        place.sink().send(make_delivery(run))
+        small = objects.head("/invoice.pdf")
+        assert base64.b64decode(small["ChecksumSHA256"]).hex() == sha(PDF) == small["Metadata"]["sha256"]
+        assert small["ContentType"] == "application/pdf"
+        assert objects.head("/recording.webm")["ContentType"] == "video/webm"
+        assert objects.head("/run.json")["ContentType"] == "application/json"
+        assert objects.head("/page.html")["ContentDisposition"] == "attachment"
+        many = objects.head("/large.zip")
+        digests = b"".join(hashlib.sha256(part).digest() for part in (large[: 8 << 20], large[8 << 20 :]))
+        whole, _, count = many["ChecksumSHA256"].partition("-")
+        assert (base64.b64decode(whole), count) == (hashlib.sha256(digests).digest(), "2")
+        assert many["Metadata"]["sha256"] == sha(large)
+
+    def test_tags_encryption_and_storage_class(self, place: Place, objects: Objects, server: ArtifactServer) -> None:
+        body = b"x" * (9 << 20)
+        sink = place.sink(
+            tags={"run": "{{ run.run_id }}", "team": "{{ labels.team }}"}, sse="AES256", storage_class="STANDARD_IA"
+        )
+        run = sample_run("tsk_1", downloaded_files=[entry(server.add("/a", body), body, "a.bin")])
+        sink.send(make_delivery(run, labels={"team": "bill&ing=<1>"}))
+        client = objects.server.client
+        for key in objects.listed():
+            tags = client.get_object_tagging(Bucket=objects.bucket, Key=key)["TagSet"]
+            assert {tag["Key"]: tag["Value"] for tag in tags} == {"run": "tsk_1", "team": "bill_ing=_1_"}
+        for ending in ("/run.json", "/a.bin"):
+            head = objects.head(ending)
+            assert (head["ServerSideEncryption"], head["StorageClass"]) == ("AES256", "STANDARD_IA")
+
+    def test_a_failed_upload_leaves_no_object_and_no_parts(
+        self, place: Place, objects: Objects, server: ArtifactServer
+    ) -> None:
+        body = b"x" * (30 << 20)
+        run = sample_run(downloaded_files=[entry(server.add("/a", body, short=1000), body, "a.bin")])
+        with pytest.raises(Unavailable, match="the connection broke"):
+            place.sink().send(make_delivery(run))
+        assert objects.uploads() == []
+        assert [key.rpartition("/")[2] for key in objects.listed()] == ["run.json"]
+
+    def test_a_kill_in_the_middle_leaves_no_parts_after_the_next_try(
+        self, place: Place, objects: Objects, server: ArtifactServer
+    ) -> None:
+        gate = threading.Event()
+        body = b"v" * (40 << 20)
+        run = full_run(server, recording_url=server.add("/recording.webm", body, gate=gate))
+        delivery = make_delivery(run)
+        options = options_for(
+            objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
+        )
+        parent = os.getpid()
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id],
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+        deadline = time.monotonic() + 30
+        while not objects.uploads():
+            assert time.monotonic() < deadline, "the upload never began"
+            assert child.poll() is None
+            time.sleep(0.05)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        gate.set()
+        place.sink().send(replace(delivery, attempt=2))
+        assert objects.uploads() == []
+        names = sorted(key.rpartition("/")[2] for key in objects.listed())
+        kept = ["invoice.pdf", "recording.webm", "screenshot-1.png", "screenshot-2.png"]
+        assert names == sorted([*kept, "latest.json", "manifest.json", "run.json"])
+        assert objects.head("/recording.webm")["ContentLength"] == len(body)
+
+    def test_without_a_manifest_what_is_there_is_compared_by_checksum(
+        self, place: Place, objects: Objects, server: ArtifactServer
+    ) -> None:
+        delivery = make_delivery(full_run(server))
+        sink = place.sink()
+        sink.send(delivery)
+        client, folder = objects.server.client, f"{objects.root}task_v1/{delivery.run_id}/{delivery.event_id}/"
+        client.delete_object(Bucket=objects.bucket, Key=folder + "manifest.json")
+        client.put_object(Bucket=objects.bucket, Key=folder + "invoice.pdf", Body=b"?" * len(PDF))
+        client.put_object(
+            Bucket=objects.bucket, Key=folder + "screenshot-1.png", Body=b"half", Metadata={"sha256": "0" * 64}
+        )
+        server.seen.clear()
+        sink.send(replace(delivery, attempt=2))
+        assert self.one(place, "/invoice.pdf") == PDF
+        assert server.paths() == ["/v1/artifacts/a_1/content"], "only what could not be shown to be the same"
+
+    def test_links_lead_to_the_bucket_or_to_where_people_reach_it(self, place: Place, objects: Objects) -> None:
+        delivery = make_delivery(sample_run("tsk_ü"))
+        key = f"{objects.root}task_v1/tsk_%C3%BC/{delivery.event_id}/run.json"
+        assert place.sink().send(delivery).urls["run.json"] == f"{objects.server.endpoint}/{objects.bucket}/{key}"
+        receipt = place.sink(public_url="https://cdn.example/").send(delivery)
+        assert receipt.urls["run.json"] == f"https://cdn.example/{key}"
+        assert receipt.id == f"s3://{objects.bucket}/{objects.root}task_v1/tsk_ü/{delivery.event_id}/"
+
+    def test_a_server_that_hangs_in_the_middle_is_unavailable_in_time(
+        self, s3_factory: Callable[[], S3Server], server: ArtifactServer
+    ) -> None:
+        own = s3_factory()
+        gate = threading.Event()
+        body = b"v" * (40 << 20)
+        run = sample_run(recording_url=server.add("/r", body, gate=gate))
+        options = options_for(own, own.new_bucket(), timeout=3)
+        sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
+        with ThreadPoolExecutor(1) as pool:
+            began = time.monotonic()
+            answer = pool.submit(sink.send, make_delivery(run))
+            deadline = time.monotonic() + 3
+            while not own.client.list_multipart_uploads(Bucket=options["bucket"]).get("Uploads"):
+                assert time.monotonic() < deadline
+            own.hang()
+            gate.set()
+            with pytest.raises(Unavailable):
+                answer.result(timeout=30)
+            assert time.monotonic() - began < 5
+        own.resume()
+        sink.close()
+
+    def test_credentials_come_from_the_environment_when_none_are_given(
+        self, objects: Objects, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", objects.server.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", objects.server.secret_key)
+        options = {"bucket": objects.bucket, "endpoint_url": objects.server.endpoint, "prefix": objects.root}
+        sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
+        sink.send(make_delivery())
+        sink.close()
+        assert len(objects.listed()) == 3
+
+    def test_a_server_without_checksums_can_be_used(self, place: Place, server: ArtifactServer) -> None:
+        body = VIDEO * 12
+        run = full_run(server, recording_url=server.add("/v", body))
+        place.sink(checksums=False).send(make_delivery(run))
+        assert self.one(place, "/recording.webm") == body
+
+
+_CHILD = """
+import json, sys
+from dataclasses import replace
+from handlers.conformance import make_delivery
+from handlers.s3 import S3Sink
+from tests.contract.mirror_suite import Loopback
+options, run, event = sys.argv[1:]
+sink = S3Sink("mirror", S3Sink.Options.model_validate(json.loads(options)), Loopback())
+sink.send(replace(make_delivery(json.loads(run)), event_id=event))
+"""
+
+
+def answered(code: str, status: int, **headers: str) -> ClientError:
+    meta = {"HTTPStatusCode": status, "HTTPHeaders": headers}
+    return ClientError({"Error": {"Code": code, "Message": "AKIAHUSH"}, "ResponseMetadata": meta}, "PutObject")  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (answered("NoSuchBucket", 404), Unavailable, "bucket b: there is no such bucket"),
+        (answered("AccessDenied", 403), Unavailable, "access is denied"),
+        (answered("InvalidAccessKeyId", 403), Unavailable, "the access key is not known"),
+        (answered("ExpiredToken", 400), Unavailable, "the session token has lapsed"),
+        (answered("SlowDown", 503, **{"retry-after": "9"}), Unavailable, "the server answered 503 SlowDown"),
+        (answered("InternalError", 500), Unavailable, "the server answered 500"),
+        (answered("BadDigest", 400), Unavailable, "the server answered 400 BadDigest"),
+        (answered("KeyTooLongError", 400), Refused, "the key is too long"),
+        (EndpointConnectionError(endpoint_url="http://x"), Unavailable, "the server can't be reached"),
+        (NoCredentialsError(), Unavailable, "no credentials were found"),
+        (ConnectionResetError(), Unavailable, "ConnectionResetError"),
+    ],
+)
+def test_each_answer_of_s3_is_one_clear_line(error: Exception, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind) as caught, spoken("b"):
+        raise error
+    assert words in str(caught.value)
+    assert "HUSH" not in str(caught.value)
+    assert getattr(caught.value, "retry_after", None) == (9 if "SlowDown" in words else None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "bucket"),
+        ({"bucket": "No_Bucket"}, "lower-case letters"),
+        ({"bucket": "runs", "endpoint_url": "minio:9000"}, "an address such as"),
+        ({"bucket": "runs", "access_key_id": "a"}, "belong together"),
+        ({"bucket": "runs", "sse": "rot13"}, "AES256"),
+        ({"bucket": "runs", "sse_kms_key_id": "k"}, "needs sse: aws:kms"),
+        ({"bucket": "runs", "tags": {"a&b": "x"}}, "can't be the name of a tag"),
+        ({"bucket": "runs", "tags": {"a": "{{ nope }}"}}, "unknown variable nope"),
+        ({"bucket": "runs", "prefix": "../{{ run.run_id }}/"}, "no part that is"),
+    ],
+)
+def test_a_wrong_option_says_what_would_be_right(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        S3Sink.Options.model_validate(options)
+
+
+def test_empty_variables_count_as_absent() -> None:
+    options = S3Sink.Options.model_validate({"bucket": "runs", "endpoint_url": "", "access_key_id": "", "region": ""})
+    assert (options.endpoint_url, options.access_key_id, options.region) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        ({"bucket": "runs", "region": "eu-west-1"}, "https://runs.s3.eu-west-1.amazonaws.com/a%20b"),
+        ({"bucket": "my.runs", "region": "eu-west-1"}, "https://s3.eu-west-1.amazonaws.com/my.runs/a%20b"),
+        ({"bucket": "runs", "endpoint_url": "https://s3.example/"}, "https://s3.example/runs/a%20b"),
+        (
+            {"bucket": "runs", "endpoint_url": "https://s3.example", "path_style": False},
+            "https://runs.s3.example/a%20b",
+        ),
+    ],
+)
+def test_a_link_has_the_buckets_address_style(options: dict[str, Any], url: str) -> None:
+    sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
+    assert sink._bucket.url("a b") == url
+    sink.close()
