@@ -1,0 +1,178 @@
+"""The inbox on a real Valkey: what goes in comes out, in order, until it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import redis
+
+from receiver.event import Event, event_id
+from receiver.inbox import STREAM, InboxReader, InboxUnavailable, InboxWriter
+from tests.servers.valkey import ValkeyProcess, free_port
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def reader(client: redis.Redis) -> InboxReader:
+    reader = InboxReader(client, "first")
+    reader.ensure()
+    return reader
+
+
+@pytest.fixture
+async def writer(redis_url: str) -> AsyncIterator[InboxWriter]:
+    writer = InboxWriter(redis_url)
+    yield writer
+    await writer.close()
+
+
+def event(number: int, body: bytes | None = None, **more: str) -> Event:
+    body = b"body %d" % number if body is None else body
+    return Event(event_id("skyvern", body), "skyvern", body, 1700000000.123456 + number, **more)  # type: ignore[arg-type]
+
+
+async def test_events_come_out_as_they_went_in_and_in_order(writer: InboxWriter, reader: InboxReader) -> None:
+    wanted = [
+        event(0, b""),
+        event(1, bytes(range(256)) * 100),
+        event(2, via="poll", submission_id="sub_1"),
+        event(3, "größe \u2028".encode()),
+    ]
+    assert (await writer.append(wanted[:3])).depth == 3
+    assert (await writer.append(wanted[3:])).depth == 4
+    assert [entry.event for entry in reader.read()] == wanted
+
+
+async def test_what_was_read_is_nobody_elses_and_what_is_done_is_gone(
+    writer: InboxWriter, reader: InboxReader, client: redis.Redis
+) -> None:
+    await writer.append([event(number) for number in range(5)])
+    mine = reader.read(2)
+    others = InboxReader(client, "second").read(10)
+    assert [len(mine), len(others)] == [2, 3]
+    assert reader.read() == []
+    reader.done([entry.entry_id for entry in mine])
+    assert reader.depth()[0] == 3
+    reader.done([])
+
+
+async def test_what_a_dead_reader_took_comes_back_when_it_is_idle(
+    writer: InboxWriter, reader: InboxReader, client: redis.Redis
+) -> None:
+    await writer.append([event(number) for number in range(3)])
+    taken = reader.read()
+    other = InboxReader(client, "second")
+    assert other.reclaim(idle_ms=60_000) == []
+    assert other.reclaim(idle_ms=0) == taken
+    other.done([entry.entry_id for entry in taken])
+    assert other.reclaim(idle_ms=0) == []
+
+
+async def test_a_reader_waits_for_the_first_event(writer: InboxWriter, reader: InboxReader) -> None:
+    waiting = asyncio.create_task(asyncio.to_thread(reader.read, 10, 3000))
+    await asyncio.sleep(0)
+    await writer.append([event(1)])
+    assert [entry.event for entry in await waiting] == [event(1)]
+    assert reader.read(10, 10) == []
+
+
+def test_an_entry_that_is_no_event_is_handed_out_as_none(reader: InboxReader, client: redis.Redis) -> None:
+    client.xadd(STREAM, {"what": "ever"})
+    fields = {"id": "evt_1", "source": "skyvern", "body": b"{}", "at": "1.5", "via": "webhook", "sub": ""}
+    client.xadd(STREAM, {**fields, "at": "soon"})
+    client.xadd(STREAM, {**fields, "via": "pigeon"})
+    client.xadd(STREAM, {**fields, "source": b"\xff"})
+    client.xadd(STREAM, fields)
+    entries = reader.read()
+    assert [entry.event is None for entry in entries] == [True, True, True, True, False]
+
+
+async def test_a_redis_that_lost_everything_is_no_trouble(
+    writer: InboxWriter, reader: InboxReader, client: redis.Redis
+) -> None:
+    await writer.append([event(1)])
+    client.delete(STREAM)
+    assert reader.read() == []
+    client.delete(STREAM)
+    assert reader.reclaim() == []
+    assert reader.depth() == (0, 0) or reader.depth()[0] == 0
+    await writer.append([event(2)])
+    assert [entry.event for entry in reader.read()] == [event(2)]
+
+
+async def test_the_writer_says_whether_a_wake_up_is_outstanding(writer: InboxWriter, client: redis.Redis) -> None:
+    assert not (await writer.append([event(1)])).woken
+    client.set("runhook:wake:dispatch", "1", ex=10)
+    assert (await writer.append([event(2)])).woken
+
+
+async def test_depth_counts_entries_and_bytes(writer: InboxWriter, reader: InboxReader) -> None:
+    await writer.append([event(number, b"x" * 10_000 + b"%d" % number) for number in range(20)])
+    for events, size in (reader.depth(), await writer.depth()):
+        assert events == 20
+        assert 200_000 <= size < 1_000_000
+
+
+async def test_a_closed_port_is_unavailable_at_once() -> None:
+    writer = InboxWriter(f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(InboxUnavailable):
+        await writer.append([event(1)])
+    with pytest.raises(InboxUnavailable):
+        await writer.depth()
+    await writer.close()
+
+
+async def test_a_redis_that_hangs_is_unavailable_in_half_a_second(
+    valkey_factory: Callable[..., ValkeyProcess],
+) -> None:
+    server = valkey_factory()
+    writer = InboxWriter(server.url)
+    await writer.append([event(1)])
+    server.hang()
+    async with asyncio.timeout(1.4):
+        with pytest.raises(InboxUnavailable):
+            await writer.append([event(2)])
+        with pytest.raises(InboxUnavailable):
+            await writer.append([event(3)])
+    server.resume()
+    assert (await writer.append([event(4)])).depth >= 2
+    await writer.close()
+
+
+async def test_an_error_reply_means_that_nothing_was_added(valkey_factory: Callable[..., ValkeyProcess]) -> None:
+    server = valkey_factory(maxmemory="3mb")
+    writer = InboxWriter(server.url)
+    with pytest.raises(InboxUnavailable) as caught:  # noqa: PT012
+        for number in range(100):
+            await writer.append([event(number, bytes(100_000) + b"%d" % number)])
+    assert caught.value.refused
+    client = server.connect()
+    before = client.xlen(STREAM)
+    with pytest.raises(InboxUnavailable):
+        await writer.append([event(number, bytes(500_000) + b"%d" % number) for number in range(1000, 1010)])
+    assert client.xlen(STREAM) == before
+    client.close()
+    await writer.close()
+
+
+async def test_a_password_in_the_url_is_used_and_not_told(valkey_factory: Callable[..., ValkeyProcess]) -> None:
+    server = valkey_factory()
+    client = server.connect()
+    client.config_set("requirepass", "hunter2")
+    good = InboxWriter(f"redis://:hunter2@127.0.0.1:{server.port}/3")
+    assert (await good.append([event(1)])).depth == 1
+    bad = InboxWriter(f"redis://:wr0ng@127.0.0.1:{server.port}/3")
+    with pytest.raises(InboxUnavailable) as caught:
+        await bad.append([event(1)])
+    assert "wr0ng" not in str(caught.value)
+    for each in (good, bad):
+        await each.close()
+    client.close()

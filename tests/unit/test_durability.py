@@ -1,0 +1,59 @@
+"""What the settings of a Redis mean for the promise that a 202 means on disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from receiver.durability import Durability, judge, refusal
+
+GOOD = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "maxmemory-policy": "noeviction",
+    "proto-max-bulk-len": "536870912",
+}
+
+
+def test_a_redis_that_writes_before_it_answers_and_evicts_nothing_keeps_the_promise() -> None:
+    assert judge(GOOD, 16 << 20).strong
+    assert str(judge(GOOD)) == "on disk before 202: yes"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("appendonly", "no", "set it to yes"),
+        ("appendfsync", "everysec", "set it to always"),
+        ("appendfsync", "no", "set it to always"),
+        ("no-appendfsync-on-rewrite", "yes", "set it to no"),
+        ("maxmemory-policy", "allkeys-lru", "set it to noeviction"),
+        ("maxmemory-policy", "allkeys-random", "set it to noeviction"),
+        ("proto-max-bulk-len", "1048576", "set it to 16777216 or more"),
+    ],
+)
+def test_each_weaker_setting_is_named_with_what_would_be_right(name: str, value: str, advice: str) -> None:
+    found = judge({**GOOD, name: value}, 16 << 20)
+    assert not found.strong
+    (problem,) = found.problems
+    assert problem.startswith(f"{name} is {value}")
+    assert problem.endswith(advice)
+
+
+@pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl", "volatile-random", "noeviction"])
+def test_a_policy_that_evicts_only_what_expires_spares_the_inbox(policy: str) -> None:
+    assert judge({**GOOD, "maxmemory-policy": policy}).strong
+
+
+def test_what_could_not_be_asked_is_not_known() -> None:
+    found = Durability(("this Redis forbids CONFIG GET",), known=False)
+    assert not found.strong
+    assert str(found).startswith("on disk before 202: not known")
+
+
+def test_the_refusal_is_one_line_that_names_the_way_out_and_no_password() -> None:
+    text = refusal("redis://:hunter2@redis.example/0", judge({**GOOD, "appendfsync": "everysec"}), "runhook.yaml")
+    assert "\n" not in text
+    assert "hunter2" not in text
+    assert "appendfsync is everysec" in text
+    assert "server.accept_weaker_durability: true in runhook.yaml" in text
