@@ -190,7 +190,8 @@ class Parts:
 
     def _ended(self, part: Part, code: int) -> None:
         now = time.monotonic()
-        reason = "; ".join(part.errors) or part.why(code)
+        spoke = part.errors and code in {1, UsageError.exit_code, NotStarted.exit_code}
+        reason = part.errors[-1] if spoke else part.why(code)
         if code == UsageError.exit_code or (code == NotStarted.exit_code and not part.deaths):
             kind = UsageError if code == UsageError.exit_code else NotStarted
             raise kind("\n".join(part.errors) or f"{part.name} can't start: {reason}")

@@ -32,7 +32,7 @@ from rq.worker_registration import register
 from receiver.processes import kind_and_place
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
 from receiver.wakeups.sweeping import clear_dead, forget
-from receiver.wakeups.waking import RECORD_TTL, lower_flag
+from receiver.wakeups.waking import RECORD_TTL, enqueue_raised, lower_flag
 
 log = logging.getLogger("runhook.worker")
 
@@ -262,6 +262,7 @@ def run_worker(
                 queue, client, f"{name}.{life}", body=lambda: perform(stop), timeout=timeout, on_job=on_job
             )
             worker.register_birth()
+            enqueue_raised(client, queue)  # look at once, whatever became of the wake-ups before
             if away:
                 log.warning("%s: Redis is back", queue)
             pause, away = 0.1, False

@@ -1,0 +1,289 @@
+"""`runhook dev` as a person runs it: one command, one Ctrl-C, nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.processes import die_with_parent
+from receiver.signature import sign
+from tests.servers.valkey import ValkeyProcess, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+sources:
+  skyvern: {secrets: ["${SKYVERN_API_KEY}"]}
+sinks:
+  archive: {type: files, path: "${RUNHOOK_DATA}/archive"}
+routes:
+  - {name: everything, to: [archive]}
+"""
+
+
+def state_and_parent(pid: int) -> tuple[str, int] | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[1])
+
+
+def alive(pid: int) -> bool:
+    found = state_and_parent(pid)
+    return found is not None and found[0] not in "ZX"
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below `pid`, itself not included."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    parents = {each: found[1] for each in pids if (found := state_and_parent(each))}
+    below = {pid}
+    while more := {each for each, parent in parents.items() if parent in below} - below:
+        below |= more
+    return below - {pid}
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def until(condition: Callable[[], Any], seconds: float = 20, what: Callable[[], str] = lambda: "") -> float:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, f"not within {seconds} s; {what()}"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+class Dev:
+    """One `runhook dev`."""
+
+    def __init__(self, directory: Path, *, config: str = CONFIG, terminal: int | None = None, **environ: str) -> None:
+        self.port = free_port()
+        self.data = directory / "d"
+        self.log_path = directory / f"log-{self.port}"
+        (directory / "runhook.yaml").write_text(config)
+        parent = os.getpid()
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)],
+                stdin=subprocess.DEVNULL,
+                stdout=log if terminal is None else terminal,
+                stderr=subprocess.STDOUT,
+                env={**inherited, "PYTHONPATH": str(ROOT), **environ},
+                cwd=directory,
+                preexec_fn=lambda: die_with_parent(parent),
+            )
+
+    def options(self, directory: Path) -> list[str]:
+        return ["--data", str(self.data), "--config", str(directory / "runhook.yaml")]
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def ready(self) -> Dev:
+        until(lambda: "Ctrl-C stops everything" in self.log or self.process.poll() is not None, 30, lambda: self.log)
+        assert self.process.poll() is None, self.log
+        return self
+
+    def part(self, words: str) -> int:
+        """The process, a child of ours, whose command line contains `words`."""
+        mine = [pid for pid in descendants(self.process.pid) if words in command_of(pid)]
+        direct = [pid for pid in mine if (state_and_parent(pid) or ("", 0))[1] == self.process.pid]
+        assert len(direct) == 1, (words, direct, self.log)
+        return direct[0]
+
+    def post(self, body: bytes) -> str:
+        """Post a signed webhook; the event id."""
+        key = (self.data / "skyvern-api-key").read_text().strip()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/webhooks/skyvern",
+            body,
+            {"x-skyvern-signature": sign(body, key), "content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.status == 202
+            return str(json.load(response)["event_id"])
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+def a_run(number: int) -> bytes:
+    return json.dumps(
+        {"run_id": f"tsk_{number}", "run_type": "task_v2", "status": "completed", "output": {"n": number}}
+    ).encode()
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Dev]]:
+    started: list[Dev] = []
+
+    def it(directory: Path | None = None, **options: Any) -> Dev:
+        started.append(Dev(directory or tmp_path_factory.mktemp("d"), **options))
+        return started[-1]
+
+    yield it
+    for dev in started:
+        dev.end()
+
+
+def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[..., Dev]) -> None:
+    # Given runhook dev with nothing set
+    dev = start().ready()
+    assert f"http://127.0.0.1:{dev.port}/webhooks/skyvern" in dev.log
+    assert "on disk before 202: yes" in dev.log
+    assert (dev.data / "skyvern-api-key").stat().st_mode & 0o777 == 0o600
+    # When a signed webhook comes
+    dev.post(a_run(1))
+    # Then the sink has it
+    until(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), 15, lambda: dev.log)
+    # And one Ctrl-C ends all, soon
+    pids = descendants(dev.process.pid)
+    assert len(pids) >= 5  # valkey, receiver, clock, worker and its children
+    started = time.monotonic()
+    dev.process.send_signal(signal.SIGINT)
+    assert dev.process.wait(15) == 0
+    print(f"{time.monotonic() - started:.2f} seconds from Ctrl-C to the end")
+    assert not any(alive(pid) for pid in pids)
+    assert "Traceback" not in dev.log
+
+
+def test_kill_9_leaves_no_process_and_the_next_one_finds_everything(start: Callable[..., Dev]) -> None:
+    dev = start().ready()
+    pids = descendants(dev.process.pid)
+    dev.process.kill()
+    until(lambda: not any(alive(pid) for pid in pids), 5)
+    again = start(dev.data.parent).ready()
+    again.post(a_run(2))
+    until(lambda: any("tsk_2" in str(path) for path in again.data.glob("archive/**/*")), 15, lambda: again.log)
+
+
+def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callable[..., Dev]) -> None:
+    dev = start().ready()
+    for number, words in enumerate(
+        ["valkey-server", "receiver.cli worker", "receiver.cli clock", "receiver.cli serve"]
+    ):
+        killed = dev.part(words)
+        os.kill(killed, signal.SIGKILL)
+        name = words.split()[-1].removesuffix("-server")
+        until(lambda name=name: f"{name.ljust(7)} | killed by signal 9; starts again" in dev.log, what=lambda: dev.log)
+
+        def posted(number: int = number) -> bool:
+            try:
+                return bool(dev.post(a_run(10 + number)))
+            except (OSError, urllib.error.URLError):
+                return False
+
+        took = until(posted, 20, lambda: dev.log)
+        seen = f"tsk_{10 + number}"
+        took += until(lambda seen=seen: any(seen in str(p) for p in dev.data.glob("archive/**/*")), 30, lambda: dev.log)
+        print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
+
+
+def refused(dev: Dev, code: int) -> str:
+    """The one line with which it ended."""
+    assert dev.process.wait(20) == code, dev.log
+    (line,) = dev.log.splitlines()
+    assert line.startswith("runhook: ")
+    return line
+
+
+def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., Dev], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        dev = Dev.__new__(Dev)
+        dev.port = taken.getsockname()[1]
+        dev.data, dev.log_path = tmp_path / "d", tmp_path / "log"
+        (tmp_path / "runhook.yaml").write_text(CONFIG)
+        with dev.log_path.open("wb") as log:
+            command = [sys.executable, "-m", "receiver.cli", "dev", "--port", str(dev.port), *dev.options(tmp_path)]
+            dev.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        line = refused(dev, 3)
+    assert f"can't listen on 127.0.0.1 port {dev.port}" in line
+    assert not (dev.data / "redis").exists()
+
+
+def test_a_wrong_config_is_one_line_for_each_problem(start: Callable[..., Dev]) -> None:
+    line = refused(start(config=CONFIG.replace("type: files", "type: flies")), 2)
+    assert "runhook.yaml:5: sinks.archive.type" in line
+
+
+def test_a_second_one_on_the_same_data_is_one_line(start: Callable[..., Dev]) -> None:
+    first = start().ready()
+    line = refused(start(first.data.parent), 3)
+    assert f"in use by another Runhook (process {first.process.pid})" in line
+
+
+def test_a_redis_that_is_away_is_one_line(start: Callable[..., Dev]) -> None:
+    dev = start(REDIS_URL="redis://127.0.0.1:1/0")
+    assert dev.process.wait(30) == 3
+    assert dev.log.splitlines()[-1].startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")
+    assert "Traceback" not in dev.log
+
+
+def test_with_redis_url_the_same_code_runs_on_a_real_server(
+    start: Callable[..., Dev], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    server = valkey_factory()
+    dev = start(REDIS_URL=server.url).ready()
+    dev.post(a_run(3))
+    until(lambda: any("tsk_3" in str(path) for path in dev.data.glob("archive/**/*")), 15, lambda: dev.log)
+    assert not (dev.data / "redis").exists()
+    assert server.connect().exists("rq:workers:dispatch")
+
+
+def test_a_redis_without_the_promise_is_refused_before_anything_starts(
+    start: Callable[..., Dev], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    line = refused(start(REDIS_URL=valkey_factory(appendfsync="everysec").url), 3)
+    assert "appendfsync is everysec" in line
+
+
+def test_names_are_coloured_on_a_terminal(start: Callable[..., Dev]) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        dev = start(terminal=theirs)
+        os.set_blocking(ours, False)
+        shown = b""
+
+        def coloured() -> bool:
+            nonlocal shown
+            with contextlib.suppress(BlockingIOError):
+                shown += os.read(ours, 65536)
+            return b"\x1b[" in shown and b"Ctrl-C stops everything" in shown
+
+        until(coloured, 30)
+        # The terminal's own Ctrl-C, not a signal to one process
+        dev.process.send_signal(signal.SIGINT)
+        until(lambda: coloured() and dev.process.poll() is not None, 15)
+        assert dev.process.returncode == 0
+    finally:
+        os.close(ours)
+        os.close(theirs)
