@@ -13,8 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.ledger import bulk
 from receiver.ledger import lanes as lane_gates
-from receiver.ledger.recording import _insert
 from receiver.ledger.schema import attempts, deliveries, events, runs
 from receiver.states import ENDED, Move, State, sources, target
 
@@ -104,7 +104,7 @@ def _take(
     if found:
         connection.execute(
             sa.update(deliveries)
-            .where(deliveries.c.id.in_(found))
+            .where(bulk.among(connection, deliveries.c.id, found))
             .values(
                 state=target(Move.CLAIM),
                 claim=token,
@@ -138,7 +138,7 @@ def _load(connection: sa.Connection, ids: Sequence[str], *, probe: bool) -> list
         )
         .join(events, events.c.id == deliveries.c.event_id)
         .outerjoin(runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id))
-        .where(deliveries.c.id.in_(ids))
+        .where(bulk.among(connection, deliveries.c.id, ids))
     )
     order = {each: place for place, each in enumerate(ids)}
     claimed = [
@@ -199,24 +199,21 @@ def settle(connection: sa.Connection, token: str, results: Sequence[Settled], wo
 
     An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
     """
-    insert = _insert(connection, attempts).on_conflict_do_nothing().returning(attempts.c.number)
-    connection.execute(
-        insert,
-        [
-            {
-                "delivery_id": each.id,
-                "number": each.number,
-                "outcome": each.outcome,
-                "reason": each.reason,
-                "receipt": json.dumps(each.receipt) if each.receipt is not None else None,
-                "retry_after": each.retry_after,
-                "started_at": each.started_at,
-                "ended_at": each.ended_at,
-                "worker": worker,
-            }
-            for each in sorted(results, key=lambda each: each.id)
-        ],
-    ).all()
+    rows = [
+        {
+            "delivery_id": each.id,
+            "number": each.number,
+            "outcome": each.outcome,
+            "reason": each.reason,
+            "receipt": json.dumps(each.receipt) if each.receipt is not None else None,
+            "retry_after": each.retry_after,
+            "started_at": each.started_at,
+            "ended_at": each.ended_at,
+            "worker": worker,
+        }
+        for each in sorted(results, key=lambda each: each.id)
+    ]
+    bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
     ended: list[str] = []
     accepted = sorted(each.id for each in results if each.move is Move.ACCEPT)
     if accepted:
@@ -237,7 +234,11 @@ def _move(
 ) -> list[str]:
     statement = (
         sa.update(deliveries)
-        .where(deliveries.c.id.in_(ids), deliveries.c.claim == token, deliveries.c.state.in_(sources(move)))
+        .where(
+            bulk.among(connection, deliveries.c.id, ids),
+            deliveries.c.claim == token,
+            deliveries.c.state.in_(sources(move)),
+        )
         .values(state=target(move), claim="", claim_until=None, updated_at=now, **values)
         .returning(deliveries.c.id)
     )
@@ -246,7 +247,7 @@ def _move(
 
 def _release_held(connection: sa.Connection, ended: Sequence[str], now: float) -> list[str]:
     """Queue the held deliveries of the same events whose sinks have all ended. Returns their sinks."""
-    of_events = sa.select(deliveries.c.event_id).where(deliveries.c.id.in_(ended))
+    of_events = sa.select(deliveries.c.event_id).where(bulk.among(connection, deliveries.c.id, ended))
     return release_held(connection, deliveries.c.event_id.in_(of_events), now)
 
 
@@ -299,26 +300,24 @@ def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason:
     ).all()
     if not lapsed:
         return 0
-    connection.execute(
-        _insert(connection, attempts).on_conflict_do_nothing().returning(attempts.c.number),
-        [
-            {
-                "delivery_id": row.id,
-                "number": row.attempts,
-                "outcome": "lapsed",
-                "reason": reason,
-                "receipt": None,
-                "retry_after": None,
-                "started_at": row.updated_at,
-                "ended_at": now,
-                "worker": row.claim.rpartition("/")[0],
-            }
-            for row in lapsed
-        ],
-    ).all()
+    rows = [
+        {
+            "delivery_id": row.id,
+            "number": row.attempts,
+            "outcome": "lapsed",
+            "reason": reason,
+            "receipt": None,
+            "retry_after": None,
+            "started_at": row.updated_at,
+            "ended_at": now,
+            "worker": row.claim.rpartition("/")[0],
+        }
+        for row in lapsed
+    ]
+    bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
     connection.execute(
         sa.update(deliveries)
-        .where(deliveries.c.id.in_([row.id for row in lapsed]))
+        .where(bulk.among(connection, deliveries.c.id, [row.id for row in lapsed]))
         .values(
             state=target(Move.LAPSE),
             claim="",
@@ -347,7 +346,7 @@ def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
     if due:
         connection.execute(
             sa.update(deliveries)
-            .where(deliveries.c.id.in_(due), deliveries.c.state.in_(sources(Move.DUE)))
+            .where(bulk.among(connection, deliveries.c.id, due), deliveries.c.state.in_(sources(Move.DUE)))
             .values(state=target(Move.DUE), updated_at=now)
         )
     return len(due)

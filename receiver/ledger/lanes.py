@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from receiver.breaker import Lane
-from receiver.ledger.recording import _insert
+from receiver.ledger.bulk import insert_statement
 from receiver.ledger.schema import lanes
 
 PROBE_LEASE = 60.0
@@ -49,7 +49,7 @@ def begin_probe(connection: sa.Connection, lane: str, now: float) -> bool:
 
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Write the breaker's state; whether the lane is paused stays as the operator set it."""
-    insert = _insert(connection, lanes)
+    insert = insert_statement(connection, lanes)
     values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}
     connection.execute(
         insert.values(lane=lane.lane, sink=lane.sink, updated_at=now, **values).on_conflict_do_update(
@@ -60,7 +60,7 @@ def put(connection: sa.Connection, lane: Lane, now: float) -> None:
 
 def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
     """Stop or resume everything for `sink`."""
-    insert = _insert(connection, lanes)
+    insert = insert_statement(connection, lanes)
     connection.execute(
         insert.values(lane=sink, sink=sink, paused=paused, updated_at=now).on_conflict_do_update(
             index_elements=[lanes.c.lane], set_={"paused": paused, "updated_at": now}

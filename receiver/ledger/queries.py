@@ -36,7 +36,8 @@ def begins(column: sa.Column[Any], beginning: str) -> sa.ColumnElement[bool]:
     """The id in `column` is, or begins with, `beginning`: people copy ids from tables that show them short."""
     if len(beginning) >= FULL_ID:
         return column == beginning
-    return sa.and_(column >= beginning, column < beginning + "\U0010ffff")
+    # What follows is hex digits, which sort before "g" in every collation.
+    return sa.and_(column >= beginning, column < beginning + "g")
 
 
 def list_runs(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from receiver.event import Event, delivery_id
 from receiver.facts import Facts
+from receiver.ledger import bulk
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.run import Run
 from receiver.states import State
@@ -61,39 +61,36 @@ class NewEvent:
         return self.event.source, self.run.run_id
 
 
-def _insert(connection: sa.Connection, table: sa.Table) -> Any:
-    """INSERT with ON CONFLICT, which both databases spell alike but SQLAlchemy keeps apart."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
-
-
 def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> dict[RunKey, KnownRun]:
     """Make the runs known, keep other dispatchers off them until the transaction ends, and tell their history."""
     wanted = sorted(set(keys))
     if not wanted:
         return {}
-    insert = _insert(connection, runs)
-    statement = insert.on_conflict_do_update(
-        index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
-    ).returning(runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id)
-    rows = connection.execute(
-        statement, [{"source": s, "run_id": r, "first_seen_at": now, "updated_at": now} for s, r in wanted]
-    ).all()
+    rows = bulk.insert(
+        connection,
+        runs,
+        [{"source": s, "run_id": r, "first_seen_at": now, "updated_at": now} for s, r in wanted],
+        lambda insert: insert.on_conflict_do_update(
+            index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
+        ),
+        [runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id],
+    )
     history: dict[RunKey, list[Facts]] = {key: [] for key in wanted}
     for source in {source for source, _ in wanted}:
         found = connection.execute(
             sa.select(*_HISTORY)
             .where(
                 events.c.source == source,
-                events.c.run_id.in_([r for s, r in wanted if s == source]),
+                bulk.among(connection, events.c.run_id, [r for s, r in wanted if s == source]),
                 events.c.disposition != "unreadable",
             )
             .order_by(events.c.seq)
         )
-        for run_id, *known in found:
-            history[source, run_id].append(Facts(*known))
+        for row in found:
+            history[source, row[0]].append(Facts(*row[1:]))
     return {
-        (source, run_id): KnownRun(json.loads(labels), submission, history[source, run_id])
-        for source, run_id, labels, submission in rows
+        (row.source, row.run_id): KnownRun(json.loads(row.labels), row.submission_id, history[row.source, row.run_id])
+        for row in rows
     }
 
 
@@ -150,8 +147,14 @@ def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: fl
         }
         for item in batch
     ]
-    statement = _insert(connection, events).on_conflict_do_nothing(index_elements=[events.c.id]).returning(events.c.id)
-    return set(connection.execute(statement, rows).scalars())
+    made = bulk.insert(
+        connection,
+        events,
+        rows,
+        lambda insert: insert.on_conflict_do_nothing(index_elements=[events.c.id]),
+        [events.c.id],
+    )
+    return {row.id for row in made}
 
 
 def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
@@ -178,14 +181,14 @@ def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now
 
 def insert_deliveries(connection: sa.Connection, rows: list[dict[str, Any]]) -> list[str]:
     """Write deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
-    if not rows:
-        return []
-    statement = (
-        _insert(connection, deliveries)
-        .on_conflict_do_nothing(index_elements=[deliveries.c.id])
-        .returning(deliveries.c.id)
+    made = bulk.insert(
+        connection,
+        deliveries,
+        sorted(rows, key=lambda row: str(row["id"])),
+        lambda insert: insert.on_conflict_do_nothing(index_elements=[deliveries.c.id]),
+        [deliveries.c.id],
     )
-    return list(connection.execute(statement, sorted(rows, key=lambda row: row["id"])).scalars())
+    return [row.id for row in made]
 
 
 def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
@@ -200,29 +203,33 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
             newest[item.key] = item
     stand = sorted(newest)
     if stand:
-        insert = _insert(connection, runs)
-        changed = [name for name in _stands(newest[stand[0]]) if name not in ("source", "run_id")]
-        statement = insert.on_conflict_do_update(
-            index_elements=[runs.c.source, runs.c.run_id],
-            set_={
-                **{name: insert.excluded[name] for name in changed if name not in _KEPT},
-                **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
-                "events": runs.c.events + insert.excluded.events,
-            },
-        ).returning(runs.c.run_id)
         rows = [
             {**_stands(newest[key]), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
             for key in stand
         ]
-        connection.execute(statement, rows).all()
+        bulk.insert(connection, runs, rows, _as_it_stands, [runs.c.run_id])
     for (source, run_id), count in sorted(counts.items()):
         connection.execute(
             sa.update(runs).where(runs.c.source == source, runs.c.run_id == run_id).values(events=runs.c.events + count)
         )
 
 
+def _as_it_stands(insert: Any) -> Any:
+    """The ON CONFLICT clause that makes a run stand as its newest event says."""
+    taken = [column.name for column in runs.c if column.name in _TOLD and column.name not in _KEPT]
+    return insert.on_conflict_do_update(
+        index_elements=[runs.c.source, runs.c.run_id],
+        set_={
+            **{name: insert.excluded[name] for name in taken},
+            **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
+            "events": runs.c.events + insert.excluded.events,
+        },
+    )
+
+
 # A later event with fewer keys (retry_webhook sends some) does not take away what an earlier one told.
 _KEPT = ("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at")
+_TOLD = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason", "event_id", *_KEPT)
 
 
 def _stands(item: NewEvent) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""Many rows in one statement whose text does not grow with them.
+
+On PostgreSQL the rows go as one array a column (`unnest`): taking a VALUES list of 256 rows apart cost the driver more
+than all the rest of a dispatch. SQLite has no arrays, and takes a VALUES list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+
+def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
+    """INSERT with ON CONFLICT, which both databases spell alike but SQLAlchemy keeps apart."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def insert(
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[dict[str, Any]],
+    conflict: Callable[[Any], Any],
+    returning: Sequence[sa.Column[Any]],
+) -> Sequence[sa.Row[Any]]:
+    """Insert `rows`, which all have the same keys. `conflict` adds the ON CONFLICT clause to the statement.
+
+    Returns what `returning` names of each row that was written, in no particular order.
+    """
+    if not rows:
+        return []
+    statement = insert_statement(connection, table)
+    names = list(rows[0])
+    if connection.dialect.name != "postgresql":
+        return connection.execute(conflict(statement).returning(*returning), list(rows)).all()
+    arrays = [sa.bindparam(name, type_=postgresql.ARRAY(table.c[name].type)) for name in names]
+    source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
+    statement = statement.from_select(names, sa.select(*(source.c[name] for name in names)))
+    values = {name: [row[name] for row in rows] for name in names}
+    return connection.execute(conflict(statement).returning(*returning), values).all()
+
+
+def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
+    """`column` is one of `values`."""
+    if connection.dialect.name != "postgresql":
+        return column.in_(values)
+    array: Any = sa.bindparam(None, list(values), type_=postgresql.ARRAY(column.type), unique=True)
+    return column == sa.any_(array)
