@@ -179,7 +179,9 @@ class RetryPolicy(Model):
 class SinkConfig(Model):
     """A destination. Beside these keys stand the options of its type."""
 
-    type: str = Field(description="The handler: database, files, s3, slack, http, or one that a package adds.")
+    type: str = Field(
+        description="What it is: database, files, s3, slack, http, notify, queue, or a type that a package adds."
+    )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
     concurrency: Whole = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")
     rate: Rate | None = Field(None, description="Most sends in a time, such as 10/s or 100/m. No limit when absent.")
@@ -207,7 +209,7 @@ class ToSink(Model):
     """A sink that waits for the receipts of others."""
 
     sink: str = Field(description="Name of the sink.")
-    after: Annotated[list[str], BeforeValidator(_listed)] = Field(
+    after: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
         default_factory=list,
         description="Sink, or list of sinks, whose receipts it waits for and gets. They must get the event as well:"
         " by this route, or by an earlier one.",

@@ -103,6 +103,15 @@ def _below(annotation: Any, part: str | int) -> Any:
     return None
 
 
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation, also as an element of its lists or a value of its mappings."""
+    for each in _alternatives(annotation):
+        for inner in (each, *get_args(each)):
+            if found := _model(inner):
+                return found
+    return None
+
+
 def _model(annotation: Any) -> type[BaseModel] | None:
     return next(
         (each for each in _alternatives(annotation) if isinstance(each, type) and issubclass(each, BaseModel)), None

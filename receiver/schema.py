@@ -6,15 +6,18 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
-from receiver.config import NAME, Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
+from receiver.config import NAME, Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink, parse_size
+from receiver.configwords import model_in
 from receiver.settings import Settings
 
 VARIABLE = r"\$\{[A-Za-z_]"
 """In a text that takes its value from the environment."""
+
+BEGIN = "<!-- made by `runhook schema --docs --output docs/configuration.md` -->"
+END = "<!-- end -->"
 
 Schema = dict[str, Any]
 
@@ -33,7 +36,7 @@ def json_schema() -> Schema:
     kinds: list[Schema] = []
     types = sink_types()
     for kind, cls in types.items():
-        options = cls.Options.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
+        options = _with_shorthands(cls.Options, cls.Options.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}"))
         for name, definition in options.pop("$defs", {}).items():
             definitions[f"{kind}.{name}"] = definition
         definitions[f"sink.{kind}"] = {
@@ -73,6 +76,21 @@ def json_schema() -> Schema:
     }
 
 
+def _with_shorthands(model: type[BaseModel], schema: Schema) -> Schema:
+    """Let a text stand where a validator of the model takes one and makes something of it."""
+    short = {"type": "string"}
+    for validator in model.__pydantic_decorators__.field_validators.values():
+        for name in validator.info.fields if validator.info.mode == "before" else ():
+            schema["properties"][name] = {"anyOf": [schema["properties"][name], short]}
+    for item in model.model_fields.values():
+        inner = model_in(item.annotation)
+        if inner and any(
+            each.info.mode == "before" for each in inner.__pydantic_decorators__.model_validators.values()
+        ):
+            schema["$defs"][inner.__name__] = {"anyOf": [schema["$defs"][inner.__name__], short]}
+    return schema
+
+
 def _open_to_variables(schema: Any) -> Any:
     """Let `${VAR}` stand wherever a number, a truth value or a text of a certain form does."""
     if isinstance(schema, list):
@@ -101,7 +119,7 @@ def _open_to_variables(schema: Any) -> Any:
 
 def reference() -> str:
     """The reference part of docs/configuration.md."""
-    from handlers.registry import sink_types
+    from handlers.registry import BUILT_IN, sink_type
 
     parts = [
         "### Environment\n\n| variable | default | |\n|---|---|---|\n",
@@ -121,15 +139,26 @@ def reference() -> str:
     for name, item in Config.model_fields.items():
         if isinstance(item.annotation, type) and issubclass(item.annotation, BaseModel):
             parts.append(_table(name, item.annotation))
-    for kind, cls in sink_types().items():
-        parts.append(_table(f"Options of `type: {kind}`", cls.Options))
-    return "\n".join("".join(parts).splitlines()) + "\n"
+    for kind in sorted(BUILT_IN):
+        options = sink_type(kind).Options
+        parts.append(_table(f"Options of `type: {kind}`", options, about="Beside `type`, `retry` and the rest."))
+        for name, item in options.model_fields.items():
+            if model := model_in(item.annotation):
+                parts.append(_table(f"`{name}` of `type: {kind}`", model))
+    return "".join(parts)
 
 
-def _table(title: str, model: type[BaseModel], leave_out: set[str] | None = None) -> str:
-    about = " ".join((model.__doc__ or "").split("\n\n")[0].split())
+def put_reference(page: str, text: str) -> str:
+    """`page` with `text` between the marks, or just `text` where it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n{text}{end}{after}" if begin and end else text
+
+
+def _table(title: str, model: type[BaseModel], leave_out: set[str] | None = None, about: str = "") -> str:
+    about = about or " ".join((model.__doc__ or "").split("\n\n")[0].split())
     rows = [
-        f"| `{name}` | {_default(item)} | {' '.join((item.description or '').replace('|', chr(92) + '|').split())} |\n"
+        f"| `{name}` | {_default(item)} | {_cell(item.description or '')} |\n"
         for name, item in model.model_fields.items()
         if name not in (leave_out or set())
     ]
@@ -140,17 +169,18 @@ def _default(item: FieldInfo) -> str:
     if item.is_required():
         return "**required**"
     value = item.get_default(call_default_factory=True, validated_data={})
-    if (
-        value is None
-        or value is PydanticUndefined
-        or isinstance(value, BaseModel | SecretStr)
-        or value in ([], {}, (), "")
-    ):
+    if value is None or isinstance(value, BaseModel | SecretStr) or value in ([], {}, (), ""):
         return ""
-    if isinstance(value, list | tuple) and len(value) > 3:
-        return "see below" if item.description is None else ", ".join(f"`{each}`" for each in value)
+    if isinstance(value, list | tuple):
+        return ", ".join(f"`{each}`" for each in value)
+    if isinstance(value, ByteSize) or any(getattr(each, "func", None) is parse_size for each in item.metadata):
+        return _code(ByteSize(value).human_readable().replace(".0", ""))
     return _code(value if isinstance(value, str) else json.dumps(value, default=str))
 
 
 def _code(text: str) -> str:
-    return text if not text or " " in text else f"`{text}`"
+    return f"`{text}`" if text and ("{" in text or " " not in text) else text
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

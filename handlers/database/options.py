@@ -51,6 +51,10 @@ def _from_shorthand(value: Any) -> Any:
     return {"path": value} if isinstance(value, (str, list, tuple)) else value
 
 
+_Column = MappedColumn | str | list[str]
+"""What may be written for a column."""
+
+
 class DatabaseOptions(SinkOptions):
     """One row a run, in a table of SQLite or PostgreSQL."""
 
@@ -59,10 +63,12 @@ class DatabaseOptions(SinkOptions):
     )
     table: str = Field("skyvern_runs", description="The table, on PostgreSQL also schema.table.")
     create: bool = Field(True, description="Create the table, and columns that it lacks, at the first delivery.")
-    columns: dict[str, Annotated[MappedColumn, BeforeValidator(_from_shorthand)]] = Field(
-        default_factory=dict,
-        max_length=MAX_MAPPED,
-        description="Columns of your own: {total: output.total} or {total: {path: output.total, type: number}}.",
+    columns: dict[str, Annotated[MappedColumn, BeforeValidator(_from_shorthand, json_schema_input_type=_Column)]] = (
+        Field(
+            default_factory=dict,
+            max_length=MAX_MAPPED,
+            description="Columns of your own: {total: output.total} or {total: {path: output.total, type: number}}.",
+        )
     )
 
     @field_validator("url")

@@ -76,16 +76,23 @@ def check(
 
 def schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
-    docs: Annotated[bool, typer.Option("--docs", help="The reference in Markdown instead.")] = False,
+    docs: Annotated[
+        bool,
+        typer.Option(
+            "--docs", help="The reference in Markdown instead; in an --output that has its marks, between them."
+        ),
+    ] = False,
 ) -> None:
     """Print the JSON Schema of the config file, so that editors complete it and mark mistakes."""
-    from receiver.schema import json_schema, reference
+    from receiver.schema import json_schema, put_reference, reference
 
     text = reference() if docs else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     if output is None:
         sys.stdout.write(text)
         return
     try:
+        if docs and output.exists():
+            text = put_reference(output.read_text(encoding="utf-8"), text)
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--output {output}: can't be written: {error.strerror}") from None
@@ -168,6 +175,8 @@ def _options(loaded: Loaded, name: str, kind: str, options: Mapping[str, Any]) -
     def shown(key: Key, value: Any, parsed: Any) -> Any:
         if isinstance(parsed, SecretStr):
             raw = loaded.document.raw.get(key, "")
+            if raw.startswith("sqlite:"):  # a place on this machine, and no password
+                return raw
             return raw if raw.startswith("${") and raw.endswith("}") and ":-" not in raw else STARS
         if isinstance(value, dict):
             return {each: shown((*key, each), item, _within(parsed, each)) for each, item in value.items()}
