@@ -99,6 +99,7 @@ def listed(run: SimRun) -> dict[str, Any]:
             "workflow_deleted": False,
             "script_run": False,
             "trigger_type": "api",
+            "created_by": None,
         }
     )
 

@@ -99,7 +99,9 @@ async def misbehave(world: World, text: str = "") -> frozenset[Fault]:
     if Fault.BUSY in faults:
         world.stats["calls_503"] += 1
         headers = {"Retry-After": f"{max(round(world.options.pause(world.options.retry_after)), 1)}"}
-        raise Refused(503, "No capacity for another run. Please try again later.", headers)
+        raise Refused(
+            503, "The server is busy dispatching other runs. No run was created; retry this request.", headers
+        )
     if Fault.CRASH in faults:
         world.stats["calls_500"] += 1
         error = Refused(500, "")

@@ -1,0 +1,129 @@
+"""What the receiver lends to sinks, against a simulated Skyvern."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx2
+import pytest
+
+from handlers import Delivery, Unavailable
+from receiver.config import Config
+from receiver.services import SourceServices
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.skyvern import KEY, SkyvernSimulator
+
+
+def delivery(run_id: str, source: str = "skyvern") -> Delivery:
+    now = datetime.now(UTC)
+    return Delivery("dlv_1", "evt_1", "files", 1, source, run_id, "task_v1", "completed", now, b"{}", {})
+
+
+def services(base: str | None, key: str | None = KEY, **more: object) -> SourceServices:
+    source = {"secrets": ["s"], "api_base": base, "api_key": key}
+    config = Config.model_validate({"sources": {"skyvern": source, "other": {"secrets": ["s"]}}, **more})
+    return SourceServices(config, "http://127.0.0.1:9")
+
+
+def test_fresh_artifacts_have_urls_that_work(skyvern_simulator: SkyvernSimulator) -> None:
+    run_id = skyvern_simulator.submit("p")["run_id"]
+    skyvern_simulator.wait_final(run_id)
+    lent = services(skyvern_simulator.url)
+
+    found = {artifact.kind: artifact for artifact in lent.fresh_artifacts(delivery(run_id))}
+
+    invoice = found["download"]
+    content = httpx2.get(invoice.url, trust_env=False).content
+    assert (invoice.name, invoice.size) == ("invoice.pdf", len(content))
+    assert invoice.sha256 == hashlib.sha256(content).hexdigest()
+    assert {"recording", "screenshot"} <= found.keys()
+    lent.close()
+
+
+def test_on_local_storage_the_api_itself_serves_the_bytes_for_its_key(
+    simulate_skyvern: Callable[..., SkyvernSimulator],
+) -> None:
+    sim = simulate_skyvern(local_storage=True)
+    run_id = sim.submit("p")["run_id"]
+    sim.wait_final(run_id)
+    lent = services(sim.url)
+    about = delivery(run_id)
+
+    found = lent.fresh_artifacts(about)
+
+    assert len(found) == 4
+    for artifact in found:
+        answer = httpx2.get(artifact.url, headers=lent.artifact_headers(about, artifact.url), trust_env=False)
+        assert hashlib.sha256(answer.content).hexdigest() == artifact.sha256
+    lent.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "gets_it"),
+    [
+        ("https://api.example/v1/artifacts/a_1/content", True),
+        ("HTTPS://API.example:443/v1/artifacts/a_1/content?x=1", True),
+        ("http://api.example/v1/artifacts/a_1/content", False),
+        ("https://api.example:8443/v1/artifacts/a_1/content", False),
+        ("https://api.example.evil/v1/artifacts/a_1/content", False),
+        ("https://api.example@evil.example/v1/artifacts/a_1/content", False),
+        ("https://evil.example/?https://api.example/v1/artifacts/a_1/content", False),
+        ("https://api.example:port/v1/artifacts/a_1/content", False),
+        ("//api.example/v1/artifacts/a_1/content", False),
+        ("", False),
+    ],
+)
+def test_the_key_goes_to_the_sources_own_origin_only(url: str, gets_it: bool) -> None:
+    lent = services("https://api.example")
+
+    assert lent.artifact_headers(delivery("r"), url) == ({"x-api-key": KEY} if gets_it else {})
+    assert lent.artifact_headers(delivery("r", "other"), url) == {}
+    assert lent.artifact_headers(delivery("r", "gone"), url) == {}
+
+
+def test_a_source_without_a_key_asks_nothing(scripted_server: ScriptedServer) -> None:
+    lent = services(scripted_server.url, key=None)
+
+    assert lent.fresh_artifacts(delivery("r")) == []
+    assert lent.fresh_artifacts(delivery("r", "gone")) == []
+    assert scripted_server.calls == []
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_an_api_that_refuses_has_nothing_to_give(status: int, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = Reply(status, b'{"detail": "no"}')
+    lent = services(scripted_server.url)
+
+    assert lent.fresh_artifacts(delivery("r")) == []
+    lent.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "retry_after"),
+    [
+        (Reply(429, b"{}"), None),
+        (Reply(503, b"{}", {"retry-after": "7"}), 7.0),
+        (Reply(200, b"<html>"), None),
+        (Reply(hang_up=True), None),
+    ],
+)
+def test_an_api_in_trouble_makes_the_sink_wait(
+    reply: Reply, retry_after: float | None, scripted_server: ScriptedServer
+) -> None:
+    scripted_server.default = reply
+    lent = services(scripted_server.url)
+
+    with pytest.raises(Unavailable) as caught:
+        lent.fresh_artifacts(delivery("r"))
+
+    assert caught.value.retry_after == retry_after
+    assert KEY not in str(caught.value)
+    lent.close()
+
+
+def test_allowed_addresses_are_the_operators(skyvern_simulator: SkyvernSimulator) -> None:
+    lent = services(skyvern_simulator.url, allowed_addresses=["10.0.0.0/8"])
+
+    assert list(lent.allowed_addresses()) == ["10.0.0.0/8"]
