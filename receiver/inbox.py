@@ -226,6 +226,25 @@ class InboxReader:
             return _depth(pipeline.execute(raise_on_error=False))
 
 
+def hand_back(client: redis.Redis, consumer: str) -> int:
+    """The reader `consumer` is dead: what it had taken counts as abandoned at once, so the next `reclaim` finds it.
+
+    How many entries that were. Raises redis.RedisError.
+    """
+    try:
+        pending: Any = client.xpending_range(STREAM, GROUP, "-", "+", 1000, consumername=consumer)
+    except redis.ResponseError as error:
+        if "NOGROUP" not in str(error):
+            raise
+        return 0
+    held = [each["message_id"] for each in pending]
+    if held:
+        client.xclaim(STREAM, GROUP, consumer, 0, held, idle=3_600_000, justid=True)
+    else:
+        client.xgroup_delconsumer(STREAM, GROUP, consumer)  # with entries in its care they would be lost
+    return len(held)
+
+
 def _depth(replies: Sequence[Any]) -> tuple[int, int]:
     """(entries, bytes) from the replies to XLEN and MEMORY USAGE; the latter may be forbidden, or say nil."""
     events, size = replies

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from redis.exceptions import AuthenticationError, RedisError
 
+from receiver import inbox
 from receiver.config import Config
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -84,7 +85,7 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Li
     stop = Stop(TURN)
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     for name in life.predecessors:
-        give_back(settings, name)
+        give_back(settings, queue, name)
     body = build(life.name)
     worn_out = False
 
@@ -116,13 +117,24 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Li
     return REPLACE if worn_out else 0
 
 
-def give_back(settings: Settings, name: str) -> None:
-    """Release what the dead worker process `name` had claimed in the ledger. When that fails, the claims lapse."""
+def give_back(settings: Settings, queue: str, name: str) -> None:
+    """Release what the dead worker process `name` had in its care. What can't be released now lapses later."""
+    if queue == DISPATCH:
+        client = connect(settings.redis_url, socket_timeout=1.0)
+        try:
+            entries = inbox.hand_back(client, name)
+            if entries:
+                log.info("worker.released entries=%d owner=%s", entries, name)
+        except RedisError as error:
+            log.warning("worker.not_released owner=%s redis=%s", name, type(error).__name__)
+        finally:
+            client.close()
+        return
     ledger = Ledger(settings.database_url)
     try:
-        released = ledger.write(lambda connection: release_claims(connection, name, time.time()))
-        if released:
-            log.info("worker.released claims=%d owner=%s", released, name)
+        claims = ledger.write(lambda connection: release_claims(connection, name, time.time()))
+        if claims:
+            log.info("worker.released claims=%d owner=%s", claims, name)
     except LedgerUnavailable as error:
         log.warning("worker.not_released owner=%s ledger=%s", name, error)
     finally:
@@ -131,11 +143,14 @@ def give_back(settings: Settings, name: str) -> None:
 
 def _bury(settings: Settings, queues: dict[str, str], label: str, name: str) -> None:
     """After the last fork: what a child that had to be killed at the end leaves behind."""
-    give_back(settings, name)
+    give_back(settings, queues[label], name)
+    client = connect(settings.redis_url, socket_timeout=1.0)
     try:
-        clear_dead(connect(settings.redis_url, socket_timeout=1.0), queues[label], name)
+        clear_dead(client, queues[label], name)
     except RedisError as error:
         log.warning("worker.not_cleared owner=%s redis=%s", name, type(error).__name__)
+    finally:
+        client.close()
 
 
 def check(settings: Settings, patience: float) -> None:

@@ -206,6 +206,19 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callab
         print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
 
 
+def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(start: Callable[..., Dev]) -> None:
+    dev = start().ready()
+    supervisor = dev.part("receiver.cli worker")
+    until(lambda: len(descendants(supervisor)) == 2, what=lambda: dev.log)
+    for number, child in enumerate(sorted(descendants(supervisor))):
+        dev.post(a_run(20 + number))
+        os.kill(child, signal.SIGKILL)
+        name = f"tsk_{20 + number}"
+        took = until(lambda name=name: any(name in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+        print(f"{took:.2f} seconds from kill -9 of a worker's child to its event delivered")
+        assert took < 6
+
+
 def refused(dev: Dev, code: int) -> str:
     """The one line with which it ended."""
     assert dev.process.wait(20) == code, dev.log
