@@ -66,9 +66,9 @@ class Clock:
         now = time.time()
 
         def work(connection: Connection) -> tuple[int, int]:
-            return delivering.lapse_claims(connection, now), delivering.make_due(connection, now)
+            return repair.lapse_claims(connection, now), repair.make_due(connection, now)
 
-        if self._ledger.read(lambda connection: delivering.anything_due(connection, now)):
+        if self._ledger.read(lambda connection: repair.anything_due(connection, now)):
             lapsed, queued = self._ledger.write(work)
             if lapsed:
                 log.warning("clock.lapsed claims=%d", lapsed)
@@ -99,7 +99,7 @@ class Clock:
         """Free held deliveries that nobody freed; remove what is older than the retention says."""
         if not self._every("slow", SLOW_EVERY):
             return
-        self._ledger.write(lambda connection: delivering.sweep_held(connection, time.time()))
+        self._ledger.write(lambda connection: repair.sweep_held(connection, time.time()))
         if self._retain is not None:
             before = time.time() - self._retain
             removed = self._ledger.write(lambda connection: retention.remove(connection, before))

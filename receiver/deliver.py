@@ -25,6 +25,7 @@ from receiver.event import delivery_id, event_id
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, lanes
 from receiver.ledger.delivering import Claimed, Settled
 from receiver.pool import Pool
+from receiver.rates import Rate
 from receiver.run import parse
 from receiver.services import SourceServices
 from receiver.settings import Settings
@@ -68,6 +69,7 @@ class Deliverer:
         connection: redis.Redis,
         owner: str,
         *,
+        rate: Rate | None = None,
         linger: float = LINGER,
     ) -> None:
         self._ledger = ledger
@@ -75,6 +77,9 @@ class Deliverer:
         self._retry = retry
         self._redis = connection
         self._owner = owner
+        self._concurrency = concurrency
+        self._rate = rate
+        self._spent_rate = False
         self._linger = linger
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
@@ -108,7 +113,9 @@ class Deliverer:
         wakeups.settle(self._redis, self._queue, self._look_once_more)
 
     def _look_once_more(self) -> bool:
-        """What was queued while the flag was still up has rung no bell."""
+        """What was queued while the flag was still up has rung no bell. A spent rate is left to the clock."""
+        if self._spent_rate:
+            return False
         return self._ledger.read(lambda connection: delivering.has_due(connection, self._sink.name, time.time()))
 
     @property
@@ -139,7 +146,9 @@ class Deliverer:
         free = self._places - len(self._flying)
         if free < max(1, self._places // 2):
             return 0
-        limit = self._sink.batch_size if self._many else free
+        limit = self._allowed(self._sink.batch_size if self._many else free)
+        if not limit:
+            return 0
         token = f"{self._owner}/{next(self._tokens)}"
         now = time.time()
         claimed, receipts = self._ledger.write(lambda connection: self._take(connection, limit, token, now))
@@ -150,10 +159,23 @@ class Deliverer:
             self._start(Unit(token, each), receipts)
         return len(claimed)
 
+    def _allowed(self, wanted: int) -> int:
+        """How many of `wanted` the sink's rate allows now."""
+        self._spent_rate = False
+        if self._rate is None:
+            return wanted
+        if not self._look_once_more():
+            return 0  # what is not sent must not count
+        allowed = self._rate.take(wanted)
+        self._spent_rate = allowed == 0
+        return allowed
+
     def _take(
         self, connection: Connection, limit: int, token: str, now: float
     ) -> tuple[list[Claimed], dict[str, dict[str, dict[str, object] | None]]]:
-        claimed, _ = delivering.claim(connection, self._sink.name, limit, token, now, CLAIM)
+        claimed, _ = delivering.claim(
+            connection, self._sink.name, limit, token, now, CLAIM, None if self._many else self._concurrency
+        )
         receipts = {
             each.id: delivering.receipts(connection, each.event_id, each.after) for each in claimed if each.after
         }
@@ -331,4 +353,12 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
     chosen = config.sinks[name]
     connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5)
     sink = registry.build(name, chosen.type, chosen.options, SourceServices(config, settings.skyvern_base_url))
-    return Deliverer(Ledger(settings.database_url), sink, chosen.retry, chosen.concurrency, connection, owner)
+    return Deliverer(
+        Ledger(settings.database_url),
+        sink,
+        chosen.retry,
+        chosen.concurrency,
+        connection,
+        owner,
+        rate=Rate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
+    )

@@ -19,8 +19,8 @@ from receiver import inbox
 from receiver.config import Config
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.delivering import release_claims
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.repair import release_claims
 from receiver.settings import Settings, hide_password
 from receiver.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
 from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, clear_dead, connect, deliver_queue, run_worker

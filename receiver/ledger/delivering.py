@@ -60,9 +60,22 @@ class Settled:
 
 
 def claim(
-    connection: sa.Connection, sink: str, limit: int, token: str, now: float, seconds: float
+    connection: sa.Connection,
+    sink: str,
+    limit: int,
+    token: str,
+    now: float,
+    seconds: float,
+    concurrency: int | None = None,
 ) -> tuple[list[Claimed], str]:
-    """Claim up to `limit` due deliveries for `sink`, oldest first. Returns them, and the lane that they probe or ""."""
+    """Claim up to `limit` due deliveries for `sink`, oldest first. Returns them, and the lane that they probe or "".
+
+    `concurrency`: how many of the sink's may be claimed at once, over all workers; None is no limit.
+    """
+    if concurrency is not None:
+        limit = min(limit, concurrency - _claimed_now(connection, sink))
+        if limit <= 0:
+            return [], ""
     closed = lane_gates.not_closed(connection, sink)
     if any(lane.paused for lane in closed):
         return [], ""
@@ -77,6 +90,16 @@ def claim(
                     probing = lane.lane
                     break
     return (_load(connection, ids, probe=bool(probing)) if ids else []), probing
+
+
+def _claimed_now(connection: sa.Connection, sink: str) -> int:
+    """How many of the sink's deliveries are claimed. Until the transaction ends no other worker claims for it."""
+    if connection.dialect.name == "postgresql":  # on SQLite there is one writer at a time anyway
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"runhook claim {sink}"))))
+    claimed = sa.select(sa.func.count()).where(
+        deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.sink == sink
+    )
+    return connection.execute(claimed).scalar_one()
 
 
 def _take(
@@ -279,79 +302,6 @@ def release_held(connection: sa.Connection, condition: sa.ColumnElement[bool], n
     return sorted({row.sink for row in ready})
 
 
-def release_claims(connection: sa.Connection, owner: str, now: float) -> int:
-    """Give back all that a dead worker held: its claims need not run out first. Returns how many there were."""
-    prefix = owner.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "/%"
-    return _lapse(connection, deliveries.c.claim.like(prefix, escape="\\"), f"{owner} ended while sending", now)
-
-
-def lapse_claims(connection: sa.Connection, now: float) -> int:
-    """Take back the claims that have run out. Returns how many there were."""
-    return _lapse(connection, deliveries.c.claim_until < now, "the claim ran out while sending", now)
-
-
-def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason: str, now: float) -> int:
-    lapsed = connection.execute(
-        sa.select(deliveries.c.id, deliveries.c.attempts, deliveries.c.claim, deliveries.c.updated_at)
-        .where(deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), condition)
-        .order_by(deliveries.c.id)
-        .limit(500)
-        .with_for_update(skip_locked=True)
-    ).all()
-    if not lapsed:
-        return 0
-    rows = [
-        {
-            "delivery_id": row.id,
-            "number": row.attempts,
-            "outcome": "lapsed",
-            "reason": reason,
-            "receipt": None,
-            "retry_after": None,
-            "started_at": row.updated_at,
-            "ended_at": now,
-            "worker": row.claim.rpartition("/")[0],
-        }
-        for row in lapsed
-    ]
-    bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
-    connection.execute(
-        sa.update(deliveries)
-        .where(bulk.among(connection, deliveries.c.id, [row.id for row in lapsed]))
-        .values(
-            state=target(Move.LAPSE),
-            claim="",
-            claim_until=None,
-            due_at=now,
-            updated_at=now,
-            reason=reason,
-            # A delivery that kills its worker must end some day: a lapse spends one of its attempts.
-            spent=deliveries.c.spent + 1,
-        )
-    )
-    return len(lapsed)
-
-
-def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
-    """Queue the waiting deliveries whose time has come. Returns how many there were."""
-    due = list(
-        connection.execute(
-            sa.select(deliveries.c.id)
-            .where(deliveries.c.state == sa.literal_column(f"'{State.WAITING}'"), deliveries.c.due_at <= now)
-            .order_by(deliveries.c.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).scalars()
-    )
-    if due:
-        connection.execute(
-            sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, due), deliveries.c.state.in_(sources(Move.DUE)))
-            .values(state=target(Move.DUE), updated_at=now)
-        )
-    return len(due)
-
-
 def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
     """Whether `sink` has something that a worker could send now (a parked lane's deliveries don't count)."""
     closed = lane_gates.not_closed(connection, sink)
@@ -366,31 +316,3 @@ def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
         condition,
     )
     return connection.execute(queued.limit(1)).first() is not None
-
-
-def anything_due(connection: sa.Connection, now: float) -> bool:
-    """Whether the clock has something to write: a waiting delivery that is due, or a claim that has lapsed."""
-    for state, column in ((State.WAITING, deliveries.c.due_at), (State.SENDING, deliveries.c.claim_until)):
-        query = sa.select(sa.literal(1)).where(deliveries.c.state == sa.literal_column(f"'{state}'"), column <= now)
-        if connection.execute(query.limit(1)).first() is not None:
-            return True
-    return False
-
-
-def sweep_held(connection: sa.Connection, now: float) -> list[str]:
-    """Free held deliveries whose sinks have ended in two transactions that did not see each other. Returns sinks."""
-    sinks: set[str] = set()
-    after = ""
-    while True:
-        page = list(
-            connection.execute(
-                sa.select(deliveries.c.id)
-                .where(deliveries.c.state == sa.literal_column(f"'{State.HELD}'"), deliveries.c.id > after)
-                .order_by(deliveries.c.id)
-                .limit(500)
-            ).scalars()
-        )
-        if not page:
-            return sorted(sinks)
-        after = page[-1]
-        sinks |= set(release_held(connection, deliveries.c.id.in_(page), now))

@@ -14,8 +14,9 @@ from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver import breaker
 from receiver.config import RetryPolicy
 from receiver.deliver import Deliverer
-from receiver.ledger import Ledger, delivering, lanes, queries
+from receiver.ledger import Ledger, lanes, queries, repair
 from receiver.ledger.recording import NewDelivery
+from receiver.rates import Rate
 from tests.integration.test_ledger import new_event, record
 
 Answer = Callable[[Delivery], Receipt]
@@ -55,7 +56,7 @@ NO_SERVICES: Any = None
 def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]]:
     made: list[Deliverer] = []
 
-    def make(sink: Sink[SinkOptions], *, concurrency: int = 8, **retry: Any) -> Deliverer:
+    def make(sink: Sink[SinkOptions], *, concurrency: int = 8, rate: Rate | None = None, **retry: Any) -> Deliverer:
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         it = Deliverer(
             Ledger(str(ledger.url.render_as_string(hide_password=False))),
@@ -64,6 +65,7 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]
             concurrency,
             connection,
             f"w{len(made)}",
+            rate=rate,
             linger=0.02,
         )
         made.append(it)
@@ -84,7 +86,7 @@ def accept(delivery: Delivery) -> Receipt:
 
 def settled(ledger: Ledger) -> None:
     """Make what waits due now, as the clock does when its time has come."""
-    ledger.write(lambda connection: delivering.make_due(connection, time.time() + 1e6))
+    ledger.write(lambda connection: repair.make_due(connection, time.time() + 1e6))
     ledger.write(lambda connection: connection.exec_driver_sql("UPDATE deliveries SET due_at = 0"))
 
 
@@ -269,3 +271,46 @@ def test_many_deliverers_send_each_delivery_once(ledger: Ledger, deliver: Callab
 
     sent = [each.key for sink in sinks for each in sink.seen]
     assert len(sent) == len(set(sent)) == 100
+
+
+def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(24)))
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answer(delivery: Delivery) -> Receipt:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        with lock:
+            now -= 1
+        return accept(delivery)
+
+    threads = [
+        threading.Thread(target=deliver(ScriptedSink(answer), concurrency=3).run, args=(lambda: False,))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    deliver(ScriptedSink(answer), concurrency=3).run(lambda: False)
+
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+    assert 1 < most <= 3
+
+
+def test_a_rate_holds_over_all_workers_and_spends_no_attempts(
+    ledger: Ledger, deliver: Callable[..., Deliverer], redis_url: str
+) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(10)))
+    client = redis.Redis.from_url(redis_url)
+    sinks = [ScriptedSink(accept) for _ in range(2)]
+    for sink in sinks:
+        deliver(sink, rate=Rate(client, "ops", (4, 3600.0))).run(lambda: False)
+
+    assert sum(len(sink.seen) for sink in sinks) == 4
+    assert sorted(row["state"] for row in rows(ledger)) == ["delivered"] * 4 + ["queued"] * 6
+    assert {row["spent"] for row in rows(ledger, state=["queued"])} == {0}
+    client.close()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from receiver import facts
 from receiver.breaker import Lane
 from receiver.event import Event, delivery_id, event_id
-from receiver.ledger import Ledger, LedgerDataError, delivering, lanes, migrate, queries, recording, retention
+from receiver.ledger import Ledger, LedgerDataError, delivering, lanes, migrate, queries, recording, repair, retention
 from receiver.ledger.delivering import Claimed, Settled
 from receiver.ledger.recording import NewDelivery, NewEvent
 from receiver.ledger.schema import metadata
@@ -183,7 +183,7 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
     record(ledger, new_event("tsk_1", "results"))
     asleep = claim(ledger, "results", token="slow/1")
 
-    assert ledger.write(lambda connection: delivering.lapse_claims(connection, NOW + 16)) == 1
+    assert ledger.write(lambda connection: repair.lapse_claims(connection, NOW + 16)) == 1
     awake = claim(ledger, "results", token="quick/1", now=NOW + 16)
     settle(ledger, asleep, Move.DIE, token="slow/1", now=NOW + 17)
     assert states(ledger) == {"tsk_1:results": "sending"}
@@ -200,7 +200,7 @@ def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
 
     assert ledger.write(lambda connection: delivering.renew(connection, {"w/7"}, NOW + 60)) == 1
 
-    assert ledger.write(lambda connection: delivering.lapse_claims(connection, NOW + 30)) == 0
+    assert ledger.write(lambda connection: repair.lapse_claims(connection, NOW + 30)) == 0
 
 
 def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
@@ -208,7 +208,7 @@ def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: L
     claim(ledger, "results", token="w_1/1", limit=1)
     claim(ledger, "results", token="wx1/1", limit=1)
 
-    assert ledger.write(lambda connection: delivering.release_claims(connection, "w_1", NOW)) == 1
+    assert ledger.write(lambda connection: repair.release_claims(connection, "w_1", NOW)) == 1
 
     assert sorted(states(ledger).values()) == ["queued", "sending"]
 
@@ -218,8 +218,8 @@ def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledg
     settle(ledger, claim(ledger, "results"), Move.DEFER, due_at=NOW + 5)
 
     def look(at: float) -> tuple[bool, int, bool]:
-        due = ledger.read(lambda connection: delivering.anything_due(connection, at))
-        made = ledger.write(lambda connection: delivering.make_due(connection, at))
+        due = ledger.read(lambda connection: repair.anything_due(connection, at))
+        made = ledger.write(lambda connection: repair.make_due(connection, at))
         return due, made, ledger.read(lambda connection: delivering.has_due(connection, "results", at))
 
     assert look(NOW + 4) == (False, 0, False)
@@ -245,7 +245,7 @@ def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger:
 def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", NewDelivery("ops", "r", after=("archive",))))  # its archive was never made
 
-    assert ledger.write(lambda connection: delivering.sweep_held(connection, NOW)) == ["ops"]
+    assert ledger.write(lambda connection: repair.sweep_held(connection, NOW)) == ["ops"]
 
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
@@ -330,7 +330,7 @@ def test_no_statement_of_a_quiet_sweep_reads_a_whole_table(ledger: Ledger, expla
     record(ledger, new_event("tsk_1", "results"))
 
     def sweep(connection: sa.Connection) -> None:
-        delivering.anything_due(connection, NOW)
+        repair.anything_due(connection, NOW)
         delivering.has_due(connection, "results", NOW)
 
     ledger.read(sweep)

