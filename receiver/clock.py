@@ -15,7 +15,7 @@ import redis
 from receiver import wakeups
 from receiver.config import Config
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, operations, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, operations, repair, retention
 from receiver.ledger.migrate import ensure_schema
 from receiver.settings import Settings
 
