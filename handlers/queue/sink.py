@@ -1,0 +1,183 @@
+"""The sink `queue`: runs for programs that would rather pull than be called. Each kind of queue has its own file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+
+from handlers.contract import Delivery, Receipt, Services, Sink, SinkError, SinkOptions
+from handlers.queue.message import Message, as_bytes, as_text
+
+To = Literal["redis-stream", "sqs", "sns"]
+
+_AWS = ("region", "endpoint_url", "access_key_id", "secret_access_key", "max_bytes")
+_GOES_WITH: dict[str, tuple[str, ...]] = {
+    "redis-stream": ("url", "stream", "max_len", "once_for"),
+    "sqs": ("queue_url", *_AWS),
+    "sns": ("topic_arn", *_AWS),
+}
+_NEEDED: dict[str, tuple[str, str]] = {
+    "redis-stream": ("url", "redis://HOST:6379/0"),
+    "sqs": ("queue_url", "https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"),
+    "sns": ("topic_arn", "arn:aws:sns:REGION:ACCOUNT:NAME"),
+}
+_ARN = re.compile(r"arn:[a-z-]+:sns:([a-z0-9-]+):\d*:[A-Za-z0-9_-]{1,256}(\.fifo)?")
+_SQS_HOST = re.compile(r"(?:sqs[.-])?([a-z]{2}(?:-[a-z]+)+-\d)\.")
+
+
+class QueueOptions(SinkOptions):
+    """Which kind of queue (`to`), and where it is."""
+
+    to: To = Field(description="Kind of queue: redis-stream, sqs or sns.")
+    url: SecretStr | None = Field(None, description="redis-stream: redis://, rediss:// or unix:// address.")
+    stream: str = Field("runhook:runs", min_length=1, max_length=500, description="redis-stream: name of the stream.")
+    max_len: int = Field(
+        0, ge=0, description="redis-stream: about how many entries to keep, oldest go first; 0 keeps all."
+    )
+    once_for: int = Field(
+        7 * 86400, ge=60, description="redis-stream: seconds during which one delivery is never added twice."
+    )
+    queue_url: str | None = Field(
+        None, description="sqs: URL of the queue; in one that ends in .fifo a run's messages keep their order."
+    )
+    topic_arn: str | None = Field(
+        None, description="sns: ARN of the topic; in one that ends in .fifo a run's messages keep their order."
+    )
+    region: str | None = Field(None, description="sqs, sns: AWS region, where the address does not tell it.")
+    endpoint_url: str | None = Field(None, description="sqs, sns: another server than AWS's own.")
+    max_bytes: int = Field(
+        256 * 1024,
+        ge=8192,
+        le=1024 * 1024,
+        description="sqs, sns: bytes that one message may have; for a body that is larger a short one is sent.",
+    )
+    access_key_id: str | None = Field(None, description="sqs, sns: access key; left out: AWS's usual places.")
+    secret_access_key: SecretStr | None = Field(None, description="sqs, sns: the access key's secret.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> QueueOptions:
+        needed, like = _NEEDED[self.to]
+        if not getattr(self, needed):
+            raise ValueError(f"to: {self.to} needs {needed}, such as {like}")
+        foreign = sorted((self.model_fields_set - {"to", "timeout"}) - set(_GOES_WITH[self.to]))
+        foreign = [name for name in foreign if getattr(self, name) is not None]
+        if foreign:
+            raise ValueError(
+                f"{foreign[0]} does not go with to: {self.to}, which takes {', '.join(_GOES_WITH[self.to])}"
+            )
+        if self.to == "redis-stream":
+            _check_redis(self)
+        else:
+            _check_aws(self)
+        return self
+
+
+def _check_redis(options: QueueOptions) -> None:
+    assert options.url is not None
+    try:
+        parts = urlsplit(options.url.get_secret_value())
+        _ = parts.port
+    except ValueError:
+        raise ValueError("url is no address; it looks like redis://HOST:6379/0") from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("url must begin with redis://, rediss:// or unix://")
+    if not options.stream.isprintable() or any(mark in options.stream for mark in "{}"):
+        raise ValueError("stream may hold no braces and no control characters")
+
+
+def _check_aws(options: QueueOptions) -> None:
+    if options.to == "sns" and not _ARN.fullmatch(options.topic_arn or ""):
+        raise ValueError("topic_arn is no ARN of a topic; it looks like arn:aws:sns:REGION:ACCOUNT:NAME")
+    for name in ("queue_url", "endpoint_url"):
+        url = getattr(options, name)
+        if url is None:
+            continue
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable() and "@" not in url
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"{name} must be an http(s) address without a user name")
+    if (options.access_key_id is None) != (options.secret_access_key is None):
+        raise ValueError("access_key_id and secret_access_key go together")
+    if options.to == "sqs" and region_of(options) is None:
+        raise ValueError("region is needed: the queue's address does not tell it")
+
+
+def region_of(options: QueueOptions) -> str | None:
+    """The AWS region, from the option or the address."""
+    if options.region:
+        return options.region
+    arn = _ARN.fullmatch(options.topic_arn or "")
+    if arn:
+        return arn[1]
+    host = _SQS_HOST.match(urlsplit(options.queue_url or "").hostname or "")
+    return host[1] if host else None
+
+
+class Outlet(Protocol):
+    """One kind of queue."""
+
+    def put(self, messages: Sequence[Message]) -> list[Receipt | SinkError]:
+        """One answer for each message, in order; or raises for all of them."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class QueueSink(Sink[QueueOptions]):
+    """One message a delivery."""
+
+    Options: ClassVar[type[SinkOptions]] = QueueOptions
+    batch_size: ClassVar[int] = 100
+
+    def __init__(self, name: str, options: QueueOptions, services: Services) -> None:
+        super().__init__(name, options, services)
+        self._outlet, self._message = _outlet(options)
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Put one message into the queue. The receipt's id is the queue's own id for it."""
+        (answer,) = self.send_many([delivery])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
+        """Put all, in as few calls as the queue allows."""
+        if not deliveries:
+            return []
+        return list(self._outlet.put([self._message(delivery) for delivery in deliveries]))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._outlet.close()
+
+
+def _outlet(options: QueueOptions) -> tuple[Outlet, Callable[[Delivery], Message]]:
+    if options.to == "redis-stream":
+        from handlers.queue.redis_stream import RedisStream
+
+        assert options.url is not None
+        url = options.url.get_secret_value()
+        return RedisStream(url, options.stream, options.max_len, options.once_for, options.timeout), as_bytes
+    from handlers.queue.aws import Sns, Sqs
+
+    secret = options.secret_access_key
+    client_options: dict[str, Any] = {
+        "region_name": region_of(options),
+        "endpoint_url": options.endpoint_url,
+        "aws_access_key_id": options.access_key_id,
+        "aws_secret_access_key": secret.get_secret_value() if secret else None,
+    }
+    limit = options.max_bytes
+    outlet: Outlet
+    if options.to == "sqs":
+        outlet = Sqs(options.queue_url or "", client_options, limit, options.timeout)
+    else:
+        outlet = Sns(options.topic_arn or "", client_options, limit, options.timeout)
+    return outlet, lambda delivery: as_text(delivery, limit)
