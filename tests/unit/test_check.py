@@ -245,6 +245,36 @@ def test_what_the_config_redacts_is_not_shown_in_reasons(runhook: Runhook, confi
 
 # --- The configs that are shipped
 
+EVERY_SINK = """\
+sources:
+  skyvern: {secrets: ["${SKYVERN_API_KEY}"]}
+sinks:
+  results: {type: database, url: "sqlite:///var/results.db", table: skyvern_runs}
+  archive: {type: files, path: var/archive}
+  mirror:  {type: s3, bucket: my-runs, prefix: "{{ run.run_type }}/{{ run.run_id }}/", endpoint_url: "${S3_URL:-}"}
+  ops:     {type: slack, webhook_url: "${SLACK_WEBHOOK_URL}"}
+  billing: {type: http, url: "https://billing.example/hooks", secret: "${BILLING_SECRET}"}
+routes:
+  - {name: everything, to: [results, archive]}
+  - {name: failures, when: {status: [failed, timed_out, terminated]}, to: [ops]}
+  - {name: big invoices, when: 'run.status == "completed" && run.output.total > 1000.0', to: [billing]}
+"""
+
+
+def test_the_five_sinks_and_both_kinds_of_rule_in_a_dozen_lines(runhook: Runhook, config: Path, tmp_path: Path) -> None:
+    config.write_text(EVERY_SINK)
+    body = tmp_path / "invoice.json"
+    body.write_text('{"run_id": "r", "status": "completed", "output": {"total": 1001}}')
+
+    result = runhook("check", config, "--json", "--against", body, "task_v1.timed_out", environ=PRODUCTION_VARIABLES)
+
+    found = json.loads(result.out)
+    assert found["warnings"] == [f"{config}:6: no route names the sink mirror, so nothing gets there"]
+    assert [[each["sink"] for each in trial["deliveries"]] for trial in found["against"]] == [
+        ["results", "archive", "billing"],
+        ["results", "archive", "ops"],
+    ]
+
 
 def test_the_shipped_config_needs_no_account(runhook: Runhook, tmp_path: Path) -> None:
     lacking = runhook("check", SHIPPED)
