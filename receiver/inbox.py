@@ -74,10 +74,12 @@ class InboxWriter:
     """Adds events, for one event loop. One commit at a time; the caller sees to that.
 
     `timeout`: seconds that a connect, or a commit of an ordinary size, may take. `client`: for what is no commit.
+    `lazy`: connect when it is needed; otherwise only `connect` does, and whoever calls it can look at the server first.
     """
 
-    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT, lazy: bool = True) -> None:
         self._timeout = timeout
+        self._lazy = lazy
         options: dict[str, Any] = {"socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
         self._pool = redis.asyncio.ConnectionPool.from_url(redis_url, socket_timeout=None, **options)
         self._connection: Any = None
@@ -91,7 +93,7 @@ class InboxWriter:
         size = sum(len(event.body) for event in events)
         try:
             async with asyncio.timeout(self._timeout + size / SLOWEST):
-                connection = await self._connect()
+                connection = await self._connected()
                 await connection.send_packed_command(_packed(events), check_health=False)
                 depth, woken = await connection.read_response(disable_decoding=True)
         except redis.ResponseError as error:
@@ -104,12 +106,18 @@ class InboxWriter:
             raise
         return Appended(depth, bool(woken))
 
-    async def _connect(self) -> Any:
+    async def _connected(self) -> Any:
         if self._connection is None:
-            connection = cast(Any, self._pool).make_connection()
-            self._connection = connection
-            await connection.connect()
+            if not self._lazy:
+                raise redis.ConnectionError("not connected")
+            await self.connect()
         return self._connection
+
+    async def connect(self) -> None:
+        """Make a new connection for commits. Raises redis.RedisError, OSError."""
+        await self._drop()
+        self._connection = cast(Any, self._pool).make_connection()
+        await self._connection.connect()
 
     async def depth(self) -> tuple[int, int]:
         """(entries, about how many bytes) in the inbox. Raises InboxUnavailable."""

@@ -76,8 +76,9 @@ class Keeper:
         wake: Callable[[Any], Awaitable[Any]],
     ) -> None:
         self._redis_url = redis_url
-        self._writer = InboxWriter(redis_url)
-        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT)
+        # Not lazy: after a connection broke, another server may answer, and must be looked at first.
+        self._writer = InboxWriter(redis_url, lazy=False)
+        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False)
         self._spool = spool
         self._limits = limits
         self._metrics = metrics
@@ -220,9 +221,7 @@ class Keeper:
     def _trip(self, reason: str) -> None:
         if self._redis_up:
             log.error("ingest.redis_away reason=%s: events go to the spool", reason)
-        self._redis_up = self._metrics.redis_up = False
-        self.trouble = reason
-        self._begin("probe", self._probe)
+        self._away(reason)
 
     async def _probe(self) -> None:
         delay = 0.1
@@ -234,6 +233,9 @@ class Keeper:
         """Make a write in Redis and see what it is worth. False when Redis can't or must not be used."""
         try:
             async with asyncio.timeout(1.0):
+                if not self._redis_up:
+                    await self._writer.connect()
+                    await self._drainer.connect()
                 found = await durability.examine(self._writer.client, self._limits.max_body)
         except (redis.RedisError, OSError, TimeoutError) as error:
             reason = str(error)[:200] or type(error).__name__
@@ -242,13 +244,20 @@ class Keeper:
                 self._found_well(found)
                 return True
             reason = durability.refusal(self._redis_url, found)
+            if found != self.durability or not self.trouble:
+                log.error("ingest.redis_unusable reason=%s: events go to the spool", reason)
             self.durability = found
-        if not self.trouble or self._redis_up:
-            log.error("ingest.redis_unusable reason=%s: events go to the spool", reason)
+            self._away(reason)
+            return False
+        if not self.trouble:
+            log.error("ingest.redis_away reason=%s: events go to the spool", reason)
+        self._away(reason)
+        return False
+
+    def _away(self, reason: str) -> None:
         self._redis_up = self._metrics.redis_up = False
         self.trouble = reason
         self._begin("probe", self._probe)
-        return False
 
     def _found_well(self, found: Durability) -> None:
         if not self._redis_up and self.trouble:
@@ -271,6 +280,8 @@ class Keeper:
                 await self._drain_some()
             except InboxUnavailable as error:
                 log.warning("ingest.drain_paused reason=%s", error)
+                if not error.refused:
+                    self._trip(str(error))
                 await asyncio.sleep(1.0)
             except OSError as error:
                 log.error("ingest.drain_paused reason=%s", _spool_trouble(error))

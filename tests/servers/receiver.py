@@ -10,10 +10,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import pytest
@@ -165,3 +166,52 @@ def eventually(check: Callable[[], Any], wait: float = 15, every: float = 0.05) 
             return found
         assert time.monotonic() < deadline, f"not within {wait} s"
         time.sleep(every)
+
+
+class Load:
+    """Webhooks to a receiver from several threads, each its own body, until the block ends; what each was answered.
+
+    `acked`: the event ids. `statuses`: every other answer. `lost`: requests without an answer. `slowest`: seconds.
+    """
+
+    def __init__(self, receiver: ReceiverProcess, threads: int = 4, start: int = 0, most: int = 100_000) -> None:
+        self.acked: list[str] = []
+        self.statuses: list[int] = []
+        self.lost = 0
+        self.slowest = 0.0
+        self._receiver = receiver
+        self._numbers = iter(range(start, start + most))
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._post) for _ in range(threads)]
+
+    def _post(self) -> None:
+        with httpx2.Client(base_url=self._receiver.url, timeout=20) as client:
+            while not self._stop.is_set() and (number := next(self._numbers, None)) is not None:
+                content = body(number)
+                started = time.monotonic()
+                try:
+                    answer = client.post("/webhooks/skyvern", content=content, headers={HEADER: sign(content, SECRET)})
+                except httpx2.HTTPError:
+                    self.lost += 1
+                    time.sleep(0.02)
+                    continue
+                self.slowest = max(self.slowest, time.monotonic() - started)
+                if answer.status_code == 202:
+                    self.acked.append(answer.json()["event_id"])
+                else:
+                    self.statuses.append(answer.status_code)
+
+    def more(self, count: int, wait: float = 20) -> None:
+        """Wait until so many more are acked."""
+        wanted = len(self.acked) + count
+        eventually(lambda: len(self.acked) >= wanted, wait, every=0.01)
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()

@@ -1,0 +1,160 @@
+"""The quarantine: what failed the signature check is kept, bounded, and let in once its secret is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from receiver.event import event_id
+from receiver.inbox import InboxReader
+from receiver.quarantine import Quarantine, Refused
+from receiver.signature import sign
+from tests.servers.receiver import SECRET, ReceiverProcess, body, eventually
+from tests.servers.valkey import free_port
+
+NEW = "the-secret-nobody-told-us"
+
+
+def refused(number: int, size: int = 0) -> tuple[Refused, bytes]:
+    content = body(number).ljust(size)
+    return Refused.of("skyvern", sign(content, NEW), content, "sub_1", 1000.0 + number), content
+
+
+def listed(receiver: ReceiverProcess) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(receiver.command("quarantine", "list", "--json").stdout)
+    return found
+
+
+# --- the store -----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_kept_whole(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path / "quarantine", 10, 1 << 20)
+    request, content = refused(1)
+    assert store.list() == []
+    assert store.add(request, content) == 0
+    assert store.list() == [request]
+    assert store.body(request) == content
+    event = request.event(content)
+    assert (event.id, event.submission_id, event.received_at) == (event_id("skyvern", content), "sub_1", 1001.0)
+
+
+def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 3, 1 << 20)
+    assert [store.add(*refused(number)) for number in range(5)] == [0, 0, 0, 1, 1]
+    assert [request.at for request in store.list()] == [1002.0, 1003.0, 1004.0]
+    assert store.usage()[0] == 3
+
+
+def test_the_oldest_go_when_they_are_too_large_and_what_is_larger_than_all_room_is_not_kept(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 100, 10_000)
+    for number in range(4):
+        store.add(*refused(number, 4000))
+    assert [request.at for request in store.list()] == [1002.0, 1003.0]
+    assert store.add(*refused(9, 20_000)) == 1
+    assert [request.at for request in store.list()] == [1002.0, 1003.0]
+
+
+def test_the_bounds_hold_over_restarts(tmp_path: Path) -> None:
+    for number in range(5):
+        Quarantine(tmp_path, 3, 1 << 20).add(*refused(number))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_same_request_again_takes_no_more_room(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 3, 1 << 20)
+    for _ in range(3):
+        store.add(*refused(1))
+    assert len(store.list()) == 1
+
+
+def test_none_are_kept_when_none_may_be(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 0, 1 << 20)
+    assert store.add(*refused(1)) == 1
+    assert store.list() == []
+
+
+def test_files_that_are_not_ours_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "evt_1.req").write_bytes(b"not ours")
+    (tmp_path / "evt_2.req").write_bytes(b"{}\n")
+    (tmp_path / "notes.txt").write_bytes(b"hello")
+    assert Quarantine(tmp_path, 3, 1 << 20).list() == []
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path / "quarantine", 3, 1 << 20)
+    store.add(*refused(1))
+    (path,) = (tmp_path / "quarantine").iterdir()
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+# --- the receiver and the command ----------------------------------------------------------------------------------
+
+
+def test_a_refused_request_is_let_in_after_its_secret_was_added(
+    receiver_factory: Callable[..., ReceiverProcess], redis_url: str
+) -> None:
+    receiver = receiver_factory(redis_url)
+    assert receiver.post(body(1), NEW, "/webhooks/skyvern/sub_7").status_code == 401
+    assert receiver.post(body(2), "a stranger's").status_code == 401
+    eventually(lambda: len(listed(receiver)) == 2)
+
+    nothing = receiver.command("quarantine", "verify")
+    assert "0 let in, 2 stay in quarantine." in nothing.stdout
+
+    receiver.configure({"sources": {"skyvern": {"secrets": [SECRET, NEW]}}})
+    done = receiver.command("quarantine", "verify", "--json")
+    assert sorted(each["verdict"] for each in json.loads(done.stdout)) == ["authentic", "bad_signature"]
+    assert [each["source"] for each in listed(receiver)] == ["skyvern"]
+
+    client = redis.Redis.from_url(redis_url)
+    reader = InboxReader(client, "test")
+    reader.ensure()
+    (entry,) = reader.read()
+    assert entry.event is not None
+    assert (entry.event.body, entry.event.submission_id) == (body(1), "sub_7")
+    client.close()
+
+    assert receiver.command("quarantine", "drop", "--all").stdout.strip() == "1 dropped."
+    assert "empty" in receiver.command("quarantine", "list").stdout
+
+
+def test_a_flood_of_refused_requests_is_answered_and_bounded(
+    receiver_factory: Callable[..., ReceiverProcess], redis_url: str
+) -> None:
+    receiver = receiver_factory(redis_url, quarantine={"max_count": 20, "max_bytes": "1MiB"})
+    for number in range(300):
+        assert receiver.post(body(number), "a stranger's").status_code == 401
+    receiver.acked(body(1000))
+    assert receiver.stop() == 0
+    assert len(listed(receiver)) == 20
+
+
+def test_nothing_is_let_in_and_nothing_lost_while_redis_is_away(
+    receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
+) -> None:
+    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0", start=False)
+    store = Quarantine(receiver.data / "quarantine", 10, 1 << 20)
+    store.add(*refused(1))
+    receiver.configure({"sources": {"skyvern": {"secrets": [NEW]}}})
+    done = receiver.command("quarantine", "verify")
+    assert done.returncode == 3
+    assert done.stderr.startswith("runhook: Redis takes no events now")
+    assert len(done.stderr.splitlines()) == 1
+    assert len(store.list()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["drop"], ["drop", "evt_1", "--all"], ["drop", "evt_nope"], ["verify", "evt_nope"]]
+)
+def test_a_wrong_call_is_told_in_one_line(
+    receiver_factory: Callable[..., ReceiverProcess], arguments: list[str]
+) -> None:
+    receiver = receiver_factory("redis://127.0.0.1:1/0", start=False)
+    done = receiver.command("quarantine", *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
