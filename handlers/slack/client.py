@@ -25,6 +25,7 @@ from functools import cache
 from http.client import HTTPException
 from typing import IO, Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
 from slack_sdk import WebClient
@@ -180,7 +181,13 @@ class Api(WebClient):
             parsed = {"ok": False, "error": ""}
         return {"status": status, "headers": headers, "body": body, "parsed_body": parsed}
 
+    def left(self) -> float:
+        """Seconds until the deadline; 0 when it is over."""
+        return max(0.0, self.deadline - time.monotonic())
+
     def _upload_file(self, *, url: str, data: bytes, **__: Any) -> FileUploadV2Result:
+        if urlsplit(url).scheme != urlsplit(self.base_url).scheme:
+            raise Unavailable("Slack wants the file at an address that is not safe")
         headers = {"Content-Type": "application/octet-stream"}
         status, _, body = _exchange(Request(url, data, headers, method="POST"), self.deadline)  # noqa: S310
         return FileUploadV2Result(status=status, body=body)

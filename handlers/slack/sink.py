@@ -7,6 +7,7 @@ written elsewhere.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
 from handlers.slack.blocks import LinkTo, Part, Style, build
 from handlers.slack.client import Api, Webhook
 from handlers.slack.incidents import ThreadBy, topic_of
+from handlers.slack.picture import Pictures, linked
 from handlers.slack.templates import TemplateOption, Templates, When
 from handlers.slack.threads import CHANNEL_ID, Storms, Threads
 
@@ -47,6 +49,7 @@ class SlackOptions(SinkOptions):
         description="run: later messages of a run reply to its first. incident: runs of one workflow that fail for the"
         " same reason are counted in one reply under the first one's message.",
     )
+    screenshot: bool = Field(True, description="With a bot token: add the run's final screenshot (scope files:write).")
     window: float = Field(
         3600.0, ge=60, le=7 * 86400, description="Seconds that an incident lasts from its first message."
     )
@@ -117,16 +120,27 @@ class SlackSink(Sink[SlackOptions]):
         self._templates = Templates(options.templates)
         self._threads = Threads(options.channel or "")
         self._storms = Storms()
+        self._pictures = Pictures(services, options.timeout)
 
     def send(self, delivery: Delivery) -> Receipt:
         """Post the message. The receipt's id is the message's timestamp, or "webhook", for a webhook tells nothing."""
         deadline = time.monotonic() + self.options.timeout
         now = time.time()
-        message = build(delivery, self._style, self._templates.words(delivery))
+        signed = linked(delivery.run) if "signed" in self.options.link_to else ()
+        message = build(delivery, self._style, self._templates.words(delivery), signed)
         topic = topic_of(delivery, self.options.thread, self.options.window, now)
         if self.options.webhook_url is not None:
             hook = Webhook(self.options.webhook_url.get_secret_value(), deadline)
             return self._storms.post(hook, message, topic, now)
         assert self.options.token is not None
         api = Api(self.options.token.get_secret_value(), self.options.api_url, deadline)
-        return self._threads.post(api, delivery, message, topic).receipt
+        posted = self._threads.post(api, delivery, message, topic)
+        if not (posted.fresh and self.options.screenshot):
+            return posted.receipt
+        trouble = self._pictures.add(api, delivery, posted.channel, posted.thread)
+        notes = [note for note in (posted.receipt.note, trouble) if note]
+        return replace(posted.receipt, note="; ".join(notes))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._pictures.close()

@@ -46,10 +46,11 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """`fresh`: the message is new and whole, so that a picture may follow it; `channel` is the channel's id."""
+    """`fresh`: the message is new and whole, so that a picture may follow it in `thread`; `channel` is an id."""
 
     receipt: Receipt
     ts: str
+    thread: str
     channel: str
     fresh: bool
 
@@ -129,7 +130,9 @@ class Threads:
             if tally.count != thread.tally.count:
                 self._write_tally(api, tally, topic, thread)
         note = f"counted under the message {thread.root}: seen {thread.tally.count + 1} times"
-        return Posted(Receipt(thread.count_at or thread.root, note=note), thread.root, self._channel, fresh=False)
+        return Posted(
+            Receipt(thread.count_at or thread.root, note=note), thread.count_at, thread.root, self._channel, False
+        )
 
     def _read_tally(self, api: Api, thread: Thread, topic: Topic) -> None:
         """Another process may have counted meanwhile: what stands in Slack is what counts."""
@@ -200,13 +203,13 @@ class Threads:
             raise Unavailable("Slack said ok but gave no timestamp for the message")
         if CHANNEL_ID.fullmatch(channel):
             self._channel = channel
-        return Posted(Receipt(ts, note=BLIND if self._blind else ""), ts, channel, fresh=True)
+        return Posted(Receipt(ts, note=BLIND if self._blind else ""), ts, thread.get("thread_ts", ts), channel, True)
 
     def _renew(self, api: Api, ts: str, message: Message, metadata: Mapping[str, Any]) -> Posted:
         api.call(
             "chat_update", channel=self._channel, ts=ts, text=message.text, blocks=message.blocks, metadata=metadata
         )
-        return Posted(Receipt(ts), ts, self._channel, fresh=False)
+        return Posted(Receipt(ts), ts, ts, self._channel, False)
 
     def _thread(self, topic: Topic) -> Thread:
         with self._guard:

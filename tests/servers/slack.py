@@ -49,6 +49,7 @@ class FakeSlack:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.faults: list[Fault] = []
         self.files: dict[str, dict[str, Any]] = {}
+        self.pages: dict[str, bytes] = {}  # what GET of a path gives: the world outside Slack
         self.scopes = {"chat:write", "channels:history", "files:write"}
         self.page = 100
         self._lock = threading.Lock()
@@ -199,6 +200,8 @@ class FakeSlack:
                 return arguments
 
             def _work(self, path: str, raw: bytes, arguments: dict[str, Any]) -> tuple[int, bytes]:
+                if path in fake.pages:
+                    return 200, fake.pages[path]
                 if path == HOOK:
                     return fake.webhook(arguments)
                 if path.startswith("/upload/"):
