@@ -14,11 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Final, TextIO
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.processes import spawn
+from receiver.processes import Stops, spawn
 from receiver.supervisor import respawn_delay
 
 ERROR_PREFIX: Final = "runhook: "
@@ -68,7 +67,7 @@ class Parts:
         self._colour = self._console.isatty() if colour is None else colour
         self._width = max(len(part.name) for part in parts)
         self._selector = selectors.DefaultSelector()
-        self._signals = 0
+        self._stops = Stops()
         self._broken = False
 
     def run(self, ready: Callable[[], bool] = lambda: True, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -80,13 +79,13 @@ class Parts:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = {number: signal.signal(number, self._note) for number in stops}
+        before = {number: signal.signal(number, self._stops) for number in stops}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._selector.register(reader, selectors.EVENT_READ)
         waiting = True
         try:
-            while not self._signals:
+            while not self._stops:
                 self._start_due()
                 self._wait(0.1 if waiting else 1.0)
                 self._reap()
@@ -114,9 +113,6 @@ class Parts:
             self._console.flush()
         except OSError:  # the terminal is gone; the parts need not know
             self._broken = True
-
-    def _note(self, _signum: int, _frame: FrameType | None) -> None:
-        self._signals += 1
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -209,12 +205,12 @@ class Parts:
             for part in living:
                 assert part.process is not None
                 part.process.terminate()
-            started, patience = time.monotonic(), self._signals + 1
+            started = time.monotonic()
             while living:
                 self._wait(0.1)
                 for part in list(living):
                     assert part.process is not None
-                    late = time.monotonic() - started > part.grace or self._signals > patience
+                    late = time.monotonic() - started > part.grace or self._stops.hurry
                     if part.process.poll() is None and late:
                         self.say(f"does not end; killing process {part.process.pid}", part.name)
                         part.process.kill()

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -27,6 +29,28 @@ def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+class Stops:
+    """Counts requests to stop. Signal handlers call it.
+
+    A terminal's Ctrl-C often comes twice, from the terminal and from whatever runs us: only a request that comes a
+    second after the first means impatience.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first: float | None = None
+        self.hurry = False
+
+    def __call__(self, _signum: int = 0, _frame: FrameType | None = None) -> None:
+        if self._first is None:
+            self._first = self._clock()
+        elif self._clock() - self._first >= 1.0:
+            self.hurry = True
+
+    def __bool__(self) -> bool:
+        return self._first is not None
 
 
 def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:

@@ -20,11 +20,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from secrets import token_hex
-from types import FrameType
 from typing import Final
 
 from receiver.errors import RunhookError
-from receiver.processes import die_with_parent, kind_and_place
+from receiver.processes import Stops, die_with_parent, kind_and_place
 
 log = logging.getLogger("runhook.worker")
 
@@ -117,8 +116,9 @@ class _Child:
 class Supervisor:
     """Runs `children`, functions by label, until SIGTERM or SIGINT.
 
-    `stop_timeout`: seconds that children have to end after that, before they are killed; a second signal kills them
-    at once. `bury(label, name)`: called, after the last fork, for each child that had to be killed in the end.
+    `stop_timeout`: seconds that children have to end after that, before they are killed; a second signal, a second
+    later, kills them at once. `bury(label, name)`: called, after the last fork, for each child that had to be killed
+    in the end.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Supervisor:
         self._children = [_Child(label, main) for label, main in children.items()]
         self._stop_timeout = stop_timeout
         self._bury = bury
-        self._signals = 0
+        self._stops = Stops()
         self._host = socket.gethostname()
 
     def run(self) -> int:
@@ -140,14 +140,14 @@ class Supervisor:
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
         before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            number: signal.signal(number, self._stops) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         }
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()  # or the first collection in each child copies every page
         try:
-            while not self._signals:
+            while not self._stops:
                 self._tick(reader)
             return self._stop(reader)
         finally:
@@ -158,14 +158,11 @@ class Supervisor:
             os.close(reader)
             os.close(writer)
 
-    def _note(self, _signum: int, _frame: FrameType | None) -> None:
-        self._signals += 1
-
     def _tick(self, reader: int) -> None:
         """Start what is due, then wait for something to happen and look after it."""
         now = time.monotonic()
         for child in self._children:
-            if not child.pid and now >= child.due and not self._signals:
+            if not child.pid and now >= child.due and not self._stops:
                 self._start(child)
         self._wait(reader)
         self._kill_overdue()
@@ -189,7 +186,7 @@ class Supervisor:
         parent = os.getpid()
         child.pid = os.fork()
         if not child.pid:
-            _be_child(parent, child.main, life, lambda: self._signals > 0)
+            _be_child(parent, child.main, life, lambda: bool(self._stops))
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
@@ -214,7 +211,7 @@ class Supervisor:
         if child.board.ready:
             child.unburied = []
         child.unburied = [*child.unburied[-9:], child.name]
-        if self._signals:
+        if self._stops:
             return
         if code == REPLACE:
             log.info("%s: a fresh process takes over", child.label)
@@ -236,13 +233,14 @@ class Supervisor:
         living = [child for child in self._children if child.pid]
         for child in living:
             os.kill(child.pid, signal.SIGTERM)
-        while any(child.pid for child in living) and time.monotonic() < deadline and self._signals < 2:
+        while any(child.pid for child in living) and time.monotonic() < deadline and not self._stops.hurry:
             self._wait(reader)
             self._kill_overdue()
             self._reap()
         late = [child for child in living if child.pid]
         for child in late:
-            log.warning("%s: did not end within %g s; killing process %d", child.label, self._stop_timeout, child.pid)
+            why = "a second signal came" if self._stops.hurry else f"did not end within {self._stop_timeout:g} s"
+            log.warning("%s: %s; killing process %d", child.label, why, child.pid)
             os.kill(child.pid, signal.SIGKILL)
             child.killed = True
             os.waitpid(child.pid, 0)

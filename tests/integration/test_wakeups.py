@@ -561,3 +561,17 @@ def test_a_worker_goes_on_after_redis_was_killed_and_is_back(valkey_factory: Cal
     # Then the same process runs the next job soon after its return
     assert len(ran) == 2
     assert ran[1] - back[0] < 3
+
+
+def test_a_worker_waits_out_a_redis_that_refuses_writes(
+    valkey_factory: Callable[..., ValkeyProcess], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = valkey_factory()
+    client = server.connect()
+    client.config_set("maxmemory", "1kb")
+    relief = threading.Timer(1, lambda: client.config_set("maxmemory", "0"))
+    relief.start()
+    serve(server.url, once)
+    relief.join()
+    assert caplog.text.count("Redis can't be used now (OutOfMemoryError)") == 1
+    assert "Redis is back" in caplog.text

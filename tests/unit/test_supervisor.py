@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from receiver.errors import UsageError
+from receiver.processes import Stops
 from receiver.supervisor import Board, respawn_delay
 from receiver.worker import chosen
 
@@ -56,3 +57,17 @@ def test_a_sink_called_dispatch_can_be_named_by_its_queue() -> None:
 def test_only_with_an_unknown_name_says_which_there_are() -> None:
     with pytest.raises(UsageError, match="--only opps: no such sink in the config; there are dispatch, ops, results"):
         chosen(QUEUES, ["opps"], 1)
+
+
+def test_two_requests_to_stop_at_once_are_one_and_a_later_one_means_hurry() -> None:
+    now = [10.0]
+    stops = Stops(clock=lambda: now[0])
+    assert not stops
+    stops()
+    now[0] += 0.5
+    stops()
+    assert stops
+    assert not stops.hurry
+    now[0] += 0.5
+    stops()
+    assert stops.hurry
