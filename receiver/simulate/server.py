@@ -70,7 +70,15 @@ class Serving:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.join()
+
+    def stop(self) -> None:
+        """Begin to stop."""
         self._server.should_exit = True
+
+    def join(self) -> None:
+        """Wait until it has stopped."""
         self._thread.join(10)
         self._sock.close()
 

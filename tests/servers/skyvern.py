@@ -65,13 +65,24 @@ class SkyvernSimulator:
         self.wait_for(lambda: all(self.run(run_id).final for run_id in run_ids))
 
 
+@pytest.fixture(scope="session")
+def stopping_simulators() -> Iterator[list[Serving]]:
+    """Simulators whose test is over: each takes 0.2 s to stop, and no test waits for it."""
+    stopping: list[Serving] = []
+    yield stopping
+    for serving in stopping:
+        serving.join()
+
+
 @pytest.fixture
-def simulate_skyvern() -> Iterator[Callable[..., SkyvernSimulator]]:
+def simulate_skyvern(stopping_simulators: list[Serving]) -> Iterator[Callable[..., SkyvernSimulator]]:
     with ExitStack() as stack:
 
         def make(**options: Any) -> SkyvernSimulator:
             app = create_app(Options(**{**QUICK, **options}))
-            serving = stack.enter_context(Serving(app))
+            serving = Serving(app).__enter__()
+            stopping_simulators.append(serving)
+            stack.callback(serving.stop)
             client = httpx2.Client(base_url=serving.url, headers={"x-api-key": KEY}, trust_env=False, timeout=20)
             stack.enter_context(client)
             return SkyvernSimulator(serving, app.state.world, client)
