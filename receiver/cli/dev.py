@@ -52,12 +52,15 @@ def dev(
         found = durability.check_at_start(
             settings.redis_url, loaded.server.max_body, loaded.server.accept_weaker_durability, str(settings.config)
         )
+        if found is None:
+            where = hide_password(settings.redis_url)
+            raise NotStarted(f"Redis can't be used ({where}): start it, or unset REDIS_URL for the embedded Valkey")
         if valkey is not None:
             parts.insert(0, Part("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process))
         together = Parts(parts)
 
         def on_ready() -> None:
-            for line in summary(settings, loaded, host, port, str(found or "Redis is away")):
+            for line in summary(settings, loaded, host, port, str(found)):
                 together.say(line)
 
         together.run(lambda: answers(host, port), on_ready)
@@ -94,7 +97,8 @@ def summary(settings: Settings, config: Config, host: str, port: int, durability
     """What is running and where things are, in a few lines."""
     sinks = ", ".join(config.sinks) or "none"
     redis = "embedded Valkey in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
-    lines = [f"ready: http://{host}:{port}/webhooks/{source}" for source in config.sources]
+    shown = f"[{host}]" if ":" in host else host
+    lines = [f"ready: http://{shown}:{port}/webhooks/{source}" for source in config.sources]
     lines += [
         f"config: {settings.config}, sinks: {sinks}",
         durability,
