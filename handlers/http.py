@@ -63,6 +63,12 @@ class HttpOptions(SinkOptions):
     key_password: SecretStr | None = Field(None, description="Password of the key.")
     ca: Path | None = Field(None, description="PEM file of the authorities to trust instead of the usual ones.")
 
+    @field_validator("cert", "key", "key_password", "ca", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        """ "${CLIENT_CERT:-}" where there is none."""
+        return None if value == "" else value
+
     @field_validator("url")
     @classmethod
     def _is_address(cls, value: SecretStr) -> SecretStr:
