@@ -1,0 +1,276 @@
+"""Measures the sink `s3` against a real SeaweedFS on this machine.
+
+    python -m bench.mirror large [--size-mb 1024] [--rounds 3]
+        one recording from a local HTTP server into the bucket, in turns with boto3's own upload_file of the same file
+        to the same server: throughput, and by how much the process's memory grew at the most
+    python -m bench.mirror small [--runs 1000] [--latency-ms 20]
+        runs of 5 small files each: the sink as a worker uses it (8 deliveries at once) against a sequential loop
+
+Everything it starts it ends, and everything it writes is in a temporary folder (give --dir for a disk with room: the
+large one takes about 2.5 times the size for each round).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import multiprocessing
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from handlers.conformance import NoServices, make_delivery, sample_run
+from handlers.contract import Delivery
+from handlers.s3 import S3Sink
+from receiver.processes import die_with_parent
+from tests.servers.seaweedfs import S3Server
+
+MB = 1024 * 1024
+FILES = 5
+CONCURRENCY = 8
+
+
+class Services(NoServices):
+    def allowed_addresses(self) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+
+def sink_for(server: S3Server, bucket: str) -> S3Sink:
+    options = {
+        "bucket": bucket,
+        "endpoint_url": server.endpoint,
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+    }
+    return S3Sink("bench", S3Sink.Options.model_validate(options), Services())
+
+
+def serve_file(path: str, ready: Any, parent: int) -> None:
+    """A process that sends one file to whoever connects."""
+    die_with_parent(parent)
+    with socket.create_server(("127.0.0.1", 0)) as server, Path(path).open("rb") as file:
+        ready.put(server.getsockname()[1])
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                size = os.fstat(file.fileno()).st_size
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % size)
+                file.seek(0)
+                connection.sendfile(file)
+
+
+def serve_small(size: int, latency: float, ready: Any, parent: int) -> None:
+    """A process that answers each path with `size` bytes of its own, `latency` seconds after it was asked."""
+    die_with_parent(parent)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if latency:
+                    await asyncio.sleep(latency)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body_of(head.split()[1], size))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=1024)
+        ready.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def body_of(path: bytes, size: int) -> bytes:
+    return (hashlib.sha256(path).digest() * (size // 32 + 1))[:size]
+
+
+@contextmanager
+def serving(target: Any, *arguments: Any) -> Iterator[int]:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Queue()
+    process = context.Process(target=target, args=(*arguments, ready, os.getpid()), daemon=True)
+    process.start()
+    try:
+        yield ready.get(timeout=30)
+    finally:
+        process.kill()
+        process.join()
+
+
+def rss() -> int:
+    """Bytes of this process in memory (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Peak:
+    """The most memory that this process had while the `with` ran, by the kernel's own high-water mark."""
+
+    def __enter__(self) -> Self:
+        Path("/proc/self/clear_refs").write_text("5")
+        self.before = rss()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        self.most = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+    @property
+    def growth(self) -> float:
+        return (self.most - self.before) / MB
+
+
+def large(folder: Path, size_mb: int, rounds: int) -> None:
+    blob = folder / "recording.webm"
+    digest = hashlib.sha256()
+    with blob.open("wb") as file:
+        for _ in range(size_mb):
+            block = os.urandom(MB)
+            digest.update(block)
+            file.write(block)
+    server = S3Server(folder / "s3", volume_size_mb=1024).start()
+    try:
+        bucket = server.new_bucket()
+        sink = sink_for(server, bucket)
+        sink.send(make_delivery())
+        client = server.new_client(max_pool_connections=20)
+        client.upload_file(__file__, bucket, "warm")
+        ours, theirs, growth = [], [], []
+        with serving(serve_file, str(blob)) as port:
+            for number in range(rounds):
+                began = time.perf_counter()
+                client.upload_file(str(blob), bucket, f"upload-{number}")
+                theirs.append(size_mb / (time.perf_counter() - began))
+                client.delete_object(Bucket=bucket, Key=f"upload-{number}")
+                run = sample_run(
+                    downloaded_files=[
+                        {
+                            "url": f"http://127.0.0.1:{port}/recording.webm",
+                            "filename": "recording.webm",
+                            "checksum": digest.hexdigest(),
+                            "file_size": size_mb * MB,
+                        }
+                    ]
+                )
+                delivery = make_delivery(run)
+                with Peak() as peak:
+                    began = time.perf_counter()
+                    receipt = sink.send(delivery)
+                    ours.append(size_mb / (time.perf_counter() - began))
+                growth.append(peak.growth)
+                key = next(key for key in receipt.keys if key.endswith(".webm"))
+                client.delete_object(Bucket=bucket, Key=key.removeprefix(f"s3://{bucket}/"))
+                print(
+                    f"round {number + 1}: upload_file {theirs[-1]:.0f} MB/s, mirror {ours[-1]:.0f} MB/s "
+                    f"({ours[-1] / theirs[-1]:.2f}), memory grew by {growth[-1]:.1f} MiB at the most",
+                    flush=True,
+                )
+        sink.close()
+        ratio = statistics.median(ours) / statistics.median(theirs)
+        print(f"median: {ratio:.2f} of upload_file (wanted: 0.8); growth at the most {max(growth):.1f} MiB (64)")
+    finally:
+        server.kill()
+
+
+def sequential(client: Any, bucket: str, delivery: Delivery) -> None:
+    """What a plain script does: one file after the other, checked, then a list of them."""
+    folder = f"loop/{delivery.run_id}/"
+    client.put_object(Bucket=bucket, Key=folder + "run.json", Body=delivery.body, ContentType="application/json")
+    done = []
+    for entry in delivery.run["downloaded_files"]:
+        body = HTTP.get(entry["url"]).raise_for_status().content
+        assert hashlib.sha256(body).hexdigest() == entry["checksum"]
+        client.put_object(Bucket=bucket, Key=folder + entry["filename"], Body=body, ContentType="application/pdf")
+        done.append({"name": entry["filename"], "sha256": entry["checksum"]})
+    client.put_object(Bucket=bucket, Key=folder + "manifest.json", Body=json.dumps(done).encode())
+
+
+HTTP = httpx2.Client(trust_env=False, verify=False)
+
+
+def small(folder: Path, runs: int, latency_ms: float, size: int) -> None:
+    server = S3Server(folder / "s3", volume_size_mb=1024).start()
+    try:
+        bucket = server.new_bucket()
+        for latency in dict.fromkeys((latency_ms / 1000, 0.0)):
+            with serving(serve_small, size, latency) as port:
+                compare(server, bucket, port, runs, latency, size)
+    finally:
+        server.kill()
+
+
+def compare(server: S3Server, bucket: str, port: int, runs: int, latency: float, size: int) -> None:
+    deliveries = [small_run(port, size) for _ in range(runs)]
+    few = deliveries[: max(20, runs // 5)]
+    sink, client = sink_for(server, bucket), server.new_client()
+    for _ in range(3):
+        sink.send(small_run(port, size))
+        sequential(client, bucket, small_run(port, size))
+    before = measure(lambda: [sequential(client, bucket, one) for one in few])
+    with ThreadPoolExecutor(CONCURRENCY) as pool, Peak() as peak:
+        took = measure(lambda: list(pool.map(sink.send, deliveries)))
+    alone = measure(lambda: [sink.send(replace(one, event_id="evt_b" + one.event_id[5:])) for one in few])
+    sink.close()
+    loop, mirror = len(few) / before, runs / took
+    print(
+        f"files answered after {latency * 1000:g} ms: loop {loop:.1f} runs/s, mirror {mirror:.1f} runs/s "
+        f"({mirror / loop:.1f} times; one delivery at a time {len(few) / alone / loop:.1f}), "
+        f"{runs} runs of {FILES} files of {size:,} bytes, memory +{peak.growth:.0f} MiB",
+        flush=True,
+    )
+
+
+def measure(work: Any) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def small_run(port: int, size: int) -> Delivery:
+    run = sample_run()
+    names = [f"/{run['run_id']}/{number}.pdf" for number in range(FILES)]
+    run["downloaded_files"] = [
+        {
+            "url": f"http://127.0.0.1:{port}{name}",
+            "filename": name[-5:],
+            "checksum": hashlib.sha256(body_of(name.encode(), size)).hexdigest(),
+            "file_size": size,
+        }
+        for name in names
+    ]
+    return make_delivery(run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["large", "small"])
+    parser.add_argument("--dir", help="where to put the temporary folder")
+    parser.add_argument("--size-mb", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--latency-ms", type=float, default=20.0)
+    parser.add_argument("--file-bytes", type=int, default=20_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-mirror-", dir=arguments.dir) as folder:
+        if arguments.what == "large":
+            large(Path(folder), arguments.size_mb, arguments.rounds)
+        else:
+            small(Path(folder), arguments.runs, arguments.latency_ms, arguments.file_bytes)
+
+
+if __name__ == "__main__":
+    main()
