@@ -25,6 +25,7 @@ from handlers.wording import (
     URL_MAX,
     errors,
     headline,
+    kept,
     mirrored,
     moment,
     name_of,
@@ -174,6 +175,7 @@ def default_body(delivery: Delivery) -> str:
     files = [(name, safe_url(url)) for name, url in mirrored(delivery) if safe_url(url)]
     lines += [f"{name}: {url}" for name, url in files[:LINKS_MAX]]
     lines += [f"and {len(files) - LINKS_MAX} files more"] if len(files) > LINKS_MAX else []
+    lines += [f"Kept by {sink} as {place}" for sink, place in kept(delivery)[:5]]
     lines += [
         f"The sink {sink} did not take this result." for sink, receipt in delivery.receipts.items() if receipt is None
     ]

@@ -131,6 +131,15 @@ def mirrored(delivery: Delivery) -> list[tuple[str, str]]:
     return [(name, url) for url, name in found.items()]
 
 
+def kept(delivery: Delivery) -> list[tuple[str, str]]:
+    """(sink, place) of what the sinks waited for have kept where no link leads: a folder, a row."""
+    found = []
+    for sink, receipt in delivery.receipts.items():
+        place = receipt.get("id") if isinstance(receipt, Mapping) and not receipt.get("urls") else None
+        found += [(sink, place)] if isinstance(place, str) and place else []
+    return found
+
+
 def errors(delivery: Delivery) -> list[tuple[str, str]]:
     """(code, reasoning) of the run's errors: Skyvern sends {"error_code", "reasoning", …}, and strings are taken too.
     Either may be "", not both. Empty for a run that completed.

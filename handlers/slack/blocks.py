@@ -18,6 +18,7 @@ from handlers.wording import (
     categories,
     errors,
     headline,
+    kept,
     kind,
     look,
     mirrored,
@@ -209,6 +210,9 @@ def _links(delivery: Delivery, link_to: Sequence[LinkTo], artifacts: Sequence[Ar
         line += (" · " if line else "🔗 ") + one
     if line:
         yield section(line)
+    kept_at = [f"kept by {code(sink, 60)} as {code(place, 300)}" for sink, place in kept(delivery)[:5]]
+    if kept_at and "mirrored" in link_to:
+        yield context(" · ".join(kept_at))
     if any(signed):
         yield context("The links to files are signed and lapse within hours.")
 

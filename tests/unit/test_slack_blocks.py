@@ -204,6 +204,15 @@ def test_where_nothing_was_mirrored_signed_links_are_shown_with_a_warning() -> N
     )
 
 
+def test_a_place_that_no_link_leads_to_is_named() -> None:
+    text = all_text(
+        blocks_of(
+            make_delivery(receipts={"archive": {"id": "var/archive/wr_1/", "keys": ["var/archive/wr_1/run.json"]}})
+        )
+    )
+    assert "kept by `archive` as `var/archive/wr_1/`" in text
+
+
 def test_a_sink_that_was_waited_for_in_vain_is_named() -> None:
     assert "The sink `archive` did not take this result" in all_text(
         blocks_of(make_delivery(receipts={"archive": None}))
