@@ -225,7 +225,7 @@ def failure(status: int, headers: Mapping[str, str], word: str) -> SinkError:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header (a number or a date), or None when it says nothing usable."""
+    """Seconds to wait by a Retry-After header (a number or a date), a day at the most; None when it says nothing."""
     if not value:
         return None
     try:
@@ -236,4 +236,4 @@ def retry_after(value: str | None) -> float | None:
         except ValueError:
             return None
         seconds = (moment - datetime.now(moment.tzinfo or UTC)).total_seconds() if moment.tzinfo else math.nan
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), 86_400.0) if math.isfinite(seconds) else None
