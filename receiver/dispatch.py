@@ -61,17 +61,18 @@ class Dispatcher:
                 if not entries:
                     break
                 self._take(entries)
+            wakeups.settle(self._redis, QUEUE, self._look_once_more)
         except LedgerUnavailable as error:
             # What was read stays with us; the clock rings again in a moment.
             log.warning("dispatch.paused ledger=%s kept=%d", error, len(self._kept))
             wakeups.lower_flag(self._redis, QUEUE)
-            return
-        wakeups.settle(self._redis, QUEUE, self._look_once_more)
 
     def _look_once_more(self) -> bool:
-        """Whoever added to the inbox while the flag was still up has rung no bell."""
-        self._kept = self._reader.read(BATCH)
-        return bool(self._kept)
+        """Whoever added to the inbox while the flag was still up has rung no bell. What is found is done here and now:
+        the next wake-up may go to another dispatcher."""
+        entries = self._reader.read(BATCH)
+        self._take(entries)
+        return bool(entries)
 
     def close(self) -> None:
         """Let go of the ledger and Redis."""

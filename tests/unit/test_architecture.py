@@ -25,6 +25,7 @@ OWNERS = {
     "slack_sdk": set(),
 }
 PURE = {"errors", "event", "signature", "run", "facts", "redact", "routing", "cel", "states", "backoff", "breaker"}
+PURE |= {"celscan", "mapping", "routecheck", "configwords", "allowance"}
 IMPURE_MODULES = {"socket", "os", "subprocess", "time", "random", "asyncio", "threading", "redis", "httpx2", "pathlib"}
 
 
