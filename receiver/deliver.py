@@ -104,13 +104,12 @@ class Deliverer:
                     self._collect()
                 elif closing or not (claimed or wakeups.wait_nudge(self._redis, self._queue, self._linger)):
                     break
+            self._tally.flush()
+            wakeups.settle(self._redis, self._queue, self._look_once_more)
         except LedgerUnavailable as error:
             # What is unsettled stays with us; the clock rings again in a moment.
             log.warning("deliver.paused sink=%s ledger=%s unsettled=%d", self._sink.name, error, len(self._unsettled))
             wakeups.lower_flag(self._redis, self._queue)
-            return
-        self._tally.flush()
-        wakeups.settle(self._redis, self._queue, self._look_once_more)
 
     def _look_once_more(self) -> bool:
         """What was queued while the flag was still up has rung no bell. A spent rate is left to the clock."""
