@@ -100,7 +100,7 @@ class Columns:
             raise Refused(f"no row can be made of the body: {delivery.problem or 'it has no run_id'}")
         run = delivery.run
         try:
-            output = _json(run.get("output"))
+            output = _json(_output(run))
             fixed = (
                 values.text(delivery.run_id),
                 values.text(delivery.source),
@@ -159,6 +159,12 @@ def links(delivery: Delivery) -> dict[str, str]:
     for receipt in delivery.receipts.values():
         found.update((receipt or {}).get("urls") or {})
     return found
+
+
+def _output(run: Mapping[str, Any]) -> Any:
+    """It has three names: tasks send it as extracted_information too, workflows as outputs."""
+    candidates = (run.get("output"), run.get("outputs"), run.get("extracted_information"))
+    return next((each for each in candidates if each not in (None, {}, [])), candidates[0])
 
 
 def _text(value: Any) -> str | None:

@@ -33,14 +33,13 @@ LATE = "the server did not answer in time"
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
-_NOT_NOW = {"08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX"}
-"""Classes of SQLSTATE that say nothing against the row: connections, rights, missing tables, deadlocks, full disks.
+_ABOUT_THE_ROW = {"21", "22", "23", "38", "39", "44", "54", "P0"}
+"""Classes of SQLSTATE that are about the row: wrong data, constraints, sizes, what a trigger raised.
 
-An operator can put these right, so deliveries wait. All others (22 wrong data, 23 constraints, 54 too large, P0 raised
-by a trigger) are about the row.
+All others (connections, rights, missing tables, deadlocks, full disks) pass, or an operator can put them right.
 """
-_TELLING = _NOT_NOW - {"42"}
-"""Those whose message quotes nothing of the row. Class 42 is told in words of our own."""
+_QUOTING = _ABOUT_THE_ROW | {"42"}
+"""Those whose message may quote the row or the statement. They are told in words of our own."""
 
 
 class BadRow(Exception):
@@ -146,7 +145,8 @@ class Server:
         def connect() -> psycopg.Connection[Any]:
             if time.monotonic() > _deadline.get():  # the pool comes here too when the connection it had is dead
                 raise psycopg.OperationalError(LATE)
-            return _Bounded.connect(**{**defaults, **arguments})
+            # Nothing is prepared: a pooler between us and the server may hand each transaction to another one.
+            return _Bounded.connect(**{**defaults, **arguments, "prepare_threshold": None})
 
         return sa.create_engine(
             self._url,
@@ -172,6 +172,8 @@ class Server:
 
         @event.listens_for(engine, "begin")
         def _begun(connection: sa.Connection) -> None:
+            left = min(_deadline.get() - time.monotonic(), self._timeout)
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={max(1, int(left * 1000))}")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
@@ -224,9 +226,10 @@ class Server:
             if name
         )
         what = f"{type(cause).__name__} {state}" + (f", {where}" if where else "")
-        if state[:2] not in _NOT_NOW:
+        if state[:2] in _ABOUT_THE_ROW:
             return BadRow(f"PostgreSQL refused the row: {what}")
-        words = _one_line(cause.diag.message_primary or "") if state[:2] in _TELLING or state == "42501" else ""
+        telling = state[:2] not in _QUOTING or state == "42501"  # no right to do this: it names the table only
+        words = _one_line(cause.diag.message_primary or "") if telling else ""
         message = f"PostgreSQL: {words} ({what})" if words else f"PostgreSQL: {what}"
         if state[:2] == "42" and state != "42501":
             return WrongTable(message)

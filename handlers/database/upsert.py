@@ -1,6 +1,9 @@
 """The table, and the two statements that write a batch. Knows SQL, and no connection.
 
-The events of a run are ordered by (attempt, modified_at, received_at, event id).
+The events of a run are ordered by (attempt, final or not, modified_at, received_at, event id). Final comes before the
+time, for within one attempt nothing follows a final event, and an interim one with a fast clock must not hide it. An
+event that has no modified_at is as new as its arrival.
+
 write  inserts a run, or follows the event if it is not older than the row: the same event again writes the same again
 fill   is for the events that were older. It changes nothing but nulls: a row takes the output (and other facts that
        are kept) of an older event of the same attempt and status, as it would have, had the two come in order
@@ -21,6 +24,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from handlers.database.columns import Col, Columns, Row
 from handlers.database.values import INT64
+
+FINAL = ("completed", "failed", "terminated", "timed_out", "canceled")
 
 OnConflict = Callable[[Any], Any]
 Statement = tuple[str, Any]
@@ -141,13 +146,14 @@ class Upsert:
 
     def _order(self, row: Any) -> Any:
         """What the events of a run are ordered by. Rows that were there before us may have nulls."""
-        if self._postgresql:
-            never: ColumnElement[Any] = sa.literal_column("'-infinity'::timestamptz")
-        else:
-            never = sa.literal_column("''")
+        never: ColumnElement[Any] = sa.literal_column("'-infinity'::timestamptz" if self._postgresql else "''")
+        ended = sa.and_(
+            row.status.in_([sa.literal_column(f"'{word}'") for word in FINAL]), row.retry_pending.is_not(True)
+        )
         return sa.tuple_(
             sa.func.coalesce(row.attempt, sa.literal_column("0")),
-            sa.func.coalesce(row.modified_at, never),
+            sa.case((ended, sa.literal_column("1")), else_=sa.literal_column("0")),
+            sa.func.coalesce(row.modified_at, row.received_at, never),
             sa.func.coalesce(row.received_at, never),
             sa.func.coalesce(row.event_id, sa.literal_column("''")),
         )

@@ -310,11 +310,47 @@ def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: Databa
     assert row["failure_reason"] is None, "what went wrong is as the newest event says"
 
 
-def test_an_event_without_a_time_never_replaces_one_that_has_it(database: Database) -> None:
+def test_an_event_without_a_time_is_as_new_as_its_arrival(database: Database) -> None:
     sink = database.sink()
     sink.send(event("tsk_1", 1, status="completed"))
-    sink.send(make_delivery(sample_run("tsk_1", status="failed", modified_at=None)))
+    at = datetime(2026, 3, 1, 10, tzinfo=UTC)
+    timeless = sample_run("tsk_1", status="failed", modified_at=None)
+    sink.send(make_delivery(timeless, received_at=at))
     assert database.row()["status"] == "completed"
+    sink.send(make_delivery(timeless, received_at=at + timedelta(minutes=5)))
+    assert database.row()["status"] == "failed"
+    sink.send(event("tsk_1", 4, status="terminated"))
+    assert database.row()["status"] == "failed"
+    sink.send(event("tsk_1", 6, status="canceled"))
+    assert database.row()["status"] == "canceled"
+
+
+def test_within_an_attempt_a_final_event_wins_over_an_interim_one_with_a_fast_clock(database: Database) -> None:
+    sink = database.sink()
+    sink.send(event("wr_1", 9, status="running", output=None))
+    sink.send(event("wr_1", 5, status="failed", retry_pending=True))
+    assert database.row()["status"] == "running"
+    sink.send(event("wr_1", 3, status="completed"))
+    assert database.row()["status"] == "completed"
+    sink.send(event("wr_1", 9, status="running", output=None))
+    assert database.row()["status"] == "completed"
+    sink.send(event("wr_1", 1, status="running", attempt=2, output=None))
+    assert database.row()["status"] == "running"
+
+
+def test_output_is_found_under_each_of_its_names(database: Database) -> None:
+    sink = database.sink()
+    for name in ("output", "outputs", "extracted_information"):
+        sink.send(make_delivery(sample_run(f"tsk_{name}", **{"output": None, name: {"n": name}})))
+    few = {key: value for key, value in sample_run("tsk_few", extracted_information=[1]).items() if key != "output"}
+    sink.send(make_delivery(few))
+    found = {row["run_id"]: row["output"] for row in database.rows()}
+    assert found == {
+        "tsk_output": {"n": "output"},
+        "tsk_outputs": {"n": "outputs"},
+        "tsk_extracted_information": {"n": "extracted_information"},
+        "tsk_few": [1],
+    }
 
 
 def test_whatever_the_order_of_arrival_the_row_is_the_same(database: Database) -> None:
