@@ -138,6 +138,9 @@ class Ingest:
             await self._refuse(send, error, scope["path"])
         except _Gone:
             self._metrics.requests["disconnected"] += 1
+        except asyncio.CancelledError:
+            # The server stops, and this request has had its time. What it waited for may be kept: its id tells.
+            await self._refuse(send, Busy("the receiver stops"), scope["path"])
         except Exception:
             log.exception("ingest.bug")
             # Whatever is wrong with us, the sender is to try again.

@@ -41,6 +41,8 @@ class Protocol(HttpToolsProtocol):
 
 
 def options(**others: Any) -> dict[str, Any]:
-    """How uvicorn is run: this protocol, uvloop, no access log, no headers that say who we are."""
-    fixed = {"http": Protocol, "loop": "uvloop", "ws": "none", "lifespan": "on", "access_log": False}
+    """How uvicorn is run: this protocol, uvloop, no headers that say who we are, no log lines that a stranger can make
+    at will (one for each request, or for each that is no HTTP)."""
+    fixed: dict[str, Any] = {"log_level": "error"}
+    fixed |= {"http": Protocol, "loop": "uvloop", "ws": "none", "lifespan": "on", "access_log": False}
     return {**fixed, "server_header": False, "date_header": False, "log_config": None, "interface": "asgi3", **others}

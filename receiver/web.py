@@ -21,7 +21,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
+from receiver import durability
 from receiver.config import Config
+from receiver.durability import Durability
 from receiver.errors import RequestError
 from receiver.hints import HintWriter
 from receiver.ingest import PREFIX, Ingest
@@ -111,12 +113,27 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
+def check_at_start(settings: Settings, config: Config) -> Durability | None:
+    """What a 202 will mean; None while Redis is away. Raises NotStarted when an application would not start, or must
+    not. For whoever runs it: from inside, an ASGI server could only print a traceback."""
+    spool = _spool(settings, config)
+    spool.open()
+    spool.close()
+    server = config.server
+    return durability.check_at_start(
+        settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config)
+    )
+
+
+def _spool(settings: Settings, config: Config) -> Spool:
+    return Spool(settings.data / "spool", config.spool.max_bytes, config.spool.reserve_bytes)
+
+
 def create_app(
     settings: Settings, config: Config, parts: Sequence[Callable[[Context], Part]] | None = None
 ) -> Application:
     """The application for these settings. It opens everything at start-up (ASGI lifespan) and nothing before."""
     metrics = ReceiverMetrics()
-    spool = Spool(settings.data / "spool", config.spool.max_bytes, config.spool.reserve_bytes)
     limits = Limits(
         max_events=config.inbox.max_events,
         max_bytes=config.inbox.max_bytes,
@@ -126,7 +143,7 @@ def create_app(
     )
     keeper = Keeper(
         settings.redis_url,
-        spool,
+        _spool(settings, config),
         limits,
         metrics,
         wake=lambda client: client.execute_command(*wake_command(DISPATCH)),

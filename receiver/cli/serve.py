@@ -39,14 +39,12 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; returns when all that was accepted has been answered. Raises NotStarted."""
     import uvicorn
 
-    from receiver import durability, protocol
+    from receiver import protocol
     from receiver.monitor import metrics
-    from receiver.web import PARTS, create_app
+    from receiver.web import PARTS, check_at_start, create_app
 
     listener = _listen(host, port)
-    found = durability.check_at_start(
-        settings.redis_url, config.server.max_body, config.server.accept_weaker_durability, str(settings.config)
-    )
+    found = check_at_start(settings, config)
     app = create_app(settings, config, [*PARTS, metrics])
     server = _server(uvicorn.Config(app, **protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)))
     lines = [

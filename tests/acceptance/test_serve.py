@@ -1,0 +1,164 @@
+"""`runhook serve` as a process: how it starts, how it ends, and what it says when it can't start."""
+
+from __future__ import annotations
+
+import socket
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from receiver.signature import HEADER, sign
+from tests.integration.test_ingest_redis import all_arrive, ids_in_inbox, ids_in_spool
+from tests.servers.receiver import SECRET, Load, ReceiverProcess, body, eventually
+from tests.servers.valkey import ValkeyProcess, free_port
+
+Receivers = Callable[..., ReceiverProcess]
+Valkeys = Callable[..., ValkeyProcess]
+
+
+def one_line(receiver: ReceiverProcess, code: int) -> str:
+    """What `runhook serve` says before it gives up."""
+    done = receiver.command("serve", "--port", str(receiver.port))
+    assert done.returncode == code, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("runhook: ")
+    return line
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_answers_what_it_has_accepted_and_exits_0(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    with Load(receiver) as load:
+        load.more(100)
+        assert receiver.stop() == 0
+    assert load.statuses == []
+    assert set(load.acked) <= set(ids_in_inbox(server))
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{receiver.url}/healthz")
+
+
+def test_sigterm_finishes_a_request_whose_body_is_still_coming(
+    receiver_factory: Receivers, valkey_factory: Valkeys
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    content = body(1).ljust(50_000)
+    lines = ["POST /webhooks/skyvern HTTP/1.1", "Host: x", f"Content-Length: {len(content)}"]
+    head = "\r\n".join([*lines, f"{HEADER}: {sign(content, SECRET)}", "", ""]).encode()
+    with socket.create_connection(("127.0.0.1", receiver.port), 10) as connection:
+        connection.sendall(head + content[:10])
+        receiver.acked(body(2))
+        assert receiver.process is not None
+        receiver.process.terminate()
+        eventually(lambda: refuses(receiver))
+        connection.sendall(content[10:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 202")
+    assert receiver.process.wait(10) == 0
+    assert len(ids_in_inbox(server)) == 2
+
+
+def refuses(receiver: ReceiverProcess) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", receiver.port), 1).close()
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_a_client_that_never_ends_does_not_hold_up_the_stop(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    receiver = receiver_factory(valkey_factory().url)
+    with socket.create_connection(("127.0.0.1", receiver.port), 10) as connection:
+        connection.sendall(b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        receiver.acked(body(1))
+        started = time.monotonic()
+        assert receiver.stop() == 0
+        assert time.monotonic() - started < 10
+
+
+def test_sigterm_while_redis_hangs_loses_nothing(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    with Load(receiver) as load:
+        load.more(20)
+        server.hang()
+        load.more(20)
+        assert receiver.stop() == 0
+    assert load.statuses == []
+    server.resume()
+    in_spool = ids_in_spool(receiver)
+    assert set(load.acked) <= set(ids_in_inbox(server)) | set(in_spool)
+    assert in_spool
+
+
+def test_two_receivers_share_a_data_directory_and_one_drains_what_the_other_left(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    port = free_port()
+    first = receiver_factory(f"redis://127.0.0.1:{port}/0")
+    second = receiver_factory(f"redis://127.0.0.1:{port}/0", start=False)
+    second.data = first.data
+    second.start()
+    acked = first.acked(*(body(number) for number in range(10)))
+    acked += second.acked(*(body(number) for number in range(10, 20)))
+    first.kill()
+    server = valkey_factory(port)
+    all_arrive(server, acked)
+    assert len(ids_in_inbox(server)) == len(acked)
+
+
+# --- the start -----------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_says_where_it_listens_and_which_promise_holds(receiver_factory: Receivers, redis_url: str) -> None:
+    receiver = receiver_factory(redis_url)
+    assert f"runhook: listening on {receiver.url}\n" in receiver.log
+    assert "runhook: on disk before 202: yes\n" in receiver.log
+    assert SECRET not in receiver.log
+
+
+def test_without_redis_it_starts_and_says_where_events_go(receiver_factory: Receivers) -> None:
+    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
+    assert "runhook: on disk before 202: yes, in the spool (Redis is away)\n" in receiver.log
+    receiver.acked(body(1))
+
+
+def test_a_busy_port_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:
+    receiver = receiver_factory(redis_url, start=False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", receiver.port))
+        other.listen()
+        line = one_line(receiver, 3)
+    assert line.endswith(f"can't listen on 127.0.0.1:{receiver.port}: the port is in use; choose another with --port")
+
+
+def test_a_missing_config_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:
+    receiver = receiver_factory(redis_url, start=False)
+    receiver.config.unlink()
+    assert str(receiver.config) in one_line(receiver, 2)
+
+
+def test_a_data_directory_that_cannot_be_used_is_one_line(
+    receiver_factory: Receivers, redis_url: str, tmp_path: Path
+) -> None:
+    receiver = receiver_factory(redis_url, start=False)
+    receiver.data.write_text("a file")
+    line = one_line(receiver, 3)
+    assert "can't use the spool" in line
+    assert "RUNHOOK_DATA" in line
+
+
+def test_what_it_writes_is_for_its_own_user_only(receiver_factory: Receivers) -> None:
+    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
+    receiver.acked(body(1))
+    files = [path for path in (receiver.data / "spool").rglob("*") if path.is_file()]
+    assert files
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
