@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 3
 
 .PHONY: install demo test lint format types check chaos bench clean
 
@@ -26,9 +27,9 @@ format: install
 	@$(BIN)/ruff check --fix-only -q .
 	@$(BIN)/ruff format -q .
 
-# pytest comes last, so that its summary is the last line.
+# Most tests wait for servers, so several run at once. pytest comes last: its summary is the last line.
 test: lint types
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
