@@ -1,11 +1,11 @@
 """The life of a delivery, as a table. An illegal move raises. Pure.
 
-    held ──▶ queued ──▶ sending ──▶ delivered
-              ▲  ▲         │  └────▶ dead ──┐
-              │  └─────────┘ lapsed claim   │ replay
-              │  waiting ◀─┘ retry later    │
-              └─────┴───────────────────────┘
-    an operator may cancel held, queued and waiting.
+held ──▶ queued ──▶ sending ──▶ delivered
+          ▲  ▲         │  └────▶ dead ──┐
+          │  └─────────┘ lapsed claim   │ replay
+          │  waiting ◀─┘ retry later    │
+          └─────┴───────────────────────┘
+an operator may cancel held, queued and waiting.
 """
 
 from __future__ import annotations
