@@ -117,7 +117,7 @@ class Services(Protocol):
         ...
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
-        """Headers to send with a download of `url`: the API key when `url` is at the source's own API origin, else {}."""
+        """Headers for a download of `url`: the API key when `url` is at the source's own API origin, else {}."""
         ...
 
     def allowed_addresses(self) -> Sequence[str]:
@@ -166,5 +166,5 @@ class Sink(ABC, Generic[O]):
                 answers.append(error)
         return answers
 
-    def close(self) -> None:  # noqa: B027 - most sinks hold nothing open
+    def close(self) -> None:
         """Let go of connections. Called once, when no send is running."""
