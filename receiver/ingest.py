@@ -163,7 +163,6 @@ class Ingest:
                 body = self._checked(message)
                 return await self._accept(source, secrets, submission_id, signature, body)
             with self._room() as take:
-                take(length)
                 body = await self._read(message, receive, take)
                 return await self._accept(source, secrets, submission_id, signature, body)
         except TooLarge:
@@ -225,6 +224,7 @@ class Ingest:
         """The whole body, of which `message` is the first piece. Raises _Gone, TooLarge, TimedOut, Busy."""
         pieces = [self._checked(message)]
         size = len(pieces[0])
+        take(size)
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 while message.get("more_body"):
@@ -240,12 +240,16 @@ class Ingest:
 
     @contextmanager
     def _room(self) -> Iterator[Callable[[int], None]]:
-        """Gives a function that takes so many bytes, in all, of what may be in memory. It raises Busy."""
+        """Gives a function that takes so many bytes, in all, of what may be in memory. It raises Busy.
+
+        Bytes count when they have come in, and those of small bodies never do: announcing a lot costs a stranger
+        nothing, and must not shut out others.
+        """
         mine = 0
 
         def take(size: int) -> None:
             nonlocal mine
-            if size > mine:
+            if size > OFF_LOOP:
                 if self._held + size - mine > self._most_held:
                     raise Busy("too many large bodies at once")
                 self._held += size - mine

@@ -34,7 +34,7 @@ COMMIT_BYTES: Final = 4 << 20
 """Most events and bytes of one commit (one event may be larger): more than that gains nothing and takes longer."""
 WATCH_EVERY: Final = 0.5
 """Seconds between two looks at free disk space, and at the inbox's depth."""
-ADOPT_EVERY: Final = 5.0
+ADOPT_EVERY: Final = 2.0
 EXAMINE_EVERY: Final = 30.0
 RELEASE: Final = 0.9
 """An inbox that was over its limits takes events again when it is down to this part of them."""

@@ -93,7 +93,6 @@ def _state(keeper: Keeper, store: str) -> dict[str, Any]:
         "store": store,
         "on_disk_before_202": store == "spool" or bool(found and found.strong),
         "redis": str(found) if found else "never reached",
-        "trouble": keeper.trouble,
     }
 
 

@@ -17,7 +17,7 @@ from receiver.errors import NotStarted
 from receiver.settings import Settings
 
 BACKLOG = 2048
-STOP_TIMEOUT = 6
+STOP_TIMEOUT = 5
 """Seconds that requests in flight have to end when the process is stopped."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -185,7 +186,7 @@ def test_a_redis_that_loads_is_not_asked_until_it_is_done(valkey_factory: Valkey
     receiver = receiver_factory(server.url)
     client = server.connect()
     with client.pipeline() as pipeline:
-        for number in range(300):
+        for number in range(150):
             pipeline.set(f"other:{number}", "x" * 1000)
         pipeline.execute()
     client.close()
@@ -273,6 +274,24 @@ def test_too_little_free_disk_is_503_only_when_the_spool_is_needed(
 
     eventually(not_ready, every=0.3)
     assert httpx2.get(f"{receiver.url}/healthz").status_code == 200
+
+
+def test_an_embedded_redis_is_spared_a_full_disk(receiver_factory: Receivers, tmp_path: Path) -> None:
+    receiver = receiver_factory("", start=False, spool={"reserve_bytes": "900TiB"})
+    directory = receiver.data / "redis"
+    server = ValkeyProcess(directory, unixsocket=str(directory / "valkey.sock")).start()
+    try:
+        receiver.start()
+        answer = receiver.post(body(1))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+        assert ids_in_inbox(server) == []
+        receiver.stop()
+        receiver.configure({"spool": {"reserve_bytes": 0}})
+        receiver.start()
+        acked = receiver.acked(body(1))
+        assert ids_in_inbox(server) == acked
+    finally:
+        server.kill()
 
 
 # --- not to be trusted ---------------------------------------------------------------------------------------------

@@ -1,0 +1,188 @@
+"""What ingest does with a request, without a server: order of the checks, bounds on memory and time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Any
+
+import pytest
+
+from receiver import ingest
+from receiver.errors import Busy
+from receiver.event import Event
+from receiver.metrics import ReceiverMetrics
+from receiver.signature import HEADER, sign
+
+SECRET = "secret"
+MAX_BODY = 4 << 20
+
+
+class Keeper:
+    """Keeps events in a list, or refuses them all."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.error: Exception | None = None
+
+    async def keep(self, event: Event) -> None:
+        if self.error:
+            raise self.error
+        self.events.append(event)
+
+
+class Refusals:
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
+        self.bodies.append(body)
+
+
+class Hints:
+    def __init__(self) -> None:
+        self.submissions: list[str] = []
+
+    async def note(self, submission_id: str) -> None:
+        self.submissions.append(submission_id)
+
+
+class Bench:
+    """An Ingest and what stands around it."""
+
+    def __init__(self) -> None:
+        self.keeper, self.refusals, self.hints, self.metrics = Keeper(), Refusals(), Hints(), ReceiverMetrics()
+        sources = {"skyvern": (SECRET,)}
+        self.app = ingest.Ingest(sources, MAX_BODY, self.keeper, self.refusals, self.hints, self.metrics)
+
+    async def post(
+        self, pieces: Sequence[Any], path: str = "/webhooks/skyvern", secret: str = SECRET, **headers: str
+    ) -> tuple[int, dict[str, Any], dict[str, str]]:
+        """(status, JSON, headers) of the answer to a body that comes in these pieces; each is bytes, an ASGI message
+        or something to await first. (0, {}, {}) when there is no answer."""
+        whole = b"".join(piece for piece in pieces if isinstance(piece, bytes))
+        headers = {HEADER: sign(whole, secret), **headers}
+        scope = {"type": "http", "method": "POST", "path": path, "headers": _encoded(headers)}
+        sent: list[MutableMapping[str, Any]] = []
+        messages = self._messages(pieces)
+
+        async def receive() -> MutableMapping[str, Any]:
+            message = next(messages)
+            return message if isinstance(message, dict) else await message
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        await self.app(scope, receive, send)
+        if not sent:
+            return 0, {}, {}
+        start, body = sent
+        answered = {name.decode(): value.decode() for name, value in start["headers"]}
+        assert int(answered["content-length"]) == len(body["body"])
+        return start["status"], json.loads(body["body"]), answered
+
+    @staticmethod
+    def _messages(pieces: Sequence[Any]) -> Iterator[Any]:
+        for number, piece in enumerate(pieces, 1):
+            more = number < len(pieces)
+            yield {"type": "http.request", "body": piece, "more_body": more} if isinstance(piece, bytes) else piece
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def never() -> MutableMapping[str, Any]:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+GONE = {"type": "http.disconnect"}
+
+
+async def test_a_body_in_pieces_is_put_together(bench: Bench) -> None:
+    status, answer, _ = await bench.post([b'{"run_id":', b"", b'"tsk_1"}'])
+    assert status == 202
+    assert [event.body for event in bench.keeper.events] == [b'{"run_id":"tsk_1"}']
+    assert answer == {"event_id": bench.keeper.events[0].id}
+
+
+@pytest.mark.parametrize("pieces", [[GONE], [b"{", GONE]])
+async def test_a_client_that_hangs_up_gets_no_answer_and_leaves_nothing(bench: Bench, pieces: list[Any]) -> None:
+    assert (await bench.post(pieces))[0] == 0
+    assert bench.keeper.events == bench.refusals.bodies == []
+    assert bench.metrics.requests["disconnected"] == 1
+
+
+async def test_source_and_length_are_looked_at_before_the_body(bench: Bench) -> None:
+    assert (await bench.post([AssertionError("the body was read")], "/webhooks/nobody"))[0] == 404
+    too_long = {"content-length": str(MAX_BODY + 1)}
+    assert (await bench.post([AssertionError("the body was read")], "/webhooks/skyvern/sub_1", **too_long))[0] == 413
+    assert bench.hints.submissions == ["sub_1"]
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "1e9", " ", "+5"])
+async def test_a_length_that_is_none_is_refused(bench: Bench, length: str) -> None:
+    assert (await bench.post([b""], **{"content-length": length}))[0] == 400
+
+
+async def test_the_limit_holds_for_what_comes_whatever_was_announced(bench: Bench) -> None:
+    pieces = [b"x" * (1 << 20)] * 5
+    assert (await bench.post(pieces, "/webhooks/skyvern/sub_1", **{"content-length": "5"}))[0] == 413
+    assert (await bench.post([b"x" * (MAX_BODY + 1)]))[0] == 413
+    assert (await bench.post(pieces[:4]))[0] == 202
+    assert bench.hints.submissions == ["sub_1"]
+
+
+async def test_a_refused_signature_is_quarantined_and_not_kept(bench: Bench) -> None:
+    status, answer, _ = await bench.post([b"{}"], secret="wrong")
+    assert (status, answer["error"]["code"]) == (401, "bad_signature")
+    assert (bench.refusals.bodies, bench.keeper.events) == ([b"{}"], [])
+
+
+async def test_our_own_trouble_is_503_with_retry_after_whatever_it_is(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error, after in ((Busy("full", retry_after=30), "30"), (RuntimeError("a bug"), "2")):
+        bench.keeper.error = error
+        status, answer, headers = await bench.post([b"{}"])
+        assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "unavailable", after)
+        assert "bug" not in answer["error"]["message"]
+
+
+async def test_a_body_that_never_ends_times_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "BODY_TIMEOUT", 0.01)
+    status, answer, _ = await bench.post([b"{", never()])
+    assert (status, answer["error"]["code"]) == (408, "timeout")
+
+
+async def test_bodies_in_memory_are_bounded_and_small_ones_pass_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ingest, "HELD_BYTES", 0)  # then it is four of the largest bodies
+    bench = Bench()
+    large = b"x" * MAX_BODY
+    hanging = [asyncio.create_task(bench.post([large, never()])) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    status, _, headers = await bench.post([large[:-1], b"x"])
+    assert (status, headers["retry-after"]) == (503, "2")
+    assert (await bench.post([b"{", b"}"]))[0] == 202
+    for task in hanging:
+        task.cancel()
+    assert [(await task)[0] for task in hanging] == [503] * 4
+    assert (await bench.post([large[:-1], b"x"]))[0] == 202
+
+
+async def test_an_authentic_body_that_is_no_run_is_kept_and_counted(bench: Bench) -> None:
+    for body in (b"", b"no", b"[]", b"{}", b'{"run_id": 5}', b"[" * 100_000):
+        assert (await bench.post([body]))[0] == 202
+    assert len(bench.keeper.events) == 6
+    assert bench.metrics.unreadable == 6
+    assert (await bench.post([b'{"run_id":"a","status":"completed"}']))[0] == 202
+    assert bench.metrics.unreadable == 6
