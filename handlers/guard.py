@@ -21,6 +21,7 @@ because the check has to sit between the name and the socket.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -98,30 +99,42 @@ class Allowed:
     """The hosts, addresses and networks that the operator lists as safe although they are private."""
 
     def __init__(self, entries: Sequence[str] = ()) -> None:
-        """`entries`: host names ("minio.internal"), addresses, or CIDR networks ("10.1.0.0/16").
+        """`entries`: host names ("minio.internal"), addresses, or CIDR networks ("10.1.0.0/16"); a name or address may
+        have a port ("skyvern:8000", "[fd00::1]:8000"), and then only that port is meant.
 
         Raises ValueError for an entry that is none of these.
         """
-        self._hosts: set[str] = set()
-        self._networks: list[IPNetwork] = []
+        self._hosts: set[tuple[str, int | None]] = set()
+        self._networks: list[tuple[IPNetwork, int | None]] = []
         for entry in entries:
-            text = entry.strip().strip("[]")
+            match = _LISTED.fullmatch(entry.strip())
+            text = "" if match is None else match["inner"] or match["host"] or match["whole"]
+            number = None if match is None else match["port6"] or match["port4"]
+            port = int(number) if number else None
             try:
-                self._networks.append(ipaddress.ip_network(text, strict=False))
+                self._networks.append((ipaddress.ip_network(text, strict=False), port))
             except ValueError:
-                if not text or any(mark in text for mark in "/:@* "):
+                if not text or any(mark in text for mark in "/:@* []") or port == 0 or (port or 0) > 65535:
                     raise ValueError(
                         f"{entry!r} is no host name, address or network such as minio.internal, 10.1.2.3 or 10.1.0.0/16"
                     ) from None
-                self._hosts.add(text.lower().rstrip("."))
+                self._hosts.add((text.lower().rstrip("."), port))
 
-    def check(self, host: str, address: IPAddress) -> str:
+    def check(self, host: str, address: IPAddress, port: int = 0) -> str:
         """Why `host` at `address` must not be called, or ""."""
-        if host.lower().rstrip(".") in self._hosts:
+        name = host.lower().rstrip(".")
+        if (name, None) in self._hosts or (name, port) in self._hosts:
             return ""
-        if any(address.version == network.version and address in network for network in self._networks):
-            return ""
+        for network, only in self._networks:
+            if address.version == network.version and address in network and only in (None, port):
+                return ""
         return why_forbidden(address)
+
+
+# [address]:port, name:port, or a name, an address or a network as it is (an IPv6 address has more than one colon)
+_LISTED = re.compile(
+    r"\[(?P<inner>[^\]]*)\](?::(?P<port6>\d{1,5}))?|(?P<host>[^:\[\]/]+):(?P<port4>\d{1,5})|(?P<whole>.+)"
+)
 
 
 _lookups = threading.BoundedSemaphore(64)
@@ -241,11 +254,10 @@ class _Backend(httpcore2.NetworkBackend):
                 raise Unavailable(f"{host}: its address was not found in time") from None
             except (OSError, ValueError):
                 raise Unavailable(f"{host}: its address was not found") from None
-        safe = [address for address in found if not self._allowed.check(host, address)]
+        safe = [address for address in found if not self._allowed.check(host, address, port)]
         if found and not safe:
-            raise Refused(
-                f"{host} is {self._allowed.check(host, found[0])}; list it under allowed_addresses if that is meant"
-            )
+            why = self._allowed.check(host, found[0], port)
+            raise Refused(f"{host} is {why}; list it under allowed_addresses if that is meant")
         if not safe:
             raise Unavailable(f"{host}: its address was not found")
         return safe

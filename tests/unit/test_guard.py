@@ -114,13 +114,22 @@ def test_a_public_address_is_not_forbidden(address: str) -> None:
         (["127.0.0.1"], "x", "127.0.0.1", True),
         (["[fd00::1]"], "x", "fd00::1", True),
         ([], "x", "8.8.8.8", True),
+        (["minio.internal:9000"], "minio.internal", "10.0.0.1", True),
+        (["minio.internal:9001"], "minio.internal", "10.0.0.1", False),
+        (["10.1.2.3:9000"], "x", "10.1.2.3", True),
+        (["10.1.2.3:9001"], "x", "10.1.2.3", False),
+        (["[fd00::1]:9000"], "x", "fd00::1", True),
+        (["[fd00::1]:9001"], "x", "fd00::1", False),
+        (["fd00::/8"], "x", "fd00::1", True),
     ],
 )
 def test_the_operator_lists_hosts_and_networks(entries: list[str], host: str, address: str, passes: bool) -> None:
-    assert (Allowed(entries).check(host, ipaddress.ip_address(address)) == "") is passes
+    assert (Allowed(entries).check(host, ipaddress.ip_address(address), 9000) == "") is passes
 
 
-@pytest.mark.parametrize("entry", ["http://x", "a b", "", "10.0.0.0/99", "*.internal", "host:80"])
+@pytest.mark.parametrize(
+    "entry", ["http://x", "a b", "", "10.0.0.0/99", "*.internal", "host:0", "host:99999", "host:x", "[x"]
+)
 def test_a_listing_that_means_nothing_is_an_error(entry: str) -> None:
     with pytest.raises(ValueError, match="is no host name, address or network"):
         Allowed([entry])
