@@ -13,7 +13,7 @@ from sqlalchemy import exc as sa_exc
 from receiver.errors import NotStarted
 from receiver.ledger.engine import Ledger, LedgerUnavailable
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in migrations/versions; a test holds the two together."""
 
 _ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"

@@ -185,3 +185,60 @@ operations = Table(
     Column("updated_at", Double, nullable=False),
     Index(None, "state"),
 )
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", Text, primary_key=True),  # the token in the callback URL
+    Column("source", Text, nullable=False),
+    Column("key_id", Text, nullable=False),  # whose call it was
+    Column("call", Text, nullable=False),  # tasks | agents | workflows | legacy
+    Column("state", Text, nullable=False),  # pending | accepted | rejected | unknown | lost
+    Column("run_id", Text, nullable=False, server_default=""),
+    Column("run_type", Text, nullable=False, server_default=""),
+    Column("title", Text),
+    Column("labels", Text, nullable=False, server_default="{}"),  # JSON
+    Column("callback_url", Text, nullable=False, server_default=""),  # the caller's own webhook
+    Column("idempotency_key", Text),
+    Column("request_hash", Text, nullable=False),  # the request itself may hold secrets and is not kept
+    Column("answer_status", Integer),
+    Column("answer", LargeBinary),  # what the caller was told, after redaction
+    Column("due_at", Double),  # when to look next; null: there is nothing to look for
+    Column("polls", Integer, nullable=False, server_default="0"),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("created_at", Double, nullable=False),
+    Column("answered_at", Double),
+    Column("updated_at", Double, nullable=False),
+    Index(
+        "uq_submissions_key_id_idempotency_key",
+        "key_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_submissions_due",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
+    ),
+    Index(None, "source", "run_id"),
+    Index(None, "key_id", "request_hash", "created_at"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of the whole key, hex
+    Column("hint", Text, nullable=False),  # how the key begins
+    Column("scopes", Text, nullable=False),  # "submit read operate"
+    Column("source", Text, nullable=False),
+    Column("rate", Text),  # such as 10/s
+    Column("created_at", Double, nullable=False),
+    Column("used_at", Double),
+    Column("revoked_at", Double),
+    Index("uq_keys_hash", "hash", unique=True),
+)

@@ -1,0 +1,369 @@
+"""Submissions: our record that we asked Skyvern for a run. Sends nothing, and decides nothing about when to look.
+
+Locks are taken in the order of recording.py: runs first, sorted; then submissions, sorted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from receiver.ledger import bulk
+from receiver.ledger.engine import LedgerUnavailable
+from receiver.ledger.schema import runs, submissions
+from receiver.states import IllegalMove
+from receiver.submit.states import OPEN, Move, after, sources
+from receiver.submit.states import Submission as State
+
+RunKey = tuple[str, str]  # (source, run id)
+
+PENDING_LIMIT = 180.0
+"""Seconds after which a pending submission is due: longer than any submit call takes, so its process has died."""
+ATTACH_WITHIN = 600.0
+"""Seconds for which an identical request without Idempotency-Key joins one whose end nobody knows yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubmission:
+    """What is written down before the request goes out. `call`: tasks | agents | workflows | legacy."""
+
+    id: str
+    source: str
+    key_id: str
+    call: str
+    request_hash: str
+    title: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    callback_url: str = ""
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One row. `answer`: what the caller was told, after redaction. `due_at`: when to look next; None is never."""
+
+    id: str
+    source: str
+    key_id: str
+    call: str
+    state: State
+    run_id: str
+    run_type: str
+    title: str | None
+    labels: Mapping[str, str]
+    callback_url: str = field(repr=False)
+    idempotency_key: str | None = field(repr=False)
+    request_hash: str
+    answer_status: int | None
+    answer: bytes | None = field(repr=False)
+    due_at: float | None
+    polls: int
+    reason: str
+    created_at: float
+    answered_at: float | None
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a submit ended. `release`: the same Idempotency-Key may be used again, for no run came of it."""
+
+    move: Move
+    run_id: str = ""
+    run_type: str = ""
+    status: int | None = None
+    body: bytes | None = field(default=None, repr=False)
+    reason: str = ""
+    due_at: float | None = None
+    release: bool = False
+
+
+def _from(row: sa.Row[tuple[object, ...]]) -> Submission:
+    fields = dict(row._mapping)
+    fields["state"] = State(fields["state"])
+    fields["labels"] = json.loads(fields["labels"])
+    fields["answer"] = None if fields["answer"] is None else bytes(fields["answer"])
+    return Submission(**fields)
+
+
+def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Submission, bool]:
+    """Write the submission down. Returns it and True; or the one that stands for the same request, and False.
+
+    With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`.
+    Without, it is a younger identical request of which nobody knows yet what became of it.
+    """
+    if new.idempotency_key is None:
+        _alone(connection, f"{new.key_id}\0{new.request_hash}")
+        found = connection.execute(
+            sa.select(submissions)
+            .where(
+                submissions.c.key_id == new.key_id,
+                submissions.c.request_hash == new.request_hash,
+                submissions.c.created_at > now - ATTACH_WITHIN,
+                submissions.c.state.in_(sorted(OPEN)),
+            )
+            .order_by(submissions.c.created_at.desc())
+            .limit(1)
+        ).first()
+        if found is not None:
+            return _from(found), False
+    row = {
+        "id": new.id,
+        "source": new.source,
+        "key_id": new.key_id,
+        "call": new.call,
+        "state": State.PENDING,
+        "title": new.title,
+        "labels": json.dumps(dict(new.labels)),
+        "callback_url": new.callback_url,
+        "idempotency_key": new.idempotency_key,
+        "request_hash": new.request_hash,
+        "due_at": now + PENDING_LIMIT,
+        "created_at": now,
+        "updated_at": now,
+    }
+    insert = bulk.insert_statement(connection, submissions).values(row).on_conflict_do_nothing()
+    for _ in range(5):  # a key may be released between the two statements
+        made = connection.execute(insert.returning(*submissions.c)).first()
+        if made is not None:
+            return _from(made), True
+        there = connection.execute(
+            sa.select(submissions).where(
+                submissions.c.key_id == new.key_id, submissions.c.idempotency_key == new.idempotency_key
+            )
+        ).first()
+        if there is not None:
+            return _from(there), False
+    raise LedgerUnavailable("the Idempotency-Key changes hands too fast")
+
+
+def _alone(connection: sa.Connection, what: str) -> None:
+    """Let no other transaction do the same at once. A writer of SQLite is alone anyway."""
+    if connection.dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+def answered(connection: sa.Connection, submission_id: str, answer: Answer, now: float) -> Submission:
+    """Write down how a submit ended, and return the submission as it then stands.
+
+    What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
+    is not the one in the answer loses the submission and its labels. A submission that its webhook has accepted
+    before stays accepted, whatever became of the answer.
+    """
+    before = one(connection, submission_id)
+    if before is None:
+        raise KeyError(submission_id)
+    wanted = sorted({run_id for run_id in (answer.run_id, before.run_id) if run_id})
+    known = _lock_runs(connection, before.source, wanted)
+    there = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id).with_for_update()).one()
+    state = State(there.state)
+    values: dict[str, object] = {"updated_at": now, "answered_at": now}
+    if answer.status is not None:
+        values |= {"answer_status": answer.status, "answer": answer.body}
+    if answer.move is Move.ACCEPT:
+        if there.run_id not in ("", answer.run_id):
+            _take_from(connection, before.source, there.run_id, submission_id, now)
+        _take_from_others(connection, before.source, answer.run_id, submission_id, now)
+        _give_to(connection, before.source, answer.run_id, submission_id, there.labels, now)
+        values |= {
+            "state": State.ACCEPTED,
+            "run_id": answer.run_id,
+            "run_type": answer.run_type or there.run_type,
+            "due_at": None if known.get(answer.run_id) else answer.due_at,
+            "reason": "",
+        }
+        if state is not State.ACCEPTED:
+            after(state, Move.ACCEPT)
+    elif state is not State.ACCEPTED:
+        if (state, answer.move) != (State.UNKNOWN, Move.MISS):  # the clock may have been faster
+            values["state"] = after(state, answer.move)
+        values |= {"reason": answer.reason, "due_at": answer.due_at}
+    if answer.release:
+        values["idempotency_key"] = None
+    connection.execute(sa.update(submissions).where(submissions.c.id == submission_id).values(**values))
+    found = one(connection, submission_id)
+    assert found is not None
+    return found
+
+
+def _lock_runs(connection: sa.Connection, source: str, run_ids: Sequence[str]) -> dict[str, bool]:
+    """Those of the runs that the ledger knows, and whether each is final; nobody else changes them meanwhile."""
+    if not run_ids:
+        return {}
+    query = sa.select(runs.c.run_id, runs.c.final).where(runs.c.source == source, runs.c.run_id.in_(run_ids))
+    return {row.run_id: row.final for row in connection.execute(query.order_by(runs.c.run_id).with_for_update())}
+
+
+def _take_from(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.submission_id == submission_id)
+        .values(submission_id="", labels="{}", updated_at=now)
+    )
+
+
+def _take_from_others(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
+    """The run is not that of another submission, whose token its webhook came with."""
+    others = connection.execute(
+        sa.update(submissions)
+        .where(
+            submissions.c.source == source,
+            submissions.c.run_id == run_id,
+            submissions.c.id != submission_id,
+            submissions.c.state.in_(sources(Move.UNBIND)),
+        )
+        .values(state=State.UNKNOWN, run_id="", due_at=now, reason="its run was another's", updated_at=now)
+        .returning(submissions.c.id)
+    ).all()
+    for (other,) in others:
+        _take_from(connection, source, run_id, other, now)
+
+
+def _give_to(connection: sa.Connection, source: str, run_id: str, submission_id: str, labels: str, now: float) -> None:
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.submission_id == "")
+        .values(submission_id=submission_id, labels=labels, updated_at=now)
+    )
+
+
+def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now: float) -> dict[RunKey, Submission]:
+    """Which submission each run came of. `wanted`: (source, run id, token of the callback URL or "").
+
+    Call it between recording.lock_runs and recording.record. A submission that knows the run's id is its own, with or
+    without a token; a token binds only a submission of the same source that knows no run yet, or this one. What is
+    bound for the first time is accepted, and the run gets the submission's id and labels.
+    """
+    asked = sorted({(source, run_id, token) for source, run_id, token in wanted if run_id})
+    tokens = sorted({token for _, _, token in asked if token})
+    run_ids = sorted({run_id for _, run_id, _ in asked})
+    if not asked:
+        return {}
+    rows = connection.execute(
+        sa.select(submissions)
+        .where(
+            sa.or_(
+                bulk.among(connection, submissions.c.id, tokens),
+                sa.and_(
+                    bulk.among(connection, submissions.c.source, sorted({source for source, _, _ in asked})),
+                    bulk.among(connection, submissions.c.run_id, run_ids),
+                ),
+            )
+        )
+        .order_by(submissions.c.id)
+        .with_for_update()
+    ).all()
+    by_id = {row.id: _from(row) for row in rows}
+    bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
+    for source, run_id, token in asked:
+        found = by_id.get(token)
+        if found is None or found.source != source or found.run_id or (source, run_id) in bound:
+            continue
+        if found.state not in sources(Move.ACCEPT):
+            continue
+        connection.execute(
+            sa.update(submissions)
+            .where(submissions.c.id == token)
+            .values(state=State.ACCEPTED, run_id=run_id, reason="", updated_at=now)
+        )
+        found = one(connection, token)
+        assert found is not None
+        by_id[token] = bound[source, run_id] = found
+    result = {(source, run_id): bound[source, run_id] for source, run_id, _ in asked if (source, run_id) in bound}
+    for (source, run_id), each in sorted(result.items(), key=lambda item: item[0]):
+        _give_to(connection, source, run_id, each.id, json.dumps(dict(each.labels)), now)
+    return result
+
+
+def finish(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
+    """There is nothing more to look for: these runs are final."""
+    wanted = sorted(set(keys))
+    for source in sorted({source for source, _ in wanted}):
+        connection.execute(
+            sa.update(submissions)
+            .where(
+                submissions.c.source == source,
+                bulk.among(connection, submissions.c.run_id, [run_id for each, run_id in wanted if each == source]),
+                submissions.c.due_at.is_not(None),
+            )
+            .values(due_at=None, updated_at=now)
+        )
+
+
+def due(connection: sa.Connection, now: float, limit: int) -> list[Submission]:
+    """Submissions that must be looked at now, the one that waits longest first.
+
+    One that is still pending is due because the process that waited for its answer has died: resolve it with MISS.
+    """
+    query = sa.select(submissions).where(submissions.c.due_at <= now).order_by(submissions.c.due_at).limit(limit)
+    return [_from(row) for row in connection.execute(query)]
+
+
+def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
+    """A look was taken, in vain: look again at `due_at`. False when there is nothing to look for any more."""
+    result = connection.execute(
+        sa.update(submissions)
+        .where(submissions.c.id == submission_id, submissions.c.due_at.is_not(None))
+        .values(due_at=due_at, polls=submissions.c.polls + 1, reason=reason, updated_at=now)
+    )
+    return result.rowcount == 1
+
+
+def resolve(
+    connection: sa.Connection,
+    submission_id: str,
+    move: Move,
+    now: float,
+    *,
+    run_id: str = "",
+    run_type: str = "",
+    due_at: float | None = None,
+    reason: str = "",
+) -> bool:
+    """Move a submission whose answer was lost: ACCEPT with the run that is its own, MISS or GIVE_UP.
+
+    False, and nothing is written, when it has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT
+    without a run: only an answer can tell that.
+    """
+    if move is Move.REJECT or (move is Move.ACCEPT) != bool(run_id):
+        raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
+    there = one(connection, submission_id)
+    if there is None or there.state not in sources(move) or there.run_id not in ("", run_id):
+        return False
+    known = _lock_runs(connection, there.source, [run_id] if run_id else [])
+    result = connection.execute(
+        sa.update(submissions)
+        .where(submissions.c.id == submission_id, submissions.c.state.in_(sources(move)))
+        .values(
+            state=after(there.state, move),
+            run_id=run_id,
+            run_type=run_type or there.run_type,
+            due_at=None if known.get(run_id) else due_at,
+            reason=reason,
+            updated_at=now,
+        )
+    )
+    if result.rowcount and run_id:
+        _give_to(connection, there.source, run_id, submission_id, json.dumps(dict(there.labels)), now)
+    return result.rowcount == 1
+
+
+def one(connection: sa.Connection, submission_id: str) -> Submission | None:
+    """The submission with this token."""
+    row = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id)).first()
+    return None if row is None else _from(row)
+
+
+def of_run(connection: sa.Connection, source: str, run_id: str) -> Submission | None:
+    """The submission that the run came of."""
+    row = connection.execute(
+        sa.select(submissions)
+        .where(submissions.c.source == source, submissions.c.run_id == run_id, submissions.c.run_id != "")
+        .order_by(submissions.c.created_at)
+    ).first()
+    return None if row is None else _from(row)
