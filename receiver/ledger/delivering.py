@@ -19,6 +19,10 @@ from receiver.ledger.schema import attempts, deliveries, events, runs
 from receiver.states import ENDED, Move, State, sources, target
 
 
+CLAIM_BYTES = 64 << 20
+"""Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A delivery that is now ours to send, with the event it carries."""
@@ -112,7 +116,8 @@ def _take(
     seconds: float,
 ) -> list[str]:
     due = (
-        sa.select(deliveries.c.id)
+        sa.select(deliveries.c.id, sa.func.length(events.c.body))
+        .join(events, events.c.id == deliveries.c.event_id)
         .where(
             deliveries.c.sink == sink,
             deliveries.c.state == sa.literal_column(f"'{State.QUEUED}'"),  # literal: the partial index needs it
@@ -121,9 +126,15 @@ def _take(
         )
         .order_by(deliveries.c.due_at, deliveries.c.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=deliveries)
     )
-    found = list(connection.execute(due).scalars())
+    found: list[str] = []
+    size = 0
+    for delivery, length in connection.execute(due):
+        size += length
+        if found and size > CLAIM_BYTES:
+            break
+        found.append(delivery)
     if found:
         connection.execute(
             sa.update(deliveries)

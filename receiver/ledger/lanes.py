@@ -14,7 +14,7 @@ from receiver.breaker import Lane
 from receiver.ledger.bulk import insert_statement
 from receiver.ledger.schema import lanes
 
-PROBE_LEASE = 60.0
+PROBE_LEASE = 15.0
 """Seconds after which a probe whose worker vanished may be made by another."""
 
 

@@ -157,6 +157,16 @@ def test_a_claim_has_one_owner(ledger: Ledger) -> None:
     assert len(everything) == len(set(everything)) == 40
 
 
+def test_a_claim_takes_no_more_bytes_than_memory_has_room_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivering, "CLAIM_BYTES", 5000)
+    record(ledger, *(new_event(f"tsk_{n}", "results", output="x" * 2000) for n in range(5)))
+    record(ledger, new_event("tsk_big", "results", output="x" * 9000), now=NOW + 1)
+
+    sizes = [len(claim(ledger, "results", now=NOW + 2)) for _ in range(4)]
+
+    assert sizes == [2, 2, 1, 1]
+
+
 def test_a_claimed_delivery_brings_its_event(ledger: Ledger) -> None:
     item = new_event("tsk_1", "results")
     record(ledger, item)
