@@ -18,7 +18,6 @@ from receiver.ledger import lanes as lane_gates
 from receiver.ledger.schema import attempts, deliveries, events, runs
 from receiver.states import ENDED, Move, State, sources, target
 
-
 CLAIM_BYTES = 64 << 20
 """Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory."""
 
