@@ -56,7 +56,8 @@ class Dispatcher:
             while not stop():
                 if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
                     self._reclaimed_at = time.monotonic()
-                    self._take(self._reader.reclaim())
+                    while reclaimed := self._reader.reclaim():
+                        self._take(reclaimed)
                 entries = self._reader.read(BATCH) or self._reader.read(BATCH, block_ms=int(LINGER * 1000))
                 if not entries:
                     break

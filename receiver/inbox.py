@@ -40,6 +40,24 @@ end
 return {redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[2])}
 """
 
+# KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time.
+_READ = """
+local entries, size = {}, 0
+while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
+  local step = math.min(tonumber(ARGV[5]), tonumber(ARGV[3]) - #entries)
+  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', step, 'STREAMS', KEYS[1], '>')
+  if not reply then break end
+  for _, entry in ipairs(reply[1][2]) do
+    entries[#entries + 1] = entry
+    for _, value in ipairs(entry[2]) do size = size + #value end
+  end
+end
+return entries
+"""
+READ_BYTES: Final = 64 << 20
+"""Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine."""
+_STEP: Final = 8
+
 _VIAS = frozenset({"webhook", "poll", "replay", "import"})
 
 
@@ -199,16 +217,20 @@ class InboxReader:
         return _entries(reply)
 
     def _read(self, count: int, block_ms: int | None) -> Any:
-        reply: Any = self._redis.xreadgroup(GROUP, self._consumer, {STREAM: ">"}, count=count, block=block_ms)
-        if not reply:
-            return []
-        if isinstance(reply, dict):  # RESP3
-            (batches,) = reply.values()
-            return batches[0] if batches and isinstance(batches[0], list) else batches
-        return reply[0][1]
+        first: Any = []
+        if block_ms is not None:  # a script can't wait; what it then adds must leave room for the one waited for
+            reply: Any = self._redis.xreadgroup(GROUP, self._consumer, {STREAM: ">"}, count=1, block=block_ms)
+            if not reply:
+                return []
+            first = _only(reply)
+        more: Any = self._redis.eval(_READ, 1, STREAM, GROUP, self._consumer, count - len(first), READ_BYTES, _STEP)
+        return [*first, *((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in more)]
 
-    def reclaim(self, idle_ms: int = 8000, count: int = 256) -> list[Entry]:
-        """Up to `count` entries that a reader took `idle_ms` ago and never acknowledged; [] if there are none."""
+    def reclaim(self, idle_ms: int = 8000, count: int = 32) -> list[Entry]:
+        """Up to `count` entries that a reader took `idle_ms` ago and never acknowledged; [] if there are none.
+
+        Call it again until there are none: `count` bounds what may be in memory at once.
+        """
         try:
             reply: Any = self._redis.xautoclaim(STREAM, GROUP, self._consumer, min_idle_time=idle_ms, count=count)
         except redis.ResponseError as error:
@@ -251,6 +273,14 @@ def hand_back(client: redis.Redis, consumer: str) -> int:
     else:
         client.xgroup_delconsumer(STREAM, GROUP, consumer)  # with entries in its care they would be lost
     return len(held)
+
+
+def _only(reply: Any) -> Any:
+    """The entries of the one stream in a reply to XREADGROUP."""
+    if isinstance(reply, dict):  # RESP3
+        (batches,) = reply.values()
+        return batches[0] if batches and isinstance(batches[0], list) else batches
+    return reply[0][1]
 
 
 def _depth(replies: Sequence[Any]) -> tuple[int, int]:

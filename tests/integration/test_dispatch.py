@@ -239,3 +239,17 @@ def test_an_event_appended_while_a_job_ends_is_not_forgotten(
     assert connection.exists(flag_key("dispatch")) == 1
     assert deliveries(ledger) == {"tsk_late": ["archive", "results"]}
     connection.close()
+
+
+def test_a_read_takes_no_more_bytes_than_memory_has_room_for(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.inbox.READ_BYTES", 100_000)
+    append(redis_url, *(event(body(f"tsk_{n}", output="x" * 20_000)) for n in range(40)))
+    connection = redis.Redis.from_url(redis_url)
+    reader = InboxReader(connection, "d1")
+    reader.ensure()
+
+    sizes = [len(reader.read(256)), len(reader.read(256, block_ms=100)), len(reader.read(10))]
+
+    assert sizes == [8, 9, 8]
+    assert sum(len(reader.read()) for _ in range(3)) == 15
+    connection.close()
