@@ -156,8 +156,15 @@ class SourceConfig(Model):
     api_key: OptionalKey = Field(
         None,
         description="Key for the source's API: to submit and poll runs and to renew lapsed artifact URLs."
-        " Without it, nothing is asked from the API.",
+        " Without it, nothing is asked from the API. It counts as one of the secrets: Skyvern signs with the key that"
+        " a run was submitted with.",
     )
+
+    @property
+    def signing_secrets(self) -> tuple[str, ...]:
+        """All that may have signed a webhook: the key with which we submit signs the webhooks of what we submit."""
+        found = [*self.secrets, *([self.api_key] if self.api_key else [])]
+        return tuple(dict.fromkeys(each.get_secret_value() for each in found if each.get_secret_value()))
 
     def api(self, default_base: str) -> tuple[str, str] | None:
         """Base and key of the source's API, or None when it must not be asked. `default_base` may be ""."""

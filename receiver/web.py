@@ -175,9 +175,7 @@ def create_app(
     )
     hints = HintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
-    secrets = {
-        name: tuple(secret.get_secret_value() for secret in source.secrets) for name, source in config.sources.items()
-    }
+    secrets = {name: source.signing_secrets for name, source in config.sources.items()}
     app.ingest = Ingest(secrets, config.server.max_body, keeper, quarantine, hints, metrics)
     return app
 

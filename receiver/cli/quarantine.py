@@ -65,7 +65,7 @@ def verify(ids: Ids = None, config: ConfigOption = None, data: DataOption = None
     verdicts: list[tuple[Refused, str]] = []
     for refused in _chosen(store.list(), ids):
         source = loaded.sources.get(refused.source)
-        secrets = None if source is None else [secret.get_secret_value() for secret in source.secrets]
+        secrets = None if source is None else source.signing_secrets
         with suppress(FileNotFoundError):
             verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
     authentic = [refused for refused, verdict in verdicts if verdict == "authentic"]

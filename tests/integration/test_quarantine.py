@@ -123,6 +123,21 @@ def test_a_refused_request_is_let_in_after_its_secret_was_added(
     assert "empty" in receiver.command("quarantine", "list").stdout
 
 
+def test_the_key_that_runs_are_submitted_with_counts_as_a_secret(
+    receiver_factory: Callable[..., ReceiverProcess], redis_url: str
+) -> None:
+    receiver = receiver_factory(redis_url)
+    assert receiver.post(body(1), "the-api-key").status_code == 401
+    eventually(lambda: len(listed(receiver)) == 1)
+
+    receiver.configure({"sources": {"skyvern": {"secrets": [SECRET], "api_key": "the-api-key"}}})
+    assert "1 let in, 0 stay in quarantine." in receiver.command("quarantine", "verify").stdout
+    assert receiver.stop() == 0
+    receiver.start()
+    assert receiver.post(body(2), "the-api-key").status_code == 202
+    assert receiver.post(body(3), SECRET).status_code == 202
+
+
 def test_a_flood_of_refused_requests_is_answered_and_bounded(
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str
 ) -> None:
