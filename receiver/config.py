@@ -279,6 +279,24 @@ class QuarantineConfig(Model):
     max_bytes: Size = Field(64 << 20, ge=0, description="Bytes kept.")
 
 
+class SubmitConfig(Model):
+    """The submit API: upstream apps speak Skyvern's own API with us, with keys of ours."""
+
+    rate: Rate | None = Field(
+        None,
+        description="Most calls of one key in a time, such as 10/s or 100/m, where the key has no rate of its own.",
+    )
+    max_wait: Seconds = Field(
+        300.0, ge=1, le=3600, description="Longest time that `?wait=` holds a request: seconds, or such as 5m."
+    )
+    max_waiters: Whole = Field(
+        5000,
+        ge=1,
+        le=100_000,
+        description="Requests that may be held at once in one process; over it the answer is 503.",
+    )
+
+
 class RetentionConfig(Model):
     """How long what has ended stays in the ledger."""
 
@@ -311,6 +329,7 @@ class Config(Model):
     quarantine: QuarantineConfig = Field(
         default_factory=QuarantineConfig, description="The store of requests that failed the signature check."
     )
+    submit: SubmitConfig = Field(default_factory=SubmitConfig, description="The submit API.")
     retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long ended things are kept.")
 
 

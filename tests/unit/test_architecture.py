@@ -26,6 +26,7 @@ OWNERS = {
 }
 PURE = {"errors", "event", "signature", "run", "facts", "redact", "routing", "cel", "states", "backoff", "breaker"}
 PURE |= {"celscan", "mapping", "routecheck", "configwords", "allowance"}
+PURE |= {"submit/splice", "submit/labels", "submit/keys", "submit/answers", "submit/states"}
 IMPURE_MODULES = {"socket", "os", "subprocess", "time", "random", "asyncio", "threading", "redis", "httpx2", "pathlib"}
 
 

@@ -1,0 +1,132 @@
+"""What a caller is told, in Skyvern's own shape: status, headers, body. Pure.
+
+Skyvern's answer is passed on as it is, with our callback URL in it replaced by the caller's own; its errors get our
+submission id. What is no answer of Skyvern's (a page of HTML, a redirect, silence) becomes 502, 503 or 504. And
+whatever holds a secret of the source is told to nobody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from receiver.skyvern.answers import Answer, Answered, Unreachable, submitted
+from receiver.skyvern.answers import Rejected as NoRun
+from receiver.submit.splice import NotAnObject, parse, splice
+
+SUBMISSION_HEADER: Final = "x-runhook-submission-id"
+REPLAYED_HEADER: Final = "idempotent-replayed"
+STATUS_HEADER: Final = "x-runhook-skyvern-status"
+SOURCE_HEADER: Final = "x-runhook-from"
+"""ledger | skyvern: where the answer to a GET of a run comes from."""
+
+RETRY_AFTER: Final = 5
+"""Seconds after which a caller may try again what certainly created no run."""
+
+_RELAYED = frozenset(
+    ("content-type", "content-disposition", "content-range", "content-encoding", "content-language", "accept-ranges")
+)
+_RELAYED |= {"etag", "last-modified", "cache-control", "retry-after"}
+_REFUSED_AGAIN = frozenset({400, 413, 415, 422})
+_NOT_MODIFIED = 304
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer of ours."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def with_headers(self, **more: str) -> Reply:
+        """This reply with more headers; underscores stand for hyphens."""
+        return Reply(self.status, self.body, {**self.headers, **{k.replace("_", "-"): v for k, v in more.items()}})
+
+    def for_submission(self, submission_id: str) -> Reply:
+        """This reply with the submission's id: in a header, and in the object of an error."""
+        body = self.body
+        if self.status >= 400:
+            try:
+                parse(body)
+                body = splice(body, {"submission_id": json.dumps(submission_id).encode()})
+            except NotAnObject:
+                pass
+        return Reply(self.status, body, {**self.headers, SUBMISSION_HEADER: submission_id})
+
+
+def error(status: int, detail: Any, **headers: str) -> Reply:
+    """An error in Skyvern's shape: {"detail": …}. Underscores in header names stand for hyphens."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, json.dumps({"detail": detail}).encode(), {"content-type": "application/json", **named})
+
+
+def invalid(where: str | None, message: str, kind: str = "value_error") -> Reply:
+    """A 422 as FastAPI writes it. `where`: the member of the body, or None for the body itself."""
+    return error(422, [{"type": kind, "loc": ["body", *([where] if where else [])], "msg": message, "input": None}])
+
+
+def malformed(problem: NotAnObject) -> Reply:
+    """The 422 for a body that is no JSON object, as Skyvern words it."""
+    if problem.position is None:
+        return invalid(
+            None, "Input should be a valid dictionary or object to extract fields from", "model_attributes_type"
+        )
+    said = {"type": "json_invalid", "loc": ["body", problem.position], "msg": "JSON decode error", "input": {}}
+    return error(422, [{**said, "ctx": {"error": str(problem)}}])
+
+
+def relay(answer: Answer, secrets: Collection[bytes] = (), *, replacing: Mapping[bytes, bytes] | None = None) -> Reply:
+    """What a caller is told of `answer`. `replacing`: texts of the body, such as our callback URL, and what stands for
+    them. `secrets`: of the source; an answer that holds one of them is not passed on."""
+    if isinstance(answer, Unreachable):
+        return unreachable(answer)
+    if answer.status != _NOT_MODIFIED and not 200 <= answer.status < 300 and answer.status < 400:
+        return error(502, f"Skyvern answered with status {answer.status}, which is not followed")
+    headers = relayed_headers(answer.headers)
+    if holds_secret(answer.body, secrets) or any(holds_secret(each.encode(), secrets) for each in headers.values()):
+        return error(502, "the answer held a secret of this service and was not passed on")
+    body = answer.body
+    for old, new in (replacing or {}).items():
+        body = body.replace(old, new)
+    if answer.status >= 400 and not isinstance(answer.json(), dict):
+        headers = {"content-type": "application/json"} | {k: v for k, v in headers.items() if k == "retry-after"}
+        body = json.dumps({"detail": f"Skyvern answered with status {answer.status}"}).encode()
+    return Reply(answer.status, body, headers)
+
+
+def relayed_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of an answer's headers that the caller gets."""
+    return {name: value for name, value in headers.items() if name in _RELAYED}
+
+
+def holds_secret(text: bytes, secrets: Collection[bytes]) -> bool:
+    """Whether one of `secrets` stands in `text`."""
+    return any(secret in text for secret in secrets if secret)
+
+
+def unreachable(answer: Unreachable) -> Reply:
+    """Nothing usable was said: 504 when the time ran out, 502 when the call may have done something, else 503."""
+    if not answer.ambiguous:
+        return error(
+            503, f"Skyvern can't be reached; no run was created: {answer.reason}", retry_after=f"{RETRY_AFTER}"
+        )
+    return error(504 if "in time" in answer.reason else 502, f"what became of the call is not known: {answer.reason}")
+
+
+def of_submit(answer: Answer, secrets: Collection[bytes], replacing: Mapping[bytes, bytes]) -> Reply:
+    """What the caller of a submit is told."""
+    if isinstance(answer, Answered) and answer.ok and not isinstance(answer.json(), dict):
+        return error(502, "Skyvern's answer to the submit was not understood; whether a run exists is not known yet")
+    if isinstance(answer, Answered) and answer.status == 408:
+        return error(504, "Skyvern did not answer in time; whether a run exists is not known yet")
+    return relay(answer, secrets, replacing=replacing)
+
+
+def held_for_good(answer: Answer) -> bool:
+    """Whether the same request will be answered the same: then its Idempotency-Key stays with it. An answer that says
+    later, or that an operator can put right (a wrong key of ours), leaves the key free for another try."""
+    found = submitted(answer)
+    return not isinstance(found, NoRun) or found.status in _REFUSED_AGAIN

@@ -1,0 +1,230 @@
+"""The pure parts of submitting: splice, labels, keys and scopes, answers, states."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.skyvern import Answered, Unreachable
+from receiver.states import IllegalMove
+from receiver.submit import answers, keys, states
+from receiver.submit.labels import LabelError, labels_of
+from receiver.submit.splice import NotAnObject, parse, splice
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["webhook_url", "labels", "prompt", "a", 'quo"te', "back\\slash", "ü", "}"])
+SPACE = st.text(" \t\n\r", max_size=2)
+
+
+@st.composite
+def members(draw: st.DrawFn) -> list[tuple[str, Any, str]]:
+    """Members of an object, duplicates too, each with its text."""
+    found = []
+    for name, value in draw(st.lists(st.tuples(NAMES, VALUES), max_size=6)):
+        s = [draw(SPACE) for _ in range(4)]
+        ascii_only = draw(st.booleans())
+        text = json.dumps(name, ensure_ascii=ascii_only), json.dumps(value, indent=draw(st.sampled_from([None, 1])))
+        found.append((name, value, f"{s[0]}{text[0]}{s[1]}:{s[2]}{text[1]}{s[3]}"))
+    return found
+
+
+def join(texts: list[str]) -> bytes:
+    return ("{" + ",".join(texts) + "}").encode("utf-8", "surrogatepass")
+
+
+@given(members())
+def test_a_splice_of_nothing_changes_no_byte(found: list[tuple[str, Any, str]]) -> None:
+    text = join([each[2] for each in found])
+
+    assert splice(text, {}) == text
+
+
+@given(members(), NAMES)
+def test_dropping_a_member_leaves_the_others_byte_for_byte(found: list[tuple[str, Any, str]], name: str) -> None:
+    text = join([each[2] for each in found])
+
+    assert splice(text, {name: None}) == (join([each[2] for each in found if each[0] != name]) if found else text)
+
+
+@given(members(), NAMES, VALUES)
+def test_a_changed_member_is_read_back_and_all_others_are_as_before(
+    found: list[tuple[str, Any, str]], name: str, value: Any
+) -> None:
+    text = join([each[2] for each in found])
+
+    changed = splice(text, {name: json.dumps(value).encode()})
+
+    before, after = json.loads(text), json.loads(changed)
+    assert after == {**before, name: value}
+    for other, _, piece in found:
+        assert other == name or piece.encode() in changed
+
+
+def test_a_splice_keeps_what_a_parser_would_lose() -> None:
+    text = b'{ "n": 12345678901234567890.0, "a":1.0,"a":2, "webhook_url" : null ,"z":"\\u00fc\xc3\xbc"}\n'
+
+    assert splice(text, {"webhook_url": b'"x"', "labels": None}) == text.replace(b"null", b'"x"')
+    assert splice(b"{ }", {"a": b"1"}) == b'{"a":1 }'
+    assert splice(b'{"a":1}', {"b": b"2"}) == b'{"b":2,"a":1}'
+    assert splice(b'{"webhook_\\u0075rl":"evil"}', {"webhook_url": b'"ours"'}) == b'{"webhook_\\u0075rl":"ours"}'
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{", b'{"a":1}x', b"\xff{}", b"[" * 100_000, b"{'a':1}"])
+def test_what_is_no_object_is_said_to_be_none(text: bytes) -> None:
+    with pytest.raises(NotAnObject) as raised:
+        parse(text)
+
+    assert answers.malformed(raised.value).status == 422
+
+
+def test_labels_come_from_header_and_body() -> None:
+    assert labels_of("team=billing, order=42,note=a%2Cb") == {"team": "billing", "order": "42", "note": "a,b"}
+    assert labels_of("team=a", {"team": "b", "n": 1, "ok": True}) == {"n": "1", "ok": "true", "team": "b"}
+    assert labels_of("") == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "member"),
+    [
+        ("team", None),
+        ("Team=a", None),
+        ("=a", None),
+        ("a=" + "x" * 257, None),
+        (",".join(f"n{n}=1" for n in range(33)), None),
+        ("", []),
+        ("", {"a": {}}),
+        ("", {"a": None}),
+        ("", {"a": "x\n"}),
+        ("", {"a": "\ud800"}),
+        ("", {"": "x"}),
+    ],
+)
+def test_labels_that_cannot_be_kept_are_refused(header: str, member: Any) -> None:
+    with pytest.raises(LabelError):
+        labels_of(header, member)
+
+
+def test_a_key_is_derived_from_the_master_and_its_id() -> None:
+    key = keys.derive("master", "0a1b")
+
+    assert key == keys.derive("master", "0a1b")
+    assert key.startswith("rhk_0a1b_")
+    assert len({keys.digest(each) for each in (key, keys.derive("other", "0a1b"), keys.derive("master", "0a1c"))}) == 3
+    assert key.startswith(keys.hint(key))
+    assert len(keys.hint(key)) < 20
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/v1/run/tasks", "submit"),
+        ("POST", "/v1/run/agents/", "submit"),
+        ("POST", "/v1/run/workflows", "submit"),
+        ("POST", "/api/v1/tasks", "submit"),
+        ("POST", "/v1/run/tasks/login", "submit"),
+        ("POST", "/api/v1/workflows/wpid_1/run", "submit"),
+        ("GET", "/v1/runs/tsk_1", "read"),
+        ("HEAD", "/v1/artifacts/a_1/content", "read"),
+        ("POST", "/v1/runs/tsk_1/cancel", "operate"),
+        ("POST", "/v1/runs/cancel", "operate"),
+        ("POST", "/v1/runs/tsk_1/retry_webhook", "operate"),
+        ("DELETE", "/v1/browser_sessions/x", "operate"),
+        ("GET", "/api/v1/organizations/o_1/apikeys", None),
+        ("GET", "/api/v1/organizations/o_1/APIKEYS/", None),
+        ("GET", "/api/v1/organizations/o_1/%61pikeys", None),
+        ("GET", "/api/v1/organizations/o_1/%2561pikeys", None),
+        ("GET", "/v1/../internal/x", None),
+        ("GET", "/v1/%2e%2e/x", None),
+        ("GET", "/v1//runs", None),
+        ("GET", "/internal/auth", None),
+        ("GET", "/v1", None),
+        ("GET", "/metrics", None),
+        ("TRACE", "/v1/runs", None),
+    ],
+)
+def test_the_scope_of_a_call(method: str, path: str, scope: str | None) -> None:
+    assert keys.scope_of(method, path) == scope
+
+
+def answered(status: int, body: bytes, **headers: str) -> Answered:
+    return Answered(status, body, {"content-type": "application/json", **headers})
+
+
+def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
+    ours, theirs = b'"https://us/webhooks/s/sub_1"', b'"https://them/hook"'
+    body = b'{"run_id":"tsk_1","run_request":{"webhook_url":"https://us/webhooks/s/sub_1"}}'
+
+    reply = answers.of_submit(answered(200, body), [], {ours: theirs})
+
+    assert json.loads(reply.body)["run_request"]["webhook_url"] == "https://them/hook"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (answered(200, b"<html>"), 502),
+        (answered(200, b"[]"), 502),
+        (answered(307, b""), 502),
+        (answered(408, b"{}"), 504),
+        (answered(403, b'{"detail":"Invalid credentials"}'), 403),
+        (answered(500, b'{"error":"x"}'), 500),
+        (answered(503, b"<html>"), 503),
+        (answered(200, b'{"run_id":"the-key"}'), 502),
+        (Unreachable(False, "can't connect"), 503),
+        (Unreachable(True, "x did not answer in time"), 504),
+        (Unreachable(True, "the connection broke"), 502),
+    ],
+)
+def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, status: int) -> None:
+    reply = answers.of_submit(answer, [b"the-key"], {}).for_submission("sub_1")
+
+    assert reply.status == status
+    assert json.loads(reply.body)["submission_id"] == reply.headers["x-runhook-submission-id"] == "sub_1"
+    assert b"the-key" not in reply.body
+
+
+def test_an_error_keeps_its_retry_after_and_only_what_creates_nothing_says_later() -> None:
+    busy = answered(503, b'{"detail":"busy"}', **{"retry-after": "7", "set-cookie": "a"})
+
+    assert answers.relay(busy).headers == {"content-type": "application/json", "retry-after": "7"}
+    assert "retry-after" in answers.unreachable(Unreachable(False, "x")).headers
+    assert "retry-after" not in answers.unreachable(Unreachable(True, "x")).headers
+
+
+@pytest.mark.parametrize(
+    ("answer", "held"),
+    [
+        (answered(200, b'{"run_id":"tsk_1"}'), True),
+        (answered(422, b"{}"), True),
+        (answered(429, b"{}"), False),
+        (answered(403, b"{}"), False),
+        (answered(503, b"{}", **{"retry-after": "1"}), False),
+        (answered(503, b"{}"), True),
+        (Unreachable(True, ""), True),
+        (Unreachable(False, ""), False),
+    ],
+)
+def test_an_idempotency_key_stays_with_what_would_be_answered_the_same(answer: Answered, held: bool) -> None:
+    assert answers.held_for_good(answer) is held
+
+
+def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:
+    legal = 0
+    for state in states.Submission:
+        for move in states.Move:
+            if (state, move) in states.MOVES:
+                assert states.after(state, move) in states.Submission
+                assert state in states.sources(move)
+                legal += 1
+            else:
+                with pytest.raises(IllegalMove):
+                    states.after(state, move)
+    assert legal == len(states.MOVES)
