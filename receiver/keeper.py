@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 import redis
 
 from receiver import durability
+from receiver.allowance import Allowance
 from receiver.durability import Durability
 from receiver.errors import Busy
 from receiver.event import Event
@@ -92,6 +93,7 @@ class Keeper:
         self._over = False
         self._disk_low = False
         self._depth = (0, 0)
+        self._lines = Allowance(rate=0.2, burst=5)
         self.durability: Durability | None = None
         """Of the Redis in use; None while none was ever reached."""
         self.trouble = ""
@@ -191,7 +193,8 @@ class Keeper:
         try:
             await self._on_disk(self._spool.append, events)
         except (SpoolFull, OSError) as error:
-            log.error("ingest.refused events=%d reason=%s", len(events), _spool_trouble(error))
+            if self._lines.take(1, time.monotonic()):
+                log.error("ingest.not_kept events=%d reason=%s", len(events), _spool_trouble(error))
             raise Busy(_spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
         self._metrics.commit("spool", len(events), time.perf_counter() - started)
 
