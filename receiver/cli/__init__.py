@@ -6,14 +6,16 @@ A user's mistake is one line on standard error and an exit code that means somet
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
-from typing import Any
-
-import typer
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from receiver import __version__
-from receiver.errors import RunhookError
+from receiver.errors import ConfigError, NotStarted, RunhookError
+
+if TYPE_CHECKING:
+    import typer
 
 # Where each command lives. A module is imported only for the command that was asked for: start-up stays quick.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -40,6 +42,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def build_app(wanted: str | None = None) -> typer.Typer:
     """The command line; with only command `wanted` when that is one of ours."""
+    import typer
+
     app = typer.Typer(
         name="runhook",
         help="The callback target for Skyvern runs: verify, keep, route, deliver, retry, replay.",
@@ -70,15 +74,50 @@ def build_app(wanted: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """The entry point of the `runhook` command."""
-    wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        sys.stdout.write(f"runhook {__version__}\n")
+        return
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        build_app(wanted)()
+        code = build_app(wanted)(standalone_mode=False, prog_name="runhook")
+        sys.stdout.flush()
     except RunhookError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"runhook: {line}\n")
-        sys.exit(error.exit_code)
+        _end([*str(error).splitlines(), *_hints(error)], error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read has left; Python would say so once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _end([where + (error.strerror or str(error)).lower()], NotStarted.exit_code)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _end(_wrong_call(error), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(lines: list[str], code: int) -> NoReturn:
+    for line in lines:
+        sys.stderr.write(f"runhook: {line}\n")
+    sys.exit(code)
+
+
+def _wrong_call(error: Any) -> list[str]:
+    """What typer found wrong with the command line, in one line; nothing when it has shown the help instead."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    if not text:
+        return []
+    context = error.ctx
+    asked = f"{context.command_path} -h" if context else "runhook -h"
+    return [f"{text[:1].lower()}{text[1:]}; see `{asked}`"]
+
+
+def _hints(error: RunhookError) -> list[str]:
+    """For the first minute: the shipped config needs one variable."""
+    if isinstance(error, ConfigError) and "SKYVERN_API_KEY is not set" in str(error):
+        return ["to try it without an account, start `runhook dev`: it makes a SKYVERN_API_KEY for this machine"]
+    return []

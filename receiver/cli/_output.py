@@ -10,12 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 # Control characters would let a payload move the cursor or forge lines in a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_GAP = 2  # columns between two cells
+_LEAST = 24  # columns of a receipt or reason that are worth having beside a row
 
 COLOURS = {
     "completed": "green",
@@ -83,16 +87,37 @@ def with_iso_times(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:
-    """A table with a coloured cell where the text is a known status or state; `empty` when there are no rows."""
+    """A table with a coloured cell where the text is a known status or state; `empty` when there are no rows.
+
+    On a terminal the last column is folded, or stands below its row when there is no room beside it. Elsewhere a row
+    is one line, however long: `grep` and log files want it so.
+    """
     console = out()
     if not rows:
         console.print(empty)
         return
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for column in columns[:-1]:
-        table.add_column(column, no_wrap=True)
-    table.add_column(columns[-1], overflow="fold", ratio=1)
-    for row in rows:
-        cells = [clean(cell) for cell in row]
-        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))
-    console.print(table)
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(each) for each in column) for column in zip(columns, *cells, strict=True)]
+    needed = sum(widths[:-1]) + _GAP * (len(columns) - 1)
+    if console.is_terminal and needed + min(widths[-1], _LEAST) <= console.width:
+        table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for column in columns[:-1]:
+            table.add_column(column, no_wrap=True)
+        table.add_column(columns[-1], overflow="fold", ratio=1)
+        for row in cells:
+            table.add_row(*map(_coloured, row))
+        console.print(table)
+        return
+    between = "\n  " if console.is_terminal else " " * _GAP
+    for row, style in [(list(columns), "bold"), *((row, "") for row in cells)]:
+        line = Text(" " * _GAP).join(
+            _coloured(cell, style).append(" " * (width - cell_len(cell)))
+            for cell, width in zip(row[:-1], widths, strict=False)
+        )
+        line.append(between).append_text(_coloured(row[-1], style))
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+
+
+def _coloured(cell: str, style: str = "") -> Text:
+    return Text(cell, style=style or COLOURS.get(cell, ""))

@@ -59,7 +59,7 @@ def check(
         loaded = load_file(settings.config, settings.environ)
     except ConfigError as error:
         if not as_json:
-            raise ConfigError(*error.problems, *_hints(error)) from None
+            raise
         _output.print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
         raise typer.Exit(error.exit_code) from None
     labels = _labels(label or [])
@@ -116,13 +116,6 @@ def _labels(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--label {pair}: write NAME=VALUE")
         labels[name] = value
     return labels
-
-
-def _hints(error: ConfigError) -> list[str]:
-    """For the first minute: the shipped config needs one variable."""
-    if any("SKYVERN_API_KEY is not set" in problem for problem in error.problems):
-        return ["to try it without an account, start `runhook dev`: it makes a SKYVERN_API_KEY for this machine"]
-    return []
 
 
 # --- What is configured

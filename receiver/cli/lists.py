@@ -162,11 +162,7 @@ def deliveries(
         since=moment(since),
         limit=limit,
     )
-    print_deliveries(ask(data, lambda connection: queries.list_deliveries(connection, wanted)), as_json=as_json)
-
-
-def print_deliveries(found: list[dict[str, Any]], *, as_json: bool, empty: str = "no deliveries") -> None:
-    """Deliveries as a table or as JSON."""
+    found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
     if as_json:
         _output.print_json([_output.with_iso_times(row) for row in found])
         return
@@ -185,7 +181,7 @@ def print_deliveries(found: list[dict[str, Any]], *, as_json: bool, empty: str =
             )
             for row in found
         ],
-        empty,
+        "no deliveries",
     )
 
 

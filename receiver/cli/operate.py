@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from receiver.cli import _output
-from receiver.cli.lists import Data, Json, Limit, Since, Source, Status, ask, moment, print_deliveries, tell
+from receiver.cli.lists import Data, Json, Limit, Since, Source, Status, ask, moment, tell
+from receiver.cli.sinks import load_config, require_sink
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import operations as ledger_operations
 from receiver.ledger import queries
 from receiver.ledger.operations import Operation, Selection
 from receiver.states import State
+
+_ID = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
 
 REPLAYABLE = (State.DEAD, State.DELIVERED)
 
@@ -31,34 +36,48 @@ def dead(
     """List the dead letters, with the reason of each. `runhook replay` sends them again."""
     wanted = queries.Filter(sink=sink, state=(State.DEAD,), status=status or (), since=moment(since), limit=limit)
     found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
-    print_deliveries(found, as_json=as_json, empty="no dead letters")
-
-
-def attempts(
-    delivery: Annotated[str, typer.Argument(help="The delivery's id (dlv_…).")],
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """List every attempt of one delivery."""
-    found = ask(data, lambda connection: queries.list_attempts(connection, delivery))
     if as_json:
         _output.print_json([_output.with_iso_times(row) for row in found])
         return
     _output.print_table(
         "",
-        ["attempt", "outcome", "began", "seconds", "worker", "receipt or reason"],
+        ["delivery", "run", "status", "sink", "tries", "why"],
+        [
+            (_output.short(row["id"]), row["run_id"], row["status"], row["sink"], row["attempts"], row["reason"])
+            for row in found
+        ],
+        "no dead letters",
+    )
+
+
+def attempts(
+    thing: Annotated[str, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's.")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List every attempt of one delivery, or of all that an event or a run has."""
+    _check_id(thing)
+    found = ask(data, lambda connection: queries.list_attempts(connection, thing))
+    if as_json:
+        _output.print_json([_output.with_iso_times(row) for row in found])
+        return
+    _output.print_table(
+        "",
+        ["delivery", "sink", "attempt", "outcome", "began", "seconds", "worker", "receipt or reason"],
         [
             (
+                _output.short(row["delivery_id"]),
+                row["sink"],
                 row["number"],
                 row["outcome"],
                 _output.when(row["started_at"]),
                 f"{row['ended_at'] - row['started_at']:.3f}",
                 row["worker"],
-                row["receipt"]["id"] if row["receipt"] else row["reason"],
+                _output.near(row["receipt"]["id"]) if row["receipt"] else row["reason"],
             )
             for row in found
         ],
-        f"no attempts of {delivery}",
+        f"no attempts of {_output.clean(thing, 60)}",
     )
 
 
@@ -82,12 +101,15 @@ def replay(
     everything: Annotated[bool, typer.Option("--all", help="Without any other choice: all dead letters.")] = False,
     rate: Annotated[float, typer.Option("--rate", min=0, help="So many a second at the most; 0: no limit.")] = 0.0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it is done.")] = False,
+    config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
 ) -> None:
     """Send deliveries again, under the same idempotency key. The clock works it off, whatever is restarted."""
     if unknown := set(state or ()) - set(REPLAYABLE):
         raise UsageError(f"--state {min(unknown)}: only dead and delivered ones can be replayed")
     if not (things or sink or state or source or status or since or backfill or everything):
         raise UsageError("say what to replay: ids, --sink, --state, --status, --since, or --all for all dead letters")
+    if backfill:
+        require_sink(load_config(config, data)[1], backfill)  # nobody would ever work off what an unknown one gets
     force = force or State.DELIVERED in (state or ())
     kind = "backfill" if backfill else "replay"
     chosen = Selection(
@@ -117,6 +139,9 @@ def replay(
             for each in selections
         ]
 
+    if things and not ask(data, count):
+        more = "" if force or backfill else "; what was delivered already is sent again with --force"
+        raise RunhookError(f"nothing to {kind} of {', '.join(_output.clean(each, 60) for each in things)}{more}")
     made = tell(data, create)
     for operation in made:
         _output.out().print(f"{operation.id}: {operation.total} deliveries to {kind}")
@@ -125,11 +150,20 @@ def replay(
 
 
 def _narrowed(chosen: Selection, thing: str) -> Selection:
+    _check_id(thing)
     if thing.startswith("dlv_"):
         return Selection(**{**_parts(chosen), "delivery_ids": (thing,)})
     if thing.startswith("evt_"):
         return Selection(**{**_parts(chosen), "event_id": thing})
     return Selection(**{**_parts(chosen), "run_id": thing})
+
+
+def _check_id(thing: str) -> None:
+    """Ids may be cut as tables cut them, but no further: one letter would mean all of them. Raises UsageError."""
+    if not thing.strip():
+        raise UsageError("an id is empty")
+    if thing.startswith(("dlv_", "evt_")) and not _ID.fullmatch(thing):
+        raise UsageError(f"{_output.clean(thing, 60)}: an id has 8 to 32 hex digits after {thing[:4]}")
 
 
 def _parts(chosen: Selection) -> dict[str, Any]:
@@ -160,6 +194,7 @@ def cancel(
         if thing.startswith("op_"):
             done = tell(data, partial(ledger_operations.cancel, operation_id=thing, now=time.time()))
         else:
+            _check_id(thing)
             done = bool(tell(data, partial(ledger_operations.cancel_deliveries, ids=[thing], now=time.time())))
         if done:
             _output.out().print(f"{thing}: cancelled")

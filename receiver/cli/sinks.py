@@ -21,12 +21,14 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config fi
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
 
-def _known(config: Config, name: str) -> None:
+def require_sink(config: Config, name: str) -> None:
+    """Raise UsageError when the config has no sink `name`."""
     if name not in config.sinks:
         raise UsageError(f"no sink is called {name}; the config has {', '.join(config.sinks) or 'none'}")
 
 
-def _load(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
+def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
+    """The settings and the config that the options name. Raises ConfigError."""
     settings = Settings.from_env(config=config, data=data)
     return settings, load(settings.config, settings.environ)
 
@@ -34,7 +36,7 @@ def _load(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
 @app.command("list")
 def list_sinks(config: ConfigFile = None, data: Data = None, as_json: Json = False) -> None:
     """List the sinks with their breakers and the counts of their deliveries."""
-    _, loaded = _load(config, data)
+    _, loaded = load_config(config, data)
 
     def question(connection: Connection) -> tuple[list[dict[str, object]], dict[str, dict[str, int]]]:
         gates = {lane.lane: lane for lane in lanes.every(connection)}
@@ -80,7 +82,7 @@ def list_sinks(config: ConfigFile = None, data: Data = None, as_json: Json = Fal
 @app.command()
 def pause(name: Name, config: ConfigFile = None, data: Data = None) -> None:
     """Send nothing more to a sink; its deliveries wait."""
-    _known(_load(config, data)[1], name)
+    require_sink(load_config(config, data)[1], name)
     tell(data, lambda connection: lanes.set_paused(connection, name, True, time.time()))
     _output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
@@ -88,7 +90,7 @@ def pause(name: Name, config: ConfigFile = None, data: Data = None) -> None:
 @app.command()
 def resume(name: Name, config: ConfigFile = None, data: Data = None) -> None:
     """Let a paused sink go on. The clock wakes it within a second."""
-    _known(_load(config, data)[1], name)
+    require_sink(load_config(config, data)[1], name)
     tell(data, lambda connection: lanes.set_paused(connection, name, False, time.time()))
     _output.out().print(f"{name} goes on")
 
@@ -100,8 +102,8 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
     from receiver.deliver import sample_delivery
     from receiver.services import SourceServices
 
-    settings, loaded = _load(config, data)
-    _known(loaded, name)
+    settings, loaded = load_config(config, data)
+    require_sink(loaded, name)
     chosen = loaded.sinks[name]
     sink = registry.build(name, chosen.type, chosen.options, SourceServices(loaded, settings.skyvern_base_url))
     try:

@@ -251,10 +251,13 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
 
 
 def cancel_deliveries(connection: sa.Connection, ids: list[str], now: float) -> list[str]:
-    """Cancel deliveries that are not being sent and have not ended. Returns the ids of those that were."""
+    """Cancel deliveries, named by the beginnings of their ids, that are not being sent and have not ended.
+
+    Returns the ids of those that were.
+    """
     statement = (
         sa.update(deliveries)
-        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(sources(Move.CANCEL)))
+        .where(sa.or_(*(begins(deliveries.c.id, each) for each in ids)), deliveries.c.state.in_(sources(Move.CANCEL)))
         .values(state=target(Move.CANCEL), reason="cancelled by an operator", updated_at=now)
         .returning(deliveries.c.id)
     )

@@ -139,13 +139,19 @@ def list_deliveries(connection: sa.Connection, wanted: Filter) -> list[dict[str,
     return found
 
 
-def list_attempts(connection: sa.Connection, delivery_id: str) -> list[dict[str, Any]]:
-    """All attempts of a delivery (or of those whose id begins so), the first one first."""
-    rows = connection.execute(
-        sa.select(attempts)
-        .where(begins(attempts.c.delivery_id, delivery_id))
-        .order_by(attempts.c.delivery_id, attempts.c.number)
-    )
+def list_attempts(connection: sa.Connection, thing: str) -> list[dict[str, Any]]:
+    """All attempts, with their sink, of a delivery, or of all deliveries of an event or a run; the first one first.
+
+    `thing`: the id of one of them; of a delivery or event its beginning will do.
+    """
+    query = sa.select(attempts, deliveries.c.sink).join(deliveries, deliveries.c.id == attempts.c.delivery_id)
+    if thing.startswith("dlv_"):
+        query = query.where(begins(attempts.c.delivery_id, thing))
+    elif thing.startswith("evt_"):
+        query = query.where(begins(deliveries.c.event_id, thing))
+    else:
+        query = query.where(deliveries.c.run_id == thing)
+    rows = connection.execute(query.order_by(deliveries.c.sink, attempts.c.delivery_id, attempts.c.number))
     return [{**row._mapping, "receipt": json.loads(row.receipt) if row.receipt else None} for row in rows]
 
 

@@ -1,0 +1,151 @@
+"""The command line as a whole: how it starts, how it says what is wrong with a call, how it prints tables."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from receiver import __version__
+from receiver.cli import COMMANDS, _output, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def runhook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """`runhook …` in an empty directory with nothing set: exit code, output, errors."""
+    for name in ("RUNHOOK_CONFIG", "RUNHOOK_DATA", "REDIS_URL", "DATABASE_URL", "SKYVERN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["runhook", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_the_version_comes_without_importing_any_command() -> None:
+    program = "import sys; sys.argv[1:] = ['--version']; from receiver.cli import main; main(); print(*sys.modules)"
+    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=30)
+
+    first, modules = done.stdout.splitlines()
+    assert first == f"runhook {__version__}"
+    assert {"typer", "pydantic", "sqlalchemy"}.isdisjoint(modules.split())
+
+
+def test_runhook_alone_shows_every_command(runhook: Run) -> None:
+    code, out, err = runhook()
+
+    assert code == 2
+    assert err == ""
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "no such command 'nonsense'; see `runhook -h`"),
+        (["deliverys"], "no such command 'deliverys'. Did you mean 'deliveries'?; see `runhook -h`"),
+        (["sink", "pause"], "missing argument 'NAME'; see `runhook sink pause -h`"),
+        (["runs", "--colour"], "no such option: --colour"),
+        (["dev", "--port", "99999"], "invalid value for '--port'"),
+        (["replay"], "say what to replay"),
+        (["replay", ""], "an id is empty"),
+        (["replay", "dlv_"], "dlv_: an id has 8 to 32 hex digits after dlv_"),
+        (["replay", "evt_12"], "evt_12: an id has"),
+        (["cancel", "dlv_1"], "dlv_1: an id has"),
+        (["attempts", "evt_"], "evt_: an id has"),
+        (["replay", "--backfill", "nowhere"], "config/runhook.yaml: no such file"),
+        (["runs", "--since", "yesterday"], "--since yesterday: must be a duration"),
+    ],
+)
+def test_a_wrong_call_is_one_line(runhook: Run, arguments: list[str], said: str) -> None:
+    code, out, err = runhook(*arguments)
+
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith(f"runhook: {said}")
+
+
+def test_an_id_that_nothing_has_is_no_success(runhook: Run) -> None:
+    code, _, err = runhook("replay", "dlv_" + "0" * 32)
+
+    assert code == 1
+    assert (
+        err == f"runhook: nothing to replay of dlv_{'0' * 32}; what was delivered already is sent again with --force\n"
+    )
+
+
+def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/data/spool")
+
+    monkeypatch.setattr("receiver.cli.build_app", lambda _: lambda **_: refuse())
+
+    assert runhook("runs") == (3, "", "runhook: /data/spool: no space left on device\n")
+
+
+ROWS = [["evt_1", "tsk_1", "delivered", "s3://runs/a/very/long/receipt/indeed/evt_1"], ["evt_2", "tsk_2", "dead", ""]]
+NAMES = ["event", "run", "state", "receipt"]
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, *, width: int, terminal: bool) -> list[str]:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None, highlight=False)
+    monkeypatch.setattr(_output, "out", lambda: console)
+    _output.print_table("", NAMES, ROWS, "nothing")
+    return stream.getvalue().splitlines()
+
+
+def test_a_row_is_one_line_when_a_program_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, first, second = printed(monkeypatch, width=40, terminal=False)
+
+    assert head.split() == NAMES
+    assert first.split() == ROWS[0]
+    assert second == "evt_2  tsk_2  dead"
+
+
+def test_the_last_column_goes_below_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = printed(monkeypatch, width=40, terminal=True)
+
+    assert [line.rstrip() for line in lines] == [
+        "event  run    state",
+        "  receipt",
+        "evt_1  tsk_1  delivered",
+        f"  {ROWS[0][-1]}",
+        "evt_2  tsk_2  dead",
+    ]
+
+
+def test_the_last_column_folds_on_a_wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = printed(monkeypatch, width=56, terminal=True)
+
+    assert [line.split()[0] for line in lines if line[:1].strip()] == ["event", "evt_1", "evt_2"]
+    assert all(len(line) <= 56 for line in lines)
+    assert "".join(line[25:].strip() for line in lines[1:3]) == ROWS[0][-1]
+
+
+def test_what_a_payload_brings_can_not_forge_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", [["evt_1", "tsk_1", "dead", "\nevt_2  tsk_2  delivered\x1b[2J"]])
+
+    assert len(printed(monkeypatch, width=200, terminal=False)) == 2
