@@ -20,6 +20,10 @@ from receiver.errors import ConfigError
 LOCAL_KEY_FILE = "skyvern-api-key"
 """In the data directory: the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set."""
 
+SECRET_FILE = "runhook-secret"  # noqa: S105 - a name
+"""In the data directory: the master secret, when RUNHOOK_SECRET is not set."""
+
+_SHORTEST_SECRET = 16
 _SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
 
 
@@ -62,6 +66,18 @@ class Settings:
     )
     embedded_redis: bool
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret: str = field(
+        default="",
+        repr=False,
+        metadata=_variable(
+            "RUNHOOK_SECRET",
+            "What the keys of upstream apps are derived from, and so what their webhooks are signed with. The same on"
+            " each host, 16 characters or more. With another one the keys still open the API, but must be made anew for"
+            " webhooks to be signed.",
+            "",
+            "made when it is needed: runhook-secret in the data directory",
+        ),
+    )
     local_key: bool = False
     """True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it.
 
@@ -114,6 +130,7 @@ class Settings:
             public_url=values["public_url"].rstrip("/"),
             skyvern_base_url=values["skyvern_base_url"].rstrip("/"),
             embedded_redis=embedded,
+            secret=values["secret"],
             environ=variables,
             local_key=bool(local_key),
         )
@@ -127,23 +144,28 @@ class Settings:
         if self.environ.get("SKYVERN_API_KEY"):
             return self
         path = self.data / LOCAL_KEY_FILE
-        key = "local-" + secrets.token_urlsafe(32)
         try:
-            self.data.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            key = _read_key(path) or _write_key(path)
         except OSError as error:
-            key = _read_key(path)  # another process may have been first
-            if not key:
-                raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
-        else:
-            with os.fdopen(handle, "w") as file:
-                file.write(key + "\n")
+            raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
         return replace(
             self,
             environ={**self.environ, "SKYVERN_API_KEY": key},
             local_key=True,
             skyvern_base_url=self.skyvern_base_url if self.environ.get("SKYVERN_BASE_URL") else "",
         )
+
+    def master_secret(self, *, make: bool = False) -> str:
+        """The secret that the keys of upstream apps are derived from; "" when there is none and `make` is false.
+
+        RUNHOOK_SECRET, or what a file in the data directory holds, readable by its owner only. Raises ConfigError when
+        the file can't be written.
+        """
+        path = self.data / SECRET_FILE
+        try:
+            return self.secret or _read_key(path) or (_write_key(path) if make else "")
+        except OSError as error:
+            raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
 
     def summary(self) -> dict[str, str]:
         """Each variable with its value in use, passwords in URLs as stars."""
@@ -152,6 +174,7 @@ class Settings:
             for item in fields(self)
             if "variable" in item.metadata
         }
+        shown["RUNHOOK_SECRET"] = "********" if self.secret else f"from {self.data / SECRET_FILE}"
         key = "not set"
         if self.environ.get("SKYVERN_API_KEY"):
             key = f"from {self.data / LOCAL_KEY_FILE}, for local use" if self.local_key else "********"
@@ -160,7 +183,8 @@ class Settings:
 
 def hide_password(url: str) -> str:
     """`url` with the password in its authority, and in its query, as stars."""
-    url = re.sub(r"(://[^/@:\s]*:)[^/\s]*(@)", r"\1********\2", url)
+    # A password may hold a slash, for SQLAlchemy takes it; after a host's port there is none.
+    url = re.sub(r"(://[^/@:\s]*:)(?!\d+(?:[/?]|$))\S*(@)", r"\1********\2", url)
     return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1********", url)
 
 
@@ -171,6 +195,25 @@ def _read_key(path: Path) -> str:
         return ""
 
 
+def _write_key(path: Path) -> str:
+    """A new key, kept in `path`; when another process was first, its key. Raises OSError."""
+    key = "local-" + secrets.token_urlsafe(32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name first: a full disk or a kill must not leave an empty file, which nobody could sign with.
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(key + "\n")
+        if path.exists() and not _read_key(path):
+            path.unlink()
+        os.link(draft, path)
+    except FileExistsError:
+        return _read_key(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return key
+
+
 def _problems(values: Mapping[str, str]) -> list[str]:
     """One line for each variable whose value can't be right. Values are not repeated: they may hold a password."""
     wanted = {
@@ -179,7 +222,8 @@ def _problems(values: Mapping[str, str]) -> list[str]:
         "public_url": ("PUBLIC_URL", ("http://", "https://")),
         "skyvern_base_url": ("SKYVERN_BASE_URL", ("http://", "https://")),
     }
-    return [
+    short = 0 < len(values["secret"]) < _SHORTEST_SECRET
+    return [f"RUNHOOK_SECRET: must have {_SHORTEST_SECRET} characters or more"] * short + [
         f"{variable}: must begin with {' or '.join(prefixes[:3])}"
         for name, (variable, prefixes) in wanted.items()
         if values[name] and not values[name].startswith(prefixes)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +17,8 @@ from receiver.config import Config, load
 from receiver.errors import NotStarted
 from receiver.settings import Settings, hide_password
 
+UNREADY_FOR = 4.0
+"""Seconds after which it is said why nothing can be kept yet."""
 STOP_TIMEOUT = 8.0
 """Seconds that each part has to end after Ctrl-C; the worker's own children a little less."""
 
@@ -63,7 +68,7 @@ def dev(
             for line in summary(settings, loaded, host, port, str(found)):
                 together.say(line)
 
-        together.run(lambda: answers(host, port), on_ready)
+        together.run(Readiness(host, port, together.say), on_ready)
     finally:
         if valkey is not None:
             valkey.stop()
@@ -81,16 +86,35 @@ def check_port(host: str, port: int) -> None:
         raise NotStarted(f"can't listen on {host} port {port}: {reason}; choose another with --port") from None
 
 
-def answers(host: str, port: int) -> bool:
-    """Whether the receiver can keep events now."""
-    connection = http.client.HTTPConnection(host if host not in {"0.0.0.0", "::"} else "localhost", port, timeout=1.0)  # noqa: S104
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+class Readiness:
+    """Asked again and again whether the receiver can keep events now. When it can't for a while, `say` is told why."""
+
+    def __init__(self, host: str, port: int, say: Callable[[str], None]) -> None:
+        self._address = (host if host not in {"0.0.0.0", "::"} else "localhost", port)  # noqa: S104
+        self._say = say
+        self._since = time.monotonic()
+        self._told = ""
+
+    def __call__(self) -> bool:
+        reason = self._ask()
+        if reason and reason != self._told and time.monotonic() - self._since > UNREADY_FOR:
+            self._told = reason
+            self._say(f"not ready: {reason}")
+        return not reason
+
+    def _ask(self) -> str:
+        """Why it can't, or ""."""
+        connection = http.client.HTTPConnection(*self._address, timeout=1.0)
+        try:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            if answer.status == 200:
+                return ""
+            return str(json.loads(answer.read())["error"]["message"])
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            return "the receiver does not answer"
+        finally:
+            connection.close()
 
 
 def summary(settings: Settings, config: Config, host: str, port: int, durability: str) -> list[str]:

@@ -5,6 +5,7 @@ Alembic is imported only when there is something to do, for it costs more than t
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from receiver.ledger.engine import Ledger, LedgerUnavailable
 HEAD = "0002"
 """The newest revision in migrations/versions; a test holds the two together."""
 
+_LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
 _ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"
 
 
@@ -26,7 +28,17 @@ def ensure_schema(ledger: Ledger) -> None:
             ledger.write(_upgrade)
     except LedgerUnavailable as error:
         where = ledger.url.render_as_string(hide_password=True)
-        raise NotStarted(f"the ledger can't be used ({where}): {error}") from None
+        reason = "the disk is full" if _disk_is_full(ledger) else error  # SQLite speaks of an I/O error then
+        raise NotStarted(f"the ledger can't be used ({where}): {reason}") from None
+
+
+def _disk_is_full(ledger: Ledger) -> bool:
+    if ledger.dialect != "sqlite":
+        return False
+    try:
+        return shutil.disk_usage(Path(str(ledger.url.database)).parent).free < _LEAST_FREE
+    except OSError:
+        return False
 
 
 def _revision(connection: sa.Connection) -> str | None:

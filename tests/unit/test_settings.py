@@ -93,6 +93,7 @@ def test_the_summary_and_the_repr_show_no_secret() -> None:
     [
         ("redis://:pw@h:1/0", "redis://:********@h:1/0"),
         ("postgresql+psycopg://u:p@w@h/db", "postgresql+psycopg://u:********@h/db"),
+        ("postgresql://u:p/w@h/db", "postgresql://u:********@h/db"),
         ("postgresql://h/db?user=u&password=pw", "postgresql://h/db?user=u&password=********"),
         ("sqlite:///var/ledger.db", "sqlite:///var/ledger.db"),
         ("unix:///a/b.sock", "unix:///a/b.sock"),
@@ -114,6 +115,15 @@ def test_a_local_key_is_made_once_and_kept_for_its_owner_only(tmp_path: Path) ->
     assert again.local_key
     assert (tmp_path / LOCAL_KEY_FILE).stat().st_mode & 0o777 == 0o600
     assert key not in str(again.summary())
+
+
+def test_an_empty_key_file_as_a_full_disk_left_it_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / LOCAL_KEY_FILE).write_text("")
+
+    settings = Settings.from_env({}, data=tmp_path).with_local_key()
+
+    assert settings.environ["SKYVERN_API_KEY"] == (tmp_path / LOCAL_KEY_FILE).read_text().strip() != ""
+    assert [path.name for path in tmp_path.iterdir()] == [LOCAL_KEY_FILE]
 
 
 def test_a_local_key_is_never_sent_to_the_real_skyvern(tmp_path: Path) -> None:
