@@ -1,4 +1,7 @@
-"""How many sends a sink's `rate` still allows, over all workers: a moving window in Redis. The only user of limits."""
+"""How many sends a sink's `rate`, or calls a key's, still allows, over all processes: a moving window in Redis.
+
+The only user of limits.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ _ITEMS: dict[float, type[RateLimitItem]] = {
 
 
 class Rate:
-    """The rate of one sink. `limit`: (how many, in how many seconds: 1, 60 or 3600). Raises redis.RedisError."""
+    """The rate of one sink, or of key "key/<id>". `limit`: (how many, in how many seconds: 1, 60 or 3600).
+
+    Raises redis.RedisError.
+    """
 
     def __init__(self, client: redis.Redis, sink: str, limit: tuple[int, float]) -> None:
         amount, seconds = limit

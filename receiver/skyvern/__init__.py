@@ -18,7 +18,7 @@ from receiver.skyvern.answers import (
     parse_retry_after,
     submitted,
 )
-from receiver.skyvern.client import SkyvernAPI, SkyvernReader
+from receiver.skyvern.client import SkyvernAPI, SkyvernReader, Streamed
 
 __all__ = [
     "Answer",
@@ -31,6 +31,7 @@ __all__ = [
     "Rejected",
     "SkyvernAPI",
     "SkyvernReader",
+    "Streamed",
     "Unreachable",
     "listed_artifacts",
     "listed_runs",

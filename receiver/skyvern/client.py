@@ -12,7 +12,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -167,6 +167,20 @@ def _timeout(limit: float) -> httpx2.Timeout:
     return httpx2.Timeout(limit, connect=min(CONNECT_LIMIT, limit))
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer whose body is still on its way: read `chunks`, then call `aclose`, whatever happened.
+
+    Each piece must come within the limit of a read; how many there are is not bounded. `chunks` raises an error of the
+    HTTP client when the connection breaks.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes] = field(repr=False)
+    aclose: Callable[[], Awaitable[None]] = field(repr=False)
+
+
 class SkyvernAPI:
     """The API of one source, for the event loop that first uses it. Calls never raise: see Answer.
 
@@ -255,6 +269,23 @@ class SkyvernAPI:
             headers=_passed_on(headers or {}),
         )
         return await self._send(call)
+
+    async def stream(
+        self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None
+    ) -> Streamed | Unreachable:
+        """Like `forward` for a GET or HEAD, but the body comes in pieces and is not capped. Tried once."""
+        call = _Call(method.upper(), path, "read", READ_LIMIT, query=query, headers=_passed_on(headers or {}))
+        client = self._client(keep=True)
+        request = self._origin.request(client, call)
+        if isinstance(request, Unreachable):
+            return request
+        request.extensions = {**request.extensions, "timeout": _timeout(READ_LIMIT).as_dict()}
+        try:
+            response = await client.send(request, stream=True)
+        except _BROKEN as error:
+            return self._origin.failure(error, call)
+        head = _answer(response, b"")
+        return Streamed(head.status, head.headers, response.aiter_raw(), response.aclose)
 
     async def aclose(self) -> None:
         """Close the connections."""

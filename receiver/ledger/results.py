@@ -1,0 +1,87 @@
+"""How runs stand and what their results are, for those who wait for them. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from receiver.ledger import bulk
+from receiver.ledger.schema import events, runs, submissions
+
+RunKey = tuple[str, str]  # (source, run id)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A run as its newest event says. `status` is as Skyvern says, `outcome` after untangling."""
+
+    source: str
+    run_id: str
+    run_type: str
+    status: str
+    outcome: str
+    attempt: int
+    final: bool
+    event_id: str
+    submission_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run with the body of its newest event, as the ledger keeps it, and when that came."""
+
+    standing: Standing
+    body: bytes = field(repr=False)
+    received_at: float
+
+
+_STANDING = [
+    runs.c.source,
+    runs.c.run_id,
+    runs.c.run_type,
+    runs.c.status,
+    runs.c.outcome,
+    runs.c.attempt,
+    runs.c.final,
+    runs.c.event_id,
+    runs.c.submission_id,
+]
+
+
+def standings(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, Standing]:
+    """Those of the runs of which an event is known. One query a source, however many are asked for."""
+    found: dict[RunKey, Standing] = {}
+    for source in {source for source, _ in keys}:
+        run_ids = [run_id for each, run_id in keys if each == source]
+        query = sa.select(*_STANDING).where(
+            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.event_id != ""
+        )
+        for row in connection.execute(query):
+            found[row.source, row.run_id] = Standing(*row)
+    return found
+
+
+def result(connection: sa.Connection, source: str, run_id: str) -> Result | None:
+    """The run's result, or None when it is not final."""
+    row = connection.execute(
+        sa.select(*_STANDING, events.c.body, events.c.received_at)
+        .join(events, events.c.id == runs.c.event_id)
+        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(True))
+    ).first()
+    return None if row is None else Result(Standing(*row[: len(_STANDING)]), bytes(row.body), row.received_at)
+
+
+def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
+    """Whether we submitted the run, so that its result will come."""
+    query = sa.select(submissions.c.id).where(submissions.c.source == source, submissions.c.run_id == run_id).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def callbacks(connection: sa.Connection, source: str, submission_ids: Sequence[str]) -> dict[str, str]:
+    """The callers' own webhooks of these submissions, "" where there is none."""
+    query = sa.select(submissions.c.id, submissions.c.callback_url).where(
+        submissions.c.source == source, bulk.among(connection, submissions.c.id, submission_ids)
+    )
+    return {row.id: row.callback_url for row in connection.execute(query)}

@@ -1,0 +1,106 @@
+"""Who may call: the key, its scope and its rate. An unknown key is answered as Skyvern answers one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import redis
+
+from receiver.allowance import Allowance
+from receiver.config import parse_rate
+from receiver.ledger import keys as ledger_keys
+from receiver.ledger.keys import Key
+from receiver.rates import Rate
+from receiver.submit import keys
+from receiver.submit.answers import Reply, error
+from receiver.submit.store import Store
+
+FRESH_FOR = 5.0
+"""Seconds that a key is known: so long does one that was revoked go on opening."""
+NOTE_EVERY = 60.0
+"""Seconds between two notes in the ledger that a key is in use."""
+WITHOUT_REDIS = 5.0
+"""Seconds that each process counts alone after Redis failed."""
+_MOST_KNOWN = 4096
+
+
+class Refusal(Exception):
+    """The call ends here, with `reply`."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+class Gate:
+    """`default_rate`: for keys without one of their own, such as 10/s, or None."""
+
+    def __init__(self, store: Store, client: redis.Redis, default_rate: str | None) -> None:
+        self._store = store
+        self._redis = client
+        self._default = default_rate
+        self._known: dict[str, tuple[float, Key | None]] = {}
+        self._rates: dict[tuple[str, str], tuple[Rate, Allowance]] = {}
+        self._noted: dict[str, float] = {}
+        self._alone_until = 0.0
+        self._pool = ThreadPoolExecutor(2, "submit-rates")
+
+    async def admit(self, headers: Mapping[str, str], scope: str | None) -> Key:
+        """The caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks, 429 over its rate.
+
+        `scope`: None for a call that is passed on for nobody. Raises LedgerUnavailable.
+        """
+        key = await self._key(_given(headers))
+        if key is None:
+            raise Refusal(error(403, "Invalid credentials"))
+        if scope is None:
+            raise Refusal(error(403, "This call is not passed on"))
+        if scope not in key.scopes:
+            raise Refusal(error(403, f"The key lacks the scope {scope}"))
+        rate = key.rate or self._default
+        if rate and not await self._take(key.id, rate):
+            raise Refusal(error(429, "Rate limit exceeded. Please try again later.", retry_after="1"))
+        return key
+
+    async def _key(self, given: str) -> Key | None:
+        if not given.startswith("rhk_"):
+            return None
+        digest, now = keys.digest(given), time.monotonic()
+        seen, key = self._known.get(digest, (float("-inf"), None))
+        if now - seen > FRESH_FOR:
+            key = await self._store.read(lambda connection: ledger_keys.by_hash(connection, digest))
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[digest] = (now, key)
+            if key is not None and now - self._noted.get(key.id, float("-inf")) > NOTE_EVERY:
+                self._noted[key.id] = now
+                key_id, at = key.id, time.time()
+                await self._store.write(lambda connection: ledger_keys.used(connection, key_id, at))
+        return key
+
+    async def _take(self, key_id: str, rate: str) -> bool:
+        amount, seconds = parse_rate(rate)
+        if (key_id, rate) not in self._rates:
+            shared = Rate(self._redis, f"key/{key_id}", (amount, seconds))
+            self._rates[key_id, rate] = shared, Allowance(amount / seconds, amount)
+        shared, alone = self._rates[key_id, rate]
+        if time.monotonic() >= self._alone_until:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, shared.take, 1) > 0
+            except redis.RedisError:
+                self._alone_until = time.monotonic() + WITHOUT_REDIS
+        return alone.take(1, time.monotonic())
+
+    def close(self) -> None:
+        """Let go of the threads and of Redis."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._redis.close()
+
+
+def _given(headers: Mapping[str, str]) -> str:
+    """The key in `x-api-key`, or in `authorization` as a Bearer token."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
