@@ -367,17 +367,17 @@ class MirrorSuite:
             "network.har",
         ]
 
-    @pytest.mark.parametrize(
-        "run_id",
-        ["../../../etc", "..", ".", "/etc/passwd", "a/b", "a\\b", "\0", "x\ny", "\u202eevil", "", "~", "%2e%2e%2f",
-         "ü" * 190, "latest.json", "-rf", "a" * 200, " ", "CON", "\ud800x", "{{ 7 * 7 }}"],
-    )  # fmt: skip
-    def test_no_run_id_leaves_the_prefix(self, place: Place, run_id: str) -> None:
-        delivery = escaped(sample_run(run_id, run_type="../" + run_id))
+    def test_no_run_id_leaves_the_prefix_or_gets_into_anothers_folder(self, place: Place) -> None:
+        run_ids = [
+            "../../../etc", "..", ".", "/etc/passwd", "a/b", "a_b", "a\\b", "a:b", "\0", "x\ny", "\u202eevil", "", "~",
+            "%2e%2e%2f", "ü" * 190, "latest.json", "-rf", "a" * 199, "a" * 200, " ", "CON", "\ud800x", "{{ 7 * 7 }}",
+        ]  # fmt: skip
         sink = place.sink(prefix="kept/{{ run.run_type }}/{{ run.run_id }}/")
-        sink.send(delivery)
+        for run_id in run_ids:
+            sink.send(escaped(sample_run(run_id, run_type="../x", output=run_id)))
         keys = list(place.tree())
-        assert len(keys) == 3
+        assert len(keys) == 3 * len(run_ids)
+        assert len({key.split("/")[2] for key in keys}) == len(run_ids)
         for key in keys:
             parts = key.split("/")
             assert parts[0] == "kept"

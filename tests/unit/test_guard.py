@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from handlers.addresses import Allowed, resolve, why_forbidden
 from handlers.contract import Refused, Unavailable
-from handlers.guard import Allowed, Deadline, GuardedClient, parse_url, resolve, why_forbidden, without_query
+from handlers.guard import Deadline, GuardedClient, parse_url, without_query
 from tests.servers.artifacts import ArtifactServer, Page
 
 
