@@ -18,12 +18,14 @@ from receiver.config import Config
 from receiver.event import Event
 from receiver.facts import Facts
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, recording
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, recording, submissions
 from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent
+from receiver.ledger.submissions import Submission
 from receiver.redact import Redactor
 from receiver.routing import Router, RunView
 from receiver.run import parse
 from receiver.settings import Settings
+from receiver.submit import lanes
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
@@ -149,6 +151,7 @@ class Dispatcher:
     def _decide(self, connection: Connection, batch: list[NewEvent]) -> tuple[set[str], set[str]]:
         now = time.time()
         known = recording.lock_runs(connection, [item.key for item in batch if item.run.run_id], now)
+        bound = submissions.bind(connection, [(*item.key, item.event.submission_id) for item in batch], now)
         histories = {key: list(run.history) for key, run in known.items()}
         news: list[NewEvent] = []
         for item in batch:
@@ -156,9 +159,11 @@ class Dispatcher:
             if any(each.event_id == item.event.id for each in history):
                 continue  # recorded before: its dispatcher was killed between commit and ack
             self._judge(item, history)
-            self._route(item, known.get(item.key))
+            self._route(item, known.get(item.key), bound.get(item.key))
             news.append(item)
         new = recording.record(connection, news, now)
+        if bound:
+            submissions.finish(connection, recording.final_ones(connection, bound), now)
         return new, {
             delivery.sink for item in news if item.event.id in new for delivery in item.deliveries if not delivery.after
         }
@@ -173,7 +178,7 @@ class Dispatcher:
         item.newest = verdict.disposition in ("news", "interim")
         history.append(mine)
 
-    def _route(self, item: NewEvent, run: KnownRun | None) -> None:
+    def _route(self, item: NewEvent, run: KnownRun | None, submission: Submission | None) -> None:
         item.deliveries = []
         if item.disposition == "unreadable":
             return
@@ -182,13 +187,16 @@ class Dispatcher:
             source=item.event.source,
             via=item.event.via,
             disposition=item.disposition,
-            labels=run.labels if run else {},
+            labels=submission.labels if submission else run.labels if run else {},
             received_at=item.event.received_at,
             event_id=item.event.id,
         )
         verdict = self._router.match(view)
         item.note = "; ".join(f"route {each.route} {each.why}" for each in verdict.explanations if each.error)
         item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
+        if submission and submission.callback_url and item.newest:  # as Skyvern would: one for each attempt's end too
+            lane = lanes.lane_of(submission.callback_url)
+            item.deliveries.append(NewDelivery(lanes.SINK, lanes.ROUTE, lane))
 
 
 def build(settings: Settings, config: Config, owner: str) -> Dispatcher:

@@ -1,7 +1,8 @@
 """Taking events into the ledger: one transaction for a whole batch. Decides nothing about routing or repeats.
 
-The order of statements is the order of locks, the same in every process: runs, sorted; then events; then deliveries,
-sorted. Unsorted, four dispatchers made 160 deadlocks in 600 transactions; sorted, none.
+The order of statements is the order of locks, the same in every process: runs, sorted; then submissions, sorted
+(submissions.py); then events; then deliveries, sorted. Unsorted, four dispatchers made 160 deadlocks in 600
+transactions; sorted, none.
 """
 
 from __future__ import annotations
@@ -116,6 +117,19 @@ def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> 
     _record_deliveries(connection, kept, now)
     _update_runs(connection, kept, now)
     return new
+
+
+def final_ones(connection: sa.Connection, keys: Iterable[RunKey]) -> list[RunKey]:
+    """Those of the runs that have come to their end."""
+    wanted = sorted(set(keys))
+    found: list[RunKey] = []
+    for source in sorted({source for source, _ in wanted}):
+        run_ids = [run_id for each, run_id in wanted if each == source]
+        final = sa.select(runs.c.run_id).where(
+            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.final
+        )
+        found += [(source, run_id) for run_id in connection.execute(final).scalars()]
+    return found
 
 
 def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> set[str]:
