@@ -1,0 +1,125 @@
+"""The clock rings the bells that Redis lost, and repairs what killed workers left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from receiver.clock import Clock
+from receiver.inbox import STREAM
+from receiver.ledger import Ledger, operations
+from receiver.ledger.operations import Selection
+from receiver.ledger.recording import NewDelivery
+from receiver.states import Move
+from receiver.wakeups import DISPATCH, deliver_queue, flag_key
+from tests.integration.test_ledger import claim, new_event, record, settle, states
+from tests.servers.valkey import ValkeyProcess
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    it = redis.Redis.from_url(redis_url, socket_timeout=5)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def clock(ledger: Ledger, redis_url: str) -> Iterator[Clock]:
+    it = Clock(ledger, ["ops", "results"], redis.Redis.from_url(redis_url, socket_timeout=2), retain=None)
+    yield it
+    it.close()
+
+
+def woken(client: redis.Redis) -> set[str]:
+    queues = [DISPATCH, deliver_queue("ops"), deliver_queue("results")]
+    return {queue for queue in queues if client.exists(flag_key(queue))}
+
+
+def test_a_quiet_system_is_left_alone(clock: Clock, client: redis.Redis) -> None:
+    clock.tick()
+
+    assert woken(client) == set()
+
+
+def test_deliveries_whose_wake_up_redis_lost_are_found_in_the_ledger(
+    clock: Clock, ledger: Ledger, client: redis.Redis
+) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+
+    clock.tick()
+
+    assert woken(client) == {deliver_queue("ops")}
+    assert client.llen(f"rq:queue:{deliver_queue('ops')}") == 1
+
+
+def test_an_inbox_that_nobody_reads_rings_for_the_dispatcher(clock: Clock, client: redis.Redis) -> None:
+    client.xadd(STREAM, {"id": "x"})
+
+    clock.tick()
+
+    assert woken(client) == {DISPATCH}
+
+
+def test_a_retry_that_is_due_is_queued_and_its_sink_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    settle(ledger, claim(ledger, "ops"), Move.DEFER, due_at=time.time() + 0.3)
+    clock.tick()
+    assert (states(ledger), woken(client)) == ({"tsk_1:ops": "waiting"}, set())
+
+    time.sleep(0.35)
+    clock.tick()
+
+    assert (states(ledger), woken(client)) == ({"tsk_1:ops": "queued"}, {deliver_queue("ops")})
+
+
+def test_a_lapsed_claim_is_taken_back_and_sent_again(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    claim(ledger, "ops", now=1_700_000_000.0)  # its worker and its supervisor are gone
+
+    clock.tick()
+
+    assert (states(ledger), woken(client)) == ({"tsk_1:ops": "queued"}, {deliver_queue("ops")})
+
+
+def test_a_replay_is_worked_off_and_its_sinks_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    settle(ledger, claim(ledger, "ops"), Move.DIE)
+    ledger.write(lambda connection: operations.create(connection, "op_1", "replay", Selection(), time.time()))
+
+    clock.tick()
+
+    assert (states(ledger), woken(client)) == ({"tsk_1:ops": "queued"}, {deliver_queue("ops")})
+
+
+def test_a_held_delivery_that_nobody_released_is_released(clock: Clock, ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", NewDelivery("ops", "r", after=("results",))))
+
+    clock.tick()
+
+    assert states(ledger) == {"tsk_1:ops": "queued"}
+
+
+def test_a_redis_that_is_away_is_told_once_and_stops_nothing_else(
+    ledger: Ledger, valkey_factory: Callable[..., ValkeyProcess], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = valkey_factory()
+    clock = Clock(ledger, ["ops"], redis.Redis.from_url(server.url, socket_timeout=1), retain=None)
+    record(ledger, new_event("tsk_1", "ops"))
+    claim(ledger, "ops", now=1_700_000_000.0)
+    server.kill()
+
+    with caplog.at_level(logging.INFO, "runhook.clock"):
+        clock.tick()
+        clock.tick()
+        assert states(ledger) == {"tsk_1:ops": "queued"}
+        server.start()
+        clock.tick()
+
+    told = [record.message.split()[0] for record in caplog.records if record.message.startswith("clock.tr")]
+    assert told == ["clock.trouble"]
+    assert "clock.well again" in caplog.messages
+    clock.close()
