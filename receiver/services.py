@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
 from handlers import Artifact, Delivery, Unavailable
-from receiver.config import Config, SourceConfig
+from receiver.config import Config
 from receiver.skyvern import Answered, Patience, SkyvernReader, listed_artifacts
 
 KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download": "download"}
@@ -19,9 +19,11 @@ class SourceServices:
     """The services of one worker process. Opens nothing before it is asked something; threads may share it."""
 
     def __init__(self, config: Config, default_base: str = "https://api.skyvern.com") -> None:
-        self._sources = config.sources
-        self._allowed = tuple(config.allowed_addresses)
-        self._base = default_base
+        found = {name: source.api(default_base) for name, source in config.sources.items()}
+        self._apis = {name: api for name, api in found.items() if api is not None}
+        # Where an operator says Skyvern is, artifacts may come from, also on a private network.
+        servers = (_origin(base) for base, _ in self._apis.values())
+        self._allowed = (*config.allowed_addresses, *(_as_address(server) for server in servers if server))
         self._readers: dict[str, SkyvernReader] = {}
 
     def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
@@ -40,7 +42,7 @@ class SourceServices:
                 f"Skyvern's API answered {answer.status} to a request for fresh artifact URLs",
                 retry_after=answer.retry_after,
             )
-        base = self._origin_of(self._sources[delivery.source])
+        base, _ = self._apis[delivery.source]
         return [
             Artifact(
                 kind=KINDS.get(each.artifact_type, each.artifact_type),
@@ -55,15 +57,13 @@ class SourceServices:
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
         """The API key for a URL at the source's own API origin; nothing for any other."""
-        source = self._sources.get(delivery.source)
-        if source is None or source.api_key is None or not source.api_key.get_secret_value():
+        api = self._apis.get(delivery.source)
+        if api is None or _origin(url) != _origin(api[0]):
             return {}
-        if _origin(url) != _origin(self._origin_of(source)):
-            return {}
-        return {"x-api-key": source.api_key.get_secret_value()}
+        return {"x-api-key": api[1]}
 
     def allowed_addresses(self) -> Sequence[str]:
-        """Hosts and networks that the operator lists as safe although they are private."""
+        """Hosts and networks that the operator named as safe although they are private."""
         return self._allowed
 
     def close(self) -> None:
@@ -72,17 +72,12 @@ class SourceServices:
             reader.close()
         self._readers.clear()
 
-    def _origin_of(self, source: SourceConfig) -> str:
-        return (source.api_base or self._base).rstrip("/")
-
     def _reader(self, name: str) -> SkyvernReader | None:
-        source = self._sources.get(name)
-        if source is None or source.api_key is None or not source.api_key.get_secret_value():
+        api = self._apis.get(name)
+        if api is None:
             return None
         if name not in self._readers:
-            self._readers[name] = SkyvernReader(
-                self._origin_of(source), source.api_key.get_secret_value(), patience=Patience(tries=1)
-            )
+            self._readers[name] = SkyvernReader(*api, patience=Patience(tries=1))
         return self._readers[name]
 
 
@@ -93,3 +88,9 @@ def _origin(url: str) -> tuple[str, str, int] | None:
     except ValueError:
         return None
     return parts.scheme.lower(), (parts.hostname or "").lower(), port
+
+
+def _as_address(origin: tuple[str, str, int]) -> str:
+    """An origin as the guarded client's list of allowed addresses has it: a host and one port."""
+    _, host, port = origin
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

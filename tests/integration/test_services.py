@@ -123,7 +123,10 @@ def test_an_api_in_trouble_makes_the_sink_wait(
     lent.close()
 
 
-def test_allowed_addresses_are_the_operators(skyvern_simulator: SkyvernSimulator) -> None:
+def test_allowed_addresses_are_what_the_operator_lists_and_where_skyvern_is_said_to_be(
+    skyvern_simulator: SkyvernSimulator,
+) -> None:
     lent = services(skyvern_simulator.url, allowed_addresses=["10.0.0.0/8"])
 
-    assert list(lent.allowed_addresses()) == ["10.0.0.0/8"]
+    server = skyvern_simulator.url.removeprefix("http://")
+    assert list(lent.allowed_addresses()) == ["10.0.0.0/8", server]
