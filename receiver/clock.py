@@ -124,4 +124,4 @@ def build(settings: Settings, config: Config) -> Clock:
     ledger = Ledger(settings.database_url)
     ensure_schema(ledger)
     connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
-    return Clock(ledger, list(config.sinks), connection, config.retention.events)
+    return Clock(ledger, config.destinations, connection, config.retention.events)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema, model_validator
 
@@ -134,6 +134,10 @@ Keys = Annotated[list[SecretStr], BeforeValidator(_keys)]
 OptionalKey = Annotated[SecretStr | None, BeforeValidator(_optional_key)]
 Name = Annotated[str, Field(pattern=NAME)]
 """Names of sources and sinks: they stand in URLs, queue names, metrics and templates."""
+
+
+CALLBACK: Final = "callback"
+"""Names the sink that serves the callers' own webhooks. No other may be called so."""
 
 
 class Model(BaseModel):
@@ -297,6 +301,35 @@ class SubmitConfig(Model):
     )
 
 
+class CallbacksConfig(Model):
+    """The callers' own webhooks: what submitters gave as webhook_url, served by us."""
+
+    retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
+    timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
+    concurrency: Whole = Field(32, ge=1, le=256, description="How many sends may run at once, over all workers.")
+    per_origin: Whole = Field(
+        4, ge=1, le=256, description="How many of them to one origin, so that one slow server holds up nobody else."
+    )
+
+
+class ReconcileConfig(Model):
+    """Looking for what no webhook has told: overdue runs are polled."""
+
+    enabled: bool = Field(True, description="Whether the clock polls overdue runs.")
+    after: Seconds = Field(
+        600.0,
+        gt=0,
+        le=604800,
+        description="Time after which a run without a result is polled, where its request sets no limit: seconds, or"
+        " such as 10m.",
+    )
+    longest: Seconds = Field(
+        3600.0, gt=0, le=604800, description="Longest pause between two polls of one run: seconds, or such as 1h."
+    )
+    concurrency: Whole = Field(8, ge=1, le=64, description="How many polls of one source may run at once.")
+    budget: Rate = Field("60/m", description="Most calls of a source's API in a time, such as 60/m.")
+
+
 class RetentionConfig(Model):
     """How long what has ended stays in the ledger."""
 
@@ -330,7 +363,17 @@ class Config(Model):
         default_factory=QuarantineConfig, description="The store of requests that failed the signature check."
     )
     submit: SubmitConfig = Field(default_factory=SubmitConfig, description="The submit API.")
+    callbacks: CallbacksConfig = Field(default_factory=CallbacksConfig, description="The callers' own webhooks.")
+    reconcile: ReconcileConfig = Field(
+        default_factory=ReconcileConfig, description="Looking for what no webhook has told."
+    )
     retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long ended things are kept.")
+
+    @property
+    def destinations(self) -> list[str]:
+        """All that deliveries go to: the sinks, and the callers' own webhooks where runs can be submitted."""
+        submits = any(source.api_key for source in self.sources.values())
+        return [*self.sinks, *([CALLBACK] if submits else [])]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from receiver.config import Config, RouteConfig, SinkConfig
+from receiver.config import CALLBACK, Config, RouteConfig, SinkConfig
 from receiver.configfile import Document, Key, read, spell
 from receiver.configwords import describe, suggest, unknown
 from receiver.errors import ConfigError
@@ -37,6 +37,8 @@ def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
     config = _validated(document)
     sinks = raw["sinks"] if isinstance(raw.get("sinks"), dict) else {}
     for name, sink in sinks.items():
+        if name == CALLBACK:
+            document.complain(("sinks", name), "this name is taken by the callers' own webhooks; choose another")
         if isinstance(sink, dict):
             _check_sink(document, name, sink)
     routes = raw["routes"] if isinstance(raw.get("routes"), list) else []

@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable, registry
 from receiver import breaker, samples, verdicts, wakeups
-from receiver.config import Config, RetryPolicy
+from receiver.callbacks import CallbackOptions, CallbackSink
+from receiver.config import CALLBACK, Config, RetryPolicy
 from receiver.event import delivery_id, event_id
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, lanes
 from receiver.ledger.delivering import Claimed, Settled
@@ -41,6 +43,8 @@ GRACE = 2.0
 """Seconds that a send may overrun its sink's own time-out before it is given up."""
 BATCHES = 2
 """Batches in flight for a sink that takes many at once: one is sent while the next is claimed."""
+LANES_LOOK = 0.25
+"""Seconds after which a sink with many lanes looks for new work although all that is under way is slow."""
 log = logging.getLogger("runhook.deliver")
 
 
@@ -71,6 +75,7 @@ class Deliverer:
         *,
         rate: Rate | None = None,
         linger: float = LINGER,
+        lane_limit: int | None = None,
     ) -> None:
         self._ledger = ledger
         self._sink = sink
@@ -81,6 +86,8 @@ class Deliverer:
         self._rate = rate
         self._spent_rate = False
         self._linger = linger
+        self._lane_limit = lane_limit
+        """How many of one lane may be claimed at once, for a sink that has many."""
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
@@ -143,7 +150,8 @@ class Deliverer:
     def _claim(self) -> int:
         """Claim for the free places and start sending. Returns how many deliveries were claimed."""
         free = self._places - len(self._flying)
-        if free < max(1, self._places // 2):
+        # One lane that is slow must not keep others from the places that are free.
+        if free < (1 if self._lane_limit else max(1, self._places // 2)):
             return 0
         limit = self._allowed(self._sink.batch_size if self._many else free)
         if not limit:
@@ -173,7 +181,14 @@ class Deliverer:
         self, connection: Connection, limit: int, token: str, now: float
     ) -> tuple[list[Claimed], dict[str, dict[str, dict[str, object] | None]]]:
         claimed, _ = delivering.claim(
-            connection, self._sink.name, limit, token, now, CLAIM, None if self._many else self._concurrency
+            connection,
+            self._sink.name,
+            limit,
+            token,
+            now,
+            CLAIM,
+            None if self._many else self._concurrency,
+            self._lane_limit,
         )
         receipts = {
             each.id: delivering.receipts(connection, each.event_id, each.after) for each in claimed if each.after
@@ -204,7 +219,8 @@ class Deliverer:
         """Wait for at least one send to end, but not past the next renewal; give up those that overstay."""
         limit = self._limit
         overdue = min(unit.started for unit in self._flying.values()) + limit
-        wait = max(0.01, min(overdue - time.monotonic(), RENEW / 2))
+        longest = LANES_LOOK if self._lane_limit else RENEW / 2
+        wait = max(0.01, min(overdue - time.monotonic(), longest))
         try:
             self._landed(self._done.get(timeout=wait))
             while True:
@@ -320,7 +336,7 @@ def _as_delivery(each: Claimed, receipts: dict[str, dict[str, object] | None]) -
         run=run.data,
         via=each.via,
         route=each.route,
-        problem=each.problem,
+        problem=run.problem,  # of the body; the event's own may be that a route could not be evaluated
         labels=each.labels,
         receipts=receipts,
     )
@@ -349,12 +365,25 @@ def sample_delivery(sink: str, source: str, now: float) -> Delivery:
 
 def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:
     """The deliverer for sink `name` in a worker process called `owner`. Opens its connections on first use."""
-    chosen = config.sinks[name]
     connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5)
-    sink = registry.build(name, chosen.type, chosen.options, SourceServices(config, settings.skyvern_base_url))
+    services = SourceServices(config, settings.skyvern_base_url)
+    if name == CALLBACK:
+        served = config.callbacks
+        options = CallbackOptions(timeout=served.timeout, connections=served.concurrency)
+        sink: Sink[Any] = CallbackSink(options, services, Ledger(settings.database_url), settings.master_secret)
+        return Deliverer(
+            Ledger(settings.database_url),
+            sink,
+            served.retry,
+            served.concurrency,
+            connection,
+            owner,
+            lane_limit=served.per_origin,
+        )
+    chosen = config.sinks[name]
     return Deliverer(
         Ledger(settings.database_url),
-        sink,
+        registry.build(name, chosen.type, chosen.options, services),
         chosen.retry,
         chosen.concurrency,
         connection,

@@ -83,7 +83,7 @@ def metrics(context: Context) -> Part:
     """The part that serves /metrics."""
     ledger = Ledger(context.settings.database_url)
     client = redis.asyncio.Redis.from_url(context.settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-    state = State(list(context.config.sinks))
+    state = State(context.config.destinations)
     context.registry.register(state)
     lock = asyncio.Lock()
 

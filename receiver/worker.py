@@ -53,7 +53,7 @@ def bodies(settings: Settings, config: Config) -> Bodies:
     from receiver import deliver, dispatch
 
     built: Bodies = {DISPATCH: partial(dispatch.build, settings, config)}
-    for sink in config.sinks:
+    for sink in config.destinations:
         built[deliver_queue(sink)] = partial(deliver.build, settings, config, sink)
     return built
 

@@ -23,8 +23,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
 def require_sink(config: Config, name: str) -> None:
     """Raise UsageError when the config has no sink `name`."""
-    if name not in config.sinks:
-        raise UsageError(f"no sink is called {name}; the config has {', '.join(config.sinks) or 'none'}")
+    if name not in config.destinations:
+        raise UsageError(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
 
 
 def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Config]:

@@ -7,6 +7,7 @@ believes in, so that a worker that overslept its claim changes nothing.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,10 +71,12 @@ def claim(
     now: float,
     seconds: float,
     concurrency: int | None = None,
+    lane_limit: int | None = None,
 ) -> tuple[list[Claimed], str]:
     """Claim up to `limit` due deliveries for `sink`, oldest first. Returns them, and the lane that they probe or "".
 
-    `concurrency`: how many of the sink's may be claimed at once, over all workers; None is no limit.
+    `concurrency`: how many of the sink's may be claimed at once, over all workers; None is no limit. `lane_limit`: how
+    many of one lane, and needs `concurrency`.
     """
     if concurrency is not None:
         limit = min(limit, concurrency - _claimed_now(connection, sink))
@@ -83,16 +86,20 @@ def claim(
     if any(lane.paused for lane in closed):
         return [], ""
     condition = deliveries.c.lane.not_in([lane.lane for lane in closed]) if closed else sa.true()
-    ids = _take(connection, sink, condition, limit, token, now, seconds)
-    probing = ""
-    if not ids:
-        for lane in closed:
-            if lane.until <= now and lane_gates.begin_probe(connection, lane.lane, now):
-                ids = _take(connection, sink, deliveries.c.lane == lane.lane, 1, token, now, seconds)
-                if ids:
-                    probing = lane.lane
-                    break
-    return (_load(connection, ids, probe=bool(probing)) if ids else []), probing
+    if lane_limit is None:
+        ids = _take(connection, sink, condition, limit, token, now, seconds)
+    else:
+        ids = _take_by_lane(connection, sink, condition, limit, lane_limit, token, now, seconds)
+    probes: dict[str, str] = {}  # delivery → lane
+    for lane in closed:
+        # A sink with one lane has nothing else to send then; one with many has, and probes beside it.
+        if len(ids) >= limit or (lane_limit is None and ids):
+            break
+        if lane.until <= now and lane_gates.begin_probe(connection, lane.lane, now):
+            found = _take(connection, sink, deliveries.c.lane == lane.lane, 1, token, now, seconds)
+            probes.update(dict.fromkeys(found, lane.lane))
+            ids = [*ids, *found]
+    return (_load(connection, ids, probes) if ids else []), next(iter(probes.values()), "")
 
 
 def _claimed_now(connection: sa.Connection, sink: str) -> int:
@@ -103,6 +110,51 @@ def _claimed_now(connection: sa.Connection, sink: str) -> int:
         deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.sink == sink
     )
     return connection.execute(claimed).scalar_one()
+
+
+def _take_by_lane(
+    connection: sa.Connection,
+    sink: str,
+    condition: sa.ColumnElement[bool],
+    limit: int,
+    lane_limit: int,
+    token: str,
+    now: float,
+    seconds: float,
+) -> list[str]:
+    """As `_take`, with at most `lane_limit` claimed of one lane: each round takes from those that have room."""
+    busy = connection.execute(
+        sa.select(deliveries.c.lane, sa.func.count())
+        .where(deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.sink == sink)
+        .group_by(deliveries.c.lane)
+    )
+    claimed: Counter[str] = Counter(dict(busy.tuples().all()))
+    taken: list[str] = []
+    while len(taken) < limit:
+        full = [lane for lane, count in claimed.items() if count >= lane_limit]
+        oldest = connection.execute(
+            sa.select(deliveries.c.id, deliveries.c.lane)
+            .where(_due(sink, now), condition, deliveries.c.lane.not_in(full) if full else sa.true())
+            .order_by(deliveries.c.due_at, deliveries.c.id)
+            .limit(limit - len(taken))
+        ).all()
+        chosen = []
+        for delivery, lane in oldest:
+            if claimed[lane] < lane_limit:
+                claimed[lane] += 1
+                chosen.append(delivery)
+        if not chosen:
+            break
+        taken += _take(connection, sink, bulk.among(connection, deliveries.c.id, chosen), limit, token, now, seconds)
+    return taken
+
+
+def _due(sink: str, now: float) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        deliveries.c.sink == sink,
+        deliveries.c.state == sa.literal_column(f"'{State.QUEUED}'"),  # literal: the partial index needs it
+        deliveries.c.due_at <= now,
+    )
 
 
 def _take(
@@ -117,12 +169,7 @@ def _take(
     due = (
         sa.select(deliveries.c.id, sa.func.length(events.c.body))
         .join(events, events.c.id == deliveries.c.event_id)
-        .where(
-            deliveries.c.sink == sink,
-            deliveries.c.state == sa.literal_column(f"'{State.QUEUED}'"),  # literal: the partial index needs it
-            deliveries.c.due_at <= now,
-            condition,
-        )
+        .where(_due(sink, now), condition)
         .order_by(deliveries.c.due_at, deliveries.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True, of=deliveries)
@@ -149,7 +196,7 @@ def _take(
     return found
 
 
-def _load(connection: sa.Connection, ids: Sequence[str], *, probe: bool) -> list[Claimed]:
+def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]) -> list[Claimed]:
     rows = connection.execute(
         sa.select(
             deliveries.c.id,
@@ -183,7 +230,7 @@ def _load(connection: sa.Connection, ids: Sequence[str], *, probe: bool) -> list
             route=row.route,
             number=row.attempts,
             spent=row.spent,
-            probe=probe,
+            probe=row.id in probes,
             source=row.source,
             run_id=row.run_id,
             outcome=row.outcome,
@@ -319,10 +366,5 @@ def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
         return False
     parked = [lane.lane for lane in closed if lane.until > now]
     condition = deliveries.c.lane.not_in(parked) if parked else sa.true()
-    queued = sa.select(sa.literal(1)).where(
-        deliveries.c.sink == sink,
-        deliveries.c.state == sa.literal_column(f"'{State.QUEUED}'"),
-        deliveries.c.due_at <= now,
-        condition,
-    )
+    queued = sa.select(sa.literal(1)).where(_due(sink, now), condition)
     return connection.execute(queued.limit(1)).first() is not None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
-SINK = "callback"
+from receiver.config import CALLBACK
+
+SINK: Final = CALLBACK
 """The sink that stands in no config: it serves the address that a submission's caller gave."""
-ROUTE = "caller"
+ROUTE: Final = "caller"
 """What lists show as the route of such a delivery."""
 
 _PORTS = {"http": 80, "https": 443}

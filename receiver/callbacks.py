@@ -1,0 +1,161 @@
+"""The callers' own webhooks: the sink `callback`, which stands in no config. Knows a delivery, its submission and key.
+
+An upstream app that gave a webhook_url gets what Skyvern would have sent it, signed with its own key in Skyvern's
+format and as Standard Webhooks has it, with our retries and dead letters. The address is the caller's, so it goes
+through the guarded client, and each origin has a lane of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import ClassVar
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field
+
+from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
+from handlers.guard import Answer, Deadline, GuardedClient
+from handlers.http import retry_after
+from handlers.http import sign as standard_signature
+from receiver import signature
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, keys, submissions
+from receiver.ledger.submissions import Submission
+from receiver.submit import lanes
+from receiver.submit.keys import derive, digest
+
+TIMESTAMP_HEADER = "x-skyvern-timestamp"
+TRY_AGAIN = frozenset({403, 408, 425, 429})
+"""The 4xx that Skyvern tries again; a caller's server may count on that."""
+_MAX_ANSWER = 64 * 1024
+
+
+class CallbackOptions(SinkOptions):
+    """`connections`: open at once, to all origins together."""
+
+    connections: int = Field(32, ge=1)
+
+
+class CallbackSink(Sink[CallbackOptions]):
+    """Each caller's webhook at the address that the caller gave. `master`: gives the secret that keys derive from."""
+
+    Options: ClassVar[type[SinkOptions]] = CallbackOptions
+
+    def __init__(self, options: CallbackOptions, services: Services, ledger: Ledger, master: Callable[[], str]) -> None:
+        super().__init__(lanes.SINK, options, services)
+        self._ledger = ledger
+        self._master = master
+        self._keys: dict[str, str] = {}
+        self._client: GuardedClient | None = None
+        self._opening = threading.Lock()
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Post the event to its caller. The receipt's id is the delivery's key, which the caller has as webhook-id."""
+        deadline = Deadline(self.options.timeout)
+        try:
+            submission, key_hash = self._ledger.read(lambda connection: _owner(connection, delivery))
+        except LedgerUnavailable:
+            raise Unavailable("the ledger can't tell the caller's address now") from None
+        if submission is None or not submission.callback_url:
+            raise Refused("nobody asked for a webhook of this run")
+        key = self._key(submission.key_id, key_hash)
+        url, authorization = _split(submission.callback_url.strip())
+        body = _as_asked(delivery, submission)
+        now = time.time()
+        headers = signed(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
+        answer = self._open().post(
+            url, content=body, headers=headers | authorization, deadline=deadline, max_answer=_MAX_ANSWER
+        )
+        judge(answer, now)
+        return Receipt(delivery.key)
+
+    def _key(self, key_id: str, key_hash: str) -> str:
+        """The caller's key, derived anew. A wrong master secret must not sign: that would look like a forgery."""
+        key = self._keys.get(key_id)
+        if key is None:
+            master = self._master()
+            if not master:
+                raise Unavailable("RUNHOOK_SECRET is not set here, so the caller's webhook can't be signed")
+            key = derive(master, key_id)
+            if digest(key) != key_hash:
+                raise Unavailable("RUNHOOK_SECRET is another one here than where the caller's key was made")
+            self._keys[key_id] = key
+        return key
+
+    def _open(self) -> GuardedClient:
+        with self._opening:
+            if self._client is None:
+                self._client = GuardedClient(
+                    self.services.allowed_addresses(),
+                    timeout=self.options.timeout,
+                    max_connections=self.options.connections,
+                )
+            return self._client
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._opening:
+            if self._client is not None:
+                self._client.close()
+            self._client = None
+        self._ledger.close()
+
+
+def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, str]:
+    """The submission that the run came of, and the hash of its caller's key."""
+    submission = submissions.of_run(connection, delivery.source, delivery.run_id)
+    key = keys.one(connection, submission.key_id) if submission else None
+    return submission, key.hash if key else ""
+
+
+def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:
+    """The headers of a caller's webhook: Skyvern's, and those of Standard Webhooks. `now`: seconds since the epoch."""
+    timestamp = int(now)
+    return {
+        "content-type": "application/json",
+        signature.HEADER: signature.sign(body, key),
+        TIMESTAMP_HEADER: str(timestamp),
+        "webhook-id": delivery.key,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": standard_signature(key.encode(), delivery.key, timestamp, body),
+        "x-runhook-event-id": delivery.event_id,
+    }
+
+
+def judge(answer: Answer, now: float) -> None:
+    """Return when the caller accepted; raises Refused or Unavailable when not. Nothing of its body is shown."""
+    status = answer.status
+    if 200 <= status < 300:
+        return
+    if status >= 500 or status in TRY_AGAIN:
+        raise Unavailable(f"the caller's server answered {status}", retry_after=retry_after(answer.headers, now))
+    if 300 <= status < 400:
+        raise Refused(f"the caller's server answered {status}; redirects are not followed")
+    raise Refused(f"the caller's server answered {status}")
+
+
+def _as_asked(delivery: Delivery, submission: Submission) -> bytes:
+    """The body, in which the caller's own address stands where Skyvern was told ours."""
+    ours = f"/webhooks/{delivery.source}/{submission.id}".encode()
+    if ours not in delivery.body:
+        return delivery.body
+    theirs = json.dumps(submission.callback_url, ensure_ascii=False).encode()
+    return re.sub(rb'"https?://[^"\\\s]{1,2000}' + re.escape(ours) + b'"', lambda _: theirs, delivery.body)
+
+
+def _split(url: str) -> tuple[str, dict[str, str]]:
+    """The address without user:password, and the header that they become."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise Refused("the caller's address is none") from None
+    user, mark, host = parts.netloc.rpartition("@")
+    if not mark:
+        return url, {}
+    name, _, password = user.partition(":")
+    pair = f"{unquote(name)}:{unquote(password)}".encode()
+    return parts._replace(netloc=host).geturl(), {"authorization": "Basic " + base64.b64encode(pair).decode()}
