@@ -41,10 +41,14 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an evaluation gave. `error` is "" or why it gave nothing, which is no match."""
+    """What an evaluation gave. `error` is "" or why it gave nothing, which is no match.
+
+    `missing`: the run just does not have a field that the rule asks for, which is nothing to worry about.
+    """
 
     matched: bool
     error: str = ""
+    missing: bool = False
 
 
 _TRUE, _FALSE = Outcome(True), Outcome(False)
@@ -164,7 +168,7 @@ class Evaluation:
         try:
             value = expression.program.execute(self._context)
         except Exception as error:  # noqa: BLE001 - the library raises what it likes
-            return Outcome(False, self._explain(error, expression))
+            return Outcome(False, self._explain(error, expression), isinstance(error, KeyError | IndexError))
         except BaseException as error:  # a panic of the Rust library is no Exception
             if type(error).__name__ != "PanicException":
                 raise

@@ -59,7 +59,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class RouteVerdict:
-    """What one route said. `error`: its expression could not be evaluated, which is no match."""
+    """What one route said. `error`: its expression could not be evaluated, which is no match.
+
+    A missing field is no match either, and no error.
+    """
 
     route: str
     matched: bool
@@ -196,6 +199,8 @@ class _Subject:
             run = _with_times(_straightened(self.view), self.rules)
             self._evaluation = cel.Evaluation(self.rules, {"run": run, "event": _event(self.view)})
         outcome = self._evaluation.test(expression)
+        if outcome.missing:
+            return RouteVerdict(route.config.name, False, outcome.error)
         if outcome.error:
             return RouteVerdict(route.config.name, False, f"can't be evaluated: {outcome.error}", error=True)
         verdict = route.yes if outcome.matched else route.no

@@ -106,6 +106,19 @@ def test_what_is_due_is_sent_and_its_receipt_kept(ledger: Ledger, deliver: Calla
     }
 
 
+def test_a_route_that_could_not_be_evaluated_is_no_problem_of_the_body(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    event = new_event("tsk_1", "ops")
+    event.note = "route big can't be evaluated: the types don't fit"
+    record(ledger, event)
+    sink = ScriptedSink(accept)
+
+    deliver(sink).run(lambda: False)
+
+    assert [each.problem for each in sink.seen] == [""]
+
+
 def test_a_sink_that_takes_many_gets_batches(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(120)))
     sink = BatchSink(lambda delivery: accept(delivery) if delivery.run_id != "tsk_7" else _raise(Refused("no")))

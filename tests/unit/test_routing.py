@@ -190,8 +190,7 @@ FALSE_RULES = [
     "run.labels.team == 'x' || event.via == 'poll'",
     "run.absent == 1 && run.status == 'failed'",
 ]
-FAILING_RULES = [
-    # A missing field is no match, whatever is asked of it.
+MISSING_RULES = [
     ("run.absent", "run.absent is missing"),
     ("!run.absent", "run.absent is missing"),
     ('run.absent == "x"', "run.absent is missing"),
@@ -204,7 +203,9 @@ FAILING_RULES = [
     ("run.absent == 1 || run.status == 'failed'", "run.absent is missing"),
     ("run.errors.exists(e, e.error_code == 'X')", "a field error_code is missing"),
     ("run.output.lines[9].n == 1", "a list is shorter than that"),
-    # Neither is a type that does not fit, or a result that is no truth value.
+]
+FAILING_RULES = [
+    # A type that does not fit, or a result that is no truth value.
     ("run.output.nothing > 1", "the types don't fit: run.output.nothing is null"),
     ("run.output.vendor > 1", "the types don't fit: run.output.vendor is a text"),
     ("run.output.vendor.deeper == 1", "run.output.vendor is a text and has no field deeper"),
@@ -229,6 +230,13 @@ def test_an_expression_is_false(rule: str) -> None:
     assert (found.matched, found.error) == (False, False), found.why
 
 
+@pytest.mark.parametrize(("rule", "why"), MISSING_RULES)
+def test_a_missing_field_is_no_match_and_no_error_whatever_is_asked_of_it(rule: str, why: str) -> None:
+    found = verdict(rule)
+    assert (found.matched, found.error) == (False, False)
+    assert why in found.why
+
+
 @pytest.mark.parametrize(("rule", "why"), FAILING_RULES)
 def test_an_expression_that_cannot_be_evaluated_is_no_match_and_says_why(rule: str, why: str) -> None:
     found = verdict(rule)
@@ -237,7 +245,7 @@ def test_an_expression_that_cannot_be_evaluated_is_no_match_and_says_why(rule: s
 
 
 def test_failures_are_counted_by_route() -> None:
-    router = Router([route("broken", "run.absent > 1"), route("fine", "run.status == 'completed'")])
+    router = Router([route("broken", "run.output.vendor > 1"), route("fine", "run.status == 'completed'")])
 
     router.match(view())
     router.match(view())
@@ -247,7 +255,7 @@ def test_failures_are_counted_by_route() -> None:
 
 def test_all_rules_together_say_what_each_says_alone() -> None:
     """They share one context, so a path of one rule must not hide or show anything to another."""
-    rules = [*TRUE_RULES, *FALSE_RULES, *(rule for rule, _ in FAILING_RULES)]
+    rules = [*TRUE_RULES, *FALSE_RULES, *(rule for rule, _ in MISSING_RULES + FAILING_RULES)]
     together = Router([route(f"r{index}", rule) for index, rule in enumerate(rules)]).match(view())
 
     assert [each.matched for each in together.explanations] == [verdict(rule).matched for rule in rules]
