@@ -6,6 +6,7 @@ With --once it checks that the rows and files are there, stops everything, and e
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -40,6 +41,8 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--once", action="store_true", help="check, stop and exit")
     once = arguments.parse_args().once
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what others print must not overtake us
     shutil.rmtree(DATA, ignore_errors=True)
     port = free_port(8000)
     url = f"http://127.0.0.1:{port}"

@@ -101,7 +101,7 @@ def schema(
 
 def _sorted_out(paths: Sequence[str], against: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The config file and the bodies. After --against, more bodies may follow without it, as a shell's * gives them."""
-    more = [path for path in paths if against and (path.endswith(".json") or path in samples.names())]
+    more = [path for path in paths if against and (path.endswith(".json") or _sample(path) is not None)]
     files = [path for path in paths if path not in more]
     if len(files) > 1:
         raise UsageError(f"one config file at a time, not {len(files)}; bodies come after --against and end in .json")
@@ -293,10 +293,17 @@ def _body(name: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        if name in samples.names():
-            return samples.build(name, now=time.time())
+        if (sample := _sample(name)) is not None:
+            return sample
         hint = "; `runhook trigger --list` shows the samples" if isinstance(error, FileNotFoundError) else ""
         raise UsageError(f"--against {name}: can't be read: {error.strerror}{hint}") from None
+
+
+def _sample(name: str) -> bytes | None:
+    try:
+        return samples.build(name, now=time.time())
+    except KeyError:
+        return None
 
 
 def _print_trial(trial: Mapping[str, Any]) -> None:

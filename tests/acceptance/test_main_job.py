@@ -1,0 +1,558 @@
+"""The main job as its users see it: real processes, real servers, all five sinks, every kind of body.
+
+`runhook serve`, `worker` and `clock` run as the Procfile has them; everything else is done with the command line. What
+must come out is computed from the bodies that were sent, not from what the receiver says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+from standardwebhooks import Webhook
+
+from receiver import samples
+from receiver.event import delivery_id, event_id
+from receiver.ledger import Ledger, queries
+from receiver.processes import die_with_parent
+from receiver.run import Run, parse
+from tests.servers.artifacts import ArtifactServer, Page
+from tests.servers.http import Reply, Request, ScriptedServer
+from tests.servers.postgres import PostgresProcess
+from tests.servers.seaweedfs import S3Server
+from tests.servers.slack import FakeSlack
+from tests.servers.valkey import ValkeyProcess, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "the-api-key-that-skyvern-signs-with"
+BILLING_SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBiaWxsaW5nIHNlcnZpY2U="
+BAD = {"failed", "timed_out", "terminated"}
+PATIENCE = 20.0  # seconds
+
+CONFIG = """\
+sources:
+  skyvern: {secrets: ["${SKYVERN_API_KEY}"]}
+sinks:
+  results: {type: database, url: "${RESULTS_URL:-sqlite:///var/results.db}", table: skyvern_runs}
+  archive: {type: files, path: var/archive}
+  mirror:  {type: s3, bucket: "${MIRROR_BUCKET:-my-runs}", prefix: "{{ run.run_type }}/{{ run.run_id }}/",
+            endpoint_url: "${S3_ENDPOINT_URL:-}"}
+  ops:     {type: slack, webhook_url: "${SLACK_WEBHOOK_URL}", retry: {first: 200ms}}
+  billing: {type: http, url: "${BILLING_URL}", secret: "${BILLING_SECRET}", retry: {first: 200ms}}
+routes:
+  - {name: everything, to: [results, archive, mirror]}
+  - {name: failures, when: {status: [failed, timed_out, terminated]}, to: [ops]}
+  - {name: big invoices, when: 'run.status == "completed" && run.output.total > 1000.0', to: [billing]}
+allowed_addresses: [127.0.0.1]
+"""
+
+
+class SampleArtifacts(ArtifactServer):
+    """Serves the files of every sample run, as Skyvern's API does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages = _SamplePages()
+
+
+class _SamplePages(dict[str, Any]):
+    def get(self, path: str, default: Any = None) -> Any:
+        parts = path.split("/")
+        found = samples.artifact(parts[3]) if path.startswith("/v1/artifacts/") and len(parts) > 3 else None
+        return Page(found[1], headers={"content-type": found[0]}) if found else default
+
+
+@dataclass
+class System:
+    """The three processes, and what is around them."""
+
+    directory: Path
+    environ: dict[str, str]
+    slack: FakeSlack
+    billing: ScriptedServer
+    artifacts: SampleArtifacts
+    s3: S3Server
+    port: int
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def bucket(self) -> str:
+        return self.environ["MIRROR_BUCKET"]
+
+    @property
+    def log(self) -> str:
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.directory.glob("*.log"))
+
+    def start(self, *parts: str) -> None:
+        parent = os.getpid()
+        for part in parts:
+            options = ["--port", str(self.port)] if part in ("serve", "dev") else []
+            with (self.directory / f"{part}.log").open("ab") as log:
+                self.processes[part] = subprocess.Popen(
+                    [sys.executable, "-m", "receiver.cli", part, *options],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self.environ,
+                    cwd=self.directory,
+                    preexec_fn=lambda: die_with_parent(parent),
+                )
+        self.until(self.ready, "the receiver is ready")
+
+    def ready(self) -> bool:
+        try:
+            return httpx2.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def stop(self) -> dict[str, int]:
+        """SIGTERM to all; their exit codes."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        try:
+            return {name: process.wait(20) for name, process in self.processes.items()}
+        finally:
+            for process in self.processes.values():
+                process.kill()
+                process.wait()
+
+    def until(self, condition: Callable[[], Any], what: str, seen: Callable[[], Any] = lambda: "") -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            ended = {name: code for name, each in self.processes.items() if (code := each.poll()) is not None}
+            assert not ended, f"{ended}\n{self.log}"
+            assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}\n{seen()}\n{self.log}"
+            time.sleep(0.02)
+
+    def runhook(self, *arguments: str, code: int = 0) -> str:
+        """`runhook …` as a user types it; its output. Fails when it ends otherwise than with `code`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "receiver.cli", *arguments],
+            env=self.environ,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert KEY not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def json(self, *arguments: str) -> Any:
+        """What `runhook … --json` prints."""
+        return json.loads(self.runhook(*arguments, "--json"))
+
+    def trigger(self, *what: str) -> list[dict[str, Any]]:
+        """Send samples with files; what was answered to each."""
+        sent: list[dict[str, Any]] = self.json("trigger", *what, "--url", self.url, "--artifacts", self.artifacts.url)
+        assert {each["status"] for each in sent} == {202}
+        return sent
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """To look into, without the half second that a command takes."""
+        return Ledger(self.environ.get("DATABASE_URL") or f"sqlite:///{self.directory / 'var' / 'ledger.db'}")
+
+    def deliveries(self, **wanted: Any) -> list[dict[str, Any]]:
+        """The deliveries that a filter finds."""
+        return self.ledger.read(lambda connection: queries.list_deliveries(connection, _filter(wanted)))
+
+    def events(self, **wanted: Any) -> dict[str, dict[str, Any]]:
+        """The events that a filter finds, by id."""
+        found = self.ledger.read(lambda connection: queries.list_events(connection, _filter(wanted)))
+        return {each["id"]: each for each in found}
+
+    def delivered(self, *, count: int, **wanted: Any) -> list[dict[str, Any]]:
+        """The deliveries that a filter finds, as soon as there are `count` and all of them are delivered."""
+        found: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            found[:] = self.deliveries(**wanted)
+            return len(found) == count and all(each["state"] == "delivered" for each in found)
+
+        self.until(there, f"{count} deliveries of {wanted} are delivered", lambda: _open(found))
+        return found
+
+    def objects(self) -> dict[str, bytes]:
+        """All that is in the bucket, by key."""
+        pages = self.s3.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        with ThreadPoolExecutor(8) as pool:
+            bodies = pool.map(lambda key: self.s3.client.get_object(Bucket=self.bucket, Key=key)["Body"].read(), keys)
+            return dict(zip(keys, bodies, strict=True))
+
+    def files(self) -> dict[str, bytes]:
+        """All that is in the archive, by path."""
+        root = self.directory / "var" / "archive"
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@contextlib.contextmanager
+def surroundings(directory: Path, s3: S3Server, **environ: str) -> Iterator[System]:
+    """Everything but our own processes; these are stopped at the end."""
+    (directory / "config").mkdir()
+    (directory / "config" / "runhook.yaml").write_text(CONFIG)
+    bucket = s3.new_bucket()
+    slack = FakeSlack()
+    with ScriptedServer() as billing, SampleArtifacts() as artifacts:
+        inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        variables = {
+            **inherited,
+            "HOME": str(directory),
+            "PYTHONPATH": str(ROOT),
+            "SKYVERN_API_KEY": KEY,
+            "MIRROR_BUCKET": bucket,
+            "S3_ENDPOINT_URL": s3.endpoint,
+            "AWS_ACCESS_KEY_ID": s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+            "AWS_REGION": s3.region,
+            "SLACK_WEBHOOK_URL": slack.webhook_url,
+            "BILLING_URL": f"{billing.url}/hooks",
+            "BILLING_SECRET": BILLING_SECRET,
+            **environ,
+        }
+        system = System(directory, variables, slack, billing, artifacts, s3, free_port())
+        try:
+            yield system
+        finally:
+            for process in system.processes.values():
+                process.kill()
+                process.wait()
+            system.ledger.close()
+            slack.close()
+            s3.delete_bucket(bucket)
+
+
+@pytest.fixture(scope="module")
+def system(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresProcess, s3_server: S3Server
+) -> Iterator[System]:
+    """Receiver, worker and clock on a Valkey of their own and PostgreSQL, which also has the results."""
+    valkey = ValkeyProcess(tmp_path_factory.mktemp("main-valkey")).start()
+    ledger, results = postgres.create_database(), postgres.create_database()
+    with surroundings(
+        tmp_path_factory.mktemp("main"),
+        s3_server,
+        REDIS_URL=valkey.url,
+        DATABASE_URL=postgres.url(ledger),
+        RESULTS_URL=postgres.url(results),
+    ) as it:
+        it.environ["RESULTS_DATABASE"] = results
+        it.start("serve", "worker", "clock")
+        yield it
+        assert it.stop() == {"serve": 0, "worker": 0, "clock": 0}, it.log
+        assert "Traceback" not in it.log
+        assert KEY not in it.log
+    valkey.kill()
+
+
+def rows(system: System, postgres: PostgresProcess) -> dict[str, dict[str, Any]]:
+    """The results table, by run."""
+    with contextlib.closing(postgres.connect(system.environ["RESULTS_DATABASE"])) as connection:
+        cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
+        found = cursor.execute("SELECT * FROM skyvern_runs").fetchall()
+    assert len({row["run_id"] for row in found}) == len(found)
+    return {row["run_id"]: row for row in found}
+
+
+def check_row(row: Mapping[str, Any], run: Run) -> None:
+    """The row says what the body says."""
+    assert (row["run_id"], row["status"], row["run_type"]) == (run.run_id, run.outcome, run.run_type)
+    assert row["failure_reason"] == run.failure_reason
+    assert (json.loads(row["output"]) if isinstance(row["output"], str) else row["output"]) == run.data["output"]
+    for name in ("created_at", "started_at", "finished_at", "modified_at"):
+        at = datetime.fromisoformat(row[name]) if isinstance(row[name], str) else row[name]
+        assert at.replace(tzinfo=at.tzinfo or UTC).timestamp() == pytest.approx(getattr(run, name), abs=1e-5), name
+
+
+def check_kept(kept: Mapping[str, bytes], event: str, run: Run) -> None:
+    """The run's files are there, whole, and the manifest says so."""
+    folder = f"{run.run_type}/{run.run_id}/{event}/"
+    manifest = json.loads(kept[folder + "manifest.json"])
+    assert not manifest["skipped"]
+    for entry in manifest["files"]:
+        content = kept[folder + entry["name"]]
+        assert (entry["size"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    wanted = {"run.json", "recording.webm", "screenshot-1.png", "screenshot-2.png"}
+    if run.data["downloaded_files"]:
+        wanted.add("invoice.pdf")
+        assert hashlib.sha256(kept[folder + "invoice.pdf"]).hexdigest() == run.data["downloaded_files"][0]["checksum"]
+    assert wanted == {entry["name"] for entry in manifest["files"]}
+
+
+def bodies_of(kept: Mapping[str, bytes], events: Iterable[str]) -> dict[str, bytes]:
+    """The body of each event as it was kept. An event's id is a hash over source and body, so it must be that one."""
+    found = {path.split("/")[-2]: body for path, body in kept.items() if path.endswith("/run.json")}
+    assert set(found) >= set(events)
+    for event in events:
+        assert event_id("skyvern", found[event]) == event
+    return {event: found[event] for event in events}
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    return json.dumps(message, ensure_ascii=False)
+
+
+def check_post(request: Request, bodies: Mapping[str, bytes]) -> str:
+    """The post is signed as Standard Webhooks has it and is the body as it came; its event."""
+    Webhook(BILLING_SECRET).verify(request.body, request.headers)
+    (event,) = (
+        event for event, body in bodies.items() if delivery_id(event, "billing") == request.headers["webhook-id"]
+    )
+    assert request.body == bodies[event]
+    return event
+
+
+def is_invoice_over_1000(run: Run) -> bool:
+    output = run.data["output"]
+    return run.outcome == "completed" and isinstance(output, dict) and output.get("total", 0) > 1000
+
+
+# --- On Valkey, PostgreSQL, S3, Slack and a service of one's own
+
+
+def test_every_kind_of_run_arrives_everywhere_it_should(system: System, postgres: PostgresProcess) -> None:
+    # Given runs of every type that ended in every way, two of them with more attempts to come
+    slack_before, posts_before = len(system.slack.messages), len(system.billing.requests)
+    sent = system.trigger("all")
+    names = {each["event_id"]: each["sample"] for each in sent}
+    assert len(names) == len(samples.names()) >= 40
+    interim = {event for event, name in names.items() if "retry_pending" in name}
+    final = set(names) - interim
+    # When all of it is delivered
+    found: list[dict[str, Any]] = []
+
+    def all_done() -> bool:
+        found[:] = [each for each in system.deliveries() if each["event_id"] in names]
+        return names.keys() <= system.events().keys() and all(each["state"] == "delivered" for each in found)
+
+    system.until(all_done, "every delivery is delivered", lambda: _open(found))
+    files, objects = system.files(), system.objects()
+    bodies = bodies_of(files, final)
+    runs = {event: parse(body) for event, body in bodies.items()}
+    # Then each final run is a row, a folder of files and the same objects
+    table = rows(system, postgres)
+    for event, run in runs.items():
+        assert f"{run.run_type}.{run.data['status']}".startswith(names[event].split(".")[0])
+        check_row(table[run.run_id], run)
+        check_kept(files, event, run)
+        check_kept(objects, event, run)
+    assert bodies_of(objects, final) == bodies
+    # And a run that is to be tried again is none of it: it was seen, and goes nowhere by default
+    events = system.events()
+    assert {event for event in names if events[event]["disposition"] == "interim"} == interim
+    assert not [each for each in found if each["event_id"] in interim]
+    # And failures, only they, are told in Slack
+    bad = {event: run for event, run in runs.items() if run.outcome in BAD}
+    messages = system.slack.messages[slack_before:]
+    assert len(messages) == len(bad)
+    for run in bad.values():
+        (message,) = (
+            text_of(each) for each in messages if f"/{run.run_id}" in text_of(each) or run.run_id in text_of(each)
+        )
+        assert run.failure_reason is not None
+        assert run.failure_reason[:40] in message
+    # And big invoices, only they, are posted, signed
+    posts = [check_post(each, bodies) for each in system.billing.requests[posts_before:]]
+    assert sorted(posts) == sorted(event for event, run in runs.items() if is_invoice_over_1000(run))
+    assert posts
+    # And the ledger has a receipt for each
+    expected = 3 * len(final) + len(bad) + len(posts)
+    assert len(found) == expected
+    assert all(each["receipt"]["id"] for each in found)
+    told = {each["id"]: each for each in system.json("deliveries", "-n", "1000")}
+    assert all(told[each["id"]]["receipt"] == each["receipt"] for each in found)
+
+
+def test_a_repeat_changes_nothing_and_a_series_ends_in_its_last(system: System, postgres: PostgresProcess) -> None:
+    # Given a workflow that is tried three times, and Skyvern sending its last result twice
+    sent = system.trigger("retries", "--run-id", "wr_series")
+    last = sent[-1]["event_id"]
+    system.delivered(run_id="wr_series", count=3)
+    # When
+    (again,) = system.trigger("workflow_run.completed_after_retries", "--run-id", "wr_series")
+    assert again["event_id"] != last
+    system.until(lambda: len(system.events(run_id="wr_series")) == 4, "the repeat is recorded")
+    # Then
+    events = system.events(run_id="wr_series")
+    assert [events[each["event_id"]]["disposition"] for each in sent] == ["interim", "interim", "news"]
+    assert events[again["event_id"]]["repeat_of"] == last
+    assert {each["event_id"] for each in system.deliveries(run_id="wr_series")} == {last}
+    row = rows(system, postgres)["wr_series"]
+    assert (row["status"], row["attempt"], row["event_id"]) == ("completed", 3, last)
+    (run,) = system.json("runs", "--run", "wr_series")
+    assert (run["outcome"], run["attempt"], run["events"]) == ("completed", 3, 4)
+
+
+def test_a_sink_that_is_away_gets_it_when_it_is_back(system: System) -> None:
+    # Given a service that is down, then asks for a moment, and Slack with too much to do
+    system.billing.script += [Reply(503), Reply(drop=True), Reply(429, {"retry-after": "1"})]
+    system.slack.fail("/services", 429, b"rate_limited", headers={"Retry-After": "1"})
+    before = len(system.billing.requests)
+    # When
+    (good,) = system.trigger("completed", "--run-id", "tsk_patient")
+    system.trigger("failed", "--run-id", "tsk_patient_too")
+    # Then each arrives at last, under one key, and the other sinks did not wait
+    (billed,) = system.delivered(run_id="tsk_patient", sink="billing", count=1)
+    (told,) = system.delivered(run_id="tsk_patient_too", sink="ops", count=1)
+    requests = system.billing.requests[before:]
+    assert {each.headers["webhook-id"] for each in requests} == {delivery_id(good["event_id"], "billing")}
+    assert len(requests) == billed["attempts"] == 4
+    assert told["attempts"] == 2
+    tries = system.json("attempts", billed["id"])
+    assert [each["outcome"] for each in tries] == ["unavailable"] * 3 + ["accepted"]
+    assert tries[2]["retry_after"] == 1.0
+    assert told["id"] in {each["delivery_id"] for each in system.json("attempts", "tsk_patient_too")}
+    archived = system.delivered(run_id="tsk_patient", sink="archive", count=1)
+    assert archived[0]["updated_at"] < billed["updated_at"]
+
+
+def test_a_dead_letter_is_shown_and_sent_again_on_demand(system: System) -> None:
+    # Given a service that refuses for good
+    system.billing.script.append(Reply(410))
+    (sent,) = system.trigger("completed", "--run-id", "tsk_refused")
+    (letter,) = _dead(system, "tsk_refused")
+    assert system.json("dead")[0]["id"] == letter["id"]
+    shown = system.runhook("dead", "--sink", "billing")
+    assert letter["id"][:12] in shown
+    assert "410" in shown
+    # When the operator has talked to them
+    assert "1 deliveries would be replayed" in system.runhook(
+        "replay", sent["event_id"], "--sink", "billing", "--dry-run"
+    )
+    system.runhook("replay", letter["id"][:12], "--wait")
+    # Then it arrives under the same key, and nowhere else again
+    (billed,) = system.delivered(run_id="tsk_refused", sink="billing", count=1)
+    keys = [each.headers["webhook-id"] for each in system.billing.requests]
+    assert keys.count(billed["id"]) == billed["attempts"] == 2
+    assert all(each["attempts"] == 1 for each in system.deliveries(run_id="tsk_refused") if each["sink"] != "billing")
+    assert not system.deliveries(state=["dead"])
+
+
+def _filter(wanted: Mapping[str, Any]) -> queries.Filter:
+    return queries.Filter(**{"limit": 10_000, **wanted})
+
+
+def _open(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{each['sink']} {each['state']} {each['attempts']} {each['reason']}"
+        for each in found
+        if each["state"] != "delivered"
+    ]
+
+
+def _dead(system: System, run_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+
+    def there() -> bool:
+        found[:] = system.deliveries(run_id=run_id, state=["dead"])
+        return bool(found)
+
+    system.until(there, f"a delivery of {run_id} is dead")
+    return found
+
+
+def test_a_paused_sink_waits_for_the_operator(system: System) -> None:
+    # Given
+    system.runhook("sink", "pause", "ops")
+    before = len(system.slack.messages)
+    # When
+    system.trigger("terminated", "--run-id", "tsk_paused")
+    system.delivered(run_id="tsk_paused", sink="archive", count=1)
+    # Then nothing was said, and the operator sees why
+    (waiting,) = system.deliveries(run_id="tsk_paused", sink="ops")
+    assert (waiting["state"], waiting["attempts"]) == ("queued", 0)
+    (listed,) = (each for each in system.json("sink", "list") if each["name"] == "ops")
+    assert listed["paused"]
+    # Until it goes on
+    system.runhook("sink", "resume", "ops")
+    system.delivered(run_id="tsk_paused", sink="ops", count=1)
+    assert len(system.slack.messages) == before + 1
+
+
+def test_each_sink_can_be_tried_from_the_command_line(system: System) -> None:
+    names = ("results", "archive", "mirror", "ops", "billing")
+    with ThreadPoolExecutor(2) as pool:
+        said = dict(zip(names, pool.map(lambda name: system.runhook("sink", "test", name), names), strict=True))
+    assert all(f"{name}: accepted" in text for name, text in said.items())
+    assert any("test" in text_of(message).lower() for message in system.slack.messages)
+    assert [path for path in system.files() if "/test-evt_" in path]
+
+
+def test_check_says_where_a_body_would_go_and_the_lists_are_made_for_people(system: System, tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_bytes(samples.build("terminated", now=time.time()))
+    said = system.runhook("check", "--against", str(body), "task_v2.completed")
+    assert "config/runhook.yaml: ok" in said
+    assert "→ results, archive, mirror, ops" in said
+    assert "→ results, archive, mirror, billing" in said
+    assert system.slack.webhook_url not in said
+    assert BILLING_SECRET not in said
+    system.trigger("canceled", "--run-id", "tsk_shown")
+    system.delivered(run_id="tsk_shown", count=3)
+    lines = system.runhook("deliveries", "--run", "tsk_shown").splitlines()
+    assert len(lines) == 4
+    assert all("tsk_shown" in line and "delivered" in line for line in lines[1:])
+    assert any("var/archive/task_v1/tsk_shown" in line for line in lines)
+    assert "canceled" in system.runhook("runs", "--run", "tsk_shown")
+
+
+def test_strangers_and_the_curious_get_the_answers_that_suit_skyvern(system: System) -> None:
+    def post(path: str, body: bytes = b"{}", **headers: str) -> tuple[int, dict[str, Any]]:
+        answer = httpx2.post(system.url + path, content=body, headers=headers, timeout=10)
+        return answer.status_code, answer.json()
+
+    assert post("/webhooks/skyvern")[0] == 401
+    assert post("/webhooks/nobody")[0] == 404
+    assert post("/webhooks/skyvern", b"x" * (17 << 20))[0] == 413
+    for path in ("/webhooks/skyvern", "/webhooks/nobody", "/nowhere"):
+        assert set(post(path)[1]["error"]) == {"code", "message"}
+
+
+# --- On nothing but this machine
+
+
+def test_the_same_config_on_the_embedded_default(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> None:
+    with surroundings(tmp_path_factory.mktemp("e"), s3_server) as system:
+        system.start("dev")
+        sent = system.trigger("task_v1.completed", "workflow_run.failed", "undelivered")
+        found = system.delivered(count=3 * 4)
+        # Then the rows, files, objects, the message and the posts are there
+        files, objects = system.files(), system.objects()
+        bodies = bodies_of(files, [each["event_id"] for each in sent])
+        assert bodies_of(objects, bodies) == bodies
+        with contextlib.closing(sqlite3.connect(system.directory / "var" / "results.db")) as connection:
+            connection.row_factory = sqlite3.Row
+            table = {row["run_id"]: dict(row) for row in connection.execute("SELECT * FROM skyvern_runs")}
+        for event, body in bodies.items():
+            run = parse(body)
+            check_row(table[run.run_id], run)
+            check_kept(files, event, run)
+            check_kept(objects, event, run)
+        assert len(system.slack.messages) == 1
+        assert {check_post(each, bodies) for each in system.billing.requests} <= bodies.keys()
+        assert {each["sink"] for each in found} == {"results", "archive", "mirror", "ops", "billing"}
+        # And the one command ends well
+        assert system.stop() == {"dev": 0}
+        assert "Traceback" not in system.log
