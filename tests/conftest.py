@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.servers.seaweedfs",
     "tests.servers.skyvern",
     "tests.servers.scripted",
+    "tests.servers.submitting",
 ]

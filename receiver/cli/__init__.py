@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "operations": ("receiver.cli.operate", "operations"),
     "sink": ("receiver.cli.sinks", "app"),
     "quarantine": ("receiver.cli.quarantine", "app"),
+    "keys": ("receiver.cli.keys", "app"),
     "simulate": ("receiver.cli.simulate", "simulate"),
 }
 

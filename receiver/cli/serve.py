@@ -41,11 +41,12 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
 
     from receiver import protocol
     from receiver.monitor import metrics
+    from receiver.submit.api import submit
     from receiver.web import PARTS, check_at_start, create_app
 
     listener = _listen(host, port)
     found = check_at_start(settings, config)
-    app = create_app(settings, config, [*PARTS, metrics])
+    app = create_app(settings, config, [*PARTS, metrics, submit])
     server = _server(uvicorn.Config(app, **protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)))
     lines = [
         f"listening on http://{_shown(host)}:{listener.getsockname()[1]}",

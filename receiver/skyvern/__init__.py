@@ -18,11 +18,12 @@ from receiver.skyvern.answers import (
     parse_retry_after,
     submitted,
 )
-from receiver.skyvern.client import SkyvernAPI, SkyvernReader, Streamed
+from receiver.skyvern.client import BrokenOff, SkyvernAPI, SkyvernReader, Streamed
 
 __all__ = [
     "Answer",
     "Answered",
+    "BrokenOff",
     "Created",
     "ListedArtifact",
     "ListedRun",

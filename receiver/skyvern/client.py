@@ -167,12 +167,23 @@ def _timeout(limit: float) -> httpx2.Timeout:
     return httpx2.Timeout(limit, connect=min(CONNECT_LIMIT, limit))
 
 
+class BrokenOff(Exception):
+    """The connection broke, or fell silent, before an answer was whole."""
+
+
+async def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.aiter_raw():
+            yield chunk
+    except _BROKEN:
+        raise BrokenOff from None
+
+
 @dataclass(frozen=True, slots=True)
 class Streamed:
     """An answer whose body is still on its way: read `chunks`, then call `aclose`, whatever happened.
 
-    Each piece must come within the limit of a read; how many there are is not bounded. `chunks` raises an error of the
-    HTTP client when the connection breaks.
+    Each piece must come within the limit of a read; how many there are is not bounded. `chunks` raises BrokenOff.
     """
 
     status: int
@@ -285,7 +296,7 @@ class SkyvernAPI:
         except _BROKEN as error:
             return self._origin.failure(error, call)
         head = _answer(response, b"")
-        return Streamed(head.status, head.headers, response.aiter_raw(), response.aclose)
+        return Streamed(head.status, head.headers, _chunks(response), response.aclose)
 
     async def aclose(self) -> None:
         """Close the connections."""

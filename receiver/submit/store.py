@@ -15,7 +15,8 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable
 T = TypeVar("T")
 
 THREADS = 8
-MOST_WAITING = 512
+MOST_WAITING = 10_000
+"""Calls that may wait for a thread: a burst of waiters that all hear of the same moment is no trouble yet."""
 
 
 class Store:

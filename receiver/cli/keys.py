@@ -1,0 +1,172 @@
+"""`runhook keys`: the keys with which upstream apps call the submit API."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver.cli._output import clean, out, print_json, print_table, when, with_iso_times
+from receiver.config import load, parse_rate
+from receiver.errors import ConfigError, NotStarted, UsageError
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import keys as ledger_keys
+from receiver.ledger.keys import Key
+from receiver.ledger.migrate import ensure_schema
+from receiver.settings import SECRET_FILE, Settings
+from receiver.submit import keys
+
+app = typer.Typer(
+    help="Keys of upstream apps for the submit API: make them, see them, take them away.", no_args_is_help=True
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+
+_LONGEST_NAME = 100
+
+
+def _opened(settings: Settings) -> Ledger:
+    ledger = Ledger(settings.database_url)
+    ensure_schema(ledger)
+    return ledger
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the app is called in lists.")],
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="submit, read or operate; may be given again. All by default.")
+    ] = None,
+    source: Annotated[
+        str, typer.Option("--source", help="The source whose API it may use; the only one by default.")
+    ] = "",
+    rate: Annotated[str | None, typer.Option("--rate", help="Most calls in a time, such as 10/s or 100/m.")] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a key and show it, this once."""
+    scopes = [part.strip() for each in scope or keys.SCOPES for part in each.split(",") if part.strip()]
+    unknown = sorted(set(scopes) - set(keys.SCOPES))
+    if unknown or not scopes:
+        raise UsageError(f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(keys.SCOPES)}")
+    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise UsageError(f"the name must be 1 to {_LONGEST_NAME} printable characters")
+    if rate is not None:
+        try:
+            parse_rate(rate)
+        except ValueError as error:
+            raise UsageError(f"--rate: {error}") from None
+    settings = Settings.from_env(config=config, data=data)
+    loaded = load(settings.config, settings.environ)
+    chosen = source or (next(iter(loaded.sources)) if len(loaded.sources) == 1 else "")
+    if chosen not in loaded.sources:
+        raise UsageError(f"--source: name one of {', '.join(loaded.sources)}")
+    if loaded.sources[chosen].api(settings.skyvern_base_url) is None:
+        raise ConfigError(f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it")
+    master, ledger = settings.master_secret(make=True), _opened(settings)
+    key_id = secrets.token_hex(6)
+    whole = keys.derive(master, key_id)
+    key = Key(key_id, name.strip(), keys.digest(whole), keys.hint(whole), frozenset(scopes), chosen, rate, time.time())
+    try:
+        _same_master(ledger.read(ledger_keys.every), master, settings)
+        ledger.write(lambda connection: ledger_keys.create(connection, key))
+    except LedgerUnavailable as error:
+        raise NotStarted(f"the ledger can't be used: {error}") from None
+    finally:
+        ledger.close()
+    if json:
+        print_json({**_row(key), "key": whole})
+        return
+    out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(_sorted(key))} for source {chosen}.")
+    out().print(f"Take it away with: runhook keys revoke {key.id}")
+
+
+def _same_master(known: list[Key], master: str, settings: Settings) -> None:
+    """Raises ConfigError when the keys in use were made with another secret: their webhooks would be signed wrongly."""
+    for key in known:
+        if key.revoked_at is None and keys.digest(keys.derive(master, key.id)) != key.hash:
+            where = (
+                "RUNHOOK_SECRET" if settings.secret else f"RUNHOOK_SECRET is not set, and {settings.data}/{SECRET_FILE}"
+            )
+            raise ConfigError(
+                f"{where}: is not the secret that key {key.id} ({clean(key.name, 40)}) was made with; set"
+                " RUNHOOK_SECRET to the same value on each host, or revoke the keys that were made with the other one"
+            )
+
+
+@app.command("list")
+def list_(config: ConfigOption = None, data: DataOption = None, json: JsonOption = False) -> None:
+    """List the keys, the oldest first."""
+    ledger = _opened(Settings.from_env(config=config, data=data))
+    try:
+        found = ledger.read(ledger_keys.every)
+    except LedgerUnavailable as error:
+        raise NotStarted(f"the ledger can't be used: {error}") from None
+    finally:
+        ledger.close()
+    if json:
+        print_json([_row(key) for key in found])
+        return
+    rows = [
+        [
+            key.id,
+            key.name,
+            f"{key.hint}…",
+            ",".join(_sorted(key)),
+            key.source,
+            key.rate or "",
+            when(key.created_at),
+            when(key.used_at),
+            f"revoked {when(key.revoked_at)}" if key.revoked_at else "in use",
+        ]
+        for key in found
+    ]
+    columns = ["id", "name", "key", "scopes", "source", "rate", "created", "last used", "state"]
+    print_table("", columns, rows, "There are no keys. Make one with: runhook keys create NAME")
+
+
+@app.command()
+def revoke(
+    ids: Annotated[list[str], typer.Argument(help="Ids as `list` shows them.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Take keys away. They open nothing any more within 5 seconds."""
+    ledger = _opened(Settings.from_env(config=config, data=data))
+    try:
+        known = {key.id for key in ledger.read(ledger_keys.every)}
+        unknown = sorted(set(ids) - known)
+        if unknown:
+            raise UsageError(f"no such key: {', '.join(clean(each, 60) for each in unknown)}")
+        now = time.time()
+        count = sum(ledger.write(lambda connection: [ledger_keys.revoke(connection, each, now) for each in set(ids)]))
+    except LedgerUnavailable as error:
+        raise NotStarted(f"the ledger can't be used: {error}") from None
+    finally:
+        ledger.close()
+    out().print(f"{count} revoked.")
+
+
+def _sorted(key: Key) -> list[str]:
+    return [scope for scope in keys.SCOPES if scope in key.scopes]
+
+
+def _row(key: Key) -> dict[str, object]:
+    shown = {
+        "id": key.id,
+        "name": key.name,
+        "hint": key.hint,
+        "scopes": _sorted(key),
+        "source": key.source,
+        "rate": key.rate,
+        "created_at": key.created_at,
+        "used_at": key.used_at,
+        "revoked_at": key.revoked_at,
+    }
+    return with_iso_times(shown)

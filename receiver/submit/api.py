@@ -1,0 +1,219 @@
+"""The submit API as a part of the web application: Skyvern's own paths, for upstream apps with keys of ours.
+
+It puts together what the other modules of this package do, and turns a request into their arguments and what they
+give into a response. Errors have Skyvern's shape, {"detail": …}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final, NamedTuple, TypeVar
+
+import redis
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from receiver.allowance import Allowance
+from receiver.errors import ConfigError
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
+from receiver.ledger.keys import Key
+from receiver.ledger.results import standings
+from receiver.redact import Redactor
+from receiver.skyvern import SkyvernAPI
+from receiver.submit.answers import Reply, error
+from receiver.submit.disguise import Disguise
+from receiver.submit.gate import Gate, Refusal
+from receiver.submit.keys import scope_of
+from receiver.submit.passthrough import Passthrough
+from receiver.submit.results import Results
+from receiver.submit.store import Store
+from receiver.submit.submitter import CALLS, Source, Submitter
+from receiver.submit.waiters import Waiters
+from receiver.web import Context, Part
+
+STOP_WAIT: Final = 4.0
+"""Seconds that submits on their way have to be answered when the process stops."""
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+T = TypeVar("T")
+
+
+class Caller(NamedTuple):
+    """Who calls, and the source that the key is for."""
+
+    key: Key
+    source: Source
+
+
+Handler = Callable[[Request, Caller], Awaitable[Response]]
+
+log = logging.getLogger("runhook.submit")
+
+
+def submit(context: Context) -> Part:
+    """The part that serves /v1 and /api/v1."""
+    api = _Api(context)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        if not context.settings.public_url and api.sources:
+            log.warning("submit.without_callbacks PUBLIC_URL is not set: results come by polling alone")
+        yield
+        await api.close()
+
+    # Skyvern takes a slash at the end, and its SDKs send one here and there.
+    routes = [
+        Route(path + slash, api.entry(handler), methods=methods)
+        for methods, path, handler in (
+            *((["POST"], path, api.submit) for path in CALLS),
+            (["GET"], "/v1/runs/{run_id}", api.get_run),
+            (["GET"], "/v1/runs/{run_id}/events", api.events),
+        )
+        for slash in ("", "/")
+    ]
+    others = [Route(root + "/{rest:path}", api.entry(api.other), methods=_METHODS) for root in ("/v1", "/api/v1")]
+    return Part([*routes, *others], lifespan)
+
+
+class _Api:
+    def __init__(self, context: Context) -> None:
+        settings, config = context.settings, context.config
+        self._lines = Allowance(1, 10)
+        self._max_body = config.server.max_body
+        self._max_wait = config.submit.max_wait
+        self.sources: dict[str, Source] = {}
+        for name, source in config.sources.items():
+            if (found := source.api(settings.skyvern_base_url)) is None:
+                continue
+            try:
+                api = SkyvernAPI(*found)
+            except ConfigError as problem:
+                raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
+            callbacks = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
+            secrets = tuple(each.encode() for each in source.signing_secrets)
+            self.sources[name] = Source(name, api, callbacks, secrets)
+        self._store = Store(Ledger(settings.database_url))
+        client = redis.Redis.from_url(settings.redis_url, socket_timeout=0.5, socket_connect_timeout=0.5)
+        self._gate = Gate(self._store, client, config.submit.rate)
+        self._waiters = Waiters(
+            lambda wanted: self._store.read(lambda connection: standings(connection, wanted)),
+            config.submit.max_waiters,
+        )
+        disguise = Disguise(self._store)
+        self._submitter = Submitter(self._store, Redactor(config.redact))
+        self._results = Results(self._store, self._waiters, disguise, context.keeper.keep)
+        self._passthrough = Passthrough(disguise)
+
+    def entry(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """`handler` behind the gate, and every way in which a call may end as an answer."""
+
+        async def serve(request: Request) -> Response:
+            try:
+                key = await self._gate.admit(request.headers, scope_of(request.method, _path(request)))
+                return await handler(request, Caller(key, self._source(key)))
+            except Refusal as refusal:
+                return _response(refusal.reply)
+            except LedgerUnavailable as trouble:
+                if self._lines.take(1, time.monotonic()):
+                    log.warning("submit.unavailable ledger=%s", trouble)
+                return _response(error(503, "The ledger is away; nothing was done", retry_after="5"))
+            except LedgerDataError:
+                return _response(error(422, "The request holds a text that can't be kept"))
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+
+        return serve
+
+    def _source(self, key: Key) -> Source:
+        source = self.sources.get(key.source)
+        if source is None:
+            raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
+        return source
+
+    async def submit(self, request: Request, caller: Caller) -> Response:
+        body = await self._body(request)
+        call = CALLS[_path(request).rstrip("/")]
+        return _response(await self._submitter.submit(caller.source, caller.key, call, body, request.headers))
+
+    async def get_run(self, request: Request, caller: Caller) -> Response:
+        given = request.query_params.get("wait", "0")
+        try:
+            wait = float(given.removesuffix("s"))
+            if not 0 <= wait < 1e9:
+                raise ValueError
+        except ValueError:
+            raise Refusal(error(422, "wait: must be a number of seconds")) from None
+        asked = self._results.get(caller.source, request.path_params["run_id"], min(wait, self._max_wait))
+        return _response(await (_while_there(request, asked) if wait else asked))
+
+    async def events(self, request: Request, caller: Caller) -> Response:
+        found = await self._results.changes(caller.source, request.path_params["run_id"])
+        if isinstance(found, Reply):
+            return _response(found)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(found, media_type="text/event-stream", headers=headers)
+
+    async def other(self, request: Request, caller: Caller) -> Response:
+        path, query = _path(request), request.scope["query_string"].decode("latin-1")
+        if request.method not in ("GET", "HEAD"):
+            body = await self._body(request)
+            reply = await self._passthrough.act(caller.source, request.method, path, query, request.headers, body)
+            return _response(reply)
+        found = await self._passthrough.read(caller.source, request.method, path, query, request.headers)
+        if isinstance(found, Reply):
+            return _response(found)
+        reply, pieces = found
+        return StreamingResponse(pieces, reply.status, dict(reply.headers))
+
+    async def _body(self, request: Request) -> bytes:
+        pieces, size = [], 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > self._max_body:
+                raise Refusal(error(413, f"The body is over {self._max_body} bytes"))
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def close(self) -> None:
+        await self._submitter.close(STOP_WAIT)
+        await self._waiters.close()
+        for source in self.sources.values():
+            await source.api.aclose()
+        self._gate.close()
+        self._store.close()
+
+
+def _path(request: Request) -> str:
+    """The path as it stands on the wire."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return raw.split(b"?")[0].decode("latin-1")
+
+
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, reply.status, dict(reply.headers))
+
+
+async def _while_there(request: Request, work: Awaitable[T]) -> T:
+    """What `work` gives. A caller that hangs up ends it: nothing is held for nobody."""
+
+    async def hung_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(hung_up())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await each

@@ -1,0 +1,89 @@
+"""Calls that are Skyvern's own business: passed on with the source's key, and the answer brought back.
+
+Answers of reads come in pieces, whatever their size. None that holds a secret of the source goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
+from receiver.submit.answers import Reply, error, holds_secret, relay, relayed_headers
+from receiver.submit.disguise import Disguise
+from receiver.submit.submitter import Source
+
+WHOLE = 4 << 20
+"""Bytes up to which an answer is read before it is passed on, so that our callback URLs in it can be replaced."""
+
+
+class Leak(Exception):
+    """A secret of the source stood in a body that was already on its way; the connection is broken off."""
+
+
+class Passthrough:
+    """All calls that nothing else is done for."""
+
+    def __init__(self, disguise: Disguise) -> None:
+        self._disguise = disguise
+
+    async def read(
+        self, source: Source, method: str, path: str, query: str, headers: Mapping[str, str]
+    ) -> Reply | tuple[Reply, AsyncIterator[bytes]]:
+        """The answer to a GET or HEAD; for a large one its head and an iterator of its body.
+
+        The iterator raises Leak, or BrokenOff when the connection to Skyvern breaks.
+        """
+        said = await source.api.stream(method, path, query, headers)
+        if isinstance(said, Unreachable):
+            return error(504 if "in time" in said.reason else 503, said.reason, retry_after="5")
+        pieces: list[bytes] = []
+        size = 0
+        whole = False
+        try:
+            async for piece in said.chunks:
+                pieces.append(piece)
+                size += len(piece)
+                if size > WHOLE:
+                    break
+            else:
+                whole = True
+        except BrokenOff:
+            await said.aclose()
+            return error(502, "Skyvern's answer broke off")
+        body = b"".join(pieces)
+        reply = relay(Answered(said.status, body, said.headers), source.secrets)
+        if whole or reply.status != said.status:
+            await said.aclose()
+            if _is_json(reply.headers):
+                reply = Reply(reply.status, await self._disguise.put_on(source, reply.body), reply.headers)
+            elif method == "HEAD" and "content-length" in said.headers:
+                reply = reply.with_headers(content_length=said.headers["content-length"])
+            return reply
+        return Reply(said.status, b"", relayed_headers(said.headers)), _rest(said, body, source)
+
+    async def act(
+        self, source: Source, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
+    ) -> Reply:
+        """The answer to any other call."""
+        said = await source.api.forward(method, path, query, headers, body)
+        reply = relay(said, source.secrets)
+        return Reply(reply.status, await self._disguise.put_on(source, reply.body), reply.headers)
+
+
+def _is_json(headers: Mapping[str, str]) -> bool:
+    return "json" in headers.get("content-type", "")
+
+
+async def _rest(said: Streamed, first: bytes, source: Source) -> AsyncIterator[bytes]:
+    """The body, of which `first` is read already, looked through for secrets over the seams of its pieces."""
+    overlap = max((len(secret) for secret in source.secrets), default=1) - 1
+    tail = first[-overlap:] if overlap else b""
+    try:
+        yield first
+        async for piece in said.chunks:
+            if holds_secret(tail + piece, source.secrets):
+                raise Leak
+            tail = (tail + piece)[-overlap:] if overlap else b""
+            yield piece
+    finally:
+        await said.aclose()

@@ -1,0 +1,200 @@
+"""GET of a run: from the ledger once it is final, else from Skyvern; held until it is final, or told as it changes.
+
+A final answer that is seen at Skyvern before its webhook came is kept as an event, via poll, and goes down the same
+road as any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+from urllib.parse import quote
+
+from receiver.errors import RequestError
+from receiver.event import Event, event_id
+from receiver.ledger import LedgerUnavailable
+from receiver.ledger import results as ledger_results
+from receiver.ledger.results import Result, RunKey, Standing
+from receiver.run import parse
+from receiver.skyvern import Answered, Unreachable
+from receiver.submit.answers import SOURCE_HEADER, STATUS_HEADER, SUBMISSION_HEADER, Reply, error, relay
+from receiver.submit.disguise import Disguise
+from receiver.submit.lapse import lapses_at
+from receiver.submit.splice import NotAnObject, splice
+from receiver.submit.splice import parse as parse_object
+from receiver.submit.store import Store
+from receiver.submit.submitter import Source
+from receiver.submit.waiters import TooManyWaiters, Waiters
+
+SPARE = 30.0
+"""Seconds that a signed URL must still live for the ledger's body to do."""
+KEEP_ALIVE = 15.0
+KEEP_ONCE_IN = 60.0
+"""Seconds in which a final answer of one run, seen again, is not kept again: the dispatcher may be on its way."""
+_MOST_KEPT = 10_000
+_NEEDED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
+# The smallest run object that the official SDK accepts.
+
+Keep = Callable[[Event], Awaitable[None]]
+
+
+class Results:
+    """Results for callers. `keep`: takes an event to the inbox; it may raise RequestError."""
+
+    def __init__(self, store: Store, waiters: Waiters, disguise: Disguise, keep: Keep) -> None:
+        self._store = store
+        self._waiters = waiters
+        self._disguise = disguise
+        self._keep = keep
+        self._asked: dict[RunKey, asyncio.Task[Reply | None]] = {}
+        self._kept: dict[tuple[str, str, int, str], float] = {}
+
+    async def get(self, source: Source, run_id: str, wait: float = 0.0) -> Reply:
+        """The run. `wait`: seconds to hold the request until it is final. Raises LedgerUnavailable only if `wait`."""
+        found = await self._from_ledger(source, run_id)
+        if found is not None:
+            return found
+        if wait <= 0:
+            return await self._from_skyvern(source, run_id)
+        if not await self._is_known(source, run_id):
+            reply = await self._from_skyvern(source, run_id)
+            if reply.status != 200 or parse(reply.body).final:
+                return reply
+        try:
+            standing = await self._waiters.final((source.name, run_id), wait)
+        except TooManyWaiters:
+            return error(503, "too many requests wait for runs", retry_after="5")
+        found = await self._from_ledger(source, run_id) if standing else None
+        return found or await self._from_skyvern(source, run_id)
+
+    async def changes(self, source: Source, run_id: str) -> AsyncIterator[bytes] | Reply:
+        """The run's server-sent events until it is final; or a Reply when there is no such run."""
+        if not await self._is_known(source, run_id):
+            reply = await self._from_skyvern(source, run_id)
+            if reply.status != 200:
+                return reply
+        return self._changes(source, run_id)
+
+    async def _changes(self, source: Source, run_id: str) -> AsyncIterator[bytes]:
+        known: Standing | None = None
+        yield b"retry: 2000\n\n"
+        while True:
+            try:
+                standing = await self._waiters.change((source.name, run_id), known, KEEP_ALIVE)
+            except TooManyWaiters:
+                yield _sse("error", "", b'{"detail":"too many requests wait for runs"}')
+                return
+            if standing is None:
+                yield b": still here\n\n"
+                continue
+            known = standing
+            if standing.final and (reply := await self._from_ledger(source, run_id)) is not None:
+                yield _sse("result", standing.event_id, reply.body)
+                return
+            told = {
+                "run_id": run_id,
+                "run_type": standing.run_type,
+                "status": standing.outcome,
+                "attempt": standing.attempt,
+                "final": standing.final,
+            }
+            yield _sse("status", standing.event_id, json.dumps(told).encode())
+
+    async def _is_known(self, source: Source, run_id: str) -> bool:
+        """Whether the ledger knows that there is such a run: then nobody needs to ask Skyvern whether it exists."""
+        key = (source.name, run_id)
+        return await self._store.read(
+            lambda connection: (
+                bool(ledger_results.standings(connection, [key])) or ledger_results.is_ours(connection, *key)
+            )
+        )
+
+    async def _from_ledger(self, source: Source, run_id: str) -> Reply | None:
+        """The final run as the ledger has it, with fresh URLs where those in it have lapsed. None: ask Skyvern.
+
+        Those who ask at the same time share one answer: a thousand who waited for a run wake in one moment.
+        """
+        key = (source.name, run_id)
+        task = self._asked.get(key)
+        if task is None:
+            task = self._asked[key] = asyncio.create_task(self._look(source, run_id))
+            task.add_done_callback(lambda _: self._asked.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _look(self, source: Source, run_id: str) -> Reply | None:
+        try:
+            result = await self._store.read(lambda connection: ledger_results.result(connection, source.name, run_id))
+        except LedgerUnavailable:
+            return None
+        if result is None:
+            return None
+        lapses = lapses_at(result.body)
+        if lapses is not None and lapses < time.time() + SPARE:
+            said = await source.api.get_run(run_id)
+            # Skyvern is asked for its URLs only: what the run is, the ledger knows.
+            if isinstance(said, Answered) and said.ok and parse(said.body).run_id == run_id:
+                body, origin = said.body, "skyvern"
+            else:
+                body, origin = result.body, "ledger; urls=lapsed"
+        else:
+            body, origin = result.body, "ledger"
+        return await self._reply(source, result, body, origin)
+
+    async def _reply(self, source: Source, result: Result, body: bytes, origin: str) -> Reply | None:
+        standing = result.standing
+        try:
+            members = parse_object(body)
+        except NotAnObject:
+            return None
+        if any(name not in members for name in _NEEDED):
+            return None
+        headers = {"content-type": "application/json", SOURCE_HEADER: origin}
+        if standing.submission_id:
+            headers[SUBMISSION_HEADER] = standing.submission_id
+        if members["status"] != standing.outcome:
+            headers[STATUS_HEADER] = quote(str(members["status"])[:100], safe="")
+            body = splice(body, {"status": json.dumps(standing.outcome).encode()})
+        reply = relay(Answered(200, await self._disguise.put_on(source, body), headers), source.secrets)
+        return Reply(200, reply.body, headers) if reply.status == 200 else reply
+
+    async def _from_skyvern(self, source: Source, run_id: str) -> Reply:
+        said = await source.api.get_run(run_id)
+        if isinstance(said, Unreachable):
+            return error(504 if "in time" in said.reason else 503, said.reason, retry_after="5")
+        if said.ok and not isinstance(said.json(), dict):
+            return error(502, "Skyvern's answer was not understood")
+        reply = relay(said, source.secrets)
+        if reply.status != 200:
+            return reply
+        await self._note(source, said.body)
+        run = parse(said.body)
+        body = await self._disguise.put_on(source, reply.body)
+        headers = {**reply.headers, SOURCE_HEADER: "skyvern"}
+        if run.outcome and run.outcome != run.status:
+            headers[STATUS_HEADER] = quote(run.status, safe="")
+            body = splice(body, {"status": json.dumps(run.outcome).encode()})
+        return Reply(200, body, headers)
+
+    async def _note(self, source: Source, body: bytes) -> None:
+        """Keep a final answer as an event. Never in the caller's way: what fails here, the clock finds later."""
+        run = parse(body)
+        now = time.monotonic()
+        key = (source.name, run.run_id, run.attempt, run.status)
+        if not run.final or run.problem or now - self._kept.get(key, float("-inf")) < KEEP_ONCE_IN:
+            return
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        self._kept[key] = now
+        try:
+            await self._keep(Event(event_id(source.name, body), source.name, body, time.time(), via="poll"))
+        except RequestError:
+            self._kept.pop(key, None)
+
+
+def _sse(kind: str, event: str, data: bytes) -> bytes:
+    """One server-sent event. `data` may have lines."""
+    lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
+    return b"event: " + kind.encode() + b"\n" + (b"id: " + event.encode() + b"\n" if event else b"") + lines + b"\n"

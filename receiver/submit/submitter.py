@@ -1,0 +1,295 @@
+"""A submit: written down, sent on with our callback URL, its answer written down. Each one runs in a task of its own.
+
+The task outlives the caller's connection: whoever hangs up has still submitted, and finds the answer under the same
+Idempotency-Key, or with the same request while nobody knows yet what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
+from receiver.ledger.keys import Key
+from receiver.ledger.submissions import Answer, NewSubmission, Submission
+from receiver.redact import Redactor
+from receiver.run import parse as parse_run
+from receiver.skyvern import Answer as Said
+from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
+from receiver.submit import labels
+from receiver.submit.answers import (
+    REPLAYED_HEADER,
+    Reply,
+    error,
+    held_for_good,
+    invalid,
+    malformed,
+    of_submit,
+    relay,
+)
+from receiver.submit.gate import Refusal
+from receiver.submit.splice import NotAnObject, parse, splice
+from receiver.submit.states import Move
+from receiver.submit.states import Submission as State
+from receiver.submit.store import Store
+
+CALLS: Final = {
+    "/v1/run/tasks": "tasks",
+    "/v1/run/agents": "agents",
+    "/v1/run/workflows": "workflows",
+    "/api/v1/tasks": "legacy",
+}
+"""The paths that submit, and what the ledger calls them."""
+JOIN_FOR = 60.0
+"""Seconds that a request waits for the answer to an earlier one that it repeats."""
+LOOK_EVERY = 0.3
+DUE_AFTER = 600.0
+"""Seconds after which a run that was accepted is looked for."""
+_LONGEST_KEY = 255
+_MAX_TITLE = 500
+_WRITE_AGAIN = (0.2, 1.0, 3.0)
+
+log = logging.getLogger("runhook.submit")
+
+Prove = Callable[[Submission], Awaitable[Answered | None]]
+"""Looks in Skyvern's API for the run of a submission whose answer was lost: the GET of it, or None."""
+Due = Callable[[str, Mapping[str, Any], Mapping[str, str], float], float]
+"""(call, the request's members, its headers, now) → when a run of this kind is overdue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source as the submit API sees it. `callbacks`: where its webhooks reach us, without the token, or ""."""
+
+    name: str
+    api: SkyvernAPI
+    callbacks: str = ""
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)
+
+    def callback(self, submission_id: str) -> str:
+        """The callback URL of a submission, or "" without a public URL."""
+        return f"{self.callbacks}/{submission_id}" if self.callbacks else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request as it is written down and sent. `replacing`: what the answer must not show, and what it shows."""
+
+    new: NewSubmission
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    replacing: Mapping[bytes, bytes] = field(repr=False)
+    members: Mapping[str, Any] = field(repr=False)
+
+
+def prepare(source: Source, key: Key, call: str, body: bytes, headers: Mapping[str, str]) -> Prepared:
+    """Read a request. Raises Refusal: what can't be read, or whose labels can't be kept, is never sent.
+
+    `headers`: by lower-case name.
+    """
+    try:
+        members = parse(body)
+    except NotAnObject as problem:
+        raise Refusal(malformed(problem)) from None
+    header = headers.get(labels.HEADER, "")
+    mine = members.get(labels.MEMBER)
+    try:
+        found = labels.labels_of(header, mine)
+    except labels.LabelError as problem:
+        raise Refusal(invalid(labels.MEMBER, str(problem))) from None
+    idempotency_key = headers.get("idempotency-key") or None
+    if idempotency_key and not (len(idempotency_key) <= _LONGEST_KEY and idempotency_key.isprintable()):
+        raise Refusal(invalid(None, f"Idempotency-Key: must be 1 to {_LONGEST_KEY} printable characters"))
+    submission_id = "sub_" + secrets.token_hex(16)
+    member = "webhook_callback_url" if call == "legacy" else "webhook_url"
+    theirs = members.get(member)
+    changes: dict[str, bytes | None] = {labels.MEMBER: None} if labels.MEMBER in members else {}
+    replacing = {}
+    if isinstance(theirs, str) and theirs and not theirs.strip().lower().startswith(("http://", "https://")):
+        raise Refusal(error(400, f"Invalid URL: {member} must begin with http:// or https://"))
+    if theirs is None or isinstance(theirs, str):  # anything else Skyvern refuses, in its own words
+        ours = source.callback(submission_id)
+        changes[member] = json.dumps(ours).encode() if ours else None
+        if ours:
+            replacing[json.dumps(ours).encode()] = json.dumps(theirs or None, ensure_ascii=False).encode()
+    title = members.get("title")
+    new = NewSubmission(
+        id=submission_id,
+        source=source.name,
+        key_id=key.id,
+        call=call,
+        request_hash=_hash(call, header, headers.get("x-max-steps-override", ""), body),
+        title=parse_run(json.dumps({"title": title}).encode()).title if isinstance(title, str) else None,
+        labels=found,
+        callback_url=_storable(theirs.strip()) if isinstance(theirs, str) else "",
+        idempotency_key=idempotency_key,
+    )
+    return Prepared(new, splice(body, changes), headers, replacing, members)
+
+
+def _hash(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        text = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
+        digest.update(b"%d:" % len(text) + text)
+    return digest.hexdigest()
+
+
+def _storable(url: str) -> str:
+    if "\0" in url or any("\ud800" <= each <= "\udfff" for each in url):
+        raise Refusal(error(400, "Invalid URL: the webhook's URL holds characters that no URL has"))
+    return url
+
+
+class Submitter:
+    """Submits of all sources in this process. `prove`: how a lost answer is made good at once, if that can be."""
+
+    def __init__(self, store: Store, redactor: Redactor, prove: Prove | None = None, due: Due | None = None) -> None:
+        self._store = store
+        self._redactor = redactor
+        self._prove = prove
+        self._due = due
+        self._going: dict[str, asyncio.Task[Reply]] = {}
+
+    async def submit(self, source: Source, key: Key, call: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """The answer to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent."""
+        prepared = prepare(source, key, call, body, headers)
+        new, now = prepared.new, time.time()
+        submission, made = await self._store.write(lambda connection: submissions.begin(connection, new, now))
+        if not made:
+            return await self._join(source, prepared, submission)
+        # Made first and shielded: the caller may hang up, the request is on its way all the same.
+        task = asyncio.create_task(self._carry(source, prepared))
+        self._going[submission.id] = task
+        task.add_done_callback(lambda _: self._going.pop(submission.id, None))
+        return await asyncio.shield(task)
+
+    async def _carry(self, source: Source, prepared: Prepared) -> Reply:
+        new = prepared.new
+        said = await _SENDS[new.call](source.api, prepared.body, prepared.headers)
+        reply = of_submit(said, source.secrets, prepared.replacing).for_submission(new.id)
+        found = submitted(said)
+        now = time.time()
+        if isinstance(found, Created):
+            due_at = self._due(new.call, prepared.members, prepared.headers, now) if self._due else now + DUE_AFTER
+            answer = Answer(Move.ACCEPT, found.run_id, found.run_type, due_at=due_at)
+        elif isinstance(found, Lost):
+            answer = Answer(Move.MISS, reason=found.reason, due_at=now)
+        else:
+            reason = said.reason if isinstance(said, Unreachable) else f"status {found.status}"
+            answer = Answer(Move.REJECT, reason=reason, release=not held_for_good(said))
+        kept = self._redacted(reply.body) if isinstance(found, Created) else reply.body
+        submission = await self._write(new.id, replace(answer, status=reply.status, body=kept))
+        log.info(
+            "submit.%s submission=%s source=%s call=%s run=%s status=%d",
+            answer.move.value.replace(" ", "_"), new.id, new.source, new.call, answer.run_id, reply.status,
+        )  # fmt: skip
+        if isinstance(found, Lost) and submission is not None:
+            return await self._proof(source, submission) or reply
+        return reply
+
+    async def _write(self, submission_id: str, answer: Answer) -> Submission | None:
+        """Write the answer down. None when the ledger does not take it: the caller is answered all the same, and the
+        submission is found pending by the clock."""
+        for pause in (*_WRITE_AGAIN, None):
+            try:
+                return await self._store.write(
+                    lambda connection: submissions.answered(connection, submission_id, answer, time.time())
+                )
+            except (LedgerUnavailable, LedgerDataError) as trouble:
+                if pause is None or isinstance(trouble, LedgerDataError):
+                    log.error("submit.unwritten submission=%s ledger=%s", submission_id, trouble)
+                    return None
+                await asyncio.sleep(pause)
+        return None
+
+    def _redacted(self, body: bytes) -> bytes:
+        masked, _ = self._redactor.apply(body, parse_run(body).data)
+        return masked
+
+    # A request that repeats an earlier one.
+
+    async def _join(self, source: Source, prepared: Prepared, submission: Submission) -> Reply:
+        if submission.request_hash != prepared.new.request_hash:
+            return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
+        if submission.state is State.PENDING:
+            submission = await self._settled(submission)
+        if submission.state is State.PENDING:
+            reply = error(409, "The first request with this content is still on its way", retry_after="5")
+        else:
+            reply = await self._again(source, submission)
+        return reply.for_submission(submission.id).with_headers(**{REPLAYED_HEADER: "true"})
+
+    async def _settled(self, submission: Submission) -> Submission:
+        """The submission when it is answered, or as it is after a while."""
+        deadline = time.monotonic() + JOIN_FOR
+        while submission.state is State.PENDING and time.monotonic() < deadline:
+            task = self._going.get(submission.id)
+            if task is not None:
+                await asyncio.wait([task], timeout=deadline - time.monotonic())
+            else:
+                await asyncio.sleep(LOOK_EVERY)  # another process carries it
+            submission_id = submission.id
+            found = await self._store.read(lambda connection: submissions.one(connection, submission_id))  # noqa: B023
+            if found is None or (task is not None and found.state is State.PENDING):
+                break  # its answer could not be written down
+            submission = found
+        return submission
+
+    async def _again(self, source: Source, submission: Submission) -> Reply:
+        """The answer that the submission has, or can have by now."""
+        if submission.answer_status is not None and submission.answer is not None and submission.answer_status < 300:
+            return Reply(submission.answer_status, submission.answer, {"content-type": "application/json"})
+        if submission.state in (State.UNKNOWN, State.ACCEPTED):
+            found = await self._proof(source, submission)
+            if found is not None:
+                return found
+        if submission.answer_status is not None and submission.answer is not None:
+            return Reply(submission.answer_status, submission.answer, {"content-type": "application/json"})
+        return error(502, "what became of the call is not known yet")
+
+    async def _proof(self, source: Source, submission: Submission) -> Reply | None:
+        """The answer to a submit whose own was lost, once its run is known: by webhook, or found in Skyvern's API."""
+        said: Said | None = None
+        try:
+            now = await self._store.read(lambda connection: submissions.one(connection, submission.id))
+            if now is not None and now.run_id:
+                submission = now
+            elif self._prove is not None:
+                said = await self._prove(submission)
+                now = await self._store.read(lambda connection: submissions.one(connection, submission.id))
+                submission = now or submission
+        except LedgerUnavailable:
+            return None
+        if not submission.run_id:
+            return None
+        if submission.call == "legacy":
+            body = json.dumps({"task_id": submission.run_id}).encode()
+            return Reply(200, body, {"content-type": "application/json"}).for_submission(submission.id)
+        said = said or await source.api.get_run(submission.run_id)
+        ours = source.callback(submission.id)
+        replacing = {json.dumps(ours).encode(): json.dumps(submission.callback_url or None).encode()} if ours else {}
+        reply = relay(said, source.secrets, replacing=replacing)
+        return reply.for_submission(submission.id) if reply.status < 300 else None
+
+    async def close(self, seconds: float) -> None:
+        """Wait a while for submits that are on their way. What is not answered then is found by the clock."""
+        if self._going:
+            await asyncio.wait(list(self._going.values()), timeout=seconds)
+        for task in list(self._going.values()):
+            task.cancel()
+
+
+_SENDS: dict[str, Callable[[SkyvernAPI, bytes, Mapping[str, str]], Awaitable[Said]]] = {
+    "tasks": SkyvernAPI.submit_task,
+    "agents": SkyvernAPI.submit_agent,
+    "workflows": SkyvernAPI.submit_workflow,
+    "legacy": SkyvernAPI.submit_legacy_task,
+}

@@ -1,0 +1,478 @@
+"""The submit API in front of a simulated Skyvern: written down first, never twice, answered as Skyvern answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from receiver.simulate.faults import Fault
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.skyvern import KEY, SkyvernSimulator
+from tests.servers.submitting import Submitting
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+
+@pytest.fixture
+def rig(submitting: Make, skyvern_simulator: SkyvernSimulator) -> Submitting:
+    return submitting(skyvern_simulator.url)
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+def test_a_submit_is_written_down_and_sent_on_with_our_callback_and_nothing_else_changed(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator
+) -> None:
+    text = (
+        b'{"prompt": "p", "n": 12345678901234567890, "webhook_url": "https://app.example/hook", "labels": {"a": "b"}}'
+    )
+
+    answer = rig.client.post("/v1/run/tasks", content=text, headers={"x-runhook-labels": "team=billing"})
+
+    assert answer.status_code == 200, answer.text
+    (row,) = rig.rows()
+    run = skyvern_simulator.run(answer.json()["run_id"])
+    assert run.callback == f"{rig.url}/webhooks/skyvern/{row['id']}"
+    assert (row["state"], row["run_id"], row["callback_url"]) == ("accepted", run.id, "https://app.example/hook")
+    assert json.loads(row["labels"]) == {"a": "b", "team": "billing"}
+    assert answer.headers["x-runhook-submission-id"] == row["id"]
+    assert run.request["n"] == 12345678901234567890
+    assert "labels" not in run.request
+    assert row["id"].encode() not in answer.content
+    assert rig.url not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/run/agents", {"agent_id": "wpid_1", "webhook_url": "https://app.example/h"}),
+        ("/v1/run/workflows/", {"workflow_id": "wpid_1", "parameters": {"a": 1}}),
+        (
+            "/api/v1/tasks",
+            {"url": "https://x.example", "navigation_goal": "g", "webhook_callback_url": "https://a.b/c"},
+        ),
+    ],
+)
+def test_every_way_to_submit_has_our_callback(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, path: str, body: dict[str, Any]
+) -> None:
+    answer = rig.client.post(path, json=body)
+
+    assert answer.status_code == 200, answer.text
+    (row,) = rig.rows()
+    run_id = answer.json().get("run_id") or answer.json()["task_id"]
+    assert row["run_id"] == run_id
+    assert skyvern_simulator.run(run_id).callback == f"{rig.url}/webhooks/skyvern/{row['id']}"
+
+
+def test_without_a_public_url_a_submit_goes_out_without_a_callback(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url, public_url="")
+
+    answer = rig.task(webhook_url="https://app.example/hook")
+
+    assert skyvern_simulator.run(answer.json()["run_id"]).callback is None
+    assert rig.rows()[0]["callback_url"] == "https://app.example/hook"
+
+
+# No doubles.
+
+
+def test_fifty_requests_with_one_idempotency_key_make_one_run(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern(ratios={Fault.SLOW: 1.0}, slow_seconds=4.0)
+    rig = submitting(sim.url)
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: rig.task("p", {"idempotency-key": "k"}), range(50)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(sim.world.runs) == len(rig.rows()) == 1
+    assert sum("idempotent-replayed" in answer.headers for answer in answers) == 49
+
+
+def test_fifty_identical_requests_without_a_key_make_one_run_while_nobody_knows_its_answer(
+    submitting: Make, simulate_skyvern: Simulate, ledger_url: str
+) -> None:
+    sim = simulate_skyvern(ratios={Fault.SLOW: 1.0}, slow_seconds=10.0)
+    rig = submitting(sim.url, database_url=ledger_url)
+    ready = threading.Barrier(50)
+
+    def submit(_: int) -> httpx2.Response:
+        ready.wait()
+        return rig.task("p")
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(submit, range(50)))
+
+    assert {answer.json()["run_id"] for answer in answers} == set(sim.world.runs)
+    assert len(sim.world.runs) == 1
+    assert rig.task("p").json()["run_id"] != answers[0].json()["run_id"]
+
+
+def test_the_same_key_with_another_body_is_refused_and_keys_are_each_callers_own(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator
+) -> None:
+    first = rig.task("one", {"idempotency-key": "k"})
+
+    other = rig.task("two", {"idempotency-key": "k"})
+    elses = rig.task("two", {"idempotency-key": "k", "x-api-key": rig.key("submit")})
+
+    assert other.status_code == 422
+    assert other.json()["submission_id"] == first.headers["x-runhook-submission-id"]
+    assert elses.status_code == 200
+    assert len(skyvern_simulator.world.runs) == 2
+
+
+def test_a_refusal_is_the_same_again_but_a_later_is_tried_again(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+    headers = {"idempotency-key": "k"}
+
+    first = rig.client.post("/v1/run/agents", json={}, headers=headers)
+    again = rig.client.post("/v1/run/agents", json={}, headers=headers)
+    throttled = rig.task("p [429]", {"idempotency-key": "other"})
+    made = rig.task("p [429]", {"idempotency-key": "other"})
+
+    assert (first.status_code, again.status_code) == (422, 422)
+    assert first.content == again.content
+    assert (throttled.status_code, made.status_code) == (429, 200)
+    assert [row["state"] for row in rig.rows()] == ["rejected", "rejected", "accepted"]
+
+
+def test_a_lost_answer_is_unknown_and_its_webhook_resolves_it(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern(run_seconds=20.0)
+    rig = submitting(sim.url)
+    headers = {"idempotency-key": "k"}
+
+    lost = rig.task("p [drop]", headers)
+    (row,) = rig.rows()
+
+    assert lost.status_code == 502 or lost.status_code == 200  # proof may be quicker than the answer
+    assert lost.headers["x-runhook-submission-id"] == row["id"]
+    (run_id,) = sim.world.runs
+    wait_until(lambda: rig.rows()[0]["run_id"] == run_id)
+    again = rig.task("p [drop]", headers)
+    assert (again.status_code, again.json()["run_id"]) == (200, run_id)
+    assert len(sim.world.runs) == 1
+    assert rig.rows()[0]["state"] == "accepted"
+
+
+def test_a_client_that_retries_on_errors_never_makes_a_second_run(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+
+    for _ in range(3):  # as the TypeScript SDK does, without a key
+        rig.task("p [garbage]")
+
+    assert len(sim.world.runs) == 1
+
+
+# Upstream trouble.
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "state", "retry_after"),
+    [("429", 429, "rejected", False), ("500", 500, "unknown", False), ("garbage", 502, "unknown", False)],
+)
+def test_what_skyvern_says_reaches_the_caller(
+    submitting: Make, simulate_skyvern: Simulate, fault: str, status: int, state: str, retry_after: bool
+) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url, dispatching=False)
+
+    answer = rig.task(f"p [{fault}]")
+
+    (row,) = rig.rows()
+    if row["state"] == "unknown" or state != "unknown":
+        assert (answer.status_code, row["state"]) == (status, state)
+        assert answer.json()["submission_id"] == row["id"]
+    assert ("retry-after" in answer.headers) is retry_after
+
+
+def test_a_busy_skyvern_is_tried_again_for_no_run_was_created(rig: Submitting) -> None:
+    assert rig.task("p [503]").status_code == 200
+
+
+def test_a_wrong_key_of_ours_is_a_403_in_skyverns_words(submitting: Make, simulate_skyvern: Simulate) -> None:
+    rig = submitting(simulate_skyvern(api_keys=("another",)).url)
+
+    answer = rig.task()
+
+    assert (answer.status_code, answer.json()["detail"]) == (403, "Invalid credentials")
+    assert rig.rows()[0]["state"] == "rejected"
+
+
+def test_a_skyvern_that_is_away_is_503_with_retry_after(submitting: Make) -> None:
+    rig = submitting("http://127.0.0.1:9")
+
+    answer = rig.task()
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert rig.client.get("/v1/runs/tsk_1").status_code == 503
+    assert [row["state"] for row in rig.rows()] == ["rejected"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"labels": 1}', b'{"labels": {"A": "b"}}'])
+def test_what_cannot_be_read_is_a_422_and_is_not_sent(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, body: bytes
+) -> None:
+    answer = rig.client.post("/v1/run/tasks", content=body)
+
+    assert answer.status_code == 422
+    assert {"type", "loc", "msg"} <= answer.json()["detail"][0].keys()
+    assert rig.rows() == []
+
+
+def test_a_ledger_that_is_away_sends_nothing(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
+    rig = submitting(skyvern_simulator.url, dispatching=False)
+    assert rig.task("p").status_code == 200
+    rig.ledger.write(lambda connection: connection.exec_driver_sql("ALTER TABLE submissions RENAME TO gone") and None)
+
+    answer = rig.task("q")
+
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert len(skyvern_simulator.world.runs) == 1
+
+
+# Keys.
+
+
+@pytest.mark.parametrize(
+    ("scopes", "statuses"),
+    [
+        (("submit",), (200, 403, 403)),
+        (("read",), (403, 200, 403)),
+        (("operate",), (403, 403, 200)),
+        ((), (403, 403, 403)),
+    ],
+)
+def test_a_key_opens_what_its_scopes_say(rig: Submitting, scopes: tuple[str, ...], statuses: tuple[int, ...]) -> None:
+    run_id = rig.task().json()["run_id"]
+    headers = {"x-api-key": rig.key(*scopes)}
+
+    answers = (
+        rig.task(headers=headers),
+        rig.client.get(f"/v1/runs/{run_id}", headers=headers),
+        rig.client.post(f"/v1/runs/{run_id}/cancel", headers=headers),
+    )
+
+    assert tuple(answer.status_code for answer in answers) == statuses
+
+
+@pytest.mark.parametrize("key", ["", "rhk_1_x", KEY, "other", "ü".encode().decode("latin-1")])
+def test_no_other_key_opens_anything(rig: Submitting, skyvern_simulator: SkyvernSimulator, key: str) -> None:
+    answer = rig.client.get("/v1/runs", headers=[(b"x-api-key", key.encode("latin-1"))])
+
+    assert (answer.status_code, answer.json()) == (403, {"detail": "Invalid credentials"})
+
+
+def test_a_key_may_come_as_a_bearer_token(rig: Submitting) -> None:
+    with httpx2.Client(base_url=rig.url, trust_env=False) as client:
+        headers = {"authorization": f"Bearer {rig.whole_key}"}
+        assert client.get("/v1/runs", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("redis", ["", "redis://127.0.0.1:9/0"])
+def test_a_key_has_a_rate_of_its_own_with_redis_or_without(
+    submitting: Make, skyvern_simulator: SkyvernSimulator, redis: str
+) -> None:
+    rig = submitting(skyvern_simulator.url, redis=redis, dispatching=False)
+    headers = {"x-api-key": rig.key("read", rate="3/h")}
+
+    statuses = [rig.client.get("/v1/runs", headers=headers).status_code for _ in range(5)]
+
+    assert statuses == [200, 200, 200, 429, 429]
+    assert rig.client.get("/v1/runs").status_code == 200
+
+
+def test_skyverns_key_reaches_skyvern_only_and_is_told_to_nobody(
+    submitting: Make, scripted_server: ScriptedServer
+) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    leaks = {
+        "/v1/a": Reply(200, f'{{"token": "{KEY}"}}'.encode(), {"content-type": "application/json"}),
+        "/v1/b": Reply(200, b"{}", {"content-type": "application/json", "etag": KEY}),
+        "/v1/c": Reply(307, b"{}", {"location": "http://127.0.0.1:9/"}),
+        "/v1/d": Reply(500, f"<p>{KEY}".encode(), {"content-type": "text/html"}),
+    }
+    for path, reply in leaks.items():
+        scripted_server.script = [reply]
+        answer = rig.client.get(path)
+        assert answer.status_code == 502, path
+        assert KEY not in answer.text + str(answer.headers)
+
+
+def test_paths_that_hand_out_keys_are_passed_on_for_nobody(rig: Submitting) -> None:
+    answer = rig.client.get("/api/v1/organizations/o_1/apikeys")
+
+    assert answer.status_code == 403
+
+
+# Passing on.
+
+
+def test_other_calls_are_passed_on_as_they_are_with_skyverns_key_instead_of_ours(rig: Submitting) -> None:
+    sent = {"x-user-agent": "sdk", "x-forwarded-for": "1.2.3.4", "cookie": "a=b", "authorization": "Bearer x"}
+
+    answer = rig.client.post("/v1/_sim/echo?a=%2F&b=1", content=b'{"x": 1.0}', headers=sent)
+
+    said = answer.json()
+    assert (said["key"], said["query"], said["body"], said["method"]) == (0, "a=%2F&b=1", '{"x": 1.0}', "POST")
+    assert said["headers"]["x-user-agent"] == "sdk"
+    assert not {"cookie", "authorization", "x-forwarded-for"} & said["headers"].keys()
+    assert rig.whole_key not in answer.text
+
+
+def test_lists_artifacts_and_cancels_are_skyverns(rig: Submitting, skyvern_simulator: SkyvernSimulator) -> None:
+    run_id = rig.task("title of it").json()["run_id"]
+    skyvern_simulator.wait_final(run_id)
+
+    listed = rig.client.get("/v1/runs", params={"page_size": 5, "search_key": "title of"})
+    artifacts = rig.client.get(f"/v1/runs/{run_id}/artifacts")
+    content = rig.client.get(
+        f"/v1/artifacts/{artifacts.json()[0]['artifact_id']}/content", headers={"range": "bytes=0-3"}
+    )
+    bulk = rig.client.post("/v1/runs/cancel", json={"run_ids": [run_id, "x"]})
+
+    assert [each["run_id"] for each in listed.json()] == [run_id]
+    assert (content.status_code, len(content.content)) == (206, 4)
+    assert bulk.json() == {"cancelled": [run_id], "failed": ["x"]}
+    assert rig.client.post(f"/v1/runs/{run_id}/cancel").content == b"null"
+
+
+def test_a_large_file_passes_through_in_pieces(submitting: Make, scripted_server: ScriptedServer) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    large = bytes(range(256)) * (40 << 10)
+    scripted_server.script = [Reply(200, large, {"content-type": "video/webm", "etag": '"e"'})]
+
+    answer = rig.client.get("/v1/artifacts/a_1/content")
+
+    assert answer.content == large
+    assert (answer.headers["content-type"], answer.headers["etag"]) == ("video/webm", '"e"')
+
+
+# Results.
+
+
+def test_a_final_run_is_answered_from_the_ledger_without_asking_skyvern(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator
+) -> None:
+    run_id = rig.task(webhook_url="https://app.example/hook").json()["run_id"]
+
+    answer = rig.client.get(f"/v1/runs/{run_id}", params={"wait": 10})
+
+    polls = skyvern_simulator.run(run_id).polls
+    again = rig.client.get(f"/v1/runs/{run_id}")
+    assert answer.json()["status"] == "completed"
+    assert (again.json(), again.headers["x-runhook-from"]) == (answer.json(), "ledger")
+    assert polls == skyvern_simulator.run(run_id).polls == 0
+    assert again.headers["x-runhook-submission-id"] == rig.rows()[0]["id"]
+    assert rig.url not in again.text
+
+
+def test_a_workflows_result_shows_the_callers_own_webhook(rig: Submitting) -> None:
+    submitted = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1", "webhook_url": "https://app.example/h"})
+
+    answer = rig.client.get(f"/v1/runs/{submitted.json()['run_id']}?wait=10")
+
+    assert answer.json()["status"] == "completed"
+    assert "https://app.example/h" in answer.text
+    assert "/webhooks/skyvern" not in answer.text
+
+
+def test_lapsed_urls_are_renewed_from_skyvern(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+    run_id = rig.task("p [lapsed]").json()["run_id"]
+
+    answer = rig.client.get(f"/v1/runs/{run_id}?wait=10")
+
+    assert answer.headers["x-runhook-from"] == "skyvern"
+    recording = answer.json()["recording_url"]
+    assert httpx2.get(recording, trust_env=False).status_code == 200
+
+
+def test_a_run_that_was_never_heard_of_is_asked_for_upstream_and_a_final_one_is_kept(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator
+) -> None:
+    run_id = skyvern_simulator.submit("elsewhere")["run_id"]
+    skyvern_simulator.wait_final(run_id)
+
+    first = rig.client.get(f"/v1/runs/{run_id}")
+    missing = rig.client.get("/v1/runs/tsk_nowhere?wait=5")
+
+    assert (first.status_code, first.headers["x-runhook-from"]) == (200, "skyvern")
+    assert (missing.status_code, list(missing.json())) == (404, ["detail"])
+    wait_until(lambda: rig.client.get(f"/v1/runs/{run_id}").headers["x-runhook-from"] == "ledger")
+
+
+def test_an_untangled_run_is_completed_and_the_status_of_skyvern_stands_in_a_header(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+    run_id = rig.task("p [tangled]", engine="skyvern-2.0").json()["run_id"]
+
+    wait_until(lambda: rig.client.get(f"/v1/runs/{run_id}?wait=5").headers.get("x-runhook-skyvern-status") == "failed")
+
+    assert rig.client.get(f"/v1/runs/{run_id}").json()["status"] == "completed"
+
+
+def test_a_wait_that_ends_first_gives_the_run_as_it_is(submitting: Make, simulate_skyvern: Simulate) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
+    run_id = rig.task().json()["run_id"]
+
+    answer = rig.client.get(f"/v1/runs/{run_id}?wait=0.4s")
+
+    assert answer.status_code == 200
+    assert answer.json()["status"] in ("created", "queued", "running")
+    assert rig.client.get(f"/v1/runs/{run_id}?wait=soon").status_code == 422
+
+
+def test_events_stream_until_the_result(rig: Submitting) -> None:
+    run_id = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1", "title": "[retry]"}).json()["run_id"]
+
+    with rig.client.stream("GET", f"/v1/runs/{run_id}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        text = "".join(answer.iter_text())
+
+    *_, last = [block for block in text.split("\n\n") if block.startswith("event:")]
+    assert last.startswith("event: result\nid: evt_")
+    assert json.loads(last.partition("data: ")[2])["run_id"] == run_id
+    assert rig.client.get("/v1/runs/tsk_nowhere/events").status_code == 404
+
+
+async def test_a_thousand_wait_in_one_process_with_one_look_at_the_ledger_for_all(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern(run_seconds=80.0)  # 2 to 6 s at this speed
+    rig = submitting(sim.url)
+    run_ids = [(await asyncio.to_thread(rig.task, f"p{n}")).json()["run_id"] for n in range(10)]
+    limits = httpx2.Limits(max_connections=1000)
+    headers = {"x-api-key": rig.whole_key}
+    began = time.process_time()
+
+    async with httpx2.AsyncClient(base_url=rig.url, headers=headers, limits=limits, trust_env=False) as client:
+        calls = [client.get(f"/v1/runs/{run_ids[n % 10]}?wait=20", timeout=30) for n in range(1000)]
+        answers = await asyncio.gather(*calls)
+
+    assert {answer.json()["status"] for answer in answers} == {"completed"}
+    assert sim.stats().get("polls", 0) == 0
+    assert time.process_time() - began < 20

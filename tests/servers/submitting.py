@@ -1,0 +1,114 @@
+"""A receiver with the submit API in front of a simulated Skyvern, in threads of the test's own process.
+
+submitting   makes one: submitting(sim) → .url, .key("submit", …), .ledger; its webhooks reach the ledger by themselves
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+from receiver import dispatch
+from receiver.config import Config
+from receiver.ledger import Ledger
+from receiver.ledger import keys as ledger_keys
+from receiver.ledger.keys import Key
+from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.schema import submissions
+from receiver.settings import Settings
+from receiver.simulate.server import Serving
+from receiver.submit import keys
+from receiver.submit.api import submit
+from receiver.web import PARTS, create_app
+from tests.servers.skyvern import KEY
+from tests.servers.valkey import free_port
+
+MASTER = "a-master-secret-of-the-tests"
+
+
+class Submitting:
+    """`url`: where it listens; `ledger`: to look at; `client`: one with a key that may do everything."""
+
+    def __init__(self, url: str, settings: Settings, ledger: Ledger) -> None:
+        self.url = url
+        self.settings = settings
+        self.ledger = ledger
+        self.whole_key = self.key(*keys.SCOPES)
+        self.client = httpx2.Client(base_url=url, headers={"x-api-key": self.whole_key}, trust_env=False, timeout=30)
+
+    def key(self, *scopes: str, rate: str | None = None, source: str = "skyvern") -> str:
+        """A new key with these scopes."""
+        key_id = os.urandom(6).hex()
+        whole = keys.derive(MASTER, key_id)
+        row = Key(key_id, "app", keys.digest(whole), keys.hint(whole), frozenset(scopes), source, rate, time.time())
+        self.ledger.write(lambda connection: ledger_keys.create(connection, row))
+        return whole
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All submissions, the oldest first."""
+        query = sa.select(submissions).order_by(submissions.c.created_at)
+        return self.ledger.read(lambda connection: [dict(row._mapping) for row in connection.execute(query)])
+
+    def task(self, prompt: str = "p", headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
+        """Submit a task."""
+        return self.client.post("/v1/run/tasks", json={"prompt": prompt, "title": prompt, **fields}, headers=headers)
+
+
+@pytest.fixture
+def submitting(
+    redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Submitting]]:
+    monkeypatch.setattr(dispatch, "LINGER", 0.1)
+    with ExitStack() as stack:
+
+        def make(base: str, *, database_url: str = "", redis: str = "", dispatching: bool = True, **config: Any) -> Any:
+            port = free_port()
+            url = f"http://127.0.0.1:{port}"
+            public = config.pop("public_url", url)
+            environ = {"REDIS_URL": redis or redis_url, "RUNHOOK_DATA": str(tmp_path), "RUNHOOK_SECRET": MASTER}
+            settings = Settings.from_env({**environ, "DATABASE_URL": database_url, "PUBLIC_URL": public})
+            source = {"secrets": ["other"], "api_base": base, "api_key": KEY}
+            loaded = Config.model_validate({"sources": {"skyvern": source}, "spool": {"reserve_bytes": 0}, **config})
+            ledger = Ledger(settings.database_url)
+            ensure_schema(ledger)
+            stack.callback(ledger.close)
+            app = create_app(settings, loaded, [*PARTS, submit])
+            serving = Serving(app, port=port).__enter__()
+            stopping_simulators.append(serving)
+            stack.callback(serving.stop)
+            if dispatching:
+                stack.callback(_dispatching(settings, loaded))
+            rig = Submitting(url, settings, ledger)
+            stack.enter_context(rig.client)
+            return rig
+
+        yield make
+
+
+def _dispatching(settings: Settings, config: Config) -> Callable[[], None]:
+    """Dispatch in a thread, as the worker would; returns what ends it."""
+    ended = threading.Event()
+    dispatcher = dispatch.build(settings, config, "test")
+
+    def work() -> None:
+        while not ended.is_set():
+            dispatcher.run(ended.is_set)
+        dispatcher.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        thread.join(10)
+
+    return end
