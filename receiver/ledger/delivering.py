@@ -124,11 +124,11 @@ def _take_by_lane(
 ) -> list[str]:
     """As `_take`, with at most `lane_limit` claimed of one lane: each round takes from those that have room."""
     busy = connection.execute(
-        sa.select(deliveries.c.lane, sa.func.count())
-        .where(deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.sink == sink)
-        .group_by(deliveries.c.lane)
+        sa.select(deliveries.c.lane).where(
+            deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.sink == sink
+        )
     )
-    claimed: Counter[str] = Counter(dict(busy.tuples().all()))
+    claimed = Counter(busy.scalars())
     taken: list[str] = []
     while len(taken) < limit:
         full = [lane for lane, count in claimed.items() if count >= lane_limit]
