@@ -3,8 +3,9 @@
     header   8 bytes "RHSPOOL1", 8 bytes: how far the file has been drained (an offset, little-endian)
     frame    4 bytes length, 4 bytes CRC-32, then so many bytes: a line of JSON about the event, and its body
 
-What a power cut leaves at the end is a torn frame: it was never acked, and reading ends before it. The drained offset
-is written without a sync: losing it only moves events a second time, and their ids tell.
+What a power cut leaves at the end is a torn frame: it was never acked, and reading ends before it. Damage before that
+is passed over to the next frame whose checksum is right, and the file is set aside. The drained offset is written
+without a sync: losing it only moves events a second time, and their ids tell.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MAGIC: Final = b"RHSPOOL1"
 HEADER: Final = 16
 _FRAME: Final = struct.Struct("<II")
 _OFFSET: Final = struct.Struct("<Q")
+_PAYLOAD_START: Final = b'{"id": "'
+"""How every payload begins. A header before it holds bytes that no JSON has, so no body can look like a frame."""
 
 
 def frame(event: Event) -> bytes:
@@ -46,7 +49,7 @@ class Segment:
     """A segment file. Make it with `create` or `open`; it is used by one thread at a time.
 
     `end`: where the good frames end, which is where the next one goes. `drained`: how far they have been moved on.
-    `events`: frames between the two. `damaged`: frames with a wrong checksum that were met while reading.
+    `events`: frames between the two, and never 0 before all of it was read.
     """
 
     def __init__(self, path: Path, handle: int, end: int, drained: int, events: int) -> None:
@@ -54,7 +57,7 @@ class Segment:
         self.end = end
         self.drained = drained
         self.events = events
-        self.damaged = 0
+        self._damage: set[int] = set()
         self.sealed = False
         self._handle = handle
 
@@ -71,29 +74,76 @@ class Segment:
     def open(cls, path: Path) -> Self:
         """A file that an earlier process left: nothing is added to it. Raises OSError.
 
-        A file that is no segment counts as an empty one.
+        What is readable in a damaged one is found all the same.
         """
         handle = os.open(path, os.O_RDWR)
         header = os.pread(handle, HEADER, 0)
+        size = os.fstat(handle).st_size
         good = len(header) == HEADER and header.startswith(MAGIC)
         drained = _OFFSET.unpack(header[8:])[0] if good else HEADER
-        segment = cls(path, handle, HEADER, max(HEADER, drained), 0)
+        good = good and HEADER <= drained <= size
+        segment = cls(path, handle, HEADER, drained if good else HEADER, 0)
         segment.sealed = True
-        if good:
-            segment._find_end()
+        if not good and size:
+            segment._damage.add(0)
+        segment._find_end(size)
         return segment
 
-    def _find_end(self) -> None:
-        """Walk over the frames from the drained offset, by their lengths alone."""
-        size = os.fstat(self._handle).st_size
-        at = self.drained
+    @property
+    def damaged(self) -> int:
+        """How many places were met that could not be read, or only with luck."""
+        return len(self._damage)
+
+    def _find_end(self, size: int) -> None:
+        """Walk over the frames from the drained offset: by their lengths alone, unless these lead nowhere."""
+        at, frames = self.drained, 0
         while at + _FRAME.size <= size:
             length, _ = _FRAME.unpack(os.pread(self._handle, _FRAME.size, at))
             if length == 0 or at + _FRAME.size + length > size:
                 break
             at += _FRAME.size + length
-            self.events += 1
-        self.end = max(at, self.drained)
+            frames += 1
+        if at >= size or not os.pread(self._handle, size - at, at).strip(b"\0"):
+            self.end, self.events = max(at, self.drained), frames
+        else:
+            self._search_end(size)
+
+    def _search_end(self, size: int) -> None:
+        """As `_find_end`, by the checksums."""
+        self.end = size
+        at = good = self.drained
+        while at < size:
+            payload, after = self._at(at)
+            if payload is not None:
+                self.events += 1
+                good = after
+            elif after == size and not self._is_whole(at):
+                break  # torn
+            else:
+                good = after
+            at = after
+        self.end = good
+        self._damage = {place for place in self._damage if place < good}
+
+    def _is_whole(self, at: int) -> bool:
+        """Whether all bytes of the frame at `at` are there, right or wrong."""
+        head = os.pread(self._handle, _FRAME.size, at)
+        return len(head) == _FRAME.size and 0 < _FRAME.unpack(head)[0] <= self.end - at - _FRAME.size
+
+    def _at(self, at: int) -> tuple[bytes | None, int]:
+        """The payload of the frame at `at`, None when it is lost, and where the next one begins."""
+        if self._is_whole(at):
+            length, checksum = _FRAME.unpack(os.pread(self._handle, _FRAME.size, at))
+            payload = os.pread(self._handle, length, at + _FRAME.size)
+            if zlib.crc32(payload) == checksum:
+                return payload, at + _FRAME.size + length
+        self._damage.add(at)
+        rest = os.pread(self._handle, self.end - at, at)
+        after = _next_frame(rest)
+        payload = rest[_FRAME.size : after]
+        # When only the length is wrong, the checksum tells what it should have been.
+        right = payload and zlib.crc32(payload) == _FRAME.unpack_from(rest)[1]
+        return payload if right else None, at + after
 
     def append(self, frames: Sequence[bytes]) -> None:
         """Add frames and return when they are on disk. Raises OSError; none of them counts as kept then.
@@ -120,27 +170,26 @@ class Segment:
         """Up to `count` events or about `size` bytes from the drained offset on, at least one if there is one.
 
         Returns the events, the offset that `advance` must be given once they are safe elsewhere, and how many frames
-        that is. A frame with a wrong checksum is counted as damaged and passed over. Raises OSError.
+        that is. What is damaged is passed over. Raises OSError.
         """
         events: list[Event] = []
         at, frames = self.drained, 0
         while len(events) < count and at < self.end and (not events or at - self.drained < size):
-            length, checksum = _FRAME.unpack(os.pread(self._handle, _FRAME.size, at))
-            payload = os.pread(self._handle, length, at + _FRAME.size)
-            at += _FRAME.size + length
+            place = at
+            payload, at = self._at(at)
+            if payload is None:
+                continue
             frames += 1
             try:
-                if zlib.crc32(payload) != checksum:
-                    raise ValueError
                 events.append(_event(payload))
             except (ValueError, KeyError, TypeError):
-                self.damaged += 1
+                self._damage.add(place)
         return events, at, frames
 
     def advance(self, offset: int, frames: int) -> None:
         """Everything before `offset`, `frames` frames, is safe elsewhere. Raises OSError."""
         self.drained = offset
-        self.events = max(0, self.events - frames)
+        self.events = max(0 if self.empty else 1, self.events - frames)
         os.pwrite(self._handle, _OFFSET.pack(offset), len(MAGIC))
 
     @property
@@ -161,6 +210,17 @@ class Segment:
         handle, self._handle = self._handle, -1
         if handle >= 0:
             os.close(handle)
+
+
+def _next_frame(rest: bytes) -> int:
+    """Where in `rest`, which begins with a damaged frame, the next good one begins; its end when there is none."""
+    begin = _FRAME.size
+    while (begin := rest.find(_PAYLOAD_START, begin + 1)) >= 0:
+        start = begin - _FRAME.size
+        length, checksum = _FRAME.unpack_from(rest, start)
+        if 0 < length <= len(rest) - begin and zlib.crc32(rest[begin : begin + length]) == checksum:
+            return start
+    return len(rest)
 
 
 def sync_directory(path: Path) -> None:

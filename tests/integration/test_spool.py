@@ -194,6 +194,57 @@ def test_a_damaged_frame_is_passed_over_and_its_file_set_aside(tmp_path: Path) -
     assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
 
 
+@pytest.mark.parametrize("length", [0, 3, 1 << 20, 0xFFFFFFFF])
+@pytest.mark.parametrize("hurt", [0, 2, 4])
+def test_a_damaged_length_loses_nothing_that_can_still_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, length: int, hurt: int
+) -> None:
+    # Given five events on disk, and a length that the disk has changed
+    spool = open_spool(tmp_path)
+    spool.append(events(0, 5))
+    spool.close()
+    (path,) = (tmp_path / "spool").rglob("*.seg")
+    content = bytearray(path.read_bytes())
+    place = HEADER + sum(len(frame(event(number))) for number in range(hurt))
+    content[place : place + 4] = length.to_bytes(4, "little")
+    path.write_bytes(content)
+    # When the next process drains it
+    spool = open_spool(tmp_path)
+    found = drained(spool, 2)
+    spool.close()
+    # Then all five are there, the file is kept for a person to look at, and a line says so
+    assert found == events(0, 5)
+    assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
+    assert [record.message.split()[0] for record in caplog.records if record.levelname == "ERROR"] == ["spool.damaged"]
+
+
+@pytest.mark.parametrize("header", [b"RHSPOOL?" + bytes(8), b"RHSPOOL1" + b"\xff" * 8])
+def test_a_damaged_header_loses_nothing(tmp_path: Path, header: bytes) -> None:
+    spool = open_spool(tmp_path)
+    spool.append(events(0, 5))
+    spool.close()
+    (path,) = (tmp_path / "spool").rglob("*.seg")
+    path.write_bytes(header + path.read_bytes()[HEADER:])
+    spool = open_spool(tmp_path)
+    assert drained(spool) == events(0, 5)
+    spool.close()
+    assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
+
+
+def test_a_hole_in_the_middle_costs_only_what_was_in_it(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append([*events(0, 3), event(3, 3000), *events(4, 9)])
+    spool.close()
+    (path,) = (tmp_path / "spool").rglob("*.seg")
+    content = bytearray(path.read_bytes())
+    place = HEADER + sum(len(frame(event(number))) for number in range(3))
+    content[place - 20 : place + 1000] = bytes(1020)  # the end of one event, and the header and start of the next
+    path.write_bytes(content)
+    spool = open_spool(tmp_path)
+    assert drained(spool, 3) == [*events(0, 2), *events(4, 9)]
+    spool.close()
+
+
 @pytest.mark.parametrize("content", [b"", b"RHSP", b"something else altogether"])
 def test_a_file_that_is_no_segment_holds_nothing_up(tmp_path: Path, content: bytes) -> None:
     lane = tmp_path / "spool" / "0-1"
