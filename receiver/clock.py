@@ -96,7 +96,7 @@ class Clock:
             wakeups.sweep(self._redis, [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)])
 
     def slow(self) -> None:
-        """Free held deliveries that nobody freed; remove what is older than the retention says."""
+        """Free held deliveries that nobody freed; remove readers that are gone, and what the retention says."""
         if not self._every("slow", SLOW_EVERY):
             return
         self._ledger.write(lambda connection: repair.sweep_held(connection, time.time()))
@@ -105,6 +105,7 @@ class Clock:
             removed = self._ledger.write(lambda connection: retention.remove(connection, before))
             if removed:
                 log.info("clock.retention events=%d", removed)
+        self._inbox.tidy()
 
     def _every(self, name: str, seconds: float) -> bool:
         now = time.monotonic()

@@ -54,6 +54,22 @@ while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
 end
 return entries
 """
+
+# KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with entries in its care would lose them.
+_TIDY = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local readers, removed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]), 0
+if readers.err then return 0 end
+for _, reader in ipairs(readers) do
+  local it = {}
+  for i = 1, #reader, 2 do it[reader[i]] = reader[i + 1] end
+  if it.pending == 0 and it.idle >= tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], it.name)
+    removed = removed + 1
+  end
+end
+return removed
+"""
 READ_BYTES: Final = 64 << 20
 """Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine."""
 _STEP: Final = 8
@@ -247,6 +263,11 @@ class InboxReader:
             pipeline.xack(STREAM, GROUP, *entry_ids)
             pipeline.xdel(STREAM, *entry_ids)
             pipeline.execute()
+
+    def tidy(self, idle_ms: int = 3_600_000) -> int:
+        """Forget the readers that hold nothing and were last heard of `idle_ms` ago. How many those were."""
+        removed: Any = self._redis.eval(_TIDY, 1, STREAM, GROUP, idle_ms)
+        return int(removed)
 
     def depth(self) -> tuple[int, int]:
         """(entries, about how many bytes) in the inbox, those included that were read but not acknowledged."""

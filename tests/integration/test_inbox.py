@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from receiver.event import Event, event_id
-from receiver.inbox import STREAM, InboxReader, InboxUnavailable, InboxWriter
+from receiver.inbox import GROUP, STREAM, InboxReader, InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
 
 
@@ -74,6 +74,25 @@ async def test_what_a_dead_reader_took_comes_back_when_it_is_idle(
     assert other.reclaim(idle_ms=0) == taken
     other.done([entry.entry_id for entry in taken])
     assert other.reclaim(idle_ms=0) == []
+
+
+async def test_readers_that_are_gone_are_forgotten_unless_they_hold_something(
+    writer: InboxWriter, reader: InboxReader, client: redis.Redis
+) -> None:
+    await writer.append([event(1)])
+    held = reader.read()
+    InboxReader(client, "gone").read()
+    assert InboxReader(client, "clock").tidy() == 0  # nobody has been idle for an hour
+    assert InboxReader(client, "clock").tidy(idle_ms=0) == 1
+    assert [each["name"] for each in client.xinfo_consumers(STREAM, GROUP)] == [b"first"]
+    reader.done([entry.entry_id for entry in held])
+    assert InboxReader(client, "clock").tidy(idle_ms=0) == 1
+
+
+def test_a_redis_without_a_stream_has_no_readers_to_forget(client: redis.Redis) -> None:
+    assert InboxReader(client, "clock").tidy(idle_ms=0) == 0
+    client.xadd(STREAM, {"id": "x"})
+    assert InboxReader(client, "clock").tidy(idle_ms=0) == 0
 
 
 async def test_a_reader_waits_for_the_first_event(writer: InboxWriter, reader: InboxReader) -> None:
