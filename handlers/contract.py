@@ -30,12 +30,15 @@ class Refused(SinkError):
 class Unavailable(SinkError):
     """The sink can't accept now; it may later.
 
-    `retry_after`: seconds that the sink asked us to wait, or None.
+    `retry_after`: seconds that we were asked to wait, or None.
+    `elsewhere`: the sink is fine; what this delivery needs from some other place can't be had. That delivery alone
+    waits and spends its attempts, and nobody takes the sink for dead.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, elsewhere: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.elsewhere = elsewhere
 
 
 @dataclass(frozen=True, slots=True)

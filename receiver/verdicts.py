@@ -2,7 +2,8 @@
 
 Receipt       accepted
 Refused       dead now
-Unavailable   tried again later, until its attempts are spent; while the breaker is not closed it spends none
+Unavailable   tried again later, until its attempts are spent; while the breaker is not closed it spends none, unless
+              the trouble is elsewhere: then its neighbours go on, and it must come to an end by itself
 else          a bug of ours: told to the operator by its type, tried again within the same budget
 """
 
@@ -37,9 +38,9 @@ def reason(answer: Exception) -> str:
 
 def availability(answer: Receipt | Exception) -> Answer | None:
     """What the answer tells the breaker. A bug of ours says nothing about the sink: None."""
-    if isinstance(answer, Unavailable):
+    if isinstance(answer, Unavailable) and not answer.elsewhere:
         return Answer(False, reason(answer), answer.retry_after)
-    return Answer(True) if isinstance(answer, (Receipt, Refused)) else None
+    return Answer(True) if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
 def settled(
@@ -74,9 +75,9 @@ def settled(
         return verdict(Move.ACCEPT, "accepted", receipt=answer)
     if isinstance(answer, Refused):
         return verdict(Move.DIE, "refused")
-    unavailable = isinstance(answer, Unavailable)
-    outcome = "unavailable" if unavailable else "error"
-    if unavailable and gate is not None and gate.before.breaker != "closed":
+    outcome = "unavailable" if isinstance(answer, Unavailable) else "error"
+    away = isinstance(answer, Unavailable) and not answer.elsewhere
+    if away and gate is not None and gate.before.breaker != "closed":
         return verdict(Move.DEFER, outcome, due_at=max(gate.after.until, now), spends=False)
     retry_after = answer.retry_after if isinstance(answer, Unavailable) else None
     due = backoff.next_try(retry, claimed.spent + 1, now, chance, retry_after)

@@ -13,7 +13,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from email.utils import parsedate_to_datetime
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
@@ -56,7 +56,12 @@ class Incoming:
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._download.chunks():
+        chunks = self._download.chunks()
+        while True:
+            with _elsewhere():  # around the taking only: what is done with a chunk is the store's affair
+                chunk = next(chunks, None)
+            if chunk is None:
+                break
             self.size += len(chunk)
             if self.size > self._cap:
                 raise Skip(_over(self._cap))
@@ -65,9 +70,9 @@ class Incoming:
         what = f"a {self.artifact.kind} from {self._download.url.host}"
         for promised in (self.artifact.size, self.announced):
             if promised is not None and self.size != promised:
-                raise Unavailable(f"{what} has {self.size:,} bytes, and {promised:,} were announced")
+                raise Unavailable(f"{what} has {self.size:,} bytes, and {promised:,} were announced", elsewhere=True)
         if self.artifact.sha256 is not None and self.sha256 != self.artifact.sha256:
-            raise Unavailable(f"{what} is not what the sender's SHA-256 says")
+            raise Unavailable(f"{what} is not what the sender's SHA-256 says", elsewhere=True)
 
 
 class Listing:
@@ -84,7 +89,8 @@ class Listing:
         with self._lock:
             if self._found is None:
                 try:
-                    self._found = tuple(self._services.fresh_artifacts(self._delivery))
+                    with _elsewhere():
+                        self._found = tuple(self._services.fresh_artifacts(self._delivery))
                 except Refused:
                     self._found = ()
             return self._found
@@ -133,7 +139,8 @@ class Fetcher:
         with ExitStack() as stack:
             try:
                 stream = self._client.get_stream(artifact.url, headers=headers, deadline=self._deadline)
-                download = stack.enter_context(stream)
+                with _elsewhere():
+                    download = stack.enter_context(stream)
             except Refused as error:
                 raise Skip(str(error)) from None
             _judge(download)
@@ -148,7 +155,9 @@ def _judge(download: Download) -> None:
         return
     if status in _LATER or status >= 500:
         raise Unavailable(
-            f"{download.url.host} answered {status}", retry_after=retry_after(download.headers.get("retry-after"))
+            f"{download.url.host} answered {status}",
+            retry_after=retry_after(download.headers.get("retry-after")),
+            elsewhere=True,
         )
     raise _Gone(f"{download.url.host} answered {status}")
 
@@ -162,6 +171,15 @@ def retry_after(text: str | None) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(seconds, 0.0), 86_400.0)
+
+
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Whoever can't be reached here is not the place that files are kept in."""
+    try:
+        yield
+    except Unavailable as error:
+        raise Unavailable(str(error), retry_after=error.retry_after, elsewhere=True) from None
 
 
 def _over(cap: int) -> str:

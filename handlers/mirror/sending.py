@@ -166,7 +166,7 @@ class Mirror:
             incoming = fetcher.fetch(artifact, lambda incoming: self._store.receive(target, incoming))
         except Skip as reason:
             if self._options.on_missing == "fail" and not str(reason).startswith("larger"):
-                raise Unavailable(f"a {artifact.kind} is missing: {reason}") from None
+                raise Unavailable(f"a {artifact.kind} is missing: {reason}", elsewhere=True) from None
             return _skipped(artifact, str(reason))
         return _kept(artifact, incoming.size, incoming.sha256, target.content, incoming.content_encoding)
 
@@ -286,8 +286,9 @@ def _raise_worst(errors: Iterable[Exception]) -> None:
     for error in found:
         if isinstance(error, Refused):
             raise error
-    if found:
-        asked = (error.retry_after for error in found if isinstance(error, Unavailable))
-        waits = [seconds for seconds in asked if seconds is not None]
-        more = f" (and {len(found) - 1} more files failed)" if len(found) > 1 else ""
-        raise Unavailable(f"{found[0]}{more}", retry_after=max(waits, default=None))
+    away = [error for error in found if isinstance(error, Unavailable)]
+    if away:
+        waits = [error.retry_after for error in away if error.retry_after is not None]
+        first = next((error for error in away if not error.elsewhere), away[0])  # the store's own trouble says most
+        more = f" (and {len(away) - 1} more files failed)" if len(away) > 1 else ""
+        raise Unavailable(f"{first}{more}", retry_after=max(waits, default=None), elsewhere=first.elsewhere)

@@ -252,6 +252,7 @@ class MirrorSuite:
             place.sink().send(make_delivery(run))
         assert words in str(caught.value)
         assert caught.value.retry_after == (17 if "503" in words else None)
+        assert caught.value.elsewhere  # where we keep things, all is well
         assert [key.rpartition("/")[2] for key in place.tree()] == ["run.json"]
 
     def test_a_file_without_checksum_is_kept_and_gets_one(self, place: Place, server: ArtifactServer) -> None:

@@ -1,0 +1,88 @@
+"""What a sink's answer means for its delivery, and for the breaker."""
+
+from __future__ import annotations
+
+import pytest
+
+from handlers import Receipt, Refused, Unavailable
+from receiver.breaker import Answer, Lane
+from receiver.config import RetryPolicy
+from receiver.ledger.delivering import Claimed, Settled
+from receiver.states import Move
+from receiver.verdicts import Gate, availability, settled
+
+RETRY = RetryPolicy(attempts=3, first=10, factor=2, max=100)
+CLAIMED = Claimed(
+    id="dlv_1",
+    event_id="evt_1",
+    sink="archive",
+    lane="archive",
+    route="everything",
+    number=2,
+    spent=1,
+    probe=False,
+    source="skyvern",
+    run_id="tsk_1",
+    outcome="completed",
+    via="webhook",
+    problem="",
+    received_at=0.0,
+    body=b"{}",
+    labels={},
+    after=(),
+)
+OPEN = Gate(
+    Lane("archive", "archive", breaker="open", until=140.0), Lane("archive", "archive", breaker="open", until=140.0)
+)
+
+
+def settle(answer: Receipt | Exception, *, spent: int = 1, gate: Gate | None = None) -> Settled:
+    claimed = Claimed(**{name: getattr(CLAIMED, name) for name in Claimed.__slots__} | {"spent": spent})
+    return settled(claimed, answer, RETRY, gate, 99.0, 100.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "spent", "move", "outcome"),
+    [
+        (Receipt("r"), 2, Move.ACCEPT, "accepted"),
+        (Refused("no"), 0, Move.DIE, "refused"),
+        (Unavailable("away"), 1, Move.DEFER, "unavailable"),
+        (Unavailable("away"), 2, Move.DIE, "unavailable"),
+        (Unavailable("a file is gone", elsewhere=True), 1, Move.DEFER, "unavailable"),
+        (Unavailable("a file is gone", elsewhere=True), 2, Move.DIE, "unavailable"),
+        (ValueError("secret"), 1, Move.DEFER, "error"),
+        (ValueError("secret"), 2, Move.DIE, "error"),
+    ],
+)
+def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, move: Move, outcome: str) -> None:
+    found = settle(answer, spent=spent)
+
+    assert (found.move, found.outcome, found.spends) == (move, outcome, True)
+    assert "secret" not in found.reason
+
+
+def test_a_sink_that_is_away_costs_no_attempts_while_its_breaker_is_open() -> None:
+    found = settle(Unavailable("away"), spent=2, gate=OPEN)
+
+    assert (found.move, found.spends, found.due_at) == (Move.DEFER, False, 140.0)
+
+
+def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_breaker_says() -> None:
+    # Else one that is alone with its trouble would be tried for ever, and who waits for its receipt would wait as long.
+    found = settle(Unavailable("a file is gone", elsewhere=True), spent=2, gate=OPEN)
+
+    assert (found.move, found.spends) == (Move.DIE, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Receipt("r"), Answer(True)),
+        (Refused("no"), Answer(True)),
+        (Unavailable("away", retry_after=7), Answer(False, "away", 7)),
+        (Unavailable("a file is gone", retry_after=7, elsewhere=True), Answer(True)),
+        (ValueError(), None),
+    ],
+)
+def test_what_the_breaker_is_told(answer: Receipt | Exception, told: Answer | None) -> None:
+    assert availability(answer) == told
