@@ -142,7 +142,7 @@ class Deliverer:
     def close(self) -> None:
         """Let go of the sink and the ledger."""
         self._pool.close()
-        self._tally.flush(now=True)
+        self._tally.flush()
         self._sink.close()
         self._ledger.close()
         self._redis.close()

@@ -26,6 +26,7 @@ from receiver.routing import Router, RunView
 from receiver.run import parse
 from receiver.settings import Settings
 from receiver.submit import lanes
+from receiver.tally import DispatchTally
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
@@ -47,6 +48,7 @@ class Dispatcher:
         self._redactor = redactor
         self._reader = reader
         self._redis = connection
+        self._tally = DispatchTally(connection)
         self._kept: list[Entry] = []  # read, but the ledger was away
         self._reclaimed_at = 0.0
 
@@ -64,6 +66,7 @@ class Dispatcher:
                 if not entries:
                     break
                 self._take(entries)
+            self._tally.flush()
             wakeups.settle(self._redis, QUEUE, self._look_once_more)
         except LedgerUnavailable as error:
             # What was read stays with us; the clock rings again in a moment.
@@ -79,6 +82,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Let go of the ledger and Redis."""
+        self._tally.flush()
         self._ledger.close()
         self._redis.close()
 
@@ -112,6 +116,9 @@ class Dispatcher:
                 sum(len(item.deliveries) for item in batch if item.event.id in recorded),
                 (time.monotonic() - started) * 1000,
             )
+        for item in batch:
+            if item.event.id in recorded:
+                self._tally.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
         return sorted(sinks)
 
     def _assess(self, event: Event) -> NewEvent:
@@ -142,6 +149,7 @@ class Dispatcher:
                 log.warning("dispatch.marked event=%s problem=%s", batch[0].event.id, error)
                 marked = self._marked(batch[0].event, f"the ledger refused a value of it: {error}")
                 new, rung = self._ledger.write(lambda connection: self._decide(connection, [marked]))
+                batch[0].disposition, batch[0].deliveries = marked.disposition, []
             else:
                 half = len(batch) // 2
                 return self._record(batch[:half], sinks) | self._record(batch[half:], sinks)
@@ -193,6 +201,7 @@ class Dispatcher:
         )
         verdict = self._router.match(view)
         item.note = "; ".join(f"route {each.route} {each.why}" for each in verdict.explanations if each.error)
+        item.failed_rules = tuple(each.route for each in verdict.explanations if each.error)
         item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
         if submission and submission.callback_url and item.newest:  # as Skyvern would: one for each attempt's end too
             lane = lanes.lane_of(submission.callback_url)

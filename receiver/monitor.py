@@ -27,16 +27,19 @@ from receiver.web import Context, Part
 
 FRESH_FOR: Final = 5.0
 """Seconds that what was asked from Redis and the ledger is shown before it is asked again."""
+DISPOSITIONS: Final = ("news", "interim", "repeat", "superseded", "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 
 
 class State(Collector):
     """The ledger's and the workers' samples as they were last asked for."""
 
-    def __init__(self, sinks: list[str]) -> None:
+    def __init__(self, sinks: list[str], routes: list[str]) -> None:
         self._sinks = sinks
+        self._routes = routes
         self.gauges: Gauges | None = None
         self.counts: dict[str, tally.SinkCounts] | None = None
+        self.dispatched = tally.DispatchCounts()
         self.asked = float("-inf")
 
     def collect(self) -> Iterator[Any]:
@@ -47,6 +50,7 @@ class State(Collector):
             yield from self._ledger(self.gauges)
         if self.counts is not None:
             yield from self._workers(self.counts)
+            yield from self._dispatchers(self.dispatched)
 
     def _ledger(self, gauges: Gauges) -> Iterator[Any]:
         counts = GaugeMetricFamily("runhook_deliveries", "Deliveries that have not arrived.", labels=["sink", "state"])
@@ -78,12 +82,24 @@ class State(Collector):
             seconds.add_metric([sink], counts.cumulative(), counts.seconds)
         yield from (attempts, seconds)
 
+    def _dispatchers(self, found: tally.DispatchCounts) -> Iterator[Any]:
+        events = CounterMetricFamily(
+            "runhook_events", "Events in the ledger, by what they are.", labels=["disposition"]
+        )
+        failed = CounterMetricFamily("runhook_rule_errors", "Rules that failed on an event.", labels=["route"])
+        for disposition in DISPOSITIONS:
+            events.add_metric([disposition], found.events.get(disposition, 0))
+        for route in self._routes:
+            failed.add_metric([route], found.unevaluated.get(route, 0))
+        unrouted = CounterMetricFamily("runhook_events_unrouted", "Events that no route took.", value=found.unrouted)
+        yield from (events, unrouted, failed)
+
 
 def metrics(context: Context) -> Part:
     """The part that serves /metrics."""
     ledger = Ledger(context.settings.database_url)
     client = redis.asyncio.Redis.from_url(context.settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-    state = State(context.config.destinations)
+    state = State(context.config.destinations, [route.name for route in context.config.routes])
     context.registry.register(state)
     lock = asyncio.Lock()
 
@@ -93,6 +109,7 @@ def metrics(context: Context) -> Part:
         except LedgerUnavailable:
             state.gauges = None
         try:
+            state.dispatched = tally.parse_dispatch(await client.hgetall(tally.DISPATCH_KEY))
             state.counts = tally.parse(await client.hgetall(tally.KEY))
         except redis.RedisError:
             state.counts = None

@@ -1,35 +1,56 @@
 """What the workers count, kept in Redis, since each of them is a process of its own and /metrics is in another.
 
-One hash: "<sink>|<outcome>|count", "<sink>|sum" and "<sink>|le|<bound>". Losing it is a counter's reset, which
-Prometheus knows how to read.
+    runhook:metrics:deliver     "<sink>|<outcome>|count", "<sink>|sum" and "<sink>|le|<bound>"
+    runhook:metrics:dispatch    "event|<disposition>", "unrouted" and "unevaluated|<route>"
+
+Losing these hashes is a counter's reset, which Prometheus knows how to read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import redis
 
 KEY: Final = "runhook:metrics:deliver"
+DISPATCH_KEY: Final = "runhook:metrics:dispatch"
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Seconds of one send."""
-FLUSH_EVERY: Final = 2.0
 
 
-class Tally:
-    """Counts of one worker process. They go to Redis every few seconds; a lost flush is lost."""
+class _Hash:
+    """Counts of one worker process on their way to a hash in Redis; a lost flush is lost."""
+
+    def __init__(self, client: redis.Redis, key: str) -> None:
+        self._redis = client
+        self._key = key
+        self._counts: Counter[str] = Counter()
+        self._sums: dict[str, float] = {}
+
+    def flush(self) -> None:
+        """Send the counts on. Never raises for Redis: counting must stop no work."""
+        if not self._counts:
+            return
+        counts, self._counts = self._counts, Counter()
+        sums, self._sums = self._sums, {}
+        with contextlib.suppress(redis.RedisError), self._redis.pipeline(transaction=False) as pipeline:
+            for field, count in counts.items():
+                pipeline.hincrby(self._key, field, count)
+            for field, value in sums.items():
+                pipeline.hincrbyfloat(self._key, field, value)
+            pipeline.execute()
+
+
+class Tally(_Hash):
+    """The attempts of one worker process for one sink."""
 
     def __init__(self, client: redis.Redis, sink: str) -> None:
-        self._redis = client
+        super().__init__(client, KEY)
         self._sink = sink
-        self._counts: Counter[str] = Counter()
-        self._seconds = 0.0
-        self._flushed = time.monotonic()
 
     def add(self, outcome: str, seconds: float) -> None:
         """Count one attempt that took `seconds`."""
@@ -37,20 +58,23 @@ class Tally:
         bound = str(BOUNDS[place]) if place < len(BOUNDS) else "+Inf"
         self._counts[f"{self._sink}|{outcome}|count"] += 1
         self._counts[f"{self._sink}|le|{bound}"] += 1
-        self._seconds += seconds
+        total = f"{self._sink}|sum"
+        self._sums[total] = self._sums.get(total, 0.0) + seconds
 
-    def flush(self, *, now: bool = False) -> None:
-        """Send the counts on, if it is time or `now`. Never raises for Redis: counting must stop no delivery."""
-        if not self._counts or not (now or time.monotonic() - self._flushed > FLUSH_EVERY):
-            return
-        self._flushed = time.monotonic()
-        counts, self._counts = self._counts, Counter()
-        seconds, self._seconds = self._seconds, 0.0
-        with contextlib.suppress(redis.RedisError), self._redis.pipeline(transaction=False) as pipeline:
-            for field, count in counts.items():
-                pipeline.hincrby(KEY, field, count)
-            pipeline.hincrbyfloat(KEY, f"{self._sink}|sum", seconds)
-            pipeline.execute()
+
+class DispatchTally(_Hash):
+    """The events that one dispatcher has recorded."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__(client, DISPATCH_KEY)
+
+    def add(self, disposition: str, *, routed: bool, unevaluated: Iterable[str] = ()) -> None:
+        """Count one event. `routed`: it has a delivery. `unevaluated`: the routes whose rule failed on it."""
+        self._counts[f"event|{disposition}"] += 1
+        if not routed and disposition not in ("repeat", "superseded"):
+            self._counts["unrouted"] += 1
+        for route in unevaluated:
+            self._counts[f"unevaluated|{route}"] += 1
 
 
 class SinkCounts:
@@ -70,8 +94,17 @@ class SinkCounts:
         return pairs
 
 
+class DispatchCounts:
+    """What all dispatchers have counted: events by disposition, those without a route, failed rules by route."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, int] = {}
+        self.unrouted = 0
+        self.unevaluated: dict[str, int] = {}
+
+
 def parse(fields: Mapping[Any, Any]) -> dict[str, SinkCounts]:
-    """The hash (bytes to bytes), by sink. Fields that are not ours are passed over."""
+    """The hash of `Tally` (bytes to bytes), by sink. Fields that are not ours are passed over."""
     found: dict[str, SinkCounts] = {}
     for raw, value in fields.items():
         sink, _, rest = raw.decode(errors="replace").partition("|")
@@ -84,4 +117,19 @@ def parse(fields: Mapping[Any, Any]) -> dict[str, SinkCounts]:
                 counts.buckets[second] = int(value)
             elif second == "count":
                 counts.outcomes[first] = int(value)
+    return found
+
+
+def parse_dispatch(fields: Mapping[Any, Any]) -> DispatchCounts:
+    """The hash of `DispatchTally` (bytes to bytes). Fields that are not ours are passed over."""
+    found = DispatchCounts()
+    for raw, value in fields.items():
+        kind, _, name = raw.decode(errors="replace").partition("|")
+        with contextlib.suppress(ValueError):
+            if kind == "event":
+                found.events[name] = int(value)
+            elif kind == "unrouted":
+                found.unrouted = int(value)
+            elif kind == "unevaluated":
+                found.unevaluated[name] = int(value)
     return found

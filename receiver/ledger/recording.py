@@ -55,6 +55,7 @@ class NewEvent:
     repeat_of: str | None = None
     newest: bool = False  # the run now stands as this event says
     note: str = ""  # what an operator should see although the event is readable
+    failed_rules: tuple[str, ...] = ()  # routes that could not be evaluated
     deliveries: list[NewDelivery] = field(default_factory=list)
 
     @property

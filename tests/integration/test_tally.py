@@ -10,7 +10,7 @@ def test_counts_of_two_workers_add_up(redis_url: str) -> None:
     for outcome, seconds in (("accepted", 0.004), ("accepted", 0.2), ("unavailable", 400.0)):
         worker = tally.Tally(client, "ops")
         worker.add(outcome, seconds)
-        worker.flush(now=True)
+        worker.flush()
     client.hset(tally.KEY, "garbage", "x")
     client.hset(tally.KEY, "ops|sum|", "x")
 
@@ -23,9 +23,26 @@ def test_counts_of_two_workers_add_up(redis_url: str) -> None:
     assert (cumulative["0.005"], cumulative["0.25"], cumulative["300.0"], cumulative["+Inf"]) == (1, 2, 2, 3)
 
 
+def test_what_two_dispatchers_recorded_adds_up(redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    for _ in range(2):
+        dispatcher = tally.DispatchTally(client)
+        dispatcher.add("news", routed=True)
+        dispatcher.add("news", routed=False, unevaluated=["big | invoices", "other"])
+        dispatcher.add("repeat", routed=False)
+        dispatcher.flush()
+    client.hset(tally.DISPATCH_KEY, "unrouted|x", "x")
+
+    found = tally.parse_dispatch(client.hgetall(tally.DISPATCH_KEY))
+    client.close()
+
+    assert (found.events, found.unrouted) == ({"news": 4, "repeat": 2}, 2)
+    assert found.unevaluated == {"big | invoices": 2, "other": 2}
+
+
 def test_a_redis_that_is_away_stops_nothing() -> None:
     client = redis.Redis(port=1, socket_connect_timeout=0.1, retry=None)
     worker = tally.Tally(client, "ops")
     worker.add("accepted", 0.1)
-    worker.flush(now=True)
+    worker.flush()
     client.close()
