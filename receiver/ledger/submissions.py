@@ -27,6 +27,9 @@ ATTACH_WITHIN = 600.0
 """Seconds for which an identical request without Idempotency-Key joins one whose end nobody knows yet."""
 
 
+NOT_TOLD = 1000  # stands for no answer; every status that is no success is at least 300
+
+
 @dataclass(frozen=True, slots=True)
 class NewSubmission:
     """What is written down before the request goes out. `call`: tasks | agents | workflows | legacy."""
@@ -94,7 +97,8 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
     """Write the submission down. Returns it and True; or the one that stands for the same request, and False.
 
     With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`.
-    Without, it is a younger identical request of which nobody knows yet what became of it.
+    Without, it is a young identical request whose caller does not know of a run: a client that tries again, because it
+    was told of trouble, must not make a second one.
     """
     if new.idempotency_key is None:
         _alone(connection, f"{new.key_id}\0{new.request_hash}")
@@ -104,7 +108,14 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
                 submissions.c.key_id == new.key_id,
                 submissions.c.request_hash == new.request_hash,
                 submissions.c.created_at > now - ATTACH_WITHIN,
-                submissions.c.state.in_(sorted(OPEN)),
+                sa.or_(
+                    submissions.c.state.in_(sorted(OPEN)),
+                    # Its run is known by now, but its caller was told of trouble, or has not been told yet.
+                    sa.and_(
+                        submissions.c.state == State.ACCEPTED,
+                        sa.func.coalesce(submissions.c.answer_status, NOT_TOLD) >= 300,
+                    ),
+                ),
             )
             .order_by(submissions.c.created_at.desc())
             .limit(1)
@@ -189,6 +200,15 @@ def answered(connection: sa.Connection, submission_id: str, answer: Answer, now:
     found = one(connection, submission_id)
     assert found is not None
     return found
+
+
+def told(connection: sa.Connection, submission_id: str, status: int, body: bytes, now: float) -> None:
+    """The caller has heard of the run after all: this is the answer from now on."""
+    connection.execute(
+        sa.update(submissions)
+        .where(submissions.c.id == submission_id, submissions.c.state == State.ACCEPTED)
+        .values(answer_status=status, answer=body, updated_at=now)
+    )
 
 
 def _lock_runs(connection: sa.Connection, source: str, run_ids: Sequence[str]) -> dict[str, bool]:

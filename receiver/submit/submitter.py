@@ -13,6 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -148,6 +149,14 @@ def _storable(url: str) -> str:
     return url
 
 
+def _unanswered(submission: Submission) -> bool:
+    """Whether its answer is still awaited. Its webhook may have come before."""
+    young = time.time() - submission.created_at < submissions.PENDING_LIMIT
+    return submission.state is State.PENDING or (
+        submission.state is State.ACCEPTED and submission.answered_at is None and young
+    )
+
+
 class Submitter:
     """Submits of all sources in this process. `prove`: how a lost answer is made good at once, if that can be."""
 
@@ -219,9 +228,8 @@ class Submitter:
     async def _join(self, source: Source, prepared: Prepared, submission: Submission) -> Reply:
         if submission.request_hash != prepared.new.request_hash:
             return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
-        if submission.state is State.PENDING:
-            submission = await self._settled(submission)
-        if submission.state is State.PENDING:
+        submission = await self._settled(submission)
+        if _unanswered(submission) and submission.state is State.PENDING:
             reply = error(409, "The first request with this content is still on its way", retry_after="5")
         else:
             reply = await self._again(source, submission)
@@ -230,15 +238,15 @@ class Submitter:
     async def _settled(self, submission: Submission) -> Submission:
         """The submission when it is answered, or as it is after a while."""
         deadline = time.monotonic() + JOIN_FOR
-        while submission.state is State.PENDING and time.monotonic() < deadline:
-            task = self._going.get(submission.id)
+        submission_id = submission.id
+        while _unanswered(submission) and time.monotonic() < deadline:
+            task = self._going.get(submission_id)
             if task is not None:
                 await asyncio.wait([task], timeout=deadline - time.monotonic())
             else:
                 await asyncio.sleep(LOOK_EVERY)  # another process carries it
-            submission_id = submission.id
-            found = await self._store.read(lambda connection: submissions.one(connection, submission_id))  # noqa: B023
-            if found is None or (task is not None and found.state is State.PENDING):
+            found = await self._store.read(lambda connection: submissions.one(connection, submission_id))
+            if found is None or (task is not None and _unanswered(found)):
                 break  # its answer could not be written down
             submission = found
         return submission
@@ -272,12 +280,22 @@ class Submitter:
             return None
         if submission.call == "legacy":
             body = json.dumps({"task_id": submission.run_id}).encode()
-            return Reply(200, body, {"content-type": "application/json"}).for_submission(submission.id)
+            reply = Reply(200, body, {"content-type": "application/json"}).for_submission(submission.id)
+            return await self._told(submission, reply)
         said = said or await source.api.get_run(submission.run_id)
         ours = source.callback(submission.id)
         replacing = {json.dumps(ours).encode(): json.dumps(submission.callback_url or None).encode()} if ours else {}
-        reply = relay(said, source.secrets, replacing=replacing)
-        return reply.for_submission(submission.id) if reply.status < 300 else None
+        reply = relay(said, source.secrets, replacing=replacing).for_submission(submission.id)
+        return await self._told(submission, reply) if reply.status < 300 else None
+
+    async def _told(self, submission: Submission, reply: Reply) -> Reply:
+        """`reply`, which is the submission's answer from now on."""
+        kept = self._redacted(reply.body)
+        with suppress(LedgerUnavailable, LedgerDataError):
+            await self._store.write(
+                lambda connection: submissions.told(connection, submission.id, reply.status, kept, time.time())
+            )
+        return reply
 
     async def close(self, seconds: float) -> None:
         """Wait a while for submits that are on their way. What is not answered then is found by the clock."""

@@ -178,10 +178,14 @@ def test_a_client_that_retries_on_errors_never_makes_a_second_run(submitting: Ma
     sim = simulate_skyvern()
     rig = submitting(sim.url)
 
-    for _ in range(3):  # as the TypeScript SDK does, without a key
-        rig.task("p [garbage]")
+    answers = [rig.task("p [garbage]")]
+    wait_until(lambda: rig.rows()[0]["run_id"])  # its webhook has come, or it was found
+    answers.append(rig.task("p [garbage]"))  # as the TypeScript SDK does, without a key
 
     assert len(sim.world.runs) == 1
+    assert answers[-1].json()["run_id"] in sim.world.runs
+    assert rig.task("p [garbage]").json()["run_id"] != answers[-1].json()["run_id"]
+    assert len(sim.world.runs) == 2  # for this caller has heard of the first one
 
 
 # Upstream trouble.
