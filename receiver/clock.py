@@ -1,4 +1,4 @@
-"""What comes due: retries, lapsed claims, lost wake-ups, old events. Rings bells and repairs; sends nothing.
+"""What comes due: retries, lapsed claims, lost wake-ups, overdue results, old events. Rings bells and repairs.
 
 Several clocks may run. Whatever Redis has forgotten, the ledger still knows, and a sweep that finds nothing costs one
 indexed query for each question.
@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 import redis
 
-from receiver import wakeups
+from receiver import reconcile, wakeups
 from receiver.config import Config
 from receiver.inbox import InboxReader
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, operations, repair, retention
 from receiver.ledger.migrate import ensure_schema
+from receiver.reconcile import Reconciler
 from receiver.settings import Settings
 
 TICK = 1.0
@@ -32,11 +33,19 @@ log = logging.getLogger("runhook.clock")
 class Clock:
     """The clock of one process."""
 
-    def __init__(self, ledger: Ledger, sinks: Sequence[str], connection: redis.Redis, retain: float | None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        sinks: Sequence[str],
+        connection: redis.Redis,
+        retain: float | None,
+        reconciler: Reconciler | None = None,
+    ) -> None:
         self._ledger = ledger
         self._sinks = sinks
         self._redis = connection
         self._retain = retain
+        self._reconciler = reconciler
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
         self._trouble = ""
@@ -49,7 +58,7 @@ class Clock:
     def tick(self) -> None:
         """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
         trouble = ""
-        for look in (self.due, self.operations, self.inbox, self.repair, self.slow):
+        for look in (self.due, self.operations, self.inbox, self.repair, self.slow, self.overdue):
             try:
                 look()
             except (LedgerUnavailable, redis.RedisError) as error:
@@ -107,6 +116,11 @@ class Clock:
                 log.info("clock.retention events=%d", removed)
         self._inbox.tidy()
 
+    def overdue(self) -> None:
+        """Begin to look for results that no webhook has told."""
+        if self._reconciler is not None:
+            self._reconciler.tick()
+
     def _every(self, name: str, seconds: float) -> bool:
         now = time.monotonic()
         if now - self._last.get(name, -seconds) < seconds:
@@ -116,6 +130,8 @@ class Clock:
 
     def close(self) -> None:
         """Let go of the ledger and Redis."""
+        if self._reconciler is not None:
+            self._reconciler.close()
         self._ledger.close()
         self._redis.close()
 
@@ -125,4 +141,5 @@ def build(settings: Settings, config: Config) -> Clock:
     ledger = Ledger(settings.database_url)
     ensure_schema(ledger)
     connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
-    return Clock(ledger, config.destinations, connection, config.retention.events)
+    reconciler = reconcile.build(settings, config) if config.reconcile.enabled else None
+    return Clock(ledger, config.destinations, connection, config.retention.events, reconciler)

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("receiver.cli.operate", "cancel"),
     "operations": ("receiver.cli.operate", "operations"),
     "sink": ("receiver.cli.sinks", "app"),
+    "reconcile": ("receiver.cli.reconcile", "reconcile"),
     "quarantine": ("receiver.cli.quarantine", "app"),
     "keys": ("receiver.cli.keys", "app"),
     "simulate": ("receiver.cli.simulate", "simulate"),

@@ -1,0 +1,107 @@
+"""Submissions whose result is missing: who looks for them now, and what is known of runs seen in Skyvern's API.
+
+A look is leased, so that of several clocks one takes it; the lease of a clock that was killed runs out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from receiver.ledger import bulk
+from receiver.ledger.schema import runs, submissions
+from receiver.ledger.submissions import Submission, one
+from receiver.submit.states import OPEN
+from receiver.submit.states import Submission as State
+
+LEASE = 90.0
+"""Seconds that one look may take."""
+
+
+def count_due(connection: sa.Connection, now: float, limit: int) -> dict[str, int]:
+    """How many submissions of each source are due, counting at most `limit` in all."""
+    oldest = sa.select(submissions.c.source).where(submissions.c.due_at <= now).limit(limit).subquery()
+    found = connection.execute(sa.select(oldest.c.source, sa.func.count()).group_by(oldest.c.source))
+    return {row[0]: row[1] for row in found}
+
+
+def take_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
+    """Lease up to `limit` submissions that are due, the one that waits longest first."""
+    ids = list(
+        connection.execute(
+            sa.select(submissions.c.id)
+            .where(submissions.c.due_at <= now, submissions.c.source == source)
+            .order_by(submissions.c.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).scalars()
+    )
+    if not ids:
+        return []
+    taken = [each for submission_id in ids if (each := one(connection, submission_id)) is not None]
+    connection.execute(
+        sa.update(submissions).where(bulk.among(connection, submissions.c.id, ids)).values(due_at=now + LEASE)
+    )
+    return [replace(each, due_at=now + LEASE) for each in taken]
+
+
+def stop_looking(connection: sa.Connection, submission_id: str, reason: str, now: float) -> None:
+    """Skyvern knows nothing of the run any more: nobody looks again."""
+    connection.execute(
+        sa.update(submissions)
+        .where(submissions.c.id == submission_id, submissions.c.due_at.is_not(None))
+        .values(due_at=None, reason=reason, updated_at=now)
+    )
+
+
+def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
+    """Look for these now, if there is something to look for. Returns how many there are."""
+    if not ids:
+        return 0
+    result = connection.execute(
+        sa.update(submissions)
+        .where(
+            bulk.among(connection, submissions.c.id, ids),
+            submissions.c.due_at > now,
+            submissions.c.state.in_([State.ACCEPTED, State.UNKNOWN]),
+        )
+        .values(due_at=now)
+    )
+    return result.rowcount
+
+
+def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submission]:
+    """Submissions whose answer was lost, the newest first: a look at Skyvern's newest runs may find several."""
+    rows = connection.execute(
+        sa.select(submissions.c.id)
+        .where(submissions.c.source == source, submissions.c.state == State.UNKNOWN, submissions.c.due_at.is_not(None))
+        .order_by(submissions.c.created_at.desc())
+        .limit(limit)
+    ).scalars()
+    return [each for submission_id in rows if (each := one(connection, submission_id)) is not None]
+
+
+def taken_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:
+    """Those of the runs that are some submission's own."""
+    query = sa.select(submissions.c.run_id).where(
+        submissions.c.source == source, bulk.among(connection, submissions.c.run_id, sorted(run_ids))
+    )
+    return set(connection.execute(query).scalars())
+
+
+def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:
+    """Those of the runs whose end the ledger knows."""
+    query = sa.select(runs.c.run_id).where(
+        runs.c.source == source, bulk.among(connection, runs.c.run_id, sorted(run_ids)), runs.c.final
+    )
+    return set(connection.execute(query).scalars())
+
+
+def count_open(connection: sa.Connection) -> int:
+    """How many submissions have no end yet."""
+    query = sa.select(sa.func.count()).where(
+        sa.or_(submissions.c.state.in_(sorted(OPEN)), submissions.c.due_at.is_not(None))
+    )
+    return int(connection.execute(query).scalar_one())

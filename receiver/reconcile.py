@@ -1,0 +1,323 @@
+"""Results that no webhook has told: overdue runs are asked for in Skyvern's API. Bounded, and alive without Redis.
+
+A final answer becomes an event, via poll, and goes through the same Dispatcher as one from the inbox: a webhook that
+comes later is a repeat. A submission whose answer was lost is first resolved by proof. Each look is leased in the
+ledger, so several clocks share the work, and what a killed one was looking at is looked at again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import redis
+
+from receiver import hints, wakeups
+from receiver.allowance import Allowance
+from receiver.config import Config, ReconcileConfig, parse_rate
+from receiver.dispatch import Dispatcher
+from receiver.errors import ConfigError
+from receiver.event import Event, Via, event_id
+from receiver.inbox import InboxReader
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
+from receiver.ledger.submissions import Submission
+from receiver.pool import Pool
+from receiver.rates import Rate
+from receiver.redact import Redactor
+from receiver.routing import Router
+from receiver.run import FINAL, parse
+from receiver.settings import Settings
+from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
+from receiver.submit import due
+from receiver.submit.resolving import Resolver
+from receiver.submit.states import Move
+from receiver.submit.states import Submission as State
+
+PATIENCE = Patience(tries=1, limit=25.0)
+"""Of one poll: shorter than its lease, and the next look is the retry."""
+_GONE = 404
+_MOST_UNKNOWN = 50
+
+log = logging.getLogger("runhook.reconcile")
+
+
+class Budget:
+    """Calls of one source's API: over all processes while Redis is there, of this process alone while it is not."""
+
+    def __init__(self, connection: redis.Redis, source: str, rate: str) -> None:
+        count, seconds = parse_rate(rate)
+        self._shared = Rate(connection, f"reconcile/{source}", (count, seconds))
+        self._own = Allowance(count / seconds, float(count))
+        self._lock = threading.Lock()
+
+    def take(self, wanted: int) -> int:
+        """How many of `wanted` calls may be made now."""
+        try:
+            return self._shared.take(wanted)
+        except redis.RedisError:
+            with self._lock:
+                return sum(self._own.take(1, time.monotonic()) for _ in range(wanted))
+
+
+@dataclass(slots=True)
+class Watched:
+    """A source whose API can be asked."""
+
+    name: str
+    reader: SkyvernReader
+    budget: Budget
+    resolver: Resolver
+
+
+@dataclass(slots=True)
+class Walked:
+    """What a walk over GET /v1/runs found. `missing`: final runs whose end the ledger does not know."""
+
+    source: str
+    final: int = 0
+    missing: list[ListedRun] = field(default_factory=list)
+    imported: list[str] = field(default_factory=list)
+    trouble: str = ""
+
+
+class Reconciler:
+    """Looks for overdue results of all sources, in threads of its own."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        connection: redis.Redis,
+        settings: ReconcileConfig,
+        sources: Sequence[Watched],
+    ) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._redis = connection
+        self._settings = settings
+        self._sources = {each.name: each for each in sources}
+        self._places = settings.concurrency * max(len(sources), 1)
+        self._pool = Pool(self._places, "reconcile")
+        self._flying: Counter[str] = Counter()  # looks under way, by source
+        self._counting = threading.Lock()
+        self._dispatching = threading.Lock()  # the router is not made for two threads at once
+
+    def tick(self) -> int:
+        """Begin what is due and may begin now; waits for nothing. Returns how many looks began.
+
+        Raises LedgerUnavailable.
+        """
+        self._hints()
+        now = time.time()
+        waiting = self._ledger.read(lambda connection: overdue.count_due(connection, now, 4 * self._places))
+        begun = 0
+        for name, count in sorted(waiting.items()):
+            source = self._sources.get(name)
+            if source is None:
+                continue  # it is no longer in the config, or has no key: its submissions wait
+            free = self._settings.concurrency - self._flying[name]
+            granted = source.budget.take(min(free, count)) if free > 0 else 0
+            if granted <= 0:
+                continue
+            taken = self._ledger.write(
+                lambda connection, name=name, granted=granted: overdue.take_due(connection, name, now, granted)  # type: ignore[misc]
+            )
+            begun += len(taken)
+            self._begin(source, taken)
+        return begun
+
+    def _begin(self, source: Watched, taken: Sequence[Submission]) -> None:
+        known = [each for each in taken if each.state is State.ACCEPTED]
+        for submission in known:
+            self._start(source, lambda submission=submission: self._poll(source, submission))  # type: ignore[misc]
+        if len(known) < len(taken):  # one look serves all whose answer was lost
+            rest = [each for each in taken if each.state is not State.ACCEPTED]
+            self._start(source, lambda: self._resolve(source, rest))
+
+    def _start(self, source: Watched, work: Callable[[], None]) -> None:
+        def careful() -> None:
+            try:
+                work()
+            except LedgerUnavailable as error:
+                log.warning("reconcile.paused source=%s ledger=%s", source.name, error)  # the lease runs out
+            except Exception:
+                log.exception("reconcile.bug source=%s", source.name)
+            finally:
+                with self._counting:
+                    self._flying[source.name] -= 1
+
+        with self._counting:
+            self._flying[source.name] += 1
+        self._pool.submit(careful)
+
+    def _hints(self) -> None:
+        """Results that were too large to take are fetched now."""
+        try:
+            ids = hints.take_hints(self._redis)
+        except redis.RedisError:
+            return
+        if ids:
+            made = self._ledger.write(lambda connection: overdue.make_due(connection, ids, time.time()))
+            log.info("reconcile.hints told=%d due=%d", len(ids), made)
+
+    # One look.
+
+    def _poll(self, source: Watched, submission: Submission) -> None:
+        self._take_answer(source, submission, source.reader.get_run(submission.run_id))
+
+    def _take_answer(self, source: Watched, submission: Submission, answer: Answer) -> None:
+        now = time.time()
+        if isinstance(answer, Answered) and answer.ok and self.take(source.name, answer.body, "poll", submission.id):
+            log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
+            still = self._ledger.read(lambda connection: submissions.one(connection, submission.id))
+            if still is None or still.due_at is None:
+                return
+        if isinstance(answer, Answered):
+            run = parse(answer.body) if answer.ok else None
+            reason = f"the run is {run.status or 'unreadable'}" if run else f"Skyvern answered {answer.status}"
+            retry_after = answer.retry_after
+            if answer.status == _GONE and submission.created_at < now - due.LOST_AFTER:
+                self._ledger.write(lambda connection: overdue.stop_looking(connection, submission.id, reason, now))
+                return
+        else:
+            reason, retry_after = answer.reason, None
+        self._postpone(submission, reason, self._settings.longest, retry_after)
+
+    def _postpone(self, submission: Submission, reason: str, longest: float, retry_after: float | None = None) -> None:
+        now = time.time()
+        again = due.next_look(submission.polls, now, random.random(), longest, retry_after=retry_after)
+        self._ledger.write(lambda connection: submissions.postpone(connection, submission.id, again, reason, now))
+
+    def _resolve(self, source: Watched, leased: Sequence[Submission]) -> None:
+        """Look for the runs of submissions whose answer was lost: of those that are due, and of all others as well."""
+        now = time.time()
+
+        def miss(connection: Connection) -> list[Submission]:
+            for each in leased:
+                if each.state is State.PENDING:
+                    reason = "the process that waited for the answer ended"
+                    submissions.resolve(connection, each.id, Move.MISS, now, due_at=now + overdue.LEASE, reason=reason)
+            return overdue.unknown(connection, source.name, _MOST_UNKNOWN)
+
+        wanted = {each.id: each for each in [*leased, *self._ledger.write(miss)]}
+        settled = source.resolver.settle(list(wanted.values()), lambda moment: moment + overdue.LEASE)
+        for submission_id, answer in settled.items():
+            log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
+            found = self._ledger.read(lambda connection, key=submission_id: submissions.one(connection, key))  # type: ignore[misc]
+            if found is not None:
+                self._take_answer(source, found, answer)
+        for each in leased:
+            if each.id in settled:
+                continue
+            if each.created_at < now - due.LOST_AFTER:
+                self._ledger.write(
+                    lambda connection, key=each.id: submissions.resolve(  # type: ignore[misc]
+                        connection, key, Move.GIVE_UP, now, reason="a day without a trace of a run"
+                    )
+                )
+            else:
+                self._postpone(each, "no run with its token was found", due.UNKNOWN_LONGEST)
+
+    def take(self, source: str, body: bytes, via: Via, submission_id: str = "") -> bool:
+        """Dispatch what the API said of a run, if it is final. Raises LedgerUnavailable."""
+        if not parse(body).final:
+            return False
+        event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
+        with self._dispatching:
+            sinks = self._dispatcher.dispatch([event])
+        try:
+            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
+        except redis.RedisError:
+            log.info("reconcile.unheard redis is away; the clock rings when it is back")
+        return True
+
+    # By hand.
+
+    def drain(self, seconds: float) -> int:
+        """Look at all that is due, within the budget and `seconds`. Returns how many looks were taken."""
+        until = time.monotonic() + seconds
+        looks = 0
+        while time.monotonic() < until:
+            begun = self.tick()
+            looks += begun
+            if not begun and not self._flying.total():
+                break
+            time.sleep(0.05)
+        return looks
+
+    def walk(self, source: Watched, since: float, *, take: bool, pages: int = 1000) -> Walked:
+        """Go through GET /v1/runs, newest first, back to `since`, for final runs whose end the ledger does not know.
+
+        `take`: fetch them and dispatch them, via import. Raises LedgerUnavailable.
+        """
+        walked = Walked(source.name)
+        for page in range(1, pages + 1):
+            answer = source.reader.list_runs(page, 100, sorted(FINAL))
+            rows = listed_runs(answer) if isinstance(answer, Answered) else None
+            if rows is None:
+                said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
+                walked.trouble = f"page {page}: {said}"
+                break
+            young = [row for row in rows if row.created_at is None or row.created_at >= since]
+            ids = [row.run_id for row in young]
+            known = self._ledger.read(lambda connection, ids=ids: overdue.final_runs(connection, source.name, ids))  # type: ignore[misc]
+            walked.final += len(young)
+            for row in young:
+                if row.run_id not in known:
+                    walked.missing.append(row)
+                    if take:
+                        self._import(source, row, walked)
+            if len(young) < len(rows) or len(rows) < 100:
+                break
+        return walked
+
+    def _import(self, source: Watched, row: ListedRun, walked: Walked) -> None:
+        while not source.budget.take(1):
+            time.sleep(0.2)
+        answer = source.reader.get_run(row.run_id)
+        if isinstance(answer, Answered) and answer.ok and self.take(source.name, answer.body, "import"):
+            walked.imported.append(row.run_id)
+
+    @property
+    def sources(self) -> list[Watched]:
+        """The sources whose API can be asked."""
+        return list(self._sources.values())
+
+    def close(self) -> None:
+        """Let go of everything. A look that is on its way ends with the process, and its lease runs out."""
+        self._pool.close()
+        for source in self._sources.values():
+            source.reader.close()
+        self._dispatcher.close()
+        self._ledger.close()
+
+
+def build(settings: Settings, config: Config) -> Reconciler:
+    """The reconciler for these settings; it opens its connections on first use. Raises ConfigError."""
+    connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    ledger = Ledger(settings.database_url)
+    dispatcher = Dispatcher(
+        Ledger(settings.database_url),
+        Router(config.routes),
+        Redactor(config.redact),
+        InboxReader(connection, "reconcile"),
+        connection,
+    )
+    watched = []
+    for name, source in config.sources.items():
+        if (found := source.api(settings.skyvern_base_url)) is None:
+            continue
+        try:
+            reader = SkyvernReader(*found, patience=PATIENCE)
+        except ConfigError as problem:
+            raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
+        budget = Budget(connection, name, config.reconcile.budget)
+        watched.append(
+            Watched(name, reader, budget, Resolver(name, reader, ledger, lambda budget=budget: bool(budget.take(1))))  # type: ignore[misc]
+        )
+    return Reconciler(ledger, dispatcher, connection, config.reconcile, watched)

@@ -1,0 +1,53 @@
+"""When a submission is looked for: first after what its request allows, then ever more rarely. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+SECONDS_A_STEP: Final = 30.0
+"""What a step of a browser may take: most take a third of that."""
+SLACK: Final = 60.0
+"""Seconds for the queue before the run, and for its webhook's three attempts after it."""
+LONGEST_FIRST: Final = 86_400.0
+AGAIN: Final = 15.0
+"""Seconds before the second look; each further one comes after twice as long."""
+UNKNOWN_LONGEST: Final = 900.0
+"""Seconds between two looks for the run of a lost answer, at the most."""
+LOST_AFTER: Final = 86_400.0
+"""Seconds after which a submission without a trace is lost."""
+
+
+def first_look(members: Mapping[str, Any], headers: Mapping[str, str], now: float, default: float) -> float:
+    """When a run that was just accepted is overdue, in seconds since the epoch.
+
+    `members`: of the request. `headers`: by lower-case name. `default`: seconds, where the request sets no limit.
+    """
+    minutes = _number(members.get("max_elapsed_time_minutes"))
+    if minutes is not None:
+        return now + min(minutes * 60 + SLACK, LONGEST_FIRST)
+    steps = _number(headers.get("x-max-steps-override"))
+    if steps is None:
+        steps = _number(members.get("max_steps"))
+    if steps is not None:
+        return now + min(steps * SECONDS_A_STEP + SLACK, LONGEST_FIRST)
+    return now + default
+
+
+def next_look(polls: int, now: float, chance: float, longest: float, *, retry_after: float | None = None) -> float:
+    """When to look again after `polls` looks in vain. `chance` in [0, 1): jitter; `longest`: seconds."""
+    wait = min(AGAIN * 2.0 ** min(max(polls, 0), 32), longest) * (0.75 + chance / 2)
+    if retry_after is not None:
+        wait = max(wait, min(retry_after, LONGEST_FIRST))
+    return now + wait
+
+
+def _number(value: object) -> float | None:
+    """A limit that is one: positive and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 < number < float("inf") else None
