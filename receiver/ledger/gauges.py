@@ -40,7 +40,7 @@ def read(connection: sa.Connection) -> Gauges:
     )
     return Gauges(
         {(sink, state): count for sink, state, count in counted},
-        dict(oldest.tuples()),
+        {sink: due for sink, due in oldest},  # noqa: C416 - dict() takes a result for a mapping
         lanes.every(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
     )
