@@ -1,0 +1,145 @@
+"""What is done to the system, and when: made from a seed, so that a run that went wrong can be run again. Pure.
+
+A step's `at` is in seconds since the load began. Kills are kill -9 at chosen moments; whoever plays the process manager
+starts the part again after `seconds`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Action = Literal["rate", "kill", "hang", "flush", "mode"]
+PARTS: Final = ("receiver", "worker", "child", "clock", "valkey", "postgres")
+"""What is killed. `worker` is the supervisor with all its children, `child` one of the children."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """`what`: the part, or the consumer. `value`: events a second, or the consumer's mode.
+
+    `seconds`: how long the part is away. `amid`: while others are away; else they are waited for first, or a slow
+    machine would show nothing but the faults that came after.
+    """
+
+    at: float
+    action: Action
+    what: str = ""
+    seconds: float = 0.0
+    value: str = ""
+    amid: bool = False
+
+    def __str__(self) -> str:
+        names = {"kill": "kill -9", "hang": "SIGSTOP", "flush": "FLUSHALL"}
+        if self.action == "mode":
+            return f"{self.what} {self.value}s" if self.value != "ok" else f"{self.what} is well"
+        return f"{names.get(self.action, self.action)} {self.what}".strip()
+
+
+@dataclass
+class Plan:
+    """`windows`: named spans of time in which nothing else is wrong, for comparing latencies.
+
+    `end`: when the load stops. `rate`: events a second. `least`: acked events that make a run count.
+    """
+
+    rate: int
+    least: int
+    steps: list[Step] = field(default_factory=list)
+    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
+    end: float = 0.0
+
+
+def make(seed: int, *, short: bool) -> Plan:
+    """The plan of a run."""
+    return _Maker(seed, SHORT if short else LONG).make()
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything. Times in seconds."""
+
+    rate: int
+    least: int
+    calm: float
+    outage: float
+    kills: int  # of each part
+    gap: tuple[float, float]  # between two of them
+    away: tuple[float, float]  # until it is started again
+    redis: float  # how long Redis hangs, and then is gone
+    loaded: float  # of that: with load, at its beginning and again at its end
+    flushes: int
+    together: int  # kills of everything at once
+
+
+SHORT: Final = Size(120, 3_000, 4.0, 4.0, 1, (0.9, 1.6), (0.1, 0.5), 2.5, 1.5, 1, 0)
+LONG: Final = Size(300, 10_000, 12.0, 15.0, 3, (2.5, 5.5), (0.1, 2.0), 60.0, 6.0, 2, 1)
+
+
+class _Maker:
+    def __init__(self, seed: int, size: Size) -> None:
+        self._chance = random.Random(seed)
+        self._size = size
+        self._plan = Plan(size.rate, size.least)
+        self._now = 0.0
+
+    def make(self) -> Plan:
+        size = self._size
+        self._load(on=True)
+        self._window("calm", size.calm, skip=min(2.0, size.calm / 4))
+        self._outage("door", "refuse")
+        self._outage("tar", "hang")
+        for step in self._storm():
+            self._step(step.action, step.what, step.seconds)
+            self._now += self._chance.uniform(*size.gap)
+        self._away("hang")
+        self._away("kill")
+        self._now += 1.0
+        self._plan.end = self._now
+        self._plan.steps.sort(key=lambda step: step.at)
+        return self._plan
+
+    def _storm(self) -> Iterator[Step]:
+        size = self._size
+        steps = [Step(0, "kill", part, self._chance.uniform(*size.away)) for part in PARTS for _ in range(size.kills)]
+        steps += [Step(0, "flush", "valkey") for _ in range(size.flushes)]
+        steps += [Step(0, "kill", "everything", 1.0) for _ in range(size.together)]
+        self._chance.shuffle(steps)
+        yield from steps
+
+    def _outage(self, consumer: str, mode: str) -> None:
+        """One consumer is ill. Towards the end the worker is killed whole, its sends under way."""
+        size = self._size
+        self._step("mode", consumer, size.outage, mode)
+        # What is sent just before the end is not within the window: it may arrive after it.
+        self._window(f"{consumer} {mode}s", size.outage, skip=min(1.0, size.outage / 4), rest=1.5)
+        if mode == "hang":
+            self._step("kill", "worker", 0.3)
+            self._now += 1.0
+        self._step("mode", consumer, 0, "ok")
+        self._now += 1.0
+
+    def _away(self, action: Action) -> None:
+        """Redis hangs or is gone for long. The load pauses meanwhile, or the rest of the run would be catching up."""
+        size, start = self._size, self._now
+        self._step(action, "valkey", size.redis)
+        victim = "receiver" if action == "kill" else "worker"
+        self._plan.steps.append(Step(round(start + size.loaded / 2, 2), "kill", victim, 0.2, amid=True))
+        if size.redis > 2 * size.loaded:
+            self._now = start + size.loaded
+            self._load(on=False)
+            self._now = start + size.redis - size.loaded / 2
+            self._load(on=True)
+        self._now = start + size.redis + size.loaded / 2
+
+    def _load(self, *, on: bool) -> None:
+        self._step("rate", value=str(self._size.rate if on else 0))
+
+    def _step(self, action: Action, what: str = "", seconds: float = 0.0, value: str = "") -> None:
+        self._plan.steps.append(Step(round(self._now, 2), action, what, round(seconds, 2), value))
+
+    def _window(self, name: str, seconds: float, skip: float, rest: float = 0.0) -> None:
+        self._plan.windows[name] = (self._now + skip, self._now + seconds - rest)
+        self._now += seconds

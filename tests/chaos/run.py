@@ -1,0 +1,300 @@
+"""One run: start everything, go through the plan, wait until all is quiet, gather the evidence, judge it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from tests.chaos import bodies, consumer, sender, verdict
+from tests.chaos.bodies import HTTP_SINKS, SINKS, SOURCE
+from tests.chaos.plan import Plan, Step, make
+from tests.chaos.system import SECRET, Program, System
+from tests.chaos.verdict import Evidence, Fault, Row
+
+STALLED: Final = 45.0
+"""Seconds without any delivery after which what is missing will not come any more."""
+PATIENCE: Final = 150.0
+"""Seconds that catching up may take at the end."""
+_STARTED: Final = "worker.started"
+
+# The results' consumer sees each write to its table, at the moment when it is there for others.
+_AUDIT = """
+CREATE TABLE arrivals (event_id text, at double precision);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  INSERT INTO arrivals VALUES (NEW.event_id, extract(epoch FROM clock_timestamp())); RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON runs FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+def run(folder: Path, seed: int, *, short: bool, without: str = "", say: Callable[[str], None] = print) -> int:
+    """0 when every promise held, 1 when one was broken."""
+    plan = make(seed, short=short)
+    kind = "short" if short else "long"
+    say(f"seed {seed}, {kind} form{f', WITHOUT {without}' if without else ''}: {plan.end:.0f} s of faults")
+    began = time.monotonic()
+    found = experiment(folder, plan, seed, without=without, say=say)
+    say("")
+    say(verdict.report(found))
+    wrong = verdict.failures(found)
+    say("")
+    for line in wrong:
+        say(f"FAILED {line}")
+    say(f"{'RED' if wrong else 'GREEN'}: seed {seed}, {time.monotonic() - began:.0f} s in all")
+    return 1 if wrong else 0
+
+
+def experiment(
+    folder: Path, plan: Plan, seed: int, *, without: str = "", say: Callable[[str], None] = print
+) -> Evidence:
+    """Do it, and tell what was found. Whatever happens, nothing is left running."""
+    system = System(folder, sabotage=without, seed=seed)
+    try:
+        system.start()
+        return _Conductor(system, plan, seed, say).conduct()
+    finally:
+        system.end()
+
+
+@dataclass
+class _Conductor:
+    system: System
+    plan: Plan
+    seed: int
+    say: Callable[[str], None]
+    faults: list[Fault] = field(default_factory=list)
+    _returns: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    _awaited: list[tuple[Step, float, frozenset[str], Callable[[], bool]]] = field(default_factory=list)
+    _rates: list[tuple[float, float]] = field(default_factory=list)
+
+    def conduct(self) -> Evidence:
+        system, out = self.system, self.system.folder / "sent.jsonl"
+        self._chance = random.Random(self.seed)
+        system.mode("flaky", "flaky")
+        arguments = ["-m", "tests.chaos.sender", str(system.port), SECRET, str(self.seed), str(out)]
+        load = Program("sender", system.folder, arguments, {}, piped=True)
+        load.start()
+        try:
+            self._warm_up(load)
+            started, wall = time.monotonic(), time.time()
+            for step in self.plan.steps:
+                self._wait(started + step.at)
+                self._do(step, load)
+            self._wait(started + self.plan.end)
+            self._set_rate(load, 0)
+            load.tell("stop")
+            self._until(lambda: not load.running, 120, "the sender to end")
+            self._until(lambda: not (self._returns or self._awaited), 60, "the last part's return")
+            self.say(f"{time.monotonic() - started:6.1f} s  the load has ended; catching up")
+            self._drain()
+            self.say(f"{time.monotonic() - started:6.1f} s  stopping")
+            codes = system.stop()
+        finally:
+            load.kill()
+        windows = {name: (wall + start, wall + end) for name, (start, end) in self.plan.windows.items()}
+        return self._evidence(out, windows, codes)
+
+    def _warm_up(self, load: Program) -> None:
+        """Let a few events through, so that the results' table is there to be watched."""
+        load.tell("rate 20")
+        self._until(lambda: self._has_table(), 30, "the first results")
+        load.tell("rate 0")
+        self.system.results(_AUDIT)
+        self.system.results("INSERT INTO arrivals SELECT event_id, extract(epoch FROM delivered_at) FROM runs")
+
+    def _has_table(self) -> bool:
+        return bool(self.system.results("SELECT 1 FROM pg_tables WHERE tablename = 'runs'"))
+
+    # --- the plan ----------------------------------------------------------------------------------------------------
+
+    def _wait(self, until: float) -> None:
+        while True:
+            self._look()
+            if (left := until - time.monotonic()) <= 0:
+                return
+            time.sleep(min(left, 0.02))
+
+    def _until(self, condition: Callable[[], Any], seconds: float, what: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}\n{self.system.tail()}"
+            self._look()
+            time.sleep(0.02)
+
+    def _look(self) -> None:
+        """What goes on besides the plan's next step: parts come back, and are seen to be back."""
+        now = time.monotonic()
+        for due in [each for each in self._returns if each[0] <= now]:
+            self._returns.remove(due)
+            due[1]()
+        for each in list(self._awaited):
+            step, at, doubles, is_back = each
+            if is_back():
+                self._awaited.remove(each)
+                self.faults.append(Fault(str(step), at, time.time(), doubles))
+        self.system.look()
+
+    def _do(self, step: Step, load: Program) -> None:
+        if step.action in ("kill", "hang", "flush") and not step.amid:
+            self._until(lambda: not self._awaited, 90, "the return of what is away")
+        self.say(f"{step.at:6.1f} s  {step}{f' for {step.seconds:g} s' if step.seconds else ''}{_rate(step)}")
+        if step.action == "rate":
+            self._set_rate(load, float(step.value))
+        elif step.action == "mode":
+            self.system.mode(step.what, step.value)
+        elif step.action == "flush":
+            # Under load the inbox is hardly ever empty: let it be for a moment.
+            rate = self._rates[-1][1]
+            self._set_rate(load, 0)
+            self._until(self._flush, 30, "an empty inbox")
+            self._set_rate(load, rate)
+        elif step.action == "hang":
+            self._valkey_hangs(step)
+        elif step.what == "everything":
+            for part in ("receiver", "worker", "clock", "postgres", "valkey"):
+                self._kill(Step(step.at, "kill", part, step.seconds))
+        else:
+            self._kill(step)
+
+    def _set_rate(self, load: Program, rate: float) -> None:
+        load.tell(f"rate {rate:g}")
+        self._rates.append((time.monotonic(), rate))
+
+    def _kill(self, step: Step) -> None:
+        system, at = self.system, time.time()
+        everyone = frozenset(HTTP_SINKS)
+        if step.what == "child":
+            self._until(lambda: len(system.worker.children()) > len(SINKS), 30, "the worker's children")
+            pids = system.worker.children()
+            at = time.time()
+            os.kill(self._chance.choice(pids), signal.SIGKILL)
+            self._awaited.append((step, at, everyone, lambda: len(system.worker.children()) == len(pids)))
+        elif step.what in system.programs:
+            program = system.programs[step.what]
+            program.kill()
+            self._back(step.seconds, lambda: _start(program))
+            before = program.log.read_text().count(_STARTED)
+            ready: Callable[[], bool] = {
+                "receiver": system.answers,
+                "worker": lambda: program.log.read_text().count(_STARTED) > before,
+            }.get(step.what, lambda: True)
+            doubles = everyone if step.what == "worker" else frozenset()
+            self._awaited.append((step, at, doubles, lambda: program.running and ready()))
+        else:
+            server = system.valkey if step.what == "valkey" else system.postgres
+            server.kill()
+            self._back(step.seconds, lambda: _start(server))
+            self._awaited.append((step, at, everyone, lambda: _runs(server)))
+
+    def _valkey_hangs(self, step: Step) -> None:
+        valkey, at = self.system.valkey, time.time()
+        valkey.hang()
+        resumed = []
+
+        def resume() -> None:
+            valkey.resume()
+            resumed.append(True)
+
+        self._back(step.seconds, resume)
+        self._awaited.append((step, at, frozenset(HTTP_SINKS), lambda: bool(resumed)))
+
+    def _back(self, seconds: float, start: Callable[[], None]) -> None:
+        self._returns.append((time.monotonic() + seconds, start))
+
+    def _flush(self) -> bool:
+        at = time.time()
+        with contextlib.suppress(redis.RedisError, OSError):
+            if _runs(self.system.valkey) and self.system.flush_if_empty():
+                self.faults.append(Fault("FLUSHALL valkey", at, time.time()))
+                return True
+        return False
+
+    def _drain(self) -> None:
+        began = moved = time.monotonic()
+        last = -1
+        while time.monotonic() - began < PATIENCE and time.monotonic() - moved < STALLED:
+            self._look()
+            quiet, number = self.system.quiet()
+            if quiet:
+                return
+            if number != last:
+                last, moved = number, time.monotonic()
+            time.sleep(0.25)
+        self.say("it does not become quiet")
+
+    # --- the evidence ------------------------------------------------------------------------------------------------
+
+    def _evidence(self, out: Path, windows: dict[str, tuple[float, float]], codes: dict[str, int]) -> Evidence:
+        system = self.system
+        sent = sender.read(out)
+        arrivals = consumer.read(system.database)
+        rows, folders, places = self._results(), [], []
+        for path in sorted(system.archive.glob("**/run.json")):
+            row, at = _folder(path)
+            folders.append(row)
+            places.append((row.event, at))
+        arrived: dict[str, list[tuple[str, float]]] = {sink: [] for sink in HTTP_SINKS}
+        for each in arrivals:
+            arrived[each.sink].append((each.event, each.at))
+        arrived["results"] = [(str(event), float(at)) for event, at in system.results("SELECT * FROM arrivals")]
+        arrived["archive"] = places
+        return Evidence(
+            sent=sent,
+            arrivals=arrivals,
+            rows={"results": rows, "archive": folders},
+            arrived=arrived,
+            recorded=dict(system.ledger("SELECT id, disposition FROM events WHERE source = %s", SOURCE)),
+            states=dict(system.ledger("SELECT state, count(*) FROM deliveries GROUP BY state")),
+            faults=sorted(self.faults, key=lambda fault: fault.at),
+            windows=windows,
+            tracebacks=system.tracebacks(),
+            exit_codes=codes,
+            least=self.plan.least,
+            rate=self.plan.rate,
+            loaded=sum(end[0] - start[0] for start, end in pairwise(self._rates) if start[1]),
+        )
+
+    def _results(self) -> list[Row]:
+        found = self.system.results("SELECT run_id, event_id, status, output FROM runs")
+        rows = []
+        for run_id, event, status, output in found:
+            number = bodies.number_of(run_id)
+            right = event == bodies.event(number) and status == "completed" and output == bodies.output(number)
+            rows.append(Row(run_id, event, right))
+        return rows
+
+
+def _folder(path: Path) -> tuple[Row, float]:
+    """An event's folder as a row, and when it was complete."""
+    content = path.read_bytes()
+    run_id = json.loads(content)["run_id"]
+    number = bodies.number_of(run_id)
+    manifest = path.with_name("manifest.json")
+    right = hashlib.sha256(content).hexdigest() == bodies.digest(number) and manifest.exists()
+    return Row(run_id, path.parent.name, right), (manifest if manifest.exists() else path).stat().st_mtime
+
+
+def _start(part: Any) -> None:
+    """Unless somebody was faster."""
+    if not _runs(part):
+        part.start()
+
+
+def _runs(part: Any) -> bool:
+    return part.process is not None and part.process.poll() is None
+
+
+def _rate(step: Step) -> str:
+    return f" {step.value}/s" if step.action == "rate" else ""

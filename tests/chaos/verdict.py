@@ -1,0 +1,347 @@
+"""What a run has shown: its evidence as values, the ways to fail, and the report. Pure.
+
+Each check is a function of its own, so that a test can hand it a corrupted table and see it object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from tests.chaos import bodies
+from tests.chaos.bodies import HTTP_SINKS, IDEMPOTENT, SINKS
+from tests.chaos.consumer import Arrival
+from tests.chaos.sender import Sent
+
+PROMISE = 30.0
+"""Seconds after a part's return within which work goes on (promise 6)."""
+HEALTHY = ("results", "hook", "archive", "late")
+"""Consumers that nothing is done to."""
+HELD_UP = 2.0
+"""Seconds by which another sink's outage may move a healthy one's p99; a machine that others use is not quieter."""
+_SHOWN = 3  # examples of one kind of failure
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that an idempotent sink holds: a row, or a folder. `right`: it says what was sent."""
+
+    run: str
+    event: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that was done. `at`: when; `back`: when the part was there again (seconds since the epoch).
+
+    `doubles`: the sinks whose sends in flight may have been cut off by it.
+    """
+
+    name: str
+    at: float
+    back: float
+    doubles: frozenset[str] = frozenset()
+
+
+class Journey(NamedTuple):
+    """An acked event's way to one sink. Seconds since the epoch; `at`: of its first arrival, inf when it never came."""
+
+    sent_at: float
+    acked_at: float
+    at: float
+
+
+@dataclass
+class Evidence:
+    """All that is known after a run. `arrived`: by sink, (event, when) of each arrival, repeats included.
+
+    `windows`: named spans of time without other faults. `states`: how many deliveries ended in each state.
+    """
+
+    sent: Sequence[Sent] = ()
+    arrivals: Sequence[Arrival] = ()
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    arrived: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    recorded: Mapping[str, str] = field(default_factory=dict)  # event → disposition
+    states: Mapping[str, int] = field(default_factory=dict)
+    faults: Sequence[Fault] = ()
+    windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    tracebacks: Sequence[str] = ()
+    exit_codes: Mapping[str, int] = field(default_factory=dict)
+    least: int = 0
+    rate: float = 0.0  # events a second that were asked for
+    loaded: float = 0.0  # seconds of it
+
+    @property
+    def acked(self) -> list[Sent]:
+        """What was answered with 202: the promise is about these."""
+        return [sent for sent in self.sent if sent.acked_at]
+
+    @cached_property
+    def journeys(self) -> Mapping[str, Sequence[Journey]]:
+        """Of all acked events, by sink."""
+        return {sink: self._journeys(sink) for sink in SINKS}
+
+    def _journeys(self, sink: str) -> list[Journey]:
+        first: dict[str, float] = {}
+        for event, at in self.arrived.get(sink, ()):
+            first[event] = min(at, first.get(event, math.inf))
+        return [
+            Journey(sent.sent_at, sent.acked_at, first.get(bodies.event(sent.number), math.inf))
+            for sent in self.acked
+            if sink in bodies.sinks(sent.number)
+        ]
+
+
+# --- the ways to fail: each yields one line a failure --------------------------------------------------------------
+
+
+def nothing_missing(found: Evidence) -> Iterator[str]:
+    """Each acked event is in the table of each consumer that must have it."""
+    for sink in SINKS:
+        there = {event for event, _ in found.arrived.get(sink, ())}
+        if sink in IDEMPOTENT:
+            there &= {row.event for row in found.rows.get(sink, ())}
+        for sent in found.acked:
+            if sink in bodies.sinks(sent.number) and bodies.event(sent.number) not in there:
+                yield f"{sink}: acked event {bodies.event(sent.number)} (run {bodies.run_id(sent.number)}) is missing"
+
+
+def nothing_invented(found: Evidence) -> Iterator[str]:
+    """Each thing that arrived was sent, and to this consumer."""
+    for sink, arrived in found.arrived.items():
+        meant = {bodies.event(sent.number) for sent in found.sent if sink in bodies.sinks(sent.number)}
+        yield from (f"{sink}: {event} was not meant for it" for event in {event for event, _ in arrived} - meant)
+
+
+def bodies_right(found: Evidence) -> Iterator[str]:
+    """Each body is what was sent, and each signature fits."""
+    digests = {bodies.event(sent.number): bodies.digest(sent.number) for sent in found.sent}
+    for each in found.arrivals:
+        if digests.get(each.event) != each.sha256:
+            yield f"{each.sink}: wrong body hash for {each.event}"
+        if not each.verified:
+            yield f"{each.sink}: the signature does not fit {each.event}"
+    for sink, rows in found.rows.items():
+        yield from (f"{sink}: wrong body for {row.event}" for row in rows if not row.right)
+
+
+def nothing_doubled(found: Evidence) -> Iterator[str]:
+    """A sink that can be idempotent holds each run once."""
+    for sink, rows in found.rows.items():
+        for run, count in Counter(row.run for row in rows).items():
+            if count > 1:
+                yield f"{sink}: run {run} is there {count} times"
+
+
+def one_key(found: Evidence) -> Iterator[str]:
+    """A consumer sees an event under one key, the one that it must have."""
+    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for each in found.arrivals:
+        keys[each.sink, each.event].add(each.key)
+    events: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for each in found.arrivals:
+        events[each.sink, each.key].add(each.event)
+    yield from (f"{sink}: {event} under {len(seen)} keys" for (sink, event), seen in keys.items() if len(seen) > 1)
+    yield from (f"{sink}: key {key} for {len(seen)} events" for (sink, key), seen in events.items() if len(seen) > 1)
+
+
+def answers_right(found: Evidence) -> Iterator[str]:
+    """Each answer is 202 with the event's id, the same for the same body again, or 503."""
+    for sent in found.sent:
+        for status in sent.statuses:
+            if status not in (202, 503):
+                yield f"an authentic event was answered {status}"
+        for given in sent.ids:
+            if given != bodies.event(sent.number):
+                yield f"run {bodies.run_id(sent.number)} was acked as {given}, not as {bodies.event(sent.number)}"
+
+
+def ledger_complete(found: Evidence) -> Iterator[str]:
+    """Each acked event is in the ledger as news, and each delivery has been delivered."""
+    for sent in found.acked:
+        disposition = found.recorded.get(bodies.event(sent.number), "not there")
+        if disposition != "news":
+            yield f"the ledger has {bodies.event(sent.number)} as {disposition}"
+    for state, count in found.states.items():
+        if state != "delivered" and count:
+            yield f"{count} deliveries are {state}"
+
+
+def doubles_explained(found: Evidence) -> Iterator[str]:
+    """No consumer got more twice than can have been in flight when something was cut off."""
+    doubled, most = doubles(found), most_doubles(found)
+    for sink in HTTP_SINKS:
+        if doubled[sink] > most[sink]:
+            yield f"{sink}: {doubled[sink]} arrived again after they were answered; at most {most[sink]} were in flight"
+
+
+def work_goes_on(found: Evidence) -> Iterator[str]:
+    """Within 30 s of a part's return each consumer that something waits for gets something."""
+    for fault in found.faults:
+        for sink in HEALTHY:
+            progress = first_progress(found, fault, sink)
+            if progress > PROMISE:
+                yield f"{fault.name}: nothing went to {sink} for {progress:.1f} s after its return"
+
+
+def sinks_apart(found: Evidence) -> Iterator[str]:
+    """A sick sink delays no other."""
+    for sink in ("results", "hook"):
+        calm = p99(found, sink, "calm")
+        for window in found.windows:
+            if window != "calm" and p99(found, sink, window) > calm + HELD_UP:
+                yield f"{sink}: p99 {p99(found, sink, window):.2f} s while {window}, {calm:.2f} s in calm"
+
+
+def load_made(found: Evidence) -> Iterator[str]:
+    """A run with too little load shows nothing."""
+    if len(found.acked) < found.least:
+        yield f"only {len(found.acked)} events were acked; this run counts from {found.least} on"
+    if found.loaded and len(found.sent) < 0.95 * found.rate * found.loaded:
+        yield f"only {len(found.sent) / found.loaded:.0f} events/s were sent, not {found.rate:g}"
+
+
+def no_tracebacks(found: Evidence) -> Iterator[str]:
+    """Trouble that was foreseen is told in a line."""
+    yield from (f"a traceback in the log of {text}" for text in found.tracebacks)
+
+
+def clean_stop(found: Evidence) -> Iterator[str]:
+    """At the end each part stops when asked."""
+    yield from (f"{name} ended with code {code} at SIGTERM" for name, code in found.exit_codes.items() if code)
+
+
+CHECKS = (
+    nothing_missing,
+    nothing_invented,
+    bodies_right,
+    nothing_doubled,
+    one_key,
+    answers_right,
+    ledger_complete,
+    doubles_explained,
+    work_goes_on,
+    sinks_apart,
+    load_made,
+    no_tracebacks,
+    clean_stop,
+)
+
+
+def failures(found: Evidence) -> list[str]:
+    """Why the run fails, a few examples of each kind; [] when it does not."""
+    lines: list[str] = []
+    for check in CHECKS:
+        mine = list(check(found))
+        lines += [f"{check.__name__}: {line}" for line in mine[:_SHOWN]]
+        if len(mine) > _SHOWN:
+            lines.append(f"{check.__name__}: and {len(mine) - _SHOWN} more")
+    return lines
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def doubles(found: Evidence) -> Counter[str]:
+    """By consumer, how many requests came again although an earlier one had been answered 200."""
+    answered: set[tuple[str, str]] = set()
+    count: Counter[str] = Counter()
+    for each in found.arrivals:
+        if (each.sink, each.key) in answered:
+            count[each.sink] += 1
+        if each.answered:
+            answered.add((each.sink, each.key))
+    return count
+
+
+def most_doubles(found: Evidence) -> Counter[str]:
+    """By consumer, how many sends can have been in flight over all faults that cut some off."""
+    return Counter({sink: bodies.CONCURRENCY * sum(sink in each.doubles for each in found.faults) for sink in SINKS})
+
+
+def first_progress(found: Evidence, fault: Fault, sink: str) -> float:
+    """Seconds from the part's return to the sink's next arrival; 0.0 when nothing waited."""
+    if not _waiting(found, fault, sink):
+        return 0.0
+    return min((at for _, at in found.arrived.get(sink, ()) if at > fault.back), default=math.inf) - fault.back
+
+
+def recovery(found: Evidence, fault: Fault) -> float:
+    """Seconds from the part's return until all that was acked before it had arrived at the healthy consumers."""
+    return max((at - fault.back for sink in HEALTHY for at in _waiting(found, fault, sink)), default=0.0)
+
+
+def _waiting(found: Evidence, fault: Fault, sink: str) -> list[float]:
+    """When those events arrived that the sink should have had at the part's return."""
+    return [each.at for each in found.journeys[sink] if each.acked_at < fault.back < each.at]
+
+
+def latencies(found: Evidence, sink: str, window: str) -> list[float]:
+    """Seconds from sending to arrival of what was sent in the window, sorted; what never came is left out."""
+    start, end = found.windows[window]
+    journeys = found.journeys[sink]
+    return sorted(each.at - each.sent_at for each in journeys if start <= each.sent_at < end and each.at < math.inf)
+
+
+def p99(found: Evidence, sink: str, window: str) -> float:
+    """Seconds; 0.0 for an empty window."""
+    return quantile(latencies(found, sink, window), 0.99)
+
+
+def quantile(ordered: Sequence[float], part: float) -> float:
+    """Of sorted values; 0.0 of none."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
+
+
+def report(found: Evidence) -> str:
+    """The figures of a run."""
+    return "\n".join([*_ingest(found), "", *_deliveries(found), "", *_recoveries(found), "", *_latencies(found)])
+
+
+def _ingest(found: Evidence) -> Iterable[str]:
+    tries = Counter(status for sent in found.sent for status in sent.statuses)
+    lost = sum(sent.lost for sent in found.sent)
+    refused = len(found.sent) - len(found.acked)
+    again = sum(sent.again for sent in found.sent)
+    slowest = max((sent.slowest for sent in found.sent), default=0.0)
+    answers = ", ".join(f"{status}: {count}" for status, count in sorted(tries.items()))
+    yield f"sent {len(found.sent)} events in {found.loaded:.0f} s of load ({found.rate:g}/s asked)"
+    yield f"acked {len(found.acked)}, refused {refused} (three tries failed), sent once more and acked alike {again}"
+    yield f"answers {answers}; tries without an answer: {lost}; slowest answer {slowest:.2f} s"
+
+
+def _deliveries(found: Evidence) -> Iterable[str]:
+    doubled, most = doubles(found), most_doubles(found)
+    yield f"{'sink':<10}{'must have':>10}{'delivered':>10}{'arrivals':>10}{'doubled':>9}{'at most':>9}"
+    for sink in SINKS:
+        wanted = sum(sink in bodies.sinks(sent.number) for sent in found.acked)
+        arrived = found.arrived.get(sink, ())
+        twice = len(list(nothing_doubled(Evidence(rows={sink: found.rows.get(sink, ())}))))
+        mine = f"{doubled[sink]:>9}{most[sink]:>9}" if sink in HTTP_SINKS else f"{twice:>9}{0:>9}"
+        yield f"{sink:<10}{wanted:>10}{len({event for event, _ in arrived}):>10}{len(arrived):>10}{mine}"
+    yield "doubled: rows in an idempotent sink; requests that came again after they had been answered"
+    states = ", ".join(f"{state} {count}" for state, count in sorted(found.states.items()))
+    yield f"ledger: {len(found.recorded)} events; deliveries: {states}"
+
+
+def _recoveries(found: Evidence) -> Iterable[str]:
+    yield f"{'fault':<22}{'away':>8}{'work goes on':>14}{'all caught up':>15}   (s; the last two after its return)"
+    for fault in found.faults:
+        on = max(first_progress(found, fault, sink) for sink in HEALTHY)
+        yield f"{fault.name:<22}{fault.back - fault.at:>8.1f}{on:>14.2f}{recovery(found, fault):>15.2f}"
+
+
+def _latencies(found: Evidence) -> Iterable[str]:
+    yield f"{'sent to arrival (ms)':<22}" + "".join(f"{window:>22}" for window in found.windows)
+    for sink in ("results", "hook"):
+        cells = []
+        for window in found.windows:
+            times = latencies(found, sink, window)
+            cells.append(f"p50 {1000 * quantile(times, 0.5):.0f}  p99 {1000 * quantile(times, 0.99):.0f}")
+        yield f"{sink:<22}" + "".join(f"{cell:>22}" for cell in cells)
