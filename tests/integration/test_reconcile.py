@@ -1,0 +1,286 @@
+"""Results that no webhook has told, looked for at a simulated Skyvern."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from receiver import reconcile
+from receiver.config import Config
+from receiver.dispatch import Dispatcher
+from receiver.event import Event, event_id
+from receiver.hints import KEY as HINTS
+from receiver.ledger import Ledger, overdue, queries, submissions
+from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.submissions import Answer
+from receiver.reconcile import Reconciler
+from receiver.settings import Settings
+from receiver.simulate.bodies import dumps, webhook
+from receiver.simulate.faults import Fault
+from receiver.submit.states import Move
+from receiver.submit.states import Submission as State
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.valkey import free_port
+
+Simulate = Callable[..., SkyvernSimulator]
+TOKEN = "sub_" + "0123456789abcdef" * 2
+OTHER = "sub_" + "fedcba9876543210" * 2
+
+
+class Rig:
+    """A reconciler with its ledger, at one simulator."""
+
+    def __init__(self, sim: SkyvernSimulator, tmp_path: Path, redis_url: str, **config: Any) -> None:
+        environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db"}
+        source = {"secrets": ["x"], "api_base": sim.url, "api_key": sim.key}
+        routes = [{"name": "all", "to": ["results"]}]
+        sinks = {"results": {"type": "files", "path": str(tmp_path / "files")}}
+        self.settings = Settings.from_env({**environ, "RUNHOOK_DATA": str(tmp_path)})
+        self.config = Config.model_validate(
+            {"sources": {"skyvern": source}, "sinks": sinks, "routes": routes, "reconcile": config}
+        )
+        self.sim = sim
+        self.ledger = Ledger(self.settings.database_url)
+        ensure_schema(self.ledger)
+        self.reconciler: Reconciler = reconcile.build(self.settings, self.config)
+
+    def begin(self, token: str = TOKEN, **fields: Any) -> None:
+        new = submissions.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}", **fields)
+        self.ledger.write(lambda c: submissions.begin(c, new, time.time()))
+
+    def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
+        answer = Answer(Move.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
+        self.ledger.write(lambda c: submissions.answered(c, token, answer, time.time()))
+
+    def lost(self, token: str = TOKEN) -> None:
+        self.ledger.write(
+            lambda c: submissions.answered(c, token, Answer(Move.MISS, reason="lost", due_at=1.0), time.time())
+        )
+
+    def submission(self, token: str = TOKEN) -> submissions.Submission:
+        found = self.ledger.read(lambda c: submissions.one(c, token))
+        assert found is not None
+        return found
+
+    def due_now(self, token: str = TOKEN) -> None:
+        self.ledger.write(lambda c: overdue.make_due(c, [token], time.time()))
+
+    def events(self) -> list[tuple[str, str, str]]:
+        rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter(limit=100)))
+        return [(row["run_id"], row["via"], row["disposition"]) for row in reversed(rows)]
+
+    def deliveries(self) -> int:
+        return len(self.ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(limit=100))))
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self.reconciler._dispatcher
+
+
+@pytest.fixture
+def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(sim: SkyvernSimulator, url: str = redis_url, **config: Any) -> Rig:
+        made.append(Rig(sim, tmp_path, url, **config))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.reconciler.close()
+        each.ledger.close()
+
+
+def test_an_overdue_run_is_polled_and_its_result_is_an_event_once_however_late_the_webhook_comes(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id)
+    sim.wait_final(run_id)
+
+    assert it.reconciler.drain(5) == 1
+
+    assert it.events() == [(run_id, "poll", "news")]
+    assert (it.submission().state, it.submission().due_at) == (State.ACCEPTED, None)
+    run = sim.run(run_id)
+    content = dumps(webhook(run, lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
+    it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)])
+    assert it.events()[1] == (run_id, "webhook", "repeat")
+    assert it.deliveries() == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/run/tasks", "/v1/run/agents"])
+@pytest.mark.parametrize("engine", ["skyvern-1.0", "skyvern-2.0"])
+def test_the_poll_and_the_webhook_of_each_kind_say_the_same(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], path: str, engine: str
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice", path, agent_id="wpid_1", engine=engine)["run_id"]
+    sim.wait_final(run_id)
+    content = dumps(webhook(sim.run(run_id), lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
+    it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time())])
+
+    it.reconciler.take("skyvern", sim.client.get(f"/v1/runs/{run_id}").content, "poll")
+
+    assert [(via, what) for _, via, what in it.events()] == [("webhook", "news"), ("poll", "repeat")]
+
+
+def test_a_run_that_goes_on_is_looked_at_ever_more_rarely(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim)
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id)
+    waits = []
+    for _ in range(3):
+        it.due_now()
+        it.reconciler.drain(5)
+        due_at = it.submission().due_at
+        assert due_at is not None
+        waits.append(due_at - time.time())
+
+    assert it.submission().polls == 3
+    assert waits[0] < 19 < waits[1] < 38 < waits[2] + 1
+    assert it.events() == []
+
+
+@pytest.mark.parametrize("fault", [Fault.THROTTLE, Fault.BUSY, Fault.CRASH, Fault.GARBAGE])
+def test_trouble_at_skyvern_is_written_down_and_tried_again(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], fault: Fault
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id)
+    sim.wait_final(run_id)
+    sim.world.options.change({fault: 1.0})
+    it.reconciler.drain(5)
+    assert it.submission().due_at is not None
+    assert it.submission().reason
+    assert it.events() == []
+
+    sim.world.options.change({fault: 0.0})
+    it.ledger.write(lambda c: overdue.make_due(c, [TOKEN], time.time()))
+    it.reconciler.drain(5)
+    assert it.events() == [(run_id, "poll", "news")]
+
+
+def test_a_lost_answer_is_made_good_by_the_token_in_the_callback(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    for number in range(5):
+        sim.submit(f"another {number}")
+    run_id = sim.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
+    it.begin(title="mine")
+    it.lost()
+    it.begin(OTHER)
+    it.lost(OTHER)
+    sim.wait_final(run_id)
+
+    it.reconciler.drain(5)
+
+    assert (it.submission().state, it.submission().run_id, it.submission().due_at) == (State.ACCEPTED, run_id, None)
+    assert it.events() == [(run_id, "poll", "news")]
+    assert (it.submission(OTHER).state, it.submission(OTHER).run_id) == (State.UNKNOWN, "")
+    # what was read once is not read again
+    polls = sum(each.polls for each in sim.world.runs.values())
+    it.due_now(OTHER)
+    it.reconciler.drain(5)
+    assert sum(each.polls for each in sim.world.runs.values()) == polls
+
+
+def test_a_submission_whose_process_died_is_resolved_and_one_without_a_trace_is_lost_after_a_day(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    it = rig(skyvern_simulator)
+    new = submissions.NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
+    it.ledger.write(lambda c: submissions.begin(c, new, time.time() - 200))
+    it.reconciler.drain(5)
+    assert it.submission().state is State.UNKNOWN
+
+    it.ledger.write(lambda c: c.exec_driver_sql(f"UPDATE submissions SET due_at = 1, created_at = {time.time() - 9e4}"))
+    it.reconciler.drain(5)
+    assert (it.submission().state, it.submission().due_at) == (State.LOST, None)
+
+
+def test_a_result_that_was_too_large_to_take_is_fetched_at_once(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], redis_url: str
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id, due_at=time.time() + 1000)
+    sim.wait_final(run_id)
+    assert it.reconciler.drain(5) == 0
+
+    client = redis.Redis.from_url(redis_url)
+    client.zadd(HINTS, {TOKEN: 1.0, "sub_nobody": 2.0})
+    client.close()
+    it.reconciler.drain(5)
+
+    assert it.events() == [(run_id, "poll", "news")]
+
+
+@pytest.mark.parametrize("redis_there", [True, False])
+def test_the_budget_bounds_the_calls_with_redis_and_without(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], redis_url: str, redis_there: bool
+) -> None:
+    url = redis_url if redis_there else f"redis://127.0.0.1:{free_port()}/0"
+    it, sim = rig(skyvern_simulator, url, budget="3/m"), skyvern_simulator
+    runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(6)]
+    for number, run_id in enumerate(runs):
+        token = f"sub_{number:032x}"
+        it.begin(token)
+        it.answered(run_id, token)
+    sim.wait_final(*runs)
+
+    it.reconciler.drain(0.5)
+
+    assert sum(each.polls for each in sim.world.runs.values()) == 3
+    assert len(it.events()) == 3
+
+
+def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]) -> None:
+    it, sim = rig(skyvern_simulator, budget="100/s"), skyvern_simulator
+    another = reconcile.build(it.settings, it.config)
+    runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(20)]
+    for number, run_id in enumerate(runs):
+        it.begin(f"sub_{number:032x}")
+        it.answered(run_id, f"sub_{number:032x}")
+    sim.wait_final(*runs)
+
+    deadline = time.monotonic() + 10
+    while len(it.events()) < 20 and time.monotonic() < deadline:
+        it.reconciler.tick()
+        another.tick()
+        time.sleep(0.02)
+
+    assert [each.polls for each in sim.world.runs.values()] == [1] * 20
+    assert sorted(it.events()) == sorted((run_id, "poll", "news") for run_id in runs)
+    another.close()
+
+
+def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_them(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
+    runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(120)]
+    sim.wait_final(*runs)
+    it.reconciler.take("skyvern", sim.client.get(f"/v1/runs/{runs[0]}").content, "poll")
+    (source,) = it.reconciler.sources
+
+    seen = it.reconciler.walk(source, 0.0, take=False)
+    assert (seen.final, len(seen.missing), seen.imported) == (120, 119, [])
+    assert it.reconciler.walk(source, time.time() + 1000, take=False).final == 0
+    taken = it.reconciler.walk(source, 0.0, take=True)
+    assert sorted(taken.imported) == sorted(runs[1:])
+    assert it.reconciler.walk(source, 0.0, take=True).missing == []
+    assert it.deliveries() == 100  # as many as the list shows
