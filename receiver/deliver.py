@@ -26,6 +26,7 @@ from receiver.config import CALLBACK, Config, RetryPolicy
 from receiver.event import delivery_id, event_id
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, lanes
 from receiver.ledger.delivering import Claimed, Settled
+from receiver.pauses import Pause
 from receiver.pool import Pool
 from receiver.rates import Rate
 from receiver.run import parse
@@ -97,6 +98,7 @@ class Deliverer:
         self._unsettled: list[Unit] = []
         self._tokens = itertools.count(1)
         self._renewed = 0.0
+        self._pause = Pause(log, "deliver")
         self._tally = Tally(connection, sink.name)
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
@@ -115,7 +117,7 @@ class Deliverer:
             wakeups.settle(self._redis, self._queue, self._look_once_more)
         except LedgerUnavailable as error:
             # What is unsettled stays with us; the clock rings again in a moment.
-            log.warning("deliver.paused sink=%s ledger=%s unsettled=%d", self._sink.name, error, len(self._unsettled))
+            self._pause.take(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
             wakeups.lower_flag(self._redis, self._queue)
 
     def _look_once_more(self) -> bool:
@@ -159,6 +161,7 @@ class Deliverer:
         token = f"{self._owner}/{next(self._tokens)}"
         now = time.time()
         claimed, receipts = self._ledger.write(lambda connection: self._take(connection, limit, token, now))
+        self._pause.over()
         if not claimed:
             return 0
         units = [claimed] if self._many else [[each] for each in claimed]

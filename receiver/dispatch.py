@@ -21,6 +21,7 @@ from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, recording, submissions
 from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions import Submission
+from receiver.pauses import Pause
 from receiver.redact import Redactor
 from receiver.routing import Router, RunView
 from receiver.run import parse
@@ -49,6 +50,7 @@ class Dispatcher:
         self._reader = reader
         self._redis = connection
         self._tally = DispatchTally(connection)
+        self._pause = Pause(log, "dispatch")
         self._kept: list[Entry] = []  # read, but the ledger was away
         self._reclaimed_at = 0.0
 
@@ -70,7 +72,7 @@ class Dispatcher:
             wakeups.settle(self._redis, QUEUE, self._look_once_more)
         except LedgerUnavailable as error:
             # What was read stays with us; the clock rings again in a moment.
-            log.warning("dispatch.paused ledger=%s kept=%d", error, len(self._kept))
+            self._pause.take(f"ledger={error} kept={len(self._kept)}", stop)
             wakeups.lower_flag(self._redis, QUEUE)
 
     def _look_once_more(self) -> bool:
@@ -108,6 +110,7 @@ class Dispatcher:
         batch = [self._assess(event) for event in unique]
         sinks: set[str] = set()
         recorded = self._record(batch, sinks)
+        self._pause.over()
         if batch:
             log.info(
                 "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
