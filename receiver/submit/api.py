@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import redis
 from starlette.requests import ClientDisconnect, Request
@@ -24,13 +24,16 @@ from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.keys import Key
 from receiver.ledger.results import standings
+from receiver.ledger.submissions import Submission
 from receiver.redact import Redactor
-from receiver.skyvern import SkyvernAPI
+from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.answers import Reply, error
 from receiver.submit.disguise import Disguise
+from receiver.submit.due import first_look
 from receiver.submit.gate import Gate, Refusal
 from receiver.submit.keys import scope_of
 from receiver.submit.passthrough import Passthrough
+from receiver.submit.resolving import Resolver, prove
 from receiver.submit.results import Results
 from receiver.submit.store import Store
 from receiver.submit.submitter import CALLS, Source, Submitter
@@ -98,7 +101,8 @@ class _Api:
             callbacks = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
             secrets = tuple(each.encode() for each in source.signing_secrets)
             self.sources[name] = Source(name, api, callbacks, secrets)
-        self._store = Store(Ledger(settings.database_url))
+        ledger = Ledger(settings.database_url)
+        self._store = Store(ledger)
         client = redis.Redis.from_url(settings.redis_url, socket_timeout=0.5, socket_connect_timeout=0.5)
         self._gate = Gate(self._store, client, config.submit.rate)
         self._waiters = Waiters(
@@ -106,7 +110,14 @@ class _Api:
             config.submit.max_waiters,
         )
         disguise = Disguise(self._store)
-        self._submitter = Submitter(self._store, Redactor(config.redact))
+        self._after = config.reconcile.after
+        self._readers: dict[str, SkyvernReader] = {}
+        self._resolvers = {
+            name: Resolver(name, self._readers.setdefault(name, SkyvernReader(*found)), ledger)
+            for name, source in config.sources.items()
+            if (found := source.api(settings.skyvern_base_url)) is not None
+        }
+        self._submitter = Submitter(self._store, Redactor(config.redact), self._prove, self._due)
         self._results = Results(self._store, self._waiters, disguise, context.keeper.keep)
         self._passthrough = Passthrough(disguise)
 
@@ -129,6 +140,13 @@ class _Api:
                 return Response(status_code=400)  # nobody reads it
 
         return serve
+
+    async def _prove(self, submission: Submission) -> Answered | None:
+        resolver = self._resolvers.get(submission.source)
+        return await prove(resolver, submission, lambda now: now + self._after) if resolver else None
+
+    def _due(self, _: str, members: Mapping[str, Any], headers: Mapping[str, str], now: float) -> float:
+        return first_look(members, headers, now, self._after)
 
     def _source(self, key: Key) -> Source:
         source = self.sources.get(key.source)
@@ -185,6 +203,8 @@ class _Api:
         await self._waiters.close()
         for source in self.sources.values():
             await source.api.aclose()
+        for reader in self._readers.values():
+            reader.close()
         self._gate.close()
         self._store.close()
 

@@ -1,0 +1,70 @@
+"""The official Skyvern SDK, unchanged but for its base URL and key, against our API in front of a simulated Skyvern.
+
+It pins older versions of what we use, so it lives in an environment of its own under .cache, made on demand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = "1.0.56"
+HOME = ROOT / ".cache" / f"skyvern-{VERSION}"
+
+
+@pytest.fixture(scope="session")
+def sdk_python() -> Path:
+    """The Python that has the SDK. Several test processes may ask at once: one makes it."""
+    python, done = HOME / "bin" / "python", HOME / ".installed"
+    HOME.parent.mkdir(exist_ok=True)
+    with (HOME.parent / f"{HOME.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(HOME)], check=True)
+            quiet = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*quiet, f"skyvern=={VERSION}"], check=True, timeout=600)
+            done.touch()
+    return python
+
+
+def test_the_official_sdk_needs_no_change(
+    sdk_python: Path,
+    submitting: Callable[..., Submitting],
+    simulate_skyvern: Callable[..., SkyvernSimulator],
+    tmp_path: Path,
+) -> None:
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+    environ = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
+    command = [str(sdk_python), str(Path(__file__).with_name("sdk_client.py")), rig.url, rig.whole_key]
+
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**environ, "HOME": str(tmp_path)}
+    )
+
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    got = json.loads(ended.stdout.splitlines()[-1])
+    kind, run_id, status, output = got["task"]
+    assert kind.startswith("TaskRunResponse")
+    assert (status.rpartition(".")[2], output) == ("completed", True)
+    assert got["flow"][2].rpartition(".")[2] == "completed"
+    assert sim.run(got["cancelled"][0]).status == "canceled"
+    assert got["artifacts"] > 0
+    assert got["errors"]["missing"][0] == 404
+    assert got["errors"]["busy"][0] == 429
+    assert got["errors"]["stranger"] == [403, {"detail": "Invalid credentials"}]
+    rows = {row["run_id"]: row for row in rig.rows()}
+    assert {run_id, got["flow"][1], got["cancelled"][0]} <= rows.keys()
+    assert sim.run(run_id).callback == f"{rig.url}/webhooks/skyvern/{rows[run_id]['id']}"
+    assert rows[run_id]["callback_url"] == "https://app.example/hook"
