@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -33,6 +35,7 @@ from receiver.event import delivery_id, event_id
 from receiver.ledger import Ledger, queries
 from receiver.processes import die_with_parent
 from receiver.run import Run, parse
+from receiver.signature import HEADER, sign
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import Reply, Request, ScriptedServer
 from tests.servers.postgres import PostgresProcess
@@ -75,6 +78,8 @@ class SampleArtifacts(ArtifactServer):
 class _SamplePages(dict[str, Any]):
     def get(self, path: str, default: Any = None) -> Any:
         parts = path.split("/")
+        if SEPARATOR in path:
+            return Page(status=302, headers={"location": f"http://{parts[3].partition(SEPARATOR)[2]}/"})
         found = samples.artifact(parts[3]) if path.startswith("/v1/artifacts/") and len(parts) > 3 else None
         return Page(found[1], headers={"content-type": found[0]}) if found else default
 
@@ -173,6 +178,13 @@ class System:
     def ledger(self) -> Ledger:
         """To look into, without the half second that a command takes."""
         return Ledger(self.environ.get("DATABASE_URL") or f"sqlite:///{self.directory / 'var' / 'ledger.db'}")
+
+    def post(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        """A signed webhook with this body; the answer."""
+        answer = httpx2.post(
+            f"{self.url}/webhooks/skyvern", content=body, headers={HEADER: sign(body, KEY)}, timeout=20
+        )
+        return answer.status_code, answer.json()
 
     def deliveries(self, **wanted: Any) -> list[dict[str, Any]]:
         """The deliveries that a filter finds."""
@@ -528,6 +540,147 @@ def test_strangers_and_the_curious_get_the_answers_that_suit_skyvern(system: Sys
     assert post("/webhooks/skyvern", b"x" * (17 << 20))[0] == 413
     for path in ("/webhooks/skyvern", "/webhooks/nobody", "/nowhere"):
         assert set(post(path)[1]["error"]) == {"code", "message"}
+
+
+# --- With enemies
+
+
+def test_no_body_stops_a_neighbour_reaches_inside_or_speaks_in_our_name(
+    system: System, postgres: PostgresProcess
+) -> None:
+    # Given bodies that each break something somewhere, signed all the same, and one good one after each
+    with socket.create_server(("127.0.0.2", 0)) as inside:
+        inside.setblocking(False)
+        address = f"127.0.0.2:{inside.getsockname()[1]}"
+        redirect = f"/v1/artifacts/a_1_away{SEPARATOR}{address}/content"
+        bad = hostile_bodies(address, system.artifacts.url + redirect)
+        good = [samples.build("completed", now=time.time(), run_id=f"tsk_good_{n}", seq=n) for n in range(len(bad))]
+        before = len(system.slack.messages)
+        # When they come mixed
+        mixed = [body for pair in zip(bad, good, strict=True) for body in pair]
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(system.post, mixed))
+        # Then each is kept, for each is authentic
+        assert {status for status, _ in answers} == {202}
+        events = [answer["event_id"] for _, answer in answers]
+        assert events == [event_id("skyvern", body) for body in mixed]
+        found: dict[str, dict[str, Any]] = {}
+
+        def ended() -> bool:
+            found.update(system.events())
+            states = {each["state"] for each in system.deliveries() if each["event_id"] in events}
+            return set(events) <= found.keys() and states <= {"delivered", "dead"}
+
+        system.until(ended, "every delivery has ended", lambda: _open(system.deliveries()))
+        # And each good one is where it should be
+        table = rows(system, postgres)
+        assert {f"tsk_good_{n}" for n in range(len(good))} <= table.keys()
+        # And whatever can't be understood is marked, not routed
+        for event in events[::2]:
+            sent = [each for each in system.deliveries() if each["event_id"] == event]
+            assert found[event]["problem"] or found[event]["unrouted"] or sent, found[event]
+        # And nobody inside was called
+        with pytest.raises(BlockingIOError):
+            inside.accept()
+    # And nothing is outside of its place
+    root = system.directory / "var" / "archive"
+    assert all(path.resolve().is_relative_to(root) for path in root.rglob("*"))
+    assert {path.name for path in system.directory.iterdir()} <= {
+        "config",
+        "var",
+        "serve.log",
+        "worker.log",
+        "clock.log",
+    }
+    for key in system.objects():
+        kind, run_id, *rest = key.split("/")  # one part each, whatever they say
+        assert (len(rest) == 2 and rest[0].removeprefix("test-").startswith("evt_")) or rest == ["latest.json"], key
+        assert not {"", ".", ".."} & {kind, run_id, *rest}, key
+        assert key.isprintable(), key
+    # And Slack shows what the payload says, as text
+    for message in system.slack.messages[before:]:
+        shown = text_of(message)
+        assert not any(mark in shown for mark in ("<!channel>", "<@U", "<#C", "<http://evil", "|click>")), shown
+    # And the secrets of those runs are nowhere
+    everything = system.log + json.dumps([*table.values(), *system.deliveries(), *found.values()], default=str)
+    assert "the-secret-header" not in everything
+    assert not any(b"the-secret-header" in content for content in system.files().values())
+
+
+SEPARATOR = "--to--"
+
+
+def hostile_bodies(inside: str, redirect: str) -> list[bytes]:
+    """Bodies as no Skyvern sends them."""
+    number = itertools.count()
+
+    def run(**more: Any) -> dict[str, Any]:
+        base = {"run_id": f"tsk_bad_{next(number)}", "run_type": "task_v1", "status": "failed", "output": None}
+        return base | {"failure_reason": "because", "created_at": "2026-11-24T10:00:00"} | more
+
+    def raw(text: str) -> bytes:
+        return json.dumps(run(output="@@")).replace('"@@"', text).encode()
+
+    deep = "[" * 300 + "]" * 300
+    deeper = '{"a":' * 5000 + "1" + "}" * 5000
+    files = [
+        {"filename": name, "url": f"http://{inside}/x", "checksum": "0" * 64} for name in ("../../x", "/etc/x", "\0")
+    ]
+    urls = [
+        f"http://{inside}/",
+        f"http://user@{inside}/",
+        f"http://[::ffff:127.0.0.2]:{inside.rpartition(':')[2]}/",
+        f"http://2130706434:{inside.rpartition(':')[2]}/",
+        f"http://0x7f.0.0.2:{inside.rpartition(':')[2]}/",
+        "http://169.254.169.254/latest/meta-data/",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/",
+        redirect,
+    ]
+    mention = "<!channel> <@U012345> <#C1> <http://evil.example|click> *b* `c` &lt;!here&gt; @here"
+    values = [
+        *(run(recording_url=url) for url in urls),
+        run(downloaded_files=files),
+        run(downloaded_files="x", recording_urls={"a": 1}, screenshot_urls=[None, 1, [], "\ud800"]),
+        run(failure_reason=mention, title=mention, workflow_title=mention, output={"a": mention}),
+        run(failure_reason="{{ 7*7 }}{% for x in range(10**9) %}x{% endfor %}", title="${jndi:ldap://x}"),
+        run(
+            extra_http_headers={"authorization": "the-secret-header"},
+            output={"extra_http_headers": "the-secret-header"},
+        ),
+        run(run_id="../../../../etc/passwd"),
+        run(run_id="..", run_type=".."),
+        run(run_id="a/b\\c:d", run_type="x/../y"),
+        run(run_id="\u202egnp.exe"),
+        run(run_id="' OR 1=1; DROP TABLE runs; --"),
+        run(run_id="x" * 201),
+        run(run_id=5),
+        run(run_id=None),
+        run(status=["failed"]),
+        run(status="failed\nforged line", run_type="\x1b[2Jx"),
+        run(attempt=10**30, created_at="0000-99-99", modified_at="9999-12-31T23:59:59+14:00", finished_at=1e308),
+        run(errors={"a": "b"}, attempts="x", retry_pending="yes"),
+        run(output={"x" * 5000: "y", "": {"": ""}, "__class__": {"__init__": 1}, "a.b": 1}),
+        run(output={f"k{n}": n for n in range(20_000)}),
+        run(output={"total": "x" * 400_000}),
+    ]
+    return [
+        *(json.dumps(each).encode() for each in values),
+        raw('"\\u0000"'),
+        raw('"\\ud800"'),
+        raw("NaN"),
+        raw("1e400"),
+        raw("9" * 5000),
+        raw(deep),
+        raw(deeper),
+        raw('"\xff"').replace(b"\xc3\xbf", b"\xff"),
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\x00\xff\xfe",
+        b'{"run_id": "tsk_dup", "status": "failed", "run_id": "tsk_dup2"}',
+    ]
 
 
 # --- On nothing but this machine
