@@ -73,6 +73,7 @@ class Evidence:
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     tracebacks: Sequence[str] = ()
     exit_codes: Mapping[str, int] = field(default_factory=dict)
+    skipped: Sequence[str] = ()  # steps of the plan that could not be made
     least: int = 0
     rate: float = 0.0  # events a second that were asked for
     loaded: float = 0.0  # seconds of it
@@ -207,6 +208,11 @@ def load_made(found: Evidence) -> Iterator[str]:
         yield f"only {len(found.sent) / found.loaded:.0f} events/s were sent, not {found.rate:g}"
 
 
+def plan_done(found: Evidence) -> Iterator[str]:
+    """Each step of the plan was made."""
+    yield from found.skipped
+
+
 def no_tracebacks(found: Evidence) -> Iterator[str]:
     """Trouble that was foreseen is told in a line."""
     yield from (f"a traceback in the log of {text}" for text in found.tracebacks)
@@ -229,6 +235,7 @@ CHECKS = (
     work_goes_on,
     sinks_apart,
     load_made,
+    plan_done,
     no_tracebacks,
     clean_stop,
 )
