@@ -165,33 +165,29 @@ def _options(loaded: Loaded, name: str, kind: str, options: Mapping[str, Any]) -
 
     checked = sink_type(kind).Options.model_validate(dict(options))
 
-    def shown(key: Key, value: Any, parsed: Any) -> Any:
-        if isinstance(parsed, SecretStr):
-            raw = loaded.document.raw.get(key, "")
+    def shown(key: Key, value: Any, *, hidden: bool) -> Any:
+        if isinstance(value, dict):
+            return {each: shown((*key, each), item, hidden=hidden) for each, item in value.items()}
+        if isinstance(value, list):
+            return [shown((*key, index), item, hidden=hidden) for index, item in enumerate(value)]
+        raw = loaded.document.raw.get(key, "" if hidden else value)
+        if hidden:
             if raw.startswith("sqlite:"):  # a place on this machine, and no password
                 return raw
             return raw if raw.startswith("${") and raw.endswith("}") and ":-" not in raw else STARS
-        if isinstance(value, dict):
-            return {each: shown((*key, each), item, _within(parsed, each)) for each, item in value.items()}
-        if isinstance(value, list):
-            return [shown((*key, index), item, _within(parsed, index)) for index, item in enumerate(value)]
-        if isinstance(value, str):
-            raw = loaded.document.raw.get(key, value)
-            return hide_password(raw if "${" in raw else value)
-        return value
+        return hide_password(raw if "${" in raw else value) if isinstance(value, str) else value
 
     return {
-        option: shown(("sinks", name, option), value, getattr(checked, option, None))
+        option: shown(("sinks", name, option), value, hidden=_is_secret(getattr(checked, option, None)))
         for option, value in options.items()
     }
 
 
-def _within(parsed: Any, part: str | int) -> Any:
-    if isinstance(parsed, Mapping):
-        return parsed.get(part)
-    if isinstance(parsed, list | tuple) and isinstance(part, int) and part < len(parsed):
-        return parsed[part]
-    return getattr(parsed, str(part), None)
+def _is_secret(checked: Any) -> bool:
+    """Whether an option holds a secret anywhere: then all of it is hidden, for a validator may have moved things."""
+    if isinstance(checked, Mapping):
+        return any(map(_is_secret, checked.values()))
+    return isinstance(checked, SecretStr) or (isinstance(checked, list | tuple) and any(map(_is_secret, checked)))
 
 
 def _print_summary(loaded: Loaded) -> None:

@@ -107,6 +107,31 @@ def test_a_right_file_is_summed_up_with_stars_for_secrets(runhook: Runhook, conf
     assert "sekret" not in result.out + result.err
 
 
+SECRETIVE = """\
+sources: {skyvern: {secrets: [sekret], api_key: sekret}}
+sinks:
+  one: {type: http, url: "https://u:sekret@h.example/x?t=sekret", secret: sekret, headers: {authorization: sekret}}
+  two: {type: http, url: "https://h.example/x", secret: [sekret, whsec_c2VrcmV0LXNla3JldA==]}
+  bot: {type: slack, token: xoxb-sekret, channel: "#ops"}
+  bucket: {type: s3, bucket: my-runs, access_key_id: sekret, secret_access_key: sekret, session_token: sekret}
+  more: {type: notify, urls: ["json://u:sekret@h.example/x", "discord://sekret/sekret"]}
+  stream: {type: queue, to: redis-stream, stream: runs, url: "redis://:sekret@h/0"}
+  rows: {type: database, url: "postgresql://u:sekret@h/db", table: runs}
+routes: [{name: all, to: [one, two, bot, bucket, more, stream, rows]}]
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_no_secret_is_shown_wherever_it_is_written(runhook: Runhook, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "secretive.yaml").write_text(SECRETIVE)
+
+    result = runhook("check", tmp_path / "secretive.yaml", *options)
+
+    assert result.code == 0, result.err
+    assert "sekret" not in result.out
+    assert "c2VrcmV0" not in result.out
+
+
 def test_each_problem_is_a_line_of_its_own_and_the_exit_code_is_2(runhook: Runhook, config: Path) -> None:
     config.write_text(CONFIG.replace("table:", "tabel:").replace("to: [ops]", "to: [opps]"))
 
