@@ -26,7 +26,8 @@ OWNERS = {
 }
 PURE = {"errors", "event", "signature", "run", "facts", "redact", "routing", "cel", "states", "backoff", "breaker"}
 PURE |= {"celscan", "mapping", "routecheck", "configwords", "allowance"}
-PURE |= {"submit/splice", "submit/labels", "submit/keys", "submit/answers", "submit/states"}
+PURE |= {"submit/splice", "submit/labels", "submit/keys", "submit/answers", "submit/states", "submit/lapse"}
+PURE |= {"submit/due"}
 IMPURE_MODULES = {"socket", "os", "subprocess", "time", "random", "asyncio", "threading", "redis", "httpx2", "pathlib"}
 
 

@@ -1,0 +1,186 @@
+"""Submissions and keys in the ledger: what the API says outranks a token, and keys are shown once."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from receiver.cli import build_app
+from receiver.errors import ConfigError, UsageError
+from receiver.ledger import Ledger, recording, submissions
+from receiver.ledger.keys import by_hash
+from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.schema import runs
+from receiver.ledger.submissions import Answer, NewSubmission, Submission
+from receiver.states import IllegalMove
+from receiver.submit import keys
+from receiver.submit.lapse import lapses_at
+from receiver.submit.states import Move
+
+NOW = 1_700_000_000.0
+
+
+def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
+    new = NewSubmission(f"sub_{name}", "skyvern", "k1", "tasks", fields.pop("request_hash", name), **fields)
+    return ledger.write(lambda connection: submissions.begin(connection, new, NOW))[0]
+
+
+def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str], Submission]:
+    def work(connection: sa.Connection) -> dict[tuple[str, str], Submission]:
+        recording.lock_runs(connection, [("skyvern", run_id)], NOW)
+        return submissions.bind(connection, [("skyvern", run_id, token)], NOW)
+
+    return ledger.write(work)
+
+
+def answered(ledger: Ledger, name: str, move: Move, run_id: str = "") -> Submission:
+    answer = Answer(move, run_id, status=200 if run_id else 502, body=b"{}", due_at=NOW + 600)
+    return ledger.write(lambda connection: submissions.answered(connection, f"sub_{name}", answer, NOW + 1))
+
+
+def owner(ledger: Ledger, run_id: str) -> tuple[str, str]:
+    query = sa.select(runs.c.submission_id, runs.c.labels).where(runs.c.run_id == run_id)
+    return tuple(ledger.read(lambda connection: connection.execute(query).one()))
+
+
+def test_a_webhook_that_comes_before_the_answer_accepts_and_the_answer_agrees(ledger: Ledger) -> None:
+    begin(ledger, "a", labels={"team": "b"})
+
+    bound = webhook(ledger, "tsk_1", "sub_a")
+    found = answered(ledger, "a", Move.ACCEPT, "tsk_1")
+
+    assert bound["skyvern", "tsk_1"].state == found.state == "accepted"
+    assert owner(ledger, "tsk_1") == ("sub_a", '{"team": "b"}')
+
+
+def test_a_lost_answer_after_the_webhook_stays_accepted(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    webhook(ledger, "tsk_1", "sub_a")
+
+    assert answered(ledger, "a", Move.MISS).state == "accepted"
+
+
+def test_an_answer_outranks_the_token_of_a_webhook(ledger: Ledger) -> None:
+    begin(ledger, "a", labels={"team": "a"})
+    begin(ledger, "b", labels={"team": "b"})
+    webhook(ledger, "tsk_1", "sub_a")  # with another's token
+
+    answered(ledger, "a", Move.ACCEPT, "tsk_2")
+    assert owner(ledger, "tsk_1") == ("", "{}")
+    webhook(ledger, "tsk_2")
+    answered(ledger, "b", Move.ACCEPT, "tsk_1")
+
+    assert owner(ledger, "tsk_1") == ("sub_b", '{"team": "b"}')
+    assert owner(ledger, "tsk_2") == ("sub_a", '{"team": "a"}')
+
+
+def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_looked_for(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    begin(ledger, "b")
+    webhook(ledger, "tsk_b", "sub_a")
+
+    answered(ledger, "b", Move.ACCEPT, "tsk_b")
+
+    a = ledger.read(lambda connection: submissions.one(connection, "sub_a"))
+    assert a is not None
+    assert (a.state, a.run_id) == ("unknown", "")
+    assert owner(ledger, "tsk_b")[0] == "sub_b"
+    assert [each.id for each in ledger.read(lambda connection: submissions.due(connection, NOW + 2, 9))] == ["sub_a"]
+
+
+def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) -> None:
+    begin(ledger, "a")
+    answered(ledger, "a", Move.ACCEPT, "tsk_1")
+
+    assert webhook(ledger, "tsk_2", "sub_a") == {}
+    assert webhook(ledger, "tsk_3", "sub_nobody") == {}
+
+
+def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
+    begin(ledger, "a")
+
+    assert not ledger.read(lambda connection: submissions.due(connection, NOW + 100, 9))
+    (due,) = ledger.read(lambda connection: submissions.due(connection, NOW + 181, 9))
+    assert ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.MISS, NOW, due_at=NOW))
+    assert ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.ACCEPT, NOW, run_id="tsk_1"))
+    assert not ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.GIVE_UP, NOW))
+    with pytest.raises(IllegalMove):
+        ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.ACCEPT, NOW))
+
+
+# The command.
+
+
+def call(data: Path, *arguments: str, **environ: str) -> Result:
+    config = data / "runhook.yaml"
+    config.write_text(
+        json.dumps({"sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}, "bare": {"secrets": ["s"]}}})
+    )
+    environ = {"RUNHOOK_CONFIG": str(config), "RUNHOOK_DATA": str(data), "REDIS_URL": "redis://127.0.0.1:9", **environ}
+    return CliRunner().invoke(build_app("keys"), ["keys", *arguments], env=environ)
+
+
+def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
+    created = call(tmp_path, "create", "billing", "--source", "skyvern", "--scope", "read,submit", "--rate", "10/s")
+
+    assert created.exit_code == 0, created.output
+    (whole,) = re.findall(r"rhk_\S+", created.output.splitlines()[0])
+    listed = json.loads(call(tmp_path, "list", "--json").output)
+    assert [(each["name"], each["scopes"], each["rate"]) for each in listed] == [
+        ("billing", ["submit", "read"], "10/s")
+    ]
+    assert whole not in json.dumps(listed)
+    assert whole.encode() not in (tmp_path / "ledger.db").read_bytes()
+    assert (tmp_path / "runhook-secret").stat().st_mode & 0o777 == 0o600
+
+    assert call(tmp_path, "revoke", listed[0]["id"]).exit_code == 0
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ensure_schema(ledger)
+    assert ledger.read(lambda connection: by_hash(connection, keys.digest(whole))) is None
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["create", "a"], UsageError),
+        (["create", "a", "--source", "skyvern", "--scope", "admin"], UsageError),
+        (["create", "a", "--source", "skyvern", "--rate", "much"], UsageError),
+        (["create", "a", "--source", "bare"], ConfigError),
+        (["revoke", "nobody"], UsageError),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(tmp_path: Path, arguments: list[str], kind: type[Exception]) -> None:
+    ended = call(tmp_path, *arguments)
+
+    assert isinstance(ended.exception, kind)
+    assert len(str(ended.exception).splitlines()) == 1
+
+
+def test_a_host_with_another_master_secret_says_so_instead_of_signing_wrongly(tmp_path: Path) -> None:
+    call(tmp_path, "create", "a", "--source", "skyvern", RUNHOOK_SECRET="the first master secret")
+
+    ended = call(tmp_path, "create", "b", "--source", "skyvern", RUNHOOK_SECRET="another master secret")
+
+    assert isinstance(ended.exception, ConfigError)
+    assert "RUNHOOK_SECRET" in str(ended.exception)
+
+
+@pytest.mark.parametrize(
+    ("body", "moment"),
+    [
+        (b'{"a": "https://x/y?expiry=1700000000&kid=1&sig=z"}', 1_700_000_000.0),
+        (b'["http://x/?X-Amz-Date=20231114T221320Z&X-Amz-Expires=60&X-Amz-Signature=f"]', 1_700_000_060.0),
+        (b'["https://x/?Expires=1700000000", "https://x/?sv=1&se=2023-11-14T22%3A13%3A10Z&sig=a"]', 1_699_999_990.0),
+        (b'["https://x/?X-Amz-Date=20239914T221320Z&X-Amz-Expires=60"]', None),
+        (b'["https://x/plain.pdf"]', None),
+    ],
+)
+def test_when_signed_urls_lapse(body: bytes, moment: float | None) -> None:
+    assert lapses_at(body) == moment
