@@ -48,7 +48,7 @@ class Clock:
         self._reconciler = reconciler
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
-        self._trouble = ""
+        self._trouble: set[str] = set()
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits that long at the most, says so."""
@@ -57,18 +57,20 @@ class Clock:
 
     def tick(self) -> None:
         """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
-        trouble = ""
+        trouble: dict[str, str] = {}
         for look in (self.due, self.operations, self.inbox, self.repair, self.slow, self.overdue):
             try:
                 look()
-            except (LedgerUnavailable, redis.RedisError) as error:
-                trouble = f"{type(error).__name__}: {error}"
-        if trouble != self._trouble:
+            except LedgerUnavailable as error:
+                trouble["ledger"] = str(error)
+            except redis.RedisError as error:
+                trouble["redis"] = str(error) or type(error).__name__
+        if trouble.keys() != self._trouble:  # a server that is away says so in several ways
             if trouble:
-                log.warning("clock.trouble %s", trouble)
+                log.warning("clock.trouble %s", " ".join(f"{name}={text}" for name, text in trouble.items()))
             else:
-                log.info("clock.well again")
-        self._trouble = trouble
+                log.warning("clock.well again")
+        self._trouble = set(trouble)
 
     def due(self) -> None:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send."""

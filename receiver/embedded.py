@@ -24,6 +24,7 @@ from receiver.processes import spawn
 START_TIMEOUT: Final = 30.0
 """Seconds in which a server must answer at its start, not counting the time in which it loads its data."""
 
+_FULL = 1 << 20  # free bytes with which a disk counts as full
 _LOG_CAP = 1 << 20  # bytes after which the log file is set aside at a start
 _CAUSES = (  # what Valkey writes, and what it means to whoever reads one line
     ("No space left on device", "the disk is full"),
@@ -106,10 +107,12 @@ class EmbeddedValkey:
             file.seek(self._log_start)
             lines = file.read()[-20_000:].decode(errors="replace").splitlines()
             text = "\n".join(lines)
-            for sign, cause in _CAUSES:
-                if sign in text:
-                    free = shutil.disk_usage(self.directory).free
-                    return f"{cause} ({free >> 20} MiB free)" if "disk" in cause else cause
+            found = next((cause for sign, cause in _CAUSES if sign in text), "")
+            free = shutil.disk_usage(self.directory).free
+            if free < _FULL and (not found or "disk" in found):  # it does not always say so itself
+                found = "the disk is full"
+            if found:
+                return f"{found} ({free >> 20} MiB free)" if "disk" in found else found
             loud = [line.split(" # ", 1)[1] for line in lines if " # " in line and "overcommit" not in line]
             if loud:
                 return loud[-1].rstrip(".")

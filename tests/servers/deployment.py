@@ -93,9 +93,10 @@ class Deployment(ReceiverProcess):
         if sink:
             counted = counted.where(deliveries.c.sink == sink)
         try:
-            return {state: count for state, count in self.ledger.read(lambda c: c.execute(counted).all())}
+            rows = self.ledger.read(lambda connection: connection.execute(counted).all())
         except LedgerUnavailable:
             return {}
+        return {str(row[0]): int(row[1]) for row in rows}
 
     def all_delivered(self, count: int, wait: float = 20, sink: str = "") -> None:
         """Wait until there are `count` deliveries and all are delivered."""

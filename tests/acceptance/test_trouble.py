@@ -1,0 +1,173 @@
+"""The ledger killed, hung, locked and out of disk, and an embedded Valkey out of disk: work pauses and goes on by
+itself, and the receiver acks all the while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.test_dev import CONFIG, Dev, a_run
+from tests.servers.deployment import Deployment
+from tests.servers.postgres import PostgresProcess
+from tests.servers.receiver import Load, body, eventually
+
+SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db", "table": "runs"}}
+ROUTES = [{"name": "everything", "to": ["results"]}]
+
+Deployments = Callable[..., Deployment]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`small_disk("4m")`: a disk of that size; again with another size: the same one, larger or smaller."""
+    place = tmp_path / "disk"
+
+    def mount(size: str) -> Path:
+        options = f"remount,size={size}" if place.is_mount() else f"size={size}"
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True)
+        if done.returncode:
+            pytest.skip("only root can make a small disk here")
+        return place
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
+
+
+def paused_lines(it: Deployment) -> list[str]:
+    return [line for line in it.log_of("worker").splitlines() if ".paused " in line]
+
+
+def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothing_else(
+    deployment: Deployments, redis_url: str, postgres_factory: Callable[..., PostgresProcess]
+) -> None:
+    # Given receiver, worker and clock under load
+    server = postgres_factory()
+    it = deployment(redis_url, server.url(), sinks=SINKS, routes=ROUTES)
+    it.run("worker")
+    it.run("clock")
+    it.start()
+    with Load(it, threads=2) as load:
+        load.more(50)
+        eventually(lambda: it.states().get("delivered", 0) > 20)
+        # When its ledger hangs for a while
+        server.hang()
+        load.more(50)
+        server.resume()
+        # And when it is killed and away for a while
+        delivered = it.states().get("delivered", 0)
+        eventually(lambda: it.states().get("delivered", 0) > delivered)
+        delivered = it.states()["delivered"]
+        server.kill()
+        eventually(lambda: len(paused_lines(it)) > 0)
+        load.more(200)
+        time.sleep(2.5)  # it stays away for longer than any pause between two tries
+        while_away = len(paused_lines(it))
+        server.start()
+        back = time.monotonic()
+        eventually(lambda: it.states().get("delivered", 0) > delivered, 20)
+        took = time.monotonic() - back
+        print(f"{took:.2f} seconds from the return of PostgreSQL to the next delivery")
+        assert took < 8
+    # Then every sender got its 202 at once, the trouble was told once by each process, and nothing is lost
+    assert (load.statuses, load.lost) == ([], 0)
+    assert load.slowest < 1.5
+    assert 1 <= while_away <= 2, paused_lines(it)
+    count = len(set(load.acked))
+    it.all_delivered(count)
+    with contextlib.closing(sqlite3.connect(it.data / "results.db")) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT run_id) FROM runs").fetchone() == (count, count)
+
+
+def test_a_ledger_that_another_process_locks_pauses_the_work(deployment: Deployments, redis_url: str) -> None:
+    it = deployment(redis_url, sinks=SINKS, routes=ROUTES)
+    it.run("worker")
+    it.run("clock")
+    it.start()
+    it.acked(body(0))
+    it.all_delivered(1)
+    # When another process holds the ledger for longer than anything waits for it
+    code = (
+        "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None);"
+        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read(); c.execute('ROLLBACK')"
+    )
+    path = it.data / "ledger.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        it.acked(*(body(number) for number in range(1, 40)))
+        eventually(lambda: "dispatch.paused ledger=database is locked" in it.log_of("worker"), 15)
+        holder.communicate()
+    # Then it goes on within seconds
+    began = time.monotonic()
+    it.all_delivered(40)
+    print(f"{time.monotonic() - began:.2f} seconds from the unlocking to the last delivery")
+    assert time.monotonic() - began < 10
+
+
+def test_a_full_disk_of_the_ledger_pauses_the_work_until_there_is_room(
+    deployment: Deployments, redis_url: str, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("2m")
+    it = deployment(redis_url, f"sqlite:///{disk / 'ledger.db'}", sinks=SINKS, routes=ROUTES)
+    it.run("worker")
+    it.run("clock")
+    it.start()
+    it.acked(*(body(number, filler="x" * 100_000) for number in range(40)))
+    eventually(lambda: "disk is full" in it.log_of("worker"), 15)
+    assert len(it.acked(*(body(number) for number in range(40, 60)))) == 20
+    small_disk("64m")
+    it.all_delivered(60)
+    assert len(paused_lines(it)) <= 4, paused_lines(it)
+
+
+def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_there_is_room(
+    tmp_path: Path, small_disk: Callable[[str], Path]
+) -> None:
+    # Given everything on one small disk
+    disk = small_disk("24m")
+    dev = Dev(disk, config=CONFIG + "spool: {reserve_bytes: 1MiB}\n")
+    try:
+        dev.ready()
+        dev.post(a_run(1))
+        eventually(lambda: any("tsk_1" in str(path) for path in disk.rglob("run.json")), 20)
+        # When the disk is full, and Valkey has to write all the same
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        eventually(lambda: len(valkey_lines(dev)) > 0, 20)
+        with pytest.raises(OSError, match="503"):
+            dev.post(a_run(2))
+        time.sleep(3)
+        assert len(valkey_lines(dev)) <= 2, dev.log
+        assert "the disk is full" in valkey_lines(dev)[0]
+        # Then it is back when there is room
+        filler.unlink()
+        began = time.monotonic()
+        eventually(lambda: accepted(dev, a_run(2)), 20)
+        eventually(lambda: any("tsk_2" in str(path) for path in disk.rglob("run.json")), 20)
+        print(f"{time.monotonic() - began:.2f} seconds from the first free byte to an event delivered")
+    finally:
+        dev.end()
+
+
+def valkey_lines(dev: Dev) -> list[str]:
+    return [line for line in dev.log.splitlines() if line.startswith("valkey ")]
+
+
+def accepted(dev: Dev, content: bytes) -> bool:
+    try:
+        return bool(dev.post(content))
+    except OSError:
+        return False
