@@ -1,7 +1,9 @@
-"""uvicorn's HTTP protocol, with its own refusals in our JSON shape and a bound on a request's head."""
+"""uvicorn's HTTP protocol, with its own refusals in our JSON shape and bounds on a request's head."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -9,11 +11,42 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD: Final = 64 << 10
 """Bytes of a request line and headers; llhttp itself knows no bound."""
 
+HEAD_SECONDS: Final = 10.0
+"""Seconds that a request's head may take, and a new connection may be silent. uvicorn itself knows no bound."""
+
 
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
     _since_head = 0
+    _head_began = 0.0  # time.monotonic(); 0.0 while no head is on its way
+    _watch: asyncio.TimerHandle | None = None  # one for a connection's life: a timer for each request costs more
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_began = time.monotonic()
+        self._look_later(HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _look_later(self, seconds: float) -> None:
+        self._watch = self.loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Refuse a head that takes too long, unless an answer is under way: that comes first."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        left = self._head_began + HEAD_SECONDS - time.monotonic() if self._head_began else HEAD_SECONDS
+        if left <= 0 and not answering:
+            self._refuse("408 Request Timeout", "timed_out", "the head of the request did not come in time")
+        else:
+            self._look_later(max(left, HEAD_SECONDS / 10))
+
+    def on_message_begin(self) -> None:
+        self._head_began = time.monotonic()
+        super().on_message_begin()
 
     def data_received(self, data: bytes) -> None:
         self._since_head += len(data)
@@ -24,6 +57,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._since_head = 0
+        self._head_began = 0.0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
