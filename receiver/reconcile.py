@@ -199,7 +199,7 @@ class Reconciler:
 
         def miss(connection: Connection) -> list[Submission]:
             for each in leased:
-                if each.state is State.PENDING:
+                if each.state is State.PENDING and each.created_at < now - submissions.PENDING_LIMIT:
                     reason = "the process that waited for the answer ended"
                     submissions.resolve(connection, each.id, Move.MISS, now, due_at=now + overdue.LEASE, reason=reason)
             return overdue.unknown(connection, source.name, _MOST_UNKNOWN)

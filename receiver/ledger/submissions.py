@@ -22,7 +22,9 @@ from receiver.submit.states import Submission as State
 RunKey = tuple[str, str]  # (source, run id)
 
 PENDING_LIMIT = 180.0
-"""Seconds after which a pending submission is due: longer than any submit call takes, so its process has died."""
+"""Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died."""
+PENDING_LOOK = 15.0
+"""Seconds after which it is looked for all the same: if there is a run with its token, that is proof."""
 ATTACH_WITHIN = 600.0
 """Seconds for which an identical request without Idempotency-Key joins one whose end nobody knows yet."""
 
@@ -133,7 +135,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "callback_url": new.callback_url,
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
-        "due_at": now + PENDING_LIMIT,
+        "due_at": now + PENDING_LOOK,
         "created_at": now,
         "updated_at": now,
     }
@@ -318,7 +320,7 @@ def finish(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> Non
 def due(connection: sa.Connection, now: float, limit: int) -> list[Submission]:
     """Submissions that must be looked at now, the one that waits longest first.
 
-    One that is still pending is due because the process that waited for its answer has died: resolve it with MISS.
+    One that is pending for longer than PENDING_LIMIT has lost the process that waited: resolve it with MISS.
     """
     query = sa.select(submissions).where(submissions.c.due_at <= now).order_by(submissions.c.due_at).limit(limit)
     return [_from(row) for row in connection.execute(query)]

@@ -17,8 +17,7 @@ from typing import Any, Final
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
 from receiver.ledger.submissions import Submission
 from receiver.skyvern import Answered, ListedRun, SkyvernReader, listed_runs
-from receiver.submit.states import Move
-from receiver.submit.states import Submission as State
+from receiver.submit.states import OPEN, Move
 
 SKEW: Final = 120.0
 """Seconds by which Skyvern's clock may differ from ours."""
@@ -132,10 +131,10 @@ class Resolver:
             while len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
 
-    def still_unknown(self, submission_id: str) -> bool:
-        """Whether nothing has proved the submission's run meanwhile. Raises LedgerUnavailable."""
+    def still_open(self, submission_id: str) -> bool:
+        """Whether nobody knows yet if the submission has a run. Raises LedgerUnavailable."""
         found = self._ledger.read(lambda connection: submissions.one(connection, submission_id))
-        return found is not None and found.state is State.UNKNOWN
+        return found is not None and found.state in OPEN
 
 
 async def prove(resolver: Resolver, submission: Submission, due_at: Callable[[float], float]) -> Answered | None:
@@ -146,7 +145,7 @@ async def prove(resolver: Resolver, submission: Submission, due_at: Callable[[fl
             found = await asyncio.to_thread(resolver.settle, [submission], due_at)
             if submission.id in found:
                 return found[submission.id]
-            if not await asyncio.to_thread(resolver.still_unknown, submission.id):
+            if not await asyncio.to_thread(resolver.still_open, submission.id):
                 return None
         except LedgerUnavailable:
             return None

@@ -51,6 +51,8 @@ CALLS: Final = {
 JOIN_FOR = 60.0
 """Seconds that a request waits for the answer to an earlier one that it repeats."""
 LOOK_EVERY = 0.3
+OTHERS = 3.0
+"""Seconds that an answer which another process waits for may take before it is asked whether there is a run."""
 DUE_AFTER = 600.0
 """Seconds after which a run that was accepted is looked for."""
 _LONGEST_KEY = 255
@@ -239,12 +241,19 @@ class Submitter:
         """The submission when it is answered, or as it is after a while."""
         deadline = time.monotonic() + JOIN_FOR
         submission_id = submission.id
+        patient = time.monotonic() + OTHERS
         while _unanswered(submission) and time.monotonic() < deadline:
             task = self._going.get(submission_id)
             if task is not None:
                 await asyncio.wait([task], timeout=deadline - time.monotonic())
             else:
-                await asyncio.sleep(LOOK_EVERY)  # another process carries it
+                await asyncio.sleep(LOOK_EVERY)  # another process carries it, or did until it died
+                if time.monotonic() > patient:
+                    if submission.run_id:
+                        break  # its run is known; that answer will do
+                    if self._prove is not None:
+                        await self._prove(submission)
+                    patient = time.monotonic() + OTHERS
             found = await self._store.read(lambda connection: submissions.one(connection, submission_id))
             if found is None or (task is not None and _unanswered(found)):
                 break  # its answer could not be written down
