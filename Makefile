@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 3
 
-.PHONY: install demo test lint format types check chaos bench clean
+.PHONY: install demo test lint format types check chaos bench loop clean
 
 install: $(VENV)/.installed
 
@@ -30,6 +30,10 @@ format: install
 # Most tests wait for servers, so several run at once. pytest comes last: its summary is the last line.
 test: lint types
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+# Runs submitted through us while webhooks are lost and the receiver is killed; a simulated Skyvern is the truth.
+loop: install
+	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS))
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
