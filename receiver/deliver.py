@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -116,9 +117,12 @@ class Deliverer:
             self._tally.flush()
             wakeups.settle(self._redis, self._queue, self._look_once_more)
         except LedgerUnavailable as error:
-            # What is unsettled stays with us; the clock rings again in a moment.
             self._pause.take(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
-            wakeups.lower_flag(self._redis, self._queue)
+            if self._unsettled or self._flying:
+                # The clock rings for what is due. Of these only we know, and they would be sent twice.
+                wakeups.enqueue_raised(self._redis, self._queue)
+            else:
+                wakeups.lower_flag(self._redis, self._queue)
 
     def _look_once_more(self) -> bool:
         """What was queued while the flag was still up has rung no bell. A spent rate is left to the clock."""
@@ -176,7 +180,12 @@ class Deliverer:
             return wanted
         if not self._look_once_more():
             return 0  # what is not sent must not count
-        allowed = self._rate.take(wanted)
+        try:
+            allowed = self._rate.take(wanted)
+        except redis.RedisError:
+            if not self._flying:
+                raise
+            return 0  # what is under way comes home first
         self._spent_rate = allowed == 0
         return allowed
 
@@ -262,7 +271,8 @@ class Deliverer:
                 if one.outcome != "accepted":
                     self._tell(each, answer, one)
         log.info("deliver.settled sink=%s %s", self._sink.name, " ".join(f"{k}={v}" for k, v in counts.items()))
-        wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in released])
+        with suppress(redis.RedisError):  # the clock rings for them; what else is under way must be written down
+            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in released])
 
     def _write_down(
         self, connection: Connection, units: Sequence[Unit], now: float

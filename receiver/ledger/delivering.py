@@ -97,6 +97,8 @@ def claim(
             break
         if lane.until <= now and lane_gates.begin_probe(connection, lane.lane, now):
             found = _take(connection, sink, deliveries.c.lane == lane.lane, 1, token, now, seconds)
+            if not found:
+                lane_gates.end_probe(connection, lane, now)
             probes.update(dict.fromkeys(found, lane.lane))
             ids = [*ids, *found]
     return (_load(connection, ids, probes) if ids else []), next(iter(probes.values()), "")

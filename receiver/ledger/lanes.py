@@ -47,6 +47,13 @@ def begin_probe(connection: sa.Connection, lane: str, now: float) -> bool:
     return result.rowcount == 1
 
 
+def end_probe(connection: sa.Connection, lane: Lane, now: float) -> None:
+    """There is nothing to probe with: the lane stands as it did, or the next delivery would wait for the lease."""
+    connection.execute(
+        sa.update(lanes).where(lanes.c.lane == lane.lane).values(breaker=lane.breaker, until=lane.until, updated_at=now)
+    )
+
+
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Write the breaker's state; whether the lane is paused stays as the operator set it."""
     insert = insert_statement(connection, lanes)
