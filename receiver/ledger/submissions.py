@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -282,23 +282,44 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
     ).all()
     by_id = {row.id: _from(row) for row in rows}
     bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
+    newly: list[dict[str, object]] = []
     for source, run_id, token in asked:
         found = by_id.get(token)
         if found is None or found.source != source or found.run_id or (source, run_id) in bound:
             continue
         if found.state not in sources(Move.ACCEPT):
             continue
+        by_id[token] = bound[source, run_id] = replace(
+            found, state=State.ACCEPTED, run_id=run_id, reason="", updated_at=now
+        )
+        newly.append({"its_id": token, "its_run": run_id})
+    if newly:
         connection.execute(
             sa.update(submissions)
-            .where(submissions.c.id == token)
-            .values(state=State.ACCEPTED, run_id=run_id, reason="", updated_at=now)
+            .where(submissions.c.id == sa.bindparam("its_id"))
+            .values(state=State.ACCEPTED, run_id=sa.bindparam("its_run"), reason="", updated_at=now),
+            newly,
         )
-        found = one(connection, token)
-        assert found is not None
-        by_id[token] = bound[source, run_id] = found
     result = {(source, run_id): bound[source, run_id] for source, run_id, _ in asked if (source, run_id) in bound}
-    for (source, run_id), each in sorted(result.items(), key=lambda item: item[0]):
-        _give_to(connection, source, run_id, each.id, json.dumps(dict(each.labels)), now)
+    if result:
+        connection.execute(
+            sa.update(runs)
+            .where(
+                runs.c.source == sa.bindparam("its_source"),
+                runs.c.run_id == sa.bindparam("its_run"),
+                runs.c.submission_id == "",
+            )
+            .values(submission_id=sa.bindparam("its_id"), labels=sa.bindparam("its_labels"), updated_at=now),
+            [
+                {
+                    "its_source": key[0],
+                    "its_run": key[1],
+                    "its_id": each.id,
+                    "its_labels": json.dumps(dict(each.labels)),
+                }
+                for key, each in sorted(result.items(), key=lambda item: item[0])
+            ],
+        )
     return result
 
 
