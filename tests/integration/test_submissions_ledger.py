@@ -105,8 +105,8 @@ def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) 
 def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
     begin(ledger, "a")
 
-    assert not ledger.read(lambda connection: submissions.due(connection, NOW + 100, 9))
-    (due,) = ledger.read(lambda connection: submissions.due(connection, NOW + 181, 9))
+    assert not ledger.read(lambda connection: submissions.due(connection, NOW + submissions.PENDING_LOOK - 1, 9))
+    (due,) = ledger.read(lambda connection: submissions.due(connection, NOW + submissions.PENDING_LOOK, 9))
     assert ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.MISS, NOW, due_at=NOW))
     assert ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.ACCEPT, NOW, run_id="tsk_1"))
     assert not ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.GIVE_UP, NOW))

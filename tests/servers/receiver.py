@@ -137,12 +137,13 @@ class ReceiverProcess:
 
 
 @pytest.fixture
-def receiver_factory(tmp_path: Path) -> Iterator[Callable[..., ReceiverProcess]]:
+def receiver_factory() -> Iterator[Callable[..., ReceiverProcess]]:
     """`receiver_factory(redis_url, start=True, **config)`: a receiver, its config with other top-level keys."""
     made: list[ReceiverProcess] = []
+    folder = Path(tempfile.mkdtemp(prefix="rh-"))  # short: an embedded Valkey's socket lies in it
 
     def make(redis_url: str, *, start: bool = True, **config: Any) -> ReceiverProcess:
-        receiver = ReceiverProcess(tmp_path / f"receiver-{len(made)}", redis_url, config)
+        receiver = ReceiverProcess(folder / f"r{len(made)}", redis_url, config)
         made.append(receiver)
         return receiver.start() if start else receiver
 
@@ -150,6 +151,7 @@ def receiver_factory(tmp_path: Path) -> Iterator[Callable[..., ReceiverProcess]]
     for receiver in made:
         receiver.kill()
         assert "Traceback" not in receiver.log, receiver.log[-3000:]
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def eventually(check: Callable[[], Any], wait: float = 15, every: float = 0.05) -> Any:
