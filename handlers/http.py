@@ -15,9 +15,6 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -28,11 +25,10 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from handlers import templating
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.guard import Answer, Deadline, GuardedClient, parse_url
+from handlers.retryafter import retry_after
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer that are read, and then thrown away: only its status counts."""
-MAX_RETRY_AFTER = 86_400.0
-"""Seconds that a server can make us wait."""
 TRY_AGAIN = frozenset({408, 425, 429})
 """The only 4xx that speak of now and not of the request."""
 
@@ -143,28 +139,6 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     """A signature as it stands in the header webhook-signature. `timestamp`: whole seconds since the epoch."""
     content = b".".join((message_id.encode(), str(timestamp).encode(), body))
     return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that the header Retry-After asks for, at most a day; None without one that can be read.
-
-    `now`: seconds since the epoch, against which a date is held unless the server sent its own.
-    """
-    text = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):
-        return min(float(text), MAX_RETRY_AFTER)
-    moment = _date(text)
-    if moment is None:
-        return None
-    return min(max(0.0, moment - (_date(headers.get("date", "")) or now)), MAX_RETRY_AFTER)
-
-
-def _date(text: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
 
 
 def judge(host: str, answer: Answer, now: float) -> None:

@@ -20,8 +20,8 @@ from pydantic import Field
 
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.guard import Answer, Deadline, GuardedClient
-from handlers.http import retry_after
 from handlers.http import sign as standard_signature
+from handlers.retryafter import retry_after
 from receiver import signature
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, keys, submissions
 from receiver.ledger.submissions import Submission

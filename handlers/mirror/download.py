@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from email.utils import parsedate_to_datetime
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
 from handlers.guard import Deadline, Download, GuardedClient
 from handlers.mirror.artifacts import is_content_path, renewed
+from handlers.retryafter import retry_after
 
 _LATER = frozenset({408, 425, 429})
 
@@ -156,21 +156,10 @@ def _judge(download: Download) -> None:
     if status in _LATER or status >= 500:
         raise Unavailable(
             f"{download.url.host} answered {status}",
-            retry_after=retry_after(download.headers.get("retry-after")),
+            retry_after=retry_after(download.headers, time.time()),
             elsewhere=True,
         )
     raise _Gone(f"{download.url.host} answered {status}")
-
-
-def retry_after(text: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None when it says nothing that makes sense."""
-    if not text:
-        return None
-    try:
-        seconds = float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), 86_400.0)
 
 
 @contextmanager

@@ -6,13 +6,14 @@ deliveries must not die of one typing mistake. Refused is what this delivery its
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore import exceptions as boto
 
 from handlers.contract import Refused, Unavailable
-from handlers.mirror.download import retry_after
+from handlers.retryafter import retry_after
 
 _REFUSED = {
     "KeyTooLongError": "the key is too long",
@@ -69,7 +70,7 @@ def spoken(bucket: str) -> Iterator[None]:
             raise Refused(f"{where}: {_REFUSED[code]}") from None
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         words = _MENDABLE.get(code) or f"the server answered {status} {code[:60]}".rstrip()
-        raise Unavailable(f"{where}: {words}", retry_after=retry_after(headers.get("retry-after"))) from None
+        raise Unavailable(f"{where}: {words}", retry_after=retry_after(headers, time.time())) from None
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound):
         raise Unavailable(f"{where}: no credentials were found") from None
     except (boto.ConnectTimeoutError, boto.ReadTimeoutError):

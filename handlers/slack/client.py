@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
 import ssl
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from email.message import Message
-from email.utils import parsedate_to_datetime
 from functools import cache
 from http.client import HTTPException
 from typing import IO, Any
@@ -34,6 +31,7 @@ from slack_sdk.web.file_upload_v2_result import FileUploadV2Result
 from slack_sdk.webhook import WebhookClient, WebhookResponse
 
 from handlers.contract import Refused, SinkError, Unavailable
+from handlers.retryafter import retry_after
 
 ANSWER_MAX = 8 * 1024 * 1024  # bytes; a page of conversations.history with metadata is the largest that we ask for
 
@@ -208,7 +206,7 @@ class Api(WebClient):
 
 def failure(status: int, headers: Mapping[str, str], word: str) -> SinkError:
     """What an answer other than yes means."""
-    wait = retry_after(headers.get("retry-after"))
+    wait = retry_after(headers, time.time())
     known = word if _WORD.fullmatch(word) else ""
     said = f"Slack answered {status}" + (f" {known}" if known else "")
     if status == 429 or known in ("ratelimited", "rate_limited"):
@@ -222,18 +220,3 @@ def failure(status: int, headers: Mapping[str, str], word: str) -> SinkError:
     if status == 200 and not known:
         return Unavailable("Slack answered 200 but not as its API does; is the address right?")
     return ApiError(f"{said}: {HINTS[known]}" if known in HINTS else said, known)
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header (a number or a date), a day at the most; None when it says nothing."""
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            moment = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (moment - datetime.now(moment.tzinfo or UTC)).total_seconds() if moment.tzinfo else math.nan
-    return min(max(0.0, seconds), 86_400.0) if math.isfinite(seconds) else None

@@ -9,9 +9,9 @@ from collections import Counter
 
 import httpx2
 
+from handlers.retryafter import retry_after
 from receiver.signature import HEADER, sign
 from receiver.simulate.options import Options
-from receiver.skyvern import parse_retry_after
 
 ATTEMPTS = 3
 RETRY_AFTER_CAP = 30.0
@@ -30,9 +30,9 @@ def headers(body: bytes, key: str, skew: float = 0.0) -> dict[str, str]:
     }
 
 
-def pause(number: int, retry_after: str | None, chance: float) -> float:
+def pause(number: int, header: str | None, chance: float) -> float:
     """Seconds after attempt `number` (from 1): 1 to 2, then 2 to 3, or what the receiver asked for, up to 30."""
-    asked = parse_retry_after(retry_after)
+    asked = retry_after({"retry-after": header or ""}, time.time())
     return min(asked, RETRY_AFTER_CAP) if asked is not None else 2.0 ** (number - 1) + chance
 
 

@@ -15,7 +15,6 @@ from receiver.skyvern.answers import (
     Unreachable,
     listed_artifacts,
     listed_runs,
-    parse_retry_after,
     submitted,
 )
 from receiver.skyvern.client import BrokenOff, SkyvernAPI, SkyvernReader, Streamed
@@ -36,6 +35,5 @@ __all__ = [
     "Unreachable",
     "listed_artifacts",
     "listed_runs",
-    "parse_retry_after",
     "submitted",
 ]

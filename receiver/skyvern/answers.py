@@ -8,14 +8,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Literal
 
 import orjson
+
+from handlers.retryafter import retry_after
 
 Kind = Literal["submit", "read", "act"]
 """submit may create a run; read changes nothing; act changes something, but creates no run."""
@@ -36,7 +38,7 @@ class Answered:
     @property
     def retry_after(self) -> float | None:
         """Seconds that the server asked to wait, or None."""
-        return parse_retry_after(self.headers.get("retry-after"))
+        return retry_after(self.headers, time.time())
 
     def json(self) -> Any:
         """The body parsed, or None when it is no JSON."""
@@ -175,20 +177,6 @@ def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
             )
         )
     return found
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header (a number or a date), never negative; None when it says nothing usable."""
-    text = (value or "").strip()
-    if text.replace(".", "", 1).isdigit() and text.isascii():
-        return float(text)
-    try:
-        target = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return None
-    if target.tzinfo is None:
-        target = target.replace(tzinfo=UTC)
-    return max((target - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def pause_before_retry(

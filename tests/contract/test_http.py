@@ -26,7 +26,7 @@ from handlers.conformance import (
     silent_port,
 )
 from handlers.contract import Delivery, Receipt, Refused, Unavailable
-from handlers.http import HttpOptions, HttpSink, retry_after
+from handlers.http import HttpOptions, HttpSink
 from tests.servers.http import Authority, Reply, Request, ScriptedServer
 
 SECRET = "whsec_" + base64.b64encode(b"secret-of-billing-0123456").decode()
@@ -238,31 +238,6 @@ def test_retry_after_reaches_the_caller(server: ScriptedServer) -> None:
         with pytest.raises(Unavailable) as caught:
             sink.send(make_delivery())
         assert caught.value.retry_after == pytest.approx(90, abs=5)
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": ""}, None),
-        ({"retry-after": "0"}, 0),
-        ({"retry-after": " 120 "}, 120),
-        ({"retry-after": "1.5"}, 1.5),
-        ({"retry-after": "-5"}, None),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "999999999999"}, 86_400),
-        ({"retry-after": "9" * 400}, None),
-        ({"retry-after": "Sun, 01 Mar 2026 10:01:00 GMT"}, 60),
-        ({"retry-after": "Sun, 01 Mar 2026 09:00:00 GMT"}, 0),
-        ({"retry-after": "Sun, 01 Mar 2126 10:00:00 GMT"}, 86_400),
-        ({"retry-after": "Sun, 99 Mar 2026 10:00:00 GMT"}, None),
-        # The server's clock is an hour behind ours: what counts is the wait that it meant.
-        ({"retry-after": "Sun, 01 Mar 2026 09:00:30 GMT", "date": "Sun, 01 Mar 2026 09:00:00 GMT"}, 30),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date_and_at_most_a_day(headers: dict[str, str], seconds: float | None) -> None:
-    now = 1772359200.0  # 2026-03-01 10:00:00 UTC
-    assert retry_after(headers, now) == seconds
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from handlers.contract import Artifact, Unavailable
 from handlers.guard import Deadline
 from handlers.mirror import artifacts_of, safe_name
 from handlers.mirror.artifacts import is_content_path, place_of, renewed, with_listed
-from handlers.mirror.download import retry_after
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, kept_in, latest, order_of, points_to
 from handlers.mirror.names import MAX_NAME, MAX_PART, Taken, key_part
 from handlers.mirror.threads import Crew, Pool, within
@@ -307,17 +306,6 @@ def test_a_document_can_always_be_written() -> None:
 def test_what_could_run_in_a_browser_is_not_shown_in_place(name: str, kind: str, shown: bool) -> None:
     assert content_type(name) == kind
     assert may_be_shown(kind) is shown
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("17", 17), ("999999999", 86_400), ("-5", None), ("soon", None), ("", None), (None, None)]
-)
-def test_a_retry_after_makes_sense_or_is_none(text: str | None, seconds: float | None) -> None:
-    assert retry_after(text) == seconds
-
-
-def test_a_retry_after_may_be_a_date() -> None:
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
 
 
 def test_a_crew_keeps_the_order_and_hands_over_what_went_wrong() -> None:

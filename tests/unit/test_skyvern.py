@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-
 import orjson
 import pytest
 
@@ -22,7 +19,6 @@ from receiver.skyvern import (
     Unreachable,
     listed_artifacts,
     listed_runs,
-    parse_retry_after,
     submitted,
 )
 from receiver.skyvern.answers import pause_before_retry
@@ -126,19 +122,6 @@ def test_only_http_urls_of_artifacts_are_taken_over() -> None:
 def test_garbage_is_no_list(answer: Answered) -> None:
     assert listed_runs(answer) is None
     assert listed_artifacts(answer) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [("3", 3.0), (" 0.5 ", 0.5), ("-1", None), ("soon", None), ("", None), (None, None), ("1e9", None), ("²", None)],
-)
-def test_retry_after_in_seconds(value: str | None, expected: float | None) -> None:
-    assert parse_retry_after(value) == expected
-
-
-def test_retry_after_as_a_date() -> None:
-    assert 55 < (parse_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=60))) or 0) <= 60
-    assert parse_retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0.0
 
 
 BUSY = answered(503, {}, retry_after="2")
