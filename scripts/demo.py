@@ -1,4 +1,5 @@
-"""What `make demo` runs: everything on the embedded default, some sample runs, and what became of each.
+"""What `make demo` runs: everything on the embedded default, some sample runs, and what became of each; then the whole
+loop, with a simulated Skyvern: runs submitted through us, one webhook lost on purpose, its result there all the same.
 
 With --once it checks that the rows and files are there, stops everything, and exits 0 or 1.
 """
@@ -34,6 +35,19 @@ SAMPLES = [
     "workflow_run.canceled",
     "workflow_run.retries",
 ]
+# What the official SDK's run_task and run_workflow send: all of their fields, nulls as well.
+TASK = dict.fromkeys(
+    """user_prompt url title data_extraction_schema error_code_mapping proxy_location webhook_url totp_identifier
+    totp_url browser_session_id publish_workflow max_steps extra_http_headers model""".split()  # noqa: SIM905
+)
+WORKFLOW = dict.fromkeys(
+    """title parameters proxy_location webhook_url totp_url totp_identifier browser_session_id""".split()  # noqa: SIM905
+)
+SUBMITS: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/run/tasks", {**TASK, "prompt": "Download the invoice", "engine": "skyvern-2.0"}, "team=billing"),
+    ("/v1/run/tasks", {**TASK, "prompt": "Read the price [lose]", "engine": "skyvern-1.0"}, "team=sales"),
+    ("/v1/run/agents", {**WORKFLOW, "agent_id": "wpid_1", "parameters": {"month": "May"}}, "team=billing"),
+]
 PATIENCE = 60.0  # seconds
 
 
@@ -48,6 +62,9 @@ def main() -> int:
     url = f"http://127.0.0.1:{port}"
     environ = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "DATABASE_URL")}
     environ["RUNHOOK_DATA"] = str(DATA.relative_to(Path.cwd()) if DATA.is_relative_to(Path.cwd()) else DATA)
+    skyvern = f"http://127.0.0.1:{free_port(8090)}"
+    environ |= {"PUBLIC_URL": url, "SKYVERN_BASE_URL": skyvern, "RUNHOOK_CONFIG": write_config()}
+    simulation: subprocess.Popen[bytes] | None = None
     dev = subprocess.Popen([RUNHOOK, "dev", "--port", str(port)], env=environ, cwd=ROOT, start_new_session=True)
     try:
         if not wait_until(lambda: dev.poll() is not None or ready(url)) or dev.poll() is not None:
@@ -55,9 +72,13 @@ def main() -> int:
             return 1
         heading("Sending sample runs, signed as Skyvern signs them")
         subprocess.run([RUNHOOK, "trigger", "--url", url, *SAMPLES], env=environ, cwd=ROOT, check=True)
+        simulation = subprocess.Popen(
+            [RUNHOOK, "simulate", "--port", skyvern.rpartition(":")[2]], env=environ, cwd=ROOT, start_new_session=True
+        )
+        submitted = submit_all(url, skyvern, environ)
         wait_until(lambda: settled(environ))
         show(environ)
-        found = problems(environ)
+        found = [*submitted, *problems(environ)]
         for line in found:
             print(f"demo: {line}", file=sys.stderr)
         if once:
@@ -69,9 +90,66 @@ def main() -> int:
     except KeyboardInterrupt:
         return 0
     finally:
-        if dev.poll() is None:
-            dev.send_signal(signal.SIGINT)
-            dev.wait(30)
+        for process in (dev, simulation):
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(30)
+
+
+def write_config() -> str:
+    """The shipped config, with what a Skyvern on this machine needs. Its path."""
+    shipped = Path(os.environ.get("RUNHOOK_CONFIG") or ROOT / "config" / "runhook.yaml")
+    written = DATA / "runhook.yaml"
+    DATA.mkdir(parents=True)
+    more = "allowed_addresses: [127.0.0.1] # the simulated Skyvern's artifacts\nreconcile: {after: 5s}\n"
+    written.write_text(shipped.read_text() + "\n" + more)
+    return str(written)
+
+
+def submit_all(url: str, skyvern: str, environ: dict[str, str]) -> list[str]:
+    """Submit runs through us, as an app with the official SDK does, and wait for each. What went wrong."""
+    heading("Submitting runs to a simulated Skyvern, through us; one webhook is lost on purpose")
+    if not wait_until(lambda: answers(f"{skyvern}/api/v1/heartbeat")):
+        return ["the simulated Skyvern did not come up"]
+    made = subprocess.run(
+        [RUNHOOK, "keys", "create", "demo", "--json"], env=environ, cwd=ROOT, check=True, capture_output=True
+    )
+    headers = {"x-api-key": json.loads(made.stdout)["key"], "content-type": "application/json"}
+    wrong, runs = [], []
+    for path, body, labels in SUBMITS:
+        answer, _ = call(url + path, {**headers, "x-runhook-labels": labels}, body)
+        runs.append(answer.get("run_id"))
+        print(f"POST {path:<15} {body.get('prompt') or body['agent_id']:<24} → {answer.get('run_id') or answer}")
+    for run_id in filter(None, runs):
+        answer, source = call(f"{url}/v1/runs/{run_id}?wait=50", headers)
+        via = ", ".join(each["via"] for each in ask(environ, "events", "--run", run_id)) or "nothing yet"
+        print(f"GET  /v1/runs/{run_id} → {answer.get('status')}, from the {source}, known by {via}")
+        if answer.get("status") != "completed":
+            wrong.append(f"run {run_id} is {answer.get('status') or answer}")
+    return wrong + ["a submit was refused"] * runs.count(None)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def call(url: str, headers: dict[str, str], body: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
+    """The answer to a call, parsed, and where it came from."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=70) as answer:
+            return json.loads(answer.read()), answer.headers.get("x-runhook-from", "")
+    except urllib.error.HTTPError as error:
+        return {"error": f"{error.code} {error.read().decode(errors='replace')[:200]}"}, ""
+    except OSError as error:
+        return {"error": str(error)}, ""
 
 
 def free_port(wanted: int) -> int:
@@ -115,7 +193,11 @@ def ask(environ: dict[str, str], *command: str) -> Any:
 def settled(environ: dict[str, str]) -> bool:
     """Whether every sample is in the ledger and every delivery has ended."""
     states = [each["state"] for each in ask(environ, "deliveries")]
-    return len(ask(environ, "runs")) >= len(SAMPLES) and bool(states) and set(states) <= {"delivered", "dead"}
+    return (
+        len(ask(environ, "runs")) >= len(SAMPLES) + len(SUBMITS)
+        and bool(states)
+        and set(states) <= {"delivered", "dead"}
+    )
 
 
 def heading(text: str) -> None:
@@ -155,8 +237,8 @@ def problems(environ: dict[str, str]) -> list[str]:
     found = []
     runs = {each["run_id"]: each["outcome"] for each in ask(environ, "runs")}
     stored = {row[0]: row[2] for row in rows(database)}
-    if len(runs) < len(SAMPLES):
-        found.append(f"the ledger has {len(runs)} runs of {len(SAMPLES)}")
+    if len(runs) < (expected := len(SAMPLES) + len(SUBMITS)):
+        found.append(f"the ledger has {len(runs)} runs of {expected}")
     for run_id, outcome in runs.items():
         if stored.get(run_id) != outcome:
             found.append(f"run {run_id} is {outcome}, its row says {stored.get(run_id)}")
