@@ -442,7 +442,7 @@ class MirrorSuite:
         stop = threading.Event()
         run = sample_run(downloaded_files=[entry(server.add("/slow", trickle=stop), file_size=None)])
         began = time.monotonic()
-        with pytest.raises(Unavailable, match="not done within|did not answer in time"):
+        with pytest.raises(Unavailable, match=r"not done within|did not answer in time"):
             place.sink(timeout=1).send(make_delivery(run))
         assert time.monotonic() - began < 3
         stop.set()
