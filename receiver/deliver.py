@@ -162,9 +162,8 @@ class Deliverer:
         limit = self._allowed(self._sink.batch_size if self._many else free)
         if not limit:
             return 0
-        token = f"{self._owner}/{next(self._tokens)}"
         now = time.time()
-        claimed, receipts = self._ledger.write(lambda connection: self._take(connection, limit, token, now))
+        token, claimed, receipts = self._ledger.write(lambda connection: self._take(connection, limit, now))
         self._pause.over()
         if not claimed:
             return 0
@@ -190,8 +189,10 @@ class Deliverer:
         return allowed
 
     def _take(
-        self, connection: Connection, limit: int, token: str, now: float
-    ) -> tuple[list[Claimed], dict[str, dict[str, dict[str, object] | None]]]:
+        self, connection: Connection, limit: int, now: float
+    ) -> tuple[str, list[Claimed], dict[str, dict[str, dict[str, object] | None]]]:
+        # A token for each try: what a try has claimed whose commit we know nothing of must lapse, never be renewed.
+        token = f"{self._owner}/{next(self._tokens)}"
         claimed, _ = delivering.claim(
             connection,
             self._sink.name,
@@ -205,7 +206,7 @@ class Deliverer:
         receipts = {
             each.id: delivering.receipts(connection, each.event_id, each.after) for each in claimed if each.after
         }
-        return claimed, receipts
+        return token, claimed, receipts
 
     def _start(self, unit: Unit, receipts: dict[str, dict[str, dict[str, object] | None]]) -> None:
         unit.started, unit.started_at = time.monotonic(), time.time()

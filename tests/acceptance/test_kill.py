@@ -1,0 +1,290 @@
+"""kill -9 at the one moment that matters: between two steps that a plan of random kills would hit once in a thousand.
+
+A gate stands between the processes and their servers, and shuts at a chosen request; then the process is killed, or the
+connection cut. Each test leaves the deployment as it found it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import pytest
+
+from receiver.event import delivery_id, event_id
+from receiver.wakeups import DISPATCH, deliver_queue, flag_key
+from tests.servers.deployment import Deployment
+from tests.servers.gate import Gate, Mode
+from tests.servers.postgres import PostgresProcess
+from tests.servers.receiver import body, eventually
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.valkey import ValkeyProcess
+
+QUEUES = (DISPATCH, deliver_queue("hook"))
+PROMISE = 30.0
+"""Seconds within which work goes on after a part's return."""
+
+
+class Plant(Deployment):
+    """A deployment with gates before both of its servers, and a consumer."""
+
+    redis: ValkeyProcess
+    redis_gate: Gate
+    ledger_gate: Gate
+    consumer: ScriptedServer
+    other_consumer: ScriptedServer
+    number = 0
+
+    def content(self, sink: str = "hook") -> bytes:
+        """The body of a run that no other test has, for one of the two sinks."""
+        Plant.number += 1
+        return body(Plant.number, title=sink)
+
+    def fresh_worker(self) -> None:
+        """A worker whose connections have sent nothing yet, and that has come to rest."""
+        if "worker" in self.parts:
+            self.kill_part("worker")
+        self.redis_gate.forget()
+        self.ledger_gate.forget()
+        before = self.log_of("worker").count("worker.started")
+        self.run("worker")
+        eventually(lambda: self.log_of("worker").count("worker.started") > before, 30)
+
+    def seen(self, content: bytes) -> Counter[str]:
+        """How often its consumer got this body, by key."""
+        calls = [*self.consumer.calls, *self.other_consumer.calls]
+        return Counter(call.headers["webhook-id"] for call in calls if call.body == content)
+
+    def arrives(self, content: bytes, sink: str = "hook", wait: float = PROMISE) -> float:
+        """Wait until the consumer has it under its key, and the ledger says delivered; how many seconds that took."""
+        began = time.monotonic()
+        key = delivery_id(event_id("skyvern", content), sink)
+        eventually(lambda: self.seen(content)[key], wait)
+        eventually(lambda: self.state(content) == "delivered", 10)
+        assert set(self.seen(content)) == {key}
+        return time.monotonic() - began
+
+    def state(self, content: bytes) -> str:
+        """What the ledger says of its delivery, or "" when there is none."""
+        found = self.deliveries(event_id=event_id("skyvern", content))
+        return str(found[0]["state"]) if found else ""
+
+    def inbox(self) -> int:
+        with contextlib.closing(self.redis.connect()) as client:
+            return int(client.xlen("runhook:inbox"))
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresProcess) -> Iterator[Plant]:
+    folder = tmp_path_factory.mktemp("plant")
+    valkey = ValkeyProcess(folder / "valkey").start()
+    redis_gate, ledger_gate = Gate(valkey.port), Gate(postgres.port)
+    consumer, other_consumer = ScriptedServer(), ScriptedServer()
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{ledger_gate.port}/{postgres.create_database()}"
+    retry = {"attempts": 50, "first": 0.2, "factor": 1.5, "max": 2}
+    sinks: dict[str, dict[str, Any]] = {
+        name: {"type": "http", "url": server.url, "timeout": 20, "retry": retry}
+        for name, server in (("hook", consumer), ("other", other_consumer))
+    }
+    routes = [{"name": name, "when": {"title": name}, "to": [name]} for name in sinks]
+    it = Plant(folder / "deployment", f"redis://127.0.0.1:{redis_gate.port}/0", url, {"sinks": sinks, "routes": routes})
+    it.redis, it.redis_gate, it.ledger_gate = valkey, redis_gate, ledger_gate
+    it.consumer, it.other_consumer = consumer, other_consumer
+    try:
+        it.run("clock")
+        it.start()
+        yield it
+    finally:
+        it.end()
+        for each in (redis_gate, ledger_gate, consumer, other_consumer):
+            each.close()
+        valkey.kill()
+    assert "Traceback" not in it.log + it.log_of("worker") + it.log_of("clock")
+
+
+# --- the worker, killed whole at each of its steps -----------------------------------------------------------------
+
+
+@dataclass
+class Aftermath:
+    """Bodies by what was going on with them when the worker was killed, or its connection cut."""
+
+    plant: Plant
+    probing: list[bytes] = field(default_factory=list)
+    caught: dict[str, bytes] = field(default_factory=dict)
+    over_at: float = 0.0
+
+    def arrives(self, moment: str) -> int:
+        """Wait for the event of this moment; how often the consumer got it."""
+        content = self.caught[moment]
+        self.plant.arrives(content)
+        print(f"{moment}: delivered {time.monotonic() - self.over_at:.1f} s after the last new worker")
+        return self.plant.seen(content).total()
+
+
+@pytest.fixture(scope="module")
+def aftermath(plant: Plant) -> Aftermath:
+    """All of it done one after the other, so that the waiting for claims to lapse is shared."""
+    it = Aftermath(plant)
+    # A sink whose breaker is open, and a probe that is under way when the worker is killed
+    plant.fresh_worker()
+    plant.other_consumer.default = Reply(503)
+    it.probing = [plant.content("other") for _ in range(8)]
+    plant.acked(*it.probing)
+    eventually(lambda: "breaker.open lane=other" in plant.log_of("worker"))
+    plant.other_consumer.default = Reply(delay=15)
+    calls = len(plant.other_consumer.calls)
+    eventually(lambda: len(plant.other_consumer.calls) > calls)
+    # A claim that was committed, and whose worker does not know it
+    it.caught["claim"] = _catch(plant, plant.ledger_gate, b"COMMIT", "cut", after=b"attempts=(deliveries.attempts")
+    # And the kills
+    redis, ledger = plant.redis_gate, plant.ledger_gate
+    plant.fresh_worker()
+    it.caught["after the sink accepted"] = _catch(plant, ledger, b"INSERT INTO attempts", "before")
+    plant.fresh_worker()
+    it.caught["before the ledger's commit"] = _catch(plant, ledger, b"COMMIT", "before", after=b"INSERT INTO events")
+    plant.other_consumer.default = Reply()
+    plant.fresh_worker()
+    it.caught["between commit and ack"] = _catch(plant, redis, b"XACK", "before")
+    plant.fresh_worker()
+    it.over_at = time.monotonic()
+    return it
+
+
+def _catch(plant: Plant, gate: Gate, pattern: bytes, mode: Mode, after: bytes = b"") -> bytes:
+    """Send an event, and return when it has come to that point. The worker is still there, and held."""
+    caught = gate.catch(pattern, mode, after=after)
+    content = plant.content()
+    plant.acked(content)
+    caught.wait()
+    return content
+
+
+def test_before_the_ledgers_commit_the_batch_comes_back(aftermath: Aftermath) -> None:
+    assert aftermath.arrives("before the ledger's commit") == 1
+
+
+def test_between_the_ledgers_commit_and_the_ack_each_delivery_is_made_once(aftermath: Aftermath) -> None:
+    assert aftermath.arrives("between commit and ack") == 1
+    eventually(lambda: aftermath.plant.inbox() == 0)
+
+
+def test_after_the_sink_accepted_it_is_sent_again_under_the_same_key(aftermath: Aftermath) -> None:
+    assert aftermath.arrives("after the sink accepted") == 2
+
+
+def test_a_claim_whose_commit_was_not_heard_of_lapses(aftermath: Aftermath) -> None:
+    assert aftermath.arrives("claim") == 1
+
+
+def test_a_probe_that_died_with_its_worker_is_made_by_another(aftermath: Aftermath) -> None:
+    for content in aftermath.probing:
+        aftermath.plant.arrives(content, "other")
+    assert time.monotonic() - aftermath.over_at < PROMISE
+
+
+# --- everything else -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(plant: Plant) -> Iterator[Plant]:
+    """The plant with a fresh worker, and nothing held afterwards."""
+    plant.fresh_worker()
+    yield plant
+    plant.redis_gate.forget()
+    plant.ledger_gate.forget()
+    plant.consumer.script.clear()
+
+
+def test_a_receiver_killed_between_the_commit_and_the_202_makes_one_event_of_two_webhooks(running: Plant) -> None:
+    # Given a receiver whose event is in Redis, and which does not know it yet
+    content = running.content()
+    caught = running.redis_gate.catch(event_id("skyvern", content).encode(), "after")
+    answers: list[object] = []
+
+    def post() -> None:
+        try:
+            answers.append(running.post(content).status_code)
+        except httpx2.HTTPError as error:
+            answers.append(type(error))
+
+    sending = threading.Thread(target=post)
+    sending.start()
+    caught.wait()
+    # When it is killed
+    running.kill()
+    sending.join(10)
+    assert answers not in ([], [202])
+    # Then the sender's next try is acked, and the consumer gets one event under one key
+    running.start()
+    assert running.acked(content) == [event_id("skyvern", content)]
+    running.arrives(content)
+    eventually(lambda: running.inbox() == 0)
+    assert running.seen(content).total() == 1
+
+
+@pytest.mark.parametrize("first", [b"INSERT INTO events", b"INSERT INTO attempts"], ids=["dispatch", "settlement"])
+def test_a_commit_whose_answer_is_lost_is_neither_lost_nor_doubled(running: Plant, first: bytes) -> None:
+    content = _catch(running, running.ledger_gate, b"COMMIT", "cut", after=first)
+    assert running.arrives(content) < PROMISE
+    assert running.seen(content).total() == 1
+
+
+def test_a_send_that_ends_while_the_ledger_is_away_is_written_down_when_it_is_back(running: Plant) -> None:
+    # Given a send under way, with nothing else to do for its sink
+    content = running.content()
+    running.consumer.script += [Reply(delay=0.5)]
+    running.acked(content)
+    eventually(lambda: running.seen(content).total() == 1)
+    # When the ledger is away as it ends, and then back
+    with running.ledger_gate.shut():
+        eventually(lambda: "deliver.paused sink=hook" in running.log_of("worker"))
+    # Then it need not be sent a second time
+    took = running.arrives(content)
+    print(f"{took:.1f} s from the ledger's return to delivered")
+    assert running.seen(content).total() == 1
+
+
+def test_redis_loses_everything_while_the_dispatcher_waits_for_more(running: Plant) -> None:
+    first, second = running.content(), running.content()
+    running.acked(first)
+    running.arrives(first)
+    eventually(lambda: running.inbox() == 0)
+    with contextlib.closing(running.redis.connect()) as client:
+        client.flushall()  # its job lingers on the stream that is gone now, group and flags with it
+    running.acked(second)
+    took = running.arrives(second)
+    print(f"{took:.1f} s from FLUSHALL to the next delivery")
+    assert running.seen(second).total() == 1
+
+
+def test_flags_that_nobody_will_lower_cost_seconds(running: Plant) -> None:
+    # Given raised flags whose wake-ups are lost, and no job that lingers
+    with contextlib.closing(running.redis.connect()) as client:
+        eventually(lambda: not any(client.exists(flag_key(queue)) for queue in QUEUES), 10)
+        for queue in QUEUES:
+            client.set(flag_key(queue), "a wake-up that was lost", ex=3)
+        # When an event comes
+        content = running.content()
+        running.acked(content)
+        assert client.exists(*map(flag_key, QUEUES)) == len(QUEUES)
+    # Then the clock wakes for it as soon as the flags have lapsed
+    took = running.arrives(content)
+    print(f"{took:.1f} s with the wake-ups of both queues lost")
+
+
+def test_a_clock_that_died_is_missed_by_nothing_but_time(running: Plant) -> None:
+    running.kill_part("clock")
+    content = running.content()
+    running.consumer.script += [Reply(503)]
+    running.acked(content)
+    eventually(lambda: running.state(content) == "waiting")
+    running.run("clock")
+    running.arrives(content)
+    assert running.seen(content).total() == 2
