@@ -199,6 +199,10 @@ def test_an_error_keeps_its_retry_after_and_only_what_creates_nothing_says_later
     assert "retry-after" not in answers.unreachable(Unreachable(True, "x")).headers
 
 
+def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
+    assert answers.relay(answered(200, b'{"run_id":"tsk_1"}'), [b"s", b""]).status == 200
+
+
 @pytest.mark.parametrize(
     ("answer", "held"),
     [
