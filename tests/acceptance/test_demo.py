@@ -41,7 +41,7 @@ def test_the_demo_shows_what_became_of_each_and_leaves_nothing_behind(clone: Pat
         preexec_fn=lambda: die_with_parent(parent),
     )
     try:
-        shown, _ = demo.communicate(timeout=60)
+        shown, _ = demo.communicate(timeout=120)
     finally:
         demo.kill()
     assert demo.returncode == 0, shown
