@@ -31,6 +31,10 @@ format: install
 test: lint types
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+# Kill anything, any time: about six minutes. ARGS="--short", "--seed 7", "--without claim-sweep" (which must fail).
+chaos: install
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 # Runs submitted through us while webhooks are lost and the receiver is killed; a simulated Skyvern is the truth.
 loop: install
 	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS))

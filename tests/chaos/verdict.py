@@ -290,10 +290,15 @@ def _waiting(found: Evidence, fault: Fault, sink: str) -> list[float]:
 
 
 def latencies(found: Evidence, sink: str, window: str) -> list[float]:
-    """Seconds from sending to arrival of what was sent in the window, sorted; what never came is left out."""
+    """Seconds from sending to arrival of what was sent in the window, sorted.
+
+    Windows come before the first kill. What had not arrived at that moment counts as if it had just then: the rest of
+    its way says nothing of the window.
+    """
     start, end = found.windows[window]
-    journeys = found.journeys[sink]
-    return sorted(each.at - each.sent_at for each in journeys if start <= each.sent_at < end and each.at < math.inf)
+    kill = min((fault.at for fault in found.faults), default=math.inf)
+    ways = (min(each.at, kill) - each.sent_at for each in found.journeys[sink] if start <= each.sent_at < end)
+    return sorted(way for way in ways if way < math.inf)
 
 
 def p99(found: Evidence, sink: str, window: str) -> float:

@@ -1,0 +1,27 @@
+"""The short form of `make chaos`: about a minute of load while everything is killed, once each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from receiver.processes import die_with_parent
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED = "20261124"
+
+
+def test_nothing_acked_is_lost_whatever_is_killed() -> None:
+    parent = os.getpid()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--short", "--seed", SEED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        preexec_fn=lambda: die_with_parent(parent),
+    )
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith("FAILED"))

@@ -1,0 +1,226 @@
+"""The verdict on a chaos run objects to each kind of broken promise, and to nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos import bodies, verdict
+from tests.chaos.bodies import HTTP_SINKS, SINKS
+from tests.chaos.consumer import Arrival
+from tests.chaos.plan import PARTS, make
+from tests.chaos.sender import Sent, retryable
+from tests.chaos.verdict import Evidence, Fault, Row
+
+START = 1_000.0
+EVENTS = 48
+
+
+def sent(number: int) -> Sent:
+    at = START + number / 10
+    return Sent(number, at, at, at + 0.01, [202], ids=[bodies.event(number)])
+
+
+def arrival(sink: str, number: int) -> Arrival:
+    at = START + number / 10 + 0.1
+    return Arrival(sink, bodies.key(number, sink), bodies.event(number), bodies.digest(number), True, True, at)
+
+
+def good() -> Evidence:
+    """What a run shows in which all went well, with one kill in its middle."""
+    numbers = range(1, EVENTS + 1)
+    wanted = {sink: [number for number in numbers if sink in bodies.sinks(number)] for sink in SINKS}
+    return Evidence(
+        sent=[sent(number) for number in numbers],
+        arrivals=[arrival(sink, number) for sink in HTTP_SINKS for number in wanted[sink]],
+        rows={
+            sink: [Row(bodies.run_id(number), bodies.event(number), True) for number in wanted[sink]]
+            for sink in ("results", "archive")
+        },
+        arrived={sink: [(bodies.event(number), arrival(sink, number).at) for number in wanted[sink]] for sink in SINKS},
+        recorded={bodies.event(number): "news" for number in numbers},
+        states={"delivered": sum(map(len, wanted.values()))},
+        faults=[Fault("kill -9 worker", START + 2, START + 2.5, frozenset(HTTP_SINKS))],
+        windows={"calm": (START, START + 1), "tar hangs": (START + 1, START + 2)},
+        exit_codes={"worker": 0},
+        least=EVENTS,
+        rate=10,
+        loaded=EVENTS / 10,
+    )
+
+
+def test_a_run_in_which_all_went_well_is_green() -> None:
+    assert verdict.failures(good()) == []
+    assert "acked 48, refused 0" in verdict.report(good())
+
+
+def missing_row(found: Evidence) -> None:
+    found.rows = {**found.rows, "results": found.rows["results"][1:]}
+
+
+def missing_arrival(found: Evidence) -> None:
+    found.arrived = {**found.arrived, "late": []}
+
+
+def doubled_row(found: Evidence) -> None:
+    found.rows = {**found.rows, "archive": [*found.rows["archive"], found.rows["archive"][0]]}
+
+
+def wrong_row(found: Evidence) -> None:
+    found.rows = {**found.rows, "results": [replace(found.rows["results"][0], right=False), *found.rows["results"][1:]]}
+
+
+def wrong_hash(found: Evidence) -> None:
+    found.arrivals = [found.arrivals[0]._replace(sha256="0" * 64), *found.arrivals[1:]]
+
+
+def wrong_signature(found: Evidence) -> None:
+    found.arrivals = [found.arrivals[0]._replace(verified=False), *found.arrivals[1:]]
+
+
+def two_keys(found: Evidence) -> None:
+    found.arrivals = [*found.arrivals, found.arrivals[0]._replace(key="dlv_other")]
+
+
+def one_key_for_two(found: Evidence) -> None:
+    found.arrivals = [found.arrivals[0]._replace(event=found.arrivals[1].event), *found.arrivals[1:]]
+
+
+def invented(found: Evidence) -> None:
+    found.arrived = {**found.arrived, "hook": [*found.arrived["hook"], ("evt_of_nobody", START)]}
+
+
+def too_many_doubles(found: Evidence) -> None:
+    found.arrivals = [*found.arrivals, *[found.arrivals[0]] * (bodies.CONCURRENCY + 1)]
+
+
+def server_error(found: Evidence) -> None:
+    found.sent[5].statuses.insert(0, 500)
+
+
+def client_error(found: Evidence) -> None:
+    found.sent[5].statuses.insert(0, 404)
+
+
+def other_id(found: Evidence) -> None:
+    found.sent[5].ids.append("evt_other")
+
+
+def not_in_ledger(found: Evidence) -> None:
+    found.recorded = {event: what for event, what in found.recorded.items() if event != bodies.event(7)}
+
+
+def taken_for_a_repeat(found: Evidence) -> None:
+    found.recorded = {**found.recorded, bodies.event(7): "repeat"}
+
+
+def stuck(found: Evidence) -> None:
+    found.states = {**found.states, "sending": 1}
+
+
+def standstill(found: Evidence) -> None:
+    late = [(event, at if at < START + 2 else at + 40) for event, at in found.arrived["results"]]
+    found.arrived = {**found.arrived, "results": late}
+
+
+def held_up(found: Evidence) -> None:
+    late = [(event, at + 5 if START + 1 < at < START + 2.5 else at) for event, at in found.arrived["results"]]
+    found.arrived = {**found.arrived, "results": late}
+
+
+def idle(found: Evidence) -> None:
+    found.loaded = 100
+
+
+def too_few(found: Evidence) -> None:
+    found.least = EVENTS + 1
+
+
+def traceback(found: Evidence) -> None:
+    found.tracebacks = ["worker"]
+
+
+def killed_at_the_end(found: Evidence) -> None:
+    found.exit_codes = {"worker": -9}
+
+
+def skipped(found: Evidence) -> None:
+    found.skipped = ["FLUSHALL valkey"]
+
+
+SPOILED: list[tuple[Callable[[Evidence], None], str]] = [
+    (missing_row, "nothing_missing"),
+    (missing_arrival, "nothing_missing"),
+    (doubled_row, "nothing_doubled"),
+    (wrong_row, "bodies_right"),
+    (wrong_hash, "bodies_right"),
+    (wrong_signature, "bodies_right"),
+    (two_keys, "one_key"),
+    (one_key_for_two, "one_key"),
+    (invented, "nothing_invented"),
+    (too_many_doubles, "doubles_explained"),
+    (server_error, "answers_right"),
+    (client_error, "answers_right"),
+    (other_id, "answers_right"),
+    (not_in_ledger, "ledger_complete"),
+    (taken_for_a_repeat, "ledger_complete"),
+    (stuck, "ledger_complete"),
+    (standstill, "work_goes_on"),
+    (held_up, "sinks_apart"),
+    (idle, "load_made"),
+    (too_few, "load_made"),
+    (traceback, "no_tracebacks"),
+    (killed_at_the_end, "clean_stop"),
+    (skipped, "plan_done"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "check"), SPOILED)
+def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], check: str) -> None:
+    found = good()
+    spoil(found)
+    assert {line.partition(":")[0] for line in verdict.failures(found)} >= {check}
+
+
+def test_every_check_is_shown_to_fail() -> None:
+    assert {check for _, check in SPOILED} == {check.__name__ for check in verdict.CHECKS}
+
+
+def test_what_was_refused_need_not_arrive_and_may() -> None:
+    found = good()
+    found.sent[0].acked_at, found.sent[0].statuses, found.sent[0].ids = 0.0, [503, 503, 503], []
+    found.least = EVENTS - 1
+    assert verdict.failures(found) == []
+    found.rows = {**found.rows, "results": found.rows["results"][1:]}
+    found.arrived = {**found.arrived, "results": found.arrived["results"][1:]}
+    assert verdict.failures(found) == []
+
+
+def test_a_request_that_was_recorded_without_an_answer_may_come_again() -> None:
+    found = good()
+    found.arrivals = [found.arrivals[0]._replace(answered=False), *[found.arrivals[0]] * 2, *found.arrivals[1:]]
+    assert verdict.doubles(found)["hook"] == 1
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_plan_is_made_from_its_seed_and_kills_everything(short: bool) -> None:
+    plan, again, other = make(1, short=short), make(1, short=short), make(2, short=short)
+    assert plan == again != other
+    kills = [step.what for step in plan.steps if step.action == "kill"]
+    assert set(PARTS) <= set(kills)
+    away = [(step.action, step.what) for step in plan.steps]
+    assert {("hang", "valkey"), ("flush", "valkey"), ("mode", "door"), ("mode", "tar")} <= set(away)
+    if not short:
+        assert all(kills.count(part) >= 3 for part in PARTS)
+        assert [step.seconds for step in plan.steps if step.what == "valkey" and step.seconds >= 60] == [60, 60]
+        assert plan.rate >= 300
+        assert plan.end < 480  # what is left of ten minutes is for catching up
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [(503, True), (500, True), (429, True), (403, True), (400, False), (404, False)]
+)
+def test_the_sender_tries_again_as_skyvern_does(status: int, again: bool) -> None:
+    assert retryable(status) is again
