@@ -1,0 +1,119 @@
+"""/metrics of a real receiver, with a real worker behind it, and the page that lists what is on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from tests.servers.deployment import Deployment
+from tests.servers.http import Reply, ScriptedServer
+from tests.servers.receiver import body, eventually
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+FIXED = {"outcome", "store", "disposition", "le"}  # labels whose values are words of ours
+
+
+def scrape(it: Deployment) -> dict[str, list[Sample]]:
+    """The samples by the name of their family, as Prometheus would read them."""
+    answer = httpx2.get(f"{it.url}/metrics", timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    families = list(text_string_to_metric_families(answer.text))
+    names = [family.name for family in families]
+    assert len(names) == len(set(names))
+    assert [family.name for family in families if not family.documentation or family.type == "unknown"] == []
+    return {family.name: family.samples for family in families}
+
+
+def value(found: dict[str, list[Sample]], family: str, suffix: str = "", **labels: str) -> float:
+    (only,) = [sample.value for sample in found[family] if sample.name == family + suffix and sample.labels == labels]
+    return only
+
+
+def test_everything_that_is_promised_is_there_and_true(deployment: Callable[..., Deployment], redis_url: str) -> None:
+    with ScriptedServer() as consumer:
+        # Given one event delivered, one dead, one waiting, one that no rule takes, one twice, and one refused
+        consumer.script += [Reply(204), Reply(400), Reply(503)]
+        it = deployment(
+            redis_url,
+            sinks={
+                "hooks": {"type": "http", "url": f"{consumer.url}/hooks", "retry": {"first": "5m"}},
+                "paused": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"},
+            },
+            routes=[
+                {"name": "finished", "when": {"status": "completed"}, "to": ["hooks"]},
+                {"name": "big | odd", "when": "run.output.total > 5.0", "to": ["hooks"]},
+                {"name": "later", "when": {"title": "later"}, "to": ["paused"]},
+            ],
+            allowed_addresses=["127.0.0.1"],
+        )
+        it.run("worker")
+        it.start()
+        for number in range(3):
+            it.acked(body(number))
+            eventually(lambda number=number: len(consumer.requests) == number + 1)
+        it.acked(body(0), body(3, status="failed", output={"total": "many"}))
+        it.runhook("sink", "pause", "paused")
+        it.acked(body(4, status="failed", title="later"))
+        assert it.post(body(5), "not the secret").status_code == 401
+        assert it.post(body(5), path="/webhooks/minted-by-a-stranger").status_code == 404
+
+        # When it is scraped
+        def complete() -> dict[str, list[Sample]] | None:
+            found = scrape(it)
+            done = value(found, "runhook_events", "_total", disposition="news") == 5
+            done = done and value(found, "runhook_deliveries", sink="paused", state="queued") == 1
+            return found if done and value(found, "runhook_quarantine_requests") == 1 else None
+
+        found = eventually(complete, 30, every=0.5)
+
+    # Then every count is right
+    assert (
+        value(found, "runhook_ledger_up") == value(found, "runhook_tally_up") == value(found, "runhook_redis_up") == 1
+    )
+    assert value(found, "runhook_deliveries", sink="hooks", state="dead") == 1
+    assert value(found, "runhook_deliveries", sink="hooks", state="waiting") == 1
+    assert value(found, "runhook_deliveries", sink="hooks", state="sending") == 0
+    assert value(found, "runhook_oldest_due_seconds", sink="paused") > 0
+    assert value(found, "runhook_oldest_due_seconds", sink="hooks") == 0
+    assert value(found, "runhook_breaker", sink="hooks") == 0
+    assert value(found, "runhook_sink_paused", sink="paused") == 1
+    assert value(found, "runhook_ingest_requests", "_total", outcome="accepted") == 6
+    assert value(found, "runhook_ingest_requests", "_total", outcome="bad_signature") == 1
+    assert value(found, "runhook_ingest_request_seconds", "_count") == 6
+    assert value(found, "runhook_attempt_seconds", "_count", sink="hooks") == 3
+    for outcome in ("accepted", "refused", "unavailable"):
+        assert value(found, "runhook_attempts", "_total", sink="hooks", outcome=outcome) == 1
+    assert value(found, "runhook_events_unrouted", "_total") == 1
+    assert value(found, "runhook_rule_errors", "_total", route="big | odd") == 1
+    assert value(found, "runhook_spool_events") == value(found, "runhook_spool_bytes") == 0
+    assert value(found, "runhook_quarantine_bytes") > 0
+    # And no label holds what a stranger can mint
+    sinks, routes = {"hooks", "paused", "callback"}, {"finished", "big | odd", "later"}
+    labels = {(name, text) for samples in found.values() for each in samples for name, text in each.labels.items()}
+    assert {name for name, _ in labels} <= {"sink", "state", "route", *FIXED}
+    assert {text for name, text in labels if name == "sink"} <= sinks
+    assert {text for name, text in labels if name == "route"} <= routes
+    # And the page lists all of it and nothing else
+    listed = set(re.findall(r"^\| `(runhook_\w+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == {
+        name + ("_total" if any(sample.name == f"{name}_total" for sample in samples) else "")
+        for name, samples in found.items()
+        if samples
+    }
+
+
+def test_a_ledger_and_a_redis_that_are_away_are_missing_and_say_so(deployment: Callable[..., Deployment]) -> None:
+    it = deployment("redis://127.0.0.1:1/0")
+    it.start()
+    it.acked(body(0))
+    found = eventually(lambda: (seen := scrape(it)) and value(seen, "runhook_spool_events") == 1 and seen)
+    assert value(found, "runhook_redis_up") == value(found, "runhook_tally_up") == 0
+    assert value(found, "runhook_spool_bytes") > 0
+    assert value(found, "runhook_ledger_up") == 0
+    assert "runhook_deliveries" not in found

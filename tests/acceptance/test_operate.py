@@ -1,0 +1,153 @@
+"""Replay, backfill and their control from the command line, with a clock that is killed in the middle; a worker that is
+stopped while its sink is slow.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.servers.deployment import Deployment
+from tests.servers.http import Reply, ScriptedServer
+from tests.servers.receiver import ROOT, body, eventually
+
+Deployments = Callable[..., Deployment]
+
+
+@pytest.fixture
+def consumer() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+def config(consumer: ScriptedServer, **http: Any) -> dict[str, Any]:
+    sink = {"type": "http", "url": f"{consumer.url}/hooks", "retry": {"attempts": 2, "first": "100ms"}, **http}
+    return {
+        "sinks": {"hooks": sink, "results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}},
+        "routes": [{"name": "everything", "to": ["hooks"]}],
+        "allowed_addresses": ["127.0.0.1"],
+    }
+
+
+def keys(consumer: ScriptedServer) -> Counter[str]:
+    return Counter(request.headers["webhook-id"] for request in consumer.requests)
+
+
+def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_and_can_be_cancelled(
+    deployment: Deployments, redis_url: str, consumer: ScriptedServer
+) -> None:
+    # Given ten dead letters
+    it = deployment(redis_url, **config(consumer))
+    consumer.script += [Reply(400)] * 10
+    it.run("worker")
+    it.run("clock")
+    it.start()
+    it.acked(*(body(number) for number in range(10)))
+    eventually(lambda: it.states() == {"dead": 10})
+    refused = keys(consumer)
+    assert len(it.json("dead")) == 10
+
+    # When a replay is counted, then begun at a rate, and the clock is killed in the middle of it
+    assert it.runhook("replay", "--sink", "hooks", "--dry-run") == "10 deliveries would be replayed\n"
+    consumer.script += [Reply(400)] * 10
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "receiver.cli", "replay", "--sink", "hooks", "--rate", "4", "--wait"],
+        env=it.environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: len(consumer.requests) >= 13)
+    it.kill_part("clock")
+    time.sleep(0.5)
+    assert watch.poll() is None
+    half = len(consumer.requests)
+    assert half < 20
+    it.run("clock")
+    # Then it goes on where it stood, shows its progress, and sends each once more under the same key
+    shown, _ = watch.communicate(timeout=30)
+    assert watch.returncode == 0
+    assert shown.splitlines()[0].endswith(": 10 deliveries to replay")
+    progress = [int(found) for found in re.findall(r": (\d+) of 10$", shown, re.MULTILINE)]
+    assert progress == sorted(progress)
+    assert progress[-1] == 10
+    assert len(progress) >= 3
+    eventually(lambda: it.states() == {"dead": 10})
+    assert keys(consumer) == {key: 2 * count for key, count in refused.items()}
+    (done,) = it.json("operations")
+    assert (done["state"], done["done"], done["total"], done["rate"]) == ("done", 10, 10, 4.0)
+
+    # And a second replay reaches a sink that is well by now, and a third has nothing to do unless it is forced
+    it.runhook("replay", "--all", "--wait")
+    it.all_delivered(10)
+    assert it.runhook("replay", "--all", "--dry-run").startswith("0 ")
+    some = it.deliveries()[0]
+    assert "sent again with --force" in it.runhook("replay", some["id"], code=1)
+    it.runhook("replay", some["id"], "--force")
+    eventually(lambda: keys(consumer)[some["id"]] == 4)
+    assert [each["outcome"] for each in it.json("attempts", some["id"])] == ["refused"] * 2 + ["accepted"] * 2
+
+    # And one that is cancelled in the middle takes no more
+    before = len(consumer.requests)
+    (named,) = re.findall(r"op_\w+", it.runhook("replay", "--state", "delivered", "--rate", "2"))
+    eventually(lambda: len(consumer.requests) > before)
+    assert it.runhook("cancel", named) == f"{named}: cancelled\n"
+    stopped = it.json("operations")[0]
+    assert stopped["state"] == "cancelled"
+    assert 1 <= stopped["done"] < 10
+    time.sleep(1.5)  # a step or two, were it still running
+    it.all_delivered(10)
+    assert len(consumer.requests) == before + stopped["done"]
+    assert named in it.runhook("cancel", named, code=1)
+    # And a new sink is filled with the old events, once
+    assert it.runhook("replay", "--backfill", "results", "--dry-run") == "10 deliveries would be made\n"
+    it.runhook("replay", "--backfill", "results", "--wait")
+    it.all_delivered(10, sink="results")
+    assert it.runhook("replay", "--backfill", "results", "--dry-run").startswith("0 ")
+
+
+def test_a_worker_that_is_stopped_finishes_or_hands_back_and_records_no_success_that_was_none(
+    deployment: Deployments, redis_url: str, consumer: ScriptedServer
+) -> None:
+    # Given a sink that takes a second for each delivery, two at a time, and six deliveries
+    it = deployment(redis_url, **config(consumer, concurrency=2))
+    consumer.script += [Reply(delay=1.0)] * 6
+    worker = it.run("worker")
+    it.run("clock")
+    it.start()
+    it.acked(*(body(number) for number in range(6)))
+    eventually(lambda: len(consumer.requests) >= 2)
+    # When the worker is asked to stop
+    worker.terminate()
+    assert worker.wait(15) == 0
+    # Then what it had begun is delivered, nothing is in its hands, and the rest waits
+    begun = len(consumer.requests)
+    assert it.states() == {"delivered": begun, "queued": 6 - begun}
+    assert begun < 6
+    # And the next worker does that, each once
+    it.run("worker")
+    it.all_delivered(6)
+    assert set(keys(consumer).values()) == {1}
+
+    # And a send that does not end before the stop is no success: it is handed back, and made again
+    it.kill_part("worker")
+    consumer.script[:] = [Reply(delay=30)]
+    worker = it.run("worker", "--stop-timeout", "1")
+    it.acked(body(7))
+    eventually(lambda: len(consumer.requests) == 7)
+    worker.terminate()
+    assert worker.wait(15) == 1
+    (delivery,) = (each for each in it.deliveries() if each["state"] != "delivered")
+    assert delivery["state"] == "queued"
+    it.run("worker")
+    it.all_delivered(7)
+    outcomes = [each["outcome"] for each in it.json("attempts", delivery["id"])]
+    assert outcomes == ["lapsed", "accepted"]
+    assert keys(consumer)[delivery["id"]] == 2
