@@ -183,12 +183,16 @@ def doubles_explained(found: Evidence) -> Iterator[str]:
 
 
 def work_goes_on(found: Evidence) -> Iterator[str]:
-    """Within 30 s of a part's return each consumer that something waits for gets something."""
+    """Within 30 s of a part's return each consumer that something waits for gets something.
+
+    A part that is killed meanwhile has 30 s of its own.
+    """
     for fault in found.faults:
         for sink in HEALTHY:
-            progress = first_progress(found, fault, sink)
-            if progress > PROMISE:
-                yield f"{fault.name}: nothing went to {sink} for {progress:.1f} s after its return"
+            on = fault.back + first_progress(found, fault, sink)
+            back = max(other.back for other in found.faults if other.back <= on)
+            if on - back > PROMISE:
+                yield f"{fault.name}: nothing went to {sink} for {on - back:.1f} s after the last part's return"
 
 
 def sinks_apart(found: Evidence) -> Iterator[str]:

@@ -42,7 +42,7 @@ def good() -> Evidence:
         arrived={sink: [(bodies.event(number), arrival(sink, number).at) for number in wanted[sink]] for sink in SINKS},
         recorded={bodies.event(number): "news" for number in numbers},
         states={"delivered": sum(map(len, wanted.values()))},
-        faults=[Fault("kill -9 worker", START + 2, START + 2.5, frozenset(HTTP_SINKS))],
+        faults=[Fault("kill -9 worker", START + 4, START + 4.5, frozenset(HTTP_SINKS))],
         windows={"calm": (START, START + 1), "tar hangs": (START + 1, START + 2)},
         exit_codes={"worker": 0},
         least=EVENTS,
@@ -121,12 +121,12 @@ def stuck(found: Evidence) -> None:
 
 
 def standstill(found: Evidence) -> None:
-    late = [(event, at if at < START + 2 else at + 40) for event, at in found.arrived["results"]]
+    late = [(event, at if at < START + 4 else at + 40) for event, at in found.arrived["results"]]
     found.arrived = {**found.arrived, "results": late}
 
 
 def held_up(found: Evidence) -> None:
-    late = [(event, at + 5 if START + 1 < at < START + 2.5 else at) for event, at in found.arrived["results"]]
+    late = [(event, at + 5 if START + 1 < at < START + 2 else at) for event, at in found.arrived["results"]]
     found.arrived = {**found.arrived, "results": late}
 
 
@@ -186,6 +186,15 @@ def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], check: s
 
 def test_every_check_is_shown_to_fail() -> None:
     assert {check for _, check in SPOILED} == {check.__name__ for check in verdict.CHECKS}
+
+
+def test_each_kill_has_thirty_seconds_of_its_own() -> None:
+    found = good()
+    standstill(found)
+    assert [line for line in verdict.work_goes_on(found) if "kill -9 worker" in line]
+    again = Fault("kill -9 postgres", START + 20, START + 25)
+    found.faults = [*found.faults, again]
+    assert list(verdict.work_goes_on(found)) == []
 
 
 def test_what_was_refused_need_not_arrive_and_may() -> None:
