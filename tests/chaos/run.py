@@ -179,6 +179,7 @@ class _Conductor:
             self._kill(step)
 
     def _set_rate(self, load: Program, rate: float) -> None:
+        assert load.running, f"the sender has ended: {load.process and load.process.returncode}"
         load.tell(f"rate {rate:g}")
         self._rates.append((time.monotonic(), rate))
 
