@@ -17,7 +17,7 @@ from receiver.event import delivery_id, event_id
 SOURCE: Final = "skyvern"
 SHARES: Final[dict[str, tuple[int, ...]]] = {
     "results": tuple(range(24)),
-    "hook": (4, 10, 16, 22),
+    "hook": (4, 12, 20),
     "archive": (0,),
     "late": (0,),
     "flaky": (1,),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-Action = Literal["rate", "kill", "hang", "flush", "mode"]
+Action = Literal["rate", "kill", "hang", "flush", "mode", "quiet"]
 PARTS: Final = ("receiver", "worker", "child", "clock", "valkey", "postgres")
 """What is killed. `worker` is the supervisor with all its children, `child` one of the children."""
 
@@ -20,8 +20,9 @@ PARTS: Final = ("receiver", "worker", "child", "clock", "valkey", "postgres")
 class Step:
     """`what`: the part, or the consumer. `value`: events a second, or the consumer's mode.
 
-    `seconds`: how long the part is away. `amid`: while others are away; else they are waited for first, or a slow
-    machine would show nothing but the faults that came after.
+    `seconds`: how long the part is away, or how long to wait at the most, without load, until all is delivered
+    (`quiet`). `amid`: while others are away; else they are waited for first, or a slow machine would show nothing but
+    the faults that came after.
     """
 
     at: float
@@ -32,7 +33,7 @@ class Step:
     amid: bool = False
 
     def __str__(self) -> str:
-        names = {"kill": "kill -9", "hang": "SIGSTOP", "flush": "FLUSHALL"}
+        names = {"kill": "kill -9", "hang": "SIGSTOP", "flush": "FLUSHALL", "quiet": "catch up"}
         if self.action == "mode":
             return f"{self.what} {self.value}s" if self.value != "ok" else f"{self.what} is well"
         return f"{names.get(self.action, self.action)} {self.what}".strip()
@@ -72,10 +73,12 @@ class Size:
     loaded: float  # of that: with load, at its beginning and again at its end
     flushes: int
     together: int  # kills of everything at once
+    frozen: float  # how long PostgreSQL hangs
+    rest: float  # before Redis goes away for long: to catch up, so that each outage shows what it costs by itself
 
 
-SHORT: Final = Size(120, 3_000, 4.0, 4.0, 1, (0.9, 1.6), (0.1, 0.5), 2.5, 1.5, 1, 0)
-LONG: Final = Size(300, 10_000, 12.0, 15.0, 3, (2.5, 5.5), (0.1, 2.0), 60.0, 6.0, 2, 1)
+SHORT: Final = Size(120, 3_000, 4.0, 4.0, 1, (0.9, 1.6), (0.1, 0.5), 2.5, 1.5, 1, 0, 0.0, 0.0)
+LONG: Final = Size(300, 10_000, 12.0, 15.0, 3, (2.5, 5.5), (0.1, 2.0), 60.0, 6.0, 2, 1, 10.0, 60.0)
 
 
 class _Maker:
@@ -106,6 +109,7 @@ class _Maker:
         steps = [Step(0, "kill", part, self._chance.uniform(*size.away)) for part in PARTS for _ in range(size.kills)]
         steps += [Step(0, "flush", "valkey") for _ in range(size.flushes)]
         steps += [Step(0, "kill", "everything", 1.0) for _ in range(size.together)]
+        steps += [Step(0, "hang", "postgres", size.frozen)] if size.frozen else []
         self._chance.shuffle(steps)
         yield from steps
 
@@ -123,7 +127,11 @@ class _Maker:
 
     def _away(self, action: Action) -> None:
         """Redis hangs or is gone for long. The load pauses meanwhile, or the rest of the run would be catching up."""
-        size, start = self._size, self._now
+        size = self._size
+        if size.rest:
+            self._step("quiet", seconds=size.rest)
+            self._now += 2.0
+        start = self._now
         self._step(action, "valkey", size.redis)
         victim = "receiver" if action == "kill" else "worker"
         self._plan.steps.append(Step(round(start + size.loaded / 2, 2), "kill", victim, 0.2, amid=True))

@@ -152,7 +152,7 @@ class _Conductor:
         self.system.look()
 
     def _do(self, step: Step, load: Program) -> None:
-        if step.action in ("kill", "hang", "flush") and not step.amid:
+        if step.action in ("kill", "hang", "flush", "quiet") and not step.amid:
             self._until(lambda: not self._awaited, 90, "the return of what is away")
         self.say(f"{step.at:6.1f} s  {step}{f' for {step.seconds:g} s' if step.seconds else ''}{_rate(step)}")
         if step.action == "rate":
@@ -161,17 +161,12 @@ class _Conductor:
             self.system.mode(step.what, step.value)
         elif step.action == "flush":
             # Under load the inbox is hardly ever empty: let it be for a moment.
-            rate = self._rates[-1][1]
-            self._set_rate(load, 0)
-            deadline = time.monotonic() + _EMPTY_BY
-            while not self._flush() and time.monotonic() < deadline:
-                self._look()
-                time.sleep(0.01)
-            if time.monotonic() >= deadline:
+            if not self._without_load(load, self._flush, _EMPTY_BY):
                 self.skipped.append(f"{step}: the inbox was not empty within {_EMPTY_BY:g} s")
-            self._set_rate(load, rate)
+        elif step.action == "quiet":
+            self._without_load(load, lambda: self.system.quiet()[0], step.seconds)
         elif step.action == "hang":
-            self._valkey_hangs(step)
+            self._hang(step)
         elif step.what == "everything":
             for part in ("receiver", "worker", "clock", "postgres", "valkey"):
                 self._kill(Step(step.at, "kill", part, step.seconds))
@@ -182,6 +177,16 @@ class _Conductor:
         assert load.running, f"the sender has ended: {load.process and load.process.returncode}"
         load.tell(f"rate {rate:g}")
         self._rates.append((time.monotonic(), rate))
+
+    def _without_load(self, load: Program, condition: Callable[[], bool], seconds: float) -> bool:
+        """Pause the load until the condition holds. False when that takes more than `seconds`."""
+        rate, deadline = self._rates[-1][1], time.monotonic() + seconds
+        self._set_rate(load, 0)
+        while not (there := condition()) and time.monotonic() < deadline:
+            self._look()
+            time.sleep(0.01)
+        self._set_rate(load, rate)
+        return there
 
     def _kill(self, step: Step) -> None:
         system, at = self.system, time.time()
@@ -209,13 +214,14 @@ class _Conductor:
             self._back(step.seconds, lambda: _start(server))
             self._awaited.append((step, at, everyone, lambda: _runs(server)))
 
-    def _valkey_hangs(self, step: Step) -> None:
-        valkey, at = self.system.valkey, time.time()
-        valkey.hang()
+    def _hang(self, step: Step) -> None:
+        server = self.system.valkey if step.what == "valkey" else self.system.postgres
+        at = time.time()
+        server.hang()
         resumed = []
 
         def resume() -> None:
-            valkey.resume()
+            server.resume()
             resumed.append(True)
 
         self._back(step.seconds, resume)
