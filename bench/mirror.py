@@ -199,7 +199,7 @@ def sequential(client: Any, bucket: str, delivery: Delivery) -> None:
     client.put_object(Bucket=bucket, Key=folder + "manifest.json", Body=json.dumps(done).encode())
 
 
-HTTP = httpx2.Client(trust_env=False, verify=False)
+HTTP = httpx2.Client(trust_env=False)
 
 
 def small(folder: Path, runs: int, latency_ms: float, size: int) -> None:

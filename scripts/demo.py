@@ -22,6 +22,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from receiver.processes import spawn
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "var" / "demo"
 RUNHOOK = Path(sys.executable).with_name("runhook")
@@ -65,16 +67,15 @@ def main() -> int:
     skyvern = f"http://127.0.0.1:{free_port(8090)}"
     environ |= {"PUBLIC_URL": url, "SKYVERN_BASE_URL": skyvern, "RUNHOOK_CONFIG": write_config()}
     simulation: subprocess.Popen[bytes] | None = None
-    dev = subprocess.Popen([RUNHOOK, "dev", "--port", str(port)], env=environ, cwd=ROOT, start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop is a stop, however it is asked for
+    dev = spawn([str(RUNHOOK), "dev", "--port", str(port)], env=environ, cwd=ROOT)
     try:
         if not wait_until(lambda: dev.poll() is not None or ready(url)) or dev.poll() is not None:
             print("demo: the parts did not come up; the lines above say why", file=sys.stderr)
             return 1
         heading("Sending sample runs, signed as Skyvern signs them")
         subprocess.run([RUNHOOK, "trigger", "--url", url, *SAMPLES], env=environ, cwd=ROOT, check=True)
-        simulation = subprocess.Popen(
-            [RUNHOOK, "simulate", "--port", skyvern.rpartition(":")[2]], env=environ, cwd=ROOT, start_new_session=True
-        )
+        simulation = spawn([str(RUNHOOK), "simulate", "--port", skyvern.rpartition(":")[2]], env=environ, cwd=ROOT)
         submitted = submit_all(url, skyvern, environ)
         wait_until(lambda: settled(environ))
         show(environ)

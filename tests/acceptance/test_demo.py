@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from receiver.processes import die_with_parent
 from tests.acceptance.test_dev import alive
+from tests.servers.receiver import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,19 +30,28 @@ def clone(tmp_path: Path) -> Path:
     return here
 
 
-def test_the_demo_shows_what_became_of_each_and_leaves_nothing_behind(clone: Path) -> None:
+def start(clone: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     environ = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     parent = os.getpid()
-    demo = subprocess.Popen(
-        [sys.executable, "scripts/demo.py", "--once"],
+    return subprocess.Popen(
+        [sys.executable, "scripts/demo.py", *arguments],
         cwd=clone,
         env={**environ, "HOME": str(clone), "PYTHONPATH": str(clone)},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=lambda: die_with_parent(parent),
+        **options,
     )
+
+
+def running(clone: Path) -> list[int]:
+    """All that this demo has started and that still runs."""
+    return [pid for pid in processes_with(f"PYTHONPATH={clone}") if alive(pid)]
+
+
+def test_the_demo_shows_what_became_of_each_and_leaves_nothing_behind(clone: Path) -> None:
+    demo = start(clone, "--once", stdout=subprocess.PIPE)
     try:
         shown, _ = demo.communicate(timeout=120)
     finally:
@@ -51,7 +63,21 @@ def test_the_demo_shows_what_became_of_each_and_leaves_nothing_behind(clone: Pat
     assert any("skyvern_runs" in line for line in lines), shown
     assert any("/archive/" in line for line in lines), shown
     # And nothing of it runs any more
-    assert not [pid for pid in processes_with(f"PYTHONPATH={clone}") if alive(pid)]
+    assert not running(clone)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_demo_that_is_killed_leaves_nothing_behind(clone: Path, number: signal.Signals) -> None:
+    with (clone / "shown").open("w") as shown:
+        demo = start(clone, stdout=shown)
+    try:
+        eventually(lambda: len(running(clone)) >= 6, wait=60)  # demo, dev, Valkey, serve, worker, clock
+        demo.send_signal(number)
+        demo.wait(40)
+        eventually(lambda: not running(clone), wait=20)
+    finally:
+        demo.kill()
+    assert "Traceback" not in (clone / "shown").read_text()
 
 
 def processes_with(variable: str) -> list[int]:

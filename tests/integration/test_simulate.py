@@ -302,7 +302,8 @@ def test_a_cancelled_run_sends_null_output_at_once_and_output_after_clean_up(
     assert second["status"] == "canceled"
     assert second["outputs"]
     assert third["outputs"].keys() == second["outputs"].keys()
-    assert first["modified_at"] <= second["modified_at"] <= third["modified_at"]  # a busy machine may send two at once
+    # The second call may be answered before the server has noted that the second webhook arrived.
+    assert first["modified_at"] < second["modified_at"] <= third["modified_at"]
 
 
 def test_many_runs_are_cancelled_at_once(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
