@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -95,6 +96,29 @@ def test_many_processes_may_make_the_tables_at_once(ledger_url: str) -> None:
         thread.join(30)
     for each in ledgers:
         each.close()
+    assert failures == []
+
+
+def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def begin(ledger: Ledger, go: threading.Barrier) -> None:
+        go.wait(10)
+        try:
+            migrate.ensure_schema(ledger)
+        except BaseException as error:
+            failures.append(error)
+        ledger.close()
+
+    for number in range(25):  # the race that this is about was lost in every twentieth round
+        go = threading.Barrier(6)
+        ledgers = [Ledger(f"sqlite:///{tmp_path / str(number)}.db") for _ in range(6)]
+        threads = [threading.Thread(target=begin, args=(each, go)) for each in ledgers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+
     assert failures == []
 
 
