@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 3
+JOBS ?= 4
 
 .PHONY: install demo test lint format types check chaos bench loop clean
 
@@ -29,7 +29,7 @@ format: install
 
 # Most tests wait for servers, so several run at once. pytest comes last: its summary is the last line.
 test: lint types
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Kill anything, any time: about six minutes. ARGS="--short", "--seed 7", "--without claim-sweep" (which must fail).
 chaos: install
