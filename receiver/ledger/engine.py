@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
 
-from receiver.errors import ConfigError, NotStarted
+from receiver.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -101,8 +101,7 @@ class Ledger:
         if self._prepared or self._lock is None:
             return
         path = Path(str(self.url.database))
-        _make_folder(path)
-        with self._lock.held(LOCK_WAIT):
+        with self._lock.held(LOCK_WAIT):  # which makes the folder
             try:
                 with closing(sqlite3.connect(path, timeout=5.0)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
@@ -163,13 +162,6 @@ def _checked(url: str) -> sa.URL:
             "DATABASE_URL: a ledger in memory would lose everything; give a file: sqlite:///var/ledger.db"
         )
     return parsed
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotStarted(f"the ledger's folder {path.parent} can't be made: {error.strerror}") from None
 
 
 def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
