@@ -44,7 +44,7 @@ def test_the_official_sdk_needs_no_change(
     simulate_skyvern: Callable[..., SkyvernSimulator],
     tmp_path: Path,
 ) -> None:
-    sim = simulate_skyvern()
+    sim = simulate_skyvern(run_seconds=60.0)  # three seconds: a cancel must find the run going on a busy machine
     rig = submitting(sim.url)
     environ = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
     command = [str(sdk_python), str(Path(__file__).with_name("sdk_client.py")), rig.url, rig.whole_key]
