@@ -69,19 +69,31 @@ class Threads:
         if topic is None:
             return self._post_alone(api, delivery, message)
         thread = self._thread(topic)
+        with self._turn(thread, delivery, topic, api.deadline):
+            if thread.root and float(thread.root) < topic.since:
+                thread.root, thread.count_at, thread.tally = "", "", Tally()
+            if not thread.root:
+                self._learn(api, thread, topic)
+            return self._post_in(api, delivery, message, topic, thread)
+
+    @contextmanager
+    def _turn(self, thread: Thread, delivery: Delivery, topic: Topic, deadline: float) -> Iterator[None]:
+        """A turn in the thread. Whoever has one counts for all that wait, so a delivery waits until its turn ends and
+        not a moment longer: the next one would count again what this one has posted."""
+        one = mark(delivery)
         if topic.kind == "incident":
             with self._guard:
-                thread.waiting[mark(delivery)] = Seen.of(delivery)
+                thread.waiting[one] = Seen.of(delivery)
         try:
-            with _turn(thread.lock, api.deadline):
-                if thread.root and float(thread.root) < topic.since:
-                    thread.root, thread.count_at, thread.tally = "", "", Tally()
-                if not thread.root:
-                    self._learn(api, thread, topic)
-                return self._post_in(api, delivery, message, topic, thread)
+            with _turn(thread.lock, deadline):
+                try:
+                    yield
+                finally:
+                    with self._guard:
+                        thread.waiting.pop(one, None)
         finally:
             with self._guard:
-                thread.waiting.pop(mark(delivery), None)
+                thread.waiting.pop(one, None)  # its turn may never have come
 
     def _post_alone(self, api: Api, delivery: Delivery, message: Message) -> Posted:
         if delivery.attempt > 1:
