@@ -106,7 +106,7 @@ class Loop:
                     {"name": "everything", "to": ["first"]},
                     {"name": "odd ones", "when": {"labels.parity": "odd"}, "to": ["second"]},
                 ],
-                "reconcile": {"after": "4s", "budget": "50/s", "concurrency": 16},
+                "reconcile": {"after": "4s", "budget": "50/s", "concurrency": 16, "absent_after": "1m"},
                 "callbacks": {"per_origin": 16, "retry": {"first": "500ms"}},
                 "allowed_addresses": ["127.0.0.1"],
                 "spool": {"reserve_bytes": 0},
@@ -122,7 +122,7 @@ class Loop:
         return world
 
     def run(self, patience: float) -> Found:
-        """Do it all, and look. `patience`: seconds for every submission to come to its end."""
+        """Do it all, and look. `patience`: seconds for every submission to come to its end, once all are answered."""
         started = time.monotonic()
         with self._skyvern, self._sinks["first"], self._sinks["second"], self._sinks["caller"]:
             try:
@@ -132,7 +132,7 @@ class Loop:
                 self.system.run("clock")
                 self._submit_all()
                 self._kill()  # its webhooks are on their way
-                wrong = self._wait(started, patience)
+                wrong = self._wait(time.monotonic() + patience)
                 return self._judge(wrong, time.monotonic() - started)
             finally:
                 self.system.end()
@@ -153,7 +153,10 @@ class Loop:
                 each.result()
 
     def _submit(self, number: int, half: threading.Event) -> None:
-        """As an app does that is sure of its runs: the same Idempotency-Key until there is an answer."""
+        """As an app does that is sure of its runs: the same Idempotency-Key until there is an answer.
+
+        One that the kill caught before anything was sent has its answer when it is certain that there is no run.
+        """
         path, body = self._request(number)
         headers = {"x-api-key": self._key, "idempotency-key": f"loop-{number}"}
         headers["x-runhook-labels"] = f"parity={'odd' if number % 2 else 'even'},number={number}"
@@ -195,9 +198,8 @@ class Loop:
 
     # Looking.
 
-    def _wait(self, started: float, patience: float) -> list[str]:
+    def _wait(self, deadline: float) -> list[str]:
         """Until nothing is open any more: no run at Skyvern, no submission, no delivery, no webhook on its way."""
-        deadline = started + patience
         while time.monotonic() < deadline:
             open_ones = self.system.ledger.read(overdue.count_open)
             states = self.system.states()
@@ -205,7 +207,7 @@ class Loop:
             if not open_ones and set(states) == {"delivered"} and (quiet or self._waited_for_webhooks()):
                 return []
             time.sleep(0.2)
-        return [f"not at rest after {patience:.0f} s: {open_ones} submissions open, deliveries {states}"]
+        return [f"not at rest in time: {open_ones} submissions open, deliveries {states}"]
 
     def _waited_for_webhooks(self) -> bool:
         """Whether the simulation has given up on all webhooks that it will not deliver."""

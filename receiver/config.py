@@ -328,6 +328,13 @@ class ReconcileConfig(Model):
     )
     concurrency: Whole = Field(8, ge=1, le=64, description="How many polls of one source may run at once.")
     budget: Rate = Field("60/m", description="Most calls of a source's API in a time, such as 60/m.")
+    absent_after: Seconds = Field(
+        600.0,
+        ge=60,
+        le=86400,
+        description="Time after which a submit whose answer was lost, and of which Skyvern's list certainly shows no"
+        " run, counts as never made, so that its Idempotency-Key is free again: seconds, or such as 10m.",
+    )
 
 
 class RetentionConfig(Model):

@@ -211,17 +211,33 @@ class Reconciler:
             found = self._ledger.read(lambda connection, key=submission_id: submissions.one(connection, key))  # type: ignore[misc]
             if found is not None:
                 self._take_answer(source, found, answer)
-        for each in leased:
-            if each.id in settled:
-                continue
-            if each.created_at < now - due.LOST_AFTER:
-                self._ledger.write(
-                    lambda connection, key=each.id: submissions.resolve(  # type: ignore[misc]
-                        connection, key, Move.GIVE_UP, now, reason="a day without a trace of a run"
-                    )
-                )
+        missed = [wanted[each.id] for each in leased if each.id not in settled]
+        old = now - self._settings.absent_after
+        gone = [each for each in missed if each.state is State.UNKNOWN and each.created_at < old]
+        absent = source.resolver.absent(gone) if gone else set()
+        for each in missed:
+            if each.id in absent:
+                self._give_up(each, "Skyvern has no run with its token", release=True)
+            elif each.created_at < now - due.LOST_AFTER:
+                self._give_up(each, "a day without a trace of a run")
             else:
-                self._postpone(each, "no run with its token was found", due.UNKNOWN_LONGEST)
+                self._look_again(each)
+
+    def _give_up(self, submission: Submission, reason: str, *, release: bool = False) -> None:
+        log.info("reconcile.lost source=%s submission=%s reason=%s", submission.source, submission.id, reason)
+        now = time.time()
+        self._ledger.write(
+            lambda connection: submissions.resolve(
+                connection, submission.id, Move.GIVE_UP, now, reason=reason, release=release
+            )
+        )
+
+    def _look_again(self, submission: Submission) -> None:
+        now = time.time()
+        turns = [submissions.PENDING_LIMIT, self._settings.absent_after]
+        again = due.next_resolve(now - submission.created_at, submission.polls, now, random.random(), turns)
+        reason = "no run with its token was found"
+        self._ledger.write(lambda connection: submissions.postpone(connection, submission.id, again, reason, now))
 
     def take(self, source: str, body: bytes, via: Via, submission_id: str = "") -> bool:
         """Dispatch what the API said of a run, if it is final. Raises LedgerUnavailable."""

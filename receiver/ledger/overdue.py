@@ -83,12 +83,12 @@ def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submissi
     return [each for submission_id in rows if (each := one(connection, submission_id)) is not None]
 
 
-def taken_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:
-    """Those of the runs that are some submission's own."""
-    query = sa.select(submissions.c.run_id).where(
+def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Those of the runs that are some submission's own: its id, and the call that made it."""
+    query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call).where(
         submissions.c.source == source, bulk.among(connection, submissions.c.run_id, sorted(run_ids))
     )
-    return set(connection.execute(query).scalars())
+    return {row.run_id: (row.id, row.call) for row in connection.execute(query)}
 
 
 def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:

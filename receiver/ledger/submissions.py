@@ -367,9 +367,11 @@ def resolve(
     run_type: str = "",
     due_at: float | None = None,
     reason: str = "",
+    release: bool = False,
 ) -> bool:
     """Move a submission whose answer was lost: ACCEPT with the run that is its own, MISS or GIVE_UP.
 
+    `release`: its Idempotency-Key may be used again, for certainly no run came of it.
     False, and nothing is written, when it has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT
     without a run: only an answer can tell that.
     """
@@ -389,6 +391,7 @@ def resolve(
             due_at=None if known.get(run_id) else due_at,
             reason=reason,
             updated_at=now,
+            **({"idempotency_key": None} if release else {}),
         )
     )
     if result.rowcount and run_id:

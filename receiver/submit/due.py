@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 SECONDS_A_STEP: Final = 30.0
@@ -40,6 +40,22 @@ def next_look(polls: int, now: float, chance: float, longest: float, *, retry_af
     if retry_after is not None:
         wait = max(wait, min(retry_after, LONGEST_FIRST))
     return now + wait
+
+
+def next_resolve(
+    submission_age: float,
+    polls: int,
+    now: float,
+    chance: float,
+    turns: Sequence[float],
+    longest: float = UNKNOWN_LONGEST,
+) -> float:
+    """When to look again for the run of a lost answer: as ever, but at once when its age reaches one of `turns`.
+
+    `submission_age` and `turns`: seconds; at each of those ages it can be told more than before.
+    """
+    again = next_look(polls, now, chance, longest)
+    return min([again, *(now + turn - submission_age for turn in turns if turn > submission_age)])
 
 
 def _number(value: object) -> float | None:

@@ -2,6 +2,9 @@
 
 Skyvern tells the callback URL of a run in `run_request`. So the newest runs are listed, the few that could be meant are
 read, and a run that names our token is the submission's own. What was read once is remembered.
+
+That there is no such run is proved the same way, with more care: by a list that is whole, in which every run that could
+be meant was read, and which shows the token of another run that was submitted by the same call.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
@@ -24,6 +27,8 @@ SKEW: Final = 120.0
 PAGES: Final = 5
 READS: Final = 40
 """Runs that one look reads at the most."""
+CONTROLS: Final = 3
+"""Runs that may show that the list tells the tokens of a call."""
 INLINE: Final = (0.5, 2.0, 4.0)
 """Pauses before the looks that are taken while the caller of a submit still waits, in seconds."""
 _REMEMBERED: Final = 5000
@@ -70,21 +75,65 @@ class Resolver:
         """
         missing = {each.id for each in wanted}
         found: dict[str, tuple[str, Answered]] = {}
-        run_ids = self._could_be(wanted)
+        listed, _ = self._listed(wanted)
+        run_ids = candidates(listed, wanted)
+        owners = self._ledger.read(lambda connection: overdue.owners(connection, self._source, run_ids))
         with self._lock:
-            unread = [run_id for run_id in run_ids if run_id not in self._seen or self._seen[run_id] in missing]
+            unread = [
+                run_id
+                for run_id in run_ids
+                if run_id not in owners and (run_id not in self._seen or self._seen[run_id] in missing)
+            ]
         for run_id in unread[:READS]:
-            if not missing or not self._allow():
+            if not missing:
                 break
-            answer = self._reader.get_run(run_id)
-            if not isinstance(answer, Answered) or not answer.ok:
+            read = self._read(run_id)
+            if read is None:
                 continue
-            token = token_of(answer.json())
-            self._remember(run_id, token)
+            token, answer = read
             if token in missing:
                 missing.remove(token)
                 found[token] = run_id, answer
         return found
+
+    def absent(self, wanted: Sequence[Submission]) -> set[str]:
+        """Those of the submissions, by id, that certainly have no run: see above. Raises LedgerUnavailable.
+
+        Ask only when a request of theirs can't be on its way any more.
+        """
+        listed, whole = self._listed(wanted)
+        run_ids = [run.run_id for run in listed]
+        owners = self._ledger.read(lambda connection: overdue.owners(connection, self._source, run_ids))
+        meant = [run_id for run_id in candidates(listed, wanted) if run_id not in owners]
+        tokens = [self._token(run_id) for run_id in meant] if whole and len(meant) <= READS else [None]
+        if None in tokens:
+            return set()
+        return {each.id for each in wanted if each.id not in tokens and self._shows(each.call, run_ids, owners)}
+
+    def _shows(self, call: str, run_ids: Sequence[str], owners: Mapping[str, tuple[str, str]]) -> bool:
+        """Whether the list has a run that this call made, and tells its token."""
+        made = [run_id for run_id in run_ids if run_id in owners and owners[run_id][1] == call]
+        return any(self._token(run_id) == owners[run_id][0] for run_id in made[:CONTROLS])
+
+    def _token(self, run_id: str) -> str | None:
+        """The token of a run, "" when it has none; None when nobody can say now."""
+        with self._lock:
+            if run_id in self._seen:
+                return self._seen[run_id]
+        read = self._read(run_id)
+        return None if read is None else read[0]
+
+    def _read(self, run_id: str) -> tuple[str, Answered] | None:
+        """A run's token and the GET of it, which is remembered. None without an answer."""
+        answer = self._reader.get_run(run_id) if self._allow() else None
+        if not isinstance(answer, Answered) or not answer.ok:
+            return None
+        token = token_of(answer.json())
+        with self._lock:
+            self._seen[run_id] = token
+            while len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        return token, answer
 
     def settle(self, wanted: Sequence[Submission], due_at: Callable[[float], float]) -> dict[str, Answered]:
         """Find runs and write down whose they are. Returns the GETs by submission id. Raises LedgerUnavailable."""
@@ -110,26 +159,19 @@ class Resolver:
 
         return {submission_id: found[submission_id][1] for submission_id in (self._ledger.write(work) if found else [])}
 
-    def _could_be(self, wanted: Sequence[Submission]) -> list[str]:
+    def _listed(self, wanted: Sequence[Submission]) -> tuple[list[ListedRun], bool]:
+        """Skyvern's newest runs, and whether those are all since the oldest of the submissions."""
         since = min((each.created_at for each in wanted), default=0.0) - SKEW
         listed: list[ListedRun] = []
         for page in range(1, PAGES + 1):
-            if not wanted or not self._allow():
-                break
-            answer = self._reader.list_runs(page, 100)
+            answer = self._reader.list_runs(page, 100) if wanted and self._allow() else None
             rows = listed_runs(answer) if isinstance(answer, Answered) else None
-            listed += rows or []
-            if not rows or len(rows) < 100 or any(row.created_at and row.created_at < since for row in rows):
-                break
-        run_ids = candidates(listed, wanted)
-        taken = self._ledger.read(lambda connection: overdue.taken_runs(connection, self._source, run_ids))
-        return [run_id for run_id in run_ids if run_id not in taken]
-
-    def _remember(self, run_id: str, token: str) -> None:
-        with self._lock:
-            self._seen[run_id] = token
-            while len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
+            if rows is None:
+                return listed, False
+            listed += rows
+            if len(rows) < 100 or any(row.created_at and row.created_at < since for row in rows):
+                return listed, True
+        return listed, False
 
     def still_open(self, submission_id: str) -> bool:
         """Whether nobody knows yet if the submission has a run. Raises LedgerUnavailable."""

@@ -23,6 +23,7 @@ from receiver.reconcile import Reconciler
 from receiver.settings import Settings
 from receiver.simulate.bodies import dumps, webhook
 from receiver.simulate.faults import Fault
+from receiver.skyvern import Unreachable
 from receiver.submit.states import Move
 from receiver.submit.states import Submission as State
 from tests.servers.skyvern import SkyvernSimulator
@@ -210,6 +211,71 @@ def test_a_submission_whose_process_died_is_resolved_and_one_without_a_trace_is_
     it.ledger.write(lambda c: c.exec_driver_sql(f"UPDATE submissions SET due_at = 1, created_at = {time.time() - 9e4}"))
     it.reconciler.drain(20)
     assert (it.submission().state, it.submission().due_at) == (State.LOST, None)
+
+
+class Unsent:
+    """A submission whose process was killed before anything was sent, beside one that went well."""
+
+    def __init__(self, it: Rig, *, shown: bool = True) -> None:
+        self.it = it
+        callback = f"http://127.0.0.1:9/webhooks/skyvern/{OTHER}" if shown else "https://elsewhere.example"
+        run_id = it.sim.submit("another", webhook_url=callback)["run_id"]
+        it.begin(OTHER)
+        it.answered(run_id, OTHER)
+        it.begin(idempotency_key="order-1")
+        it.sim.wait_final(run_id)
+        it.reconciler.drain(20)
+
+    def look(self, age: float) -> submissions.Submission:
+        """What the submission is after a look at this age, in seconds."""
+        change = f"UPDATE submissions SET due_at = 1, created_at = {time.time() - age} WHERE id = '{TOKEN}'"
+        self.it.ledger.write(lambda c: c.exec_driver_sql(change))
+        self.it.reconciler.drain(20)
+        return self.it.submission()
+
+
+def test_a_submission_that_certainly_has_no_run_gives_its_idempotency_key_back(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    unsent = Unsent(rig(skyvern_simulator))
+
+    young = unsent.look(200)  # it may be on its way to Skyvern still
+    assert (young.state, young.idempotency_key) == (State.UNKNOWN, "order-1")
+    assert young.due_at == pytest.approx(time.time() + 15, abs=15)
+
+    old = unsent.look(700)
+    assert (old.state, old.idempotency_key, old.due_at) == (State.LOST, None, None)
+    assert old.reason == "Skyvern has no run with its token"
+    unsent.it.begin("sub_" + "1" * 32, idempotency_key="order-1")
+    assert unsent.it.submission("sub_" + "1" * 32).state is State.PENDING
+
+
+def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsent = Unsent(rig(skyvern_simulator))
+    callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
+    run_id = skyvern_simulator.submit("mine", webhook_url=callback)["run_id"]
+    with monkeypatch.context() as patch:  # it is in the list, and can't be read just now
+        (source,) = unsent.it.reconciler.sources
+        patch.setattr(source.reader, "get_run", lambda _: Unreachable("reset", ambiguous=True))
+        assert unsent.look(700).state is State.UNKNOWN
+
+    assert unsent.look(700).run_id == run_id
+
+
+def test_a_list_that_shows_no_tokens_proves_nothing(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    assert Unsent(rig(skyvern_simulator), shown=False).look(700).state is State.UNKNOWN
+
+
+def test_a_list_that_can_not_be_had_proves_nothing(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    unsent = Unsent(rig(skyvern_simulator))
+    skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
+    assert unsent.look(700).state is State.UNKNOWN
 
 
 def test_a_result_that_was_too_large_to_take_is_fetched_at_once(
