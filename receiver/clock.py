@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import redis
 
-from receiver import reconcile, wakeups
+from receiver import giveback, reconcile, wakeups
 from receiver.config import Config
 from receiver.inbox import InboxReader
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, operations, repair, retention
@@ -31,7 +32,7 @@ log = logging.getLogger("runhook.clock")
 
 
 class Clock:
-    """The clock of one process."""
+    """The clock of one process. `bury`: gives back what dead workers held, if there were any."""
 
     def __init__(
         self,
@@ -40,12 +41,14 @@ class Clock:
         connection: redis.Redis,
         retain: float | None,
         reconciler: Reconciler | None = None,
+        bury: Callable[[], int] | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
         self._redis = connection
         self._retain = retain
         self._reconciler = reconciler
+        self._bury = bury
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
@@ -58,7 +61,7 @@ class Clock:
     def tick(self) -> None:
         """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
         trouble: dict[str, str] = {}
-        for look in (self.due, self.operations, self.inbox, self.repair, self.slow, self.overdue):
+        for look in (self.burials, self.due, self.operations, self.inbox, self.repair, self.slow, self.overdue):
             try:
                 look()
             except LedgerUnavailable as error:
@@ -71,6 +74,11 @@ class Clock:
             else:
                 log.warning("clock.well again")
         self._trouble = set(trouble)
+
+    def burials(self) -> None:
+        """Give back what workers held that died on this machine. While something is away, once is enough to say so."""
+        if self._bury is not None and not self._trouble:
+            self._bury()
 
     def due(self) -> None:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send."""
@@ -144,4 +152,11 @@ def build(settings: Settings, config: Config) -> Clock:
     ensure_schema(ledger)
     connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
     reconciler = reconcile.build(settings, config) if config.reconcile.enabled else None
-    return Clock(ledger, config.destinations, connection, config.retention.events, reconciler)
+    return Clock(
+        ledger,
+        config.destinations,
+        connection,
+        config.retention.events,
+        reconciler,
+        bury=partial(giveback.bury_all, settings),
+    )

@@ -1,29 +1,33 @@
 """`runhook worker`: one process for dispatch and one for each sink, kept alive by a supervisor.
 
 The supervisor imports everything and opens nothing, so a child costs a fork; a child builds its body, and thereby its
-connections, for itself. What a dead child held is given back by the one that takes its place, before its first job.
+connections, for itself. What a dead child held is given back by the one that takes its place, before its first job;
+what a whole worker held that is gone, by the next one that starts, or by the clock.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
 from redis.exceptions import AuthenticationError, RedisError
 
-from receiver import inbox
+from receiver import lifesign
 from receiver.config import Config
 from receiver.errors import NotStarted, UsageError
+from receiver.giveback import bury, bury_all, give_back
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.repair import release_claims
+from receiver.lifesign import LifeSign
 from receiver.settings import Settings, hide_password
 from receiver.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
-from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, clear_dead, connect, deliver_queue, run_worker
+from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, connect, deliver_queue, run_worker
 
 log = logging.getLogger("runhook.worker")
 
@@ -85,7 +89,9 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Li
     stop = Stop(TURN)
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     for name in life.predecessors:
-        give_back(settings, queue, name)
+        if give_back(settings, queue, name):
+            lifesign.forget(settings.data, name)
+    _show_life(settings, life.name, queue)
     body = build(life.name)
     worn_out = False
 
@@ -117,40 +123,27 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Li
     return REPLACE if worn_out else 0
 
 
-def give_back(settings: Settings, queue: str, name: str) -> None:
-    """Release what the dead worker process `name` had in its care. What can't be released now lapses later."""
-    if queue == DISPATCH:
-        client = connect(settings.redis_url, socket_timeout=1.0)
-        try:
-            entries = inbox.hand_back(client, name)
-            if entries:
-                log.info("worker.released entries=%d owner=%s", entries, name)
-        except RedisError as error:
-            log.warning("worker.not_released owner=%s redis=%s", name, type(error).__name__)
-        finally:
-            client.close()
-        return
-    ledger = Ledger(settings.database_url)
-    try:
-        claims = ledger.write(lambda connection: release_claims(connection, name, time.time()))
-        if claims:
-            log.info("worker.released claims=%d owner=%s", claims, name)
-    except LedgerUnavailable as error:
-        log.warning("worker.not_released owner=%s ledger=%s", name, error)
-    finally:
-        ledger.close()
+def _show_life(settings: Settings, name: str, queue: str) -> None:
+    """From now on this process is seen to live, and to be dead. Where that can't be, its claims lapse by time.
+
+    The sign stays behind even after an orderly end: a stop while the ledger is away leaves claims as well.
+    """
+    with suppress(OSError):
+        LifeSign(settings.data, name, queue)
 
 
-def _bury(settings: Settings, queues: dict[str, str], label: str, name: str) -> None:
-    """After the last fork: what a child that had to be killed at the end leaves behind."""
-    give_back(settings, queues[label], name)
-    client = connect(settings.redis_url, socket_timeout=1.0)
+def prepare(settings: Settings, patience: float) -> None:
+    """Before the first child starts: see that all is there, and give back what earlier workers held. As `check`."""
+    check(settings, patience)
     try:
-        clear_dead(client, queues[label], name)
-    except RedisError as error:
-        log.warning("worker.not_cleared owner=%s redis=%s", name, type(error).__name__)
-    finally:
-        client.close()
+        LifeSign(settings.data, f"check.{os.getpid()}", DISPATCH).end()
+    except OSError as error:
+        log.warning(
+            "can't write in %s (%s): what a killed worker has in hand is taken up again 15 s later, not at once",
+            settings.data,
+            error.strerror,
+        )
+    bury_all(settings)
 
 
 def check(settings: Settings, patience: float) -> None:
@@ -204,13 +197,18 @@ def run(
     """
     built = build(settings, config)
     queues = chosen(built, only, dispatchers)
-    trouble = in_child(lambda: check(settings, patience))
+    trouble = in_child(lambda: prepare(settings, patience))
     if trouble:
         raise NotStarted(trouble)
     children: dict[str, ChildMain] = {
         label: partial(serve, queue, built[queue], settings) for label, queue in queues.items()
     }
+
+    def bury_late(label: str, name: str) -> None:
+        """After the last fork: what a child that had to be killed at the end leaves behind."""
+        bury(settings, queues[label], name)
+
     log.info("worker.started %s", " ".join(queues))
-    code = Supervisor(children, stop_timeout=stop_timeout, bury=partial(_bury, settings, queues)).run()
+    code = Supervisor(children, stop_timeout=stop_timeout, bury=bury_late).run()
     log.info("worker.stopped code=%d", code)
     return code

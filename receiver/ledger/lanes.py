@@ -6,7 +6,7 @@ for traffic, so that a healthy system reads an empty table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -51,6 +51,15 @@ def end_probe(connection: sa.Connection, lane: Lane, now: float) -> None:
     """There is nothing to probe with: the lane stands as it did, or the next delivery would wait for the lease."""
     connection.execute(
         sa.update(lanes).where(lanes.c.lane == lane.lane).values(breaker=lane.breaker, until=lane.until, updated_at=now)
+    )
+
+
+def end_probes(connection: sa.Connection, names: Collection[str], now: float) -> None:
+    """Whoever probed these lanes is dead: another may probe at once. One probe too many does no harm."""
+    connection.execute(
+        sa.update(lanes)
+        .where(lanes.c.lane.in_(names), lanes.c.breaker == "probing", lanes.c.until > now)
+        .values(until=now, updated_at=now)
     )
 
 

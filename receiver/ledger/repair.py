@@ -9,33 +9,39 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import bulk, lanes
 from receiver.ledger.delivering import release_held
 from receiver.ledger.schema import attempts, deliveries
 from receiver.states import Move, State, sources, target
 
 
 def release_claims(connection: sa.Connection, owner: str, now: float) -> int:
-    """Give back all that a dead worker held: its claims need not run out first. Returns how many there were."""
+    """Give back what a dead worker held, up to 500 claims: they need not run out first. Returns how many there were."""
     prefix = owner.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "/%"
-    return _lapse(connection, deliveries.c.claim.like(prefix, escape="\\"), f"{owner} ended while sending", now)
+    held = _lapse(connection, deliveries.c.claim.like(prefix, escape="\\"), f"{owner} ended while sending", now)
+    if held:
+        lanes.end_probes(connection, sorted(set(held)), now)
+    return len(held)
 
 
 def lapse_claims(connection: sa.Connection, now: float) -> int:
     """Take back the claims that have run out. Returns how many there were."""
-    return _lapse(connection, deliveries.c.claim_until < now, "the claim ran out while sending", now)
+    return len(_lapse(connection, deliveries.c.claim_until < now, "the claim ran out while sending", now))
 
 
-def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason: str, now: float) -> int:
+def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason: str, now: float) -> list[str]:
+    """Take back up to 500 claims; the lane of each."""
     lapsed = connection.execute(
-        sa.select(deliveries.c.id, deliveries.c.attempts, deliveries.c.claim, deliveries.c.updated_at)
+        sa.select(
+            deliveries.c.id, deliveries.c.attempts, deliveries.c.claim, deliveries.c.updated_at, deliveries.c.lane
+        )
         .where(deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), condition)
         .order_by(deliveries.c.id)
         .limit(500)
         .with_for_update(skip_locked=True)
     ).all()
     if not lapsed:
-        return 0
+        return []
     rows = [
         {
             "delivery_id": row.id,
@@ -65,7 +71,7 @@ def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason:
             spent=deliveries.c.spent + 1,
         )
     )
-    return len(lapsed)
+    return [row.lane for row in lapsed]
 
 
 def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:

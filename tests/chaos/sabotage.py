@@ -12,11 +12,12 @@ from typing import Any, Final
 
 
 def _no_claim_sweep() -> None:
-    """The clock takes no lapsed claim back."""
+    """Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out."""
+    from receiver import lifesign
     from receiver.ledger import repair
 
-    nothing: Any = lambda _connection, _now: 0  # noqa: E731
-    repair.lapse_claims = nothing
+    nothing: Any = lambda *_: 0  # noqa: E731
+    repair.lapse_claims = lifesign.bury = nothing
 
 
 def _no_reclaim() -> None:

@@ -1,0 +1,78 @@
+"""What a dead worker process had in its care is given back at once: claims, entries of the inbox, and RQ's traces.
+
+Whoever knows of the death calls it: the supervisor that saw its child die, a worker that starts, the clock. Each step
+may be done twice, and by several at once. What can't be given back now lapses later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from redis.exceptions import RedisError
+
+from receiver import inbox, lifesign
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.repair import release_claims
+from receiver.settings import Settings
+from receiver.wakeups import DISPATCH, clear_dead, connect
+
+log = logging.getLogger("runhook.worker")
+
+
+def give_back(settings: Settings, queue: str, name: str) -> bool:
+    """Release what the dead worker process `name` of `queue` held. False when some of it could not be released."""
+    return _release_entries(settings, name) if queue == DISPATCH else _release_claims(settings, name)
+
+
+def clear(settings: Settings, queue: str, name: str) -> bool:
+    """Remove what it left in RQ's lists, and wake its queue if that lost a wake-up. False while Redis is away."""
+    client = connect(settings.redis_url, socket_timeout=1.0)
+    try:
+        clear_dead(client, queue, name)
+    except RedisError as error:
+        log.warning("worker.not_cleared owner=%s redis=%s", name, type(error).__name__)
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def bury(settings: Settings, queue: str, name: str) -> bool:
+    """All of that."""
+    return give_back(settings, queue, name) and clear(settings, queue, name)
+
+
+def bury_all(settings: Settings) -> int:
+    """Give back what all workers held that died on this machine with this data directory; how many there were."""
+    return lifesign.bury(settings.data, lambda queue, name: bury(settings, queue, name))
+
+
+def _release_entries(settings: Settings, name: str) -> bool:
+    client = connect(settings.redis_url, socket_timeout=1.0)
+    try:
+        entries = inbox.hand_back(client, name)
+    except RedisError as error:
+        log.warning("worker.not_released owner=%s redis=%s", name, type(error).__name__)
+        return False
+    finally:
+        client.close()
+    if entries:
+        log.info("worker.released entries=%d owner=%s", entries, name)
+    return True
+
+
+def _release_claims(settings: Settings, name: str) -> bool:
+    ledger = Ledger(settings.database_url)
+    claims = 0
+    try:
+        while some := ledger.write(lambda connection: release_claims(connection, name, time.time())):
+            claims += some
+    except LedgerUnavailable as error:
+        log.warning("worker.not_released owner=%s ledger=%s", name, error)
+        return False
+    finally:
+        ledger.close()
+    if claims:
+        log.info("worker.released claims=%d owner=%s", claims, name)
+    return True

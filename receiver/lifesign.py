@@ -1,0 +1,120 @@
+"""Signs of life: each worker process holds the lock of a file in the data directory, for as long as it lives.
+
+A file whose lock is free belonged to a process that is gone, however it went: the kernel frees the lock when it has
+ended, and never before. So a dead worker is known at once by whoever shares its data directory and its kernel, and
+what it held need not lapse by time. A process that has no file, or runs on another machine, is never called dead.
+
+    workers/<name>     the process's queue and its kernel, one line each
+
+It knows neither the ledger nor Redis.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_DAY: Final = 86400.0  # seconds after which a file from another kernel is no more than litter
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def kernel() -> str:
+    """What tells this machine, since it was started, from all others: only within it do file locks tell the truth.
+
+    Containers on one machine share it, so one that takes another's place on the same volume finds what that one held.
+    """
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+class LifeSign:
+    """The sign of this process. `directory`: the data directory. Raises OSError when it can't be made there."""
+
+    def __init__(self, directory: Path, name: str, queue: str) -> None:
+        self._path = _folder(directory) / name
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Locked under another name first: nobody may find it free while its process begins.
+        draft = self._path.with_name(f".{name}")
+        self._handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(self._handle, f"{queue}\n{kernel()}\n".encode())
+            draft.rename(self._path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            os.close(self._handle)
+            raise
+
+    def end(self) -> None:
+        """This process holds nothing any more."""
+        _remove(self._path)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """As its death does."""
+        os.close(self._handle)
+
+
+def forget(directory: Path, name: str) -> None:
+    """What the dead process `name` held has been given back."""
+    _remove(_folder(directory) / name)
+
+
+def bury(directory: Path, give_back: Callable[[str, str], bool]) -> int:
+    """Call `give_back(queue, name)` for each process that is certainly dead; how many there were.
+
+    One for which it says False is found again at the next call, and so are those after it. Any number of processes may
+    call this at once.
+    """
+    buried = 0
+    for path in _files(directory):
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except OSError:  # removed just now
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # it lives
+            os.close(handle)
+            continue
+        try:
+            queue, where = _read(handle)
+            if where == kernel():
+                if not give_back(queue, path.name):
+                    break
+                buried += 1
+                _remove(path)
+            elif time.time() - os.fstat(handle).st_mtime > _DAY:
+                _remove(path)
+        finally:
+            os.close(handle)
+    return buried
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # found again, and once too often does no harm
+        path.unlink(missing_ok=True)
+
+
+def _files(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in _folder(directory).iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _read(handle: int) -> tuple[str, str]:
+    queue, where, *_ = [*os.read(handle, 4096).decode(errors="replace").splitlines(), "", ""]
+    return queue, where
+
+
+def _folder(directory: Path) -> Path:
+    return directory / "workers"

@@ -1,0 +1,109 @@
+"""A whole worker is killed, its supervisor included: what it held is free at once, and not when its claims run out.
+
+Its sink takes one delivery at a time and holds all its places, so until its claims are given back nothing is sent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.schema import attempts, deliveries
+from tests.integration.test_ledger import new_event, record
+from tests.servers.deployment import Deployment
+from tests.servers.http import Reply, ScriptedServer
+from tests.servers.receiver import eventually
+
+PLACES = 2
+
+
+class Held(Deployment):
+    """A deployment whose first worker hangs in as many sends as its sink has places."""
+
+    consumer: ScriptedServer
+    claims: dict[str, float]
+
+    def start_and_hang(self) -> None:
+        ensure_schema(self.ledger)
+        self.consumer.script += [Reply(delay=60)] * PLACES
+        record(self.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(2 * PLACES)))
+        self.run("worker")
+        eventually(lambda: len(self.consumer.requests) == PLACES, 30)
+
+    def kill_worker(self) -> None:
+        self.claims = self._claims()
+        assert len(self.claims) == PLACES
+        self.kill_part("worker")
+
+    def _claims(self) -> dict[str, float]:
+        """When each claim runs out."""
+        query = sa.select(deliveries.c.id, deliveries.c.claim_until).where(deliveries.c.state == "sending")
+        return {row[0]: row[1] for row in self.ledger.read(lambda connection: connection.execute(query).all())}
+
+    def outcomes(self) -> dict[str, list[str]]:
+        query = sa.select(attempts.c.delivery_id, attempts.c.outcome).order_by(attempts.c.number)
+        found: dict[str, list[str]] = {}
+        for delivery, outcome in self.ledger.read(lambda connection: connection.execute(query).all()):
+            found.setdefault(delivery, []).append(outcome)
+        return found
+
+    def ended(self) -> dict[str, float]:
+        """When each claim was given back."""
+        query = sa.select(attempts.c.delivery_id, attempts.c.ended_at).where(attempts.c.outcome == "lapsed")
+        return {row[0]: row[1] for row in self.ledger.read(lambda connection: connection.execute(query).all())}
+
+
+@pytest.fixture
+def held(tmp_path: Any, redis_url: str) -> Any:
+    with ScriptedServer() as consumer:
+        sinks = {"hook": {"type": "http", "url": consumer.url, "timeout": 90, "concurrency": PLACES}}
+        it = Held(
+            tmp_path / "it",
+            redis_url,
+            f"sqlite:///{tmp_path / 'ledger.db'}",
+            {"sinks": sinks, "routes": [{"name": "all", "to": ["hook"]}], "allowed_addresses": ["127.0.0.1"]},
+        )
+        it.consumer = consumer
+        yield it
+        it.end()
+
+
+def test_the_next_worker_gives_back_what_a_killed_one_held(held: Held) -> None:
+    # Given a worker that is killed in the middle, and no clock that would take back what has lapsed
+    held.start_and_hang()
+    held.kill_worker()
+    # When another starts
+    held.run("worker")
+    held.all_delivered(2 * PLACES, wait=30)
+    # Then what was cut off is known as such, and was given back before its claim ran out
+    assert sorted(held.outcomes().values()) == [["accepted"]] * PLACES + [["lapsed", "accepted"]] * PLACES
+    assert held.ended().keys() == held.claims.keys()
+    assert all(held.ended()[each] < until for each, until in held.claims.items())
+
+
+def test_the_clock_gives_the_places_of_a_killed_worker_to_one_that_lives(held: Held) -> None:
+    # Given two workers, of which one holds all the places
+    held.start_and_hang()
+    first = held.parts.pop("worker")
+    second = held.run("worker")
+    try:
+        eventually(lambda: held.log_of("worker").count("worker.started") == 2, 30)
+        held.run("clock")
+        assert len(held.consumer.requests) == PLACES
+        # When that one is killed
+        held.parts["worker"] = first
+        held.kill_worker()
+        held.parts["worker"] = second
+        # Then the other goes on before the claims run out, and the living one's own were never touched
+        held.all_delivered(2 * PLACES, wait=30)
+        assert sorted(held.outcomes().values()) == [["accepted"]] * PLACES + [["lapsed", "accepted"]] * PLACES
+        assert all(held.ended()[each] < until for each, until in held.claims.items())
+    finally:
+        for process in (first, second):
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        held.parts.pop("worker", None)

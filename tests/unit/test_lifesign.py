@@ -1,0 +1,126 @@
+"""Who is dead and who is not: real processes and their locks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from receiver import lifesign
+from receiver.lifesign import LifeSign
+from receiver.processes import die_with_parent
+
+LIVE = """
+import sys
+from pathlib import Path
+from receiver.lifesign import LifeSign
+sign = LifeSign(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+print("alive", flush=True)
+sys.stdin.read()
+"""
+Live = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    """`live(name)`: a process that shows that it lives, as the worker of a queue "deliver:ops"."""
+    made = []
+
+    def start(name: str) -> subprocess.Popen[str]:
+        parent = os.getpid()
+        process = subprocess.Popen(
+            [sys.executable, "-c", LIVE, str(tmp_path), name, "deliver:ops"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
+        made.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "alive\n"
+        return process
+
+    yield start
+    for process in made:
+        process.kill()
+        process.communicate()
+
+
+class Undertaker:
+    """Notes who is given back; says that it could not for the names in `failing`."""
+
+    def __init__(self) -> None:
+        self.buried: list[tuple[str, str]] = []
+        self.failing: set[str] = set()
+
+    def __call__(self, queue: str, name: str) -> bool:
+        if name in self.failing:
+            return False
+        self.buried.append((queue, name))
+        return True
+
+
+def test_a_process_is_dead_as_soon_as_it_was_killed_and_not_before(tmp_path: Path, live: Live) -> None:
+    it = Undertaker()
+    killed, living = live("ops@a.1"), live("ops@a.2")
+    assert lifesign.bury(tmp_path, it) == 0
+    killed.kill()
+    killed.wait()
+    assert lifesign.bury(tmp_path, it) == 1
+    assert it.buried == [("deliver:ops", "ops@a.1")]
+    assert lifesign.bury(tmp_path, it) == 0
+    assert living.poll() is None
+
+
+def test_a_process_that_stands_still_is_not_dead(tmp_path: Path, live: Live) -> None:
+    stopped = live("ops@a.1")
+    stopped.send_signal(signal.SIGSTOP)
+    assert lifesign.bury(tmp_path, Undertaker()) == 0
+    stopped.send_signal(signal.SIGCONT)
+
+
+def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
+    it = Undertaker()
+    it.failing = {"ops@a.1"}
+    for name in ("ops@a.1", "ops@a.2"):
+        LifeSign(tmp_path, name, "deliver:ops")._let_go()
+    assert lifesign.bury(tmp_path, it) == 0
+    it.failing = set()
+    assert lifesign.bury(tmp_path, it) == 2
+
+
+def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given files on a shared disk, whose locks say nothing here
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(lifesign, "kernel", lambda: "another")
+        for name in ("ops@b.1", "ops@b.2"):
+            LifeSign(tmp_path, name, "deliver:ops")._let_go()
+    two_days_ago = time.time() - 2 * 86400
+    os.utime(tmp_path / "workers" / "ops@b.1", (two_days_ago, two_days_ago))
+    # When the dead are looked for
+    it = Undertaker()
+    lifesign.bury(tmp_path, it)
+    # Then none of them is called dead
+    assert it.buried == []
+    assert [path.name for path in (tmp_path / "workers").iterdir()] == ["ops@b.2"]
+
+
+def test_a_directory_in_which_nobody_can_write_says_so_and_holds_no_dead(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
+        LifeSign(file, "ops@a.1", "deliver:ops")
+    assert lifesign.bury(file, Undertaker()) == 0
+
+
+def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
+    LifeSign(tmp_path, "ops@a.1", "deliver:ops").end()
+    assert list((tmp_path / "workers").iterdir()) == []
