@@ -24,6 +24,9 @@ MAX_LISTED = 10_000
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTENT_PATH = re.compile(r"/artifacts/([A-Za-z0-9_-]{1,200})/content/?$")
+_STORED_NAME = re.compile(r"_(a_[0-9]{1,40})_[a-z0-9_]+\.[a-z0-9.]{1,16}$")
+"""What Skyvern calls a file in its storage: <time>_<artifact id>_<type>.<ending>. A server that keeps them on its own
+disk tells no other address than a path of that form."""
 _ENDING = re.compile(r"\.([a-z0-9]{1,8})$")
 _VIDEO = frozenset({"webm", "mp4", "mov", "mkv"})
 _IMAGE = frozenset({"png", "jpg", "jpeg", "webp", "gif"})
@@ -163,9 +166,10 @@ def _identity(artifact: Artifact) -> str:
 
 def _id_of(url: str) -> str | None:
     try:
-        match = _CONTENT_PATH.search(urlsplit(url).path)
+        path = urlsplit(url).path
     except ValueError:
         return None
+    match = _CONTENT_PATH.search(path) or _STORED_NAME.search(path)
     return match[1] if match else None
 
 

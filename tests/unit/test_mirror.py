@@ -220,6 +220,19 @@ def test_a_fresh_address_is_taken_only_from_the_same_file(artifact: Artifact, fo
     assert fresh is None or (fresh.name, fresh.sha256) == (artifact.name, artifact.sha256)
 
 
+def test_a_path_on_skyverns_own_disk_names_the_artifact_that_the_api_gives() -> None:
+    path = "file:///skyvern/artifacts/o_1/tsk_1/00_0_stp_1/2026-11-24T20:25:13.757258_a_600731_screenshot_action.png"
+    (named,) = artifacts_of({"screenshot_urls": [path]})
+    listed = [
+        Artifact("screenshot_final", "x", content("a_600732"), artifact_id="a_600732"),
+        Artifact("screenshot_action", "x", content("a_600731"), artifact_id="a_600731"),
+    ]
+    fresh = renewed(named, listed)
+    assert fresh is not None
+    assert (fresh.name, fresh.url) == ("screenshot-1.png", content("a_600731"))
+    assert [each.artifact_id for each in with_listed([named], listed, ["screenshot*"])] == ["a_600731", "a_600732"]
+
+
 def test_what_the_api_lists_is_added_by_type_and_never_twice() -> None:
     named = artifacts_of({"recording_url": content("a_9")})
     listed = [

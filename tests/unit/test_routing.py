@@ -384,7 +384,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(output=JSON)
 def test_whatever_a_run_holds_matching_never_raises(output: Any) -> None:
     router = Router(

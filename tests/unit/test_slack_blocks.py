@@ -77,7 +77,7 @@ def assert_harmless(message: dict[str, Any], hosts: frozenset[str] = frozenset({
 
 
 @given(text=hostile)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_text_of_a_payload_can_mention_or_link_or_break_the_message(text: str) -> None:
     delivery = hostile_delivery(
         failure_reason=text, workflow_title=text, title=text, run_type=text, attempt=2, step_count=text,
@@ -95,7 +95,7 @@ def test_no_text_of_a_payload_can_mention_or_link_or_break_the_message(text: str
 
 
 @given(text=hostile, limit=st.integers(10, 300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_escaped_text_keeps_its_limit_and_is_never_cut_within_an_escape(text: str, limit: int) -> None:
     for made in (escape.mrkdwn(text, limit), escape.code(text, limit), escape.code_block(text, limit)):
         assert escape.units(made) <= limit
@@ -104,7 +104,7 @@ def test_escaped_text_keeps_its_limit_and_is_never_cut_within_an_escape(text: st
 
 
 @given(text=st.sampled_from(HOSTILE) | st.text())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_only_an_http_address_becomes_a_link(text: str) -> None:
     for url in (text, "https://" + text, "https://app.example/" + text, "javascript:" + text):
         made = escape.link(url, "label")
@@ -268,7 +268,7 @@ def test_an_operators_words_take_the_place_of_ours_and_values_in_them_are_escape
 
 
 @given(text=hostile)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_value_in_a_template_can_mention_or_link(text: str) -> None:
     body = "a {{ reason }} `{{ reason }}` {{ link(run.evil, reason) }} {{ run.evil | upper }}"
     templates = Templates({"default": TemplateOption.model_validate({"title": "{{ reason }}", "body": body})})
