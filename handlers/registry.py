@@ -22,6 +22,7 @@ BUILT_IN: Mapping[str, str] = {
     "http": "handlers.http:HttpSink",
     "notify": "handlers.notify:NotifySink",
     "queue": "handlers.queue:QueueSink",
+    "resubmit": "handlers.resubmit:ResubmitSink",
     "s3": "handlers.s3:S3Sink",
     "slack": "handlers.slack:SlackSink",
 }

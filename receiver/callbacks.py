@@ -21,12 +21,14 @@ from pydantic import Field
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.guard import Answer, Deadline, GuardedClient
 from handlers.http import sign as standard_signature
+from handlers.resubmit.chain import CHAIN
 from handlers.retryafter import retry_after
 from receiver import signature
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, keys, submissions
+from receiver.ledger.keys import Key
 from receiver.ledger.submissions import Submission
 from receiver.submit import lanes
-from receiver.submit.keys import derive, digest
+from receiver.submit.keys import AGAIN, derive, digest
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 TRY_AGAIN = frozenset({403, 408, 425, 429})
@@ -57,12 +59,12 @@ class CallbackSink(Sink[CallbackOptions]):
         """Post the event to its caller. The receipt's id is the delivery's key, which the caller has as webhook-id."""
         deadline = Deadline(self.options.timeout)
         try:
-            submission, key_hash = self._ledger.read(lambda connection: _owner(connection, delivery))
+            submission, owner = self._ledger.read(lambda connection: _owner(connection, delivery))
         except LedgerUnavailable:
             raise Unavailable("the ledger can't tell the caller's address now") from None
-        if submission is None or not submission.callback_url:
+        if submission is None or not submission.callback_url or owner is None:
             raise Refused("nobody asked for a webhook of this run")
-        key = self._key(submission.key_id, key_hash)
+        key = self._key(owner.id, owner.hash)
         url, authorization = _split(submission.callback_url.strip())
         body = _as_asked(delivery, submission)
         now = time.time()
@@ -105,11 +107,19 @@ class CallbackSink(Sink[CallbackOptions]):
         self._ledger.close()
 
 
-def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, str]:
-    """The submission that the run came of, and the hash of its caller's key."""
+def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None]:
+    """The submission that the run came of, and its caller's key.
+
+    A run that was submitted again on somebody's behalf is that caller's: who was promised a webhook must be able to
+    check it. That takes a key that may do so, and the very address that the first submission gave.
+    """
     submission = submissions.of_run(connection, delivery.source, delivery.run_id)
     key = keys.one(connection, submission.key_id) if submission else None
-    return submission, key.hash if key else ""
+    if submission and key and AGAIN in key.scopes and (first := submission.labels.get(CHAIN)):
+        origin = submissions.of_run(connection, delivery.source, first)
+        if origin and origin.callback_url == submission.callback_url:
+            key = keys.one(connection, origin.key_id)
+    return submission, key
 
 
 def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:

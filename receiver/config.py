@@ -191,7 +191,8 @@ class SinkConfig(Model):
     """A destination. Beside these keys stand the options of its type."""
 
     type: str = Field(
-        description="What it is: database, files, s3, slack, http, notify, queue, or a type that a package adds."
+        description="What it is: database, files, s3, slack, http, notify, queue, resubmit, or a type that a package"
+        " adds."
     )
     retry: RetryPolicy = Field(default_factory=RetryPolicy, description="When a delivery is tried again.")
     concurrency: Whole = Field(8, ge=1, le=256, description="How many sends may run at once, over all workers.")

@@ -40,7 +40,8 @@ def _opened(settings: Settings) -> Ledger:
 def create(
     name: Annotated[str, typer.Argument(help="What the app is called in lists.")],
     scope: Annotated[
-        list[str] | None, typer.Option("--scope", help="submit, read or operate; may be given again. All by default.")
+        list[str] | None,
+        typer.Option("--scope", help="submit, read, operate, again; may be repeated. The first three by default."),
     ] = None,
     source: Annotated[
         str, typer.Option("--source", help="The source whose API it may use; the only one by default.")
@@ -52,9 +53,9 @@ def create(
 ) -> None:
     """Make a key and show it, this once."""
     scopes = [part.strip() for each in scope or keys.SCOPES for part in each.split(",") if part.strip()]
-    unknown = sorted(set(scopes) - set(keys.SCOPES))
+    unknown = sorted(set(scopes) - set(keys.EVERY))
     if unknown or not scopes:
-        raise UsageError(f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(keys.SCOPES)}")
+        raise UsageError(f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(keys.EVERY)}")
     if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
         raise UsageError(f"the name must be 1 to {_LONGEST_NAME} printable characters")
     if rate is not None:
@@ -154,7 +155,7 @@ def revoke(
 
 
 def _sorted(key: Key) -> list[str]:
-    return [scope for scope in keys.SCOPES if scope in key.scopes]
+    return [scope for scope in keys.EVERY if scope in key.scopes]
 
 
 def _row(key: Key) -> dict[str, object]:

@@ -234,7 +234,7 @@ keys = Table(
     Column("name", Text, nullable=False),
     Column("hash", Text, nullable=False),  # SHA-256 of the whole key, hex
     Column("hint", Text, nullable=False),  # how the key begins
-    Column("scopes", Text, nullable=False),  # "submit read operate"
+    Column("scopes", Text, nullable=False),  # "submit read operate again"
     Column("source", Text, nullable=False),
     Column("rate", Text),  # such as 10/s
     Column("created_at", Double, nullable=False),

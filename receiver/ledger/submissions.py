@@ -98,7 +98,8 @@ def _from(row: sa.Row[tuple[object, ...]]) -> Submission:
 def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Submission, bool]:
     """Write the submission down. Returns it and True; or the one that stands for the same request, and False.
 
-    With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`.
+    With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`. Only
+    one that was refused, so that certainly no run came of it, makes way for another request.
     Without, it is a young identical request whose caller does not know of a run: a client that tries again, because it
     was told of trouble, must not make a second one.
     """
@@ -149,8 +150,15 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
                 submissions.c.key_id == new.key_id, submissions.c.idempotency_key == new.idempotency_key
             )
         ).first()
-        if there is not None:
+        if there is None:
+            continue
+        if there.state != State.REJECTED or there.request_hash == new.request_hash:
             return _from(there), False
+        connection.execute(
+            sa.update(submissions)
+            .where(submissions.c.id == there.id, submissions.c.state == State.REJECTED)
+            .values(idempotency_key=None, updated_at=now)
+        )
     raise LedgerUnavailable("the Idempotency-Key changes hands too fast")
 
 

@@ -22,6 +22,9 @@ STATUS_HEADER: Final = "x-runhook-skyvern-status"
 SOURCE_HEADER: Final = "x-runhook-from"
 """ledger | skyvern: where the answer to a GET of a run comes from."""
 
+WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
+"""The webhook that a run's own caller asked for, percent-encoded; empty when none."""
+
 RETRY_AFTER: Final = 5
 """Seconds after which a caller may try again what certainly created no run."""
 

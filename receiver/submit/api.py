@@ -167,7 +167,12 @@ class _Api:
                 raise ValueError
         except ValueError:
             raise Refusal(error(422, "wait: must be a number of seconds")) from None
-        asked = self._results.get(caller.source, request.path_params["run_id"], min(wait, self._max_wait))
+        run_id, origin = request.path_params["run_id"], request.query_params.get("from")
+        if origin not in (None, "skyvern") or (origin and wait):
+            raise Refusal(error(422, "from: can be skyvern alone, and not together with wait"))
+        if origin:
+            return _response(await self._results.fresh(caller.source, run_id))
+        asked = self._results.get(caller.source, run_id, min(wait, self._max_wait))
         return _response(await (_while_there(request, asked) if wait else asked))
 
     async def events(self, request: Request, caller: Caller) -> Response:

@@ -15,12 +15,20 @@ from urllib.parse import quote
 
 from receiver.errors import RequestError
 from receiver.event import Event, event_id
-from receiver.ledger import LedgerUnavailable
+from receiver.ledger import LedgerUnavailable, submissions
 from receiver.ledger import results as ledger_results
 from receiver.ledger.results import Result, RunKey, Standing
 from receiver.run import parse
 from receiver.skyvern import Answered, Unreachable
-from receiver.submit.answers import SOURCE_HEADER, STATUS_HEADER, SUBMISSION_HEADER, Reply, error, relay
+from receiver.submit.answers import (
+    SOURCE_HEADER,
+    STATUS_HEADER,
+    SUBMISSION_HEADER,
+    WEBHOOK_HEADER,
+    Reply,
+    error,
+    relay,
+)
 from receiver.submit.disguise import Disguise
 from receiver.submit.lapse import lapses_at
 from receiver.submit.splice import NotAnObject, splice
@@ -35,6 +43,8 @@ KEEP_ALIVE = 15.0
 KEEP_ONCE_IN = 60.0
 """Seconds in which a final answer of one run, seen again, is not kept again: the dispatcher may be on its way."""
 _MOST_KEPT = 10_000
+_PLAIN = ":/?&=#+@,;~*()'!$[]"
+# What a URL may have that a header may have too; not %, so that all can be decoded again.
 _NEEDED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
 # The smallest run object that the official SDK accepts.
 
@@ -69,6 +79,20 @@ class Results:
             return error(503, "too many requests wait for runs", retry_after="5")
         found = await self._from_ledger(source, run_id) if standing else None
         return found or await self._from_skyvern(source, run_id)
+
+    async def fresh(self, source: Source, run_id: str) -> Reply:
+        """The run as Skyvern tells it now, with its request, which most webhooks lack. Raises LedgerUnavailable.
+
+        Skyvern may never have heard of the webhook that the caller wanted: a header has it, percent-encoded.
+        """
+        key = (source.name, run_id)
+        standing = (await self._store.read(lambda connection: ledger_results.standings(connection, [key]))).get(key)
+        submission = await self._store.read(lambda connection: submissions.of_run(connection, *key))
+        reply = await self._from_skyvern(source, run_id, known=standing is not None and standing.final)
+        if submission is None or reply.status != 200:
+            return reply
+        webhook = {WEBHOOK_HEADER: quote(submission.callback_url, safe=_PLAIN)}
+        return reply.for_submission(submission.id).with_headers(**webhook)
 
     async def changes(self, source: Source, run_id: str) -> AsyncIterator[bytes] | Reply:
         """The run's server-sent events until it is final; or a Reply when there is no such run."""
@@ -160,7 +184,8 @@ class Results:
         reply = relay(Answered(200, await self._disguise.put_on(source, body), headers), source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 
-    async def _from_skyvern(self, source: Source, run_id: str) -> Reply:
+    async def _from_skyvern(self, source: Source, run_id: str, *, known: bool = False) -> Reply:
+        """`known`: the ledger has the result, so that nothing need be kept."""
         said = await source.api.get_run(run_id)
         if isinstance(said, Unreachable):
             return error(504 if "in time" in said.reason else 503, said.reason, retry_after="5")
@@ -169,7 +194,8 @@ class Results:
         reply = relay(said, source.secrets)
         if reply.status != 200:
             return reply
-        await self._note(source, said.body)
+        if not known:
+            await self._note(source, said.body)
         run = parse(said.body)
         body = await self._disguise.put_on(source, reply.body)
         headers = {**reply.headers, SOURCE_HEADER: "skyvern"}

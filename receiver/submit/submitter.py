@@ -80,6 +80,10 @@ class Source:
         """The callback URL of a submission, or "" without a public URL."""
         return f"{self.callbacks}/{submission_id}" if self.callbacks else ""
 
+    def is_ours(self, url: str) -> bool:
+        """Whether `url` is where this source's webhooks reach us, with a token or without."""
+        return bool(self.callbacks) and f"{url.strip().partition('?')[0]}/".startswith(f"{self.callbacks}/")
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -123,6 +127,8 @@ def prepare(source: Source, key: Key, call: str, body: bytes, headers: Mapping[s
         if ours:
             replacing[json.dumps(ours).encode()] = json.dumps(theirs or None, ensure_ascii=False).encode()
     title = members.get("title")
+    # Who gave our own address as theirs gets no webhook of us: that would only come back here.
+    wanted = theirs.strip() if isinstance(theirs, str) and not source.is_ours(theirs) else ""
     new = NewSubmission(
         id=submission_id,
         source=source.name,
@@ -131,7 +137,7 @@ def prepare(source: Source, key: Key, call: str, body: bytes, headers: Mapping[s
         request_hash=_hash(call, header, headers.get("x-max-steps-override", ""), body),
         title=parse_run(json.dumps({"title": title}).encode()).title if isinstance(title, str) else None,
         labels=found,
-        callback_url=_storable(theirs.strip()) if isinstance(theirs, str) else "",
+        callback_url=_storable(wanted),
         idempotency_key=idempotency_key,
     )
     return Prepared(new, splice(body, changes), headers, replacing, members)

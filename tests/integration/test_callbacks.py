@@ -27,6 +27,7 @@ from tests.servers.http import Reply, ScriptedServer, wait_for_requests
 
 MASTER = "a master secret of the test"
 KEY = derive(MASTER, "a1")
+AGAIN_KEY = derive(MASTER, "b2")
 
 
 class Lent:
@@ -59,9 +60,11 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
     key = keys.Key("a1", "app", digest(KEY), "rhk_a1", frozenset({"submit"}), "skyvern", None, 1.0)
     ledger.write(lambda c: keys.create(c, key))
 
-    def make(run_id: str, callback_url: str, **fields: Any) -> bytes:
+    def make(
+        run_id: str, callback_url: str, key_id: str = "a1", labels: dict[str, str] | None = None, **fields: Any
+    ) -> bytes:
         submission = submissions.NewSubmission(
-            f"sub_{run_id}", "skyvern", "a1", "tasks", run_id, None, {}, callback_url
+            f"sub_{run_id}", "skyvern", key_id, "tasks", run_id, None, labels or {}, callback_url
         )
         ledger.write(lambda c: submissions.begin(c, submission, time.time()))
         content = body(run_id, **fields)
@@ -111,6 +114,39 @@ def test_a_caller_gets_the_body_with_both_signatures_of_its_own_key(
     assert request.headers["webhook-signature"] == f"v1,{expected}"
     assert request.headers["x-runhook-submission-id"] == "sub_tsk_1"
     assert states(ledger) == {"tsk_1": ("delivered", "")}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "asked", "label", "signer"),
+    [
+        ({"submit", "again"}, "/hook", "tsk_1", KEY),
+        ({"submit"}, "/hook", "tsk_1", AGAIN_KEY),
+        ({"submit", "again"}, "/another", "tsk_1", AGAIN_KEY),
+        ({"submit", "again"}, "/hook", "tsk_unknown", AGAIN_KEY),
+    ],
+    ids=["on the caller's behalf", "without the scope", "to another address", "of a run that nobody knows"],
+)
+def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_nobodys_else(
+    ledger: Ledger,
+    ended: Callable[..., bytes],
+    deliver: Callable[..., None],
+    caller: ScriptedServer,
+    scopes: set[str],
+    asked: str,
+    label: str,
+    signer: str,
+) -> None:
+    ended("tsk_1", caller.url + "/hook")
+    key = keys.Key("b2", "again", digest(AGAIN_KEY), "rhk_b2", frozenset(scopes), "skyvern", None, 1.0)
+    ledger.write(lambda c: keys.create(c, key))
+
+    ended("tsk_2", caller.url + asked, key_id="b2", labels={"runhook-chain": label})
+    deliver("127.0.0.1")
+
+    (first,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_1"]
+    (again,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_2"]
+    assert verify(first.body, first.headers["x-skyvern-signature"], [KEY])
+    assert verify(again.body, again.headers["x-skyvern-signature"], [signer])
 
 
 def test_the_caller_finds_its_own_address_in_the_body_and_not_ours(

@@ -102,6 +102,19 @@ def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) 
     assert webhook(ledger, "tsk_3", "sub_nobody") == {}
 
 
+def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no_other_does(ledger: Ledger) -> None:
+    begin(ledger, "a", idempotency_key="k")
+    assert begin(ledger, "b", idempotency_key="k").id == "sub_a"  # nobody knows yet whether there is a run
+
+    answered(ledger, "a", Move.REJECT)
+    same = begin(ledger, "c", idempotency_key="k", request_hash="a")
+    another = begin(ledger, "d", idempotency_key="k")
+    answered(ledger, "d", Move.ACCEPT, "tsk_1")
+    late = begin(ledger, "e", idempotency_key="k")
+
+    assert (same.id, another.id, late.id) == ("sub_a", "sub_d", "sub_d")
+
+
 def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
     begin(ledger, "a")
 

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote
 
 import httpx2
 import pytest
 
+from receiver.ledger import queries
 from receiver.simulate.faults import Fault
 from receiver.submit import resolving
 from tests.servers.scripted import Reply, ScriptedServer
@@ -85,6 +87,18 @@ def test_every_way_to_submit_has_our_callback(
     run_id = answer.json().get("run_id") or answer.json()["task_id"]
     assert row["run_id"] == run_id
     assert skyvern_simulator.run(run_id).callback == f"{rig.url}/webhooks/skyvern/{row['id']}"
+
+
+@pytest.mark.parametrize("token", ["", "/", "/sub_" + 32 * "0", "?x=1"])
+def test_a_caller_that_gives_our_own_address_gets_no_webhook_for_it_would_come_back_here(
+    rig: Submitting, token: str
+) -> None:
+    rig.task(webhook_url=f" {rig.url}/webhooks/skyvern{token}")
+    rig.task(webhook_url=f"{rig.url}/webhooks/skyverns")
+
+    ours, other = rig.rows()
+    assert ours["callback_url"] == ""
+    assert other["callback_url"].endswith("/webhooks/skyverns")
 
 
 def test_without_a_public_url_a_submit_goes_out_without_a_callback(
@@ -445,6 +459,25 @@ def test_a_run_that_was_never_heard_of_is_asked_for_upstream_and_a_final_one_is_
     assert (first.status_code, first.headers["x-runhook-from"]) == (200, "skyvern")
     assert (missing.status_code, list(missing.json())) == (404, ["detail"])
     wait_until(lambda: rig.client.get(f"/v1/runs/{run_id}").headers["x-runhook-from"] == "ledger")
+
+
+def test_skyvern_can_be_asked_for_what_the_ledger_has_not_which_makes_no_event(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator
+) -> None:
+    hook = "https://ä:pw@app.example/h?a=%20b&c=d#é"
+    run_id = rig.task("p", max_steps=7, webhook_url=hook, engine="skyvern-1.0").json()["run_id"]
+    wait_until(lambda: rig.client.get(f"/v1/runs/{run_id}?wait=5").headers["x-runhook-from"] == "ledger")
+    events = rig.ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
+
+    answer = rig.client.get(f"/v1/runs/{run_id}?from=skyvern")
+
+    assert answer.headers["x-runhook-from"] == "skyvern"
+    assert answer.json()["run_request"]["max_steps"] == 7
+    assert answer.json()["run_request"]["webhook_url"] == hook == unquote(answer.headers["x-runhook-webhook-url"])
+    assert "run_request" not in rig.client.get(f"/v1/runs/{run_id}").json()
+    for wrong in ("from=ledger", "from=skyvern&wait=5"):
+        assert rig.client.get(f"/v1/runs/{run_id}?{wrong}").status_code == 422
+    assert rig.ledger.read(lambda connection: queries.list_events(connection, queries.Filter())) == events
 
 
 def test_an_untangled_run_is_completed_and_the_status_of_skyvern_stands_in_a_header(

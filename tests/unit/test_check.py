@@ -29,6 +29,7 @@ PRODUCTION_VARIABLES = {
     "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T0/B0/sekret",
     "BILLING_URL": "https://billing.example/hooks",
     "BILLING_SECRET": "sekret-of-billing",
+    "RUNHOOK_RESUBMIT_KEY": "rhk_sekret",
 }
 CONFIG = """\
 sources:

@@ -23,6 +23,7 @@ def examples(page: Path) -> list[tuple[str, dict[str, Any]]]:
         if not re.search(r"^sinks:", block, re.MULTILINE):
             continue
         text = re.sub(r"\$\{(\w+?_URL)(:-[^}]*)?\}", "https://host.example/value", block)
+        text = re.sub(r"\$\{RUNHOOK_\w+_KEY\}", "rhk_value", text)
         text = re.sub(r"\$\{\w+(:-[^}]*)?\}", "v4lue" * 8, text)
         found += yaml.safe_load(text)["sinks"].items()
     return found

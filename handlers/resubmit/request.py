@@ -1,0 +1,130 @@
+"""What a run is submitted again with: what Skyvern tells of the first request, and what is to be different. Pure.
+
+Skyvern does not tell all of it. GET /v1/runs/{id} has `run_request`, which leaves out some fields (seen in the sources
+of 1.0.56); of those, the run's own body has a few. What is masked where it is told is never sent as if it were it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from handlers import templating
+from handlers.contract import Delivery, Refused
+
+VARIABLES: Final = templating.VARIABLES | {"request", "try"}
+"""The names that templates in `changes` have: `request` is the request so far, `try` the number of the new try."""
+MASKS: Final = ("[redacted]", "***")
+"""What stands for a secret: the first in what Runhook has redacted, the second in headers that Skyvern tells."""
+TOLD_ELSEWHERE: Final = ("extra_http_headers", "cdp_connect_headers", "model", "run_with", "ai_fallback")
+"""Fields of a request that `run_request` may lack, and that answers and webhooks have beside it."""
+
+MAX_DEPTH = 50
+_STEPS = "max_steps"
+_STEPS_HEADER = "x-max-steps-override"
+
+
+class Request(NamedTuple):
+    """What is posted. `headers`: those that belong to the request itself."""
+
+    path: str
+    fields: dict[str, Any]
+    headers: dict[str, str]
+
+
+class Changes:
+    """A JSON merge patch (RFC 7386) whose texts may be templates.
+
+    The result of a template is read as JSON where it is JSON, so that "{{ 25 * try }}" is a number. Raises ValueError
+    for a template that can't be used.
+    """
+
+    def __init__(self, patch: Mapping[str, Any]) -> None:
+        self._patch = {name: _compiled(value, name, MAX_DEPTH) for name, value in patch.items()}
+
+    def apply(self, fields: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
+        """`fields` with the changes. Raises Refused when a template can't be filled for this run."""
+        return _merged(fields, self._patch, context)
+
+
+def rebuilt(said: Mapping[str, Any], delivery: Delivery, changes: Changes, number: int) -> Request:
+    """The request for try `number` of a run. `said`: the answer to a GET of it. Raises Refused."""
+    asked = said.get("run_request")
+    fields = {name: value for name, value in asked.items() if value is not None} if isinstance(asked, Mapping) else {}
+    for name in TOLD_ELSEWHERE:
+        for told in (said, delivery.run):
+            if name not in fields and told.get(name) not in (None, "", {}, []):
+                fields[name] = told[name]
+    fields = changes.apply(fields, {**templating.context_of(delivery), "request": fields, "try": number})
+    if masked := sorted(name for name, value in fields.items() if _is_masked(value, name, MAX_DEPTH)):
+        raise Refused(
+            f"{', '.join(masked)[:200]}: masked where it is told; give it in changes, or null to leave it out"
+        )
+    if fields.get("workflow_id") or fields.get("agent_id"):
+        headers = {}
+        if steps := fields.pop(_STEPS, None):  # which is no part of a workflow's body
+            headers[_STEPS_HEADER] = str(steps)
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
+            raise Refused("changes: max_steps gives no number")
+        return Request("/v1/run/workflows", fields, headers)
+    if fields.get("prompt"):
+        return Request("/v1/run/tasks", fields, {})
+    raise Refused("what was asked for is not known: Skyvern tells neither a prompt nor a workflow")
+
+
+def _compiled(value: Any, name: str, levels: int) -> Any:
+    if not levels:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, str) and ("{{" in value or "{%" in value):
+        return templating.compile(value, name=name, variables=VARIABLES)
+    if isinstance(value, Mapping):
+        return {str(key): _compiled(item, f"{name}.{key}", levels - 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_compiled(item, f"{name}[{index}]", levels - 1) for index, item in enumerate(value)]
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: no value that JSON has; put it in quotes") from None
+    return value
+
+
+def _merged(fields: Any, patch: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(fields) if isinstance(fields, Mapping) else {}
+    for name, change in patch.items():
+        if change is None:
+            merged.pop(name, None)
+        elif isinstance(change, dict):
+            merged[name] = _merged(merged.get(name), change, context)
+        else:
+            merged[name] = _filled(change, context)
+    return merged
+
+
+def _filled(change: Any, context: Mapping[str, Any]) -> Any:
+    if isinstance(change, templating.Template):
+        text = change.render(context)
+        try:
+            return json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            return text
+    if isinstance(change, dict):
+        return {name: _filled(item, context) for name, item in change.items()}
+    if isinstance(change, list):
+        return [_filled(item, context) for item in change]
+    return change
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(text)
+
+
+def _is_masked(value: Any, name: str, levels: int) -> bool:
+    """Whether a secret's mask stands somewhere in `value`. Three stars are one in headers only."""
+    if isinstance(value, str):
+        return value == MASKS[0] or (value == MASKS[1] and "headers" in name)
+    if not levels:
+        return False
+    if isinstance(value, Mapping):
+        return any(_is_masked(item, name, levels - 1) for item in value.values())
+    return isinstance(value, list) and any(_is_masked(item, name, levels - 1) for item in value)
