@@ -117,12 +117,16 @@ def replay(
     )
     selections = [_narrowed(chosen, thing) for thing in things or ()] or [chosen]
 
-    def count(connection: Any) -> int:
-        return sum(ledger_operations.count(connection, kind, each, backfill, force=force) for each in selections)
+    def count(connection: Any) -> list[int]:
+        return [ledger_operations.count(connection, kind, each, backfill, force=force) for each in selections]
 
+    counts = ask(data, count)
     if dry_run:
-        _output.out().print(f"{ask(data, count)} deliveries would be {'made' if backfill else 'replayed'}")
+        _output.out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}")
         return
+    if empty := [_output.clean(thing, 60) for thing, found in zip(things or (), counts, strict=False) if not found]:
+        more = "" if force or backfill else "; what was delivered already is sent again with --force"
+        raise RunhookError(f"nothing to {kind} of {', '.join(empty)}{more}")
 
     def create(connection: Any) -> list[Operation]:
         return [
@@ -139,9 +143,6 @@ def replay(
             for each in selections
         ]
 
-    if things and not ask(data, count):
-        more = "" if force or backfill else "; what was delivered already is sent again with --force"
-        raise RunhookError(f"nothing to {kind} of {', '.join(_output.clean(each, 60) for each in things)}{more}")
     made = tell(data, create)
     for operation in made:
         _output.out().print(f"{operation.id}: {operation.total} deliveries to {kind}")

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.event import delivery_id
-from receiver.ledger.queries import Filter, begins, matching_deliveries
+from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.recording import insert_deliveries
 from receiver.ledger.schema import deliveries, events, operations
 from receiver.states import Move, State, sources, target
@@ -95,20 +95,7 @@ def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
         events.c.disposition == "news", ~has_one
     )
-    wanted = selection.as_filter()
-    if wanted.source:
-        found = found.where(events.c.source == wanted.source)
-    if wanted.run_id:
-        found = found.where(events.c.run_id == wanted.run_id)
-    if wanted.event_id:
-        found = found.where(begins(events.c.id, wanted.event_id))
-    if wanted.status:
-        found = found.where(events.c.outcome.in_(wanted.status))
-    if wanted.since is not None:
-        found = found.where(events.c.recorded_at >= wanted.since)
-    if wanted.until is not None:
-        found = found.where(events.c.recorded_at < wanted.until)
-    return found
+    return matching_events(found, selection.as_filter())
 
 
 def count(connection: sa.Connection, kind: str, selection: Selection, sink: str = "", *, force: bool = False) -> int:

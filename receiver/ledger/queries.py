@@ -40,19 +40,62 @@ def begins(column: sa.Column[Any], beginning: str) -> sa.ColumnElement[bool]:
     return sa.and_(column >= beginning, column < beginning + "g")
 
 
+def narrowed(
+    query: sa.Select[Any],
+    wanted: Filter,
+    *,
+    source: sa.Column[Any],
+    run_id: sa.Column[Any],
+    status: sa.Column[Any],
+    moment: sa.Column[Any],
+    event_id: sa.Column[Any] | None = None,
+    sink: sa.Column[Any] | None = None,
+    state: sa.Column[Any] | None = None,
+) -> sa.Select[Any]:
+    """`query` for what is wanted only. Each column is the one in which `query` has that; None where it has none."""
+    if wanted.source:
+        query = query.where(source == wanted.source)
+    if wanted.run_id:
+        query = query.where(run_id == wanted.run_id)
+    if wanted.status:
+        query = query.where(status.in_(wanted.status))
+    if wanted.since is not None:
+        query = query.where(moment >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(moment < wanted.until)
+    if wanted.event_id and event_id is not None:
+        query = query.where(begins(event_id, wanted.event_id))
+    if wanted.sink and sink is not None:
+        query = query.where(sink == wanted.sink)
+    if wanted.state and state is not None:
+        query = query.where(state.in_(wanted.state))
+    return query
+
+
+def matching_events(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
+    """`query`, which is of events, for those that are wanted."""
+    return narrowed(
+        query,
+        wanted,
+        source=events.c.source,
+        run_id=events.c.run_id,
+        event_id=events.c.id,
+        status=events.c.outcome,
+        moment=events.c.recorded_at,
+    )
+
+
 def list_runs(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]:
     """Runs, the one that changed last first, each with the count of its deliveries by state."""
     query = sa.select(runs).order_by(runs.c.updated_at.desc(), runs.c.run_id).limit(wanted.limit).offset(wanted.offset)
-    if wanted.source:
-        query = query.where(runs.c.source == wanted.source)
-    if wanted.run_id:
-        query = query.where(runs.c.run_id == wanted.run_id)
-    if wanted.status:
-        query = query.where(runs.c.outcome.in_(wanted.status))
-    if wanted.since is not None:
-        query = query.where(runs.c.updated_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(runs.c.updated_at < wanted.until)
+    query = narrowed(
+        query,
+        wanted,
+        source=runs.c.source,
+        run_id=runs.c.run_id,
+        status=runs.c.outcome,
+        moment=runs.c.updated_at,
+    )
     found = [dict(row._mapping) for row in connection.execute(query)]
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for row in connection.execute(
@@ -71,19 +114,7 @@ def list_events(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any
     """Events without their bodies, the newest first."""
     columns = [column for column in events.c if column.name not in ("body", "fingerprint")]
     query = sa.select(*columns, sa.func.length(events.c.body).label("size")).order_by(events.c.seq.desc())
-    query = query.limit(wanted.limit).offset(wanted.offset)
-    if wanted.source:
-        query = query.where(events.c.source == wanted.source)
-    if wanted.run_id:
-        query = query.where(events.c.run_id == wanted.run_id)
-    if wanted.event_id:
-        query = query.where(begins(events.c.id, wanted.event_id))
-    if wanted.status:
-        query = query.where(events.c.outcome.in_(wanted.status))
-    if wanted.since is not None:
-        query = query.where(events.c.recorded_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(events.c.recorded_at < wanted.until)
+    query = matching_events(query, wanted).limit(wanted.limit).offset(wanted.offset)
     return [dict(row._mapping) for row in connection.execute(query)]
 
 
@@ -102,23 +133,17 @@ def matching_deliveries(wanted: Filter) -> sa.Select[Any]:
         events.c.via,
         events.c.received_at,
     ).join(events, events.c.id == deliveries.c.event_id)
-    if wanted.source:
-        query = query.where(deliveries.c.source == wanted.source)
-    if wanted.run_id:
-        query = query.where(deliveries.c.run_id == wanted.run_id)
-    if wanted.event_id:
-        query = query.where(begins(deliveries.c.event_id, wanted.event_id))
-    if wanted.status:
-        query = query.where(events.c.outcome.in_(wanted.status))
-    if wanted.sink:
-        query = query.where(deliveries.c.sink == wanted.sink)
-    if wanted.state:
-        query = query.where(deliveries.c.state.in_(wanted.state))
-    if wanted.since is not None:
-        query = query.where(deliveries.c.created_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(deliveries.c.created_at < wanted.until)
-    return query
+    return narrowed(
+        query,
+        wanted,
+        source=deliveries.c.source,
+        run_id=deliveries.c.run_id,
+        event_id=deliveries.c.event_id,
+        status=events.c.outcome,
+        moment=deliveries.c.created_at,
+        sink=deliveries.c.sink,
+        state=deliveries.c.state,
+    )
 
 
 def list_deliveries(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]:
