@@ -49,6 +49,12 @@ class Deadline:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
+    def later(self, seconds: float) -> Deadline:
+        """The same span with `seconds` more, for those who wait for others to say how they met its end."""
+        other = Deadline(self.seconds)
+        other._end = self._end + seconds
+        return other
+
     def left(self) -> float:
         """Seconds until the end. Raises Unavailable when there are none."""
         left = self._end - time.monotonic()

@@ -38,13 +38,14 @@ class Incoming:
     a store that keeps nothing before the end keeps nothing wrong. `size` and `sha256` are valid after the end.
     """
 
-    def __init__(self, download: Download, artifact: Artifact, cap: int) -> None:
+    def __init__(self, download: Download, artifact: Artifact, cap: int, deadline: Deadline) -> None:
         self.artifact = artifact
         self.announced = download.length
         self.content_encoding = download.headers.get("content-encoding", "")[:40]
         self.size = 0
         self._download = download
         self._cap = cap
+        self._deadline = deadline
         self._hash = hashlib.sha256()
         if self.content_encoding in ("", "identity"):
             self.content_encoding = ""
@@ -58,7 +59,8 @@ class Incoming:
     def __iter__(self) -> Iterator[bytes]:
         chunks = self._download.chunks()
         while True:
-            with _elsewhere():  # around the taking only: what is done with a chunk is the store's affair
+            self._deadline.left()  # when it is over before the next chunk is asked for, the store has taken the time
+            with elsewhere():  # around the taking only: what is done with a chunk is the store's affair
                 chunk = next(chunks, None)
             if chunk is None:
                 break
@@ -89,7 +91,7 @@ class Listing:
         with self._lock:
             if self._found is None:
                 try:
-                    with _elsewhere():
+                    with elsewhere():
                         self._found = tuple(self._services.fresh_artifacts(self._delivery))
                 except Refused:
                     self._found = ()
@@ -139,12 +141,12 @@ class Fetcher:
         with ExitStack() as stack:
             try:
                 stream = self._client.get_stream(artifact.url, headers=headers, deadline=self._deadline)
-                with _elsewhere():
+                with elsewhere():
                     download = stack.enter_context(stream)
             except Refused as error:
                 raise Skip(str(error)) from None
             _judge(download)
-            incoming = Incoming(download, artifact, self._cap)
+            incoming = Incoming(download, artifact, self._cap, self._deadline)
             receive(incoming)
             return incoming
 
@@ -163,7 +165,7 @@ def _judge(download: Download) -> None:
 
 
 @contextmanager
-def _elsewhere() -> Iterator[None]:
+def elsewhere() -> Iterator[None]:
     """Whoever can't be reached here is not the place that files are kept in."""
     try:
         yield

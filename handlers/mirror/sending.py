@@ -23,7 +23,7 @@ from handlers import templating
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Unavailable
 from handlers.guard import Deadline, GuardedClient, without_query
 from handlers.mirror.artifacts import artifacts_of, with_listed
-from handlers.mirror.download import Fetcher, Incoming, Listing, Skip
+from handlers.mirror.download import Fetcher, Incoming, Listing, Skip, elsewhere
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, iso, kept_in, latest, order_of, points_to
 from handlers.mirror.names import safe_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
@@ -158,10 +158,11 @@ class Mirror:
         return artifacts[:most], [_skipped(artifact, f"more than {most} files") for artifact in artifacts[most:]]
 
     def _keep(self, visit: _Visit, fetcher: Fetcher, artifact: Artifact) -> Kept | Skipped:
+        with elsewhere():  # nothing was begun: those who took all the time say whose trouble it is
+            visit.deadline.left()
         if (there := visit.already(artifact)) is not None:
             return there
         target = visit.target(artifact.name, content_type(artifact.name))
-        visit.deadline.left()
         try:
             incoming = fetcher.fetch(artifact, lambda incoming: self._store.receive(target, incoming))
         except Skip as reason:

@@ -14,6 +14,9 @@ from typing import Generic, TypeVar
 from handlers.contract import Unavailable
 from handlers.guard import Deadline
 
+LAST_WORDS = 1.0
+"""Seconds after the deadline in which those who waited then may say for whom: a mere time-out knows no culprit."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -73,7 +76,8 @@ class Crew(Generic[T, R]):
         self._change = threading.Condition()
 
     def run(self, pool: Pool, helpers: int, deadline: Deadline) -> list[R | Exception]:
-        """What `work` returned or raised for each item, in order. Raises Unavailable when the deadline passes first."""
+        """What `work` returned or raised for each item, in order. Raises Unavailable for those that overstay."""
+        deadline = deadline.later(LAST_WORDS)
         for _ in range(min(helpers, len(self._items) - 1)):
             pool.submit(self._help)
         self._help()
@@ -103,7 +107,7 @@ class Crew(Generic[T, R]):
 
 
 def within(deadline: Deadline, work: Callable[[], R]) -> R:
-    """What `work` returns or raises, done in a thread of its own. Raises Unavailable when the deadline passes first."""
+    """What `work` returns or raises, done in a thread of its own. Raises Unavailable when it overstays the deadline."""
     results: list[R] = []
     errors: list[BaseException] = []
     done = threading.Event()
@@ -117,7 +121,7 @@ def within(deadline: Deadline, work: Callable[[], R]) -> R:
             done.set()
 
     threading.Thread(target=run, name="send", daemon=True).start()
-    if not done.wait(deadline.left()):
+    if not done.wait(deadline.later(LAST_WORDS).left()):
         raise Unavailable(f"not done within {deadline.seconds:g} s")
     if errors:
         raise errors[0]

@@ -39,7 +39,8 @@ class Buffers:
     def take(self, deadline: Deadline) -> bytearray:
         """A buffer with anything in it. Raises Unavailable when none comes free before the deadline."""
         if not self._slots.acquire(timeout=deadline.left()):
-            raise Unavailable("too many large files at the same time")
+            # Whoever holds them for too long, the bucket or a server that trickles, is told of there.
+            raise Unavailable("too many large files at the same time", elsewhere=True)
         try:
             return self._free.pop()
         except IndexError:

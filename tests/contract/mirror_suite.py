@@ -438,13 +438,17 @@ class MirrorSuite:
             place.sink(prefix="{{ run.output.customer }}/").send(make_delivery())
         assert place.tree() == {}
 
-    def test_a_server_that_trickles_ends_with_the_timeout(self, place: Place, server: ArtifactServer) -> None:
+    @pytest.mark.parametrize("files", [1, 5])
+    def test_a_server_that_trickles_ends_with_the_timeout_and_says_nothing_against_the_place(
+        self, place: Place, server: ArtifactServer, files: int
+    ) -> None:
         stop = threading.Event()
-        run = sample_run(downloaded_files=[entry(server.add("/slow", trickle=stop), file_size=None)])
+        slow = [entry(server.add(f"/slow/{n}", trickle=stop), b"", f"{n}", file_size=None) for n in range(files)]
         began = time.monotonic()
-        with pytest.raises(Unavailable, match=r"not done within|did not answer in time"):
-            place.sink(timeout=1).send(make_delivery(run))
+        with pytest.raises(Unavailable, match=r"not done within|did not answer in time") as caught:
+            place.sink(timeout=1, parallel=2).send(make_delivery(sample_run(downloaded_files=slow)))
         assert time.monotonic() - began < 3
+        assert caught.value.elsewhere  # also where some files were not even begun
         stop.set()
 
     def test_many_runs_at_once_are_all_whole(self, place: Place, server: ArtifactServer) -> None:

@@ -6,21 +6,28 @@ import json
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.conformance import make_delivery
+from handlers.conformance import make_delivery, sample_run
 from handlers.contract import Artifact, Unavailable
+from handlers.files import Folder
 from handlers.guard import Deadline
 from handlers.mirror import artifacts_of, safe_name
 from handlers.mirror.artifacts import is_content_path, place_of, renewed, with_listed
+from handlers.mirror.download import Incoming
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, kept_in, latest, order_of, points_to
 from handlers.mirror.names import MAX_NAME, MAX_PART, Taken, key_part
+from handlers.mirror.options import MirrorOptions
+from handlers.mirror.sending import Mirror, Target
 from handlers.mirror.threads import Crew, Pool, within
 from handlers.mirror.types import content_type, may_be_shown
+from tests.contract.mirror_suite import Loopback
+from tests.servers.artifacts import ArtifactServer
 
 API = "https://api.example/v1/artifacts"
 SHA = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -384,3 +391,23 @@ def test_within_gives_results_errors_and_up() -> None:
     with pytest.raises(Unavailable, match=r"not done within 0\.1 s"):
         within(Deadline(0.1), lambda: release.wait(30))
     release.set()
+
+
+class SlowFolder(Folder):
+    """A place that takes longer over the first piece of a file than a send may take."""
+
+    def receive(self, target: Target, incoming: Incoming) -> None:
+        for _ in incoming:
+            time.sleep(0.4)
+
+
+def test_a_place_that_takes_all_the_time_is_not_excused_by_the_server_that_the_file_comes_from(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with ArtifactServer() as server:
+        run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
+        mirror = Mirror(MirrorOptions(timeout=0.3), Loopback(), SlowFolder(tmp_path))
+        with pytest.raises(Unavailable) as caught:
+            mirror.send(make_delivery(run))
+        mirror.close()
+        stop.set()
+    assert not caught.value.elsewhere
