@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Services, Sink, SinkError, SinkOptions
 from handlers.queue.message import Message, as_bytes, as_text
@@ -55,8 +55,14 @@ class QueueOptions(SinkOptions):
         le=1024 * 1024,
         description="sqs, sns: bytes that one message may have; for a body that is larger a short one is sent.",
     )
-    access_key_id: str | None = Field(None, description="sqs, sns: access key; left out: AWS's usual places.")
+    access_key_id: SecretStr | None = Field(None, description="sqs, sns: access key; left out: AWS's usual places.")
     secret_access_key: SecretStr | None = Field(None, description="sqs, sns: the access key's secret.")
+
+    @field_validator("access_key_id", "secret_access_key", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        """ "${QUEUE_KEY:-}" where AWS's usual places are meant."""
+        return None if value == "" else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> QueueOptions:
@@ -167,11 +173,11 @@ def _outlet(options: QueueOptions) -> tuple[Outlet, Callable[[Delivery], Message
         return RedisStream(url, options.stream, options.max_len, options.once_for, options.timeout), as_bytes
     from handlers.queue.aws import Sns, Sqs
 
-    secret = options.secret_access_key
+    key, secret = options.access_key_id, options.secret_access_key
     client_options: dict[str, Any] = {
         "region_name": region_of(options),
         "endpoint_url": options.endpoint_url,
-        "aws_access_key_id": options.access_key_id,
+        "aws_access_key_id": key.get_secret_value() if key else None,
         "aws_secret_access_key": secret.get_secret_value() if secret else None,
     }
     limit = options.max_bytes

@@ -60,4 +60,13 @@ class ResubmitOptions(SinkOptions):
         if "labels" in value:
             raise ValueError("labels can't be changed: those of the first submission are carried on")
         Changes(value)
-        return value
+        return {name: _hidden(item) if "headers" in name else item for name, item in value.items()}
+
+
+def _hidden(value: Any) -> Any:
+    """`value` with its texts as secrets: headers carry credentials, and options are printed."""
+    if isinstance(value, dict):
+        return {name: _hidden(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_hidden(item) for item in value]
+    return SecretStr(value) if isinstance(value, str) else value

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from pydantic import SecretStr
+
 from handlers import templating
 from handlers.contract import Delivery, Refused
 
@@ -76,6 +78,8 @@ def rebuilt(said: Mapping[str, Any], delivery: Delivery, changes: Changes, numbe
 def _compiled(value: Any, name: str, levels: int) -> Any:
     if not levels:
         raise ValueError("is nested too deeply")
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     if isinstance(value, str) and ("{{" in value or "{%" in value):
         return templating.compile(value, name=name, variables=VARIABLES)
     if isinstance(value, Mapping):

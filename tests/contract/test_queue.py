@@ -38,6 +38,7 @@ from handlers.queue.message import Message, as_bytes, as_text, group_of, size
 from tests.servers.valkey import ValkeyProcess
 
 SECRET = "hush-hush-secret"
+KEY_ID = "AKIDOFTHEQUEUE5E1F"
 REGION = "eu-west-1"
 
 
@@ -199,13 +200,13 @@ class TestSqs(SinkConformance):
     @pytest.fixture
     def target(self, name: str) -> Iterator[Target]:
         queue = f"{name}.fifo"
-        options = {"to": "sqs", "queue_url": queue_of(queue), "access_key_id": "AK", "secret_access_key": SECRET}
+        options = {"to": "sqs", "queue_url": queue_of(queue), "access_key_id": KEY_ID, "secret_access_key": SECRET}
         with silent_port() as silent:
             away = {
                 "nothing listens": {**options, "endpoint_url": f"http://127.0.0.1:{closed_port()}", "timeout": 1},
                 "never answers": {**options, "endpoint_url": f"http://127.0.0.1:{silent}", "timeout": 0.4},
             }
-            yield Target(QueueSink, options, lambda: waiting(queue), True, away, secrets=[SECRET])
+            yield Target(QueueSink, options, lambda: waiting(queue), True, away, secrets=[SECRET, KEY_ID])
 
 
 class TestSns(SinkConformance):
@@ -214,7 +215,7 @@ class TestSns(SinkConformance):
         options = {
             "to": "sns",
             "topic_arn": topic_of(name, name),
-            "access_key_id": "AK",
+            "access_key_id": KEY_ID,
             "secret_access_key": SECRET,
         }
         with silent_port() as silent:
@@ -222,7 +223,7 @@ class TestSns(SinkConformance):
                 "nothing listens": {**options, "endpoint_url": f"http://127.0.0.1:{closed_port()}", "timeout": 1},
                 "never answers": {**options, "endpoint_url": f"http://127.0.0.1:{silent}", "timeout": 0.4},
             }
-            yield Target(QueueSink, options, lambda: waiting(name), away=away, secrets=[SECRET])
+            yield Target(QueueSink, options, lambda: waiting(name), away=away, secrets=[SECRET, KEY_ID])
 
 
 def topic_of(topic: str, queue: str) -> str:

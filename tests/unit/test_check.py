@@ -117,8 +117,12 @@ sinks:
   bucket: {type: s3, bucket: my-runs, access_key_id: sekret, secret_access_key: sekret, session_token: sekret}
   more: {type: notify, urls: ["json://u:sekret@h.example/x", "discord://sekret/sekret"]}
   stream: {type: queue, to: redis-stream, stream: runs, url: "redis://:sekret@h/0"}
+  jobs: {type: queue, to: sqs, queue_url: "https://sqs.eu-west-1.amazonaws.com/1/a", access_key_id: sekret,
+         secret_access_key: sekret}
+  again: {type: resubmit, base_url: "http://h", key: rhk_sekret,
+          changes: {cdp_connect_headers: {x-key: sekret, y: [sekret]}}}
   rows: {type: database, url: "postgresql://u:sekret@h/db", table: runs}
-routes: [{name: all, to: [one, two, bot, bucket, more, stream, rows]}]
+routes: [{name: all, to: [one, two, bot, bucket, more, stream, jobs, again, rows]}]
 """
 
 
