@@ -16,7 +16,7 @@ import redis
 from receiver import giveback, reconcile, wakeups
 from receiver.config import Config
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, delivering, operations, repair, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, operations, repair, retention
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import Reconciler
 from receiver.settings import Settings
@@ -94,7 +94,7 @@ class Clock:
             if queued:
                 log.debug("clock.due deliveries=%d", queued)
         ready = self._ledger.read(
-            lambda connection: [name for name in self._sinks if delivering.has_due(connection, name, now)]
+            lambda connection: [name for name in self._sinks if claiming.has_due(connection, name, now)]
         )
         wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in ready])
 

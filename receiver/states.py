@@ -30,6 +30,7 @@ class Move(StrEnum):
     DEFER = "defer"  # unavailable: try again later
     DIE = "die"  # refused, or its attempts are spent
     DUE = "due"
+    HAND_BACK = "hand back"  # it was claimed and never begun
     LAPSE = "lapse"  # the claim ran out: its worker is gone
     REPLAY = "replay"
     CANCEL = "cancel"
@@ -43,6 +44,7 @@ MOVES: dict[tuple[State, Move], State] = {
     (State.SENDING, Move.ACCEPT): State.DELIVERED,
     (State.SENDING, Move.DEFER): State.WAITING,
     (State.SENDING, Move.DIE): State.DEAD,
+    (State.SENDING, Move.HAND_BACK): State.QUEUED,
     (State.SENDING, Move.LAPSE): State.QUEUED,
     (State.WAITING, Move.DUE): State.QUEUED,
     (State.WAITING, Move.CANCEL): State.CANCELLED,

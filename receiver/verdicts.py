@@ -15,7 +15,8 @@ from handlers import Receipt, Refused, Unavailable
 from receiver import backoff
 from receiver.breaker import Answer, Lane
 from receiver.config import RetryPolicy
-from receiver.ledger.delivering import Claimed, Settled
+from receiver.ledger.claiming import Claimed
+from receiver.ledger.delivering import Settled
 from receiver.states import Move
 
 REASON_CAP = 500

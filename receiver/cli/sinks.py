@@ -99,7 +99,7 @@ def resume(name: Name, config: ConfigFile = None, data: Data = None) -> None:
 def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> None:
     """Send one marked sample to a sink, now and from here, and show its receipt."""
     from handlers import SinkError, registry
-    from receiver.deliver import sample_delivery
+    from receiver.parcel import sample_delivery
     from receiver.services import SourceServices
 
     settings, loaded = load_config(config, data)

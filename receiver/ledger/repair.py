@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.ledger import bulk, lanes
+from receiver.ledger.claiming import IN_HAND
 from receiver.ledger.delivering import release_held
 from receiver.ledger.schema import attempts, deliveries
 from receiver.states import Move, State, sources, target
@@ -67,8 +68,9 @@ def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason:
             due_at=now,
             updated_at=now,
             reason=reason,
-            # A delivery that kills its worker must end some day: a lapse spends one of its attempts.
-            spent=deliveries.c.spent + 1,
+            # A delivery that kills its worker must end some day: a lapse spends one of its attempts. What was in hand
+            # was hardly begun, and will be in hand no second time.
+            spent=deliveries.c.spent + sa.case((deliveries.c.claim.like(f"%{IN_HAND}"), 0), else_=1),
         )
     )
     return [row.lane for row in lapsed]

@@ -12,6 +12,7 @@ import random
 from functools import cache, lru_cache
 from typing import Any, Final
 
+from receiver.deliver import AHEAD
 from receiver.event import delivery_id, event_id
 
 SOURCE: Final = "skyvern"
@@ -31,6 +32,8 @@ HTTP_SINKS: Final = ("hook", "late", "flaky", "door", "tar")
 IDEMPOTENT: Final = ("results", "archive")
 CONCURRENCY: Final = 8
 """How many sends of an HTTP sink may be under way."""
+UNKNOWN: Final = CONCURRENCY * (1 + 2 * AHEAD)
+"""Most sends of one worker that can have ended without the ledger's knowing, when it is killed."""
 
 _TEXTS = ("</script>", "\u2028", "žluťoučký kůň", "🦊" * 3, "{{ 7 * 7 }}", "'; DROP TABLE runs; --", "\\u0000")
 

@@ -272,8 +272,11 @@ def doubles(found: Evidence) -> Counter[str]:
 
 
 def most_doubles(found: Evidence) -> Counter[str]:
-    """By consumer, how many sends can have been in flight over all faults that cut some off."""
-    return Counter({sink: bodies.CONCURRENCY * sum(sink in each.doubles for each in found.faults) for sink in SINKS})
+    """By consumer, how many sends that ended can have been unknown to the ledger, over all faults that cut some off.
+
+    One in each place, and what was in hand behind it when the last ones were written down, and since.
+    """
+    return Counter({sink: bodies.UNKNOWN * sum(sink in each.doubles for each in found.faults) for sink in SINKS})
 
 
 def first_progress(found: Evidence, fault: Fault, sink: str) -> float:

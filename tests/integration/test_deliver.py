@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from receiver.ledger import Ledger, lanes, queries, repair
 from receiver.ledger.recording import NewDelivery
 from receiver.rates import Rate
 from tests.integration.test_ledger import new_event, record
+from tests.servers.receiver import eventually
 
 Answer = Callable[[Delivery], Receipt]
 
@@ -257,6 +259,7 @@ def test_a_stop_is_heeded_between_claims_and_what_is_in_hand_is_finished(
     states = [row["state"] for row in rows(ledger)]
     assert states.count("sending") == 0
     assert 0 < states.count("delivered") < 100
+    assert {row["attempts"] for row in rows(ledger, state=["queued"])} == {0}
 
 
 def test_a_sink_that_waited_for_another_gets_its_receipt(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
@@ -312,6 +315,88 @@ def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..
 
     assert {row["state"] for row in rows(ledger)} == {"delivered"}
     assert 1 < most <= 3
+
+
+def test_the_places_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    # Given a sink that answers fast, and a ledger that does so only when twice as much went out as there are places
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(60)))
+
+    def answer(delivery: Delivery) -> Receipt:
+        time.sleep(0.01)
+        return accept(delivery)
+
+    sink = ScriptedSink(answer)
+    deliverer = deliver(sink, concurrency=2)
+    meanwhile = 0
+
+    class SlowLedger(Ledger):
+        def write(self, work: Callable[[Any], Any]) -> Any:
+            nonlocal meanwhile
+            result = super().write(work)
+            before = len(sink.seen)
+            if deliverer._flights.in_hand >= 4:
+                eventually(lambda: len(sink.seen) >= before + 4, every=0.002)
+                meanwhile += 4
+            return result
+
+    deliverer._ledger = SlowLedger(str(ledger.url.render_as_string(hide_password=False)))
+    # Then it gets them all, each once
+    deliverer.run(lambda: False)
+    assert meanwhile >= 8
+    assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("delivered", 1)}
+    assert len(sink.seen) == 60
+
+
+def test_concurrency_holds_over_workers_that_have_more_in_hand(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(150)))
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answer(delivery: Delivery) -> Receipt:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return accept(delivery)
+
+    def work(deliverer: Deliverer) -> None:
+        while not done.is_set():  # as the wake-ups have it
+            deliverer.run(done.is_set)
+
+    done = threading.Event()
+    sinks = [ScriptedSink(answer) for _ in range(3)]
+    threads = [threading.Thread(target=work, args=(deliver(sink, concurrency=3),)) for sink in sinks]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: sum(len(sink.seen) for sink in sinks) == 150, 60)
+    done.set()
+    for thread in threads:
+        thread.join(60)
+
+    assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("delivered", 1)}
+    assert sum(len(sink.seen) for sink in sinks) == 150
+    assert most <= 3
+
+
+def test_what_is_in_hand_when_its_sink_meets_trouble_is_handed_back_untried(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    # Given a sink that answers fast, and then not at all any more
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    sink = ScriptedSink(lambda delivery: accept(delivery) if len(sink.seen) <= 30 else _raise(Unavailable("down")))
+    # When it is delivered to
+    deliver(sink, concurrency=2, first=100).run(lambda: False)
+    # Then its breaker opens after a few, and the others wait as if nobody had ever had them in hand
+    assert len(sink.seen) <= 30 + breaker.THRESHOLD + 2
+    states = Counter((row["state"], row["attempts"], row["spent"]) for row in rows(ledger))
+    assert states["queued", 0, 0] == 100 - len(sink.seen)
+    assert {state for state, _, _ in states} == {"delivered", "waiting", "queued"}
 
 
 def test_a_rate_holds_over_all_workers_and_spends_no_attempts(

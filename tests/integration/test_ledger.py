@@ -16,6 +16,7 @@ from receiver.event import Event, delivery_id, event_id
 from receiver.ledger import (
     Ledger,
     LedgerDataError,
+    claiming,
     delivering,
     lanes,
     migrate,
@@ -25,7 +26,8 @@ from receiver.ledger import (
     repair,
     retention,
 )
-from receiver.ledger.delivering import Claimed, Settled
+from receiver.ledger.claiming import Claimed
+from receiver.ledger.delivering import Settled
 from receiver.ledger.recording import NewDelivery, NewEvent
 from receiver.ledger.schema import metadata
 from receiver.run import parse
@@ -51,7 +53,7 @@ def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
 
 
 def claim(ledger: Ledger, sink: str, token: str = "w/1", limit: int = 10, now: float = NOW) -> list[Claimed]:
-    return ledger.write(lambda connection: delivering.claim(connection, sink, limit, token, now, 15))[0]
+    return ledger.write(lambda connection: claiming.claim(connection, sink, limit, token, now, 15))[0]
 
 
 def settle(
@@ -62,7 +64,7 @@ def settle(
         Settled(each.id, each.number, move, outcome, "" if move is Move.ACCEPT else "no", now, now, **fields)  # type: ignore[arg-type]
         for each in claimed
     ]
-    return ledger.write(lambda connection: delivering.settle(connection, token, results, "w", now))
+    return ledger.write(lambda connection: delivering.settle(connection, {token: results}, "w", now))
 
 
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:
@@ -193,7 +195,7 @@ def test_a_claim_has_one_owner(ledger: Ledger) -> None:
 
 
 def test_a_claim_takes_no_more_bytes_than_memory_has_room_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivering, "CLAIM_BYTES", 5000)
+    monkeypatch.setattr(claiming, "CLAIM_BYTES", 5000)
     record(ledger, *(new_event(f"tsk_{n}", "results", output="x" * 2000) for n in range(5)))
     record(ledger, new_event("tsk_big", "results", output="x" * 9000), now=NOW + 1)
 
@@ -243,9 +245,44 @@ def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     claim(ledger, "results", token="w/7")
 
-    assert ledger.write(lambda connection: delivering.renew(connection, {"w/7"}, NOW + 60)) == 1
+    assert ledger.write(lambda connection: claiming.renew(connection, {"w/7"}, NOW + 60)) == 1
 
     assert ledger.write(lambda connection: repair.lapse_claims(connection, NOW + 30)) == 0
+
+
+def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before(ledger: Ledger) -> None:
+    # Given a sink with two places, and an owner that has both taken and three more in hand
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
+
+    def take(token: str, ahead: int = 0, places: int = 5) -> list[Claimed]:
+        return ledger.write(lambda it: claiming.claim(it, "ops", places, token, NOW, 15, concurrency=2, ahead=ahead))[0]
+
+    claimed = take("w/1", ahead=3)
+    assert [each.in_hand for each in claimed] == [False, False, True, True, True]
+    assert take("v/1") == []
+    # When one of them begins in the place of one that has ended, and another is handed back
+    first, second, heir, unbegun, last = claimed
+
+    def exchange(connection: sa.Connection) -> None:
+        settled = [Settled(first.id, 1, Move.ACCEPT, "accepted", "", NOW, NOW)]
+        delivering.settle(connection, {"w/1": settled}, "w", NOW)
+        claiming.take_places(connection, {heir.id: "w/1"}, NOW)
+        claiming.hand_back(connection, {unbegun.id: "w/1"}, NOW)
+
+    ledger.write(exchange)
+    # Then there is still no place for others, and what was handed back was never tried
+    assert take("v/2") == []
+    assert {each.id: each.number for each in take("v/3", ahead=9, places=0)}[unbegun.id] == 1
+    # And when their owner dies, only what had a place has spent an attempt
+    assert ledger.write(lambda connection: repair.release_claims(connection, "w", NOW)) == 3
+    rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=99)))
+    assert {row["id"]: row["spent"] for row in rows if row["id"] in {second.id, heir.id, last.id}} == {
+        second.id: 1,
+        heir.id: 1,
+        last.id: 0,
+    }
+    # And what was in hand then is not taken in hand again
+    assert take("u/1", ahead=9, places=0) == []
 
 
 def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
@@ -265,7 +302,7 @@ def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledg
     def look(at: float) -> tuple[bool, int, bool]:
         due = ledger.read(lambda connection: repair.anything_due(connection, at))
         made = ledger.write(lambda connection: repair.make_due(connection, at))
-        return due, made, ledger.read(lambda connection: delivering.has_due(connection, "results", at))
+        return due, made, ledger.read(lambda connection: claiming.has_due(connection, "results", at))
 
     assert look(NOW + 4) == (False, 0, False)
     assert look(NOW + 5) == (True, 1, True)
@@ -283,7 +320,7 @@ def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger:
     assert settle(ledger, claim(ledger, "mirror"), Move.ACCEPT, receipt={"id": "m"}) == ["ops"]
 
     (claimed,) = claim(ledger, "ops")
-    receipts = ledger.read(lambda connection: delivering.receipts(connection, claimed.event_id, claimed.after))
+    receipts = ledger.read(lambda connection: claiming.receipts(connection, claimed.event_id, claimed.after))
     assert receipts == {"archive": {"id": "a"} if move is Move.ACCEPT else None, "mirror": {"id": "m"}}
 
 
@@ -304,7 +341,7 @@ def test_an_open_breaker_parks_its_lane_lets_one_probe_through_and_no_more(ledge
     put(ledger, Lane("ops", "ops", breaker="open", failures=5, until=NOW + 10))
 
     assert claim(ledger, "ops") == []
-    assert not ledger.read(lambda connection: delivering.has_due(connection, "ops", NOW))
+    assert not ledger.read(lambda connection: claiming.has_due(connection, "ops", NOW))
     assert len(claim(ledger, "results")) == 3
 
     probe = claim(ledger, "ops", now=NOW + 10)
@@ -330,7 +367,7 @@ def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None
     record(ledger, new_event("tsk_1", "ops"))
     ledger.write(lambda connection: lanes.set_paused(connection, "ops", True, NOW))
     assert claim(ledger, "ops") == []
-    assert not ledger.read(lambda connection: delivering.has_due(connection, "ops", NOW))
+    assert not ledger.read(lambda connection: claiming.has_due(connection, "ops", NOW))
 
     ledger.write(lambda connection: lanes.set_paused(connection, "ops", False, NOW))
     assert len(claim(ledger, "ops")) == 1
@@ -379,7 +416,7 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
 
     def sweep(connection: sa.Connection) -> None:
         assert not repair.anything_due(connection, NOW)
-        delivering.has_due(connection, "results", NOW)
+        claiming.has_due(connection, "results", NOW)
         assert not operations.any_running(connection)
         assert repair.sweep_held(connection, NOW) == []
 

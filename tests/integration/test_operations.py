@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from receiver.event import delivery_id
-from receiver.ledger import Ledger, delivering, operations, queries
+from receiver.ledger import Ledger, claiming, operations, queries
 from receiver.ledger.operations import Operation, Selection
 from receiver.states import Move
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle, states
@@ -161,4 +161,4 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     )
 
     assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]
-    assert not mixed.read(lambda connection: delivering.has_due(connection, "ops", NOW + 5))
+    assert not mixed.read(lambda connection: claiming.has_due(connection, "ops", NOW + 5))

@@ -93,7 +93,7 @@ def invented(found: Evidence) -> None:
 
 
 def too_many_doubles(found: Evidence) -> None:
-    found.arrivals = [*found.arrivals, *[found.arrivals[0]] * (bodies.CONCURRENCY + 1)]
+    found.arrivals = [*found.arrivals, *[found.arrivals[0]] * (bodies.UNKNOWN + 1)]
 
 
 def server_error(found: Evidence) -> None:

@@ -12,6 +12,7 @@ LEGAL = {
     ("sending", "accept"): "delivered",
     ("sending", "defer"): "waiting",
     ("sending", "die"): "dead",
+    ("sending", "hand back"): "queued",
     ("sending", "lapse"): "queued",
     ("waiting", "due"): "queued",
     ("waiting", "cancel"): "cancelled",

@@ -7,7 +7,8 @@ import pytest
 from handlers import Receipt, Refused, Unavailable
 from receiver.breaker import Answer, Lane
 from receiver.config import RetryPolicy
-from receiver.ledger.delivering import Claimed, Settled
+from receiver.ledger.claiming import Claimed
+from receiver.ledger.delivering import Settled
 from receiver.states import Move
 from receiver.verdicts import Gate, availability, settled
 
