@@ -24,7 +24,7 @@ from handlers.http import sign as standard_signature
 from handlers.resubmit.chain import CHAIN
 from handlers.retryafter import retry_after
 from receiver import signature
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, keys, submissions
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, keys, resending, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.submissions import Submission
 from receiver.submit import lanes
@@ -59,13 +59,14 @@ class CallbackSink(Sink[CallbackOptions]):
         """Post the event to its caller. The receipt's id is the delivery's key, which the caller has as webhook-id."""
         deadline = Deadline(self.options.timeout)
         try:
-            submission, owner = self._ledger.read(lambda connection: _owner(connection, delivery))
+            submission, owner, elsewhere = self._ledger.read(lambda connection: _owner(connection, delivery))
         except LedgerUnavailable:
             raise Unavailable("the ledger can't tell the caller's address now") from None
-        if submission is None or not submission.callback_url or owner is None:
+        address = elsewhere or (submission.callback_url if submission else "")
+        if submission is None or not address or owner is None:
             raise Refused("nobody asked for a webhook of this run")
         key = self._key(owner.id, owner.hash)
-        url, authorization = _split(submission.callback_url.strip())
+        url, authorization = _split(address.strip())
         body = _as_asked(delivery, submission)
         now = time.time()
         headers = signed(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
@@ -73,7 +74,7 @@ class CallbackSink(Sink[CallbackOptions]):
             url, content=body, headers=headers | authorization, deadline=deadline, max_answer=_MAX_ANSWER
         )
         judge(answer, now)
-        return Receipt(delivery.key)
+        return Receipt(delivery.key, note=f"answered {answer.status}")
 
     def _key(self, key_id: str, key_hash: str) -> str:
         """The caller's key, derived anew. A wrong master secret must not sign: that would look like a forgery."""
@@ -107,8 +108,8 @@ class CallbackSink(Sink[CallbackOptions]):
         self._ledger.close()
 
 
-def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None]:
-    """The submission that the run came of, and its caller's key.
+def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
+    """The submission that the run came of, its caller's key, and the address that was given with retry_webhook.
 
     A run that was submitted again on somebody's behalf is that caller's: who was promised a webhook must be able to
     check it. That takes a key that may do so, and the very address that the first submission gave.
@@ -119,7 +120,7 @@ def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | Non
         origin = submissions.of_run(connection, delivery.source, first)
         if origin and origin.callback_url == submission.callback_url:
             key = keys.one(connection, origin.key_id)
-    return submission, key
+    return submission, key, resending.target_of(connection, delivery.key)
 
 
 def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:

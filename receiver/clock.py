@@ -122,8 +122,9 @@ class Clock:
         if self._retain is not None:
             before = time.time() - self._retain
             removed = self._ledger.write(lambda connection: retention.remove(connection, before))
-            if removed:
-                log.info("clock.retention events=%d", removed)
+            lanes = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
+            if removed or lanes:
+                log.info("clock.retention events=%d lanes=%d", removed, lanes)
         self._inbox.tidy()
 
     def overdue(self) -> None:

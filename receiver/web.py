@@ -53,10 +53,12 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`routes` of one entrance. `lifespan`: opened at start-up, closed at shutdown."""
+    """`routes` of one entrance. `lifespan`: opened at start-up, closed at shutdown. `stop`: called when a stop begins,
+    while requests are still being answered: whatever is held must now come to its end."""
 
     routes: Sequence[BaseRoute] = ()
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+    stop: Callable[[], None] = lambda: None
 
 
 def health(context: Context) -> Part:
@@ -104,6 +106,12 @@ class Application(Starlette):
     """Starlette, with a short way to the webhooks."""
 
     ingest: Ingest
+    parts: Sequence[Part] = ()
+
+    def stop(self) -> None:
+        """Hold no request any longer. Whoever serves the application calls it first of all when it stops."""
+        for part in self.parts:
+            part.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PREFIX):
@@ -173,6 +181,7 @@ def create_app(
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error, RequestError: _request_error, Exception: _bug},
     )
+    app.parts = built
     hints = HintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}

@@ -47,7 +47,9 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     listener = _listen(host, port)
     found = check_at_start(settings, config)
     app = create_app(settings, config, [*PARTS, metrics, submit])
-    server = _server(uvicorn.Config(app, **protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)))
+    server = _server(
+        app, uvicorn.Config(app, **protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
+    )
     lines = [
         f"listening on http://{_shown(host)}:{listener.getsockname()[1]}",
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
@@ -80,11 +82,16 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _server(config: Any) -> Any:
+def _server(app: Any, config: Any) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """uvicorn's server, except that a stop that was asked for is a success: stock raises the signal again."""
+        """uvicorn's server, except that a stop that was asked for is a success: stock raises the signal again; and
+        that the application hears of the stop before it is waited for."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.stop()
+            await super().shutdown(sockets)
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import bulk
+from receiver.ledger import bulk, waiting_lanes
 from receiver.ledger import lanes as lane_gates
 from receiver.ledger.schema import attempts, deliveries, events, runs
 from receiver.states import Move, State, sources, target
@@ -75,14 +75,17 @@ def claim(
     closed = lane_gates.not_closed(connection, sink)
     if any(lane.paused for lane in closed):
         return [], ""
-    condition = deliveries.c.lane.not_in([lane.lane for lane in closed]) if closed else sa.true()
+    shut = {lane.lane for lane in closed}
     ids: list[str] = []
     if limit <= 0:
         pass
-    elif lane_limit is None:
-        ids = _take(connection, sink, condition, limit, token, now, seconds)
+    elif lane_limit is None and not closed:
+        ids = _take(connection, sink, sa.true(), limit, token, now, seconds)
     else:
-        ids = _take_by_lane(connection, sink, condition, limit, lane_limit, token, now, seconds)
+        claimed = _claimed_lanes(connection, sink) if lane_limit is not None else None
+        chosen = waiting_lanes.choose(connection, sink, shut, limit, now, lane_limit=lane_limit, claimed=claimed)
+        among = bulk.among(connection, deliveries.c.id, chosen)
+        ids = _take(connection, sink, among, limit, token, now, seconds) if chosen else []
     probes: dict[str, str] = {}  # delivery → lane
     for lane in closed:
         # A sink with one lane has nothing else to send then; one with many has, and probes beside it.
@@ -95,8 +98,8 @@ def claim(
             probes.update(dict.fromkeys(probe, lane.lane))
             ids = [*ids, *probe]
     in_hand: list[str] = []
-    if ahead and not probes and (ids or not wanted):
-        untried = sa.and_(condition, deliveries.c.attempts == 0)
+    if ahead and not closed and (ids or not wanted):  # a lane that is shut says that the sink is slow, not fast
+        untried = deliveries.c.attempts == 0
         in_hand = _take(connection, sink, untried, ahead, token + IN_HAND, now, seconds)
     found = _load(connection, [*ids, *in_hand], probes, frozenset(in_hand)) if ids or in_hand else []
     return found, next(iter(probes.values()), "")
@@ -114,49 +117,13 @@ def _placed(connection: sa.Connection, sink: str) -> int:
     return connection.execute(claimed).scalar_one()
 
 
-def _take_by_lane(
-    connection: sa.Connection,
-    sink: str,
-    condition: sa.ColumnElement[bool],
-    limit: int,
-    lane_limit: int,
-    token: str,
-    now: float,
-    seconds: float,
-) -> list[str]:
-    """As `_take`, with at most `lane_limit` claimed of one lane: each round takes from those that have room."""
+def _claimed_lanes(connection: sa.Connection, sink: str) -> Counter[str]:
     busy = connection.execute(
         sa.select(deliveries.c.lane).where(
             deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.sink == sink
         )
     )
-    claimed = Counter(busy.scalars())
-    taken: list[str] = []
-    while len(taken) < limit:
-        full = [lane for lane, count in claimed.items() if count >= lane_limit]
-        oldest = connection.execute(
-            sa.select(deliveries.c.id, deliveries.c.lane)
-            .where(_due(sink, now), condition, deliveries.c.lane.not_in(full) if full else sa.true())
-            .order_by(deliveries.c.due_at, deliveries.c.id)
-            .limit(limit - len(taken))
-        ).all()
-        chosen = []
-        for delivery, lane in oldest:
-            if claimed[lane] < lane_limit:
-                claimed[lane] += 1
-                chosen.append(delivery)
-        if not chosen:
-            break
-        taken += _take(connection, sink, bulk.among(connection, deliveries.c.id, chosen), limit, token, now, seconds)
-    return taken
-
-
-def _due(sink: str, now: float) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        deliveries.c.sink == sink,
-        deliveries.c.state == sa.literal_column(f"'{State.QUEUED}'"),  # literal: the partial index needs it
-        deliveries.c.due_at <= now,
-    )
+    return Counter(busy.scalars())
 
 
 def _take(
@@ -171,7 +138,7 @@ def _take(
     due = (
         sa.select(deliveries.c.id, sa.func.length(events.c.body))
         .join(events, events.c.id == deliveries.c.event_id)
-        .where(_due(sink, now), condition)
+        .where(waiting_lanes.due(sink, now), condition)
         .order_by(deliveries.c.due_at, deliveries.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True, of=deliveries)
@@ -326,7 +293,5 @@ def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
     closed = lane_gates.not_closed(connection, sink)
     if any(lane.paused for lane in closed):
         return False
-    parked = [lane.lane for lane in closed if lane.until > now]
-    condition = deliveries.c.lane.not_in(parked) if parked else sa.true()
-    queued = sa.select(sa.literal(1)).where(_due(sink, now), condition)
-    return connection.execute(queued.limit(1)).first() is not None
+    parked = {lane.lane for lane in closed if lane.until > now}
+    return waiting_lanes.any_due(connection, sink, parked, now)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from receiver.ledger.schema import attempts, deliveries, events, runs
-from receiver.states import ENDED
+from receiver.ledger import bulk
+from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
+from receiver.states import ENDED, State
 
 BATCH = 500
 """Events that one transaction removes at the most, so that nobody waits long for the ledger."""
@@ -45,3 +46,23 @@ def remove(connection: sa.Connection, before: float) -> int:
             )
         )
     return len(ids)
+
+
+def remove_lanes(connection: sa.Connection, before: float) -> int:
+    """Remove the gates of destinations, such as callers' addresses, that changed last before `before` and to which no
+    delivery is under way; never a whole sink's own gate, and none that is paused. Returns how many."""
+    old = sa.and_(lanes.c.updated_at < before, lanes.c.lane != lanes.c.sink, lanes.c.paused.is_(False))
+    found = connection.execute(
+        sa.select(lanes.c.lane, lanes.c.sink).where(old).order_by(lanes.c.lane).limit(BATCH)
+    ).all()
+    if not found:
+        return 0
+    under_way = sa.select(deliveries.c.lane).where(
+        deliveries.c.sink.in_({row.sink for row in found}),
+        deliveries.c.state.in_([state.value for state in State if state not in ENDED]),
+        bulk.among(connection, deliveries.c.lane, [row.lane for row in found]),
+    )
+    busy = set(connection.execute(under_way.distinct()).scalars())
+    gone = [row.lane for row in found if row.lane not in busy]
+    connection.execute(sa.delete(lanes).where(bulk.among(connection, lanes.c.lane, gone), old))
+    return len(gone)

@@ -110,11 +110,20 @@ deliveries = Table(
     Column("reason", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("target", Text, nullable=False, server_default=""),  # a callback's address, if not its submission's
     Index(None, "event_id"),
     Index(None, "source", "run_id"),
     Index(
         "ix_deliveries_queued",
         "sink",
+        "due_at",
+        postgresql_where=text("state = 'queued'"),
+        sqlite_where=text("state = 'queued'"),
+    ),
+    Index(
+        "ix_deliveries_queued_lane",
+        "sink",
+        "lane",
         "due_at",
         postgresql_where=text("state = 'queued'"),
         sqlite_where=text("state = 'queued'"),

@@ -30,6 +30,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return nullcontext()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stop = getattr(self.config.app, "stop", None)
+        if stop is not None:
+            stop()
+        await super().shutdown(sockets)
+
 
 def _server(app: Starlette) -> _Server:
     config = uvicorn.Config(

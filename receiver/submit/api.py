@@ -12,18 +12,22 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
 
 import redis
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from receiver import wakeups
 from receiver.allowance import Allowance
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.keys import Key
-from receiver.ledger.results import standings
+from receiver.ledger.resending import Tried, tried
+from receiver.ledger.results import RunKey, Standing, standings
 from receiver.ledger.submissions import Submission
 from receiver.redact import Redactor
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
@@ -32,7 +36,9 @@ from receiver.submit.disguise import Disguise
 from receiver.submit.due import first_look
 from receiver.submit.gate import Gate, Refusal
 from receiver.submit.keys import scope_of
+from receiver.submit.lanes import SINK
 from receiver.submit.passthrough import Passthrough
+from receiver.submit.resending import Resender
 from receiver.submit.resolving import Resolver, prove
 from receiver.submit.results import Results
 from receiver.submit.store import Store
@@ -40,8 +46,8 @@ from receiver.submit.submitter import CALLS, Source, Submitter
 from receiver.submit.waiters import Waiters
 from receiver.web import Context, Part
 
-STOP_WAIT: Final = 4.0
-"""Seconds that submits on their way have to be answered when the process stops."""
+STOP_WITHIN: Final = 8.0
+"""Seconds from the beginning of a stop within which submits on their way are still waited for."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 T = TypeVar("T")
@@ -77,11 +83,13 @@ def submit(context: Context) -> Part:
             *((["POST"], path, api.submit) for path in CALLS),
             (["GET"], "/v1/runs/{run_id}", api.get_run),
             (["GET"], "/v1/runs/{run_id}/events", api.events),
+            (["POST"], "/v1/runs/{run_id}/retry_webhook", api.retry_webhook),
+            (["POST"], "/api/v1/tasks/{run_id}/retry_webhook", api.retry_legacy_webhook),
         )
         for slash in ("", "/")
     ]
     others = [Route(root + "/{rest:path}", api.entry(api.other), methods=_METHODS) for root in ("/v1", "/api/v1")]
-    return Part([*routes, *others], lifespan)
+    return Part([*routes, *others], lifespan, api.stop)
 
 
 class _Api:
@@ -105,10 +113,15 @@ class _Api:
         self._store = Store(ledger)
         client = redis.Redis.from_url(settings.redis_url, socket_timeout=0.5, socket_connect_timeout=0.5)
         self._gate = Gate(self._store, client, config.submit.rate)
-        self._waiters = Waiters(
+        self._waiters: Waiters[RunKey, Standing] = Waiters(
             lambda wanted: self._store.read(lambda connection: standings(connection, wanted)),
             config.submit.max_waiters,
         )
+        self._senders: Waiters[str, Tried] = Waiters(
+            lambda wanted: self._store.read(lambda connection: tried(connection, wanted)), config.submit.max_waiters
+        )
+        self._redis = client
+        self._stopped_at: float | None = None
         disguise = Disguise(self._store)
         self._after = config.reconcile.after
         self._readers: dict[str, SkyvernReader] = {}
@@ -120,6 +133,7 @@ class _Api:
         self._submitter = Submitter(self._store, Redactor(config.redact), self._prove, self._due)
         self._results = Results(self._store, self._waiters, disguise, context.keeper.keep)
         self._passthrough = Passthrough(disguise)
+        self._resender = Resender(self._store, self._results, self._senders, disguise, self._wake)
 
     def entry(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """`handler` behind the gate, and every way in which a call may end as an answer."""
@@ -179,20 +193,39 @@ class _Api:
         found = await self._results.changes(caller.source, request.path_params["run_id"])
         if isinstance(found, Reply):
             return _response(found)
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(found, media_type="text/event-stream", headers=headers)
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": "text/event-stream"}
+        return _Streaming(found, 200, headers)
+
+    async def retry_webhook(self, request: Request, caller: Caller) -> Response:
+        body = await self._body(request)
+        asked = self._resender.retry(caller.source, request.path_params["run_id"], body)
+        reply = await _while_there(request, asked)
+        return await self._act(request, caller, body) if reply is None else _response(reply)
+
+    async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
+        """The older call, which has no address of its own and is answered with the task, whatever came of it."""
+        body, task = await self._body(request), request.path_params["run_id"]
+        reply = await _while_there(request, self._resender.retry(caller.source, task, b""))
+        if reply is None or reply.status != 200:
+            return await self._act(request, caller, body)
+        path = f"/api/v1/tasks/{quote(task, safe='')}"
+        found = await self._passthrough.act(caller.source, "GET", path, "", request.headers, b"")
+        return _response(found)
 
     async def other(self, request: Request, caller: Caller) -> Response:
         path, query = _path(request), request.scope["query_string"].decode("latin-1")
         if request.method not in ("GET", "HEAD"):
-            body = await self._body(request)
-            reply = await self._passthrough.act(caller.source, request.method, path, query, request.headers, body)
-            return _response(reply)
-        found = await self._passthrough.read(caller.source, request.method, path, query, request.headers)
+            return await self._act(request, caller, await self._body(request))
+        asked = self._passthrough.read(caller.source, request.method, path, query, request.headers)
+        found = await _while_there(request, asked)
         if isinstance(found, Reply):
             return _response(found)
         reply, pieces = found
-        return StreamingResponse(pieces, reply.status, dict(reply.headers))
+        return _Streaming(pieces, reply.status, dict(reply.headers))
+
+    async def _act(self, request: Request, caller: Caller, body: bytes) -> Response:
+        path, query = _path(request), request.scope["query_string"].decode("latin-1")
+        return _response(await self._passthrough.act(caller.source, request.method, path, query, request.headers, body))
 
     async def _body(self, request: Request) -> bytes:
         pieces, size = [], 0
@@ -203,9 +236,22 @@ class _Api:
             pieces.append(piece)
         return b"".join(pieces)
 
+    async def _wake(self) -> None:
+        """Ring for what is due to callers. Without Redis the clock does, as soon as it is back."""
+        with contextlib.suppress(redis.RedisError):
+            await asyncio.to_thread(wakeups.wake, self._redis, wakeups.deliver_queue(SINK))
+
+    def stop(self) -> None:
+        """Hold no request any longer: each is answered as if its time were up."""
+        self._stopped_at = time.monotonic()
+        self._waiters.stop()
+        self._senders.stop()
+
     async def close(self) -> None:
-        await self._submitter.close(STOP_WAIT)
+        began = time.monotonic() if self._stopped_at is None else self._stopped_at
+        await self._submitter.close(max(0.5, began + STOP_WITHIN - time.monotonic()))
         await self._waiters.close()
+        await self._senders.close()
         for source in self.sources.values():
             await source.api.aclose()
         for reader in self._readers.values():
@@ -222,6 +268,26 @@ def _path(request: Request) -> str:
 
 def _response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, dict(reply.headers))
+
+
+class _Body(Protocol):
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class _Streaming(StreamingResponse):
+    """A body in pieces that is closed however its answer ends: a caller may hang up before the first piece, too."""
+
+    def __init__(self, body: _Body, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(body, status, headers)
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._body.aclose()
 
 
 async def _while_there(request: Request, work: Awaitable[T]) -> T:

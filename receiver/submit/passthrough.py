@@ -28,11 +28,8 @@ class Passthrough:
 
     async def read(
         self, source: Source, method: str, path: str, query: str, headers: Mapping[str, str]
-    ) -> Reply | tuple[Reply, AsyncIterator[bytes]]:
-        """The answer to a GET or HEAD; for a large one its head and an iterator of its body.
-
-        The iterator raises Leak, or BrokenOff when the connection to Skyvern breaks.
-        """
+    ) -> Reply | tuple[Reply, Rest]:
+        """The answer to a GET or HEAD; for a large one its head and its body, which must be closed."""
         said = await source.api.stream(method, path, query, headers)
         if isinstance(said, Unreachable):
             return error(504 if "in time" in said.reason else 503, said.reason, retry_after="5")
@@ -50,6 +47,9 @@ class Passthrough:
         except BrokenOff:
             await said.aclose()
             return error(502, "Skyvern's answer broke off")
+        except BaseException:  # the caller hung up
+            await said.aclose()
+            raise
         body = b"".join(pieces)
         reply = relay(Answered(said.status, body, said.headers), source.secrets)
         if whole or reply.status != said.status:
@@ -59,7 +59,7 @@ class Passthrough:
             elif method == "HEAD" and "content-length" in said.headers:
                 reply = reply.with_headers(content_length=said.headers["content-length"])
             return reply
-        return Reply(said.status, b"", relayed_headers(said.headers)), _rest(said, body, source)
+        return Reply(said.status, b"", relayed_headers(said.headers)), Rest(said, body, source)
 
     async def act(
         self, source: Source, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
@@ -74,16 +74,28 @@ def _is_json(headers: Mapping[str, str]) -> bool:
     return "json" in headers.get("content-type", "")
 
 
-async def _rest(said: Streamed, first: bytes, source: Source) -> AsyncIterator[bytes]:
-    """The body, of which `first` is read already, looked through for secrets over the seams of its pieces."""
-    overlap = max((len(secret) for secret in source.secrets), default=1) - 1
-    tail = first[-overlap:] if overlap else b""
-    try:
-        yield first
-        async for piece in said.chunks:
-            if holds_secret(tail + piece, source.secrets):
+class Rest:
+    """A body on its way, of which `first` is read already, looked through for secrets over the seams of its pieces.
+
+    Whoever has one calls `aclose`, also when it was never begun: the connection to Skyvern is held until then. To
+    iterate raises Leak, or BrokenOff when that connection breaks.
+    """
+
+    def __init__(self, said: Streamed, first: bytes, source: Source) -> None:
+        self._said = said
+        self._first = first
+        self._secrets = source.secrets
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        overlap = max((len(secret) for secret in self._secrets), default=1) - 1
+        tail = self._first[-overlap:] if overlap else b""
+        yield self._first
+        async for piece in self._said.chunks:
+            if holds_secret(tail + piece, self._secrets):
                 raise Leak
             tail = (tail + piece)[-overlap:] if overlap else b""
             yield piece
-    finally:
-        await said.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the connection."""
+        await self._said.aclose()

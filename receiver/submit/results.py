@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
@@ -40,6 +40,8 @@ from receiver.submit.waiters import TooManyWaiters, Waiters
 SPARE = 30.0
 """Seconds that a signed URL must still live for the ledger's body to do."""
 KEEP_ALIVE = 15.0
+STOP_ASK = 3.0
+"""Seconds in which Skyvern must say how a run is when the process stops."""
 KEEP_ONCE_IN = 60.0
 """Seconds in which a final answer of one run, seen again, is not kept again: the dispatcher may be on its way."""
 _MOST_KEPT = 10_000
@@ -54,12 +56,13 @@ Keep = Callable[[Event], Awaitable[None]]
 class Results:
     """Results for callers. `keep`: takes an event to the inbox; it may raise RequestError."""
 
-    def __init__(self, store: Store, waiters: Waiters, disguise: Disguise, keep: Keep) -> None:
+    def __init__(self, store: Store, waiters: Waiters[RunKey, Standing], disguise: Disguise, keep: Keep) -> None:
         self._store = store
         self._waiters = waiters
         self._disguise = disguise
         self._keep = keep
         self._asked: dict[RunKey, asyncio.Task[Reply | None]] = {}
+        self._asking: dict[RunKey, asyncio.Task[Reply]] = {}
         self._kept: dict[tuple[str, str, int, str], float] = {}
 
     async def get(self, source: Source, run_id: str, wait: float = 0.0) -> Reply:
@@ -74,11 +77,11 @@ class Results:
             if reply.status != 200 or parse(reply.body).final:
                 return reply
         try:
-            standing = await self._waiters.final((source.name, run_id), wait)
+            standing = await self.wait((source.name, run_id), wait)
         except TooManyWaiters:
             return error(503, "too many requests wait for runs", retry_after="5")
         found = await self._from_ledger(source, run_id) if standing else None
-        return found or await self._from_skyvern(source, run_id)
+        return found or await self._after_wait(source, run_id)
 
     async def fresh(self, source: Source, run_id: str) -> Reply:
         """The run as Skyvern tells it now, with its request, which most webhooks lack. Raises LedgerUnavailable.
@@ -94,7 +97,28 @@ class Results:
         webhook = {WEBHOOK_HEADER: quote(submission.callback_url, safe=_PLAIN)}
         return reply.for_submission(submission.id).with_headers(**webhook)
 
-    async def changes(self, source: Source, run_id: str) -> AsyncIterator[bytes] | Reply:
+    async def wait(self, key: RunKey, seconds: float) -> Standing | None:
+        """How the run stands once the ledger knows its end; None when that is not so after `seconds`, or the process
+        stops. Raises TooManyWaiters."""
+        return await self._waiters.until(key, lambda standing: standing.final, seconds)
+
+    async def _after_wait(self, source: Source, run_id: str) -> Reply:
+        """The run as it is when the time is up. Those who waited for the same one share an answer; when the process
+        stops, all are woken at once, and none is kept for longer than it may take to stop."""
+        key = (source.name, run_id)
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._from_skyvern(source, run_id))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        if not self._waiters.stopped:
+            return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(STOP_ASK):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            return error(503, "The receiver is being stopped; ask again", retry_after="2")
+
+    async def changes(self, source: Source, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
         """The run's server-sent events until it is final; or a Reply when there is no such run."""
         if not await self._is_known(source, run_id):
             reply = await self._from_skyvern(source, run_id)
@@ -102,7 +126,7 @@ class Results:
                 return reply
         return self._changes(source, run_id)
 
-    async def _changes(self, source: Source, run_id: str) -> AsyncIterator[bytes]:
+    async def _changes(self, source: Source, run_id: str) -> AsyncGenerator[bytes, None]:
         known: Standing | None = None
         yield b"retry: 2000\n\n"
         while True:
@@ -111,6 +135,8 @@ class Results:
             except TooManyWaiters:
                 yield _sse("error", "", b'{"detail":"too many requests wait for runs"}')
                 return
+            if standing is None and self._waiters.stopped:
+                return  # the client comes again, to the next process
             if standing is None:
                 yield b": still here\n\n"
                 continue

@@ -17,8 +17,10 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from receiver import dispatch
-from receiver.config import Config
+from receiver import deliver, dispatch
+from receiver.config import CALLBACK, Config
+from receiver.deliver import Deliverer
+from receiver.dispatch import Dispatcher
 from receiver.ledger import Ledger
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
@@ -38,8 +40,9 @@ MASTER = "a-master-secret-of-the-tests"
 class Submitting:
     """`url`: where it listens; `ledger`: to look at; `client`: one with a key that may do everything."""
 
-    def __init__(self, url: str, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, url: str, settings: Settings, ledger: Ledger, serving: Serving) -> None:
         self.url = url
+        self.serving = serving
         self.settings = settings
         self.ledger = ledger
         self.whole_key = self.key(*keys.SCOPES)
@@ -68,9 +71,18 @@ def submitting(
     redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Submitting]]:
     monkeypatch.setattr(dispatch, "LINGER", 0.1)
+    monkeypatch.setitem(Deliverer.__init__.__kwdefaults__, "linger", 0.1)  # type: ignore[arg-type]
     with ExitStack() as stack:
 
-        def make(base: str, *, database_url: str = "", redis: str = "", dispatching: bool = True, **config: Any) -> Any:
+        def make(
+            base: str,
+            *,
+            database_url: str = "",
+            redis: str = "",
+            dispatching: bool = True,
+            delivering: bool = False,
+            **config: Any,
+        ) -> Any:
             port = free_port()
             url = f"http://127.0.0.1:{port}"
             public = config.pop("public_url", url)
@@ -86,23 +98,24 @@ def submitting(
             stopping_simulators.append(serving)
             stack.callback(serving.stop)
             if dispatching:
-                stack.callback(_dispatching(settings, loaded))
-            rig = Submitting(url, settings, ledger)
+                stack.callback(_working(dispatch.build(settings, loaded, "test")))
+            if delivering:
+                stack.callback(_working(deliver.build(settings, loaded, CALLBACK, "test")))
+            rig = Submitting(url, settings, ledger, serving)
             stack.enter_context(rig.client)
             return rig
 
         yield make
 
 
-def _dispatching(settings: Settings, config: Config) -> Callable[[], None]:
-    """Dispatch in a thread, as the worker would; returns what ends it."""
+def _working(worker: Dispatcher | Deliverer) -> Callable[[], None]:
+    """Work in a thread, as the worker would; returns what ends it."""
     ended = threading.Event()
-    dispatcher = dispatch.build(settings, config, "test")
 
     def work() -> None:
         while not ended.is_set():
-            dispatcher.run(ended.is_set)
-        dispatcher.close()
+            worker.run(ended.is_set)
+        worker.close()
 
     thread = threading.Thread(target=work)
     thread.start()

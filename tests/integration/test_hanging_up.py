@@ -1,0 +1,212 @@
+"""Callers that hang up, and a process that stops: nothing is held for nobody, and nobody who waits is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+from receiver.ledger.schema import submissions
+from receiver.submit import results
+from receiver.submit.waiters import Waiters
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def waiters(monkeypatch: pytest.MonkeyPatch) -> list[Waiters[Any, Any]]:
+    """All that are made."""
+    made: list[Waiters[Any, Any]] = []
+    before = Waiters.__init__
+
+    def note(self: Waiters[Any, Any], *arguments: Any) -> None:
+        made.append(self)
+        before(self, *arguments)
+
+    monkeypatch.setattr(Waiters, "__init__", note)
+    return made
+
+
+class Upstream:
+    """Stands for Skyvern: answers with a body of which `first` bytes come, and the rest never does."""
+
+    def __init__(self, first: int, length: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._first, self._length = first, length
+        self.connections: list[socket.socket] = []
+        self.closed: list[float] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections.append(connection)
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.recv(65536)
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: video/webm\r\ncontent-length: {self._length}\r\n\r\n"
+        try:
+            connection.sendall(head.encode() + b"x" * self._first)
+            while connection.recv(65536):
+                pass
+        except OSError:
+            pass
+        self.closed.append(time.monotonic())
+
+    def close(self) -> None:
+        self._listener.close()
+        for each in self.connections:
+            each.close()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Callable[[int, int], Upstream]]:
+    made: list[Upstream] = []
+
+    def make(first: int, length: int) -> Upstream:
+        made.append(Upstream(first, length))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
+    """A connection on which `path` is asked for, and of whose answer `read` bytes have come."""
+    host, port = rig.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\n\r\n".encode())
+    while read > 0:
+        piece = connection.recv(65536)
+        assert piece, "the answer ended"
+        read -= len(piece)
+    return connection
+
+
+def test_a_stream_of_events_leaves_nothing_behind_when_its_client_hangs_up(
+    waiters: list[Waiters[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
+    run_id = rig.task().json()["run_id"]
+    held = [hold(rig, f"/v1/runs/{run_id}/events") for _ in range(5)]
+    wait_until(lambda: len(waiters[0]) == 5)
+
+    for connection in held:
+        connection.close()
+
+    wait_until(lambda: len(waiters[0]) == 0, 5.0)  # long before the next sign of life, at which it would be noticed
+    looks = waiters[0].looks
+    time.sleep(3 * 0.3)
+    assert waiters[0].looks <= looks + 1
+
+
+def test_a_request_that_waits_ends_when_its_client_hangs_up(
+    waiters: list[Waiters[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
+    run_id = rig.task().json()["run_id"]
+    connection = hold(rig, f"/v1/runs/{run_id}?wait=60", read=0)
+    wait_until(lambda: len(waiters[0]) == 1)
+
+    connection.close()
+
+    wait_until(lambda: len(waiters[0]) == 0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "read"),
+    [(8 << 20, 5 << 20), (8 << 20, 0), (1000, 0), (0, 0)],
+    ids=["in the middle", "before its first piece", "while we read the beginning", "before anything came"],
+)
+def test_a_body_that_is_passed_on_is_let_go_upstream_when_its_client_hangs_up(
+    submitting: Make, upstream: Callable[[int, int], Upstream], first: int, read: int
+) -> None:
+    skyvern = upstream(first, 1 << 30)
+    rig = submitting(skyvern.url, dispatching=False)
+    connection = hold(rig, "/v1/artifacts/a_1/content", read)
+    wait_until(lambda: skyvern.connections)
+
+    connection.close()
+
+    wait_until(lambda: len(skyvern.closed) == 1, 5.0)
+
+
+def test_a_pool_of_connections_is_never_used_up_by_callers_that_hang_up(
+    submitting: Make, upstream: Callable[[int, int], Upstream]
+) -> None:
+    skyvern = upstream(5 << 20, 1 << 30)
+    rig = submitting(skyvern.url, dispatching=False)
+
+    for _ in range(110):  # more than may be open at once
+        hold(rig, "/v1/artifacts/a_1/content", 0).close()
+
+    wait_until(lambda: len(skyvern.connections) > 0 and len(skyvern.closed) == len(skyvern.connections))
+    hold(rig, "/v1/artifacts/a_1/content").close()
+
+
+def test_those_who_wait_are_answered_when_the_process_stops(
+    waiters: list[Waiters[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
+    run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(4)]
+    stream = hold(rig, f"/v1/runs/{run_ids[0]}/events")
+    with ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=60") for n in range(20)]
+        wait_until(lambda: len(waiters[0]) == 21)
+
+        rig.serving.stop()
+
+        answers = [each.result(timeout=10) for each in asked]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["status"] for answer in answers} <= {"created", "queued", "running"}
+    while stream.recv(65536):
+        pass  # it ends as a stream does, and is not reset
+    stream.close()
+    rig.serving.join()
+
+
+async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
+    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "STOP_ASK", 0.3)
+    skyvern = upstream(0, 10)
+    rig = submitting(skyvern.url, dispatching=False)
+    _known(rig, "tsk_1")
+    asked = asyncio.create_task(asyncio.to_thread(rig.client.get, "/v1/runs/tsk_1?wait=60"))
+    await asyncio.sleep(0.5)
+
+    rig.serving.stop()
+
+    answer: httpx2.Response = await asyncio.wait_for(asked, 10)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+def _known(rig: Submitting, run_id: str) -> None:
+    row = {"id": "sub_1", "source": "skyvern", "key_id": "k", "call": "tasks", "state": "accepted"}
+    row |= {"run_id": run_id, "request_hash": "h", "created_at": 1.0, "updated_at": 1.0}
+    rig.ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(**row)) and None)

@@ -1,0 +1,194 @@
+"""retry_webhook of a run that was submitted here: our own delivery once more, answered as Skyvern answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from receiver.ledger import queries
+from receiver.signature import verify
+from receiver.simulate.faults import Fault
+from receiver.submit import resending
+from tests.servers.http import Reply, ScriptedServer, wait_for_requests
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+FIELDS = {"run_id", "run_type", "default_webhook_url", "target_webhook_url", "payload", "headers", "status_code"}
+FIELDS |= {"latency_ms", "response_body", "error"}
+
+
+@pytest.fixture
+def caller() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def rig(submitting: Make, skyvern_simulator: SkyvernSimulator) -> Submitting:
+    return submitting(skyvern_simulator.url, delivering=True, allowed_addresses=["127.0.0.1"])
+
+
+def deliveries(rig: Submitting) -> list[dict[str, Any]]:
+    return rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(sink="callback")))
+
+
+def delivered(rig: Submitting, caller: ScriptedServer, **fields: Any) -> str:
+    """A run whose caller has had its webhook."""
+    run_id = str(rig.task(webhook_url=caller.url + "/hook", **fields).json()["run_id"])
+    wait_for_requests(caller, 1)
+    deadline = time.monotonic() + 10
+    while [each["state"] for each in deliveries(rig)] != ["delivered"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return run_id
+
+
+def test_our_own_delivery_is_sent_again_under_the_same_key(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
+) -> None:
+    run_id = delivered(rig, caller)
+
+    answer = rig.client.post(f"/v1/runs/{run_id}/retry_webhook", headers={"content-length": "0"})
+
+    told = answer.json()
+    first, second = caller.requests
+    assert (answer.status_code, set(told)) == (200, FIELDS | set(told) & {"submission_id"})
+    assert (told["run_id"], told["run_type"], told["error"], told["status_code"]) == (run_id, "task_v1", None, 204)
+    assert told["default_webhook_url"] == told["target_webhook_url"] == caller.url + "/hook"
+    assert told["payload"].encode() == second.body == first.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == told["headers"]["webhook-id"]
+    assert verify(second.body, second.headers["x-skyvern-signature"], [rig.whole_key])
+    assert isinstance(told["latency_ms"], int)
+    assert (len(deliveries(rig)), deliveries(rig)[0]["attempts"]) == (1, 2)
+    assert "webhook_retries" not in skyvern_simulator.stats()
+
+
+def test_a_delivery_that_fails_again_is_a_200_with_error_set_and_is_tried_on(
+    rig: Submitting, caller: ScriptedServer
+) -> None:
+    run_id = delivered(rig, caller)
+    caller.script += [Reply(503), Reply(410)]
+
+    away = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+    gone = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+
+    assert (away["status_code"], away["error"]) == (503, "the caller's server answered 503; it is tried again")
+    assert (gone["status_code"], gone["error"]) == (410, "the caller's server answered 410")
+    assert [each["state"] for each in deliveries(rig)] == ["dead"]
+
+
+def test_another_address_has_a_delivery_of_its_own_through_the_guarded_way(
+    rig: Submitting, caller: ScriptedServer
+) -> None:
+    run_id = delivered(rig, caller)
+    path = f"/v1/runs/{run_id}/retry_webhook"
+    with ScriptedServer() as other:
+        told = rig.client.post(path, json={"webhook_url": other.url + "/again"}).json()
+        rig.client.post(path, json={"webhook_url": other.url + "/again"})
+        refused = rig.client.post(path, json={"webhook_url": "http://169.254.169.254/x"})
+
+        first, second = other.requests
+    assert (told["target_webhook_url"], told["error"]) == (other.url + "/again", None)
+    assert told["default_webhook_url"] == caller.url + "/hook"
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] != caller.requests[0].headers["webhook-id"]
+    assert verify(first.body, first.headers["x-skyvern-signature"], [rig.whole_key])
+    assert refused.status_code == 200
+    assert refused.json()["error"]
+    assert len(caller.requests) == 1
+    assert sorted(each["route"] for each in deliveries(rig)) == ["caller", "retry_webhook", "retry_webhook"]
+
+
+def test_a_caller_without_a_webhook_has_none_to_retry_but_may_name_one(rig: Submitting, caller: ScriptedServer) -> None:
+    run_id = rig.task().json()["run_id"]
+    rig.client.get(f"/v1/runs/{run_id}?wait=10")
+    path = f"/v1/runs/{run_id}/retry_webhook"
+
+    none = rig.client.post(path)
+    named = rig.client.post(path, json={"webhook_url": caller.url})
+
+    assert (none.status_code, none.json()["detail"]) == (400, "No webhook URL configured for the run.")
+    assert (named.json()["error"], named.json()["default_webhook_url"], len(caller.requests)) == (None, None, 1)
+
+
+def test_while_the_run_goes_on_it_is_400_and_what_is_no_address_is_refused(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
+    run_id = rig.task(webhook_url="https://app.example/hook").json()["run_id"]
+    path = f"/v1/runs/{run_id}/retry_webhook"
+
+    running = rig.client.post(path, json={"webhook_url": None})
+
+    assert running.status_code == 400
+    assert "has not reached a terminal state" in running.json()["detail"]
+    assert rig.client.post(path, json={"webhook_url": "ftp://x"}).status_code == 400
+    assert rig.client.post(path, json={"webhook_url": 1}).status_code == 422
+    assert rig.client.post(path, json=[]).status_code == 422
+
+
+def test_a_result_whose_webhook_was_lost_is_fetched_and_sent(
+    submitting: Make, simulate_skyvern: Simulate, caller: ScriptedServer
+) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
+    rig = submitting(sim.url, delivering=True, allowed_addresses=["127.0.0.1"])
+    run_id = rig.task(webhook_url=caller.url).json()["run_id"]
+    sim.wait_final(run_id)
+
+    told = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+
+    assert (told["error"], told["status_code"]) == (None, 204)
+    assert caller.requests
+
+
+def test_nobody_to_send_it_is_told_in_time_and_it_stays_due(
+    submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = submitting(skyvern_simulator.url)
+    monkeypatch.setattr(resending, "WAIT", 0.5)
+    run_id = rig.task(webhook_url=caller.url).json()["run_id"]
+    rig.client.get(f"/v1/runs/{run_id}?wait=10")
+
+    told = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+
+    assert told["error"].startswith("not sent within 0.5 s; it stays due")
+    assert (told["status_code"], told["latency_ms"]) == (None, None)
+    assert [each["state"] for each in deliveries(rig)] == ["queued"]
+
+
+def test_two_who_ask_at_once_are_both_answered_under_one_key(rig: Submitting, caller: ScriptedServer) -> None:
+    run_id = delivered(rig, caller)
+    caller.script += [Reply(204, delay=0.5)] * 2
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json(), range(2)))
+
+    assert [each["error"] for each in answers] == [None, None]
+    assert len({each.headers["webhook-id"] for each in caller.requests}) == 1
+
+
+def test_the_older_call_sends_ours_again_too_and_is_answered_with_the_task(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
+) -> None:
+    run_id = delivered(rig, caller)
+
+    rig.client.post(f"/api/v1/tasks/{run_id}/retry_webhook")
+
+    assert len(caller.requests) == 2
+
+
+def test_the_retry_of_a_run_that_is_not_ours_is_passed_on(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
+) -> None:
+    run_id = skyvern_simulator.submit("elsewhere", webhook_url=caller.url)["run_id"]
+    wait_for_requests(caller, 1)
+
+    told = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+
+    assert (told["target_webhook_url"], skyvern_simulator.stats()["webhook_retries"]) == (caller.url, 1)
+    assert rig.client.post("/v1/runs/tsk_nowhere/retry_webhook").status_code == 404
