@@ -7,7 +7,7 @@ anything that a stranger can mint: outcomes and stores are fixed words.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -77,6 +77,7 @@ class ReceiverMetrics(Collector):
         self.quarantine_count = 0
         self.quarantine_bytes = 0
         self.quarantine_dropped = 0
+        self.held: Callable[[], int] = lambda: 0
 
     def commit(self, store: str, events: int, seconds: float) -> None:
         """A commit of `events` events to `store` took `seconds`."""
@@ -107,6 +108,7 @@ class ReceiverMetrics(Collector):
             "runhook_spool_bytes": ("Bytes of this process's part of the spool.", self.spool_bytes),
             "runhook_quarantine_requests": ("Requests in quarantine.", self.quarantine_count),
             "runhook_quarantine_bytes": ("Bytes in quarantine.", self.quarantine_bytes),
+            "runhook_held_requests": ("Requests that are held until a run changes.", self.held()),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, float(value))

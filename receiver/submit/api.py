@@ -120,6 +120,7 @@ class _Api:
         self._senders: Waiters[str, Tried] = Waiters(
             lambda wanted: self._store.read(lambda connection: tried(connection, wanted)), config.submit.max_waiters
         )
+        context.metrics.held = lambda: len(self._waiters) + len(self._senders)
         self._redis = client
         self._stopped_at: float | None = None
         disguise = Disguise(self._store)

@@ -1,0 +1,127 @@
+"""`runhook serve` with the submit API as a process: killed in the middle of a submit, and stopped while many wait."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from receiver.ledger import keys as ledger_keys
+from receiver.ledger.keys import Key
+from receiver.ledger.migrate import ensure_schema
+from receiver.submit import keys
+from tests.servers.deployment import Deployment
+from tests.servers.gate import Gate
+from tests.servers.receiver import eventually
+from tests.servers.skyvern import KEY, SkyvernSimulator
+
+MASTER = "a-master-secret-of-the-tests"
+Deployments = Callable[..., Deployment]
+Simulate = Callable[..., SkyvernSimulator]
+Start = Callable[[str], tuple[Deployment, httpx2.Client]]
+
+
+@pytest.fixture
+def submitting_to(deployment: Deployments, redis_url: str) -> Iterator[Start]:
+    """A receiver in front of the Skyvern at this URL, and a client with a key of it."""
+    clients: list[httpx2.Client] = []
+
+    def start(base: str) -> tuple[Deployment, httpx2.Client]:
+        it = deployment(redis_url, sources={"skyvern": {"secrets": ["other"], "api_base": base, "api_key": KEY}})
+        it.more = {"RUNHOOK_SECRET": MASTER, "PUBLIC_URL": it.url}
+        ensure_schema(it.ledger)
+        key_id = os.urandom(6).hex()
+        whole = keys.derive(MASTER, key_id)
+        row = Key(key_id, "app", keys.digest(whole), "rhk_", frozenset(keys.SCOPES), "skyvern", None, time.time())
+        it.ledger.write(lambda connection: ledger_keys.create(connection, row))
+        it.start()
+        clients.append(httpx2.Client(base_url=it.url, headers={"x-api-key": whole}, trust_env=False, timeout=60))
+        return it, clients[-1]
+
+    yield start
+    for client in clients:
+        client.close()
+
+
+def test_a_receiver_killed_while_skyvern_answers_a_submit_makes_one_run_and_tells_it(
+    submitting_to: Start, simulate_skyvern: Simulate
+) -> None:
+    # Given a Skyvern that has made the run, and whose answer is on its way
+    sim = simulate_skyvern(run_seconds=1000.0)
+    with Gate(urlsplit(sim.url).port or 0) as gate:
+        it, client = submitting_to(f"http://127.0.0.1:{gate.port}")
+        it.run("worker")
+        submit: dict[str, Any] = {"json": {"prompt": "p"}, "headers": {"idempotency-key": "order-42"}}
+        cut: list[BaseException] = []
+
+        def first() -> None:
+            try:
+                client.post("/v1/run/tasks", **submit)
+            except httpx2.HTTPError as error:
+                cut.append(error)
+
+        caught = gate.catch(b"POST /v1/run/tasks", "after")
+        caller = threading.Thread(target=first)
+        caller.start()
+        caught.wait()
+        eventually(lambda: sim.world.runs)
+
+        # When the receiver is killed, started again, and its caller tries once more
+        it.kill()
+        caller.join(10)
+        gate.forget()
+        it.start()
+        again = client.post("/v1/run/tasks", **submit)
+
+        # Then it hears of the same run, there is no other, and the result arrives
+        assert len(cut) == 1
+        assert (again.status_code, again.json()["run_id"]) == (200, *sim.world.runs), again.text
+        client.post(f"/v1/runs/{again.json()['run_id']}/cancel")  # an end that comes while the receiver is up
+        result = client.get(f"/v1/runs/{again.json()['run_id']}?wait=20")
+        assert (result.json()["status"], result.headers["x-runhook-from"]) == ("canceled", "ledger")
+        assert client.post("/v1/run/tasks", **submit).json()["run_id"] == again.json()["run_id"]
+    assert len(sim.world.runs) == 1
+
+
+def test_sigterm_answers_all_who_wait_and_exits_within_ten_seconds(
+    submitting_to: Start, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it, client = submitting_to(sim.url)
+    run_ids = [client.post("/v1/run/tasks", json={"prompt": f"p{n}"}).json()["run_id"] for n in range(10)]
+    count = 200
+
+    async def wait_together() -> tuple[list[httpx2.Response], int]:
+        limits = httpx2.Limits(max_connections=count)
+        async with httpx2.AsyncClient(
+            base_url=it.url, headers=client.headers, limits=limits, trust_env=False, timeout=60
+        ) as many:
+            asked = asyncio.gather(*(many.get(f"/v1/runs/{run_ids[n % 10]}?wait=60") for n in range(count)))
+            assert await asyncio.to_thread(_held, it, count)
+            code = await asyncio.to_thread(it.stop, 10)
+            return await asked, code
+
+    answers, code = asyncio.run(wait_together())
+
+    assert code == 0
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["status"] for answer in answers} <= {"created", "queued", "running"}
+
+
+def _held(it: Deployment, count: int) -> bool:
+    """Until the receiver holds so many requests."""
+    held = re.compile(r"^runhook_held_requests ([0-9]+)", re.MULTILINE)
+
+    def enough() -> bool:
+        found = held.search(httpx2.get(f"{it.url}/metrics", timeout=20).text)
+        return found is not None and int(found[1]) == count
+
+    return bool(eventually(enough, 30))
