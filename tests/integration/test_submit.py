@@ -131,7 +131,7 @@ def test_fifty_requests_with_one_idempotency_key_make_one_run(submitting: Make, 
 def test_fifty_identical_requests_without_a_key_make_one_run_while_nobody_knows_its_answer(
     submitting: Make, simulate_skyvern: Simulate, ledger_url: str
 ) -> None:
-    sim = simulate_skyvern(ratios={Fault.SLOW: 1.0}, slow_seconds=10.0)
+    sim = simulate_skyvern(ratios={Fault.SLOW: 1.0}, slow_seconds=40.0)
     rig = submitting(sim.url, database_url=ledger_url)
     ready = threading.Barrier(50)
 
