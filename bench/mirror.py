@@ -3,8 +3,10 @@
     python -m bench.mirror large [--size-mb 1024] [--rounds 3]
         one recording from a local HTTP server into the bucket, in turns with boto3's own upload_file of the same file
         to the same server: throughput, and by how much the process's memory grew at the most
-    python -m bench.mirror small [--runs 1000] [--latency-ms 20]
-        runs of 5 small files each: the sink as a worker uses it (8 deliveries at once) against a sequential loop
+    python -m bench.mirror small [--runs 1000] [--latency-ms 20] [--s3-latency-ms 10]
+        runs of 5 small files each: the sink as a worker uses it (8 deliveries at once) against a sequential loop; with
+        a network's waits for the files and for the bucket, for the files alone, and with none, where only the
+        processors of this machine are measured, which the server shares
 
 Everything it starts it ends, and everything it writes is in a temporary folder (give --dir for a disk with room: the
 large one takes about 2.5 times the size for each round).
@@ -89,6 +91,40 @@ def serve_small(size: int, latency: float, ready: Any, parent: int) -> None:
 
     async def main() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=1024)
+        ready.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def delay(port: int, latency: float, ready: Any, parent: int) -> None:
+    """A process that passes connections on to `port`, and each piece of a request `latency` seconds late."""
+    die_with_parent(parent)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: float) -> None:
+        loop, due = asyncio.get_running_loop(), asyncio.Queue[tuple[float, bytes]]()
+
+        async def write() -> None:
+            while (piece := await due.get())[1]:
+                await asyncio.sleep(piece[0] - loop.time())
+                writer.write(piece[1])
+                await writer.drain()
+            writer.close()
+
+        writing = asyncio.create_task(write())
+        try:
+            while data := await reader.read(1 << 18):
+                due.put_nowait((loop.time() + late, data))
+        finally:
+            due.put_nowait((0.0, b""))
+            await writing
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, back, latency), pump(there, writer, 0.0), return_exceptions=True)
+
+    async def main() -> None:
+        server = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=1024)
         ready.put(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -202,18 +238,21 @@ def sequential(client: Any, bucket: str, delivery: Delivery) -> None:
 HTTP = httpx2.Client(trust_env=False)
 
 
-def small(folder: Path, runs: int, latency_ms: float, size: int) -> None:
+def small(folder: Path, runs: int, latency_ms: float, s3_latency_ms: float, size: int) -> None:
     server = S3Server(folder / "s3", volume_size_mb=1024).start()
     try:
-        bucket = server.new_bucket()
-        for latency in dict.fromkeys((latency_ms / 1000, 0.0)):
-            with serving(serve_small, size, latency) as port:
-                compare(server, bucket, port, runs, latency, size)
+        bucket, direct = server.new_bucket(), server.ports["s3.port"]
+        for files, s3 in dict.fromkeys(((latency_ms, s3_latency_ms), (latency_ms, 0.0), (0.0, 0.0))):
+            with serving(serve_small, size, files / 1000) as port, serving(delay, direct, s3 / 1000) as late:
+                server.ports["s3.port"] = late if s3 else direct
+                print(f"files after {files:g} ms, bucket {s3:g} ms late: ", end="")
+                compare(server, bucket, port, runs, size)
+                server.ports["s3.port"] = direct
     finally:
         server.kill()
 
 
-def compare(server: S3Server, bucket: str, port: int, runs: int, latency: float, size: int) -> None:
+def compare(server: S3Server, bucket: str, port: int, runs: int, size: int) -> None:
     deliveries = [small_run(port, size) for _ in range(runs)]
     few = deliveries[: max(20, runs // 5)]
     sink, client = sink_for(server, bucket), server.new_client()
@@ -227,7 +266,7 @@ def compare(server: S3Server, bucket: str, port: int, runs: int, latency: float,
     sink.close()
     loop, mirror = len(few) / before, runs / took
     print(
-        f"files answered after {latency * 1000:g} ms: loop {loop:.1f} runs/s, mirror {mirror:.1f} runs/s "
+        f"loop {loop:.1f} runs/s, mirror {mirror:.1f} runs/s "
         f"({mirror / loop:.1f} times; one delivery at a time {len(few) / alone / loop:.1f}), "
         f"{runs} runs of {FILES} files of {size:,} bytes, memory +{peak.growth:.0f} MiB",
         flush=True,
@@ -263,13 +302,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--latency-ms", type=float, default=20.0)
+    parser.add_argument("--s3-latency-ms", type=float, default=10.0)
     parser.add_argument("--file-bytes", type=int, default=20_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-mirror-", dir=arguments.dir) as folder:
         if arguments.what == "large":
             large(Path(folder), arguments.size_mb, arguments.rounds)
         else:
-            small(Path(folder), arguments.runs, arguments.latency_ms, arguments.file_bytes)
+            small(Path(folder), arguments.runs, arguments.latency_ms, arguments.s3_latency_ms, arguments.file_bytes)
 
 
 if __name__ == "__main__":
