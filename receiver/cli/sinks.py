@@ -115,3 +115,5 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
     _output.out().print(f"{name}: accepted: {_output.clean(receipt.id)}")
     for key in receipt.keys:
         _output.out().print(f"  {_output.clean(key)}")
+    if receipt.note:
+        _output.out().print(f"  {_output.clean(receipt.note)}")
