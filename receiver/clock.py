@@ -27,6 +27,10 @@ REPAIR_EVERY = 2.0
 """Seconds between two sweeps of RQ's own lists."""
 SLOW_EVERY = 15.0
 """Seconds between two looks at what is rarely out of order."""
+PATIENCE = 6.0
+"""Seconds that workers have, once the ledger is back, to renew their claims or write down what has ended meanwhile."""
+AWAY = 3.0
+"""Seconds of one look at the ledger from which on it counts as having been away."""
 
 log = logging.getLogger("runhook.clock")
 
@@ -52,6 +56,7 @@ class Clock:
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
+        self._ledger_away = float("-inf")  # monotonic: when it was so last
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits that long at the most, says so."""
@@ -68,6 +73,8 @@ class Clock:
                 trouble["ledger"] = str(error)
             except redis.RedisError as error:
                 trouble["redis"] = str(error) or type(error).__name__
+        if "ledger" in trouble:
+            self._ledger_away = time.monotonic()
         if trouble.keys() != self._trouble:  # a server that is away says so in several ways
             if trouble:
                 log.warning("clock.trouble %s", " ".join(f"{name}={text}" for name, text in trouble.items()))
@@ -81,11 +88,16 @@ class Clock:
             self._bury()
 
     def due(self) -> None:
-        """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send."""
-        now = time.time()
+        """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send.
+
+        Claims that ran out while the ledger was away are those of workers that could not renew them: they get a moment,
+        or what they are sending, and have sent, would be sent twice.
+        """
+        now, began = time.time(), time.monotonic()
+        patient = began - self._ledger_away < PATIENCE
 
         def work(connection: Connection) -> tuple[int, int]:
-            return repair.lapse_claims(connection, now), repair.make_due(connection, now)
+            return 0 if patient else repair.lapse_claims(connection, now), repair.make_due(connection, now)
 
         if self._ledger.read(lambda connection: repair.anything_due(connection, now)):
             lapsed, queued = self._ledger.write(work)
@@ -93,6 +105,8 @@ class Clock:
                 log.warning("clock.lapsed claims=%d", lapsed)
             if queued:
                 log.debug("clock.due deliveries=%d", queued)
+        if time.monotonic() - began > AWAY:  # it hung, and has answered after all
+            self._ledger_away = time.monotonic()
         ready = self._ledger.read(
             lambda connection: [name for name in self._sinks if claiming.has_due(connection, name, now)]
         )

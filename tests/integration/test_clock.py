@@ -12,11 +12,14 @@ import redis
 from receiver.clock import Clock
 from receiver.inbox import STREAM
 from receiver.ledger import Ledger, operations
+from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.operations import Selection
 from receiver.ledger.recording import NewDelivery
 from receiver.states import Move
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.integration.test_ledger import claim, new_event, record, settle, states
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess
 
 
@@ -123,3 +126,31 @@ def test_a_redis_that_is_away_is_told_once_and_stops_nothing_else(
     assert told == ["clock.trouble"]
     assert "clock.well again" in caplog.messages
     clock.close()
+
+
+def test_a_send_that_ends_in_a_long_outage_of_the_ledger_is_not_sent_again(
+    postgres: PostgresProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two claims that run out while nobody reaches the ledger
+    gate = Gate(postgres.port)
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}"
+    ledger, clock = Ledger(url), Clock(Ledger(url), ["ops"], redis.Redis.from_url(redis_url), retain=None)
+    ensure_schema(ledger)
+    long_ago = time.time() - 60
+    record(ledger, new_event("tsk_sent", "ops"), new_event("tsk_lost", "ops"), now=long_ago)
+    claimed = claim(ledger, "ops", now=long_ago)
+    with gate.shut():
+        clock.tick()
+    # When it is back, then the clock comes first, and takes neither
+    clock.tick()
+    assert set(states(ledger).values()) == {"sending"}
+    # And the worker that lives writes down what it sent; the other one's claim lapses in the end
+    settle(ledger, [each for each in claimed if each.run_id == "tsk_sent"], Move.ACCEPT, now=time.time())
+    clock.tick()
+    assert states(ledger) == {"tsk_sent:ops": "delivered", "tsk_lost:ops": "sending"}
+    monkeypatch.setattr("receiver.clock.PATIENCE", 0.0)
+    clock.tick()
+    assert states(ledger) == {"tsk_sent:ops": "delivered", "tsk_lost:ops": "queued"}
+    clock.close()
+    ledger.close()
+    gate.close()
