@@ -15,6 +15,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from handlers import Sink, SinkOptions, registry
 from receiver import wakeups
@@ -83,6 +85,7 @@ class Deliverer:
         self._concurrency = concurrency
         self._rate = rate
         self._spent_rate = False
+        self._alone = False  # without Redis
         self._linger = linger
         self._lane_limit = lane_limit
         """How many of one lane may be claimed at once, for a sink that has many."""
@@ -121,6 +124,26 @@ class Deliverer:
                 wakeups.enqueue_raised(self._redis, self._queue)
             else:
                 wakeups.lower_flag(self._redis, self._queue)
+
+    def run_alone(self, stop: Callable[[], bool]) -> None:
+        """Redis is away: no bell rings, so look into the ledger, and deliver what is due. Returns when nothing is.
+
+        A sink with a `rate` waits, for nobody knows what is left of it.
+        """
+        self._alone = True
+        try:
+            while True:
+                closing = stop() or self._rate is not None
+                self._settle(closing=closing)
+                claimed = 0 if closing else self._claim()
+                if self._flights:
+                    self._collect()
+                elif not claimed:
+                    break
+        except LedgerUnavailable as error:
+            self._pause.take(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
+        finally:
+            self._alone = False
 
     def _look_once_more(self) -> bool:
         """What was queued while the flag was still up has rung no bell. A spent rate is left to the clock."""
@@ -249,13 +272,19 @@ class Deliverer:
         self._unbegun = [unit for unit in self._unbegun if unit not in unbegun]
         if results:
             self._settling.tell(results)
+        if self._alone:
+            return
         with suppress(redis.RedisError):  # the clock rings for them; what else is under way must be written down
             wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in released])
 
 
 def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:
     """The deliverer for sink `name` in a worker process called `owner`. Opens its connections on first use."""
-    connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5)
+    # A connection may be stale; ten tries with pauses between them, as redis-py has it, would outlast the job.
+    once_more = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    connection = redis.Redis.from_url(
+        settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5, retry=once_more
+    )
     services = SourceServices(config, settings.skyvern_base_url)
     if name == CALLBACK:
         served = config.callbacks

@@ -36,7 +36,8 @@ PATIENCE: Final = 120.0
 
 
 class Body(Protocol):
-    """What a queue's jobs do. It may also have `job_timeout` (seconds) and `worn_out` (replace the process)."""
+    """What a queue's jobs do. It may also have `job_timeout` (seconds), `worn_out` (replace the process) and
+    `run_alone(stop)`, which works without Redis while that is away."""
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Work until there is nothing to do or `stop()`."""
@@ -102,6 +103,11 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Li
             worn_out = True
             stop.ask()
 
+    def alone(stop: Stop) -> None:
+        work = getattr(body, "run_alone", None)
+        if work is not None:
+            work(stop)
+
     def on_job(deadline: float) -> None:
         life.board.deadline = deadline
 
@@ -118,6 +124,7 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Li
         predecessors=life.predecessors,
         on_job=on_job,
         on_ready=on_ready,
+        alone=alone,
     )
     body.close()
     return REPLACE if worn_out else 0

@@ -242,12 +242,14 @@ def run_worker(
     predecessors: Iterable[str] = (),
     on_job: Callable[[float], None] = lambda _deadline: None,
     on_ready: Callable[[], None] = lambda: None,
+    alone: Callable[[Stop], None] = lambda _stop: None,
 ) -> None:
     """Serve one queue in this process until `stop` is asked. Redis may go away and come back meanwhile.
 
     `perform`: the job's body. `name`: unique to this process. `timeout`: seconds that one job may take. `predecessors`:
     names of dead workers whose traces are removed first. `on_job`: see RunhookWorker. `on_ready`: called each time that
-    Redis was reached and the worker is about to serve.
+    Redis was reached and the worker is about to serve. `alone`: called every few seconds while Redis is away, within
+    the same limits as a job.
     Call it in the main thread: a job's timeout is an alarm signal.
     """
     stop = stop or Stop(TURN)
@@ -274,8 +276,28 @@ def run_worker(
             away = True
             client.connection_pool.disconnect()
             _sleep(pause, stop)
+            if not stop.asked:
+                _work_alone(queue, alone, stop, timeout, on_job)
             pause = min(pause * 2, _MAX_WAIT)
     client.close()
+
+
+def _work_alone(
+    queue: str, alone: Callable[[Stop], None], stop: Stop, timeout: float, on_job: Callable[[float], None]
+) -> None:
+    """One turn without Redis. What it raises ends here."""
+    stop.begin()
+    on_job(time.monotonic() + timeout)
+    try:
+        with _alarm(timeout):
+            alone(stop)
+    except JobTimeout:
+        log.error("%s: a turn without Redis took more than %g s and was cut off", queue, timeout)
+    except Exception as error:
+        log.error("%s: a turn without Redis failed: %s", queue, kind_and_place(error))
+        log.debug("%s: the failure in full", queue, exc_info=True)
+    finally:
+        on_job(0.0)
 
 
 def _sleep(seconds: float, stop: Stop) -> None:
