@@ -102,6 +102,8 @@ class Keeper:
     async def start(self) -> None:
         """Open the spool, and look for Redis once. Raises NotStarted when the spool can't be used."""
         await self._on_disk(self._spool.open)
+        with suppress(OSError):
+            self._disk_low = await self._on_disk(self._spool.free) < 0
         await self._look()
         self._begin("commit", self._commit_all)
         self._begin("drain", self._drain)
@@ -128,7 +130,7 @@ class Keeper:
         try:
             await self._on_disk(self._spool.check)
         except (SpoolFull, OSError) as error:
-            raise Busy(_spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
+            raise Busy(spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
         return "spool"
 
     async def close(self) -> None:
@@ -194,8 +196,8 @@ class Keeper:
             await self._on_disk(self._spool.append, events)
         except (SpoolFull, OSError) as error:
             if self._lines.take(1, time.monotonic()):
-                log.error("ingest.not_kept events=%d reason=%s", len(events), _spool_trouble(error))
-            raise Busy(_spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
+                log.error("ingest.not_kept events=%d reason=%s", len(events), spool_trouble(error))
+            raise Busy(spool_trouble(error), retry_after=FULL_RETRY_AFTER) from None
         self._metrics.commit("spool", len(events), time.perf_counter() - started)
 
     def _grew(self, depth: int, added: int) -> None:
@@ -210,7 +212,7 @@ class Keeper:
         if over != self._over:
             self._over = over
             if over:
-                log.warning("ingest.inbox_full events=%d bytes=%d: events go to the spool", events, size)
+                log.warning("ingest.inbox_full events=%d bytes=%d: %s", events, size, self._elsewhere())
             else:
                 log.warning("ingest.inbox_has_room events=%d bytes=%d", events, size)
 
@@ -223,8 +225,14 @@ class Keeper:
 
     def _trip(self, reason: str) -> None:
         if self._redis_up:
-            log.error("ingest.redis_away reason=%s: events go to the spool", reason)
+            log.error("ingest.redis_away reason=%s: %s", reason, self._elsewhere())
         self._away(reason)
+
+    def _elsewhere(self) -> str:
+        """Where events go that Redis does not get."""
+        if self._disk_low:
+            return "the answer is 503, for free disk space is under spool.reserve_bytes"
+        return "events go to the spool"
 
     async def _probe(self) -> None:
         delay = 0.1
@@ -248,12 +256,12 @@ class Keeper:
                 return True
             reason = durability.refusal(self._redis_url, found)
             if found != self.durability or not self.trouble:
-                log.error("ingest.redis_unusable reason=%s: events go to the spool", reason)
+                log.error("ingest.redis_unusable reason=%s: %s", reason, self._elsewhere())
             self.durability = found
             self._away(reason)
             return False
         if not self.trouble:
-            log.error("ingest.redis_away reason=%s: events go to the spool", reason)
+            log.error("ingest.redis_away reason=%s: %s", reason, self._elsewhere())
         self._away(reason)
         return False
 
@@ -287,7 +295,7 @@ class Keeper:
                     self._trip(str(error))
                 await asyncio.sleep(1.0)
             except OSError as error:
-                log.error("ingest.drain_paused reason=%s", _spool_trouble(error))
+                log.error("ingest.drain_paused reason=%s", spool_trouble(error))
                 await asyncio.sleep(1.0)
             except Exception:
                 log.exception("ingest.bug task=drain")
@@ -323,7 +331,7 @@ class Keeper:
             except InboxUnavailable as error:
                 self._trip(str(error))
             except OSError as error:
-                log.error("ingest.watch reason=%s", _spool_trouble(error))
+                log.error("ingest.watch reason=%s", spool_trouble(error))
             except Exception:
                 log.exception("ingest.bug task=watch")
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
@@ -350,5 +358,6 @@ def _settle(batch: Sequence[tuple[Event, asyncio.Future[None]]], busy: Busy | No
             future.set_exception(busy)
 
 
-def _spool_trouble(error: Exception) -> str:
+def spool_trouble(error: Exception) -> str:
+    """Why the spool took nothing, in words."""
     return f"the spool can't be written: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -23,15 +23,14 @@ from starlette.routing import BaseRoute, Route
 
 from receiver import durability
 from receiver.config import Config
-from receiver.durability import Durability
 from receiver.errors import RequestError
 from receiver.hints import HintWriter
 from receiver.ingest import PREFIX, Ingest
-from receiver.keeper import Keeper, Limits
+from receiver.keeper import Keeper, Limits, spool_trouble
 from receiver.metrics import ReceiverMetrics
 from receiver.quarantine import Quarantine, QuarantineWriter
 from receiver.settings import Settings
-from receiver.spool import Spool
+from receiver.spool import Spool, SpoolFull
 from receiver.wakeups import DISPATCH, wake_command
 
 READY_FOR: Final = 1.0
@@ -120,16 +119,28 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def check_at_start(settings: Settings, config: Config) -> Durability | None:
-    """What a 202 will mean; None while Redis is away. Raises NotStarted when an application would not start, or must
-    not. For whoever runs it: from inside, an ASGI server could only print a traceback."""
+def check_at_start(settings: Settings, config: Config) -> str:
+    """What a 202 will mean, in a line. Raises NotStarted when an application would not start, or must not.
+
+    For whoever runs it: from inside, an ASGI server could only print a traceback.
+    """
+    full = ""
     spool = _spool(settings, config)
     spool.open()
-    spool.close()
+    try:
+        spool.check()
+    except (SpoolFull, OSError) as error:
+        full = spool_trouble(error)
+    finally:
+        spool.close()
     server = config.server
-    return durability.check_at_start(
+    found = durability.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config)
     )
+    if full and (found is None or settings.embedded_redis):
+        away = "Redis is away, and " if found is None else ""
+        return f"no event can be kept now, and the answer is 503 until one can: {away}{full}"
+    return str(found) if found else "on disk before 202: yes, in the spool (Redis is away)"
 
 
 def _spool(settings: Settings, config: Config) -> Spool:

@@ -45,7 +45,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     from receiver.web import PARTS, check_at_start, create_app
 
     listener = _listen(host, port)
-    found = check_at_start(settings, config)
+    promise = check_at_start(settings, config)
     app = create_app(settings, config, [*PARTS, metrics, submit])
     server = _server(
         app, uvicorn.Config(app, **protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
@@ -54,7 +54,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
         f"listening on http://{_shown(host)}:{listener.getsockname()[1]}",
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
         *(f"{name} = {value}" for name, value in settings.summary().items()),
-        str(found) if found else "on disk before 202: yes, in the spool (Redis is away)",
+        promise,
     ]
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")

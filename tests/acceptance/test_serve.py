@@ -131,6 +131,18 @@ def test_without_redis_it_starts_and_says_where_events_go(receiver_factory: Rece
     receiver.acked(body(1))
 
 
+def test_with_neither_redis_nor_room_on_the_disk_it_promises_nothing(receiver_factory: Receivers) -> None:
+    # Given a receiver that has no Redis, and no free space that it may use
+    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0", spool={"reserve_bytes": "900TiB"})
+    # Then it says so, in its summary and when it tells that Redis is away
+    eventually(lambda: "Redis is away, and free disk space is under spool.reserve_bytes" in receiver.log)
+    eventually(lambda: "ingest.redis_away" in receiver.log)
+    assert "the answer is 503 until one can" in receiver.log
+    assert "in the spool" not in receiver.log
+    assert "events go to the spool" not in receiver.log
+    eventually(lambda: receiver.post(body(1)).status_code == 503)
+
+
 def test_a_busy_port_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:
     receiver = receiver_factory(redis_url, start=False)
     with socket.socket() as other:
