@@ -7,14 +7,16 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from tests.servers.receiver import ReceiverProcess, body
+from tests.integration.test_ingest_redis import all_arrive, ids_in_inbox
+from tests.servers.receiver import Load, ReceiverProcess, body, eventually
 from tests.servers.valkey import ValkeyProcess, free_port
 
 CALLS = "read,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,fsync,fdatasync"
@@ -59,28 +61,42 @@ class Trace:
 
 
 @contextmanager
-def traced(path: Path, *pids: int) -> Iterator[Trace]:
-    """Trace these processes while the block runs."""
-    strace = shutil.which("strace")
-    if strace is None:
+def strace(pids: Sequence[int], *options: str) -> Iterator[None]:
+    """strace these processes while the block runs."""
+    program = shutil.which("strace")
+    if program is None:
         unable("strace is not installed")
     attach = [part for pid in pids for part in ("-p", str(pid))]
-    command = [strace or "", "-f", "-qq", "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(path), *attach]
-    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    tracer = subprocess.Popen([program or "", "-f", "-qq", *options, *attach], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 20
         while not all(is_traced(pid) for pid in pids):
             if tracer.poll() is not None or time.monotonic() > deadline:
                 unable(f"strace can't attach: {tracer.stderr.read() if tracer.stderr else ''}")
             time.sleep(0.02)
-        trace = Trace(path)
-        yield trace
+        yield
     finally:
         tracer.terminate()
         tracer.wait(20)
         if tracer.stderr:
             tracer.stderr.close()
+
+
+@contextmanager
+def traced(path: Path, *pids: int) -> Iterator[Trace]:
+    """Trace these processes while the block runs."""
+    trace = Trace(path)
+    with strace(pids, "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(path)):
+        yield trace
     trace.load()
+
+
+@contextmanager
+def slow_disk(seconds: float, *pids: int) -> Iterator[None]:
+    """Each sync of these processes takes so much longer while the block runs."""
+    delay = f"inject=fsync,fdatasync:delay_exit={seconds * 1e6:.0f}"
+    with strace(pids, "-e", "trace=fsync,fdatasync", "-e", delay, "-o", os.devnull):
+        yield
 
 
 def is_traced(pid: int) -> bool:
@@ -123,3 +139,59 @@ def test_the_spool_syncs_each_event_before_its_202(
     with traced(tmp_path / "trace", receiver.pid) as trace:
         acked = receiver.acked(*(body(number) for number in range(8)))
     assert [trace.synced_before_answer(event, "pwrite64") for event in acked] == [True] * 8
+
+
+class Commits:
+    """What the receiver's metrics say of commits to one store since this was made."""
+
+    def __init__(self, receiver: ReceiverProcess, store: str) -> None:
+        self._receiver = receiver
+        self._store = store
+        self._before = self._read()
+
+    def _read(self) -> tuple[int, int]:
+        text = httpx2.get(f"{self._receiver.url}/metrics").text
+        found = [
+            re.search(rf'^runhook_commit_events_{name}{{store="{self._store}"}} ([0-9.]+)', text, re.MULTILINE)
+            for name in ("count", "sum")
+        ]
+        count, events = (int(float(each[1])) if each else 0 for each in found)
+        return count, events
+
+    @property
+    def events(self) -> int:
+        return self._read()[1] - self._before[1]
+
+    @property
+    def size(self) -> float:
+        """Events in a commit, on average."""
+        count, events = self._read()
+        return (events - self._before[1]) / max(1, count - self._before[0])
+
+
+def test_a_slow_disk_makes_larger_commits_and_one_that_is_too_slow_sends_events_to_the_spool(
+    valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess]
+) -> None:
+    # Given eight senders, of which each waits for its 202
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    with Load(receiver, threads=8) as load:
+        load.more(20)
+        # When each sync takes a tenth of a second, then those who wait share the next one
+        with slow_disk(0.1, server.pid):
+            commits = Commits(receiver, "redis")
+            load.more(60)
+            assert commits.events >= 50
+            assert commits.size > 2
+        # And when it takes longer than anybody waits for Redis, then the spool takes them, on a slow disk as well
+        with slow_disk(1.0, server.pid), slow_disk(0.1, receiver.pid):
+            commits = Commits(receiver, "spool")
+            eventually(lambda: commits.events >= 60)
+            assert commits.size > 2
+    # Then nobody got another answer, and each event is in the inbox when the disk is well
+    assert (load.statuses, load.lost) == ([], 0)
+    all_arrive(server, load.acked)
+    # And twice only what Redis had taken after all whose answer came too late: one commit, which its ids settle
+    inbox = ids_in_inbox(server)
+    assert set(inbox) == set(load.acked)
+    assert len(inbox) <= len(load.acked) + 8
