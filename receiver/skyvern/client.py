@@ -1,4 +1,5 @@
-"""Sending calls to Skyvern's API and bringing back how they ended. What answers mean is in answers.py.
+"""Sending calls to Skyvern's API and bringing back how they ended. The calls themselves are in calls.py, what answers mean is in
+answers.py.
 
 The API key goes to the source's own origin only: redirects are answers, never followed; proxies and .netrc files of the
 environment are not looked at. A submit is tried again only where no run can have been created: the connection was
@@ -15,19 +16,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
-import orjson
 
 from receiver.errors import ConfigError
-from receiver.skyvern.answers import Answer, Answered, Kind, Patience, Unreachable, pause_before_retry
+from receiver.skyvern import calls
+from receiver.skyvern.answers import Answer, Answered, Patience, Unreachable, pause_before_retry
+from receiver.skyvern.calls import Call
 
 CONNECT_LIMIT = 5.0
-SUBMIT_LIMIT = 60.0  # without a url, Skyvern asks a language model for one before it answers
-READ_LIMIT = 30.0
-ACT_LIMIT = 110.0  # cancel sends the webhook before it answers: three attempts of 30 s, and the pauses
-RETRY_WEBHOOK_LIMIT = 75.0  # one attempt of 60 s
 ANSWER_CAP = 128 << 20
 """Bytes. One output can be 100 MB."""
 
@@ -35,64 +33,6 @@ _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding")
 )
 _NOT_RELAYED = _HOP_BY_HOP | {"upgrade", "content-length", "set-cookie", "date", "server"}
-_PASSED_ON = frozenset({"accept", "accept-language", "content-type", "range", "if-none-match", "if-modified-since"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    method: str
-    path: str
-    kind: Kind
-    limit: float
-    query: str = ""
-    body: bytes | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-# The calls, as values.
-
-
-def _submit(path: str, body: bytes, headers: Mapping[str, str]) -> _Call:
-    return _Call("POST", path, "submit", SUBMIT_LIMIT, body=body, headers={**_json(), **_passed_on(headers)})
-
-
-def _get_run(run_id: str) -> _Call:
-    return _Call("GET", f"/v1/runs/{_segment(run_id)}", "read", READ_LIMIT)
-
-
-def _list_runs(
-    page: int, page_size: int, status: Sequence[str], run_type: Sequence[str], search_key: str | None
-) -> _Call:
-    query: list[tuple[str, str]] = [("page", str(page)), ("page_size", str(page_size))]
-    query += [("status", each) for each in status] + [("run_type", each) for each in run_type]
-    query += [("search_key", search_key)] if search_key else []
-    return _Call("GET", "/v1/runs", "read", READ_LIMIT, query=urlencode(query))
-
-
-def _artifacts(run_id: str) -> _Call:
-    return _Call("GET", f"/v1/runs/{_segment(run_id)}/artifacts", "read", READ_LIMIT)
-
-
-def _json() -> dict[str, str]:
-    return {"content-type": "application/json"}
-
-
-def _segment(value: str) -> str:
-    return quote(value, safe="")
-
-
-def _passed_on(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of a caller's headers that concern Skyvern. Never credentials: those are the source's own."""
-    kept = {}
-    for name, value in headers.items():
-        lowered = name.lower()
-        ours = lowered.startswith(("x-runhook-", "x-forwarded-", "x-real-")) or lowered == "x-api-key"
-        if lowered in _PASSED_ON or (lowered.startswith("x-") and not ours):
-            kept[lowered] = value
-    return kept
-
-
-# Sending.
 
 
 class _Origin:
@@ -108,7 +48,7 @@ class _Origin:
         self.name = parts.netloc.rpartition("@")[2]
         self._key = api_key
 
-    def request(self, client: httpx2.AsyncClient | httpx2.Client, call: _Call) -> httpx2.Request | Unreachable:
+    def request(self, client: httpx2.AsyncClient | httpx2.Client, call: Call) -> httpx2.Request | Unreachable:
         decoded = unquote(unquote(call.path)).replace("\\", "/")
         if not call.path.startswith("/") or {".", ".."} & set(decoded.split("/")):
             return Unreachable(False, "the path of the call is not one below the API's base")
@@ -119,7 +59,7 @@ class _Origin:
         except (httpx2.InvalidURL, UnicodeError, ValueError):
             return Unreachable(False, "the call can't be put into a request")
 
-    def failure(self, error: Exception, call: _Call) -> Unreachable:
+    def failure(self, error: Exception, call: Call) -> Unreachable:
         """The reason is made of fixed words: a library's own could quote a header, and so the key."""
         unsent = isinstance(
             error,
@@ -212,23 +152,23 @@ class SkyvernAPI:
 
     async def submit_task(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """POST /v1/run/tasks. Read the answer with `submitted`. `headers`: the caller's, filtered here."""
-        return await self._send(_submit("/v1/run/tasks", body, headers or {}))
+        return await self._send(calls.submit("/v1/run/tasks", body, headers or {}))
 
     async def submit_agent(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """POST /v1/run/agents."""
-        return await self._send(_submit("/v1/run/agents", body, headers or {}))
+        return await self._send(calls.submit("/v1/run/agents", body, headers or {}))
 
     async def submit_workflow(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """POST /v1/run/workflows, the older name of the same."""
-        return await self._send(_submit("/v1/run/workflows", body, headers or {}))
+        return await self._send(calls.submit("/v1/run/workflows", body, headers or {}))
 
     async def submit_legacy_task(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """POST /api/v1/tasks, whose callback field is webhook_callback_url and whose answer holds a task_id only."""
-        return await self._send(_submit("/api/v1/tasks", body, headers or {}))
+        return await self._send(calls.submit("/api/v1/tasks", body, headers or {}))
 
     async def get_run(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}: 404 when there is no such run."""
-        return await self._send(_get_run(run_id))
+        return await self._send(calls.get_run(run_id))
 
     async def list_runs(
         self,
@@ -239,27 +179,23 @@ class SkyvernAPI:
         search_key: str | None = None,
     ) -> Answer:
         """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return await self._send(_list_runs(page, page_size, status, run_type, search_key))
+        return await self._send(calls.list_runs(page, page_size, status, run_type, search_key))
 
     async def artifacts(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
-        return await self._send(_artifacts(run_id))
+        return await self._send(calls.artifacts(run_id))
 
     async def cancel(self, run_id: str) -> Answer:
         """POST /v1/runs/{id}/cancel. Answers after the webhook was tried, which can take minutes."""
-        return await self._send(_Call("POST", f"/v1/runs/{_segment(run_id)}/cancel", "act", ACT_LIMIT))
+        return await self._send(calls.cancel(run_id))
 
     async def cancel_many(self, run_ids: Sequence[str]) -> Answer:
         """POST /v1/runs/cancel, for 100 runs at the most."""
-        body = orjson.dumps({"run_ids": list(run_ids)})
-        return await self._send(_Call("POST", "/v1/runs/cancel", "act", ACT_LIMIT, body=body, headers=_json()))
+        return await self._send(calls.cancel_many(run_ids))
 
     async def retry_webhook(self, run_id: str, webhook_url: str | None = None) -> Answer:
         """POST /v1/runs/{id}/retry_webhook. A delivery that failed is still a 200, with `error` in the body."""
-        path = f"/v1/runs/{_segment(run_id)}/retry_webhook"
-        body = orjson.dumps({"webhook_url": webhook_url}) if webhook_url else None
-        headers = _json() if body else {}
-        return await self._send(_Call("POST", path, "act", RETRY_WEBHOOK_LIMIT, body=body, headers=headers))
+        return await self._send(calls.retry_webhook(run_id, webhook_url))
 
     async def forward(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -268,29 +204,18 @@ class SkyvernAPI:
 
         Any POST may create a run, as far as is known here, so only a GET or HEAD is tried again.
         """
-        safe = method.upper() in ("GET", "HEAD")
-        kind: Kind = "read" if safe else "submit"
-        call = _Call(
-            method.upper(),
-            path,
-            kind,
-            READ_LIMIT if safe else ACT_LIMIT,
-            query=query,
-            body=body if body or not safe else None,
-            headers=_passed_on(headers or {}),
-        )
-        return await self._send(call)
+        return await self._send(calls.forward(method, path, query, headers or {}, body))
 
     async def stream(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None
     ) -> Streamed | Unreachable:
         """Like `forward` for a GET or HEAD, but the body comes in pieces and is not capped. Tried once."""
-        call = _Call(method.upper(), path, "read", READ_LIMIT, query=query, headers=_passed_on(headers or {}))
+        call = calls.forward(method, path, query, headers or {}, b"")
         client = self._client(keep=True)
         request = self._origin.request(client, call)
         if isinstance(request, Unreachable):
             return request
-        request.extensions = {**request.extensions, "timeout": _timeout(READ_LIMIT).as_dict()}
+        request.extensions = {**request.extensions, "timeout": _timeout(call.limit).as_dict()}
         try:
             response = await client.send(request, stream=True)
         except _BROKEN as error:
@@ -304,7 +229,7 @@ class SkyvernAPI:
             await client.aclose()
         self._clients.clear()
 
-    async def _send(self, call: _Call) -> Answer:
+    async def _send(self, call: Call) -> Answer:
         client = self._client(keep=call.kind == "read")
         request = self._origin.request(client, call)
         if isinstance(request, Unreachable):
@@ -319,7 +244,7 @@ class SkyvernAPI:
             await asyncio.sleep(pause)
             waited += pause
 
-    async def _once(self, client: httpx2.AsyncClient, request: httpx2.Request, call: _Call) -> Answer:
+    async def _once(self, client: httpx2.AsyncClient, request: httpx2.Request, call: Call) -> Answer:
         limit = self._patience.limit or call.limit
         request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}
         try:
@@ -363,7 +288,7 @@ class SkyvernReader:
 
     def get_run(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}: 404 when there is no such run."""
-        return self._send(_get_run(run_id))
+        return self._send(calls.get_run(run_id))
 
     def list_runs(
         self,
@@ -374,11 +299,11 @@ class SkyvernReader:
         search_key: str | None = None,
     ) -> Answer:
         """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return self._send(_list_runs(page, page_size, status, run_type, search_key))
+        return self._send(calls.list_runs(page, page_size, status, run_type, search_key))
 
     def artifacts(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
-        return self._send(_artifacts(run_id))
+        return self._send(calls.artifacts(run_id))
 
     def close(self) -> None:
         """Close the connections."""
@@ -386,7 +311,7 @@ class SkyvernReader:
             self._client.close()
             self._client = None
 
-    def _send(self, call: _Call) -> Answer:
+    def _send(self, call: Call) -> Answer:
         client = self._opened()
         request = self._origin.request(client, call)
         if isinstance(request, Unreachable):
@@ -410,7 +335,7 @@ class SkyvernReader:
                 )
             return self._client
 
-    def _once(self, client: httpx2.Client, request: httpx2.Request, call: _Call) -> Answer:
+    def _once(self, client: httpx2.Client, request: httpx2.Request, call: Call) -> Answer:
         limit = self._patience.limit or call.limit
         deadline = time.monotonic() + limit
         request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}
