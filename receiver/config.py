@@ -378,10 +378,25 @@ class Config(Model):
     retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long ended things are kept.")
 
     @property
+    def submits(self) -> bool:
+        """Whether runs can be submitted here: a source has a key for Skyvern's API."""
+        return any(source.api_key for source in self.sources.values())
+
+    def unproven(self, default_base: str, public_url: str) -> str:
+        """A warning when runs can be submitted but Skyvern can't be told where their webhooks go; else ""."""
+        names = [name for name, source in self.sources.items() if source.api(default_base) is not None]
+        if public_url or not names:
+            return ""
+        return (
+            f"PUBLIC_URL is not set, though runs can be submitted to {', '.join(names)}: results come by polling "
+            "alone, and late; and when Skyvern's answer to a submit is lost, nothing can prove whether there is a run. "
+            "Set it to where Skyvern reaches this receiver, such as https://hooks.example.com"
+        )
+
+    @property
     def destinations(self) -> list[str]:
         """All that deliveries go to: the sinks, and the callers' own webhooks where runs can be submitted."""
-        submits = any(source.api_key for source in self.sources.values())
-        return [*self.sinks, *([CALLBACK] if submits else [])]
+        return [*self.sinks, *([CALLBACK] if self.submits else [])]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import redis
@@ -19,14 +19,14 @@ from receiver.event import Event
 from receiver.facts import Facts
 from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, recording, submissions
-from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent
+from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent, RunKey
 from receiver.ledger.submissions import Submission
 from receiver.pauses import Pause
 from receiver.redact import Redactor
 from receiver.routing import Router, RunView
 from receiver.run import parse
 from receiver.settings import Settings
-from receiver.submit import lanes
+from receiver.submit import due, lanes
 from receiver.tally import DispatchTally
 
 QUEUE = wakeups.DISPATCH
@@ -174,10 +174,36 @@ class Dispatcher:
             news.append(item)
         new = recording.record(connection, news, now)
         if bound:
-            submissions.finish(connection, recording.final_ones(connection, bound), now)
+            self._finish(connection, batch, known, histories, bound, now)
         return new, {
             delivery.sink for item in news if item.event.id in new for delivery in item.deliveries if not delivery.after
         }
+
+    def _finish(
+        self,
+        connection: Connection,
+        batch: Sequence[NewEvent],
+        known: Mapping[RunKey, KnownRun],
+        histories: Mapping[RunKey, Sequence[Facts]],
+        bound: Mapping[RunKey, Submission],
+        now: float,
+    ) -> None:
+        """Final runs are looked for no more; but once, some time later, when the first that was heard of the end is a
+        cancel without output. What reconciliation itself brought was that look."""
+        looked = {
+            item.key
+            for item in batch
+            if item.event.via == "poll" and item.key in bound and item.event.submission_id == bound[item.key].id
+        }
+        over, once_more = [], []
+        for key in recording.final_ones(connection, bound):
+            first = not any(each.final for each in known[key].history)
+            if not facts.may_tell_more(histories[key]) or (key in looked and not first):
+                over.append(key)
+            elif first:
+                once_more.append(key)
+        submissions.finish(connection, over, now)
+        submissions.look_once_more(connection, once_more, now + due.AFTER_CANCEL, now)
 
     def _judge(self, item: NewEvent, history: list[Facts]) -> None:
         if item.facts is None:

@@ -31,6 +31,7 @@ VOLATILE = frozenset(
     }
 )
 FILES = "downloaded_files"
+CANCELED = "canceled"
 VOLATILE_IN_FILE = frozenset({"url", "modified_at"})
 
 
@@ -92,6 +93,14 @@ def judge(new: Facts, history: Sequence[Facts]) -> Judgement:
     if loses_output or any(_outranks(old, new) for old in history):
         return Judgement("superseded")
     return Judgement("news" if new.final else "interim")
+
+
+def may_tell_more(history: Sequence[Facts]) -> bool:
+    """Whether a final run may have output that no event has told: it was cancelled, and cancelled runs tell their
+    outputs a second time, after clean-up."""
+    newest = max((each.attempt for each in history), default=1)
+    ends = [each for each in history if each.final and each.attempt == newest]
+    return bool(ends) and all(each.status == CANCELED and each.output_null for each in ends)
 
 
 def _series(event: Facts) -> tuple[int, str, bool]:

@@ -41,6 +41,8 @@ from receiver.submit.states import Submission as State
 PATIENCE = Patience(tries=1, limit=25.0)
 """Of one poll: shorter than its lease, and the next look is the retry."""
 _GONE = 404
+_TOO_MANY = 429
+_ITS_TROUBLE = 500
 _MOST_UNKNOWN = 50
 
 log = logging.getLogger("runhook.reconcile")
@@ -186,7 +188,17 @@ class Reconciler:
                 return
         else:
             reason, retry_after = answer.reason, None
+        if self._has_ended(source, submission, answer, now):
+            self._ledger.write(lambda connection: overdue.stop_looking(connection, submission.id, reason, now))
+            return
         self._postpone(submission, reason, self._settings.longest, retry_after)
+
+    def _has_ended(self, source: Watched, submission: Submission, answer: Answer, now: float) -> bool:
+        """Whether this was the one more look at a run whose end is known: it is repeated only while Skyvern has
+        trouble, and for no longer than a day."""
+        ended = self._ledger.read(lambda connection: overdue.ended_at(connection, source.name, submission.run_id))
+        trouble = not isinstance(answer, Answered) or answer.status == _TOO_MANY or answer.status >= _ITS_TROUBLE
+        return ended is not None and not (trouble and ended > now - due.LOST_AFTER)
 
     def _postpone(self, submission: Submission, reason: str, longest: float, retry_after: float | None = None) -> None:
         now = time.time()

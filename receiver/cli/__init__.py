@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("receiver.cli.lists", "runs"),
     "events": ("receiver.cli.lists", "events"),
     "deliveries": ("receiver.cli.lists", "deliveries"),
+    "submissions": ("receiver.cli.lists", "submissions"),
     "dead": ("receiver.cli.operate", "dead"),
     "attempts": ("receiver.cli.operate", "attempts"),
     "replay": ("receiver.cli.operate", "replay"),

@@ -62,6 +62,8 @@ def check(
             raise
         _output.print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
         raise typer.Exit(error.exit_code) from None
+    if warning := loaded.config.unproven(settings.skyvern_base_url, settings.public_url):
+        loaded.warnings.append(warning)
     labels = _labels(label or [])
     if source and source not in loaded.config.sources:
         raise UsageError(f"--source {source}: {settings.config} has {', '.join(loaded.config.sources)}")

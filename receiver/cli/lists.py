@@ -1,4 +1,4 @@
-"""`runhook runs`, `runhook events` and `runhook deliveries`: what the ledger knows, for people and for programs."""
+"""`runhook runs`, `events`, `deliveries` and `submissions`: what the ledger knows, for people and for programs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
 from receiver.ledger.migrate import ensure_schema
 from receiver.settings import Settings
+from receiver.submit.states import Submission
+
+SUBMISSION_STATES = [state.value for state in Submission]
 
 T = TypeVar("T")
 
@@ -193,3 +196,75 @@ def _outcome(row: dict[str, Any]) -> str:
         )
     due = f"; next try {_output.when(row['due_at'])}" if row["state"] == "waiting" else ""
     return _output.clean(row["reason"], 100) + due
+
+
+def submissions(
+    data: Data = None,
+    source: Source = "",
+    run: RunId = "",
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", help=f"Only in this state ({', '.join(SUBMISSION_STATES)}); may be repeated."),
+    ] = None,
+    status: Status = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Only with this label; may be repeated.")
+    ] = None,
+    since: Since = "",
+    limit: Limit = queries.LIMIT,
+    as_json: Json = False,
+) -> None:
+    """List the runs that were submitted here, the newest first, and when a missing result is looked for next."""
+    if unknown := sorted(set(state or ()) - set(SUBMISSION_STATES)):
+        raise UsageError(f"--state {unknown[0]}: a submission is {', '.join(SUBMISSION_STATES)}")
+    labels = dict(_pair(each) for each in label or ())
+    wanted = queries.Filter(
+        source=source, run_id=run, state=state or (), status=status or (), since=moment(since), limit=limit
+    )
+    found = ask(data, lambda connection: queries.list_submissions(connection, wanted, labels))
+    if as_json:
+        _output.print_json([_output.with_iso_times(row) for row in found])
+        return
+    now = time.time()
+    _output.print_table(
+        "",
+        ["submission", "state", "run", "status", "call", "age", "looked for", "labels", "why"],
+        [
+            (
+                _output.short(row["id"]),
+                row["state"],
+                row["run_id"],
+                row["status"],
+                row["call"],
+                age(now - row["created_at"]),
+                _due(row, now),
+                " ".join(f"{name}={value}" for name, value in sorted(row["labels"].items())),
+                _output.clean(row["reason"], 100),
+            )
+            for row in found
+        ],
+        "no submissions: make a key with `runhook keys create`, and submit a run with it",
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not mark or not name:
+        raise UsageError(f"--label {text}: write NAME=VALUE")
+    return name, value
+
+
+def _due(row: dict[str, Any], now: float) -> str:
+    """When it is looked for next, if it is, and how often that was in vain."""
+    tries = f" after {row['polls']} looks" if row["polls"] else ""
+    if row["due_at"] is None:
+        return ""
+    return ("now" if row["due_at"] <= now else f"in {age(row['due_at'] - now)}") + tries
+
+
+def age(seconds: float) -> str:
+    """A span of time as people say it: one number and one unit."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{max(seconds, 0):.0f}s"

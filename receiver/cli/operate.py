@@ -14,6 +14,7 @@ import typer
 from receiver.cli import _output
 from receiver.cli.lists import Data, Json, Limit, Since, Source, Status, ask, moment, tell
 from receiver.cli.sinks import load_config, require_sink
+from receiver.config import CALLBACK
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import operations as ledger_operations
 from receiver.ledger import queries
@@ -108,6 +109,8 @@ def replay(
         raise UsageError(f"--state {min(unknown)}: only dead and delivered ones can be replayed")
     if not (things or sink or state or source or status or since or backfill or everything):
         raise UsageError("say what to replay: ids, --sink, --state, --status, --since, or --all for all dead letters")
+    if backfill == CALLBACK:
+        raise UsageError(f"--backfill {backfill}: callers' webhooks are made for their own runs, and not afterwards")
     if backfill:
         require_sink(load_config(config, data)[1], backfill)  # nobody would ever work off what an unknown one gets
     force = force or State.DELIVERED in (state or ())

@@ -56,6 +56,8 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
         *(f"{name} = {value}" for name, value in settings.summary().items()),
         promise,
     ]
+    if warning := config.unproven(settings.skyvern_base_url, settings.public_url):
+        lines.append(f"WARNING: {warning}")
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")
     server.run(sockets=[listener])

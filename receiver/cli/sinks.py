@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
+from receiver.breaker import Lane
 from receiver.cli import _output
 from receiver.cli.lists import Data, Json, ask, tell
-from receiver.config import Config, load
+from receiver.config import CALLBACK, Config, load
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, lanes, queries
 from receiver.settings import Settings
+
+SHOWN: Final = 3
+"""Shut origins whose reason the table has room for; --json tells all."""
 
 app = typer.Typer(help="List, pause, resume and test sinks.", no_args_is_help=True)
 
@@ -23,6 +28,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
 def require_sink(config: Config, name: str) -> None:
     """Raise UsageError when the config has no sink `name`."""
+    if name == CALLBACK and name not in config.destinations:
+        raise UsageError(f"{name} serves the webhooks of those who submit runs here; no source has an api_key to do so")
     if name not in config.destinations:
         raise UsageError(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
 
@@ -35,30 +42,33 @@ def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Confi
 
 @app.command("list")
 def list_sinks(config: ConfigFile = None, data: Data = None, as_json: Json = False) -> None:
-    """List the sinks with their breakers and the counts of their deliveries."""
+    """List the sinks with their breakers and the counts of their deliveries; callers' own webhooks as callback."""
     _, loaded = load_config(config, data)
+    types = {name: sink.type for name, sink in loaded.sinks.items()}
+    types |= {name: "callers' webhooks" for name in loaded.destinations if name not in types}
 
-    def question(connection: Connection) -> tuple[list[dict[str, object]], dict[str, dict[str, int]]]:
+    def question(connection: Connection) -> list[dict[str, Any]]:
         gates = {lane.lane: lane for lane in lanes.every(connection)}
         counts: dict[str, dict[str, int]] = {}
         for row in queries.counts(connection):
             counts.setdefault(row["sink"], {})[row["state"]] = row["count"]
-        found: list[dict[str, object]] = []
-        for name, sink in loaded.sinks.items():
+        found: list[dict[str, Any]] = []
+        for name, kind in types.items():
             gate = gates.get(name)
-            found.append(
-                {
-                    "name": name,
-                    "type": sink.type,
-                    "paused": bool(gate and gate.paused),
-                    "breaker": gate.breaker if gate else "closed",
-                    "reason": gate.reason if gate else "",
-                    "deliveries": counts.get(name, {}),
-                }
-            )
-        return found, counts
+            row = {
+                "name": name,
+                "type": kind,
+                "paused": bool(gate and gate.paused),
+                "breaker": gate.breaker if gate else "closed",
+                "reason": gate.reason if gate else "",
+                "deliveries": counts.get(name, {}),
+            }
+            if name == CALLBACK:
+                row["origins"] = _origins(queries.lanes_of(connection, name), gates)
+            found.append(row)
+        return found
 
-    found, counts = ask(data, question)
+    found = ask(data, question)
     if as_json:
         _output.print_json(found)
         return
@@ -69,14 +79,49 @@ def list_sinks(config: ConfigFile = None, data: Data = None, as_json: Json = Fal
             (
                 row["name"],
                 row["type"],
-                "paused" if row["paused"] else {"closed": "open for traffic"}.get(str(row["breaker"]), "breaker open"),
-                ", ".join(f"{count} {state}" for state, count in sorted(counts.get(str(row["name"]), {}).items())),
-                row["reason"],
+                _state(row),
+                ", ".join(f"{count} {state}" for state, count in sorted(row["deliveries"].items())),
+                "; ".join(
+                    f"{each['origin']}: {each['reason']}" for each in row.get("origins", {}).get("shut", [])[:SHOWN]
+                )
+                or row["reason"],
             )
             for row in found
         ],
         "the config has no sinks",
     )
+
+
+def _origins(open_ones: Mapping[str, int], gates: Mapping[str, Lane]) -> dict[str, Any]:
+    """The addresses that callers' webhooks go to: how many there are, and those that are shut, the fullest first."""
+    shut = [gate for gate in gates.values() if gate.sink == CALLBACK != gate.lane and gate.breaker != "closed"]
+    return {
+        "known": len({*open_ones, *(gate.lane for gate in shut)}),
+        "shut": [
+            {
+                "origin": gate.lane.removeprefix(f"{CALLBACK} "),
+                "breaker": gate.breaker,
+                "until": _output.iso(gate.until),
+                "reason": gate.reason,
+                "waiting": open_ones.get(gate.lane, 0),
+            }
+            for gate in sorted(shut, key=lambda gate: (-open_ones.get(gate.lane, 0), gate.lane))
+        ],
+    }
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    shut = row.get("origins", {}).get("shut", [])
+    more = [f"and {len(shut) - SHOWN} more"] if len(shut) > SHOWN else []
+    return "; ".join([*(f"{each['origin']}: {each['reason']}" for each in shut[:SHOWN]), *more]) or str(row["reason"])
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    if row["paused"]:
+        return "paused"
+    if (origins := row.get("origins")) and origins["shut"]:
+        return f"{len(origins['shut'])} of {origins['known']} origins shut"
+    return {"closed": "open for traffic"}.get(str(row["breaker"]), "breaker open")
 
 
 @app.command()
@@ -104,6 +149,11 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
 
     settings, loaded = load_config(config, data)
     require_sink(loaded, name)
+    if name == CALLBACK:
+        raise UsageError(
+            f"{name} can't be tested: it has no address of its own, for each delivery goes to the webhook_url that the "
+            "run's caller gave; `runhook replay RUN --sink callback --force` sends a real one again"
+        )
     chosen = loaded.sinks[name]
     sink = registry.build(name, chosen.type, chosen.options, SourceServices(loaded, settings.skyvern_base_url))
     try:

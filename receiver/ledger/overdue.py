@@ -99,9 +99,18 @@ def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str])
     return set(connection.execute(query).scalars())
 
 
+def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:
+    """When the ledger last heard of a run whose end it knows; None when it does not know its end."""
+    query = sa.select(runs.c.updated_at).where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final)
+    return connection.execute(query).scalar()
+
+
 def count_open(connection: sa.Connection) -> int:
     """How many submissions have no end yet."""
+    ended = sa.exists().where(
+        runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id, runs.c.final
+    )
     query = sa.select(sa.func.count()).where(
-        sa.or_(submissions.c.state.in_(sorted(OPEN)), submissions.c.due_at.is_not(None))
+        sa.or_(submissions.c.state.in_(sorted(OPEN)), sa.and_(submissions.c.due_at.is_not(None), ~ended))
     )
     return int(connection.execute(query).scalar_one())

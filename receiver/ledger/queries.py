@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger.schema import attempts, deliveries, events, runs
+from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
+from receiver.states import ENDED
 
 FULL_ID = len("evt_") + 32
 LIMIT = 50
@@ -180,6 +181,45 @@ def list_attempts(connection: sa.Connection, thing: str) -> list[dict[str, Any]]
     return [{**row._mapping, "receipt": json.loads(row.receipt) if row.receipt else None} for row in rows]
 
 
+def list_submissions(
+    connection: sa.Connection, wanted: Filter, labels: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Submissions without what their callers were told, the newest first, each with its run's outcome if that is known.
+
+    Of the filter: source, run, state of the submission, outcome of the run, and when it was made. `labels`: all must
+    be its own.
+    """
+    columns = [column for column in submissions.c if column.name not in _UNSHOWN]
+    query = (
+        sa.select(*columns, sa.func.coalesce(runs.c.outcome, "").label("status"))
+        .outerjoin(runs, sa.and_(runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id))
+        .order_by(submissions.c.created_at.desc(), submissions.c.id)
+    )
+    if wanted.source:
+        query = query.where(submissions.c.source == wanted.source)
+    if wanted.run_id:
+        query = query.where(submissions.c.run_id == wanted.run_id)
+    if wanted.state:
+        query = query.where(submissions.c.state.in_(wanted.state))
+    if wanted.status:
+        query = query.where(runs.c.outcome.in_(wanted.status))
+    if wanted.since is not None:
+        query = query.where(submissions.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(submissions.c.created_at < wanted.until)
+    for name, value in sorted((labels or {}).items()):
+        # As json.dumps writes a pair; no name and no value can stand for another, for both are quoted there.
+        query = query.where(submissions.c.labels.contains(f"{json.dumps(name)}: {json.dumps(value)}", autoescape=True))
+    found = [dict(row._mapping) for row in connection.execute(query.limit(wanted.limit).offset(wanted.offset))]
+    for each in found:
+        each["labels"] = json.loads(each["labels"])
+    return found
+
+
+# The caller's address and key may hold secrets, and what it was told is a result.
+_UNSHOWN = frozenset({"callback_url", "idempotency_key", "request_hash", "answer"})
+
+
 def counts(connection: sa.Connection) -> list[dict[str, Any]]:
     """How many deliveries each sink has in each state."""
     rows = connection.execute(
@@ -188,3 +228,10 @@ def counts(connection: sa.Connection) -> list[dict[str, Any]]:
         .order_by(deliveries.c.sink, deliveries.c.state)
     )
     return [dict(row._mapping) for row in rows]
+
+
+def lanes_of(connection: sa.Connection, sink: str) -> dict[str, int]:
+    """The lanes that deliveries to `sink` have, and how many of each have not ended."""
+    under_way = sa.func.count().filter(deliveries.c.state.not_in([state.value for state in ENDED]))
+    query = sa.select(deliveries.c.lane, under_way).where(deliveries.c.sink == sink).group_by(deliveries.c.lane)
+    return {row[0]: row[1] for row in connection.execute(query)}

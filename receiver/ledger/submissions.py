@@ -333,6 +333,15 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
 
 def finish(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
     """There is nothing more to look for: these runs are final."""
+    _set_due(connection, keys, None, now)
+
+
+def look_once_more(connection: sa.Connection, keys: Iterable[RunKey], due_at: float, now: float) -> None:
+    """These runs are final, and yet there may be more to tell of them at `due_at`."""
+    _set_due(connection, keys, due_at, now)
+
+
+def _set_due(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
     wanted = sorted(set(keys))
     for source in sorted({source for source, _ in wanted}):
         connection.execute(
@@ -340,9 +349,9 @@ def finish(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> Non
             .where(
                 submissions.c.source == source,
                 bulk.among(connection, submissions.c.run_id, [run_id for each, run_id in wanted if each == source]),
-                submissions.c.due_at.is_not(None),
+                sa.true() if due_at else submissions.c.due_at.is_not(None),
             )
-            .values(due_at=None, updated_at=now)
+            .values(due_at=due_at, updated_at=now)
         )
 
 

@@ -71,8 +71,6 @@ def submit(context: Context) -> Part:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        if not context.settings.public_url and api.sources:
-            log.warning("submit.without_callbacks PUBLIC_URL is not set: results come by polling alone")
         yield
         await api.close()
 

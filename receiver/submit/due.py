@@ -16,6 +16,8 @@ UNKNOWN_LONGEST: Final = 900.0
 """Seconds between two looks for the run of a lost answer, at the most."""
 LOST_AFTER: Final = 86_400.0
 """Seconds after which a submission without a trace is lost."""
+AFTER_CANCEL: Final = 120.0
+"""Seconds after which a run that was cancelled without output is looked at once more: it is cleaned up by then."""
 
 
 def first_look(members: Mapping[str, Any], headers: Mapping[str, str], now: float, default: float) -> float:

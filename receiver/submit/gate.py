@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import redis
 
 from receiver.allowance import Allowance
 from receiver.config import parse_rate
+from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.rates import Rate
@@ -45,6 +47,7 @@ class Gate:
         self._known: dict[str, tuple[float, Key | None]] = {}
         self._rates: dict[tuple[str, str], tuple[Rate, Allowance]] = {}
         self._noted: dict[str, float] = {}
+        self._notes: set[asyncio.Task[None]] = set()
         self._alone_until = 0.0
         self._pool = ThreadPoolExecutor(2, "submit-rates")
 
@@ -77,9 +80,15 @@ class Gate:
             self._known[digest] = (now, key)
             if key is not None and now - self._noted.get(key.id, float("-inf")) > NOTE_EVERY:
                 self._noted[key.id] = now
-                key_id, at = key.id, time.time()
-                await self._store.write(lambda connection: ledger_keys.used(connection, key_id, at))
+                task = asyncio.create_task(self._note(key.id, time.time()))
+                self._notes.add(task)
+                task.add_done_callback(self._notes.discard)
         return key
+
+    async def _note(self, key_id: str, at: float) -> None:
+        """Note that the key was used. Beside the request: a ledger that takes no note must not refuse or delay it."""
+        with contextlib.suppress(LedgerUnavailable, LedgerDataError):
+            await self._store.write(lambda connection: ledger_keys.used(connection, key_id, at))
 
     async def _take(self, key_id: str, rate: str) -> bool:
         amount, seconds = parse_rate(rate)
@@ -96,6 +105,8 @@ class Gate:
 
     def close(self) -> None:
         """Let go of the threads and of Redis."""
+        for task in self._notes:
+            task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._redis.close()
 

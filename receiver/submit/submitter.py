@@ -56,7 +56,6 @@ OTHERS = 3.0
 DUE_AFTER = 600.0
 """Seconds after which a run that was accepted is looked for."""
 _LONGEST_KEY = 255
-_MAX_TITLE = 500
 _WRITE_AGAIN = (0.2, 1.0, 3.0)
 
 log = logging.getLogger("runhook.submit")

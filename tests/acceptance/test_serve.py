@@ -125,6 +125,14 @@ def test_the_summary_says_where_it_listens_and_which_promise_holds(receiver_fact
     assert SECRET not in receiver.log
 
 
+def test_a_submit_api_without_a_public_url_is_warned_of_at_the_start(
+    receiver_factory: Receivers, redis_url: str
+) -> None:
+    key = {"secrets": [SECRET], "api_base": "http://127.0.0.1:9", "api_key": "k"}
+
+    assert "runhook: WARNING: PUBLIC_URL is not set" in receiver_factory(redis_url, sources={"skyvern": key}).log
+
+
 def test_without_redis_it_starts_and_says_where_events_go(receiver_factory: Receivers) -> None:
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
     assert "runhook: on disk before 202: yes, in the spool (Redis is away)\n" in receiver.log

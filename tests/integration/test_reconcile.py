@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from receiver.simulate.faults import Fault
 from receiver.skyvern import Unreachable
 from receiver.submit.states import Move
 from receiver.submit.states import Submission as State
+from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port
 
@@ -71,6 +73,11 @@ class Rig:
 
     def due_now(self, token: str = TOKEN) -> None:
         self.ledger.write(lambda c: overdue.make_due(c, [token], time.time()))
+
+    def told(self, run_id: str, fields: dict[str, Any]) -> Event:
+        """A webhook's event of this run, with these fields, for the submission."""
+        content = dumps({"run_id": run_id, "run_type": "task_v1", **fields})
+        return Event(event_id("skyvern", content), "skyvern", content, time.time())
 
     def events(self) -> list[tuple[str, str, str]]:
         rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter(limit=100)))
@@ -354,3 +361,73 @@ def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_th
         [(runs[0], "poll", "news"), *((each, "import", "news") for each in runs[-10:])]
     )
     assert it.deliveries() == 11
+
+
+def test_a_cancelled_run_is_looked_at_once_more_for_the_output_that_its_second_webhook_would_have_told(
+    simulate_skyvern: Simulate, rig: Callable[..., Rig]
+) -> None:
+    # Given a run that is cancelled while it runs: null output at once, output after clean-up
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim)
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id, due_at=time.time() + 1000)
+    sim.client.post(f"/v1/runs/{run_id}/cancel")
+    first = it.told(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000001"})
+
+    # When only its first webhook arrives, and a second cancel call says the same again
+    it.dispatcher.dispatch([first])
+    again = it.told(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000002"})
+    it.dispatcher.dispatch([again, first])
+
+    # Then it is looked at some time later, and its output is news
+    due_at = it.submission().due_at
+    assert due_at is not None
+    assert 100 < due_at - time.time() < 130
+    assert it.ledger.read(overdue.count_open) == 0
+    sim.wait_for(lambda: sim.run(run_id).output)
+    it.due_now()
+    assert it.reconciler.drain(20) == 1
+    assert it.events() == [
+        (run_id, "webhook", "news"),
+        (run_id, "webhook", "repeat"),
+        (run_id, "poll", "news"),
+    ]
+    assert it.submission().due_at is None
+
+
+def test_a_cancelled_run_without_any_output_is_polled_once_and_no_more(
+    scripted_server: ScriptedServer, rig: Callable[..., Rig]
+) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    it.begin()
+    it.answered("tsk_1", due_at=time.time() + 1000)
+    body = {"run_id": "tsk_1", "run_type": "task_v1", "status": "canceled", "output": None}
+    it.dispatcher.dispatch([it.told("tsk_1", body)])
+    scripted_server.default = Reply(503)
+
+    it.due_now()
+    it.reconciler.drain(20)
+    assert it.submission().due_at is not None  # Skyvern was in trouble: that was no look
+    polls = len(scripted_server.calls)
+    it.due_now()
+    scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
+    it.reconciler.drain(20)
+
+    assert it.submission().due_at is None
+    assert len(scripted_server.calls) == polls + 1
+    assert it.events() == [("tsk_1", "webhook", "news")]
+
+
+def test_a_run_that_is_not_cancelled_or_told_its_output_is_finished_at_once(
+    simulate_skyvern: Simulate, rig: Callable[..., Rig]
+) -> None:
+    it = rig(simulate_skyvern())
+    for number, body in enumerate(({"status": "failed", "output": None}, {"status": "canceled", "output": {"a": 1}})):
+        token = f"sub_{number:032x}"
+        it.begin(token)
+        it.answered(f"tsk_{number}", token, due_at=time.time() + 1000)
+
+        it.dispatcher.dispatch([it.told(f"tsk_{number}", body)])
+
+        assert it.submission(token).due_at is None

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 
 from receiver.ledger import queries
 from receiver.simulate.faults import Fault
@@ -361,6 +362,15 @@ def test_paths_that_hand_out_keys_are_passed_on_for_nobody(rig: Submitting) -> N
     answer = rig.client.get("/api/v1/organizations/o_1/apikeys")
 
     assert answer.status_code == 403
+
+
+def test_a_ledger_that_takes_no_note_of_a_keys_use_refuses_no_request(rig: Submitting) -> None:
+    def refuse(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("CREATE TRIGGER no_notes BEFORE UPDATE ON keys BEGIN SELECT RAISE(ABORT, 'no'); END")
+
+    rig.ledger.write(refuse)
+
+    assert rig.client.get("/v1/runs").status_code == 200
 
 
 # Passing on.

@@ -348,7 +348,7 @@ def test_what_is_commented_out_in_the_shipped_config_works_too(runhook: Runhook,
 def test_the_production_example_is_right(runhook: Runhook) -> None:
     result = runhook(
         *("check", PRODUCTION, "--against", "workflow_run.completed", "--label", "team=billing"),
-        environ=PRODUCTION_VARIABLES,
+        environ={**PRODUCTION_VARIABLES, "PUBLIC_URL": "https://hooks.example.com"},
     )
 
     assert result.code == 0, result.err
@@ -450,3 +450,14 @@ def test_the_schema_tells_an_editor_what_each_sink_takes() -> None:
 
 def test_the_validator_of_these_tests_knows_every_keyword_of_the_schema() -> None:
     assert keywords(json_schema()) <= KNOWN
+
+
+def test_a_submit_api_without_a_public_url_is_warned_of(runhook: Runhook, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("sources: {skyvern: {secrets: [sekret], api_key: sekret}}")
+
+    without, given = runhook("check", config), runhook("check", config, environ={"PUBLIC_URL": "https://hooks.example"})
+
+    assert (without.code, given.code) == (0, 0)
+    assert "warning: PUBLIC_URL is not set, though runs can be submitted to skyvern" in without.out
+    assert "PUBLIC_URL" not in given.out
