@@ -1,4 +1,4 @@
-"""Deliveries to try a sink with, as the receiver makes them, of runs that never were. The conformance suite has them."""
+"""What the conformance suite sends to a sink: deliveries as the receiver makes them, of runs that never were."""
 
 from __future__ import annotations
 
