@@ -1,5 +1,5 @@
-"""Sending calls to Skyvern's API and bringing back how they ended. The calls themselves are in calls.py, what answers mean is in
-answers.py.
+"""Sending calls to Skyvern's API and bringing back how they ended. The calls themselves are in calls.py, what answers
+mean is in answers.py.
 
 The API key goes to the source's own origin only: redirects are answers, never followed; proxies and .netrc files of the
 environment are not looked at. A submit is tried again only where no run can have been created: the connection was
