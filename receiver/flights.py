@@ -171,11 +171,13 @@ class Flights:
                     return  # given up, and its place is another's
                 unit.ended, unit.answers = True, answers
                 unit.seconds = time.monotonic() - unit.started
+                heir = None
                 if self._in_hand and unit.leaves_a_place:
-                    unit.heir = self._in_hand.popleft()
-                    _mark_begun(unit.heir)
-            self._ended.put(unit)
-            unit = unit.heir
+                    heir = unit.heir = self._in_hand.popleft()
+                    _mark_begun(heir)
+                # Before `hold` may give it an heir, which another thread sends: that one must land after it.
+                self._ended.put(unit)
+            unit = heir  # not unit.heir, which `hold` may have set since
 
     def _send(self, unit: Unit) -> list[Receipt | Exception]:
         try:

@@ -1,0 +1,74 @@
+"""Places, and what is in hand behind them. The threads are real; only the moment is chosen."""
+
+import threading
+import time
+
+from handlers import Delivery, Receipt, Sink, SinkOptions
+from handlers.conformance import NoServices
+from receiver.flights import Flights, Unit
+from receiver.ledger.claiming import Claimed
+
+
+class Counting(Sink[SinkOptions]):
+    Options = SinkOptions
+
+    def __init__(self) -> None:
+        super().__init__("counting", SinkOptions(timeout=5), NoServices())
+        self.sent: list[str] = []
+        self._counting = threading.Lock()
+
+    def send(self, delivery: Delivery) -> Receipt:
+        with self._counting:
+            self.sent.append(delivery.key)
+        return Receipt(delivery.key)
+
+
+def unit(name: str) -> Unit:
+    claimed = Claimed(
+        name, f"evt_{name}", "counting", "counting", "all", 1, 0, False, "skyvern", "tsk_1", "completed", "webhook", "",
+        time.time(), b'{"task_id": "tsk_1", "status": "completed"}', {}, (), in_hand=True,
+    )  # fmt: skip
+    return Unit("worker/1", [claimed], {})
+
+
+class JustThen:
+    """The lock that a place is passed on with. Takes `late` in hand as soon as a send has left its place empty, and
+    goes on when that has been sent."""
+
+    def __init__(self, late: Unit) -> None:
+        self._lock = threading.Lock()
+        self._late = late
+        self.flights: Flights | None = None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if self.flights is not None and threading.current_thread() is not threading.main_thread():
+            flights, self.flights = self.flights, None
+            flights.hold(self._late)
+            until = time.monotonic() + 10
+            while not self._late.ended and time.monotonic() < until:
+                time.sleep(0.001)
+
+
+def test_what_is_taken_in_hand_just_when_a_place_becomes_empty_is_sent_once_and_lands() -> None:
+    sink = Counting()
+    flights = Flights(sink, places=2, limit=5.0)
+    flights._passing = passing = JustThen(unit("second"))  # type: ignore[assignment]
+    passing.flights = flights
+
+    flights.begin(unit("first"))
+    landed: list[Unit] = []
+    until = time.monotonic() + 10
+    while flights and time.monotonic() < until:
+        landed += flights.landed(1.0)
+    flights.close()
+
+    for thread in threading.enumerate():
+        if thread.name.startswith("send-counting-"):
+            thread.join(10)
+
+    assert [each.claimed[0].id for each in landed] == ["first", "second"]
+    assert sorted(sink.sent) == ["first", "second"]
