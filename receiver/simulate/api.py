@@ -22,8 +22,11 @@ from receiver.simulate.options import Options
 from receiver.simulate.requests import (
     Agent,
     BulkCancel,
+    Download,
     Dropped,
+    LegacyRun,
     LegacyTask,
+    Login,
     Page,
     Refused,
     Task,
@@ -124,6 +127,37 @@ async def run_agent(request: Request) -> Response:
         )
 
     return await _submit(request, create, bodies.first_answer)
+
+
+async def login(request: Request) -> Response:
+    return await _run_made(request, Login)
+
+
+async def download_files(request: Request) -> Response:
+    return await _run_made(request, Download)
+
+
+async def _run_made(request: Request, kind: type[Login | Download]) -> Response:
+    """Skyvern makes a workflow of one block for these, and runs it."""
+
+    async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
+        callback, made = callback_of(checked(kind, given).webhook_url), f"wpid_{kind.__name__.lower()}"
+        return world.create(WORKFLOW, given, key, base_of(request), callback=callback, workflow_id=made)
+
+    return await _submit(request, create, bodies.first_answer)
+
+
+async def run_legacy_workflow(request: Request) -> Response:
+    workflow_id = str(request.path_params["workflow_id"])
+
+    async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
+        callback = callback_of(checked(LegacyRun, given).webhook_callback_url)
+        steps = max_steps_of(request)
+        return world.create(
+            WORKFLOW, given, key, base_of(request), callback=callback, workflow_id=workflow_id, max_steps=steps
+        )
+
+    return await _submit(request, create, lambda run: {"workflow_id": workflow_id, "workflow_run_id": run.id})
 
 
 async def _submit(
@@ -311,7 +345,10 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "/v1/run/tasks", run_task),
     ("POST", "/v1/run/agents", run_agent),
     ("POST", "/v1/run/workflows", run_agent),
+    ("POST", "/v1/run/tasks/login", login),
+    ("POST", "/v1/run/tasks/download_files", download_files),
     ("POST", "/api/v1/tasks", run_legacy_task),
+    ("POST", "/api/v1/workflows/{workflow_id}/run", run_legacy_workflow),
     ("GET", "/v1/runs", list_runs),
     ("POST", "/v1/runs/cancel", cancel_runs),
     ("GET", "/v1/runs/{run_id}", get_run),

@@ -46,6 +46,23 @@ class Agent(Submit):
     webhook_url: str | None = None
 
 
+class Login(Submit):
+    credential_type: Literal["skyvern", "bitwarden", "1password", "azure_vault"]
+    url: str | None = None
+    webhook_url: str | None = None
+
+
+class Download(Submit):
+    navigation_goal: str
+    url: str | None = None
+    webhook_url: str | None = None
+
+
+class LegacyRun(Submit):
+    data: dict[str, Any] | None = None
+    webhook_callback_url: str | None = None
+
+
 class BulkCancel(BaseModel):
     run_ids: list[str] = Field(max_length=100)
 

@@ -125,7 +125,7 @@ def submitted(answer: Answer) -> Created | Rejected | Lost:
     if answer.ok:
         parsed = answer.json()
         found = parsed if isinstance(parsed, dict) else {}
-        run_id = found.get("run_id") or found.get("task_id")
+        run_id = found.get("run_id") or found.get("task_id") or found.get("workflow_run_id")
         if isinstance(run_id, str):
             return Created(run_id, _text(found.get("run_type")), _text(found.get("status")))
         return Lost(f"status {answer.status} without a run id")

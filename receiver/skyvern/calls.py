@@ -38,9 +38,9 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def submit(path: str, body: bytes, headers: Mapping[str, str]) -> Call:
+def submit(path: str, body: bytes, headers: Mapping[str, str], query: str = "") -> Call:
     """One of the calls that make runs. `headers`: the caller's."""
-    return Call("POST", path, "submit", SUBMIT_LIMIT, body=body, headers={**_JSON, **passed_on(headers)})
+    return Call("POST", path, "submit", SUBMIT_LIMIT, query=query, body=body, headers={**_JSON, **passed_on(headers)})
 
 
 def get_run(run_id: str) -> Call:

@@ -150,21 +150,12 @@ class SkyvernAPI:
     def __repr__(self) -> str:
         return f"SkyvernAPI({self._origin.name})"
 
-    async def submit_task(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
-        """POST /v1/run/tasks. Read the answer with `submitted`. `headers`: the caller's, filtered here."""
-        return await self._send(calls.submit("/v1/run/tasks", body, headers or {}))
+    async def submit(self, path: str, body: bytes, headers: Mapping[str, str] | None = None, query: str = "") -> Answer:
+        """A call that makes a run, such as POST /v1/run/tasks. Read the answer with `submitted`.
 
-    async def submit_agent(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
-        """POST /v1/run/agents."""
-        return await self._send(calls.submit("/v1/run/agents", body, headers or {}))
-
-    async def submit_workflow(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
-        """POST /v1/run/workflows, the older name of the same."""
-        return await self._send(calls.submit("/v1/run/workflows", body, headers or {}))
-
-    async def submit_legacy_task(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
-        """POST /api/v1/tasks, whose callback field is webhook_callback_url and whose answer holds a task_id only."""
-        return await self._send(calls.submit("/api/v1/tasks", body, headers or {}))
+        `headers`: the caller's, filtered here. `path` and `query` as they stand on the wire.
+        """
+        return await self._send(calls.submit(path, body, headers or {}, query))
 
     async def get_run(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}: 404 when there is no such run."""

@@ -32,6 +32,7 @@ from receiver.ledger.submissions import Submission
 from receiver.redact import Redactor
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.answers import Reply, error
+from receiver.submit.calls import CALLS, Call
 from receiver.submit.disguise import Disguise
 from receiver.submit.due import first_look
 from receiver.submit.gate import Gate, Refusal
@@ -42,7 +43,7 @@ from receiver.submit.resending import Resender
 from receiver.submit.resolving import Resolver, prove
 from receiver.submit.results import Results
 from receiver.submit.store import Store
-from receiver.submit.submitter import CALLS, Source, Submitter
+from receiver.submit.submitter import Source, Submitter
 from receiver.submit.waiters import Waiters
 from receiver.web import Context, Part
 
@@ -78,7 +79,7 @@ def submit(context: Context) -> Part:
     routes = [
         Route(path + slash, api.entry(handler), methods=methods)
         for methods, path, handler in (
-            *((["POST"], path, api.submit) for path in CALLS),
+            *((["POST"], call.path, api.submit(call)) for call in CALLS),
             (["GET"], "/v1/runs/{run_id}", api.get_run),
             (["GET"], "/v1/runs/{run_id}/events", api.events),
             (["POST"], "/v1/runs/{run_id}/retry_webhook", api.retry_webhook),
@@ -167,10 +168,17 @@ class _Api:
             raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
         return source
 
-    async def submit(self, request: Request, caller: Caller) -> Response:
-        body = await self._body(request)
-        call = CALLS[_path(request).rstrip("/")]
-        return _response(await self._submitter.submit(caller.source, caller.key, call, body, request.headers))
+    def submit(self, call: Call) -> Handler:
+        """What serves this call."""
+
+        async def serve(request: Request, caller: Caller) -> Response:
+            body = await self._body(request)
+            path, query = _path(request).rstrip("/"), _query(request)
+            return _response(
+                await self._submitter.submit(caller.source, caller.key, call, path, query, body, request.headers)
+            )
+
+        return serve
 
     async def get_run(self, request: Request, caller: Caller) -> Response:
         given = request.query_params.get("wait", "0")
@@ -212,7 +220,7 @@ class _Api:
         return _response(found)
 
     async def other(self, request: Request, caller: Caller) -> Response:
-        path, query = _path(request), request.scope["query_string"].decode("latin-1")
+        path, query = _path(request), _query(request)
         if request.method not in ("GET", "HEAD"):
             return await self._act(request, caller, await self._body(request))
         asked = self._passthrough.read(caller.source, request.method, path, query, request.headers)
@@ -223,7 +231,7 @@ class _Api:
         return _Streaming(pieces, reply.status, dict(reply.headers))
 
     async def _act(self, request: Request, caller: Caller, body: bytes) -> Response:
-        path, query = _path(request), request.scope["query_string"].decode("latin-1")
+        path, query = _path(request), _query(request)
         return _response(await self._passthrough.act(caller.source, request.method, path, query, request.headers, body))
 
     async def _body(self, request: Request) -> bytes:
@@ -263,6 +271,11 @@ def _path(request: Request) -> str:
     """The path as it stands on the wire."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     return raw.split(b"?")[0].decode("latin-1")
+
+
+def _query(request: Request) -> str:
+    query: bytes = request.scope["query_string"]
+    return query.decode("latin-1")
 
 
 def _response(reply: Reply) -> Response:

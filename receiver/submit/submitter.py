@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
 from receiver.ledger.keys import Key
@@ -35,19 +35,13 @@ from receiver.submit.answers import (
     of_submit,
     relay,
 )
+from receiver.submit.calls import Call, short_answer
 from receiver.submit.gate import Refusal
 from receiver.submit.splice import NotAnObject, parse, splice
 from receiver.submit.states import Move
 from receiver.submit.states import Submission as State
 from receiver.submit.store import Store
 
-CALLS: Final = {
-    "/v1/run/tasks": "tasks",
-    "/v1/run/agents": "agents",
-    "/v1/run/workflows": "workflows",
-    "/api/v1/tasks": "legacy",
-}
-"""The paths that submit, and what the ledger calls them."""
 JOIN_FOR = 60.0
 """Seconds that a request waits for the answer to an earlier one that it repeats."""
 LOOK_EVERY = 0.3
@@ -89,16 +83,20 @@ class Prepared:
     """A request as it is written down and sent. `replacing`: what the answer must not show, and what it shows."""
 
     new: NewSubmission
+    path: str
+    query: str
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     replacing: Mapping[bytes, bytes] = field(repr=False)
     members: Mapping[str, Any] = field(repr=False)
 
 
-def prepare(source: Source, key: Key, call: str, body: bytes, headers: Mapping[str, str]) -> Prepared:
+def prepare(
+    source: Source, key: Key, call: Call, path: str, query: str, body: bytes, headers: Mapping[str, str]
+) -> Prepared:
     """Read a request. Raises Refusal: what can't be read, or whose labels can't be kept, is never sent.
 
-    `headers`: by lower-case name.
+    `path`, `query`: as they stand on the wire. `headers`: by lower-case name.
     """
     try:
         members = parse(body)
@@ -114,7 +112,7 @@ def prepare(source: Source, key: Key, call: str, body: bytes, headers: Mapping[s
     if idempotency_key and not (len(idempotency_key) <= _LONGEST_KEY and idempotency_key.isprintable()):
         raise Refusal(invalid(None, f"Idempotency-Key: must be 1 to {_LONGEST_KEY} printable characters"))
     submission_id = "sub_" + secrets.token_hex(16)
-    member = "webhook_callback_url" if call == "legacy" else "webhook_url"
+    member = call.member
     theirs = members.get(member)
     changes: dict[str, bytes | None] = {labels.MEMBER: None} if labels.MEMBER in members else {}
     replacing = {}
@@ -126,20 +124,21 @@ def prepare(source: Source, key: Key, call: str, body: bytes, headers: Mapping[s
         if ours:
             replacing[json.dumps(ours).encode()] = json.dumps(theirs or None, ensure_ascii=False).encode()
     title = members.get("title")
+    where = [] if call.fixed and not query else [path, query]
     # Who gave our own address as theirs gets no webhook of us: that would only come back here.
     wanted = theirs.strip() if isinstance(theirs, str) and not source.is_ours(theirs) else ""
     new = NewSubmission(
         id=submission_id,
         source=source.name,
         key_id=key.id,
-        call=call,
-        request_hash=_hash(call, header, headers.get("x-max-steps-override", ""), body),
+        call=call.name,
+        request_hash=_hash(call.name, header, headers.get("x-max-steps-override", ""), body, *where),
         title=parse_run(json.dumps({"title": title}).encode()).title if isinstance(title, str) else None,
         labels=found,
         callback_url=_storable(wanted),
         idempotency_key=idempotency_key,
     )
-    return Prepared(new, splice(body, changes), headers, replacing, members)
+    return Prepared(new, path, query, splice(body, changes), headers, replacing, members)
 
 
 def _hash(*parts: str | bytes) -> str:
@@ -174,9 +173,11 @@ class Submitter:
         self._due = due
         self._going: dict[str, asyncio.Task[Reply]] = {}
 
-    async def submit(self, source: Source, key: Key, call: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    async def submit(
+        self, source: Source, key: Key, call: Call, path: str, query: str, body: bytes, headers: Mapping[str, str]
+    ) -> Reply:
         """The answer to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent."""
-        prepared = prepare(source, key, call, body, headers)
+        prepared = prepare(source, key, call, path, query, body, headers)
         new, now = prepared.new, time.time()
         submission, made = await self._store.write(lambda connection: submissions.begin(connection, new, now))
         if not made:
@@ -189,7 +190,7 @@ class Submitter:
 
     async def _carry(self, source: Source, prepared: Prepared) -> Reply:
         new = prepared.new
-        said = await _SENDS[new.call](source.api, prepared.body, prepared.headers)
+        said = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
         reply = of_submit(said, source.secrets, prepared.replacing).for_submission(new.id)
         found = submitted(said)
         now = time.time()
@@ -292,13 +293,17 @@ class Submitter:
             return None
         if not submission.run_id:
             return None
-        if submission.call == "legacy":
-            body = json.dumps({"task_id": submission.run_id}).encode()
+        body = short_answer(submission.call, submission.run_id)
+        if body is None:
+            said = said or await source.api.get_run(submission.run_id)
+            run = said.json() if isinstance(said, Answered) and said.ok else None
+            body = short_answer(submission.call, submission.run_id, run)
+        if body is not None:
             reply = Reply(200, body, {"content-type": "application/json"}).for_submission(submission.id)
             return await self._told(submission, reply)
-        said = said or await source.api.get_run(submission.run_id)
         ours = source.callback(submission.id)
         replacing = {json.dumps(ours).encode(): json.dumps(submission.callback_url or None).encode()} if ours else {}
+        assert said is not None
         reply = relay(said, source.secrets, replacing=replacing).for_submission(submission.id)
         return await self._told(submission, reply) if reply.status < 300 else None
 
@@ -317,11 +322,3 @@ class Submitter:
             await asyncio.wait(list(self._going.values()), timeout=seconds)
         for task in list(self._going.values()):
             task.cancel()
-
-
-_SENDS: dict[str, Callable[[SkyvernAPI, bytes, Mapping[str, str]], Awaitable[Said]]] = {
-    "tasks": SkyvernAPI.submit_task,
-    "agents": SkyvernAPI.submit_agent,
-    "workflows": SkyvernAPI.submit_workflow,
-    "legacy": SkyvernAPI.submit_legacy_task,
-}

@@ -53,10 +53,10 @@ def closed_port() -> Iterator[int]:
 
 
 async def test_each_call_goes_where_skyvern_expects_it(api: SkyvernAPI, scripted_server: ScriptedServer) -> None:
-    await api.submit_task(b'{"prompt":"p"}')
-    await api.submit_agent(b"{}", {"X-Max-Steps-Override": "7"})
-    await api.submit_workflow(b"{}")
-    await api.submit_legacy_task(b"{}")
+    await api.submit("/v1/run/tasks", b'{"prompt":"p"}')
+    await api.submit("/v1/run/agents", b"{}", {"X-Max-Steps-Override": "7"})
+    await api.submit("/v1/run/workflows", b"{}")
+    await api.submit("/api/v1/tasks", b"{}")
     await api.get_run("wr_1")
     await api.list_runs(2, 50, status=["failed", "completed"], run_type=["task_v1"], search_key="a b&c")
     await api.artifacts("wr_1")
@@ -122,7 +122,7 @@ async def test_the_key_stays_behind_when_the_api_redirects(
 ) -> None:
     scripted_server.default = Reply(307, b"", {"location": other_server.url + "/v1/run/tasks"})
 
-    answer = await api.submit_task(b"{}")
+    answer = await api.submit("/v1/run/tasks", b"{}")
     read = await api.get_run("x")
 
     assert submitted(answer) == Rejected(307)
@@ -171,7 +171,7 @@ async def test_a_strange_run_id_stays_one_part_of_the_path(
 async def test_a_refused_connection_created_nothing_and_is_tried_again(closed_port: int) -> None:
     api = SkyvernAPI(f"http://user:hidden@127.0.0.1:{closed_port}", KEY, patience=HASTY)
 
-    answer = await api.submit_task(b"{}")
+    answer = await api.submit("/v1/run/tasks", b"{}")
 
     assert isinstance(answer, Unreachable)
     assert not answer.ambiguous
@@ -186,7 +186,7 @@ async def test_an_answer_that_never_comes_back_is_ambiguous_for_a_submit_and_not
 ) -> None:
     scripted_server.default = Reply(hang_up=True)
 
-    answer = await api.submit_task(b"{}")
+    answer = await api.submit("/v1/run/tasks", b"{}")
 
     assert isinstance(answer, Unreachable)
     assert answer.ambiguous
@@ -210,7 +210,7 @@ async def test_a_submit_is_made_again_after_503_with_retry_after(
     busy = Reply(503, b'{"detail": "no capacity"}', {"retry-after": "0.01"})
     scripted_server.script = [busy, busy, Reply(200, b'{"run_id": "tsk_1"}')]
 
-    assert submitted(await api.submit_task(b"{}")) == Created("tsk_1")
+    assert submitted(await api.submit("/v1/run/tasks", b"{}")) == Created("tsk_1")
     assert len(scripted_server.calls) == 3
 
 
@@ -218,7 +218,7 @@ async def test_a_refusal_comes_back_as_it_was_said(api: SkyvernAPI, scripted_ser
     body = b'{"detail": [{"type": "missing", "loc": ["body", "prompt"], "msg": "Field required"}]}'
     scripted_server.default = Reply(422, body, {"x-skyvern-api-version": "development", "set-cookie": "a=b"})
 
-    answer = await api.submit_task(b"{}")
+    answer = await api.submit("/v1/run/tasks", b"{}")
 
     assert isinstance(answer, Answered)
     assert (answer.status, answer.body) == (422, body)
@@ -239,7 +239,7 @@ async def test_a_hanging_api_ends_in_time(scripted_server: ScriptedServer) -> No
     scripted_server.script = [Reply(delay=2.0), Reply(body=b"x" * 200, drip=0.05)]
     api = SkyvernAPI(scripted_server.url, KEY, patience=Patience(tries=1, limit=0.1))
 
-    silent = await api.submit_task(b"{}")
+    silent = await api.submit("/v1/run/tasks", b"{}")
 
     assert isinstance(silent, Unreachable)
     assert silent.ambiguous
@@ -273,7 +273,7 @@ async def test_an_answer_that_is_too_large_or_broken_is_no_answer(
     if reply.body == b"short":
         scripted_server.default = Reply(200, b"short", {"content-length": "99", "connection": "close"})
 
-    answer = await api.submit_task(b"{}")
+    answer = await api.submit("/v1/run/tasks", b"{}")
 
     assert isinstance(answer, Unreachable)
     assert answer.ambiguous
@@ -296,7 +296,7 @@ async def test_the_key_is_in_no_log_and_no_reason(
     caplog.set_level(logging.DEBUG)
     scripted_server.script = [Reply(), Reply(hang_up=True), Reply(hang_up=True), Reply(hang_up=True)]
 
-    await api.submit_task(b"{}")
+    await api.submit("/v1/run/tasks", b"{}")
     answer = await api.get_run("x")
 
     assert isinstance(answer, Unreachable)
@@ -322,9 +322,9 @@ async def test_the_client_and_the_simulated_skyvern_understand_each_other(skyver
     reader = SkyvernReader(skyvern_simulator.url, skyvern_simulator.key, patience=HASTY)
 
     created = submitted(
-        await api.submit_task(orjson.dumps({"prompt": "p", "title": "Find me", "engine": "skyvern-2.0"}))
+        await api.submit("/v1/run/tasks", orjson.dumps({"prompt": "p", "title": "Find me", "engine": "skyvern-2.0"}))
     )
-    legacy = submitted(await api.submit_legacy_task(orjson.dumps({"url": "http://x", "navigation_goal": "g"})))
+    legacy = submitted(await api.submit("/api/v1/tasks", orjson.dumps({"url": "http://x", "navigation_goal": "g"})))
     assert isinstance(created, Created)
     assert isinstance(legacy, Created)
     skyvern_simulator.wait_final(created.run_id, legacy.run_id)

@@ -72,6 +72,9 @@ def test_a_submit_is_written_down_and_sent_on_with_our_callback_and_nothing_else
     [
         ("/v1/run/agents", {"agent_id": "wpid_1", "webhook_url": "https://app.example/h"}),
         ("/v1/run/workflows/", {"workflow_id": "wpid_1", "parameters": {"a": 1}}),
+        ("/v1/run/tasks/login", {"credential_type": "skyvern", "credential_id": "c", "webhook_url": "https://a.b/c"}),
+        ("/v1/run/tasks/download_files/", {"navigation_goal": "g"}),
+        ("/api/v1/workflows/wpid_1/run?version=2", {"data": {"a": 1}, "webhook_callback_url": "https://a.b/c"}),
         (
             "/api/v1/tasks",
             {"url": "https://x.example", "navigation_goal": "g", "webhook_callback_url": "https://a.b/c"},
@@ -85,8 +88,11 @@ def test_every_way_to_submit_has_our_callback(
 
     assert answer.status_code == 200, answer.text
     (row,) = rig.rows()
-    run_id = answer.json().get("run_id") or answer.json()["task_id"]
+    told = answer.json()
+    run_id = told.get("run_id") or told.get("task_id") or told["workflow_run_id"]
     assert row["run_id"] == run_id
+    assert row["callback_url"] == body.get("webhook_url", body.get("webhook_callback_url", ""))
+    assert rig.url not in answer.text
     assert skyvern_simulator.run(run_id).callback == f"{rig.url}/webhooks/skyvern/{row['id']}"
 
 
@@ -111,6 +117,39 @@ def test_without_a_public_url_a_submit_goes_out_without_a_callback(
 
     assert skyvern_simulator.run(answer.json()["run_id"]).callback is None
     assert rig.rows()[0]["callback_url"] == "https://app.example/hook"
+
+
+def test_the_path_of_a_workflow_and_the_query_are_part_of_the_request(
+    scripted_server: ScriptedServer, submitting: Make
+) -> None:
+    scripted = submitting(scripted_server.url, dispatching=False)
+    told = b'{"workflow_id": "w:1", "workflow_run_id": "wr_1"}'
+    scripted_server.script = [Reply(200, told, {"content-type": "application/json"})] * 3
+
+    answers = [
+        scripted.client.post(path, json={}, headers={"idempotency-key": "k"})
+        for path in ("/api/v1/workflows/w%3A1/run?template=true", "/api/v1/workflows/w%3A1/run?template=true")
+    ]
+    other = scripted.client.post("/api/v1/workflows/w2/run?template=true", json={}, headers={"idempotency-key": "k"})
+
+    assert [answer.json() for answer in answers] == [json.loads(told)] * 2
+    assert (other.status_code, [call.path for call in scripted_server.calls]) == (
+        422,
+        ["/api/v1/workflows/w%3A1/run?template=true"],
+    )
+    assert [(row["call"], row["run_id"]) for row in scripted.rows()] == [("legacy_workflow", "wr_1")]
+
+
+def test_a_lost_answer_of_the_older_workflow_call_is_made_good_in_its_own_shape(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url, dispatching=False)
+
+    answer = rig.client.post("/api/v1/workflows/wpid_9/run", json={"title": "[drop]"})
+
+    (run_id,) = sim.world.runs
+    assert (answer.status_code, answer.json()) == (200, {"workflow_id": "wpid_9", "workflow_run_id": run_id})
 
 
 # No doubles.
