@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
+from handlers.resubmit.chain import CHAIN, TRY
+
 HEADER: Final = "x-runhook-labels"
 MEMBER: Final = "labels"
 MOST: Final = 32
+"""Without the two of a chain of tries, so that each submission can be tried again."""
 LONGEST: Final = 256
 """Characters of a value."""
 
@@ -34,8 +37,8 @@ def labels_of(header: str, member: Any = None) -> dict[str, str]:
         if not isinstance(member, Mapping):
             raise LabelError('labels: must be an object such as {"team": "billing"}')
         found |= {str(name): _text(str(name), value) for name, value in member.items()}
-    if len(found) > MOST:
-        raise LabelError(f"labels: {len(found)} of them, and {MOST} are the most")
+    if (count := len(found.keys() - {CHAIN, TRY})) > MOST:
+        raise LabelError(f"labels: {count} of them, and {MOST} are the most")
     for name, value in found.items():
         if not _NAME.fullmatch(name):
             raise LabelError("labels: a name is 1 to 64 of a-z, 0-9, _, . and -")

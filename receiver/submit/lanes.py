@@ -22,7 +22,7 @@ def lane_of(url: str) -> str:
     """
     try:
         parts = urlsplit(url.strip())
-        host, port = (parts.hostname or "")[:253], parts.port or _PORTS.get(parts.scheme, 0)
+        host, port = (parts.hostname or "")[:253].rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         host, port = "", 0
     if not host or not host.isprintable() or parts.scheme not in _PORTS:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
 from receiver.ledger.keys import Key
@@ -37,6 +38,7 @@ from receiver.submit.answers import (
 )
 from receiver.submit.calls import Call, short_answer
 from receiver.submit.gate import Refusal
+from receiver.submit.lanes import lane_of
 from receiver.submit.splice import NotAnObject, parse, splice
 from receiver.submit.states import Move
 from receiver.submit.states import Submission as State
@@ -74,8 +76,8 @@ class Source:
         return f"{self.callbacks}/{submission_id}" if self.callbacks else ""
 
     def is_ours(self, url: str) -> bool:
-        """Whether `url` is where this source's webhooks reach us, with a token or without."""
-        return bool(self.callbacks) and f"{url.strip().partition('?')[0]}/".startswith(f"{self.callbacks}/")
+        """Whether `url` is where this source's webhooks reach us, with a token or without, however it is spelt."""
+        return bool(self.callbacks) and f"{_place(url)}/".startswith(f"{_place(self.callbacks)}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,15 @@ def prepare(
         idempotency_key=idempotency_key,
     )
     return Prepared(new, path, query, splice(body, changes), headers, replacing, members)
+
+
+def _place(url: str) -> str:
+    """The origin and path of an address: no user, default port, dot behind the host, or case of it. "" for none."""
+    try:
+        path = urlsplit(url.strip()).path
+    except ValueError:
+        return ""
+    return lane_of(url) + path
 
 
 def _hash(*parts: str | bytes) -> str:

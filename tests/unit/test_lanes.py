@@ -12,6 +12,7 @@ from receiver.submit.lanes import lane_of
     [
         ("https://app.example/hooks?token=secret#x", "callback https://app.example"),
         ("https://APP.example:443/", "callback https://app.example"),
+        ("https://app.example./", "callback https://app.example"),
         ("http://user:pw@app.example:8080/a", "callback http://app.example:8080"),
         ("http://[fd00::1]:80/a", "callback http://[fd00::1]"),
         (" https://app.example/ ", "callback https://app.example"),
