@@ -30,7 +30,7 @@ from receiver.pauses import Pause
 from receiver.rates import Rate
 from receiver.services import SourceServices
 from receiver.settings import Settings
-from receiver.settling import Settling
+from receiver.settling import Results, Settling
 from receiver.tally import Tally
 
 LINGER = 1.0
@@ -97,6 +97,8 @@ class Deliverer:
         self._flights = Flights(sink, self._places, self._limit)
         self._unsettled: list[Unit] = []
         self._unbegun: list[Unit] = []  # were in hand, and are to be handed back
+        self._strays = False
+        """Whether the ledger may have claims of ours that we don't know: of a commit that was not heard of."""
         self._trouble_at = float("-inf")
         self._tokens = itertools.count(1)
         self._renewed = 0.0
@@ -113,7 +115,9 @@ class Deliverer:
                 claimed = 0 if closing else self._claim()
                 if self._flights:
                     self._collect()
-                elif closing or not (claimed or wakeups.wait_nudge(self._redis, self._queue, self._linger)):
+                elif closing or not (
+                    claimed or self._strays or wakeups.wait_nudge(self._redis, self._queue, self._linger)
+                ):
                     break
             self._tally.flush()
             wakeups.settle(self._redis, self._queue, self._look_once_more)
@@ -138,7 +142,7 @@ class Deliverer:
                 claimed = 0 if closing else self._claim()
                 if self._flights:
                     self._collect()
-                elif not claimed:
+                elif not claimed and not self._strays:
                     break
         except LedgerUnavailable as error:
             self._pause.take(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
@@ -186,7 +190,19 @@ class Deliverer:
         if not limit and not ahead:
             return 0
         now = time.time()
-        taken = self._ledger.write(lambda connection: self._take(connection, limit, ahead, now))
+        tries = 0
+
+        def work(connection: Connection) -> Taken:
+            nonlocal tries
+            tries += 1
+            return self._take(connection, limit, ahead, now)
+
+        try:
+            taken = self._ledger.write(work)
+        except LedgerUnavailable:
+            self._strays = True
+            raise
+        self._strays = self._strays or tries > 1
         self._pause.over()
         if self._many and taken.claimed:
             self._flights.begin(Unit(taken.token, taken.claimed, taken.receipts))
@@ -224,7 +240,7 @@ class Deliverer:
         return allowed
 
     def _take(self, connection: Connection, limit: int, ahead: int, now: float) -> Taken:
-        # A token for each try: what a try has claimed whose commit we know nothing of must lapse, never be renewed.
+        # A token for each try: what a try has claimed whose commit we know nothing of is handed back, never renewed.
         token = f"{self._owner}/{next(self._tokens)}"
         claimed, _ = claiming.claim(
             connection,
@@ -259,15 +275,19 @@ class Deliverer:
         if closing or not calm or self._flights.stranded or self._flights.longest() > 2 * FAST:
             self._unbegun += self._flights.withdraw()
         units, unbegun = list(self._unsettled), list(self._unbegun)
-        if not units and not unbegun:
+        if not units and not unbegun and not self._strays:
             return
         now = time.time()
+        strays, known = self._strays, self._flights.tokens() | {unit.token for unit in (*units, *unbegun)}
 
-        def work(connection: Connection) -> tuple[set[str], Any]:
+        def work(connection: Connection) -> tuple[set[str], Results]:
+            if strays:
+                claiming.hand_back_strays(connection, self._owner, known, now)
             claiming.hand_back(connection, {unit.claimed[0].id: unit.token for unit in unbegun}, now)
             return self._settling.write_down(connection, units, now)
 
         released, results = self._ledger.write(work)
+        self._strays = False
         self._unsettled = [unit for unit in self._unsettled if unit not in units]
         self._unbegun = [unit for unit in self._unbegun if unit not in unbegun]
         if results:

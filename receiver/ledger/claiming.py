@@ -271,14 +271,41 @@ def hand_back(connection: sa.Connection, unbegun: Mapping[str, str], now: float)
                 deliveries.c.claim.in_(both([token])),
                 deliveries.c.state.in_(sources(Move.HAND_BACK)),
             )
-            .values(
-                state=target(Move.HAND_BACK),
-                claim="",
-                claim_until=None,
-                attempts=deliveries.c.attempts - 1,
-                updated_at=now,
-            )
+            .values(_handed_back(now))
         )
+
+
+def hand_back_strays(connection: sa.Connection, owner: str, known: Collection[str], now: float) -> int:
+    """What `owner`, which lives, has claimed without hearing of it is due as before. Returns how many there were.
+
+    `known`: the claims that it works on. A stray has never begun, and would hold its place until it lapses.
+    """
+    result = connection.execute(
+        sa.update(deliveries)
+        .where(
+            deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"),
+            owned_by(owner),
+            deliveries.c.claim.not_in(both(known)),
+        )
+        .values(_handed_back(now))
+    )
+    return result.rowcount
+
+
+def owned_by(owner: str) -> sa.ColumnElement[bool]:
+    """The claims of a worker process."""
+    prefix = owner.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "/%"
+    return deliveries.c.claim.like(prefix, escape="\\")
+
+
+def _handed_back(now: float) -> dict[str, Any]:
+    return {
+        "state": target(Move.HAND_BACK),
+        "claim": "",
+        "claim_until": None,
+        "attempts": deliveries.c.attempts - 1,
+        "updated_at": now,
+    }
 
 
 def _by_token(claims: Mapping[str, str]) -> dict[str, list[str]]:

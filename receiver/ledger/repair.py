@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.ledger import bulk, lanes
-from receiver.ledger.claiming import IN_HAND
+from receiver.ledger.claiming import IN_HAND, owned_by
 from receiver.ledger.delivering import release_held
 from receiver.ledger.schema import attempts, deliveries
 from receiver.states import Move, State, sources, target
@@ -18,8 +18,7 @@ from receiver.states import Move, State, sources, target
 
 def release_claims(connection: sa.Connection, owner: str, now: float) -> int:
     """Give back what a dead worker held, up to 500 claims: they need not run out first. Returns how many there were."""
-    prefix = owner.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "/%"
-    held = _lapse(connection, deliveries.c.claim.like(prefix, escape="\\"), f"{owner} ended while sending", now)
+    held = _lapse(connection, owned_by(owner), f"{owner} ended while sending", now)
     if held:
         lanes.end_probes(connection, sorted(set(held)), now)
     return len(held)

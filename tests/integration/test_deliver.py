@@ -16,9 +16,12 @@ from receiver import breaker
 from receiver.config import RetryPolicy
 from receiver.deliver import Deliverer
 from receiver.ledger import Ledger, lanes, queries, repair
+from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import NewDelivery
 from receiver.rates import Rate
 from tests.integration.test_ledger import new_event, record
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
 from tests.servers.receiver import eventually
 
 Answer = Callable[[Delivery], Receipt]
@@ -397,6 +400,29 @@ def test_what_is_in_hand_when_its_sink_meets_trouble_is_handed_back_untried(
     states = Counter((row["state"], row["attempts"], row["spent"]) for row in rows(ledger))
     assert states["queued", 0, 0] == 100 - len(sink.seen)
     assert {state for state, _, _ in states} == {"delivered", "waiting", "queued"}
+
+
+def test_a_claim_whose_commit_was_not_heard_of_is_handed_back_by_its_owner_and_not_renewed(
+    postgres: PostgresProcess, redis_url: str
+) -> None:
+    # Given a claim that is committed, and a connection that breaks before its worker hears of it
+    with Gate(postgres.port) as gate:
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}"
+        ledger = Ledger(url)
+        ensure_schema(ledger)
+        record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
+        sink = ScriptedSink(accept)
+        client = redis.Redis.from_url(redis_url, socket_timeout=10)
+        deliverer = Deliverer(Ledger(url), sink, RetryPolicy(), 2, client, "w", linger=0.02)
+        cut = gate.catch(b"COMMIT", "cut", after=b"attempts=(deliveries.attempts")
+        # When it goes on, and no clock takes back what has lapsed
+        deliverer.run(lambda: False)
+        cut.wait(0)
+        # Then the sink's places were not lost: each was sent, once, and at its first attempt
+        assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("delivered", 1)}
+        assert len(sink.seen) == 4
+        deliverer.close()
+        ledger.close()
 
 
 def test_a_rate_holds_over_all_workers_and_spends_no_attempts(
