@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,8 @@ from receiver.errors import NotStarted
 from receiver.settings import Settings
 
 BACKLOG = 2048
+LEAVE_WITHIN = 1.0
+"""Seconds that the process takes to end at the most, once all is answered, written and closed."""
 STOP_TIMEOUT = 5
 """Seconds that requests in flight have to end when the process is stopped."""
 
@@ -88,12 +92,16 @@ def _server(app: Any, config: Any) -> Any:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """uvicorn's server, except that a stop that was asked for is a success: stock raises the signal again; and
-        that the application hears of the stop before it is waited for."""
+        """uvicorn's server, except that a stop that was asked for is a success: stock raises the signal again; that
+        the application hears of the stop before it is waited for; and that no thread keeps the process for ever: one
+        that asks a ledger that hangs comes back with the ledger, and Python waits for it."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.stop()
             await super().shutdown(sockets)
+            leave = threading.Timer(LEAVE_WITHIN, os._exit, (0,))
+            leave.daemon = True
+            leave.start()
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:

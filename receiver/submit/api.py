@@ -264,7 +264,7 @@ class _Api:
         for reader in self._readers.values():
             reader.close()
         self._gate.close()
-        self._store.close()
+        await self._store.close()
 
 
 def _path(request: Request) -> str:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 
 T = TypeVar("T")
 
 THREADS = 8
+CLOSE_WAIT = 1.0
+"""Seconds that calls under way have to end when the store is closed: a ledger that hangs may never answer."""
 MOST_WAITING = 10_000
 """Calls that may wait for a thread: a burst of waiters that all hear of the same moment is no trouble yet."""
 
@@ -25,7 +27,7 @@ class Store:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._pool = ThreadPoolExecutor(THREADS, "submit-ledger")
-        self._waiting = 0
+        self._calls: set[Future[Any]] = set()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """What `work` finds."""
@@ -36,15 +38,16 @@ class Store:
         return await self._run(self._ledger.write, work)
 
     async def _run(self, call: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]) -> T:
-        if self._waiting >= MOST_WAITING:
+        if len(self._calls) >= MOST_WAITING:
             raise LedgerUnavailable("too many calls wait for the ledger")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call, work)
-        finally:
-            self._waiting -= 1
+        future = self._pool.submit(call, work)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
-        """Let go of the threads and the connections."""
+    async def close(self) -> None:
+        """Let go of the threads and the connections. A call that nobody awaits any more may still be using one."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if calls := list(self._calls):
+            await asyncio.wait([asyncio.wrap_future(each) for each in calls], timeout=CLOSE_WAIT)
         self._ledger.close()

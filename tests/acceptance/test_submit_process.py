@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,22 +21,25 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.submit import keys
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
 from tests.servers.receiver import eventually
 from tests.servers.skyvern import KEY, SkyvernSimulator
 
 MASTER = "a-master-secret-of-the-tests"
 Deployments = Callable[..., Deployment]
 Simulate = Callable[..., SkyvernSimulator]
-Start = Callable[[str], tuple[Deployment, httpx2.Client]]
+Start = Callable[..., tuple[Deployment, httpx2.Client]]
 
 
 @pytest.fixture
 def submitting_to(deployment: Deployments, redis_url: str) -> Iterator[Start]:
-    """A receiver in front of the Skyvern at this URL, and a client with a key of it."""
+    """A receiver in front of the Skyvern at this URL, and a client with a key of it. `ledger`: its URL."""
     clients: list[httpx2.Client] = []
 
-    def start(base: str) -> tuple[Deployment, httpx2.Client]:
-        it = deployment(redis_url, sources={"skyvern": {"secrets": ["other"], "api_base": base, "api_key": KEY}})
+    def start(base: str, ledger: str = "") -> tuple[Deployment, httpx2.Client]:
+        it = deployment(
+            redis_url, ledger, sources={"skyvern": {"secrets": ["other"], "api_base": base, "api_key": KEY}}
+        )
         it.more = {"RUNHOOK_SECRET": MASTER, "PUBLIC_URL": it.url}
         ensure_schema(it.ledger)
         key_id = os.urandom(6).hex()
@@ -114,6 +118,25 @@ def test_sigterm_answers_all_who_wait_and_exits_within_ten_seconds(
     assert code == 0
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["status"] for answer in answers} <= {"created", "queued", "running"}
+
+
+def test_sigterm_while_the_ledger_hangs_answers_those_who_wait_and_exits_within_ten_seconds(
+    submitting_to: Start, simulate_skyvern: Simulate, postgres_factory: Callable[..., PostgresProcess]
+) -> None:
+    postgres = postgres_factory()
+    it, client = submitting_to(simulate_skyvern(run_seconds=1000.0).url, postgres.url())
+    run_id = client.post("/v1/run/tasks", json={"prompt": "p"}).json()["run_id"]
+    with ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(client.get, f"/v1/runs/{run_id}?wait=60") for _ in range(5)]
+        assert _held(it, 5)
+        postgres.hang()
+        try:
+            assert it.stop(10) == 0
+        finally:
+            postgres.resume()
+        answers = [each.result(10) for each in asked]
+
+    assert {answer.status_code for answer in answers} <= {200, 503}
 
 
 def _held(it: Deployment, count: int) -> bool:
