@@ -11,16 +11,19 @@ from skyvern import Skyvern
 from skyvern.client.core.api_error import ApiError
 
 
-async def main(base_url: str, api_key: str) -> dict[str, object]:
+async def main(base_url: str, api_key: str, webhook: str) -> dict[str, object]:
     client = Skyvern(api_key=api_key, base_url=base_url)
     task = await client.run_task(
         prompt="Get the price",
         title="by the SDK",
-        webhook_url="https://app.example/hook",
+        webhook_url=webhook,
         wait_for_completion=True,
         timeout=60,
     )
     flow = await client.run_workflow(workflow_id="wpid_1", parameters={"a": 1}, wait_for_completion=True, timeout=60)
+    again = await client.retry_run_webhook(task.run_id)
+    elsewhere = await client.retry_run_webhook(task.run_id, request={"webhook_url": webhook + "/other"})
+    login = await client.login(credential_type="skyvern", credential_id="cred_1", url="https://shop.example")
     going = await client.run_task(prompt="Stop me")
     cancelled = await client.cancel_run(going.run_id)
     artifacts = await client.get_run_artifacts(task.run_id)
@@ -39,6 +42,9 @@ async def main(base_url: str, api_key: str) -> dict[str, object]:
         "flow": [type(flow).__name__, flow.run_id, str(flow.status)],
         "cancelled": [going.run_id, cancelled],
         "artifacts": len(artifacts),
+        "again": [type(again).__name__, again.run_id, again.status_code, again.error],
+        "elsewhere": [elsewhere.target_webhook_url, elsewhere.status_code, elsewhere.error],
+        "login": login.run_id,
         "errors": errors,
     }
 

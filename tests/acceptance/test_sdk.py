@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 
@@ -43,11 +44,14 @@ def test_the_official_sdk_needs_no_change(
     submitting: Callable[..., Submitting],
     simulate_skyvern: Callable[..., SkyvernSimulator],
     tmp_path: Path,
+    scripted_server: ScriptedServer,
 ) -> None:
+    scripted_server.default = Reply(200, b"ok")
+    hook = scripted_server.url + "/hook"
     sim = simulate_skyvern(run_seconds=60.0)  # three seconds: a cancel must find the run going on a busy machine
-    rig = submitting(sim.url)
+    rig = submitting(sim.url, delivering=True, allowed_addresses=["127.0.0.1"])
     environ = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
-    command = [str(sdk_python), str(Path(__file__).with_name("sdk_client.py")), rig.url, rig.whole_key]
+    command = [str(sdk_python), str(Path(__file__).with_name("sdk_client.py")), rig.url, rig.whole_key, hook]
 
     ended = subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**environ, "HOME": str(tmp_path)}
@@ -65,6 +69,10 @@ def test_the_official_sdk_needs_no_change(
     assert got["errors"]["busy"][0] == 429
     assert got["errors"]["stranger"] == [403, {"detail": "Invalid credentials"}]
     rows = {row["run_id"]: row for row in rig.rows()}
-    assert {run_id, got["flow"][1], got["cancelled"][0]} <= rows.keys()
+    assert {run_id, got["flow"][1], got["cancelled"][0], got["login"]} <= rows.keys()
     assert sim.run(run_id).callback == f"{rig.url}/webhooks/skyvern/{rows[run_id]['id']}"
-    assert rows[run_id]["callback_url"] == "https://app.example/hook"
+    assert rows[run_id]["callback_url"] == hook
+    assert got["again"] == ["RunWebhookReplayResponse", run_id, 200, None]
+    assert got["elsewhere"] == [hook + "/other", 200, None]
+    paths = [call.path for call in scripted_server.calls]
+    assert (paths.count("/hook/other"), paths.count("/hook") >= 2) == (1, True)
