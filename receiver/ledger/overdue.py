@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -83,12 +84,20 @@ def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submissi
     return [each for submission_id in rows if (each := one(connection, submission_id)) is not None]
 
 
-def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Those of the runs that are some submission's own: its id, and the call that made it."""
-    query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call).where(
+class Owner(NamedTuple):
+    """The submission that a run came of. `created_at`: seconds since the epoch."""
+
+    id: str
+    call: str
+    created_at: float
+
+
+def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, Owner]:
+    """Those of the runs that are some submission's own."""
+    query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call, submissions.c.created_at).where(
         submissions.c.source == source, bulk.among(connection, submissions.c.run_id, sorted(run_ids))
     )
-    return {row.run_id: (row.id, row.call) for row in connection.execute(query)}
+    return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}
 
 
 def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:

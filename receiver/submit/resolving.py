@@ -4,7 +4,7 @@ Skyvern tells the callback URL of a run in `run_request`. So the newest runs are
 read, and a run that names our token is the submission's own. What was read once is remembered.
 
 That there is no such run is proved the same way, with more care: by a list that is whole, in which every run that could
-be meant was read, and which shows the token of another run that was submitted by the same call.
+be meant was read, and which shows the token of another run that was submitted by the same call, and when that was.
 """
 
 from __future__ import annotations
@@ -108,12 +108,18 @@ class Resolver:
         tokens = [self._token(run_id) for run_id in meant] if whole and len(meant) <= READS else [None]
         if None in tokens:
             return set()
-        return {each.id for each in wanted if each.id not in tokens and self._shows(each.call, run_ids, owners)}
+        return {each.id for each in wanted if each.id not in tokens and self._shows(each.call, listed, owners)}
 
-    def _shows(self, call: str, run_ids: Sequence[str], owners: Mapping[str, tuple[str, str]]) -> bool:
-        """Whether the list has a run that this call made, and tells its token."""
-        made = [run_id for run_id in run_ids if run_id in owners and owners[run_id][1] == call]
-        return any(self._token(run_id) == owners[run_id][0] for run_id in made[:CONTROLS])
+    def _shows(self, call: str, listed: Sequence[ListedRun], owners: Mapping[str, overdue.Owner]) -> bool:
+        """Whether the list has a run that this call made, tells its token, and has it begin when it was submitted: by a
+        clock that is far behind, the run that is looked for would seem too old to be meant."""
+        made = [run for run in listed if run.run_id in owners and owners[run.run_id].call == call]
+        in_step = [
+            run
+            for run in made[:CONTROLS]
+            if run.created_at is None or run.created_at >= owners[run.run_id].created_at - SKEW / 2
+        ]
+        return any(self._token(run.run_id) == owners[run.run_id].id for run in in_step)
 
     def _token(self, run_id: str) -> str | None:
         """The token of a run, "" when it has none; None when nobody can say now."""

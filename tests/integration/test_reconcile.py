@@ -277,6 +277,16 @@ def test_a_list_that_shows_no_tokens_proves_nothing(
     assert Unsent(rig(skyvern_simulator), shown=False).look(700).state is State.UNKNOWN
 
 
+def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    unsent = Unsent(rig(skyvern_simulator))
+    change = f"UPDATE submissions SET created_at = created_at + 3600 WHERE id = '{OTHER}'"
+    unsent.it.ledger.write(lambda c: c.exec_driver_sql(change))
+
+    assert unsent.look(700).state is State.UNKNOWN
+
+
 def test_a_list_that_can_not_be_had_proves_nothing(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
