@@ -86,13 +86,13 @@ def bury(directory: Path, give_back: Callable[[str, str], bool]) -> int:
             os.close(handle)
             continue
         try:
-            queue, where = _read(handle)
+            queue, where, age = _read(handle)
             if where == kernel():
                 if not give_back(queue, path.name):
                     break
                 buried += 1
                 _remove(path)
-            elif time.time() - os.fstat(handle).st_mtime > _DAY:
+            elif age > _DAY:
                 _remove(path)
         finally:
             os.close(handle)
@@ -106,14 +106,18 @@ def _remove(path: Path) -> None:
 
 def _files(directory: Path) -> list[Path]:
     try:
-        return sorted(path for path in _folder(directory).iterdir() if not path.name.startswith("."))
+        return sorted(path for path in _folder(directory).iterdir() if path.name[0] != "." and path.is_file())
     except OSError:
         return []
 
 
-def _read(handle: int) -> tuple[str, str]:
-    queue, where, *_ = [*os.read(handle, 4096).decode(errors="replace").splitlines(), "", ""]
-    return queue, where
+def _read(handle: int) -> tuple[str, str, float]:
+    """The queue, the kernel, and how old the file is, in seconds. One that can't be read is of no known kernel."""
+    try:
+        queue, where, *_ = [*os.read(handle, 4096).decode(errors="replace").splitlines(), "", ""]
+        return queue, where, time.time() - os.fstat(handle).st_mtime
+    except OSError:
+        return "", "", 0.0
 
 
 def _folder(directory: Path) -> Path:

@@ -8,12 +8,12 @@ what a whole worker held that is gone, by the next one that starts, or by the cl
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from secrets import token_hex
 from typing import Final, Protocol
 
 from redis.exceptions import AuthenticationError, RedisError
@@ -143,7 +143,7 @@ def prepare(settings: Settings, patience: float) -> None:
     """Before the first child starts: see that all is there, and give back what earlier workers held. As `check`."""
     check(settings, patience)
     try:
-        LifeSign(settings.data, f"check.{os.getpid()}", DISPATCH).end()
+        LifeSign(settings.data, f"check.{token_hex(4)}", DISPATCH).end()
     except OSError as error:
         log.warning(
             "can't write in %s (%s): what a killed worker has in hand is taken up again 15 s later, not at once",

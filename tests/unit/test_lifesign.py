@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,26 @@ def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
     assert lifesign.bury(tmp_path, it) == 0
     it.failing = set()
     assert lifesign.bury(tmp_path, it) == 2
+
+
+def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
+    # Given a dead process's file among what is none
+    LifeSign(tmp_path, "ops@a.1", "deliver:ops")._let_go()
+    folder = tmp_path / "workers"
+    os.mkfifo(folder / "a pipe")
+    (folder / "a folder").mkdir()
+    (folder / "empty").touch()
+    (folder / "noise").write_bytes(os.urandom(10_000))
+    (folder / "can't be read").symlink_to("/proc/self/mem")
+    (folder / "dangling").symlink_to("/nowhere")
+    # When the dead are looked for
+    it = Undertaker()
+    looking = threading.Thread(target=lifesign.bury, args=(tmp_path, it), daemon=True)
+    looking.start()
+    looking.join(10)
+    # Then that one is found, and nothing else
+    assert not looking.is_alive()
+    assert it.buried == [("deliver:ops", "ops@a.1")]
 
 
 def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_day(
