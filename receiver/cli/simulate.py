@@ -39,7 +39,7 @@ def simulate(
 ) -> None:
     """Play Skyvern: its API, runs that take a moment, signed webhooks, artifacts, and faults on request.
 
-    A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice [lose]", has it.
+    A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice \\[lose]", has it.
     """
     if faults:
         for each in Fault:

@@ -149,3 +149,10 @@ def test_what_a_payload_brings_can_not_forge_a_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys.modules[__name__], "ROWS", [["evt_1", "tsk_1", "dead", "\nevt_2  tsk_2  delivered\x1b[2J"]])
 
     assert len(printed(monkeypatch, width=200, terminal=False)) == 2
+
+
+def test_the_help_shows_how_a_fault_is_written(runhook: Run) -> None:
+    code, out, _ = runhook("simulate", "--help")
+
+    assert code == 0
+    assert '"Get the invoice [lose]"' in out
