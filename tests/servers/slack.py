@@ -52,7 +52,7 @@ class FakeSlack:
         self.pages: dict[str, bytes] = {}  # what GET of a path gives: the world outside Slack
         self.scopes = {"chat:write", "channels:history", "files:write"}
         self.page = 100
-        self.slow: dict[str, float] = {}  # seconds that a method takes, by its name
+        self.gates: dict[str, threading.Event] = {}  # what a method waits for, by its name
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -210,7 +210,8 @@ class FakeSlack:
                     return 200, b"OK - " + str(len(raw)).encode()
                 if path.startswith("/api/"):
                     token = self.headers.get("Authorization", "")
-                    time.sleep(fake.slow.get(path.removeprefix("/api/"), 0.0))
+                    if gate := fake.gates.get(path.removeprefix("/api/")):
+                        gate.wait(30)
                     return 200, json.dumps(fake.api(path.removeprefix("/api/"), arguments, token)).encode()
                 return 404, b"no_service"
 
