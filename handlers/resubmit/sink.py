@@ -23,7 +23,7 @@ from handlers.resubmit.options import ResubmitOptions
 from handlers.resubmit.request import Changes, Request, rebuilt
 from handlers.retryafter import retry_after
 
-SCOPES: Final = "submit and read"
+SCOPES: Final = "submit, read and again"
 FROM: Final = "x-runhook-from"
 """The header by which an answer shows that Runhook gave it, and not Skyvern, which would lose the labels."""
 WEBHOOK: Final = "x-runhook-webhook-url"

@@ -38,7 +38,7 @@ def labels_of(header: str, member: Any = None) -> dict[str, str]:
             raise LabelError('labels: must be an object such as {"team": "billing"}')
         found |= {str(name): _text(str(name), value) for name, value in member.items()}
     if (count := len(found.keys() - {CHAIN, TRY})) > MOST:
-        raise LabelError(f"labels: {count} of them, and {MOST} are the most")
+        raise LabelError(f"{count} of them, and {MOST} are the most")
     for name, value in found.items():
         if not _NAME.fullmatch(name):
             raise LabelError("labels: a name is 1 to 64 of a-z, 0-9, _, . and -")

@@ -101,7 +101,7 @@ class Resolver:
 
         Ask only when a request of theirs can't be on its way any more.
         """
-        listed, whole = self._listed(wanted)
+        listed, whole = self._listed(wanted, to_the_end=True)
         run_ids = [run.run_id for run in listed]
         owners = self._ledger.read(lambda connection: overdue.owners(connection, self._source, run_ids))
         meant = [run_id for run_id in candidates(listed, wanted) if run_id not in owners]
@@ -129,12 +129,15 @@ class Resolver:
         read = self._read(run_id)
         return None if read is None else read[0]
 
-    def _read(self, run_id: str) -> tuple[str, Answered] | None:
-        """A run's token and the GET of it, which is remembered. None without an answer."""
+    def _read(self, run_id: str) -> tuple[str | None, Answered] | None:
+        """A run's token, which is remembered, and the GET of it. None without an answer; no token if none is told."""
         answer = self._reader.get_run(run_id) if self._allow() else None
         if not isinstance(answer, Answered) or not answer.ok:
             return None
-        token = token_of(answer.json())
+        run = answer.json()
+        token = token_of(run)
+        if not token and not (isinstance(run, dict) and isinstance(run.get("run_request"), dict)):
+            return None, answer
         with self._lock:
             self._seen[run_id] = token
             while len(self._seen) > _REMEMBERED:
@@ -165,8 +168,11 @@ class Resolver:
 
         return {submission_id: found[submission_id][1] for submission_id in (self._ledger.write(work) if found else [])}
 
-    def _listed(self, wanted: Sequence[Submission]) -> tuple[list[ListedRun], bool]:
-        """Skyvern's newest runs, and whether those are all since the oldest of the submissions."""
+    def _listed(self, wanted: Sequence[Submission], *, to_the_end: bool = False) -> tuple[list[ListedRun], bool]:
+        """Skyvern's newest runs, and whether those are all since the oldest of the submissions.
+
+        `to_the_end`: a page that is not full is no proof that there is no further one.
+        """
         since = min((each.created_at for each in wanted), default=0.0) - SKEW
         listed: list[ListedRun] = []
         for page in range(1, PAGES + 1):
@@ -175,7 +181,8 @@ class Resolver:
             if rows is None:
                 return listed, False
             listed += rows
-            if len(rows) < 100 or any(row.created_at and row.created_at < since for row in rows):
+            last = not rows if to_the_end else len(rows) < 100
+            if last or any(row.created_at and row.created_at < since for row in rows):
                 return listed, True
         return listed, False
 

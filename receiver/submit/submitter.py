@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from handlers.resubmit.chain import CHAIN, TRY
 from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.submissions import Answer, NewSubmission, Submission
@@ -38,6 +39,7 @@ from receiver.submit.answers import (
 )
 from receiver.submit.calls import Call, short_answer
 from receiver.submit.gate import Refusal
+from receiver.submit.keys import AGAIN
 from receiver.submit.lanes import lane_of
 from receiver.submit.splice import NotAnObject, parse, splice
 from receiver.submit.states import Move
@@ -110,6 +112,9 @@ def prepare(
         found = labels.labels_of(header, mine)
     except labels.LabelError as problem:
         raise Refusal(invalid(labels.MEMBER, str(problem))) from None
+    if (reserved := sorted(found.keys() & {CHAIN, TRY})) and AGAIN not in key.scopes:
+        words = f"{reserved[0]} is kept for tries of a failed run, and takes a key with the scope {AGAIN}"
+        raise Refusal(invalid(labels.MEMBER, words))
     idempotency_key = headers.get("idempotency-key") or None
     if idempotency_key and not (len(idempotency_key) <= _LONGEST_KEY and idempotency_key.isprintable()):
         raise Refusal(invalid(None, f"Idempotency-Key: must be 1 to {_LONGEST_KEY} printable characters"))

@@ -24,7 +24,7 @@ from receiver.reconcile import Reconciler
 from receiver.settings import Settings
 from receiver.simulate.bodies import dumps, webhook
 from receiver.simulate.faults import Fault
-from receiver.skyvern import Unreachable
+from receiver.skyvern import Answered, Unreachable
 from receiver.submit.states import Move
 from receiver.submit.states import Submission as State
 from tests.servers.scripted import Reply, ScriptedServer
@@ -285,6 +285,19 @@ def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
     unsent.it.ledger.write(lambda c: c.exec_driver_sql(change))
 
     assert unsent.look(700).state is State.UNKNOWN
+
+
+def test_a_run_whose_request_is_not_told_leaves_a_submission_unknown(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsent = Unsent(rig(skyvern_simulator))
+    run_id = skyvern_simulator.submit("mine", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
+    with monkeypatch.context() as patch:
+        (source,) = unsent.it.reconciler.sources
+        patch.setattr(source.reader, "get_run", lambda _: Answered(200, b'{"status": "created"}', {}))
+        assert unsent.look(700).state is State.UNKNOWN
+
+    assert unsent.look(700).run_id == run_id
 
 
 def test_a_list_that_can_not_be_had_proves_nothing(

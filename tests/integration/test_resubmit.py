@@ -30,7 +30,9 @@ ROUTE = {"name": "again", "when": {"status": ["failed", "completed"]}, "to": ["a
 @contextmanager
 def delivering(rig: Submitting, redis_url: str, **options: Any) -> Iterator[None]:
     """The worker of the sink `again`, in a thread."""
-    validated = ResubmitOptions.model_validate({"base_url": rig.url, "key": rig.key("submit", "read"), **options})
+    validated = ResubmitOptions.model_validate(
+        {"base_url": rig.url, "key": rig.key("submit", "read", "again"), **options}
+    )
     sink: Any = ResubmitSink("again", validated, NoServices())
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     deliverer = Deliverer(Ledger(rig.settings.database_url), sink, RetryPolicy(), 4, connection, "w", linger=0.1)

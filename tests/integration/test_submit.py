@@ -318,6 +318,21 @@ def test_a_skyvern_that_is_away_is_503_with_retry_after(submitting: Make) -> Non
     assert [row["state"] for row in rig.rows()] == ["rejected"]
 
 
+def test_a_chain_of_tries_can_be_claimed_only_with_a_key_for_that(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url)
+    asked = {"prompt": "x", "labels": {"runhook-chain": "tsk_of_another"}}
+
+    refused = rig.client.post("/v1/run/tasks", json=asked)
+    assert refused.status_code == 422
+    assert "takes a key with the scope again" in refused.text
+    assert not skyvern_simulator.world.runs
+
+    headers = {"x-api-key": rig.key("submit", "again")}
+    assert rig.client.post("/v1/run/tasks", json=asked, headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"labels": 1}', b'{"labels": {"A": "b"}}'])
 def test_what_cannot_be_read_is_a_422_and_is_not_sent(
     rig: Submitting, skyvern_simulator: SkyvernSimulator, body: bytes
