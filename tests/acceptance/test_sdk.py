@@ -32,9 +32,9 @@ def sdk_python() -> Path:
     with (HOME.parent / f"{HOME.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(HOME)], check=True)
-            quiet = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*quiet, f"skyvern=={VERSION}"], check=True, timeout=600)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(HOME)], check=True)
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, "install", "--no-compile", f"skyvern=={VERSION}"], check=True, timeout=600)
             done.touch()
     return python
 

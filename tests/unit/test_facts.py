@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver import facts, samples
@@ -370,13 +370,11 @@ def reworded(value: Any, chance: random.Random, key: str = "") -> Any:
     return chance.choice([None, [], {}]) if value is None else value
 
 
-@settings(max_examples=300)
 @given(outputs, st.randoms(use_true_random=False))
 def test_the_fingerprint_is_that_of_the_facts_however_they_are_worded(output: Any, chance: random.Random) -> None:
     assert fingerprint(output=output) == fingerprint(output=reworded(output, chance))
 
 
-@settings(max_examples=200)
 @given(outputs, scalars, scalars)
 def test_a_changed_value_changes_the_fingerprint(around: Any, one: Any, other: Any) -> None:
     same = one == other and (type(one) is bool) == (type(other) is bool)
@@ -395,7 +393,6 @@ events = st.builds(
 )
 
 
-@settings(max_examples=300)
 @given(st.lists(events, max_size=6), events)
 def test_an_event_sent_twice_in_a_row_is_a_repeat(before: list[Facts], last: Facts) -> None:
     verdicts = record([*before, last, last])
@@ -405,7 +402,6 @@ def test_an_event_sent_twice_in_a_row_is_a_repeat(before: list[Facts], last: Fac
     assert verdicts[int(verdicts[-1].repeat_of) - 1].disposition != "repeat"
 
 
-@settings(max_examples=300)
 @given(st.lists(events, max_size=7))
 def test_only_final_events_are_news_and_only_others_are_interim(arrived: list[Facts]) -> None:
     for each, verdict in zip(arrived, record(arrived), strict=True):
@@ -413,7 +409,6 @@ def test_only_final_events_are_news_and_only_others_are_interim(arrived: list[Fa
         assert (verdict.repeat_of is not None) == (verdict.disposition == "repeat")
 
 
-@settings(max_examples=300)
 @given(st.lists(events, max_size=5), events)
 def test_null_output_never_replaces_output(before: list[Facts], new: Facts) -> None:
     given_before = [*before, replace(new, output_null=False, fingerprint="with output", modified_at=1)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.run import FINAL, MAX_DEPTH, Run, parse
@@ -283,7 +283,6 @@ def check_usable(run: Run) -> None:
     assert json.loads(json.dumps(run.data, ensure_ascii=False, allow_nan=False).encode()) == run.data
 
 
-@settings(max_examples=300)
 @given(
     st.binary(max_size=200) | st.binary(max_size=60).map(lambda raw: b'{"run_id":"a","status":"b","x":"' + raw + b'"}')
 )
@@ -291,7 +290,6 @@ def test_any_bytes_make_a_run_or_a_problem(raw: bytes) -> None:
     check_usable(parse(raw))
 
 
-@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values) | json_values)
 def test_any_json_makes_a_run_or_a_problem(value: Any) -> None:
     raw = json.dumps(value).encode()
@@ -304,7 +302,6 @@ def test_any_json_makes_a_run_or_a_problem(value: Any) -> None:
         }
 
 
-@settings(max_examples=300)
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**60), 10**60))
 def test_no_number_changes_its_value(number: float) -> None:
     assert parse(with_output(json.dumps(number).encode())).data["output"] == number

@@ -77,7 +77,6 @@ def assert_harmless(message: dict[str, Any], hosts: frozenset[str] = frozenset({
 
 
 @given(text=hostile)
-@settings(max_examples=150)
 def test_no_text_of_a_payload_can_mention_or_link_or_break_the_message(text: str) -> None:
     delivery = hostile_delivery(
         failure_reason=text, workflow_title=text, title=text, run_type=text, attempt=2, step_count=text,
@@ -95,7 +94,6 @@ def test_no_text_of_a_payload_can_mention_or_link_or_break_the_message(text: str
 
 
 @given(text=hostile, limit=st.integers(10, 300))
-@settings(max_examples=200)
 def test_escaped_text_keeps_its_limit_and_is_never_cut_within_an_escape(text: str, limit: int) -> None:
     for made in (escape.mrkdwn(text, limit), escape.code(text, limit), escape.code_block(text, limit)):
         assert escape.units(made) <= limit
@@ -104,7 +102,6 @@ def test_escaped_text_keeps_its_limit_and_is_never_cut_within_an_escape(text: st
 
 
 @given(text=st.sampled_from(HOSTILE) | st.text())
-@settings(max_examples=200)
 def test_only_an_http_address_becomes_a_link(text: str) -> None:
     for url in (text, "https://" + text, "https://app.example/" + text, "javascript:" + text):
         made = escape.link(url, "label")
