@@ -316,7 +316,7 @@ class Keeper:
 
     async def _watch(self) -> None:
         adopted = examined = time.monotonic()
-        while True:
+        while not self._closing:  # a cancel that comes in the middle of a call to Redis can be lost there
             now = time.monotonic()
             try:
                 self._disk_low = await self._on_disk(self._spool.free) < 0

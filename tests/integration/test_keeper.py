@@ -1,0 +1,36 @@
+"""The keeper by itself, where no request can show what it does."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.keeper import Keeper, Limits
+from receiver.metrics import ReceiverMetrics
+from receiver.spool import Spool
+
+
+async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_redis(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wake(_: Any) -> None:
+        return None
+
+    keeper = Keeper(redis_url, Spool(tmp_path / "spool", 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics(), wake)
+    asked = asyncio.Event()
+
+    async def depth() -> tuple[int, int]:
+        asked.set()
+        with suppress(asyncio.CancelledError):  # as a client does that takes it for the end of its own time-out
+            await asyncio.sleep(60)
+        return 0, 0
+
+    monkeypatch.setattr(keeper._writer, "depth", depth)
+    await keeper.start()
+    await asyncio.wait_for(asked.wait(), 10)
+
+    await asyncio.wait_for(keeper.close(), 10)
