@@ -53,7 +53,7 @@ class Trace:
     def synced_before_answer(self, event: str, taken: str) -> bool:
         """Whether a sync ended after `event` was taken (a call that matches `taken`) and before its 202 went out."""
         taken_at = self.first(rf"^(?:{taken})\(.*{event}")
-        synced_at = self.first(r"^f(?:data)?sync\(\d+\) += 0", taken_at)
+        synced_at = self.first(r"^f(?:data)?sync\(\d+ ?\) += 0", taken_at)
         answered_at = self.first(rf"^(?:write|writev|sendto|sendmsg)\(.*event_id.*{event}")
         assert taken_at < len(self.lines), "the trace does not show the event; it proves nothing"
         assert answered_at < len(self.lines), "the trace does not show the answer; it proves nothing"
