@@ -130,15 +130,17 @@ class Ledger:
     def _engine(self, *, write: bool) -> sa.Engine:
         engine = self._writer if write else self._reader
         if engine is None:
-            with self._opening:
-                if self._is_file():
-                    engine = _sqlite(self.url, "BEGIN IMMEDIATE" if write else "BEGIN")
-                    if write:
-                        self._writer = engine
-                    else:
-                        self._reader = engine
-                else:
-                    engine = self._writer = self._reader = _postgresql(self.url)
+            with self._opening:  # looks again: a second engine would keep connections that nobody closes
+                engine = (self._writer if write else self._reader) or self._open(write=write)
+        return engine
+
+    def _open(self, *, write: bool) -> sa.Engine:
+        if not self._is_file():
+            self._writer = self._reader = engine = _postgresql(self.url)
+        elif write:
+            self._writer = engine = _sqlite(self.url, "BEGIN IMMEDIATE")
+        else:
+            self._reader = engine = _sqlite(self.url, "BEGIN")
         return engine
 
 

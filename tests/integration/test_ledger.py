@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -122,6 +123,35 @@ def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path
             thread.join(30)
 
     assert failures == []
+
+
+def test_threads_that_use_a_ledger_first_at_the_same_moment_share_its_connections(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[sa.Engine] = []
+    create = sa.create_engine
+
+    def slowly(*args: object, **kwargs: object) -> sa.Engine:
+        time.sleep(0.05)  # the others come meanwhile
+        made.append(create(*args, **kwargs))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(sa, "create_engine", slowly)
+    ledger, go = Ledger(ledger_url), threading.Barrier(6)
+
+    def use() -> None:
+        go.wait(10)
+        ledger.read(lambda connection: connection.execute(sa.select(1)).scalar())
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    ledger.close()
+
+    assert len(made) == 1
+    assert made[0].pool.checkedin() == 0  # type: ignore[attr-defined]
 
 
 def test_an_event_is_recorded_once_however_often_it_comes(ledger: Ledger) -> None:
