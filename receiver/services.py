@@ -5,6 +5,7 @@ The API key goes to the source's own API origin and nowhere else.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
@@ -25,6 +26,7 @@ class SourceServices:
         servers = (_origin(base) for base, _ in self._apis.values())
         self._allowed = (*config.allowed_addresses, *(_as_address(server) for server in servers if server))
         self._readers: dict[str, SkyvernReader] = {}
+        self._opening = threading.Lock()
 
     def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
         """The run's artifacts with new signed URLs; [] when the source has no API key. Raises Unavailable."""
@@ -76,9 +78,10 @@ class SourceServices:
         api = self._apis.get(name)
         if api is None:
             return None
-        if name not in self._readers:
-            self._readers[name] = SkyvernReader(*api, patience=Patience(tries=1))
-        return self._readers[name]
+        with self._opening:
+            if name not in self._readers:
+                self._readers[name] = SkyvernReader(*api, patience=Patience(tries=1))
+            return self._readers[name]
 
 
 def _origin(url: str) -> tuple[str, str, int] | None:
