@@ -6,12 +6,13 @@ docs/configuration.md are made from these declarations. `load` (at the end) is h
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from receiver.configvalues import Keys, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
 
 DEFAULT_REDACT = (
     "**.extra_http_headers",
@@ -21,56 +22,6 @@ DEFAULT_REDACT = (
     "**.totp_url",
     "**.totp_verification_url",
 )
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?")
-_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
-    f"{letter}iB": 1 << (10 * power) for power, letter in enumerate("KMGT", 1)
-}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_RATE = re.compile(r"([1-9][0-9]{0,6})\s*/\s*(s|m|h)")
-
-
-def parse_size(value: object) -> object:
-    """Bytes of "16MiB", "500kB" or a plain number. Anything that is no string is left to the model."""
-    if not isinstance(value, str):
-        return not_truth(value)
-    found = _SIZE.fullmatch(value.strip())
-    if not found:
-        raise ValueError("must be a size such as 16MiB, 500kB or a number of bytes")
-    return int(float(found[1]) * _BYTES[found[2] or "B"])
-
-
-def parse_duration(value: object) -> object:
-    """Seconds of "90d", "1h", "5m", "30s" or a plain number. Anything that is no string is left to the model."""
-    if not isinstance(value, str):
-        return not_truth(value)
-    found = _DURATION.fullmatch(value.strip())
-    if not found:
-        raise ValueError("must be a duration such as 30s, 5m, 1h, 90d or a number of seconds")
-    return float(found[1]) * _SECONDS[found[2] or "s"]
-
-
-def parse_rate(value: str) -> tuple[int, float]:
-    """("10/s") → (10, 1.0): how many, in how many seconds. Raises ValueError."""
-    found = _RATE.fullmatch(value.strip())
-    if not found:
-        raise ValueError("must be a rate such as 10/s, 100/m or 1000/h")
-    return int(found[1]), _SECONDS[found[2]]
-
-
-def not_truth(value: object) -> object:
-    """`value`, unless it is true or false, which pydantic would take for 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def _checked_rate(value: object) -> object:
-    if isinstance(value, str):
-        parse_rate(value)
-    return value
 
 
 def _listed(value: object) -> object:
@@ -95,45 +46,6 @@ def _targets(value: object) -> object:
     if not value:
         raise ValueError("names no sink; an event must go somewhere")
     return value
-
-
-def _stripped(value: object) -> object:
-    """A key without the white space that a file or a shell has put around it."""
-    return value.strip() if isinstance(value, str) else value
-
-
-def _keys(value: object) -> object:
-    """Keys without the empty ones: "${OLD_KEY:-}" is no key once the rotation is over."""
-    if not isinstance(value, list):
-        return value
-    keys = [each for each in map(_stripped, value) if each != ""]
-    if not keys:
-        raise ValueError("has no key in it; without one, nobody could be told from a stranger")
-    return keys
-
-
-def _as_in_yaml(kind: str, pattern: re.Pattern[str], minimum: int) -> WithJsonSchema:
-    return WithJsonSchema(
-        {"anyOf": [{"type": kind, "minimum": minimum}, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
-    )
-
-
-def _optional_key(value: object) -> object:
-    """Empty means none: "${SKYVERN_API_KEY:-}"."""
-    return _stripped(value) or None
-
-
-Whole = Annotated[int, BeforeValidator(not_truth)]
-Number = Annotated[float, BeforeValidator(not_truth)]
-Size = Annotated[int, BeforeValidator(parse_size), _as_in_yaml("integer", _SIZE, 0)]
-Seconds = Annotated[float, BeforeValidator(parse_duration), _as_in_yaml("number", _DURATION, 0)]
-Rate = Annotated[
-    str, BeforeValidator(_checked_rate), WithJsonSchema({"type": "string", "pattern": f"^{_RATE.pattern}$"})
-]
-Keys = Annotated[list[SecretStr], BeforeValidator(_keys)]
-OptionalKey = Annotated[SecretStr | None, BeforeValidator(_optional_key)]
-Name = Annotated[str, Field(pattern=NAME)]
-"""Names of sources and sinks: they stand in URLs, queue names, metrics and templates."""
 
 
 CALLBACK: Final = "callback"

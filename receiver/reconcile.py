@@ -19,7 +19,8 @@ import redis
 
 from receiver import hints, wakeups
 from receiver.allowance import Allowance
-from receiver.config import Config, ReconcileConfig, parse_rate
+from receiver.config import Config, ReconcileConfig
+from receiver.configvalues import parse_rate
 from receiver.dispatch import Dispatcher
 from receiver.errors import ConfigError
 from receiver.event import Event, Via, event_id

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
-from receiver.config import NAME, Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink, parse_size
+from receiver.config import Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
+from receiver.configvalues import NAME, parse_size
 from receiver.configwords import model_in
 from receiver.settings import Settings
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from receiver.cli._output import clean, out, print_json, print_table, when, with_iso_times
-from receiver.config import load, parse_rate
+from receiver.config import load
+from receiver.configvalues import parse_rate
 from receiver.errors import ConfigError, NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger import keys as ledger_keys

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from receiver.cli import _output
-from receiver.config import parse_duration
+from receiver.configvalues import parse_duration
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
 from receiver.ledger.migrate import ensure_schema

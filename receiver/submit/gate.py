@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import redis
 
 from receiver.allowance import Allowance
-from receiver.config import parse_rate
+from receiver.configvalues import parse_rate
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key

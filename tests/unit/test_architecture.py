@@ -25,7 +25,7 @@ OWNERS = {
     "slack_sdk": set(),
 }
 PURE = {"errors", "event", "signature", "run", "facts", "redact", "routing", "cel", "states", "backoff", "breaker"}
-PURE |= {"celscan", "mapping", "routecheck", "configwords", "allowance"}
+PURE |= {"celscan", "mapping", "routecheck", "configwords", "configvalues", "allowance"}
 PURE |= {"submit/splice", "submit/labels", "submit/keys", "submit/answers", "submit/states", "submit/lapse"}
 PURE |= {"submit/due"}
 IMPURE_MODULES = {"socket", "os", "subprocess", "time", "random", "asyncio", "threading", "redis", "httpx2", "pathlib"}
