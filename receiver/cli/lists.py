@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import typer
 
@@ -27,7 +29,11 @@ Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At
 RunId = Annotated[str, typer.Option("--run", help="Only this run.")]
 Source = Annotated[str, typer.Option("--source", help="Only this source.")]
 Status = Annotated[list[str] | None, typer.Option("--status", help="Only runs that ended so; may be repeated.")]
-Since = Annotated[str, typer.Option("--since", help="Only what happened in this time, such as 15m, 2h or 7d.")]
+Since = Annotated[
+    str,
+    typer.Option("--since", help="Only what happened since then: 15m, 2h or 7d ago, or a moment (2026-11-24T09:30Z)."),
+]
+Until = Annotated[str, typer.Option("--until", help="Only what happened before then; as --since.")]
 
 
 def ask(data: Path | None, question: Callable[[Connection], T]) -> T:
@@ -51,15 +57,37 @@ def _with_ledger(data: Path | None, work: Callable[[Ledger], T]) -> T:
         ledger.close()
 
 
-def moment(ago: str) -> float | None:
-    """The time that was `ago` ("15m"), in seconds since the epoch; None for "". Raises UsageError."""
-    if not ago:
+def moment(text: str, option: str = "--since") -> float | None:
+    """Seconds since the epoch of `text`: a time ago ("15m"), or a moment ("2026-11-24", "2026-11-24 09:30Z"), which is
+    in UTC, as lists show it, unless it says otherwise. None for "". Raises UsageError.
+    """
+    if not text:
         return None
+    with suppress(ValueError):
+        return time.time() - float(str(parse_duration(text)))
     try:
-        seconds = parse_duration(ago)
-    except ValueError as error:
-        raise UsageError(f"--since {ago}: {error}") from None
-    return time.time() - float(str(seconds))
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            f"{option} {text}: must be a time ago such as 15m, 2h or 7d, or a moment such as 2026-11-24 or "
+            "2026-11-24T09:30Z"
+        ) from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+class Span(TypedDict):
+    """A time range as Filter and Selection take it: seconds since the epoch, the first included, the last not."""
+
+    since: float | None
+    until: float | None
+
+
+def span(since: str, until: str) -> Span:
+    """The time range that was asked for. Raises UsageError."""
+    first, last = moment(since), moment(until, "--until")
+    if first is not None and last is not None and last <= first:
+        raise UsageError(f"--until {until}: must be later than --since {since}")
+    return Span(since=first, until=last)
 
 
 def runs(
@@ -68,11 +96,12 @@ def runs(
     run: RunId = "",
     status: Status = None,
     since: Since = "",
+    until: Until = "",
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
     """List the runs that events have told of, the one that changed last first."""
-    wanted = queries.Filter(source=source, run_id=run, status=status or (), since=moment(since), limit=limit)
+    wanted = queries.Filter(source=source, run_id=run, status=status or (), **span(since, until), limit=limit)
     found = ask(data, lambda connection: queries.list_runs(connection, wanted))
     if as_json:
         _output.print_json([_output.with_iso_times(row) for row in found])
@@ -103,11 +132,12 @@ def events(
     run: RunId = "",
     status: Status = None,
     since: Since = "",
+    until: Until = "",
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
     """List the events, the newest first, with what each one was: news, interim, repeat, superseded or unreadable."""
-    wanted = queries.Filter(source=source, run_id=run, status=status or (), since=moment(since), limit=limit)
+    wanted = queries.Filter(source=source, run_id=run, status=status or (), **span(since, until), limit=limit)
     found = ask(data, lambda connection: queries.list_events(connection, wanted))
     if as_json:
         _output.print_json([_output.with_iso_times(row) for row in found])
@@ -151,6 +181,7 @@ def deliveries(
     ] = None,
     status: Status = None,
     since: Since = "",
+    until: Until = "",
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
@@ -162,7 +193,7 @@ def deliveries(
         sink=sink,
         state=state or (),
         status=status or (),
-        since=moment(since),
+        **span(since, until),
         limit=limit,
     )
     found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
@@ -211,6 +242,7 @@ def submissions(
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Only with this label; may be repeated.")
     ] = None,
     since: Since = "",
+    until: Until = "",
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
@@ -219,7 +251,7 @@ def submissions(
         raise UsageError(f"--state {unknown[0]}: a submission is {', '.join(SUBMISSION_STATES)}")
     labels = dict(_pair(each) for each in label or ())
     wanted = queries.Filter(
-        source=source, run_id=run, state=state or (), status=status or (), since=moment(since), limit=limit
+        source=source, run_id=run, state=state or (), status=status or (), **span(since, until), limit=limit
     )
     found = ask(data, lambda connection: queries.list_submissions(connection, wanted, labels))
     if as_json:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli import _output
-from receiver.cli.lists import Data, Json, Limit, Since, Source, Status, ask, moment, tell
+from receiver.cli.lists import Data, Json, Limit, Since, Source, Status, Until, ask, span, tell
 from receiver.cli.sinks import load_config, require_sink
 from receiver.config import CALLBACK
 from receiver.errors import RunhookError, UsageError
@@ -31,11 +31,12 @@ def dead(
     sink: Annotated[str, typer.Option("--sink", help="Only this sink.")] = "",
     status: Status = None,
     since: Since = "",
+    until: Until = "",
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
     """List the dead letters, with the reason of each. `runhook replay` sends them again."""
-    wanted = queries.Filter(sink=sink, state=(State.DEAD,), status=status or (), since=moment(since), limit=limit)
+    wanted = queries.Filter(sink=sink, state=(State.DEAD,), status=status or (), **span(since, until), limit=limit)
     found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
     if as_json:
         _output.print_json([_output.with_iso_times(row) for row in found])
@@ -94,6 +95,7 @@ def replay(
     source: Source = "",
     status: Status = None,
     since: Since = "",
+    until: Until = "",
     backfill: Annotated[
         str, typer.Option("--backfill", metavar="SINK", help="Make deliveries of old events for a sink that had none.")
     ] = "",
@@ -107,8 +109,10 @@ def replay(
     """Send deliveries again, under the same idempotency key. The clock works it off, whatever is restarted."""
     if unknown := set(state or ()) - set(REPLAYABLE):
         raise UsageError(f"--state {min(unknown)}: only dead and delivered ones can be replayed")
-    if not (things or sink or state or source or status or since or backfill or everything):
-        raise UsageError("say what to replay: ids, --sink, --state, --status, --since, or --all for all dead letters")
+    if not (things or sink or state or source or status or since or until or backfill or everything):
+        raise UsageError(
+            "say what to replay: ids, --sink, --state, --status, --since, --until, or --all for all dead letters"
+        )
     if backfill == CALLBACK:
         raise UsageError(f"--backfill {backfill}: callers' webhooks are made for their own runs, and not afterwards")
     if backfill:
@@ -116,7 +120,7 @@ def replay(
     force = force or State.DELIVERED in (state or ())
     kind = "backfill" if backfill else "replay"
     chosen = Selection(
-        sink=sink, state=tuple(state or ()), source=source, status=tuple(status or ()), since=moment(since)
+        sink=sink, state=tuple(state or ()), source=source, status=tuple(status or ()), **span(since, until)
     )
     selections = [_narrowed(chosen, thing) for thing in things or ()] or [chosen]
 

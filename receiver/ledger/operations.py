@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,9 +116,8 @@ def create(
     rate: float = 0.0,
 ) -> Operation:
     """Write the operation down. Only what exists before `now` is taken, so that it has an end."""
-    if selection.until is None and not selection.delivery_ids:
-        kept = asdict(selection)
-        selection = Selection(**{**kept, "until": now})
+    if not selection.delivery_ids:
+        selection = replace(selection, until=now if selection.until is None else min(selection.until, now))
     total = count(connection, kind, selection, sink, force=force)
     values = {
         "id": operation_id,

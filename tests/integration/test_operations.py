@@ -47,6 +47,8 @@ def mixed(ledger: Ledger) -> Ledger:
         (Selection(delivery_ids=(delivery_id(new_event("tsk_1").event.id, "ops"),)), {}, {"tsk_1:ops"}),
         (Selection(status=("failed",)), {}, set()),
         (Selection(since=NOW + 5), {}, set()),
+        (Selection(until=NOW), {}, set()),
+        (Selection(since=NOW, until=NOW + 5), {}, {"tsk_1:ops", "tsk_2:ops", "tsk_2:results"}),
         (Selection(run_id="tsk_3"), {"force": True}, set()),
     ],
 )
@@ -101,6 +103,15 @@ def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, mon
     assert done is not None
     assert (done.state, done.done) == ("done", 8)
     assert set(states(ledger).values()) == {"queued"}
+
+
+def test_a_time_range_that_ends_in_the_future_takes_nothing_that_comes_later(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    settle(ledger, claim(ledger, "ops"), Move.DIE)
+
+    operation = create(ledger, Selection(sink="ops", until=NOW + 3600))
+
+    assert operation.selection.until == NOW + 10
 
 
 def test_a_rate_is_kept(ledger: Ledger) -> None:

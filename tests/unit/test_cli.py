@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from receiver import __version__
 from receiver.cli import COMMANDS, _output, main
+from receiver.cli.lists import moment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,13 +72,15 @@ def test_runhook_alone_shows_every_command(runhook: Run) -> None:
         (["runs", "--colour"], "no such option: --colour"),
         (["dev", "--port", "99999"], "invalid value for '--port'"),
         (["replay"], "say what to replay"),
+        (["runs", "--since", "yesterday"], "--since yesterday: must be a time ago such as 15m"),
+        (["deliveries", "--until", "tomorrow"], "--until tomorrow: must be a time ago such as 15m"),
+        (["dead", "--since", "1h", "--until", "2h"], "--until 2h: must be later than --since 1h"),
         (["replay", ""], "an id is empty"),
         (["replay", "dlv_"], "dlv_: an id has 8 to 32 hex digits after dlv_"),
         (["replay", "evt_12"], "evt_12: an id has"),
         (["cancel", "dlv_1"], "dlv_1: an id has"),
         (["attempts", "evt_"], "evt_: an id has"),
         (["replay", "--backfill", "nowhere"], "config/runhook.yaml: no such file"),
-        (["runs", "--since", "yesterday"], "--since yesterday: must be a duration"),
     ],
 )
 def test_a_wrong_call_is_one_line(runhook: Run, arguments: list[str], said: str) -> None:
@@ -85,6 +89,23 @@ def test_a_wrong_call_is_one_line(runhook: Run, arguments: list[str], said: str)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith(f"runhook: {said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-11-24", 1_795_478_400.0),
+        ("2026-11-24 09:30", 1_795_512_600.0),
+        ("2026-11-24T09:30Z", 1_795_512_600.0),
+        ("2026-11-24T10:30+01:00", 1_795_512_600.0),
+    ],
+)
+def test_a_moment_is_in_utc_unless_it_says_otherwise(text: str, seconds: float) -> None:
+    assert moment(text) == seconds
+
+
+def test_a_time_ago_is_counted_from_now() -> None:
+    assert moment("2h") == pytest.approx(time.time() - 7200, abs=60)
 
 
 def test_an_id_that_nothing_has_is_no_success(runhook: Run) -> None:
