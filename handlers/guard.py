@@ -12,7 +12,7 @@ What it holds to, for the first address and again for each redirect:
 - one deadline over everything, also over a body that trickles; no proxy, no netrc, no cookies, no decompression.
 
     Refused       the address is forbidden, or is none
-    Unavailable   the network or the server is in trouble
+    Unavailable   the network or the server is in trouble; TimeIsUp, which is one: the deadline is over
 
 This file knows HTTP; addresses.py knows which addresses are forbidden. It knows no sink and no run. It speaks through
 httpcore2, httpx2's own engine, because the check has to sit between the name and the socket.
@@ -42,6 +42,10 @@ READ_SIZE = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
+class TimeIsUp(Unavailable):
+    """The deadline is over. It says nothing about who took the time."""
+
+
 class Deadline:
     """The end of a span of time that everything in one send shares."""
 
@@ -56,10 +60,10 @@ class Deadline:
         return other
 
     def left(self) -> float:
-        """Seconds until the end. Raises Unavailable when there are none."""
+        """Seconds until the end. Raises TimeIsUp when there are none."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise Unavailable(f"not done within {self.seconds:g} s")
+            raise TimeIsUp(f"not done within {self.seconds:g} s")
         return left
 
 

@@ -4,7 +4,8 @@
     skipped       it can't be had or must not be: gone for good, over the cap, a forbidden address
     Unavailable   it may be had later: the network, a server in trouble, bytes that don't match
 
-An address that has lapsed is asked for anew, once for the whole delivery. This file does not know where files are kept.
+An address that has lapsed is asked for anew, once for the whole delivery. When the time is over, it is the trouble of
+whoever had more of it, the host or the place that files are kept in. This file does not know that place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
-from handlers.guard import Deadline, Download, GuardedClient
+from handlers.guard import Deadline, Download, GuardedClient, TimeIsUp
 from handlers.mirror.artifacts import is_content_path, renewed
 from handlers.retryafter import retry_after
 
@@ -36,9 +37,10 @@ class Incoming:
 
     Iterating raises Unavailable instead of ending when they are not what was promised, Skip when there are too many; so
     a store that keeps nothing before the end keeps nothing wrong. `size` and `sha256` are valid after the end.
+    `begun`: when the host was called, on the clock of time.monotonic.
     """
 
-    def __init__(self, download: Download, artifact: Artifact, cap: int, deadline: Deadline) -> None:
+    def __init__(self, download: Download, artifact: Artifact, cap: int, deadline: Deadline, begun: float) -> None:
         self.artifact = artifact
         self.announced = download.length
         self.content_encoding = download.headers.get("content-encoding", "")[:40]
@@ -46,6 +48,8 @@ class Incoming:
         self._download = download
         self._cap = cap
         self._deadline = deadline
+        self._begun = begun
+        self._host_took = time.monotonic() - begun
         self._hash = hashlib.sha256()
         if self.content_encoding in ("", "identity"):
             self.content_encoding = ""
@@ -56,12 +60,25 @@ class Incoming:
     def sha256(self) -> str:
         return self._hash.hexdigest()
 
+    @contextmanager
+    def received(self) -> Iterator[None]:
+        """Around all that a store does with this. Time that runs out between two pieces is noticed by the store, and
+        says nothing against it unless it had most of that time."""
+        try:
+            yield
+        except TimeIsUp as error:
+            if self._host_took * 2 < time.monotonic() - self._begun:
+                raise
+            raise Unavailable(str(error), elsewhere=True) from None
+
     def __iter__(self) -> Iterator[bytes]:
         chunks = self._download.chunks()
         while True:
-            self._deadline.left()  # when it is over before the next chunk is asked for, the store has taken the time
+            self._deadline.left()
+            asked = time.monotonic()
             with elsewhere():  # around the taking only: what is done with a chunk is the store's affair
                 chunk = next(chunks, None)
+            self._host_took += time.monotonic() - asked
             if chunk is None:
                 break
             self.size += len(chunk)
@@ -138,6 +155,7 @@ class Fetcher:
         # The key goes out only where the API keeps files: a payload must not have us call other parts of it.
         asks_key = trusted or is_content_path(artifact.url)
         headers = self._services.artifact_headers(self._delivery, artifact.url) if asks_key else {}
+        begun = time.monotonic()
         with ExitStack() as stack:
             try:
                 stream = self._client.get_stream(artifact.url, headers=headers, deadline=self._deadline)
@@ -146,8 +164,9 @@ class Fetcher:
             except Refused as error:
                 raise Skip(str(error)) from None
             _judge(download)
-            incoming = Incoming(download, artifact, self._cap, self._deadline)
-            receive(incoming)
+            incoming = Incoming(download, artifact, self._cap, self._deadline, begun)
+            with incoming.received():
+                receive(incoming)
             return incoming
 
 

@@ -411,3 +411,25 @@ def test_a_place_that_takes_all_the_time_is_not_excused_by_the_server_that_the_f
         mirror.close()
         stop.set()
     assert not caught.value.elsewhere
+
+
+class LastMoment(Folder):
+    """A place that is at work on a piece when the time runs out, and had none of the time before."""
+
+    def receive(self, target: Target, incoming: Incoming) -> None:
+        for _ in incoming:
+            if (left := target.deadline.left()) < 0.1:
+                time.sleep(left)
+            target.deadline.left()
+
+
+def test_time_that_runs_out_between_two_pieces_is_the_trouble_of_the_server_that_had_it(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with ArtifactServer() as server:
+        run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
+        mirror = Mirror(MirrorOptions(timeout=0.5), Loopback(), LastMoment(tmp_path))
+        with pytest.raises(Unavailable, match=r"not done within 0\.5 s") as caught:
+            mirror.send(make_delivery(run))
+        mirror.close()
+        stop.set()
+    assert caught.value.elsewhere
