@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from receiver.errors import ConfigError
 
@@ -103,7 +104,12 @@ def read(path: Path, environ: Mapping[str, str]) -> Document:
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_syntax_problem(path, error)) from None
+        raise ConfigError(_syntax_problem(path, text, error)) from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{path}:{line}: not YAML: the character U+{error.character:04X} may not stand in it"
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -134,21 +140,45 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: not UTF-8 text") from None
 
 
-def _syntax_problem(path: Path, error: yaml.MarkedYAMLError) -> str:
+_HINTS = {  # what the parser says → what would be right
+    "'\\t' that cannot start": "indent with spaces, not tabs",
+    "found character": "a text that begins with it must stand in quotes",
+    "mapping values are not allowed": "put a text that holds a colon in quotes",
+    "undefined alias": "a text that begins with * must stand in quotes",
+    "<block end>": "indent it like its neighbours",
+}
+
+
+def _syntax_problem(path: Path, text: str, error: yaml.MarkedYAMLError) -> str:
+    """Where, what, and what would be right."""
     mark = error.problem_mark or error.context_mark
-    where = f"{path}:{mark.line + 1}" if mark else str(path)
-    column = f" (column {mark.column + 1})" if mark else ""
-    what = error.problem or "can't be parsed"
-    hint = ""
-    if "\\t" in what:
-        hint = "; indent with spaces, not tabs"
-    elif "mapping values are not allowed" in what:
-        hint = "; put a text that holds a colon in quotes"
-    elif "undefined alias" in what:
-        hint = "; a text that begins with * must stand in quotes"
-    elif "expected a single document" in (error.context or ""):
+    what, context = error.problem or "can't be parsed", error.context or ""
+    if mark is None:
+        return f"{path}: not YAML: {what}"
+    opened = error.context_mark or mark
+    hint = next((hint for said, hint in _HINTS.items() if said in what), "")
+    if "expected a single document" in context:
         what = "a second document begins here (---); the file must hold one"
-    return f"{where}: not YAML: {what}{column}{hint}"
+    elif "quoted scalar" in context:
+        mark, what, hint = opened, "a quote is not closed", "add one at the end of the text"
+    elif what.startswith(("expected ',' or '}'", "expected ',' or ']'")):
+        mark, what, hint = _in_brackets(text, opened, mark, what)
+    return f"{path}:{mark.line + 1}: not YAML: {what} (column {mark.column + 1})" + (f"; {hint}" if hint else "")
+
+
+def _in_brackets(text: str, opened: yaml.Mark, mark: yaml.Mark, what: str) -> tuple[yaml.Mark, str, str]:
+    """Why the parser could not go on at `mark`, inside what was `opened`. The mistake may be lines above."""
+    before = text[: mark.index].rpartition("\n")[2]
+    if before.endswith("$"):
+        return mark, what, "put a text that holds ${…} in quotes"
+    if text.startswith(":", mark.index) and ":" in before:
+        return mark, what, "put a text that holds a colon in quotes"
+    if mark.line > opened.line:
+        bracket, closing = ("{", "}") if "'}'" in what else ("[", "]")
+        return opened, f"{bracket} is not closed", f"add {closing}, or a comma before line {mark.line + 1}"
+    if "<scalar>" in what:
+        return mark, "a comma is missing, or a quote ends a text too early", "write a quote in a text twice"
+    return mark, what, ""
 
 
 class _Builder:

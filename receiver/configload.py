@@ -13,7 +13,7 @@ from receiver.config import CALLBACK, Config, RouteConfig, SinkConfig
 from receiver.configfile import Document, Key, read, spell
 from receiver.configwords import describe, suggest, unknown
 from receiver.errors import ConfigError
-from receiver.routecheck import FIELDS, mentioned_fields, order_problems, rule_problems
+from receiver.routecheck import order_problems, rule_problems, rule_warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
         if isinstance(sink, dict):
             _check_sink(document, name, sink)
     routes = raw["routes"] if isinstance(raw.get("routes"), list) else []
-    _check_routes(document, routes, list(sinks))
+    # Where the sinks could not be read at all, that is said already, and nothing of who names them.
+    unread = not sinks and any(len(key) == 1 for _, key, _ in document.problems)
+    _check_routes(document, routes, None if unread else list(sinks))
     _check_entries(document, raw)
     document.raise_problems()
     assert config is not None
@@ -108,7 +110,7 @@ class _NoServices:
         return []
 
 
-def _check_routes(document: Document, raw: list[Any], sinks: list[str]) -> None:
+def _check_routes(document: Document, raw: list[Any], sinks: list[str] | None) -> None:
     names: dict[str, int] = {}
     routes: list[RouteConfig] = []
     places: list[int] = []
@@ -125,7 +127,8 @@ def _check_routes(document: Document, raw: list[Any], sinks: list[str]) -> None:
         if isinstance(when, str | dict) and not _incomplete(document, (*here, "when")):
             for key, text in rule_problems(when):
                 document.complain((*here, "when", *key), text)
-        _check_targets(document, (*here, "to"), route.get("to"), sinks)
+        if sinks is not None:
+            _check_targets(document, (*here, "to"), route.get("to"), sinks)
         try:
             routes.append(RouteConfig.model_validate({**route, "when": None}))
             places.append(index)
@@ -198,8 +201,6 @@ def _warnings(config: Config, document: Document) -> list[str]:
     if not config.routes:
         found.append(((), "there are no routes: every event is kept, and goes nowhere"))
     for index, route in enumerate(config.routes):
-        for name in mentioned_fields(route.when):
-            if name not in FIELDS and (guess := suggest(name, FIELDS, cutoff=0.8)):
-                key: Key = ("routes", index, "when")
-                found.append((key, f"{spell(key)}: Skyvern sends no field {name}; did you mean {guess}?"))
+        key: Key = ("routes", index, "when")
+        found += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]
     return [f"{document.path}:{document.line(key)}: {text}" for key, text in found]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from receiver import cel, mapping
 from receiver.celscan import CelError
+from receiver.configwords import suggest
 from receiver.mapping import Problem
+from receiver.run import FINAL
 
 if TYPE_CHECKING:
     from receiver.config import RouteConfig
@@ -29,6 +32,15 @@ FIELDS = frozenset(
 )
 """Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others are seen as well; this is to find misspelt ones."""
 
+_INTERIM = ("created", "queued", "running", "paused")
+_STATUSES = (*sorted(FINAL), *_INTERIM)
+_TYPES = (
+    *("task_v1", "task_v2", "task_v3", "workflow_run"),
+    *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),
+)
+_VALUES = {"status": _STATUSES, "outcome": _STATUSES, "original_status": _STATUSES, "run_type": _TYPES}
+_COMPARED = re.compile(rf"\brun\.({'|'.join(_VALUES)})\s*(?:[=!]=\s*|in\s*\[)([^\])&|]*)")
+
 
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
     """What is wrong with a rule, each with the keys below `when` where it stands."""
@@ -48,6 +60,34 @@ def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
     else:
         names = [condition.parts[0] for condition in mapping.compile_mapping(when or {})[0]]
     return list(dict.fromkeys(name for name in names if name != "event"))
+
+
+def rule_warnings(route: RouteConfig) -> list[str]:
+    """What is allowed in a rule which is right, and yet most likely not meant: names and values that are misspelt."""
+    found = [
+        f"Skyvern sends no field {name}; did you mean {guess}?"
+        for name in mentioned_fields(route.when)
+        if name not in FIELDS and (guess := suggest(name, FIELDS, cutoff=0.8))
+    ]
+    for name, value in _mentioned_values(route.when):
+        if value in _INTERIM and name != "run_type" and not route.interim:
+            found.append(f"the route sees no run that is {value}: it has not ended; add `interim: true`")
+        elif value not in _VALUES[name] and (guess := suggest(value, _VALUES[name], cutoff=0.8)):
+            found.append(f"Skyvern sends no {name} {value}; did you mean {guess}?")
+    return found
+
+
+def _mentioned_values(when: str | Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The texts that a rule compares statuses and run types with, each with the field; globs are none."""
+    if isinstance(when, str):
+        compared = [(field, re.findall(r"[\"']([^\"']*)[\"']", text)) for field, text in _COMPARED.findall(when)]
+    else:
+        compared = [
+            (condition.parts[0], [value for value in condition.values if isinstance(value, str)])
+            for condition in mapping.compile_mapping(when or {})[0]
+            if len(condition.parts) == 1 and condition.parts[0] in _VALUES
+        ]
+    return [(field, value) for field, values in compared for value in values if not set("*?") & set(value)]
 
 
 def order_problems(routes: Sequence[RouteConfig], sinks: Iterable[str] | None = None) -> list[Problem]:

@@ -142,6 +142,40 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path) -> None:
     assert loaded.warnings == [f"{file}:8: routes[1].when: Skyvern sends no field staus; did you mean status?"]
 
 
+@pytest.mark.parametrize(
+    ("rule", "warning"),
+    [
+        ("{status: cancelled}", "Skyvern sends no status cancelled; did you mean canceled?"),
+        ("{run.outcome: [completed, timeout]}", "Skyvern sends no outcome timeout; did you mean timed_out?"),
+        ("{run_type: workflow_runs}", "Skyvern sends no run_type workflow_runs; did you mean workflow_run?"),
+        ("'run.status == \"complete\"'", "Skyvern sends no status complete; did you mean completed?"),
+        ('\'run.status in ["failed", "cancelled"]\'', "Skyvern sends no status cancelled; did you mean canceled?"),
+        ("{status: running}", "the route sees no run that is running: it has not ended; add `interim: true`"),
+        ("{status: [failed, timed_out, 'comp*'], run_type: [task_v1, brand_new]}", ""),
+        ('\'run.status != "completed" && run.output.status == "complete"\'', ""),
+        ("{output.status: complete, status: 3}", ""),
+    ],
+)
+def test_a_value_that_skyvern_never_sends_is_a_warning(file: Path, rule: str, warning: str) -> None:
+    file.write_text(GOOD.replace("{status: [failed, timed_out]}", rule))
+
+    assert load_file(file, ENVIRON).warnings == ([f"{file}:8: routes[1].when: {warning}"] if warning else [])
+
+
+def test_a_route_that_sees_interim_events_may_name_their_statuses(file: Path) -> None:
+    file.write_text(GOOD.replace("{status: [failed, timed_out]}", "{status: running}, interim: true"))
+
+    assert load_file(file, ENVIRON).warnings == []
+
+
+@pytest.mark.parametrize(("wrong", "said"), [("sink:\n", "did you mean sinks?"), ("sinks: []\nx-a:\n", "a mapping")])
+def test_nothing_is_said_of_who_names_the_sinks_when_they_cannot_be_read(file: Path, wrong: str, said: str) -> None:
+    (problem,) = problems(file, GOOD.replace("sinks:\n", wrong))
+
+    assert problem.startswith("3: sink")
+    assert said in problem
+
+
 def test_a_sink_in_no_route_and_no_routes_at_all_are_warnings(file: Path) -> None:
     file.write_text(GOOD.partition("routes:")[0])
 
@@ -414,9 +448,16 @@ def test_a_file_that_cannot_be_read(file: Path) -> None:
         (b"a: b: c\n", "put a text that holds a colon in quotes"),
         (b"a: *b\n", "a text that begins with * must stand in quotes"),
         (b"a: 1\n---\nb: 2\n", "a second document begins here"),
-        (b"a: 'x\n", ":2: not YAML: "),
+        (b"a: b\nc: 'x\n", ":2: not YAML: a quote is not closed (column 4); add one"),
+        (b"a: {b: 'x == 'y''}\n", ":1: not YAML: a comma is missing, or a quote ends a text too early"),
+        (b"a: {b: [1, 2\nc: d\n", ":1: not YAML: [ is not closed (column 8); add ], or a comma before line 2"),
+        (b"a:\n  - {b: c,\n     d: e\n  - {b: c}\n", ":2: not YAML: { is not closed (column 5)"),
+        (b"a: {b: ${C}/d}\n", "put a text that holds ${…} in quotes"),
+        (b"a: {b: c: d}\n", "put a text that holds a colon in quotes"),
+        (b"a: @b\n", "a text that begins with it must stand in quotes"),
+        (b"a:\n - b\n c: d\n", ":3: not YAML: expected <block end>, but found '?' (column 2); indent it"),
         (b"a: 1\nb: \xff\n", ":2: not UTF-8 text"),
-        (b"a: \x00\n", "not YAML: "),
+        (b"a: b\nc: \x00\n", ":2: not YAML: the character U+0000 may not stand in it"),
         (b"[" * 5000, "nested too deeply"),
         (b"a: " + b"x" * MAX_BYTES, "larger than 256 KiB"),
         (b"- a\n", ":1: must be a mapping with sources, sinks and routes"),
