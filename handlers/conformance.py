@@ -49,6 +49,9 @@ class NoServices:
     def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:  # noqa: ARG002
         return ()
 
+    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:  # noqa: ARG002
+        return ""
+
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:  # noqa: ARG002
         return {}
 

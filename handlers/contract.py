@@ -119,6 +119,10 @@ class Services(Protocol):
         """
         ...
 
+    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
+        """Where the source's own API serves the bytes of an artifact; "" when the source has no API key."""
+        ...
+
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
         """Headers for a download of `url`: the API key when `url` is at the source's own API origin, else {}."""
         ...

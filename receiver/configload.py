@@ -103,6 +103,9 @@ class _NoServices:
     def fresh_artifacts(self, delivery: object) -> list[Any]:  # noqa: ARG002 - the protocol's names
         return []
 
+    def artifact_url(self, delivery: object, artifact_id: str) -> str:  # noqa: ARG002
+        return ""
+
     def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:  # noqa: ARG002
         return {}
 

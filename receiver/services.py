@@ -44,18 +44,22 @@ class SourceServices:
                 f"Skyvern's API answered {answer.status} to a request for fresh artifact URLs",
                 retry_after=answer.retry_after,
             )
-        base, _ = self._apis[delivery.source]
         return [
             Artifact(
                 kind=KINDS.get(each.artifact_type, each.artifact_type),
                 name=each.uri.rsplit("/", 1)[-1] or each.artifact_id,
-                url=each.signed_url or f"{base}/v1/artifacts/{quote(each.artifact_id, safe='')}/content",
+                url=each.signed_url or self.artifact_url(delivery, each.artifact_id),
                 sha256=each.checksum,
                 size=each.file_size,
                 artifact_id=each.artifact_id,
             )
             for each in found
         ]
+
+    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
+        """Where the source's own API serves the bytes of an artifact; "" when the source has no API key."""
+        api = self._apis.get(delivery.source)
+        return f"{api[0]}/v1/artifacts/{quote(artifact_id, safe='')}/content" if api else ""
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
         """The API key for a URL at the source's own API origin; nothing for any other."""

@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
 from handlers.guard import Deadline, Download, GuardedClient, TimeIsUp
@@ -22,6 +24,10 @@ from handlers.mirror.artifacts import is_content_path, renewed
 from handlers.retryafter import retry_after
 
 _LATER = frozenset({408, 425, 429})
+
+_STILL_COMING = timedelta(seconds=60)
+"""How old an event is in whose run a file may still be on its way to where it will be. Seen: a second, at a cancel."""
+_NOT_YET = 20.0  # seconds until it is looked for again, once
 
 
 class Skip(Exception):
@@ -141,13 +147,25 @@ class Fetcher:
         try:
             return self._from(artifact, receive)
         except _Gone as gone:
-            fresh = renewed(artifact, self._listing.get())
-            if fresh is None or fresh.url == artifact.url:
+            fresh = renewed(artifact, self._listing.get()) or self._by_id(artifact)
+            if fresh is None:
                 raise Skip(f"{gone}, and no fresh address for it was given") from None
             try:
                 return self._from(fresh, receive, trusted=True)
             except _Gone as again:
+                self._perhaps_not_yet(str(again))
                 raise Skip(f"{again}, also at a fresh address") from None
+
+    def _by_id(self, artifact: Artifact) -> Artifact | None:
+        """The artifact where the API serves it: the API lists none of a task_v2's, and yet has them."""
+        url = self._services.artifact_url(self._delivery, artifact.artifact_id) if artifact.artifact_id else ""
+        return replace(artifact, url=url) if is_content_path(url) else None  # an id may be anything
+
+    def _perhaps_not_yet(self, reason: str) -> None:
+        """Ask for one more try where the run has just ended: a recording is made ready while its webhook is sent."""
+        age = datetime.now(UTC) - self._delivery.received_at
+        if self._delivery.attempt == 1 and age < _STILL_COMING:
+            raise Unavailable(f"{reason}, and it may not be ready yet", retry_after=_NOT_YET, elsewhere=True)
 
     def _from(self, artifact: Artifact, receive: Callable[[Incoming], None], *, trusted: bool = False) -> Incoming:
         if not artifact.url.lower().startswith(("http://", "https://")):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -51,10 +52,14 @@ class Loopback(NoServices):
         self.fresh = list(fresh)
         self.origin = origin
         self.asked = 0
+        self.api = ""
 
     def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
         self.asked += 1
         return self.fresh
+
+    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
+        return f"{self.api}/v1/artifacts/{artifact_id}/content" if self.api else ""
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
         return {"x-api-key": "key-of-the-source"} if self.origin and url.startswith(self.origin) else {}
@@ -309,6 +314,43 @@ class MirrorSuite:
         place.sink(Loopback([fresh])).send(replace(delivery, attempt=2))
         assert self.one(place, "/invoice.pdf") == PDF
         assert self.manifest(place)["skipped"] == []
+
+    def test_a_file_that_the_api_does_not_list_is_fetched_by_its_id(self, place: Place, server: ArtifactServer) -> None:
+        """As for each task_v2 of a server that keeps files on its own disk."""
+        server.add("/v1/artifacts/a_60078/content", VIDEO)
+        services = Loopback(origin=server.url)
+        services.api = server.url
+        path = "file:///skyvern/artifacts/o_1/tsk_1/00_0_stp_1/2026-11-24T23:37:50.101341_a_60078_recording.webm"
+        receipt = place.sink(services).send(make_delivery(sample_run(recording_url=path)))
+        assert receipt.note == ""
+        assert self.one(place, "/recording.webm") == VIDEO
+        assert [seen.headers.get("x-api-key") for seen in server.seen] == ["key-of-the-source"]
+        strange = sample_run(downloaded_files=[entry(None, artifact_id="../organizations/keys?")])
+        assert "no fresh address" in place.sink(services).send(make_delivery(strange)).note
+        assert len(server.seen) == 1
+
+    def test_a_file_that_is_not_there_yet_is_looked_for_once_more(self, place: Place, server: ArtifactServer) -> None:
+        """Skyvern sends a cancelled run's webhook while it still turns the recording into a film of another name."""
+        url = server.add("/v1/artifacts/a_9/content", b"", status=404)
+        sink = place.sink(Loopback([Artifact("recording", "r.mp4", url, artifact_id="a_9")]))
+        delivery = make_delivery(sample_run(recording_url=url), received_at=datetime.now(UTC))
+        with pytest.raises(Unavailable, match="404, and it may not be ready yet") as caught:
+            sink.send(delivery)
+        assert (caught.value.retry_after, caught.value.elsewhere) == (20.0, True)
+        server.add("/v1/artifacts/a_9/content", VIDEO)
+        assert sink.send(replace(delivery, attempt=2)).note == ""
+        assert self.one(place, "/recording.webm") == VIDEO
+
+    @pytest.mark.parametrize("changes", [{"attempt": 2}, {"received_at": datetime.now(UTC) - timedelta(minutes=2)}])
+    def test_it_is_noted_when_it_does_not_come(
+        self, place: Place, server: ArtifactServer, changes: dict[str, Any]
+    ) -> None:
+        url = server.add("/v1/artifacts/a_9/content", b"", status=404)
+        sink = place.sink(Loopback([Artifact("recording", "r.mp4", url, artifact_id="a_9")]))
+        delivery = make_delivery(sample_run(recording_url=url), received_at=datetime.now(UTC))
+        sink.send(replace(delivery, **changes))
+        (skipped,) = self.manifest(place)["skipped"]
+        assert skipped["reason"] == "127.0.0.1 answered 404, also at a fresh address"
 
     def test_a_private_address_is_not_reached_and_noted(self, place: Place, server: ArtifactServer) -> None:
         server.add("/v1/artifacts/a_8/content", status=302, headers={"location": "http://127.0.0.2:1/secret"})

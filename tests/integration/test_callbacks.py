@@ -39,6 +39,9 @@ class Lent:
     def fresh_artifacts(self, delivery: object) -> list[Any]:
         raise NotImplementedError
 
+    def artifact_url(self, delivery: object, artifact_id: str) -> str:
+        raise NotImplementedError
+
     def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:
         raise NotImplementedError
 
