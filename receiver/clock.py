@@ -66,7 +66,9 @@ class Clock:
     def tick(self) -> None:
         """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
         trouble: dict[str, str] = {}
-        for look in (self.burials, self.due, self.operations, self.inbox, self.repair, self.slow, self.overdue):
+        for look in (self.burials, self.due, self.operations, self.slow, self.overdue, self.inbox, self.repair):
+            if "redis" in trouble and look in (self.inbox, self.repair):
+                continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
             try:
                 look()
             except LedgerUnavailable as error:

@@ -140,15 +140,16 @@ class RunhookWorker(SimpleWorker):
         return int(self._timeout) + 2
 
     def serve(self, stop: Stop) -> None:
-        """Run jobs until `stop` is asked, which is looked at between two jobs only. Raises redis.RedisError."""
-        try:
-            while not stop.asked:
-                job = self._next_job()
-                if job is not None:
-                    self._run(job, stop)
-        finally:
-            with contextlib.suppress(RedisError):
-                self.register_death()
+        """Run jobs until `stop` is asked, which is looked at between two jobs only. Raises redis.RedisError.
+
+        It leaves without a word then: one more to a Redis that hangs costs seconds, and `clear_dead` finds the rest.
+        """
+        while not stop.asked:
+            job = self._next_job()
+            if job is not None:
+                self._run(job, stop)
+        with contextlib.suppress(RedisError):
+            self.register_death()
 
     def _beat(self, pipeline: Any, state: str, lifetime: int) -> None:
         """Write the worker's whole record: while Redis hung it may have lapsed."""
@@ -209,7 +210,7 @@ class RunhookWorker(SimpleWorker):
     def _perform(self, job: RunhookJob, stop: Stop) -> None:
         """Run the body. What it raises ends here: the work is still where it was, and the clock wakes it again.
 
-        Raises redis.RedisError when the flag can't be lowered.
+        Raises redis.RedisError when Redis is away, for the body or for the flag that is to be lowered.
         """
         stop.begin()
         try:
@@ -218,6 +219,8 @@ class RunhookWorker(SimpleWorker):
         except JobTimeout:
             lower_flag(self.connection, self.queue.name)
             log.error("%s: a job took more than %g s and was cut off", self.queue.name, self._timeout)
+        except (redis.ConnectionError, redis.TimeoutError):
+            raise
         except Exception as error:
             lower_flag(self.connection, self.queue.name)
             log.error("%s: a job failed: %s", self.queue.name, kind_and_place(error))

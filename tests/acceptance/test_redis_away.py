@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from receiver.ledger.migrate import ensure_schema
 from tests.integration.test_ledger import new_event, record
 from tests.servers.deployment import Deployment
-from tests.servers.http import ScriptedServer
+from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import eventually
 from tests.servers.valkey import ValkeyProcess
 
@@ -40,3 +41,43 @@ def test_what_is_due_is_delivered_while_redis_is_away(
         server.start()
         it.all_delivered(40)
         assert len(plain.requests) == len(rated.requests) == 20
+
+
+def test_what_is_due_is_delivered_while_redis_hangs(
+    deployment: Callable[..., Deployment], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    server = valkey_factory()
+    with ScriptedServer() as plain, ScriptedServer() as flaky:
+        # Given a worker whose jobs linger in Redis for more, and one delivery that waits for its second try
+        it = deployment(
+            server.url,
+            sinks={
+                "hook": {"type": "http", "url": plain.url},
+                "flaky": {"type": "http", "url": flaky.url, "retry": {"first": 2, "factor": 1}},
+            },
+            routes=[{"name": "all", "to": ["hook"]}],
+        )
+        ensure_schema(it.ledger)
+        flaky.script += [Reply(503)]
+        it.run("worker")
+        it.run("clock")
+        eventually(lambda: "worker.started" in it.log_of("worker"), 30)
+        record(it.ledger, new_event("tsk_0", "hook", "flaky"))
+        eventually(lambda: (it.states("hook"), it.states("flaky")) == ({"delivered": 1}, {"waiting": 1}), 30)
+        # When Redis hangs, which is seen by time alone, and more comes due
+        server.hang()
+        hung = time.monotonic()
+        record(it.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(1, 20)))
+        # Then all of it goes out, and once
+        eventually(lambda: (it.states("hook"), it.states("flaky")) == ({"delivered": 20}, {"delivered": 1}), 30)
+        print(f"{time.monotonic() - hung:.1f} s from the moment at which Redis hung")
+        assert (len(plain.requests), len(flaky.requests)) == (20, 2)
+        # And each process that met it says so in one line, and no more
+        log = it.log_of("worker")
+        assert "deliver:hook: Redis can't be used now (TimeoutError); trying again" in log
+        assert "failed" not in log
+        # And when it goes on, bells ring again
+        server.resume()
+        eventually(lambda: it.log_of("worker").count("Redis is back") == 3, 30)
+        record(it.ledger, new_event("tsk_20", "hook"))
+        it.all_delivered(21, sink="hook")

@@ -245,6 +245,26 @@ def test_a_body_that_fails_costs_one_line_and_the_next_job_runs(
     assert client.zcard(f"rq:failed:{QUEUE}") == 0
 
 
+def test_a_body_that_misses_redis_is_told_as_such_and_its_job_leaves_no_trace(
+    redis_url: str, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = []
+
+    def body(stop: Stop) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise redis.TimeoutError("Timeout reading from a Redis that hangs")
+        stop.ask()
+
+    wakeups.wake(client, QUEUE)
+    serve(redis_url, body)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{QUEUE}: Redis can't be used now (TimeoutError); trying again",
+        f"{QUEUE}: Redis is back",
+    ]
+    assert client.zcard(f"rq:wip:{QUEUE}") == 0
+
+
 def test_a_job_that_outlives_its_timeout_is_cut_off_even_through_except_exception(
     redis_url: str, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
