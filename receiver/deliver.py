@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from handlers import Sink, SinkOptions, registry
-from receiver import wakeups
+from receiver import lifesign, wakeups
 from receiver.callbacks import CallbackOptions, CallbackSink
 from receiver.config import CALLBACK, Config, RetryPolicy
 from receiver.flights import Flights, Unit
@@ -53,6 +53,12 @@ CALM = 1.0
 log = logging.getLogger("runhook.deliver")
 
 
+def unsettled(places: int) -> int:
+    """The most sends out of the hand that the ledger may not know to have begun, with so many places: what was in hand
+    when it was written to last, and what was taken in hand since."""
+    return 2 * AHEAD * places
+
+
 class Taken(NamedTuple):
     """What one try has claimed."""
 
@@ -77,6 +83,7 @@ class Deliverer:
         linger: float = LINGER,
         lane_limit: int | None = None,
         ahead: int = AHEAD,
+        note: Callable[[str], None] = lambda _delivery: None,
     ) -> None:
         self._ledger = ledger
         self._sink = sink
@@ -94,7 +101,7 @@ class Deliverer:
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         # What is counted when it is claimed, by the rate or by the lane, must be sent then.
         self._ahead = 0 if self._many or rate is not None or lane_limit else ahead * self._places
-        self._flights = Flights(sink, self._places, self._limit)
+        self._flights = Flights(sink, self._places, self._limit, note)
         self._unsettled: list[Unit] = []
         self._unbegun: list[Unit] = []  # were in hand, and are to be handed back
         self._strays = False
@@ -328,4 +335,5 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
         connection,
         owner,
         rate=Rate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
+        note=lifesign.Begun(settings.data, owner, unsettled(chosen.concurrency)).note,
     )

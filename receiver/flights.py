@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from handlers import Receipt, Sink, SinkOptions, Unavailable
@@ -46,13 +46,17 @@ class Unit:
 
 
 class Flights:
-    """`places`: how many units may be under way. `limit`: seconds after which a send is given up."""
+    """`places`: how many units may be under way. `limit`: seconds after which a send is given up. `note`: told of each
+    delivery that was in hand just before it is sent."""
 
-    def __init__(self, sink: Sink[SinkOptions], places: int, limit: float) -> None:
+    def __init__(
+        self, sink: Sink[SinkOptions], places: int, limit: float, note: Callable[[str], None] = lambda _delivery: None
+    ) -> None:
         self._sink = sink
         self._many = sink.batch_size > 1
         self._limit = limit
         self._places = places
+        self._note = note
         self._pool = Pool(places, f"send-{sink.name}")
         self._ended: queue.SimpleQueue[Unit] = queue.SimpleQueue()
         self._passing = threading.Lock()  # held while a place is passed on or taken away
@@ -165,6 +169,8 @@ class Flights:
         """In a thread: send it, and then whatever begins in its place."""
         unit: Unit | None = first
         while unit is not None:
+            if unit.claimed[0].in_hand:
+                self._note(unit.claimed[0].id)
             answers = self._send(unit)
             with self._passing:
                 if unit.ended:

@@ -66,7 +66,8 @@ def _release_claims(settings: Settings, name: str) -> bool:
     ledger = Ledger(settings.database_url)
     claims = 0
     try:
-        while some := ledger.write(lambda connection: release_claims(connection, name, time.time())):
+        begun = lifesign.begun(settings.data, name)
+        while some := ledger.write(lambda connection: release_claims(connection, name, time.time(), begun)):
             claims += some
     except LedgerUnavailable as error:
         log.warning("worker.not_released owner=%s ledger=%s", name, error)

@@ -4,7 +4,7 @@ A file whose lock is free belonged to a process that is gone, however it went: t
 ended, and never before. So a dead worker is known at once by whoever shares its data directory and its kernel, and
 what it held need not lapse by time. A process that has no file, or runs on another machine, is never called dead.
 
-    workers/<name>     the process's queue and its kernel, one line each
+    workers/<name>     the process's queue and its kernel, one line each; below them what it has begun, see `Begun`
 
 It knows neither the ledger nor Redis.
 """
@@ -12,6 +12,7 @@ It knows neither the ledger nor Redis.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import socket
 import time
@@ -22,6 +23,8 @@ from typing import Final
 
 _DAY: Final = 86400.0  # seconds after which a file from another kernel is no more than litter
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_MARK: Final = "begun"
+_WIDTH: Final = 64  # bytes of one name of what was begun
 
 
 def kernel() -> str:
@@ -61,6 +64,50 @@ class LifeSign:
     def _let_go(self) -> None:
         """As its death does."""
         os.close(self._handle)
+
+
+class Begun:
+    """What a process begins of what it has taken in hand, noted in its sign for whoever finds that when it is dead.
+
+    Nothing waits for a disk: what is written survives a kill, and after a crash of the machine nobody believes it. Any
+    thread may note, until the process ends. `room`: how many of the latest are kept. Where there is no sign, nothing is
+    noted, nor known.
+    """
+
+    def __init__(self, directory: Path, name: str, room: int) -> None:
+        self._path = _folder(directory) / name
+        self._room = room
+        self._numbers = itertools.count()
+        self._handle = -1
+        with suppress(OSError):
+            self._handle = os.open(self._path, os.O_RDWR)
+            os.lseek(self._handle, 0, os.SEEK_END)
+            os.write(self._handle, f"{_MARK}\n".encode())
+            self._start = os.fstat(self._handle).st_size
+            os.write(self._handle, _slot("") * room)
+
+    def note(self, what: str) -> None:
+        """It begins now. `what`: up to 63 ASCII characters."""
+        if self._handle < 0:
+            return
+        try:
+            os.pwrite(self._handle, _slot(what), self._start + next(self._numbers) % self._room * _WIDTH)
+        except OSError:
+            # A sign that does not tell of this must tell nothing.
+            _remove(self._path)
+
+
+def begun(directory: Path, name: str) -> frozenset[str] | None:
+    """What the dead process `name` had begun of what it had in hand; None when nobody knows."""
+    try:
+        lines = [line.strip() for line in (_folder(directory) / name).read_text(errors="replace").splitlines()]
+    except OSError:
+        return None
+    return frozenset(filter(None, lines[3:])) if lines[1:3] == [kernel(), _MARK] else None
+
+
+def _slot(text: str) -> bytes:
+    return text.ljust(_WIDTH - 1).encode() + b"\n"
 
 
 def forget(directory: Path, name: str) -> None:

@@ -271,7 +271,7 @@ def hand_back(connection: sa.Connection, unbegun: Mapping[str, str], now: float)
                 deliveries.c.claim.in_(both([token])),
                 deliveries.c.state.in_(sources(Move.HAND_BACK)),
             )
-            .values(_handed_back(now))
+            .values(handed_back(now))
         )
 
 
@@ -287,7 +287,7 @@ def hand_back_strays(connection: sa.Connection, owner: str, known: Collection[st
             owned_by(owner),
             deliveries.c.claim.not_in(both(known)),
         )
-        .values(_handed_back(now))
+        .values(handed_back(now))
     )
     return result.rowcount
 
@@ -298,7 +298,8 @@ def owned_by(owner: str) -> sa.ColumnElement[bool]:
     return deliveries.c.claim.like(prefix, escape="\\")
 
 
-def _handed_back(now: float) -> dict[str, Any]:
+def handed_back(now: float) -> dict[str, Any]:
+    """The columns of a delivery that was claimed and not begun: its claim was no attempt."""
     return {
         "state": target(Move.HAND_BACK),
         "claim": "",

@@ -5,33 +5,50 @@ A look that finds nothing costs one indexed query for each question.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.ledger import bulk, lanes
-from receiver.ledger.claiming import IN_HAND, owned_by
+from receiver.ledger.claiming import IN_HAND, handed_back, owned_by
 from receiver.ledger.delivering import release_held
 from receiver.ledger.schema import attempts, deliveries
 from receiver.states import Move, State, sources, target
 
+_BEGUN: Final = "while sending: it may have arrived"
+_UNKNOWN: Final = "with it in hand: it may have arrived, or was never sent"
 
-def release_claims(connection: sa.Connection, owner: str, now: float) -> int:
-    """Give back what a dead worker held, up to 500 claims: they need not run out first. Returns how many there were."""
-    held = _lapse(connection, owned_by(owner), f"{owner} ended while sending", now)
+
+def release_claims(connection: sa.Connection, owner: str, now: float, begun: Collection[str] | None = None) -> int:
+    """Give back what a dead worker held, up to 500 claims: they need not run out first. Returns how many there were.
+
+    `begun`: the deliveries that it had begun of those in hand, where that is known. The others were not tried.
+    """
+    held = _claims(connection, owned_by(owner))
+    in_hand = [row for row in held if row.claim.endswith(IN_HAND)]
+    untried = [row for row in in_hand if begun is not None and row.id not in begun]
+    if untried:
+        connection.execute(_these(connection, untried).values(handed_back(now)))
+    hint = _UNKNOWN if begun is None else _BEGUN
+    _lapse(connection, [row for row in in_hand if row not in untried], f"{owner} ended {hint}", 0, now)
+    _lapse(connection, [row for row in held if row not in in_hand], f"{owner} ended {_BEGUN}", 1, now)
     if held:
-        lanes.end_probes(connection, sorted(set(held)), now)
+        lanes.end_probes(connection, sorted({row.lane for row in held}), now)
     return len(held)
 
 
 def lapse_claims(connection: sa.Connection, now: float) -> int:
-    """Take back the claims that have run out. Returns how many there were."""
-    return len(_lapse(connection, deliveries.c.claim_until < now, "the claim ran out while sending", now))
+    """Take back up to 500 claims that have run out. Returns how many there were."""
+    held = _claims(connection, deliveries.c.claim_until < now)
+    in_hand = [row for row in held if row.claim.endswith(IN_HAND)]
+    _lapse(connection, in_hand, f"the claim ran out {_UNKNOWN}", 0, now)
+    _lapse(connection, [row for row in held if row not in in_hand], f"the claim ran out {_BEGUN}", 1, now)
+    return len(held)
 
 
-def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason: str, now: float) -> list[str]:
-    """Take back up to 500 claims; the lane of each."""
-    lapsed = connection.execute(
+def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[Any]:
+    return connection.execute(
         sa.select(
             deliveries.c.id, deliveries.c.attempts, deliveries.c.claim, deliveries.c.updated_at, deliveries.c.lane
         )
@@ -40,8 +57,14 @@ def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason:
         .limit(500)
         .with_for_update(skip_locked=True)
     ).all()
-    if not lapsed:
-        return []
+
+
+def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: int, now: float) -> None:
+    """Take back claims of which nobody can tell what became of them.
+
+    `spends`: how many of its attempts that costs each. A delivery that kills its worker must end some day. But what was
+    in hand was hardly begun, and will be in hand no second time.
+    """
     rows = [
         {
             "delivery_id": row.id,
@@ -54,25 +77,25 @@ def _lapse(connection: sa.Connection, condition: sa.ColumnElement[bool], reason:
             "ended_at": now,
             "worker": row.claim.rpartition("/")[0],
         }
-        for row in lapsed
+        for row in held
     ]
     bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
-    connection.execute(
-        sa.update(deliveries)
-        .where(bulk.among(connection, deliveries.c.id, [row.id for row in lapsed]))
-        .values(
-            state=target(Move.LAPSE),
-            claim="",
-            claim_until=None,
-            due_at=now,
-            updated_at=now,
-            reason=reason,
-            # A delivery that kills its worker must end some day: a lapse spends one of its attempts. What was in hand
-            # was hardly begun, and will be in hand no second time.
-            spent=deliveries.c.spent + sa.case((deliveries.c.claim.like(f"%{IN_HAND}"), 0), else_=1),
+    if held:
+        connection.execute(
+            _these(connection, held).values(
+                state=target(Move.LAPSE),
+                claim="",
+                claim_until=None,
+                due_at=now,
+                updated_at=now,
+                reason=reason,
+                spent=deliveries.c.spent + spends,
+            )
         )
-    )
-    return [row.lane for row in lapsed]
+
+
+def _these(connection: sa.Connection, rows: Sequence[Any]) -> sa.Update:
+    return sa.update(deliveries).where(bulk.among(connection, deliveries.c.id, [row.id for row in rows]))
 
 
 def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:

@@ -315,6 +315,37 @@ def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before
     assert take("u/1", ahead=9, places=0) == []
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_dead_worker_had_in_hand_says_how_much_is_known_of_it(ledger: Ledger, known: bool) -> None:
+    # Given one delivery that is being sent, and two in hand, of which one had begun
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
+    sent, begun, unbegun = ledger.write(
+        lambda it: claiming.claim(it, "ops", 1, "w/1", NOW, 15, concurrency=1, ahead=2)
+    )[0]
+    # When their worker is found dead
+    signs = {begun.id} if known else None
+    assert ledger.write(lambda it: repair.release_claims(it, "w", NOW + 1, signs)) == 3
+    # Then none is taken for an attempt that certainly was none
+    unsure = "w ended with it in hand: it may have arrived, or was never sent"
+    sure = "w ended while sending: it may have arrived"
+    told = {
+        each.id: [
+            (row["number"], row["outcome"], row["reason"])
+            for row in ledger.read(lambda it, each=each: queries.list_attempts(it, each.id))  # type: ignore[misc]
+        ]
+        for each in (sent, begun, unbegun)
+    }
+    assert told == {
+        sent.id: [(1, "lapsed", sure)],
+        begun.id: [(1, "lapsed", sure if known else unsure)],
+        unbegun.id: [] if known else [(1, "lapsed", unsure)],
+    }
+    rows = {row["id"]: row for row in ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))}
+    assert {row["state"] for row in rows.values()} == {"queued"}
+    assert rows[unbegun.id]["attempts"] == (0 if known else 1)
+    assert (rows[sent.id]["spent"], rows[begun.id]["spent"]) == (1, 0)
+
+
 def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
     claim(ledger, "results", token="w_1/1", limit=1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from receiver import lifesign
-from receiver.lifesign import LifeSign
+from receiver.lifesign import Begun, LifeSign
 from receiver.processes import die_with_parent
 
 LIVE = """
@@ -145,3 +145,42 @@ def test_a_directory_in_which_nobody_can_write_says_so_and_holds_no_dead(tmp_pat
 def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
     LifeSign(tmp_path, "ops@a.1", "deliver:ops").end()
     assert list((tmp_path / "workers").iterdir()) == []
+
+
+def test_what_a_dead_process_had_begun_of_what_it_had_in_hand_is_known(tmp_path: Path) -> None:
+    for name in ("ops@a.1", "ops@a.2", "ops@a.3"):
+        LifeSign(tmp_path, name, "deliver:ops")._let_go()
+    begun = Begun(tmp_path, "ops@a.1", room=3)
+    for number in range(5):
+        begun.note(f"dlv_{number}")
+    Begun(tmp_path, "ops@a.2", room=3)
+
+    assert lifesign.begun(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
+    assert lifesign.begun(tmp_path, "ops@a.2") == frozenset()
+    # And it says nothing of who is dead
+    it = Undertaker()
+    assert lifesign.bury(tmp_path, it) == 3
+    assert it.buried[0] == ("deliver:ops", "ops@a.1")
+
+
+def test_without_a_sign_that_can_be_trusted_nobody_knows_what_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One that notes nothing, none at all, and one from before the machine was started again
+    LifeSign(tmp_path, "ops@a.1", "deliver:ops")._let_go()
+    assert lifesign.begun(tmp_path, "ops@a.1") is None
+    assert lifesign.begun(tmp_path, "ops@a.2") is None
+    Begun(tmp_path, "ops@a.2", room=3).note("dlv_1")
+    Begun(tmp_path, "ops@a.1", room=3).note("dlv_1")
+    with monkeypatch.context() as later:
+        later.setattr(lifesign, "kernel", lambda: "another")
+        assert lifesign.begun(tmp_path, "ops@a.1") is None
+    # And one that could not be written to any more is no sign
+    it = Begun(tmp_path, "ops@a.1", room=3)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    it.note("dlv_2")
+    assert lifesign.begun(tmp_path, "ops@a.1") is None
