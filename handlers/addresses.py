@@ -64,6 +64,22 @@ def why_forbidden(address: IPAddress) -> str:
     return "" if address.is_global and not address.is_multicast else "a reserved address"
 
 
+def literal_addresses(host: str) -> list[IPAddress]:
+    """What `host` stands for where no name server is needed to tell: an address in any spelling that the system takes
+    (127.1, 0x7f000001, [::1]), or localhost. [] for any other name."""
+    text = host.strip("[]").rstrip(".").lower()
+    if text == "localhost" or text.endswith(".localhost"):
+        return [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
+    try:
+        return [ipaddress.ip_address(text)]
+    except ValueError:
+        pass
+    try:
+        return [ipaddress.ip_address(socket.inet_aton(text))] if _NUMERIC.fullmatch(text) else []
+    except OSError:
+        return []
+
+
 class Allowed:
     """The hosts, addresses and networks that the operator lists as safe although they are private."""
 
@@ -105,6 +121,8 @@ _LISTED = re.compile(
     r"\[(?P<inner>[^\]]*)\](?::(?P<port6>\d{1,5}))?|(?P<host>[^:\[\]/]+):(?P<port4>\d{1,5})|(?P<whole>.+)"
 )
 
+
+_NUMERIC = re.compile(r"[0-9a-fx]+(\.[0-9a-fx]+){0,3}")
 
 _lookups = threading.BoundedSemaphore(64)
 

@@ -7,28 +7,26 @@ through the guarded client, and each origin has a lane of its own.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.guard import Answer, Deadline, GuardedClient
 from handlers.http import sign as standard_signature
-from handlers.resubmit.chain import CHAIN
 from handlers.retryafter import retry_after
 from receiver import signature
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, keys, resending, submissions
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, callers, resending, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.submissions import Submission
 from receiver.submit import lanes
-from receiver.submit.keys import AGAIN, derive, digest
+from receiver.submit.address import split
+from receiver.submit.keys import derive, digest
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 TRY_AGAIN = frozenset({403, 408, 425, 429})
@@ -43,12 +41,24 @@ class CallbackOptions(SinkOptions):
 
 
 class CallbackSink(Sink[CallbackOptions]):
-    """Each caller's webhook at the address that the caller gave. `master`: gives the secret that keys derive from."""
+    """Each caller's webhook at the address that the caller gave. `master`: gives the secret that keys derive from.
+
+    `allowed`: what may be posted to although it is private. That is what the operator listed, and not the origin of
+    Skyvern's API besides, as for artifacts: a server of one's own obeys whoever calls from its own host.
+    """
 
     Options: ClassVar[type[SinkOptions]] = CallbackOptions
 
-    def __init__(self, options: CallbackOptions, services: Services, ledger: Ledger, master: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        options: CallbackOptions,
+        services: Services,
+        ledger: Ledger,
+        master: Callable[[], str],
+        allowed: Sequence[str] = (),
+    ) -> None:
         super().__init__(lanes.SINK, options, services)
+        self._allowed = allowed
         self._ledger = ledger
         self._master = master
         self._keys: dict[str, str] = {}
@@ -66,8 +76,8 @@ class CallbackSink(Sink[CallbackOptions]):
         if submission is None or not address or owner is None:
             raise Refused("nobody asked for a webhook of this run")
         key = self._key(owner.id, owner.hash)
-        url, authorization = _split(address.strip())
-        body = _as_asked(delivery, submission)
+        url, authorization = split(address.strip())
+        body = _as_asked(delivery, submission, "" if elsewhere else submission.callback_url)
         now = time.time()
         headers = signed(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
         answer = self._open().post(
@@ -93,7 +103,7 @@ class CallbackSink(Sink[CallbackOptions]):
         with self._opening:
             if self._client is None:
                 self._client = GuardedClient(
-                    self.services.allowed_addresses(),
+                    self._allowed,
                     timeout=self.options.timeout,
                     max_connections=self.options.connections,
                 )
@@ -109,17 +119,9 @@ class CallbackSink(Sink[CallbackOptions]):
 
 
 def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
-    """The submission that the run came of, its caller's key, and the address that was given with retry_webhook.
-
-    A run that was submitted again on somebody's behalf is that caller's: who was promised a webhook must be able to
-    check it. That takes a key that may do so, and the very address that the first submission gave.
-    """
+    """The submission that the run came of, its caller's key, and the address that was given with retry_webhook."""
     submission = submissions.of_run(connection, delivery.source, delivery.run_id)
-    key = keys.one(connection, submission.key_id) if submission else None
-    if submission and key and AGAIN in key.scopes and (first := submission.labels.get(CHAIN)):
-        origin = submissions.of_run(connection, delivery.source, first)
-        if origin and origin.callback_url == submission.callback_url:
-            key = keys.one(connection, origin.key_id)
+    key = callers.caller_of(connection, submission) if submission else None
     return submission, key, resending.target_of(connection, delivery.key)
 
 
@@ -149,24 +151,11 @@ def judge(answer: Answer, now: float) -> None:
     raise Refused(f"the caller's server answered {status}")
 
 
-def _as_asked(delivery: Delivery, submission: Submission) -> bytes:
-    """The body, in which the caller's own address stands where Skyvern was told ours."""
+def _as_asked(delivery: Delivery, submission: Submission, shown: str) -> bytes:
+    """The body, in which `shown`, or null, stands where Skyvern was told our address. Who listens at an address that
+    was given with retry_webhook need not be who gave the submission's own."""
     ours = f"/webhooks/{delivery.source}/{submission.id}".encode()
     if ours not in delivery.body:
         return delivery.body
-    theirs = json.dumps(submission.callback_url, ensure_ascii=False).encode()
+    theirs = json.dumps(shown or None, ensure_ascii=False).encode()
     return re.sub(rb'"https?://[^"\\\s]{1,2000}' + re.escape(ours) + b'"', lambda _: theirs, delivery.body)
-
-
-def _split(url: str) -> tuple[str, dict[str, str]]:
-    """The address without user:password, and the header that they become."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise Refused("the caller's address is none") from None
-    user, mark, host = parts.netloc.rpartition("@")
-    if not mark:
-        return url, {}
-    name, _, password = user.partition(":")
-    pair = f"{unquote(name)}:{unquote(password)}".encode()
-    return parts._replace(netloc=host).geturl(), {"authorization": "Basic " + base64.b64encode(pair).decode()}

@@ -316,7 +316,9 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
     if name == CALLBACK:
         served = config.callbacks
         options = CallbackOptions(timeout=served.timeout, connections=served.concurrency)
-        sink: Sink[Any] = CallbackSink(options, services, Ledger(settings.database_url), settings.master_secret)
+        sink: Sink[Any] = CallbackSink(
+            options, services, Ledger(settings.database_url), settings.master_secret, config.allowed_addresses
+        )
         return Deliverer(
             Ledger(settings.database_url),
             sink,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -77,11 +77,3 @@ def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
     """Whether we submitted the run, so that its result will come."""
     query = sa.select(submissions.c.id).where(submissions.c.source == source, submissions.c.run_id == run_id).limit(1)
     return connection.execute(query).first() is not None
-
-
-def callbacks(connection: sa.Connection, source: str, submission_ids: Sequence[str]) -> dict[str, str]:
-    """The callers' own webhooks of these submissions, "" where there is none."""
-    query = sa.select(submissions.c.id, submissions.c.callback_url).where(
-        submissions.c.source == source, bulk.among(connection, submissions.c.id, submission_ids)
-    )
-    return {row.id: row.callback_url for row in connection.execute(query)}

@@ -21,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from handlers.addresses import Allowed
 from receiver import wakeups
 from receiver.allowance import Allowance
 from receiver.errors import ConfigError
@@ -55,10 +56,10 @@ T = TypeVar("T")
 
 
 class Caller(NamedTuple):
-    """Who calls, and the source that the key is for."""
+    """The source that the key of a call is for, and the key."""
 
-    key: Key
     source: Source
+    key: Key
 
 
 Handler = Callable[[Request, Caller], Awaitable[Response]]
@@ -98,6 +99,7 @@ class _Api:
         self._max_body = config.server.max_body
         self._max_wait = config.submit.max_wait
         self.sources: dict[str, Source] = {}
+        allowed = Allowed(config.allowed_addresses)
         for name, source in config.sources.items():
             if (found := source.api(settings.skyvern_base_url)) is None:
                 continue
@@ -107,7 +109,7 @@ class _Api:
                 raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
             callbacks = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
             secrets = tuple(each.encode() for each in source.signing_secrets)
-            self.sources[name] = Source(name, api, callbacks, secrets)
+            self.sources[name] = Source(name, api, callbacks, secrets, allowed)
         ledger = Ledger(settings.database_url)
         self._store = Store(ledger)
         client = redis.Redis.from_url(settings.redis_url, socket_timeout=0.5, socket_connect_timeout=0.5)
@@ -141,7 +143,7 @@ class _Api:
         async def serve(request: Request) -> Response:
             try:
                 key = await self._gate.admit(request.headers, scope_of(request.method, _path(request)))
-                return await handler(request, Caller(key, self._source(key)))
+                return await handler(request, Caller(self._source(key), key))
             except Refusal as refusal:
                 return _response(refusal.reply)
             except LedgerUnavailable as trouble:
@@ -174,9 +176,7 @@ class _Api:
         async def serve(request: Request, caller: Caller) -> Response:
             body = await self._body(request)
             path, query = _path(request).rstrip("/"), _query(request)
-            return _response(
-                await self._submitter.submit(caller.source, caller.key, call, path, query, body, request.headers)
-            )
+            return _response(await self._submitter.submit(*caller, call, path, query, body, request.headers))
 
         return serve
 
@@ -192,12 +192,12 @@ class _Api:
         if origin not in (None, "skyvern") or (origin and wait):
             raise Refusal(error(422, "from: can be skyvern alone, and not together with wait"))
         if origin:
-            return _response(await self._results.fresh(caller.source, run_id))
-        asked = self._results.get(caller.source, run_id, min(wait, self._max_wait))
+            return _response(await self._results.fresh(*caller, run_id))
+        asked = self._results.get(*caller, run_id, min(wait, self._max_wait))
         return _response(await (_while_there(request, asked) if wait else asked))
 
     async def events(self, request: Request, caller: Caller) -> Response:
-        found = await self._results.changes(caller.source, request.path_params["run_id"])
+        found = await self._results.changes(*caller, request.path_params["run_id"])
         if isinstance(found, Reply):
             return _response(found)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": "text/event-stream"}
@@ -205,25 +205,25 @@ class _Api:
 
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
         body = await self._body(request)
-        asked = self._resender.retry(caller.source, request.path_params["run_id"], body)
+        asked = self._resender.retry(*caller, request.path_params["run_id"], body)
         reply = await _while_there(request, asked)
         return await self._act(request, caller, body) if reply is None else _response(reply)
 
     async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
         """The older call, which has no address of its own and is answered with the task, whatever came of it."""
         body, task = await self._body(request), request.path_params["run_id"]
-        reply = await _while_there(request, self._resender.retry(caller.source, task, b""))
+        reply = await _while_there(request, self._resender.retry(*caller, task, b""))
         if reply is None or reply.status != 200:
             return await self._act(request, caller, body)
         path = f"/api/v1/tasks/{quote(task, safe='')}"
-        found = await self._passthrough.act(caller.source, "GET", path, "", request.headers, b"")
+        found = await self._passthrough.act(*caller, "GET", path, "", request.headers, b"")
         return _response(found)
 
     async def other(self, request: Request, caller: Caller) -> Response:
         path, query = _path(request), _query(request)
         if request.method not in ("GET", "HEAD"):
             return await self._act(request, caller, await self._body(request))
-        asked = self._passthrough.read(caller.source, request.method, path, query, request.headers)
+        asked = self._passthrough.read(*caller, request.method, path, query, request.headers)
         found = await _while_there(request, asked)
         if isinstance(found, Reply):
             return _response(found)
@@ -232,7 +232,7 @@ class _Api:
 
     async def _act(self, request: Request, caller: Caller, body: bytes) -> Response:
         path, query = _path(request), _query(request)
-        return _response(await self._passthrough.act(caller.source, request.method, path, query, request.headers, body))
+        return _response(await self._passthrough.act(*caller, request.method, path, query, request.headers, body))
 
     async def _body(self, request: Request) -> bytes:
         pieces, size = [], 0

@@ -1,12 +1,17 @@
-"""Our callback URLs, where Skyvern tells them, become the callers' own: the token in them is nobody's business."""
+"""Our callback URLs, where Skyvern tells them, become the caller's own: the token in them is nobody's business.
+
+Nor is the address of a caller another caller's, whatever else its key sees of the run: it stands as null there.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 
 from receiver.ledger import LedgerUnavailable
-from receiver.ledger.results import callbacks
+from receiver.ledger.callers import addresses
+from receiver.ledger.keys import Key
 from receiver.submit.store import Store
 from receiver.submit.submitter import Source
 
@@ -20,8 +25,8 @@ class Disguise:
         self._store = store
         self._patterns: dict[str, re.Pattern[bytes]] = {}
 
-    async def put_on(self, source: Source, body: bytes) -> bytes:
-        """`body` with each of our callback URLs replaced; with null where the ledger can't tell the caller's own."""
+    async def put_on(self, source: Source, key: Key | None, body: bytes) -> bytes:
+        """`body` with each of our callback URLs replaced, by what `key` may be told, or null. None: nobody's key."""
         if not source.callbacks or source.callbacks.encode() not in body:
             return body
         if source.callbacks not in self._patterns:
@@ -29,10 +34,10 @@ class Disguise:
             self._patterns[source.callbacks] = re.compile(quoted + b"/" + _TOKEN + b'"')
         pattern = self._patterns[source.callbacks]
         tokens = sorted({found.decode() for found in pattern.findall(body)})
-        try:
-            theirs = await self._store.read(lambda connection: callbacks(connection, source.name, tokens))
-        except LedgerUnavailable:
-            theirs = {}
+        theirs: dict[str, str] = {}
+        if key is not None:
+            with suppress(LedgerUnavailable):
+                theirs = await self._store.read(lambda connection: addresses(connection, source.name, tokens, key))
         return pattern.sub(
             lambda found: json.dumps(theirs.get(found[1].decode()) or None, ensure_ascii=False).encode(), body
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 
+from receiver.ledger.keys import Key
 from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
 from receiver.submit.answers import Reply, error, holds_secret, relay, relayed_headers
 from receiver.submit.disguise import Disguise
@@ -27,7 +28,7 @@ class Passthrough:
         self._disguise = disguise
 
     async def read(
-        self, source: Source, method: str, path: str, query: str, headers: Mapping[str, str]
+        self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str]
     ) -> Reply | tuple[Reply, Rest]:
         """The answer to a GET or HEAD; for a large one its head and its body, which must be closed."""
         said = await source.api.stream(method, path, query, headers)
@@ -55,19 +56,19 @@ class Passthrough:
         if whole or reply.status != said.status:
             await said.aclose()
             if _is_json(reply.headers):
-                reply = Reply(reply.status, await self._disguise.put_on(source, reply.body), reply.headers)
+                reply = Reply(reply.status, await self._disguise.put_on(source, key, reply.body), reply.headers)
             elif method == "HEAD" and "content-length" in said.headers:
                 reply = reply.with_headers(content_length=said.headers["content-length"])
             return reply
         return Reply(said.status, b"", relayed_headers(said.headers)), Rest(said, body, source)
 
     async def act(
-        self, source: Source, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
+        self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
     ) -> Reply:
         """The answer to any other call."""
         said = await source.api.forward(method, path, query, headers, body)
         reply = relay(said, source.secrets)
-        return Reply(reply.status, await self._disguise.put_on(source, reply.body), reply.headers)
+        return Reply(reply.status, await self._disguise.put_on(source, key, reply.body), reply.headers)
 
 
 def _is_json(headers: Mapping[str, str]) -> bool:

@@ -11,9 +11,12 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from receiver.ledger import LedgerDataError, resending, submissions
+from receiver.ledger import resending
 from receiver.ledger import results as ledger_results
+from receiver.ledger.callers import webhook_of
+from receiver.ledger.keys import Key
 from receiver.ledger.resending import Tried
 from receiver.ledger.results import Result
 from receiver.ledger.submissions import Submission
@@ -54,43 +57,46 @@ class Resender:
         self._disguise = disguise
         self._wake = wake
 
-    async def retry(self, source: Source, run_id: str, body: bytes) -> Reply | None:
+    async def retry(self, source: Source, key: Key, run_id: str, body: bytes) -> Reply | None:
         """The answer to retry_webhook; None for a run that is not ours. Raises Refusal and LedgerUnavailable."""
-        submission = await self._store.read(
-            lambda connection: submissions.of_run(connection, source.name, run_id) if run_id else None
+        if not run_id:
+            return None
+        submission, shown = await self._store.read(
+            lambda connection: webhook_of(connection, (source.name, run_id), key)
         )
         if submission is None:
             return None
-        elsewhere = _given(body)
+        elsewhere = source.webhook(_given(body))
         address = elsewhere or submission.callback_url
         if not address:
             raise Refusal(error(400, "No webhook URL configured for the run."))
         if elsewhere == submission.callback_url:
             elsewhere = ""
         until = time.monotonic() + WAIT
-        result = await self._final(source, run_id, until)
+        result = await self._final(source, key, run_id, until)
         if isinstance(result, Reply):
             return result
         lane, route = lane_of(address), RETRY_ROUTE if elsewhere else ROUTE
-        try:
-            delivery, before = await self._store.write(
-                lambda connection: resending.resend(
-                    connection, result.standing, SINK, route, lane, time.time(), elsewhere
-                )
-            )
-        except LedgerDataError:
-            raise Refusal(error(400, "Invalid URL: webhook_url holds characters that no URL has")) from None
+        delivery, before = await self._store.write(
+            lambda connection: resending.resend(connection, result.standing, SINK, route, lane, time.time(), elsewhere)
+        )
         await self._wake()
         tried = await self._outcome(delivery, before, until)
-        return await self._told(source, submission, result, delivery, address, tried)
+        payload = await self._disguise.put_on(source, None if elsewhere else key, result.body)
+        default = submission.callback_url if shown else ""
+        # A reason names the host, which is not for everybody either.
+        trouble = _error(tried)
+        if trouble and not (shown or elsewhere):
+            trouble = trouble.replace(urlsplit(address).hostname or address, "the caller's server")
+        return _told(source, submission, result, delivery, payload, (default, elsewhere or default), tried, trouble)
 
-    async def _final(self, source: Source, run_id: str, until: float) -> Result | Reply:
+    async def _final(self, source: Source, key: Key, run_id: str, until: float) -> Result | Reply:
         """The run's result; or what the caller is told, because it has none, or it is not here yet."""
         found = await self._result(source, run_id)
         if found is not None:
             return found
         # Its webhook may have been lost: what Skyvern says of a final run is kept, and becomes the caller's webhook.
-        reply = await self._results.get(source, run_id)
+        reply = await self._results.get(source, key, run_id)
         if reply.status != 200:
             return reply
         run = parse_run(reply.body)
@@ -115,37 +121,40 @@ class Resender:
         except TooManyWaiters:
             return None
 
-    async def _told(
-        self,
-        source: Source,
-        submission: Submission,
-        result: Result,
-        delivery: str,
-        address: str,
-        tried: Tried | None,
-    ) -> Reply:
-        payload = await self._disguise.put_on(source, result.body)
-        answered = _ANSWERED.search((tried.note or tried.reason) if tried else "")
-        headers = {
-            "content-type": "application/json",
-            "webhook-id": delivery,
-            "x-runhook-event-id": result.standing.event_id,
-            SUBMISSION_HEADER: submission.id,
-        }
-        members = {
-            "run_id": result.standing.run_id,
-            "run_type": result.standing.run_type,
-            "default_webhook_url": submission.callback_url or None,
-            "target_webhook_url": address,
-            "payload": payload.decode("utf-8", "replace"),
-            "headers": headers,  # without the signatures: those of another key would be told as well
-            "status_code": int(answered[1]) if answered else None,
-            "latency_ms": round((tried.ended_at - tried.started_at) * 1000) if tried and tried.number else None,
-            "response_body": None,
-            "error": _error(tried),
-        }
-        said = Answered(200, json.dumps(members).encode(), {"content-type": "application/json"})
-        return relay(said, source.secrets).for_submission(submission.id)
+
+def _told(
+    source: Source,
+    submission: Submission,
+    result: Result,
+    delivery: str,
+    payload: bytes,
+    addresses: tuple[str, str],
+    tried: Tried | None,
+    trouble: str | None,
+) -> Reply:
+    """Skyvern's shape. `addresses`: the default one and the one that was sent to, "" where the caller is not told."""
+    default, target = addresses
+    answered = _ANSWERED.search((tried.note or tried.reason) if tried else "")
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": delivery,
+        "x-runhook-event-id": result.standing.event_id,
+        SUBMISSION_HEADER: submission.id,
+    }
+    members = {
+        "run_id": result.standing.run_id,
+        "run_type": result.standing.run_type,
+        "default_webhook_url": default or None,
+        "target_webhook_url": target or None,
+        "payload": payload.decode("utf-8", "replace"),
+        "headers": headers,  # without the signatures: those of another key would be told as well
+        "status_code": int(answered[1]) if answered else None,
+        "latency_ms": round((tried.ended_at - tried.started_at) * 1000) if tried and tried.number else None,
+        "response_body": None,
+        "error": trouble,
+    }
+    said = Answered(200, json.dumps(members).encode(), {"content-type": "application/json"})
+    return relay(said, source.secrets).for_submission(submission.id)
 
 
 def _given(body: bytes) -> str:
@@ -159,10 +168,7 @@ def _given(body: bytes) -> str:
     given = members.get("webhook_url")
     if given is not None and not isinstance(given, str):
         raise Refusal(invalid("webhook_url", "Input should be a valid string", "string_type"))
-    address = (given or "").strip()
-    if address and not address.lower().startswith(("http://", "https://")):
-        raise Refusal(error(400, "Invalid URL: webhook_url must begin with http:// or https://"))
-    return address
+    return given or ""
 
 
 def _error(tried: Tried | None) -> str | None:

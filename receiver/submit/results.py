@@ -15,8 +15,10 @@ from urllib.parse import quote
 
 from receiver.errors import RequestError
 from receiver.event import Event, event_id
-from receiver.ledger import LedgerUnavailable, submissions
+from receiver.ledger import LedgerUnavailable
 from receiver.ledger import results as ledger_results
+from receiver.ledger.callers import webhook_of
+from receiver.ledger.keys import Key
 from receiver.ledger.results import Result, RunKey, Standing
 from receiver.run import parse
 from receiver.skyvern import Answered, Unreachable
@@ -51,6 +53,7 @@ _NEEDED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
 # The smallest run object that the official SDK accepts.
 
 Keep = Callable[[Event], Awaitable[None]]
+_Shared = tuple[RunKey, str]  # with the id of a key: what one answer may show, another may not
 
 
 class Results:
@@ -61,40 +64,41 @@ class Results:
         self._waiters = waiters
         self._disguise = disguise
         self._keep = keep
-        self._asked: dict[RunKey, asyncio.Task[Reply | None]] = {}
-        self._asking: dict[RunKey, asyncio.Task[Reply]] = {}
+        self._asked: dict[_Shared, asyncio.Task[Reply | None]] = {}
+        self._asking: dict[_Shared, asyncio.Task[Reply]] = {}
         self._kept: dict[tuple[str, str, int, str], float] = {}
 
-    async def get(self, source: Source, run_id: str, wait: float = 0.0) -> Reply:
+    async def get(self, source: Source, key: Key, run_id: str, wait: float = 0.0) -> Reply:
         """The run. `wait`: seconds to hold the request until it is final. Raises LedgerUnavailable only if `wait`."""
-        found = await self._from_ledger(source, run_id)
+        found = await self._from_ledger(source, key, run_id)
         if found is not None:
             return found
         if wait <= 0:
-            return await self._from_skyvern(source, run_id)
+            return await self._from_skyvern(source, key, run_id)
         if not await self._is_known(source, run_id):
-            reply = await self._from_skyvern(source, run_id)
+            reply = await self._from_skyvern(source, key, run_id)
             if reply.status != 200 or parse(reply.body).final:
                 return reply
         try:
             standing = await self.wait((source.name, run_id), wait)
         except TooManyWaiters:
             return error(503, "too many requests wait for runs", retry_after="5")
-        found = await self._from_ledger(source, run_id) if standing else None
-        return found or await self._after_wait(source, run_id)
+        found = await self._from_ledger(source, key, run_id) if standing else None
+        return found or await self._after_wait(source, key, run_id)
 
-    async def fresh(self, source: Source, run_id: str) -> Reply:
+    async def fresh(self, source: Source, key: Key, run_id: str) -> Reply:
         """The run as Skyvern tells it now, with its request, which most webhooks lack. Raises LedgerUnavailable.
 
-        Skyvern may never have heard of the webhook that the caller wanted: a header has it, percent-encoded.
+        Skyvern may never have heard of the webhook that the caller wanted: a header has it, percent-encoded, for a key
+        that may be told.
         """
-        key = (source.name, run_id)
-        standing = (await self._store.read(lambda connection: ledger_results.standings(connection, [key]))).get(key)
-        submission = await self._store.read(lambda connection: submissions.of_run(connection, *key))
-        reply = await self._from_skyvern(source, run_id, known=standing is not None and standing.final)
+        run = (source.name, run_id)
+        standing = (await self._store.read(lambda connection: ledger_results.standings(connection, [run]))).get(run)
+        submission, shown = await self._store.read(lambda connection: webhook_of(connection, run, key))
+        reply = await self._from_skyvern(source, key, run_id, known=standing is not None and standing.final)
         if submission is None or reply.status != 200:
             return reply
-        webhook = {WEBHOOK_HEADER: quote(submission.callback_url, safe=_PLAIN)}
+        webhook = {WEBHOOK_HEADER: quote(submission.callback_url, safe=_PLAIN)} if shown else {}
         return reply.for_submission(submission.id).with_headers(**webhook)
 
     async def wait(self, key: RunKey, seconds: float) -> Standing | None:
@@ -102,14 +106,14 @@ class Results:
         stops. Raises TooManyWaiters."""
         return await self._waiters.until(key, lambda standing: standing.final, seconds)
 
-    async def _after_wait(self, source: Source, run_id: str) -> Reply:
-        """The run as it is when the time is up. Those who waited for the same one share an answer; when the process
+    async def _after_wait(self, source: Source, key: Key, run_id: str) -> Reply:
+        """The run as it is when the time is up. Those with one key who waited for it share an answer; when the process
         stops, all are woken at once, and none is kept for longer than it may take to stop."""
-        key = (source.name, run_id)
-        task = self._asking.get(key)
+        shared = ((source.name, run_id), key.id)
+        task = self._asking.get(shared)
         if task is None:
-            task = self._asking[key] = asyncio.create_task(self._from_skyvern(source, run_id))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
+            task = self._asking[shared] = asyncio.create_task(self._from_skyvern(source, key, run_id))
+            task.add_done_callback(lambda _: self._asking.pop(shared, None))
         if not self._waiters.stopped:
             return await asyncio.shield(task)
         try:
@@ -118,15 +122,15 @@ class Results:
         except TimeoutError:
             return error(503, "The receiver is being stopped; ask again", retry_after="2")
 
-    async def changes(self, source: Source, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
+    async def changes(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
         """The run's server-sent events until it is final; or a Reply when there is no such run."""
         if not await self._is_known(source, run_id):
-            reply = await self._from_skyvern(source, run_id)
+            reply = await self._from_skyvern(source, key, run_id)
             if reply.status != 200:
                 return reply
-        return self._changes(source, run_id)
+        return self._changes(source, key, run_id)
 
-    async def _changes(self, source: Source, run_id: str) -> AsyncGenerator[bytes, None]:
+    async def _changes(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None]:
         known: Standing | None = None
         yield b"retry: 2000\n\n"
         while True:
@@ -141,7 +145,7 @@ class Results:
                 yield b": still here\n\n"
                 continue
             known = standing
-            if standing.final and (reply := await self._from_ledger(source, run_id)) is not None:
+            if standing.final and (reply := await self._from_ledger(source, key, run_id)) is not None:
                 yield _sse("result", standing.event_id, reply.body)
                 return
             told = {
@@ -162,19 +166,19 @@ class Results:
             )
         )
 
-    async def _from_ledger(self, source: Source, run_id: str) -> Reply | None:
+    async def _from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
         """The final run as the ledger has it, with fresh URLs where those in it have lapsed. None: ask Skyvern.
 
-        Those who ask at the same time share one answer: a thousand who waited for a run wake in one moment.
+        Those who ask at the same time with one key share one answer: a thousand who waited wake in one moment.
         """
-        key = (source.name, run_id)
-        task = self._asked.get(key)
+        shared = ((source.name, run_id), key.id)
+        task = self._asked.get(shared)
         if task is None:
-            task = self._asked[key] = asyncio.create_task(self._look(source, run_id))
-            task.add_done_callback(lambda _: self._asked.pop(key, None))
+            task = self._asked[shared] = asyncio.create_task(self._look(source, key, run_id))
+            task.add_done_callback(lambda _: self._asked.pop(shared, None))
         return await asyncio.shield(task)
 
-    async def _look(self, source: Source, run_id: str) -> Reply | None:
+    async def _look(self, source: Source, key: Key, run_id: str) -> Reply | None:
         try:
             result = await self._store.read(lambda connection: ledger_results.result(connection, source.name, run_id))
         except LedgerUnavailable:
@@ -191,9 +195,9 @@ class Results:
                 body, origin = result.body, "ledger; urls=lapsed"
         else:
             body, origin = result.body, "ledger"
-        return await self._reply(source, result, body, origin)
+        return await self._reply(source, key, result, body, origin)
 
-    async def _reply(self, source: Source, result: Result, body: bytes, origin: str) -> Reply | None:
+    async def _reply(self, source: Source, key: Key, result: Result, body: bytes, origin: str) -> Reply | None:
         standing = result.standing
         try:
             members = parse_object(body)
@@ -207,10 +211,10 @@ class Results:
         if members["status"] != standing.outcome:
             headers[STATUS_HEADER] = quote(str(members["status"])[:100], safe="")
             body = splice(body, {"status": json.dumps(standing.outcome).encode()})
-        reply = relay(Answered(200, await self._disguise.put_on(source, body), headers), source.secrets)
+        reply = relay(Answered(200, await self._disguise.put_on(source, key, body), headers), source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 
-    async def _from_skyvern(self, source: Source, run_id: str, *, known: bool = False) -> Reply:
+    async def _from_skyvern(self, source: Source, key: Key, run_id: str, *, known: bool = False) -> Reply:
         """`known`: the ledger has the result, so that nothing need be kept."""
         said = await source.api.get_run(run_id)
         if isinstance(said, Unreachable):
@@ -223,7 +227,7 @@ class Results:
         if not known:
             await self._note(source, said.body)
         run = parse(said.body)
-        body = await self._disguise.put_on(source, reply.body)
+        body = await self._disguise.put_on(source, key, reply.body)
         headers = {**reply.headers, SOURCE_HEADER: "skyvern"}
         if run.outcome and run.outcome != run.status:
             headers[STATUS_HEADER] = quote(run.status, safe="")

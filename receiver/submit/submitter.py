@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from handlers.addresses import Allowed
 from handlers.resubmit.chain import CHAIN, TRY
 from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
 from receiver.ledger.keys import Key
@@ -26,7 +27,7 @@ from receiver.redact import Redactor
 from receiver.run import parse as parse_run
 from receiver.skyvern import Answer as Said
 from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
-from receiver.submit import labels
+from receiver.submit import address, labels
 from receiver.submit.answers import (
     REPLAYED_HEADER,
     Reply,
@@ -66,16 +67,32 @@ Due = Callable[[str, Mapping[str, Any], Mapping[str, str], float], float]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source as the submit API sees it. `callbacks`: where its webhooks reach us, without the token, or ""."""
+    """A source as the submit API sees it. `callbacks`: where its webhooks reach us, without the token, or "".
+    `allowed`: what callers' webhooks may reach although it is private."""
 
     name: str
     api: SkyvernAPI
     callbacks: str = ""
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    allowed: Allowed = field(default_factory=Allowed)
 
     def callback(self, submission_id: str) -> str:
         """The callback URL of a submission, or "" without a public URL."""
         return f"{self.callbacks}/{submission_id}" if self.callbacks else ""
+
+    def webhook(self, given: str) -> str:
+        """The caller's own webhook as it is kept, "" for none. Raises Refusal for one that can never be called.
+
+        Who gives our own address gets no webhook of us: that would only come back here.
+        """
+        try:
+            url = address.written_out(given)
+            if not url or self.is_ours(url):
+                return ""
+            address.check(url, self.allowed)
+        except address.BadAddress as problem:
+            raise Refusal(error(400, str(problem))) from None
+        return url
 
     def is_ours(self, url: str) -> bool:
         """Whether `url` is where this source's webhooks reach us, with a token or without, however it is spelt."""
@@ -98,7 +115,8 @@ class Prepared:
 def prepare(
     source: Source, key: Key, call: Call, path: str, query: str, body: bytes, headers: Mapping[str, str]
 ) -> Prepared:
-    """Read a request. Raises Refusal: what can't be read, or whose labels can't be kept, is never sent.
+    """Read a request. Raises Refusal: what can't be read, whose labels can't be kept, or whose webhook can never be
+    called, is never sent.
 
     `path`, `query`: as they stand on the wire. `headers`: by lower-case name.
     """
@@ -123,17 +141,14 @@ def prepare(
     theirs = members.get(member)
     changes: dict[str, bytes | None] = {labels.MEMBER: None} if labels.MEMBER in members else {}
     replacing = {}
-    if isinstance(theirs, str) and theirs and not theirs.strip().lower().startswith(("http://", "https://")):
-        raise Refusal(error(400, f"Invalid URL: {member} must begin with http:// or https://"))
+    wanted = source.webhook(theirs) if isinstance(theirs, str) else ""
     if theirs is None or isinstance(theirs, str):  # anything else Skyvern refuses, in its own words
         ours = source.callback(submission_id)
         changes[member] = json.dumps(ours).encode() if ours else None
         if ours:
-            replacing[json.dumps(ours).encode()] = json.dumps(theirs or None, ensure_ascii=False).encode()
+            replacing[json.dumps(ours).encode()] = json.dumps(wanted or None, ensure_ascii=False).encode()
     title = members.get("title")
     where = [] if call.fixed and not query else [path, query]
-    # Who gave our own address as theirs gets no webhook of us: that would only come back here.
-    wanted = theirs.strip() if isinstance(theirs, str) and not source.is_ours(theirs) else ""
     new = NewSubmission(
         id=submission_id,
         source=source.name,
@@ -142,7 +157,7 @@ def prepare(
         request_hash=_hash(call.name, header, headers.get("x-max-steps-override", ""), body, *where),
         title=parse_run(json.dumps({"title": title}).encode()).title if isinstance(title, str) else None,
         labels=found,
-        callback_url=_storable(wanted),
+        callback_url=wanted,
         idempotency_key=idempotency_key,
     )
     return Prepared(new, path, query, splice(body, changes), headers, replacing, members)
@@ -163,12 +178,6 @@ def _hash(*parts: str | bytes) -> str:
         text = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
         digest.update(b"%d:" % len(text) + text)
     return digest.hexdigest()
-
-
-def _storable(url: str) -> str:
-    if "\0" in url or any("\ud800" <= each <= "\udfff" for each in url):
-        raise Refusal(error(400, "Invalid URL: the webhook's URL holds characters that no URL has"))
-    return url
 
 
 def _unanswered(submission: Submission) -> bool:

@@ -92,16 +92,18 @@ def test_another_address_has_a_delivery_of_its_own_through_the_guarded_way(
         told = rig.client.post(path, json={"webhook_url": other.url + "/again"}).json()
         rig.client.post(path, json={"webhook_url": other.url + "/again"})
         refused = rig.client.post(path, json={"webhook_url": "http://169.254.169.254/x"})
+        none = rig.client.post(path, json={"webhook_url": " "}).json()
 
         first, second = other.requests
     assert (told["target_webhook_url"], told["error"]) == (other.url + "/again", None)
     assert told["default_webhook_url"] == caller.url + "/hook"
     assert first.headers["webhook-id"] == second.headers["webhook-id"] != caller.requests[0].headers["webhook-id"]
     assert verify(first.body, first.headers["x-skyvern-signature"], [rig.whole_key])
-    assert refused.status_code == 200
-    assert refused.json()["error"]
-    assert len(caller.requests) == 1
-    assert sorted(each["route"] for each in deliveries(rig)) == ["caller", "retry_webhook", "retry_webhook"]
+    assert refused.status_code == 400
+    assert refused.json()["detail"] == "The host in your url is blocked: 169.254.169.254"
+    assert none["target_webhook_url"] == caller.url + "/hook"
+    assert len(caller.requests) == 2
+    assert sorted(each["route"] for each in deliveries(rig)) == ["caller", "retry_webhook"]
 
 
 def test_a_caller_without_a_webhook_has_none_to_retry_but_may_name_one(rig: Submitting, caller: ScriptedServer) -> None:
@@ -149,7 +151,7 @@ def test_a_result_whose_webhook_was_lost_is_fetched_and_sent(
 def test_nobody_to_send_it_is_told_in_time_and_it_stays_due(
     submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = submitting(skyvern_simulator.url)
+    rig = submitting(skyvern_simulator.url, allowed_addresses=["127.0.0.1"])
     monkeypatch.setattr(resending, "WAIT", 0.5)
     run_id = rig.task(webhook_url=caller.url).json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")

@@ -108,8 +108,9 @@ def test_every_way_to_submit_has_our_callback(
     ],
 )
 def test_a_caller_that_gives_our_own_address_gets_no_webhook_for_it_would_come_back_here(
-    rig: Submitting, spelt: str
+    submitting: Make, skyvern_simulator: SkyvernSimulator, spelt: str
 ) -> None:
+    rig = submitting(skyvern_simulator.url, allowed_addresses=["127.0.0.1"])
     own = urlsplit(rig.url)
     rig.task(webhook_url=spelt.format(rig.url, host=own.hostname, port=own.port))
     rig.task(webhook_url=f"{rig.url}/webhooks/skyverns")

@@ -27,7 +27,7 @@ OWNERS = {
 PURE = {"errors", "event", "signature", "run", "facts", "redact", "routing", "cel", "states", "backoff", "breaker"}
 PURE |= {"celscan", "mapping", "routecheck", "configwords", "configvalues", "allowance"}
 PURE |= {"submit/splice", "submit/labels", "submit/keys", "submit/answers", "submit/states", "submit/lapse"}
-PURE |= {"submit/due"}
+PURE |= {"submit/due", "submit/address", "submit/calls"}
 IMPURE_MODULES = {"socket", "os", "subprocess", "time", "random", "asyncio", "threading", "redis", "httpx2", "pathlib"}
 
 

@@ -1,0 +1,60 @@
+"""Whose webhook it is that a submission has, and so who signs it and who may see its address.
+
+The address may hold a token, or a user and password: it is its caller's own, though all keys of a source see the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from handlers.resubmit.chain import CHAIN
+from receiver.ledger import bulk, keys, submissions
+from receiver.ledger.keys import Key
+from receiver.ledger.schema import submissions as table
+from receiver.ledger.submissions import RunKey, Submission
+from receiver.submit.keys import AGAIN
+
+
+def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
+    """The key of the caller that the submission's webhook was promised to; None when there is no such key any more.
+
+    A run that was submitted again on somebody's behalf is that caller's: who was promised a webhook must be able to
+    check it. That takes a key that may do so, and the very address that the first submission gave.
+    """
+    key = keys.one(connection, submission.key_id)
+    if key and AGAIN in key.scopes and (first := submission.labels.get(CHAIN)):
+        origin = submissions.of_run(connection, submission.source, first)
+        if origin and origin.callback_url == submission.callback_url:
+            return keys.one(connection, origin.key_id)
+    return key
+
+
+def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool:
+    """Whether `key` may be told the address: it gave it, it was given for it, or it submits again for others."""
+    if AGAIN in key.scopes or submission.key_id == key.id:
+        return True
+    caller = caller_of(connection, submission) if CHAIN in submission.labels else None
+    return caller is not None and caller.id == key.id
+
+
+def webhook_of(connection: sa.Connection, run: RunKey, key: Key) -> tuple[Submission | None, bool]:
+    """The submission that the run came of, and whether `key` may be told its webhook."""
+    submission = submissions.of_run(connection, *run)
+    return submission, submission is not None and may_see(connection, submission, key)
+
+
+def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[str], key: Key) -> dict[str, str]:
+    """Those of the submissions' webhooks, by submission id, that `key` may be told."""
+    query = sa.select(table.c.id, table.c.key_id, table.c.callback_url).where(
+        table.c.source == source, table.c.callback_url != "", bulk.among(connection, table.c.id, submission_ids)
+    )
+    found = {}
+    for row in connection.execute(query).all():
+        if row.key_id != key.id:
+            submission = submissions.one(connection, row.id)
+            if submission is None or not may_see(connection, submission, key):
+                continue
+        found[row.id] = row.callback_url
+    return found

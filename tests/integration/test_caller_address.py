@@ -1,0 +1,233 @@
+"""The address of a caller's own webhook: shown to nobody else, and refused at once where it can never be called."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.servers.http import ScriptedServer, wait_for_requests
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+from tests.servers.valkey import free_port
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+SECRET = "https://user:pass-word@app.example/hook?token=s3cr3t"
+WORDS = ("app.example", "pass-word", "s3cr3t")
+
+
+@pytest.fixture
+def caller() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+def told(answer: httpx2.Response) -> str:
+    return answer.text + str(dict(answer.headers))
+
+
+def test_a_callers_address_is_shown_to_its_own_key_and_no_other_key_of_the_source(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    rig = submitting(simulate_skyvern(run_seconds=1.0).url)
+    run_id = rig.client.post("/v1/run/agents", json={"agent_id": "w", "webhook_url": SECRET}).json()["run_id"]
+    theirs = {"x-api-key": rig.key("submit", "read", "operate")}
+    ways = [
+        f"/v1/runs/{run_id}",
+        f"/v1/runs/{run_id}?wait=20",
+        f"/v1/runs/{run_id}",
+        f"/v1/runs/{run_id}?from=skyvern",
+        f"/v1/runs/{run_id}/events",
+        f"/v1/runs/{run_id}/",
+        f"/v1/workflows/runs/{run_id}",
+        "/v1/runs",
+    ]
+    for path in ways:
+        with ThreadPoolExecutor() as pool:  # at once: they must not share an answer
+            mine = pool.submit(rig.client.get, path)
+            other = pool.submit(lambda path=path: rig.client.get(path, headers=theirs))  # type: ignore[misc]
+        assert mine.result().status_code == other.result().status_code, path
+        assert not any(word in told(other.result()) for word in WORDS), path
+        assert "/webhooks/skyvern" not in told(other.result()), path
+        if run_id in path and "/workflows/" not in path:
+            assert "s3cr3t" in told(mine.result()), path
+
+    assert rig.client.get(f"/v1/runs/{run_id}", headers=theirs).json()["run_request"]["webhook_url"] is None
+    assert "x-runhook-webhook-url" not in rig.client.get(f"/v1/runs/{run_id}?from=skyvern", headers=theirs).headers
+
+
+def test_a_key_that_submits_again_for_others_is_told_their_address(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url)
+    run_id = rig.task(webhook_url=SECRET).json()["run_id"]
+    again = {"x-api-key": rig.key("submit", "read", "again")}
+
+    answer = rig.client.get(f"/v1/runs/{run_id}?from=skyvern", headers=again)
+
+    assert answer.headers["x-runhook-webhook-url"] == SECRET
+
+
+def test_what_was_submitted_again_for_a_caller_shows_the_caller_its_own_address(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url)
+    first = rig.client.post("/v1/run/agents", json={"agent_id": "w", "webhook_url": SECRET}).json()["run_id"]
+    labels = {"runhook-chain": first, "runhook-try": "2"}
+    second = rig.client.post(
+        "/v1/run/agents",
+        json={"agent_id": "w", "webhook_url": SECRET, "labels": labels},
+        headers={"x-api-key": rig.key("submit", "read", "again")},
+    ).json()["run_id"]
+
+    mine = rig.client.get(f"/v1/runs/{second}?wait=10")
+    other = rig.client.get(f"/v1/runs/{second}?wait=10", headers={"x-api-key": rig.key("read")})
+
+    assert mine.json()["run_request"]["webhook_url"] == SECRET
+    assert other.json()["run_request"]["webhook_url"] is None
+
+
+def test_who_has_the_webhook_of_another_key_sent_again_is_not_told_where_to(
+    submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
+) -> None:
+    rig = submitting(skyvern_simulator.url, delivering=True, allowed_addresses=["127.0.0.1"])
+    hook = caller.url + "/s3cr3t"
+    body = {"agent_id": "w", "webhook_url": hook}
+    run_id = rig.client.post("/v1/run/agents", json=body).json()["run_id"]
+    wait_for_requests(caller, 1)
+    path, theirs = f"/v1/runs/{run_id}/retry_webhook", {"x-api-key": rig.key("operate")}
+
+    answer = rig.client.post(path, headers=theirs)
+    with ScriptedServer() as other:
+        elsewhere = rig.client.post(path, headers=theirs, json={"webhook_url": other.url})
+        (heard,) = other.requests
+
+    assert (answer.json()["error"], answer.json()["status_code"]) == (None, 204)
+    assert [answer.json()[f"{each}_webhook_url"] for each in ("default", "target")] == [None, None]
+    assert "s3cr3t" not in told(answer)
+    assert elsewhere.json()["target_webhook_url"] == other.url
+    assert "s3cr3t" not in told(elsewhere)
+    assert b"s3cr3t" not in heard.body
+    assert json.loads(heard.body)["run_request"]["webhook_url"] is None
+    assert elsewhere.json()["payload"].encode() == heard.body
+    assert json.loads(caller.requests[0].body)["run_request"]["webhook_url"] == hook
+
+
+def test_why_the_webhook_of_another_key_failed_is_told_without_its_host(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url, delivering=True, allowed_addresses=["127.0.0.1"])
+    run_id = rig.task(webhook_url=f"http://127.0.0.1:{free_port()}/").json()["run_id"]
+    rig.client.get(f"/v1/runs/{run_id}?wait=10")
+    path = f"/v1/runs/{run_id}/retry_webhook"
+
+    mine = rig.client.post(path).json()["error"]
+    theirs = rig.client.post(path, headers={"x-api-key": rig.key("operate")}).json()["error"]
+
+    assert "127.0.0.1" in mine
+    assert theirs == mine.replace("127.0.0.1", "the caller's server")
+
+
+BAD = [
+    ("ftp://app.example/", "Invalid URL: "),
+    ("app.example:8080/hook", "Invalid URL: "),
+    ("http://", "Invalid URL: "),
+    ("https:///hook", "Invalid URL: "),
+    ("http://[::1/", "Invalid URL: "),
+    ("https://app.example:99999/", "Invalid URL: "),
+    ("https://app.example/\n", ""),
+    ("https://app\n.example/", "Invalid URL: "),
+    ("https://app.example/" + "x" * 9000, "Invalid URL: "),
+    ("https://app.example/\0", "Invalid URL: "),
+    ("https://app.example/\ud800", "Invalid URL: "),
+    ("https://" + "x" * 300 + ".example/", "Invalid URL: "),
+    ("http://127.0.0.1/", "The host in your url is blocked: 127.0.0.1"),
+    ("http://user:pw@10.0.0.1:80/x", "The host in your url is blocked: 10.0.0.1"),
+    ("http://169.254.169.254/latest", "The host in your url is blocked: 169.254.169.254"),
+    ("http://[::ffff:7f00:1]/", "The host in your url is blocked: ::ffff:7f00:1"),
+    ("http://0x7f.1/", "The host in your url is blocked: 0x7f.1"),
+    ("http://2130706433/", "The host in your url is blocked: 2130706433"),
+    ("http://0/", "The host in your url is blocked: 0"),
+    ("http://LocalHost.:9/", "The host in your url is blocked: localhost."),
+    ("http://a.localhost/", "The host in your url is blocked: a.localhost"),
+    ("192.168.1.1/hook", "The host in your url is blocked: 192.168.1.1"),
+]
+
+
+def test_an_address_that_can_never_be_called_is_refused_before_there_is_a_run(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url, dispatching=False)
+    refused = [(url, words) for url, words in BAD if words]
+    for url, words in refused:
+        text = json.dumps({"prompt": "p", "webhook_url": url}).encode()
+        answer = rig.client.post("/v1/run/tasks", content=text, headers={"idempotency-key": "one"})
+        assert answer.status_code == 400, url
+        assert answer.json().keys() == {"detail"}
+        assert answer.json()["detail"].startswith(words), answer.text
+        assert "pw" not in answer.text
+    legacy = {"url": "https://x.example", "navigation_goal": "g", "webhook_callback_url": "http://10.0.0.1/"}
+    assert rig.client.post("/api/v1/tasks", json=legacy).status_code == 400
+
+    assert rig.rows() == []
+    assert not skyvern_simulator.world.runs
+    good = rig.task(webhook_url="https://app.example/h", headers={"idempotency-key": "one"})
+    assert good.status_code == 200  # what was refused holds no key
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, ""),
+        ("", ""),
+        ("  ", ""),
+        (" https://app.example/h\n", "https://app.example/h"),
+        ("app.example/h", "https://app.example/h"),  # as Skyvern has it
+        ("https://bücher.example/", "https://bücher.example/"),
+        ("http://8.8.8.8:8080/h#f", "http://8.8.8.8:8080/h#f"),
+        ("http://10.1.2.3/h", "http://10.1.2.3/h"),  # listed
+        ("https://minio.internal/h", "https://minio.internal/h"),  # a name is judged when it is called
+    ],
+)
+def test_what_could_be_called_is_kept_and_none_is_none(
+    submitting: Make, skyvern_simulator: SkyvernSimulator, given: Any, kept: str
+) -> None:
+    rig = submitting(skyvern_simulator.url, dispatching=False, allowed_addresses=["10.1.0.0/16"])
+
+    answer = rig.client.post("/v1/run/agents", json={"agent_id": "w", "webhook_url": given})
+
+    assert (answer.status_code, rig.rows()[0]["callback_url"]) == (200, kept)
+    assert answer.json()["run_request"]["webhook_url"] == (kept or None)
+
+
+def test_the_origin_of_skyverns_own_api_is_no_address_for_callers(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url, dispatching=False)
+
+    answer = rig.task(webhook_url=skyvern_simulator.url + "/api/v1/internal/auth/repair")
+
+    assert (answer.status_code, rig.rows()) == (400, [])
+
+
+def test_an_address_for_a_retry_that_can_never_be_called_is_refused_too(
+    submitting: Make, skyvern_simulator: SkyvernSimulator
+) -> None:
+    rig = submitting(skyvern_simulator.url)
+    run_id = rig.task().json()["run_id"]
+    rig.client.get(f"/v1/runs/{run_id}?wait=10")
+    started = time.monotonic()
+
+    for url in ("ftp://x", "http://127.0.0.1/", "http://"):
+        answer = rig.client.post(f"/v1/runs/{run_id}/retry_webhook", json={"webhook_url": url})
+        assert answer.status_code == 400, url
+        assert isinstance(answer.json()["detail"], str)
+
+    assert time.monotonic() - started < 10
