@@ -35,7 +35,7 @@ from receiver.run import FINAL, parse
 from receiver.settings import Settings
 from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
 from receiver.submit import due
-from receiver.submit.resolving import Resolver
+from receiver.submit.resolving import Resolver, token_of
 from receiver.submit.states import Move
 from receiver.submit.states import Submission as State
 
@@ -309,7 +309,11 @@ class Reconciler:
         while not source.budget.take(1):
             time.sleep(0.2)
         answer = source.reader.get_run(row.run_id)
-        if isinstance(answer, Answered) and answer.ok and self.take(source.name, answer.body, "import"):
+        if (
+            isinstance(answer, Answered)
+            and answer.ok
+            and self.take(source.name, answer.body, "import", token_of(answer.json()))
+        ):
             walked.imported.append(row.run_id)
 
     @property

@@ -24,6 +24,11 @@ _PASSED_ON: Final = frozenset(
     {"accept", "accept-language", "content-type", "range", "if-none-match", "if-modified-since"}
 )
 
+_NEVER_PASSED_ON: Final = (
+    *("x-runhook-", "x-forwarded-", "x-real-", "x-envoy-", "x-host"),
+    *("x-original-", "x-rewrite-", "x-http-method", "x-method-"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -91,11 +96,12 @@ def forward(method: str, path: str, query: str, headers: Mapping[str, str], body
 
 
 def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of a caller's headers that concern Skyvern. Never credentials: those are the source's own."""
+    """Those of a caller's headers that concern Skyvern. Never credentials: those are the source's own; and none by
+    which a proxy before Skyvern might take the request for another one than its scope was asked for."""
     kept = {}
     for name, value in headers.items():
         lowered = name.lower()
-        ours = lowered.startswith(("x-runhook-", "x-forwarded-", "x-real-")) or lowered == "x-api-key"
+        ours = lowered.startswith(_NEVER_PASSED_ON) or lowered == "x-api-key"
         if lowered in _PASSED_ON or (lowered.startswith("x-") and not ours):
             kept[lowered] = value
     return kept

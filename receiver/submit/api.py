@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
@@ -36,7 +36,7 @@ from receiver.submit.answers import Reply, error
 from receiver.submit.calls import CALLS, Call
 from receiver.submit.disguise import Disguise
 from receiver.submit.due import first_look
-from receiver.submit.gate import Gate, Refusal
+from receiver.submit.gate import INVALID, Gate, Refusal
 from receiver.submit.keys import scope_of
 from receiver.submit.lanes import SINK
 from receiver.submit.passthrough import Passthrough
@@ -176,7 +176,8 @@ class _Api:
         async def serve(request: Request, caller: Caller) -> Response:
             body = await self._body(request)
             path, query = _path(request).rstrip("/"), _query(request)
-            return _response(await self._submitter.submit(*caller, call, path, query, body, request.headers))
+            gone = request.is_disconnected
+            return _response(await self._submitter.submit(*caller, call, path, query, body, request.headers, gone))
 
         return serve
 
@@ -194,14 +195,28 @@ class _Api:
         if origin:
             return _response(await self._results.fresh(*caller, run_id))
         asked = self._results.get(*caller, run_id, min(wait, self._max_wait))
-        return _response(await (_while_there(request, asked) if wait else asked))
+        if not wait:
+            return _response(await asked)
+        reply = await _while_there(request, asked)
+        if not await self._gate.holds(caller.key):
+            raise Refusal(error(403, INVALID))
+        return _response(reply)
 
     async def events(self, request: Request, caller: Caller) -> Response:
         found = await self._results.changes(*caller, request.path_params["run_id"])
         if isinstance(found, Reply):
             return _response(found)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": "text/event-stream"}
-        return _Streaming(found, 200, headers)
+        return _Streaming(self._while_held(found, caller.key), 200, headers)
+
+    async def _while_held(self, pieces: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
+        """`pieces`, until the key is revoked: a stream may last for as long as its run."""
+        with contextlib.suppress(LedgerUnavailable):
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    if not await self._gate.holds(key):
+                        return
+                    yield piece
 
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
         body = await self._body(request)

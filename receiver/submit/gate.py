@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import redis
 
@@ -27,6 +28,7 @@ NOTE_EVERY = 60.0
 WITHOUT_REDIS = 5.0
 """Seconds that each process counts alone after Redis failed."""
 _MOST_KNOWN = 4096
+INVALID: Final = "Invalid credentials"
 
 
 class Refusal(Exception):
@@ -45,6 +47,7 @@ class Gate:
         self._redis = client
         self._default = default_rate
         self._known: dict[str, tuple[float, Key | None]] = {}
+        self._looking: dict[str, asyncio.Task[Key | None]] = {}
         self._rates: dict[tuple[str, str], tuple[Rate, Allowance]] = {}
         self._noted: dict[str, float] = {}
         self._notes: set[asyncio.Task[None]] = set()
@@ -58,7 +61,7 @@ class Gate:
         """
         key = await self._key(_given(headers))
         if key is None:
-            raise Refusal(error(403, "Invalid credentials"))
+            raise Refusal(error(403, INVALID))
         if scope is None:
             raise Refusal(error(403, "This call is not passed on"))
         if scope not in key.scopes:
@@ -68,21 +71,35 @@ class Gate:
             raise Refusal(error(429, "Rate limit exceeded. Please try again later.", retry_after="1"))
         return key
 
+    async def holds(self, key: Key) -> bool:
+        """Whether a key that was admitted some time ago opens anything still. Raises LedgerUnavailable."""
+        return await self._found(key.hash) is not None
+
     async def _key(self, given: str) -> Key | None:
-        if not given.startswith("rhk_"):
-            return None
-        digest, now = keys.digest(given), time.monotonic()
+        return await self._found(keys.digest(given)) if given.startswith("rhk_") else None
+
+    async def _found(self, digest: str) -> Key | None:
         seen, key = self._known.get(digest, (float("-inf"), None))
-        if now - seen > FRESH_FOR:
-            key = await self._store.read(lambda connection: ledger_keys.by_hash(connection, digest))
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[digest] = (now, key)
-            if key is not None and now - self._noted.get(key.id, float("-inf")) > NOTE_EVERY:
-                self._noted[key.id] = now
-                task = asyncio.create_task(self._note(key.id, time.time()))
-                self._notes.add(task)
-                task.add_done_callback(self._notes.discard)
+        if time.monotonic() - seen <= FRESH_FOR:
+            return key
+        # One look serves all who ask: of a thousand requests that end in one moment, each asks once more.
+        task = self._looking.get(digest)
+        if task is None:
+            task = self._looking[digest] = asyncio.create_task(self._look(digest))
+            task.add_done_callback(lambda _: self._looking.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def _look(self, digest: str) -> Key | None:
+        now = time.monotonic()
+        key = await self._store.read(lambda connection: ledger_keys.by_hash(connection, digest))
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[digest] = (now, key)
+        if key is not None and now - self._noted.get(key.id, float("-inf")) > NOTE_EVERY:
+            self._noted[key.id] = now
+            task = asyncio.create_task(self._note(key.id, time.time()))
+            self._notes.add(task)
+            task.add_done_callback(self._notes.discard)
         return key
 
     async def _note(self, key_id: str, at: float) -> None:

@@ -23,8 +23,12 @@ _PREFIX = "rhk_"
 _HINT = 12
 _SUBMITS = frozenset({"/v1/run/tasks", "/v1/run/agents", "/v1/run/workflows", "/api/v1/tasks"})
 _ROOTS = (("v1",), ("api", "v1"))
-_REFUSED = frozenset({"apikeys", "api_keys", "api-keys", "internal", ".", "..", ""})
+_REFUSED = frozenset({"apikeys", "api_keys", "api-keys", "ui-session", "internal", ".", "..", ""})
 # A segment that hands out, or makes, credentials of Skyvern itself.
+_VAULT = frozenset({"get", "create"})
+# What ends the paths below credentials/<vault> that tell the vault's own token or client secret.
+_CODES = frozenset({"totp", "totp-code"})
+# A segment below which a GET tells codes of a second factor.
 
 
 def derive(master: str, key_id: str) -> str:
@@ -51,8 +55,10 @@ def scope_of(method: str, path: str) -> str | None:
         return None
     if not any(segments[: len(root)] == root and len(segments) > len(root) for root in _ROOTS):
         return None
+    if "credentials" in segments and segments[-1] in _VAULT:
+        return None
     if method in ("GET", "HEAD"):
-        return "read"
+        return "operate" if _CODES & set(segments) else "read"
     if method not in ("POST", "PUT", "PATCH", "DELETE"):
         return None
     if method == "POST" and decoded.removesuffix("/") in _SUBMITS:

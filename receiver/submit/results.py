@@ -33,6 +33,7 @@ from receiver.submit.answers import (
 )
 from receiver.submit.disguise import Disguise
 from receiver.submit.lapse import lapses_at
+from receiver.submit.resolving import token_of
 from receiver.submit.splice import NotAnObject, splice
 from receiver.submit.splice import parse as parse_object
 from receiver.submit.store import Store
@@ -225,7 +226,7 @@ class Results:
         if reply.status != 200:
             return reply
         if not known:
-            await self._note(source, said.body)
+            await self._note(source, run_id, said)
         run = parse(said.body)
         body = await self._disguise.put_on(source, key, reply.body)
         headers = {**reply.headers, SOURCE_HEADER: "skyvern"}
@@ -234,8 +235,13 @@ class Results:
             body = splice(body, {"status": json.dumps(run.outcome).encode()})
         return Reply(200, body, headers)
 
-    async def _note(self, source: Source, body: bytes) -> None:
-        """Keep a final answer as an event. Never in the caller's way: what fails here, the clock finds later."""
+    async def _note(self, source: Source, run_id: str, said: Answered) -> None:
+        """Keep a final answer as an event. Never in the caller's way: what fails here, the clock finds later.
+
+        A run that is nobody's yet is its submission's by the token in its callback URL, as in a webhook: the answer to
+        that submit was lost, and its caller waits for a webhook.
+        """
+        body = said.body
         run = parse(body)
         now = time.monotonic()
         key = (source.name, run.run_id, run.attempt, run.status)
@@ -245,8 +251,10 @@ class Results:
             self._kept.clear()
         self._kept[key] = now
         try:
-            await self._keep(Event(event_id(source.name, body), source.name, body, time.time(), via="poll"))
-        except RequestError:
+            ours = await self._store.read(lambda connection: ledger_results.is_ours(connection, source.name, run_id))
+            token = "" if ours else token_of(said.json())
+            await self._keep(Event(event_id(source.name, body), source.name, body, time.time(), "poll", token))
+        except (RequestError, LedgerUnavailable):
             self._kept.pop(key, None)
 
 

@@ -56,11 +56,14 @@ DUE_AFTER = 600.0
 """Seconds after which a run that was accepted is looked for."""
 _LONGEST_KEY = 255
 _WRITE_AGAIN = (0.2, 1.0, 3.0)
+_HUNG_UP = 499  # as nginx writes it down: there was nobody to answer any more
 
 log = logging.getLogger("runhook.submit")
 
 Prove = Callable[[Submission], Awaitable[Answered | None]]
 """Looks in Skyvern's API for the run of a submission whose answer was lost: the GET of it, or None."""
+Gone = Callable[[], Awaitable[bool]]
+"""Whether the caller has hung up."""
 Due = Callable[[str, Mapping[str, Any], Mapping[str, str], float], float]
 """(call, the request's members, its headers, now) → when a run of this kind is overdue."""
 
@@ -188,6 +191,10 @@ def _unanswered(submission: Submission) -> bool:
     )
 
 
+async def _stays() -> bool:
+    return False
+
+
 class Submitter:
     """Submits of all sources in this process. `prove`: how a lost answer is made good at once, if that can be."""
 
@@ -199,21 +206,32 @@ class Submitter:
         self._going: dict[str, asyncio.Task[Reply]] = {}
 
     async def submit(
-        self, source: Source, key: Key, call: Call, path: str, query: str, body: bytes, headers: Mapping[str, str]
+        self,
+        source: Source,
+        key: Key,
+        call: Call,
+        path: str,
+        query: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        gone: Gone = _stays,
     ) -> Reply:
-        """The answer to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent."""
+        """The answer to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent.
+
+        `gone`: whether the caller has hung up, so that nobody hears of the run: the same request again is told of it.
+        """
         prepared = prepare(source, key, call, path, query, body, headers)
         new, now = prepared.new, time.time()
         submission, made = await self._store.write(lambda connection: submissions.begin(connection, new, now))
         if not made:
             return await self._join(source, prepared, submission)
         # Made first and shielded: the caller may hang up, the request is on its way all the same.
-        task = asyncio.create_task(self._carry(source, prepared))
+        task = asyncio.create_task(self._carry(source, prepared, gone))
         self._going[submission.id] = task
         task.add_done_callback(lambda _: self._going.pop(submission.id, None))
         return await asyncio.shield(task)
 
-    async def _carry(self, source: Source, prepared: Prepared) -> Reply:
+    async def _carry(self, source: Source, prepared: Prepared, gone: Gone) -> Reply:
         new = prepared.new
         said = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
         reply = of_submit(said, source.secrets, prepared.replacing).for_submission(new.id)
@@ -228,7 +246,10 @@ class Submitter:
             reason = said.reason if isinstance(said, Unreachable) else f"status {found.status}"
             answer = Answer(Move.REJECT, reason=reason, release=not held_for_good(said))
         kept = self._redacted(reply.body) if isinstance(found, Created) else reply.body
-        submission = await self._write(new.id, replace(answer, status=reply.status, body=kept))
+        answer = replace(answer, status=reply.status, body=kept)
+        if isinstance(found, Created) and new.idempotency_key is None and await gone():
+            answer = replace(answer, status=_HUNG_UP, body=None)
+        submission = await self._write(new.id, answer)
         log.info(
             "submit.%s submission=%s source=%s call=%s run=%s status=%d",
             answer.move.value.replace(" ", "_"), new.id, new.source, new.call, answer.run_id, reply.status,

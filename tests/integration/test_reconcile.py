@@ -386,6 +386,22 @@ def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_th
     assert it.deliveries() == 11
 
 
+def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_callers_webhook(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
+    it.begin(callback_url="https://app.example/h")
+    it.lost()
+    run_id = sim.submit("p [lose]", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
+    sim.wait_final(run_id)
+    (source,) = it.reconciler.sources
+
+    it.reconciler.walk(source, 0.0, take=True)
+
+    assert (it.submission().state, it.submission().run_id) == (State.ACCEPTED, run_id)
+    assert it.deliveries() == 2
+
+
 def test_a_cancelled_run_is_looked_at_once_more_for_the_output_that_its_second_webhook_would_have_told(
     simulate_skyvern: Simulate, rig: Callable[..., Rig]
 ) -> None:

@@ -1,0 +1,129 @@
+"""How calls of the submit API end when something changes under them: the caller hangs up, its key is revoked, or
+somebody else hears of the run first."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from receiver.ledger import keys as ledger_keys
+from receiver.ledger import queries
+from receiver.submit import gate, resolving, results
+from receiver.submit.keys import digest
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+RUN = {
+    "run_type": "task_v1",
+    "status": "queued",
+    "created_at": "2026-01-01T00:00:00",
+    "modified_at": "2026-01-01T00:00",
+}
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+def run(run_id: str, delay: float = 0.0) -> Reply:
+    return Reply(200, json.dumps({"run_id": run_id, **RUN}).encode(), {"content-type": "application/json"}, delay=delay)
+
+
+def revoke(rig: Submitting, key: str) -> None:
+    def work(connection: Any) -> None:
+        found = ledger_keys.by_hash(connection, digest(key))
+        assert found is not None
+        assert ledger_keys.revoke(connection, found.id, time.time())
+
+    rig.ledger.write(work)
+
+
+def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that_there_is(
+    submitting: Make, scripted_server: ScriptedServer
+) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    scripted_server.script = [run("tsk_1", delay=1.0)]
+    scripted_server.default = run("tsk_1")
+
+    with pytest.raises(httpx2.TimeoutException):
+        rig.client.post("/v1/run/tasks", json={"prompt": "p"}, timeout=0.3)
+    wait_until(lambda: rig.rows()[0]["state"] == "accepted")
+    again = rig.client.post("/v1/run/tasks", json={"prompt": "p"})
+
+    assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
+    assert again.headers["x-runhook-submission-id"] == rig.rows()[0]["id"]
+    assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
+    rig.client.post("/v1/run/tasks", json={"prompt": "p"})
+    assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller had heard of it
+
+
+def test_who_is_still_there_may_ask_for_the_same_once_more(submitting: Make, scripted_server: ScriptedServer) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    scripted_server.default = run("tsk_1", delay=0.3)
+
+    for _ in range(2):
+        assert rig.client.post("/v1/run/tasks", json={"prompt": "p"}).status_code == 200
+
+    assert [call.method for call in scripted_server.calls] == ["POST", "POST"]
+
+
+def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
+    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "FRESH_FOR", 0.1)
+    monkeypatch.setattr(results, "KEEP_ALIVE", 0.2)
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
+    run_id = rig.task().json()["run_id"]
+    key = rig.key("read")
+    heard: dict[str, httpx2.Response] = {}
+
+    def ask(path: str) -> None:
+        with httpx2.Client(base_url=rig.url, headers={"x-api-key": key}, trust_env=False, timeout=30) as client:
+            heard[path] = client.get(f"/v1/runs/{run_id}{path}")
+
+    waiting = [threading.Thread(target=ask, args=(path,)) for path in ("?wait=3", "/events")]
+    for each in waiting:
+        each.start()
+    time.sleep(0.5)
+    revoke(rig, key)
+    began = time.monotonic()
+    waiting[1].join(20)
+    ended = time.monotonic() - began
+    waiting[0].join(20)
+
+    assert (heard["?wait=3"].status_code, heard["?wait=3"].json()) == (403, {"detail": "Invalid credentials"})
+    assert heard["/events"].status_code == 200
+    assert "event: result" not in heard["/events"].text
+    assert ended < 2.5
+
+
+def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_saw_its_end_first(
+    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "INLINE", ())
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+    assert rig.task("p [drop] [lose]", webhook_url="https://app.example/h").status_code == 502
+    (run_id,) = sim.world.runs
+    sim.wait_final(run_id)
+
+    answer = rig.client.get(f"/v1/runs/{run_id}", headers={"x-api-key": rig.key("read")})
+
+    assert answer.json()["status"] == "completed"
+    wait_until(lambda: rig.rows()[0]["run_id"] == run_id)
+    rows = rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(run_id=run_id)))
+    assert [(row["sink"], row["route"]) for row in rows] == [("callback", "caller")]
