@@ -12,7 +12,7 @@ import random
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from receiver.deliver import AHEAD
+from receiver.deliver import unsettled
 from receiver.event import delivery_id, event_id
 
 SOURCE: Final = "skyvern"
@@ -32,8 +32,9 @@ HTTP_SINKS: Final = ("hook", "late", "flaky", "door", "tar")
 IDEMPOTENT: Final = ("results", "archive")
 CONCURRENCY: Final = 8
 """How many sends of an HTTP sink may be under way."""
-UNKNOWN: Final = CONCURRENCY * (1 + 2 * AHEAD)
-"""Most sends of one worker that can have ended without the ledger's knowing, when it is killed."""
+UNKNOWN: Final = CONCURRENCY + unsettled(CONCURRENCY)
+"""Most sends of one worker to one sink that can have ended without the ledger's knowing, when it is killed: one in each
+place that the ledger knows of, and what was in hand at its last commit, and what was taken in hand since."""
 
 _TEXTS = ("</script>", "\u2028", "žluťoučký kůň", "🦊" * 3, "{{ 7 * 7 }}", "'; DROP TABLE runs; --", "\\u0000")
 

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -195,8 +196,10 @@ class _Conductor:
             self._until(lambda: len(system.worker.children()) > len(SINKS), 30, "the worker's children")
             pids = system.worker.children()
             at = time.time()
-            os.kill(self._chance.choice(pids), signal.SIGKILL)
-            self._awaited.append((step, at, everyone, lambda: len(system.worker.children()) == len(pids)))
+            victim = self._chance.choice(pids)
+            mine = everyone & {system.serves(victim)}
+            os.kill(victim, signal.SIGKILL)
+            self._awaited.append((step, at, mine, lambda: len(system.worker.children()) == len(pids)))
         elif step.what in system.programs:
             program = system.programs[step.what]
             program.kill()
@@ -212,7 +215,7 @@ class _Conductor:
             server = system.valkey if step.what == "valkey" else system.postgres
             server.kill()
             self._back(step.seconds, lambda: _start(server))
-            self._awaited.append((step, at, everyone, lambda: _runs(server)))
+            self._awaited.append((step, at, frozenset(), lambda: _runs(server)))
 
     def _hang(self, step: Step) -> None:
         server = self.system.valkey if step.what == "valkey" else self.system.postgres
@@ -225,7 +228,7 @@ class _Conductor:
             resumed.append(True)
 
         self._back(step.seconds, resume)
-        self._awaited.append((step, at, frozenset(HTTP_SINKS), lambda: bool(resumed)))
+        self._awaited.append((step, at, frozenset(), lambda: bool(resumed)))
 
     def _back(self, seconds: float, start: Callable[[], None]) -> None:
         self._returns.append((time.monotonic() + seconds, start))
@@ -265,6 +268,9 @@ class _Conductor:
         arrived: dict[str, list[tuple[str, float]]] = {sink: [] for sink in HTTP_SINKS}
         for each in arrivals:
             arrived[each.sink].append((each.event, each.at))
+        attempts: dict[str, Counter[str]] = {}
+        for delivery, outcome in system.ledger("SELECT delivery_id, outcome FROM attempts"):
+            attempts.setdefault(delivery, Counter())[outcome] += 1
         arrived["results"] = [(str(event), float(at)) for event, at in system.results("SELECT * FROM arrivals")]
         arrived["archive"] = places
         return Evidence(
@@ -274,6 +280,7 @@ class _Conductor:
             arrived=arrived,
             recorded=dict(system.ledger("SELECT id, disposition FROM events WHERE source = %s", SOURCE)),
             states=dict(system.ledger("SELECT state, count(*) FROM deliveries GROUP BY state")),
+            attempts=attempts,
             faults=sorted(self.faults, key=lambda fault: fault.at),
             windows=windows,
             tracebacks=system.tracebacks(),

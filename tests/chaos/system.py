@@ -236,6 +236,15 @@ class System:
         for program in self.programs.values():
             program.look()
 
+    def serves(self, child: int) -> str:
+        """The sink that this process of the worker serves, by the sign of life that it holds; "" for none."""
+        for handle in Path(f"/proc/{child}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                path = handle.readlink()
+                if path.parent.name == "workers":
+                    return path.name.partition("@")[0].removeprefix("deliver:")
+        raise AssertionError(f"process {child} shows no sign of life")
+
     def mode(self, consumer: str, mode: str) -> None:
         """Make a consumer behave; see consumer.py."""
         self.consumers.tell(f"{consumer} {mode}")

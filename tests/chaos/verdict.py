@@ -39,7 +39,7 @@ class Row:
 class Fault:
     """Something that was done. `at`: when; `back`: when the part was there again (seconds since the epoch).
 
-    `doubles`: the sinks whose sends in flight may have been cut off by it.
+    `doubles`: the sinks whose sender was killed by it.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Evidence:
     """All that is known after a run. `arrived`: by sink, (event, when) of each arrival, repeats included.
 
     `windows`: named spans of time without other faults. `states`: how many deliveries ended in each state.
+    `attempts`: by delivery, how many had each outcome.
     """
 
     sent: Sequence[Sent] = ()
@@ -69,6 +70,7 @@ class Evidence:
     arrived: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
     recorded: Mapping[str, str] = field(default_factory=dict)  # event → disposition
     states: Mapping[str, int] = field(default_factory=dict)
+    attempts: Mapping[str, Counter[str]] = field(default_factory=dict)
     faults: Sequence[Fault] = ()
     windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     tracebacks: Sequence[str] = ()
@@ -175,11 +177,21 @@ def ledger_complete(found: Evidence) -> Iterator[str]:
 
 
 def doubles_explained(found: Evidence) -> Iterator[str]:
-    """No consumer got more twice than can have been in flight when something was cut off."""
-    doubled, most = doubles(found), most_doubles(found)
+    """No consumer got more twice than can have been in flight when its sender was killed."""
+    doubled, cut_off, most = doubles(found), lapsed(found), most_doubles(found)
     for sink in HTTP_SINKS:
         if doubled[sink] > most[sink]:
             yield f"{sink}: {doubled[sink]} arrived again after they were answered; at most {most[sink]} were in flight"
+        if cut_off[sink] > most[sink]:
+            yield f"{sink}: {cut_off[sink]} attempts lapsed; at most {most[sink]} were in flight"
+
+
+def arrivals_told(found: Evidence) -> Iterator[str]:
+    """Each request that came is an attempt in the ledger: what may have been sent is not taken for unsent."""
+    for (sink, key), count in Counter((each.sink, each.key) for each in found.arrivals).items():
+        told = found.attempts.get(key, Counter()).total()
+        if count > told:
+            yield f"{sink}: {key} came {count} times, and the ledger tells of {told} attempts"
 
 
 def work_goes_on(found: Evidence) -> Iterator[str]:
@@ -236,6 +248,7 @@ CHECKS = (
     answers_right,
     ledger_complete,
     doubles_explained,
+    arrivals_told,
     work_goes_on,
     sinks_apart,
     load_made,
@@ -260,21 +273,36 @@ def failures(found: Evidence) -> list[str]:
 
 
 def doubles(found: Evidence) -> Counter[str]:
-    """By consumer, how many requests came again although an earlier one had been answered 200."""
+    """By consumer, how many requests came again although an earlier one had been answered 200.
+
+    An answer that was too late, or that broke off with its connection, is the consumer's doing: its attempt says so.
+    """
     answered: set[tuple[str, str]] = set()
-    count: Counter[str] = Counter()
+    count: Counter[tuple[str, str]] = Counter()
     for each in found.arrivals:
         if (each.sink, each.key) in answered:
-            count[each.sink] += 1
+            count[each.sink, each.key] += 1
         if each.answered:
             answered.add((each.sink, each.key))
-    return count
+    by_sink: Counter[str] = Counter()
+    for (sink, key), again in count.items():
+        by_sink[sink] += max(0, again - found.attempts.get(key, Counter())["unavailable"])
+    return by_sink
+
+
+def lapsed(found: Evidence) -> Counter[str]:
+    """By consumer, how many attempts nobody knows the end of."""
+    sinks = {bodies.key(sent.number, sink): sink for sent in found.sent for sink in bodies.sinks(sent.number)}
+    by_sink: Counter[str] = Counter()
+    for key, outcomes in found.attempts.items():
+        by_sink[sinks.get(key, "")] += outcomes["lapsed"]
+    return by_sink
 
 
 def most_doubles(found: Evidence) -> Counter[str]:
-    """By consumer, how many sends that ended can have been unknown to the ledger, over all faults that cut some off.
+    """By consumer, how many sends that ended can have been unknown to the ledger, over all kills of its sender.
 
-    One in each place, and what was in hand behind it when the last ones were written down, and since.
+    While Redis or the ledger is away the sender lives and keeps what it knows: nothing is cut off.
     """
     return Counter({sink: bodies.UNKNOWN * sum(sink in each.doubles for each in found.faults) for sink in SINKS})
 
@@ -336,13 +364,14 @@ def _ingest(found: Evidence) -> Iterable[str]:
 
 
 def _deliveries(found: Evidence) -> Iterable[str]:
-    doubled, most = doubles(found), most_doubles(found)
-    yield f"{'sink':<10}{'must have':>10}{'delivered':>10}{'arrivals':>10}{'doubled':>9}{'at most':>9}"
+    doubled, cut_off, most = doubles(found), lapsed(found), most_doubles(found)
+    yield f"{'sink':<10}{'must have':>10}{'delivered':>10}{'arrivals':>10}{'doubled':>9}{'lapsed':>9}{'at most':>9}"
     for sink in SINKS:
         wanted = sum(sink in bodies.sinks(sent.number) for sent in found.acked)
         arrived = found.arrived.get(sink, ())
         twice = len(list(nothing_doubled(Evidence(rows={sink: found.rows.get(sink, ())}))))
-        mine = f"{doubled[sink]:>9}{most[sink]:>9}" if sink in HTTP_SINKS else f"{twice:>9}{0:>9}"
+        again = (doubled[sink], cut_off[sink], most[sink]) if sink in HTTP_SINKS else (twice, cut_off[sink], 0)
+        mine = "".join(f"{number:>9}" for number in again)
         yield f"{sink:<10}{wanted:>10}{len({event for event, _ in arrived}):>10}{len(arrived):>10}{mine}"
     yield "doubled: rows in an idempotent sink; requests that came again after they had been answered"
     states = ", ".join(f"{state} {count}" for state, count in sorted(found.states.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -42,6 +43,7 @@ def good() -> Evidence:
         arrived={sink: [(bodies.event(number), arrival(sink, number).at) for number in wanted[sink]] for sink in SINKS},
         recorded={bodies.event(number): "news" for number in numbers},
         states={"delivered": sum(map(len, wanted.values()))},
+        attempts={bodies.key(number, sink): Counter(accepted=1) for sink in SINKS for number in wanted[sink]},
         faults=[Fault("kill -9 worker", START + 4, START + 4.5, frozenset(HTTP_SINKS))],
         windows={"calm": (START, START + 1), "tar hangs": (START + 1, START + 2)},
         exit_codes={"worker": 0},
@@ -94,6 +96,15 @@ def invented(found: Evidence) -> None:
 
 def too_many_doubles(found: Evidence) -> None:
     found.arrivals = [*found.arrivals, *[found.arrivals[0]] * (bodies.UNKNOWN + 1)]
+
+
+def too_many_lapses(found: Evidence) -> None:
+    key = found.arrivals[0].key
+    found.attempts = {**found.attempts, key: Counter(accepted=1, lapsed=bodies.UNKNOWN + 1)}
+
+
+def untold_arrival(found: Evidence) -> None:
+    found.arrivals = [*found.arrivals, found.arrivals[0]]
 
 
 def server_error(found: Evidence) -> None:
@@ -161,6 +172,8 @@ SPOILED: list[tuple[Callable[[Evidence], None], str]] = [
     (one_key_for_two, "one_key"),
     (invented, "nothing_invented"),
     (too_many_doubles, "doubles_explained"),
+    (too_many_lapses, "doubles_explained"),
+    (untold_arrival, "arrivals_told"),
     (server_error, "answers_right"),
     (client_error, "answers_right"),
     (other_id, "answers_right"),
@@ -211,6 +224,24 @@ def test_a_request_that_was_recorded_without_an_answer_may_come_again() -> None:
     found = good()
     found.arrivals = [found.arrivals[0]._replace(answered=False), *[found.arrivals[0]] * 2, *found.arrivals[1:]]
     assert verdict.doubles(found)["hook"] == 1
+
+
+def test_a_request_whose_answer_came_too_late_may_come_again() -> None:
+    found = good()
+    again = found.arrivals[0]
+    found.arrivals = [*found.arrivals, again]
+    found.attempts = {**found.attempts, again.key: Counter(accepted=1, unavailable=1)}
+    assert verdict.doubles(found)["hook"] == 0
+    assert verdict.failures(found) == []
+
+
+def test_only_a_kill_of_the_sender_lets_anything_come_twice() -> None:
+    found = good()
+    found.arrivals = [*found.arrivals, found.arrivals[0]]
+    found.attempts = {**found.attempts, found.arrivals[0].key: Counter(accepted=1, lapsed=1)}
+    assert verdict.failures(found) == []
+    found.faults = [Fault("kill -9 valkey", START + 4, START + 4.5)]
+    assert [line.partition(":")[0] for line in verdict.failures(found)] == ["doubles_explained"] * 2
 
 
 @pytest.mark.parametrize("short", [True, False])
