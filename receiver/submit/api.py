@@ -50,6 +50,8 @@ from receiver.web import Context, Part
 
 STOP_WITHIN: Final = 8.0
 """Seconds from the beginning of a stop within which submits on their way are still waited for."""
+LEAVE_AFTER: Final = 3.5
+"""Seconds from the beginning of a stop after which a caller is told that its answer can't be awaited any longer."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 T = TypeVar("T")
@@ -124,6 +126,7 @@ class _Api:
         context.metrics.held = lambda: len(self._waiters) + len(self._senders)
         self._redis = client
         self._stopped_at: float | None = None
+        self._leaving: asyncio.Future[None] | None = None
         disguise = Disguise(self._store)
         self._after = config.reconcile.after
         self._readers: dict[str, SkyvernReader] = {}
@@ -141,6 +144,23 @@ class _Api:
         """`handler` behind the gate, and every way in which a call may end as an answer."""
 
         async def serve(request: Request) -> Response:
+            self._leaving = self._leaving or asyncio.get_running_loop().create_future()
+            work = asyncio.ensure_future(answer(request))
+            try:
+                either: set[asyncio.Future[Any]] = {work, self._leaving}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    await asyncio.wait({work}, timeout=LEAVE_AFTER)
+                if work.done():
+                    return work.result()
+                request.state.left = True
+                if request.method in ("GET", "HEAD"):
+                    return _response(error(503, "The receiver is being stopped; ask again", retry_after="2"))
+                return _response(error(502, "The receiver is being stopped; what became of the call is not known yet"))
+            finally:
+                work.cancel()
+
+        async def answer(request: Request) -> Response:
             try:
                 key = await self._gate.admit(request.headers, scope_of(request.method, _path(request)))
                 return await handler(request, Caller(self._source(key), key))
@@ -176,7 +196,10 @@ class _Api:
         async def serve(request: Request, caller: Caller) -> Response:
             body = await self._body(request)
             path, query = _path(request).rstrip("/"), _query(request)
-            gone = request.is_disconnected
+
+            async def gone() -> bool:
+                return getattr(request.state, "left", False) or await request.is_disconnected()
+
             return _response(await self._submitter.submit(*caller, call, path, query, body, request.headers, gone))
 
         return serve
@@ -266,6 +289,8 @@ class _Api:
     def stop(self) -> None:
         """Hold no request any longer: each is answered as if its time were up."""
         self._stopped_at = time.monotonic()
+        if self._leaving is not None and not self._leaving.done():
+            self._leaving.set_result(None)
         self._waiters.stop()
         self._senders.stop()
 

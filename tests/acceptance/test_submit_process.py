@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
+from receiver.cli.serve import STOP_TIMEOUT
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.ledger.migrate import ensure_schema
@@ -23,6 +26,7 @@ from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.receiver import eventually
+from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 
 MASTER = "a-master-secret-of-the-tests"
@@ -93,6 +97,31 @@ def test_a_receiver_killed_while_skyvern_answers_a_submit_makes_one_run_and_tell
         assert (result.json()["status"], result.headers["x-runhook-from"]) == ("canceled", "ledger")
         assert client.post("/v1/run/tasks", **submit).json()["run_id"] == again.json()["run_id"]
     assert len(sim.world.runs) == 1
+
+
+def test_a_receiver_stopped_before_a_slow_skyvern_answers_a_submit_tells_of_the_run_when_it_is_asked_again(
+    submitting_to: Start, scripted_server: ScriptedServer
+) -> None:
+    # Given a Skyvern that takes longer to answer than a stop waits for callers, and less than it waits for submits
+    told = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued", "created_at": "", "modified_at": ""}
+    answer = Reply(200, json.dumps(told).encode(), {"content-type": "application/json"})
+    scripted_server.script = [replace(answer, delay=STOP_TIMEOUT + 1.5)]
+    scripted_server.default = answer
+    it, client = submitting_to(scripted_server.url)
+
+    # When the receiver is stopped meanwhile
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/run/tasks", json={"prompt": "p"})
+        eventually(lambda: scripted_server.calls)
+        assert it.stop(10) == 0
+        assert first.result().status_code == 502
+        assert first.result().json()["detail"].startswith("The receiver is being stopped")
+    it.start()
+    again = client.post("/v1/run/tasks", json={"prompt": "p"})
+
+    # Then the caller, who was told of trouble and asks again without an Idempotency-Key, hears of that run
+    assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
+    assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
 
 
 def test_sigterm_answers_all_who_wait_and_exits_within_ten_seconds(
