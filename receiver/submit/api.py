@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
@@ -41,7 +42,7 @@ from receiver.submit.keys import scope_of
 from receiver.submit.lanes import SINK
 from receiver.submit.passthrough import Passthrough
 from receiver.submit.resending import Resender
-from receiver.submit.resolving import Resolver, prove
+from receiver.submit.resolving import INLINE_PATIENCE, Resolver, prove
 from receiver.submit.results import Results
 from receiver.submit.store import Store
 from receiver.submit.submitter import Source, Submitter
@@ -130,8 +131,11 @@ class _Api:
         disguise = Disguise(self._store)
         self._after = config.reconcile.after
         self._readers: dict[str, SkyvernReader] = {}
+        self._provers = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
         self._resolvers = {
-            name: Resolver(name, self._readers.setdefault(name, SkyvernReader(*found)), ledger)
+            name: Resolver(
+                name, self._readers.setdefault(name, SkyvernReader(*found, patience=INLINE_PATIENCE)), ledger
+            )
             for name, source in config.sources.items()
             if (found := source.api(settings.skyvern_base_url)) is not None
         }
@@ -179,7 +183,7 @@ class _Api:
 
     async def _prove(self, submission: Submission) -> Answered | None:
         resolver = self._resolvers.get(submission.source)
-        return await prove(resolver, submission, lambda now: now + self._after) if resolver else None
+        return await prove(resolver, submission, lambda now: now + self._after, self._provers) if resolver else None
 
     def _due(self, _: str, members: Mapping[str, Any], headers: Mapping[str, str], now: float) -> float:
         return first_look(members, headers, now, self._after)
@@ -303,6 +307,7 @@ class _Api:
             await source.api.aclose()
         for reader in self._readers.values():
             reader.close()
+        self._provers.shutdown(wait=False, cancel_futures=True)
         self._gate.close()
         await self._store.close()
 

@@ -15,11 +15,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Final
 
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
 from receiver.ledger.submissions import Submission
-from receiver.skyvern import Answered, ListedRun, SkyvernReader, listed_runs
+from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
 from receiver.submit.states import OPEN, Move
 
 SKEW: Final = 120.0
@@ -31,6 +33,10 @@ CONTROLS: Final = 3
 """Runs that may show that the list tells the tokens of a call."""
 INLINE: Final = (0.5, 2.0, 4.0)
 """Pauses before the looks that are taken while the caller of a submit still waits, in seconds."""
+INLINE_FOR: Final = 25.0
+"""Seconds that those looks may take in all: a Skyvern that has just lost an answer may well hang."""
+INLINE_PATIENCE: Final = Patience(tries=1, limit=8.0)
+"""Of one call in those looks."""
 _REMEMBERED: Final = 5000
 _TOKEN: Final = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
 
@@ -192,18 +198,23 @@ class Resolver:
         return found is not None and found.state in OPEN
 
 
-async def prove(resolver: Resolver, submission: Submission, due_at: Callable[[float], float]) -> Answered | None:
-    """Look for the run of a lost answer a few times, while the caller of the submit waits. None without proof."""
-    for pause in INLINE:
-        await asyncio.sleep(pause)
-        try:
-            found = await asyncio.to_thread(resolver.settle, [submission], due_at)
-            if submission.id in found:
-                return found[submission.id]
-            if not await asyncio.to_thread(resolver.still_open, submission.id):
-                return None
-        except LedgerUnavailable:
-            return None
+async def prove(
+    resolver: Resolver, submission: Submission, due_at: Callable[[float], float], pool: Executor | None = None
+) -> Answered | None:
+    """Look for the run of a lost answer a few times, while the caller of the submit waits. None without proof in time.
+
+    `pool`: whose threads look; where all are busy, the time may be up before one is free.
+    """
+    loop = asyncio.get_running_loop()
+    with suppress(LedgerUnavailable, TimeoutError):
+        async with asyncio.timeout(INLINE_FOR):
+            for pause in INLINE:
+                await asyncio.sleep(pause)
+                found = await loop.run_in_executor(pool, resolver.settle, [submission], due_at)
+                if submission.id in found:
+                    return found[submission.id]
+                if not await loop.run_in_executor(pool, resolver.still_open, submission.id):
+                    return None
     return None
 
 

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -79,6 +80,23 @@ def test_who_is_still_there_may_ask_for_the_same_once_more(submitting: Make, scr
         assert rig.client.post("/v1/run/tasks", json={"prompt": "p"}).status_code == 200
 
     assert [call.method for call in scripted_server.calls] == ["POST", "POST"]
+
+
+def test_a_skyvern_that_loses_answers_and_then_hangs_holds_no_submit_for_long(
+    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "INLINE_FOR", 2.0)
+    rig = submitting(scripted_server.url, dispatching=False)
+    scripted_server.script = [Reply(500, b'{"error": "x"}')] * 12
+    scripted_server.default = Reply(200, b"[]", delay=6.0)
+    began = time.monotonic()
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda n: rig.client.post("/v1/run/tasks", json={"prompt": f"p{n}"}), range(12)))
+
+    assert {answer.status_code for answer in answers} == {500}
+    assert time.monotonic() - began < 5
+    assert {row["state"] for row in rig.rows()} == {"unknown"}
 
 
 def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
