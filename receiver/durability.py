@@ -6,7 +6,7 @@ Asked at start, whenever Redis comes back, and now and then in between. `judge` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -97,21 +97,41 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def check_at_start(redis_url: str, max_body: int, accept_weaker: bool, config_file: str) -> Durability | None:
+def check_at_start(
+    redis_url: str,
+    max_body: int,
+    accept_weaker: bool,
+    config_file: str,
+    *,
+    away: Callable[[str], None] = lambda _: None,
+) -> Durability | None:
     """The durability of the Redis at `redis_url`; None when it is away: events then go to the spool until it is back.
 
-    Raises NotStarted when the promise does not hold and the operator has not accepted that (`accept_weaker`), and
-    when Redis does not let us in.
+    `away` is told why it can't be used then. Raises NotStarted when the promise does not hold and the operator has not
+    accepted that (`accept_weaker`), and when Redis does not let us in.
     """
     try:
         durability = asyncio.run(_look_once(redis_url, max_body))
-    except redis.AuthenticationError as error:
-        raise NotStarted(f"Redis at {hide_password(redis_url)} refuses our password or user: {error}") from None
-    except (redis.RedisError, OSError, TimeoutError):
+    except (redis.RedisError, OSError, TimeoutError) as error:
+        if barred := no_entry(redis_url, error):
+            raise NotStarted(barred) from None
+        away(str(error) or type(error).__name__)
         return None
     if not durability.strong and not accept_weaker:
         raise NotStarted(refusal(redis_url, durability, config_file))
     return durability
+
+
+def no_entry(redis_url: str, error: Exception) -> str:
+    """Why Redis does not let us in, as one line, where waiting can't help; else ""."""
+    where = hide_password(redis_url)
+    if isinstance(error, redis.AuthenticationError):
+        if str(error).startswith(("HELLO must be called", "Authentication required")):
+            return f"Redis at {where} wants a password: write it into REDIS_URL, redis://:password@host:port/0"
+        return f"Redis at {where} refuses our password or user: {error}"
+    if "DB index is out of range" in str(error):
+        return f"Redis at {where} has no database of that number: write another one at the end of REDIS_URL"
+    return ""
 
 
 def refusal(redis_url: str, durability: Durability, config_file: str = "the config") -> str:

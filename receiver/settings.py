@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from receiver.errors import ConfigError
 
@@ -223,8 +223,24 @@ def _problems(values: Mapping[str, str]) -> list[str]:
         "skyvern_base_url": ("SKYVERN_BASE_URL", ("http://", "https://")),
     }
     short = 0 < len(values["secret"]) < _SHORTEST_SECRET
-    return [f"RUNHOOK_SECRET: must have {_SHORTEST_SECRET} characters or more"] * short + [
-        f"{variable}: must begin with {' or '.join(prefixes[:3])}"
-        for name, (variable, prefixes) in wanted.items()
-        if values[name] and not values[name].startswith(prefixes)
-    ]
+    problems = [f"RUNHOOK_SECRET: must have {_SHORTEST_SECRET} characters or more"] * short
+    for name, (variable, prefixes) in wanted.items():
+        if not values[name]:
+            continue
+        if not values[name].startswith(prefixes):
+            problems.append(f"{variable}: must begin with {' or '.join(prefixes[:3])}")
+        elif name != "database_url" and (problem := _address_problem(values[name])):  # the ledger reads that one
+            problems.append(f"{variable}: {problem}")
+    return problems
+
+
+def _address_problem(url: str) -> str:
+    """What is wrong with an address that begins as it should, or ""."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "its host and port can't be read; in a password write / as %2F, @ as %40, [ as %5B"
+    if parts.scheme in ("redis", "rediss") and parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        return "after the host comes the number of a database, such as redis://localhost:6379/0"
+    return ""

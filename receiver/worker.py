@@ -16,10 +16,11 @@ from functools import partial
 from secrets import token_hex
 from typing import Final, Protocol
 
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
 from receiver import lifesign
 from receiver.config import Config
+from receiver.durability import no_entry
 from receiver.errors import NotStarted, UsageError
 from receiver.giveback import bury, bury_all, give_back
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -174,10 +175,11 @@ def _trouble(settings: Settings) -> str:
     try:
         client.ping()
         ensure_schema(ledger)
-    except AuthenticationError as error:
-        raise NotStarted(f"Redis at {where} refuses our password or user: {error}") from None
     except RedisError as error:
-        return f"Redis can't be used ({where}): {error or type(error).__name__}"
+        if barred := no_entry(settings.redis_url, error):
+            raise NotStarted(barred) from None
+        hint = "; `runhook dev` starts it, or set REDIS_URL" if settings.embedded_redis else ""
+        return f"Redis can't be used ({where}): {str(error).rstrip('.') or type(error).__name__}{hint}"
     except NotStarted as error:
         if not isinstance(error.__context__, LedgerUnavailable):
             raise
@@ -200,8 +202,10 @@ def run(
 ) -> int:
     """Run the worker until it is asked to stop. The exit code: 0 when all ended in time.
 
-    `patience`: see `check`. Raises UsageError, and NotStarted when Redis or the ledger can't be used at the start.
+    `patience`: see `check`. Raises UsageError, ConfigError for a wrong DATABASE_URL, and NotStarted when Redis or the
+    ledger can't be used at the start.
     """
+    Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     built = build(settings, config)
     queues = chosen(built, only, dispatchers)
     trouble = in_child(lambda: prepare(settings, patience))

@@ -8,8 +8,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -54,12 +55,14 @@ def dev(
     try:
         if valkey is not None:
             valkey.start()
+        server = loaded.server
         found = durability.check_at_start(
-            settings.redis_url, loaded.server.max_body, loaded.server.accept_weaker_durability, str(settings.config)
+            settings.redis_url,
+            server.max_body,
+            server.accept_weaker_durability,
+            str(settings.config),
+            away=partial(_no_redis, settings),
         )
-        if found is None:
-            where = hide_password(settings.redis_url)
-            raise NotStarted(f"Redis can't be used ({where}): start it, or unset REDIS_URL for the embedded Valkey")
         if valkey is not None:
             parts.insert(0, Part("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process))
         together = Parts(parts)
@@ -72,6 +75,12 @@ def dev(
     finally:
         if valkey is not None:
             valkey.stop()
+
+
+def _no_redis(settings: Settings, reason: str) -> NoReturn:
+    where = hide_password(settings.redis_url)
+    hint = "start it, or unset REDIS_URL for the embedded Valkey"
+    raise NotStarted(f"Redis can't be used ({where}): {reason.rstrip('.')}; {hint}")
 
 
 def check_port(host: str, port: int) -> None:

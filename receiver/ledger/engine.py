@@ -147,7 +147,7 @@ class Ledger:
 def _checked(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
-    except sa_exc.ArgumentError:
+    except (sa_exc.ArgumentError, ValueError):  # the latter for a port that is no number
         raise ConfigError(
             "DATABASE_URL: not a database URL; right would be sqlite:///var/ledger.db or "
             "postgresql://user:password@host/name"
@@ -158,6 +158,12 @@ def _checked(url: str) -> sa.URL:
         raise ConfigError(
             f"DATABASE_URL: the ledger runs on SQLite or PostgreSQL, not on {parsed.get_backend_name()}; right would "
             "be sqlite:///var/ledger.db or postgresql://user:password@host/name"
+        )
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        name = parsed.get_backend_name()
+        raise ConfigError(
+            f"DATABASE_URL: the driver {parsed.get_driver_name()} is not used here; write {name}:// instead of "
+            f"{parsed.drivername}://"
         )
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError(

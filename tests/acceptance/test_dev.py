@@ -256,7 +256,8 @@ def test_a_second_one_on_the_same_data_is_one_line(start: Callable[..., Dev]) ->
 
 def test_a_redis_that_is_away_is_one_line(start: Callable[..., Dev]) -> None:
     line = refused(start(REDIS_URL="redis://:secret@127.0.0.1:1/0"), 3)
-    assert "Redis can't be used (redis://:********@127.0.0.1:1/0): start it" in line
+    assert "Redis can't be used (redis://:********@127.0.0.1:1/0): " in line
+    assert "; start it, or unset REDIS_URL for the embedded Valkey" in line
 
 
 def test_with_redis_url_the_same_code_runs_on_a_real_server(

@@ -352,11 +352,23 @@ def test_a_wrong_password_is_told_in_one_line(valkey_factory: Valkeys, receiver_
     client = server.connect()
     client.config_set("requirepass", "right")
     client.close()
-    receiver = receiver_factory(f"redis://:wr0ng@127.0.0.1:{server.port}/0", start=False)
+    for entry, said in ((":wr0ng@", "refuses our password or user"), ("", "wants a password")):
+        receiver = receiver_factory(f"redis://{entry}127.0.0.1:{server.port}/0", start=False)
+        done = receiver.command("serve", "--port", str(receiver.port))
+        assert done.returncode == 3
+        (line,) = done.stderr.splitlines()
+        assert said in line
+        assert "wr0ng" not in line
+
+
+def test_a_database_that_redis_does_not_have_is_told_in_one_line(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    receiver = receiver_factory(f"redis://127.0.0.1:{valkey_factory().port}/123456", start=False)
     done = receiver.command("serve", "--port", str(receiver.port))
     assert done.returncode == 3
-    assert len(done.stderr.splitlines()) == 1
-    assert "wr0ng" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "has no database of that number" in line
 
 
 def test_a_redis_that_comes_back_weaker_gets_no_event_until_it_is_set_right(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
-from receiver.durability import Durability, judge, refusal
+from receiver.durability import Durability, judge, no_entry, refusal
 
 GOOD = {
     "appendonly": "yes",
@@ -49,6 +50,29 @@ def test_what_could_not_be_asked_is_not_known() -> None:
     found = Durability(("this Redis forbids CONFIG GET",), known=False)
     assert not found.strong
     assert str(found).startswith("on disk before 202: not known")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            redis.AuthenticationError("HELLO must be called with the client already authenticated, otherwise …"),
+            "Redis at redis://h:1/9 wants a password: write it into REDIS_URL, redis://:password@host:port/0",
+        ),
+        (redis.AuthenticationError("Authentication required."), "wants a password"),
+        (redis.AuthenticationError("invalid username-password pair"), "refuses our password or user: invalid"),
+        (redis.ResponseError("DB index is out of range"), "has no database of that number: write another one"),
+    ],
+)
+def test_a_redis_that_will_never_let_us_in_is_told_with_what_would_be_right(error: Exception, said: str) -> None:
+    assert said in no_entry("redis://h:1/9", error)
+
+
+@pytest.mark.parametrize(
+    "error", [redis.ConnectionError("refused"), redis.BusyLoadingError("x"), redis.ReadOnlyError()]
+)
+def test_a_redis_that_may_let_us_in_later_is_waited_for(error: Exception) -> None:
+    assert no_entry("redis://h:1/0", error) == ""
 
 
 def test_the_refusal_is_one_line_that_names_the_way_out_and_no_password() -> None:

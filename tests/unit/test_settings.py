@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import ConfigError
+from receiver.ledger import Ledger
 from receiver.settings import LOCAL_KEY_FILE, Settings, hide_password
 
 
@@ -45,6 +46,29 @@ def test_variables_and_then_overrides_win() -> None:
 def test_an_empty_variable_counts_as_unset() -> None:
     assert Settings.from_env({"REDIS_URL": ""}).embedded_redis
     assert Settings.from_env({"RUNHOOK_CONFIG": " "}).config == Path("config/runhook.yaml")
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        ({"REDIS_URL": "redis://127.0.0.1:port/0"}, "REDIS_URL: its host and port can't be read"),
+        ({"REDIS_URL": "redis://:se/cret@127.0.0.1:6379/0"}, "in a password write / as %2F"),
+        ({"REDIS_URL": "rediss://127.0.0.1:6379/main"}, "REDIS_URL: after the host comes the number of a database"),
+        ({"PUBLIC_URL": "https://hooks.example.com:https"}, "PUBLIC_URL: its host and port can't be read"),
+        ({"SKYVERN_BASE_URL": "http://[::1"}, "SKYVERN_BASE_URL: its host and port can't be read"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_with_what_would_be_right(environ: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(environ)
+
+    assert problem in str(caught.value)
+    assert "cret@" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h", "redis://:p%2Fw@h:6379/", "redis://h/15?protocol=2", "unix:///a/b.sock"])
+def test_any_redis_url_that_works_is_taken(url: str) -> None:
+    assert Settings.from_env({"REDIS_URL": url}).redis_url == url
 
 
 def test_every_variable_that_is_wrong_is_named_and_its_value_is_not() -> None:
@@ -152,3 +176,26 @@ def test_a_data_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match="RUNHOOK_DATA: can't write"):
         Settings.from_env({}, data=tmp_path / "file").with_local_key()
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("postgresql://u:sekret@127.0.0.1:port/db", "not a database URL; right would be sqlite:///var/ledger.db or"),
+        ("postgresql+psycopg2://u:sekret@h/db", "the driver psycopg2 is not used here; write postgresql:// instead of"),
+        ("sqlite+aiosqlite:///var/ledger.db", "the driver aiosqlite is not used here; write sqlite:// instead of"),
+        ("sqlite://", "a ledger in memory would lose everything"),
+    ],
+)
+def test_a_ledger_that_cannot_be_is_told_with_what_would_be_right(url: str, problem: str) -> None:
+    settings = Settings.from_env({"DATABASE_URL": url})
+
+    with pytest.raises(ConfigError) as caught:
+        Ledger(settings.database_url)
+
+    assert str(caught.value).startswith(f"DATABASE_URL: {problem}")
+    assert "sekret" not in str(caught.value)
+
+
+def test_a_password_may_hold_a_slash() -> None:
+    assert Ledger("postgresql://u:pass/word@h/db").url.password == "pass/word"
