@@ -23,7 +23,7 @@ from receiver import lifesign, wakeups
 from receiver.callbacks import CallbackOptions, CallbackSink
 from receiver.config import CALLBACK, Config, RetryPolicy
 from receiver.flights import Flights, Unit
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, delivering, lanes
 from receiver.ledger.claiming import Claimed
 from receiver.parcel import Receipts
 from receiver.pauses import Pause
@@ -50,6 +50,7 @@ FAST = 0.25
 """Seconds of a send up to which it does. So what is in hand waits about a second at the most."""
 CALM = 1.0
 """Seconds without trouble before anything is taken in hand again."""
+HOPELESS = "its attempts are spent, and the last one ended with its worker: sending it may be what kills workers"
 log = logging.getLogger("runhook.deliver")
 
 
@@ -65,6 +66,8 @@ class Taken(NamedTuple):
     token: str
     claimed: list[Claimed]
     receipts: dict[str, Receipts]
+    hopeless: list[Claimed]
+    """Of what was due; it is dead now."""
 
 
 class Deliverer:
@@ -111,6 +114,7 @@ class Deliverer:
         self._renewed = 0.0
         self._pause = Pause(log, "deliver")
         self._tally = Tally(connection, sink.name)
+        self._budget = retry.attempts
         self._settling = Settling(sink.name, retry, owner, self._tally)
 
     def run(self, stop: Callable[[], bool]) -> None:
@@ -211,16 +215,18 @@ class Deliverer:
             raise
         self._strays = self._strays or tries > 1
         self._pause.over()
+        for each in taken.hopeless:
+            log.error("delivery.dead id=%s sink=%s event=%s reason=%s", each.id, each.sink, each.event_id, HOPELESS)
         if self._many and taken.claimed:
             self._flights.begin(Unit(taken.token, taken.claimed, taken.receipts))
-            return len(taken.claimed)
+            return len(taken.claimed) + len(taken.hopeless)
         for each in taken.claimed:
             unit = Unit(taken.token, [each], taken.receipts)
             if each.in_hand:
                 self._flights.hold(unit)
             else:
                 self._flights.begin(unit)
-        return len(taken.claimed)
+        return len(taken.claimed) + len(taken.hopeless)
 
     def _missing_in_hand(self) -> int:
         """How many to take in hand: none unless the sink answers fast, and not before half of them have begun."""
@@ -260,10 +266,15 @@ class Deliverer:
             self._lane_limit,
             ahead,
         )
+        hopeless = claiming.hopeless(connection, claimed, self._budget)
+        if hopeless:
+            delivering.give_up(connection, token, [each.id for each in hopeless], HOPELESS, now)
+            lanes.end_probes(connection, sorted({each.lane for each in hopeless if each.probe}), now)
+            claimed = [each for each in claimed if each not in hopeless]
         receipts: dict[str, Receipts] = {
             each.id: claiming.receipts(connection, each.event_id, each.after) for each in claimed if each.after
         }
-        return Taken(token, claimed, receipts)
+        return Taken(token, claimed, receipts, hopeless)
 
     def _collect(self) -> None:
         """Wait for at least one send to end, but not past the next renewal."""

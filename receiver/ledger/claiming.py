@@ -236,6 +236,19 @@ def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -
     return found
 
 
+def hopeless(connection: sa.Connection, claimed: Sequence[Claimed], budget: int) -> list[Claimed]:
+    """Those that have no attempt left of `budget`, and whose last one ended with its worker: who knows why."""
+    spent = {each.id: each for each in claimed if each.spent >= budget}
+    if not spent:
+        return []
+    lapsed = connection.execute(
+        sa.select(attempts.c.delivery_id, attempts.c.number).where(
+            bulk.among(connection, attempts.c.delivery_id, sorted(spent)), attempts.c.outcome == "lapsed"
+        )
+    )
+    return [spent[row.delivery_id] for row in lapsed if row.number == spent[row.delivery_id].number - 1]
+
+
 def both(tokens: Collection[str]) -> list[str]:
     """These claims, whether they have a place or are in hand: which of the two, the owner need not know for certain."""
     return [form for token in sorted(tokens) for form in (token, token + IN_HAND)]

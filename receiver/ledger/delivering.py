@@ -72,6 +72,14 @@ def settle(connection: sa.Connection, results: Mapping[str, Sequence[Settled]], 
     return _release_held(connection, ended, now) if ended else []
 
 
+def give_up(connection: sa.Connection, token: str, ids: Sequence[str], reason: str, now: float) -> None:
+    """What was claimed, and is not to be sent any more, is dead. This was no attempt."""
+    changes = {"reason": reason, "attempts": deliveries.c.attempts - 1}
+    ended = _move(connection, sorted(ids), token, Move.DIE, changes, now)
+    if ended:
+        _release_held(connection, ended, now)
+
+
 def _move(
     connection: sa.Connection, ids: Sequence[str], token: str, move: Move, values: dict[str, Any], now: float
 ) -> list[str]:

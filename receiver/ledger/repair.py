@@ -19,6 +19,9 @@ from receiver.states import Move, State, sources, target
 _BEGUN: Final = "while sending: it may have arrived"
 _UNKNOWN: Final = "with it in hand: it may have arrived, or was never sent"
 
+_APART: Final = 5.0
+_LONGEST: Final = 20.0  # seconds: work goes on within 30 s of a kill
+
 
 def release_claims(connection: sa.Connection, owner: str, now: float, begun: Collection[str] | None = None) -> int:
     """Give back what a dead worker held, up to 500 claims: they need not run out first. Returns how many there were.
@@ -50,7 +53,12 @@ def lapse_claims(connection: sa.Connection, now: float) -> int:
 def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[Any]:
     return connection.execute(
         sa.select(
-            deliveries.c.id, deliveries.c.attempts, deliveries.c.claim, deliveries.c.updated_at, deliveries.c.lane
+            deliveries.c.id,
+            deliveries.c.attempts,
+            deliveries.c.spent,
+            deliveries.c.claim,
+            deliveries.c.updated_at,
+            deliveries.c.lane,
         )
         .where(deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), condition)
         .order_by(deliveries.c.id)
@@ -64,6 +72,9 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
 
     `spends`: how many of its attempts that costs each. A delivery that kills its worker must end some day. But what was
     in hand was hardly begun, and will be in hand no second time.
+
+    What has spent attempts before is due at different times: if one of them kills its worker, the others must not be
+    under way together with it again and again.
     """
     rows = [
         {
@@ -80,18 +91,20 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
         for row in held
     ]
     bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
-    if held:
-        connection.execute(
-            _these(connection, held).values(
-                state=target(Move.LAPSE),
-                claim="",
-                claim_until=None,
-                due_at=now,
-                updated_at=now,
-                reason=reason,
-                spent=deliveries.c.spent + spends,
-            )
-        )
+    changes = {
+        "state": target(Move.LAPSE),
+        "claim": "",
+        "claim_until": None,
+        "updated_at": now,
+        "reason": reason,
+        "spent": deliveries.c.spent + spends,
+    }
+    fresh, suspect = [row for row in held if not row.spent], [row for row in held if row.spent]
+    if fresh:
+        connection.execute(_these(connection, fresh).values(**changes, due_at=now))
+    for place, row in enumerate(suspect, 1):
+        due_at = now + min(_APART * 2**row.spent, _LONGEST) * place / len(suspect)
+        connection.execute(_these(connection, [row]).values(**changes, due_at=due_at))
 
 
 def _these(connection: sa.Connection, rows: Sequence[Any]) -> sa.Update:

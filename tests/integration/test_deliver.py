@@ -14,8 +14,8 @@ import redis
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver import breaker
 from receiver.config import RetryPolicy
-from receiver.deliver import Deliverer
-from receiver.ledger import Ledger, lanes, queries, repair
+from receiver.deliver import HOPELESS, Deliverer
+from receiver.ledger import Ledger, claiming, lanes, queries, repair
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import NewDelivery
 from receiver.rates import Rate
@@ -423,6 +423,28 @@ def test_a_claim_whose_commit_was_not_heard_of_is_handed_back_by_its_owner_and_n
         assert len(sink.seen) == 4
         deliverer.close()
         ledger.close()
+
+
+def test_a_delivery_whose_attempts_all_ended_with_their_worker_is_dead_and_not_sent_once_more(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    # Given a delivery with a budget of two, whose worker was killed both times, and one that waits for it
+    record(ledger, new_event("tsk_deadly", "ops", NewDelivery("next", "all", after=("ops",))))
+    at = time.time()
+    for number in (1, 2):
+        token, now = f"dead/{number}", at + 100 * number
+        ledger.write(lambda it, token=token, now=now: claiming.claim(it, "ops", 9, token, now, 15))  # type: ignore[misc]
+        ledger.write(lambda it, now=now: repair.release_claims(it, "dead", now))  # type: ignore[misc]
+    settled(ledger)
+    sink = ScriptedSink(accept)
+    it = deliver(sink, attempts=2)
+    # When it is due
+    it.run(lambda: False)
+    # Then nobody sends it, it is dead with the reason, no attempt was added, and what waited for it goes on
+    assert sink.seen == []
+    (row,) = rows(ledger, sink="ops")
+    assert (row["state"], row["attempts"], row["reason"]) == ("dead", 2, HOPELESS)
+    assert rows(ledger, sink="next")[0]["state"] == "queued"
 
 
 def test_a_rate_holds_over_all_workers_and_spends_no_attempts(

@@ -346,6 +346,24 @@ def test_what_a_dead_worker_had_in_hand_says_how_much_is_known_of_it(ledger: Led
     assert (rows[sent.id]["spent"], rows[begun.id]["spent"]) == (1, 0)
 
 
+def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) -> None:
+    # Given four deliveries whose worker is killed, which may be the doing of one of them
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
+
+    def kill_worker(now: float) -> list[float]:
+        assert len(claim(ledger, "ops", token="w/1", now=now)) == 4
+        assert ledger.write(lambda it: repair.release_claims(it, "w", now)) == 4
+        rows = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
+        return sorted(round(row["due_at"] - now, 3) for row in rows)
+
+    # Then they are due at once, as whatever else was under way would be
+    assert kill_worker(NOW) == [0, 0, 0, 0]
+    # And when that happens again, not all together any more
+    assert kill_worker(NOW + 1) == [2.5, 5, 7.5, 10]
+    assert kill_worker(NOW + 20) == [5, 10, 15, 20]
+    assert kill_worker(NOW + 50) == [5, 10, 15, 20]
+
+
 def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
     claim(ledger, "results", token="w_1/1", limit=1)

@@ -1,0 +1,60 @@
+"""A delivery whose send kills the worker process takes no other one with it for good."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+from receiver.ledger.migrate import ensure_schema
+from receiver.processes import die_with_parent
+from tests.integration.test_ledger import new_event, record
+from tests.servers.deployment import Deployment
+from tests.servers.http import Reply, ScriptedServer
+from tests.servers.receiver import ROOT, eventually
+
+WORKER = """
+import os, signal, sys
+from handlers.http import HttpSink
+from receiver.cli import main
+
+def send(self, delivery, send=HttpSink.send):
+    if delivery.run_id == "tsk_deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return send(self, delivery)
+
+HttpSink.send = send
+sys.argv = ["runhook", "worker"]
+main()
+"""
+
+
+def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
+    deployment: Callable[..., Deployment], redis_url: str
+) -> None:
+    with ScriptedServer() as consumer:
+        # Given sends that take a moment, among them one that kills its process at once
+        it = deployment(redis_url, sinks={"hook": {"type": "http", "url": consumer.url}})
+        ensure_schema(it.ledger)
+        consumer.script += [Reply(delay=0.3)] * 1000
+        record(it.ledger, new_event("tsk_deadly", "hook"), *(new_event(f"tsk_{n}", "hook") for n in range(7)))
+        parent = os.getpid()
+        with (it.directory / "worker.log").open("ab") as log:
+            it.parts["worker"] = subprocess.Popen(
+                [sys.executable, "-c", WORKER],
+                env=it.environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: die_with_parent(parent),
+            )
+        it.run("clock")
+        # Then all the others are delivered, and what comes later is not held up either
+        eventually(lambda: it.states() == {"delivered": 7, "queued": 1}, 45)
+        record(it.ledger, *(new_event(f"tsk_{n}", "hook") for n in range(7, 20)))
+        eventually(lambda: it.states().get("delivered") == 20, 30)
+        # And none was sent again and again
+        assert max(Counter(request.headers["webhook-id"] for request in consumer.requests).values()) <= 4
