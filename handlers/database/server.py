@@ -10,8 +10,6 @@ What is held here:
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import threading
 import time
@@ -26,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from handlers.contract import Unavailable
+from handlers.filelock import FileLock, NotLocked
 
 MAX_CONNECT = 10.0
 """Seconds that making a connection may take, however long a send may."""
@@ -78,7 +77,7 @@ class Server:
         self._timeout = timeout
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
-        self._lock = _FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
+        self._lock = FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
 
     @property
     def is_sqlite(self) -> bool:
@@ -103,9 +102,10 @@ class Server:
                     self._limit(connection, deadline)
                     yield connection
             else:
-                self._make_folder()
-                with self._lock.held(deadline), self._open().begin() as connection:
+                with self._lock.held(deadline - time.monotonic()), self._open().begin() as connection:
                     yield connection
+        except NotLocked as error:
+            raise Unavailable(f"the database file {error}") from None
         except exc.TimeoutError:
             raise Unavailable("all connections to the database are in use") from None
         except exc.DBAPIError as error:
@@ -178,13 +178,6 @@ class Server:
 
         return engine
 
-    def _make_folder(self) -> None:
-        folder = Path(str(self._url.database)).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(f"the folder {folder} can't be made: {error.strerror}") from None
-
     def _limit(self, connection: sa.Connection, deadline: float) -> None:
         """Let the server itself give up a little before us, for it can say why.
 
@@ -242,48 +235,3 @@ class Server:
 
 def _one_line(message: str) -> str:
     return re.sub(r"\s+", " ", message).strip()[:300]
-
-
-class _FileLock:
-    """An advisory lock between processes (flock) and between the threads of this one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._threads = threading.Lock()
-        self._file: int | None = None
-
-    @contextmanager
-    def held(self, deadline: float) -> Iterator[None]:
-        if not self._threads.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise Unavailable("the database file is locked by another thread")
-        try:
-            self._take(deadline)
-            try:
-                yield
-            finally:
-                assert self._file is not None
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-        finally:
-            self._threads.release()
-
-    def _take(self, deadline: float) -> None:
-        try:
-            if self._file is None:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            pause = 0.0005
-            while True:
-                try:
-                    return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Unavailable("the database file is locked by another process") from None
-                    time.sleep(pause)  # flock has no time limit of its own
-                    pause = min(pause * 1.5, 0.005)
-        except OSError as error:
-            raise Unavailable(f"{self._path}: {error.strerror}") from None
-
-    def close(self) -> None:
-        with self._threads:
-            if self._file is not None:
-                os.close(self._file)
-            self._file = None

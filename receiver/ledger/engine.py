@@ -9,8 +9,6 @@ What was measured and is held here (see docs/decisions/0002-the-ledger.md):
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import sqlite3
 import threading
@@ -24,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
 
+from handlers.filelock import FileLock, NotLocked
 from receiver.errors import ConfigError
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ class Ledger:
     def __init__(self, url: str) -> None:
         self.url = _checked(url)
         self.dialect = self.url.get_backend_name()
-        self._lock = _FileLock(Path(self.url.database + ".lock")) if self._is_file() and self.url.database else None
+        self._lock = FileLock(Path(self.url.database + ".lock")) if self._is_file() and self.url.database else None
         self._writer: sa.Engine | None = None
         self._reader: sa.Engine | None = None
         self._opening = threading.Lock()
@@ -101,7 +100,7 @@ class Ledger:
         if self._prepared or self._lock is None:
             return
         path = Path(str(self.url.database))
-        with self._lock.held(LOCK_WAIT):  # which makes the folder
+        with self._exclusive():  # which makes the folder
             try:
                 with closing(sqlite3.connect(path, timeout=5.0)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")
@@ -114,8 +113,11 @@ class Ledger:
         if self._lock is None:
             yield
             return
-        with self._lock.held(LOCK_WAIT):
-            yield
+        try:
+            with self._lock.held(LOCK_WAIT):
+                yield
+        except NotLocked as error:
+            raise LedgerUnavailable(f"the ledger {error}") from None
 
     def close(self) -> None:
         """Close all connections."""
@@ -224,46 +226,3 @@ def _translated(error: Exception) -> Exception:
     return LedgerUnavailable(
         str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
     )
-
-
-class _FileLock:
-    """An advisory lock between processes (flock) and between the threads of this one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._threads = threading.Lock()
-        self._descriptor: tuple[int, int] | None = None  # (process id, descriptor): a fork needs its own
-
-    @contextmanager
-    def held(self, seconds: float) -> Iterator[None]:
-        deadline = time.monotonic() + seconds
-        if not self._threads.acquire(timeout=seconds):
-            raise LedgerUnavailable(f"the ledger's lock was not free within {seconds:g} s")
-        try:
-            descriptor = self._open()
-            pause = 0.0005
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise LedgerUnavailable(f"the ledger's lock was not free within {seconds:g} s") from None
-                    time.sleep(pause)
-                    pause = min(pause * 1.5, 0.005)
-            try:
-                yield
-            finally:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            self._threads.release()
-
-    def _open(self) -> int:
-        if self._descriptor is None or self._descriptor[0] != os.getpid():
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise LedgerUnavailable(f"{self._path}: {error.strerror}") from None
-            self._descriptor = (os.getpid(), descriptor)
-        return self._descriptor[1]

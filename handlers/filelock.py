@@ -1,0 +1,78 @@
+"""A lock for one at a time, of all threads and processes that agree on a file: flock with an end to the waiting.
+
+It knows no database and no caller: how its error is said, and as what, is theirs to decide.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PAUSES = (0.0005, 0.005)  # seconds between two looks: the first, and the longest that they grow to
+
+
+class NotLocked(Exception):
+    """The lock could not be had. The message is to follow what it is for: "… was locked by another process for 8 s"."""
+
+
+class FileLock:
+    """The lock at `path`, whose file and folder are made when it is first taken. It may be built before a fork."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = threading.Lock()
+        self._file: tuple[int, int] | None = None  # (process id, descriptor): a lock is shared with who inherits it
+
+    @contextmanager
+    def held(self, seconds: float) -> Iterator[None]:
+        """Hold the lock. Raises NotLocked when it isn't free within `seconds`, or its file can't be opened."""
+        end = time.monotonic() + seconds
+        if not self._threads.acquire(timeout=max(0.0, seconds)):
+            raise NotLocked(f"was locked by another thread for {seconds:.3g} s")
+        try:
+            try:
+                file = self._open()
+                taken = _take(file, end)
+            except OSError as error:
+                raise NotLocked(f"can't be locked: {self._path}: {error.strerror}") from None
+            if not taken:
+                raise NotLocked(f"was locked by another process for {max(0.0, seconds):.3g} s")
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def close(self) -> None:
+        """Close the file. The lock can be used again."""
+        with self._threads:
+            if self._file is not None and self._file[0] == os.getpid():
+                os.close(self._file[1])
+            self._file = None
+
+    def _open(self) -> int:
+        if self._file is None or self._file[0] != os.getpid():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.getpid(), os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return self._file[1]
+
+
+def _take(file: int, end: float) -> bool:
+    """Whether the lock was had before `end` (of time.monotonic). flock itself would wait for ever."""
+    pause, longest = _PAUSES
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 1.5, longest)
+        else:
+            return True
