@@ -6,7 +6,8 @@
     python -m bench.mirror small [--runs 1000] [--latency-ms 20] [--s3-latency-ms 10]
         runs of 5 small files each: the sink as a worker uses it (8 deliveries at once) against a sequential loop; with
         a network's waits for the files and for the bucket, for the files alone, and with none, where only the
-        processors of this machine are measured, which the server shares
+        processors of this machine are measured, which the server shares: how much of them a run costs on each side is
+        told too, for it stays the same when other work slows all of it down
 
 Everything it starts it ends, and everything it writes is in a temporary folder (give --dir for a disk with room: the
 large one takes about 2.5 times the size for each round).
@@ -170,6 +171,29 @@ class Peak:
         return (self.most - self.before) / MB
 
 
+class Processors:
+    """Milliseconds of processor that one of `runs` took while the `with` ran: here, and in the process `server`."""
+
+    def __init__(self, server: int, runs: int) -> None:
+        self._server = server
+        self._runs = runs
+
+    def __enter__(self) -> Self:
+        self._before = self._used()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pairs = zip(self._used(), self._before, strict=True)
+        self.here, self.there = ((now - then) / self._runs * 1000 for now, then in pairs)
+
+    def __str__(self) -> str:
+        return f"{self.here:.1f} ms + {self.there:.1f} ms in the server"
+
+    def _used(self) -> tuple[float, float]:
+        fields = Path(f"/proc/{self._server}/stat").read_text().rpartition(")")[2].split()
+        return time.process_time(), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def large(folder: Path, size_mb: int, rounds: int) -> None:
     blob = folder / "recording.webm"
     digest = hashlib.sha256()
@@ -259,8 +283,10 @@ def compare(server: S3Server, bucket: str, port: int, runs: int, size: int) -> N
     for _ in range(3):
         sink.send(small_run(port, size))
         sequential(client, bucket, small_run(port, size))
-    before = measure(lambda: [sequential(client, bucket, one) for one in few])
-    with ThreadPoolExecutor(CONCURRENCY) as pool, Peak() as peak:
+    pid = server.pid
+    with Processors(pid, len(few)) as by_loop:
+        before = measure(lambda: [sequential(client, bucket, one) for one in few])
+    with ThreadPoolExecutor(CONCURRENCY) as pool, Peak() as peak, Processors(pid, runs) as by_mirror:
         took = measure(lambda: list(pool.map(sink.send, deliveries)))
     alone = measure(lambda: [sink.send(replace(one, event_id="evt_b" + one.event_id[5:])) for one in few])
     sink.close()
@@ -268,7 +294,8 @@ def compare(server: S3Server, bucket: str, port: int, runs: int, size: int) -> N
     print(
         f"loop {loop:.1f} runs/s, mirror {mirror:.1f} runs/s "
         f"({mirror / loop:.1f} times; one delivery at a time {len(few) / alone / loop:.1f}), "
-        f"{runs} runs of {FILES} files of {size:,} bytes, memory +{peak.growth:.0f} MiB",
+        f"{runs} runs of {FILES} files of {size:,} bytes, memory +{peak.growth:.0f} MiB; "
+        f"processor for a run: loop {by_loop}, mirror {by_mirror}",
         flush=True,
     )
 

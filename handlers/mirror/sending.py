@@ -5,7 +5,8 @@
 
 The body goes first so that a file that can't be had never keeps the result away. The manifest goes last, so a crash
 in the middle leaves a directory without one; the same delivery again writes the same names and fetches only what is
-not there.
+not there. An event that was never here costs one call for each thing that is kept, and no look beforehand: its body and
+`latest.json` are written where nothing may be, and only when something is there it is looked at.
 This file knows neither S3 nor disks: a `Store` does.
 """
 
@@ -28,12 +29,14 @@ from handlers.mirror.manifest import Kept, Manifest, Skipped, about, iso, kept_i
 from handlers.mirror.names import safe_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.threads import Crew, Pool, within
-from handlers.mirror.types import DEFAULT, content_type
+from handlers.mirror.types import DEFAULT, JSON, content_type
 
 MAX_DOCUMENT = 32 * 1024 * 1024
 """Bytes of a manifest that is read back at the most."""
 FETCHING_THREADS = 32
 """Files that all runs together fetch at the same time, besides one for each run."""
+MAX_OFFERED = 1024 * 1024
+"""Bytes of a body that is offered without a look whether it is there: more would be sent for nothing."""
 SWAPS = 8
 """How often `latest.json` is compared and set before somebody else is let go first."""
 
@@ -48,12 +51,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where one object of a delivery goes. `content`: its content type."""
+    """Where one object of a delivery goes. `content`: its content type. `moves`: another one will take its place, so
+    nobody on the way to a reader should keep it."""
 
     key: str
     content: str
     delivery: Delivery
     deadline: Deadline
+    moves: bool = False
 
 
 class Store(Protocol):
@@ -76,6 +81,14 @@ class Store(Protocol):
 
     def put(self, target: Target, body: bytes) -> None:
         """Write `body`."""
+        ...
+
+    def create(self, target: Target, body: bytes) -> bool:
+        """Write `body` where nothing is. False when something is, or when this place can't tell: look then.
+
+        A place may find out with the first call whether it can tell, and write twice for that: let that one be for
+        something that is the same each time.
+        """
         ...
 
     def receive(self, target: Target, incoming: Incoming) -> None:
@@ -124,8 +137,7 @@ class Mirror:
         prefix = self._prefix_of(delivery)
         folder = ("test-" if delivery.test else "") + safe_name(delivery.event_id) + "/"
         visit = _Visit(self._store, delivery, prefix + folder, deadline)
-        content = DEFAULT if delivery.problem else "application/json"
-        body = visit.keep_document("run.json", delivery.body, content, "event")
+        body = visit.begin()
         listing = Listing(self._services, delivery)
         wanted, skipped = self._wanted(delivery, listing)
         cap = self._options.max_artifact_bytes
@@ -137,7 +149,7 @@ class Mirror:
         skipped = [*(result for result in results if isinstance(result, Skipped)), *skipped]
         visit.finish(Manifest(about(delivery), kept, skipped))
         if not delivery.test:
-            self._point_latest(prefix, folder, delivery, deadline)
+            self._point_latest(prefix, folder, visit)
         return self._receipt(visit.directory, kept, skipped)
 
     def _prefix_of(self, delivery: Delivery) -> str:
@@ -171,16 +183,18 @@ class Mirror:
             return _skipped(artifact, str(reason))
         return _kept(artifact, incoming.size, incoming.sha256, target.content, incoming.content_encoding)
 
-    def _point_latest(self, prefix: str, folder: str, delivery: Delivery, deadline: Deadline) -> None:
-        target = Target(prefix + "latest.json", "application/json", delivery, deadline)
-        mine = order_of(delivery)
+    def _point_latest(self, prefix: str, folder: str, visit: _Visit) -> None:
+        delivery, deadline = visit.delivery, visit.deadline
+        target = Target(prefix + "latest.json", JSON, delivery, deadline, moves=True)
+        mine, document = order_of(delivery), latest(delivery, folder)
+        if visit.is_first and self._store.create(target, document):
+            return
         for _ in range(SWAPS):
             there = self._store.read(target.key, deadline)
             theirs = points_to(there.body) if there else None
             if theirs is not None and theirs >= mine:
                 return
-            version = there.version if there else None
-            if self._store.swap(target, latest(delivery, folder), version):
+            if self._store.swap(target, document, there.version if there else None):
                 return
             deadline.left()
         raise Unavailable("latest.json is being changed by others all the time")
@@ -216,12 +230,29 @@ class _Visit:
         self.delivery = delivery
         self.directory = directory
         self.deadline = deadline
+        self.is_first = False
+        """The store has just told that the event was not there before."""
         self._store = store
-        self._there = store.survey(directory, deadline)
+        self._there: Mapping[str, int] = {}
         self._manifest = b""
-        if "manifest.json" in self._there and (stored := store.read(directory + "manifest.json", deadline)):
+        self._kept: Mapping[str, Kept] = {}
+
+    def begin(self) -> Kept:
+        """Write the event's body; where that is there already, look what else is."""
+        body, target = self.delivery.body, self.target("run.json", DEFAULT if self.delivery.problem else JSON)
+        if self.delivery.attempt == 1 and len(body) <= MAX_OFFERED and self._store.create(target, body):
+            self.is_first = True
+            return _event_file(body, target.content)
+        self._there = self._store.survey(self.directory, self.deadline)
+        manifest = self.directory + "manifest.json"
+        if "manifest.json" in self._there and (stored := self._store.read(manifest, self.deadline)):
             self._manifest = stored.body
         self._kept = kept_in(self._manifest)
+        same = self.already(Artifact("event", "run.json", "", sha256=hashlib.sha256(body).hexdigest(), size=len(body)))
+        if same is not None:
+            return replace(same, content_type=target.content)
+        self._store.put(target, body)
+        return _event_file(body, target.content)
 
     def target(self, name: str, content: str) -> Target:
         """Where a file of this event goes."""
@@ -242,20 +273,15 @@ class _Visit:
             return None
         return before or _kept(artifact, size, sha256, content_type(name), "")
 
-    def keep_document(self, name: str, body: bytes, content: str, kind: str) -> Kept:
-        """Write a document unless the very same is there."""
-        same = self.already(Artifact(kind, name, "", sha256=hashlib.sha256(body).hexdigest(), size=len(body)))
-        if same is not None:
-            return replace(same, content_type=content)
-        self._store.put(self.target(name, content), body)
-        artifact = Artifact(kind, name, "")
-        return replace(_kept(artifact, len(body), hashlib.sha256(body).hexdigest(), content, ""), source="")
-
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest, unless that is what is there."""
         document = manifest.dump()
         if document != self._manifest:
-            self._store.put(self.target("manifest.json", "application/json"), document)
+            self._store.put(self.target("manifest.json", JSON), document)
+
+
+def _event_file(body: bytes, content: str) -> Kept:
+    return _kept(Artifact("event", "run.json", ""), len(body), hashlib.sha256(body).hexdigest(), content, "")
 
 
 def _kept(artifact: Artifact, size: int, sha256: str, content: str, encoding: str) -> Kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 DEFAULT = "application/octet-stream"
+JSON = "application/json"
 
 _TYPES = {
     "avi": "video/x-msvideo",
@@ -13,13 +14,13 @@ _TYPES = {
     "eml": "message/rfc822",
     "gif": "image/gif",
     "gz": "application/gzip",
-    "har": "application/json",
+    "har": JSON,
     "htm": "text/html",
     "html": "text/html",
     "ics": "text/calendar",
     "jpeg": "image/jpeg",
     "jpg": "image/jpeg",
-    "json": "application/json",
+    "json": JSON,
     "log": "text/plain; charset=utf-8",
     "md": "text/markdown; charset=utf-8",
     "mhtml": "multipart/related",

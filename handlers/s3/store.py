@@ -38,6 +38,8 @@ class Bucket:
         self._name = options.bucket
         self._lock = threading.Lock()
         self._made: Any = None
+        self._heeds: bool | None = None
+        """Whether the server heeds If-None-Match; some ignore it without a word."""
         self._buffers = Buffers()
         self._pool = Pool(BUFFERS, "part")
         self._tags = {
@@ -94,6 +96,14 @@ class Bucket:
         with spoken(self._name):
             self._put(target, body)
 
+    def create(self, target: Target, body: bytes) -> bool:
+        if self._heeds is False:
+            return False
+        written = self._put_if(target, body, IfNoneMatch="*")
+        if self._heeds is None:
+            self._heeds = (self._put_if(target, body, IfNoneMatch="*") if written else written) is False
+        return bool(written)
+
     def receive(self, target: Target, incoming: Incoming) -> None:
         encoding = {"ContentEncoding": incoming.content_encoding} if incoming.content_encoding else {}
         promised = incoming.artifact.sha256
@@ -135,18 +145,11 @@ class Bucket:
 
     def swap(self, target: Target, body: bytes, version: str | None) -> bool:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
-        with spoken(self._name):
-            try:
-                self._put(target, body, CacheControl="no-cache", **condition)
-            except ClientError as error:
-                code, status = code_of(error)
-                if code in _MOVED or status in (409, 412):
-                    return False
-                if code != "NotImplemented":
-                    raise
-                # A server without conditional writes: what was read a moment ago has to do.
-                self._put(target, body, CacheControl="no-cache")
-        return True
+        written = self._put_if(target, body, **condition)
+        if written is None:
+            # A server without conditional writes: what was read a moment ago has to do.
+            self.put(target, body)
+        return written is not False
 
     def place(self, key: str) -> str:
         return f"s3://{self._name}/{key}"
@@ -162,6 +165,20 @@ class Bucket:
             return f"{self._options.endpoint_url}/{name}/{path}"
         parts = urlsplit(self._options.endpoint_url)
         return f"{parts.scheme}://{name}.{parts.netloc}{parts.path}/{path}"
+
+    def _put_if(self, target: Target, body: bytes, **condition: str) -> bool | None:
+        """Whether it was written; None when the server knows no conditional writes, and then it was not."""
+        with spoken(self._name):
+            try:
+                self._put(target, body, **condition)
+            except ClientError as error:
+                code, status = code_of(error)
+                if code in _MOVED or status in (409, 412):
+                    return False
+                if code != "NotImplemented":
+                    raise
+                return None
+        return True
 
     def _put(self, target: Target, body: bytes, **more: Any) -> None:
         target.deadline.left()
@@ -181,6 +198,7 @@ class Bucket:
         options = self._options
         settings = {
             "ContentType": target.content,
+            "CacheControl": "no-cache" if target.moves else None,
             "ContentDisposition": None if may_be_shown(target.content) else "attachment",
             "StorageClass": options.storage_class,
             "ServerSideEncryption": options.sse,

@@ -16,14 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from pydantic import ValidationError
 
 from handlers.conformance import SinkConformance, Target, closed_port, make_delivery, sample_run, silent_port
-from handlers.contract import Refused, Services, Unavailable
+from handlers.contract import Delivery, Refused, Services, Sink, Unavailable
 from handlers.s3 import S3Sink
 from handlers.s3.errors import spoken
 from receiver.processes import die_with_parent
@@ -221,6 +223,38 @@ class TestS3Mirror(MirrorSuite):
         assert self.one(place, "/invoice.pdf") == PDF
         assert server.paths() == ["/v1/artifacts/a_1/content"], "only what could not be shown to be the same"
 
+    def test_an_event_that_was_not_there_costs_one_call_for_each_thing_that_is_kept(
+        self, place: Place, server: ArtifactServer
+    ) -> None:
+        sink = place.sink()
+        sink.send(make_delivery())  # whose second call finds out what the server heeds
+        calls = calls_of(sink)
+        sink.send(make_delivery(full_run(server)))
+        assert sorted(calls) == ["PutObject"] * 7
+        calls.clear()
+        run = sample_run("tsk_1", modified_at="2026-03-01T10:00:00")
+        sink.send(make_delivery(run))
+        sink.send(make_delivery({**run, "modified_at": "2026-03-01T11:00:00"}))
+        assert calls == [*["PutObject"] * 6, "GetObject", "PutObject"], "the second one finds latest.json"
+
+    @pytest.mark.parametrize("server_does", ["ignores", "does not know"])
+    def test_a_server_without_conditional_writes_is_asked_before_latest_is_moved(
+        self, place: Place, server_does: str
+    ) -> None:
+        def event(hour: int) -> Delivery:
+            return make_delivery(sample_run("tsk_1", modified_at=f"2026-03-01T{hour}:00:00"))
+
+        sink = place.sink()
+        if server_does == "ignores":
+            events_of(sink).register("before-call.s3.PutObject", without_condition)
+        else:
+            events_of(sink).register("before-send.s3.PutObject", not_implemented)
+        oldest, newest = event(10), event(12)
+        for sent, expected in ((oldest, oldest), (newest, newest), (event(11), newest), (oldest, newest)):
+            sink.send(sent)
+            assert json.loads(place.tree()["task_v1/tsk_1/latest.json"])["event_id"] == expected.event_id
+        assert len(place.tree()) == 3 * 2 + 1
+
     def test_links_lead_to_the_bucket_or_to_where_people_reach_it(self, place: Place, objects: Objects) -> None:
         delivery = make_delivery(sample_run("tsk_ü"))
         key = f"{objects.root}task_v1/tsk_%C3%BC/{delivery.event_id}/run.json"
@@ -268,6 +302,31 @@ class TestS3Mirror(MirrorSuite):
         run = full_run(server, recording_url=server.add("/v", body))
         place.sink(checksums=False).send(make_delivery(run))
         assert self.one(place, "/recording.webm") == body
+
+
+def events_of(sink: Sink[Any]) -> Any:
+    """Where boto3 tells of each call that the sink makes."""
+    assert isinstance(sink, S3Sink)
+    return sink._bucket._client().meta.events
+
+
+def calls_of(sink: Sink[Any]) -> list[str]:
+    """The calls that the sink makes from now on, as they come."""
+    calls: list[str] = []
+    events_of(sink).register("before-call.s3", lambda model, **_: calls.append(model.name))
+    return calls
+
+
+def without_condition(params: dict[str, Any], **_: Any) -> None:
+    for name in ("If-None-Match", "If-Match"):
+        params["headers"].pop(name, None)
+
+
+def not_implemented(request: AWSPreparedRequest, **_: Any) -> AWSResponse | None:
+    if not {"If-None-Match", "If-Match"} & set(request.headers):
+        return None
+    body = SimpleNamespace(stream=lambda: [b"<Error><Code>NotImplemented</Code></Error>"])
+    return AWSResponse(request.url, 501, {}, body)
 
 
 _CHILD = """
