@@ -75,7 +75,9 @@ class EmbeddedValkey:
                 self.log.replace(self.log.with_suffix(".log.1"))
             self._log_start = self.log.stat().st_size if self.log.exists() else 0
         except OSError as error:
-            raise NotStarted(f"{self.directory} can't be used for the embedded Valkey: {error.strerror}") from None
+            raise NotStarted(
+                f"{self.directory} can't be used for the embedded Valkey: {error.strerror}; set RUNHOOK_DATA"
+            ) from None
         assert self._lock is not None
         self.process = spawn(
             [str(binary), *self._options()],

@@ -6,6 +6,7 @@ A user's mistake is one line on standard error and an exit code that means somet
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -77,6 +78,8 @@ def build_app(wanted: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """The entry point of the `runhook` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         sys.stdout.write(f"runhook {__version__}\n")

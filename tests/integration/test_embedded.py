@@ -127,7 +127,7 @@ def test_damaged_data_is_one_clear_line(server: EmbeddedValkey) -> None:
 
 def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotStarted, match="can't be used for the embedded Valkey: Not a directory"):
+    with pytest.raises(NotStarted, match="can't be used for the embedded Valkey: Not a directory; set RUNHOOK_DATA"):
         EmbeddedValkey(tmp_path / "file").start()
 
 

@@ -126,6 +126,20 @@ def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytes
     assert runhook("runs") == (3, "", "runhook: /data/spool: no space left on device\n")
 
 
+def test_what_a_terminal_has_no_character_for_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="iso8859-1"))
+    monkeypatch.setattr(sys, "argv", ["runhook", "runs"])
+    table = lambda **_: _output.print_table("", NAMES, [["evt_1…", "Bücher", "dead", ""]], "")  # noqa: E731
+    monkeypatch.setattr("receiver.cli.build_app", lambda _: table)
+
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    assert end.value.code == 0
+    assert "evt_1?  Bücher".encode("iso8859-1") in shown.getvalue()
+
+
 ROWS = [["evt_1", "tsk_1", "delivered", "s3://runs/a/very/long/receipt/indeed/evt_1"], ["evt_2", "tsk_2", "dead", ""]]
 NAMES = ["event", "run", "state", "receipt"]
 
