@@ -45,7 +45,7 @@ def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
 
 def append(redis_url: str, *events: Event) -> None:
     async def work() -> None:
-        writer = InboxWriter(redis_url)
+        writer = InboxWriter(redis_url, timeout=30)  # a busy disk is not what these tests are about
         await writer.append(events)
         await writer.close()
 

@@ -26,7 +26,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 async def test_events_of_a_dead_reader_are_there_for_the_next_one_at_once(redis_url: str, client: redis.Redis) -> None:
     # Given three events, two of them taken by a reader that is dead now
-    writer = InboxWriter(redis_url)
+    writer = InboxWriter(redis_url, timeout=30)
     bodies = [b"1", b"2", b"3"]
     await writer.append([Event(event_id("s", body), "s", body, time.time()) for body in bodies])
     dead, living = InboxReader(client, "dead"), InboxReader(client, "living")

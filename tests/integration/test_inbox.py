@@ -29,7 +29,7 @@ def reader(client: redis.Redis) -> InboxReader:
 
 @pytest.fixture
 async def writer(redis_url: str) -> AsyncIterator[InboxWriter]:
-    writer = InboxWriter(redis_url)
+    writer = InboxWriter(redis_url, timeout=30)  # a busy disk is not what most of these tests are about
     yield writer
     await writer.close()
 
