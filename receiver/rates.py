@@ -6,15 +6,6 @@ The only user of limits.
 from __future__ import annotations
 
 import redis
-from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute, RateLimitItemPerSecond
-from limits.storage import RedisStorage
-from limits.strategies import MovingWindowRateLimiter
-
-_ITEMS: dict[float, type[RateLimitItem]] = {
-    1.0: RateLimitItemPerSecond,
-    60.0: RateLimitItemPerMinute,
-    3600.0: RateLimitItemPerHour,
-}
 
 
 class Rate:
@@ -24,8 +15,14 @@ class Rate:
     """
 
     def __init__(self, client: redis.Redis, sink: str, limit: tuple[int, float]) -> None:
+        # Most processes have no rate to keep, and it takes as long to import as a tenth of all the rest.
+        from limits import RateLimitItemPerHour, RateLimitItemPerMinute, RateLimitItemPerSecond
+        from limits.storage import RedisStorage
+        from limits.strategies import MovingWindowRateLimiter
+
         amount, seconds = limit
-        self._item = _ITEMS[seconds](amount)
+        kinds = {1.0: RateLimitItemPerSecond, 60.0: RateLimitItemPerMinute, 3600.0: RateLimitItemPerHour}
+        self._item = kinds[seconds](amount)
         self._sink = sink
         storage = RedisStorage("redis://", connection_pool=client.connection_pool, key_prefix="runhook:rate")
         self._limiter = MovingWindowRateLimiter(storage)

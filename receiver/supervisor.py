@@ -23,7 +23,7 @@ from secrets import token_hex
 from typing import Final
 
 from receiver.errors import RunhookError
-from receiver.processes import Stops, die_with_parent, kind_and_place
+from receiver.processes import Stops, die_with_parent, kind_and_place, started
 
 log = logging.getLogger("runhook.worker")
 
@@ -145,7 +145,7 @@ class Supervisor:
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         gc.collect()
-        gc.freeze()  # or the first collection in each child copies every page
+        started()  # or the first collection in each child copies every page
         try:
             while not self._stops:
                 self._tick(reader)

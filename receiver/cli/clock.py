@@ -11,6 +11,7 @@ import typer
 
 from receiver import logs
 from receiver.config import load
+from receiver.processes import started
 from receiver.settings import Settings
 
 
@@ -27,6 +28,7 @@ def clock(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     the_clock = build(settings, load(settings.config, settings.environ))
+    started()
     try:
         the_clock.run(stopping.wait)
     finally:

@@ -16,6 +16,7 @@ import typer
 from receiver import logs
 from receiver.config import Config, load
 from receiver.errors import NotStarted
+from receiver.processes import started
 from receiver.settings import Settings
 
 BACKLOG = 2048
@@ -64,6 +65,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
         lines.append(f"WARNING: {warning}")
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")
+    started()
     server.run(sockets=[listener])
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")
