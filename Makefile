@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 4
 
+# Where the environment forbids it, each of many processes would compile all that it imports anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: install demo test lint format types check chaos bench loop clean
 
 install: $(VENV)/.installed

@@ -1,5 +1,9 @@
 """Fixtures that several kinds of tests share. Servers are real, started here, and ended by their own process id."""
 
+import os
+from itertools import groupby
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no failure: what a property costs is not what it says.
@@ -15,3 +19,23 @@ pytest_plugins = [
     "tests.servers.scripted",
     "tests.servers.submitting",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests that take long over the workers of xdist, and have each begin with them.
+
+    Each worker is given a run of the list, and one that is done takes from the end of another's: so what is left for
+    the end is short, and none waits for the last one. Tests of one module stay together, for its fixtures.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    modules = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
+    long = [tests for tests in modules if tests[0].path.parent.name == "acceptance"]
+    short = [item for tests in modules if tests not in long for item in tests]
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        mine = [item for tests in long[number::workers] for item in tests]
+        until = len(items) * (number + 1) // workers
+        room = max(0, until - len(ordered) - len(mine))
+        ordered += [*mine, *short[:room]]
+        del short[:room]
+    items[:] = [*ordered, *short]
