@@ -212,8 +212,8 @@ def answered(connection: sa.Connection, submission_id: str, answer: Answer, now:
     return found
 
 
-def told(connection: sa.Connection, submission_id: str, status: int, body: bytes, now: float) -> None:
-    """The caller has heard of the run after all: this is the answer from now on."""
+def told(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
+    """The caller has heard of the run after all: this is the answer from now on. No `body`: it has not."""
     connection.execute(
         sa.update(submissions)
         .where(submissions.c.id == submission_id, submissions.c.state == State.ACCEPTED)

@@ -222,9 +222,11 @@ class Submitter:
         """
         prepared = prepare(source, key, call, path, query, body, headers)
         new, now = prepared.new, time.time()
+        if new.idempotency_key is not None:
+            gone = _stays  # by its key it finds the answer anyway
         submission, made = await self._store.write(lambda connection: submissions.begin(connection, new, now))
         if not made:
-            return await self._join(source, prepared, submission)
+            return await self._join(source, prepared, submission, gone)
         # Made first and shielded: the caller may hang up, the request is on its way all the same.
         task = asyncio.create_task(self._carry(source, prepared, gone))
         self._going[submission.id] = task
@@ -247,15 +249,17 @@ class Submitter:
             answer = Answer(Move.REJECT, reason=reason, release=not held_for_good(said))
         kept = self._redacted(reply.body) if isinstance(found, Created) else reply.body
         answer = replace(answer, status=reply.status, body=kept)
-        if isinstance(found, Created) and new.idempotency_key is None and await gone():
+        if isinstance(found, Created) and await gone():
             answer = replace(answer, status=_HUNG_UP, body=None)
         submission = await self._write(new.id, answer)
+        if answer.status == reply.status and isinstance(found, Created):
+            await self._unhear(new.id, gone)
         log.info(
             "submit.%s submission=%s source=%s call=%s run=%s status=%d",
             answer.move.value.replace(" ", "_"), new.id, new.source, new.call, answer.run_id, reply.status,
         )  # fmt: skip
         if isinstance(found, Lost) and submission is not None:
-            return await self._proof(source, submission) or reply
+            return await self._proof(source, submission, gone) or reply
         return reply
 
     async def _write(self, submission_id: str, answer: Answer) -> Submission | None:
@@ -279,14 +283,14 @@ class Submitter:
 
     # A request that repeats an earlier one.
 
-    async def _join(self, source: Source, prepared: Prepared, submission: Submission) -> Reply:
+    async def _join(self, source: Source, prepared: Prepared, submission: Submission, gone: Gone) -> Reply:
         if submission.request_hash != prepared.new.request_hash:
             return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
         submission = await self._settled(submission)
         if _unanswered(submission) and submission.state is State.PENDING:
             reply = error(409, "The first request with this content is still on its way", retry_after="5")
         else:
-            reply = await self._again(source, submission)
+            reply = await self._again(source, submission, gone)
         return reply.for_submission(submission.id).with_headers(**{REPLAYED_HEADER: "true"})
 
     async def _settled(self, submission: Submission) -> Submission:
@@ -312,19 +316,19 @@ class Submitter:
             submission = found
         return submission
 
-    async def _again(self, source: Source, submission: Submission) -> Reply:
+    async def _again(self, source: Source, submission: Submission, gone: Gone) -> Reply:
         """The answer that the submission has, or can have by now."""
         if submission.answer_status is not None and submission.answer is not None and submission.answer_status < 300:
             return Reply(submission.answer_status, submission.answer, {"content-type": "application/json"})
         if submission.state in (State.UNKNOWN, State.ACCEPTED):
-            found = await self._proof(source, submission)
+            found = await self._proof(source, submission, gone)
             if found is not None:
                 return found
         if submission.answer_status is not None and submission.answer is not None:
             return Reply(submission.answer_status, submission.answer, {"content-type": "application/json"})
         return error(502, "what became of the call is not known yet")
 
-    async def _proof(self, source: Source, submission: Submission) -> Reply | None:
+    async def _proof(self, source: Source, submission: Submission, gone: Gone) -> Reply | None:
         """The answer to a submit whose own was lost, once its run is known: by webhook, or found in Skyvern's API."""
         said: Said | None = None
         try:
@@ -346,21 +350,32 @@ class Submitter:
             body = short_answer(submission.call, submission.run_id, run)
         if body is not None:
             reply = Reply(200, body, {"content-type": "application/json"}).for_submission(submission.id)
-            return await self._told(submission, reply)
+            return await self._told(submission, reply, gone)
         ours = source.callback(submission.id)
         replacing = {json.dumps(ours).encode(): json.dumps(submission.callback_url or None).encode()} if ours else {}
         assert said is not None
         reply = relay(said, source.secrets, replacing=replacing).for_submission(submission.id)
-        return await self._told(submission, reply) if reply.status < 300 else None
+        return await self._told(submission, reply, gone) if reply.status < 300 else None
 
-    async def _told(self, submission: Submission, reply: Reply) -> Reply:
-        """`reply`, which is the submission's answer from now on."""
+    async def _told(self, submission: Submission, reply: Reply, gone: Gone) -> Reply:
+        """`reply`, which is the submission's answer from now on, unless nobody is there to hear it."""
+        if await gone():
+            return reply
         kept = self._redacted(reply.body)
         with suppress(LedgerUnavailable, LedgerDataError):
             await self._store.write(
                 lambda connection: submissions.told(connection, submission.id, reply.status, kept, time.time())
             )
+        await self._unhear(submission.id, gone)
         return reply
+
+    async def _unhear(self, submission_id: str, gone: Gone) -> None:
+        """Take back that the caller has heard of the run, when it hung up while that was being written down."""
+        if await gone():
+            with suppress(LedgerUnavailable, LedgerDataError):
+                await self._store.write(
+                    lambda connection: submissions.told(connection, submission_id, _HUNG_UP, None, time.time())
+                )
 
     async def close(self, seconds: float) -> None:
         """Wait a while for submits that are on their way. What is not answered then is found by the clock."""

@@ -72,6 +72,37 @@ def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller had heard of it
 
 
+def test_who_hangs_up_again_and_again_still_makes_one_run(submitting: Make, scripted_server: ScriptedServer) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    scripted_server.script = [run("tsk_1", delay=0.8), run("tsk_1", delay=0.8)]
+    scripted_server.default = run("tsk_1")
+
+    for _ in range(2):  # the second one joins the first, and gives up as well
+        with pytest.raises(httpx2.TimeoutException):
+            rig.client.post("/v1/run/tasks", json={"prompt": "p"}, timeout=0.3)
+    wait_until(lambda: len(scripted_server.calls) == 2)
+    time.sleep(1.2)  # the second one's answer has come, to nobody
+    again = rig.client.post("/v1/run/tasks", json={"prompt": "p"})
+
+    assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
+    assert [call.method for call in scripted_server.calls] == ["POST", "GET", "GET"]
+
+
+def test_who_hung_up_and_has_a_key_gets_the_answer_that_there_was(
+    submitting: Make, scripted_server: ScriptedServer
+) -> None:
+    rig = submitting(scripted_server.url, dispatching=False)
+    scripted_server.script = [run("tsk_1", delay=0.8)]
+    submit: dict[str, Any] = {"json": {"prompt": "p"}, "headers": {"idempotency-key": "k"}}
+
+    with pytest.raises(httpx2.TimeoutException):
+        rig.client.post("/v1/run/tasks", **submit, timeout=0.3)
+    again = rig.client.post("/v1/run/tasks", **submit)
+
+    assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
+    assert [call.method for call in scripted_server.calls] == ["POST"]
+
+
 def test_who_is_still_there_may_ask_for_the_same_once_more(submitting: Make, scripted_server: ScriptedServer) -> None:
     rig = submitting(scripted_server.url, dispatching=False)
     scripted_server.default = run("tsk_1", delay=0.3)
