@@ -1,7 +1,8 @@
 """From the inbox to the ledger: what each event says, whether it is news, and which deliveries it makes.
 
-One batch is one transaction. Only when it is committed do its entries leave the inbox, so a dispatcher may be killed
-at any moment: the batch comes back, and its event ids tell that it was there already.
+One batch is one transaction; one with large bodies is taken in parts. Only when it is committed do its entries leave
+the inbox, so a dispatcher may be killed at any moment: the batch comes back, and its event ids tell that it was there
+already.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from receiver.tally import DispatchTally
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
+PART_BYTES = 8 << 20
+"""Bytes of bodies of one transaction (one event may be larger): a body takes ten times its size in memory while it is
+understood, and all who write wait for a transaction."""
 LINGER = 1.0
 """Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up."""
 RECLAIM_EVERY = 4.0
@@ -89,16 +93,16 @@ class Dispatcher:
         self._redis.close()
 
     def _take(self, entries: list[Entry]) -> None:
-        if not entries:
-            return
         self._kept = entries
-        events = [entry.event for entry in entries if entry.event is not None]
-        if len(events) < len(entries):
-            log.error("dispatch.dropped entries=%d reason=not written by a receiver", len(entries) - len(events))
-        sinks = self.dispatch(events)
-        self._reader.done([entry.entry_id for entry in entries])
-        self._kept = []
-        wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
+        while self._kept:
+            part = _part(self._kept)
+            events = [entry.event for entry in part if entry.event is not None]
+            if len(events) < len(part):
+                log.error("dispatch.dropped entries=%d reason=not written by a receiver", len(part) - len(events))
+            sinks = self.dispatch(events)
+            self._reader.done([entry.entry_id for entry in part])
+            self._kept = self._kept[len(part) :]
+            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
 
     def dispatch(self, events: Sequence[Event]) -> list[str]:
         """Record `events` and make their deliveries. Returns the sinks that now have something to do.
@@ -235,6 +239,16 @@ class Dispatcher:
         if submission and submission.callback_url and item.newest:  # as Skyvern would: one for each attempt's end too
             lane = lanes.lane_of(submission.callback_url)
             item.deliveries.append(NewDelivery(lanes.SINK, lanes.ROUTE, lane))
+
+
+def _part(entries: list[Entry]) -> list[Entry]:
+    """The first of them, up to PART_BYTES of bodies, and at least one."""
+    size = 0
+    for count, entry in enumerate(entries):
+        size += len(entry.event.body) if entry.event is not None else 0
+        if count and size > PART_BYTES:
+            return entries[:count]
+    return entries
 
 
 def build(settings: Settings, config: Config, owner: str) -> Dispatcher:

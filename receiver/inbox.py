@@ -242,7 +242,7 @@ class InboxReader:
         more: Any = self._redis.eval(_READ, 1, STREAM, GROUP, self._consumer, count - len(first), READ_BYTES, _STEP)
         return [*first, *((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in more)]
 
-    def reclaim(self, idle_ms: int = 8000, count: int = 32) -> list[Entry]:
+    def reclaim(self, idle_ms: int = 8000, count: int = 8) -> list[Entry]:
         """Up to `count` entries that a reader took `idle_ms` ago and never acknowledged; [] if there are none.
 
         Call it again until there are none: `count` bounds what may be in memory at once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -222,6 +222,37 @@ def test_a_ledger_that_is_away_leaves_the_batch_in_hand_and_the_flag_down(redis_
     assert deliveries(gone) == {"tsk_1": ["archive", "results"]}
     assert InboxReader(connection, "x").depth()[0] == 0
     dispatcher.close()
+
+
+def test_large_bodies_are_taken_in_parts_and_only_what_is_not_recorded_yet_is_taken_again(
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a batch of which no more than two fit into a part, and a process that is cut off in the third part
+    monkeypatch.setattr("receiver.dispatch.PART_BYTES", 50_000)
+    append(redis_url, *(event(body(f"tsk_{n}", output="x" * 20_000)) for n in range(6)), event(body("tsk_6")))
+    parts: list[list[str]] = []
+    dispatch = dispatcher.dispatch
+
+    def watched(events: Sequence[Event]) -> list[str]:
+        parts.append([json.loads(each.body)["run_id"] for each in events])
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return dispatch(events)
+
+    monkeypatch.setattr(dispatcher, "dispatch", watched)
+    with pytest.raises(KeyboardInterrupt):
+        dispatcher.run(once())
+    # Then what came before is in the ledger and out of the inbox
+    assert parts == [["tsk_0", "tsk_1"], ["tsk_2", "tsk_3"], ["tsk_4", "tsk_5", "tsk_6"]]
+    assert deliveries(ledger).keys() == {"tsk_0", "tsk_1", "tsk_2", "tsk_3"}
+    connection = redis.Redis.from_url(redis_url)
+    assert InboxReader(connection, "x").depth()[0] == 3
+    # And the next job goes on from there
+    dispatcher.run(once())
+    assert parts[3:] == parts[2:3]
+    assert len(deliveries(ledger)) == 7
+    assert InboxReader(connection, "x").depth()[0] == 0
+    connection.close()
 
 
 def test_an_event_appended_while_a_job_ends_is_not_forgotten(
