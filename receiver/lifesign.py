@@ -78,13 +78,13 @@ class Begun:
         self._path = _folder(directory) / name
         self._room = room
         self._numbers = itertools.count()
-        self._handle = -1
+        self._handle, self._start = -1, 0
         with suppress(OSError):
-            self._handle = os.open(self._path, os.O_RDWR)
-            os.lseek(self._handle, 0, os.SEEK_END)
-            os.write(self._handle, f"{_MARK}\n".encode())
-            self._start = os.fstat(self._handle).st_size
-            os.write(self._handle, _slot("") * room)
+            handle = os.open(self._path, os.O_RDWR)
+            os.lseek(handle, 0, os.SEEK_END)
+            os.write(handle, f"{_MARK}\n".encode())
+            self._handle, self._start = handle, os.fstat(handle).st_size  # from now on the sign is taken at its word
+            os.write(handle, _slot("") * room)
 
     def note(self, what: str) -> None:
         """It begins now. `what`: up to 63 ASCII characters."""

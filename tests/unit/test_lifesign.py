@@ -181,6 +181,11 @@ def test_without_a_sign_that_can_be_trusted_nobody_knows_what_was_begun(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
+    LifeSign(tmp_path, "ops@a.3", "deliver:ops")._let_go()
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        Begun(tmp_path, "ops@a.3", room=3).note("dlv_1")
+    assert lifesign.begun(tmp_path, "ops@a.3") is None
     monkeypatch.setattr(os, "pwrite", full)
     it.note("dlv_2")
     assert lifesign.begun(tmp_path, "ops@a.1") is None
