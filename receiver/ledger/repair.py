@@ -55,7 +55,6 @@ def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Seq
         sa.select(
             deliveries.c.id,
             deliveries.c.attempts,
-            deliveries.c.spent,
             deliveries.c.claim,
             deliveries.c.updated_at,
             deliveries.c.lane,
@@ -73,9 +72,10 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     `spends`: how many of its attempts that costs each. A delivery that kills its worker must end some day. But what was
     in hand was hardly begun, and will be in hand no second time.
 
-    What has spent attempts before is due at different times: if one of them kills its worker, the others must not be
-    under way together with it again and again.
+    What lapses again is due at different times: if one of them kills its worker, the others must not be under way
+    together with it again and again.
     """
+    before = _lapses(connection, held)
     rows = [
         {
             "delivery_id": row.id,
@@ -99,12 +99,25 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
         "reason": reason,
         "spent": deliveries.c.spent + spends,
     }
-    fresh, suspect = [row for row in held if not row.spent], [row for row in held if row.spent]
+    fresh, again = [row for row in held if row.id not in before], [row for row in held if row.id in before]
     if fresh:
         connection.execute(_these(connection, fresh).values(**changes, due_at=now))
-    for place, row in enumerate(suspect, 1):
-        due_at = now + min(_APART * 2**row.spent, _LONGEST) * place / len(suspect)
+    for place, row in enumerate(again, 1):
+        due_at = now + min(_APART * 2 ** before[row.id], _LONGEST) * place / len(again)
         connection.execute(_these(connection, [row]).values(**changes, due_at=due_at))
+
+
+def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
+    """How often those of the deliveries have lapsed whose last attempt did."""
+    if not held:
+        return {}
+    query = (
+        sa.select(attempts.c.delivery_id, sa.func.count().label("times"), sa.func.max(attempts.c.number).label("last"))
+        .where(bulk.among(connection, attempts.c.delivery_id, [row.id for row in held]), attempts.c.outcome == "lapsed")
+        .group_by(attempts.c.delivery_id)
+    )
+    numbers = {row.id: row.attempts for row in held}
+    return {row.delivery_id: row.times for row in connection.execute(query) if row.last == numbers[row.delivery_id] - 1}
 
 
 def _these(connection: sa.Connection, rows: Sequence[Any]) -> sa.Update:

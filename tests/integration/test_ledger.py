@@ -364,6 +364,19 @@ def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) ->
     assert kill_worker(NOW + 50) == [5, 10, 15, 20]
 
 
+def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(ledger: Ledger) -> None:
+    # Given a delivery that its sink could not take, so that it has spent an attempt
+    record(ledger, new_event("tsk_1", "ops"))
+    settle(ledger, claim(ledger, "ops"), Move.DEFER, due_at=NOW)
+    ledger.write(lambda it: repair.make_due(it, NOW + 1))
+    assert len(claim(ledger, "ops", token="w/2", now=NOW + 1)) == 1
+    # When its worker is killed
+    ledger.write(lambda it: repair.release_claims(it, "w", NOW + 2))
+    # Then it need not wait: nothing says that it had to do with that
+    (row,) = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
+    assert (row["state"], row["due_at"]) == ("queued", NOW + 2)
+
+
 def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
     claim(ledger, "results", token="w_1/1", limit=1)
