@@ -51,6 +51,8 @@ from receiver.web import Context, Part
 
 STOP_WITHIN: Final = 8.0
 """Seconds from the beginning of a stop within which submits on their way are still waited for."""
+BODY_TIMEOUT: Final = 120.0
+"""Seconds that a request's body may take; files are uploaded through here too."""
 LEAVE_AFTER: Final = 3.5
 """Seconds from the beginning of a stop after which a caller is told that its answer can't be awaited any longer."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -278,11 +280,15 @@ class _Api:
 
     async def _body(self, request: Request) -> bytes:
         pieces, size = [], 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > self._max_body:
-                raise Refusal(error(413, f"The body is over {self._max_body} bytes"))
-            pieces.append(piece)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                async for piece in request.stream():
+                    size += len(piece)
+                    if size > self._max_body:
+                        raise Refusal(error(413, f"The body is over {self._max_body} bytes"))
+                    pieces.append(piece)
+        except TimeoutError:
+            raise Refusal(error(408, "The body did not come in time", connection="close")) from None
         return b"".join(pieces)
 
     async def _wake(self) -> None:

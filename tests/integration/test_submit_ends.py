@@ -4,18 +4,20 @@ somebody else hears of the run first."""
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger import queries
-from receiver.submit import gate, resolving, results
+from receiver.submit import api, gate, resolving, results
 from receiver.submit.keys import digest
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
@@ -128,6 +130,22 @@ def test_a_skyvern_that_loses_answers_and_then_hangs_holds_no_submit_for_long(
     assert {answer.status_code for answer in answers} == {500}
     assert time.monotonic() - began < 5
     assert {row["state"] for row in rig.rows()} == {"unknown"}
+
+
+def test_a_body_that_trickles_is_not_waited_for(
+    submitting: Make, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BODY_TIMEOUT", 0.5)
+    rig = submitting(skyvern_simulator.url, dispatching=False)
+    head = f"POST /v1/run/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\ncontent-length: 100\r\n\r\n"
+
+    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=5) as connection:
+        connection.sendall(head.encode() + b'{"prompt": ')
+        said = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert b'{"detail": "The body did not come in time"}' in said
+    assert rig.rows() == []
 
 
 def test_a_key_that_is_revoked_while_it_waits_hears_no_more(

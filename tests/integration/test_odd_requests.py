@@ -1,0 +1,118 @@
+"""Requests that no SDK would send: none makes a 5xx of ours, and none reaches more than its key's scope says."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.submitting import Submitting
+
+Make = Callable[..., Submitting]
+
+ODD_PATHS = [
+    "/v1/runs/..",
+    "/v1/runs/../x",
+    "/v1/runs/%2e%2e/x",
+    "/v1/runs/..%2f..%2fapi/v1/organizations/o/apikeys",
+    "/v1/runs/%252e%252e/x",
+    "/v1/runs/x\\..\\y",
+    "//v1/runs",
+    "/v1//runs",
+    "/v1/./runs",
+    "/v1/",
+    "/V1/runs",
+    "/api//v1/tasks",
+    "/api/v2/tasks",
+    "/v1/organizations/o/api%6beys",
+    "/v1/ui%2dsession",
+    "/v1/credentials/onepassword/%67et",
+    "/v1/internal/auth/repair",
+    "/v1/runs/\xff",
+]
+GARBAGE = [
+    b"",
+    b"null",
+    b"NaN",
+    b"[]",
+    b"{",
+    b'{"a":1,}',
+    b'{"a":1}x',
+    b'{"prompt":"\xff"}',
+    b'{"a":' + b"1" * 5000 + b"}",
+    b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    '{"prompt":"p"}'.encode("utf-16"),
+    b'{"labels":{"\\ud800":1}}',
+]
+# Which of several members Skyvern takes is its own affair: all of them are ours.
+WEBHOOKS = [
+    b'{"webhook_url":"https://a.example/h","webhook_url":"http://10.0.0.1/"}',
+    b'{"webhook\\u005furl":"http://10.0.0.1/"}',
+]
+
+
+def ask(rig: Submitting, method: str, path: str, key: str, body: bytes = b"") -> tuple[int, bytes]:
+    """The status and body of the answer to a request with these very bytes."""
+    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nconnection: close\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n" if body or method == "POST" else "\r\n"
+    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=20) as connection:
+        connection.sendall(head.encode("latin-1") + body)
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    found = re.match(rb"HTTP/1\.1 (\d{3}) ", said)
+    assert found, said
+    return int(found[1]), said.partition(b"\r\n\r\n")[2]
+
+
+@pytest.fixture
+def rig(submitting: Make, scripted_server: ScriptedServer) -> Submitting:
+    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
+    return submitting(scripted_server.url, dispatching=False)
+
+
+def test_no_spelling_of_a_path_gets_around_the_gate(rig: Submitting, scripted_server: ScriptedServer) -> None:
+    answers = {path: ask(rig, "GET", path, rig.whole_key)[0] for path in ODD_PATHS}
+
+    assert {path: status for path, status in answers.items() if status not in (307, 400, 403, 404)} == {}
+    assert scripted_server.calls == []
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PROPFIND", "CONNECT", "get", "FOO"])
+def test_an_odd_method_does_nothing(rig: Submitting, scripted_server: ScriptedServer, method: str) -> None:
+    assert {ask(rig, method, path, rig.whole_key)[0] for path in ("/v1/runs", "/v1/run/tasks")} <= {400, 405}
+    assert scripted_server.calls == []
+
+
+def test_a_key_that_may_submit_reaches_nothing_else(rig: Submitting, scripted_server: ScriptedServer) -> None:
+    key = rig.key("submit")
+    for path in ("/v1/runs/x/cancel", "/v1/runs%2fx%2fcancel", "/v1/runs/cancel", "/v1/browser_sessions", "/v1/x/runs"):
+        assert ask(rig, "POST", path, key, b"{}")[0] == 403, path
+    for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE"):
+        assert ask(rig, method, "/v1/run/tasks", key)[0] == 403, method
+    assert scripted_server.calls == []
+
+    assert ask(rig, "POST", "/v1/run%2ftasks", key, b'{"prompt": "p"}')[0] == 200
+    assert [row["call"] for row in rig.rows()] == ["tasks"]  # however it is spelt, it is a submission
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:12]))
+def test_garbage_is_a_422_and_goes_nowhere(rig: Submitting, scripted_server: ScriptedServer, body: bytes) -> None:
+    status, said = ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body)
+
+    assert (status, said.startswith(b'{"detail"')) == (422, True)
+    assert (scripted_server.calls, rig.rows()) == ([], [])
+
+
+@pytest.mark.parametrize("body", WEBHOOKS)
+def test_no_spelling_of_a_member_gets_a_webhook_past_us(
+    rig: Submitting, scripted_server: ScriptedServer, body: bytes
+) -> None:
+    assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body)[0] == 400
+    assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body.replace(b"10.0.0.1", b"b.example"))[0] == 200
+
+    (call,) = scripted_server.calls
+    assert b"example" not in call.body
+    assert call.body.count(f'"{rig.url}/webhooks/skyvern/sub_'.encode()) == body.count(b"_url") + body.count(b"005f")
