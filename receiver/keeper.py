@@ -36,6 +36,8 @@ COMMIT_BYTES: Final = 4 << 20
 WATCH_EVERY: Final = 0.5
 """Seconds between two looks at free disk space, and at the inbox's depth."""
 ADOPT_EVERY: Final = 2.0
+ADOPT_FILES: Final = 2
+"""Files that are opened at a time of what another process left: whoever waits for the spool waits for that."""
 EXAMINE_EVERY: Final = 30.0
 RELEASE: Final = 0.9
 """An inbox that was over its limits takes events again when it is down to this part of them."""
@@ -320,9 +322,9 @@ class Keeper:
             now = time.monotonic()
             try:
                 self._disk_low = await self._on_disk(self._spool.free) < 0
-                if now - adopted >= ADOPT_EVERY:
+                if now - adopted >= ADOPT_EVERY or not self._spool.whole:
                     adopted = now
-                    await self._on_disk(self._spool.adopt)
+                    await self._on_disk(self._spool.adopt, ADOPT_FILES)
                 if self._redis_up:
                     self._measured(*await self._writer.depth())
                     if now - examined >= EXAMINE_EVERY:

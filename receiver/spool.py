@@ -51,10 +51,42 @@ class Batch:
 class _Lane:
     """One directory of segments, and the lock that makes it ours."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: int, unopened: Sequence[Path] = ()) -> None:
         self.path = path
         self.segments: list[Segment] = []
+        self._unopened = [(each, _size(each)) for each in unopened]
+        self.unreadable = False
+        """Whether it holds a file that could not be opened."""
         self._lock = lock
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has been opened."""
+        return not self._unopened
+
+    @property
+    def bytes(self) -> int:
+        return sum(segment.end for segment in self.segments) + sum(size for _, size in self._unopened)
+
+    def open_next(self) -> int:
+        """Open the next file that an earlier process left; how many events it holds. One that can't be read is told,
+        and left for the next process."""
+        path, _ = self._unopened.pop(0)
+        try:
+            self.segments.append(Segment.open(path))
+        except OSError as error:
+            log.error("spool.unreadable file=%s error=%s", path, error.strerror)
+            self.unreadable = True
+            return 0
+        return self.segments[-1].events
+
+    def oldest(self) -> Segment | None:
+        """The first that is not empty."""
+        while True:
+            found = next((segment for segment in self.segments if not segment.empty), None)
+            if found is not None or self.whole:
+                return found
+            self.open_next()
 
     def begin_segment(self) -> Segment:
         last = int(self.segments[-1].path.stem) if self.segments else 0
@@ -91,7 +123,8 @@ class Spool:
         self._others_bytes = 0
         self._looked_at = float("-inf")
         self.events = 0
-        """How many events wait in this process's lane and those it adopted. Any thread may read it."""
+        """How many events wait in this process's lane and in those it adopted, as far as they were opened, and never 0
+        before all of that was. Any thread may read it."""
         self.bytes = 0
         """How many bytes those lanes take up. Any thread may read it."""
 
@@ -110,14 +143,32 @@ class Spool:
             raise NotStarted(f"can't use the spool {self._directory}: {error.strerror}; set RUNHOOK_DATA") from None
         self.adopt()
 
-    def adopt(self) -> int:
-        """Take over the lanes of processes that are gone; how many events they hold. What can't be read is told."""
+    @property
+    def whole(self) -> bool:
+        """Whether all that was adopted has been opened. Any thread may read it."""
+        return all(lane.whole for lane in self._adopted)
+
+    def adopt(self, most: int | None = None) -> int:
+        """Take over the lanes of processes that are gone; how many events were found. What can't be read is told.
+
+        `most`: how many files to open; the rest is opened at the next calls, or when its turn comes. To open one takes
+        some 50 ms, in which nothing is appended.
+        """
         found = 0
         try:
             with self._door():
                 for path in sorted(self._directory.iterdir()):
                     if path.is_dir() and not self._is_ours(path) and (path / "lock").exists():
-                        found += self._adopt(path)
+                        self._adopt(path)
+            for lane in self._adopted:
+                events = 0
+                while not lane.whole and (most is None or most > 0):
+                    events += lane.open_next()
+                    most = None if most is None else most - 1
+                if events:
+                    log.warning("spool.adopted lane=%s events=%d", lane.path.name, events)
+                found += events
+            self._tidy()
         except OSError as error:
             log.error("spool.unreadable directory=%s error=%s", self._directory, error.strerror)
         return found
@@ -125,22 +176,13 @@ class Spool:
     def _is_ours(self, path: Path) -> bool:
         return any(lane.path == path for lane in self._lanes())
 
-    def _adopt(self, path: Path) -> int:
+    def _adopt(self, path: Path) -> None:
         try:
             lock = _lock(path / "lock")
         except FileNotFoundError:  # its owner has removed it just now
-            return 0
-        if lock is None:
-            return 0
-        lane = _Lane(path, lock)
-        for name in sorted(path.glob("*.seg")):
-            lane.segments.append(Segment.open(name))
-        events = sum(segment.events for segment in lane.segments)
-        if events:
-            log.warning("spool.adopted lane=%s events=%d", path.name, events)
-        self._adopted.append(lane)
-        self._tidy()
-        return events
+            return
+        if lock is not None:
+            self._adopted.append(_Lane(path, lock, sorted(path.glob("*.seg"))))
 
     def append(self, events: Sequence[Event]) -> None:
         """Add `events` and return when they are on disk. Raises SpoolFull or OSError; none of them is kept then."""
@@ -175,6 +217,7 @@ class Spool:
         while True:
             segment = self._oldest()
             if segment is None:
+                self._tidy()
                 return Batch(())
             events, offset, frames = segment.read(count, size)
             if events:
@@ -190,7 +233,7 @@ class Spool:
             self._tidy()
 
     def _oldest(self) -> Segment | None:
-        return next((segment for lane in self._lanes() for segment in lane.segments if not segment.empty), None)
+        return next((segment for lane in self._lanes() if (segment := lane.oldest()) is not None), None)
 
     def _tidy(self) -> None:
         """Delete drained segments and adopted lanes without any."""
@@ -200,7 +243,7 @@ class Spool:
                 if segment.damaged:
                     log.error("spool.damaged file=%s frames=%d: set aside", segment.path, segment.damaged)
                 segment.remove()
-        for lane in [each for each in self._adopted if not each.segments]:
+        for lane in [each for each in self._adopted if each.whole and not each.segments and not each.unreadable]:
             self._adopted.remove(lane)
             lane.remove()
         self._count()
@@ -212,9 +255,9 @@ class Spool:
             yield self._own
 
     def _count(self) -> None:
-        segments = [segment for lane in self._lanes() for segment in lane.segments]
-        self.events = sum(segment.events for segment in segments)
-        self.bytes = sum(segment.end for segment in segments)
+        events = sum(segment.events for lane in self._lanes() for segment in lane.segments)
+        self.events = max(events, 0 if self.whole else 1)
+        self.bytes = sum(lane.bytes for lane in self._lanes())
 
     def free(self) -> int:
         """Free bytes on the spool's disk beyond the reserve; less than 0 when the reserve is eaten into."""

@@ -133,6 +133,56 @@ def test_a_lane_whose_owner_lives_is_left_alone_and_adopted_when_it_is_gone(tmp_
     second.close()
 
 
+def test_what_a_dead_process_left_is_opened_little_by_little_and_drained_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a process that is gone, and left six files of two events each
+    monkeypatch.setattr("receiver.spool.SEGMENT_BYTES", 1)
+    first, second = open_spool(tmp_path), open_spool(tmp_path)
+    for number in range(0, 12, 2):
+        first.append(events(number, number + 2))
+    left = first.bytes
+    first.close()
+    # When another takes them over
+    assert second.adopt(2) == 4
+    second.append(events(12, 14))
+    # Then it opens no more than asked, and knows of the rest
+    assert (second.whole, second.events, second.bytes) == (False, 6, left + second._own.bytes)  # type: ignore[union-attr]
+    # And the rest has its turn before what came later, also when nobody opens it beforehand
+    assert drained(second, 3) == events(0, 14)
+    assert (second.whole, second.events) == (True, 0)
+    assert second.adopt(2) == 0
+    second.close()
+    assert files(tmp_path) == []
+
+
+def test_a_file_that_can_not_be_read_holds_up_no_other_and_is_left_for_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("receiver.spool.SEGMENT_BYTES", 1)
+    first = open_spool(tmp_path)
+    for number in range(0, 6, 2):
+        first.append(events(number, number + 2))
+    first.close()
+    before = Segment.open
+
+    def failing(path: Path) -> Segment:
+        if path.name == "00000002.seg":
+            raise OSError(5, "Input/output error")
+        return before(path)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Segment, "open", failing)
+        second = open_spool(tmp_path)
+        assert drained(second) == [*events(0, 2), *events(4, 6)]
+        second.close()
+    assert caplog.text.count("spool.unreadable file=") == 1
+    third = open_spool(tmp_path)
+    assert drained(third) == events(2, 4)
+    third.close()
+    assert files(tmp_path) == []
+
+
 def test_nothing_that_was_appended_is_lost_by_kill_9(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.integration.test_spool import open_spool, events\n"
