@@ -26,7 +26,8 @@ from receiver.submit.states import OPEN, Move
 
 SKEW: Final = 120.0
 """Seconds by which Skyvern's clock may differ from ours."""
-PAGES: Final = 5
+PAGES: Final = 20
+"""Pages of 100 runs that one look lists at the most: only as far back as the oldest submission that it is for."""
 READS: Final = 40
 """Runs that one look reads at the most."""
 CONTROLS: Final = 3

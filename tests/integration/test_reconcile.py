@@ -257,6 +257,23 @@ def test_a_submission_that_certainly_has_no_run_gives_its_idempotency_key_back(
     assert unsent.it.submission("sub_" + "1" * 32).state is State.PENDING
 
 
+def test_a_submission_without_a_run_is_told_from_many_that_came_after_it(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = rig(skyvern_simulator, budget="1000/s")
+    unsent = Unsent(it)
+    for number in range(12):
+        token = f"sub_{number:032x}"
+        it.begin(token)
+        callback = f"http://127.0.0.1:9/webhooks/skyvern/{token}"
+        it.answered(skyvern_simulator.submit(f"more {number}", webhook_url=callback)["run_id"], token)
+    (source,) = it.reconciler.sources
+    real = source.reader.list_runs
+    monkeypatch.setattr(source.reader, "list_runs", lambda page, _: real(page, 1))  # 13 pages, as with 1,300 runs
+
+    assert unsent.look(700).state is State.LOST
+
+
 def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
