@@ -69,7 +69,7 @@ def safe_url(url: object) -> str:
     """`url` if it is an absolute http(s) address of a host, with all that could mean something in a message
     percent-encoded; else "". No address with a user name in it: that is how one host is made to look like another.
     """
-    if not isinstance(url, str) or not url.isprintable() or url != url.strip():
+    if not isinstance(url, str) or len(url) > URL_MAX or not url.isprintable() or url != url.strip():
         return ""
     try:
         parts = urlsplit(url)

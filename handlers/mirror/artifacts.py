@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from handlers.contract import Artifact
+from handlers.guard import MAX_URL
 from handlers.mirror.names import Taken, safe_name
 
 RESERVED = ("run.json", "manifest.json", "latest.json")
@@ -21,6 +22,9 @@ RESERVED = ("run.json", "manifest.json", "latest.json")
 
 MAX_LISTED = 10_000
 """How many artifacts of one run are looked at at all."""
+
+_MAX_ADDRESS = MAX_URL + 1
+"""Characters of an address that are looked at: with so many it is refused, however many more there are."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTENT_PATH = re.compile(r"/artifacts/([A-Za-z0-9_-]{1,200})/content/?$")
@@ -127,7 +131,7 @@ def _downloads(run: Mapping[str, Any]) -> Iterator[Artifact]:
     for entry in _list(run.get("downloaded_files")):
         if not isinstance(entry, Mapping):
             continue
-        url = _text(entry.get("url"))
+        url = _text(entry.get("url"))[:_MAX_ADDRESS]
         places.add(place_of(url))
         sha256, size = _text(entry.get("checksum")), entry.get("file_size")
         yield Artifact(
@@ -155,9 +159,10 @@ def _urls(run: Mapping[str, Any], *fields: str) -> Iterator[str]:
     for name in fields:
         value = run.get(name)
         for url in _list(value) if not isinstance(value, str) else [value]:
-            if isinstance(url, str) and url and (place := place_of(url)) not in places:
+            address = _text(url)[:_MAX_ADDRESS]
+            if address and (place := place_of(address)) not in places:
                 places.add(place)
-                yield _text(url)
+                yield address
 
 
 def _identity(artifact: Artifact) -> str:

@@ -21,10 +21,14 @@ MAX_PART = 120
 _SEPARATORS = '/\\:*?"<>|#%^`{}~'
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _ENDING = 16
+_LOOKED_AT = 2048
+"""Characters of a name's beginning that are looked at, and of its end 2 * _ENDING: a payload's can have millions."""
 
 
 def safe_name(text: str, cap: int = MAX_NAME) -> str:
     """`text` as a name of one file, of at most `cap` bytes in UTF-8. The same text always gives the same name."""
+    if len(text) > _LOOKED_AT + 2 * _ENDING:
+        text = text[:_LOOKED_AT] + text[-2 * _ENDING :]
     kept = "".join(_safe(char) for char in unicodedata.normalize("NFC", text))
     name = _trim(" ".join(kept.split(" ")))
     if len(name.encode()) > cap:
@@ -50,7 +54,7 @@ def _trim(name: str) -> str:
 
 
 def key_part(value: Any) -> str:
-    """A template's value as one part of a prefix: it can't leave its place, and two values never become one.
+    """A template's value as one part of a prefix: it can't leave its place, and no two become one by being changed.
 
     What had to be changed gets a mark of its original text, so that `a/b` and `a_b` stay two runs.
     """
@@ -67,16 +71,18 @@ class Taken:
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = {name.casefold() for name in names}
+        self._numbers: dict[str, int] = {}  # by name: the last that was given, for thousands may have the same
 
     def give(self, name: str) -> str:
         """`name`, or `name` with the first free number before its ending."""
         stem, dot, ending = name.rpartition(".")
         if not dot or not stem:
             stem, dot, ending = name, "", ""
-        number = 1
+        number = self._numbers.get(name.casefold(), 1)
         given = name
         while given.casefold() in self._names:
             number += 1
             given = f"{stem}-{number}{dot}{ending}"
         self._names.add(given.casefold())
+        self._numbers[name.casefold()] = number
         return given

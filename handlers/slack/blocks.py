@@ -153,10 +153,13 @@ def _why(delivery: Delivery) -> Iterator[dict[str, Any]]:
     if block:
         yield section(f"*Why*\n{block}")
     pairs = errors(delivery)
-    lines = ["• " + " ".join(part for part in (code(name, 450), code(text, 450)) if part) for name, text in pairs]
+    lines = [
+        "• " + " ".join(part for part in (code(name, 450), code(text, 450)) if part)
+        for name, text in pairs[:ERRORS_MAX]
+    ]
     if lines:
-        more = f"\n… and {len(lines) - ERRORS_MAX} more" if len(lines) > ERRORS_MAX else ""
-        yield section("*Errors*\n" + "\n".join(lines[:ERRORS_MAX]) + more)
+        more = f"\n… and {len(pairs) - ERRORS_MAX} more" if len(pairs) > ERRORS_MAX else ""
+        yield section("*Errors*\n" + "\n".join(lines) + more)
 
 
 def _output(delivery: Delivery) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from handlers.conformance import make_delivery, sample_run
 from handlers.contract import Artifact, Unavailable
 from handlers.files import Folder
-from handlers.guard import Deadline
+from handlers.guard import MAX_URL, Deadline
 from handlers.mirror import artifacts_of, safe_name
 from handlers.mirror.artifacts import is_content_path, place_of, renewed, with_listed
 from handlers.mirror.download import Incoming
@@ -183,6 +183,22 @@ def test_taken_names_get_the_first_free_number_also_where_only_case_differs() ->
     taken = Taken(["run.json"])
     given_names = [taken.give(name) for name in ("a.pdf", "A.pdf", "a-2.pdf", "a.pdf", "run.json", "README", "README")]
     assert given_names == ["a.pdf", "A-2.pdf", "a-2-2.pdf", "a-3.pdf", "run-2.json", "README", "README-2"]
+
+
+def test_thousands_of_files_with_one_name_and_names_and_addresses_of_megabytes_cost_little() -> None:
+    began = time.thread_time()
+    same = artifacts_of({"downloaded_files": [{"url": f"{API}/{n}", "filename": "a.pdf"} for n in range(10_000)]})
+    assert [artifact.name for artifact in (same[0], same[1], same[-1])] == ["a.pdf", "a-2.pdf", "a-10000.pdf"]
+    assert len({artifact.name for artifact in same}) == 10_000
+    long = "a/" * 5_000_000
+    (download, recording) = artifacts_of(
+        {"downloaded_files": [{"url": API, "filename": long + ".pdf"}], "recording_url": f"{API}/{'%' * 10_000_000}"}
+    )
+    assert download.name.endswith(".pdf")
+    assert len(recording.url) > MAX_URL, "still longer than what is fetched"
+    assert is_safe(key_part(long), MAX_PART)
+    assert key_part(long) != key_part(long + "/")
+    assert time.thread_time() - began < 3
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -330,6 +331,17 @@ def test_an_incident_is_one_workflow_failing_in_one_way() -> None:
     assert key(replace(failing("No login form"), status="terminated")) != first
     assert key(make_delivery(sample_run(failure_reason="No login form", workflow_id="wpid_2"))) != first
     assert key(replace(failing("No login form"), sink="other")) != first
+
+
+def test_what_is_not_shown_costs_little_however_much_of_it_there_is() -> None:
+    run = sample_run(errors=[{"error_code": "E", "reasoning": "x" * 20}] * 200_000)
+    run["app_url"] = "https://app.example/" + "<" * 5_000_000
+    delivery = make_delivery(run)
+    began = time.thread_time()
+    message = build(delivery).to_dict()
+    assert time.thread_time() - began < 2
+    assert "… and 199995 more" in all_text(message)
+    assert wording.safe_url("https://a.example/" + "a" * wording.URL_MAX) == ""
 
 
 def test_only_failures_are_incidents() -> None:
