@@ -19,7 +19,6 @@ import orjson
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
-_MAX_NUMBER_DIGITS = 307  # what a double holds, for SQLite
 
 INT64 = range(-(2**63), 2**63)
 
@@ -76,15 +75,15 @@ def to_number(value: Any) -> Decimal:
     """Numbers, also as text (1234.50, no thousands separators). Raises NoFit."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise NoFit("no number")
+    if isinstance(value, str):
+        value = value.strip()
+        if not _NUMBER.fullmatch(value):
+            raise NoFit("no number")
     try:
-        if isinstance(value, str):
-            if not _NUMBER.fullmatch(value.strip()):
-                raise NoFit("no number")
-            return Decimal(value.strip())
         number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except InvalidOperation:
         raise NoFit("no number") from None
-    if not number.is_finite() or number.adjusted() > _MAX_NUMBER_DIGITS:
+    if not math.isfinite(float(number)):  # more than a double holds, which is what SQLite has
         raise NoFit("no number that a column holds")
     return number
 

@@ -452,6 +452,16 @@ def test_money_keeps_its_cents_on_postgresql(pg: Database) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "held"), [(1e308, 1e308), ("1e308", 1e308), ("9" * 400, None), ("1e309", None), (10**400, None)]
+)
+def test_a_number_as_text_is_held_to_what_a_number_is(database: Database, value: object, held: float | None) -> None:
+    sink = database.sink(columns={"total": {"path": "output.total", "type": "number"}})
+    sink.send(make_delivery(sample_run("tsk_1", output={"total": value})))
+    found = database.row()["total"]
+    assert (None if found is None else float(found)) == held
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"url": "results.db"}, "is no database URL"),
