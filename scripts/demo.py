@@ -214,8 +214,11 @@ def show(environ: dict[str, str]) -> None:
     for row in rows(database):
         print("        " + "  ".join(f"{value}"[:60] for value in row if value is not None))
     print(f"files:  {archive.relative_to(ROOT)}")
-    for path in sorted(archive.rglob("run.json"))[:4]:
+    kept = sorted(archive.rglob("run.json"))
+    for path in kept[:4]:
         print(f"        {path.relative_to(ROOT)}")
+    if len(kept) > 4:
+        print(f"        … and {len(kept) - 4} more")
     print(f"ledger: {(DATA / 'ledger.db').relative_to(ROOT)}")
 
 

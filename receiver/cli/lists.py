@@ -17,6 +17,7 @@ from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
 from receiver.ledger.migrate import ensure_schema
 from receiver.settings import Settings
+from receiver.states import State
 from receiver.submit.states import Submission
 
 SUBMISSION_STATES = [state.value for state in Submission]
@@ -122,7 +123,7 @@ def runs(
             )
             for row in found
         ],
-        "no runs yet: send one with `runhook trigger`",
+        _nothing("runs", wanted),
     )
 
 
@@ -156,8 +157,14 @@ def events(
             )
             for row in found
         ],
-        "no events yet: send one with `runhook trigger`",
+        _nothing("events", wanted),
     )
+
+
+def _nothing(what: str, wanted: queries.Filter) -> str:
+    """What is said instead of an empty list."""
+    everything = wanted == queries.Filter(limit=wanted.limit)
+    return f"no {what} yet: send one with `runhook trigger`" if everything else f"no such {what}"
 
 
 def what_it_is(event: dict[str, Any]) -> str:
@@ -186,6 +193,8 @@ def deliveries(
     as_json: Json = False,
 ) -> None:
     """List the deliveries with their receipts, the one that changed last first."""
+    if unknown := sorted(set(state or ()) - set(State)):
+        raise UsageError(f"--state {unknown[0]}: a delivery is {', '.join(State)}")
     wanted = queries.Filter(
         source=source,
         run_id=run,

@@ -128,6 +128,8 @@ def replay(
         return [ledger_operations.count(connection, kind, each, backfill, force=force) for each in selections]
 
     counts = ask(data, count)
+    if sink and not sum(counts):
+        require_sink(load_config(config, data)[1], sink)  # a misspelt name must not look like success
     if dry_run:
         _output.out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}")
         return
@@ -233,9 +235,18 @@ def operations(data: Data = None, limit: Limit = queries.LIMIT, as_json: Json = 
                 each.done,
                 each.total,
                 _output.when(each.created_at),
-                each.selection.to_json(),
+                _selected(each.selection),
             )
             for each in found
         ],
         "no operations",
     )
+
+
+def _selected(selection: Selection) -> str:
+    """What an operation takes, as people read it."""
+    found = {name: value for name, value in _parts(selection).items() if value}
+    for name in ("since", "until"):
+        if name in found:
+            found[name] = _output.when(found[name])
+    return " ".join(f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in found.items())

@@ -81,10 +81,7 @@ def list_sinks(config: ConfigFile = None, data: Data = None, as_json: Json = Fal
                 row["type"],
                 _state(row),
                 ", ".join(f"{count} {state}" for state, count in sorted(row["deliveries"].items())),
-                "; ".join(
-                    f"{each['origin']}: {each['reason']}" for each in row.get("origins", {}).get("shut", [])[:SHOWN]
-                )
-                or row["reason"],
+                _why(row),
             )
             for row in found
         ],

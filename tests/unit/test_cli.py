@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -124,6 +125,31 @@ def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytes
     monkeypatch.setattr("receiver.cli.build_app", lambda _: lambda **_: refuse())
 
     assert runhook("runs") == (3, "", "runhook: /data/spool: no space left on device\n")
+
+
+def test_a_misspelt_sink_or_state_is_no_success(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
+
+    said = "runhook: no sink is called opps; the config has ops\n"
+    assert runhook("replay", "--sink", "opps", "--config", "c.yaml") == (2, "", said)
+    assert runhook("replay", "--sink", "ops", "--config", "c.yaml", "--dry-run")[0] == 0
+    said = "runhook: --state deed: a delivery is held, queued, sending, waiting, delivered, dead, cancelled\n"
+    assert runhook("deliveries", "--state", "deed") == (2, "", said)
+
+
+def test_an_empty_list_says_whether_there_is_nothing_at_all(runhook: Run) -> None:
+    assert runhook("runs") == (0, "no runs yet: send one with `runhook trigger`\n", "")
+    assert runhook("runs", "--status", "failed") == (0, "no such runs\n", "")
+    assert runhook("events", "--since", "2h") == (0, "no such events\n", "")
+
+
+def test_what_an_operation_takes_is_shown_for_people(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
+    runhook("replay", "--sink", "ops", "--state", "dead", "--since", "2h", "--config", "c.yaml")
+
+    assert re.search(
+        r"  sink=ops state=dead since=\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ until=\d{4}-", runhook("operations")[1]
+    )
 
 
 def test_what_a_terminal_has_no_character_for_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
