@@ -603,7 +603,7 @@ def test_a_server_that_is_killed_and_returns_goes_on_with_what_it_had(
 ) -> None:
     server = postgres_factory(fsync=True)
     database = Database(server.url())
-    sink = database.sink(timeout=2)
+    sink = database.sink(timeout=5)
     sink.send(event("tsk_1", 1))
     server.kill()
     with pytest.raises(Unavailable, match="PostgreSQL"):
@@ -617,13 +617,13 @@ def test_a_server_that_is_killed_and_returns_goes_on_with_what_it_had(
 def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Callable[..., PostgresProcess]) -> None:
     server = postgres_factory()
     database = Database(server.url())
-    sink = database.sink(timeout=1)
+    sink = database.sink(timeout=2)
     sink.send(event("tsk_1", 1))
     server.hang()
     started = time.monotonic()
     with pytest.raises(Unavailable, match="in time"):
         sink.send(event("tsk_2", 1))
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 10
     server.resume()
     sink.send(event("tsk_3", 1))
     assert {"tsk_1", "tsk_3"} <= {row["run_id"] for row in database.rows()}
@@ -631,19 +631,19 @@ def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Cal
 
 
 def test_a_locked_table_is_unavailable_in_time(pg: Database) -> None:
-    sink = pg.sink(timeout=1)
+    sink = pg.sink(timeout=2)
     sink.send(event("tsk_1", 1))
     with pg.engine.begin() as connection:
         connection.execute(sa.text("LOCK TABLE skyvern_runs IN ACCESS EXCLUSIVE MODE"))
         started = time.monotonic()
         with pytest.raises(Unavailable, match="lock timeout"):
             sink.send(event("tsk_1", 2))
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
     assert isinstance(sink.send(event("tsk_1", 2)), Receipt)
 
 
 def test_a_sqlite_file_that_another_process_holds_is_unavailable_in_time(sqlite: Database, tmp_path: Path) -> None:
-    sink = sqlite.sink(timeout=0.3)
+    sink = sqlite.sink(timeout=1)
     sink.send(event("tsk_1", 1))
     with (tmp_path / "results.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

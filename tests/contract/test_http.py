@@ -264,12 +264,12 @@ def test_the_answer_is_read_no_further_than_64_kib(server: ScriptedServer) -> No
     with sink_to(server.url) as sink:
         started = time.monotonic()
         assert isinstance(sink.send(make_delivery()), Receipt)
-        assert time.monotonic() - started < 2, "it waited for the rest"
+        assert time.monotonic() - started < 5, "it waited for the rest"
 
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(delay=3), Reply(drip=0.05), Reply(200, body=b"x" * 500, drip=0.02)],
+    [Reply(delay=9), Reply(drip=0.2), Reply(200, body=b"x" * 500, drip=0.02)],
     ids=["late", "dripping headers", "dripping body"],
 )
 def test_a_slow_answer_is_left_in_time(server: ScriptedServer, reply: Reply) -> None:
@@ -278,7 +278,7 @@ def test_a_slow_answer_is_left_in_time(server: ScriptedServer, reply: Reply) -> 
         started = time.monotonic()
         with pytest.raises(Unavailable):
             sink.send(make_delivery())
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 4
 
 
 # Connections

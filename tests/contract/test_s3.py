@@ -270,20 +270,20 @@ class TestS3Mirror(MirrorSuite):
         gate = threading.Event()
         body = b"v" * (40 << 20)
         run = sample_run(recording_url=server.add("/r", body, gate=gate))
-        options = options_for(own, own.new_bucket(), timeout=3)
+        options = options_for(own, own.new_bucket(), timeout=6)
         sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
         sink.send(make_delivery())  # so that nothing which only the first one costs is left
         with ThreadPoolExecutor(1) as pool:
             began = time.monotonic()
             answer = pool.submit(sink.send, make_delivery(run))
-            deadline = time.monotonic() + 3
+            deadline = time.monotonic() + 6
             while not own.client.list_multipart_uploads(Bucket=options["bucket"]).get("Uploads"):
                 assert time.monotonic() < deadline
             own.hang()
             gate.set()
             with pytest.raises(Unavailable):
                 answer.result(timeout=30)
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 12
         own.resume()
         sink.close()
 

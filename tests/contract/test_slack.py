@@ -255,7 +255,7 @@ def test_a_slow_answer_is_given_up_in_time(slack: FakeSlack, webhook: Make, bot:
         started = time.monotonic()
         with pytest.raises(Unavailable, match="did not answer in time"):
             sink.send(make_delivery())
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 4.5
 
 
 def test_nothing_is_tried_twice_by_the_sink_itself(slack: FakeSlack, webhook: Make, bot: Make) -> None:
@@ -533,7 +533,7 @@ def test_a_send_that_waits_for_its_turn_gives_up_in_time(slack: FakeSlack, bot: 
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9
     assert len(errors) >= 1
 
 

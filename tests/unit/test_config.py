@@ -480,14 +480,14 @@ def test_what_is_no_yaml_is_one_clear_line(file: Path, content: bytes, problem: 
 def test_aliases_that_unfold_without_end_are_refused_quickly(file: Path) -> None:
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
-    started = time.perf_counter()
+    started = time.thread_time()
 
     file.write_text("\n".join(levels))
     assert "unfolds to more than 20000 values" in whole(file)
     file.write_text("a: &a [*a]")
     assert "nested too deeply, or inside itself" in whole(file)
 
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_nothing_in_a_file_is_ever_called(file: Path, tmp_path: Path) -> None:

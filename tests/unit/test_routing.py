@@ -343,11 +343,11 @@ def test_no_list_that_a_stranger_sends_takes_more_than_a_moment(rule: str) -> No
     """The library's map needs 10 s for 20,000 elements; here a rule does without, or says that it is too much."""
     seen = view({**RUN, "output": ["x"] * 60_000})
     router = Router([route(when=rule)])
-    started = time.perf_counter()
+    started = time.thread_time()
 
     router.match(seen)
 
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_a_rule_that_would_look_at_too_much_does_not_hinder_the_others() -> None:
@@ -370,11 +370,11 @@ def test_a_large_text_beside_what_a_rule_mentions_costs_nothing() -> None:
     router = Router([route(when="run.status == 'completed' && !has(run.output.absent)")])
     seen = view({**RUN, "output": {"page": "x" * 5_000_000, "list": [[1] * 10] * 10_000}})
     router.match(seen)
-    started = time.perf_counter()
+    started = time.thread_time()
 
     assert router.match(seen).targets
 
-    assert time.perf_counter() - started < 0.05
+    assert time.thread_time() - started < 0.05
 
 
 JSON = st.recursive(
