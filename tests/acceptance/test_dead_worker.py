@@ -31,7 +31,7 @@ class Held(Deployment):
         self.consumer.script += [Reply(delay=60)] * PLACES
         record(self.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(2 * PLACES)))
         self.run("worker")
-        eventually(lambda: len(self.consumer.requests) == PLACES, 30)
+        eventually(lambda: len(self.consumer.requests) == PLACES)
 
     def kill_worker(self) -> None:
         self.claims = self._claims()
@@ -90,7 +90,7 @@ def test_the_clock_gives_the_places_of_a_killed_worker_to_one_that_lives(held: H
     first = held.parts.pop("worker")
     second = held.run("worker")
     try:
-        eventually(lambda: held.log_of("worker").count("worker.started") == 2, 30)
+        eventually(lambda: held.log_of("worker").count("worker.started") == 2)
         held.run("clock")
         assert len(held.consumer.requests) == PLACES
         # When that one is killed

@@ -71,10 +71,10 @@ def test_a_demo_that_is_killed_leaves_nothing_behind(clone: Path, number: signal
     with (clone / "shown").open("w") as shown:
         demo = start(clone, stdout=shown)
     try:
-        eventually(lambda: len(running(clone)) >= 6, wait=60)  # demo, dev, Valkey, serve, worker, clock
+        eventually(lambda: len(running(clone)) >= 6)  # demo, dev, Valkey, serve, worker, clock
         demo.send_signal(number)
         demo.wait(40)
-        eventually(lambda: not running(clone), wait=20)
+        eventually(lambda: not running(clone))
     finally:
         demo.kill()
     assert "Traceback" not in (clone / "shown").read_text()

@@ -64,7 +64,7 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def until(condition: Callable[[], Any], seconds: float = 20, what: Callable[[], str] = lambda: "") -> float:
+def until(condition: Callable[[], Any], seconds: float = 60, what: Callable[[], str] = lambda: "") -> float:
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < seconds, f"not within {seconds} s; {what()}"
@@ -101,7 +101,7 @@ class Dev:
         return self.log_path.read_text(errors="replace")
 
     def ready(self) -> Dev:
-        until(lambda: "Ctrl-C stops everything" in self.log or self.process.poll() is not None, 30, lambda: self.log)
+        until(lambda: "Ctrl-C stops everything" in self.log or self.process.poll() is not None, what=lambda: self.log)
         assert self.process.poll() is None, self.log
         return self
 
@@ -120,7 +120,7 @@ class Dev:
             body,
             {"x-skyvern-signature": sign(body, key), "content-type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             assert response.status == 202
             return str(json.load(response)["event_id"])
 
@@ -128,7 +128,7 @@ class Dev:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(15)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()
@@ -162,13 +162,13 @@ def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[.
     # When a signed webhook comes
     dev.post(a_run(1))
     # Then the sink has it
-    until(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), 15, lambda: dev.log)
+    until(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
     # And one Ctrl-C ends all, soon
     pids = descendants(dev.process.pid)
     assert len(pids) >= 5  # valkey, receiver, clock, worker and its children
     started = time.monotonic()
     dev.process.send_signal(signal.SIGINT)
-    assert dev.process.wait(15) == 0
+    assert dev.process.wait(60) == 0
     print(f"{time.monotonic() - started:.2f} seconds from Ctrl-C to the end")
     assert not any(alive(pid) for pid in pids)
     assert "Traceback" not in dev.log
@@ -202,7 +202,9 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callab
 
         took = until(posted, 20, lambda: dev.log)
         seen = f"tsk_{10 + number}"
-        took += until(lambda seen=seen: any(seen in str(p) for p in dev.data.glob("archive/**/*")), 30, lambda: dev.log)
+        took += until(
+            lambda seen=seen: any(seen in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log
+        )
         print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
 
 
@@ -221,7 +223,7 @@ def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(start: Callabl
 
 def refused(dev: Dev, code: int) -> str:
     """The one line with which it ended."""
-    assert dev.process.wait(20) == code, dev.log
+    assert dev.process.wait(60) == code, dev.log
     (line,) = dev.log.splitlines()
     assert line.startswith("runhook: ")
     return line
@@ -266,7 +268,7 @@ def test_with_redis_url_the_same_code_runs_on_a_real_server(
     server = valkey_factory()
     dev = start(REDIS_URL=server.url).ready()
     dev.post(a_run(3))
-    until(lambda: any("tsk_3" in str(path) for path in dev.data.glob("archive/**/*")), 15, lambda: dev.log)
+    until(lambda: any("tsk_3" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
     assert not (dev.data / "redis").exists()
     assert server.connect().exists("rq:workers:dispatch")
 
@@ -291,10 +293,10 @@ def test_names_are_coloured_on_a_terminal(start: Callable[..., Dev]) -> None:
                 shown += os.read(ours, 65536)
             return b"\x1b[" in shown and b"Ctrl-C stops everything" in shown
 
-        until(coloured, 30)
+        until(coloured)
         # The terminal's own Ctrl-C, not a signal to one process
         dev.process.send_signal(signal.SIGINT)
-        until(lambda: coloured() and dev.process.poll() is not None, 15)
+        until(lambda: coloured() and dev.process.poll() is not None)
         assert dev.process.returncode == 0
     finally:
         os.close(ours)

@@ -69,7 +69,7 @@ def strace(pids: Sequence[int], *options: str) -> Iterator[None]:
     attach = [part for pid in pids for part in ("-p", str(pid))]
     tracer = subprocess.Popen([program or "", "-f", "-qq", *options, *attach], stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not all(is_traced(pid) for pid in pids):
             if tracer.poll() is not None or time.monotonic() > deadline:
                 unable(f"strace can't attach: {tracer.stderr.read() if tracer.stderr else ''}")

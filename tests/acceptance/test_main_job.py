@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = "the-api-key-that-skyvern-signs-with"
 BILLING_SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBiaWxsaW5nIHNlcnZpY2U="
 BAD = {"failed", "timed_out", "terminated"}
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds; no claim, but for machines that have other things to do
 
 CONFIG = """\
 sources:
@@ -127,7 +127,7 @@ class System:
 
     def ready(self) -> bool:
         try:
-            return httpx2.get(f"{self.url}/readyz", timeout=2).status_code == 200
+            return httpx2.get(f"{self.url}/readyz", timeout=10).status_code == 200
         except httpx2.HTTPError:
             return False
 
@@ -136,7 +136,7 @@ class System:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         try:
-            return {name: process.wait(20) for name, process in self.processes.items()}
+            return {name: process.wait(60) for name, process in self.processes.items()}
         finally:
             for process in self.processes.values():
                 process.kill()
@@ -158,7 +158,7 @@ class System:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         assert KEY not in done.stdout + done.stderr

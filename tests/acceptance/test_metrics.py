@@ -20,7 +20,7 @@ FIXED = {"outcome", "store", "disposition", "le"}  # labels whose values are wor
 
 def scrape(it: Deployment) -> dict[str, list[Sample]]:
     """The samples by the name of their family, as Prometheus would read them."""
-    answer = httpx2.get(f"{it.url}/metrics", timeout=10)
+    answer = httpx2.get(f"{it.url}/metrics", timeout=60)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     families = list(text_string_to_metric_families(answer.text))

@@ -70,7 +70,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     assert half < 20
     it.run("clock")
     # Then it goes on where it stood, shows its progress, and sends each once more under the same key
-    shown, _ = watch.communicate(timeout=30)
+    shown, _ = watch.communicate(timeout=120)
     assert watch.returncode == 0
     assert shown.splitlines()[0].endswith(": 10 deliveries to replay")
     progress = [int(found) for found in re.findall(r": (\d+) of 10$", shown, re.MULTILINE)]
@@ -123,7 +123,7 @@ def test_a_worker_that_is_stopped_finishes_or_hands_back_and_records_no_success_
     eventually(lambda: len(consumer.requests) >= 2)
     # When the worker is asked to stop
     worker.terminate()
-    assert worker.wait(15) == 0
+    assert worker.wait(60) == 0
     # Then what it had begun is delivered, nothing is in its hands, and the rest waits
     begun = len(consumer.requests)
     assert it.states() == {"delivered": begun, "queued": 6 - begun}
@@ -140,7 +140,7 @@ def test_a_worker_that_is_stopped_finishes_or_hands_back_and_records_no_success_
     it.acked(body(7))
     eventually(lambda: len(consumer.requests) == 7)
     worker.terminate()
-    assert worker.wait(15) == 1
+    assert worker.wait(60) == 1
     (delivery,) = (each for each in it.deliveries() if each["state"] != "delivered")
     assert delivery["state"] == "queued"
     it.run("worker")

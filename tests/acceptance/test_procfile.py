@@ -49,13 +49,13 @@ def test_the_procfile_runs_all_that_is_needed(tmp_path: Path, redis_url: str) ->
     with ExitStack() as stack:
         processes = {name: stack.enter_context(started(name, command, it)) for name, command in lines.items()}
         logs = lambda: "".join((it.directory / f"{name}.log").read_text() for name in lines)  # noqa: E731
-        eventually(lambda: f":{it.port}" in logs(), 30)
+        eventually(lambda: f":{it.port}" in logs())
         # When a webhook comes
         it.acked(body(1))
         # Then it is where the rules want it
-        eventually(lambda: list((tmp_path / "archive").rglob("run.json")), 30)
+        eventually(lambda: list((tmp_path / "archive").rglob("run.json")))
         # And each stops as it is asked to
         for process in processes.values():
             process.send_signal(signal.SIGTERM)
-        assert {name: process.wait(15) for name, process in processes.items()} == dict.fromkeys(lines, 0)
+        assert {name: process.wait(60) for name, process in processes.items()} == dict.fromkeys(lines, 0)
     assert "Traceback" not in logs()

@@ -84,7 +84,7 @@ def test_a_receiver_killed_while_skyvern_answers_a_submit_makes_one_run_and_tell
 
         # When the receiver is killed, started again, and its caller tries once more
         it.kill()
-        caller.join(10)
+        caller.join(60)
         gate.forget()
         it.start()
         again = client.post("/v1/run/tasks", **submit)
@@ -176,4 +176,4 @@ def _held(it: Deployment, count: int) -> bool:
         found = held.search(httpx2.get(f"{it.url}/metrics", timeout=20).text)
         return found is not None and int(found[1]) == count
 
-    return bool(eventually(enough, 30))
+    return bool(eventually(enough))

@@ -82,7 +82,7 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
         while_away = len(paused_lines(it))
         server.start()
         back = time.monotonic()
-        eventually(lambda: it.states().get("delivered", 0) > delivered, 20)
+        eventually(lambda: it.states().get("delivered", 0) > delivered, 30)
         took = time.monotonic() - back
         print(f"{took:.2f} seconds from the return of PostgreSQL to the next delivery")
         assert took < 8
@@ -113,7 +113,7 @@ def test_a_ledger_that_is_locked_and_one_whose_disk_is_full_pause_the_work_until
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
         it.acked(*(body(number) for number in range(1, 20)))
-        eventually(lambda: "dispatch.paused ledger=database is locked" in it.log_of("worker"), 20)
+        eventually(lambda: "dispatch.paused ledger=database is locked" in it.log_of("worker"))
         holder.communicate()
     # Then it goes on within seconds
     began = time.monotonic()
@@ -137,13 +137,13 @@ def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_t
     try:
         dev.ready()
         dev.post(a_run(1))
-        eventually(lambda: any("tsk_1" in str(path) for path in disk.rglob("run.json")), 20)
+        eventually(lambda: any("tsk_1" in str(path) for path in disk.rglob("run.json")))
         # When the disk is full, and Valkey has to write all the same
         filler = disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        eventually(lambda: len(valkey_lines(dev)) > 0, 20)
+        eventually(lambda: len(valkey_lines(dev)) > 0)
         with pytest.raises(OSError, match="503"):
             dev.post(a_run(2))
         time.sleep(2)
@@ -152,8 +152,8 @@ def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_t
         # Then it is back when there is room
         filler.unlink()
         began = time.monotonic()
-        eventually(lambda: accepted(dev, a_run(2)), 20)
-        eventually(lambda: any("tsk_2" in str(path) for path in disk.rglob("run.json")), 20)
+        eventually(lambda: accepted(dev, a_run(2)), 30)
+        eventually(lambda: any("tsk_2" in str(path) for path in disk.rglob("run.json")), 30)
         print(f"{time.monotonic() - began:.2f} seconds from the first free byte to an event delivered")
     finally:
         dev.end()

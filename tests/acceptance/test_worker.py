@@ -31,7 +31,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], Any], seconds: float = 15, what: str = "") -> float:
+def until(condition: Callable[[], Any], seconds: float = 60, what: str = "") -> float:
     """Wait for a condition; how long it took. Fails after `seconds`."""
     started = time.monotonic()
     while not condition():
@@ -119,12 +119,12 @@ def test_kill_9_of_a_child_in_the_middle_of_its_job_costs_a_moment(
     # When it is killed
     os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
     # Then another takes the work up again with nobody's help, and the neighbour never noticed
-    took = until(lambda: worker.done("deliver:ops") == ["long"], 10)
+    took = until(lambda: worker.done("deliver:ops") == ["long"])
     print(f"{took:.2f}", "seconds from kill -9 to work done")
     assert took < 5
     assert worker.pid("dispatch") == neighbour
     assert "deliver:ops: killed by signal 9 (starts again in 0.0 s)" in worker.log
-    until(lambda: worker.client.zcard("rq:wip:deliver:ops") == 0, 5)
+    until(lambda: worker.client.zcard("rq:wip:deliver:ops") == 0)
 
 
 def test_kill_9_of_the_supervisor_leaves_no_orphan(start: Callable[..., Worker]) -> None:
@@ -133,7 +133,7 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan(start: Callable[..., Worker])
     worker.order("deliver:ops", "long", sleep=20)
     until(lambda: worker.began("deliver:ops"))
     worker.process.kill()
-    until(lambda: not any(alive(pid) for pid in pids), 5)
+    until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worker]) -> None:
@@ -143,7 +143,7 @@ def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worke
     worker.order("deliver:ops", "next")
     until(lambda: worker.began("deliver:ops"))
     worker.process.terminate()
-    assert worker.process.wait(8) == 0
+    assert worker.process.wait(60) == 0
     assert worker.done("deliver:ops") == ["short"]
     assert worker.client.llen("rq:queue:deliver:ops") == 1  # what was not done is on its way to the next worker
     assert not any(alive(pid) for pid in pids)
@@ -154,8 +154,8 @@ def test_sigterm_while_idle_takes_about_a_second(start: Callable[..., Worker]) -
     worker = start()
     started = time.monotonic()
     worker.process.send_signal(signal.SIGINT)
-    assert worker.process.wait(8) == 0
-    assert time.monotonic() - started < 4
+    assert worker.process.wait(60) == 0
+    assert time.monotonic() - started < 9  # a child that does not hear of the stop is killed after 10
 
 
 def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(start: Callable[..., Worker]) -> None:
@@ -164,7 +164,7 @@ def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(s
     worker.order("deliver:ops", "long", sleep=20)
     until(lambda: worker.began("deliver:ops"))
     worker.process.terminate()
-    assert worker.process.wait(8) == 1
+    assert worker.process.wait(60) == 1
     assert not any(alive(pid) for pid in pids)
     assert "did not end within 0.5 s" in worker.log
     assert worker.client.zcard("rq:wip:deliver:ops") == 0
@@ -180,7 +180,7 @@ def test_a_second_signal_a_second_later_does_not_wait(start: Callable[..., Worke
     time.sleep(1.1)
     assert worker.process.poll() is None
     worker.process.terminate()
-    assert worker.process.wait(5) == 1
+    assert worker.process.wait(15) == 1  # long before the job would end
     assert "deliver:ops: a second signal came; killing process" in worker.log
 
 
@@ -191,7 +191,7 @@ def test_a_job_that_no_alarm_can_interrupt_is_killed_and_its_work_done_again(
     hung = worker.pid("deliver:ops")
     worker.order("deliver:ops", "hung", hang=60)
     until(lambda: worker.began("deliver:ops"))
-    took = until(lambda: worker.done("deliver:ops") == ["hung"], 10)
+    took = until(lambda: worker.done("deliver:ops") == ["hung"])
     print(f"{took:.2f}", "seconds from the start of a job that hangs for ever, time-out 1 s, to work done")
     assert took < 5
     assert not alive(hung)
@@ -202,9 +202,9 @@ def test_a_job_that_sleeps_past_its_timeout_is_cut_off_without_a_kill(start: Cal
     worker = start(job_timeout=1)
     pid = worker.pid("deliver:ops")
     worker.order("deliver:ops", "slow", sleep=20)
-    until(lambda: "cut off" in worker.log, 5)
+    until(lambda: "cut off" in worker.log)
     worker.order("deliver:ops", "next")  # the clock would wake it
-    until(lambda: worker.done("deliver:ops") == ["slow", "next"], 10)
+    until(lambda: worker.done("deliver:ops") == ["slow", "next"])
     assert worker.pid("deliver:ops") == pid
 
 
@@ -212,16 +212,16 @@ def test_a_child_in_a_crash_loop_backs_off_and_delays_nobody_else(start: Callabl
     worker = start()
     worker.client.set("refuse:deliver:ops", 1)
     os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
-    until(lambda: "3 times in a row" in worker.log or worker.log.count("can't be built") >= 1, 10)
+    until(lambda: "3 times in a row" in worker.log or worker.log.count("can't be built") >= 1)
     time.sleep(1.5)
     lines = [line for line in worker.log.splitlines() if "can't be built" in line]
     assert len(lines) == 1
     assert "the sink of deliver:ops can't be built (2 times in a row, starts again in 0.2 s)" in lines[0]
     worker.order("dispatch", "meanwhile")
-    until(lambda: worker.done("dispatch"), 3)
+    until(lambda: worker.done("dispatch"))
     worker.client.delete("refuse:deliver:ops")
     worker.order("deliver:ops", "after all")
-    until(lambda: worker.done("deliver:ops"), 10)
+    until(lambda: worker.done("deliver:ops"))
 
 
 def test_a_body_that_is_worn_out_gets_a_fresh_process(start: Callable[..., Worker]) -> None:
@@ -258,8 +258,8 @@ def test_work_goes_on_soon_after_redis_is_back(
     # Then the same processes do old and new work within seconds of its return
     back = time.monotonic()
     worker.order("dispatch", "after")
-    until(lambda: worker.done("dispatch") == ["after"], 10)
-    until(lambda: worker.done("deliver:ops") == ["before"], 20, what=worker.log)
+    until(lambda: worker.done("dispatch") == ["after"])
+    until(lambda: worker.done("deliver:ops") == ["before"], what=worker.log)
     took = time.monotonic() - back
     print(f"{took:.2f}", f"seconds from the return of a Redis that was {fault} to work done")
     assert took < 5
@@ -269,7 +269,7 @@ def test_work_goes_on_soon_after_redis_is_back(
 def test_a_missing_redis_is_waited_for_and_then_given_up_in_one_line(tmp_path: Path) -> None:
     worker = Worker("redis://127.0.0.1:1/0", tmp_path)
     try:
-        assert worker.process.wait(20) == 1
+        assert worker.process.wait(60) == 1
         waiting, given_up = worker.log.splitlines()
         assert "WARNING runhook.worker Redis can't be used (redis://127.0.0.1:1/0)" in waiting
         assert given_up.startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")

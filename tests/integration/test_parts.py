@@ -23,7 +23,7 @@ def script(name: str, code: str, grace: float = 5.0) -> Part:
 SLEEP = "import time; time.sleep(60)"
 
 
-def run(parts: list[Part], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 15) -> str:
+def run(parts: list[Part], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 60) -> str:
     """Run the parts until their output satisfies `until`, then stop them by a signal. What they printed."""
     console = io.StringIO()
     deadline = time.monotonic() + seconds

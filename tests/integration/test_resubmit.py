@@ -63,7 +63,7 @@ def replay(rig: Submitting) -> None:
     rig.ledger.write(lambda c: operations.step(c, now))
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, f"not within {seconds} s"

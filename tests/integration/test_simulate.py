@@ -581,7 +581,7 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         answer = httpx2.post(found[0] + TASK, json=body, headers={"x-api-key": "k"}, trust_env=False)
         assert "lose 25%" in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
-        _, rest = process.communicate(timeout=10)
+        _, rest = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
@@ -615,7 +615,7 @@ def test_the_key_of_the_local_receiver_is_taken_when_none_is_given(tmp_path: Pat
 )
 def test_a_mistake_is_one_line(arguments: list[str], expected: str, tmp_path: Path) -> None:
     process = start(tmp_path, "--port", "0", *arguments)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
 
     assert process.returncode == 2
     assert said.startswith(expected)
@@ -626,7 +626,7 @@ def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = start(tmp_path, "--port", str(port), "--api-key", "k")
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
 
     assert process.returncode == 3
     assert said.splitlines() == [

@@ -75,7 +75,7 @@ class Deployment(ReceiverProcess):
             process.send_signal(signal.SIGTERM)
         for process in self.parts.values():
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -98,7 +98,7 @@ class Deployment(ReceiverProcess):
             return {}
         return {str(row[0]): int(row[1]) for row in rows}
 
-    def all_delivered(self, count: int, wait: float = 20, sink: str = "") -> None:
+    def all_delivered(self, count: int, wait: float = 60, sink: str = "") -> None:
         """Wait until there are `count` deliveries and all are delivered."""
         try:
             eventually(lambda: self.states(sink) == {"delivered": count}, wait)

@@ -35,7 +35,7 @@ class Caught:
     def done(self) -> None:
         self._done.set()
 
-    def wait(self, seconds: float = 15) -> None:
+    def wait(self, seconds: float = 60) -> None:
         """Until it has fired; fails after `seconds`."""
         assert self._done.wait(seconds), f"nothing with {self.pattern!r} came through within {seconds:g} s"
 

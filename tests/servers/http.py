@@ -148,7 +148,7 @@ class ScriptedServer:
         return Handler
 
 
-def wait_for_requests(server: ScriptedServer, count: int, seconds: float = 5) -> None:
+def wait_for_requests(server: ScriptedServer, count: int, seconds: float = 60) -> None:
     """Until `count` requests have come. Fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while len(server.requests) < count:

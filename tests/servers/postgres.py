@@ -96,7 +96,7 @@ class PostgresProcess:
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """A connection in autocommit mode. Close it."""
         return psycopg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True, connect_timeout=5
+            host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True, connect_timeout=30
         )
 
     def create_database(self) -> str:
@@ -121,7 +121,7 @@ class PostgresProcess:
                 connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
             connection.execute("CREATE SCHEMA public")
 
-    def start(self, wait: float = 30) -> PostgresProcess:
+    def start(self, wait: float = 60) -> PostgresProcess:
         """Start, or start again on what is in the directory. Returns when it answers, after at most `wait` seconds."""
         assert self.process is None or self.process.poll() is not None, "the server runs already"
         data = self.directory / "data"
@@ -200,7 +200,7 @@ class PostgresProcess:
         """A fast shutdown: connections are cut, and everything is written."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(20)
+            self.process.wait(60)
 
     def restart(self) -> PostgresProcess:
         """kill -9 and start again on the same port and data."""

@@ -85,7 +85,7 @@ class ScriptedServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def wait_for_calls(self, count: int, seconds: float = 10.0) -> list[Call]:
+    def wait_for_calls(self, count: int, seconds: float = 60.0) -> list[Call]:
         """The calls as soon as there are `count`. Fails when there are not within `seconds`."""
         deadline = time.monotonic() + seconds
         while len(self.calls) < count:

@@ -52,7 +52,7 @@ class SkyvernSimulator:
     def run(self, run_id: str) -> SimRun:
         return self.world.runs[run_id]
 
-    def wait_for(self, what: Callable[[], Any], seconds: float = 10.0) -> Any:
+    def wait_for(self, what: Callable[[], Any], seconds: float = 60.0) -> Any:
         """What `what()` gives as soon as that is true. Fails when it is not within `seconds`."""
         deadline = time.monotonic() + seconds
         while not (found := what()):

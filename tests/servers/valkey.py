@@ -62,9 +62,9 @@ class ValkeyProcess:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def connect(self, db: int = 0) -> redis.Redis:
-        return redis.Redis(port=self.port, db=db, socket_timeout=5, socket_connect_timeout=5)
+        return redis.Redis(port=self.port, db=db, socket_timeout=30, socket_connect_timeout=30)
 
-    def start(self, wait: float = 30) -> ValkeyProcess:
+    def start(self, wait: float = 60) -> ValkeyProcess:
         """Start, or start again on what is in the directory. Returns when it answers, after at most `wait` seconds."""
         assert self.process is None or self.process.poll() is not None, "the server runs already"
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class ValkeyProcess:
         """SIGTERM, and wait until it is gone."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(30)
 
     def hang(self) -> None:
         """SIGSTOP: connections stay open, and nothing answers."""

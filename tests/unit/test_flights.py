@@ -48,7 +48,7 @@ class JustThen:
         if self.flights is not None and threading.current_thread() is not threading.main_thread():
             flights, self.flights = self.flights, None
             flights.hold(self._late)
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while not self._late.ended and time.monotonic() < until:
                 time.sleep(0.001)
 
@@ -61,7 +61,7 @@ def test_what_is_taken_in_hand_just_when_a_place_becomes_empty_is_sent_once_and_
 
     flights.begin(unit("first"))
     landed: list[Unit] = []
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while flights and time.monotonic() < until:
         landed += flights.landed(1.0)
     flights.close()
