@@ -426,7 +426,7 @@ def test_a_storm_is_one_message_and_few_calls(slack: FakeSlack, bot: Make) -> No
     with ThreadPoolExecutor(40) as pool:
         work = [pool.submit(sink.send, failing()) for _ in range(40)]
         (thread,) = sink._threads._known.values()  # type: ignore[union-attr]
-        eventually(lambda: len(thread.waiting) == 40, 30)
+        eventually(lambda: len(thread.waiting) == 40)
         gate.set()
         assert all(isinstance(each.result(), Receipt) for each in work)
     assert len(slack.top) == 1

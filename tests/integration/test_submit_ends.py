@@ -34,7 +34,7 @@ RUN = {
 }
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
