@@ -19,7 +19,7 @@ from receiver.config import Config
 from receiver.event import Event
 from receiver.facts import Facts
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, recording, submissions
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, binding, recording
 from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent, RunKey
 from receiver.ledger.submissions import Submission
 from receiver.pauses import Pause
@@ -166,7 +166,7 @@ class Dispatcher:
     def _decide(self, connection: Connection, batch: list[NewEvent]) -> tuple[set[str], set[str]]:
         now = time.time()
         known = recording.lock_runs(connection, [item.key for item in batch if item.run.run_id], now)
-        bound = submissions.bind(connection, [(*item.key, item.event.submission_id) for item in batch], now)
+        bound = binding.bind(connection, [(*item.key, item.event.submission_id) for item in batch], now)
         histories = {key: list(run.history) for key, run in known.items()}
         news: list[NewEvent] = []
         for item in batch:
@@ -206,8 +206,8 @@ class Dispatcher:
                 over.append(key)
             elif first:
                 once_more.append(key)
-        submissions.finish(connection, over, now)
-        submissions.look_once_more(connection, once_more, now + due.AFTER_CANCEL, now)
+        binding.finish(connection, over, now)
+        binding.look_once_more(connection, once_more, now + due.AFTER_CANCEL, now)
 
     def _judge(self, item: NewEvent, history: list[Facts]) -> None:
         if item.facts is None:

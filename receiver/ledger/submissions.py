@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
@@ -87,7 +87,8 @@ class Answer:
     release: bool = False
 
 
-def _from(row: sa.Row[tuple[object, ...]]) -> Submission:
+def of_row(row: sa.Row[tuple[object, ...]]) -> Submission:
+    """The submission that a whole row of the table is."""
     fields = dict(row._mapping)
     fields["state"] = State(fields["state"])
     fields["labels"] = json.loads(fields["labels"])
@@ -124,7 +125,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
             .limit(1)
         ).first()
         if found is not None:
-            return _from(found), False
+            return of_row(found), False
     row = {
         "id": new.id,
         "source": new.source,
@@ -144,7 +145,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
     for _ in range(5):  # a key may be released between the two statements
         made = connection.execute(insert.returning(*submissions.c)).first()
         if made is not None:
-            return _from(made), True
+            return of_row(made), True
         there = connection.execute(
             sa.select(submissions).where(
                 submissions.c.key_id == new.key_id, submissions.c.idempotency_key == new.idempotency_key
@@ -153,7 +154,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         if there is None:
             continue
         if there.state != State.REJECTED or there.request_hash == new.request_hash:
-            return _from(there), False
+            return of_row(there), False
         connection.execute(
             sa.update(submissions)
             .where(submissions.c.id == there.id, submissions.c.state == State.REJECTED)
@@ -262,106 +263,13 @@ def _give_to(connection: sa.Connection, source: str, run_id: str, submission_id:
     )
 
 
-def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now: float) -> dict[RunKey, Submission]:
-    """Which submission each run came of. `wanted`: (source, run id, token of the callback URL or "").
-
-    Call it between recording.lock_runs and recording.record. A submission that knows the run's id is its own, with or
-    without a token; a token binds only a submission of the same source that knows no run yet, or this one. What is
-    bound for the first time is accepted, and the run gets the submission's id and labels.
-    """
-    asked = sorted({(source, run_id, token) for source, run_id, token in wanted if run_id})
-    tokens = sorted({token for _, _, token in asked if token})
-    run_ids = sorted({run_id for _, run_id, _ in asked})
-    if not asked:
-        return {}
-    rows = connection.execute(
-        sa.select(submissions)
-        .where(
-            sa.or_(
-                bulk.among(connection, submissions.c.id, tokens),
-                sa.and_(
-                    bulk.among(connection, submissions.c.source, sorted({source for source, _, _ in asked})),
-                    bulk.among(connection, submissions.c.run_id, run_ids),
-                ),
-            )
-        )
-        .order_by(submissions.c.id)
-        .with_for_update()
-    ).all()
-    by_id = {row.id: _from(row) for row in rows}
-    bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
-    newly: list[dict[str, object]] = []
-    for source, run_id, token in asked:
-        found = by_id.get(token)
-        if found is None or found.source != source or found.run_id or (source, run_id) in bound:
-            continue
-        if found.state not in sources(Move.ACCEPT):
-            continue
-        by_id[token] = bound[source, run_id] = replace(
-            found, state=State.ACCEPTED, run_id=run_id, reason="", updated_at=now
-        )
-        newly.append({"its_id": token, "its_run": run_id})
-    if newly:
-        connection.execute(
-            sa.update(submissions)
-            .where(submissions.c.id == sa.bindparam("its_id"))
-            .values(state=State.ACCEPTED, run_id=sa.bindparam("its_run"), reason="", updated_at=now),
-            newly,
-        )
-    result = {(source, run_id): bound[source, run_id] for source, run_id, _ in asked if (source, run_id) in bound}
-    if result:
-        connection.execute(
-            sa.update(runs)
-            .where(
-                runs.c.source == sa.bindparam("its_source"),
-                runs.c.run_id == sa.bindparam("its_run"),
-                runs.c.submission_id == "",
-            )
-            .values(submission_id=sa.bindparam("its_id"), labels=sa.bindparam("its_labels"), updated_at=now),
-            [
-                {
-                    "its_source": key[0],
-                    "its_run": key[1],
-                    "its_id": each.id,
-                    "its_labels": json.dumps(dict(each.labels)),
-                }
-                for key, each in sorted(result.items(), key=lambda item: item[0])
-            ],
-        )
-    return result
-
-
-def finish(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
-    """There is nothing more to look for: these runs are final."""
-    _set_due(connection, keys, None, now)
-
-
-def look_once_more(connection: sa.Connection, keys: Iterable[RunKey], due_at: float, now: float) -> None:
-    """These runs are final, and yet there may be more to tell of them at `due_at`."""
-    _set_due(connection, keys, due_at, now)
-
-
-def _set_due(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
-    wanted = sorted(set(keys))
-    for source in sorted({source for source, _ in wanted}):
-        connection.execute(
-            sa.update(submissions)
-            .where(
-                submissions.c.source == source,
-                bulk.among(connection, submissions.c.run_id, [run_id for each, run_id in wanted if each == source]),
-                sa.true() if due_at else submissions.c.due_at.is_not(None),
-            )
-            .values(due_at=due_at, updated_at=now)
-        )
-
-
 def due(connection: sa.Connection, now: float, limit: int) -> list[Submission]:
     """Submissions that must be looked at now, the one that waits longest first.
 
     One that is pending for longer than PENDING_LIMIT has lost the process that waited: resolve it with MISS.
     """
     query = sa.select(submissions).where(submissions.c.due_at <= now).order_by(submissions.c.due_at).limit(limit)
-    return [_from(row) for row in connection.execute(query)]
+    return [of_row(row) for row in connection.execute(query)]
 
 
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
@@ -419,7 +327,7 @@ def resolve(
 def one(connection: sa.Connection, submission_id: str) -> Submission | None:
     """The submission with this token."""
     row = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id)).first()
-    return None if row is None else _from(row)
+    return None if row is None else of_row(row)
 
 
 def of_run(connection: sa.Connection, source: str, run_id: str) -> Submission | None:
@@ -429,4 +337,4 @@ def of_run(connection: sa.Connection, source: str, run_id: str) -> Submission | 
         .where(submissions.c.source == source, submissions.c.run_id == run_id, submissions.c.run_id != "")
         .order_by(submissions.c.created_at)
     ).first()
-    return None if row is None else _from(row)
+    return None if row is None else of_row(row)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from receiver.breaker import Lane
 from receiver.cli import build_app
 from receiver.errors import UsageError
-from receiver.ledger import Ledger, lanes, submissions
+from receiver.ledger import Ledger, binding, lanes, submissions
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import NewDelivery
 from receiver.ledger.submissions import Answer, NewSubmission
@@ -72,7 +72,7 @@ def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(
     submit(book, "a", Move.ACCEPT, 10_000, team="billing", order="42")
     submit(book, "b", Move.MISS, 90)
     submit(book, "c", Move.REJECT, 5)
-    book.write(lambda connection: submissions.finish(connection, [("skyvern", "tsk_c")], NOW))
+    book.write(lambda connection: binding.finish(connection, [("skyvern", "tsk_c")], NOW))
 
     rows = runhook("submissions").splitlines()
 

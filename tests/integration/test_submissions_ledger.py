@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from receiver.cli import build_app
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, recording, submissions
+from receiver.ledger import Ledger, binding, recording, submissions
 from receiver.ledger.keys import by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
@@ -34,7 +34,7 @@ def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
 def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str], Submission]:
     def work(connection: sa.Connection) -> dict[tuple[str, str], Submission]:
         recording.lock_runs(connection, [("skyvern", run_id)], NOW)
-        return submissions.bind(connection, [("skyvern", run_id, token)], NOW)
+        return binding.bind(connection, [("skyvern", run_id, token)], NOW)
 
     return ledger.write(work)
 
