@@ -50,6 +50,10 @@ class Trace:
         places = (place for place in range(start, len(self.lines)) if wanted.search(self.lines[place][1]))
         return next(places, len(self.lines))
 
+    def shows(self, pattern: str) -> bool:
+        """Whether a call matches."""
+        return self.first(pattern) < len(self.lines)
+
     def synced_before_answer(self, event: str, taken: str) -> bool:
         """Whether a sync ended after `event` was taken (a call that matches `taken`) and before its 202 went out."""
         taken_at = self.first(rf"^(?:{taken})\(.*{event}")
@@ -119,7 +123,9 @@ def test_redis_syncs_each_event_before_its_202(
     receiver = receiver_factory(server.url)
     with traced(tmp_path / "trace", server.pid, receiver.pid) as trace:
         acked = receiver.acked(*(body(number) for number in range(8)))
-    assert [trace.synced_before_answer(event, "read|recvfrom") for event in acked] == [True] * 8
+    # Where a busy machine, traced at that, made Redis too slow for an event, the spool has it.
+    assert [trace.synced_before_answer(event, "read|recvfrom|pwrite64") for event in acked] == [True] * 8
+    assert not all(trace.shows(rf"^pwrite64\(.*{event}") for event in acked)
 
 
 def test_the_same_look_finds_the_sync_missing_where_redis_does_none(
