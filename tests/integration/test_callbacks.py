@@ -82,7 +82,7 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., None]]:
 
     def run(*allowed: str, master: str = MASTER, places: int = 4, stop: Callable[[], bool] = lambda: False) -> None:
         url = ledger.url.render_as_string(hide_password=False)
-        sink: Any = CallbackSink(CallbackOptions(timeout=5), Lent(), Ledger(url), lambda: master, allowed)
+        sink: Any = CallbackSink(CallbackOptions(timeout=30), Lent(), Ledger(url), lambda: master, allowed)
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         retry = RetryPolicy(first=100)
         made.append(Deliverer(Ledger(url), sink, retry, places, connection, "w", linger=0.02, lane_limit=2))
@@ -230,7 +230,7 @@ def test_a_slow_caller_holds_up_nobody_else(
     ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
 ) -> None:
     with ScriptedServer() as slow:
-        slow.script += [Reply(delay=4)] * 6  # longer than all others take on a busy machine
+        slow.script += [Reply(delay=8)] * 6  # longer than all others take on a busy machine
         for number in range(6):
             ended(f"tsk_slow_{number}", slow.url)
         for number in range(20):

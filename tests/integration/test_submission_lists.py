@@ -21,7 +21,6 @@ from receiver.ledger.submissions import Answer, NewSubmission
 from receiver.submit.states import Move
 from tests.integration.test_ledger import claim, new_event, record
 
-NOW = time.time()
 CONFIG = {
     "sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}},
     "sinks": {"ops": {"type": "files", "path": "/tmp/never"}},
@@ -61,18 +60,19 @@ def runhook(book: Ledger) -> Runhook:
 
 def submit(book: Ledger, name: str, move: Move | None, age: float, **labels: str) -> None:
     new = NewSubmission(f"sub_{name * 32}", "skyvern", "k1", "tasks", name, labels=labels, callback_url="http://u:p@h/")
-    book.write(lambda connection: submissions.begin(connection, new, NOW - age))
+    now = time.time()
+    book.write(lambda connection: submissions.begin(connection, new, now - age))
     if move is not None:
         run_id = f"tsk_{name}" if move is Move.ACCEPT else ""
-        answer = Answer(move, run_id, reason="no answer", status=200, body=b"SECRET", due_at=NOW + 600)
-        book.write(lambda connection: submissions.answered(connection, new.id, answer, NOW - age))
+        answer = Answer(move, run_id, reason="no answer", status=200, body=b"SECRET", due_at=now + 600)
+        book.write(lambda connection: submissions.answered(connection, new.id, answer, now - age))
 
 
 def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(book: Ledger, runhook: Runhook) -> None:
     submit(book, "a", Move.ACCEPT, 10_000, team="billing", order="42")
     submit(book, "b", Move.MISS, 90)
     submit(book, "c", Move.REJECT, 5)
-    book.write(lambda connection: binding.finish(connection, [("skyvern", "tsk_c")], NOW))
+    book.write(lambda connection: binding.finish(connection, [("skyvern", "tsk_c")], time.time()))
 
     rows = runhook("submissions").splitlines()
 
@@ -127,9 +127,15 @@ def trouble(book: Ledger) -> None:
     for number, lane in enumerate(("https://a.example", "https://dead.example", "https://dead.example", "http://b:81")):
         record(book, new_event(f"tsk_{number}", NewDelivery("callback", "caller", lane=f"callback {lane}")))
     gate = Lane(
-        "callback https://dead.example", "callback", False, "open", 5, NOW + 60, "the caller's server answered 503"
+        "callback https://dead.example",
+        "callback",
+        False,
+        "open",
+        5,
+        time.time() + 60,
+        "the caller's server answered 503",
     )
-    book.write(lambda connection: lanes.put(connection, gate, NOW))
+    book.write(lambda connection: lanes.put(connection, gate, time.time()))
 
 
 def test_callers_webhooks_are_listed_with_the_addresses_that_are_shut(
@@ -153,10 +159,10 @@ def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook)
 
     runhook("sink", "pause", "callback", "--config", "c.json")
     assert "paused" in runhook("sink", "list", "--config", "c.json").splitlines()[2]
-    assert claim(book, "callback", now=NOW) == []
+    assert claim(book, "callback", now=time.time()) == []
 
     runhook("sink", "resume", "callback", "--config", "c.json")
-    assert len(claim(book, "callback", now=NOW)) == 2
+    assert len(claim(book, "callback", now=time.time())) == 2
 
 
 def test_callers_webhooks_can_not_be_tested_or_filled_with_old_runs_and_it_is_said_why(

@@ -414,14 +414,14 @@ class SlowFolder(Folder):
 
     def receive(self, target: Target, incoming: Incoming) -> None:
         for _ in incoming:
-            time.sleep(0.4)
+            time.sleep(2)
 
 
 def test_a_place_that_takes_all_the_time_is_not_excused_by_the_server_that_the_file_comes_from(tmp_path: Path) -> None:
     stop = threading.Event()
     with ArtifactServer() as server:
         run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
-        mirror = Mirror(MirrorOptions(timeout=0.3), Loopback(), SlowFolder(tmp_path))
+        mirror = Mirror(MirrorOptions(timeout=1.5), Loopback(), SlowFolder(tmp_path))
         with pytest.raises(Unavailable) as caught:
             mirror.send(make_delivery(run))
         mirror.close()
