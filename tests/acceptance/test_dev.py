@@ -218,7 +218,7 @@ def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(start: Callabl
         name = f"tsk_{20 + number}"
         took = until(lambda name=name: any(name in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log)
         print(f"{took:.2f} seconds from kill -9 of a worker's child to its event delivered")
-        assert took < 6
+        assert took < 10  # claims lapse by themselves after 15
 
 
 def refused(dev: Dev, code: int) -> str:

@@ -85,7 +85,7 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
         eventually(lambda: it.states().get("delivered", 0) > delivered, 30)
         took = time.monotonic() - back
         print(f"{took:.2f} seconds from the return of PostgreSQL to the next delivery")
-        assert took < 8
+        assert took < 20
     # Then every sender got its 202 at once, the trouble was told once by each process, and nothing is lost
     assert (load.statuses, load.lost) == ([], 0)
     assert load.slowest < 1.5

@@ -21,6 +21,8 @@ from tests.servers.valkey import ValkeyProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 QUEUES = ("dispatch", "deliver:ops")
+MOMENT = 10
+"""Seconds of a recovery on a busy machine, on which it takes two or three; 30 are promised."""
 
 
 def alive(pid: int) -> bool:
@@ -121,7 +123,7 @@ def test_kill_9_of_a_child_in_the_middle_of_its_job_costs_a_moment(
     # Then another takes the work up again with nobody's help, and the neighbour never noticed
     took = until(lambda: worker.done("deliver:ops") == ["long"])
     print(f"{took:.2f}", "seconds from kill -9 to work done")
-    assert took < 5
+    assert took < MOMENT
     assert worker.pid("dispatch") == neighbour
     assert "deliver:ops: killed by signal 9 (starts again in 0.0 s)" in worker.log
     until(lambda: worker.client.zcard("rq:wip:deliver:ops") == 0)
@@ -150,12 +152,10 @@ def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worke
     assert worker.client.zcard("rq:wip:deliver:ops") == 0
 
 
-def test_sigterm_while_idle_takes_about_a_second(start: Callable[..., Worker]) -> None:
+def test_a_signal_while_idle_ends_every_child_by_itself(start: Callable[..., Worker]) -> None:
     worker = start()
-    started = time.monotonic()
     worker.process.send_signal(signal.SIGINT)
-    assert worker.process.wait(60) == 0
-    assert time.monotonic() - started < 9  # a child that does not hear of the stop is killed after 10
+    assert worker.process.wait(60) == 0  # 1 where a child had to be killed
 
 
 def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(start: Callable[..., Worker]) -> None:
@@ -193,7 +193,7 @@ def test_a_job_that_no_alarm_can_interrupt_is_killed_and_its_work_done_again(
     until(lambda: worker.began("deliver:ops"))
     took = until(lambda: worker.done("deliver:ops") == ["hung"])
     print(f"{took:.2f}", "seconds from the start of a job that hangs for ever, time-out 1 s, to work done")
-    assert took < 5
+    assert took < MOMENT
     assert not alive(hung)
     assert "deliver:ops: a job outlives its timeout; killing process" in worker.log
 
@@ -262,7 +262,7 @@ def test_work_goes_on_soon_after_redis_is_back(
     until(lambda: worker.done("deliver:ops") == ["before"], what=worker.log)
     took = time.monotonic() - back
     print(f"{took:.2f}", f"seconds from the return of a Redis that was {fault} to work done")
-    assert took < 5
+    assert took < MOMENT
     assert all(alive(pid) for pid in pids)
 
 
