@@ -18,18 +18,10 @@ from receiver.ledger.schema import submissions
 from receiver.submit import results
 from receiver.submit.waiters import Waiters
 from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Submitting, wait_until
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
-
-
-def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from receiver.ledger import Ledger, operations, queries
 from receiver.ledger.operations import Selection
 from receiver.simulate.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Submitting, wait_until
 
 SINK = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_x"}  # stands for the one below
 ROUTE = {"name": "again", "when": {"status": ["failed", "completed"]}, "to": ["again"]}
@@ -61,14 +61,6 @@ def replay(rig: Submitting) -> None:
     now = time.time()
     rig.ledger.write(lambda c: operations.create(c, "op_1", "replay", Selection(sink="again"), now, force=True))
     rig.ledger.write(lambda c: operations.step(c, now))
-
-
-def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.mark.parametrize(("public", "budget"), [(True, 2), (False, 1)], ids=["by webhook", "by polling"])

@@ -20,7 +20,7 @@ from receiver.simulate.faults import Fault
 from receiver.submit import resolving
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Submitting, wait_until
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -35,14 +35,6 @@ def no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def rig(submitting: Make, skyvern_simulator: SkyvernSimulator) -> Submitting:
     return submitting(skyvern_simulator.url)
-
-
-def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
-    return found
 
 
 def test_a_submit_is_written_down_and_sent_on_with_our_callback_and_nothing_else_changed(

@@ -21,7 +21,7 @@ from receiver.submit import api, gate, resolving, results
 from receiver.submit.keys import digest
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting
+from tests.servers.submitting import Submitting, wait_until
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -32,14 +32,6 @@ RUN = {
     "created_at": "2026-01-01T00:00:00",
     "modified_at": "2026-01-01T00:00",
 }
-
-
-def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
-    return found
 
 
 def run(run_id: str, delay: float = 0.0) -> Reply:
