@@ -22,8 +22,8 @@ from pydantic import Field, field_validator
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
 from handlers.guard import Deadline
 from handlers.mirror.download import Incoming
+from handlers.mirror.mirror import MAX_DOCUMENT, Mirror, Stored, Target
 from handlers.mirror.options import MirrorOptions
-from handlers.mirror.sending import MAX_DOCUMENT, Mirror, Stored, Target
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not hold us

@@ -7,8 +7,8 @@ options, threads                    what an operator sets; threads that nobody w
 """
 
 from handlers.mirror.artifacts import artifacts_of
+from handlers.mirror.mirror import Mirror, Store, Stored, Target
 from handlers.mirror.names import safe_name
 from handlers.mirror.options import MirrorOptions
-from handlers.mirror.sending import Mirror, Store, Stored, Target
 
 __all__ = ["Mirror", "MirrorOptions", "Store", "Stored", "Target", "artifacts_of", "safe_name"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handlers.contract import Delivery, Receipt, Services, Sink
-from handlers.mirror.sending import Mirror
+from handlers.mirror.mirror import Mirror
 from handlers.s3.options import S3Options
 from handlers.s3.store import Bucket
 

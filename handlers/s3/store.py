@@ -17,10 +17,10 @@ from botocore.exceptions import ClientError
 from handlers import templating
 from handlers.contract import Delivery
 from handlers.guard import Deadline
+from handlers.mirror.content_types import may_be_shown
 from handlers.mirror.download import Incoming
-from handlers.mirror.sending import FETCHING_THREADS, MAX_DOCUMENT, Stored, Target
-from handlers.mirror.threads import Pool
-from handlers.mirror.types import may_be_shown
+from handlers.mirror.fan_out import Pool
+from handlers.mirror.mirror import FETCHING_THREADS, MAX_DOCUMENT, Stored, Target
 from handlers.s3.errors import code_of, is_missing, spoken
 from handlers.s3.options import S3Options, tag_value
 from handlers.s3.upload import BUFFERS, Buffers, Upload, b64_sha256

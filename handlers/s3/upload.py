@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from handlers.contract import Unavailable
 from handlers.guard import Deadline
-from handlers.mirror.threads import Pool
+from handlers.mirror.fan_out import Pool
 from handlers.s3.errors import code_of, spoken
 
 PART = 8 * 1024 * 1024

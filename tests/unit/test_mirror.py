@@ -19,13 +19,13 @@ from handlers.files import Folder
 from handlers.guard import MAX_URL, Deadline
 from handlers.mirror import artifacts_of, safe_name
 from handlers.mirror.artifacts import is_content_path, place_of, renewed, with_listed
+from handlers.mirror.content_types import content_type, may_be_shown
 from handlers.mirror.download import Incoming
+from handlers.mirror.fan_out import Crew, Pool, within
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, kept_in, latest, order_of, points_to
+from handlers.mirror.mirror import Mirror, Target
 from handlers.mirror.names import MAX_NAME, MAX_PART, Taken, key_part
 from handlers.mirror.options import MirrorOptions
-from handlers.mirror.sending import Mirror, Target
-from handlers.mirror.threads import Crew, Pool, within
-from handlers.mirror.types import content_type, may_be_shown
 from tests.contract.mirror_suite import Loopback
 from tests.servers.artifacts import ArtifactServer
 
