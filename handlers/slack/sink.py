@@ -18,7 +18,7 @@ from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
 from handlers.slack.blocks import LinkTo, Part, Style, build
 from handlers.slack.client import Api, Webhook
 from handlers.slack.incidents import ThreadBy, topic_of
-from handlers.slack.picture import Pictures, linked
+from handlers.slack.screenshot import Pictures, linked
 from handlers.slack.templates import TemplateOption, Templates, When
 from handlers.slack.threads import CHANNEL_ID, Storms, Threads
 

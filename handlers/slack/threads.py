@@ -18,8 +18,8 @@ from typing import Any
 from handlers.contract import Delivery, Receipt, Unavailable
 from handlers.slack.blocks import Message
 from handlers.slack.client import Api, ApiError, Webhook
+from handlers.slack.incident_count import TALLY, Seen, Tally, again, many
 from handlers.slack.incidents import MESSAGE, Topic, mark, message_metadata, payload_of
-from handlers.slack.tally import TALLY, Seen, Tally, again, many
 
 PAGE = 200
 PAGES = 10  # what lies further back in a channel than 2,000 messages is not looked for

@@ -18,8 +18,8 @@ from handlers.conformance import BODIES, make_delivery, sample_run
 from handlers.contract import Artifact, Delivery
 from handlers.slack import escape
 from handlers.slack.blocks import BLOCKS_MAX, Style, build
+from handlers.slack.incident_count import RECENT, Seen, Tally, again, many
 from handlers.slack.incidents import same_reason, topic_of
-from handlers.slack.tally import RECENT, Seen, Tally, again, many
 from handlers.slack.templates import TemplateOption, Templates
 from tests.servers.slack import fits
 
