@@ -20,10 +20,10 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
-from handlers.guard import Deadline
 from handlers.mirror.download import Incoming
 from handlers.mirror.mirror import MAX_DOCUMENT, Mirror, Stored, Target
 from handlers.mirror.options import MirrorOptions
+from handlers.support.guarded_client import Deadline
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not hold us

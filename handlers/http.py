@@ -22,10 +22,10 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx2
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers import templating
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
-from handlers.guard import Answer, Deadline, GuardedClient, parse_url
-from handlers.retryafter import retry_after
+from handlers.support import templating
+from handlers.support.guarded_client import Answer, Deadline, GuardedClient, parse_url
+from handlers.support.retry_after import retry_after
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer that are read, and then thrown away: only its status counts."""

@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers import templating
 from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions, Unavailable
-from handlers.wording import (
+from handlers.support import templating
+from handlers.support.wording import (
     URL_MAX,
     errors,
     headline,

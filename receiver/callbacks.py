@@ -17,9 +17,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
-from handlers.guard import Answer, Deadline, GuardedClient
 from handlers.http import sign as standard_signature
-from handlers.retryafter import retry_after
+from handlers.support.guarded_client import Answer, Deadline, GuardedClient
+from handlers.support.retry_after import retry_after
 from receiver import signature
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, callers, resending, submissions
 from receiver.ledger.keys import Key

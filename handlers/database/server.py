@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from handlers.contract import Unavailable
-from handlers.filelock import FileLock, NotLocked
+from handlers.support.file_lock import FileLock, NotLocked
 
 MAX_CONNECT = 10.0
 """Seconds that making a connection may take, however long a send may."""

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from handlers.contract import Artifact
-from handlers.guard import MAX_URL
 from handlers.mirror.names import Taken, safe_name
+from handlers.support.guarded_client import MAX_URL
 
 RESERVED = ("run.json", "manifest.json", "latest.json")
 """Names in the event's directory that are never an artifact's."""

@@ -19,9 +19,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
-from handlers.guard import Deadline, Download, GuardedClient, TimeIsUp
 from handlers.mirror.artifacts import is_content_path, renewed
-from handlers.retryafter import retry_after
+from handlers.support.guarded_client import Deadline, Download, GuardedClient, TimeIsUp
+from handlers.support.retry_after import retry_after
 
 _LATER = frozenset({408, 425, 429})
 

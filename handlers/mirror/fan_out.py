@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from handlers.contract import Unavailable
-from handlers.guard import Deadline
+from handlers.support.guarded_client import Deadline
 
 LAST_WORDS = 1.0
 """Seconds after the deadline in which those who waited then may say for whom: a mere time-out knows no culprit."""

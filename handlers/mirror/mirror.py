@@ -20,9 +20,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import quote
 
-from handlers import templating
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Unavailable
-from handlers.guard import Deadline, GuardedClient, without_query
 from handlers.mirror.artifacts import artifacts_of, with_listed
 from handlers.mirror.content_types import DEFAULT, JSON, content_type
 from handlers.mirror.download import Fetcher, Incoming, Listing, Skip, elsewhere
@@ -30,6 +28,8 @@ from handlers.mirror.fan_out import Crew, Pool, within
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, iso, kept_in, latest, order_of, points_to
 from handlers.mirror.names import safe_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
+from handlers.support import templating
+from handlers.support.guarded_client import Deadline, GuardedClient, without_query
 
 MAX_DOCUMENT = 32 * 1024 * 1024
 """Bytes of a manifest that is read back at the most."""

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from handlers.templating import plain
+from handlers.support.templating import plain
 
 MAX_NAME = 180
 """Bytes of a file's name: file systems take 255, and a temporary name needs room for its marks."""

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import ByteSize, Field, field_validator
 
-from handlers import templating
 from handlers.contract import SinkOptions
 from handlers.mirror.names import key_part
+from handlers.support import templating
 
 MAX_PREFIX = 600
 """Bytes of a rendered prefix. S3 takes keys of 1,024; the event's directory and a file's name come after it."""

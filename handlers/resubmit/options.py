@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field, SecretStr, field_validator
 
 from handlers.contract import Refused, SinkOptions
-from handlers.guard import parse_url
 from handlers.resubmit.request import Changes
+from handlers.support.guarded_client import parse_url
 
 
 class ResubmitOptions(SinkOptions):

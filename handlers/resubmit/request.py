@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import SecretStr
 
-from handlers import templating
 from handlers.contract import Delivery, Refused
+from handlers.support import templating
 
 VARIABLES: Final = templating.VARIABLES | {"request", "try"}
 """The names that templates in `changes` have: `request` is the request so far, `try` the number of the new try."""

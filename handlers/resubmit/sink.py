@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Final
 from urllib.parse import quote, unquote
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
-from handlers.guard import Answer, Deadline, GuardedClient, parse_url
-from handlers.resubmit.chain import AGAIN, CHAIN, TRY, carried_on, why_not
 from handlers.resubmit.options import ResubmitOptions
 from handlers.resubmit.request import Changes, Request, rebuilt
-from handlers.retryafter import retry_after
+from handlers.support.guarded_client import Answer, Deadline, GuardedClient, parse_url
+from handlers.support.resubmit_chain import AGAIN, CHAIN, TRY, carried_on, why_not
+from handlers.support.retry_after import retry_after
 
 SCOPES: Final = "submit, read and again"
 FROM: Final = "x-runhook-from"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from botocore import exceptions as boto
 
 from handlers.contract import Refused, Unavailable
-from handlers.retryafter import retry_after
+from handlers.support.retry_after import retry_after
 
 _REFUSED = {
     "KeyTooLongError": "the key is too long",

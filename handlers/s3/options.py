@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers import templating
 from handlers.mirror.options import MirrorOptions
+from handlers.support import templating
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|arn:aws[a-z-]*:s3:[A-Za-z0-9:/_-]+")
 _UNFIT_FOR_TAG = re.compile(r"[^\w\s+\-=.:/@]")

@@ -14,9 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.exceptions import ClientError
 
-from handlers import templating
 from handlers.contract import Delivery
-from handlers.guard import Deadline
 from handlers.mirror.content_types import may_be_shown
 from handlers.mirror.download import Incoming
 from handlers.mirror.fan_out import Pool
@@ -24,6 +22,8 @@ from handlers.mirror.mirror import FETCHING_THREADS, MAX_DOCUMENT, Stored, Targe
 from handlers.s3.errors import code_of, is_missing, spoken
 from handlers.s3.options import S3Options, tag_value
 from handlers.s3.upload import BUFFERS, Buffers, Upload, b64_sha256
+from handlers.support import templating
+from handlers.support.guarded_client import Deadline
 
 SMALL = 1024 * 1024
 """Bytes up to which a body needs no buffer of the stock."""

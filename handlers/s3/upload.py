@@ -18,9 +18,9 @@ from typing import Any, Self
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handlers.contract import Unavailable
-from handlers.guard import Deadline
 from handlers.mirror.fan_out import Pool
 from handlers.s3.errors import code_of, spoken
+from handlers.support.guarded_client import Deadline
 
 PART = 8 * 1024 * 1024
 """Bytes of a part: 10,000 of them, S3's limit, are 80 GB."""

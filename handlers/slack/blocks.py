@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from handlers.contract import Artifact, Delivery
 from handlers.slack.escape import code, code_block, link, mrkdwn, plain, units
-from handlers.wording import (
+from handlers.support.wording import (
     RETRY,
     categories,
     errors,

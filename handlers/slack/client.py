@@ -31,7 +31,7 @@ from slack_sdk.web.file_upload_v2_result import FileUploadV2Result
 from slack_sdk.webhook import WebhookClient, WebhookResponse
 
 from handlers.contract import Refused, SinkError, Unavailable
-from handlers.retryafter import retry_after
+from handlers.support.retry_after import retry_after
 
 ANSWER_MAX = 8 * 1024 * 1024  # bytes; a page of conversations.history with metadata is the largest that we ask for
 

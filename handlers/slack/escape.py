@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from handlers.wording import WORD_JOINER, safe_url, visible
+from handlers.support.wording import WORD_JOINER, safe_url, visible
 
 ELLIPSIS = "…"
 

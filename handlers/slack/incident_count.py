@@ -10,7 +10,7 @@ from typing import Any
 from handlers.contract import Delivery
 from handlers.slack.blocks import SECTION_MAX, Message, section
 from handlers.slack.escape import code, link, units
-from handlers.wording import duration, safe_url
+from handlers.support.wording import duration, safe_url
 
 TALLY = "runhook_tally"
 RECENT = 10  # runs that a count names

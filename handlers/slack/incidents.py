@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from handlers.contract import Delivery
-from handlers.wording import errors, reason
+from handlers.support.wording import errors, reason
 
 ThreadBy = Literal["run", "incident", "none"]
 

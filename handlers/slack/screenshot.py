@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from handlers.contract import Artifact, Delivery, Services, SinkError
-from handlers.guard import Deadline, GuardedClient
 from handlers.mirror import artifacts_of
 from handlers.mirror.artifacts import place_of
 from handlers.mirror.download import Fetcher, Incoming, Listing, Skip
 from handlers.slack.client import Api
-from handlers.wording import mirrored
+from handlers.support.guarded_client import Deadline, GuardedClient
+from handlers.support.wording import mirrored
 
 MAX_BYTES = 10 * 1024 * 1024
 _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF")

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from handlers import templating
 from handlers.contract import Delivery
 from handlers.slack import escape
 from handlers.slack.blocks import Words
-from handlers.wording import RETRY, UNREADABLE, headline, look, name_of, reason, took
+from handlers.support import templating
+from handlers.support.wording import RETRY, UNREADABLE, headline, look, name_of, reason, took
 
 When = Literal[
     "completed", "failed", "terminated", "timed_out", "canceled", "created", "queued", "running", "paused",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from handlers.resubmit.chain import CHAIN
+from handlers.support.resubmit_chain import CHAIN
 from receiver.ledger import bulk, keys, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.schema import submissions as table

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
 
-from handlers.filelock import FileLock, NotLocked
+from handlers.support.file_lock import FileLock, NotLocked
 from receiver.errors import ConfigError
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from collections import Counter
 
 import httpx2
 
-from handlers.retryafter import retry_after
+from handlers.support.retry_after import retry_after
 from receiver.signature import HEADER, sign
 from receiver.simulate.options import Options
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
-from handlers.retryafter import retry_after
+from handlers.support.retry_after import retry_after
 
 Kind = Literal["submit", "read", "act"]
 """submit may create a run; read changes nothing; act changes something, but creates no run."""

@@ -10,9 +10,9 @@ import base64
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from handlers.addresses import Allowed, literal_addresses
 from handlers.contract import Refused
-from handlers.guard import parse_url
+from handlers.support.address_policy import Allowed, literal_addresses
+from handlers.support.guarded_client import parse_url
 
 _PORTS: Final = {"http": 80, "https": 443}
 

@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from handlers.addresses import Allowed
+from handlers.support.address_policy import Allowed
 from receiver import wakeups
 from receiver.allowance import Allowance
 from receiver.errors import ConfigError

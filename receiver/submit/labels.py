@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
-from handlers.resubmit.chain import CHAIN, TRY
+from handlers.support.resubmit_chain import CHAIN, TRY
 
 HEADER: Final = "x-runhook-labels"
 MEMBER: Final = "labels"

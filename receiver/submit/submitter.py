@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from handlers.addresses import Allowed
-from handlers.resubmit.chain import CHAIN, TRY
+from handlers.support.address_policy import Allowed
+from handlers.support.resubmit_chain import CHAIN, TRY
 from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.submissions import Answer, NewSubmission, Submission

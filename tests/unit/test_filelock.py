@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.filelock import FileLock, NotLocked
+from handlers.support.file_lock import FileLock, NotLocked
 
 
 def test_one_thread_at_a_time_holds_it(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_file_that_can_not_be_made_is_told(tmp_path: Path) -> None:
 _FORK = """
 import os, sys
 from pathlib import Path
-from handlers.filelock import FileLock, NotLocked
+from handlers.support.file_lock import FileLock, NotLocked
 lock = FileLock(Path(sys.argv[1]))
 with lock.held(1):  # the file is open from here on
     pass

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from handlers.addresses import Allowed, resolve, why_forbidden
 from handlers.contract import Refused, Unavailable
-from handlers.guard import Deadline, GuardedClient, parse_url, without_query
+from handlers.support.address_policy import Allowed, resolve, why_forbidden
+from handlers.support.guarded_client import Deadline, GuardedClient, parse_url, without_query
 from tests.servers.artifacts import ArtifactServer, Page
 
 

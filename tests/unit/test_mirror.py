@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from handlers.conformance import make_delivery, sample_run
 from handlers.contract import Artifact, Unavailable
 from handlers.files import Folder
-from handlers.guard import MAX_URL, Deadline
 from handlers.mirror import artifacts_of, safe_name
 from handlers.mirror.artifacts import is_content_path, place_of, renewed, with_listed
 from handlers.mirror.content_types import content_type, may_be_shown
@@ -26,6 +25,7 @@ from handlers.mirror.manifest import Kept, Manifest, Skipped, about, kept_in, la
 from handlers.mirror.mirror import Mirror, Target
 from handlers.mirror.names import MAX_NAME, MAX_PART, Taken, key_part
 from handlers.mirror.options import MirrorOptions
+from handlers.support.guarded_client import MAX_URL, Deadline
 from tests.contract.mirror_suite import Loopback
 from tests.servers.artifacts import ArtifactServer
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.retryafter import MAX_RETRY_AFTER, retry_after
+from handlers.support.retry_after import MAX_RETRY_AFTER, retry_after
 
 
 @pytest.mark.parametrize(

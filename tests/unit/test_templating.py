@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from handlers import templating
 from handlers.contract import Delivery, Refused
+from handlers.support import templating
 
 
 def render(source: str, **context: Any) -> str:

@@ -32,8 +32,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from handlers.addresses import Allowed, IPAddress, Resolver, resolve
 from handlers.contract import Refused, Unavailable
+from handlers.support.address_policy import Allowed, IPAddress, Resolver, resolve
 
 MAX_REDIRECTS = 5
 MAX_URL = 8192
