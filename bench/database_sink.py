@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from handlers import Delivery, Receipt  # noqa: E402
-from handlers.conformance import NoServices, make_delivery, sample_run  # noqa: E402
 from handlers.database import DatabaseOptions, DatabaseSink  # noqa: E402
+from handlers.testing.conformance import NoServices, make_delivery, sample_run  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 
 

@@ -34,9 +34,9 @@ from typing import Any, Self
 
 import httpx2
 
-from handlers.conformance import NoServices, make_delivery, sample_run
 from handlers.contract import Delivery
 from handlers.s3 import S3Sink
+from handlers.testing.conformance import NoServices, make_delivery, sample_run
 from receiver.processes import die_with_parent
 from tests.servers.seaweedfs import S3Server
 

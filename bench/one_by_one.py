@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import redis  # noqa: E402
 
 from handlers import registry  # noqa: E402
-from handlers.conformance import NoServices  # noqa: E402
+from handlers.testing.conformance import NoServices  # noqa: E402
 from receiver.config import RetryPolicy  # noqa: E402
 from receiver.deliver import AHEAD, Deliverer  # noqa: E402
 from receiver.ledger import Ledger, queries  # noqa: E402

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from handlers.conformance import NoServices, make_delivery, sample_run
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Sink, Unavailable
+from handlers.testing.conformance import NoServices, make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer, Page
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic import Field, SecretStr
 
-from handlers.conformance import BODIES, SinkConformance, Target, make_delivery
 from handlers.contract import Delivery, Receipt, Sink, SinkOptions, Unavailable
+from handlers.testing.conformance import BODIES, SinkConformance, Target, make_delivery
 from receiver.run import parse
 
 

@@ -20,7 +20,10 @@ import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from handlers.conformance import (
+from handlers.contract import Delivery, Receipt, Refused, Unavailable
+from handlers.database import DatabaseOptions, DatabaseSink
+from handlers.database.server import Server
+from handlers.testing.conformance import (
     BODIES,
     NoServices,
     SinkConformance,
@@ -30,9 +33,6 @@ from handlers.conformance import (
     sample_run,
     silent_port,
 )
-from handlers.contract import Delivery, Receipt, Refused, Unavailable
-from handlers.database import DatabaseOptions, DatabaseSink
-from handlers.database.server import Server
 from tests.servers.postgres import PostgresProcess
 
 TIMES = {"created_at", "modified_at", "queued_at", "started_at", "finished_at", "received_at", "delivered_at"}

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from handlers.conformance import SinkConformance, Target, make_delivery, sample_run
 from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _spoken
+from handlers.testing.conformance import SinkConformance, Target, make_delivery, sample_run
 from receiver.processes import die_with_parent
 from tests.contract.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
 from tests.servers.artifacts import ArtifactServer
@@ -186,7 +186,7 @@ _CHILD = """
 import json, sys
 from pathlib import Path
 from dataclasses import replace
-from handlers.conformance import make_delivery
+from handlers.testing.conformance import make_delivery
 from handlers.files import FilesSink
 from tests.contract.mirror_suite import Loopback
 root, run, event = sys.argv[1:]

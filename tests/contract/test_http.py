@@ -16,7 +16,9 @@ import pytest
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from handlers.conformance import (
+from handlers.contract import Delivery, Receipt, Refused, Unavailable
+from handlers.http import HttpOptions, HttpSink
+from handlers.testing.conformance import (
     NoServices,
     SinkConformance,
     Target,
@@ -25,8 +27,6 @@ from handlers.conformance import (
     sample_run,
     silent_port,
 )
-from handlers.contract import Delivery, Receipt, Refused, Unavailable
-from handlers.http import HttpOptions, HttpSink
 from tests.servers.http import Authority, Reply, Request, ScriptedServer
 
 SECRET = "whsec_" + base64.b64encode(b"secret-of-billing-0123456").decode()

@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from handlers.conformance import (
+from handlers.contract import Refused, Unavailable
+from handlers.notify import BODY_MAX, NotifyOptions, NotifySink, default_body, kind_of
+from handlers.testing.conformance import (
     BODIES,
     NoServices,
     SinkConformance,
@@ -27,8 +29,6 @@ from handlers.conformance import (
     sample_run,
     silent_port,
 )
-from handlers.contract import Refused, Unavailable
-from handlers.notify import BODY_MAX, NotifyOptions, NotifySink, default_body, kind_of
 
 SECRET = "hush-hush-token"
 

@@ -21,7 +21,11 @@ from moto import mock_aws
 from moto.sqs.models import sqs_backends
 from pydantic import ValidationError
 
-from handlers.conformance import (
+from handlers.contract import Receipt, Refused, Unavailable
+from handlers.queue import QueueOptions, QueueSink
+from handlers.queue.aws import batches
+from handlers.queue.message import Message, as_bytes, as_text, group_of, size
+from handlers.testing.conformance import (
     BODIES,
     NoServices,
     SinkConformance,
@@ -31,10 +35,6 @@ from handlers.conformance import (
     sample_run,
     silent_port,
 )
-from handlers.contract import Receipt, Refused, Unavailable
-from handlers.queue import QueueOptions, QueueSink
-from handlers.queue.aws import batches
-from handlers.queue.message import Message, as_bytes, as_text, group_of, size
 from tests.servers.valkey import ValkeyProcess
 
 SECRET = "hush-hush-secret"

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from handlers import registry
-from handlers.conformance import NoServices
+from handlers.testing.conformance import NoServices
 
 Install = Callable[..., None]
 

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from handlers.conformance import (
+from handlers.contract import Delivery, Receipt, Refused, Unavailable
+from handlers.resubmit import ResubmitOptions, ResubmitSink
+from handlers.resubmit.request import MASKS
+from handlers.testing.conformance import (
     NoServices,
     SinkConformance,
     Target,
@@ -21,9 +24,6 @@ from handlers.conformance import (
     sample_run,
     silent_port,
 )
-from handlers.contract import Delivery, Receipt, Refused, Unavailable
-from handlers.resubmit import ResubmitOptions, ResubmitSink
-from handlers.resubmit.request import MASKS
 from receiver.redact import MASK
 from receiver.simulate.faults import Fault
 from tests.servers.http import Reply, Request, ScriptedServer

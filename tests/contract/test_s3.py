@@ -24,10 +24,10 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from pydantic import ValidationError
 
-from handlers.conformance import SinkConformance, Target, closed_port, make_delivery, sample_run, silent_port
 from handlers.contract import Delivery, Refused, Services, Sink, Unavailable
 from handlers.s3 import S3Sink
 from handlers.s3.errors import spoken
+from handlers.testing.conformance import SinkConformance, Target, closed_port, make_delivery, sample_run, silent_port
 from receiver.processes import die_with_parent
 from tests.contract.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
 from tests.servers.artifacts import ArtifactServer
@@ -333,7 +333,7 @@ def not_implemented(request: AWSPreparedRequest, **_: Any) -> AWSResponse | None
 _CHILD = """
 import json, sys
 from dataclasses import replace
-from handlers.conformance import make_delivery
+from handlers.testing.conformance import make_delivery
 from handlers.s3 import S3Sink
 from tests.contract.mirror_suite import Loopback
 options, run, event = sys.argv[1:]

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from handlers.conformance import (
+from handlers.contract import Artifact, Delivery, Receipt, Refused, Unavailable
+from handlers.slack import SlackOptions, SlackSink, threads
+from handlers.testing.conformance import (
     NoServices,
     SinkConformance,
     Target,
@@ -24,8 +26,6 @@ from handlers.conformance import (
     sample_run,
     silent_port,
 )
-from handlers.contract import Artifact, Delivery, Receipt, Refused, Unavailable
-from handlers.slack import SlackOptions, SlackSink, threads
 from tests.servers.receiver import eventually
 from tests.servers.slack import HOOK, TOKEN, FakeSlack
 

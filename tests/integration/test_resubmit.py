@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from handlers.conformance import NoServices
 from handlers.resubmit import ResubmitOptions, ResubmitSink
+from handlers.testing.conformance import NoServices
 from receiver.config import RetryPolicy
 from receiver.deliver import Deliverer
 from receiver.ledger import Ledger, operations, queries

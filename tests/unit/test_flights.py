@@ -4,7 +4,7 @@ import threading
 import time
 
 from handlers import Delivery, Receipt, Sink, SinkOptions
-from handlers.conformance import NoServices
+from handlers.testing.conformance import NoServices
 from receiver.flights import Flights, Unit
 from receiver.ledger.claiming import Claimed
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.conformance import make_delivery, sample_run
 from handlers.contract import Artifact, Unavailable
 from handlers.files import Folder
 from handlers.mirror import artifacts_of, safe_name
@@ -26,6 +25,7 @@ from handlers.mirror.mirror import Mirror, Target
 from handlers.mirror.names import MAX_NAME, MAX_PART, Taken, key_part
 from handlers.mirror.options import MirrorOptions
 from handlers.support.guarded_client import MAX_URL, Deadline
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.contract.mirror_suite import Loopback
 from tests.servers.artifacts import ArtifactServer
 

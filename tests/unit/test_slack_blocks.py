@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers.conformance import BODIES, make_delivery, sample_run
 from handlers.contract import Artifact, Delivery
 from handlers.slack import escape
 from handlers.slack.blocks import BLOCKS_MAX, Style, build
@@ -21,6 +20,7 @@ from handlers.slack.incident_count import RECENT, Seen, Tally, again, many
 from handlers.slack.incidents import same_reason, topic_of
 from handlers.slack.templates import TemplateOption, Templates
 from handlers.support import wording
+from handlers.testing.conformance import BODIES, make_delivery, sample_run
 from tests.servers.slack import fits
 
 HOSTILE = [

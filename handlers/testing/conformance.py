@@ -27,7 +27,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Sink, Unavailable
-from handlers.specimens import BODIES, MARKER, make_delivery, read_run, sample_run
+from handlers.testing.samples import BODIES, MARKER, make_delivery, read_run, sample_run
 
 __all__ = [
     "BODIES",
