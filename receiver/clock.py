@@ -13,7 +13,7 @@ from functools import partial
 
 import redis
 
-from receiver import giveback, reconcile, wakeups
+from receiver import reaper, reconcile, wakeups
 from receiver.config import Config
 from receiver.inbox import InboxReader
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, operations, repair, retention
@@ -175,5 +175,5 @@ def build(settings: Settings, config: Config) -> Clock:
         connection,
         config.retention.events,
         reconciler,
-        bury=partial(giveback.bury_all, settings),
+        bury=partial(reaper.bury_all, settings),
     )

@@ -11,10 +11,10 @@ import redis
 
 from receiver import wakeups
 from receiver.event import Event, event_id
-from receiver.giveback import give_back
 from receiver.inbox import InboxReader, InboxWriter, hand_back
 from receiver.ledger import Ledger
 from receiver.ledger.migrate import ensure_schema
+from receiver.reaper import give_back
 from receiver.settings import Settings
 
 
