@@ -14,7 +14,7 @@ import typer
 from pydantic import SecretStr
 
 from receiver import facts, samples
-from receiver.cli import _output
+from receiver.cli import output as _output
 from receiver.config import RouteConfig
 from receiver.configfile import Key
 from receiver.configload import Loaded, load_file

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli._output import clean, out, print_json, print_table, when, with_iso_times
+from receiver.cli.output import clean, out, print_json, print_table, when, with_iso_times
 from receiver.config import load
 from receiver.configvalues import parse_rate
 from receiver.errors import ConfigError, NotStarted, UsageError

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli._output import clean, iso, out, print_json, print_table, when
+from receiver.cli.output import clean, iso, out, print_json, print_table, when
 from receiver.config import Config, load
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli._output import clean, iso, out, print_json, print_table, when
-from receiver.cli.lists import moment
+from receiver.cli.list import moment
+from receiver.cli.output import clean, iso, out, print_json, print_table, when
 from receiver.config import load
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable

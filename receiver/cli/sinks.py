@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from receiver.breaker import Lane
-from receiver.cli import _output
-from receiver.cli.lists import Data, Json, ask, tell
+from receiver.cli import output
+from receiver.cli.list import Data, Json, ask, tell
 from receiver.config import CALLBACK, Config, load
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, lanes, queries
@@ -70,9 +70,9 @@ def list_sinks(config: ConfigFile = None, data: Data = None, as_json: Json = Fal
 
     found = ask(data, question)
     if as_json:
-        _output.print_json(found)
+        output.print_json(found)
         return
-    _output.print_table(
+    output.print_table(
         "",
         ["sink", "type", "state", "deliveries", "why"],
         [
@@ -98,7 +98,7 @@ def _origins(open_ones: Mapping[str, int], gates: Mapping[str, Lane]) -> dict[st
             {
                 "origin": gate.lane.removeprefix(f"{CALLBACK} "),
                 "breaker": gate.breaker,
-                "until": _output.iso(gate.until),
+                "until": output.iso(gate.until),
                 "reason": gate.reason,
                 "waiting": open_ones.get(gate.lane, 0),
             }
@@ -126,7 +126,7 @@ def pause(name: Name, config: ConfigFile = None, data: Data = None) -> None:
     """Send nothing more to a sink; its deliveries wait."""
     require_sink(load_config(config, data)[1], name)
     tell(data, lambda connection: lanes.set_paused(connection, name, True, time.time()))
-    _output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
+    output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
 
 @app.command()
@@ -134,7 +134,7 @@ def resume(name: Name, config: ConfigFile = None, data: Data = None) -> None:
     """Let a paused sink go on. The clock wakes it within a second."""
     require_sink(load_config(config, data)[1], name)
     tell(data, lambda connection: lanes.set_paused(connection, name, False, time.time()))
-    _output.out().print(f"{name} goes on")
+    output.out().print(f"{name} goes on")
 
 
 @app.command("test")
@@ -159,8 +159,8 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
         raise RunhookError(f"{name}: {type(error).__name__.lower()}: {error}") from None
     finally:
         sink.close()
-    _output.out().print(f"{name}: accepted: {_output.clean(receipt.id)}")
+    output.out().print(f"{name}: accepted: {output.clean(receipt.id)}")
     for key in receipt.keys:
-        _output.out().print(f"  {_output.clean(key)}")
+        output.out().print(f"  {output.clean(key)}")
     if receipt.note:
-        _output.out().print(f"  {_output.clean(receipt.note)}")
+        output.out().print(f"  {output.clean(receipt.note)}")

@@ -17,7 +17,7 @@ import httpx2
 import typer
 
 from receiver import samples
-from receiver.cli import _output
+from receiver.cli import output
 from receiver.errors import NotStarted, UsageError
 from receiver.signature import HEADER, sign
 
@@ -95,7 +95,7 @@ def trigger(
     results = asyncio.run(send(parcels, target, key, delay=delay, report=report))
     accepted = sum(sent.accepted for sent in results)
     if as_json:
-        _output.print_json(
+        output.print_json(
             [
                 {"sample": sent.sample, "status": sent.status, "event_id": sent.event_id, "problem": sent.problem}
                 for sent in results
@@ -253,7 +253,7 @@ def _first_secret(source: str, path: Path | None, data: Path | None) -> str:
 def _print(sent: Sent) -> None:
     status = sent.status or "---"
     what = sent.event_id if sent.accepted else sent.problem
-    typer.echo(f"{status}  {_output.clean(what, 200)}  {_output.clean(sent.sample)}")
+    typer.echo(f"{status}  {output.clean(what, 200)}  {output.clean(sent.sample)}")
 
 
 def _show(*, as_json: bool) -> None:
@@ -261,7 +261,7 @@ def _show(*, as_json: bool) -> None:
     for alias, name in samples.ALIASES.items():
         aliases.setdefault(name, []).append(alias)
     if as_json:
-        _output.print_json(
+        output.print_json(
             {"samples": samples.names(), "series": dict(samples.SERIES), "aliases": dict(samples.ALIASES)}
         )
         return

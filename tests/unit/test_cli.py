@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from receiver import __version__
-from receiver.cli import COMMANDS, _output, main
-from receiver.cli.lists import moment
+from receiver.cli import COMMANDS, main, output
+from receiver.cli.list import moment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,7 +156,7 @@ def test_what_a_terminal_has_no_character_for_is_a_question_mark(monkeypatch: py
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="iso8859-1"))
     monkeypatch.setattr(sys, "argv", ["runhook", "runs"])
-    table = lambda **_: _output.print_table("", NAMES, [["evt_1…", "Bücher", "dead", ""]], "")  # noqa: E731
+    table = lambda **_: output.print_table("", NAMES, [["evt_1…", "Bücher", "dead", ""]], "")  # noqa: E731
     monkeypatch.setattr("receiver.cli.build_app", lambda _: table)
 
     with pytest.raises(SystemExit) as end:
@@ -173,8 +173,8 @@ NAMES = ["event", "run", "state", "receipt"]
 def printed(monkeypatch: pytest.MonkeyPatch, *, width: int, terminal: bool) -> list[str]:
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, color_system=None, highlight=False)
-    monkeypatch.setattr(_output, "out", lambda: console)
-    _output.print_table("", NAMES, ROWS, "nothing")
+    monkeypatch.setattr(output, "out", lambda: console)
+    output.print_table("", NAMES, ROWS, "nothing")
     return stream.getvalue().splitlines()
 
 

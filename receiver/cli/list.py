@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict, TypeVar
 
 import typer
 
-from receiver.cli import _output
+from receiver.cli import output
 from receiver.configvalues import parse_duration
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
@@ -105,9 +105,9 @@ def runs(
     wanted = queries.Filter(source=source, run_id=run, status=status or (), **span(since, until), limit=limit)
     found = ask(data, lambda connection: queries.list_runs(connection, wanted))
     if as_json:
-        _output.print_json([_output.with_iso_times(row) for row in found])
+        output.print_json([output.with_iso_times(row) for row in found])
         return
-    _output.print_table(
+    output.print_table(
         "",
         ["run", "type", "status", "attempt", "events", "deliveries", "changed", "why it failed"],
         [
@@ -118,8 +118,8 @@ def runs(
                 row["attempt"],
                 row["events"],
                 ", ".join(f"{count} {state}" for state, count in sorted(row["deliveries"].items())),
-                _output.when(row["updated_at"]),
-                _output.clean(row["failure_reason"], 60),
+                output.when(row["updated_at"]),
+                output.clean(row["failure_reason"], 60),
             )
             for row in found
         ],
@@ -141,19 +141,19 @@ def events(
     wanted = queries.Filter(source=source, run_id=run, status=status or (), **span(since, until), limit=limit)
     found = ask(data, lambda connection: queries.list_events(connection, wanted))
     if as_json:
-        _output.print_json([_output.with_iso_times(row) for row in found])
+        output.print_json([output.with_iso_times(row) for row in found])
         return
-    _output.print_table(
+    output.print_table(
         "",
         ["event", "run", "status", "via", "what it is", "received"],
         [
             (
-                _output.short(row["id"]),
+                output.short(row["id"]),
                 row["run_id"],
                 row["outcome"],
                 row["via"],
                 what_it_is(row),
-                _output.when(row["received_at"]),
+                output.when(row["received_at"]),
             )
             for row in found
         ],
@@ -172,7 +172,7 @@ def what_it_is(event: dict[str, Any]) -> str:
     if event["disposition"] == "unreadable":
         return f"unreadable: {event['problem']}"
     if event["repeat_of"]:
-        return f"repeat of {_output.short(event['repeat_of'])}"
+        return f"repeat of {output.short(event['repeat_of'])}"
     unrouted = ", unrouted" if event["unrouted"] else ""
     return str(event["disposition"]) + unrouted + (f" ({event['problem']})" if event["problem"] else "")
 
@@ -207,14 +207,14 @@ def deliveries(
     )
     found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
     if as_json:
-        _output.print_json([_output.with_iso_times(row) for row in found])
+        output.print_json([output.with_iso_times(row) for row in found])
         return
-    _output.print_table(
+    output.print_table(
         "",
         ["event", "run", "status", "sink", "state", "tries", "receipt or reason"],
         [
             (
-                _output.short(row["event_id"]),
+                output.short(row["event_id"]),
                 row["run_id"],
                 row["status"],
                 row["sink"],
@@ -231,11 +231,11 @@ def deliveries(
 def _outcome(row: dict[str, Any]) -> str:
     if row["state"] == "delivered" and row["receipt"]:
         receipt = row["receipt"]
-        return _output.clean(_output.near(receipt.get("id", "")), 120) + (
+        return output.clean(output.near(receipt.get("id", "")), 120) + (
             f" ({receipt['note']})" if receipt.get("note") else ""
         )
-    due = f"; next try {_output.when(row['due_at'])}" if row["state"] == "waiting" else ""
-    return _output.clean(row["reason"], 100) + due
+    due = f"; next try {output.when(row['due_at'])}" if row["state"] == "waiting" else ""
+    return output.clean(row["reason"], 100) + due
 
 
 def submissions(
@@ -264,15 +264,15 @@ def submissions(
     )
     found = ask(data, lambda connection: queries.list_submissions(connection, wanted, labels))
     if as_json:
-        _output.print_json([_output.with_iso_times(row) for row in found])
+        output.print_json([output.with_iso_times(row) for row in found])
         return
     now = time.time()
-    _output.print_table(
+    output.print_table(
         "",
         ["submission", "state", "run", "status", "call", "age", "looked for", "labels", "why"],
         [
             (
-                _output.short(row["id"]),
+                output.short(row["id"]),
                 row["state"],
                 row["run_id"],
                 row["status"],
@@ -280,7 +280,7 @@ def submissions(
                 age(now - row["created_at"]),
                 _due(row, now),
                 " ".join(f"{name}={value}" for name, value in sorted(row["labels"].items())),
-                _output.clean(row["reason"], 100),
+                output.clean(row["reason"], 100),
             )
             for row in found
         ],

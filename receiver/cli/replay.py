@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.cli import _output
-from receiver.cli.lists import Data, Json, Limit, Since, Source, Status, Until, ask, span, tell
+from receiver.cli import output
+from receiver.cli.list import Data, Json, Limit, Since, Source, Status, Until, ask, span, tell
 from receiver.cli.sinks import load_config, require_sink
 from receiver.config import CALLBACK
 from receiver.errors import RunhookError, UsageError
@@ -39,13 +39,13 @@ def dead(
     wanted = queries.Filter(sink=sink, state=(State.DEAD,), status=status or (), **span(since, until), limit=limit)
     found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
     if as_json:
-        _output.print_json([_output.with_iso_times(row) for row in found])
+        output.print_json([output.with_iso_times(row) for row in found])
         return
-    _output.print_table(
+    output.print_table(
         "",
         ["delivery", "run", "status", "sink", "tries", "why"],
         [
-            (_output.short(row["id"]), row["run_id"], row["status"], row["sink"], row["attempts"], row["reason"])
+            (output.short(row["id"]), row["run_id"], row["status"], row["sink"], row["attempts"], row["reason"])
             for row in found
         ],
         "no dead letters",
@@ -61,25 +61,25 @@ def attempts(
     _check_id(thing)
     found = ask(data, lambda connection: queries.list_attempts(connection, thing))
     if as_json:
-        _output.print_json([_output.with_iso_times(row) for row in found])
+        output.print_json([output.with_iso_times(row) for row in found])
         return
-    _output.print_table(
+    output.print_table(
         "",
         ["delivery", "sink", "attempt", "outcome", "began", "seconds", "worker", "receipt or reason"],
         [
             (
-                _output.short(row["delivery_id"]),
+                output.short(row["delivery_id"]),
                 row["sink"],
                 row["number"],
                 row["outcome"],
-                _output.when(row["started_at"]),
+                output.when(row["started_at"]),
                 f"{row['ended_at'] - row['started_at']:.3f}",
                 row["worker"],
-                _output.near(row["receipt"]["id"]) if row["receipt"] else row["reason"],
+                output.near(row["receipt"]["id"]) if row["receipt"] else row["reason"],
             )
             for row in found
         ],
-        f"no attempts of {_output.clean(thing, 60)}",
+        f"no attempts of {output.clean(thing, 60)}",
     )
 
 
@@ -131,9 +131,9 @@ def replay(
     if sink and not sum(counts):
         require_sink(load_config(config, data)[1], sink)  # a misspelt name must not look like success
     if dry_run:
-        _output.out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}")
+        output.out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}")
         return
-    if empty := [_output.clean(thing, 60) for thing, found in zip(things or (), counts, strict=False) if not found]:
+    if empty := [output.clean(thing, 60) for thing, found in zip(things or (), counts, strict=False) if not found]:
         more = "" if force or backfill else "; what was delivered already is sent again with --force"
         raise RunhookError(f"nothing to {kind} of {', '.join(empty)}{more}")
 
@@ -154,7 +154,7 @@ def replay(
 
     made = tell(data, create)
     for operation in made:
-        _output.out().print(f"{operation.id}: {operation.total} deliveries to {kind}")
+        output.out().print(f"{operation.id}: {operation.total} deliveries to {kind}")
     if wait:
         _watch(data, made)
 
@@ -173,7 +173,7 @@ def _check_id(thing: str) -> None:
     if not thing.strip():
         raise UsageError("an id is empty")
     if thing.startswith(("dlv_", "evt_")) and not _ID.fullmatch(thing):
-        raise UsageError(f"{_output.clean(thing, 60)}: an id has 8 to 32 hex digits after {thing[:4]}")
+        raise UsageError(f"{output.clean(thing, 60)}: an id has 8 to 32 hex digits after {thing[:4]}")
 
 
 def _parts(chosen: Selection) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _watch(data: Data, made: list[Operation]) -> None:
         for operation in now:
             if operation is not None and shown.get(operation.id) != operation.done:
                 shown[operation.id] = operation.done
-                _output.out().print(f"{operation.id}: {operation.done} of {operation.total}")
+                output.out().print(f"{operation.id}: {operation.done} of {operation.total}")
         if all(operation is None or operation.state != "running" for operation in now):
             return
         time.sleep(0.5)
@@ -207,7 +207,7 @@ def cancel(
             _check_id(thing)
             done = bool(tell(data, partial(ledger_operations.cancel_deliveries, ids=[thing], now=time.time())))
         if done:
-            _output.out().print(f"{thing}: cancelled")
+            output.out().print(f"{thing}: cancelled")
         else:
             failed.append(thing)
     if failed:
@@ -222,9 +222,9 @@ def operations(data: Data = None, limit: Limit = queries.LIMIT, as_json: Json = 
             {name: getattr(each, name) for name in Operation.__slots__} | {"selection": each.selection.to_json()}
             for each in found
         ]
-        _output.print_json([_output.with_iso_times(row) for row in rows])
+        output.print_json([output.with_iso_times(row) for row in rows])
         return
-    _output.print_table(
+    output.print_table(
         "",
         ["operation", "kind", "state", "done", "of", "began", "takes"],
         [
@@ -234,7 +234,7 @@ def operations(data: Data = None, limit: Limit = queries.LIMIT, as_json: Json = 
                 each.state,
                 each.done,
                 each.total,
-                _output.when(each.created_at),
+                output.when(each.created_at),
                 _selected(each.selection),
             )
             for each in found
@@ -248,5 +248,5 @@ def _selected(selection: Selection) -> str:
     found = {name: value for name, value in _parts(selection).items() if value}
     for name in ("since", "until"):
         if name in found:
-            found[name] = _output.when(found[name])
+            found[name] = output.when(found[name])
     return " ".join(f"{name}={','.join(value) if isinstance(value, tuple) else value}" for name, value in found.items())
