@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 
 RETRY_AFTER_CAP = 86_400.0
 """Seconds. A sink that asks for more than a day is asked again after one."""

@@ -14,12 +14,12 @@ from functools import partial
 import redis
 
 from receiver import reaper, reconcile, wakeups
-from receiver.config import Config
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.inbox import InboxReader
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, operations, repair, retention
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import Reconciler
-from receiver.settings import Settings
 
 TICK = 1.0
 """Seconds between two looks at what is due."""

@@ -21,7 +21,8 @@ from redis.retry import Retry
 from handlers import Sink, SinkOptions, registry
 from receiver import lifesign, wakeups
 from receiver.callbacks import CallbackOptions, CallbackSink
-from receiver.config import CALLBACK, Config, RetryPolicy
+from receiver.config.models import CALLBACK, Config, RetryPolicy
+from receiver.config.settings import Settings
 from receiver.flights import Flights, Unit
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, delivering, lanes
 from receiver.ledger.claiming import Claimed
@@ -29,7 +30,6 @@ from receiver.parcel import Receipts
 from receiver.pauses import Pause
 from receiver.rates import Rate
 from receiver.services import SourceServices
-from receiver.settings import Settings
 from receiver.settling import Results, Settling
 from receiver.tally import Tally
 

@@ -15,7 +15,8 @@ from dataclasses import replace
 import redis
 
 from receiver import facts, wakeups
-from receiver.config import Config
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.event import Event
 from receiver.facts import Facts
 from receiver.inbox import Entry, InboxReader
@@ -26,7 +27,6 @@ from receiver.pauses import Pause
 from receiver.redact import Redactor
 from receiver.routing import Router, RunView
 from receiver.run import parse
-from receiver.settings import Settings
 from receiver.submit import due, lanes
 from receiver.tally import DispatchTally
 

@@ -15,8 +15,8 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from receiver.config.settings import hide_password
 from receiver.errors import NotStarted
-from receiver.settings import hide_password
 
 NEEDED: Final = {
     "appendonly": ("yes", "events are in memory only"),

@@ -12,9 +12,9 @@ import time
 from redis.exceptions import RedisError
 
 from receiver import inbox, lifesign
+from receiver.config.settings import Settings
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.repair import release_claims
-from receiver.settings import Settings
 from receiver.wakeups import DISPATCH, clear_dead, connect
 
 log = logging.getLogger("runhook.worker")

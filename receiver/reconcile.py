@@ -19,8 +19,9 @@ import redis
 
 from receiver import hints, wakeups
 from receiver.allowance import Allowance
-from receiver.config import Config, ReconcileConfig
-from receiver.configvalues import parse_rate
+from receiver.config.fields import parse_rate
+from receiver.config.models import Config, ReconcileConfig
+from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.errors import ConfigError
 from receiver.event import Event, Via, event_id
@@ -32,7 +33,6 @@ from receiver.rates import Rate
 from receiver.redact import Redactor
 from receiver.routing import Router
 from receiver.run import FINAL, parse
-from receiver.settings import Settings
 from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
 from receiver.submit import due
 from receiver.submit.resolving import Resolver, token_of

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from receiver import cel, mapping
 from receiver.celscan import CelError
-from receiver.configwords import suggest
+from receiver.config.messages import suggest
 from receiver.mapping import Problem
 from receiver.run import FINAL
 
 if TYPE_CHECKING:
-    from receiver.config import RouteConfig
+    from receiver.config.models import RouteConfig
 
 FIELDS = frozenset(
     """

@@ -19,7 +19,7 @@ from receiver.mapping import show
 from receiver.routecheck import order_problems, rule_problems
 
 if TYPE_CHECKING:
-    from receiver.config import RouteConfig
+    from receiver.config.models import RouteConfig
     from receiver.run import Run
 
 TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")

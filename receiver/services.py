@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
 from handlers import Artifact, Delivery, Unavailable
-from receiver.config import Config
+from receiver.config.models import Config
 from receiver.skyvern import Answered, Patience, SkyvernReader, listed_artifacts
 
 KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download": "download"}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from handlers import Receipt
 from receiver import breaker, verdicts
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 from receiver.flights import Unit
 from receiver.ledger import Connection, claiming, delivering, lanes
 from receiver.ledger.claiming import Claimed

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from handlers import Receipt, Refused, Unavailable
 from receiver import backoff
 from receiver.breaker import Answer, Lane
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
 from receiver.states import Move

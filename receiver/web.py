@@ -22,14 +22,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
 from receiver import durability
-from receiver.config import Config
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.errors import RequestError
 from receiver.hints import HintWriter
 from receiver.ingest import PREFIX, Ingest
 from receiver.keeper import Keeper, Limits, spool_trouble
 from receiver.metrics import ReceiverMetrics
 from receiver.quarantine import Quarantine, QuarantineWriter
-from receiver.settings import Settings
 from receiver.spool import Spool, SpoolFull
 from receiver.wakeups import DISPATCH, wake_command
 

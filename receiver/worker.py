@@ -19,14 +19,14 @@ from typing import Final, Protocol
 from redis.exceptions import RedisError
 
 from receiver import lifesign
-from receiver.config import Config
+from receiver.config.models import Config
+from receiver.config.settings import Settings, hide_password
 from receiver.durability import no_entry
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
 from receiver.lifesign import LifeSign
 from receiver.reaper import bury, bury_all, give_back
-from receiver.settings import Settings, hide_password
 from receiver.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
 from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, connect, deliver_queue, run_worker
 

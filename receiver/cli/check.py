@@ -15,16 +15,16 @@ from pydantic import SecretStr
 
 from receiver import facts, samples
 from receiver.cli import output as _output
-from receiver.config import RouteConfig
-from receiver.configfile import Key
-from receiver.configload import Loaded, load_file
+from receiver.config.loader import Loaded, load_file
+from receiver.config.models import RouteConfig
+from receiver.config.settings import Settings, hide_password
+from receiver.config.yaml_file import Key
 from receiver.errors import ConfigError, UsageError
 from receiver.event import event_id
 from receiver.mapping import show
 from receiver.redact import Redactor
 from receiver.routing import Router, RunView, Verdict
 from receiver.run import Run, parse
-from receiver.settings import Settings, hide_password
 
 STARS = "********"
 
@@ -86,7 +86,7 @@ def schema(
     ] = False,
 ) -> None:
     """Print the JSON Schema of the config file, so that editors complete it and mark mistakes."""
-    from receiver.schema import json_schema, put_reference, reference
+    from receiver.config.json_schema import json_schema, put_reference, reference
 
     text = reference() if docs else json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
     if output is None:

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from receiver import logs
-from receiver.config import load
+from receiver.config.models import load
+from receiver.config.settings import Settings
 from receiver.processes import started
-from receiver.settings import Settings
 
 
 def clock(

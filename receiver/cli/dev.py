@@ -14,9 +14,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from receiver.config import Config, load
+from receiver.config.models import Config, load
+from receiver.config.settings import Settings, hide_password
 from receiver.errors import NotStarted
-from receiver.settings import Settings, hide_password
 
 UNREADY_FOR = 4.0
 """Seconds after which it is said why nothing can be kept yet."""

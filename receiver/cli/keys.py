@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from receiver.cli.output import clean, out, print_json, print_table, when, with_iso_times
-from receiver.config import load
-from receiver.configvalues import parse_rate
+from receiver.config.fields import parse_rate
+from receiver.config.models import load
+from receiver.config.settings import SECRET_FILE, Settings
 from receiver.errors import ConfigError, NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.ledger.migrate import ensure_schema
-from receiver.settings import SECRET_FILE, Settings
 from receiver.submit import keys
 
 app = typer.Typer(

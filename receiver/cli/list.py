@@ -12,11 +12,11 @@ from typing import Annotated, Any, TypedDict, TypeVar
 import typer
 
 from receiver.cli import output
-from receiver.configvalues import parse_duration
+from receiver.config.fields import parse_duration
+from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
 from receiver.ledger.migrate import ensure_schema
-from receiver.settings import Settings
 from receiver.states import State
 from receiver.submit.states import Submission
 

@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 
 from receiver.cli.output import clean, iso, out, print_json, print_table, when
-from receiver.config import Config, load
+from receiver.config.models import Config, load
+from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.quarantine import Quarantine, Refused
-from receiver.settings import Settings
 
 app = typer.Typer(
     help="Requests that failed the signature check: see them, check them again after a secret was added, drop them.",

@@ -10,12 +10,12 @@ import typer
 
 from receiver.cli.list import moment
 from receiver.cli.output import clean, iso, out, print_json, print_table, when
-from receiver.config import load
+from receiver.config.models import load
+from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import Walked, build
-from receiver.settings import Settings
 
 
 def reconcile(

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from receiver import logs
-from receiver.config import Config, load
+from receiver.config.models import Config, load
+from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.processes import started
-from receiver.settings import Settings
 
 BACKLOG = 2048
 LEAVE_WITHIN = 1.0

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from receiver import logs
+from receiver.config.settings import Settings
 from receiver.errors import UsageError
-from receiver.settings import Settings
 from receiver.simulate.faults import HELP, Fault, check
 
 FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be given several times. --faults lists them."

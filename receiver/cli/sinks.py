@@ -12,10 +12,10 @@ import typer
 from receiver.breaker import Lane
 from receiver.cli import output
 from receiver.cli.list import Data, Json, ask, tell
-from receiver.config import CALLBACK, Config, load
+from receiver.config.models import CALLBACK, Config, load
+from receiver.config.settings import Settings
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, lanes, queries
-from receiver.settings import Settings
 
 SHOWN: Final = 3
 """Shut origins whose reason the table has room for; --json tells all."""

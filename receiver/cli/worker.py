@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from receiver import logs
-from receiver.config import load
-from receiver.settings import Settings
+from receiver.config.models import load
+from receiver.config.settings import Settings
 
 
 def worker(

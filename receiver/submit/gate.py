@@ -12,7 +12,7 @@ from typing import Final
 import redis
 
 from receiver.allowance import Allowance
-from receiver.configvalues import parse_rate
+from receiver.config.fields import parse_rate
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
-from receiver.config import CALLBACK
+from receiver.config.models import CALLBACK
 
 SINK: Final = CALLBACK
 """The sink that stands in no config: it serves the address that a submission's caller gave."""

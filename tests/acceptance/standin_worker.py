@@ -18,8 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from receiver import logs, wakeups, worker
+from receiver.config.settings import Settings
 from receiver.errors import NotStarted
-from receiver.settings import Settings
 
 
 class StandIn:

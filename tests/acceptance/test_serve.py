@@ -162,8 +162,8 @@ def test_a_busy_port_is_one_line(receiver_factory: Receivers, redis_url: str) ->
 
 def test_a_missing_config_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:
     receiver = receiver_factory(redis_url, start=False)
-    receiver.config.unlink()
-    assert str(receiver.config) in one_line(receiver, 2)
+    receiver.config.models.unlink()
+    assert str(receiver.config.models) in one_line(receiver, 2)
 
 
 def test_a_data_directory_that_cannot_be_used_is_one_line(

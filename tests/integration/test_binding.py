@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.config import RouteConfig
+from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, queries, submissions

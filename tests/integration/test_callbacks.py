@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from receiver.callbacks import CallbackOptions, CallbackSink
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 from receiver.deliver import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.ledger import Connection, Ledger, keys, queries, submissions

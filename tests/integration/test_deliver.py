@@ -13,7 +13,7 @@ import redis
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver import breaker
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 from receiver.deliver import HOPELESS, Deliverer
 from receiver.ledger import Ledger, claiming, lanes, queries, repair
 from receiver.ledger.migrate import ensure_schema

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.config import RouteConfig
+from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.event import Event, event_id
 from receiver.inbox import InboxReader, InboxWriter

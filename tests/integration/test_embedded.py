@@ -16,11 +16,11 @@ import pytest
 import redis
 
 from receiver import embedded, wakeups
+from receiver.config.settings import Settings
 from receiver.durability import judge
 from receiver.embedded import EmbeddedValkey
 from receiver.errors import NotStarted
 from receiver.processes import spawn
-from receiver.settings import Settings
 
 
 @pytest.fixture

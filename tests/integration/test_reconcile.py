@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from receiver import reconcile
-from receiver.config import Config
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.event import Event, event_id
 from receiver.hints import KEY as HINTS
@@ -21,7 +22,6 @@ from receiver.ledger import Ledger, overdue, queries, submissions
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.submissions import Answer
 from receiver.reconcile import Reconciler
-from receiver.settings import Settings
 from receiver.simulate.bodies import dumps, webhook
 from receiver.simulate.faults import Fault
 from receiver.skyvern import Answered, Unreachable

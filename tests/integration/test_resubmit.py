@@ -15,7 +15,7 @@ import redis
 
 from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 from receiver.deliver import Deliverer
 from receiver.ledger import Ledger, operations, queries
 from receiver.ledger.operations import Selection

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from handlers import Delivery, Unavailable
-from receiver.config import Config
+from receiver.config.models import Config
 from receiver.services import SourceServices
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator

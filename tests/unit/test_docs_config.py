@@ -11,11 +11,11 @@ import yaml
 
 from handlers.registry import BUILT_IN, sink_type
 from receiver.celscan import FUNCTIONS, MACROS
-from receiver.config import Config
-from receiver.configfile import expand
+from receiver.config.json_schema import put_reference, reference
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.config.yaml_file import expand
 from receiver.routecheck import rule_problems
-from receiver.schema import put_reference, reference
-from receiver.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 TEXT = PAGE.read_text(encoding="utf-8")

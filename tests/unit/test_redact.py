@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver import samples
-from receiver.config import DEFAULT_REDACT
+from receiver.config.models import DEFAULT_REDACT
 from receiver.errors import ConfigError
 from receiver.redact import MASK, Redactor
 from receiver.run import parse

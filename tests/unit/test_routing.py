@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from receiver.config import RouteConfig, ToSink
+from receiver.config.models import RouteConfig, ToSink
 from receiver.errors import ConfigError
 from receiver.routecheck import mentioned_fields, order_problems, rule_problems
 from receiver.routing import Router, RouteVerdict, RunView, Target

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from receiver.config.settings import LOCAL_KEY_FILE, Settings, hide_password
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger
-from receiver.settings import LOCAL_KEY_FILE, Settings, hide_password
 
 
 def test_an_empty_environment_gives_the_embedded_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from handlers import Receipt, Refused, Unavailable
 from receiver.breaker import Answer, Lane
-from receiver.config import RetryPolicy
+from receiver.config.models import RetryPolicy
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
 from receiver.states import Move

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
-from receiver.config import Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
-from receiver.configvalues import NAME, parse_size
-from receiver.configwords import model_in
-from receiver.settings import Settings
+from receiver.config.fields import NAME, parse_size
+from receiver.config.messages import model_in
+from receiver.config.models import Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
+from receiver.config.settings import Settings
 
 VARIABLE = r"\$\{[A-Za-z_]"
 """In a text that takes its value from the environment."""

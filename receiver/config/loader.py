@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from receiver.config import CALLBACK, Config, RouteConfig, SinkConfig
-from receiver.configfile import Document, Key, read, spell
-from receiver.configwords import describe, suggest, unknown
+from receiver.config.messages import describe, suggest, unknown
+from receiver.config.models import CALLBACK, Config, RouteConfig, SinkConfig
+from receiver.config.yaml_file import Document, Key, read, spell
 from receiver.errors import ConfigError
 from receiver.routecheck import order_problems, rule_problems, rule_warnings
 

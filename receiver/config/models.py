@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from receiver.configvalues import Keys, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
+from receiver.config.fields import Keys, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
 
 DEFAULT_REDACT = (
     "**.extra_http_headers",
@@ -316,6 +316,6 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
 
     Raises ConfigError with every problem of the file, each with file, line and key.
     """
-    from receiver.configload import load_file
+    from receiver.config.loader import load_file
 
     return load_file(path, environ).config
