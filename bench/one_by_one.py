@@ -25,7 +25,7 @@ import redis  # noqa: E402
 from handlers import registry  # noqa: E402
 from handlers.testing.conformance import NoServices  # noqa: E402
 from receiver.config.models import RetryPolicy  # noqa: E402
-from receiver.deliver import AHEAD, Deliverer  # noqa: E402
+from receiver.delivery.deliverer import AHEAD, Deliverer  # noqa: E402
 from receiver.ledger import Ledger, queries  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
 from tests.integration.test_ledger import new_event, record  # noqa: E402

@@ -56,11 +56,12 @@ def bodies(settings: Settings, config: Config) -> Bodies:
 
     What the bodies are made of is imported here, before the fork, so that the children share it.
     """
-    from receiver import deliver, dispatch
+    from receiver import dispatch
+    from receiver.delivery import deliverer
 
     built: Bodies = {DISPATCH: partial(dispatch.build, settings, config)}
     for sink in config.destinations:
-        built[deliver_queue(sink)] = partial(deliver.build, settings, config, sink)
+        built[deliver_queue(sink)] = partial(deliverer.build, settings, config, sink)
     return built
 
 

@@ -141,8 +141,8 @@ def resume(name: Name, config: ConfigFile = None, data: Data = None) -> None:
 def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> None:
     """Send one marked sample to a sink, now and from here, and show its receipt."""
     from handlers import SinkError, registry
+    from receiver.delivery.sink_services import SourceServices
     from receiver.parcel import sample_delivery
-    from receiver.services import SourceServices
 
     settings, loaded = load_config(config, data)
     require_sink(loaded, name)

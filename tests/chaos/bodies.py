@@ -12,7 +12,7 @@ import random
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from receiver.deliver import unsettled
+from receiver.delivery.deliverer import unsettled
 from receiver.event import delivery_id, event_id
 
 SOURCE: Final = "skyvern"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.callbacks import CallbackOptions, CallbackSink
 from receiver.config.models import RetryPolicy
-from receiver.deliver import Deliverer
+from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
+from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.ledger import Connection, Ledger, keys, queries, submissions
 from receiver.redact import Redactor

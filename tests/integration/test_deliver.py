@@ -14,7 +14,7 @@ import redis
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver import breaker
 from receiver.config.models import RetryPolicy
-from receiver.deliver import HOPELESS, Deliverer
+from receiver.delivery.deliverer import HOPELESS, Deliverer
 from receiver.ledger import Ledger, claiming, lanes, queries, repair
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import NewDelivery
@@ -323,7 +323,7 @@ def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..
 def test_the_places_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
     ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.deliver.FAST", 60.0)  # a busy machine makes each send slow
+    monkeypatch.setattr("receiver.delivery.deliverer.FAST", 60.0)  # a busy machine makes each send slow
     # Given a sink that answers fast, and a ledger that does so only when twice as much went out as there are places
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(150)))
 

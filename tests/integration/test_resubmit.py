@@ -16,7 +16,7 @@ import redis
 from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
 from receiver.config.models import RetryPolicy
-from receiver.deliver import Deliverer
+from receiver.delivery.deliverer import Deliverer
 from receiver.ledger import Ledger, operations, queries
 from receiver.ledger.operations import Selection
 from receiver.simulate.faults import Fault

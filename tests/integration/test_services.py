@@ -11,7 +11,7 @@ import pytest
 
 from handlers import Delivery, Unavailable
 from receiver.config.models import Config
-from receiver.services import SourceServices
+from receiver.delivery.sink_services import SourceServices
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 

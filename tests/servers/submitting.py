@@ -17,10 +17,11 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from receiver import deliver, dispatch
+from receiver import dispatch
 from receiver.config.models import CALLBACK, Config
 from receiver.config.settings import Settings
-from receiver.deliver import Deliverer
+from receiver.delivery import deliverer
+from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.ledger import Ledger
 from receiver.ledger import keys as ledger_keys
@@ -109,7 +110,7 @@ def submitting(
             if dispatching:
                 stack.callback(_working(dispatch.build(settings, loaded, "test")))
             if delivering:
-                stack.callback(_working(deliver.build(settings, loaded, CALLBACK, "test")))
+                stack.callback(_working(deliverer.build(settings, loaded, CALLBACK, "test")))
             rig = Submitting(url, settings, ledger, serving)
             stack.enter_context(rig.client)
             return rig

@@ -5,7 +5,7 @@ import time
 
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
-from receiver.flights import Flights, Unit
+from receiver.delivery.sender import Flights, Unit
 from receiver.ledger.claiming import Claimed
 
 

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from handlers import Receipt
-from receiver import breaker, verdicts
+from receiver import breaker
 from receiver.config.models import RetryPolicy
-from receiver.flights import Unit
+from receiver.delivery import outcome
+from receiver.delivery.sender import Unit
 from receiver.ledger import Connection, claiming, delivering, lanes
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
@@ -39,7 +40,7 @@ class Settling:
         by_token: dict[str, list[Settled]] = {}
         for unit in units:
             settled = [
-                verdicts.settled(
+                outcome.settled(
                     each, answer, self._retry, gates.get(each.lane), unit.started_at, now, chance=random.random()
                 )
                 for each, answer in zip(unit.claimed, unit.answers, strict=True)
@@ -67,13 +68,13 @@ class Settling:
                     _tell(each, answer, one)
         log.info("deliver.settled sink=%s %s", self._sink, " ".join(f"{k}={v}" for k, v in counts.items()))
 
-    def _pass_gates(self, connection: Connection, units: Sequence[Unit], now: float) -> dict[str, verdicts.Gate]:
+    def _pass_gates(self, connection: Connection, units: Sequence[Unit], now: float) -> dict[str, outcome.Gate]:
         """Each lane that met trouble, or was probed, with its breaker before and after these answers."""
         answers: dict[str, list[breaker.Answer]] = {}
         touched: set[str] = set()
         for unit in units:
             for each, answer in zip(unit.claimed, unit.answers, strict=True):
-                seen = verdicts.availability(answer)
+                seen = outcome.availability(answer)
                 if seen is not None:
                     answers.setdefault(each.lane, []).append(seen)
                 if each.probe or (seen is not None and not seen.available) or each.lane in self._watched:
@@ -90,7 +91,7 @@ class Settling:
                 if after.breaker != before.breaker:
                     log.warning("breaker.%s lane=%s reason=%s", after.breaker, name, after.reason)
             (self._watched.add if after.failures else self._watched.discard)(name)
-            gates[name] = verdicts.Gate(before, after)
+            gates[name] = outcome.Gate(before, after)
         return gates
 
 

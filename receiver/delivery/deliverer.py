@@ -20,17 +20,17 @@ from redis.retry import Retry
 
 from handlers import Sink, SinkOptions, registry
 from receiver import lifesign, wakeups
-from receiver.callbacks import CallbackOptions, CallbackSink
 from receiver.config.models import CALLBACK, Config, RetryPolicy
 from receiver.config.settings import Settings
-from receiver.flights import Flights, Unit
+from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
+from receiver.delivery.sender import Flights, Unit
+from receiver.delivery.settlement import Results, Settling
+from receiver.delivery.sink_services import SourceServices
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, delivering, lanes
 from receiver.ledger.claiming import Claimed
 from receiver.parcel import Receipts
 from receiver.pauses import Pause
 from receiver.rates import Rate
-from receiver.services import SourceServices
-from receiver.settling import Results, Settling
 from receiver.tally import Tally
 
 LINGER = 1.0

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from handlers import Receipt, Refused, Unavailable
-from receiver import backoff
 from receiver.breaker import Answer, Lane
 from receiver.config.models import RetryPolicy
+from receiver.delivery import backoff
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
 from receiver.states import Move

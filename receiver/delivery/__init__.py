@@ -1,0 +1,1 @@
+"""From a claimed delivery to its outcome in the ledger: claim, send, settle."""
