@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from receiver.signature import sign  # noqa: E402
+from receiver.domain.signature import sign  # noqa: E402
 
 SECRET = "bench-secret"
 BODIES = 512

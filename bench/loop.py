@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 import httpx2  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 
+from receiver.domain.signature import verify  # noqa: E402
 from receiver.ledger import Connection, overdue  # noqa: E402
 from receiver.ledger.schema import runs, submissions  # noqa: E402
-from receiver.signature import verify  # noqa: E402
 from receiver.simulate import Options, create_app  # noqa: E402
 from receiver.simulate.faults import Fault  # noqa: E402
 from receiver.simulate.server import Serving  # noqa: E402

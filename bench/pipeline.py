@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import psycopg  # noqa: E402
 import redis  # noqa: E402
 
-from receiver.event import Event, event_id  # noqa: E402
+from receiver.domain.event import Event, event_id  # noqa: E402
 from receiver.inbox import InboxWriter  # noqa: E402
 from receiver.processes import die_with_parent  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402

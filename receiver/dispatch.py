@@ -14,20 +14,20 @@ from dataclasses import replace
 
 import redis
 
-from receiver import facts, wakeups
+from receiver import wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.event import Event
-from receiver.facts import Facts
+from receiver.domain import callback, deduplication, poll_schedule
+from receiver.domain.deduplication import Facts
+from receiver.domain.event import Event
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import parse
 from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, binding, recording
 from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent, RunKey
 from receiver.ledger.submissions import Submission
 from receiver.pauses import Pause
-from receiver.redact import Redactor
 from receiver.routing import Router, RunView
-from receiver.run import parse
-from receiver.submit import due, lanes
 from receiver.tally import DispatchTally
 
 QUEUE = wakeups.DISPATCH
@@ -135,7 +135,7 @@ class Dispatcher:
             body, data = self._redactor.apply(event.body, run.data)
             run = run.redacted(data)
             readable = bool(run.run_id) and not run.problem
-            return NewEvent(event, run, body, facts.of(event.id, run, 0) if readable else None)
+            return NewEvent(event, run, body, deduplication.of(event.id, run, 0) if readable else None)
         except Exception as error:
             log.exception("dispatch.unreadable event=%s", event.id)
             return self._marked(event, f"could not be read: {type(error).__name__}")
@@ -202,19 +202,19 @@ class Dispatcher:
         over, once_more = [], []
         for key in recording.final_ones(connection, bound):
             first = not any(each.final for each in known[key].history)
-            if not facts.may_tell_more(histories[key]) or (key in looked and not first):
+            if not deduplication.may_tell_more(histories[key]) or (key in looked and not first):
                 over.append(key)
             elif first:
                 once_more.append(key)
         binding.finish(connection, over, now)
-        binding.look_once_more(connection, once_more, now + due.AFTER_CANCEL, now)
+        binding.look_once_more(connection, once_more, now + poll_schedule.AFTER_CANCEL, now)
 
     def _judge(self, item: NewEvent, history: list[Facts]) -> None:
         if item.facts is None:
             item.disposition, item.repeat_of, item.newest = "unreadable", None, False
             return
         mine = replace(item.facts, seq=history[-1].seq + 1 if history else 1)
-        verdict = facts.judge(mine, history)
+        verdict = deduplication.judge(mine, history)
         item.disposition, item.repeat_of = verdict.disposition, verdict.repeat_of
         item.newest = verdict.disposition in ("news", "interim")
         history.append(mine)
@@ -237,8 +237,8 @@ class Dispatcher:
         item.failed_rules = tuple(each.route for each in verdict.explanations if each.error)
         item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
         if submission and submission.callback_url and item.newest:  # as Skyvern would: one for each attempt's end too
-            lane = lanes.lane_of(submission.callback_url)
-            item.deliveries.append(NewDelivery(lanes.SINK, lanes.ROUTE, lane))
+            lane = callback.lane_of(submission.callback_url)
+            item.deliveries.append(NewDelivery(callback.SINK, callback.ROUTE, lane))
 
 
 def _part(entries: list[Entry]) -> list[Entry]:

@@ -19,8 +19,8 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from receiver.domain.event import Event, Via
 from receiver.errors import RunhookError
-from receiver.event import Event, Via
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"

@@ -22,11 +22,11 @@ from typing import Any, ClassVar, Final, Protocol
 import orjson
 
 from receiver.allowance import Allowance
+from receiver.domain.event import Event, event_id
+from receiver.domain.run import parse
+from receiver.domain.signature import HEADER, verify
 from receiver.errors import Busy, NotFound, RequestError, TooLarge, Unauthorized
-from receiver.event import Event, event_id
 from receiver.metrics import ReceiverMetrics
-from receiver.run import parse
-from receiver.signature import HEADER, verify
 
 PREFIX: Final = "/webhooks/"
 OFF_LOOP: Final = 256 << 10

@@ -23,9 +23,9 @@ import redis
 
 from receiver import durability
 from receiver.allowance import Allowance
+from receiver.domain.event import Event
 from receiver.durability import Durability
 from receiver.errors import Busy
-from receiver.event import Event
 from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.metrics import ReceiverMetrics
 from receiver.spool import Spool, SpoolFull

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from handlers import Delivery
 from receiver import samples
-from receiver.event import delivery_id, event_id
+from receiver.domain.event import delivery_id, event_id
+from receiver.domain.run import parse
 from receiver.ledger.claiming import Claimed
-from receiver.run import parse
 
 Receipts = Mapping[str, dict[str, object] | None]
 

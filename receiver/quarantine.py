@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from receiver.allowance import Allowance
-from receiver.event import Event, event_id
+from receiver.domain.event import Event, event_id
+from receiver.domain.signature import verify
 from receiver.metrics import ReceiverMetrics
-from receiver.signature import verify
 from receiver.spool import free_bytes
 
 RATE: Final = 20.0

@@ -23,21 +23,21 @@ from receiver.config.fields import parse_rate
 from receiver.config.models import Config, ReconcileConfig
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
+from receiver.domain import poll_schedule
+from receiver.domain.event import Event, Via, event_id
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import FINAL, parse
+from receiver.domain.submission import Move
+from receiver.domain.submission import Submission as State
 from receiver.errors import ConfigError
-from receiver.event import Event, Via, event_id
 from receiver.inbox import InboxReader
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
 from receiver.ledger.submissions import Submission
 from receiver.pool import Pool
 from receiver.rates import Rate
-from receiver.redact import Redactor
 from receiver.routing import Router
-from receiver.run import FINAL, parse
 from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
-from receiver.submit import due
 from receiver.submit.resolving import Resolver, token_of
-from receiver.submit.states import Move
-from receiver.submit.states import Submission as State
 
 PATIENCE = Patience(tries=1, limit=25.0)
 """Of one poll: shorter than its lease, and the next look is the retry."""
@@ -184,7 +184,7 @@ class Reconciler:
             run = parse(answer.body) if answer.ok else None
             reason = f"the run is {run.status or 'unreadable'}" if run else f"Skyvern answered {answer.status}"
             retry_after = answer.retry_after
-            if answer.status == _GONE and submission.created_at < now - due.LOST_AFTER:
+            if answer.status == _GONE and submission.created_at < now - poll_schedule.LOST_AFTER:
                 self._ledger.write(lambda connection: overdue.stop_looking(connection, submission.id, reason, now))
                 return
         else:
@@ -199,11 +199,11 @@ class Reconciler:
         trouble, and for no longer than a day."""
         ended = self._ledger.read(lambda connection: overdue.ended_at(connection, source.name, submission.run_id))
         trouble = not isinstance(answer, Answered) or answer.status == _TOO_MANY or answer.status >= _ITS_TROUBLE
-        return ended is not None and not (trouble and ended > now - due.LOST_AFTER)
+        return ended is not None and not (trouble and ended > now - poll_schedule.LOST_AFTER)
 
     def _postpone(self, submission: Submission, reason: str, longest: float, retry_after: float | None = None) -> None:
         now = time.time()
-        again = due.next_look(submission.polls, now, random.random(), longest, retry_after=retry_after)
+        again = poll_schedule.next_look(submission.polls, now, random.random(), longest, retry_after=retry_after)
         self._ledger.write(lambda connection: submissions.postpone(connection, submission.id, again, reason, now))
 
     def _resolve(self, source: Watched, leased: Sequence[Submission]) -> None:
@@ -231,7 +231,7 @@ class Reconciler:
         for each in missed:
             if each.id in absent:
                 self._give_up(each, "Skyvern has no run with its token", release=True)
-            elif each.created_at < now - due.LOST_AFTER:
+            elif each.created_at < now - poll_schedule.LOST_AFTER:
                 self._give_up(each, "a day without a trace of a run")
             else:
                 self._look_again(each)
@@ -248,7 +248,7 @@ class Reconciler:
     def _look_again(self, submission: Submission) -> None:
         now = time.time()
         turns = [submissions.PENDING_LIMIT, self._settings.absent_after]
-        again = due.next_resolve(now - submission.created_at, submission.polls, now, random.random(), turns)
+        again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), turns)
         reason = "no run with its token was found"
         self._ledger.write(lambda connection: submissions.postpone(connection, submission.id, again, reason, now))
 

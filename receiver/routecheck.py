@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from receiver import cel, mapping
 from receiver.celscan import CelError
 from receiver.config.messages import suggest
+from receiver.domain.run import FINAL
 from receiver.mapping import Problem
-from receiver.run import FINAL
 
 if TYPE_CHECKING:
     from receiver.config.models import RouteConfig

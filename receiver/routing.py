@@ -20,7 +20,7 @@ from receiver.routecheck import order_problems, rule_problems
 
 if TYPE_CHECKING:
     from receiver.config.models import RouteConfig
-    from receiver.run import Run
+    from receiver.domain.run import Run
 
 TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from receiver.event import Event
+from receiver.domain.event import Event
 
 MAGIC: Final = b"RHSPOOL1"
 HEADER: Final = 16

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from receiver.domain.event import Event
 from receiver.errors import NotStarted, RunhookError
-from receiver.event import Event
 from receiver.segment import Segment, frame, sync_directory
 
 SEGMENT_BYTES: Final = 8 << 20

@@ -13,18 +13,19 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from receiver import facts, samples
+from receiver import samples
 from receiver.cli import output as _output
 from receiver.config.loader import Loaded, load_file
 from receiver.config.models import RouteConfig
 from receiver.config.settings import Settings, hide_password
 from receiver.config.yaml_file import Key
+from receiver.domain import deduplication
+from receiver.domain.event import event_id
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import Run, parse
 from receiver.errors import ConfigError, UsageError
-from receiver.event import event_id
 from receiver.mapping import show
-from receiver.redact import Redactor
 from receiver.routing import Router, RunView, Verdict
-from receiver.run import Run, parse
 
 STARS = "********"
 
@@ -257,7 +258,7 @@ def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> d
     redacted, kept = Redactor(loaded.config.redact).apply(body, run.data)
     run = replace(run, data=kept)
     event = event_id(source, body)
-    disposition = "unreadable" if run.problem else facts.judge(facts.of(event, run, 1), []).disposition
+    disposition = "unreadable" if run.problem else deduplication.judge(deduplication.of(event, run, 1), []).disposition
     verdict = Verdict([], [])
     if not run.problem:
         view = RunView(run, source, "webhook", disposition, labels, time.time(), event)

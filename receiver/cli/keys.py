@@ -13,12 +13,12 @@ from receiver.cli.output import clean, out, print_json, print_table, when, with_
 from receiver.config.fields import parse_rate
 from receiver.config.models import load
 from receiver.config.settings import SECRET_FILE, Settings
+from receiver.domain import api_key
 from receiver.errors import ConfigError, NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.ledger.migrate import ensure_schema
-from receiver.submit import keys
 
 app = typer.Typer(
     help="Keys of upstream apps for the submit API: make them, see them, take them away.", no_args_is_help=True
@@ -53,10 +53,10 @@ def create(
     json: JsonOption = False,
 ) -> None:
     """Make a key and show it, this once."""
-    scopes = [part.strip() for each in scope or keys.SCOPES for part in each.split(",") if part.strip()]
-    unknown = sorted(set(scopes) - set(keys.EVERY))
+    scopes = [part.strip() for each in scope or api_key.SCOPES for part in each.split(",") if part.strip()]
+    unknown = sorted(set(scopes) - set(api_key.EVERY))
     if unknown or not scopes:
-        raise UsageError(f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(keys.EVERY)}")
+        raise UsageError(f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(api_key.EVERY)}")
     if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
         raise UsageError(f"the name must be 1 to {_LONGEST_NAME} printable characters")
     if rate is not None:
@@ -73,8 +73,10 @@ def create(
         raise ConfigError(f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it")
     master, ledger = settings.master_secret(make=True), _opened(settings)
     key_id = secrets.token_hex(6)
-    whole = keys.derive(master, key_id)
-    key = Key(key_id, name.strip(), keys.digest(whole), keys.hint(whole), frozenset(scopes), chosen, rate, time.time())
+    whole = api_key.derive(master, key_id)
+    key = Key(
+        key_id, name.strip(), api_key.digest(whole), api_key.hint(whole), frozenset(scopes), chosen, rate, time.time()
+    )
     try:
         _same_master(ledger.read(ledger_keys.every), master, settings)
         ledger.write(lambda connection: ledger_keys.create(connection, key))
@@ -92,7 +94,7 @@ def create(
 def _same_master(known: list[Key], master: str, settings: Settings) -> None:
     """Raises ConfigError when the keys in use were made with another secret: their webhooks would be signed wrongly."""
     for key in known:
-        if key.revoked_at is None and keys.digest(keys.derive(master, key.id)) != key.hash:
+        if key.revoked_at is None and api_key.digest(api_key.derive(master, key.id)) != key.hash:
             where = (
                 "RUNHOOK_SECRET" if settings.secret else f"RUNHOOK_SECRET is not set, and {settings.data}/{SECRET_FILE}"
             )
@@ -156,7 +158,7 @@ def revoke(
 
 
 def _sorted(key: Key) -> list[str]:
-    return [scope for scope in keys.EVERY if scope in key.scopes]
+    return [scope for scope in api_key.EVERY if scope in key.scopes]
 
 
 def _row(key: Key) -> dict[str, object]:

@@ -14,11 +14,11 @@ import typer
 from receiver.cli import output
 from receiver.config.fields import parse_duration
 from receiver.config.settings import Settings
+from receiver.domain.delivery import State
+from receiver.domain.submission import Submission
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
 from receiver.ledger.migrate import ensure_schema
-from receiver.states import State
-from receiver.submit.states import Submission
 
 SUBMISSION_STATES = [state.value for state in Submission]
 

@@ -15,11 +15,11 @@ from receiver.cli import output
 from receiver.cli.list import Data, Json, Limit, Since, Source, Status, Until, ask, span, tell
 from receiver.cli.sinks import load_config, require_sink
 from receiver.config.models import CALLBACK
+from receiver.domain.delivery import State
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import operations as ledger_operations
 from receiver.ledger import queries
 from receiver.ledger.operations import Operation, Selection
-from receiver.states import State
 
 _ID = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from receiver.breaker import Lane
 from receiver.cli import output
 from receiver.cli.list import Data, Json, ask, tell
 from receiver.config.models import CALLBACK, Config, load
 from receiver.config.settings import Settings
+from receiver.domain.breaker import Lane
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, lanes, queries
 

@@ -18,8 +18,8 @@ import typer
 
 from receiver import samples
 from receiver.cli import output
+from receiver.domain.signature import HEADER, sign
 from receiver.errors import NotStarted, UsageError
-from receiver.signature import HEADER, sign
 
 DEFAULT = "completed"
 EVERY = "all"

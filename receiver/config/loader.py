@@ -182,7 +182,7 @@ def _no_sink(name: str, sinks: list[str]) -> str:
 def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
     """What other modules know the form of."""
     from handlers.support.address_policy import Allowed
-    from receiver.redact import Redactor
+    from receiver.domain.redaction import Redactor
 
     for name, check in (("redact", lambda text: Redactor([text])), ("allowed_addresses", lambda text: Allowed([text]))):
         entries = raw.get(name)

@@ -20,13 +20,12 @@ from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Un
 from handlers.http import sign as standard_signature
 from handlers.support.guarded_client import Answer, Deadline, GuardedClient
 from handlers.support.retry_after import retry_after
-from receiver import signature
+from receiver.domain import callback, signature
+from receiver.domain.api_key import derive, digest
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, callers, resending, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.submissions import Submission
-from receiver.submit import lanes
 from receiver.submit.address import split
-from receiver.submit.keys import derive, digest
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 TRY_AGAIN = frozenset({403, 408, 425, 429})
@@ -57,7 +56,7 @@ class CallbackSink(Sink[CallbackOptions]):
         master: Callable[[], str],
         allowed: Sequence[str] = (),
     ) -> None:
-        super().__init__(lanes.SINK, options, services)
+        super().__init__(callback.SINK, options, services)
         self._allowed = allowed
         self._ledger = ledger
         self._master = master

@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from handlers import Receipt, Refused, Unavailable
-from receiver.breaker import Answer, Lane
 from receiver.config.models import RetryPolicy
 from receiver.delivery import backoff
+from receiver.domain.breaker import Answer, Lane
+from receiver.domain.delivery import Move
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
-from receiver.states import Move
 
 REASON_CAP = 500
 """Characters of a reason that are kept."""

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from handlers import Receipt
-from receiver import breaker
 from receiver.config.models import RetryPolicy
 from receiver.delivery import outcome
 from receiver.delivery.sender import Unit
+from receiver.domain import breaker
+from receiver.domain.delivery import target
 from receiver.ledger import Connection, claiming, delivering, lanes
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
-from receiver.states import target
 from receiver.tally import Tally
 
 log = logging.getLogger("runhook.deliver")

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
+from receiver.domain.submission import Move, sources
+from receiver.domain.submission import Submission as State
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions import RunKey, Submission, of_row
-from receiver.submit.states import Move, sources
-from receiver.submit.states import Submission as State
 
 
 def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now: float) -> dict[RunKey, Submission]:

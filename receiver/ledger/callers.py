@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
+from receiver.domain.api_key import AGAIN
 from receiver.ledger import bulk, keys, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.schema import submissions as table
 from receiver.ledger.submissions import RunKey, Submission
-from receiver.submit.keys import AGAIN
 
 
 def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:

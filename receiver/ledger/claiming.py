@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import Move, State, sources, target
 from receiver.ledger import bulk, waiting_lanes
 from receiver.ledger import lanes as lane_gates
 from receiver.ledger.schema import attempts, deliveries, events, runs
-from receiver.states import Move, State, sources, target
 
 IN_HAND: Final = "+"
 CLAIM_BYTES = 64 << 20

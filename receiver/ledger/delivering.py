@@ -13,10 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import ENDED, Move, State, sources, target
 from receiver.ledger import bulk
 from receiver.ledger.claiming import both
 from receiver.ledger.schema import attempts, deliveries
-from receiver.states import ENDED, Move, State, sources, target
 
 
 @dataclass(frozen=True, slots=True)

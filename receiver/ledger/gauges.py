@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from receiver.breaker import Lane
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import State
 from receiver.ledger import lanes
 from receiver.ledger.schema import deliveries, events
-from receiver.states import State
 
 # Delivered and cancelled ones are left out: there may be millions, and they need nobody.
 COUNTED = (State.HELD, State.QUEUED, State.SENDING, State.WAITING, State.DEAD)

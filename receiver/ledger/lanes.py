@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
-from receiver.breaker import Lane
+from receiver.domain.breaker import Lane
 from receiver.ledger.bulk import insert_statement
 from receiver.ledger.schema import lanes
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.event import delivery_id
+from receiver.domain.delivery import Move, State, sources, target
+from receiver.domain.event import delivery_id
 from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.recording import insert_deliveries
 from receiver.ledger.schema import deliveries, events, operations
-from receiver.states import Move, State, sources, target
 
 STEP = 500
 """Deliveries that one step moves at the most."""

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.domain.submission import OPEN
+from receiver.domain.submission import Submission as State
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions import Submission, one
-from receiver.submit.states import OPEN
-from receiver.submit.states import Submission as State
 
 LEASE = 90.0
 """Seconds that one look may take."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import ENDED
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
-from receiver.states import ENDED
 
 FULL_ID = len("evt_") + 32
 LIMIT = 50

@@ -14,12 +14,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.event import Event, delivery_id
-from receiver.facts import Facts
+from receiver.domain.deduplication import Facts
+from receiver.domain.delivery import State
+from receiver.domain.event import Event, delivery_id
+from receiver.domain.run import Run
 from receiver.ledger import bulk
 from receiver.ledger.schema import deliveries, events, runs
-from receiver.run import Run
-from receiver.states import State
 
 RunKey = tuple[str, str]  # (source, run id)
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import Move, State, sources, target
 from receiver.ledger import bulk, lanes
 from receiver.ledger.claiming import IN_HAND, handed_back, owned_by
 from receiver.ledger.delivering import release_held
 from receiver.ledger.schema import attempts, deliveries
-from receiver.states import Move, State, sources, target
 
 _BEGUN: Final = "while sending: it may have arrived"
 _UNKNOWN: Final = "with it in hand: it may have arrived, or was never sent"

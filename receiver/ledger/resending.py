@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from receiver.event import delivery_id
+from receiver.domain.delivery import Move, State, sources, target
+from receiver.domain.event import delivery_id
 from receiver.ledger import bulk
 from receiver.ledger.recording import insert_deliveries
 from receiver.ledger.results import Standing
 from receiver.ledger.schema import attempts, deliveries
-from receiver.states import Move, State, sources, target
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import ENDED, State
 from receiver.ledger import bulk
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
-from receiver.states import ENDED, State
 
 BATCH = 500
 """Events that one transaction removes at the most, so that nobody waits long for the ledger."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import IllegalMove
+from receiver.domain.submission import OPEN, Move, after, sources
+from receiver.domain.submission import Submission as State
 from receiver.ledger import bulk
 from receiver.ledger.engine import LedgerUnavailable
 from receiver.ledger.schema import runs, submissions
-from receiver.states import IllegalMove
-from receiver.submit.states import OPEN, Move, after, sources
-from receiver.submit.states import Submission as State
 
 RunKey = tuple[str, str]  # (source, run id)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from receiver.domain.delivery import State
 from receiver.ledger.schema import deliveries
-from receiver.states import State
 
 WINDOW = 200
 """Deliveries, the oldest, that are looked at before the lanes are asked."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from receiver.run import FINAL
+from receiver.domain.run import FINAL
 from receiver.simulate.artifacts import Stored
 from receiver.simulate.faults import Fault
 

@@ -10,7 +10,7 @@ from collections import Counter
 import httpx2
 
 from handlers.support.retry_after import retry_after
-from receiver.signature import HEADER, sign
+from receiver.domain.signature import HEADER, sign
 from receiver.simulate.options import Options
 
 ATTEMPTS = 3

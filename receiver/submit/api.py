@@ -25,21 +25,21 @@ from starlette.types import Receive, Scope, Send
 from handlers.support.address_policy import Allowed
 from receiver import wakeups
 from receiver.allowance import Allowance
+from receiver.domain.api_key import scope_of
+from receiver.domain.callback import SINK
+from receiver.domain.poll_schedule import first_look
+from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.keys import Key
 from receiver.ledger.resending import Tried, tried
 from receiver.ledger.results import RunKey, Standing, standings
 from receiver.ledger.submissions import Submission
-from receiver.redact import Redactor
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.answers import Reply, error
 from receiver.submit.calls import CALLS, Call
 from receiver.submit.disguise import Disguise
-from receiver.submit.due import first_look
 from receiver.submit.gate import INVALID, Gate, Refusal
-from receiver.submit.keys import scope_of
-from receiver.submit.lanes import SINK
 from receiver.submit.passthrough import Passthrough
 from receiver.submit.resending import Resender
 from receiver.submit.resolving import INLINE_PATIENCE, Resolver, prove

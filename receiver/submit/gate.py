@@ -13,11 +13,11 @@ import redis
 
 from receiver.allowance import Allowance
 from receiver.config.fields import parse_rate
+from receiver.domain import api_key
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.rates import Rate
-from receiver.submit import keys
 from receiver.submit.answers import Reply, error
 from receiver.submit.store import Store
 
@@ -76,7 +76,7 @@ class Gate:
         return await self._found(key.hash) is not None
 
     async def _key(self, given: str) -> Key | None:
-        return await self._found(keys.digest(given)) if given.startswith("rhk_") else None
+        return await self._found(api_key.digest(given)) if given.startswith("rhk_") else None
 
     async def _found(self, digest: str) -> Key | None:
         seen, key = self._known.get(digest, (float("-inf"), None))

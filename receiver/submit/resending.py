@@ -13,6 +13,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from receiver.domain.callback import ROUTE, SINK, lane_of
+from receiver.domain.delivery import State
+from receiver.domain.run import parse as parse_run
 from receiver.ledger import resending
 from receiver.ledger import results as ledger_results
 from receiver.ledger.callers import webhook_of
@@ -20,13 +23,10 @@ from receiver.ledger.keys import Key
 from receiver.ledger.resending import Tried
 from receiver.ledger.results import Result
 from receiver.ledger.submissions import Submission
-from receiver.run import parse as parse_run
 from receiver.skyvern import Answered
-from receiver.states import State
 from receiver.submit.answers import SUBMISSION_HEADER, Reply, error, invalid, malformed, relay
 from receiver.submit.disguise import Disguise
 from receiver.submit.gate import Refusal
-from receiver.submit.lanes import ROUTE, SINK, lane_of
 from receiver.submit.results import Results
 from receiver.submit.splice import NotAnObject, parse
 from receiver.submit.store import Store

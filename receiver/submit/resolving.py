@@ -19,10 +19,10 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Final
 
+from receiver.domain.submission import OPEN, Move
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
 from receiver.ledger.submissions import Submission
 from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
-from receiver.submit.states import OPEN, Move
 
 SKEW: Final = 120.0
 """Seconds by which Skyvern's clock may differ from ours."""

@@ -13,14 +13,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
+from receiver.domain.event import Event, event_id
+from receiver.domain.run import parse
 from receiver.errors import RequestError
-from receiver.event import Event, event_id
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger import results as ledger_results
 from receiver.ledger.callers import webhook_of
 from receiver.ledger.keys import Key
 from receiver.ledger.results import Result, RunKey, Standing
-from receiver.run import parse
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit.answers import (
     SOURCE_HEADER,

@@ -20,11 +20,15 @@ from urllib.parse import urlsplit
 
 from handlers.support.address_policy import Allowed
 from handlers.support.resubmit_chain import CHAIN, TRY
+from receiver.domain.api_key import AGAIN
+from receiver.domain.callback import lane_of
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import parse as parse_run
+from receiver.domain.submission import Move
+from receiver.domain.submission import Submission as State
 from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
 from receiver.ledger.keys import Key
 from receiver.ledger.submissions import Answer, NewSubmission, Submission
-from receiver.redact import Redactor
-from receiver.run import parse as parse_run
 from receiver.skyvern import Answer as Said
 from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
 from receiver.submit import address, labels
@@ -40,11 +44,7 @@ from receiver.submit.answers import (
 )
 from receiver.submit.calls import Call, short_answer
 from receiver.submit.gate import Refusal
-from receiver.submit.keys import AGAIN
-from receiver.submit.lanes import lane_of
 from receiver.submit.splice import NotAnObject, parse, splice
-from receiver.submit.states import Move
-from receiver.submit.states import Submission as State
 from receiver.submit.store import Store
 
 JOIN_FOR = 60.0

@@ -17,7 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from receiver.event import delivery_id, event_id
+from receiver.domain.event import delivery_id, event_id
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate, Mode

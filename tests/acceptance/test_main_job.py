@@ -31,11 +31,11 @@ import pytest
 from standardwebhooks import Webhook
 
 from receiver import samples
-from receiver.event import delivery_id, event_id
+from receiver.domain.event import delivery_id, event_id
+from receiver.domain.run import Run, parse
+from receiver.domain.signature import HEADER, sign
 from receiver.ledger import Ledger, queries
 from receiver.processes import die_with_parent
-from receiver.run import Run, parse
-from receiver.signature import HEADER, sign
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import Reply, Request, ScriptedServer
 from tests.servers.postgres import PostgresProcess

@@ -18,10 +18,10 @@ import httpx2
 import pytest
 
 from receiver.cli.serve import STOP_TIMEOUT
+from receiver.domain import api_key
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.ledger.migrate import ensure_schema
-from receiver.submit import keys
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
@@ -47,8 +47,8 @@ def submitting_to(deployment: Deployments, redis_url: str) -> Iterator[Start]:
         it.more = {"RUNHOOK_SECRET": MASTER, "PUBLIC_URL": it.url}
         ensure_schema(it.ledger)
         key_id = os.urandom(6).hex()
-        whole = keys.derive(MASTER, key_id)
-        row = Key(key_id, "app", keys.digest(whole), "rhk_", frozenset(keys.SCOPES), "skyvern", None, time.time())
+        whole = api_key.derive(MASTER, key_id)
+        row = Key(key_id, "app", api_key.digest(whole), "rhk_", frozenset(api_key.SCOPES), "skyvern", None, time.time())
         it.ledger.write(lambda connection: ledger_keys.create(connection, row))
         it.start()
         clients.append(httpx2.Client(base_url=it.url, headers={"x-api-key": whole}, trust_env=False, timeout=60))

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from receiver.domain.delivery import Move
+from receiver.domain.submission import Move as Submitted
 from receiver.ledger import claiming, recording, submissions
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import NewEvent
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import Answer
-from receiver.states import Move
-from receiver.submit.states import Move as Submitted
 from tests.integration.test_ledger import new_event, settle
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer

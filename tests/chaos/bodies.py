@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from receiver.delivery.deliverer import unsettled
-from receiver.event import delivery_id, event_id
+from receiver.domain.event import delivery_id, event_id
 
 SOURCE: Final = "skyvern"
 SHARES: Final[dict[str, tuple[int, ...]]] = {

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
-from receiver.signature import HEADER, sign
+from receiver.domain.signature import HEADER, sign
 from tests.chaos.bodies import body
 
 TRIES: Final = 3

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr
 
 from handlers.contract import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.testing.conformance import BODIES, SinkConformance, Target, make_delivery
-from receiver.run import parse
+from receiver.domain.run import parse
 
 
 @pytest.mark.parametrize("kind", BODIES)

@@ -24,7 +24,7 @@ from handlers.testing.conformance import (
     sample_run,
     silent_port,
 )
-from receiver.redact import MASK
+from receiver.domain.redaction import MASK
 from receiver.simulate.faults import Fault
 from tests.servers.http import Reply, Request, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator

@@ -10,12 +10,12 @@ import redis
 
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
+from receiver.domain.redaction import Redactor
+from receiver.domain.submission import Move
+from receiver.domain.submission import Submission as State
 from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, queries, submissions
-from receiver.redact import Redactor
 from receiver.routing import Router
-from receiver.submit.states import Move
-from receiver.submit.states import Submission as State
 from tests.integration.test_dispatch import body, event
 
 ROUTES = [

@@ -17,11 +17,11 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
 from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
+from receiver.domain.api_key import derive, digest
+from receiver.domain.redaction import Redactor
+from receiver.domain.signature import verify
 from receiver.ledger import Connection, Ledger, keys, queries, submissions
-from receiver.redact import Redactor
 from receiver.routing import Router
-from receiver.signature import verify
-from receiver.submit.keys import derive, digest
 from tests.integration.test_dispatch import body, event
 from tests.servers.http import Reply, ScriptedServer, wait_for_requests
 

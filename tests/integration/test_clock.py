@@ -10,12 +10,12 @@ import pytest
 import redis
 
 from receiver.clock import Clock
+from receiver.domain.delivery import Move
 from receiver.inbox import STREAM
 from receiver.ledger import Ledger, operations
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.operations import Selection
 from receiver.ledger.recording import NewDelivery
-from receiver.states import Move
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.integration.test_ledger import claim, new_event, record, settle, states
 from tests.servers.gate import Gate

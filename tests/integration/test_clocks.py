@@ -10,13 +10,13 @@ from collections import Counter
 import pytest
 import redis
 
-from receiver.breaker import Lane
 from receiver.clock import Clock
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import Move
 from receiver.ledger import Ledger, lanes, operations, queries
 from receiver.ledger.lanes import PROBE_LEASE
 from receiver.ledger.operations import Selection
 from receiver.ledger.recording import NewDelivery
-from receiver.states import Move
 from tests.integration.test_ledger import claim, new_event, record, settle, states
 
 

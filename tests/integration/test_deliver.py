@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
-from receiver import breaker
 from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import HOPELESS, Deliverer
+from receiver.domain import breaker
 from receiver.ledger import Ledger, claiming, lanes, queries, repair
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import NewDelivery

@@ -13,10 +13,10 @@ import redis
 
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
-from receiver.event import Event, event_id
+from receiver.domain.event import Event, event_id
+from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, InboxWriter
 from receiver.ledger import Connection, Ledger, LedgerDataError, queries, recording
-from receiver.redact import Redactor
 from receiver.routing import Router
 from receiver.wakeups import deliver_queue, flag_key
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from receiver.breaker import Lane
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import Move
 from receiver.ledger import Ledger, gauges, lanes
-from receiver.states import Move
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle
 
 

@@ -11,7 +11,7 @@ import redis
 
 from receiver import wakeups
 from receiver.config.settings import Settings
-from receiver.event import Event, event_id
+from receiver.domain.event import Event, event_id
 from receiver.inbox import InboxReader, InboxWriter, hand_back
 from receiver.ledger import Ledger
 from receiver.ledger.migrate import ensure_schema

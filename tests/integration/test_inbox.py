@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import redis
 
-from receiver.event import Event, event_id
+from receiver.domain.event import Event, event_id
 from receiver.inbox import GROUP, STREAM, InboxReader, InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
 

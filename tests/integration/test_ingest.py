@@ -14,10 +14,10 @@ import httpx2
 import pytest
 import redis
 
-from receiver.event import event_id
+from receiver.domain.event import event_id
+from receiver.domain.signature import HEADER, sign
 from receiver.hints import take_hints
 from receiver.inbox import InboxReader
-from receiver.signature import HEADER, sign
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body, eventually
 from tests.servers.valkey import ValkeyProcess
 

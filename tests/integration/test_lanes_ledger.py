@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from receiver.breaker import Lane
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import Move
 from receiver.ledger import Ledger, claiming, lanes, migrate, retention, waiting_lanes
 from receiver.ledger.recording import NewDelivery
-from receiver.states import Move
 from tests.integration.test_ledger import NOW, new_event, record, settle
 
 

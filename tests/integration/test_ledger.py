@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from receiver import facts
-from receiver.breaker import Lane
-from receiver.event import Event, delivery_id, event_id
+from receiver.domain import deduplication
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import Move
+from receiver.domain.event import Event, delivery_id, event_id
+from receiver.domain.run import parse
 from receiver.ledger import (
     Ledger,
     LedgerDataError,
@@ -31,8 +33,6 @@ from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
 from receiver.ledger.recording import NewDelivery, NewEvent
 from receiver.ledger.schema import metadata
-from receiver.run import parse
-from receiver.states import Move
 
 NOW = 1_700_000_000.0
 
@@ -42,7 +42,9 @@ def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "news",
     event = Event(event_id("skyvern", body), "skyvern", body, NOW)
     run = parse(body)
     made = [sink if isinstance(sink, NewDelivery) else NewDelivery(sink, "everything") for sink in sinks]
-    return NewEvent(event, run, body, facts.of(event.id, run, 0), disposition=disposition, newest=True, deliveries=made)
+    return NewEvent(
+        event, run, body, deduplication.of(event.id, run, 0), disposition=disposition, newest=True, deliveries=made
+    )
 
 
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.event import delivery_id
+from receiver.domain.delivery import Move
+from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, claiming, operations, queries
 from receiver.ledger.operations import Operation, Selection
-from receiver.states import Move
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle, states
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from receiver.breaker import Lane
+from receiver.domain.breaker import Lane
 from receiver.ledger import Ledger, lanes
 from tests.integration.test_ledger import NOW, claim, new_event, record
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from receiver.event import event_id
+from receiver.domain.event import event_id
+from receiver.domain.signature import sign
 from receiver.inbox import InboxReader
 from receiver.quarantine import Quarantine, Refused
-from receiver.signature import sign
 from tests.servers.receiver import SECRET, ReceiverProcess, body, eventually
 from tests.servers.valkey import free_port
 

@@ -16,7 +16,9 @@ from receiver import reconcile
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
-from receiver.event import Event, event_id
+from receiver.domain.event import Event, event_id
+from receiver.domain.submission import Move
+from receiver.domain.submission import Submission as State
 from receiver.hints import KEY as HINTS
 from receiver.ledger import Ledger, overdue, queries, submissions
 from receiver.ledger.migrate import ensure_schema
@@ -25,8 +27,6 @@ from receiver.reconcile import Reconciler
 from receiver.simulate.bodies import dumps, webhook
 from receiver.simulate.faults import Fault
 from receiver.skyvern import Answered, Unreachable
-from receiver.submit.states import Move
-from receiver.submit.states import Submission as State
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port

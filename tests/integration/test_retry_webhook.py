@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from receiver.domain.signature import verify
 from receiver.ledger import queries
-from receiver.signature import verify
 from receiver.simulate.faults import Fault
 from receiver.submit import resending
 from tests.servers.http import Reply, ScriptedServer, wait_for_requests

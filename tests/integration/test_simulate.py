@@ -17,8 +17,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from receiver.domain.signature import HEADER, verify
 from receiver.processes import die_with_parent
-from receiver.signature import HEADER, verify
 from receiver.simulate import Fault
 from receiver.simulate.faults import check, drawn
 from receiver.simulate.webhooks import pause

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from receiver.domain.event import Event, event_id
 from receiver.errors import NotStarted
-from receiver.event import Event, event_id
 from receiver.segment import HEADER, Segment, frame
 from receiver.spool import SEGMENT_BYTES, Spool, SpoolFull, free_bytes
 

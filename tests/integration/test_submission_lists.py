@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from receiver.breaker import Lane
 from receiver.cli import build_app
+from receiver.domain.breaker import Lane
+from receiver.domain.submission import Move
 from receiver.errors import UsageError
 from receiver.ledger import Ledger, binding, lanes, submissions
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import NewDelivery
 from receiver.ledger.submissions import Answer, NewSubmission
-from receiver.submit.states import Move
 from tests.integration.test_ledger import claim, new_event, record
 
 CONFIG = {

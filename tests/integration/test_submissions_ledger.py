@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from receiver.cli import build_app
+from receiver.domain import api_key
+from receiver.domain.delivery import IllegalMove
+from receiver.domain.submission import Move
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, binding, recording, submissions
 from receiver.ledger.keys import by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import Answer, NewSubmission, Submission
-from receiver.states import IllegalMove
-from receiver.submit import keys
 from receiver.submit.lapse import lapses_at
-from receiver.submit.states import Move
 
 NOW = 1_700_000_000.0
 
@@ -155,7 +155,7 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     assert call(tmp_path, "revoke", listed[0]["id"]).exit_code == 0
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     ensure_schema(ledger)
-    assert ledger.read(lambda connection: by_hash(connection, keys.digest(whole))) is None
+    assert ledger.read(lambda connection: by_hash(connection, api_key.digest(whole))) is None
     ledger.close()
 
 

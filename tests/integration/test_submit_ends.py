@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from receiver.domain.api_key import digest
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger import queries
 from receiver.submit import api, gate, resolving, results
-from receiver.submit.keys import digest
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until

@@ -21,8 +21,8 @@ from typing import Any, Self
 import httpx2
 import pytest
 
+from receiver.domain.signature import HEADER, sign
 from receiver.processes import die_with_parent
-from receiver.signature import HEADER, sign
 from tests.servers.valkey import free_port
 
 SECRET = "a-signing-secret"

@@ -23,13 +23,13 @@ from receiver.config.settings import Settings
 from receiver.delivery import deliverer
 from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
+from receiver.domain import api_key
 from receiver.ledger import Ledger
 from receiver.ledger import keys as ledger_keys
 from receiver.ledger.keys import Key
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
 from receiver.simulate.server import Serving
-from receiver.submit import keys
 from receiver.submit.api import submit
 from receiver.web import PARTS, create_app
 from tests.servers.skyvern import KEY
@@ -46,14 +46,16 @@ class Submitting:
         self.serving = serving
         self.settings = settings
         self.ledger = ledger
-        self.whole_key = self.key(*keys.SCOPES)
+        self.whole_key = self.key(*api_key.SCOPES)
         self.client = httpx2.Client(base_url=url, headers={"x-api-key": self.whole_key}, trust_env=False, timeout=30)
 
     def key(self, *scopes: str, rate: str | None = None, source: str = "skyvern") -> str:
         """A new key with these scopes."""
         key_id = os.urandom(6).hex()
-        whole = keys.derive(MASTER, key_id)
-        row = Key(key_id, "app", keys.digest(whole), keys.hint(whole), frozenset(scopes), source, rate, time.time())
+        whole = api_key.derive(MASTER, key_id)
+        row = Key(
+            key_id, "app", api_key.digest(whole), api_key.hint(whole), frozenset(scopes), source, rate, time.time()
+        )
         self.ledger.write(lambda connection: ledger_keys.create(connection, row))
         return whole
 

@@ -1,6 +1,6 @@
 """What a lane's breaker becomes by what the last attempts met."""
 
-from receiver.breaker import LONGEST, THRESHOLD, Answer, Lane, after, cooldown
+from receiver.domain.breaker import LONGEST, THRESHOLD, Answer, Lane, after, cooldown
 
 CLOSED = Lane("ops", "ops")
 DOWN = Answer(False, "connection refused")

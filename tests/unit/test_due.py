@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.submit.due import AGAIN, LONGEST_FIRST, first_look, next_look
+from receiver.domain.poll_schedule import AGAIN, LONGEST_FIRST, first_look, next_look
 
 
 @pytest.mark.parametrize(

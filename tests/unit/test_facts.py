@@ -14,15 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import facts, samples
-from receiver.facts import VOLATILE, Facts, Judgement, judge
-from receiver.run import parse
+from receiver import samples
+from receiver.domain import deduplication
+from receiver.domain.deduplication import VOLATILE, Facts, Judgement, judge
+from receiver.domain.run import parse
 
 NOW = 1_790_000_000.0
 
 
 def fingerprint(**fields: Any) -> str:
-    return facts.fingerprint(parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode()))
+    return deduplication.fingerprint(parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode()))
 
 
 def a_file(sig: str = "1", **fields: Any) -> dict[str, Any]:
@@ -135,7 +136,9 @@ def test_other_facts(one: dict[str, Any], other: dict[str, Any]) -> None:
     ],
 )
 def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) -> None:
-    assert facts.output_null(parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode())) is null
+    assert (
+        deduplication.output_null(parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode())) is null
+    )
 
 
 # --- what an event is, given those before it -------------------------------------------------------------------------
@@ -287,7 +290,7 @@ def test_what_an_event_is(events: list[Facts], expected: str) -> None:
 def judge_bodies(*bodies: bytes) -> list[str]:
     return [
         verdict.disposition
-        for verdict in record([facts.of("", parse(body), 0) for body in bodies])
+        for verdict in record([deduplication.of("", parse(body), 0) for body in bodies])
     ]  # fmt: skip
 
 
@@ -448,4 +451,4 @@ def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> N
         return min(once() for _ in range(5))
 
     assert len(body) > 100_000
-    assert best(lambda: facts.fingerprint(run)) < 20 * best(lambda: parse(body))
+    assert best(lambda: deduplication.fingerprint(run)) < 20 * best(lambda: parse(body))

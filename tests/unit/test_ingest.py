@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from receiver import ingest
+from receiver.domain.event import Event
+from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
-from receiver.event import Event
 from receiver.metrics import ReceiverMetrics
-from receiver.signature import HEADER, sign
 
 SECRET = "secret"
 MAX_BODY = 4 << 20

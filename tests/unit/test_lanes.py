@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.submit.lanes import lane_of
+from receiver.domain.callback import lane_of
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from receiver import samples
 from receiver.config.models import DEFAULT_REDACT
+from receiver.domain.redaction import MASK, Redactor
+from receiver.domain.run import parse
 from receiver.errors import ConfigError
-from receiver.redact import MASK, Redactor
-from receiver.run import parse
 
 NOW = 1_790_000_000.0
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.config.models import RouteConfig, ToSink
+from receiver.domain.run import parse
 from receiver.errors import ConfigError
 from receiver.routecheck import mentioned_fields, order_problems, rule_problems
 from receiver.routing import Router, RouteVerdict, RunView, Target
-from receiver.run import parse
 
 RUN: dict[str, Any] = {
     "run_id": "tsk_1",

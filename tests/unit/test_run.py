@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.run import FINAL, MAX_DEPTH, Run, parse
+from receiver.domain.run import FINAL, MAX_DEPTH, Run, parse
 
 R = "\N{REPLACEMENT CHARACTER}"
 
@@ -308,7 +308,7 @@ def test_no_number_changes_its_value(number: float) -> None:
 
 
 def test_an_ordinary_body_costs_the_quick_way_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.run._rescue", None)
+    monkeypatch.setattr("receiver.domain.run._rescue", None)
 
     assert parse(body(output={"n": 12345678901234567890})).data["output"] == {"n": 12345678901234567890}
 

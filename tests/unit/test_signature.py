@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.signature import sign, verify
+from receiver.domain.signature import sign, verify
 
 BODY = b'{"run_id":"tsk_1"}'
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.states import ENDED, MOVES, IllegalMove, Move, State, after, sources, target
+from receiver.domain.delivery import ENDED, MOVES, IllegalMove, Move, State, after, sources, target
 
 LEGAL = {
     ("held", "release"): "queued",

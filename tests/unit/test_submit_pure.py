@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.domain import api_key, submission
+from receiver.domain.delivery import IllegalMove
 from receiver.skyvern import Answered, Unreachable
-from receiver.states import IllegalMove
-from receiver.submit import answers, keys, states
+from receiver.submit import answers
 from receiver.submit.labels import LabelError, labels_of
 from receiver.submit.splice import NotAnObject, parse, splice
 
@@ -119,13 +120,16 @@ def test_labels_that_cannot_be_kept_are_refused(header: str, member: Any) -> Non
 
 
 def test_a_key_is_derived_from_the_master_and_its_id() -> None:
-    key = keys.derive("master", "0a1b")
+    key = api_key.derive("master", "0a1b")
 
-    assert key == keys.derive("master", "0a1b")
+    assert key == api_key.derive("master", "0a1b")
     assert key.startswith("rhk_0a1b_")
-    assert len({keys.digest(each) for each in (key, keys.derive("other", "0a1b"), keys.derive("master", "0a1c"))}) == 3
-    assert key.startswith(keys.hint(key))
-    assert len(keys.hint(key)) < 20
+    assert (
+        len({api_key.digest(each) for each in (key, api_key.derive("other", "0a1b"), api_key.derive("master", "0a1c"))})
+        == 3
+    )
+    assert key.startswith(api_key.hint(key))
+    assert len(api_key.hint(key)) < 20
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_a_key_is_derived_from_the_master_and_its_id() -> None:
     ],
 )
 def test_the_scope_of_a_call(method: str, path: str, scope: str | None) -> None:
-    assert keys.scope_of(method, path) == scope
+    assert api_key.scope_of(method, path) == scope
 
 
 def answered(status: int, body: bytes, **headers: str) -> Answered:
@@ -237,13 +241,13 @@ def test_an_idempotency_key_stays_with_what_would_be_answered_the_same(answer: A
 
 def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:
     legal = 0
-    for state in states.Submission:
-        for move in states.Move:
-            if (state, move) in states.MOVES:
-                assert states.after(state, move) in states.Submission
-                assert state in states.sources(move)
+    for state in submission.Submission:
+        for move in submission.Move:
+            if (state, move) in submission.MOVES:
+                assert submission.after(state, move) in submission.Submission
+                assert state in submission.sources(move)
                 legal += 1
             else:
                 with pytest.raises(IllegalMove):
-                    states.after(state, move)
-    assert legal == len(states.MOVES)
+                    submission.after(state, move)
+    assert legal == len(submission.MOVES)

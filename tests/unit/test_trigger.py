@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from receiver import samples
 from receiver.cli import build_app
+from receiver.domain.event import event_id
+from receiver.domain.run import parse
+from receiver.domain.signature import verify
 from receiver.errors import ConfigError, NotStarted, RunhookError, UsageError
-from receiver.event import event_id
-from receiver.run import parse
-from receiver.signature import verify
 
 SECRET = "a secret of ours"
 

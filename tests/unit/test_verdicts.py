@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from handlers import Receipt, Refused, Unavailable
-from receiver.breaker import Answer, Lane
 from receiver.config.models import RetryPolicy
 from receiver.delivery.outcome import Gate, availability, settled
+from receiver.domain.breaker import Answer, Lane
+from receiver.domain.delivery import Move
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
-from receiver.states import Move
 
 RETRY = RetryPolicy(attempts=3, first=10, factor=2, max=100)
 CLAIMED = Claimed(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from receiver.run import Run
+from receiver.domain.run import Run
 
 Disposition = Literal["news", "interim", "repeat", "superseded"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from receiver.states import IllegalMove
+from receiver.domain.delivery import IllegalMove
 
 
 class Submission(StrEnum):
