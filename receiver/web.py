@@ -21,16 +21,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
 
-from receiver import durability
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import RequestError
 from receiver.hints import HintWriter
-from receiver.ingest import PREFIX, Ingest
-from receiver.keeper import Keeper, Limits, spool_trouble
+from receiver.ingest import durability
+from receiver.ingest.endpoint import PREFIX, Ingest
+from receiver.ingest.group_commit import Keeper, Limits, spool_trouble
+from receiver.ingest.quarantine import Quarantine, QuarantineWriter
+from receiver.ingest.spool import Spool, SpoolFull
 from receiver.metrics import ReceiverMetrics
-from receiver.quarantine import Quarantine, QuarantineWriter
-from receiver.spool import Spool, SpoolFull
 from receiver.wakeups import DISPATCH, wake_command
 
 READY_FOR: Final = 1.0

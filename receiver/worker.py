@@ -21,8 +21,8 @@ from redis.exceptions import RedisError
 from receiver import lifesign
 from receiver.config.models import Config
 from receiver.config.settings import Settings, hide_password
-from receiver.durability import no_entry
 from receiver.errors import NotStarted, UsageError
+from receiver.ingest.durability import no_entry
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
 from receiver.lifesign import LifeSign

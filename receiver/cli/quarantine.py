@@ -15,7 +15,7 @@ from receiver.config.models import Config, load
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter
-from receiver.quarantine import Quarantine, Refused
+from receiver.ingest.quarantine import Quarantine, Refused
 
 app = typer.Typer(
     help="Requests that failed the signature check: see them, check them again after a secret was added, drop them.",

@@ -30,7 +30,7 @@ def _no_reclaim() -> None:
 
 def _no_adoption() -> None:
     """No receiver takes over what a killed one had spooled."""
-    from receiver.spool import Spool
+    from receiver.ingest.spool import Spool
 
     nothing: Any = lambda _self, *_: 0  # noqa: E731
     Spool._adopt = nothing  # type: ignore[method-assign]

@@ -17,9 +17,9 @@ import redis
 
 from receiver import embedded, wakeups
 from receiver.config.settings import Settings
-from receiver.durability import judge
 from receiver.embedded import EmbeddedValkey
 from receiver.errors import NotStarted
+from receiver.ingest.durability import judge
 from receiver.processes import spawn
 
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from receiver.inbox import STREAM, InboxReader
-from receiver.spool import Spool
+from receiver.ingest.spool import Spool
 from tests.servers.receiver import Load, ReceiverProcess, body, eventually
 from tests.servers.valkey import ValkeyProcess, free_port
 

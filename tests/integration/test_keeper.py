@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from receiver.keeper import Keeper, Limits
+from receiver.ingest.group_commit import Keeper, Limits
+from receiver.ingest.spool import Spool
 from receiver.metrics import ReceiverMetrics
-from receiver.spool import Spool
 
 
 async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_redis(

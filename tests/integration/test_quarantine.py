@@ -12,7 +12,7 @@ import redis
 from receiver.domain.event import event_id
 from receiver.domain.signature import sign
 from receiver.inbox import InboxReader
-from receiver.quarantine import Quarantine, Refused
+from receiver.ingest.quarantine import Quarantine, Refused
 from tests.servers.receiver import SECRET, ReceiverProcess, body, eventually
 from tests.servers.valkey import free_port
 

@@ -13,8 +13,8 @@ import pytest
 
 from receiver.domain.event import Event, event_id
 from receiver.errors import NotStarted
-from receiver.segment import HEADER, Segment, frame
-from receiver.spool import SEGMENT_BYTES, Spool, SpoolFull, free_bytes
+from receiver.ingest.spool import SEGMENT_BYTES, Spool, SpoolFull, free_bytes
+from receiver.ingest.spool_segment import HEADER, Segment, frame
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,7 +137,7 @@ def test_what_a_dead_process_left_is_opened_little_by_little_and_drained_in_orde
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a process that is gone, and left six files of two events each
-    monkeypatch.setattr("receiver.spool.SEGMENT_BYTES", 1)
+    monkeypatch.setattr("receiver.ingest.spool.SEGMENT_BYTES", 1)
     first, second = open_spool(tmp_path), open_spool(tmp_path)
     for number in range(0, 12, 2):
         first.append(events(number, number + 2))
@@ -159,7 +159,7 @@ def test_what_a_dead_process_left_is_opened_little_by_little_and_drained_in_orde
 def test_a_file_that_can_not_be_read_holds_up_no_other_and_is_left_for_the_next_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("receiver.spool.SEGMENT_BYTES", 1)
+    monkeypatch.setattr("receiver.ingest.spool.SEGMENT_BYTES", 1)
     first = open_spool(tmp_path)
     for number in range(0, 6, 2):
         first.append(events(number, number + 2))

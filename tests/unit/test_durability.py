@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from receiver.durability import Durability, judge, no_entry, refusal
+from receiver.ingest.durability import Durability, judge, no_entry, refusal
 
 GOOD = {
     "appendonly": "yes",

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from receiver import ingest
 from receiver.domain.event import Event
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
+from receiver.ingest import endpoint
 from receiver.metrics import ReceiverMetrics
 
 SECRET = "secret"
@@ -54,7 +54,7 @@ class Bench:
     def __init__(self) -> None:
         self.keeper, self.refusals, self.hints, self.metrics = Keeper(), Refusals(), Hints(), ReceiverMetrics()
         sources = {"skyvern": (SECRET,)}
-        self.app = ingest.Ingest(sources, MAX_BODY, self.keeper, self.refusals, self.hints, self.metrics)
+        self.app = endpoint.Ingest(sources, MAX_BODY, self.keeper, self.refusals, self.hints, self.metrics)
 
     async def post(
         self, pieces: Sequence[Any], path: str = "/webhooks/skyvern", secret: str = SECRET, **headers: str
@@ -157,7 +157,7 @@ async def test_our_own_trouble_is_503_with_retry_after_whatever_it_is(
 
 
 async def test_a_body_that_never_ends_times_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "BODY_TIMEOUT", 0.01)
+    monkeypatch.setattr(endpoint, "BODY_TIMEOUT", 0.01)
     status, answer, _ = await bench.post([b"{", never()])
     assert (status, answer["error"]["code"]) == (408, "timeout")
 
@@ -165,7 +165,7 @@ async def test_a_body_that_never_ends_times_out(bench: Bench, monkeypatch: pytes
 async def test_bodies_in_memory_are_bounded_and_small_ones_pass_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ingest, "HELD_BYTES", 0)  # then it is four of the largest bodies
+    monkeypatch.setattr(endpoint, "HELD_BYTES", 0)  # then it is four of the largest bodies
     bench = Bench()
     large = b"x" * MAX_BODY
     hanging = [asyncio.create_task(bench.post([large, never()])) for _ in range(4)]

@@ -23,8 +23,8 @@ from typing import Any, Final
 from receiver.allowance import Allowance
 from receiver.domain.event import Event, event_id
 from receiver.domain.signature import verify
+from receiver.ingest.spool import free_bytes
 from receiver.metrics import ReceiverMetrics
-from receiver.spool import free_bytes
 
 RATE: Final = 20.0
 """Requests a second that are written down, after a burst of ten times as many."""

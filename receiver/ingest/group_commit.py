@@ -21,14 +21,14 @@ from typing import Any, Final, TypeVar
 
 import redis
 
-from receiver import durability
 from receiver.allowance import Allowance
 from receiver.domain.event import Event
-from receiver.durability import Durability
 from receiver.errors import Busy
 from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.ingest import durability
+from receiver.ingest.durability import Durability
+from receiver.ingest.spool import Spool, SpoolFull
 from receiver.metrics import ReceiverMetrics
-from receiver.spool import Spool, SpoolFull
 
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20

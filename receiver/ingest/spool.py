@@ -25,7 +25,7 @@ from typing import Final
 
 from receiver.domain.event import Event
 from receiver.errors import NotStarted, RunhookError
-from receiver.segment import Segment, frame, sync_directory
+from receiver.ingest.spool_segment import Segment, frame, sync_directory
 
 SEGMENT_BYTES: Final = 8 << 20
 """Size at which the next segment is begun."""
