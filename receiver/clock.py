@@ -17,7 +17,8 @@ from receiver import reaper, reconcile, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, operations, repair, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, repair, retention
+from receiver.ledger import replays as operations
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import Reconciler
 

@@ -23,8 +23,9 @@ from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, binding, recording
-from receiver.ledger.recording import KnownRun, NewDelivery, NewEvent, RunKey
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, binding
+from receiver.ledger import events as recording
+from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, RunKey
 from receiver.ledger.submissions import Submission
 from receiver.pauses import Pause
 from receiver.routing import Router, RunView

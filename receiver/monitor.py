@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from receiver import tally
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.gauges import COUNTED, Gauges, read
+from receiver.ledger.stats import COUNTED, Gauges, read
 from receiver.web import Context, Part
 
 FRESH_FOR: Final = 5.0

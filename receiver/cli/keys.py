@@ -16,8 +16,8 @@ from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
 from receiver.errors import ConfigError, NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger import keys as ledger_keys
-from receiver.ledger.keys import Key
+from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
 
 app = typer.Typer(

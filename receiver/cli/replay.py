@@ -17,9 +17,9 @@ from receiver.cli.sinks import load_config, require_sink
 from receiver.config.models import CALLBACK
 from receiver.domain.delivery import State
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import operations as ledger_operations
 from receiver.ledger import queries
-from receiver.ledger.operations import Operation, Selection
+from receiver.ledger import replays as ledger_operations
+from receiver.ledger.replays import Operation, Selection
 
 _ID = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
 

@@ -23,7 +23,7 @@ from handlers.support.retry_after import retry_after
 from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, callers, resending, submissions
-from receiver.ledger.keys import Key
+from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions import Submission
 from receiver.submit.address import split
 

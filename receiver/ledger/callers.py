@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.api_key import AGAIN
-from receiver.ledger import bulk, keys, submissions
-from receiver.ledger.keys import Key
+from receiver.ledger import api_keys, bulk, submissions
+from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions as table
 from receiver.ledger.submissions import RunKey, Submission
 
@@ -23,11 +23,11 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
     A run that was submitted again on somebody's behalf is that caller's: who was promised a webhook must be able to
     check it. That takes a key that may do so, and the very address that the first submission gave.
     """
-    key = keys.one(connection, submission.key_id)
+    key = api_keys.one(connection, submission.key_id)
     if key and AGAIN in key.scopes and (first := submission.labels.get(CHAIN)):
         origin = submissions.of_run(connection, submission.source, first)
         if origin and origin.callback_url == submission.callback_url:
-            return keys.one(connection, origin.key_id)
+            return api_keys.one(connection, origin.key_id)
     return key
 
 

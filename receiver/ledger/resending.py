@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from receiver.domain.delivery import Move, State, sources, target
 from receiver.domain.event import delivery_id
 from receiver.ledger import bulk
-from receiver.ledger.recording import insert_deliveries
-from receiver.ledger.results import Standing
+from receiver.ledger.events import insert_deliveries
+from receiver.ledger.runs import Standing
 from receiver.ledger.schema import attempts, deliveries
 
 

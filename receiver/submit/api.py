@@ -31,9 +31,10 @@ from receiver.domain.poll_schedule import first_look
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
-from receiver.ledger.keys import Key
+from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import Store
 from receiver.ledger.resending import Tried, tried
-from receiver.ledger.results import RunKey, Standing, standings
+from receiver.ledger.runs import RunKey, Standing, standings
 from receiver.ledger.submissions import Submission
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.answers import Reply, error
@@ -44,7 +45,6 @@ from receiver.submit.passthrough import Passthrough
 from receiver.submit.resending import Resender
 from receiver.submit.resolving import INLINE_PATIENCE, Resolver, prove
 from receiver.submit.results import Results
-from receiver.submit.store import Store
 from receiver.submit.submitter import Source, Submitter
 from receiver.submit.waiters import Waiters
 from receiver.web import Context, Part

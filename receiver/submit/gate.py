@@ -15,11 +15,11 @@ from receiver.allowance import Allowance
 from receiver.config.fields import parse_rate
 from receiver.domain import api_key
 from receiver.ledger import LedgerDataError, LedgerUnavailable
-from receiver.ledger import keys as ledger_keys
-from receiver.ledger.keys import Key
+from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import Store
 from receiver.rates import Rate
 from receiver.submit.answers import Reply, error
-from receiver.submit.store import Store
 
 FRESH_FOR = 5.0
 """Seconds that a key is known: so long does one that was revoked go on opening."""

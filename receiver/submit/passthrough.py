@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 
-from receiver.ledger.keys import Key
+from receiver.ledger.api_keys import Key
 from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
 from receiver.submit.answers import Reply, error, holds_secret, relay, relayed_headers
 from receiver.submit.disguise import Disguise

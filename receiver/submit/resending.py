@@ -17,11 +17,12 @@ from receiver.domain.callback import ROUTE, SINK, lane_of
 from receiver.domain.delivery import State
 from receiver.domain.run import parse as parse_run
 from receiver.ledger import resending
-from receiver.ledger import results as ledger_results
+from receiver.ledger import runs as ledger_results
+from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import Store
 from receiver.ledger.callers import webhook_of
-from receiver.ledger.keys import Key
 from receiver.ledger.resending import Tried
-from receiver.ledger.results import Result
+from receiver.ledger.runs import Result
 from receiver.ledger.submissions import Submission
 from receiver.skyvern import Answered
 from receiver.submit.answers import SUBMISSION_HEADER, Reply, error, invalid, malformed, relay
@@ -29,7 +30,6 @@ from receiver.submit.disguise import Disguise
 from receiver.submit.gate import Refusal
 from receiver.submit.results import Results
 from receiver.submit.splice import NotAnObject, parse
-from receiver.submit.store import Store
 from receiver.submit.submitter import Source
 from receiver.submit.waiters import TooManyWaiters, Waiters
 

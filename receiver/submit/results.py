@@ -17,10 +17,11 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.errors import RequestError
 from receiver.ledger import LedgerUnavailable
-from receiver.ledger import results as ledger_results
+from receiver.ledger import runs as ledger_results
+from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import Store
 from receiver.ledger.callers import webhook_of
-from receiver.ledger.keys import Key
-from receiver.ledger.results import Result, RunKey, Standing
+from receiver.ledger.runs import Result, RunKey, Standing
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit.answers import (
     SOURCE_HEADER,
@@ -36,7 +37,6 @@ from receiver.submit.lapse import lapses_at
 from receiver.submit.resolving import token_of
 from receiver.submit.splice import NotAnObject, splice
 from receiver.submit.splice import parse as parse_object
-from receiver.submit.store import Store
 from receiver.submit.submitter import Source
 from receiver.submit.waiters import TooManyWaiters, Waiters
 

@@ -27,7 +27,8 @@ from receiver.domain.run import parse as parse_run
 from receiver.domain.submission import Move
 from receiver.domain.submission import Submission as State
 from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
-from receiver.ledger.keys import Key
+from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import Store
 from receiver.ledger.submissions import Answer, NewSubmission, Submission
 from receiver.skyvern import Answer as Said
 from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
@@ -45,7 +46,6 @@ from receiver.submit.answers import (
 from receiver.submit.calls import Call, short_answer
 from receiver.submit.gate import Refusal
 from receiver.submit.splice import NotAnObject, parse, splice
-from receiver.submit.store import Store
 
 JOIN_FOR = 60.0
 """Seconds that a request waits for the answer to an earlier one that it repeats."""

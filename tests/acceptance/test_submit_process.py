@@ -19,8 +19,8 @@ import pytest
 
 from receiver.cli.serve import STOP_TIMEOUT
 from receiver.domain import api_key
-from receiver.ledger import keys as ledger_keys
-from receiver.ledger.keys import Key
+from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate

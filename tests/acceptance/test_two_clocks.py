@@ -14,10 +14,11 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import Move
 from receiver.domain.submission import Move as Submitted
-from receiver.ledger import claiming, recording, submissions
+from receiver.ledger import claiming, submissions
+from receiver.ledger import events as recording
 from receiver.ledger.claiming import Claimed
+from receiver.ledger.events import NewEvent
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.recording import NewEvent
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import Answer
 from tests.integration.test_ledger import new_event, settle

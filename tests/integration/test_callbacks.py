@@ -20,7 +20,7 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.api_key import derive, digest
 from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
-from receiver.ledger import Connection, Ledger, keys, queries, submissions
+from receiver.ledger import Connection, Ledger, api_keys, queries, submissions
 from receiver.routing import Router
 from tests.integration.test_dispatch import body, event
 from tests.servers.http import Reply, ScriptedServer, wait_for_requests
@@ -57,8 +57,8 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
     """Lets a run that a caller submitted come to its end; gives its body."""
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     dispatcher = Dispatcher(ledger, Router([]), Redactor([]), None, connection)  # type: ignore[arg-type]
-    key = keys.Key("a1", "app", digest(KEY), "rhk_a1", frozenset({"submit"}), "skyvern", None, 1.0)
-    ledger.write(lambda c: keys.create(c, key))
+    key = api_keys.Key("a1", "app", digest(KEY), "rhk_a1", frozenset({"submit"}), "skyvern", None, 1.0)
+    ledger.write(lambda c: api_keys.create(c, key))
 
     def make(
         run_id: str, callback_url: str, key_id: str = "a1", labels: dict[str, str] | None = None, **fields: Any
@@ -137,8 +137,8 @@ def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_no
     signer: str,
 ) -> None:
     ended("tsk_1", caller.url + "/hook")
-    key = keys.Key("b2", "again", digest(AGAIN_KEY), "rhk_b2", frozenset(scopes), "skyvern", None, 1.0)
-    ledger.write(lambda c: keys.create(c, key))
+    key = api_keys.Key("b2", "again", digest(AGAIN_KEY), "rhk_b2", frozenset(scopes), "skyvern", None, 1.0)
+    ledger.write(lambda c: api_keys.create(c, key))
 
     ended("tsk_2", caller.url + asked, key_id="b2", labels={"runhook-chain": label})
     deliver("127.0.0.1")

@@ -12,10 +12,10 @@ import redis
 from receiver.clock import Clock
 from receiver.domain.delivery import Move
 from receiver.inbox import STREAM
-from receiver.ledger import Ledger, operations
+from receiver.ledger import Ledger, replays
+from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.operations import Selection
-from receiver.ledger.recording import NewDelivery
+from receiver.ledger.replays import Selection
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.integration.test_ledger import claim, new_event, record, settle, states
 from tests.servers.gate import Gate
@@ -91,7 +91,7 @@ def test_a_lapsed_claim_is_taken_back_and_sent_again(clock: Clock, ledger: Ledge
 def test_a_replay_is_worked_off_and_its_sinks_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), Move.DIE)
-    ledger.write(lambda connection: operations.create(connection, "op_1", "replay", Selection(), time.time()))
+    ledger.write(lambda connection: replays.create(connection, "op_1", "replay", Selection(), time.time()))
 
     clock.tick()
 

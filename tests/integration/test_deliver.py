@@ -16,8 +16,8 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import HOPELESS, Deliverer
 from receiver.domain import breaker
 from receiver.ledger import Ledger, claiming, lanes, queries, repair
+from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.recording import NewDelivery
 from receiver.rates import Rate
 from tests.integration.test_ledger import new_event, record
 from tests.servers.gate import Gate

@@ -16,7 +16,8 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, InboxWriter
-from receiver.ledger import Connection, Ledger, LedgerDataError, queries, recording
+from receiver.ledger import Connection, Ledger, LedgerDataError, queries
+from receiver.ledger import events as recording
 from receiver.routing import Router
 from receiver.wakeups import deliver_queue, flag_key
 

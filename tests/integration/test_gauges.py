@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import Move
-from receiver.ledger import Ledger, gauges, lanes
+from receiver.ledger import Ledger, lanes, stats
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle
 
 
 def test_an_empty_ledger_has_gauges(ledger: Ledger) -> None:
-    assert ledger.read(gauges.read) == gauges.Gauges({}, {}, [], None)
+    assert ledger.read(stats.read) == stats.Gauges({}, {}, [], None)
 
 
 def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> None:
@@ -18,7 +18,7 @@ def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> No
     settle(ledger, [one], Move.ACCEPT)
     claim(ledger, "ops", "w/2", limit=1)
     ledger.write(lambda connection: lanes.put(connection, Lane("ops", "ops", breaker="open", until=NOW + 9), NOW))
-    found = ledger.read(gauges.read)
+    found = ledger.read(stats.read)
     assert found.counts == {("ops", "queued"): 1, ("ops", "sending"): 1, ("archive", "queued"): 1}
     assert found.oldest_due == {"ops": NOW, "archive": NOW}
     assert [(lane.lane, lane.breaker) for lane in found.lanes] == [("ops", "open")]

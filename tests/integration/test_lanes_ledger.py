@@ -12,7 +12,7 @@ from alembic.config import Config
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import Move
 from receiver.ledger import Ledger, claiming, lanes, migrate, retention, waiting_lanes
-from receiver.ledger.recording import NewDelivery
+from receiver.ledger.events import NewDelivery
 from tests.integration.test_ledger import NOW, new_event, record, settle
 
 

@@ -21,17 +21,17 @@ from receiver.ledger import (
     LedgerDataError,
     claiming,
     delivering,
+    events,
     lanes,
     migrate,
-    operations,
     queries,
-    recording,
     repair,
+    replays,
     retention,
 )
 from receiver.ledger.claiming import Claimed
 from receiver.ledger.delivering import Settled
-from receiver.ledger.recording import NewDelivery, NewEvent
+from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import metadata
 
 NOW = 1_700_000_000.0
@@ -49,8 +49,8 @@ def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "news",
 
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
     def work(connection: sa.Connection) -> set[str]:
-        recording.lock_runs(connection, [item.key for item in batch], now)
-        return recording.record(connection, batch, now)
+        events.lock_runs(connection, [item.key for item in batch], now)
+        return events.record(connection, batch, now)
 
     return ledger.write(work)
 
@@ -185,7 +185,7 @@ def test_history_tells_what_was_recorded_in_its_order(ledger: Ledger) -> None:
     unreadable = new_event("wr_1", n=3, disposition="unreadable")
     record(ledger, unreadable)
 
-    known = ledger.write(lambda connection: recording.lock_runs(connection, [("skyvern", "wr_1")], NOW))
+    known = ledger.write(lambda connection: events.lock_runs(connection, [("skyvern", "wr_1")], NOW))
 
     assert [each.event_id for each in known["skyvern", "wr_1"].history] == [first.event.id, second.event.id]
 
@@ -511,7 +511,7 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
     def sweep(connection: sa.Connection) -> None:
         assert not repair.anything_due(connection, NOW)
         claiming.has_due(connection, "results", NOW)
-        assert not operations.any_running(connection)
+        assert not replays.any_running(connection)
         assert repair.sweep_held(connection, NOW) == []
 
     ledger.read(sweep)

@@ -6,21 +6,21 @@ import pytest
 
 from receiver.domain.delivery import Move
 from receiver.domain.event import delivery_id
-from receiver.ledger import Ledger, claiming, operations, queries
-from receiver.ledger.operations import Operation, Selection
+from receiver.ledger import Ledger, claiming, queries, replays
+from receiver.ledger.replays import Operation, Selection
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle, states
 
 
 def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "replay", **options: object) -> Operation:  # noqa: B008
     return ledger.write(
-        lambda connection: operations.create(connection, "op_1", kind, selection, NOW + 10, **options)  # type: ignore[arg-type]
+        lambda connection: replays.create(connection, "op_1", kind, selection, NOW + 10, **options)  # type: ignore[arg-type]
     )
 
 
 def finish(ledger: Ledger, now: float = NOW + 11) -> list[str]:
     woken: set[str] = set()
-    while ledger.read(operations.any_running):
-        woken |= set(ledger.write(lambda connection: operations.step(connection, now)))
+    while ledger.read(replays.any_running):
+        woken |= set(ledger.write(lambda connection: replays.step(connection, now)))
     return sorted(woken)
 
 
@@ -56,7 +56,7 @@ def test_a_replay_takes_what_was_chosen_and_has_ended(
     mixed: Ledger, selection: Selection, options: dict[str, bool], replayed: set[str]
 ) -> None:
     before = states(mixed)
-    counted = mixed.read(lambda connection: operations.count(connection, "replay", selection, **options))
+    counted = mixed.read(lambda connection: replays.count(connection, "replay", selection, **options))
 
     operation = create(mixed, selection, **options)
     woken = finish(mixed)
@@ -77,7 +77,7 @@ def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledg
 
     for number in (2, 3, 4):
         ledger.write(
-            lambda connection: operations.create(connection, f"op_{number}", "replay", Selection(), NOW + number)  # noqa: B023
+            lambda connection: replays.create(connection, f"op_{number}", "replay", Selection(), NOW + number)  # noqa: B023
         )
         finish(ledger)
         (again,) = claim(ledger, "ops", now=NOW + 20)
@@ -86,12 +86,12 @@ def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledg
 
 
 def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "STEP", 3)
+    monkeypatch.setattr(replays, "STEP", 3)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
     settle(ledger, claim(ledger, "ops"), Move.DIE)
     create(ledger)
-    ledger.write(lambda connection: operations.step(connection, NOW + 11))
-    half = ledger.read(lambda connection: operations.get(connection, "op_1"))
+    ledger.write(lambda connection: replays.step(connection, NOW + 11))
+    half = ledger.read(lambda connection: replays.get(connection, "op_1"))
     assert half is not None
     assert (half.state, half.done, half.total) == ("running", 3, 8)
 
@@ -99,7 +99,7 @@ def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, mon
     finish(again)
     again.close()
 
-    done = ledger.read(lambda connection: operations.get(connection, "op_1"))
+    done = ledger.read(lambda connection: replays.get(connection, "op_1"))
     assert done is not None
     assert (done.state, done.done) == ("done", 8)
     assert set(states(ledger).values()) == {"queued"}
@@ -121,24 +121,24 @@ def test_a_rate_is_kept(ledger: Ledger) -> None:
 
     counts = []
     for now in (NOW + 10, NOW + 10.4, NOW + 11, NOW + 12):
-        ledger.write(lambda connection: operations.step(connection, now))  # noqa: B023
+        ledger.write(lambda connection: replays.step(connection, now))  # noqa: B023
         counts.append(list(states(ledger).values()).count("queued"))
 
     assert counts == [1, 1, 3, 5]
 
 
 def test_a_cancelled_operation_takes_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "STEP", 2)
+    monkeypatch.setattr(replays, "STEP", 2)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
     settle(ledger, claim(ledger, "ops"), Move.DIE)
     create(ledger)
-    ledger.write(lambda connection: operations.step(connection, NOW + 11))
+    ledger.write(lambda connection: replays.step(connection, NOW + 11))
 
-    assert ledger.write(lambda connection: operations.cancel(connection, "op_1", NOW + 11))
+    assert ledger.write(lambda connection: replays.cancel(connection, "op_1", NOW + 11))
     finish(ledger)
 
     assert sorted(states(ledger).values()) == ["dead"] * 3 + ["queued"] * 2
-    assert not ledger.write(lambda connection: operations.cancel(connection, "op_1", NOW + 12))
+    assert not ledger.write(lambda connection: replays.cancel(connection, "op_1", NOW + 12))
 
 
 def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
@@ -152,7 +152,7 @@ def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
 
     operation = create(ledger, Selection(), "backfill", sink="results")
     woken = finish(ledger)
-    again = ledger.read(lambda connection: operations.count(connection, "backfill", Selection(), "results"))
+    again = ledger.read(lambda connection: replays.count(connection, "backfill", Selection(), "results"))
 
     assert (operation.total, woken, again) == (3, ["results"], 0)
     assert [name for name in sorted(states(ledger)) if name.endswith("results")] == [
@@ -168,7 +168,7 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     claim(mixed, "results")  # tsk_3's is being sent
 
     cancelled = mixed.write(
-        lambda connection: operations.cancel_deliveries(connection, [row["id"] for row in rows], NOW + 1)
+        lambda connection: replays.cancel_deliveries(connection, [row["id"] for row in rows], NOW + 1)
     )
 
     assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]

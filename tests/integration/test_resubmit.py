@@ -17,8 +17,8 @@ from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
 from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
-from receiver.ledger import Ledger, operations, queries
-from receiver.ledger.operations import Selection
+from receiver.ledger import Ledger, queries, replays
+from receiver.ledger.replays import Selection
 from receiver.simulate.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until
@@ -59,8 +59,8 @@ def deliveries(rig: Submitting, state: str = "delivered") -> list[dict[str, Any]
 
 def replay(rig: Submitting) -> None:
     now = time.time()
-    rig.ledger.write(lambda c: operations.create(c, "op_1", "replay", Selection(sink="again"), now, force=True))
-    rig.ledger.write(lambda c: operations.step(c, now))
+    rig.ledger.write(lambda c: replays.create(c, "op_1", "replay", Selection(sink="again"), now, force=True))
+    rig.ledger.write(lambda c: replays.step(c, now))
 
 
 @pytest.mark.parametrize(("public", "budget"), [(True, 2), (False, 1)], ids=["by webhook", "by polling"])

@@ -16,8 +16,8 @@ from receiver.domain.breaker import Lane
 from receiver.domain.submission import Move
 from receiver.errors import UsageError
 from receiver.ledger import Ledger, binding, lanes, submissions
+from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.recording import NewDelivery
 from receiver.ledger.submissions import Answer, NewSubmission
 from tests.integration.test_ledger import claim, new_event, record
 

@@ -16,8 +16,8 @@ from receiver.domain import api_key
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.submission import Move
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, binding, recording, submissions
-from receiver.ledger.keys import by_hash
+from receiver.ledger import Ledger, binding, events, submissions
+from receiver.ledger.api_keys import by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import Answer, NewSubmission, Submission
@@ -33,7 +33,7 @@ def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
 
 def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str], Submission]:
     def work(connection: sa.Connection) -> dict[tuple[str, str], Submission]:
-        recording.lock_runs(connection, [("skyvern", run_id)], NOW)
+        events.lock_runs(connection, [("skyvern", run_id)], NOW)
         return binding.bind(connection, [("skyvern", run_id, token)], NOW)
 
     return ledger.write(work)

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from receiver.domain.api_key import digest
-from receiver.ledger import keys as ledger_keys
+from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger import queries
 from receiver.submit import api, gate, resolving, results
 from tests.servers.scripted import Reply, ScriptedServer

@@ -25,8 +25,8 @@ from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.domain import api_key
 from receiver.ledger import Ledger
-from receiver.ledger import keys as ledger_keys
-from receiver.ledger.keys import Key
+from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
 from receiver.simulate.server import Serving

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import Move, State, sources, target
 from receiver.domain.event import delivery_id
+from receiver.ledger.events import insert_deliveries
 from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
-from receiver.ledger.recording import insert_deliveries
 from receiver.ledger.schema import deliveries, events, operations
 
 STEP = 500
