@@ -17,8 +17,10 @@ from receiver import reaper, reconcile, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, repair, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, retention
 from receiver.ledger import replays as operations
+from receiver.ledger.deliveries import claims
+from receiver.ledger.deliveries import recovery as repair
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import Reconciler
 
@@ -111,7 +113,7 @@ class Clock:
         if time.monotonic() - began > AWAY:  # it hung, and has answered after all
             self._ledger_away = time.monotonic()
         ready = self._ledger.read(
-            lambda connection: [name for name in self._sinks if claiming.has_due(connection, name, now)]
+            lambda connection: [name for name in self._sinks if claims.has_due(connection, name, now)]
         )
         wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in ready])
 

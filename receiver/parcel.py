@@ -9,7 +9,7 @@ from handlers import Delivery
 from receiver import samples
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.ledger.claiming import Claimed
+from receiver.ledger.deliveries.claims import Claimed
 
 Receipts = Mapping[str, dict[str, object] | None]
 

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from receiver import inbox, lifesign
 from receiver.config.settings import Settings
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.repair import release_claims
+from receiver.ledger.deliveries.recovery import release_claims
 from receiver.wakeups import DISPATCH, clear_dead, connect
 
 log = logging.getLogger("runhook.worker")

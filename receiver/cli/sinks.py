@@ -15,7 +15,8 @@ from receiver.config.models import CALLBACK, Config, load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Connection, lanes, queries
+from receiver.ledger import Connection, queries
+from receiver.ledger.deliveries import lanes
 
 SHOWN: Final = 3
 """Shut origins whose reason the table has room for; --json tells all."""

@@ -22,8 +22,9 @@ from handlers.support.guarded_client import Answer, Deadline, GuardedClient
 from handlers.support.retry_after import retry_after
 from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, callers, resending, submissions
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, callers, submissions
 from receiver.ledger.api_keys import Key
+from receiver.ledger.deliveries import resend
 from receiver.ledger.submissions import Submission
 from receiver.submit.address import split
 
@@ -121,7 +122,7 @@ def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | Non
     """The submission that the run came of, its caller's key, and the address that was given with retry_webhook."""
     submission = submissions.of_run(connection, delivery.source, delivery.run_id)
     key = callers.caller_of(connection, submission) if submission else None
-    return submission, key, resending.target_of(connection, delivery.key)
+    return submission, key, resend.target_of(connection, delivery.key)
 
 
 def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:

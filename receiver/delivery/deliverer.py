@@ -26,8 +26,9 @@ from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
 from receiver.delivery.sender import Flights, Unit
 from receiver.delivery.settlement import Results, Settling
 from receiver.delivery.sink_services import SourceServices
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, claiming, delivering, lanes
-from receiver.ledger.claiming import Claimed
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger.deliveries import attempts, claims, lanes
+from receiver.ledger.deliveries.claims import Claimed
 from receiver.parcel import Receipts
 from receiver.pauses import Pause
 from receiver.rates import Rate
@@ -164,7 +165,7 @@ class Deliverer:
         """What was queued while the flag was still up has rung no bell. A spent rate is left to the clock."""
         if self._spent_rate:
             return False
-        return self._ledger.read(lambda connection: claiming.has_due(connection, self._sink.name, time.time()))
+        return self._ledger.read(lambda connection: claims.has_due(connection, self._sink.name, time.time()))
 
     @property
     def job_timeout(self) -> float:
@@ -255,7 +256,7 @@ class Deliverer:
     def _take(self, connection: Connection, limit: int, ahead: int, now: float) -> Taken:
         # A token for each try: what a try has claimed whose commit we know nothing of is handed back, never renewed.
         token = f"{self._owner}/{next(self._tokens)}"
-        claimed, _ = claiming.claim(
+        claimed, _ = claims.claim(
             connection,
             self._sink.name,
             limit,
@@ -266,13 +267,13 @@ class Deliverer:
             self._lane_limit,
             ahead,
         )
-        hopeless = claiming.hopeless(connection, claimed, self._budget)
+        hopeless = claims.hopeless(connection, claimed, self._budget)
         if hopeless:
-            delivering.give_up(connection, token, [each.id for each in hopeless], HOPELESS, now)
+            attempts.give_up(connection, token, [each.id for each in hopeless], HOPELESS, now)
             lanes.end_probes(connection, sorted({each.lane for each in hopeless if each.probe}), now)
             claimed = [each for each in claimed if each not in hopeless]
         receipts: dict[str, Receipts] = {
-            each.id: claiming.receipts(connection, each.event_id, each.after) for each in claimed if each.after
+            each.id: claims.receipts(connection, each.event_id, each.after) for each in claimed if each.after
         }
         return Taken(token, claimed, receipts, hopeless)
 
@@ -283,7 +284,7 @@ class Deliverer:
         if self._flights and now - self._renewed > RENEW:
             self._renewed = now
             tokens = self._flights.tokens()
-            self._ledger.write(lambda connection: claiming.renew(connection, tokens, time.time() + CLAIM))
+            self._ledger.write(lambda connection: claims.renew(connection, tokens, time.time() + CLAIM))
 
     def _settle(self, *, closing: bool) -> None:
         """Write down what became of the sends that have ended. They stay with us until that is done."""
@@ -300,8 +301,8 @@ class Deliverer:
 
         def work(connection: Connection) -> tuple[set[str], Results]:
             if strays:
-                claiming.hand_back_strays(connection, self._owner, known, now)
-            claiming.hand_back(connection, {unit.claimed[0].id: unit.token for unit in unbegun}, now)
+                claims.hand_back_strays(connection, self._owner, known, now)
+            claims.hand_back(connection, {unit.claimed[0].id: unit.token for unit in unbegun}, now)
             return self._settling.write_down(connection, units, now)
 
         released, results = self._ledger.write(work)

@@ -16,8 +16,8 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.breaker import Answer, Lane
 from receiver.domain.delivery import Move
-from receiver.ledger.claiming import Claimed
-from receiver.ledger.delivering import Settled
+from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.claims import Claimed
 
 REASON_CAP = 500
 """Characters of a reason that are kept."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from handlers import Receipt, Sink, SinkOptions, Unavailable
 from receiver import parcel
-from receiver.ledger.claiming import Claimed
+from receiver.ledger.deliveries.claims import Claimed
 from receiver.parcel import Receipts
 from receiver.pool import Pool
 

@@ -13,9 +13,10 @@ from receiver.delivery import outcome
 from receiver.delivery.sender import Unit
 from receiver.domain import breaker
 from receiver.domain.delivery import target
-from receiver.ledger import Connection, claiming, delivering, lanes
-from receiver.ledger.claiming import Claimed
-from receiver.ledger.delivering import Settled
+from receiver.ledger import Connection
+from receiver.ledger.deliveries import attempts, claims, lanes
+from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.claims import Claimed
 from receiver.tally import Tally
 
 log = logging.getLogger("runhook.deliver")
@@ -47,14 +48,14 @@ class Settling:
             ]
             by_token.setdefault(unit.token, []).extend(settled)
             results.append((unit, settled))
-        released = delivering.settle(connection, by_token, self._owner, now)
+        released = attempts.settle(connection, by_token, self._owner, now)
         ended = set(units)
         begun = {
             unit.heir.claimed[0].id: unit.heir.token
             for unit in units
             if unit.heir is not None and unit.heir not in ended
         }
-        claiming.take_places(connection, begun, now)
+        claims.take_places(connection, begun, now)
         return set(released), results
 
     def tell(self, results: Results) -> None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import State
-from receiver.ledger import lanes
+from receiver.ledger.deliveries import lanes
 from receiver.ledger.schema import deliveries, events
 
 # Delivered and cancelled ones are left out: there may be millions, and they need nobody.

@@ -33,7 +33,7 @@ from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
-from receiver.ledger.resending import Tried, tried
+from receiver.ledger.deliveries.resend import Tried, tried
 from receiver.ledger.runs import RunKey, Standing, standings
 from receiver.ledger.submissions import Submission
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader

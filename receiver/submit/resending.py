@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 from receiver.domain.callback import ROUTE, SINK, lane_of
 from receiver.domain.delivery import State
 from receiver.domain.run import parse as parse_run
-from receiver.ledger import resending
 from receiver.ledger import runs as ledger_results
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
 from receiver.ledger.callers import webhook_of
-from receiver.ledger.resending import Tried
+from receiver.ledger.deliveries import resend
+from receiver.ledger.deliveries.resend import Tried
 from receiver.ledger.runs import Result
 from receiver.ledger.submissions import Submission
 from receiver.skyvern import Answered
@@ -78,7 +78,7 @@ class Resender:
             return result
         lane, route = lane_of(address), RETRY_ROUTE if elsewhere else ROUTE
         delivery, before = await self._store.write(
-            lambda connection: resending.resend(connection, result.standing, SINK, route, lane, time.time(), elsewhere)
+            lambda connection: resend.resend(connection, result.standing, SINK, route, lane, time.time(), elsewhere)
         )
         await self._wake()
         tried = await self._outcome(delivery, before, until)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from receiver.ledger.claiming import IN_HAND
+from receiver.ledger.deliveries.claims import IN_HAND
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts, deliveries
 from tests.integration.test_ledger import new_event, record

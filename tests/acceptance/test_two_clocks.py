@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import Move
 from receiver.domain.submission import Move as Submitted
-from receiver.ledger import claiming, submissions
 from receiver.ledger import events as recording
-from receiver.ledger.claiming import Claimed
+from receiver.ledger import submissions
+from receiver.ledger.deliveries import claims
+from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts
@@ -61,7 +62,7 @@ class Work(Deployment):
         def work(connection: sa.Connection) -> list[Claimed]:
             recording.lock_runs(connection, [each.key for each in events], now)
             recording.record(connection, events, now)
-            return claiming.claim(connection, "hook", EACH, token, now, 15)[0]
+            return claims.claim(connection, "hook", EACH, token, now, 15)[0]
 
         claimed = self.ledger.write(work)
         assert len(claimed) == EACH

@@ -13,9 +13,10 @@ import redis
 from receiver.clock import Clock
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import Move
-from receiver.ledger import Ledger, lanes, queries, replays
+from receiver.ledger import Ledger, queries, replays
+from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries.lanes import PROBE_LEASE
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.lanes import PROBE_LEASE
 from receiver.ledger.replays import Selection
 from tests.integration.test_ledger import claim, new_event, record, settle, states
 

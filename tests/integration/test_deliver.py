@@ -15,7 +15,8 @@ from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import HOPELESS, Deliverer
 from receiver.domain import breaker
-from receiver.ledger import Ledger, claiming, lanes, queries, repair
+from receiver.ledger import Ledger, queries
+from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
 from receiver.rates import Rate
@@ -91,7 +92,7 @@ def accept(delivery: Delivery) -> Receipt:
 
 def settled(ledger: Ledger) -> None:
     """Make what waits due now, as the clock does when its time has come."""
-    ledger.write(lambda connection: repair.make_due(connection, time.time() + 1e6))
+    ledger.write(lambda connection: recovery.make_due(connection, time.time() + 1e6))
     ledger.write(lambda connection: connection.exec_driver_sql("UPDATE deliveries SET due_at = 0"))
 
 
@@ -434,8 +435,8 @@ def test_a_delivery_whose_attempts_all_ended_with_their_worker_is_dead_and_not_s
     at = time.time()
     for number in (1, 2):
         token, now = f"dead/{number}", at + 100 * number
-        ledger.write(lambda it, token=token, now=now: claiming.claim(it, "ops", 9, token, now, 15))  # type: ignore[misc]
-        ledger.write(lambda it, now=now: repair.release_claims(it, "dead", now))  # type: ignore[misc]
+        ledger.write(lambda it, token=token, now=now: claims.claim(it, "ops", 9, token, now, 15))  # type: ignore[misc]
+        ledger.write(lambda it, now=now: recovery.release_claims(it, "dead", now))  # type: ignore[misc]
     settled(ledger)
     sink = ScriptedSink(accept)
     it = deliver(sink, attempts=2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import Move
-from receiver.ledger import Ledger, lanes, stats
+from receiver.ledger import Ledger, stats
+from receiver.ledger.deliveries import lanes
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle
 
 

@@ -11,7 +11,8 @@ from alembic.config import Config
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import Move
-from receiver.ledger import Ledger, claiming, lanes, migrate, retention, waiting_lanes
+from receiver.ledger import Ledger, migrate, retention
+from receiver.ledger.deliveries import claims, fair_queue, lanes
 from receiver.ledger.events import NewDelivery
 from tests.integration.test_ledger import NOW, new_event, record, settle
 
@@ -31,14 +32,14 @@ def shut(ledger: Ledger, lane: str, until: float = NOW + 1000) -> None:
 
 def taken(ledger: Ledger, limit: int = 8, lane_limit: int | None = 3, now: float = NOW + 9) -> Counter[str]:
     claimed, _ = ledger.write(
-        lambda connection: claiming.claim(connection, "callback", limit, "w/1", now, 15, 50, lane_limit)
+        lambda connection: claims.claim(connection, "callback", limit, "w/1", now, 15, 50, lane_limit)
     )
     return Counter(each.lane.removeprefix("callback ") for each in claimed)
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting_lanes, "WINDOW", 10)
+    monkeypatch.setattr(fair_queue, "WINDOW", 10)
 
 
 def test_what_is_due_behind_a_long_backlog_of_a_shut_lane_is_taken(ledger: Ledger) -> None:
@@ -79,7 +80,7 @@ def test_whether_anything_is_due_is_told_past_the_backlog(ledger: Ledger) -> Non
     shut(ledger, "dead")
 
     def due(now: float) -> bool:
-        return ledger.read(lambda connection: claiming.has_due(connection, "callback", now))
+        return ledger.read(lambda connection: claims.has_due(connection, "callback", now))
 
     assert not due(NOW + 9)
     backlog(ledger, "zebra", 1, NOW + 1)
@@ -103,7 +104,7 @@ def test_the_walk_from_lane_to_lane_uses_its_index(ledger: Ledger) -> None:
                 rows = connection.connection.cursor().execute(word + statement, given).fetchall()  # type: ignore[attr-defined]
                 plans.append("\n".join(str(row) for row in rows))
 
-        waiting_lanes.choose(connection, "callback", {"callback dead"}, 4, NOW, lane_limit=2, claimed=Counter())
+        fair_queue.choose(connection, "callback", {"callback dead"}, 4, NOW, lane_limit=2, claimed=Counter())
 
     ledger.read(ask)
     (plan,) = plans
@@ -114,7 +115,7 @@ def test_old_gates_to_which_nothing_is_under_way_are_removed(ledger: Ledger) -> 
     backlog(ledger, "busy", 1)
     backlog(ledger, "done", 1)
     claimed, _ = ledger.write(
-        lambda connection: claiming.claim(connection, "callback", 9, "w/1", NOW, 15, 50, 1),
+        lambda connection: claims.claim(connection, "callback", 9, "w/1", NOW, 15, 50, 1),
     )
     settle(ledger, [each for each in claimed if each.lane == "callback done"], Move.DIE)
     settle(ledger, [each for each in claimed if each.lane == "callback busy"], Move.DEFER, due_at=NOW + 5000)

@@ -16,21 +16,10 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import Move
 from receiver.domain.event import Event, delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.ledger import (
-    Ledger,
-    LedgerDataError,
-    claiming,
-    delivering,
-    events,
-    lanes,
-    migrate,
-    queries,
-    repair,
-    replays,
-    retention,
-)
-from receiver.ledger.claiming import Claimed
-from receiver.ledger.delivering import Settled
+from receiver.ledger import Ledger, LedgerDataError, events, migrate, queries, replays, retention
+from receiver.ledger.deliveries import attempts, claims, lanes, recovery
+from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import metadata
 
@@ -56,7 +45,7 @@ def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
 
 
 def claim(ledger: Ledger, sink: str, token: str = "w/1", limit: int = 10, now: float = NOW) -> list[Claimed]:
-    return ledger.write(lambda connection: claiming.claim(connection, sink, limit, token, now, 15))[0]
+    return ledger.write(lambda connection: claims.claim(connection, sink, limit, token, now, 15))[0]
 
 
 def settle(
@@ -67,7 +56,7 @@ def settle(
         Settled(each.id, each.number, move, outcome, "" if move is Move.ACCEPT else "no", now, now, **fields)  # type: ignore[arg-type]
         for each in claimed
     ]
-    return ledger.write(lambda connection: delivering.settle(connection, {token: results}, "w", now))
+    return ledger.write(lambda connection: attempts.settle(connection, {token: results}, "w", now))
 
 
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:
@@ -227,7 +216,7 @@ def test_a_claim_has_one_owner(ledger: Ledger) -> None:
 
 
 def test_a_claim_takes_no_more_bytes_than_memory_has_room_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claiming, "CLAIM_BYTES", 5000)
+    monkeypatch.setattr(claims, "CLAIM_BYTES", 5000)
     record(ledger, *(new_event(f"tsk_{n}", "results", output="x" * 2000) for n in range(5)))
     record(ledger, new_event("tsk_big", "results", output="x" * 9000), now=NOW + 1)
 
@@ -262,7 +251,7 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
     record(ledger, new_event("tsk_1", "results"))
     asleep = claim(ledger, "results", token="slow/1")
 
-    assert ledger.write(lambda connection: repair.lapse_claims(connection, NOW + 16)) == 1
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
     awake = claim(ledger, "results", token="quick/1", now=NOW + 16)
     settle(ledger, asleep, Move.DIE, token="slow/1", now=NOW + 17)
     assert states(ledger) == {"tsk_1:results": "sending"}
@@ -277,9 +266,9 @@ def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     claim(ledger, "results", token="w/7")
 
-    assert ledger.write(lambda connection: claiming.renew(connection, {"w/7"}, NOW + 60)) == 1
+    assert ledger.write(lambda connection: claims.renew(connection, {"w/7"}, NOW + 60)) == 1
 
-    assert ledger.write(lambda connection: repair.lapse_claims(connection, NOW + 30)) == 0
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 0
 
 
 def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before(ledger: Ledger) -> None:
@@ -287,7 +276,7 @@ def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
 
     def take(token: str, ahead: int = 0, places: int = 5) -> list[Claimed]:
-        return ledger.write(lambda it: claiming.claim(it, "ops", places, token, NOW, 15, concurrency=2, ahead=ahead))[0]
+        return ledger.write(lambda it: claims.claim(it, "ops", places, token, NOW, 15, concurrency=2, ahead=ahead))[0]
 
     claimed = take("w/1", ahead=3)
     assert [each.in_hand for each in claimed] == [False, False, True, True, True]
@@ -297,16 +286,16 @@ def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before
 
     def exchange(connection: sa.Connection) -> None:
         settled = [Settled(first.id, 1, Move.ACCEPT, "accepted", "", NOW, NOW)]
-        delivering.settle(connection, {"w/1": settled}, "w", NOW)
-        claiming.take_places(connection, {heir.id: "w/1"}, NOW)
-        claiming.hand_back(connection, {unbegun.id: "w/1"}, NOW)
+        attempts.settle(connection, {"w/1": settled}, "w", NOW)
+        claims.take_places(connection, {heir.id: "w/1"}, NOW)
+        claims.hand_back(connection, {unbegun.id: "w/1"}, NOW)
 
     ledger.write(exchange)
     # Then there is still no place for others, and what was handed back was never tried
     assert take("v/2") == []
     assert {each.id: each.number for each in take("v/3", ahead=9, places=0)}[unbegun.id] == 1
     # And when their owner dies, only what had a place has spent an attempt
-    assert ledger.write(lambda connection: repair.release_claims(connection, "w", NOW)) == 3
+    assert ledger.write(lambda connection: recovery.release_claims(connection, "w", NOW)) == 3
     rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=99)))
     assert {row["id"]: row["spent"] for row in rows if row["id"] in {second.id, heir.id, last.id}} == {
         second.id: 1,
@@ -321,12 +310,12 @@ def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before
 def test_what_a_dead_worker_had_in_hand_says_how_much_is_known_of_it(ledger: Ledger, known: bool) -> None:
     # Given one delivery that is being sent, and two in hand, of which one had begun
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
-    sent, begun, unbegun = ledger.write(
-        lambda it: claiming.claim(it, "ops", 1, "w/1", NOW, 15, concurrency=1, ahead=2)
-    )[0]
+    sent, begun, unbegun = ledger.write(lambda it: claims.claim(it, "ops", 1, "w/1", NOW, 15, concurrency=1, ahead=2))[
+        0
+    ]
     # When their worker is found dead
     signs = {begun.id} if known else None
-    assert ledger.write(lambda it: repair.release_claims(it, "w", NOW + 1, signs)) == 3
+    assert ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 1, signs)) == 3
     # Then none is taken for an attempt that certainly was none
     unsure = "w ended with it in hand: it may have arrived, or was never sent"
     sure = "w ended while sending: it may have arrived"
@@ -354,7 +343,7 @@ def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) ->
 
     def kill_worker(now: float) -> list[float]:
         assert len(claim(ledger, "ops", token="w/1", now=now)) == 4
-        assert ledger.write(lambda it: repair.release_claims(it, "w", now)) == 4
+        assert ledger.write(lambda it: recovery.release_claims(it, "w", now)) == 4
         rows = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
         return sorted(round(row["due_at"] - now, 3) for row in rows)
 
@@ -370,10 +359,10 @@ def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(
     # Given a delivery that its sink could not take, so that it has spent an attempt
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), Move.DEFER, due_at=NOW)
-    ledger.write(lambda it: repair.make_due(it, NOW + 1))
+    ledger.write(lambda it: recovery.make_due(it, NOW + 1))
     assert len(claim(ledger, "ops", token="w/2", now=NOW + 1)) == 1
     # When its worker is killed
-    ledger.write(lambda it: repair.release_claims(it, "w", NOW + 2))
+    ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 2))
     # Then it need not wait: nothing says that it had to do with that
     (row,) = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
     assert (row["state"], row["due_at"]) == ("queued", NOW + 2)
@@ -384,7 +373,7 @@ def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: L
     claim(ledger, "results", token="w_1/1", limit=1)
     claim(ledger, "results", token="wx1/1", limit=1)
 
-    assert ledger.write(lambda connection: repair.release_claims(connection, "w_1", NOW)) == 1
+    assert ledger.write(lambda connection: recovery.release_claims(connection, "w_1", NOW)) == 1
 
     assert sorted(states(ledger).values()) == ["queued", "sending"]
 
@@ -394,9 +383,9 @@ def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledg
     settle(ledger, claim(ledger, "results"), Move.DEFER, due_at=NOW + 5)
 
     def look(at: float) -> tuple[bool, int, bool]:
-        due = ledger.read(lambda connection: repair.anything_due(connection, at))
-        made = ledger.write(lambda connection: repair.make_due(connection, at))
-        return due, made, ledger.read(lambda connection: claiming.has_due(connection, "results", at))
+        due = ledger.read(lambda connection: recovery.anything_due(connection, at))
+        made = ledger.write(lambda connection: recovery.make_due(connection, at))
+        return due, made, ledger.read(lambda connection: claims.has_due(connection, "results", at))
 
     assert look(NOW + 4) == (False, 0, False)
     assert look(NOW + 5) == (True, 1, True)
@@ -414,14 +403,14 @@ def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger:
     assert settle(ledger, claim(ledger, "mirror"), Move.ACCEPT, receipt={"id": "m"}) == ["ops"]
 
     (claimed,) = claim(ledger, "ops")
-    receipts = ledger.read(lambda connection: claiming.receipts(connection, claimed.event_id, claimed.after))
+    receipts = ledger.read(lambda connection: claims.receipts(connection, claimed.event_id, claimed.after))
     assert receipts == {"archive": {"id": "a"} if move is Move.ACCEPT else None, "mirror": {"id": "m"}}
 
 
 def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", NewDelivery("ops", "r", after=("archive",))))  # its archive was never made
 
-    assert ledger.write(lambda connection: repair.sweep_held(connection, NOW)) == ["ops"]
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ["ops"]
 
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
@@ -435,7 +424,7 @@ def test_an_open_breaker_parks_its_lane_lets_one_probe_through_and_no_more(ledge
     put(ledger, Lane("ops", "ops", breaker="open", failures=5, until=NOW + 10))
 
     assert claim(ledger, "ops") == []
-    assert not ledger.read(lambda connection: claiming.has_due(connection, "ops", NOW))
+    assert not ledger.read(lambda connection: claims.has_due(connection, "ops", NOW))
     assert len(claim(ledger, "results")) == 3
 
     probe = claim(ledger, "ops", now=NOW + 10)
@@ -461,7 +450,7 @@ def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None
     record(ledger, new_event("tsk_1", "ops"))
     ledger.write(lambda connection: lanes.set_paused(connection, "ops", True, NOW))
     assert claim(ledger, "ops") == []
-    assert not ledger.read(lambda connection: claiming.has_due(connection, "ops", NOW))
+    assert not ledger.read(lambda connection: claims.has_due(connection, "ops", NOW))
 
     ledger.write(lambda connection: lanes.set_paused(connection, "ops", False, NOW))
     assert len(claim(ledger, "ops")) == 1
@@ -509,10 +498,10 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
     settle(ledger, claim(ledger, "results", limit=30), Move.DEFER, due_at=NOW + 3600)
 
     def sweep(connection: sa.Connection) -> None:
-        assert not repair.anything_due(connection, NOW)
-        claiming.has_due(connection, "results", NOW)
+        assert not recovery.anything_due(connection, NOW)
+        claims.has_due(connection, "results", NOW)
         assert not replays.any_running(connection)
-        assert repair.sweep_held(connection, NOW) == []
+        assert recovery.sweep_held(connection, NOW) == []
 
     ledger.read(sweep)
 

@@ -6,7 +6,8 @@ import pytest
 
 from receiver.domain.delivery import Move
 from receiver.domain.event import delivery_id
-from receiver.ledger import Ledger, claiming, queries, replays
+from receiver.ledger import Ledger, queries, replays
+from receiver.ledger.deliveries import claims
 from receiver.ledger.replays import Operation, Selection
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle, states
 
@@ -172,4 +173,4 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     )
 
     assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]
-    assert not mixed.read(lambda connection: claiming.has_due(connection, "ops", NOW + 5))
+    assert not mixed.read(lambda connection: claims.has_due(connection, "ops", NOW + 5))

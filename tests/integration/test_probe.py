@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from receiver.domain.breaker import Lane
-from receiver.ledger import Ledger, lanes
+from receiver.ledger import Ledger
+from receiver.ledger.deliveries import lanes
 from tests.integration.test_ledger import NOW, claim, new_event, record
 
 

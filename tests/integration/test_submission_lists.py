@@ -15,7 +15,8 @@ from receiver.cli import build_app
 from receiver.domain.breaker import Lane
 from receiver.domain.submission import Move
 from receiver.errors import UsageError
-from receiver.ledger import Ledger, binding, lanes, submissions
+from receiver.ledger import Ledger, binding, submissions
+from receiver.ledger.deliveries import lanes
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.submissions import Answer, NewSubmission

@@ -6,7 +6,7 @@ import time
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
 from receiver.delivery.sender import Flights, Unit
-from receiver.ledger.claiming import Claimed
+from receiver.ledger.deliveries.claims import Claimed
 
 
 class Counting(Sink[SinkOptions]):

@@ -9,8 +9,8 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery.outcome import Gate, availability, settled
 from receiver.domain.breaker import Answer, Lane
 from receiver.domain.delivery import Move
-from receiver.ledger.claiming import Claimed
-from receiver.ledger.delivering import Settled
+from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.claims import Claimed
 
 RETRY = RetryPolicy(attempts=3, first=10, factor=2, max=100)
 CLAIMED = Claimed(

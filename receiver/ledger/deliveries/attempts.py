@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, Move, State, sources, target
 from receiver.ledger import bulk
-from receiver.ledger.claiming import both
+from receiver.ledger.deliveries.claims import both
 from receiver.ledger.schema import attempts, deliveries
 
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import Move, State, sources, target
-from receiver.ledger import bulk, waiting_lanes
-from receiver.ledger import lanes as lane_gates
+from receiver.ledger import bulk
+from receiver.ledger.deliveries import fair_queue
+from receiver.ledger.deliveries import lanes as lane_gates
 from receiver.ledger.schema import attempts, deliveries, events, runs
 
 IN_HAND: Final = "+"
@@ -83,7 +84,7 @@ def claim(
         ids = _take(connection, sink, sa.true(), limit, token, now, seconds)
     else:
         claimed = _claimed_lanes(connection, sink) if lane_limit is not None else None
-        chosen = waiting_lanes.choose(connection, sink, shut, limit, now, lane_limit=lane_limit, claimed=claimed)
+        chosen = fair_queue.choose(connection, sink, shut, limit, now, lane_limit=lane_limit, claimed=claimed)
         among = bulk.among(connection, deliveries.c.id, chosen)
         ids = _take(connection, sink, among, limit, token, now, seconds) if chosen else []
     probes: dict[str, str] = {}  # delivery → lane
@@ -138,7 +139,7 @@ def _take(
     due = (
         sa.select(deliveries.c.id, sa.func.length(events.c.body))
         .join(events, events.c.id == deliveries.c.event_id)
-        .where(waiting_lanes.due(sink, now), condition)
+        .where(fair_queue.due(sink, now), condition)
         .order_by(deliveries.c.due_at, deliveries.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True, of=deliveries)
@@ -335,4 +336,4 @@ def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
     if any(lane.paused for lane in closed):
         return False
     parked = {lane.lane for lane in closed if lane.until > now}
-    return waiting_lanes.any_due(connection, sink, parked, now)
+    return fair_queue.any_due(connection, sink, parked, now)

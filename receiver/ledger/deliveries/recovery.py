@@ -11,9 +11,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import Move, State, sources, target
-from receiver.ledger import bulk, lanes
-from receiver.ledger.claiming import IN_HAND, handed_back, owned_by
-from receiver.ledger.delivering import release_held
+from receiver.ledger import bulk
+from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries.attempts import release_held
+from receiver.ledger.deliveries.claims import IN_HAND, handed_back, owned_by
 from receiver.ledger.schema import attempts, deliveries
 
 _BEGUN: Final = "while sending: it may have arrived"

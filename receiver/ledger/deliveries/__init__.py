@@ -1,0 +1,1 @@
+"""Deliveries and attempts in the ledger: claims, outcomes, recovery, order, replay."""
