@@ -29,8 +29,9 @@ import httpx2  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 
 from receiver.domain.signature import verify  # noqa: E402
-from receiver.ledger import Connection, overdue  # noqa: E402
+from receiver.ledger import Connection
 from receiver.ledger.schema import runs, submissions  # noqa: E402
+from receiver.ledger.submissions import polls as overdue  # noqa: E402
 from receiver.simulate import Options, create_app  # noqa: E402
 from receiver.simulate.faults import Fault  # noqa: E402
 from receiver.simulate.server import Serving  # noqa: E402

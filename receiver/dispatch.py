@@ -23,10 +23,11 @@ from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, binding
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger import events as recording
 from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, RunKey
-from receiver.ledger.submissions import Submission
+from receiver.ledger.submissions import binding
+from receiver.ledger.submissions.lifecycle import Submission
 from receiver.pauses import Pause
 from receiver.routing import Router, RunView
 from receiver.tally import DispatchTally

@@ -31,8 +31,9 @@ from receiver.domain.submission import Move
 from receiver.domain.submission import Submission as State
 from receiver.errors import ConfigError
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
-from receiver.ledger.submissions import Submission
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions.lifecycle import Submission
 from receiver.pool import Pool
 from receiver.rates import Rate
 from receiver.routing import Router
@@ -117,7 +118,7 @@ class Reconciler:
         """
         self._hints()
         now = time.time()
-        waiting = self._ledger.read(lambda connection: overdue.count_due(connection, now, 4 * self._places))
+        waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, 4 * self._places))
         begun = 0
         for name, count in sorted(waiting.items()):
             source = self._sources.get(name)
@@ -128,7 +129,7 @@ class Reconciler:
             if granted <= 0:
                 continue
             taken = self._ledger.write(
-                lambda connection, name=name, granted=granted: overdue.take_due(connection, name, now, granted)  # type: ignore[misc]
+                lambda connection, name=name, granted=granted: polls.take_due(connection, name, now, granted)  # type: ignore[misc]
             )
             begun += len(taken)
             self._begin(source, taken)
@@ -165,7 +166,7 @@ class Reconciler:
         except redis.RedisError:
             return
         if ids:
-            made = self._ledger.write(lambda connection: overdue.make_due(connection, ids, time.time()))
+            made = self._ledger.write(lambda connection: polls.make_due(connection, ids, time.time()))
             log.info("reconcile.hints told=%d due=%d", len(ids), made)
 
     # One look.
@@ -177,7 +178,7 @@ class Reconciler:
         now = time.time()
         if isinstance(answer, Answered) and answer.ok and self.take(source.name, answer.body, "poll", submission.id):
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
-            still = self._ledger.read(lambda connection: submissions.one(connection, submission.id))
+            still = self._ledger.read(lambda connection: lifecycle.one(connection, submission.id))
             if still is None or still.due_at is None:
                 return
         if isinstance(answer, Answered):
@@ -185,26 +186,26 @@ class Reconciler:
             reason = f"the run is {run.status or 'unreadable'}" if run else f"Skyvern answered {answer.status}"
             retry_after = answer.retry_after
             if answer.status == _GONE and submission.created_at < now - poll_schedule.LOST_AFTER:
-                self._ledger.write(lambda connection: overdue.stop_looking(connection, submission.id, reason, now))
+                self._ledger.write(lambda connection: polls.stop_looking(connection, submission.id, reason, now))
                 return
         else:
             reason, retry_after = answer.reason, None
         if self._has_ended(source, submission, answer, now):
-            self._ledger.write(lambda connection: overdue.stop_looking(connection, submission.id, reason, now))
+            self._ledger.write(lambda connection: polls.stop_looking(connection, submission.id, reason, now))
             return
         self._postpone(submission, reason, self._settings.longest, retry_after)
 
     def _has_ended(self, source: Watched, submission: Submission, answer: Answer, now: float) -> bool:
         """Whether this was the one more look at a run whose end is known: it is repeated only while Skyvern has
         trouble, and for no longer than a day."""
-        ended = self._ledger.read(lambda connection: overdue.ended_at(connection, source.name, submission.run_id))
+        ended = self._ledger.read(lambda connection: polls.ended_at(connection, source.name, submission.run_id))
         trouble = not isinstance(answer, Answered) or answer.status == _TOO_MANY or answer.status >= _ITS_TROUBLE
         return ended is not None and not (trouble and ended > now - poll_schedule.LOST_AFTER)
 
     def _postpone(self, submission: Submission, reason: str, longest: float, retry_after: float | None = None) -> None:
         now = time.time()
         again = poll_schedule.next_look(submission.polls, now, random.random(), longest, retry_after=retry_after)
-        self._ledger.write(lambda connection: submissions.postpone(connection, submission.id, again, reason, now))
+        self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 
     def _resolve(self, source: Watched, leased: Sequence[Submission]) -> None:
         """Look for the runs of submissions whose answer was lost: of those that are due, and of all others as well."""
@@ -212,16 +213,16 @@ class Reconciler:
 
         def miss(connection: Connection) -> list[Submission]:
             for each in leased:
-                if each.state is State.PENDING and each.created_at < now - submissions.PENDING_LIMIT:
+                if each.state is State.PENDING and each.created_at < now - lifecycle.PENDING_LIMIT:
                     reason = "the process that waited for the answer ended"
-                    submissions.resolve(connection, each.id, Move.MISS, now, due_at=now + overdue.LEASE, reason=reason)
-            return overdue.unknown(connection, source.name, _MOST_UNKNOWN)
+                    lifecycle.resolve(connection, each.id, Move.MISS, now, due_at=now + polls.LEASE, reason=reason)
+            return polls.unknown(connection, source.name, _MOST_UNKNOWN)
 
         wanted = {each.id: each for each in [*leased, *self._ledger.write(miss)]}
-        settled = source.resolver.settle(list(wanted.values()), lambda moment: moment + overdue.LEASE)
+        settled = source.resolver.settle(list(wanted.values()), lambda moment: moment + polls.LEASE)
         for submission_id, answer in settled.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
-            found = self._ledger.read(lambda connection, key=submission_id: submissions.one(connection, key))  # type: ignore[misc]
+            found = self._ledger.read(lambda connection, key=submission_id: lifecycle.one(connection, key))  # type: ignore[misc]
             if found is not None:
                 self._take_answer(source, found, answer)
         missed = [wanted[each.id] for each in leased if each.id not in settled]
@@ -240,17 +241,17 @@ class Reconciler:
         log.info("reconcile.lost source=%s submission=%s reason=%s", submission.source, submission.id, reason)
         now = time.time()
         self._ledger.write(
-            lambda connection: submissions.resolve(
+            lambda connection: lifecycle.resolve(
                 connection, submission.id, Move.GIVE_UP, now, reason=reason, release=release
             )
         )
 
     def _look_again(self, submission: Submission) -> None:
         now = time.time()
-        turns = [submissions.PENDING_LIMIT, self._settings.absent_after]
+        turns = [lifecycle.PENDING_LIMIT, self._settings.absent_after]
         again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), turns)
         reason = "no run with its token was found"
-        self._ledger.write(lambda connection: submissions.postpone(connection, submission.id, again, reason, now))
+        self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 
     def take(self, source: str, body: bytes, via: Via, submission_id: str = "") -> bool:
         """Dispatch what the API said of a run, if it is final. Raises LedgerUnavailable."""
@@ -294,7 +295,7 @@ class Reconciler:
                 break
             young = [row for row in rows if row.created_at is None or row.created_at >= since]
             ids = [row.run_id for row in young]
-            known = self._ledger.read(lambda connection, ids=ids: overdue.final_runs(connection, source.name, ids))  # type: ignore[misc]
+            known = self._ledger.read(lambda connection, ids=ids: polls.final_runs(connection, source.name, ids))  # type: ignore[misc]
             walked.final += len(young)
             for row in young:
                 if row.run_id not in known:

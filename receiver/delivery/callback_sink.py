@@ -22,10 +22,11 @@ from handlers.support.guarded_client import Answer, Deadline, GuardedClient
 from handlers.support.retry_after import retry_after
 from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, callers, submissions
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
-from receiver.ledger.submissions import Submission
+from receiver.ledger.submissions import lifecycle, visibility
+from receiver.ledger.submissions.lifecycle import Submission
 from receiver.submit.address import split
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
@@ -120,8 +121,8 @@ class CallbackSink(Sink[CallbackOptions]):
 
 def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
     """The submission that the run came of, its caller's key, and the address that was given with retry_webhook."""
-    submission = submissions.of_run(connection, delivery.source, delivery.run_id)
-    key = callers.caller_of(connection, submission) if submission else None
+    submission = lifecycle.of_run(connection, delivery.source, delivery.run_id)
+    key = visibility.caller_of(connection, submission) if submission else None
     return submission, key, resend.target_of(connection, delivery.key)
 
 

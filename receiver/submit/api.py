@@ -35,7 +35,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
 from receiver.ledger.deliveries.resend import Tried, tried
 from receiver.ledger.runs import RunKey, Standing, standings
-from receiver.ledger.submissions import Submission
+from receiver.ledger.submissions.lifecycle import Submission
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.answers import Reply, error
 from receiver.submit.calls import CALLS, Call

@@ -12,7 +12,7 @@ from contextlib import suppress
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
-from receiver.ledger.callers import addresses
+from receiver.ledger.submissions.visibility import addresses
 from receiver.submit.submitter import Source
 
 _TOKEN = rb"(sub_[0-9a-f]{32})"

@@ -19,11 +19,11 @@ from receiver.domain.run import parse as parse_run
 from receiver.ledger import runs as ledger_results
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
-from receiver.ledger.callers import webhook_of
 from receiver.ledger.deliveries import resend
 from receiver.ledger.deliveries.resend import Tried
 from receiver.ledger.runs import Result
-from receiver.ledger.submissions import Submission
+from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered
 from receiver.submit.answers import SUBMISSION_HEADER, Reply, error, invalid, malformed, relay
 from receiver.submit.disguise import Disguise

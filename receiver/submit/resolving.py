@@ -20,8 +20,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 from receiver.domain.submission import OPEN, Move
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, overdue, submissions
-from receiver.ledger.submissions import Submission
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions.lifecycle import Submission
 from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
 
 SKEW: Final = 120.0
@@ -84,7 +85,7 @@ class Resolver:
         found: dict[str, tuple[str, Answered]] = {}
         listed, _ = self._listed(wanted)
         run_ids = candidates(listed, wanted)
-        owners = self._ledger.read(lambda connection: overdue.owners(connection, self._source, run_ids))
+        owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
         with self._lock:
             unread = [
                 run_id
@@ -110,14 +111,14 @@ class Resolver:
         """
         listed, whole = self._listed(wanted, to_the_end=True)
         run_ids = [run.run_id for run in listed]
-        owners = self._ledger.read(lambda connection: overdue.owners(connection, self._source, run_ids))
+        owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
         meant = [run_id for run_id in candidates(listed, wanted) if run_id not in owners]
         tokens = [self._token(run_id) for run_id in meant] if whole and len(meant) <= READS else [None]
         if None in tokens:
             return set()
         return {each.id for each in wanted if each.id not in tokens and self._shows(each.call, listed, owners)}
 
-    def _shows(self, call: str, listed: Sequence[ListedRun], owners: Mapping[str, overdue.Owner]) -> bool:
+    def _shows(self, call: str, listed: Sequence[ListedRun], owners: Mapping[str, polls.Owner]) -> bool:
         """Whether the list has a run that this call made, tells its token, and has it begin when it was submitted: by a
         clock that is far behind, the run that is looked for would seem too old to be meant."""
         made = [run for run in listed if run.run_id in owners and owners[run.run_id].call == call]
@@ -162,7 +163,7 @@ class Resolver:
             return [
                 submission_id
                 for submission_id, (run_id, answer) in sorted(found.items(), key=lambda item: item[1][0])
-                if submissions.resolve(
+                if lifecycle.resolve(
                     connection,
                     submission_id,
                     Move.ACCEPT,
@@ -195,7 +196,7 @@ class Resolver:
 
     def still_open(self, submission_id: str) -> bool:
         """Whether nobody knows yet if the submission has a run. Raises LedgerUnavailable."""
-        found = self._ledger.read(lambda connection: submissions.one(connection, submission_id))
+        found = self._ledger.read(lambda connection: lifecycle.one(connection, submission_id))
         return found is not None and found.state in OPEN
 
 

@@ -20,8 +20,8 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger import runs as ledger_results
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
-from receiver.ledger.callers import webhook_of
 from receiver.ledger.runs import Result, RunKey, Standing
+from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit.answers import (
     SOURCE_HEADER,

@@ -26,10 +26,11 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse as parse_run
 from receiver.domain.submission import Move
 from receiver.domain.submission import Submission as State
-from receiver.ledger import LedgerDataError, LedgerUnavailable, submissions
+from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
-from receiver.ledger.submissions import Answer, NewSubmission, Submission
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import Answer, NewSubmission, Submission
 from receiver.skyvern import Answer as Said
 from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
 from receiver.submit import address, labels
@@ -185,7 +186,7 @@ def _hash(*parts: str | bytes) -> str:
 
 def _unanswered(submission: Submission) -> bool:
     """Whether its answer is still awaited. Its webhook may have come before."""
-    young = time.time() - submission.created_at < submissions.PENDING_LIMIT
+    young = time.time() - submission.created_at < lifecycle.PENDING_LIMIT
     return submission.state is State.PENDING or (
         submission.state is State.ACCEPTED and submission.answered_at is None and young
     )
@@ -224,7 +225,7 @@ class Submitter:
         new, now = prepared.new, time.time()
         if new.idempotency_key is not None:
             gone = _stays  # by its key it finds the answer anyway
-        submission, made = await self._store.write(lambda connection: submissions.begin(connection, new, now))
+        submission, made = await self._store.write(lambda connection: lifecycle.begin(connection, new, now))
         if not made:
             return await self._join(source, prepared, submission, gone)
         # Made first and shielded: the caller may hang up, the request is on its way all the same.
@@ -268,7 +269,7 @@ class Submitter:
         for pause in (*_WRITE_AGAIN, None):
             try:
                 return await self._store.write(
-                    lambda connection: submissions.answered(connection, submission_id, answer, time.time())
+                    lambda connection: lifecycle.answered(connection, submission_id, answer, time.time())
                 )
             except (LedgerUnavailable, LedgerDataError) as trouble:
                 if pause is None or isinstance(trouble, LedgerDataError):
@@ -308,9 +309,9 @@ class Submitter:
                     if submission.run_id:
                         break  # its run is known; that answer will do
                     if self._prove is not None and await self._prove(submission) is not None:
-                        return await self._store.read(lambda c: submissions.one(c, submission_id)) or submission
+                        return await self._store.read(lambda c: lifecycle.one(c, submission_id)) or submission
                     patient = time.monotonic() + OTHERS
-            found = await self._store.read(lambda connection: submissions.one(connection, submission_id))
+            found = await self._store.read(lambda connection: lifecycle.one(connection, submission_id))
             if found is None or (task is not None and _unanswered(found)):
                 break  # its answer could not be written down
             submission = found
@@ -332,12 +333,12 @@ class Submitter:
         """The answer to a submit whose own was lost, once its run is known: by webhook, or found in Skyvern's API."""
         said: Said | None = None
         try:
-            now = await self._store.read(lambda connection: submissions.one(connection, submission.id))
+            now = await self._store.read(lambda connection: lifecycle.one(connection, submission.id))
             if now is not None and now.run_id:
                 submission = now
             elif self._prove is not None:
                 said = await self._prove(submission)
-                now = await self._store.read(lambda connection: submissions.one(connection, submission.id))
+                now = await self._store.read(lambda connection: lifecycle.one(connection, submission.id))
                 submission = now or submission
         except LedgerUnavailable:
             return None
@@ -364,7 +365,7 @@ class Submitter:
         kept = self._redacted(reply.body)
         with suppress(LedgerUnavailable, LedgerDataError):
             await self._store.write(
-                lambda connection: submissions.told(connection, submission.id, reply.status, kept, time.time())
+                lambda connection: lifecycle.told(connection, submission.id, reply.status, kept, time.time())
             )
         await self._unhear(submission.id, gone)
         return reply
@@ -374,7 +375,7 @@ class Submitter:
         if await gone():
             with suppress(LedgerUnavailable, LedgerDataError):
                 await self._store.write(
-                    lambda connection: submissions.told(connection, submission_id, _HUNG_UP, None, time.time())
+                    lambda connection: lifecycle.told(connection, submission_id, _HUNG_UP, None, time.time())
                 )
 
     async def close(self, seconds: float) -> None:

@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from receiver.domain.delivery import Move
 from receiver.domain.submission import Move as Submitted
 from receiver.ledger import events as recording
-from receiver.ledger import submissions
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts
-from receiver.ledger.submissions import Answer
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import Answer
 from tests.integration.test_ledger import new_event, settle
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
@@ -48,11 +48,11 @@ class Work(Deployment):
         self.skyvern.wait_final(*runs)
         for run_id in runs:
             token = f"sub_{next(self.tokens):032x}"
-            new = submissions.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}")
-            self.ledger.write(lambda it, new=new: submissions.begin(it, new, now))  # type: ignore[misc]
+            new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}")
+            self.ledger.write(lambda it, new=new: lifecycle.begin(it, new, now))  # type: ignore[misc]
             answer = Answer(Submitted.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=now + 0.5)
             self.ledger.write(
-                lambda it, token=token, answer=answer: submissions.answered(it, token, answer, now)  # type: ignore[misc]
+                lambda it, token=token, answer=answer: lifecycle.answered(it, token, answer, now)  # type: ignore[misc]
             )
         return runs
 

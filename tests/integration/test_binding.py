@@ -14,7 +14,8 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import Move
 from receiver.domain.submission import Submission as State
 from receiver.inbox import InboxReader
-from receiver.ledger import Ledger, queries, submissions
+from receiver.ledger import Ledger, queries
+from receiver.ledger.submissions import lifecycle
 from receiver.routing import Router
 from tests.integration.test_dispatch import body, event
 
@@ -38,11 +39,11 @@ def submit(ledger: Ledger) -> Callable[..., str]:
     """Writes a submission down; with `run_id`, Skyvern has answered it."""
 
     def make(name: str, run_id: str = "", source: str = "skyvern", **fields: Any) -> str:
-        new = submissions.NewSubmission(name, source, "k1", "tasks", f"hash of {name}", **fields)
-        ledger.write(lambda connection: submissions.begin(connection, new, 1.0))
+        new = lifecycle.NewSubmission(name, source, "k1", "tasks", f"hash of {name}", **fields)
+        ledger.write(lambda connection: lifecycle.begin(connection, new, 1.0))
         if run_id:
-            answer = submissions.Answer(Move.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=5.0)
-            ledger.write(lambda connection: submissions.answered(connection, name, answer, 2.0))
+            answer = lifecycle.Answer(Move.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=5.0)
+            ledger.write(lambda connection: lifecycle.answered(connection, name, answer, 2.0))
         return name
 
     return make
@@ -54,7 +55,7 @@ def sinks(ledger: Ledger) -> list[tuple[str, str, str]]:
 
 
 def stands(ledger: Ledger, name: str) -> tuple[State, str, float | None]:
-    found = ledger.read(lambda connection: submissions.one(connection, name))
+    found = ledger.read(lambda connection: lifecycle.one(connection, name))
     assert found is not None
     return found.state, found.run_id, found.due_at
 
@@ -132,8 +133,8 @@ def test_the_same_final_event_again_still_ends_the_looking(
     submit("sub_1")
     ledger.write(
         lambda c: (
-            submissions.resolve(c, "sub_1", Move.MISS, 3.0, due_at=4.0)
-            and submissions.resolve(c, "sub_1", Move.ACCEPT, 3.0, run_id="tsk_1", due_at=4.0)
+            lifecycle.resolve(c, "sub_1", Move.MISS, 3.0, due_at=4.0)
+            and lifecycle.resolve(c, "sub_1", Move.ACCEPT, 3.0, run_id="tsk_1", due_at=4.0)
         )
     )
 

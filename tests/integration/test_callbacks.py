@@ -20,7 +20,8 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.api_key import derive, digest
 from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
-from receiver.ledger import Connection, Ledger, api_keys, queries, submissions
+from receiver.ledger import Connection, Ledger, api_keys, queries
+from receiver.ledger.submissions import lifecycle
 from receiver.routing import Router
 from tests.integration.test_dispatch import body, event
 from tests.servers.http import Reply, ScriptedServer, wait_for_requests
@@ -63,10 +64,10 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
     def make(
         run_id: str, callback_url: str, key_id: str = "a1", labels: dict[str, str] | None = None, **fields: Any
     ) -> bytes:
-        submission = submissions.NewSubmission(
+        submission = lifecycle.NewSubmission(
             f"sub_{run_id}", "skyvern", key_id, "tasks", run_id, None, labels or {}, callback_url
         )
-        ledger.write(lambda c: submissions.begin(c, submission, time.time()))
+        ledger.write(lambda c: lifecycle.begin(c, submission, time.time()))
         content = body(run_id, **fields)
         dispatcher.dispatch([event(content, submission_id=f"sub_{run_id}")])
         return content

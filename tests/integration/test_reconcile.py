@@ -20,9 +20,11 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.submission import Move
 from receiver.domain.submission import Submission as State
 from receiver.hints import KEY as HINTS
-from receiver.ledger import Ledger, overdue, queries, submissions
+from receiver.ledger import Ledger, queries
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.submissions import Answer
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions import polls as overdue
+from receiver.ledger.submissions.lifecycle import Answer
 from receiver.reconcile import Reconciler
 from receiver.simulate.bodies import dumps, webhook
 from receiver.simulate.faults import Fault
@@ -54,20 +56,20 @@ class Rig:
         self.reconciler: Reconciler = reconcile.build(self.settings, self.config)
 
     def begin(self, token: str = TOKEN, **fields: Any) -> None:
-        new = submissions.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}", **fields)
-        self.ledger.write(lambda c: submissions.begin(c, new, time.time()))
+        new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}", **fields)
+        self.ledger.write(lambda c: lifecycle.begin(c, new, time.time()))
 
     def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
         answer = Answer(Move.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
-        self.ledger.write(lambda c: submissions.answered(c, token, answer, time.time()))
+        self.ledger.write(lambda c: lifecycle.answered(c, token, answer, time.time()))
 
     def lost(self, token: str = TOKEN) -> None:
         self.ledger.write(
-            lambda c: submissions.answered(c, token, Answer(Move.MISS, reason="lost", due_at=1.0), time.time())
+            lambda c: lifecycle.answered(c, token, Answer(Move.MISS, reason="lost", due_at=1.0), time.time())
         )
 
-    def submission(self, token: str = TOKEN) -> submissions.Submission:
-        found = self.ledger.read(lambda c: submissions.one(c, token))
+    def submission(self, token: str = TOKEN) -> lifecycle.Submission:
+        found = self.ledger.read(lambda c: lifecycle.one(c, token))
         assert found is not None
         return found
 
@@ -210,8 +212,8 @@ def test_a_submission_whose_process_died_is_resolved_and_one_without_a_trace_is_
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it = rig(skyvern_simulator)
-    new = submissions.NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
-    it.ledger.write(lambda c: submissions.begin(c, new, time.time() - 200))
+    new = lifecycle.NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
+    it.ledger.write(lambda c: lifecycle.begin(c, new, time.time() - 200))
     it.reconciler.drain(20)
     assert it.submission().state is State.UNKNOWN
 
@@ -233,7 +235,7 @@ class Unsent:
         it.sim.wait_final(run_id)
         it.reconciler.drain(20)
 
-    def look(self, age: float) -> submissions.Submission:
+    def look(self, age: float) -> lifecycle.Submission:
         """What the submission is after a look at this age, in seconds."""
         change = f"UPDATE submissions SET due_at = 1, created_at = {time.time() - age} WHERE id = '{TOKEN}'"
         self.it.ledger.write(lambda c: c.exec_driver_sql(change))

@@ -15,11 +15,12 @@ from receiver.cli import build_app
 from receiver.domain.breaker import Lane
 from receiver.domain.submission import Move
 from receiver.errors import UsageError
-from receiver.ledger import Ledger, binding, submissions
+from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.submissions import Answer, NewSubmission
+from receiver.ledger.submissions import binding, lifecycle
+from receiver.ledger.submissions.lifecycle import Answer, NewSubmission
 from tests.integration.test_ledger import claim, new_event, record
 
 CONFIG = {
@@ -62,11 +63,11 @@ def runhook(book: Ledger) -> Runhook:
 def submit(book: Ledger, name: str, move: Move | None, age: float, **labels: str) -> None:
     new = NewSubmission(f"sub_{name * 32}", "skyvern", "k1", "tasks", name, labels=labels, callback_url="http://u:p@h/")
     now = time.time()
-    book.write(lambda connection: submissions.begin(connection, new, now - age))
+    book.write(lambda connection: lifecycle.begin(connection, new, now - age))
     if move is not None:
         run_id = f"tsk_{name}" if move is Move.ACCEPT else ""
         answer = Answer(move, run_id, reason="no answer", status=200, body=b"SECRET", due_at=now + 600)
-        book.write(lambda connection: submissions.answered(connection, new.id, answer, now - age))
+        book.write(lambda connection: lifecycle.answered(connection, new.id, answer, now - age))
 
 
 def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(book: Ledger, runhook: Runhook) -> None:

@@ -16,11 +16,12 @@ from receiver.domain import api_key
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.submission import Move
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, binding, events, submissions
+from receiver.ledger import Ledger, events
 from receiver.ledger.api_keys import by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
-from receiver.ledger.submissions import Answer, NewSubmission, Submission
+from receiver.ledger.submissions import binding, lifecycle
+from receiver.ledger.submissions.lifecycle import Answer, NewSubmission, Submission
 from receiver.submit.lapse import lapses_at
 
 NOW = 1_700_000_000.0
@@ -28,7 +29,7 @@ NOW = 1_700_000_000.0
 
 def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
     new = NewSubmission(f"sub_{name}", "skyvern", "k1", "tasks", fields.pop("request_hash", name), **fields)
-    return ledger.write(lambda connection: submissions.begin(connection, new, NOW))[0]
+    return ledger.write(lambda connection: lifecycle.begin(connection, new, NOW))[0]
 
 
 def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str], Submission]:
@@ -41,7 +42,7 @@ def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str
 
 def answered(ledger: Ledger, name: str, move: Move, run_id: str = "") -> Submission:
     answer = Answer(move, run_id, status=200 if run_id else 502, body=b"{}", due_at=NOW + 600)
-    return ledger.write(lambda connection: submissions.answered(connection, f"sub_{name}", answer, NOW + 1))
+    return ledger.write(lambda connection: lifecycle.answered(connection, f"sub_{name}", answer, NOW + 1))
 
 
 def owner(ledger: Ledger, run_id: str) -> tuple[str, str]:
@@ -87,11 +88,11 @@ def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_looked_for
 
     answered(ledger, "b", Move.ACCEPT, "tsk_b")
 
-    a = ledger.read(lambda connection: submissions.one(connection, "sub_a"))
+    a = ledger.read(lambda connection: lifecycle.one(connection, "sub_a"))
     assert a is not None
     assert (a.state, a.run_id) == ("unknown", "")
     assert owner(ledger, "tsk_b")[0] == "sub_b"
-    assert [each.id for each in ledger.read(lambda connection: submissions.due(connection, NOW + 2, 9))] == ["sub_a"]
+    assert [each.id for each in ledger.read(lambda connection: lifecycle.due(connection, NOW + 2, 9))] == ["sub_a"]
 
 
 def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) -> None:
@@ -118,13 +119,13 @@ def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no
 def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
     begin(ledger, "a")
 
-    assert not ledger.read(lambda connection: submissions.due(connection, NOW + submissions.PENDING_LOOK - 1, 9))
-    (due,) = ledger.read(lambda connection: submissions.due(connection, NOW + submissions.PENDING_LOOK, 9))
-    assert ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.MISS, NOW, due_at=NOW))
-    assert ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.ACCEPT, NOW, run_id="tsk_1"))
-    assert not ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.GIVE_UP, NOW))
+    assert not ledger.read(lambda connection: lifecycle.due(connection, NOW + lifecycle.PENDING_LOOK - 1, 9))
+    (due,) = ledger.read(lambda connection: lifecycle.due(connection, NOW + lifecycle.PENDING_LOOK, 9))
+    assert ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.MISS, NOW, due_at=NOW))
+    assert ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.ACCEPT, NOW, run_id="tsk_1"))
+    assert not ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.GIVE_UP, NOW))
     with pytest.raises(IllegalMove):
-        ledger.write(lambda connection: submissions.resolve(connection, due.id, Move.ACCEPT, NOW))
+        ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.ACCEPT, NOW))
 
 
 # The command.

@@ -15,7 +15,7 @@ from receiver.domain.submission import OPEN
 from receiver.domain.submission import Submission as State
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions import Submission, one
+from receiver.ledger.submissions.lifecycle import Submission, one
 
 LEASE = 90.0
 """Seconds that one look may take."""

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.api_key import AGAIN
-from receiver.ledger import api_keys, bulk, submissions
+from receiver.ledger import api_keys, bulk
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions as table
-from receiver.ledger.submissions import RunKey, Submission
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import RunKey, Submission
 
 
 def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
@@ -25,7 +26,7 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
     """
     key = api_keys.one(connection, submission.key_id)
     if key and AGAIN in key.scopes and (first := submission.labels.get(CHAIN)):
-        origin = submissions.of_run(connection, submission.source, first)
+        origin = lifecycle.of_run(connection, submission.source, first)
         if origin and origin.callback_url == submission.callback_url:
             return api_keys.one(connection, origin.key_id)
     return key
@@ -41,7 +42,7 @@ def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool
 
 def webhook_of(connection: sa.Connection, run: RunKey, key: Key) -> tuple[Submission | None, bool]:
     """The submission that the run came of, and whether `key` may be told its webhook."""
-    submission = submissions.of_run(connection, *run)
+    submission = lifecycle.of_run(connection, *run)
     return submission, submission is not None and may_see(connection, submission, key)
 
 
@@ -53,7 +54,7 @@ def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[s
     found = {}
     for row in connection.execute(query).all():
         if row.key_id != key.id:
-            submission = submissions.one(connection, row.id)
+            submission = lifecycle.one(connection, row.id)
             if submission is None or not may_see(connection, submission, key):
                 continue
         found[row.id] = row.callback_url

@@ -15,7 +15,7 @@ from receiver.domain.submission import Move, sources
 from receiver.domain.submission import Submission as State
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions import RunKey, Submission, of_row
+from receiver.ledger.submissions.lifecycle import RunKey, Submission, of_row
 
 
 def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now: float) -> dict[RunKey, Submission]:

@@ -1,0 +1,1 @@
+"""Submissions in the ledger: their life, their run, what is polled for them, who may see them."""
