@@ -30,7 +30,7 @@ from receiver.ledger.submissions import binding
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.pauses import Pause
 from receiver.routing import Router, RunView
-from receiver.tally import DispatchTally
+from receiver.telemetry.workers import DispatchTally
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256

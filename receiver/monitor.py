@@ -20,9 +20,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver import tally
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.stats import COUNTED, Gauges, read
+from receiver.telemetry import workers
 from receiver.web import Context, Part
 
 FRESH_FOR: Final = 5.0
@@ -38,8 +38,8 @@ class State(Collector):
         self._sinks = sinks
         self._routes = routes
         self.gauges: Gauges | None = None
-        self.counts: dict[str, tally.SinkCounts] | None = None
-        self.dispatched = tally.DispatchCounts()
+        self.counts: dict[str, workers.SinkCounts] | None = None
+        self.dispatched = workers.DispatchCounts()
         self.asked = float("-inf")
 
     def collect(self) -> Iterator[Any]:
@@ -72,17 +72,17 @@ class State(Collector):
                 "runhook_last_event_timestamp_seconds", "When the ledger last recorded one.", gauges.newest_event
             )
 
-    def _workers(self, found: dict[str, tally.SinkCounts]) -> Iterator[Any]:
+    def _workers(self, found: dict[str, workers.SinkCounts]) -> Iterator[Any]:
         attempts = CounterMetricFamily("runhook_attempts", "Attempts by their outcome.", labels=["sink", "outcome"])
         seconds = HistogramMetricFamily("runhook_attempt_seconds", "Duration of a send.", labels=["sink"])
         for sink in self._sinks:
-            counts = found.get(sink, tally.SinkCounts())
+            counts = found.get(sink, workers.SinkCounts())
             for outcome, count in sorted(counts.outcomes.items()):
                 attempts.add_metric([sink, outcome], count)
             seconds.add_metric([sink], counts.cumulative(), counts.seconds)
         yield from (attempts, seconds)
 
-    def _dispatchers(self, found: tally.DispatchCounts) -> Iterator[Any]:
+    def _dispatchers(self, found: workers.DispatchCounts) -> Iterator[Any]:
         events = CounterMetricFamily(
             "runhook_events", "Events in the ledger, by what they are.", labels=["disposition"]
         )
@@ -109,8 +109,8 @@ def metrics(context: Context) -> Part:
         except LedgerUnavailable:
             state.gauges = None
         try:
-            state.dispatched = tally.parse_dispatch(await client.hgetall(tally.DISPATCH_KEY))
-            state.counts = tally.parse(await client.hgetall(tally.KEY))
+            state.dispatched = workers.parse_dispatch(await client.hgetall(workers.DISPATCH_KEY))
+            state.counts = workers.parse(await client.hgetall(workers.KEY))
         except redis.RedisError:
             state.counts = None
         state.asked = time.monotonic()

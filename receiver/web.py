@@ -30,7 +30,7 @@ from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import Keeper, Limits, spool_trouble
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull
-from receiver.metrics import ReceiverMetrics
+from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.wakeups import DISPATCH, wake_command
 
 READY_FOR: Final = 1.0

@@ -32,7 +32,7 @@ from receiver.ledger.deliveries.claims import Claimed
 from receiver.parcel import Receipts
 from receiver.pauses import Pause
 from receiver.rates import Rate
-from receiver.tally import Tally
+from receiver.telemetry.workers import Tally
 
 LINGER = 1.0
 """Seconds that a job waits for more before it ends."""

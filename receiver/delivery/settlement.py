@@ -17,7 +17,7 @@ from receiver.ledger import Connection
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import Settled
 from receiver.ledger.deliveries.claims import Claimed
-from receiver.tally import Tally
+from receiver.telemetry.workers import Tally
 
 log = logging.getLogger("runhook.deliver")
 

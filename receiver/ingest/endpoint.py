@@ -26,7 +26,7 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.signature import HEADER, verify
 from receiver.errors import Busy, NotFound, RequestError, TooLarge, Unauthorized
-from receiver.metrics import ReceiverMetrics
+from receiver.telemetry.receiver import ReceiverMetrics
 
 PREFIX: Final = "/webhooks/"
 OFF_LOOP: Final = 256 << 10

@@ -28,7 +28,7 @@ from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull
-from receiver.metrics import ReceiverMetrics
+from receiver.telemetry.receiver import ReceiverMetrics
 
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20

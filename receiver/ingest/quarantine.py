@@ -24,7 +24,7 @@ from receiver.allowance import Allowance
 from receiver.domain.event import Event, event_id
 from receiver.domain.signature import verify
 from receiver.ingest.spool import free_bytes
-from receiver.metrics import ReceiverMetrics
+from receiver.telemetry.receiver import ReceiverMetrics
 
 RATE: Final = 20.0
 """Requests a second that are written down, after a burst of ten times as many."""

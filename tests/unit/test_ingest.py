@@ -13,7 +13,7 @@ from receiver.domain.event import Event
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
 from receiver.ingest import endpoint
-from receiver.metrics import ReceiverMetrics
+from receiver.telemetry.receiver import ReceiverMetrics
 
 SECRET = "secret"
 MAX_BODY = 4 << 20

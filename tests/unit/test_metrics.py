@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from receiver.metrics import OUTCOMES, Histogram, ReceiverMetrics
+from receiver.telemetry.receiver import OUTCOMES, Histogram, ReceiverMetrics
 
 
 def samples(metrics: ReceiverMetrics) -> dict[tuple[str, ...], float]:
