@@ -13,7 +13,7 @@ from functools import partial
 
 import redis
 
-from receiver import reaper, reconcile, wakeups
+from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.inbox import InboxReader
@@ -22,7 +22,8 @@ from receiver.ledger import replays as operations
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries import recovery as repair
 from receiver.ledger.migrate import ensure_schema
-from receiver.reconcile import Reconciler
+from receiver.reconcile import poller
+from receiver.reconcile.poller import Reconciler
 
 TICK = 1.0
 """Seconds between two looks at what is due."""
@@ -171,7 +172,7 @@ def build(settings: Settings, config: Config) -> Clock:
     ledger = Ledger(settings.database_url)
     ensure_schema(ledger)
     connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
-    reconciler = reconcile.build(settings, config) if config.reconcile.enabled else None
+    reconciler = poller.build(settings, config) if config.reconcile.enabled else None
     return Clock(
         ledger,
         config.destinations,

@@ -24,12 +24,12 @@ from starlette.routing import BaseRoute, Route
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import RequestError
-from receiver.hints import HintWriter
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import Keeper, Limits, spool_trouble
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull
+from receiver.reconcile.poll_hints import HintWriter
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.wakeups import DISPATCH, wake_command
 

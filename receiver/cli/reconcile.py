@@ -15,7 +15,7 @@ from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
-from receiver.reconcile import Walked, build
+from receiver.reconcile.poller import Walked, build
 
 
 def reconcile(

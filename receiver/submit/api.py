@@ -36,6 +36,7 @@ from receiver.ledger.async_ledger import Store
 from receiver.ledger.deliveries.resend import Tried, tried
 from receiver.ledger.runs import RunKey, Standing, standings
 from receiver.ledger.submissions.lifecycle import Submission
+from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.answers import Reply, error
 from receiver.submit.calls import CALLS, Call
@@ -43,7 +44,6 @@ from receiver.submit.disguise import Disguise
 from receiver.submit.gate import INVALID, Gate, Refusal
 from receiver.submit.passthrough import Passthrough
 from receiver.submit.resending import Resender
-from receiver.submit.resolving import INLINE_PATIENCE, Resolver, prove
 from receiver.submit.results import Results
 from receiver.submit.submitter import Source, Submitter
 from receiver.submit.waiters import Waiters

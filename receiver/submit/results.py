@@ -22,6 +22,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
 from receiver.ledger.runs import Result, RunKey, Standing
 from receiver.ledger.submissions.visibility import webhook_of
+from receiver.reconcile.resolver import token_of
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit.answers import (
     SOURCE_HEADER,
@@ -34,7 +35,6 @@ from receiver.submit.answers import (
 )
 from receiver.submit.disguise import Disguise
 from receiver.submit.lapse import lapses_at
-from receiver.submit.resolving import token_of
 from receiver.submit.splice import NotAnObject, splice
 from receiver.submit.splice import parse as parse_object
 from receiver.submit.submitter import Source

@@ -16,8 +16,8 @@ import redis
 
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
-from receiver.hints import take_hints
 from receiver.inbox import InboxReader
+from receiver.reconcile.poll_hints import take_hints
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body, eventually
 from tests.servers.valkey import ValkeyProcess
 

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import redis
 
-from receiver import reconcile
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.submission import Move
 from receiver.domain.submission import Submission as State
-from receiver.hints import KEY as HINTS
 from receiver.ledger import Ledger, queries
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions import polls as overdue
 from receiver.ledger.submissions.lifecycle import Answer
-from receiver.reconcile import Reconciler
+from receiver.reconcile import poller
+from receiver.reconcile.poll_hints import KEY as HINTS
+from receiver.reconcile.poller import Reconciler
 from receiver.simulate.bodies import dumps, webhook
 from receiver.simulate.faults import Fault
 from receiver.skyvern import Answered, Unreachable
@@ -53,7 +53,7 @@ class Rig:
         self.sim = sim
         self.ledger = Ledger(self.settings.database_url)
         ensure_schema(self.ledger)
-        self.reconciler: Reconciler = reconcile.build(self.settings, self.config)
+        self.reconciler: Reconciler = poller.build(self.settings, self.config)
 
     def begin(self, token: str = TOKEN, **fields: Any) -> None:
         new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}", **fields)
@@ -366,7 +366,7 @@ def test_the_budget_bounds_the_calls_with_redis_and_without(
 
 def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]) -> None:
     it, sim = rig(skyvern_simulator, budget="100/s"), skyvern_simulator
-    another = reconcile.build(it.settings, it.config)
+    another = poller.build(it.settings, it.config)
     runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(20)]
     for number, run_id in enumerate(runs):
         it.begin(f"sub_{number:032x}")

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.ledger import queries
+from receiver.reconcile import resolver
 from receiver.simulate.faults import Fault
-from receiver.submit import resolving
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until
@@ -29,7 +29,7 @@ Simulate = Callable[..., SkyvernSimulator]
 @pytest.fixture
 def no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller is told of a lost answer at once, before Skyvern is asked whether there is a run."""
-    monkeypatch.setattr(resolving, "INLINE", ())
+    monkeypatch.setattr(resolver, "INLINE", ())
 
 
 @pytest.fixture

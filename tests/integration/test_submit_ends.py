@@ -18,7 +18,8 @@ import pytest
 from receiver.domain.api_key import digest
 from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger import queries
-from receiver.submit import api, gate, resolving, results
+from receiver.reconcile import resolver
+from receiver.submit import api, gate, results
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until
@@ -110,7 +111,7 @@ def test_who_is_still_there_may_ask_for_the_same_once_more(submitting: Make, scr
 def test_a_skyvern_that_loses_answers_and_then_hangs_holds_no_submit_for_long(
     submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolving, "INLINE_FOR", 2.0)
+    monkeypatch.setattr(resolver, "INLINE_FOR", 2.0)
     rig = submitting(scripted_server.url, dispatching=False)
     scripted_server.script = [Reply(500, b'{"error": "x"}')] * 12
     scripted_server.default = Reply(200, b"[]", delay=6.0)
@@ -173,7 +174,7 @@ def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
 def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_saw_its_end_first(
     submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolving, "INLINE", ())
+    monkeypatch.setattr(resolver, "INLINE", ())
     sim = simulate_skyvern()
     rig = submitting(sim.url)
     assert rig.task("p [drop] [lose]", webhook_url="https://app.example/h").status_code == 502

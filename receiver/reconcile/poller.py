@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import redis
 
-from receiver import hints, wakeups
+from receiver import wakeups
 from receiver.allowance import Allowance
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config, ReconcileConfig
@@ -36,9 +36,10 @@ from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.pool import Pool
 from receiver.rates import Rate
+from receiver.reconcile import poll_hints
+from receiver.reconcile.resolver import Resolver, token_of
 from receiver.routing import Router
 from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
-from receiver.submit.resolving import Resolver, token_of
 
 PATIENCE = Patience(tries=1, limit=25.0)
 """Of one poll: shorter than its lease, and the next look is the retry."""
@@ -162,7 +163,7 @@ class Reconciler:
     def _hints(self) -> None:
         """Results that were too large to take are fetched now."""
         try:
-            ids = hints.take_hints(self._redis)
+            ids = poll_hints.take_hints(self._redis)
         except redis.RedisError:
             return
         if ids:

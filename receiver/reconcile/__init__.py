@@ -1,0 +1,1 @@
+"""Finds the results whose webhook never came, and hands them to dispatch."""
