@@ -29,7 +29,7 @@ from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, RunKey
 from receiver.ledger.submissions import binding
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.pauses import Pause
-from receiver.routing import Router, RunView
+from receiver.routing.router import Router, RunView
 from receiver.telemetry.workers import DispatchTally
 
 QUEUE = wakeups.DISPATCH

@@ -24,8 +24,8 @@ from receiver.domain.event import event_id
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, parse
 from receiver.errors import ConfigError, UsageError
-from receiver.mapping import show
-from receiver.routing import Router, RunView, Verdict
+from receiver.routing.mapping import show
+from receiver.routing.router import Router, RunView, Verdict
 
 STARS = "********"
 

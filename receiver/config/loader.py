@@ -13,7 +13,7 @@ from receiver.config.messages import describe, suggest, unknown
 from receiver.config.models import CALLBACK, Config, RouteConfig, SinkConfig
 from receiver.config.yaml_file import Document, Key, read, spell
 from receiver.errors import ConfigError
-from receiver.routecheck import order_problems, rule_problems, rule_warnings
+from receiver.routing.validation import order_problems, rule_problems, rule_warnings
 
 
 @dataclass(frozen=True, slots=True)

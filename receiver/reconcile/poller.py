@@ -38,7 +38,7 @@ from receiver.pool import Pool
 from receiver.rates import Rate
 from receiver.reconcile import poll_hints
 from receiver.reconcile.resolver import Resolver, token_of
-from receiver.routing import Router
+from receiver.routing.router import Router
 from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
 
 PATIENCE = Patience(tries=1, limit=25.0)

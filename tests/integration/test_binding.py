@@ -16,7 +16,7 @@ from receiver.domain.submission import Submission as State
 from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, queries
 from receiver.ledger.submissions import lifecycle
-from receiver.routing import Router
+from receiver.routing.router import Router
 from tests.integration.test_dispatch import body, event
 
 ROUTES = [

@@ -22,7 +22,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
 from receiver.ledger import Connection, Ledger, api_keys, queries
 from receiver.ledger.submissions import lifecycle
-from receiver.routing import Router
+from receiver.routing.router import Router
 from tests.integration.test_dispatch import body, event
 from tests.servers.http import Reply, ScriptedServer, wait_for_requests
 

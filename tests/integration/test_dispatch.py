@@ -18,7 +18,7 @@ from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, InboxWriter
 from receiver.ledger import Connection, Ledger, LedgerDataError, queries
 from receiver.ledger import events as recording
-from receiver.routing import Router
+from receiver.routing.router import Router
 from receiver.wakeups import deliver_queue, flag_key
 
 ROUTES = [

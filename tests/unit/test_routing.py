@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from receiver.config.models import RouteConfig, ToSink
 from receiver.domain.run import parse
 from receiver.errors import ConfigError
-from receiver.routecheck import mentioned_fields, order_problems, rule_problems
-from receiver.routing import Router, RouteVerdict, RunView, Target
+from receiver.routing.router import Router, RouteVerdict, RunView, Target
+from receiver.routing.validation import mentioned_fields, order_problems, rule_problems
 
 RUN: dict[str, Any] = {
     "run_id": "tsk_1",

@@ -16,7 +16,7 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any
 
-from receiver.celscan import MACROS, CelError, Path, Scan, Token, Use, tokens, where
+from receiver.routing.cel_scan import MACROS, CelError, Path, Scan, Token, Use, tokens, where
 
 MAX_LENGTH = 4096  # characters of an expression
 MAX_NESTING = 32  # brackets within brackets; the parser itself gives up at 96

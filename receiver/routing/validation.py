@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from receiver import cel, mapping
-from receiver.celscan import CelError
 from receiver.config.messages import suggest
 from receiver.domain.run import FINAL
-from receiver.mapping import Problem
+from receiver.routing import cel, mapping
+from receiver.routing.cel_scan import CelError
+from receiver.routing.mapping import Problem
 
 if TYPE_CHECKING:
     from receiver.config.models import RouteConfig

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from receiver import cel, mapping
 from receiver.errors import ConfigError
-from receiver.mapping import show
-from receiver.routecheck import order_problems, rule_problems
+from receiver.routing import cel, mapping
+from receiver.routing.mapping import show
+from receiver.routing.validation import order_problems, rule_problems
 
 if TYPE_CHECKING:
     from receiver.config.models import RouteConfig

@@ -21,7 +21,7 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any
 
-from receiver.celscan import EVENT_FIELDS
+from receiver.routing.cel_scan import EVENT_FIELDS
 
 MAX_VALUES = 50_000
 """How many values one condition looks at, where * fans out: data comes from strangers."""
