@@ -28,8 +28,8 @@ from receiver.ledger import events as recording
 from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, RunKey
 from receiver.ledger.submissions import binding
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.pauses import Pause
 from receiver.routing.router import Router, RunView
+from receiver.runtime.outage import Pause
 from receiver.telemetry.workers import DispatchTally
 
 QUEUE = wakeups.DISPATCH

@@ -11,10 +11,11 @@ import time
 
 from redis.exceptions import RedisError
 
-from receiver import inbox, lifesign
+from receiver import inbox
 from receiver.config.settings import Settings
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries.recovery import release_claims
+from receiver.runtime import liveness
 from receiver.wakeups import DISPATCH, clear_dead, connect
 
 log = logging.getLogger("runhook.worker")
@@ -45,7 +46,7 @@ def bury(settings: Settings, queue: str, name: str) -> bool:
 
 def bury_all(settings: Settings) -> int:
     """Give back what all workers held that died on this machine with this data directory; how many there were."""
-    return lifesign.bury(settings.data, lambda queue, name: bury(settings, queue, name))
+    return liveness.bury(settings.data, lambda queue, name: bury(settings, queue, name))
 
 
 def _release_entries(settings: Settings, name: str) -> bool:
@@ -66,7 +67,7 @@ def _release_claims(settings: Settings, name: str) -> bool:
     ledger = Ledger(settings.database_url)
     claims = 0
     try:
-        begun = lifesign.begun(settings.data, name)
+        begun = liveness.begun(settings.data, name)
         while some := ledger.write(lambda connection: release_claims(connection, name, time.time(), begun)):
             claims += some
     except LedgerUnavailable as error:

@@ -18,16 +18,16 @@ from typing import Final, Protocol
 
 from redis.exceptions import RedisError
 
-from receiver import lifesign
 from receiver.config.models import Config
 from receiver.config.settings import Settings, hide_password
 from receiver.errors import NotStarted, UsageError
 from receiver.ingest.durability import no_entry
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
-from receiver.lifesign import LifeSign
 from receiver.reaper import bury, bury_all, give_back
-from receiver.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
+from receiver.runtime import liveness
+from receiver.runtime.liveness import LifeSign
+from receiver.runtime.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
 from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, connect, deliver_queue, run_worker
 
 log = logging.getLogger("runhook.worker")
@@ -93,7 +93,7 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Li
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     for name in life.predecessors:
         if give_back(settings, queue, name):
-            lifesign.forget(settings.data, name)
+            liveness.forget(settings.data, name)
     _show_life(settings, life.name, queue)
     body = build(life.name)
     worn_out = False

@@ -22,7 +22,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from receiver.processes import spawn
+from receiver.runtime.process import spawn
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "var" / "demo"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from receiver import __version__
 from receiver.errors import ConfigError, NotStarted, RunhookError
-from receiver.processes import starting
+from receiver.runtime.process import starting
 
 if TYPE_CHECKING:
     import typer

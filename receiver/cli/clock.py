@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from receiver import logs
 from receiver.config.models import load
 from receiver.config.settings import Settings
-from receiver.processes import started
+from receiver.runtime.process import started
+from receiver.telemetry import logs
 
 
 def clock(

@@ -31,9 +31,9 @@ def dev(
     config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
 ) -> None:
     """Run receiver, worker and clock together, with an embedded Valkey unless REDIS_URL is set. Ctrl-C stops all."""
-    from receiver.embedded import EmbeddedValkey
     from receiver.ingest import durability
-    from receiver.parts import Part, Parts, program
+    from receiver.runtime.embedded_valkey import EmbeddedValkey
+    from receiver.runtime.foreman import Part, Parts, program
 
     settings = Settings.from_env(config=config, data=data).with_local_key()
     environ = {

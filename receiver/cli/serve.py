@@ -13,11 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver import logs
 from receiver.config.models import Config, load
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
-from receiver.processes import started
+from receiver.runtime.process import started
+from receiver.telemetry import logs
 
 BACKLOG = 2048
 LEAVE_WITHIN = 1.0

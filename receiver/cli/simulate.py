@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from receiver import logs
 from receiver.config.settings import Settings
 from receiver.errors import UsageError
 from receiver.simulate.faults import HELP, Fault, check
+from receiver.telemetry import logs
 
 FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be given several times. --faults lists them."
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from receiver import logs
 from receiver.config.models import load
 from receiver.config.settings import Settings
+from receiver.telemetry import logs
 
 
 def worker(

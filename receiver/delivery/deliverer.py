@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from handlers import Sink, SinkOptions, registry
-from receiver import lifesign, wakeups
+from receiver import wakeups
 from receiver.config.models import CALLBACK, Config, RetryPolicy
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
@@ -30,8 +30,9 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.parcel import Receipts
-from receiver.pauses import Pause
-from receiver.rates import Rate
+from receiver.runtime import liveness
+from receiver.runtime.outage import Pause
+from receiver.runtime.throttle import Rate
 from receiver.telemetry.workers import Tally
 
 LINGER = 1.0
@@ -349,5 +350,5 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
         connection,
         owner,
         rate=Rate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
-        note=lifesign.Begun(settings.data, owner, unsettled(chosen.concurrency)).note,
+        note=liveness.Begun(settings.data, owner, unsettled(chosen.concurrency)).note,
     )

@@ -35,10 +35,10 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.pool import Pool
-from receiver.rates import Rate
 from receiver.reconcile import poll_hints
 from receiver.reconcile.resolver import Resolver, token_of
 from receiver.routing.router import Router
+from receiver.runtime.throttle import Rate
 from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
 
 PATIENCE = Patience(tries=1, limit=25.0)

@@ -18,7 +18,7 @@ from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
-from receiver.rates import Rate
+from receiver.runtime.throttle import Rate
 from receiver.submit.answers import Reply, error
 
 FRESH_FOR = 5.0

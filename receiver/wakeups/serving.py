@@ -29,7 +29,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker_registration import register
 
-from receiver.processes import kind_and_place
+from receiver.runtime.process import kind_and_place
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
 from receiver.wakeups.sweeping import clear_dead, forget
 from receiver.wakeups.waking import RECORD_TTL, enqueue_raised, lower_flag

@@ -17,9 +17,10 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from receiver import logs, wakeups, worker
+from receiver import wakeups, worker
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
+from receiver.telemetry import logs
 
 
 class StandIn:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = "20261124"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from receiver.ledger.migrate import ensure_schema
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.integration.test_ledger import new_event, record
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer

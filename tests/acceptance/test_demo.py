@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.acceptance.test_dev import alive
 from tests.servers.receiver import eventually
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.signature import sign
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.servers.valkey import ValkeyProcess, free_port
 
 ROOT = Path(__file__).resolve().parents[2]

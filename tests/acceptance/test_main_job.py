@@ -35,7 +35,7 @@ from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import Run, parse
 from receiver.domain.signature import HEADER, sign
 from receiver.ledger import Ledger, queries
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import Reply, Request, ScriptedServer
 from tests.servers.postgres import PostgresProcess

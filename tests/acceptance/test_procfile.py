@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.servers.receiver import ROOT, ReceiverProcess, body, eventually
 
 

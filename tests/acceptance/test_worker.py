@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from receiver.wakeups import wake
 from tests.servers.valkey import ValkeyProcess
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 def _no_claim_sweep() -> None:
     """Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out."""
-    from receiver import lifesign
     from receiver.ledger.deliveries import recovery
+    from receiver.runtime import liveness
 
     nothing: Any = lambda *_: 0  # noqa: E731
-    recovery.lapse_claims = lifesign.bury = nothing
+    recovery.lapse_claims = liveness.bury = nothing
 
 
 def _no_reclaim() -> None:

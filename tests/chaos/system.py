@@ -21,7 +21,7 @@ import psycopg
 import redis
 
 from receiver import wakeups
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _spoken
 from handlers.testing.conformance import SinkConformance, Target, make_delivery, sample_run
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.contract.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
 from tests.servers.artifacts import ArtifactServer
 

@@ -28,7 +28,7 @@ from handlers.contract import Delivery, Refused, Services, Sink, Unavailable
 from handlers.s3 import S3Sink
 from handlers.s3.errors import spoken
 from handlers.testing.conformance import SinkConformance, Target, closed_port, make_delivery, sample_run, silent_port
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.contract.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server

@@ -19,7 +19,7 @@ from receiver.ledger import Ledger, queries
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
-from receiver.rates import Rate
+from receiver.runtime.throttle import Rate
 from tests.integration.test_ledger import new_event, record
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess

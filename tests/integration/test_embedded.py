@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from receiver import embedded, wakeups
+from receiver import wakeups
 from receiver.config.settings import Settings
-from receiver.embedded import EmbeddedValkey
 from receiver.errors import NotStarted
 from receiver.ingest.durability import judge
-from receiver.processes import spawn
+from receiver.runtime import embedded_valkey
+from receiver.runtime.embedded_valkey import EmbeddedValkey
+from receiver.runtime.process import spawn
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_directory_in_use_is_one_clear_line_and_free_after_the_stop(
 
 def test_it_ends_with_a_parent_that_is_killed(data: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from receiver.embedded import EmbeddedValkey;"
+        "import sys, time; from pathlib import Path; from receiver.runtime.embedded_valkey import EmbeddedValkey;"
         "s = EmbeddedValkey(Path(sys.argv[1])); s.start(); print(s.process.pid, flush=True); time.sleep(60)"
     )
     root = str(Path(__file__).resolve().parents[2])
@@ -97,7 +98,7 @@ def test_it_ends_with_a_parent_that_is_killed(data: Path) -> None:
 def test_a_full_disk_is_one_clear_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a server that may write 30 kB, which fails as a full disk does
     server = EmbeddedValkey(data)
-    monkeypatch.setattr(embedded, "spawn", partial(spawn, restore_signals=False))
+    monkeypatch.setattr(embedded_valkey, "spawn", partial(spawn, restore_signals=False))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
@@ -138,8 +139,8 @@ def test_a_system_without_a_binary_is_told_to_set_redis_url(data: Path, monkeypa
 
 
 def test_a_server_that_hangs_at_its_start_is_given_up(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "START_TIMEOUT", 0.3)
-    monkeypatch.setattr(embedded, "_binary", lambda: Path("/bin/cat"))
+    monkeypatch.setattr(embedded_valkey, "START_TIMEOUT", 0.3)
+    monkeypatch.setattr(embedded_valkey, "_binary", lambda: Path("/bin/cat"))
     monkeypatch.setattr(EmbeddedValkey, "_options", lambda _self: ["/dev/zero"])
     started = time.monotonic()
     with pytest.raises(NotStarted, match="does not answer"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import NotStarted, UsageError
-from receiver.parts import Part, Parts, program
+from receiver.runtime.foreman import Part, Parts, program
 
 
 def script(name: str, code: str, grace: float = 5.0) -> Part:

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, verify
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from receiver.simulate import Fault
 from receiver.simulate.faults import check, drawn
 from receiver.simulate.webhooks import pause

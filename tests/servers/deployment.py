@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import Ledger, LedgerUnavailable, queries
 from receiver.ledger.schema import deliveries
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.servers.receiver import ROOT, ReceiverProcess, eventually
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.servers.valkey import free_port
 
 FAST = {"fsync": "off", "full_page_writes": "off"}  # kill -9 still loses nothing: the system has what was written

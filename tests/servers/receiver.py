@@ -22,7 +22,7 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, sign
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 from tests.servers.valkey import free_port
 
 SECRET = "a-signing-secret"

@@ -29,7 +29,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from receiver.processes import die_with_parent
+from receiver.runtime.process import die_with_parent
 
 ACCESS_KEY = "runhook-test-key"
 SECRET_KEY = "runhook-test-secret"

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from receiver import lifesign
-from receiver.lifesign import Begun, LifeSign
-from receiver.processes import die_with_parent
+from receiver.runtime import liveness
+from receiver.runtime.liveness import Begun, LifeSign
+from receiver.runtime.process import die_with_parent
 
 LIVE = """
 import sys
 from pathlib import Path
-from receiver.lifesign import LifeSign
+from receiver.runtime.liveness import LifeSign
 sign = LifeSign(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
 print("alive", flush=True)
 sys.stdin.read()
@@ -70,19 +70,19 @@ class Undertaker:
 def test_a_process_is_dead_as_soon_as_it_was_killed_and_not_before(tmp_path: Path, live: Live) -> None:
     it = Undertaker()
     killed, living = live("ops@a.1"), live("ops@a.2")
-    assert lifesign.bury(tmp_path, it) == 0
+    assert liveness.bury(tmp_path, it) == 0
     killed.kill()
     killed.wait()
-    assert lifesign.bury(tmp_path, it) == 1
+    assert liveness.bury(tmp_path, it) == 1
     assert it.buried == [("deliver:ops", "ops@a.1")]
-    assert lifesign.bury(tmp_path, it) == 0
+    assert liveness.bury(tmp_path, it) == 0
     assert living.poll() is None
 
 
 def test_a_process_that_stands_still_is_not_dead(tmp_path: Path, live: Live) -> None:
     stopped = live("ops@a.1")
     stopped.send_signal(signal.SIGSTOP)
-    assert lifesign.bury(tmp_path, Undertaker()) == 0
+    assert liveness.bury(tmp_path, Undertaker()) == 0
     stopped.send_signal(signal.SIGCONT)
 
 
@@ -91,9 +91,9 @@ def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
     it.failing = {"ops@a.1"}
     for name in ("ops@a.1", "ops@a.2"):
         LifeSign(tmp_path, name, "deliver:ops")._let_go()
-    assert lifesign.bury(tmp_path, it) == 0
+    assert liveness.bury(tmp_path, it) == 0
     it.failing = set()
-    assert lifesign.bury(tmp_path, it) == 2
+    assert liveness.bury(tmp_path, it) == 2
 
 
 def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
     (folder / "dangling").symlink_to("/nowhere")
     # When the dead are looked for
     it = Undertaker()
-    looking = threading.Thread(target=lifesign.bury, args=(tmp_path, it), daemon=True)
+    looking = threading.Thread(target=liveness.bury, args=(tmp_path, it), daemon=True)
     looking.start()
     looking.join(10)
     # Then that one is found, and nothing else
@@ -121,14 +121,14 @@ def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_da
 ) -> None:
     # Given files on a shared disk, whose locks say nothing here
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(lifesign, "kernel", lambda: "another")
+        elsewhere.setattr(liveness, "kernel", lambda: "another")
         for name in ("ops@b.1", "ops@b.2"):
             LifeSign(tmp_path, name, "deliver:ops")._let_go()
     two_days_ago = time.time() - 2 * 86400
     os.utime(tmp_path / "workers" / "ops@b.1", (two_days_ago, two_days_ago))
     # When the dead are looked for
     it = Undertaker()
-    lifesign.bury(tmp_path, it)
+    liveness.bury(tmp_path, it)
     # Then none of them is called dead
     assert it.buried == []
     assert [path.name for path in (tmp_path / "workers").iterdir()] == ["ops@b.2"]
@@ -139,7 +139,7 @@ def test_a_directory_in_which_nobody_can_write_says_so_and_holds_no_dead(tmp_pat
     file.write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
         LifeSign(file, "ops@a.1", "deliver:ops")
-    assert lifesign.bury(file, Undertaker()) == 0
+    assert liveness.bury(file, Undertaker()) == 0
 
 
 def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
@@ -155,11 +155,11 @@ def test_what_a_dead_process_had_begun_of_what_it_had_in_hand_is_known(tmp_path:
         begun.note(f"dlv_{number}")
     Begun(tmp_path, "ops@a.2", room=3)
 
-    assert lifesign.begun(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
-    assert lifesign.begun(tmp_path, "ops@a.2") == frozenset()
+    assert liveness.begun(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
+    assert liveness.begun(tmp_path, "ops@a.2") == frozenset()
     # And it says nothing of who is dead
     it = Undertaker()
-    assert lifesign.bury(tmp_path, it) == 3
+    assert liveness.bury(tmp_path, it) == 3
     assert it.buried[0] == ("deliver:ops", "ops@a.1")
 
 
@@ -168,13 +168,13 @@ def test_without_a_sign_that_can_be_trusted_nobody_knows_what_was_begun(
 ) -> None:
     # One that notes nothing, none at all, and one from before the machine was started again
     LifeSign(tmp_path, "ops@a.1", "deliver:ops")._let_go()
-    assert lifesign.begun(tmp_path, "ops@a.1") is None
-    assert lifesign.begun(tmp_path, "ops@a.2") is None
+    assert liveness.begun(tmp_path, "ops@a.1") is None
+    assert liveness.begun(tmp_path, "ops@a.2") is None
     Begun(tmp_path, "ops@a.2", room=3).note("dlv_1")
     Begun(tmp_path, "ops@a.1", room=3).note("dlv_1")
     with monkeypatch.context() as later:
-        later.setattr(lifesign, "kernel", lambda: "another")
-        assert lifesign.begun(tmp_path, "ops@a.1") is None
+        later.setattr(liveness, "kernel", lambda: "another")
+        assert liveness.begun(tmp_path, "ops@a.1") is None
     # And one that could not be written to any more is no sign
     it = Begun(tmp_path, "ops@a.1", room=3)
 
@@ -185,7 +185,7 @@ def test_without_a_sign_that_can_be_trusted_nobody_knows_what_was_begun(
     with monkeypatch.context() as disk:
         disk.setattr(os, "write", full)
         Begun(tmp_path, "ops@a.3", room=3).note("dlv_1")
-    assert lifesign.begun(tmp_path, "ops@a.3") is None
+    assert liveness.begun(tmp_path, "ops@a.3") is None
     monkeypatch.setattr(os, "pwrite", full)
     it.note("dlv_2")
-    assert lifesign.begun(tmp_path, "ops@a.1") is None
+    assert liveness.begun(tmp_path, "ops@a.1") is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from receiver.errors import UsageError
-from receiver.processes import Stops
-from receiver.supervisor import Board, respawn_delay
+from receiver.runtime.process import Stops
+from receiver.runtime.supervisor import Board, respawn_delay
 from receiver.worker import chosen
 
 QUEUES = ["dispatch", "deliver:ops", "deliver:results"]

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Final, TextIO
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.processes import Stops, spawn
-from receiver.supervisor import respawn_delay
+from receiver.runtime.process import Stops, spawn
+from receiver.runtime.supervisor import respawn_delay
 
 ERROR_PREFIX: Final = "runhook: "
 """How a program of ours begins what it says of its start, above all why it could not."""

@@ -23,7 +23,7 @@ from secrets import token_hex
 from typing import Final
 
 from receiver.errors import RunhookError
-from receiver.processes import Stops, die_with_parent, kind_and_place, started
+from receiver.runtime.process import Stops, die_with_parent, kind_and_place, started
 
 log = logging.getLogger("runhook.worker")
 

@@ -19,7 +19,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 from redis.retry import Retry
 
 from receiver.errors import NotStarted
-from receiver.processes import spawn
+from receiver.runtime.process import spawn
 
 START_TIMEOUT: Final = 30.0
 """Seconds in which a server must answer at its start, not counting the time in which it loads its data."""
