@@ -3,7 +3,8 @@
 A call never raises for what the other side does: it ends as an Answer, which answers.py gives a meaning.
 """
 
-from receiver.skyvern.answers import (
+from receiver.skyvern.client import BrokenOff, SkyvernAPI, SkyvernReader, Streamed
+from receiver.skyvern.responses import (
     Answer,
     Answered,
     Created,
@@ -17,7 +18,6 @@ from receiver.skyvern.answers import (
     listed_runs,
     submitted,
 )
-from receiver.skyvern.client import BrokenOff, SkyvernAPI, SkyvernReader, Streamed
 
 __all__ = [
     "Answer",

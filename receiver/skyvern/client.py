@@ -21,9 +21,9 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from receiver.errors import ConfigError
-from receiver.skyvern import calls
-from receiver.skyvern.answers import Answer, Answered, Patience, Unreachable, pause_before_retry
-from receiver.skyvern.calls import Call
+from receiver.skyvern import requests
+from receiver.skyvern.requests import Call
+from receiver.skyvern.responses import Answer, Answered, Patience, Unreachable, pause_before_retry
 
 CONNECT_LIMIT = 5.0
 ANSWER_CAP = 128 << 20
@@ -155,11 +155,11 @@ class SkyvernAPI:
 
         `headers`: the caller's, filtered here. `path` and `query` as they stand on the wire.
         """
-        return await self._send(calls.submit(path, body, headers or {}, query))
+        return await self._send(requests.submit(path, body, headers or {}, query))
 
     async def get_run(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}: 404 when there is no such run."""
-        return await self._send(calls.get_run(run_id))
+        return await self._send(requests.get_run(run_id))
 
     async def list_runs(
         self,
@@ -170,23 +170,23 @@ class SkyvernAPI:
         search_key: str | None = None,
     ) -> Answer:
         """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return await self._send(calls.list_runs(page, page_size, status, run_type, search_key))
+        return await self._send(requests.list_runs(page, page_size, status, run_type, search_key))
 
     async def artifacts(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
-        return await self._send(calls.artifacts(run_id))
+        return await self._send(requests.artifacts(run_id))
 
     async def cancel(self, run_id: str) -> Answer:
         """POST /v1/runs/{id}/cancel. Answers after the webhook was tried, which can take minutes."""
-        return await self._send(calls.cancel(run_id))
+        return await self._send(requests.cancel(run_id))
 
     async def cancel_many(self, run_ids: Sequence[str]) -> Answer:
         """POST /v1/runs/cancel, for 100 runs at the most."""
-        return await self._send(calls.cancel_many(run_ids))
+        return await self._send(requests.cancel_many(run_ids))
 
     async def retry_webhook(self, run_id: str, webhook_url: str | None = None) -> Answer:
         """POST /v1/runs/{id}/retry_webhook. A delivery that failed is still a 200, with `error` in the body."""
-        return await self._send(calls.retry_webhook(run_id, webhook_url))
+        return await self._send(requests.retry_webhook(run_id, webhook_url))
 
     async def forward(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -195,13 +195,13 @@ class SkyvernAPI:
 
         Any POST may create a run, as far as is known here, so only a GET or HEAD is tried again.
         """
-        return await self._send(calls.forward(method, path, query, headers or {}, body))
+        return await self._send(requests.forward(method, path, query, headers or {}, body))
 
     async def stream(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None
     ) -> Streamed | Unreachable:
         """Like `forward` for a GET or HEAD, but the body comes in pieces and is not capped. Tried once."""
-        call = calls.forward(method, path, query, headers or {}, b"")
+        call = requests.forward(method, path, query, headers or {}, b"")
         client = self._client(keep=True)
         request = self._origin.request(client, call)
         if isinstance(request, Unreachable):
@@ -279,7 +279,7 @@ class SkyvernReader:
 
     def get_run(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}: 404 when there is no such run."""
-        return self._send(calls.get_run(run_id))
+        return self._send(requests.get_run(run_id))
 
     def list_runs(
         self,
@@ -290,11 +290,11 @@ class SkyvernReader:
         search_key: str | None = None,
     ) -> Answer:
         """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return self._send(calls.list_runs(page, page_size, status, run_type, search_key))
+        return self._send(requests.list_runs(page, page_size, status, run_type, search_key))
 
     def artifacts(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
-        return self._send(calls.artifacts(run_id))
+        return self._send(requests.artifacts(run_id))
 
     def close(self) -> None:
         """Close the connections."""

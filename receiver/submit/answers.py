@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from receiver.skyvern.answers import Answer, Answered, Unreachable, submitted
-from receiver.skyvern.answers import Rejected as NoRun
+from receiver.skyvern.responses import Answer, Answered, Unreachable, submitted
+from receiver.skyvern.responses import Rejected as NoRun
 from receiver.submit.splice import NotAnObject, parse, splice
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"

@@ -21,7 +21,7 @@ from receiver.skyvern import (
     listed_runs,
     submitted,
 )
-from receiver.skyvern.answers import pause_before_retry
+from receiver.skyvern.responses import pause_before_retry
 
 HTML = b"<html><h1>Welcome</h1></html>"
 

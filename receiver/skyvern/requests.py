@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from receiver.skyvern.answers import Kind
+from receiver.skyvern.responses import Kind
 
 SUBMIT_LIMIT: Final = 60.0
 """Seconds. Without a url, Skyvern asks a language model for one before it answers."""
