@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from handlers import Delivery
-from receiver import samples
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
 from receiver.ledger.deliveries.claims import Claimed
+from receiver.skyvern import samples
 
 Receipts = Mapping[str, dict[str, object] | None]
 

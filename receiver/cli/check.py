@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from receiver import samples
 from receiver.cli import output as _output
 from receiver.config.loader import Loaded, load_file
 from receiver.config.models import RouteConfig
@@ -26,6 +25,7 @@ from receiver.domain.run import Run, parse
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show
 from receiver.routing.router import Router, RunView, Verdict
+from receiver.skyvern import samples
 
 STARS = "********"
 

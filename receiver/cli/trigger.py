@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import httpx2
 import typer
 
-from receiver import samples
 from receiver.cli import output
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import NotStarted, UsageError
+from receiver.skyvern import samples
 
 DEFAULT = "completed"
 EVERY = "all"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from receiver.samples.artifacts import CONTENTS
+from receiver.skyvern.samples.artifacts import CONTENTS
 
 CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "screenshot_action": "image/png"}
 KEY_ID = "k1"

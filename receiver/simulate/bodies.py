@@ -1,6 +1,6 @@
 """What Skyvern says of a run: the body of its webhook, by run type, and the answers of its API. Pure.
 
-Keys and their order come from receiver.samples, which has them from a real server; here the values of a run are put
+Keys and their order come from receiver.skyvern.samples, which has them from a real server; here the values of a run are put
 in. `Link` makes the URL of an artifact anew for every answer, as Skyvern does, inside of output too.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.samples import bodies as samples
 from receiver.simulate.artifacts import Stored
 from receiver.simulate.runs import TASK_V2, WORKFLOW, SimRun
+from receiver.skyvern.samples import bodies as samples
 
 Link = Callable[[Stored], str | None]
 

@@ -30,12 +30,12 @@ import psycopg
 import pytest
 from standardwebhooks import Webhook
 
-from receiver import samples
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import Run, parse
 from receiver.domain.signature import HEADER, sign
 from receiver.ledger import Ledger, queries
 from receiver.runtime.process import die_with_parent
+from receiver.skyvern import samples
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import Reply, Request, ScriptedServer
 from tests.servers.postgres import PostgresProcess

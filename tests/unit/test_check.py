@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from receiver import samples
 from receiver.cli import main
 from receiver.config.json_schema import json_schema
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import read
+from receiver.skyvern import samples
 from tests.json_schema import KNOWN, keywords, mismatches
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import samples
 from receiver.domain import deduplication
 from receiver.domain.deduplication import VOLATILE, Facts, Judgement, judge
 from receiver.domain.run import parse
+from receiver.skyvern import samples
 
 NOW = 1_790_000_000.0
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import samples
 from receiver.config.models import DEFAULT_REDACT
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import parse
 from receiver.errors import ConfigError
+from receiver.skyvern import samples
 
 NOW = 1_790_000_000.0
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from receiver import samples
 from receiver.domain.run import parse
+from receiver.skyvern import samples
 
 NOW = 1_790_000_000.25
 KEYS = {"task_v2": 44, "workflow_run": 58}  # every other run type: 31

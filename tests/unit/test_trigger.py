@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from receiver import samples
 from receiver.cli import build_app
 from receiver.domain.event import event_id
 from receiver.domain.run import parse
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError, NotStarted, RunhookError, UsageError
+from receiver.skyvern import samples
 
 SECRET = "a secret of ours"
 

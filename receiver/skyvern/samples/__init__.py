@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from receiver.samples.artifacts import artifact
-from receiver.samples.bodies import TASK_TYPES, Moment, task, task_v2, workflow_run
+from receiver.skyvern.samples.artifacts import artifact
+from receiver.skyvern.samples.bodies import TASK_TYPES, Moment, task, task_v2, workflow_run
 
 __all__ = ["ALIASES", "SERIES", "artifact", "build", "expand", "names", "run_type"]
 
