@@ -32,10 +32,10 @@ from receiver.domain.signature import verify  # noqa: E402
 from receiver.ledger import Connection
 from receiver.ledger.schema import runs, submissions  # noqa: E402
 from receiver.ledger.submissions import polls as overdue  # noqa: E402
-from receiver.simulate import Options, create_app  # noqa: E402
-from receiver.simulate.faults import Fault  # noqa: E402
-from receiver.simulate.server import Serving  # noqa: E402
-from receiver.simulate.world import World  # noqa: E402
+from receiver.skyvern.simulator import Options, create_app  # noqa: E402
+from receiver.skyvern.simulator.faults import Fault  # noqa: E402
+from receiver.skyvern.simulator.server import Serving  # noqa: E402
+from receiver.skyvern.simulator.world import World  # noqa: E402
 from tests.servers.deployment import Deployment  # noqa: E402
 from tests.servers.http import ScriptedServer  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402

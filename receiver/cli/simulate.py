@@ -9,7 +9,7 @@ import typer
 
 from receiver.config.settings import Settings
 from receiver.errors import UsageError
-from receiver.simulate.faults import HELP, Fault, check
+from receiver.skyvern.simulator.faults import HELP, Fault, check
 from receiver.telemetry import logs
 
 FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be given several times. --faults lists them."
@@ -45,8 +45,8 @@ def simulate(
         for each in Fault:
             typer.echo(f"{each:<10} {HELP[each]}")
         return
-    from receiver.simulate import Options, create_app
-    from receiver.simulate.server import listen, serve
+    from receiver.skyvern.simulator import Options, create_app
+    from receiver.skyvern.simulator.server import listen, serve
 
     logs.set_up()
     keys = api_key or [Settings.from_env(data=data).with_local_key().environ["SKYVERN_API_KEY"]]

@@ -25,7 +25,7 @@ from handlers.testing.conformance import (
     silent_port,
 )
 from receiver.domain.redaction import MASK
-from receiver.simulate.faults import Fault
+from receiver.skyvern.simulator.faults import Fault
 from tests.servers.http import Reply, Request, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting

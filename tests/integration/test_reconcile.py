@@ -26,9 +26,9 @@ from receiver.ledger.submissions.lifecycle import Answer
 from receiver.reconcile import poller
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.reconcile.poller import Reconciler
-from receiver.simulate.bodies import dumps, webhook
-from receiver.simulate.faults import Fault
 from receiver.skyvern import Answered, Unreachable
+from receiver.skyvern.simulator.bodies import dumps, webhook
+from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port

@@ -19,7 +19,7 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
 from receiver.ledger import Ledger, queries, replays
 from receiver.ledger.replays import Selection
-from receiver.simulate.faults import Fault
+from receiver.skyvern.simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until
 

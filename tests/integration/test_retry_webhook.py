@@ -11,7 +11,7 @@ import pytest
 
 from receiver.domain.signature import verify
 from receiver.ledger import queries
-from receiver.simulate.faults import Fault
+from receiver.skyvern.simulator.faults import Fault
 from receiver.submit import resending
 from tests.servers.http import Reply, ScriptedServer, wait_for_requests
 from tests.servers.skyvern import SkyvernSimulator

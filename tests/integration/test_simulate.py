@@ -19,9 +19,9 @@ import pytest
 
 from receiver.domain.signature import HEADER, verify
 from receiver.runtime.process import die_with_parent
-from receiver.simulate import Fault
-from receiver.simulate.faults import check, drawn
-from receiver.simulate.webhooks import pause
+from receiver.skyvern.simulator import Fault
+from receiver.skyvern.simulator.faults import check, drawn
+from receiver.skyvern.simulator.webhooks import pause
 from tests.servers.scripted import Call, Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import queries
 from receiver.reconcile import resolver
-from receiver.simulate.faults import Fault
+from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until

@@ -14,10 +14,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from receiver.simulate import Options, create_app
-from receiver.simulate.runs import SimRun
-from receiver.simulate.server import Serving
-from receiver.simulate.world import World
+from receiver.skyvern.simulator import Options, create_app
+from receiver.skyvern.simulator.runs import SimRun
+from receiver.skyvern.simulator.server import Serving
+from receiver.skyvern.simulator.world import World
 
 KEY = "simulated-key"
 QUICK: dict[str, Any] = {"api_keys": (KEY,), "speed": 20.0, "run_seconds": 1.0}

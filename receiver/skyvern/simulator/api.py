@@ -15,11 +15,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver.simulate import bodies
-from receiver.simulate.artifacts import byte_range
-from receiver.simulate.faults import Fault, chance, check
-from receiver.simulate.options import Options
-from receiver.simulate.requests import (
+from receiver.skyvern.simulator import bodies
+from receiver.skyvern.simulator.artifacts import byte_range
+from receiver.skyvern.simulator.faults import Fault, chance, check
+from receiver.skyvern.simulator.options import Options
+from receiver.skyvern.simulator.requests import (
     Agent,
     BulkCancel,
     Download,
@@ -44,8 +44,8 @@ from receiver.simulate.requests import (
     run_of,
     world_of,
 )
-from receiver.simulate.runs import RUN_TYPES, WORKFLOW, SimRun
-from receiver.simulate.world import World, marked
+from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW, SimRun
+from receiver.skyvern.simulator.world import World, marked
 
 REROUTED = 0.1
 """Ratio of tasks without an engine that Skyvern runs with another one than its default."""

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from receiver.simulate.faults import Fault
-from receiver.simulate.runs import RUN_TYPES, STATUSES, WORKFLOW, SimRun
-from receiver.simulate.world import World
+from receiver.skyvern.simulator.faults import Fault
+from receiver.skyvern.simulator.runs import RUN_TYPES, STATUSES, WORKFLOW, SimRun
+from receiver.skyvern.simulator.world import World
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -6,9 +6,9 @@
 It knows nothing of the receiver beyond the signature: to it, Runhook is one more callback URL and one more caller.
 """
 
-from receiver.simulate.api import create_app
-from receiver.simulate.faults import Fault
-from receiver.simulate.options import Options
-from receiver.simulate.world import World
+from receiver.skyvern.simulator.api import create_app
+from receiver.skyvern.simulator.faults import Fault
+from receiver.skyvern.simulator.options import Options
+from receiver.skyvern.simulator.world import World
 
 __all__ = ["Fault", "Options", "World", "create_app"]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.simulate.artifacts import Stored
-from receiver.simulate.runs import TASK_V2, WORKFLOW, SimRun
 from receiver.skyvern.samples import bodies as samples
+from receiver.skyvern.simulator.artifacts import Stored
+from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun
 
 Link = Callable[[Stored], str | None]
 
