@@ -38,15 +38,15 @@ from receiver.ledger.runs import RunKey, Standing, standings
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
-from receiver.submit.answers import Reply, error
+from receiver.submit.auth import INVALID, Gate, Refusal
+from receiver.submit.callback_mask import Disguise
 from receiver.submit.calls import CALLS, Call
-from receiver.submit.disguise import Disguise
-from receiver.submit.gate import INVALID, Gate, Refusal
-from receiver.submit.passthrough import Passthrough
-from receiver.submit.resending import Resender
+from receiver.submit.long_poll import Waiters
+from receiver.submit.proxy import Passthrough
+from receiver.submit.replies import Reply, error
 from receiver.submit.results import Results
+from receiver.submit.retry_webhook import Resender
 from receiver.submit.submitter import Source, Submitter
-from receiver.submit.waiters import Waiters
 from receiver.web import Context, Part
 
 STOP_WITHIN: Final = 8.0

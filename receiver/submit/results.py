@@ -24,7 +24,12 @@ from receiver.ledger.runs import Result, RunKey, Standing
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.reconcile.resolver import token_of
 from receiver.skyvern import Answered, Unreachable
-from receiver.submit.answers import (
+from receiver.submit.callback_mask import Disguise
+from receiver.submit.json_edit import NotAnObject, splice
+from receiver.submit.json_edit import parse as parse_object
+from receiver.submit.lapse import lapses_at
+from receiver.submit.long_poll import TooManyWaiters, Waiters
+from receiver.submit.replies import (
     SOURCE_HEADER,
     STATUS_HEADER,
     SUBMISSION_HEADER,
@@ -33,12 +38,7 @@ from receiver.submit.answers import (
     error,
     relay,
 )
-from receiver.submit.disguise import Disguise
-from receiver.submit.lapse import lapses_at
-from receiver.submit.splice import NotAnObject, splice
-from receiver.submit.splice import parse as parse_object
 from receiver.submit.submitter import Source
-from receiver.submit.waiters import TooManyWaiters, Waiters
 
 SPARE = 30.0
 """Seconds that a signed URL must still live for the ledger's body to do."""

@@ -34,7 +34,10 @@ from receiver.ledger.submissions.lifecycle import Answer, NewSubmission, Submiss
 from receiver.skyvern import Answer as Said
 from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
 from receiver.submit import address, labels
-from receiver.submit.answers import (
+from receiver.submit.auth import Refusal
+from receiver.submit.calls import Call, short_answer
+from receiver.submit.json_edit import NotAnObject, parse, splice
+from receiver.submit.replies import (
     REPLAYED_HEADER,
     Reply,
     error,
@@ -44,9 +47,6 @@ from receiver.submit.answers import (
     of_submit,
     relay,
 )
-from receiver.submit.calls import Call, short_answer
-from receiver.submit.gate import Refusal
-from receiver.submit.splice import NotAnObject, parse, splice
 
 JOIN_FOR = 60.0
 """Seconds that a request waits for the answer to an earlier one that it repeats."""

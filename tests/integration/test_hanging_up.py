@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.schema import submissions
 from receiver.submit import results
-from receiver.submit.waiters import Waiters
+from receiver.submit.long_poll import Waiters
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until
 

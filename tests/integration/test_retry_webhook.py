@@ -12,7 +12,7 @@ import pytest
 from receiver.domain.signature import verify
 from receiver.ledger import queries
 from receiver.skyvern.simulator.faults import Fault
-from receiver.submit import resending
+from receiver.submit import retry_webhook
 from tests.servers.http import Reply, ScriptedServer, wait_for_requests
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
@@ -152,7 +152,7 @@ def test_nobody_to_send_it_is_told_in_time_and_it_stays_due(
     submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = submitting(skyvern_simulator.url, allowed_addresses=["127.0.0.1"])
-    monkeypatch.setattr(resending, "WAIT", 0.5)
+    monkeypatch.setattr(retry_webhook, "WAIT", 0.5)
     run_id = rig.task(webhook_url=caller.url).json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")
 

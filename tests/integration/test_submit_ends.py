@@ -19,7 +19,7 @@ from receiver.domain.api_key import digest
 from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger import queries
 from receiver.reconcile import resolver
-from receiver.submit import api, gate, results
+from receiver.submit import api, auth, results
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting, wait_until
@@ -144,7 +144,7 @@ def test_a_body_that_trickles_is_not_waited_for(
 def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
     submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "FRESH_FOR", 0.1)
+    monkeypatch.setattr(auth, "FRESH_FOR", 0.1)
     monkeypatch.setattr(results, "KEEP_ALIVE", 0.2)
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
     run_id = rig.task().json()["run_id"]

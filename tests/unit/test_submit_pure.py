@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from receiver.domain import api_key, submission
 from receiver.domain.delivery import IllegalMove
 from receiver.skyvern import Answered, Unreachable
-from receiver.submit import answers
+from receiver.submit import replies
+from receiver.submit.json_edit import NotAnObject, parse, splice
 from receiver.submit.labels import LabelError, labels_of
-from receiver.submit.splice import NotAnObject, parse, splice
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -83,7 +83,7 @@ def test_what_is_no_object_is_said_to_be_none(text: bytes) -> None:
     with pytest.raises(NotAnObject) as raised:
         parse(text)
 
-    assert answers.malformed(raised.value).status == 422
+    assert replies.malformed(raised.value).status == 422
 
 
 def test_labels_come_from_header_and_body() -> None:
@@ -181,7 +181,7 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
     ours, theirs = b'"https://us/webhooks/s/sub_1"', b'"https://them/hook"'
     body = b'{"run_id":"tsk_1","run_request":{"webhook_url":"https://us/webhooks/s/sub_1"}}'
 
-    reply = answers.of_submit(answered(200, body), [], {ours: theirs})
+    reply = replies.of_submit(answered(200, body), [], {ours: theirs})
 
     assert json.loads(reply.body)["run_request"]["webhook_url"] == "https://them/hook"
 
@@ -203,7 +203,7 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
     ],
 )
 def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, status: int) -> None:
-    reply = answers.of_submit(answer, [b"the-key"], {}).for_submission("sub_1")
+    reply = replies.of_submit(answer, [b"the-key"], {}).for_submission("sub_1")
 
     assert reply.status == status
     assert json.loads(reply.body)["submission_id"] == reply.headers["x-runhook-submission-id"] == "sub_1"
@@ -213,13 +213,13 @@ def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, statu
 def test_an_error_keeps_its_retry_after_and_only_what_creates_nothing_says_later() -> None:
     busy = answered(503, b'{"detail":"busy"}', **{"retry-after": "7", "set-cookie": "a"})
 
-    assert answers.relay(busy).headers == {"content-type": "application/json", "retry-after": "7"}
-    assert "retry-after" in answers.unreachable(Unreachable(False, "x")).headers
-    assert "retry-after" not in answers.unreachable(Unreachable(True, "x")).headers
+    assert replies.relay(busy).headers == {"content-type": "application/json", "retry-after": "7"}
+    assert "retry-after" in replies.unreachable(Unreachable(False, "x")).headers
+    assert "retry-after" not in replies.unreachable(Unreachable(True, "x")).headers
 
 
 def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
-    assert answers.relay(answered(200, b'{"run_id":"tsk_1"}'), [b"s", b""]).status == 200
+    assert replies.relay(answered(200, b'{"run_id":"tsk_1"}'), [b"s", b""]).status == 200
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
     ],
 )
 def test_an_idempotency_key_stays_with_what_would_be_answered_the_same(answer: Answered, held: bool) -> None:
-    assert answers.held_for_good(answer) is held
+    assert replies.held_for_good(answer) is held
 
 
 def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from receiver.skyvern.responses import Answer, Answered, Unreachable, submitted
 from receiver.skyvern.responses import Rejected as NoRun
-from receiver.submit.splice import NotAnObject, parse, splice
+from receiver.submit.json_edit import NotAnObject, parse, splice
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
 REPLAYED_HEADER: Final = "idempotent-replayed"

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 
 from receiver.ledger.api_keys import Key
 from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
-from receiver.submit.answers import Reply, error, holds_secret, relay, relayed_headers
-from receiver.submit.disguise import Disguise
+from receiver.submit.callback_mask import Disguise
+from receiver.submit.replies import Reply, error, holds_secret, relay, relayed_headers
 from receiver.submit.submitter import Source
 
 WHOLE = 4 << 20

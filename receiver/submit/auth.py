@@ -19,7 +19,7 @@ from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
 from receiver.runtime.throttle import Rate
-from receiver.submit.answers import Reply, error
+from receiver.submit.replies import Reply, error
 
 FRESH_FOR = 5.0
 """Seconds that a key is known: so long does one that was revoked go on opening."""

@@ -25,13 +25,13 @@ from receiver.ledger.runs import Result
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered
-from receiver.submit.answers import SUBMISSION_HEADER, Reply, error, invalid, malformed, relay
-from receiver.submit.disguise import Disguise
-from receiver.submit.gate import Refusal
+from receiver.submit.auth import Refusal
+from receiver.submit.callback_mask import Disguise
+from receiver.submit.json_edit import NotAnObject, parse
+from receiver.submit.long_poll import TooManyWaiters, Waiters
+from receiver.submit.replies import SUBMISSION_HEADER, Reply, error, invalid, malformed, relay
 from receiver.submit.results import Results
-from receiver.submit.splice import NotAnObject, parse
 from receiver.submit.submitter import Source
-from receiver.submit.waiters import TooManyWaiters, Waiters
 
 WAIT: Final = 30.0
 """Seconds that the caller waits for the attempt. Skyvern itself takes up to 60; SDKs wait that long."""
