@@ -27,7 +27,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
 from receiver.ledger.submissions import lifecycle, visibility
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.submit.address import split
+from receiver.submit.request.webhook_url import split
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 TRY_AGAIN = frozenset({403, 408, 425, 429})

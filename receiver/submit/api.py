@@ -40,10 +40,10 @@ from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.auth import INVALID, Gate, Refusal
 from receiver.submit.callback_mask import Disguise
-from receiver.submit.calls import CALLS, Call
 from receiver.submit.long_poll import Waiters
 from receiver.submit.proxy import Passthrough
 from receiver.submit.replies import Reply, error
+from receiver.submit.request.endpoints import CALLS, Call
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import Resender
 from receiver.submit.submitter import Source, Submitter

@@ -33,9 +33,7 @@ from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import Answer, NewSubmission, Submission
 from receiver.skyvern import Answer as Said
 from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
-from receiver.submit import address, labels
 from receiver.submit.auth import Refusal
-from receiver.submit.calls import Call, short_answer
 from receiver.submit.json_edit import NotAnObject, parse, splice
 from receiver.submit.replies import (
     REPLAYED_HEADER,
@@ -47,6 +45,8 @@ from receiver.submit.replies import (
     of_submit,
     relay,
 )
+from receiver.submit.request import labels, webhook_url
+from receiver.submit.request.endpoints import Call, short_answer
 
 JOIN_FOR = 60.0
 """Seconds that a request waits for the answer to an earlier one that it repeats."""
@@ -90,11 +90,11 @@ class Source:
         Who gives our own address gets no webhook of us: that would only come back here.
         """
         try:
-            url = address.written_out(given)
+            url = webhook_url.written_out(given)
             if not url or self.is_ours(url):
                 return ""
-            address.check(url, self.allowed)
-        except address.BadAddress as problem:
+            webhook_url.check(url, self.allowed)
+        except webhook_url.BadAddress as problem:
             raise Refusal(error(400, str(problem))) from None
         return url
 

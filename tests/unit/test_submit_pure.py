@@ -14,7 +14,7 @@ from receiver.domain.delivery import IllegalMove
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit import replies
 from receiver.submit.json_edit import NotAnObject, parse, splice
-from receiver.submit.labels import LabelError, labels_of
+from receiver.submit.request.labels import LabelError, labels_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
