@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import logging
 
-from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
-from receiver.wakeups.serving import TURN, JobTimeout, Stop, connect, run_worker
-from receiver.wakeups.sweeping import Swept, clear_dead, sweep
-from receiver.wakeups.waking import (
+from receiver.wakeups.cleanup import Swept, clear_dead, sweep
+from receiver.wakeups.flags import (
     FLAG_TTL,
     call_help,
     enqueue_raised,
@@ -32,6 +30,8 @@ from receiver.wakeups.waking import (
     wake_all,
     wake_command,
 )
+from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
+from receiver.wakeups.rq_worker import TURN, JobTimeout, Stop, connect, run_worker
 
 logging.getLogger("rq").setLevel(logging.CRITICAL)  # it logs every job, and tracebacks with whatever they hold
 

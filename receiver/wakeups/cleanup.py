@@ -18,7 +18,7 @@ from rq.job import Job
 from rq.utils import current_timestamp, now
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
-from receiver.wakeups.waking import wake_command
+from receiver.wakeups.flags import wake_command
 
 _STUCK = 2.0  # seconds in the intermediate queue, where a job stays for a millisecond, after which its worker is dead
 _MOST = 999  # entries of one list that one sweep looks at

@@ -30,9 +30,9 @@ from rq.utils import now
 from rq.worker_registration import register
 
 from receiver.runtime.process import kind_and_place
+from receiver.wakeups.cleanup import clear_dead, forget
+from receiver.wakeups.flags import RECORD_TTL, enqueue_raised, lower_flag
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
-from receiver.wakeups.sweeping import clear_dead, forget
-from receiver.wakeups.waking import RECORD_TTL, enqueue_raised, lower_flag
 
 log = logging.getLogger("runhook.worker")
 
