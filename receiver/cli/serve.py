@@ -44,16 +44,16 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; returns when all that was accepted has been answered. Raises NotStarted."""
     import uvicorn
 
-    from receiver import protocol
-    from receiver.monitor import metrics
     from receiver.submit.api import submit
-    from receiver.web import PARTS, check_at_start, create_app
+    from receiver.web import http_protocol
+    from receiver.web.app import PARTS, check_at_start, create_app
+    from receiver.web.metrics import metrics
 
     listener = _listen(host, port)
     promise = check_at_start(settings, config)
     app = create_app(settings, config, [*PARTS, metrics, submit])
     server = _server(
-        app, uvicorn.Config(app, **protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
+        app, uvicorn.Config(app, **http_protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
     )
     lines = [
         f"listening on http://{_shown(host)}:{listener.getsockname()[1]}",

@@ -47,7 +47,7 @@ from receiver.submit.request.endpoints import CALLS, Call
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import Resender
 from receiver.submit.submitter import Source, Submitter
-from receiver.web import Context, Part
+from receiver.web.app import Context, Part
 
 STOP_WITHIN: Final = 8.0
 """Seconds from the beginning of a stop within which submits on their way are still waited for."""

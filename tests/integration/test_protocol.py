@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from receiver import protocol
+from receiver.web import http_protocol
 
 BOUND = 0.4
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -26,8 +26,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", BOUND)
-    server = uvicorn.Server(uvicorn.Config(app, **protocol.options(lifespan="off", timeout_keep_alive=60)))
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", BOUND)
+    server = uvicorn.Server(uvicorn.Config(app, **http_protocol.options(lifespan="off", timeout_keep_alive=60)))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         serving = asyncio.create_task(server.serve([listener]))

@@ -31,7 +31,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
 from receiver.skyvern.simulator.server import Serving
 from receiver.submit.api import submit
-from receiver.web import PARTS, create_app
+from receiver.web.app import PARTS, create_app
 from tests.servers.skyvern import KEY
 from tests.servers.valkey import free_port
 

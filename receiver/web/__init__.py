@@ -1,0 +1,1 @@
+"""The HTTP server: which part answers which path, health, metrics, and the server itself."""
