@@ -29,7 +29,7 @@ import httpx2  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 
 from receiver.domain.signature import verify  # noqa: E402
-from receiver.ledger import Connection
+from receiver.ledger import Connection  # noqa: E402
 from receiver.ledger.schema import runs, submissions  # noqa: E402
 from receiver.ledger.submissions import polls as overdue  # noqa: E402
 from receiver.skyvern.simulator import Options, create_app  # noqa: E402

@@ -21,8 +21,9 @@ from pydantic import Field, field_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
 from handlers.mirror.download import Incoming
-from handlers.mirror.mirror import MAX_DOCUMENT, Mirror, Stored, Target
+from handlers.mirror.mirror import Mirror
 from handlers.mirror.options import MirrorOptions
+from handlers.mirror.store import MAX_DOCUMENT, Stored, Target
 from handlers.support.guarded_client import Deadline
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx2
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -26,6 +26,7 @@ from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOp
 from handlers.support import templating
 from handlers.support.guarded_client import Answer, Deadline, GuardedClient, parse_url
 from handlers.support.retry_after import retry_after
+from handlers.support.url import split_userinfo
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer that are read, and then thrown away: only its status counts."""
@@ -70,7 +71,7 @@ class HttpOptions(SinkOptions):
     def _is_address(cls, value: SecretStr) -> SecretStr:
         text = value.get_secret_value().strip()
         try:
-            parse_url(_without_user(text))
+            parse_url(split_userinfo(text)[0])
         except (Refused, ValueError) as error:
             raise ValueError(f"{_reason(error)}; right would be https://app.example/hooks/runs") from None
         return SecretStr(text)
@@ -165,11 +166,10 @@ class HttpSink(Sink[HttpOptions]):
 
     def __init__(self, name: str, options: HttpOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        url = options.url.get_secret_value()
-        self._url = _without_user(url)
+        self._url, basic = split_userinfo(options.url.get_secret_value())
         self._host = parse_url(self._url).host
         self._headers = {name: value.get_secret_value() for name, value in options.headers.items()}
-        if basic := _basic_auth(url):
+        if basic:
             self._headers.setdefault("authorization", basic)
         self._headers["content-type"] = options.content_type
         self._keys = options.signing_keys
@@ -252,20 +252,6 @@ class HttpSink(Sink[HttpOptions]):
         except OSError as error:
             raise Unavailable(f"{error.filename or path} can't be read: {error.strerror}") from None
         return context
-
-
-def _without_user(url: str) -> str:
-    """`url` without user:password. Raises ValueError for what is no URL."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
-
-
-def _basic_auth(url: str) -> str:
-    user, mark, _ = urlsplit(url).netloc.rpartition("@")
-    if not mark:
-        return ""
-    name, _, password = user.partition(":")
-    return "Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, runs
 from receiver.ledger import events as recording
 from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, RunKey
 from receiver.ledger.submissions import binding
@@ -202,7 +202,7 @@ class Dispatcher:
             if item.event.via == "poll" and item.key in bound and item.event.submission_id == bound[item.key].id
         }
         over, once_more = [], []
-        for key in recording.final_ones(connection, bound):
+        for key in runs.final_ones(connection, bound):
             first = not any(each.final for each in known[key].history)
             if not deduplication.may_tell_more(histories[key]) or (key in looked and not first):
                 over.append(key)
@@ -240,7 +240,7 @@ class Dispatcher:
         item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
         if submission and submission.callback_url and item.newest:  # as Skyvern would: one for each attempt's end too
             lane = callback.lane_of(submission.callback_url)
-            item.deliveries.append(NewDelivery(callback.SINK, callback.ROUTE, lane))
+            item.deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
 
 
 def _part(entries: list[Entry]) -> list[Entry]:

@@ -18,6 +18,8 @@ The JSON shape is the same everywhere: {"error": {"code": ..., "message": ...}}.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -104,3 +106,10 @@ class Busy(RequestError):
 
     def __init__(self, message: str, *, retry_after: int = 2) -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after)})
+
+
+def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
+    known = list(known)
+    exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
+    return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")

@@ -18,15 +18,16 @@ from typing import Final, Protocol
 
 from redis.exceptions import RedisError
 
+from handlers.support.url import hide_password
 from receiver.config.models import Config
-from receiver.config.settings import Settings, hide_password
+from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
-from receiver.ingest.durability import no_entry
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import bury, bury_all, give_back
 from receiver.runtime import liveness
 from receiver.runtime.liveness import LifeSign
+from receiver.runtime.redis_client import no_entry
 from receiver.runtime.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
 from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, connect, deliver_queue, run_worker
 

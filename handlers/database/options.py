@@ -10,7 +10,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from handlers.contract import SinkOptions
-from handlers.database.columns import RESERVED
+from handlers.database.table import RESERVED
 
 ColumnType = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
 

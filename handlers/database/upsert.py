@@ -22,7 +22,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 
-from handlers.database.columns import Col, Columns, Row
+from handlers.database.columns import Columns, Row
+from handlers.database.table import Col
 from handlers.database.values import INT64
 
 FINAL = ("completed", "failed", "terminated", "timed_out", "canceled")

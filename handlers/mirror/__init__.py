@@ -7,8 +7,9 @@ options, threads                    what an operator sets; threads that nobody w
 """
 
 from handlers.mirror.artifacts import artifacts_of
-from handlers.mirror.mirror import Mirror, Store, Stored, Target
+from handlers.mirror.mirror import Mirror
 from handlers.mirror.names import safe_name
 from handlers.mirror.options import MirrorOptions
+from handlers.mirror.store import Store, Stored, Target
 
 __all__ = ["Mirror", "MirrorOptions", "Store", "Stored", "Target", "artifacts_of", "safe_name"]

@@ -1,17 +1,13 @@
-"""Threads that are never waited for longer than there is time.
-
-The standard executor joins its threads when the interpreter ends, so one hung read would hang the whole worker. These
-are daemons: whoever waits, waits until its own deadline, and what hangs is left behind to end by its own time-out.
-"""
+"""Work on many files at once, never waited for longer than there is time: what hangs is left behind."""
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from handlers.contract import Unavailable
+from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
 LAST_WORDS = 1.0
@@ -19,46 +15,6 @@ LAST_WORDS = 1.0
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Pool:
-    """At most `size` daemon threads, started when there is work. Work must not raise."""
-
-    def __init__(self, size: int, name: str) -> None:
-        self._size = size
-        self._name = name
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._threads = 0
-        self._waiting = 0
-
-    def submit(self, work: Callable[[], None]) -> None:
-        """Have `work` done as soon as a thread is free."""
-        with self._lock:
-            if self._work.qsize() >= self._waiting and self._threads < self._size:
-                self._threads += 1
-                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
-            self._work.put(work)
-
-    def _run(self) -> None:
-        while (work := self._take()) is not None:
-            work()
-            del work  # it may hold a buffer
-
-    def _take(self) -> Callable[[], None] | None:
-        with self._lock:
-            self._waiting += 1
-        work = self._work.get()
-        with self._lock:
-            self._waiting -= 1
-        return work
-
-    def close(self) -> None:
-        """Let the threads end when their work is done. Waits for none."""
-        with self._lock:
-            for _ in range(self._threads):
-                self._work.put(None)
-            self._threads = 0
 
 
 class Crew(Generic[T, R]):
@@ -75,7 +31,7 @@ class Crew(Generic[T, R]):
         self._left = len(items)
         self._change = threading.Condition()
 
-    def run(self, pool: Pool, helpers: int, deadline: Deadline) -> list[R | Exception]:
+    def run(self, pool: DaemonPool, helpers: int, deadline: Deadline) -> list[R | Exception]:
         """What `work` returned or raised for each item, in order. Raises Unavailable for those that overstay."""
         deadline = deadline.later(LAST_WORDS)
         for _ in range(min(helpers, len(self._items) - 1)):

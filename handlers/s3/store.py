@@ -17,12 +17,12 @@ from botocore.exceptions import ClientError
 from handlers.contract import Delivery
 from handlers.mirror.content_types import may_be_shown
 from handlers.mirror.download import Incoming
-from handlers.mirror.fan_out import Pool
-from handlers.mirror.mirror import FETCHING_THREADS, MAX_DOCUMENT, Stored, Target
+from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, Stored, Target
 from handlers.s3.errors import code_of, is_missing, spoken
 from handlers.s3.options import S3Options, tag_value
 from handlers.s3.upload import BUFFERS, Buffers, Upload, b64_sha256
 from handlers.support import templating
+from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
 SMALL = 1024 * 1024
@@ -41,7 +41,7 @@ class Bucket:
         self._heeds: bool | None = None
         """Whether the server heeds If-None-Match; some ignore it without a word."""
         self._buffers = Buffers()
-        self._pool = Pool(BUFFERS, "part")
+        self._pool = DaemonPool(BUFFERS, "part")
         self._tags = {
             name: templating.compile(source, name=f"tags.{name}", finalize=tag_value, max_length=1024)
             for name, source in options.tags.items()

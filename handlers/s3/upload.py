@@ -18,8 +18,8 @@ from typing import Any, Self
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handlers.contract import Unavailable
-from handlers.mirror.fan_out import Pool
 from handlers.s3.errors import code_of, spoken
+from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
 PART = 8 * 1024 * 1024
@@ -70,7 +70,7 @@ class Upload:
         key: str,
         *,
         buffers: Buffers,
-        pool: Pool,
+        pool: DaemonPool,
         deadline: Deadline,
         put: Callable[[bytes], None],
         create: Callable[[], Mapping[str, Any]],

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
+from handlers.support.url import hide_password
 from receiver.cli import output as _output
 from receiver.config.loader import Loaded, load_file
 from receiver.config.models import RouteConfig
-from receiver.config.settings import Settings, hide_password
+from receiver.config.settings import Settings
 from receiver.config.yaml_file import Key
 from receiver.domain import deduplication
 from receiver.domain.event import event_id

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.config.models import load
+from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.runtime.process import started
 from receiver.telemetry import logs

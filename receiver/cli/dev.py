@@ -14,8 +14,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from receiver.config.models import Config, load
-from receiver.config.settings import Settings, hide_password
+from handlers.support.url import hide_password
+from receiver.config.loader import load
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 
 UNREADY_FOR = 4.0

@@ -11,7 +11,7 @@ import typer
 
 from receiver.cli.output import clean, out, print_json, print_table, when, with_iso_times
 from receiver.config.fields import parse_rate
-from receiver.config.models import load
+from receiver.config.loader import load
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
 from receiver.errors import ConfigError, NotStarted, UsageError

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from receiver.cli.output import clean, iso, out, print_json, print_table, when
-from receiver.config.models import Config, load
+from receiver.config.loader import load
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter

@@ -10,12 +10,13 @@ import typer
 
 from receiver.cli.list import moment
 from receiver.cli.output import clean, iso, out, print_json, print_table, when
-from receiver.config.models import load
+from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
-from receiver.reconcile.poller import Walked, build
+from receiver.reconcile.importer import ImportReport, import_runs
+from receiver.reconcile.poller import build
 
 
 def reconcile(
@@ -37,18 +38,18 @@ def reconcile(
     oldest = moment(since) or 0.0
     ledger = Ledger(settings.database_url)
     ensure_schema(ledger)
-    ledger.close()
     reconciler = build(settings, loaded)
     watched = [each for each in reconciler.sources if source in (None, each.name)]
     if not watched:
         raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
     try:
         looks = reconciler.drain(seconds)
-        walks = [reconciler.walk(each, oldest, take=take) for each in watched]
+        walks = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in watched]
     except LedgerUnavailable as error:
         raise NotStarted(f"the ledger can't be used now: {error}") from None
     finally:
         reconciler.close()
+        ledger.close()
     if json:
         print_json(
             {
@@ -100,5 +101,5 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _what(run_id: str, walked: Walked) -> str:
-    return "imported" if run_id in walked.imported else "missing"
+def _what(run_id: str, report: ImportReport) -> str:
+    return "imported" if run_id in report.imported else "missing"

@@ -14,7 +14,7 @@ import typer
 from receiver.cli import output
 from receiver.cli.list import Data, Json, Limit, Since, Source, Status, Until, ask, span, tell
 from receiver.cli.sinks import load_config, require_sink
-from receiver.config.models import CALLBACK
+from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import State
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import queries

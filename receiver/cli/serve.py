@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from receiver.config.models import Config, load
+from receiver.config.loader import load
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.runtime.process import started
 from receiver.telemetry import logs
-
-BACKLOG = 2048
-LEAVE_WITHIN = 1.0
-"""Seconds that the process takes to end at the most, once all is answered, written and closed."""
-STOP_TIMEOUT = 5
-"""Seconds that requests in flight have to end when the process is stopped."""
+from receiver.web.server import BACKLOG, STOP_TIMEOUT, display_host, listen, make_server
 
 
 def serve(
@@ -49,14 +40,14 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     from receiver.web.app import PARTS, check_at_start, create_app
     from receiver.web.metrics import metrics
 
-    listener = _listen(host, port)
+    listener = listen(host, port)
     promise = check_at_start(settings, config)
     app = create_app(settings, config, [*PARTS, metrics, submit])
-    server = _server(
+    server = make_server(
         app, uvicorn.Config(app, **http_protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
     )
     lines = [
-        f"listening on http://{_shown(host)}:{listener.getsockname()[1]}",
+        f"listening on http://{display_host(host)}:{listener.getsockname()[1]}",
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
         *(f"{name} = {value}" for name, value in settings.summary().items()),
         promise,
@@ -69,46 +60,3 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     server.run(sockets=[listener])
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        reason = "the port is in use" if error.errno == 98 else str(error.strerror or error).lower()
-        raise NotStarted(f"can't listen on {_shown(host)}:{port}: {reason}; choose another with --port") from None
-    listener.set_inheritable(False)
-    return listener
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _server(app: Any, config: Any) -> Any:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """uvicorn's server, except that a stop that was asked for is a success: stock raises the signal again; that
-        the application hears of the stop before it is waited for; and that no thread keeps the process for ever: one
-        that asks a ledger that hangs comes back with the ledger, and Python waits for it."""
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            app.stop()
-            await super().shutdown(sockets)
-            leave = threading.Timer(LEAVE_WITHIN, os._exit, (0,))
-            leave.daemon = True
-            leave.start()
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            with super().capture_signals():
-                yield
-                self._captured_signals.clear()
-
-    return Server(config)

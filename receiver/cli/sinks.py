@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from handlers import Delivery
 from receiver.cli import output
 from receiver.cli.list import Data, Json, ask, tell
-from receiver.config.models import CALLBACK, Config, load
+from receiver.config.loader import load
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
+from receiver.domain.callback import CALLBACK
+from receiver.domain.event import delivery_id, event_id
+from receiver.domain.run import parse
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, queries
 from receiver.ledger.deliveries import lanes
+from receiver.skyvern import samples
 
 SHOWN: Final = 3
 """Shut origins whose reason the table has room for; --json tells all."""
@@ -143,7 +150,6 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
     """Send one marked sample to a sink, now and from here, and show its receipt."""
     from handlers import SinkError, registry
     from receiver.delivery.sink_services import SourceServices
-    from receiver.parcel import sample_delivery
 
     settings, loaded = load_config(config, data)
     require_sink(loaded, name)
@@ -165,3 +171,24 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
         output.out().print(f"  {output.clean(key)}")
     if receipt.note:
         output.out().print(f"  {output.clean(receipt.note)}")
+
+
+def sample_delivery(sink: str, source: str, now: float) -> Delivery:
+    """A delivery that is marked as a test, of a run that never was."""
+    body = samples.build("completed", now=now, run_id=f"tsk_test_{int(now)}")
+    run = parse(body)
+    return Delivery(
+        key=delivery_id(event_id(source, body), sink),
+        event_id=event_id(source, body),
+        sink=sink,
+        attempt=1,
+        source=source,
+        run_id=run.run_id,
+        run_type=run.run_type,
+        status=run.outcome,
+        received_at=datetime.fromtimestamp(now, UTC),
+        body=body,
+        run=run.data,
+        route="test",
+        test=True,
+    )

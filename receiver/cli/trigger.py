@@ -240,7 +240,7 @@ def _target(url: str, source: str) -> str:
 
 def _first_secret(source: str, path: Path | None, data: Path | None) -> str:
     """The secret that the config gives `source`. Raises ConfigError, or UsageError when there is no such source."""
-    from receiver.config.models import load
+    from receiver.config.loader import load
     from receiver.config.settings import Settings
 
     settings = Settings.from_env(config=path, data=data)

@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from receiver.config.messages import describe, suggest, unknown
-from receiver.config.models import CALLBACK, Config, RouteConfig, SinkConfig
+from receiver.config.messages import describe, unknown
+from receiver.config.models import Config, RouteConfig, SinkConfig
 from receiver.config.yaml_file import Document, Key, read, spell
-from receiver.errors import ConfigError
+from receiver.domain.callback import CALLBACK
+from receiver.errors import ConfigError, suggest
 from receiver.routing.validation import order_problems, rule_problems, rule_warnings
 
 
@@ -207,3 +208,11 @@ def _warnings(config: Config, document: Document) -> list[str]:
         key: Key = ("routes", index, "when")
         found += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]
     return [f"{document.path}:{document.line(key)}: {text}" for key, text in found]
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The config in the YAML file `path`, with `${VAR}` and `${VAR:-default}` taken from `environ`.
+
+    Raises ConfigError with every problem of the file, each with file, line and key.
+    """
+    return load_file(path, environ).config

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from receiver.errors import suggest
 
 Key = tuple[str | int, ...]
 
@@ -65,13 +66,6 @@ def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list
         if texts:
             problems.append((key, ", or ".join(texts)))
     return problems
-
-
-def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
-    known = list(known)
-    exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
-    return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

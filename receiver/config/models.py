@@ -6,13 +6,12 @@ docs/configuration.md are made from these declarations. `load` (at the end) is h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from receiver.config.fields import Keys, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
+from receiver.domain.callback import CALLBACK
 
 DEFAULT_REDACT = (
     "**.extra_http_headers",
@@ -46,10 +45,6 @@ def _targets(value: object) -> object:
     if not value:
         raise ValueError("names no sink; an event must go somewhere")
     return value
-
-
-CALLBACK: Final = "callback"
-"""Names the sink that serves the callers' own webhooks. No other may be called so."""
 
 
 class Model(BaseModel):
@@ -309,13 +304,3 @@ class Config(Model):
     def destinations(self) -> list[str]:
         """All that deliveries go to: the sinks, and the callers' own webhooks where runs can be submitted."""
         return [*self.sinks, *([CALLBACK] if self.submits else [])]
-
-
-def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """The config in the YAML file `path`, with `${VAR}` and `${VAR:-default}` taken from `environ`.
-
-    Raises ConfigError with every problem of the file, each with file, line and key.
-    """
-    from receiver.config.loader import load_file
-
-    return load_file(path, environ).config

@@ -7,7 +7,6 @@ with passwords as stars, and docs/configuration.md lists them.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
+from handlers.support.url import hide_password
 from receiver.errors import ConfigError
 
 LOCAL_KEY_FILE = "skyvern-api-key"
@@ -179,13 +179,6 @@ class Settings:
         if self.environ.get("SKYVERN_API_KEY"):
             key = f"from {self.data / LOCAL_KEY_FILE}, for local use" if self.local_key else "********"
         return {**shown, "SKYVERN_API_KEY": key}
-
-
-def hide_password(url: str) -> str:
-    """`url` with the password in its authority, and in its query, as stars."""
-    # A password may hold a slash, for SQLAlchemy takes it; after a host's port there is none.
-    url = re.sub(r"(://[^/@:\s]*:)(?!\d+(?:[/?]|$))\S*(@)", r"\1********\2", url)
-    return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1********", url)
 
 
 def _read_key(path: Path) -> str:

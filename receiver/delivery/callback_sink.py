@@ -20,6 +20,7 @@ from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Un
 from handlers.http import sign as standard_signature
 from handlers.support.guarded_client import Answer, Deadline, GuardedClient
 from handlers.support.retry_after import retry_after
+from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
@@ -27,7 +28,6 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
 from receiver.ledger.submissions import lifecycle, visibility
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.submit.request.webhook_url import split
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 TRY_AGAIN = frozenset({403, 408, 425, 429})
@@ -58,7 +58,7 @@ class CallbackSink(Sink[CallbackOptions]):
         master: Callable[[], str],
         allowed: Sequence[str] = (),
     ) -> None:
-        super().__init__(callback.SINK, options, services)
+        super().__init__(callback.CALLBACK, options, services)
         self._allowed = allowed
         self._ledger = ledger
         self._master = master
@@ -77,13 +77,16 @@ class CallbackSink(Sink[CallbackOptions]):
         if submission is None or not address or owner is None:
             raise Refused("nobody asked for a webhook of this run")
         key = self._key(owner.id, owner.hash)
-        url, authorization = split(address.strip())
+        try:
+            url, authorization = split_userinfo(address.strip())
+        except ValueError:
+            raise Refused("the caller's address is none") from None
         body = _as_asked(delivery, submission, "" if elsewhere else submission.callback_url)
         now = time.time()
         headers = signed(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
-        answer = self._open().post(
-            url, content=body, headers=headers | authorization, deadline=deadline, max_answer=_MAX_ANSWER
-        )
+        if authorization:
+            headers["authorization"] = authorization
+        answer = self._open().post(url, content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER)
         judge(answer, now)
         return Receipt(delivery.key, note=f"answered {answer.status}")
 

@@ -20,19 +20,19 @@ from redis.retry import Retry
 
 from handlers import Sink, SinkOptions, registry
 from receiver import wakeups
-from receiver.config.models import CALLBACK, Config, RetryPolicy
+from receiver.config.models import Config, RetryPolicy
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
-from receiver.delivery.sender import Flights, Unit
+from receiver.delivery.sender import Flights, Receipts, Unit
 from receiver.delivery.settlement import Results, Settling
 from receiver.delivery.sink_services import SourceServices
+from receiver.domain.callback import CALLBACK
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.claims import Claimed
-from receiver.parcel import Receipts
 from receiver.runtime import liveness
 from receiver.runtime.outage import Pause
-from receiver.runtime.throttle import Rate
+from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.workers import Tally
 
 LINGER = 1.0
@@ -84,7 +84,7 @@ class Deliverer:
         connection: redis.Redis,
         owner: str,
         *,
-        rate: Rate | None = None,
+        rate: SharedRate | None = None,
         linger: float = LINGER,
         lane_limit: int | None = None,
         ahead: int = AHEAD,
@@ -349,6 +349,6 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
         chosen.concurrency,
         connection,
         owner,
-        rate=Rate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
+        rate=SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
         note=liveness.Begun(settings.data, owner, unsettled(chosen.concurrency)).note,
     )

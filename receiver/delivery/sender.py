@@ -11,14 +11,17 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from handlers import Receipt, Sink, SinkOptions, Unavailable
-from receiver import parcel
+from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
+from handlers.support.daemon_pool import DaemonPool
+from receiver.domain.run import parse
 from receiver.ledger.deliveries.claims import Claimed
-from receiver.parcel import Receipts
-from receiver.pool import Pool
+
+Receipts = Mapping[str, dict[str, object] | None]
+"""By sink."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +60,7 @@ class Flights:
         self._limit = limit
         self._places = places
         self._note = note
-        self._pool = Pool(places, f"send-{sink.name}")
+        self._pool = DaemonPool(places, f"send-{sink.name}")
         self._ended: queue.SimpleQueue[Unit] = queue.SimpleQueue()
         self._passing = threading.Lock()  # held while a place is passed on or taken away
         self._in_hand: deque[Unit] = deque()
@@ -187,7 +190,7 @@ class Flights:
 
     def _send(self, unit: Unit) -> list[Receipt | Exception]:
         try:
-            deliveries = [parcel.of_claim(each, unit.receipts.get(each.id, {})) for each in unit.claimed]
+            deliveries = [to_delivery(each, unit.receipts.get(each.id, {})) for each in unit.claimed]
             answers: list[Receipt | Exception] = []
             if self._many:
                 answers += self._sink.send_many(deliveries)
@@ -202,3 +205,26 @@ class Flights:
 
 def _mark_begun(unit: Unit) -> None:
     unit.started, unit.started_at = time.monotonic(), time.time()
+
+
+def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
+    """The delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for."""
+    run = parse(each.body)
+    return Delivery(
+        key=each.id,
+        event_id=each.event_id,
+        sink=each.sink,
+        attempt=each.number,
+        source=each.source,
+        run_id=each.run_id,
+        run_type=run.run_type,
+        status=each.outcome,
+        received_at=datetime.fromtimestamp(each.received_at, UTC),
+        body=each.body,
+        run=run.data,
+        via=each.via,
+        route=each.route,
+        problem=run.problem,  # of the body; the event's own may be that a route could not be evaluated
+        labels=each.labels,
+        receipts=receipts,
+    )

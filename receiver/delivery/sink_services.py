@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from handlers import Artifact, Delivery, Unavailable
+from handlers.support.url import origin
 from receiver.config.models import Config
 from receiver.skyvern import Answered, Patience, SkyvernReader, listed_artifacts
 
@@ -23,8 +24,11 @@ class SourceServices:
         found = {name: source.api(default_base) for name, source in config.sources.items()}
         self._apis = {name: api for name, api in found.items() if api is not None}
         # Where an operator says Skyvern is, artifacts may come from, also on a private network.
-        servers = (_origin(base) for base, _ in self._apis.values())
-        self._allowed = (*config.allowed_addresses, *(_as_address(server) for server in servers if server))
+        servers = (origin(base) for base, _ in self._apis.values())
+        self._allowed = (
+            *config.allowed_addresses,
+            *(f"{server.bracketed}:{server.port}" for server in servers if server),
+        )
         self._readers: dict[str, SkyvernReader] = {}
         self._opening = threading.Lock()
 
@@ -64,7 +68,7 @@ class SourceServices:
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
         """The API key for a URL at the source's own API origin; nothing for any other."""
         api = self._apis.get(delivery.source)
-        if api is None or _origin(url) != _origin(api[0]):
+        if api is None or origin(url) != origin(api[0]):
             return {}
         return {"x-api-key": api[1]}
 
@@ -86,18 +90,3 @@ class SourceServices:
             if name not in self._readers:
                 self._readers[name] = SkyvernReader(*api, patience=Patience(tries=1))
             return self._readers[name]
-
-
-def _origin(url: str) -> tuple[str, str, int] | None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    except ValueError:
-        return None
-    return parts.scheme.lower(), (parts.hostname or "").lower(), port
-
-
-def _as_address(origin: tuple[str, str, int]) -> str:
-    """An origin as the guarded client's list of allowed addresses has it: a host and one port."""
-    _, host, port = origin
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

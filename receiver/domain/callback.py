@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlsplit
 
-from receiver.config.models import CALLBACK
+from handlers.support.url import PORTS, origin
 
-SINK: Final = CALLBACK
-"""The sink that stands in no config: it serves the address that a submission's caller gave."""
+CALLBACK: Final = "callback"
+"""The sink that stands in no config: it serves the address that a submission's caller gave. The name is its own."""
 ROUTE: Final = "caller"
 """What lists show as the route of such a delivery."""
-
-_PORTS = {"http": 80, "https": 443}
 
 
 def lane_of(url: str) -> str:
@@ -20,12 +17,8 @@ def lane_of(url: str) -> str:
 
     What is no address has a lane as well; its delivery is refused when it is sent.
     """
-    try:
-        parts = urlsplit(url.strip())
-        host, port = (parts.hostname or "")[:253].rstrip("."), parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        host, port = "", 0
-    if not host or not host.isprintable() or parts.scheme not in _PORTS:
-        return f"{SINK} nowhere"
-    shown = f"[{host}]" if ":" in host else host
-    return f"{SINK} {parts.scheme}://{shown}" + ("" if port == _PORTS[parts.scheme] else f":{port}")
+    found = origin(url.strip())
+    host = found.host[:253].rstrip(".") if found else ""
+    if found is None or not host or not host.isprintable() or found.scheme not in PORTS:
+        return f"{CALLBACK} nowhere"
+    return f"{CALLBACK} {found._replace(host=host)}"

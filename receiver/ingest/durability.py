@@ -15,8 +15,9 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from receiver.config.settings import hide_password
+from handlers.support.url import hide_password
 from receiver.errors import NotStarted
+from receiver.runtime.redis_client import no_entry
 
 NEEDED: Final = {
     "appendonly": ("yes", "events are in memory only"),
@@ -120,18 +121,6 @@ def check_at_start(
     if not durability.strong and not accept_weaker:
         raise NotStarted(refusal(redis_url, durability, config_file))
     return durability
-
-
-def no_entry(redis_url: str, error: Exception) -> str:
-    """Why Redis does not let us in, as one line, where waiting can't help; else ""."""
-    where = hide_password(redis_url)
-    if isinstance(error, redis.AuthenticationError):
-        if str(error).startswith(("HELLO must be called", "Authentication required")):
-            return f"Redis at {where} wants a password: write it into REDIS_URL, redis://:password@host:port/0"
-        return f"Redis at {where} refuses our password or user: {error}"
-    if "DB index is out of range" in str(error):
-        return f"Redis at {where} has no database of that number: write another one at the end of REDIS_URL"
-    return ""
 
 
 def refusal(redis_url: str, durability: Durability, config_file: str = "the config") -> str:

@@ -21,11 +21,11 @@ from typing import Any, ClassVar, Final, Protocol
 
 import orjson
 
-from receiver.allowance import Allowance
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.signature import HEADER, verify
 from receiver.errors import Busy, NotFound, RequestError, TooLarge, Unauthorized
+from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 PREFIX: Final = "/webhooks/"
@@ -128,7 +128,7 @@ class Ingest:
         self._held = 0
         self._most_held = max(HELD_BYTES, 4 * max_body)
         self._hashing = ThreadPoolExecutor(2, thread_name_prefix="hash")
-        self._lines = Allowance(rate=1, burst=20)
+        self._lines = TokenBucket(rate=1, burst=20)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

@@ -21,13 +21,13 @@ from typing import Any, Final, TypeVar
 
 import redis
 
-from receiver.allowance import Allowance
 from receiver.domain.event import Event
 from receiver.errors import Busy
 from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull
+from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 COMMIT_EVENTS: Final = 512
@@ -95,7 +95,7 @@ class Keeper:
         self._over = False
         self._disk_low = False
         self._depth = (0, 0)
-        self._lines = Allowance(rate=0.2, burst=5)
+        self._lines = TokenBucket(rate=0.2, burst=5)
         self.durability: Durability | None = None
         """Of the Redis in use; None while none was ever reached."""
         self.trouble = ""

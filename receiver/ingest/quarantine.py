@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from receiver.allowance import Allowance
 from receiver.domain.event import Event, event_id
 from receiver.domain.signature import verify
 from receiver.ingest.spool import free_bytes
+from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 RATE: Final = 20.0
@@ -162,8 +162,8 @@ class QuarantineWriter:
     def __init__(self, store: Quarantine, metrics: ReceiverMetrics, largest: int) -> None:
         self._store = store
         self._metrics = metrics
-        self._requests = Allowance(RATE, RATE * 10)
-        self._bytes = Allowance(BYTES_RATE, max(BYTES_RATE * 10, largest))
+        self._requests = TokenBucket(RATE, RATE * 10)
+        self._bytes = TokenBucket(BYTES_RATE, max(BYTES_RATE * 10, largest))
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="quarantine")
         self._waiting: set[asyncio.Future[Any]] = set()
 

@@ -120,19 +120,6 @@ def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> 
     return new
 
 
-def final_ones(connection: sa.Connection, keys: Iterable[RunKey]) -> list[RunKey]:
-    """Those of the runs that have come to their end."""
-    wanted = sorted(set(keys))
-    found: list[RunKey] = []
-    for source in sorted({source for source, _ in wanted}):
-        run_ids = [run_id for each, run_id in wanted if each == source]
-        final = sa.select(runs.c.run_id).where(
-            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.final
-        )
-        found += [(source, run_id) for run_id in connection.execute(final).scalars()]
-    return found
-
-
 def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> set[str]:
     if not batch:
         return set()

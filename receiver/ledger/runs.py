@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -77,3 +77,30 @@ def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
     """Whether we submitted the run, so that its result will come."""
     query = sa.select(submissions.c.id).where(submissions.c.source == source, submissions.c.run_id == run_id).limit(1)
     return connection.execute(query).first() is not None
+
+
+def final_ones(connection: sa.Connection, keys: Iterable[RunKey]) -> list[RunKey]:
+    """Those of the runs that have come to their end."""
+    wanted = sorted(set(keys))
+    found: list[RunKey] = []
+    for source in sorted({source for source, _ in wanted}):
+        run_ids = [run_id for each, run_id in wanted if each == source]
+        final = sa.select(runs.c.run_id).where(
+            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.final
+        )
+        found += [(source, run_id) for run_id in connection.execute(final).scalars()]
+    return found
+
+
+def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:
+    """Those of the runs whose end the ledger knows."""
+    query = sa.select(runs.c.run_id).where(
+        runs.c.source == source, bulk.among(connection, runs.c.run_id, sorted(run_ids)), runs.c.final
+    )
+    return set(connection.execute(query).scalars())
+
+
+def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:
+    """When the ledger last heard of a run whose end it knows; None when it does not know its end."""
+    query = sa.select(runs.c.updated_at).where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final)
+    return connection.execute(query).scalar()

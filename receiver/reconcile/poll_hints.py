@@ -18,7 +18,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from receiver.allowance import Allowance
+from receiver.runtime.throttle import TokenBucket
 
 KEY: Final = "runhook:hints"
 MOST: Final = 10_000
@@ -35,13 +35,13 @@ class HintWriter:
         self._client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
             redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
-        self._allowance = Allowance(rate=20, burst=100)
+        self._bucket = TokenBucket(rate=20, burst=100)
         self._pending: dict[str, float] = {}
         self._retrying: asyncio.Task[None] | None = None
 
     async def note(self, submission_id: str) -> None:
         """Note that the result of `submission_id` should be polled. While Redis is away it is kept in memory."""
-        if not self._allowance.take(1, time.monotonic()) or len(self._pending) >= _PENDING:
+        if not self._bucket.take(1, time.monotonic()) or len(self._pending) >= _PENDING:
             return
         self._pending[submission_id] = time.time()
         if self._retrying is None or self._retrying.done():

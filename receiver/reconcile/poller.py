@@ -13,12 +13,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import redis
 
+from handlers.support.daemon_pool import DaemonPool
 from receiver import wakeups
-from receiver.allowance import Allowance
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config, ReconcileConfig
 from receiver.config.settings import Settings
@@ -26,20 +27,19 @@ from receiver.dispatch import Dispatcher
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import FINAL, parse
+from receiver.domain.run import parse
 from receiver.domain.submission import Move
 from receiver.domain.submission import Submission as State
 from receiver.errors import ConfigError
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.pool import Pool
 from receiver.reconcile import poll_hints
-from receiver.reconcile.resolver import Resolver, token_of
+from receiver.reconcile.resolver import Resolver
 from receiver.routing.router import Router
-from receiver.runtime.throttle import Rate
-from receiver.skyvern import Answer, Answered, ListedRun, Patience, SkyvernReader, listed_runs
+from receiver.runtime.throttle import RateLimits
+from receiver.skyvern import Answer, Answered, Patience, SkyvernReader
 
 PATIENCE = Patience(tries=1, limit=25.0)
 """Of one poll: shorter than its lease, and the next look is the retry."""
@@ -51,43 +51,15 @@ _MOST_UNKNOWN = 50
 log = logging.getLogger("runhook.reconcile")
 
 
-class Budget:
-    """Calls of one source's API: over all processes while Redis is there, of this process alone while it is not."""
-
-    def __init__(self, connection: redis.Redis, source: str, rate: str) -> None:
-        count, seconds = parse_rate(rate)
-        self._shared = Rate(connection, f"reconcile/{source}", (count, seconds))
-        self._own = Allowance(count / seconds, float(count))
-        self._lock = threading.Lock()
-
-    def take(self, wanted: int) -> int:
-        """How many of `wanted` calls may be made now."""
-        try:
-            return self._shared.take(wanted)
-        except redis.RedisError:
-            with self._lock:
-                return sum(self._own.take(1, time.monotonic()) for _ in range(wanted))
-
-
 @dataclass(slots=True)
 class Watched:
     """A source whose API can be asked."""
 
     name: str
     reader: SkyvernReader
-    budget: Budget
+    budget: Callable[[int], int]
+    """How many of so many calls to it may be made now."""
     resolver: Resolver
-
-
-@dataclass(slots=True)
-class Walked:
-    """What a walk over GET /v1/runs found. `missing`: final runs whose end the ledger does not know."""
-
-    source: str
-    final: int = 0
-    missing: list[ListedRun] = field(default_factory=list)
-    imported: list[str] = field(default_factory=list)
-    trouble: str = ""
 
 
 class Reconciler:
@@ -107,7 +79,7 @@ class Reconciler:
         self._settings = settings
         self._sources = {each.name: each for each in sources}
         self._places = settings.concurrency * max(len(sources), 1)
-        self._pool = Pool(self._places, "reconcile")
+        self._pool = DaemonPool(self._places, "reconcile")
         self._flying: Counter[str] = Counter()  # looks under way, by source
         self._counting = threading.Lock()
         self._dispatching = threading.Lock()  # the router is not made for two threads at once
@@ -126,7 +98,7 @@ class Reconciler:
             if source is None:
                 continue  # it is no longer in the config, or has no key: its submissions wait
             free = self._settings.concurrency - self._flying[name]
-            granted = source.budget.take(min(free, count)) if free > 0 else 0
+            granted = source.budget(min(free, count)) if free > 0 else 0
             if granted <= 0:
                 continue
             taken = self._ledger.write(
@@ -199,7 +171,7 @@ class Reconciler:
     def _has_ended(self, source: Watched, submission: Submission, answer: Answer, now: float) -> bool:
         """Whether this was the one more look at a run whose end is known: it is repeated only while Skyvern has
         trouble, and for no longer than a day."""
-        ended = self._ledger.read(lambda connection: polls.ended_at(connection, source.name, submission.run_id))
+        ended = self._ledger.read(lambda connection: runs.ended_at(connection, source.name, submission.run_id))
         trouble = not isinstance(answer, Answered) or answer.status == _TOO_MANY or answer.status >= _ITS_TROUBLE
         return ended is not None and not (trouble and ended > now - poll_schedule.LOST_AFTER)
 
@@ -281,43 +253,6 @@ class Reconciler:
             time.sleep(0.05)
         return looks
 
-    def walk(self, source: Watched, since: float, *, take: bool, pages: int = 1000) -> Walked:
-        """Go through GET /v1/runs, newest first, back to `since`, for final runs whose end the ledger does not know.
-
-        `take`: fetch them and dispatch them, via import. Raises LedgerUnavailable.
-        """
-        walked = Walked(source.name)
-        for page in range(1, pages + 1):
-            answer = source.reader.list_runs(page, 100, sorted(FINAL))
-            rows = listed_runs(answer) if isinstance(answer, Answered) else None
-            if rows is None:
-                said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
-                walked.trouble = f"page {page}: {said}"
-                break
-            young = [row for row in rows if row.created_at is None or row.created_at >= since]
-            ids = [row.run_id for row in young]
-            known = self._ledger.read(lambda connection, ids=ids: polls.final_runs(connection, source.name, ids))  # type: ignore[misc]
-            walked.final += len(young)
-            for row in young:
-                if row.run_id not in known:
-                    walked.missing.append(row)
-                    if take:
-                        self._import(source, row, walked)
-            if len(young) < len(rows) or len(rows) < 100:
-                break
-        return walked
-
-    def _import(self, source: Watched, row: ListedRun, walked: Walked) -> None:
-        while not source.budget.take(1):
-            time.sleep(0.2)
-        answer = source.reader.get_run(row.run_id)
-        if (
-            isinstance(answer, Answered)
-            and answer.ok
-            and self.take(source.name, answer.body, "import", token_of(answer.json()))
-        ):
-            walked.imported.append(row.run_id)
-
     @property
     def sources(self) -> list[Watched]:
         """The sources whose API can be asked."""
@@ -343,6 +278,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
         InboxReader(connection, "reconcile"),
         connection,
     )
+    limits = RateLimits(connection)
     watched = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:
@@ -351,8 +287,8 @@ def build(settings: Settings, config: Config) -> Reconciler:
             reader = SkyvernReader(*found, patience=PATIENCE)
         except ConfigError as problem:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
-        budget = Budget(connection, name, config.reconcile.budget)
+        budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
         watched.append(
-            Watched(name, reader, budget, Resolver(name, reader, ledger, lambda budget=budget: bool(budget.take(1))))  # type: ignore[misc]
+            Watched(name, reader, budget, Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0))  # type: ignore[misc]
         )
     return Reconciler(ledger, dispatcher, connection, config.reconcile, watched)

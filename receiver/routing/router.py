@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import show
-from receiver.routing.validation import order_problems, rule_problems
+from receiver.routing.validation import Route, order_problems, rule_problems
 
 if TYPE_CHECKING:
-    from receiver.config.models import RouteConfig
     from receiver.domain.run import Run
 
 TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
@@ -78,10 +77,10 @@ class Verdict:
     explanations: list[RouteVerdict]
 
 
-class _Route:
+class _CompiledRoute:
     """A route made ready: what it says in the usual cases is written once, not for each event."""
 
-    def __init__(self, config: RouteConfig) -> None:
+    def __init__(self, config: Route) -> None:
         self.config = config
         self.targets = [Target(each.sink, config.name, tuple(each.after)) for each in config.targets]
         self.conditions: list[mapping.Condition] = []
@@ -114,7 +113,7 @@ class _Route:
 class Router:
     """The routes, compiled. Raises ConfigError with every rule that can't be used."""
 
-    def __init__(self, routes: Sequence[RouteConfig]) -> None:
+    def __init__(self, routes: Sequence[Route]) -> None:
         problems = [
             f"routes[{index}].when: {text}"
             for index, route in enumerate(routes)
@@ -123,7 +122,7 @@ class Router:
         problems += [f"routes[{key[0]}].to: {text}" for key, text in order_problems(routes)]
         if problems:
             raise ConfigError(*problems)
-        self._routes = [_Route(route) for route in routes]
+        self._routes = [_CompiledRoute(route) for route in routes]
         self._rules = cel.Rules(route.expression for route in self._routes if route.expression)
         self.failures: Counter[str] = Counter()
         """By route, how often its expression could not be evaluated since this process began."""
@@ -171,7 +170,7 @@ class _Subject:
     _root: dict[str, Any] | None = field(default=None, init=False)
     _evaluation: cel.Evaluation | None = field(default=None, init=False)
 
-    def test(self, route: _Route) -> RouteVerdict:
+    def test(self, route: _CompiledRoute) -> RouteVerdict:
         if closed := route.closed(self.view):
             return closed
         if route.expression:
@@ -194,7 +193,7 @@ class _Subject:
             reasons.append(f"{each.path} is {there}" + (f", wanted {each.wanted}" if there != each.wanted else ""))
         return replace(route.yes, why=" and ".join(reasons))
 
-    def _expression(self, route: _Route, expression: cel.Expression) -> RouteVerdict:
+    def _expression(self, route: _CompiledRoute, expression: cel.Expression) -> RouteVerdict:
         if self._evaluation is None:
             run = _with_times(_straightened(self.view), self.rules)
             self._evaluation = cel.Evaluation(self.rules, {"run": run, "event": _event(self.view)})

@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from receiver.config.messages import suggest
 from receiver.domain.run import FINAL
+from receiver.errors import suggest
 from receiver.routing import cel, mapping
 from receiver.routing.cel_scan import CelError
 from receiver.routing.mapping import Problem
 
-if TYPE_CHECKING:
-    from receiver.config.models import RouteConfig
+
+class RouteTarget(Protocol):
+    """A sink that a route names. `after`: sinks whose receipts it waits for."""
+
+    @property
+    def sink(self) -> str: ...
+    @property
+    def after(self) -> Sequence[str]: ...
+
+
+class Route(Protocol):
+    """A rule as somebody wrote it. `when`: a CEL expression, a mapping of fields, or None for every event."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def when(self) -> str | Mapping[str, Any] | None: ...
+    @property
+    def targets(self) -> Sequence[RouteTarget]: ...
+    @property
+    def stop(self) -> bool: ...
+    @property
+    def interim(self) -> bool: ...
+    @property
+    def repeats(self) -> bool: ...
+    @property
+    def superseded(self) -> bool: ...
+
 
 FIELDS = frozenset(
     """
@@ -62,7 +88,7 @@ def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
     return list(dict.fromkeys(name for name in names if name != "event"))
 
 
-def rule_warnings(route: RouteConfig) -> list[str]:
+def rule_warnings(route: Route) -> list[str]:
     """What is allowed in a rule which is right, and yet most likely not meant: names and values that are misspelt."""
     found = [
         f"Skyvern sends no field {name}; did you mean {guess}?"
@@ -90,7 +116,7 @@ def _mentioned_values(when: str | Mapping[str, Any] | None) -> list[tuple[str, s
     return [(field, value) for field, values in compared for value in values if not set("*?") & set(value)]
 
 
-def order_problems(routes: Sequence[RouteConfig], sinks: Iterable[str] | None = None) -> list[Problem]:
+def order_problems(routes: Sequence[Route], sinks: Iterable[str] | None = None) -> list[Problem]:
     """What is wrong with `after`: keys below `routes`, and the text.
 
     A sink may wait for one that its own route or an earlier one delivers to, and no two may wait for each other,
@@ -117,7 +143,7 @@ def order_problems(routes: Sequence[RouteConfig], sinks: Iterable[str] | None = 
     return problems + list(_circles(waits))
 
 
-def _late(name: str, index: int, routes: Sequence[RouteConfig]) -> str:
+def _late(name: str, index: int, routes: Sequence[Route]) -> str:
     for later in routes[index + 1 :]:
         if any(target.sink == name for target in later.targets):
             return f"{name} gets its events from the later route {later.name}; move that up, or add {name} to this `to`"

@@ -1,20 +1,43 @@
-"""How many sends a sink's `rate`, or calls a key's, still allows, over all processes: a moving window in Redis.
+"""How often something may happen: a bucket of one process, a moving window in Redis over all, and both together.
 
-The only user of limits.
+The only user of limits. A limit is (how many, in how many seconds: 1, 60 or 3600); how it is written is not known here.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import Final
+
 import redis
 
+ALONE_FOR: Final = 5.0
+"""Seconds that a process counts alone after Redis failed."""
 
-class Rate:
-    """The rate of one sink, or of key "key/<id>". `limit`: (how many, in how many seconds: 1, 60 or 3600).
 
-    Raises redis.RedisError.
-    """
+class TokenBucket:
+    """A bucket that holds up to `burst` and is refilled at `rate` a second. Reads no clock: the time is passed in."""
 
-    def __init__(self, client: redis.Redis, sink: str, limit: tuple[int, float]) -> None:
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._left = burst
+        self._at = 0.0
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take `amount` if there is so much at `now` (seconds, never going back). False: nothing is taken."""
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if amount > self._left:
+            return False
+        self._left -= amount
+        return True
+
+
+class SharedRate:
+    """The rate of one name over all processes, such as a sink's. Raises redis.RedisError."""
+
+    def __init__(self, client: redis.Redis, name: str, limit: tuple[int, float]) -> None:
         # Most processes have no rate to keep, and it takes as long to import as a tenth of all the rest.
         from limits import RateLimitItemPerHour, RateLimitItemPerMinute, RateLimitItemPerSecond
         from limits.storage import RedisStorage
@@ -23,16 +46,41 @@ class Rate:
         amount, seconds = limit
         kinds = {1.0: RateLimitItemPerSecond, 60.0: RateLimitItemPerMinute, 3600.0: RateLimitItemPerHour}
         self._item = kinds[seconds](amount)
-        self._sink = sink
+        self._name = name
         storage = RedisStorage("redis://", connection_pool=client.connection_pool, key_prefix="runhook:rate")
         self._limiter = MovingWindowRateLimiter(storage)
 
     def take(self, wanted: int) -> int:
-        """Take up to `wanted` sends out of the window. Returns how many there were to take."""
+        """Take up to `wanted` out of the window. Returns how many there were to take."""
         for _ in range(3):
-            count = min(wanted, self._limiter.get_window_stats(self._item, self._sink).remaining)
+            count = min(wanted, self._limiter.get_window_stats(self._item, self._name).remaining)
             if count <= 0:
                 return 0
-            if self._limiter.hit(self._item, self._sink, cost=count):
+            if self._limiter.hit(self._item, self._name, cost=count):
                 return count
-        return 0  # other workers were faster each time; the next look finds what is left
+        return 0  # other processes were faster each time; the next try finds what is left
+
+
+class RateLimits:
+    """Limits by name: over all processes while Redis is there, of this process alone for a while after it failed."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._known: dict[tuple[str, tuple[int, float]], tuple[SharedRate, TokenBucket]] = {}
+        self._lock = threading.Lock()
+        self._alone_until = 0.0
+
+    def take(self, name: str, limit: tuple[int, float], wanted: int = 1) -> int:
+        """How many of `wanted` may happen now. Safe to call from any thread."""
+        with self._lock:
+            if (name, limit) not in self._known:
+                amount, seconds = limit
+                self._known[name, limit] = SharedRate(self._client, name, limit), TokenBucket(amount / seconds, amount)
+            shared, alone = self._known[name, limit]
+        if time.monotonic() >= self._alone_until:
+            try:
+                return shared.take(wanted)
+            except redis.RedisError:
+                self._alone_until = time.monotonic() + ALONE_FOR
+        with self._lock:
+            return sum(alone.take(1, time.monotonic()) for _ in range(wanted))

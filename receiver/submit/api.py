@@ -24,9 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from handlers.support.address_policy import Allowed
 from receiver import wakeups
-from receiver.allowance import Allowance
-from receiver.domain.api_key import scope_of
-from receiver.domain.callback import SINK
+from receiver.domain.callback import CALLBACK
 from receiver.domain.poll_schedule import first_look
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
@@ -37,17 +35,19 @@ from receiver.ledger.deliveries.resend import Tried, tried
 from receiver.ledger.runs import RunKey, Standing, standings
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
+from receiver.runtime.throttle import TokenBucket
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
-from receiver.submit.auth import INVALID, Gate, Refusal
+from receiver.submit.auth import INVALID, Gate, scope_of
 from receiver.submit.callback_mask import Disguise
 from receiver.submit.long_poll import Waiters
 from receiver.submit.proxy import Passthrough
-from receiver.submit.replies import Reply, error
+from receiver.submit.replies import Refusal, Reply, error
 from receiver.submit.request.endpoints import CALLS, Call
+from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import Resender
-from receiver.submit.submitter import Source, Submitter
-from receiver.web.app import Context, Part
+from receiver.submit.submitter import Submitter
+from receiver.web.part import Context, Part
 
 STOP_WITHIN: Final = 8.0
 """Seconds from the beginning of a stop within which submits on their way are still waited for."""
@@ -100,7 +100,7 @@ def submit(context: Context) -> Part:
 class _Api:
     def __init__(self, context: Context) -> None:
         settings, config = context.settings, context.config
-        self._lines = Allowance(1, 10)
+        self._lines = TokenBucket(1, 10)
         self._max_body = config.server.max_body
         self._max_wait = config.submit.max_wait
         self.sources: dict[str, Source] = {}
@@ -294,7 +294,7 @@ class _Api:
     async def _wake(self) -> None:
         """Ring for what is due to callers. Without Redis the clock does, as soon as it is back."""
         with contextlib.suppress(redis.RedisError):
-            await asyncio.to_thread(wakeups.wake, self._redis, wakeups.deliver_queue(SINK))
+            await asyncio.to_thread(wakeups.wake, self._redis, wakeups.deliver_queue(CALLBACK))
 
     def stop(self) -> None:
         """Hold no request any longer: each is answered as if its time were up."""

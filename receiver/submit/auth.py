@@ -8,35 +8,33 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
+from urllib.parse import unquote
 
 import redis
 
-from receiver.allowance import Allowance
 from receiver.config.fields import parse_rate
 from receiver.domain import api_key
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
-from receiver.runtime.throttle import Rate
-from receiver.submit.replies import Reply, error
+from receiver.runtime.throttle import RateLimits
+from receiver.submit.replies import Refusal, error
 
 FRESH_FOR = 5.0
 """Seconds that a key is known: so long does one that was revoked go on opening."""
 NOTE_EVERY = 60.0
 """Seconds between two notes in the ledger that a key is in use."""
-WITHOUT_REDIS = 5.0
-"""Seconds that each process counts alone after Redis failed."""
 _MOST_KNOWN = 4096
 INVALID: Final = "Invalid credentials"
-
-
-class Refusal(Exception):
-    """The call ends here, with `reply`."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply
+_SUBMITS = frozenset({"/v1/run/tasks", "/v1/run/agents", "/v1/run/workflows", "/api/v1/tasks"})
+_ROOTS = (("v1",), ("api", "v1"))
+# Segments that hand out, or make, credentials of Skyvern itself.
+_REFUSED = frozenset({"apikeys", "api_keys", "api-keys", "ui-session", "internal", ".", "..", ""})
+# The ends of the paths below credentials/<vault> that tell the vault's own token or client secret.
+_VAULT = frozenset({"get", "create"})
+# Segments below which a GET tells codes of a second factor.
+_CODES = frozenset({"totp", "totp-code"})
 
 
 class Gate:
@@ -48,10 +46,9 @@ class Gate:
         self._default = default_rate
         self._known: dict[str, tuple[float, Key | None]] = {}
         self._looking: dict[str, asyncio.Task[Key | None]] = {}
-        self._rates: dict[tuple[str, str], tuple[Rate, Allowance]] = {}
+        self._limits = RateLimits(client)
         self._noted: dict[str, float] = {}
         self._notes: set[asyncio.Task[None]] = set()
-        self._alone_until = 0.0
         self._pool = ThreadPoolExecutor(2, "submit-rates")
 
     async def admit(self, headers: Mapping[str, str], scope: str | None) -> Key:
@@ -108,17 +105,8 @@ class Gate:
             await self._store.write(lambda connection: ledger_keys.used(connection, key_id, at))
 
     async def _take(self, key_id: str, rate: str) -> bool:
-        amount, seconds = parse_rate(rate)
-        if (key_id, rate) not in self._rates:
-            shared = Rate(self._redis, f"key/{key_id}", (amount, seconds))
-            self._rates[key_id, rate] = shared, Allowance(amount / seconds, amount)
-        shared, alone = self._rates[key_id, rate]
-        if time.monotonic() >= self._alone_until:
-            try:
-                return await asyncio.get_running_loop().run_in_executor(self._pool, shared.take, 1) > 0
-            except redis.RedisError:
-                self._alone_until = time.monotonic() + WITHOUT_REDIS
-        return alone.take(1, time.monotonic())
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._limits.take, f"key/{key_id}", parse_rate(rate)) > 0
 
     def close(self) -> None:
         """Let go of the threads and of Redis."""
@@ -132,3 +120,24 @@ def _given(headers: Mapping[str, str]) -> str:
     """The key in `x-api-key`, or in `authorization` as a Bearer token."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
+
+
+def scope_of(method: str, path: str) -> str | None:
+    """The scope that a call needs, or None when it is passed on for nobody. `path`: as it stands on the wire."""
+    decoded = unquote(unquote(path)).replace("\\", "/")
+    segments = tuple(decoded.lower().removesuffix("/").split("/")[1:])
+    if not decoded.startswith("/") or _REFUSED & set(segments):
+        return None
+    if not any(segments[: len(root)] == root and len(segments) > len(root) for root in _ROOTS):
+        return None
+    if "credentials" in segments and segments[-1] in _VAULT:
+        return None
+    if method in ("GET", "HEAD"):
+        return "operate" if _CODES & set(segments) else "read"
+    if method not in ("POST", "PUT", "PATCH", "DELETE"):
+        return None
+    if method == "POST" and decoded.removesuffix("/") in _SUBMITS:
+        return "submit"
+    # Other calls that create runs: /v1/run/tasks/login, /v1/run/workflows/blocks, /v1/workflows/{id}/run.
+    creates = method == "POST" and ("run" in segments[1:3] or segments[-1] == "run")
+    return "submit" if creates else "operate"

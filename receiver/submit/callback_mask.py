@@ -13,7 +13,7 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
 from receiver.ledger.submissions.visibility import addresses
-from receiver.submit.submitter import Source
+from receiver.submit.request.source import Source
 
 _TOKEN = rb"(sub_[0-9a-f]{32})"
 

@@ -11,7 +11,7 @@ from receiver.ledger.api_keys import Key
 from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
 from receiver.submit.callback_mask import Disguise
 from receiver.submit.replies import Reply, error, holds_secret, relay, relayed_headers
-from receiver.submit.submitter import Source
+from receiver.submit.request.source import Source
 
 WHOLE = 4 << 20
 """Bytes up to which an answer is read before it is passed on, so that our callback URLs in it can be replaced."""

@@ -134,3 +134,11 @@ def held_for_good(answer: Answer) -> bool:
     later, or that an operator can put right (a wrong key of ours), leaves the key free for another try."""
     found = submitted(answer)
     return not isinstance(found, NoRun) or found.status in _REFUSED_AGAIN
+
+
+class Refusal(Exception):
+    """The call ends here, with `reply`."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply

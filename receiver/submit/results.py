@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
@@ -27,7 +29,6 @@ from receiver.skyvern import Answered, Unreachable
 from receiver.submit.callback_mask import Disguise
 from receiver.submit.json_edit import NotAnObject, splice
 from receiver.submit.json_edit import parse as parse_object
-from receiver.submit.lapse import lapses_at
 from receiver.submit.long_poll import TooManyWaiters, Waiters
 from receiver.submit.replies import (
     SOURCE_HEADER,
@@ -38,7 +39,7 @@ from receiver.submit.replies import (
     error,
     relay,
 )
-from receiver.submit.submitter import Source
+from receiver.submit.request.source import Source
 
 SPARE = 30.0
 """Seconds that a signed URL must still live for the ledger's body to do."""
@@ -48,10 +49,16 @@ STOP_ASK = 3.0
 KEEP_ONCE_IN = 60.0
 """Seconds in which a final answer of one run, seen again, is not kept again: the dispatcher may be on its way."""
 _MOST_KEPT = 10_000
-_PLAIN = ":/?&=#+@,;~*()'!$[]"
 # What a URL may have that a header may have too; not %, so that all can be decoded again.
-_NEEDED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
+_PLAIN = ":/?&=#+@,;~*()'!$[]"
 # The smallest run object that the official SDK accepts.
+_NEEDED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
+# How signed URLs say when they expire: Skyvern's own and Google's, Amazon's, Azure's.
+_URL = re.compile(rb'https?:[^\s"<>]+')
+_EPOCH = re.compile(rb"(?:[?&]|\\u0026|&amp;)(?:expiry|Expires)=([0-9]{9,11})(?![0-9])")
+_AMAZON_DATE = re.compile(rb"X-Amz-Date=([0-9]{8}T[0-9]{6})Z")
+_AMAZON_SECONDS = re.compile(rb"X-Amz-Expires=([0-9]{1,7})(?![0-9])")
+_AZURE = re.compile(rb"(?:[?&]|\\u0026)se=([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}(?:%3A|:)[0-9]{2}(?:%3A|:)[0-9]{2})Z")
 
 Keep = Callable[[Event], Awaitable[None]]
 _Shared = tuple[RunKey, str]  # with the id of a key: what one answer may show, another may not
@@ -262,3 +269,23 @@ def _sse(kind: str, event: str, data: bytes) -> bytes:
     """One server-sent event. `data` may have lines."""
     lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
     return b"event: " + kind.encode() + b"\n" + (b"id: " + event.encode() + b"\n" if event else b"") + lines + b"\n"
+
+
+def lapses_at(body: bytes) -> float | None:
+    """The earliest moment, in seconds since the epoch, at which a signed URL in `body` lapses; None: there is none."""
+    moments = [moment for found in _URL.finditer(body) if (moment := _expiry_of(found[0])) is not None]
+    return min(moments, default=None)
+
+
+def _expiry_of(url: bytes) -> float | None:
+    try:
+        if found := _EPOCH.search(url):
+            return float(found[1])
+        if (date := _AMAZON_DATE.search(url)) and (seconds := _AMAZON_SECONDS.search(url)):
+            begun = datetime.strptime(date[1].decode(), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            return begun.timestamp() + int(seconds[1])
+        if found := _AZURE.search(url):
+            return datetime.fromisoformat(found[1].decode().replace("%3A", ":")).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None  # a date that is none
+    return None

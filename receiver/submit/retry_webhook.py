@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from receiver.domain.callback import ROUTE, SINK, lane_of
+from receiver.domain.callback import CALLBACK, ROUTE, lane_of
 from receiver.domain.delivery import State
 from receiver.domain.run import parse as parse_run
 from receiver.ledger import runs as ledger_results
@@ -25,13 +25,12 @@ from receiver.ledger.runs import Result
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered
-from receiver.submit.auth import Refusal
 from receiver.submit.callback_mask import Disguise
 from receiver.submit.json_edit import NotAnObject, parse
 from receiver.submit.long_poll import TooManyWaiters, Waiters
-from receiver.submit.replies import SUBMISSION_HEADER, Reply, error, invalid, malformed, relay
+from receiver.submit.replies import SUBMISSION_HEADER, Refusal, Reply, error, invalid, malformed, relay
+from receiver.submit.request.source import Source
 from receiver.submit.results import Results
-from receiver.submit.submitter import Source
 
 WAIT: Final = 30.0
 """Seconds that the caller waits for the attempt. Skyvern itself takes up to 60; SDKs wait that long."""
@@ -78,7 +77,7 @@ class Resender:
             return result
         lane, route = lane_of(address), RETRY_ROUTE if elsewhere else ROUTE
         delivery, before = await self._store.write(
-            lambda connection: resend.resend(connection, result.standing, SINK, route, lane, time.time(), elsewhere)
+            lambda connection: resend.resend(connection, result.standing, CALLBACK, route, lane, time.time(), elsewhere)
         )
         await self._wake()
         tried = await self._outcome(delivery, before, until)

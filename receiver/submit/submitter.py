@@ -7,21 +7,14 @@ Idempotency-Key, or with the same request while nobody knows yet what became of 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
-from handlers.support.address_policy import Allowed
-from handlers.support.resubmit_chain import CHAIN, TRY
-from receiver.domain.api_key import AGAIN
-from receiver.domain.callback import lane_of
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse as parse_run
 from receiver.domain.submission import Move
@@ -30,23 +23,21 @@ from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import Store
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import Answer, NewSubmission, Submission
+from receiver.ledger.submissions.lifecycle import Answer, Submission
 from receiver.skyvern import Answer as Said
-from receiver.skyvern import Answered, Created, Lost, SkyvernAPI, Unreachable, submitted
-from receiver.submit.auth import Refusal
-from receiver.submit.json_edit import NotAnObject, parse, splice
+from receiver.skyvern import Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     Reply,
     error,
     held_for_good,
     invalid,
-    malformed,
     of_submit,
     relay,
 )
-from receiver.submit.request import labels, webhook_url
 from receiver.submit.request.endpoints import Call, short_answer
+from receiver.submit.request.prepare import Prepared, prepare
+from receiver.submit.request.source import Source
 
 JOIN_FOR = 60.0
 """Seconds that a request waits for the answer to an earlier one that it repeats."""
@@ -55,7 +46,6 @@ OTHERS = 3.0
 """Seconds that an answer which another process waits for may take before it is asked whether there is a run."""
 DUE_AFTER = 600.0
 """Seconds after which a run that was accepted is looked for."""
-_LONGEST_KEY = 255
 _WRITE_AGAIN = (0.2, 1.0, 3.0)
 _HUNG_UP = 499  # as nginx writes it down: there was nobody to answer any more
 
@@ -67,121 +57,6 @@ Gone = Callable[[], Awaitable[bool]]
 """Whether the caller has hung up."""
 Due = Callable[[str, Mapping[str, Any], Mapping[str, str], float], float]
 """(call, the request's members, its headers, now) → when a run of this kind is overdue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A source as the submit API sees it. `callbacks`: where its webhooks reach us, without the token, or "".
-    `allowed`: what callers' webhooks may reach although it is private."""
-
-    name: str
-    api: SkyvernAPI
-    callbacks: str = ""
-    secrets: tuple[bytes, ...] = field(default=(), repr=False)
-    allowed: Allowed = field(default_factory=Allowed)
-
-    def callback(self, submission_id: str) -> str:
-        """The callback URL of a submission, or "" without a public URL."""
-        return f"{self.callbacks}/{submission_id}" if self.callbacks else ""
-
-    def webhook(self, given: str) -> str:
-        """The caller's own webhook as it is kept, "" for none. Raises Refusal for one that can never be called.
-
-        Who gives our own address gets no webhook of us: that would only come back here.
-        """
-        try:
-            url = webhook_url.written_out(given)
-            if not url or self.is_ours(url):
-                return ""
-            webhook_url.check(url, self.allowed)
-        except webhook_url.BadAddress as problem:
-            raise Refusal(error(400, str(problem))) from None
-        return url
-
-    def is_ours(self, url: str) -> bool:
-        """Whether `url` is where this source's webhooks reach us, with a token or without, however it is spelt."""
-        return bool(self.callbacks) and f"{_place(url)}/".startswith(f"{_place(self.callbacks)}/")
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request as it is written down and sent. `replacing`: what the answer must not show, and what it shows."""
-
-    new: NewSubmission
-    path: str
-    query: str
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    replacing: Mapping[bytes, bytes] = field(repr=False)
-    members: Mapping[str, Any] = field(repr=False)
-
-
-def prepare(
-    source: Source, key: Key, call: Call, path: str, query: str, body: bytes, headers: Mapping[str, str]
-) -> Prepared:
-    """Read a request. Raises Refusal: what can't be read, whose labels can't be kept, or whose webhook can never be
-    called, is never sent.
-
-    `path`, `query`: as they stand on the wire. `headers`: by lower-case name.
-    """
-    try:
-        members = parse(body)
-    except NotAnObject as problem:
-        raise Refusal(malformed(problem)) from None
-    header = headers.get(labels.HEADER, "")
-    mine = members.get(labels.MEMBER)
-    try:
-        found = labels.labels_of(header, mine)
-    except labels.LabelError as problem:
-        raise Refusal(invalid(labels.MEMBER, str(problem))) from None
-    if (reserved := sorted(found.keys() & {CHAIN, TRY})) and AGAIN not in key.scopes:
-        words = f"{reserved[0]} is kept for tries of a failed run, and takes a key with the scope {AGAIN}"
-        raise Refusal(invalid(labels.MEMBER, words))
-    idempotency_key = headers.get("idempotency-key") or None
-    if idempotency_key and not (len(idempotency_key) <= _LONGEST_KEY and idempotency_key.isprintable()):
-        raise Refusal(invalid(None, f"Idempotency-Key: must be 1 to {_LONGEST_KEY} printable characters"))
-    submission_id = "sub_" + secrets.token_hex(16)
-    member = call.member
-    theirs = members.get(member)
-    changes: dict[str, bytes | None] = {labels.MEMBER: None} if labels.MEMBER in members else {}
-    replacing = {}
-    wanted = source.webhook(theirs) if isinstance(theirs, str) else ""
-    if theirs is None or isinstance(theirs, str):  # anything else Skyvern refuses, in its own words
-        ours = source.callback(submission_id)
-        changes[member] = json.dumps(ours).encode() if ours else None
-        if ours:
-            replacing[json.dumps(ours).encode()] = json.dumps(wanted or None, ensure_ascii=False).encode()
-    title = members.get("title")
-    where = [] if call.fixed and not query else [path, query]
-    new = NewSubmission(
-        id=submission_id,
-        source=source.name,
-        key_id=key.id,
-        call=call.name,
-        request_hash=_hash(call.name, header, headers.get("x-max-steps-override", ""), body, *where),
-        title=parse_run(json.dumps({"title": title}).encode()).title if isinstance(title, str) else None,
-        labels=found,
-        callback_url=wanted,
-        idempotency_key=idempotency_key,
-    )
-    return Prepared(new, path, query, splice(body, changes), headers, replacing, members)
-
-
-def _place(url: str) -> str:
-    """The origin and path of an address: no user, default port, dot behind the host, or case of it. "" for none."""
-    try:
-        path = urlsplit(url.strip()).path
-    except ValueError:
-        return ""
-    return lane_of(url) + path
-
-
-def _hash(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        text = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
-        digest.update(b"%d:" % len(text) + text)
-    return digest.hexdigest()
 
 
 def _unanswered(submission: Submission) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 
+from receiver.runtime.redis_client import connect
 from receiver.wakeups.cleanup import Swept, clear_dead, sweep
 from receiver.wakeups.flags import (
     FLAG_TTL,
@@ -31,7 +32,7 @@ from receiver.wakeups.flags import (
     wake_command,
 )
 from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
-from receiver.wakeups.rq_worker import TURN, JobTimeout, Stop, connect, run_worker
+from receiver.wakeups.rq_worker import TURN, JobTimeout, Stop, run_worker
 
 logging.getLogger("rq").setLevel(logging.CRITICAL)  # it logs every job, and tracebacks with whatever they hold
 

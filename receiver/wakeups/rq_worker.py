@@ -18,9 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
 from rq import Queue, SimpleWorker
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
@@ -30,6 +28,7 @@ from rq.utils import now
 from rq.worker_registration import register
 
 from receiver.runtime.process import kind_and_place
+from receiver.runtime.redis_client import connect
 from receiver.wakeups.cleanup import clear_dead, forget
 from receiver.wakeups.flags import RECORD_TTL, enqueue_raised, lower_flag
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
@@ -225,13 +224,6 @@ class RunhookWorker(SimpleWorker):
             lower_flag(self.connection, self.queue.name)
             log.error("%s: a job failed: %s", self.queue.name, kind_and_place(error))
             log.debug("%s: the failure in full", self.queue.name, exc_info=True)
-
-
-def connect(url: str, *, socket_timeout: float = 5.0) -> redis.Redis:
-    """A client without redis-py's ten retries: whoever waits for Redis here decides for itself how long."""
-    return redis.Redis.from_url(
-        url, socket_timeout=socket_timeout, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 0)
-    )
 
 
 def run_worker(

@@ -6,20 +6,15 @@ entrance (submit API, console, metrics), write such a function in a file of its 
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import BaseRoute, Route
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -32,69 +27,10 @@ from receiver.ingest.spool import Spool, SpoolFull
 from receiver.reconcile.poll_hints import HintWriter
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.wakeups import DISPATCH, wake_command
-
-READY_FOR: Final = 1.0
-"""Seconds that an answer of /readyz holds: each new one costs a real write."""
+from receiver.web.health import health
+from receiver.web.part import Context, Part
 
 log = logging.getLogger("runhook.ingest")
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the application lends to its parts."""
-
-    settings: Settings
-    config: Config
-    keeper: Keeper
-    metrics: ReceiverMetrics
-    registry: CollectorRegistry
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """`routes` of one entrance. `lifespan`: opened at start-up, closed at shutdown. `stop`: called when a stop begins,
-    while requests are still being answered: whatever is held must now come to its end."""
-
-    routes: Sequence[BaseRoute] = ()
-    lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
-    stop: Callable[[], None] = lambda: None
-
-
-def health(context: Context) -> Part:
-    """/healthz: the process is alive. /readyz: an event could be kept now, which a real write has shown."""
-    lock = asyncio.Lock()
-    last: tuple[float, str | RequestError] = (float("-inf"), "")
-
-    async def healthz(_: Request) -> JSONResponse:
-        return JSONResponse({"status": "alive"})
-
-    async def readyz(_: Request) -> JSONResponse:
-        nonlocal last
-        async with lock:
-            if time.monotonic() - last[0] >= READY_FOR:
-                last = (time.monotonic(), await _try_write(context.keeper))
-        if isinstance(last[1], RequestError):
-            raise last[1]
-        return JSONResponse({"status": "ready", **_state(context.keeper, last[1])})
-
-    return Part([Route("/healthz", healthz), Route("/readyz", readyz)])
-
-
-async def _try_write(keeper: Keeper) -> str | RequestError:
-    try:
-        return await keeper.ready()
-    except RequestError as error:
-        return error
-
-
-def _state(keeper: Keeper, store: str) -> dict[str, Any]:
-    # The spool is always on disk before the 202; the word about Redis is for what comes after the spool.
-    found = keeper.durability
-    return {
-        "store": store,
-        "on_disk_before_202": store == "spool" or bool(found and found.strong),
-        "redis": str(found) if found else "never reached",
-    }
 
 
 PARTS: Sequence[Callable[[Context], Part]] = (health,)

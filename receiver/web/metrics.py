@@ -23,7 +23,7 @@ from starlette.routing import Route
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.stats import COUNTED, Gauges, read
 from receiver.telemetry import workers
-from receiver.web.app import Context, Part
+from receiver.web.part import Context, Part
 
 FRESH_FOR: Final = 5.0
 """Seconds that what was asked from Redis and the ledger is shown before it is asked again."""

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from receiver.cli.serve import STOP_TIMEOUT
 from receiver.domain import api_key
 from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
+from receiver.web.server import STOP_TIMEOUT
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess

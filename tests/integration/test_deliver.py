@@ -19,7 +19,7 @@ from receiver.ledger import Ledger, queries
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
-from receiver.runtime.throttle import Rate
+from receiver.runtime.throttle import SharedRate
 from tests.integration.test_ledger import new_event, record
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
@@ -62,7 +62,9 @@ NO_SERVICES: Any = None
 def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]]:
     made: list[Deliverer] = []
 
-    def make(sink: Sink[SinkOptions], *, concurrency: int = 8, rate: Rate | None = None, **retry: Any) -> Deliverer:
+    def make(
+        sink: Sink[SinkOptions], *, concurrency: int = 8, rate: SharedRate | None = None, **retry: Any
+    ) -> Deliverer:
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         it = Deliverer(
             Ledger(str(ledger.url.render_as_string(hide_password=False))),
@@ -456,7 +458,7 @@ def test_a_rate_holds_over_all_workers_and_spends_no_attempts(
     client = redis.Redis.from_url(redis_url)
     sinks = [ScriptedSink(accept) for _ in range(2)]
     for sink in sinks:
-        deliver(sink, rate=Rate(client, "ops", (4, 3600.0))).run(lambda: False)
+        deliver(sink, rate=SharedRate(client, "ops", (4, 3600.0))).run(lambda: False)
 
     assert sum(len(sink.seen) for sink in sinks) == 4
     assert sorted(row["state"] for row in rows(ledger)) == ["delivered"] * 4 + ["queued"] * 6

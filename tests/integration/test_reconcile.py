@@ -24,6 +24,7 @@ from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions import polls as overdue
 from receiver.ledger.submissions.lifecycle import Answer
 from receiver.reconcile import poller
+from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.reconcile.poller import Reconciler
 from receiver.skyvern import Answered, Unreachable
@@ -393,12 +394,12 @@ def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_th
     it.reconciler.take("skyvern", sim.client.get(f"/v1/runs/{runs[0]}").content, "poll")
     (source,) = it.reconciler.sources
 
-    seen = it.reconciler.walk(source, 0.0, take=False)
+    seen = import_runs(it.ledger, source, 0.0)
     assert (seen.final, len(seen.missing), seen.imported) == (120, 119, [])
     since = sim.run(runs[-10]).created_at.replace(tzinfo=UTC).timestamp()
-    taken = it.reconciler.walk(source, since, take=True)
+    taken = import_runs(it.ledger, source, since, it.reconciler.take)
     assert sorted(taken.imported) == sorted(runs[-10:])
-    assert it.reconciler.walk(source, since, take=True).missing == []
+    assert import_runs(it.ledger, source, since, it.reconciler.take).missing == []
     assert sorted(it.events()) == sorted(
         [(runs[0], "poll", "news"), *((each, "import", "news") for each in runs[-10:])]
     )
@@ -415,7 +416,7 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
     sim.wait_final(run_id)
     (source,) = it.reconciler.sources
 
-    it.reconciler.walk(source, 0.0, take=True)
+    import_runs(it.ledger, source, 0.0, it.reconciler.take)
 
     assert (it.submission().state, it.submission().run_id) == (State.ACCEPTED, run_id)
     assert it.deliveries() == 2

@@ -22,7 +22,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle
 from receiver.ledger.submissions.lifecycle import Answer, NewSubmission, Submission
-from receiver.submit.lapse import lapses_at
+from receiver.submit.results import lapses_at
 
 NOW = 1_700_000_000.0
 

@@ -18,12 +18,13 @@ import pytest
 import sqlalchemy as sa
 
 from receiver import dispatch
-from receiver.config.models import CALLBACK, Config
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery import deliverer
 from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.domain import api_key
+from receiver.domain.callback import CALLBACK
 from receiver.ledger import Ledger
 from receiver.ledger import api_keys as ledger_keys
 from receiver.ledger.api_keys import Key

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from receiver.config.fields import parse_duration, parse_rate, parse_size
-from receiver.config.loader import load_file
-from receiver.config.models import Config, SinkConfig, SourceConfig, ToSink, load
+from receiver.config.loader import load, load_file
+from receiver.config.models import Config, SinkConfig, SourceConfig, ToSink
 from receiver.config.yaml_file import MAX_BYTES, expand, read
 from receiver.errors import ConfigError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from receiver.ingest.durability import Durability, judge, no_entry, refusal
+from receiver.ingest.durability import Durability, judge, refusal
+from receiver.runtime.redis_client import no_entry
 
 GOOD = {
     "appendonly": "yes",

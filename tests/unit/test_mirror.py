@@ -19,11 +19,13 @@ from handlers.mirror import artifacts_of, safe_name
 from handlers.mirror.artifacts import is_content_path, place_of, renewed, with_listed
 from handlers.mirror.content_types import content_type, may_be_shown
 from handlers.mirror.download import Incoming
-from handlers.mirror.fan_out import Crew, Pool, within
+from handlers.mirror.fan_out import Crew, within
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, kept_in, latest, order_of, points_to
-from handlers.mirror.mirror import Mirror, Target
+from handlers.mirror.mirror import Mirror
 from handlers.mirror.names import MAX_NAME, MAX_PART, Taken, key_part
 from handlers.mirror.options import MirrorOptions
+from handlers.mirror.store import Target
+from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import MAX_URL, Deadline
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.contract.mirror_suite import Loopback
@@ -350,7 +352,7 @@ def test_a_crew_keeps_the_order_and_hands_over_what_went_wrong() -> None:
             raise ValueError("three")
         return number * 2
 
-    pool = Pool(4, "test")
+    pool = DaemonPool(4, "test")
     results = Crew(range(50), work).run(pool, 8, Deadline(10))
     pool.close()
     assert isinstance(results[3], ValueError)
@@ -359,10 +361,10 @@ def test_a_crew_keeps_the_order_and_hands_over_what_went_wrong() -> None:
 
 def test_a_crew_goes_on_alone_when_the_pool_is_busy_and_leaves_what_hangs() -> None:
     release = threading.Event()
-    pool = Pool(1, "test")
+    pool = DaemonPool(1, "test")
     pool.submit(lambda: release.wait(30) and None)
     assert Crew(range(5), lambda number: number).run(pool, 4, Deadline(10)) == [0, 1, 2, 3, 4]
-    hung = Pool(1, "test")
+    hung = DaemonPool(1, "test")
     first = threading.Event()
 
     def work(number: int) -> int:
@@ -385,7 +387,7 @@ def test_a_crew_goes_on_alone_when_the_pool_is_busy_and_leaves_what_hangs() -> N
 
 def test_a_pool_never_has_more_threads_than_its_size_and_ends_them() -> None:
     before = threading.active_count()
-    pool = Pool(3, "test")
+    pool = DaemonPool(3, "test")
     done = threading.Semaphore(0)
     for _ in range(100):
         pool.submit(done.release)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.config.settings import LOCAL_KEY_FILE, Settings, hide_password
+from handlers.support.url import hide_password
+from receiver.config.settings import LOCAL_KEY_FILE, Settings
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger
 

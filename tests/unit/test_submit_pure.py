@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from receiver.domain import api_key, submission
 from receiver.domain.delivery import IllegalMove
 from receiver.skyvern import Answered, Unreachable
-from receiver.submit import replies
+from receiver.submit import auth, replies
 from receiver.submit.json_edit import NotAnObject, parse, splice
 from receiver.submit.request.labels import LabelError, labels_of
 
@@ -170,7 +170,7 @@ def test_a_key_is_derived_from_the_master_and_its_id() -> None:
     ],
 )
 def test_the_scope_of_a_call(method: str, path: str, scope: str | None) -> None:
-    assert api_key.scope_of(method, path) == scope
+    assert auth.scope_of(method, path) == scope
 
 
 def answered(status: int, body: bytes, **headers: str) -> Answered:

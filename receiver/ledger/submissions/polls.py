@@ -100,20 +100,6 @@ def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> 
     return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}
 
 
-def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:
-    """Those of the runs whose end the ledger knows."""
-    query = sa.select(runs.c.run_id).where(
-        runs.c.source == source, bulk.among(connection, runs.c.run_id, sorted(run_ids)), runs.c.final
-    )
-    return set(connection.execute(query).scalars())
-
-
-def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:
-    """When the ledger last heard of a run whose end it knows; None when it does not know its end."""
-    query = sa.select(runs.c.updated_at).where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final)
-    return connection.execute(query).scalar()
-
-
 def count_open(connection: sa.Connection) -> int:
     """How many submissions have no end yet."""
     ended = sa.exists().where(

@@ -1,7 +1,7 @@
 """What Skyvern says of a run: the body of its webhook, by run type, and the answers of its API. Pure.
 
-Keys and their order come from receiver.skyvern.samples, which has them from a real server; here the values of a run are put
-in. `Link` makes the URL of an artifact anew for every answer, as Skyvern does, inside of output too.
+Keys and their order come from receiver.skyvern.samples, which has them from a real server; here the values of a run are
+put in. `Link` makes the URL of an artifact anew for every answer, as Skyvern does, inside of output too.
 """
 
 from __future__ import annotations

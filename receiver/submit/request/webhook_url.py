@@ -6,15 +6,12 @@ looked at is what the call itself will look at, so that nothing is refused here 
 
 from __future__ import annotations
 
-import base64
-from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from handlers.contract import Refused
 from handlers.support.address_policy import Allowed, literal_addresses
 from handlers.support.guarded_client import parse_url
-
-_PORTS: Final = {"http": 80, "https": 443}
+from handlers.support.url import PORTS, split_userinfo
 
 
 class BadAddress(ValueError):
@@ -37,25 +34,13 @@ def check(url: str, allowed: Allowed) -> None:
     """Raises BadAddress for a URL that can never be called: no http(s), no host, too long, or the address itself of a
     network that is neither public nor one of `allowed`. A name is looked up, and judged, when it is called."""
     try:
-        parsed = parse_url(split(url)[0])
+        parsed = parse_url(split_userinfo(url)[0])
+    except ValueError:
+        raise BadAddress("Invalid URL: not an address. HTTP and HTTPS URLs are supported.") from None
     except Refused as problem:
         raise BadAddress(f"Invalid URL: {problem}. HTTP and HTTPS URLs are supported.") from None
     host = parsed.raw_host.decode("ascii")
     found = literal_addresses(host)
-    port = parsed.port or _PORTS[parsed.scheme]
+    port = parsed.port or PORTS[parsed.scheme]
     if found and all(allowed.check(host, address, port) for address in found):
         raise BadAddress(f"The host in your url is blocked: {host}")
-
-
-def split(url: str) -> tuple[str, dict[str, str]]:
-    """The address without user:password, and the header that they become. Raises Refused."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise Refused("the caller's address is none") from None
-    user, mark, host = parts.netloc.rpartition("@")
-    if not mark:
-        return url, {}
-    name, _, password = user.partition(":")
-    pair = f"{unquote(name)}:{unquote(password)}".encode()
-    return parts._replace(netloc=host).geturl(), {"authorization": "Basic " + base64.b64encode(pair).decode()}

@@ -1,0 +1,61 @@
+"""Daemon threads: one that hangs is left behind, never joined, and ends with the process.
+
+`concurrent.futures` joins its threads when the interpreter ends, so one hung send or read would hang the whole worker.
+Whoever waits here waits until its own deadline.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+
+class DaemonPool:
+    """At most `size` daemon threads that run what is given to them, first come, first served.
+
+    Threads start when there is work, so a pool may be made before a fork. Any thread may use it.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self._size = size
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._waiting = 0
+        self.abandoned = 0
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work` as soon as a thread is free. It must not raise."""
+        with self._lock:
+            if self._work.qsize() >= self._waiting and self._threads < self._size:
+                self._threads += 1
+                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+            self._work.put(work)
+
+    def abandon(self) -> None:
+        """One of the threads hangs: let another take its place."""
+        with self._lock:
+            self.abandoned += 1
+            self._threads -= 1
+
+    def close(self) -> None:
+        """Let the threads end when their work is done. Waits for none."""
+        with self._lock:
+            for _ in range(self._threads):
+                self._work.put(None)
+            self._threads = 0
+
+    def _run(self) -> None:
+        while (work := self._take()) is not None:
+            work()
+            del work  # it may hold a buffer
+
+    def _take(self) -> Callable[[], None] | None:
+        with self._lock:
+            self._waiting += 1
+        work = self._work.get()
+        with self._lock:
+            self._waiting -= 1
+        return work

@@ -1,0 +1,55 @@
+"""/healthz and /readyz: whether the process is alive, and whether an event could be kept now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from receiver.errors import RequestError
+from receiver.ingest.group_commit import Keeper
+from receiver.web.part import Context, Part
+
+READY_FOR: Final = 1.0
+"""Seconds that an answer of /readyz holds: each new one costs a real write."""
+
+
+def health(context: Context) -> Part:
+    """/healthz: the process is alive. /readyz: an event could be kept now, which a real write has shown."""
+    lock = asyncio.Lock()
+    last: tuple[float, str | RequestError] = (float("-inf"), "")
+
+    async def healthz(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_: Request) -> JSONResponse:
+        nonlocal last
+        async with lock:
+            if time.monotonic() - last[0] >= READY_FOR:
+                last = (time.monotonic(), await _try_write(context.keeper))
+        if isinstance(last[1], RequestError):
+            raise last[1]
+        return JSONResponse({"status": "ready", **_state(context.keeper, last[1])})
+
+    return Part([Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+async def _try_write(keeper: Keeper) -> str | RequestError:
+    try:
+        return await keeper.ready()
+    except RequestError as error:
+        return error
+
+
+def _state(keeper: Keeper, store: str) -> dict[str, Any]:
+    # The spool is always on disk before the 202; the word about Redis is for what comes after the spool.
+    found = keeper.durability
+    return {
+        "store": store,
+        "on_disk_before_202": store == "spool" or bool(found and found.strong),
+        "redis": str(found) if found else "never reached",
+    }
