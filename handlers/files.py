@@ -23,7 +23,7 @@ from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavai
 from handlers.mirror.download import Incoming
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.options import MirrorOptions
-from handlers.mirror.store import MAX_DOCUMENT, Stored, Target
+from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.support.guarded_client import Deadline
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -99,16 +99,16 @@ class Folder:
                 return None
         return Stored(bytes(body), hashlib.sha256(body).hexdigest()) if there else None
 
-    def put(self, target: Target, body: bytes) -> None:
+    def put(self, target: ObjectTarget, body: bytes) -> None:
         self._write(target, (body,))
 
-    def create(self, _target: Target, _body: bytes) -> bool:
+    def create(self, _target: ObjectTarget, _body: bytes) -> bool:
         return False  # a look costs nothing here
 
-    def receive(self, target: Target, incoming: Incoming) -> None:
+    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
         self._write(target, incoming)
 
-    def swap(self, target: Target, body: bytes, version: str | None) -> bool:
+    def swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         directory, _, _ = target.key.rpartition("/")
         with _spoken(self._root), self._opened(directory, make=True) as folder:
             assert folder is not None
@@ -144,7 +144,7 @@ class Folder:
                     deadline.left()
                     yield chunk
 
-    def _write(self, target: Target, chunks: Iterable[bytes]) -> None:
+    def _write(self, target: ObjectTarget, chunks: Iterable[bytes]) -> None:
         """Replace the file by the chunks, or leave it as it is when taking them raises."""
         directory, _, name = target.key.rpartition("/")
         with _spoken(self._root), self._opened(directory, make=True) as folder:

@@ -24,7 +24,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
-from handlers.support.guarded_client import Answer, Deadline, GuardedClient, parse_url
+from handlers.support.guarded_client import Deadline, GuardedClient, Response, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 
@@ -142,7 +142,7 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
 
-def judge(host: str, answer: Answer, now: float) -> None:
+def judge(host: str, answer: Response, now: float) -> None:
     """Return when the server accepted; raises Refused or Unavailable when it did not. Nothing of its body is shown."""
     status = answer.status
     if 200 <= status < 300:

@@ -17,10 +17,8 @@ from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, retention
-from receiver.ledger import replays as operations
-from receiver.ledger.deliveries import claims
-from receiver.ledger.deliveries import recovery as repair
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, replays, retention
+from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
@@ -103,9 +101,9 @@ class Clock:
         patient = began - self._ledger_away < PATIENCE
 
         def work(connection: Connection) -> tuple[int, int]:
-            return 0 if patient else repair.lapse_claims(connection, now), repair.make_due(connection, now)
+            return 0 if patient else recovery.lapse_claims(connection, now), recovery.make_due(connection, now)
 
-        if self._ledger.read(lambda connection: repair.anything_due(connection, now)):
+        if self._ledger.read(lambda connection: recovery.anything_due(connection, now)):
             lapsed, queued = self._ledger.write(work)
             if lapsed:
                 log.warning("clock.lapsed claims=%d", lapsed)
@@ -120,8 +118,8 @@ class Clock:
 
     def operations(self) -> None:
         """Make a step of each replay and backfill that is running."""
-        if self._ledger.read(operations.any_running):
-            sinks = self._ledger.write(lambda connection: operations.step(connection, time.time()))
+        if self._ledger.read(replays.any_running):
+            sinks = self._ledger.write(lambda connection: replays.step(connection, time.time()))
             wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
 
     def inbox(self) -> None:
@@ -138,7 +136,7 @@ class Clock:
         """Free held deliveries that nobody freed; remove readers that are gone, and what the retention says."""
         if not self._every("slow", SLOW_EVERY):
             return
-        self._ledger.write(lambda connection: repair.sweep_held(connection, time.time()))
+        self._ledger.write(lambda connection: recovery.sweep_held(connection, time.time()))
         if self._retain is not None:
             before = time.time() - self._retain
             removed = self._ledger.write(lambda connection: retention.remove(connection, before))

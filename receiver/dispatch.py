@@ -30,7 +30,7 @@ from receiver.ledger.submissions import binding
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.routing.router import Router, RunView
 from receiver.runtime.outage import Pause
-from receiver.telemetry.workers import DispatchTally
+from receiver.telemetry.workers import DispatchCounter
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
@@ -55,7 +55,7 @@ class Dispatcher:
         self._redactor = redactor
         self._reader = reader
         self._redis = connection
-        self._tally = DispatchTally(connection)
+        self._tally = DispatchCounter(connection)
         self._pause = Pause(log, "dispatch")
         self._kept: list[Entry] = []  # read, but the ledger was away
         self._reclaimed_at = 0.0
@@ -216,7 +216,7 @@ class Dispatcher:
             item.disposition, item.repeat_of, item.newest = "unreadable", None, False
             return
         mine = replace(item.facts, seq=history[-1].seq + 1 if history else 1)
-        verdict = deduplication.judge(mine, history)
+        verdict = deduplication.classify(mine, history)
         item.disposition, item.repeat_of = verdict.disposition, verdict.repeat_of
         item.newest = verdict.disposition in ("news", "interim")
         history.append(mine)

@@ -26,9 +26,9 @@ from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import bury, bury_all, give_back
 from receiver.runtime import liveness
-from receiver.runtime.liveness import LifeSign
+from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import no_entry
-from receiver.runtime.supervisor import REPLACE, ChildMain, Life, Supervisor, in_child
+from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
 from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, connect, deliver_queue, run_worker
 
 log = logging.getLogger("runhook.worker")
@@ -85,7 +85,7 @@ def chosen(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict
     return labels
 
 
-def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Life) -> int:
+def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: ChildContext) -> int:
     """A child's whole life: give back what its predecessors held, then run the jobs of `queue` until SIGTERM.
 
     Raises RunhookError when its body can't be built.
@@ -139,14 +139,14 @@ def _show_life(settings: Settings, name: str, queue: str) -> None:
     The sign stays behind even after an orderly end: a stop while the ledger is away leaves claims as well.
     """
     with suppress(OSError):
-        LifeSign(settings.data, name, queue)
+        LivenessLock(settings.data, name, queue)
 
 
 def prepare(settings: Settings, patience: float) -> None:
     """Before the first child starts: see that all is there, and give back what earlier workers held. As `check`."""
     check(settings, patience)
     try:
-        LifeSign(settings.data, f"check.{token_hex(4)}", DISPATCH).end()
+        LivenessLock(settings.data, f"check.{token_hex(4)}", DISPATCH).end()
     except OSError as error:
         log.warning(
             "can't write in %s (%s): what a killed worker has in hand is taken up again 15 s later, not at once",

@@ -10,6 +10,6 @@ from handlers.mirror.artifacts import artifacts_of
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.names import safe_name
 from handlers.mirror.options import MirrorOptions
-from handlers.mirror.store import Store, Stored, Target
+from handlers.mirror.store import ObjectTarget, Store, Stored
 
-__all__ = ["Mirror", "MirrorOptions", "Store", "Stored", "Target", "artifacts_of", "safe_name"]
+__all__ = ["Mirror", "MirrorOptions", "ObjectTarget", "Store", "Stored", "artifacts_of", "safe_name"]

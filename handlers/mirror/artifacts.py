@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from handlers.contract import Artifact
-from handlers.mirror.names import Taken, safe_name
+from handlers.mirror.names import UsedNames, safe_name
 from handlers.support.guarded_client import MAX_URL
 
 RESERVED = ("run.json", "manifest.json", "latest.json")
@@ -48,7 +48,7 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
     """
     found: list[Artifact] = []
     places: set[tuple[str, str, str]] = set()
-    taken = Taken(RESERVED)
+    taken = UsedNames(RESERVED)
     for artifact in _named(run):
         if artifact.url:
             place = (artifact.kind, artifact.name if artifact.kind == "download" else "", place_of(artifact.url))
@@ -64,7 +64,7 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
 def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
     """`named`, and those of `listed` (what the API lists for the run) whose type matches one of the globs `types`."""
     found = list(named)
-    taken = Taken((*RESERVED, *(artifact.name for artifact in named)))
+    taken = UsedNames((*RESERVED, *(artifact.name for artifact in named)))
     known = {_identity(artifact) for artifact in named}
     for artifact in listed:
         if _identity(artifact) in known or not any(fnmatchcase(artifact.kind, pattern) for pattern in types):

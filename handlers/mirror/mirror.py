@@ -27,7 +27,7 @@ from handlers.mirror.fan_out import Crew, within
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, iso, kept_in, latest, order_of, points_to
 from handlers.mirror.names import safe_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
-from handlers.mirror.store import FETCHING_THREADS, Store, Target
+from handlers.mirror.store import FETCHING_THREADS, ObjectTarget, Store
 from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline, GuardedClient, without_query
@@ -115,7 +115,7 @@ class Mirror:
 
     def _point_latest(self, prefix: str, folder: str, visit: _Visit) -> None:
         delivery, deadline = visit.delivery, visit.deadline
-        target = Target(prefix + "latest.json", JSON, delivery, deadline, moves=True)
+        target = ObjectTarget(prefix + "latest.json", JSON, delivery, deadline, moves=True)
         mine, document = order_of(delivery), latest(delivery, folder)
         if visit.is_first and self._store.create(target, document):
             return
@@ -184,9 +184,9 @@ class _Visit:
         self._store.put(target, body)
         return _event_file(body, target.content)
 
-    def target(self, name: str, content: str) -> Target:
+    def target(self, name: str, content: str) -> ObjectTarget:
         """Where a file of this event goes."""
-        return Target(self.directory + name, content, self.delivery, self.deadline)
+        return ObjectTarget(self.directory + name, content, self.delivery, self.deadline)
 
     def already(self, artifact: Artifact) -> Kept | None:
         """What is known of the artifact if it is there, whole and the same; then it needs no download."""

@@ -66,7 +66,7 @@ def key_part(value: Any) -> str:
     return f"{safe_name(name, MAX_PART - 9)}-{mark}"
 
 
-class Taken:
+class UsedNames:
     """The names that are used in one directory. Two that differ only in case are one on many disks."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:

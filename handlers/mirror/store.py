@@ -25,7 +25,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ObjectTarget:
     """Where one object of a delivery goes. `content`: its content type. `moves`: another one will take its place, so
     nobody on the way to a reader should keep it."""
 
@@ -54,11 +54,11 @@ class Store(Protocol):
         """What is at `key`, up to MAX_DOCUMENT bytes; None when nothing is."""
         ...
 
-    def put(self, target: Target, body: bytes) -> None:
+    def put(self, target: ObjectTarget, body: bytes) -> None:
         """Write `body`."""
         ...
 
-    def create(self, target: Target, body: bytes) -> bool:
+    def create(self, target: ObjectTarget, body: bytes) -> bool:
         """Write `body` where nothing is. False when something is, or when this place can't tell: look then.
 
         A place may find out with the first call whether it can tell, and write twice for that: let that one be for
@@ -66,11 +66,11 @@ class Store(Protocol):
         """
         ...
 
-    def receive(self, target: Target, incoming: Incoming) -> None:
+    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
         """Write what comes in, unless iterating it raises: then nothing may be there that was not before."""
         ...
 
-    def swap(self, target: Target, body: bytes, version: str | None) -> bool:
+    def swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """Write `body` if what is there still is `version` (None: nothing). False when it is not."""
         ...
 

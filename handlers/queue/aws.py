@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from handlers.contract import Receipt, Refused, SinkError, Unavailable
-from handlers.queue.message import Message, size
+from handlers.queue.message import QueueMessage, size
 
 BATCH = 10  # messages that one call of either service takes
 
@@ -52,10 +52,10 @@ class Aws(ABC):
         self._guard = threading.Lock()
 
     @abstractmethod
-    def call(self, client: Any, messages: Sequence[Message]) -> Mapping[str, Any]:
+    def call(self, client: Any, messages: Sequence[QueueMessage]) -> Mapping[str, Any]:
         """Send `messages`, named by their number, in one call."""
 
-    def entry(self, number: int, message: Message, text: str) -> dict[str, Any]:
+    def entry(self, number: int, message: QueueMessage, text: str) -> dict[str, Any]:
         """One message of a call. `text`: what the service calls the text."""
         attributes = {name: {"DataType": "String", "StringValue": value} for name, value in message.fields.items()}
         entry = {"Id": str(number), text: message.text, "MessageAttributes": attributes}
@@ -63,7 +63,7 @@ class Aws(ABC):
             entry |= {"MessageDeduplicationId": message.key, "MessageGroupId": message.group}
         return entry
 
-    def put(self, messages: Sequence[Message]) -> list[Receipt | SinkError]:
+    def put(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
         """Send all, in as few calls as their sizes allow. Raises Unavailable when nothing was sent at all."""
         deadline = time.monotonic() + self._timeout
         answers: list[Receipt | SinkError] = []
@@ -86,7 +86,7 @@ class Aws(ABC):
                 self._client.close()
                 self._client = None
 
-    def _batch(self, messages: Sequence[Message]) -> list[Receipt | SinkError]:
+    def _batch(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -104,7 +104,7 @@ class Aws(ABC):
             for number, message in enumerate(messages)
         ]
 
-    def _receipt(self, message_id: str, message: Message) -> Receipt:
+    def _receipt(self, message_id: str, message: QueueMessage) -> Receipt:
         """In FIFO the key names the message at AWS; elsewhere only AWS's own id does."""
         name = message.key if self._fifo else message_id or message.key
         return Receipt(name, keys=(message_id,) if message_id and name != message_id else (), note=message.note)
@@ -162,7 +162,7 @@ class Aws(ABC):
 class Sqs(Aws):
     service = "SQS"
 
-    def call(self, client: Any, messages: Sequence[Message]) -> Mapping[str, Any]:
+    def call(self, client: Any, messages: Sequence[QueueMessage]) -> Mapping[str, Any]:
         entries = [self.entry(number, message, "MessageBody") for number, message in enumerate(messages)]
         answer: Mapping[str, Any] = client.send_message_batch(QueueUrl=self._address, Entries=entries)
         return answer
@@ -171,15 +171,15 @@ class Sqs(Aws):
 class Sns(Aws):
     service = "SNS"
 
-    def call(self, client: Any, messages: Sequence[Message]) -> Mapping[str, Any]:
+    def call(self, client: Any, messages: Sequence[QueueMessage]) -> Mapping[str, Any]:
         entries = [self.entry(number, message, "Message") for number, message in enumerate(messages)]
         answer: Mapping[str, Any] = client.publish_batch(TopicArn=self._address, PublishBatchRequestEntries=entries)
         return answer
 
 
-def batches(messages: Sequence[Message], limit: int) -> Iterator[Sequence[Message]]:
+def batches(messages: Sequence[QueueMessage], limit: int) -> Iterator[Sequence[QueueMessage]]:
     """`messages` in order, at the most ten and `limit` bytes at a time; each is at the most `limit` long itself."""
-    batch: list[Message] = []
+    batch: list[QueueMessage] = []
     length = 0
     for message in messages:
         if batch and (len(batch) == BATCH or length + size(message) > limit):

@@ -29,7 +29,7 @@ _GROUP = re.compile(r"[A-Za-z0-9!-/:-@\[-`{-~]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class QueueMessage:
     """`group`: what keeps its order in a FIFO queue, the run. `note`: for the receipt, "" when the body is whole."""
 
     key: str
@@ -44,23 +44,23 @@ class Message:
         return self.body.decode()
 
 
-def as_bytes(delivery: Delivery) -> Message:
+def as_bytes(delivery: Delivery) -> QueueMessage:
     """For a queue that takes any bytes of any length."""
-    return Message(delivery.key, group_of(delivery), _fields(delivery, "whole"), delivery.body)
+    return QueueMessage(delivery.key, group_of(delivery), _fields(delivery, "whole"), delivery.body)
 
 
-def as_text(delivery: Delivery, limit: int) -> Message:
+def as_text(delivery: Delivery, limit: int) -> QueueMessage:
     """For a queue that takes XML's text of `limit` bytes, fields included: what is larger is told of, not sent."""
     how: Encoding = "whole" if _is_text(delivery.body) else "base64"
     body = delivery.body if how == "whole" else base64.b64encode(delivery.body)
     fields = _fields(delivery, how)
     if body and len(body) + _size(fields) <= limit:
-        return Message(delivery.key, group_of(delivery), fields, body)
+        return QueueMessage(delivery.key, group_of(delivery), fields, body)
     note = f"the body of {len(delivery.body):,} bytes is not in the message: the queue does not take it"
-    return Message(delivery.key, group_of(delivery), _fields(delivery, "omitted"), _stand_in(delivery), note)
+    return QueueMessage(delivery.key, group_of(delivery), _fields(delivery, "omitted"), _stand_in(delivery), note)
 
 
-def size(message: Message) -> int:
+def size(message: QueueMessage) -> int:
     """Bytes as SQS and SNS count them: body, and names, types and values of the fields."""
     return len(message.body) + _size(message.fields)
 

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from handlers.contract import Receipt, Refused, SinkError, Unavailable
-from handlers.queue.message import Message
+from handlers.queue.message import QueueMessage
 
 # KEYS: the stream, the marker. ARGV: max length (0: no limit), seconds that the marker lives, then fields and values.
 _ADD_ONCE = """
@@ -45,7 +45,7 @@ class RedisStream:
         self._client: redis.Redis | None = None
         self._guard = threading.Lock()
 
-    def put(self, messages: Sequence[Message]) -> list[Receipt | SinkError]:
+    def put(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
         """Add all in one round trip. Raises Unavailable when Redis can't be used."""
         pipeline = self._connected().pipeline(transaction=False)
         for message in messages:
@@ -67,7 +67,7 @@ class RedisStream:
                 self._client.close()
                 self._client = None
 
-    def _receipt(self, answer: Any, message: Message) -> Receipt | SinkError:
+    def _receipt(self, answer: Any, message: QueueMessage) -> Receipt | SinkError:
         if isinstance(answer, Exception):
             return _meaning(answer)
         entry = answer.decode() if isinstance(answer, bytes) else str(answer)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Services, Sink, SinkError, SinkOptions
-from handlers.queue.message import Message, as_bytes, as_text
+from handlers.queue.message import QueueMessage, as_bytes, as_text
 
 To = Literal["redis-stream", "sqs", "sns"]
 
@@ -129,7 +129,7 @@ def region_of(options: QueueOptions) -> str | None:
 class Outlet(Protocol):
     """One kind of queue."""
 
-    def put(self, messages: Sequence[Message]) -> list[Receipt | SinkError]:
+    def put(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
         """One answer for each message, in order; or raises for all of them."""
         ...
 
@@ -164,7 +164,7 @@ class QueueSink(Sink[QueueOptions]):
         self._outlet.close()
 
 
-def _outlet(options: QueueOptions) -> tuple[Outlet, Callable[[Delivery], Message]]:
+def _outlet(options: QueueOptions) -> tuple[Outlet, Callable[[Delivery], QueueMessage]]:
     if options.to == "redis-stream":
         from handlers.queue.redis_stream import RedisStream
 

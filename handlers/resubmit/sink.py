@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.resubmit.options import ResubmitOptions
 from handlers.resubmit.request import Changes, Request, rebuilt
-from handlers.support.guarded_client import Answer, Deadline, GuardedClient, parse_url
+from handlers.support.guarded_client import Deadline, GuardedClient, Response, parse_url
 from handlers.support.resubmit_chain import AGAIN, CHAIN, TRY, carried_on, why_not
 from handlers.support.retry_after import retry_after
 
@@ -122,14 +122,14 @@ class ResubmitSink(Sink[ResubmitOptions]):
 
     def _call(
         self, method: str, path: str, deadline: Deadline, content: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> Response:
         sent = {"x-api-key": self._key, "content-type": "application/json", **(headers or {})}
         url = self.options.base_url + path
         return self._open().request(
             method, url, content=content, headers=sent, deadline=deadline, max_answer=MAX_ANSWER
         )
 
-    def _judge(self, answer: Answer) -> None:
+    def _judge(self, answer: Response) -> None:
         """Return when the call was accepted; raises Refused or Unavailable, with the words of the answer."""
         status = answer.status
         if 200 <= status < 300:
@@ -152,7 +152,7 @@ class ResubmitSink(Sink[ResubmitOptions]):
             return self._client
 
 
-def _object(answer: Answer) -> dict[str, Any]:
+def _object(answer: Response) -> dict[str, Any]:
     if len(answer.body) >= MAX_ANSWER:
         raise Refused(f"the run is told in more than {MAX_ANSWER:,} bytes")
     try:
@@ -164,7 +164,7 @@ def _object(answer: Answer) -> dict[str, Any]:
     return found
 
 
-def _words(answer: Answer) -> str:
+def _words(answer: Response) -> str:
     """What an error in Skyvern's shape says: {"detail": text}, or a list of {loc, msg}, of which no input is shown."""
     try:
         detail = json.loads(answer.body)["detail"]

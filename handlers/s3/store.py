@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from handlers.contract import Delivery
 from handlers.mirror.content_types import may_be_shown
 from handlers.mirror.download import Incoming
-from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, Stored, Target
+from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.s3.errors import code_of, is_missing, spoken
 from handlers.s3.options import S3Options, tag_value
 from handlers.s3.upload import BUFFERS, Buffers, Upload, b64_sha256
@@ -92,11 +92,11 @@ class Bucket:
             with answer["Body"] as body:
                 return Stored(body.read(MAX_DOCUMENT), str(answer["ETag"]))
 
-    def put(self, target: Target, body: bytes) -> None:
+    def put(self, target: ObjectTarget, body: bytes) -> None:
         with spoken(self._name):
             self._put(target, body)
 
-    def create(self, target: Target, body: bytes) -> bool:
+    def create(self, target: ObjectTarget, body: bytes) -> bool:
         if self._heeds is False:
             return False
         written = self._put_if(target, body, IfNoneMatch="*")
@@ -104,7 +104,7 @@ class Bucket:
             self._heeds = (self._put_if(target, body, IfNoneMatch="*") if written else written) is False
         return bool(written)
 
-    def receive(self, target: Target, incoming: Incoming) -> None:
+    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
         encoding = {"ContentEncoding": incoming.content_encoding} if incoming.content_encoding else {}
         promised = incoming.artifact.sha256
         create = {"Metadata": {"sha256": promised}} if promised else {}
@@ -138,12 +138,12 @@ class Bucket:
                 upload.feed(chunk)
             upload.finish()
 
-    def put_with(self, target: Target, body: bytes, more: Mapping[str, Any]) -> None:
+    def put_with(self, target: ObjectTarget, body: bytes, more: Mapping[str, Any]) -> None:
         """`put`, with more arguments of PutObject."""
         with spoken(self._name):
             self._put(target, body, **more)
 
-    def swap(self, target: Target, body: bytes, version: str | None) -> bool:
+    def swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         written = self._put_if(target, body, **condition)
         if written is None:
@@ -166,7 +166,7 @@ class Bucket:
         parts = urlsplit(self._options.endpoint_url)
         return f"{parts.scheme}://{name}.{parts.netloc}{parts.path}/{path}"
 
-    def _put_if(self, target: Target, body: bytes, **condition: str) -> bool | None:
+    def _put_if(self, target: ObjectTarget, body: bytes, **condition: str) -> bool | None:
         """Whether it was written; None when the server knows no conditional writes, and then it was not."""
         with spoken(self._name):
             try:
@@ -180,7 +180,7 @@ class Bucket:
                 return None
         return True
 
-    def _put(self, target: Target, body: bytes, **more: Any) -> None:
+    def _put(self, target: ObjectTarget, body: bytes, **more: Any) -> None:
         target.deadline.left()
         digest = b64_sha256(body)
         if self._options.checksums:
@@ -194,7 +194,7 @@ class Bucket:
             **more,
         )
 
-    def _settings(self, target: Target) -> dict[str, Any]:
+    def _settings(self, target: ObjectTarget) -> dict[str, Any]:
         options = self._options
         settings = {
             "ContentType": target.content,

@@ -60,7 +60,7 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class SlackMessage:
     """`text` is what notifications and old clients show."""
 
     text: str
@@ -73,7 +73,7 @@ class Message:
 
 def build(
     delivery: Delivery, style: Style | None = None, words: Words | None = None, artifacts: Sequence[Artifact] = ()
-) -> Message:
+) -> SlackMessage:
     """The message for `delivery`. `artifacts`: the run's files with signed links, shown where nothing was mirrored."""
     style, words = style or Style(), words or Words()
     head = words.title or headline(delivery)
@@ -90,7 +90,7 @@ def build(
     for part, made in parts.items():
         if part in style.show and not (words.body and part in ("why", "output", "facts")):
             blocks += made
-    return Message(fallback(delivery, words.title), blocks[:BLOCKS_MAX])
+    return SlackMessage(fallback(delivery, words.title), blocks[:BLOCKS_MAX])
 
 
 def identity(delivery: Delivery) -> str:

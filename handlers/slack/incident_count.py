@@ -8,7 +8,7 @@ from datetime import UTC
 from typing import Any
 
 from handlers.contract import Delivery
-from handlers.slack.blocks import SECTION_MAX, Message, section
+from handlers.slack.blocks import SECTION_MAX, SlackMessage, section
 from handlers.slack.escape import code, link, units
 from handlers.support.wording import duration, safe_url
 
@@ -34,14 +34,14 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class IncidentCount:
     """How often an incident was seen again after its first message. `marks`: deliveries counted lately."""
 
     count: int = 0
     marks: tuple[str, ...] = ()
     recent: tuple[Seen, ...] = field(default=())
 
-    def add(self, more: Mapping[str, Seen]) -> Tally:
+    def add(self, more: Mapping[str, Seen]) -> IncidentCount:
         """This tally with those of `more` (by mark) that it has not counted yet."""
         new = {one: seen for one, seen in more.items() if one not in self.marks}
         if not new:
@@ -60,7 +60,7 @@ class Tally:
         return {"event_type": TALLY, "event_payload": payload}
 
     @classmethod
-    def from_metadata(cls, payload: Mapping[str, Any]) -> Tally:
+    def from_metadata(cls, payload: Mapping[str, Any]) -> IncidentCount:
         """The tally that a message carries. What does not fit is left out: it was read back from outside."""
         count, marks, recent = payload.get("count"), payload.get("deliveries"), payload.get("recent")
         runs: Iterable[Any] = recent if isinstance(recent, list) else ()
@@ -76,7 +76,7 @@ class Tally:
         )
 
 
-def again(tally: Tally) -> Message:
+def again(tally: IncidentCount) -> SlackMessage:
     """The reply under an incident's first message."""
     text = f"🔁 Seen again: {tally.count + 1} times by now"
     lines: list[str] = []
@@ -86,13 +86,13 @@ def again(tally: Tally) -> Message:
     older = tally.count - len(lines)
     more = f"\nand {older} before" if older > 0 else ""
     blocks = [section(f"*{text}*\n" + "\n".join(lines) + more)]
-    return Message(text, blocks)
+    return SlackMessage(text, blocks)
 
 
-def many(first: Message, number: int, seconds: float) -> Message:
+def many(first: SlackMessage, number: int, seconds: float) -> SlackMessage:
     """A webhook's line about an incident that goes on. `first`: the message that this run would have had."""
     text = f"🔁 {number} times within {duration(seconds)}, for the same reason"
-    return Message(f"{text}: {first.text}", [*first.blocks[:2], section(f"*{text}*")])
+    return SlackMessage(f"{text}: {first.text}", [*first.blocks[:2], section(f"*{text}*")])
 
 
 def _line(seen: Seen) -> str:

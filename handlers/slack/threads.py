@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.contract import Delivery, Receipt, Unavailable
-from handlers.slack.blocks import Message
+from handlers.slack.blocks import SlackMessage
 from handlers.slack.client import Api, ApiError, Webhook
-from handlers.slack.incident_count import TALLY, Seen, Tally, again, many
+from handlers.slack.incident_count import TALLY, IncidentCount, Seen, again, many
 from handlers.slack.incidents import MESSAGE, Topic, mark, message_metadata, payload_of
 
 PAGE = 200
@@ -40,7 +40,7 @@ class Thread:
     lock: threading.Lock = field(default_factory=threading.Lock)
     root: str = ""
     count_at: str = ""
-    tally: Tally = field(default_factory=Tally)
+    tally: IncidentCount = field(default_factory=IncidentCount)
     waiting: dict[str, Seen] = field(default_factory=dict)
 
 
@@ -64,14 +64,14 @@ class Threads:
         self._guard = threading.Lock()
         self._blind = False
 
-    def post(self, api: Api, delivery: Delivery, message: Message, topic: Topic | None) -> Posted:
+    def post(self, api: Api, delivery: Delivery, message: SlackMessage, topic: Topic | None) -> Posted:
         """Post `message`, or find that it is there already, or count it. Raises Refused or Unavailable."""
         if topic is None:
             return self._post_alone(api, delivery, message)
         thread = self._thread(topic)
         with self._turn(thread, delivery, topic, api.deadline):
             if thread.root and float(thread.root) < topic.since:
-                thread.root, thread.count_at, thread.tally = "", "", Tally()
+                thread.root, thread.count_at, thread.tally = "", "", IncidentCount()
             if not thread.root:
                 self._learn(api, thread, topic)
             return self._post_in(api, delivery, message, topic, thread)
@@ -95,7 +95,7 @@ class Threads:
             with self._guard:
                 thread.waiting.pop(one, None)  # its turn may never have come
 
-    def _post_alone(self, api: Api, delivery: Delivery, message: Message) -> Posted:
+    def _post_alone(self, api: Api, delivery: Delivery, message: SlackMessage) -> Posted:
         if delivery.attempt > 1:
             own = self._find(
                 api, "conversations_history", _own(delivery), oldest=delivery.received_at.timestamp() - 3600
@@ -104,7 +104,7 @@ class Threads:
                 return self._renew(api, own["ts"], message, message_metadata(delivery, None))
         return self._new(api, message, message_metadata(delivery, None))
 
-    def _post_in(self, api: Api, delivery: Delivery, message: Message, topic: Topic, thread: Thread) -> Posted:
+    def _post_in(self, api: Api, delivery: Delivery, message: SlackMessage, topic: Topic, thread: Thread) -> Posted:
         metadata = message_metadata(delivery, topic)
         if not thread.root:
             posted = self._new(api, message, metadata)
@@ -125,7 +125,7 @@ class Threads:
             thread.root = posted.ts
             return posted
 
-    def _count(self, api: Api, delivery: Delivery, message: Message, topic: Topic, thread: Thread) -> Posted:
+    def _count(self, api: Api, delivery: Delivery, message: SlackMessage, topic: Topic, thread: Thread) -> Posted:
         """Seen before: one reply under the first message says how often, and is edited as the number grows.
 
         Whoever gets the turn counts for all that wait for it, so that a storm costs few calls.
@@ -157,9 +157,9 @@ class Threads:
             **just_it,
         )
         if found:
-            thread.count_at, thread.tally = found["ts"], Tally.from_metadata(payload_of(found, TALLY))
+            thread.count_at, thread.tally = found["ts"], IncidentCount.from_metadata(payload_of(found, TALLY))
 
-    def _write_tally(self, api: Api, tally: Tally, topic: Topic, thread: Thread) -> None:
+    def _write_tally(self, api: Api, tally: IncidentCount, topic: Topic, thread: Thread) -> None:
         message, metadata = again(tally), tally.to_metadata(topic.key)
         if thread.count_at:
             try:
@@ -208,7 +208,7 @@ class Threads:
             cursor = {"cursor": str(following)}
         return None
 
-    def _new(self, api: Api, message: Message, metadata: Mapping[str, Any], **thread: str) -> Posted:
+    def _new(self, api: Api, message: SlackMessage, metadata: Mapping[str, Any], **thread: str) -> Posted:
         answer = api.call("chat_postMessage", channel=self._channel, metadata=metadata, **message.to_dict(), **thread)
         ts, channel = answer.get("ts"), str(answer.get("channel") or self._channel)
         if not isinstance(ts, str):
@@ -217,7 +217,7 @@ class Threads:
             self._channel = channel
         return Posted(Receipt(ts, note=BLIND if self._blind else ""), ts, thread.get("thread_ts", ts), channel, True)
 
-    def _renew(self, api: Api, ts: str, message: Message, metadata: Mapping[str, Any]) -> Posted:
+    def _renew(self, api: Api, ts: str, message: SlackMessage, metadata: Mapping[str, Any]) -> Posted:
         api.call(
             "chat_update", channel=self._channel, ts=ts, text=message.text, blocks=message.blocks, metadata=metadata
         )
@@ -266,7 +266,7 @@ class Storms:
         self._known: OrderedDict[str, Storm] = OrderedDict()
         self._guard = threading.Lock()
 
-    def post(self, hook: Webhook, message: Message, topic: Topic | None, now: float) -> Receipt:
+    def post(self, hook: Webhook, message: SlackMessage, topic: Topic | None, now: float) -> Receipt:
         """Post `message`, or count it. Raises Refused or Unavailable, and has then not counted it."""
         if topic is None:
             hook.post(message.to_dict())

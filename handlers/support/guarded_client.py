@@ -150,7 +150,7 @@ class _Backend(httpcore2.NetworkBackend):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What a server said to a call that was read whole. Header names are lower-case."""
 
     status: int
@@ -246,7 +246,7 @@ class GuardedClient:
         headers: Mapping[str, str] | None = None,
         deadline: Deadline | float,
         max_answer: int = 64 * 1024,
-    ) -> Answer:
+    ) -> Response:
         """One call, no redirects followed; of the answer's body at most `max_answer` bytes are kept.
 
         Raises Refused and Unavailable; any status is the caller's to judge.
@@ -263,9 +263,9 @@ class GuardedClient:
                         break
             finally:
                 response.close()
-        return Answer(response.status, _headers_of(response), bytes(body[:max_answer]))
+        return Response(response.status, _headers_of(response), bytes(body[:max_answer]))
 
-    def post(self, url: str, *, content: bytes, deadline: Deadline | float, **rest: Any) -> Answer:
+    def post(self, url: str, *, content: bytes, deadline: Deadline | float, **rest: Any) -> Response:
         """`request` with POST."""
         return self.request("POST", url, content=content, deadline=deadline, **rest)
 

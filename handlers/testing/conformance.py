@@ -34,7 +34,7 @@ __all__ = [
     "MARKER",
     "NoServices",
     "SinkConformance",
-    "Target",
+    "SinkUnderTest",
     "closed_port",
     "make_delivery",
     "read_run",
@@ -60,7 +60,7 @@ class NoServices:
 
 
 @dataclass(frozen=True)
-class Target:
+class SinkUnderTest:
     """A sink under test and what stands behind it.
 
     `options`: with these it works. `seen()`: everything that has arrived so far, one item for each thing that a person
@@ -110,11 +110,11 @@ class SinkConformance:
     """Subclass it as `Test…` and give it the fixture `target`."""
 
     @pytest.fixture
-    def target(self) -> Target:
+    def target(self) -> SinkUnderTest:
         raise NotImplementedError("give your test class a fixture `target` that returns a Target")
 
     @pytest.fixture
-    def sink(self, target: Target) -> Iterator[Sink[Any]]:
+    def sink(self, target: SinkUnderTest) -> Iterator[Sink[Any]]:
         """The sink under test, closed at the end."""
         sink = self.build(target)
         yield sink
@@ -124,25 +124,25 @@ class SinkConformance:
     def _log_level(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
 
-    def build(self, target: Target, options: Mapping[str, Any] | None = None) -> Sink[Any]:
+    def build(self, target: SinkUnderTest, options: Mapping[str, Any] | None = None) -> Sink[Any]:
         """A sink with the target's options, or with `options`."""
         validated = target.sink.Options.model_validate(dict(target.options if options is None else options))
         return target.sink("mine", validated, target.services)
 
     # Options
 
-    def test_an_unknown_option_is_an_error_that_hides_the_values(self, target: Target) -> None:
+    def test_an_unknown_option_is_an_error_that_hides_the_values(self, target: SinkUnderTest) -> None:
         with pytest.raises(ValidationError, match="no_such_option") as caught:
             target.sink.Options.model_validate({**target.options, "no_such_option": MARKER})
         self.assert_clean(target, str(caught.value))
 
-    def test_every_option_is_described_in_the_schema(self, target: Target) -> None:
+    def test_every_option_is_described_in_the_schema(self, target: SinkUnderTest) -> None:
         schema = target.sink.Options.model_json_schema()
         json.dumps(schema)
         bare = [name for name, part in schema["properties"].items() if not part.get("description")]
         assert not bare, f"options without a description: {', '.join(bare)}"
 
-    def test_options_never_print_a_secret(self, target: Target) -> None:
+    def test_options_never_print_a_secret(self, target: SinkUnderTest) -> None:
         options = target.sink.Options.model_validate(dict(target.options))
         assert isinstance(options, BaseModel)
         sink = self.build(target)
@@ -151,7 +151,7 @@ class SinkConformance:
 
     # Life
 
-    def test_the_constructor_opens_nothing(self, target: Target) -> None:
+    def test_the_constructor_opens_nothing(self, target: SinkUnderTest) -> None:
         files, threads = _open_files(), threading.active_count()
         sinks = [self.build(target), *(self.build(target, options) for options in target.away.values())]
         opened, started = _open_files() - files, threading.active_count() - threads
@@ -160,7 +160,7 @@ class SinkConformance:
         assert not opened, f"connect at the first send, for a fork may lie between; open already: {sorted(opened)}"
         assert started <= 0, "a thread runs already: it would not survive a fork"
 
-    def test_closing_twice_is_fine_after_a_send_and_without_one(self, target: Target) -> None:
+    def test_closing_twice_is_fine_after_a_send_and_without_one(self, target: SinkUnderTest) -> None:
         unused = self.build(target)
         unused.close()
         unused.close()
@@ -172,7 +172,7 @@ class SinkConformance:
     # Sending
 
     def test_a_delivery_arrives_and_its_receipt_says_where(
-        self, target: Target, sink: Sink[Any], caplog: pytest.LogCaptureFixture
+        self, target: SinkUnderTest, sink: Sink[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         before = len(target.seen())
         receipt = sink.send(make_delivery())
@@ -185,7 +185,7 @@ class SinkConformance:
         self.assert_clean(target, caplog.text)
 
     def test_the_same_delivery_again_is_accepted_and_leaves_one_thing_if_the_sink_is_idempotent(
-        self, target: Target, sink: Sink[Any]
+        self, target: SinkUnderTest, sink: Sink[Any]
     ) -> None:
         delivery = make_delivery()
         first = sink.send(delivery)
@@ -199,7 +199,7 @@ class SinkConformance:
 
     @pytest.mark.parametrize("kind", BODIES)
     def test_no_body_breaks_the_sink(
-        self, target: Target, sink: Sink[Any], kind: str, caplog: pytest.LogCaptureFixture
+        self, target: SinkUnderTest, sink: Sink[Any], kind: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         answer = self.answer(sink, make_delivery(body=BODIES[kind]))
         assert isinstance(answer, (Receipt, Refused)), f"neither accepted nor refused: {answer!r}"
@@ -215,7 +215,7 @@ class SinkConformance:
         answer = sink.send(make_delivery(receipts=receipts, labels={"team": "billing"}, via="poll"))
         assert isinstance(answer, Receipt)
 
-    def test_eight_threads_may_send_at_once(self, target: Target, sink: Sink[Any]) -> None:
+    def test_eight_threads_may_send_at_once(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
         before = len(target.seen())
         deliveries = [make_delivery() for _ in range(24)]
         with ThreadPoolExecutor(8) as pool:
@@ -223,7 +223,7 @@ class SinkConformance:
         assert [answer for answer in answers if not isinstance(answer, Receipt)] == []
         assert len(target.seen()) - before >= len(deliveries)
 
-    def test_a_test_delivery_is_marked_as_one(self, target: Target, sink: Sink[Any]) -> None:
+    def test_a_test_delivery_is_marked_as_one(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
         before = list(map(repr, target.seen()))
         sink.send(make_delivery())
         real = [item for item in target.seen() if repr(item) not in before]
@@ -238,7 +238,7 @@ class SinkConformance:
     # Batches
 
     def test_a_batch_is_answered_in_order_and_a_bad_delivery_harms_no_other(
-        self, target: Target, sink: Sink[Any]
+        self, target: SinkUnderTest, sink: Sink[Any]
     ) -> None:
         good = [make_delivery() for _ in range(len(BODIES) + 1)]
         batch = [good[0]]
@@ -265,7 +265,7 @@ class SinkConformance:
     # Trouble
 
     def test_a_server_that_is_away_is_unavailable_in_time(
-        self, target: Target, caplog: pytest.LogCaptureFixture
+        self, target: SinkUnderTest, caplog: pytest.LogCaptureFixture
     ) -> None:
         for number, (trouble, options) in enumerate(target.away.items()):
             sink = self.build(target, options)
@@ -299,7 +299,7 @@ class SinkConformance:
             return error
         return answer
 
-    def assert_clean(self, target: Target, text: str, *, payload: bool = True) -> None:
+    def assert_clean(self, target: SinkUnderTest, text: str, *, payload: bool = True) -> None:
         """`text` shows no secret and, unless `payload` is False, nothing of the body."""
         for secret in target.secrets:
             assert secret not in text, "a secret is shown"

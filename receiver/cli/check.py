@@ -259,7 +259,9 @@ def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> d
     redacted, kept = Redactor(loaded.config.redact).apply(body, run.data)
     run = replace(run, data=kept)
     event = event_id(source, body)
-    disposition = "unreadable" if run.problem else deduplication.judge(deduplication.of(event, run, 1), []).disposition
+    disposition = (
+        "unreadable" if run.problem else deduplication.classify(deduplication.of(event, run, 1), []).disposition
+    )
     verdict = Verdict([], [])
     if not run.problem:
         view = RunView(run, source, "webhook", disposition, labels, time.time(), event)

@@ -35,7 +35,7 @@ def dev(
     """Run receiver, worker and clock together, with an embedded Valkey unless REDIS_URL is set. Ctrl-C stops all."""
     from receiver.ingest import durability
     from receiver.runtime.embedded_valkey import EmbeddedValkey
-    from receiver.runtime.foreman import Part, Parts, program
+    from receiver.runtime.foreman import Foreman, Program, program
 
     settings = Settings.from_env(config=config, data=data).with_local_key()
     environ = {
@@ -66,8 +66,8 @@ def dev(
             away=partial(_no_redis, settings),
         )
         if valkey is not None:
-            parts.insert(0, Part("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process))
-        together = Parts(parts)
+            parts.insert(0, Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process))
+        together = Foreman(parts)
 
         def on_ready() -> None:
             for line in summary(settings, loaded, host, port, str(found)):

@@ -15,8 +15,7 @@ from receiver.config.loader import load
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
 from receiver.errors import ConfigError, NotStarted, UsageError
-from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger import Ledger, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
 
@@ -78,8 +77,8 @@ def create(
         key_id, name.strip(), api_key.digest(whole), api_key.hint(whole), frozenset(scopes), chosen, rate, time.time()
     )
     try:
-        _same_master(ledger.read(ledger_keys.every), master, settings)
-        ledger.write(lambda connection: ledger_keys.create(connection, key))
+        _same_master(ledger.read(api_keys.every), master, settings)
+        ledger.write(lambda connection: api_keys.create(connection, key))
     except LedgerUnavailable as error:
         raise NotStarted(f"the ledger can't be used: {error}") from None
     finally:
@@ -109,7 +108,7 @@ def list_(config: ConfigOption = None, data: DataOption = None, json: JsonOption
     """List the keys, the oldest first."""
     ledger = _opened(Settings.from_env(config=config, data=data))
     try:
-        found = ledger.read(ledger_keys.every)
+        found = ledger.read(api_keys.every)
     except LedgerUnavailable as error:
         raise NotStarted(f"the ledger can't be used: {error}") from None
     finally:
@@ -144,12 +143,12 @@ def revoke(
     """Take keys away. They open nothing any more within 5 seconds."""
     ledger = _opened(Settings.from_env(config=config, data=data))
     try:
-        known = {key.id for key in ledger.read(ledger_keys.every)}
+        known = {key.id for key in ledger.read(api_keys.every)}
         unknown = sorted(set(ids) - known)
         if unknown:
             raise UsageError(f"no such key: {', '.join(clean(each, 60) for each in unknown)}")
         now = time.time()
-        count = sum(ledger.write(lambda connection: [ledger_keys.revoke(connection, each, now) for each in set(ids)]))
+        count = sum(ledger.write(lambda connection: [api_keys.revoke(connection, each, now) for each in set(ids)]))
     except LedgerUnavailable as error:
         raise NotStarted(f"the ledger can't be used: {error}") from None
     finally:

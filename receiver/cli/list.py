@@ -14,13 +14,13 @@ import typer
 from receiver.cli import output
 from receiver.config.fields import parse_duration
 from receiver.config.settings import Settings
-from receiver.domain.delivery import State
-from receiver.domain.submission import Submission
+from receiver.domain.delivery import DeliveryState
+from receiver.domain.submission import SubmissionState
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, queries
 from receiver.ledger.migrate import ensure_schema
 
-SUBMISSION_STATES = [state.value for state in Submission]
+SUBMISSION_STATES = [state.value for state in SubmissionState]
 
 T = TypeVar("T")
 
@@ -193,8 +193,8 @@ def deliveries(
     as_json: Json = False,
 ) -> None:
     """List the deliveries with their receipts, the one that changed last first."""
-    if unknown := sorted(set(state or ()) - set(State)):
-        raise UsageError(f"--state {unknown[0]}: a delivery is {', '.join(State)}")
+    if unknown := sorted(set(state or ()) - set(DeliveryState)):
+        raise UsageError(f"--state {unknown[0]}: a delivery is {', '.join(DeliveryState)}")
     wanted = queries.Filter(
         source=source,
         run_id=run,

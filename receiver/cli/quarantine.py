@@ -16,7 +16,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter
-from receiver.ingest.quarantine import Quarantine, Refused
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
 app = typer.Typer(
     help="Requests that failed the signature check: see them, check them again after a secret was added, drop them.",
@@ -48,7 +48,7 @@ def list_(config: ConfigOption = None, data: DataOption = None, json: JsonOption
     print_table("", ["id", "source", "received", "bytes", "signature"], rows, "The quarantine is empty.")
 
 
-def _row(refused: Refused) -> dict[str, object]:
+def _row(refused: QuarantinedRequest) -> dict[str, object]:
     return {
         "id": refused.id,
         "source": refused.source,
@@ -63,7 +63,7 @@ def _row(refused: Refused) -> dict[str, object]:
 def verify(ids: Ids = None, config: ConfigOption = None, data: DataOption = None, json: JsonOption = False) -> None:
     """Check the signatures again with the present secrets, and let the authentic requests in."""
     settings, loaded, store = _open(config, data)
-    verdicts: list[tuple[Refused, str]] = []
+    verdicts: list[tuple[QuarantinedRequest, str]] = []
     for refused in _chosen(store.list(), ids):
         source = loaded.sources.get(refused.source)
         secrets = None if source is None else source.signing_secrets
@@ -81,7 +81,7 @@ def verify(ids: Ids = None, config: ConfigOption = None, data: DataOption = None
         out().print(f"{len(authentic)} let in, {len(verdicts) - len(authentic)} stay in quarantine.")
 
 
-async def _let_in(settings: Settings, store: Quarantine, authentic: Sequence[Refused]) -> None:
+async def _let_in(settings: Settings, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> None:
     """Give events to the inbox, as if they had been accepted when they came. The clock wakes the dispatcher."""
     writer = InboxWriter(settings.redis_url, timeout=5.0)
     try:
@@ -110,7 +110,7 @@ def drop(
     out().print(f"{len(chosen)} dropped.")
 
 
-def _chosen(kept: Sequence[Refused], ids: Sequence[str] | None) -> list[Refused]:
+def _chosen(kept: Sequence[QuarantinedRequest], ids: Sequence[str] | None) -> list[QuarantinedRequest]:
     if not ids:
         return list(kept)
     unknown = sorted(set(ids) - {each.id for each in kept})

@@ -15,15 +15,14 @@ from receiver.cli import output
 from receiver.cli.list import Data, Json, Limit, Since, Source, Status, Until, ask, span, tell
 from receiver.cli.sinks import load_config, require_sink
 from receiver.domain.callback import CALLBACK
-from receiver.domain.delivery import State
+from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import queries
-from receiver.ledger import replays as ledger_operations
+from receiver.ledger import queries, replays
 from receiver.ledger.replays import Operation, Selection
 
 _ID = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
 
-REPLAYABLE = (State.DEAD, State.DELIVERED)
+REPLAYABLE = (DeliveryState.DEAD, DeliveryState.DELIVERED)
 
 
 def dead(
@@ -36,7 +35,9 @@ def dead(
     as_json: Json = False,
 ) -> None:
     """List the dead letters, with the reason of each. `runhook replay` sends them again."""
-    wanted = queries.Filter(sink=sink, state=(State.DEAD,), status=status or (), **span(since, until), limit=limit)
+    wanted = queries.Filter(
+        sink=sink, state=(DeliveryState.DEAD,), status=status or (), **span(since, until), limit=limit
+    )
     found = ask(data, lambda connection: queries.list_deliveries(connection, wanted))
     if as_json:
         output.print_json([output.with_iso_times(row) for row in found])
@@ -117,7 +118,7 @@ def replay(
         raise UsageError(f"--backfill {backfill}: callers' webhooks are made for their own runs, and not afterwards")
     if backfill:
         require_sink(load_config(config, data)[1], backfill)  # nobody would ever work off what an unknown one gets
-    force = force or State.DELIVERED in (state or ())
+    force = force or DeliveryState.DELIVERED in (state or ())
     kind = "backfill" if backfill else "replay"
     chosen = Selection(
         sink=sink, state=tuple(state or ()), source=source, status=tuple(status or ()), **span(since, until)
@@ -125,7 +126,7 @@ def replay(
     selections = [_narrowed(chosen, thing) for thing in things or ()] or [chosen]
 
     def count(connection: Any) -> list[int]:
-        return [ledger_operations.count(connection, kind, each, backfill, force=force) for each in selections]
+        return [replays.count(connection, kind, each, backfill, force=force) for each in selections]
 
     counts = ask(data, count)
     if sink and not sum(counts):
@@ -139,7 +140,7 @@ def replay(
 
     def create(connection: Any) -> list[Operation]:
         return [
-            ledger_operations.create(
+            replays.create(
                 connection,
                 f"op_{secrets.token_hex(8)}",
                 kind,
@@ -184,7 +185,7 @@ def _watch(data: Data, made: list[Operation]) -> None:
     """Show progress until all of them have ended."""
     shown: dict[str, int] = {}
     while True:
-        now = [ask(data, partial(ledger_operations.get, operation_id=each.id)) for each in made]
+        now = [ask(data, partial(replays.get, operation_id=each.id)) for each in made]
         for operation in now:
             if operation is not None and shown.get(operation.id) != operation.done:
                 shown[operation.id] = operation.done
@@ -202,10 +203,10 @@ def cancel(
     failed = []
     for thing in things:
         if thing.startswith("op_"):
-            done = tell(data, partial(ledger_operations.cancel, operation_id=thing, now=time.time()))
+            done = tell(data, partial(replays.cancel, operation_id=thing, now=time.time()))
         else:
             _check_id(thing)
-            done = bool(tell(data, partial(ledger_operations.cancel_deliveries, ids=[thing], now=time.time())))
+            done = bool(tell(data, partial(replays.cancel_deliveries, ids=[thing], now=time.time())))
         if done:
             output.out().print(f"{thing}: cancelled")
         else:
@@ -216,7 +217,7 @@ def cancel(
 
 def operations(data: Data = None, limit: Limit = queries.LIMIT, as_json: Json = False) -> None:
     """List replays and backfills, the newest first."""
-    found = ask(data, lambda connection: ledger_operations.list_operations(connection, limit))
+    found = ask(data, lambda connection: replays.list_operations(connection, limit))
     if as_json:
         rows = [
             {name: getattr(each, name) for name in Operation.__slots__} | {"selection": each.selection.to_json()}

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from handlers import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.http import sign as standard_signature
-from handlers.support.guarded_client import Answer, Deadline, GuardedClient
+from handlers.support.guarded_client import Deadline, GuardedClient, Response
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
@@ -143,7 +143,7 @@ def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, s
     }
 
 
-def judge(answer: Answer, now: float) -> None:
+def judge(answer: Response, now: float) -> None:
     """Return when the caller accepted; raises Refused or Unavailable when not. Nothing of its body is shown."""
     status = answer.status
     if 200 <= status < 300:

@@ -23,7 +23,7 @@ from receiver import wakeups
 from receiver.config.models import Config, RetryPolicy
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
-from receiver.delivery.sender import Flights, Receipts, Unit
+from receiver.delivery.sender import Receipts, SenderPool, SendTask
 from receiver.delivery.settlement import Results, Settling
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
@@ -33,7 +33,7 @@ from receiver.ledger.deliveries.claims import Claimed
 from receiver.runtime import liveness
 from receiver.runtime.outage import Pause
 from receiver.runtime.throttle import SharedRate
-from receiver.telemetry.workers import Tally
+from receiver.telemetry.workers import AttemptCounter
 
 LINGER = 1.0
 """Seconds that a job waits for more before it ends."""
@@ -62,7 +62,7 @@ def unsettled(places: int) -> int:
     return 2 * AHEAD * places
 
 
-class Taken(NamedTuple):
+class ClaimedBatch(NamedTuple):
     """What one try has claimed."""
 
     token: str
@@ -106,16 +106,16 @@ class Deliverer:
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         # What is counted when it is claimed, by the rate or by the lane, must be sent then.
         self._ahead = 0 if self._many or rate is not None or lane_limit else ahead * self._places
-        self._flights = Flights(sink, self._places, self._limit, note)
-        self._unsettled: list[Unit] = []
-        self._unbegun: list[Unit] = []  # were in hand, and are to be handed back
+        self._flights = SenderPool(sink, self._places, self._limit, note)
+        self._unsettled: list[SendTask] = []
+        self._unbegun: list[SendTask] = []  # were in hand, and are to be handed back
         self._strays = False
         """Whether the ledger may have claims of ours that we don't know: of a commit that was not heard of."""
         self._trouble_at = float("-inf")
         self._tokens = itertools.count(1)
         self._renewed = 0.0
         self._pause = Pause(log, "deliver")
-        self._tally = Tally(connection, sink.name)
+        self._tally = AttemptCounter(connection, sink.name)
         self._budget = retry.attempts
         self._settling = Settling(sink.name, retry, owner, self._tally)
 
@@ -205,7 +205,7 @@ class Deliverer:
         now = time.time()
         tries = 0
 
-        def work(connection: Connection) -> Taken:
+        def work(connection: Connection) -> ClaimedBatch:
             nonlocal tries
             tries += 1
             return self._take(connection, limit, ahead, now)
@@ -220,10 +220,10 @@ class Deliverer:
         for each in taken.hopeless:
             log.error("delivery.dead id=%s sink=%s event=%s reason=%s", each.id, each.sink, each.event_id, HOPELESS)
         if self._many and taken.claimed:
-            self._flights.begin(Unit(taken.token, taken.claimed, taken.receipts))
+            self._flights.begin(SendTask(taken.token, taken.claimed, taken.receipts))
             return len(taken.claimed) + len(taken.hopeless)
         for each in taken.claimed:
-            unit = Unit(taken.token, [each], taken.receipts)
+            unit = SendTask(taken.token, [each], taken.receipts)
             if each.in_hand:
                 self._flights.hold(unit)
             else:
@@ -254,7 +254,7 @@ class Deliverer:
         self._spent_rate = allowed == 0
         return allowed
 
-    def _take(self, connection: Connection, limit: int, ahead: int, now: float) -> Taken:
+    def _take(self, connection: Connection, limit: int, ahead: int, now: float) -> ClaimedBatch:
         # A token for each try: what a try has claimed whose commit we know nothing of is handed back, never renewed.
         token = f"{self._owner}/{next(self._tokens)}"
         claimed, _ = claims.claim(
@@ -276,7 +276,7 @@ class Deliverer:
         receipts: dict[str, Receipts] = {
             each.id: claims.receipts(connection, each.event_id, each.after) for each in claimed if each.after
         }
-        return Taken(token, claimed, receipts, hopeless)
+        return ClaimedBatch(token, claimed, receipts, hopeless)
 
     def _collect(self) -> None:
         """Wait for at least one send to end, but not past the next renewal."""
@@ -350,5 +350,5 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
         connection,
         owner,
         rate=SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
-        note=liveness.Begun(settings.data, owner, unsettled(chosen.concurrency)).note,
+        note=liveness.StartedJournal(settings.data, owner, unsettled(chosen.concurrency)).note,
     )

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from handlers import Receipt, Refused, Unavailable
 from receiver.config.models import RetryPolicy
 from receiver.delivery import backoff
-from receiver.domain.breaker import Answer, Lane
-from receiver.domain.delivery import Move
+from receiver.domain.breaker import Lane, Observation
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.deliveries.attempts import Settled
 from receiver.ledger.deliveries.claims import Claimed
 
@@ -23,7 +23,7 @@ REASON_CAP = 500
 """Characters of a reason that are kept."""
 
 
-class Gate(NamedTuple):
+class BreakerChange(NamedTuple):
     """The breaker of a lane before and after the answers of one batch."""
 
     before: Lane
@@ -37,18 +37,18 @@ def reason(answer: Exception) -> str:
     return f"{type(answer).__name__} in the sink's code"
 
 
-def availability(answer: Receipt | Exception) -> Answer | None:
+def availability(answer: Receipt | Exception) -> Observation | None:
     """What the answer tells the breaker. A bug of ours says nothing about the sink: None."""
     if isinstance(answer, Unavailable) and not answer.elsewhere:
-        return Answer(False, reason(answer), answer.retry_after)
-    return Answer(True) if isinstance(answer, (Receipt, Refused, Unavailable)) else None
+        return Observation(False, reason(answer), answer.retry_after)
+    return Observation(True) if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
 def settled(
     claimed: Claimed,
     answer: Receipt | Exception,
     retry: RetryPolicy,
-    gate: Gate | None,
+    gate: BreakerChange | None,
     started_at: float,
     now: float,
     chance: float,
@@ -56,7 +56,7 @@ def settled(
     """What became of one attempt. `chance` in [0, 1) is the jitter; times are seconds since the epoch."""
 
     def verdict(
-        move: Move, outcome: str, *, due_at: float = now, spends: bool = True, receipt: Receipt | None = None
+        move: DeliveryMove, outcome: str, *, due_at: float = now, spends: bool = True, receipt: Receipt | None = None
     ) -> Settled:
         return Settled(
             id=claimed.id,
@@ -73,15 +73,15 @@ def settled(
         )
 
     if isinstance(answer, Receipt):
-        return verdict(Move.ACCEPT, "accepted", receipt=answer)
+        return verdict(DeliveryMove.ACCEPT, "accepted", receipt=answer)
     if isinstance(answer, Refused):
-        return verdict(Move.DIE, "refused")
+        return verdict(DeliveryMove.DIE, "refused")
     outcome = "unavailable" if isinstance(answer, Unavailable) else "error"
     away = isinstance(answer, Unavailable) and not answer.elsewhere
     if away and gate is not None and gate.before.breaker != "closed":
-        return verdict(Move.DEFER, outcome, due_at=max(gate.after.until, now), spends=False)
+        return verdict(DeliveryMove.DEFER, outcome, due_at=max(gate.after.until, now), spends=False)
     retry_after = answer.retry_after if isinstance(answer, Unavailable) else None
     due = backoff.next_try(retry, claimed.spent + 1, now, chance, retry_after)
     if due is None:
-        return verdict(Move.DIE, outcome)
-    return verdict(Move.DEFER, outcome, due_at=due)
+        return verdict(DeliveryMove.DIE, outcome)
+    return verdict(DeliveryMove.DEFER, outcome, due_at=due)

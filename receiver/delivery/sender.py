@@ -25,7 +25,7 @@ Receipts = Mapping[str, dict[str, object] | None]
 
 
 @dataclass(slots=True, eq=False)
-class Unit:
+class SendTask:
     """What one thread sends at a time: one delivery, or a batch. `token`: its claim, without a mark."""
 
     token: str
@@ -36,7 +36,7 @@ class Unit:
     answers: list[Receipt | Exception] = field(default_factory=list)
     seconds: float = 0.0  # that the send took
     ended: bool = False
-    heir: Unit | None = None
+    next_task: SendTask | None = None
     """What was in hand and has begun in its place."""
 
     @property
@@ -44,11 +44,11 @@ class Unit:
         return all(isinstance(answer, Receipt) for answer in self.answers)
 
     @property
-    def leaves_a_place(self) -> bool:
-        return self.ended and self.heir is None and self.accepted
+    def frees_slot(self) -> bool:
+        return self.ended and self.next_task is None and self.accepted
 
 
-class Flights:
+class SenderPool:
     """`places`: how many units may be under way. `limit`: seconds after which a send is given up. `note`: told of each
     delivery that was in hand just before it is sent."""
 
@@ -61,10 +61,10 @@ class Flights:
         self._places = places
         self._note = note
         self._pool = DaemonPool(places, f"send-{sink.name}")
-        self._ended: queue.SimpleQueue[Unit] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[SendTask] = queue.SimpleQueue()
         self._passing = threading.Lock()  # held while a place is passed on or taken away
-        self._in_hand: deque[Unit] = deque()
-        self._flying: dict[int, Unit] = {}
+        self._in_hand: deque[SendTask] = deque()
+        self._flying: dict[int, SendTask] = {}
         self.pace = float("inf")
         """Seconds that a send takes, as seen lately; infinite before the first."""
 
@@ -96,10 +96,10 @@ class Flights:
         with self._passing:
             tokens = {unit.token for unit in self._in_hand}
             for first in self._flying.values():
-                unit: Unit | None = first
+                unit: SendTask | None = first
                 while unit is not None:
                     tokens.add(unit.token)
-                    unit = unit.heir
+                    unit = unit.next_task
             return tokens
 
     def longest(self) -> float:
@@ -107,34 +107,34 @@ class Flights:
         now = time.monotonic()
         return max((now - unit.started for unit in self._flying.values()), default=0.0)
 
-    def begin(self, unit: Unit) -> None:
+    def begin(self, unit: SendTask) -> None:
         """Send it, in a free place."""
         _mark_begun(unit)
         self._flying[id(unit)] = unit
         self._pool.submit(lambda: self._fly(unit))
 
-    def hold(self, unit: Unit) -> None:
+    def hold(self, unit: SendTask) -> None:
         """Send it as soon as one that is under way leaves its place, which may have been a moment ago."""
         with self._passing:
-            left = next((each for each in self._flying.values() if each.leaves_a_place), None)
+            left = next((each for each in self._flying.values() if each.frees_slot), None)
             if left is None:
                 self._in_hand.append(unit)
                 return
-            left.heir = unit
+            left.next_task = unit
             _mark_begun(unit)
         self._pool.submit(lambda: self._fly(unit))
 
-    def withdraw(self) -> list[Unit]:
+    def withdraw(self) -> list[SendTask]:
         """What is in hand, and will not begin any more."""
         with self._passing:
             units = list(self._in_hand)
             self._in_hand.clear()
             return units
 
-    def landed(self, longest: float) -> list[Unit]:
+    def landed(self, longest: float) -> list[SendTask]:
         """Wait for at least one send to end, `longest` seconds at the most; those that overstay are given up."""
         first = min((unit.started for unit in self._flying.values()), default=time.monotonic())
-        landed: list[Unit] = []
+        landed: list[SendTask] = []
         try:
             self._land(self._ended.get(timeout=max(0.01, min(first + self._limit - time.monotonic(), longest))), landed)
             while True:
@@ -149,15 +149,15 @@ class Flights:
         """Let the threads that are not busy end."""
         self._pool.close()
 
-    def _land(self, unit: Unit, landed: list[Unit]) -> None:
+    def _land(self, unit: SendTask, landed: list[SendTask]) -> None:
         if self._flying.pop(id(unit), None) is None:
             return  # it had been given up
-        if unit.heir is not None:
-            self._flying[id(unit.heir)] = unit.heir
+        if unit.next_task is not None:
+            self._flying[id(unit.next_task)] = unit.next_task
         self.pace = unit.seconds if self.pace == float("inf") else 0.8 * self.pace + 0.2 * unit.seconds
         landed.append(unit)
 
-    def _give_up(self, unit: Unit, now: float) -> bool:
+    def _give_up(self, unit: SendTask, now: float) -> bool:
         with self._passing:
             if unit.ended:  # just now: it is on its way to us
                 return False
@@ -168,9 +168,9 @@ class Flights:
         self._pool.abandon()
         return True
 
-    def _fly(self, first: Unit) -> None:
+    def _fly(self, first: SendTask) -> None:
         """In a thread: send it, and then whatever begins in its place."""
-        unit: Unit | None = first
+        unit: SendTask | None = first
         while unit is not None:
             if unit.claimed[0].in_hand:
                 self._note(unit.claimed[0].id)
@@ -180,15 +180,15 @@ class Flights:
                     return  # given up, and its place is another's
                 unit.ended, unit.answers = True, answers
                 unit.seconds = time.monotonic() - unit.started
-                heir = None
-                if self._in_hand and unit.leaves_a_place:
-                    heir = unit.heir = self._in_hand.popleft()
-                    _mark_begun(heir)
-                # Before `hold` may give it an heir, which another thread sends: that one must land after it.
+                next_task = None
+                if self._in_hand and unit.frees_slot:
+                    next_task = unit.next_task = self._in_hand.popleft()
+                    _mark_begun(next_task)
+                # Before `hold` may give it an next_task, which another thread sends: that one must land after it.
                 self._ended.put(unit)
-            unit = heir  # not unit.heir, which `hold` may have set since
+            unit = next_task  # not unit.next_task, which `hold` may have set since
 
-    def _send(self, unit: Unit) -> list[Receipt | Exception]:
+    def _send(self, unit: SendTask) -> list[Receipt | Exception]:
         try:
             deliveries = [to_delivery(each, unit.receipts.get(each.id, {})) for each in unit.claimed]
             answers: list[Receipt | Exception] = []
@@ -203,7 +203,7 @@ class Flights:
         return answers
 
 
-def _mark_begun(unit: Unit) -> None:
+def _mark_begun(unit: SendTask) -> None:
     unit.started, unit.started_at = time.monotonic(), time.time()
 
 

@@ -10,31 +10,31 @@ from collections.abc import Sequence
 from handlers import Receipt
 from receiver.config.models import RetryPolicy
 from receiver.delivery import outcome
-from receiver.delivery.sender import Unit
+from receiver.delivery.sender import SendTask
 from receiver.domain import breaker
 from receiver.domain.delivery import target
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import Settled
 from receiver.ledger.deliveries.claims import Claimed
-from receiver.telemetry.workers import Tally
+from receiver.telemetry.workers import AttemptCounter
 
 log = logging.getLogger("runhook.deliver")
 
-Results = list[tuple[Unit, list[Settled]]]
+Results = list[tuple[SendTask, list[Settled]]]
 
 
 class Settling:
     """For one sink in one worker process, called `owner`."""
 
-    def __init__(self, sink: str, retry: RetryPolicy, owner: str, tally: Tally) -> None:
+    def __init__(self, sink: str, retry: RetryPolicy, owner: str, tally: AttemptCounter) -> None:
         self._sink = sink
         self._retry = retry
         self._owner = owner
         self._tally = tally
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
-    def write_down(self, connection: Connection, units: Sequence[Unit], now: float) -> tuple[set[str], Results]:
+    def write_down(self, connection: Connection, units: Sequence[SendTask], now: float) -> tuple[set[str], Results]:
         """Write down the ends of `units`, and what began in their places. Returns the sinks that this released."""
         gates = self._pass_gates(connection, units, now)
         results: Results = []
@@ -51,9 +51,9 @@ class Settling:
         released = attempts.settle(connection, by_token, self._owner, now)
         ended = set(units)
         begun = {
-            unit.heir.claimed[0].id: unit.heir.token
+            unit.next_task.claimed[0].id: unit.next_task.token
             for unit in units
-            if unit.heir is not None and unit.heir not in ended
+            if unit.next_task is not None and unit.next_task not in ended
         }
         claims.take_places(connection, begun, now)
         return set(released), results
@@ -69,9 +69,11 @@ class Settling:
                     _tell(each, answer, one)
         log.info("deliver.settled sink=%s %s", self._sink, " ".join(f"{k}={v}" for k, v in counts.items()))
 
-    def _pass_gates(self, connection: Connection, units: Sequence[Unit], now: float) -> dict[str, outcome.Gate]:
+    def _pass_gates(
+        self, connection: Connection, units: Sequence[SendTask], now: float
+    ) -> dict[str, outcome.BreakerChange]:
         """Each lane that met trouble, or was probed, with its breaker before and after these answers."""
-        answers: dict[str, list[breaker.Answer]] = {}
+        answers: dict[str, list[breaker.Observation]] = {}
         touched: set[str] = set()
         for unit in units:
             for each, answer in zip(unit.claimed, unit.answers, strict=True):
@@ -92,7 +94,7 @@ class Settling:
                 if after.breaker != before.breaker:
                     log.warning("breaker.%s lane=%s reason=%s", after.breaker, name, after.reason)
             (self._watched.add if after.failures else self._watched.discard)(name)
-            gates[name] = outcome.Gate(before, after)
+            gates[name] = outcome.BreakerChange(before, after)
         return gates
 
 

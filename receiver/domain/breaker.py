@@ -36,7 +36,7 @@ class Lane:
     reason: str = ""
 
 
-class Answer(NamedTuple):
+class Observation(NamedTuple):
     """What one attempt tells of the lane. `retry_after`: seconds that the sink asked for."""
 
     available: bool
@@ -49,7 +49,7 @@ def cooldown(failures: int) -> float:
     return min(FIRST * 2.0 ** min(max(failures - THRESHOLD, 0), 16), LONGEST)
 
 
-def after(lane: Lane, answers: Iterable[Answer], now: float) -> Lane:
+def after(lane: Lane, answers: Iterable[Observation], now: float) -> Lane:
     """The lane after `answers`, in the order in which they came."""
     for available, reason, retry_after in answers:
         if available:

@@ -77,7 +77,7 @@ def of(event_id: str, run: Run, seq: int) -> Facts:
     )
 
 
-def judge(new: Facts, history: Sequence[Facts]) -> Judgement:
+def classify(new: Facts, history: Sequence[Facts]) -> Judgement:
     """What `new` is, given the events recorded so far for the same source and run: repeats too, in any order."""
     newest = max(history, key=_rank, default=None)
     if newest is None:

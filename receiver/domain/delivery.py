@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class State(StrEnum):
+class DeliveryState(StrEnum):
     HELD = "held"
     QUEUED = "queued"
     SENDING = "sending"
@@ -23,7 +23,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Move(StrEnum):
+class DeliveryMove(StrEnum):
     RELEASE = "release"  # the sinks it waited for have ended
     CLAIM = "claim"
     ACCEPT = "accept"
@@ -36,30 +36,30 @@ class Move(StrEnum):
     CANCEL = "cancel"
 
 
-MOVES: dict[tuple[State, Move], State] = {
-    (State.HELD, Move.RELEASE): State.QUEUED,
-    (State.HELD, Move.CANCEL): State.CANCELLED,
-    (State.QUEUED, Move.CLAIM): State.SENDING,
-    (State.QUEUED, Move.CANCEL): State.CANCELLED,
-    (State.SENDING, Move.ACCEPT): State.DELIVERED,
-    (State.SENDING, Move.DEFER): State.WAITING,
-    (State.SENDING, Move.DIE): State.DEAD,
-    (State.SENDING, Move.HAND_BACK): State.QUEUED,
-    (State.SENDING, Move.LAPSE): State.QUEUED,
-    (State.WAITING, Move.DUE): State.QUEUED,
-    (State.WAITING, Move.CANCEL): State.CANCELLED,
-    (State.DEAD, Move.REPLAY): State.QUEUED,
-    (State.DELIVERED, Move.REPLAY): State.QUEUED,
+MOVES: dict[tuple[DeliveryState, DeliveryMove], DeliveryState] = {
+    (DeliveryState.HELD, DeliveryMove.RELEASE): DeliveryState.QUEUED,
+    (DeliveryState.HELD, DeliveryMove.CANCEL): DeliveryState.CANCELLED,
+    (DeliveryState.QUEUED, DeliveryMove.CLAIM): DeliveryState.SENDING,
+    (DeliveryState.QUEUED, DeliveryMove.CANCEL): DeliveryState.CANCELLED,
+    (DeliveryState.SENDING, DeliveryMove.ACCEPT): DeliveryState.DELIVERED,
+    (DeliveryState.SENDING, DeliveryMove.DEFER): DeliveryState.WAITING,
+    (DeliveryState.SENDING, DeliveryMove.DIE): DeliveryState.DEAD,
+    (DeliveryState.SENDING, DeliveryMove.HAND_BACK): DeliveryState.QUEUED,
+    (DeliveryState.SENDING, DeliveryMove.LAPSE): DeliveryState.QUEUED,
+    (DeliveryState.WAITING, DeliveryMove.DUE): DeliveryState.QUEUED,
+    (DeliveryState.WAITING, DeliveryMove.CANCEL): DeliveryState.CANCELLED,
+    (DeliveryState.DEAD, DeliveryMove.REPLAY): DeliveryState.QUEUED,
+    (DeliveryState.DELIVERED, DeliveryMove.REPLAY): DeliveryState.QUEUED,
 }
 
-ENDED = frozenset({State.DELIVERED, State.DEAD, State.CANCELLED})
+ENDED = frozenset({DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.CANCELLED})
 
 
 class IllegalMove(Exception):
     """A bug: code asked for a move that the table does not have."""
 
 
-def after(state: State, move: Move) -> State:
+def after(state: DeliveryState, move: DeliveryMove) -> DeliveryState:
     """The state that `move` leads to from `state`. Raises IllegalMove."""
     try:
         return MOVES[state, move]
@@ -67,12 +67,12 @@ def after(state: State, move: Move) -> State:
         raise IllegalMove(f"a delivery that is {state} can't {move}") from None
 
 
-def sources(move: Move) -> list[State]:
+def sources(move: DeliveryMove) -> list[DeliveryState]:
     """The states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]
 
 
-def target(move: Move) -> State:
+def target(move: DeliveryMove) -> DeliveryState:
     """The one state that `move` leads to, wherever it starts."""
     (state,) = {end for (_, candidate), end in MOVES.items() if candidate is move}
     return state

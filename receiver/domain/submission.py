@@ -16,7 +16,7 @@ from enum import StrEnum
 from receiver.domain.delivery import IllegalMove
 
 
-class Submission(StrEnum):
+class SubmissionState(StrEnum):
     """The states."""
 
     PENDING = "pending"
@@ -26,7 +26,7 @@ class Submission(StrEnum):
     LOST = "lost"
 
 
-class Move(StrEnum):
+class SubmissionMove(StrEnum):
     ACCEPT = "accept"  # its run is known: by the answer, by its webhook, or by proof
     REJECT = "reject"  # certainly no run
     MISS = "miss"  # the answer was lost, or the process that waited for it died
@@ -34,22 +34,25 @@ class Move(StrEnum):
     UNBIND = "unbind"  # the run that its token bound is another's: the API's answer says so
 
 
-MOVES: dict[tuple[Submission, Move], Submission] = {
-    (Submission.PENDING, Move.ACCEPT): Submission.ACCEPTED,
-    (Submission.PENDING, Move.REJECT): Submission.REJECTED,
-    (Submission.PENDING, Move.MISS): Submission.UNKNOWN,
-    (Submission.UNKNOWN, Move.ACCEPT): Submission.ACCEPTED,
-    (Submission.UNKNOWN, Move.REJECT): Submission.REJECTED,  # the answer came after the clock had given up on it
-    (Submission.UNKNOWN, Move.GIVE_UP): Submission.LOST,
-    (Submission.ACCEPTED, Move.UNBIND): Submission.UNKNOWN,
-    (Submission.LOST, Move.ACCEPT): Submission.ACCEPTED,
+MOVES: dict[tuple[SubmissionState, SubmissionMove], SubmissionState] = {
+    (SubmissionState.PENDING, SubmissionMove.ACCEPT): SubmissionState.ACCEPTED,
+    (SubmissionState.PENDING, SubmissionMove.REJECT): SubmissionState.REJECTED,
+    (SubmissionState.PENDING, SubmissionMove.MISS): SubmissionState.UNKNOWN,
+    (SubmissionState.UNKNOWN, SubmissionMove.ACCEPT): SubmissionState.ACCEPTED,
+    (
+        SubmissionState.UNKNOWN,
+        SubmissionMove.REJECT,
+    ): SubmissionState.REJECTED,  # the answer came after the clock had given up on it
+    (SubmissionState.UNKNOWN, SubmissionMove.GIVE_UP): SubmissionState.LOST,
+    (SubmissionState.ACCEPTED, SubmissionMove.UNBIND): SubmissionState.UNKNOWN,
+    (SubmissionState.LOST, SubmissionMove.ACCEPT): SubmissionState.ACCEPTED,
 }
 
-OPEN = frozenset({Submission.PENDING, Submission.UNKNOWN})
+OPEN = frozenset({SubmissionState.PENDING, SubmissionState.UNKNOWN})
 """A run may exist or come to be, and nobody can say yet."""
 
 
-def after(state: Submission, move: Move) -> Submission:
+def after(state: SubmissionState, move: SubmissionMove) -> SubmissionState:
     """The state that `move` leads to from `state`. Raises IllegalMove."""
     try:
         return MOVES[state, move]
@@ -57,6 +60,6 @@ def after(state: Submission, move: Move) -> Submission:
         raise IllegalMove(f"a submission that is {state} can't {move}") from None
 
 
-def sources(move: Move) -> list[Submission]:
+def sources(move: SubmissionMove) -> list[SubmissionState]:
     """The states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]

@@ -58,10 +58,10 @@ class Send(Protocol):
     def __call__(self, message: Message, /) -> Awaitable[None]: ...
 
 
-class Keeps(Protocol):
-    """What ingest needs of the keeper."""
+class Commits(Protocol):
+    """What ingest needs of the group commit."""
 
-    def keep(self, event: Event) -> Awaitable[None]: ...
+    def commit(self, event: Event) -> Awaitable[None]: ...
 
 
 class Refusals(Protocol):
@@ -114,14 +114,14 @@ class Ingest:
         self,
         sources: Mapping[str, Sequence[str]],
         max_body: int,
-        keeper: Keeps,
+        group_commit: Commits,
         quarantine: Refusals,
         hints: Hints,
         metrics: ReceiverMetrics,
     ) -> None:
         self._sources = sources
         self._max_body = max_body
-        self._keeper = keeper
+        self._group_commit = group_commit
         self._quarantine = quarantine
         self._hints = hints
         self._metrics = metrics
@@ -182,7 +182,7 @@ class Ingest:
         if not name:
             self._quarantine.offer(source, signature, body, submission_id, at)
             raise Unauthorized("the signature fits none of the source's secrets")
-        kept = self._keeper.keep(Event(name, source, body, at, "webhook", submission_id))
+        kept = self._group_commit.commit(Event(name, source, body, at, "webhook", submission_id))
         if len(body) <= OFF_LOOP:
             self._look(name, body)  # while the commit is under way
         await kept

@@ -64,7 +64,7 @@ class Limits:
     shares_disk: bool = False
 
 
-class Keeper:
+class GroupCommit:
     """Group commit for one event loop. `start` it, `keep` events, `close` it.
 
     `wake`: tells the dispatcher that there is work; its failure changes nothing, since the clock looks as well.
@@ -111,7 +111,7 @@ class Keeper:
         self._begin("drain", self._drain)
         self._begin("watch", self._watch)
 
-    def keep(self, event: Event) -> asyncio.Future[None]:
+    def commit(self, event: Event) -> asyncio.Future[None]:
         """Done when `event` is on disk; raises Busy when it could not be kept."""
         future = asyncio.get_running_loop().create_future()
         self._pending.append((event, future))

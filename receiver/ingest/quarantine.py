@@ -37,7 +37,7 @@ log = logging.getLogger("runhook.ingest")
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class QuarantinedRequest:
     """One request in quarantine. `id`: what its event id would be. `size`: bytes of the body. `at`: epoch seconds."""
 
     id: str
@@ -48,7 +48,7 @@ class Refused:
     size: int
 
     @classmethod
-    def of(cls, source: str, signature: str, body: bytes, submission_id: str, at: float) -> Refused:
+    def of(cls, source: str, signature: str, body: bytes, submission_id: str, at: float) -> QuarantinedRequest:
         """The request with `body`. Of a signature only as much is kept as a true one has."""
         return cls(event_id(source, body), source, signature[:64], submission_id, at, len(body))
 
@@ -77,7 +77,7 @@ class Quarantine:
         self._sizes: dict[str, int] = {}  # by file name, the oldest first
         self._loaded_at = float("-inf")
 
-    def add(self, refused: Refused, body: bytes) -> int:
+    def add(self, refused: QuarantinedRequest, body: bytes) -> int:
         """Keep a request, drop the oldest ones if need be; how many were dropped. Raises OSError."""
         about = {"source": refused.source, "signature": refused.signature, "at": refused.at}
         line = json.dumps({**about, "sub": refused.submission_id, "size": refused.size}).encode() + b"\n"
@@ -130,26 +130,26 @@ class Quarantine:
         """(requests, bytes) kept, as of the last look."""
         return len(self._sizes), sum(self._sizes.values())
 
-    def list(self) -> list[Refused]:
+    def list(self) -> list[QuarantinedRequest]:
         """What is kept, the oldest first. A file that is not ours is passed over; no directory means nothing."""
         found = []
         for path in self._directory.glob("evt_*.req"):
             with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
                 about = json.loads(file.readline(4096))
                 found.append(
-                    Refused(
+                    QuarantinedRequest(
                         path.stem, about["source"], about["signature"], about["sub"], about["at"], int(about["size"])
                     )
                 )
         return sorted(found, key=lambda refused: refused.at)
 
-    def body(self, refused: Refused) -> bytes:
+    def body(self, refused: QuarantinedRequest) -> bytes:
         """The body of a kept request. Raises FileNotFoundError when it was dropped meanwhile."""
         with (self._directory / f"{refused.id}.req").open("rb") as file:
             file.readline()
             return file.read()
 
-    def remove(self, refused: Iterable[Refused]) -> None:
+    def remove(self, refused: Iterable[QuarantinedRequest]) -> None:
         """Drop requests. Raises OSError."""
         for each in refused:
             self._sizes.pop(f"{each.id}.req", None)
@@ -181,7 +181,7 @@ class QuarantineWriter:
 
     def _keep(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
         try:
-            dropped = self._store.add(Refused.of(source, signature, body, submission_id, at), body)
+            dropped = self._store.add(QuarantinedRequest.of(source, signature, body, submission_id, at), body)
         except OSError as error:
             log.error("quarantine.not_kept reason=%s", error.strerror)
             dropped = 1

@@ -21,7 +21,7 @@ MOST_WAITING = 10_000
 """Calls that may wait for a thread: a burst of waiters that all hear of the same moment is no trouble yet."""
 
 
-class Store:
+class AsyncLedger:
     """One ledger. Its methods raise LedgerUnavailable, also when too many calls wait already."""
 
     def __init__(self, ledger: Ledger) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain.deduplication import Facts
-from receiver.domain.delivery import State
+from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import Event, delivery_id
 from receiver.domain.run import Run
 from receiver.ledger import bulk
@@ -170,7 +170,7 @@ def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now
             "source": item.event.source,
             "run_id": item.run.run_id,
             "after": json.dumps(new.after),
-            "state": State.HELD if new.after else State.QUEUED,
+            "state": DeliveryState.HELD if new.after else DeliveryState.QUEUED,
             "due_at": now,
             "created_at": now,
             "updated_at": now,

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import Move, State, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
 from receiver.domain.event import delivery_id
 from receiver.ledger.events import insert_deliveries
 from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
@@ -81,8 +81,8 @@ class Operation:
 
 def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
     """The ids of the deliveries that a replay takes: never one under way, one that succeeded only by force."""
-    takes = [State.DEAD, State.DELIVERED] if force else [State.DEAD]
-    assert set(takes) <= set(sources(Move.REPLAY))
+    takes = [DeliveryState.DEAD, DeliveryState.DELIVERED] if force else [DeliveryState.DEAD]
+    assert set(takes) <= set(sources(DeliveryMove.REPLAY))
     found = matching_deliveries(selection.as_filter()).where(deliveries.c.state.in_([state.value for state in takes]))
     if selection.delivery_ids:
         found = found.where(sa.or_(*(begins(deliveries.c.id, each) for each in selection.delivery_ids)))
@@ -200,8 +200,8 @@ def _replay(connection: sa.Connection, operation: Operation, limit: int, now: fl
         return 0, "", set()
     moved = connection.execute(
         sa.update(deliveries)
-        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(sources(Move.REPLAY)))
-        .values(state=target(Move.REPLAY), spent=0, due_at=now, updated_at=now, reason="")
+        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(sources(DeliveryMove.REPLAY)))
+        .values(state=target(DeliveryMove.REPLAY), spent=0, due_at=now, updated_at=now, reason="")
         .returning(deliveries.c.sink)
     ).scalars()
     sinks = list(moved)
@@ -225,7 +225,7 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
                 "source": row.source,
                 "run_id": row.run_id,
                 "after": "[]",
-                "state": State.QUEUED,
+                "state": DeliveryState.QUEUED,
                 "due_at": now,
                 "created_at": now,
                 "updated_at": now,
@@ -243,8 +243,11 @@ def cancel_deliveries(connection: sa.Connection, ids: list[str], now: float) -> 
     """
     statement = (
         sa.update(deliveries)
-        .where(sa.or_(*(begins(deliveries.c.id, each) for each in ids)), deliveries.c.state.in_(sources(Move.CANCEL)))
-        .values(state=target(Move.CANCEL), reason="cancelled by an operator", updated_at=now)
+        .where(
+            sa.or_(*(begins(deliveries.c.id, each) for each in ids)),
+            deliveries.c.state.in_(sources(DeliveryMove.CANCEL)),
+        )
+        .values(state=target(DeliveryMove.CANCEL), reason="cancelled by an operator", updated_at=now)
         .returning(deliveries.c.id)
     )
     return list(connection.execute(statement).scalars())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, State
+from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.ledger import bulk
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 
@@ -59,7 +59,7 @@ def remove_lanes(connection: sa.Connection, before: float) -> int:
         return 0
     under_way = sa.select(deliveries.c.lane).where(
         deliveries.c.sink.in_({row.sink for row in found}),
-        deliveries.c.state.in_([state.value for state in State if state not in ENDED]),
+        deliveries.c.state.in_([state.value for state in DeliveryState if state not in ENDED]),
         bulk.among(connection, deliveries.c.lane, [row.lane for row in found]),
     )
     busy = set(connection.execute(under_way.distinct()).scalars())

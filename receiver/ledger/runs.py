@@ -14,7 +14,7 @@ RunKey = tuple[str, str]  # (source, run id)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunStatus:
     """A run as its newest event says. `status` is as Skyvern says, `outcome` after untangling."""
 
     source: str
@@ -29,10 +29,10 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class RunResult:
     """A run with the body of its newest event, as the ledger keeps it, and when that came."""
 
-    standing: Standing
+    standing: RunStatus
     body: bytes = field(repr=False)
     received_at: float
 
@@ -50,27 +50,27 @@ _STANDING = [
 ]
 
 
-def standings(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, Standing]:
+def standings(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
     """Those of the runs of which an event is known. One query a source, however many are asked for."""
-    found: dict[RunKey, Standing] = {}
+    found: dict[RunKey, RunStatus] = {}
     for source in {source for source, _ in keys}:
         run_ids = [run_id for each, run_id in keys if each == source]
         query = sa.select(*_STANDING).where(
             runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.event_id != ""
         )
         for row in connection.execute(query):
-            found[row.source, row.run_id] = Standing(*row)
+            found[row.source, row.run_id] = RunStatus(*row)
     return found
 
 
-def result(connection: sa.Connection, source: str, run_id: str) -> Result | None:
+def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | None:
     """The run's result, or None when it is not final."""
     row = connection.execute(
         sa.select(*_STANDING, events.c.body, events.c.received_at)
         .join(events, events.c.id == runs.c.event_id)
         .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(True))
     ).first()
-    return None if row is None else Result(Standing(*row[: len(_STANDING)]), bytes(row.body), row.received_at)
+    return None if row is None else RunResult(RunStatus(*row[: len(_STANDING)]), bytes(row.body), row.received_at)
 
 
 def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:

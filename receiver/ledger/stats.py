@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import State
+from receiver.domain.delivery import DeliveryState
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.schema import deliveries, events
 
 # Delivered and cancelled ones are left out: there may be millions, and they need nobody.
-COUNTED = (State.HELD, State.QUEUED, State.SENDING, State.WAITING, State.DEAD)
+COUNTED = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING, DeliveryState.DEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def read(connection: sa.Connection) -> Gauges:
     )
     oldest = connection.execute(
         sa.select(deliveries.c.sink, sa.func.min(deliveries.c.due_at))
-        .where(deliveries.c.state == sa.literal_column(f"'{State.QUEUED}'"))
+        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'"))
         .group_by(deliveries.c.sink)
     )
     return Gauges(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from receiver.domain.event import Via
 from receiver.domain.run import FINAL
 from receiver.ledger import Ledger, runs
-from receiver.reconcile.poller import Watched
+from receiver.reconcile.poller import PolledSource
 from receiver.reconcile.resolver import token_of
 from receiver.skyvern import Answered, ListedRun, listed_runs
 
@@ -31,7 +31,7 @@ class ImportReport:
     trouble: str = ""
 
 
-def import_runs(ledger: Ledger, source: Watched, since: float, take: Take | None = None) -> ImportReport:
+def import_runs(ledger: Ledger, source: PolledSource, since: float, take: Take | None = None) -> ImportReport:
     """Go through GET /v1/runs, newest first, back to `since` (epoch seconds), for final runs that the ledger lacks.
 
     With `take` each of them is fetched and handed to it. Raises LedgerUnavailable.
@@ -57,7 +57,7 @@ def import_runs(ledger: Ledger, source: Watched, since: float, take: Take | None
     return report
 
 
-def _import(take: Take, source: Watched, row: ListedRun) -> bool:
+def _import(take: Take, source: PolledSource, row: ListedRun) -> bool:
     while not source.budget(1):
         time.sleep(0.2)
     answer = source.reader.get_run(row.run_id)

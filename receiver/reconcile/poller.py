@@ -28,8 +28,7 @@ from receiver.domain import poll_schedule
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
-from receiver.domain.submission import Move
-from receiver.domain.submission import Submission as State
+from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
 from receiver.inbox import InboxReader
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, runs
@@ -52,7 +51,7 @@ log = logging.getLogger("runhook.reconcile")
 
 
 @dataclass(slots=True)
-class Watched:
+class PolledSource:
     """A source whose API can be asked."""
 
     name: str
@@ -71,7 +70,7 @@ class Reconciler:
         dispatcher: Dispatcher,
         connection: redis.Redis,
         settings: ReconcileConfig,
-        sources: Sequence[Watched],
+        sources: Sequence[PolledSource],
     ) -> None:
         self._ledger = ledger
         self._dispatcher = dispatcher
@@ -108,15 +107,15 @@ class Reconciler:
             self._begin(source, taken)
         return begun
 
-    def _begin(self, source: Watched, taken: Sequence[Submission]) -> None:
-        known = [each for each in taken if each.state is State.ACCEPTED]
+    def _begin(self, source: PolledSource, taken: Sequence[Submission]) -> None:
+        known = [each for each in taken if each.state is SubmissionState.ACCEPTED]
         for submission in known:
             self._start(source, lambda submission=submission: self._poll(source, submission))  # type: ignore[misc]
         if len(known) < len(taken):  # one look serves all whose answer was lost
-            rest = [each for each in taken if each.state is not State.ACCEPTED]
+            rest = [each for each in taken if each.state is not SubmissionState.ACCEPTED]
             self._start(source, lambda: self._resolve(source, rest))
 
-    def _start(self, source: Watched, work: Callable[[], None]) -> None:
+    def _start(self, source: PolledSource, work: Callable[[], None]) -> None:
         def careful() -> None:
             try:
                 work()
@@ -144,10 +143,10 @@ class Reconciler:
 
     # One look.
 
-    def _poll(self, source: Watched, submission: Submission) -> None:
+    def _poll(self, source: PolledSource, submission: Submission) -> None:
         self._take_answer(source, submission, source.reader.get_run(submission.run_id))
 
-    def _take_answer(self, source: Watched, submission: Submission, answer: Answer) -> None:
+    def _take_answer(self, source: PolledSource, submission: Submission, answer: Answer) -> None:
         now = time.time()
         if isinstance(answer, Answered) and answer.ok and self.take(source.name, answer.body, "poll", submission.id):
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
@@ -168,7 +167,7 @@ class Reconciler:
             return
         self._postpone(submission, reason, self._settings.longest, retry_after)
 
-    def _has_ended(self, source: Watched, submission: Submission, answer: Answer, now: float) -> bool:
+    def _has_ended(self, source: PolledSource, submission: Submission, answer: Answer, now: float) -> bool:
         """Whether this was the one more look at a run whose end is known: it is repeated only while Skyvern has
         trouble, and for no longer than a day."""
         ended = self._ledger.read(lambda connection: runs.ended_at(connection, source.name, submission.run_id))
@@ -180,15 +179,17 @@ class Reconciler:
         again = poll_schedule.next_look(submission.polls, now, random.random(), longest, retry_after=retry_after)
         self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 
-    def _resolve(self, source: Watched, leased: Sequence[Submission]) -> None:
+    def _resolve(self, source: PolledSource, leased: Sequence[Submission]) -> None:
         """Look for the runs of submissions whose answer was lost: of those that are due, and of all others as well."""
         now = time.time()
 
         def miss(connection: Connection) -> list[Submission]:
             for each in leased:
-                if each.state is State.PENDING and each.created_at < now - lifecycle.PENDING_LIMIT:
+                if each.state is SubmissionState.PENDING and each.created_at < now - lifecycle.PENDING_LIMIT:
                     reason = "the process that waited for the answer ended"
-                    lifecycle.resolve(connection, each.id, Move.MISS, now, due_at=now + polls.LEASE, reason=reason)
+                    lifecycle.resolve(
+                        connection, each.id, SubmissionMove.MISS, now, due_at=now + polls.LEASE, reason=reason
+                    )
             return polls.unknown(connection, source.name, _MOST_UNKNOWN)
 
         wanted = {each.id: each for each in [*leased, *self._ledger.write(miss)]}
@@ -200,7 +201,7 @@ class Reconciler:
                 self._take_answer(source, found, answer)
         missed = [wanted[each.id] for each in leased if each.id not in settled]
         old = now - self._settings.absent_after
-        gone = [each for each in missed if each.state is State.UNKNOWN and each.created_at < old]
+        gone = [each for each in missed if each.state is SubmissionState.UNKNOWN and each.created_at < old]
         absent = source.resolver.absent(gone) if gone else set()
         for each in missed:
             if each.id in absent:
@@ -215,7 +216,7 @@ class Reconciler:
         now = time.time()
         self._ledger.write(
             lambda connection: lifecycle.resolve(
-                connection, submission.id, Move.GIVE_UP, now, reason=reason, release=release
+                connection, submission.id, SubmissionMove.GIVE_UP, now, reason=reason, release=release
             )
         )
 
@@ -254,7 +255,7 @@ class Reconciler:
         return looks
 
     @property
-    def sources(self) -> list[Watched]:
+    def sources(self) -> list[PolledSource]:
         """The sources whose API can be asked."""
         return list(self._sources.values())
 
@@ -289,6 +290,6 @@ def build(settings: Settings, config: Config) -> Reconciler:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
         watched.append(
-            Watched(name, reader, budget, Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0))  # type: ignore[misc]
+            PolledSource(name, reader, budget, Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0))  # type: ignore[misc]
         )
     return Reconciler(ledger, dispatcher, connection, config.reconcile, watched)

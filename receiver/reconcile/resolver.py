@@ -19,7 +19,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Final
 
-from receiver.domain.submission import OPEN, Move
+from receiver.domain.submission import OPEN, SubmissionMove
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
@@ -166,7 +166,7 @@ class Resolver:
                 if lifecycle.resolve(
                     connection,
                     submission_id,
-                    Move.ACCEPT,
+                    SubmissionMove.ACCEPT,
                     now,
                     run_id=run_id,
                     run_type=_text(answer.json(), "run_type"),

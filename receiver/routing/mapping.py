@@ -128,7 +128,7 @@ def find(root: Any, parts: tuple[str, ...]) -> Iterator[Any]:
             yield from find(root[int(head)], rest)
 
 
-class Result(Enum):
+class ConditionResult(Enum):
     """What became of a condition."""
 
     HOLDS = auto()
@@ -136,22 +136,22 @@ class Result(Enum):
     DIFFERS = auto()
 
 
-def test(condition: Condition, root: Any) -> Result:
+def test(condition: Condition, root: Any) -> ConditionResult:
     """Whether the condition holds in `root`."""
     value = root
     for name in condition.parts:  # the plain case, without a generator
         if not isinstance(value, dict) or name not in value:
             return _search(condition, root)
         value = value[name]
-    return Result.HOLDS if condition.holds(value) else Result.DIFFERS
+    return ConditionResult.HOLDS if condition.holds(value) else ConditionResult.DIFFERS
 
 
-def _search(condition: Condition, root: Any) -> Result:
-    result = Result.MISSING
+def _search(condition: Condition, root: Any) -> ConditionResult:
+    result = ConditionResult.MISSING
     for value in islice(find(root, condition.parts), MAX_VALUES):
         if condition.holds(value):
-            return Result.HOLDS
-        result = Result.DIFFERS
+            return ConditionResult.HOLDS
+        result = ConditionResult.DIFFERS
     return result
 
 

@@ -180,9 +180,9 @@ class _Subject:
         root = self._root or self._make_root()
         for index, condition in enumerate(route.conditions):
             result = mapping.test(condition, root)
-            if result is mapping.Result.MISSING:
+            if result is mapping.ConditionResult.MISSING:
                 return route.missing[index]
-            if result is mapping.Result.DIFFERS:
+            if result is mapping.ConditionResult.DIFFERS:
                 verdict = route.differs[index]
                 return replace(verdict, why=f"{verdict.why} but {self._there(condition)}") if self.explain else verdict
         if not self.explain:

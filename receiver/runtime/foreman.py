@@ -28,7 +28,7 @@ _COLOURS = (36, 33, 32, 35, 34, 31)
 
 
 @dataclass(slots=True)
-class Part:
+class Program:
     """A program. `launch`: starts it anew, its output in a pipe or nowhere. `why`: why it ended, given its exit code.
     `grace`: seconds that it has to end after SIGTERM. `last`: it is stopped after all the others have ended."""
 
@@ -46,22 +46,22 @@ class Part:
     rest: bytes = b""
 
 
-def program(name: str, command: Sequence[str], environ: Mapping[str, str], grace: float = 10.0) -> Part:
+def program(name: str, command: Sequence[str], environ: Mapping[str, str], grace: float = 10.0) -> Program:
     """A part that is a command with `environ` as its whole environment."""
 
     def launch() -> subprocess.Popen[bytes]:
         return spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(environ))
 
-    return Part(name, launch, grace=grace)
+    return Program(name, launch, grace=grace)
 
 
-class Parts:
+class Foreman:
     """Several parts until SIGTERM, Ctrl-C, or one of them can't start.
 
     `console`: where their lines go. `colour`: whether names are coloured.
     """
 
-    def __init__(self, parts: Sequence[Part], console: TextIO | None = None, *, colour: bool | None = None) -> None:
+    def __init__(self, parts: Sequence[Program], console: TextIO | None = None, *, colour: bool | None = None) -> None:
         self._parts = list(parts)
         self._console = console or sys.stdout
         self._colour = self._console.isatty() if colour is None else colour
@@ -135,13 +135,13 @@ class Parts:
         now = time.monotonic()
         due = [part.due - now for part in self._parts if part.process is None]
         for key, _ in self._selector.select(max(0.0, min([most, *due]))):
-            if isinstance(key.data, Part):
+            if isinstance(key.data, Program):
                 self._read(key.data)
             else:
                 with contextlib.suppress(BlockingIOError):
                     os.read(key.fd, 4096)
 
-    def _read(self, part: Part) -> None:
+    def _read(self, part: Program) -> None:
         """Print what the part has printed, line by line."""
         assert part.process is not None
         assert part.process.stdout is not None
@@ -162,7 +162,7 @@ class Parts:
             for line in lines:
                 self._line(part, line)
 
-    def _line(self, part: Part, raw: bytes) -> None:
+    def _line(self, part: Program, raw: bytes) -> None:
         text = raw.decode(errors="replace").rstrip("\r")
         if text.startswith(ERROR_PREFIX):  # told when the part ends, lest one trouble is told twice
             part.errors = [*part.errors[-20:], text.removeprefix(ERROR_PREFIX)]
@@ -177,14 +177,14 @@ class Parts:
                 part.process = None
                 self._ended(part, code)
 
-    def _drain(self, part: Part) -> None:
+    def _drain(self, part: Program) -> None:
         if part.process is not None and part.process.stdout is not None:
             self._read(part)
         if part.process is not None and part.process.stdout is not None:  # a grandchild still holds the pipe
             self._selector.unregister(part.process.stdout)
             part.process.stdout.close()
 
-    def _ended(self, part: Part, code: int) -> None:
+    def _ended(self, part: Program, code: int) -> None:
         now = time.monotonic()
         spoke = part.errors and code in {1, UsageError.exit_code, NotStarted.exit_code}
         reason = part.errors[-1] if spoke else part.why(code)

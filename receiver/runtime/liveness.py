@@ -38,7 +38,7 @@ def kernel() -> str:
         return socket.gethostname()
 
 
-class LifeSign:
+class LivenessLock:
     """The sign of this process. `directory`: the data directory. Raises OSError when it can't be made there."""
 
     def __init__(self, directory: Path, name: str, queue: str) -> None:
@@ -66,7 +66,7 @@ class LifeSign:
         os.close(self._handle)
 
 
-class Begun:
+class StartedJournal:
     """What a process begins of what it has taken in hand, noted in its sign for whoever finds that when it is dead.
 
     Nothing waits for a disk: what is written survives a kill, and after a crash of the machine nobody believes it. Any

@@ -43,7 +43,7 @@ def respawn_delay(deaths: int) -> float:
     return 0.0 if deaths <= 1 else min(_MAX_DELAY, 0.1 * 2.0 ** (deaths - 1))
 
 
-class Board:
+class SharedStatus:
     """A page of memory that a child shares with its supervisor: until when its job must have ended, since when it is
     at work, and its last words."""
 
@@ -74,27 +74,27 @@ class Board:
         struct.pack_into("d", self._page, 8, float(value))
 
     @property
-    def last_words(self) -> str:
+    def exit_reason(self) -> str:
         """Why the child ended, in one line, or ""."""
         return bytes(self._page[16 : 16 + self._LAST_WORDS]).split(b"\0")[0].decode(errors="replace")
 
-    @last_words.setter
-    def last_words(self, text: str) -> None:
+    @exit_reason.setter
+    def exit_reason(self, text: str) -> None:
         raw = " ".join(text.split()).encode()[: self._LAST_WORDS - 1]
         self._page[16 : 16 + len(raw) + 1] = raw + b"\0"
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class ChildContext:
     """What a child is told when it starts: its own unique name, its board, and the names of its dead predecessors
     whose traces nobody has removed."""
 
     name: str
-    board: Board
+    board: SharedStatus
     predecessors: tuple[str, ...]
 
 
-ChildMain = Callable[[Life], int]
+ChildMain = Callable[[ChildContext], int]
 """What a child runs after the fork; its answer is the exit code."""
 
 
@@ -102,7 +102,7 @@ ChildMain = Callable[[Life], int]
 class _Child:
     label: str
     main: ChildMain
-    board: Board = field(default_factory=Board)
+    board: SharedStatus = field(default_factory=SharedStatus)
     pid: int = 0
     name: str = ""
     born: float = 0.0
@@ -180,7 +180,7 @@ class Supervisor:
         child.board.clear()
         child.name = f"{child.label}@{self._host}.{token_hex(4)}"
         child.born, child.killed = time.monotonic(), False
-        life = Life(child.name, child.board, tuple(child.unburied))
+        life = ChildContext(child.name, child.board, tuple(child.unburied))
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -221,7 +221,7 @@ class Supervisor:
         delay = respawn_delay(child.deaths)
         child.due = now + delay
         how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        reason = child.board.last_words or how
+        reason = child.board.exit_reason or how
         if not child.killed and (reason != child.told or child.deaths <= 1 or child.deaths % 12 == 0):
             times = f"{child.deaths} times in a row, " if child.deaths > 1 else ""
             log.error("%s: %s (%sstarts again in %.1f s)", child.label, reason, times, delay)
@@ -252,7 +252,7 @@ class Supervisor:
 
 
 def _be_child(
-    parent: int, main: ChildMain, life: Life, asked: Callable[[], bool] = lambda: False
+    parent: int, main: ChildMain, life: ChildContext, asked: Callable[[], bool] = lambda: False
 ) -> None:  # pragma: no cover - in a process of its own
     """The rest of a forked child's life. Never returns: nothing of the supervisor's stack may run twice.
 
@@ -268,11 +268,11 @@ def _be_child(
         die_with_parent(parent)
         code = 0 if asked() else main(life)
     except RunhookError as error:
-        code, life.board.last_words = error.exit_code, str(error)
+        code, life.board.exit_reason = error.exit_code, str(error)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException as error:  # noqa: BLE001 - its last words; the supervisor decides
-        life.board.last_words = kind_and_place(error)
+        life.board.exit_reason = kind_and_place(error)
     finally:
         with contextlib.suppress(BaseException):
             logging.shutdown()
@@ -284,15 +284,15 @@ def _be_child(
 def in_child(function: Callable[[], None]) -> str:
     """Run `function` in a process of its own, so that nothing it opens is open here. Why it raised, or ""."""
 
-    def main(_life: Life) -> int:
+    def main(_life: ChildContext) -> int:
         function()
         return 0
 
-    board = Board()
+    board = SharedStatus()
     parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _be_child(parent, main, Life("check", board, ()))
+        _be_child(parent, main, ChildContext("check", board, ()))
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    return "" if code == 0 else board.last_words or f"the check ended with code {code}"
+    return "" if code == 0 else board.exit_reason or f"the check ended with code {code}"

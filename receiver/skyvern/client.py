@@ -22,7 +22,7 @@ import httpx2
 
 from receiver.errors import ConfigError
 from receiver.skyvern import requests
-from receiver.skyvern.requests import Call
+from receiver.skyvern.requests import ApiCall
 from receiver.skyvern.responses import Answer, Answered, Patience, Unreachable, pause_before_retry
 
 CONNECT_LIMIT = 5.0
@@ -48,7 +48,7 @@ class _Origin:
         self.name = parts.netloc.rpartition("@")[2]
         self._key = api_key
 
-    def request(self, client: httpx2.AsyncClient | httpx2.Client, call: Call) -> httpx2.Request | Unreachable:
+    def request(self, client: httpx2.AsyncClient | httpx2.Client, call: ApiCall) -> httpx2.Request | Unreachable:
         decoded = unquote(unquote(call.path)).replace("\\", "/")
         if not call.path.startswith("/") or {".", ".."} & set(decoded.split("/")):
             return Unreachable(False, "the path of the call is not one below the API's base")
@@ -59,7 +59,7 @@ class _Origin:
         except (httpx2.InvalidURL, UnicodeError, ValueError):
             return Unreachable(False, "the call can't be put into a request")
 
-    def failure(self, error: Exception, call: Call) -> Unreachable:
+    def failure(self, error: Exception, call: ApiCall) -> Unreachable:
         """The reason is made of fixed words: a library's own could quote a header, and so the key."""
         unsent = isinstance(
             error,
@@ -220,7 +220,7 @@ class SkyvernAPI:
             await client.aclose()
         self._clients.clear()
 
-    async def _send(self, call: Call) -> Answer:
+    async def _send(self, call: ApiCall) -> Answer:
         client = self._client(keep=call.kind == "read")
         request = self._origin.request(client, call)
         if isinstance(request, Unreachable):
@@ -235,7 +235,7 @@ class SkyvernAPI:
             await asyncio.sleep(pause)
             waited += pause
 
-    async def _once(self, client: httpx2.AsyncClient, request: httpx2.Request, call: Call) -> Answer:
+    async def _once(self, client: httpx2.AsyncClient, request: httpx2.Request, call: ApiCall) -> Answer:
         limit = self._patience.limit or call.limit
         request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}
         try:
@@ -302,7 +302,7 @@ class SkyvernReader:
             self._client.close()
             self._client = None
 
-    def _send(self, call: Call) -> Answer:
+    def _send(self, call: ApiCall) -> Answer:
         client = self._opened()
         request = self._origin.request(client, call)
         if isinstance(request, Unreachable):
@@ -326,7 +326,7 @@ class SkyvernReader:
                 )
             return self._client
 
-    def _once(self, client: httpx2.Client, request: httpx2.Request, call: Call) -> Answer:
+    def _once(self, client: httpx2.Client, request: httpx2.Request, call: ApiCall) -> Answer:
         limit = self._patience.limit or call.limit
         deadline = time.monotonic() + limit
         request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}

@@ -31,7 +31,7 @@ _NEVER_PASSED_ON: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """One call. `limit`: seconds that one try may take. `path` and `query` as they stand on the wire."""
 
     method: str
@@ -43,56 +43,58 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def submit(path: str, body: bytes, headers: Mapping[str, str], query: str = "") -> Call:
+def submit(path: str, body: bytes, headers: Mapping[str, str], query: str = "") -> ApiCall:
     """One of the calls that make runs. `headers`: the caller's."""
-    return Call("POST", path, "submit", SUBMIT_LIMIT, query=query, body=body, headers={**_JSON, **passed_on(headers)})
+    return ApiCall(
+        "POST", path, "submit", SUBMIT_LIMIT, query=query, body=body, headers={**_JSON, **passed_on(headers)}
+    )
 
 
-def get_run(run_id: str) -> Call:
+def get_run(run_id: str) -> ApiCall:
     """GET /v1/runs/{id}."""
-    return Call("GET", f"/v1/runs/{_segment(run_id)}", "read", READ_LIMIT)
+    return ApiCall("GET", f"/v1/runs/{_segment(run_id)}", "read", READ_LIMIT)
 
 
 def list_runs(
     page: int, page_size: int, status: Sequence[str], run_type: Sequence[str], search_key: str | None
-) -> Call:
+) -> ApiCall:
     """GET /v1/runs."""
     query: list[tuple[str, str]] = [("page", str(page)), ("page_size", str(page_size))]
     query += [("status", each) for each in status] + [("run_type", each) for each in run_type]
     query += [("search_key", search_key)] if search_key else []
-    return Call("GET", "/v1/runs", "read", READ_LIMIT, query=urlencode(query))
+    return ApiCall("GET", "/v1/runs", "read", READ_LIMIT, query=urlencode(query))
 
 
-def artifacts(run_id: str) -> Call:
+def artifacts(run_id: str) -> ApiCall:
     """GET /v1/runs/{id}/artifacts."""
-    return Call("GET", f"/v1/runs/{_segment(run_id)}/artifacts", "read", READ_LIMIT)
+    return ApiCall("GET", f"/v1/runs/{_segment(run_id)}/artifacts", "read", READ_LIMIT)
 
 
-def cancel(run_id: str) -> Call:
+def cancel(run_id: str) -> ApiCall:
     """POST /v1/runs/{id}/cancel."""
-    return Call("POST", f"/v1/runs/{_segment(run_id)}/cancel", "act", ACT_LIMIT)
+    return ApiCall("POST", f"/v1/runs/{_segment(run_id)}/cancel", "act", ACT_LIMIT)
 
 
-def cancel_many(run_ids: Sequence[str]) -> Call:
+def cancel_many(run_ids: Sequence[str]) -> ApiCall:
     """POST /v1/runs/cancel."""
-    return Call(
+    return ApiCall(
         "POST", "/v1/runs/cancel", "act", ACT_LIMIT, body=orjson.dumps({"run_ids": list(run_ids)}), headers=_JSON
     )
 
 
-def retry_webhook(run_id: str, webhook_url: str | None) -> Call:
+def retry_webhook(run_id: str, webhook_url: str | None) -> ApiCall:
     """POST /v1/runs/{id}/retry_webhook."""
     body = orjson.dumps({"webhook_url": webhook_url}) if webhook_url else None
     path = f"/v1/runs/{_segment(run_id)}/retry_webhook"
-    return Call("POST", path, "act", RETRY_WEBHOOK_LIMIT, body=body, headers=_JSON if body else {})
+    return ApiCall("POST", path, "act", RETRY_WEBHOOK_LIMIT, body=body, headers=_JSON if body else {})
 
 
-def forward(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Call:
+def forward(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiCall:
     """A caller's own request. Any POST may create a run, as far as is known here, so only a GET or HEAD is a read."""
     method = method.upper()
     if method in ("GET", "HEAD"):
-        return Call(method, path, "read", READ_LIMIT, query=query, body=body or None, headers=passed_on(headers))
-    return Call(method, path, "submit", ACT_LIMIT, query=query, body=body, headers=passed_on(headers))
+        return ApiCall(method, path, "read", READ_LIMIT, query=query, body=body or None, headers=passed_on(headers))
+    return ApiCall(method, path, "submit", ACT_LIMIT, query=query, body=body, headers=passed_on(headers))
 
 
 def passed_on(headers: Mapping[str, str]) -> dict[str, str]:

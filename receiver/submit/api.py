@@ -30,24 +30,24 @@ from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import Store
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries.resend import Tried, tried
-from receiver.ledger.runs import RunKey, Standing, standings
+from receiver.ledger.runs import RunKey, RunStatus, standings
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
 from receiver.runtime.throttle import TokenBucket
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
-from receiver.submit.auth import INVALID, Gate, scope_of
-from receiver.submit.callback_mask import Disguise
+from receiver.submit.auth import INVALID, Authenticator, scope_of
+from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.long_poll import Waiters
 from receiver.submit.proxy import Passthrough
 from receiver.submit.replies import Refusal, Reply, error
-from receiver.submit.request.endpoints import CALLS, Call
+from receiver.submit.request.endpoints import CALLS, Endpoint
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import Resender
 from receiver.submit.submitter import Submitter
-from receiver.web.part import Context, Part
+from receiver.web.part import Context, WebPart
 
 STOP_WITHIN: Final = 8.0
 """Seconds from the beginning of a stop within which submits on their way are still waited for."""
@@ -72,7 +72,7 @@ Handler = Callable[[Request, Caller], Awaitable[Response]]
 log = logging.getLogger("runhook.submit")
 
 
-def submit(context: Context) -> Part:
+def submit(context: Context) -> WebPart:
     """The part that serves /v1 and /api/v1."""
     api = _Api(context)
 
@@ -94,7 +94,7 @@ def submit(context: Context) -> Part:
         for slash in ("", "/")
     ]
     others = [Route(root + "/{rest:path}", api.entry(api.other), methods=_METHODS) for root in ("/v1", "/api/v1")]
-    return Part([*routes, *others], lifespan, api.stop)
+    return WebPart([*routes, *others], lifespan, api.stop)
 
 
 class _Api:
@@ -116,10 +116,10 @@ class _Api:
             secrets = tuple(each.encode() for each in source.signing_secrets)
             self.sources[name] = Source(name, api, callbacks, secrets, allowed)
         ledger = Ledger(settings.database_url)
-        self._store = Store(ledger)
+        self._store = AsyncLedger(ledger)
         client = redis.Redis.from_url(settings.redis_url, socket_timeout=0.5, socket_connect_timeout=0.5)
-        self._gate = Gate(self._store, client, config.submit.rate)
-        self._waiters: Waiters[RunKey, Standing] = Waiters(
+        self._gate = Authenticator(self._store, client, config.submit.rate)
+        self._waiters: Waiters[RunKey, RunStatus] = Waiters(
             lambda wanted: self._store.read(lambda connection: standings(connection, wanted)),
             config.submit.max_waiters,
         )
@@ -130,7 +130,7 @@ class _Api:
         self._redis = client
         self._stopped_at: float | None = None
         self._leaving: asyncio.Future[None] | None = None
-        disguise = Disguise(self._store)
+        disguise = CallbackMask(self._store)
         self._after = config.reconcile.after
         self._readers: dict[str, SkyvernReader] = {}
         self._provers = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
@@ -142,7 +142,7 @@ class _Api:
             if (found := source.api(settings.skyvern_base_url)) is not None
         }
         self._submitter = Submitter(self._store, Redactor(config.redact), self._prove, self._due)
-        self._results = Results(self._store, self._waiters, disguise, context.keeper.keep)
+        self._results = Results(self._store, self._waiters, disguise, context.group_commit.commit)
         self._passthrough = Passthrough(disguise)
         self._resender = Resender(self._store, self._results, self._senders, disguise, self._wake)
 
@@ -196,7 +196,7 @@ class _Api:
             raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
         return source
 
-    def submit(self, call: Call) -> Handler:
+    def submit(self, call: Endpoint) -> Handler:
         """What serves this call."""
 
         async def serve(request: Request, caller: Caller) -> Response:

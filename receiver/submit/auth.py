@@ -14,10 +14,9 @@ import redis
 
 from receiver.config.fields import parse_rate
 from receiver.domain import api_key
-from receiver.ledger import LedgerDataError, LedgerUnavailable
-from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger import LedgerDataError, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import Store
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.runtime.throttle import RateLimits
 from receiver.submit.replies import Refusal, error
 
@@ -37,10 +36,10 @@ _VAULT = frozenset({"get", "create"})
 _CODES = frozenset({"totp", "totp-code"})
 
 
-class Gate:
+class Authenticator:
     """`default_rate`: for keys without one of their own, such as 10/s, or None."""
 
-    def __init__(self, store: Store, client: redis.Redis, default_rate: str | None) -> None:
+    def __init__(self, store: AsyncLedger, client: redis.Redis, default_rate: str | None) -> None:
         self._store = store
         self._redis = client
         self._default = default_rate
@@ -88,7 +87,7 @@ class Gate:
 
     async def _look(self, digest: str) -> Key | None:
         now = time.monotonic()
-        key = await self._store.read(lambda connection: ledger_keys.by_hash(connection, digest))
+        key = await self._store.read(lambda connection: api_keys.by_hash(connection, digest))
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[digest] = (now, key)
@@ -102,7 +101,7 @@ class Gate:
     async def _note(self, key_id: str, at: float) -> None:
         """Note that the key was used. Beside the request: a ledger that takes no note must not refuse or delay it."""
         with contextlib.suppress(LedgerUnavailable, LedgerDataError):
-            await self._store.write(lambda connection: ledger_keys.used(connection, key_id, at))
+            await self._store.write(lambda connection: api_keys.used(connection, key_id, at))
 
     async def _take(self, key_id: str, rate: str) -> bool:
         loop = asyncio.get_running_loop()

@@ -11,17 +11,17 @@ from contextlib import suppress
 
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import Store
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions.visibility import addresses
 from receiver.submit.request.source import Source
 
 _TOKEN = rb"(sub_[0-9a-f]{32})"
 
 
-class Disguise:
+class CallbackMask:
     """For answers of Skyvern, and for bodies of the ledger."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AsyncLedger) -> None:
         self._store = store
         self._patterns: dict[str, re.Pattern[bytes]] = {}
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from receiver.ledger.api_keys import Key
 from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
-from receiver.submit.callback_mask import Disguise
+from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.replies import Reply, error, holds_secret, relay, relayed_headers
 from receiver.submit.request.source import Source
 
@@ -24,7 +24,7 @@ class Leak(Exception):
 class Passthrough:
     """All calls that nothing else is done for."""
 
-    def __init__(self, disguise: Disguise) -> None:
+    def __init__(self, disguise: CallbackMask) -> None:
         self._disguise = disguise
 
     async def read(

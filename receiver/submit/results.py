@@ -18,15 +18,14 @@ from urllib.parse import quote
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.errors import RequestError
-from receiver.ledger import LedgerUnavailable
-from receiver.ledger import runs as ledger_results
+from receiver.ledger import LedgerUnavailable, runs
 from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import Store
-from receiver.ledger.runs import Result, RunKey, Standing
+from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.runs import RunKey, RunResult, RunStatus
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.reconcile.resolver import token_of
 from receiver.skyvern import Answered, Unreachable
-from receiver.submit.callback_mask import Disguise
+from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, splice
 from receiver.submit.json_edit import parse as parse_object
 from receiver.submit.long_poll import TooManyWaiters, Waiters
@@ -67,7 +66,9 @@ _Shared = tuple[RunKey, str]  # with the id of a key: what one answer may show, 
 class Results:
     """Results for callers. `keep`: takes an event to the inbox; it may raise RequestError."""
 
-    def __init__(self, store: Store, waiters: Waiters[RunKey, Standing], disguise: Disguise, keep: Keep) -> None:
+    def __init__(
+        self, store: AsyncLedger, waiters: Waiters[RunKey, RunStatus], disguise: CallbackMask, keep: Keep
+    ) -> None:
         self._store = store
         self._waiters = waiters
         self._disguise = disguise
@@ -101,7 +102,7 @@ class Results:
         that may be told.
         """
         run = (source.name, run_id)
-        standing = (await self._store.read(lambda connection: ledger_results.standings(connection, [run]))).get(run)
+        standing = (await self._store.read(lambda connection: runs.standings(connection, [run]))).get(run)
         submission, shown = await self._store.read(lambda connection: webhook_of(connection, run, key))
         reply = await self._from_skyvern(source, key, run_id, known=standing is not None and standing.final)
         if submission is None or reply.status != 200:
@@ -109,7 +110,7 @@ class Results:
         webhook = {WEBHOOK_HEADER: quote(submission.callback_url, safe=_PLAIN)} if shown else {}
         return reply.for_submission(submission.id).with_headers(**webhook)
 
-    async def wait(self, key: RunKey, seconds: float) -> Standing | None:
+    async def wait(self, key: RunKey, seconds: float) -> RunStatus | None:
         """How the run stands once the ledger knows its end; None when that is not so after `seconds`, or the process
         stops. Raises TooManyWaiters."""
         return await self._waiters.until(key, lambda standing: standing.final, seconds)
@@ -139,7 +140,7 @@ class Results:
         return self._changes(source, key, run_id)
 
     async def _changes(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None]:
-        known: Standing | None = None
+        known: RunStatus | None = None
         yield b"retry: 2000\n\n"
         while True:
             try:
@@ -169,9 +170,7 @@ class Results:
         """Whether the ledger knows that there is such a run: then nobody needs to ask Skyvern whether it exists."""
         key = (source.name, run_id)
         return await self._store.read(
-            lambda connection: (
-                bool(ledger_results.standings(connection, [key])) or ledger_results.is_ours(connection, *key)
-            )
+            lambda connection: bool(runs.standings(connection, [key])) or runs.is_ours(connection, *key)
         )
 
     async def _from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
@@ -188,7 +187,7 @@ class Results:
 
     async def _look(self, source: Source, key: Key, run_id: str) -> Reply | None:
         try:
-            result = await self._store.read(lambda connection: ledger_results.result(connection, source.name, run_id))
+            result = await self._store.read(lambda connection: runs.result(connection, source.name, run_id))
         except LedgerUnavailable:
             return None
         if result is None:
@@ -205,7 +204,7 @@ class Results:
             body, origin = result.body, "ledger"
         return await self._reply(source, key, result, body, origin)
 
-    async def _reply(self, source: Source, key: Key, result: Result, body: bytes, origin: str) -> Reply | None:
+    async def _reply(self, source: Source, key: Key, result: RunResult, body: bytes, origin: str) -> Reply | None:
         standing = result.standing
         try:
             members = parse_object(body)
@@ -258,7 +257,7 @@ class Results:
             self._kept.clear()
         self._kept[key] = now
         try:
-            ours = await self._store.read(lambda connection: ledger_results.is_ours(connection, source.name, run_id))
+            ours = await self._store.read(lambda connection: runs.is_ours(connection, source.name, run_id))
             token = "" if ours else token_of(said.json())
             await self._keep(Event(event_id(source.name, body), source.name, body, time.time(), "poll", token))
         except (RequestError, LedgerUnavailable):

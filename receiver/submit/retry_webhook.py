@@ -14,18 +14,18 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from receiver.domain.callback import CALLBACK, ROUTE, lane_of
-from receiver.domain.delivery import State
+from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import parse as parse_run
-from receiver.ledger import runs as ledger_results
+from receiver.ledger import runs
 from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import Store
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries import resend
 from receiver.ledger.deliveries.resend import Tried
-from receiver.ledger.runs import Result
+from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered
-from receiver.submit.callback_mask import Disguise
+from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, parse
 from receiver.submit.long_poll import TooManyWaiters, Waiters
 from receiver.submit.replies import SUBMISSION_HEADER, Refusal, Reply, error, invalid, malformed, relay
@@ -44,10 +44,10 @@ class Resender:
 
     def __init__(
         self,
-        store: Store,
+        store: AsyncLedger,
         results: Results,
         waiters: Waiters[str, Tried],
-        disguise: Disguise,
+        disguise: CallbackMask,
         wake: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -89,7 +89,7 @@ class Resender:
             trouble = trouble.replace(urlsplit(address).hostname or address, "the caller's server")
         return _told(source, submission, result, delivery, payload, (default, elsewhere or default), tried, trouble)
 
-    async def _final(self, source: Source, key: Key, run_id: str, until: float) -> Result | Reply:
+    async def _final(self, source: Source, key: Key, run_id: str, until: float) -> RunResult | Reply:
         """The run's result; or what the caller is told, because it has none, or it is not here yet."""
         found = await self._result(source, run_id)
         if found is not None:
@@ -106,14 +106,14 @@ class Resender:
             503, "The run's result has only just been fetched and is not in the ledger yet", retry_after="5"
         )
 
-    async def _result(self, source: Source, run_id: str) -> Result | None:
-        return await self._store.read(lambda connection: ledger_results.result(connection, source.name, run_id))
+    async def _result(self, source: Source, run_id: str) -> RunResult | None:
+        return await self._store.read(lambda connection: runs.result(connection, source.name, run_id))
 
     async def _outcome(self, delivery: str, before: Tried, until: float) -> Tried | None:
         """The delivery after its next attempt; None when there was none in time."""
 
         def over(now: Tried) -> bool:
-            return now.state is State.CANCELLED or (now.number > before.number and now.outcome != "lapsed")
+            return now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed")
 
         try:
             return await self._waiters.until(delivery, over, until - time.monotonic())
@@ -124,7 +124,7 @@ class Resender:
 def _told(
     source: Source,
     submission: Submission,
-    result: Result,
+    result: RunResult,
     delivery: str,
     payload: bytes,
     addresses: tuple[str, str],
@@ -175,6 +175,8 @@ def _error(tried: Tried | None) -> str | None:
         return f"not sent within {WAIT:g} s; it stays due, and is sent as soon as it can be"
     if tried.outcome == "accepted":
         return None
-    if tried.state is State.CANCELLED:
+    if tried.state is DeliveryState.CANCELLED:
         return "an operator cancelled this delivery"
-    return tried.reason + ("; it is tried again" if tried.state in (State.WAITING, State.QUEUED) else "")
+    return tried.reason + (
+        "; it is tried again" if tried.state in (DeliveryState.WAITING, DeliveryState.QUEUED) else ""
+    )

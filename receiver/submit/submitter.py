@@ -17,15 +17,13 @@ from typing import Any
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse as parse_run
-from receiver.domain.submission import Move
-from receiver.domain.submission import Submission as State
+from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import Store
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import Answer, Submission
-from receiver.skyvern import Answer as Said
-from receiver.skyvern import Answered, Created, Lost, Unreachable, submitted
+from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
+from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     Reply,
@@ -35,7 +33,7 @@ from receiver.submit.replies import (
     of_submit,
     relay,
 )
-from receiver.submit.request.endpoints import Call, short_answer
+from receiver.submit.request.endpoints import Endpoint, short_answer
 from receiver.submit.request.prepare import Prepared, prepare
 from receiver.submit.request.source import Source
 
@@ -62,8 +60,8 @@ Due = Callable[[str, Mapping[str, Any], Mapping[str, str], float], float]
 def _unanswered(submission: Submission) -> bool:
     """Whether its answer is still awaited. Its webhook may have come before."""
     young = time.time() - submission.created_at < lifecycle.PENDING_LIMIT
-    return submission.state is State.PENDING or (
-        submission.state is State.ACCEPTED and submission.answered_at is None and young
+    return submission.state is SubmissionState.PENDING or (
+        submission.state is SubmissionState.ACCEPTED and submission.answered_at is None and young
     )
 
 
@@ -74,7 +72,9 @@ async def _stays() -> bool:
 class Submitter:
     """Submits of all sources in this process. `prove`: how a lost answer is made good at once, if that can be."""
 
-    def __init__(self, store: Store, redactor: Redactor, prove: Prove | None = None, due: Due | None = None) -> None:
+    def __init__(
+        self, store: AsyncLedger, redactor: Redactor, prove: Prove | None = None, due: Due | None = None
+    ) -> None:
         self._store = store
         self._redactor = redactor
         self._prove = prove
@@ -85,7 +85,7 @@ class Submitter:
         self,
         source: Source,
         key: Key,
-        call: Call,
+        call: Endpoint,
         path: str,
         query: str,
         body: bytes,
@@ -117,12 +117,12 @@ class Submitter:
         now = time.time()
         if isinstance(found, Created):
             due_at = self._due(new.call, prepared.members, prepared.headers, now) if self._due else now + DUE_AFTER
-            answer = Answer(Move.ACCEPT, found.run_id, found.run_type, due_at=due_at)
+            answer = SubmitOutcome(SubmissionMove.ACCEPT, found.run_id, found.run_type, due_at=due_at)
         elif isinstance(found, Lost):
-            answer = Answer(Move.MISS, reason=found.reason, due_at=now)
+            answer = SubmitOutcome(SubmissionMove.MISS, reason=found.reason, due_at=now)
         else:
             reason = said.reason if isinstance(said, Unreachable) else f"status {found.status}"
-            answer = Answer(Move.REJECT, reason=reason, release=not held_for_good(said))
+            answer = SubmitOutcome(SubmissionMove.REJECT, reason=reason, release=not held_for_good(said))
         kept = self._redacted(reply.body) if isinstance(found, Created) else reply.body
         answer = replace(answer, status=reply.status, body=kept)
         if isinstance(found, Created) and await gone():
@@ -138,7 +138,7 @@ class Submitter:
             return await self._proof(source, submission, gone) or reply
         return reply
 
-    async def _write(self, submission_id: str, answer: Answer) -> Submission | None:
+    async def _write(self, submission_id: str, answer: SubmitOutcome) -> Submission | None:
         """Write the answer down. None when the ledger does not take it: the caller is answered all the same, and the
         submission is found pending by the clock."""
         for pause in (*_WRITE_AGAIN, None):
@@ -163,7 +163,7 @@ class Submitter:
         if submission.request_hash != prepared.new.request_hash:
             return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
         submission = await self._settled(submission)
-        if _unanswered(submission) and submission.state is State.PENDING:
+        if _unanswered(submission) and submission.state is SubmissionState.PENDING:
             reply = error(409, "The first request with this content is still on its way", retry_after="5")
         else:
             reply = await self._again(source, submission, gone)
@@ -196,7 +196,7 @@ class Submitter:
         """The answer that the submission has, or can have by now."""
         if submission.answer_status is not None and submission.answer is not None and submission.answer_status < 300:
             return Reply(submission.answer_status, submission.answer, {"content-type": "application/json"})
-        if submission.state in (State.UNKNOWN, State.ACCEPTED):
+        if submission.state in (SubmissionState.UNKNOWN, SubmissionState.ACCEPTED):
             found = await self._proof(source, submission, gone)
             if found is not None:
                 return found
@@ -206,7 +206,7 @@ class Submitter:
 
     async def _proof(self, source: Source, submission: Submission, gone: Gone) -> Reply | None:
         """The answer to a submit whose own was lost, once its run is known: by webhook, or found in Skyvern's API."""
-        said: Said | None = None
+        said: Answer | None = None
         try:
             now = await self._store.read(lambda connection: lifecycle.one(connection, submission.id))
             if now is not None and now.run_id:

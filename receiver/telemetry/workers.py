@@ -45,7 +45,7 @@ class _Hash:
             pipeline.execute()
 
 
-class Tally(_Hash):
+class AttemptCounter(_Hash):
     """The attempts of one worker process for one sink."""
 
     def __init__(self, client: redis.Redis, sink: str) -> None:
@@ -62,7 +62,7 @@ class Tally(_Hash):
         self._sums[total] = self._sums.get(total, 0.0) + seconds
 
 
-class DispatchTally(_Hash):
+class DispatchCounter(_Hash):
     """The events that one dispatcher has recorded."""
 
     def __init__(self, client: redis.Redis) -> None:

@@ -21,19 +21,19 @@ from receiver.config.settings import Settings
 from receiver.errors import RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
-from receiver.ingest.group_commit import Keeper, Limits, spool_trouble
+from receiver.ingest.group_commit import GroupCommit, Limits, spool_trouble
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull
 from receiver.reconcile.poll_hints import HintWriter
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.wakeups import DISPATCH, wake_command
 from receiver.web.health import health
-from receiver.web.part import Context, Part
+from receiver.web.part import Context, WebPart
 
 log = logging.getLogger("runhook.ingest")
 
 
-PARTS: Sequence[Callable[[Context], Part]] = (health,)
+PARTS: Sequence[Callable[[Context], WebPart]] = (health,)
 """What stands beside the webhooks."""
 
 
@@ -41,7 +41,7 @@ class Application(Starlette):
     """Starlette, with a short way to the webhooks."""
 
     ingest: Ingest
-    parts: Sequence[Part] = ()
+    parts: Sequence[WebPart] = ()
 
     def stop(self) -> None:
         """Hold no request any longer. Whoever serves the application calls it first of all when it stops."""
@@ -84,7 +84,7 @@ def _spool(settings: Settings, config: Config) -> Spool:
 
 
 def create_app(
-    settings: Settings, config: Config, parts: Sequence[Callable[[Context], Part]] | None = None
+    settings: Settings, config: Config, parts: Sequence[Callable[[Context], WebPart]] | None = None
 ) -> Application:
     """The application for these settings. It opens everything at start-up (ASGI lifespan) and nothing before."""
     metrics = ReceiverMetrics()
@@ -95,14 +95,14 @@ def create_app(
         accept_weaker=config.server.accept_weaker_durability,
         shares_disk=settings.embedded_redis,
     )
-    keeper = Keeper(
+    group_commit = GroupCommit(
         settings.redis_url,
         _spool(settings, config),
         limits,
         metrics,
         wake=lambda client: client.execute_command(*wake_command(DISPATCH)),
     )
-    context = Context(settings, config, keeper, metrics, metrics.registry())
+    context = Context(settings, config, group_commit, metrics, metrics.registry())
     built = [part(context) for part in (PARTS if parts is None else parts)]
     store = Quarantine(
         settings.data / "quarantine",
@@ -114,8 +114,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await keeper.start()
-            stack.push_async_callback(keeper.close)
+            await group_commit.start()
+            stack.push_async_callback(group_commit.close)
             for closing in (hints.close, quarantine.close, app.ingest.close):
                 stack.push_async_callback(closing)
             for part in built:
@@ -132,7 +132,7 @@ def create_app(
     hints = HintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}
-    app.ingest = Ingest(secrets, config.server.max_body, keeper, quarantine, hints, metrics)
+    app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics)
     return app
 
 

@@ -11,14 +11,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from receiver.errors import RequestError
-from receiver.ingest.group_commit import Keeper
-from receiver.web.part import Context, Part
+from receiver.ingest.group_commit import GroupCommit
+from receiver.web.part import Context, WebPart
 
 READY_FOR: Final = 1.0
 """Seconds that an answer of /readyz holds: each new one costs a real write."""
 
 
-def health(context: Context) -> Part:
+def health(context: Context) -> WebPart:
     """/healthz: the process is alive. /readyz: an event could be kept now, which a real write has shown."""
     lock = asyncio.Lock()
     last: tuple[float, str | RequestError] = (float("-inf"), "")
@@ -30,24 +30,24 @@ def health(context: Context) -> Part:
         nonlocal last
         async with lock:
             if time.monotonic() - last[0] >= READY_FOR:
-                last = (time.monotonic(), await _try_write(context.keeper))
+                last = (time.monotonic(), await _try_write(context.group_commit))
         if isinstance(last[1], RequestError):
             raise last[1]
-        return JSONResponse({"status": "ready", **_state(context.keeper, last[1])})
+        return JSONResponse({"status": "ready", **_state(context.group_commit, last[1])})
 
-    return Part([Route("/healthz", healthz), Route("/readyz", readyz)])
+    return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)])
 
 
-async def _try_write(keeper: Keeper) -> str | RequestError:
+async def _try_write(group_commit: GroupCommit) -> str | RequestError:
     try:
-        return await keeper.ready()
+        return await group_commit.ready()
     except RequestError as error:
         return error
 
 
-def _state(keeper: Keeper, store: str) -> dict[str, Any]:
+def _state(group_commit: GroupCommit, store: str) -> dict[str, Any]:
     # The spool is always on disk before the 202; the word about Redis is for what comes after the spool.
-    found = keeper.durability
+    found = group_commit.durability
     return {
         "store": store,
         "on_disk_before_202": store == "spool" or bool(found and found.strong),

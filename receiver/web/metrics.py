@@ -23,7 +23,7 @@ from starlette.routing import Route
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.stats import COUNTED, Gauges, read
 from receiver.telemetry import workers
-from receiver.web.part import Context, Part
+from receiver.web.part import Context, WebPart
 
 FRESH_FOR: Final = 5.0
 """Seconds that what was asked from Redis and the ledger is shown before it is asked again."""
@@ -31,7 +31,7 @@ DISPOSITIONS: Final = ("news", "interim", "repeat", "superseded", "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 
 
-class State(Collector):
+class PolledMetrics(Collector):
     """The ledger's and the workers' samples as they were last asked for."""
 
     def __init__(self, sinks: list[str], routes: list[str]) -> None:
@@ -95,11 +95,11 @@ class State(Collector):
         yield from (events, unrouted, failed)
 
 
-def metrics(context: Context) -> Part:
+def metrics(context: Context) -> WebPart:
     """The part that serves /metrics."""
     ledger = Ledger(context.settings.database_url)
     client = redis.asyncio.Redis.from_url(context.settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
-    state = State(context.config.destinations, [route.name for route in context.config.routes])
+    state = PolledMetrics(context.config.destinations, [route.name for route in context.config.routes])
     context.registry.register(state)
     lock = asyncio.Lock()
 
@@ -127,4 +127,4 @@ def metrics(context: Context) -> Part:
         await client.aclose()
         ledger.close()
 
-    return Part([Route("/metrics", serve)], lifespan)
+    return WebPart([Route("/metrics", serve)], lifespan)

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.ingest.group_commit import Keeper
+from receiver.ingest.group_commit import GroupCommit
 from receiver.telemetry.receiver import ReceiverMetrics
 
 
@@ -22,13 +22,13 @@ class Context:
 
     settings: Settings
     config: Config
-    keeper: Keeper
+    group_commit: GroupCommit
     metrics: ReceiverMetrics
     registry: CollectorRegistry
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WebPart:
     """`routes` of one entrance. `lifespan`: opened at start-up, closed at shutdown. `stop`: called when a stop begins,
     while requests are still being answered: whatever is held must now come to its end."""
 

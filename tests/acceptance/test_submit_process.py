@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from receiver.domain import api_key
-from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger import api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
 from receiver.web.server import STOP_TIMEOUT
@@ -49,7 +49,7 @@ def submitting_to(deployment: Deployments, redis_url: str) -> Iterator[Start]:
         key_id = os.urandom(6).hex()
         whole = api_key.derive(MASTER, key_id)
         row = Key(key_id, "app", api_key.digest(whole), "rhk_", frozenset(api_key.SCOPES), "skyvern", None, time.time())
-        it.ledger.write(lambda connection: ledger_keys.create(connection, row))
+        it.ledger.write(lambda connection: api_keys.create(connection, row))
         it.start()
         clients.append(httpx2.Client(base_url=it.url, headers={"x-api-key": whole}, trust_env=False, timeout=60))
         return it, clients[-1]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from receiver.domain.delivery import Move
-from receiver.domain.submission import Move as Submitted
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.submission import SubmissionMove
 from receiver.ledger import events as recording
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claims import Claimed
@@ -21,7 +21,7 @@ from receiver.ledger.events import NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import Answer
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.integration.test_ledger import new_event, settle
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
@@ -42,7 +42,7 @@ class Work(Deployment):
         """A round of it; the runs that are to be looked for."""
         now = time.time()
         waiting = self._sent([new_event(f"{name}_retry_{n}", "hook") for n in range(EACH)], "w/1", now)
-        assert settle(self.ledger, waiting, Move.DEFER, now=now, due_at=now + 0.5) == []
+        assert settle(self.ledger, waiting, DeliveryMove.DEFER, now=now, due_at=now + 0.5) == []
         self._sent([new_event(f"{name}_lapse_{n}", "hook") for n in range(EACH)], "elsewhere/1", now - 14.5)
         runs = [self.skyvern.submit(f"{name} {n}")["run_id"] for n in range(EACH)]
         self.skyvern.wait_final(*runs)
@@ -50,7 +50,7 @@ class Work(Deployment):
             token = f"sub_{next(self.tokens):032x}"
             new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}")
             self.ledger.write(lambda it, new=new: lifecycle.begin(it, new, now))  # type: ignore[misc]
-            answer = Answer(Submitted.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=now + 0.5)
+            answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=now + 0.5)
             self.ledger.write(
                 lambda it, token=token, answer=answer: lifecycle.answered(it, token, answer, now)  # type: ignore[misc]
             )

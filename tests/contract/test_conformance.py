@@ -13,7 +13,7 @@ import pytest
 from pydantic import Field, SecretStr
 
 from handlers.contract import Delivery, Receipt, Sink, SinkOptions, Unavailable
-from handlers.testing.conformance import BODIES, SinkConformance, Target, make_delivery
+from handlers.testing.conformance import BODIES, SinkConformance, SinkUnderTest, make_delivery
 from receiver.domain.run import parse
 
 
@@ -45,16 +45,16 @@ class Good(Sink[Options]):
         return Receipt(delivery.key)
 
 
-def target(sink: type[Good]) -> Target:
+def target(sink: type[Good]) -> SinkUnderTest:
     sink.kept = {}
-    return Target(
+    return SinkUnderTest(
         sink, {"token": "token-5e1f"}, lambda: list(sink.kept.values()), idempotent=True, secrets=["token-5e1f"]
     )
 
 
 class TestGoodConforms(SinkConformance):
     @pytest.fixture
-    def target(self) -> Target:
+    def target(self) -> SinkUnderTest:
         return target(Good)
 
 

@@ -27,7 +27,7 @@ from handlers.testing.conformance import (
     BODIES,
     NoServices,
     SinkConformance,
-    Target,
+    SinkUnderTest,
     closed_port,
     make_delivery,
     sample_run,
@@ -115,9 +115,9 @@ def event(run_id: str, minute: float, **changes: Any) -> Delivery:
 
 class TestSqliteConforms(SinkConformance):
     @pytest.fixture
-    def target(self, sqlite: Database, tmp_path: Path) -> Target:
+    def target(self, sqlite: Database, tmp_path: Path) -> SinkUnderTest:
         (tmp_path / "a-file").touch()
-        return Target(
+        return SinkUnderTest(
             DatabaseSink,
             {"url": sqlite.url, "timeout": 10},
             sqlite.rows,
@@ -129,10 +129,10 @@ class TestSqliteConforms(SinkConformance):
 
 class TestPostgresConforms(SinkConformance):
     @pytest.fixture
-    def target(self, pg: Database) -> Iterator[Target]:
+    def target(self, pg: Database) -> Iterator[SinkUnderTest]:
         url = pg.url.replace("postgres@", "postgres:pw-5e1f@")
         with silent_port() as silent:
-            yield Target(
+            yield SinkUnderTest(
                 DatabaseSink,
                 {"url": url, "timeout": 10},
                 pg.rows,

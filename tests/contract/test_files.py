@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _spoken
-from handlers.testing.conformance import SinkConformance, Target, make_delivery, sample_run
+from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from receiver.runtime.process import die_with_parent
 from tests.contract.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
 from tests.servers.artifacts import ArtifactServer
@@ -37,10 +37,10 @@ def tree_of(root: Path) -> dict[str, bytes]:
 
 class TestConformance(SinkConformance):
     @pytest.fixture
-    def target(self, tmp_path: Path) -> Target:
+    def target(self, tmp_path: Path) -> SinkUnderTest:
         root = tmp_path / "archive"
         (tmp_path / "taken").write_text("a file")
-        return Target(
+        return SinkUnderTest(
             FilesSink,
             {"path": str(root)},
             seen=lambda: sorted(tree_of(root)),

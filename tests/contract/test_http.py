@@ -21,7 +21,7 @@ from handlers.http import HttpOptions, HttpSink
 from handlers.testing.conformance import (
     NoServices,
     SinkConformance,
-    Target,
+    SinkUnderTest,
     closed_port,
     make_delivery,
     sample_run,
@@ -54,13 +54,13 @@ def send(server: ScriptedServer, delivery: Delivery | None = None, **options: An
 
 class TestHttpConforms(SinkConformance):
     @pytest.fixture
-    def target(self, server: ScriptedServer) -> Iterator[Target]:
+    def target(self, server: ScriptedServer) -> Iterator[SinkUnderTest]:
         secrets = {"secret": SECRET, "headers": {"authorization": "Bearer header-5e1f"}}
         options = {"url": f"{server.url}/hooks?token=query-5e1f", "timeout": 5, **secrets}
         with silent_port() as silent, ScriptedServer() as busy, ScriptedServer() as rude:
             busy.script += [Reply(503)] * 2
             rude.script += [Reply(drop=True)] * 2
-            yield Target(
+            yield SinkUnderTest(
                 HttpSink,
                 options,
                 lambda: list({request.headers["webhook-id"]: request for request in server.requests}.values()),

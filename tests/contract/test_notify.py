@@ -23,7 +23,7 @@ from handlers.testing.conformance import (
     BODIES,
     NoServices,
     SinkConformance,
-    Target,
+    SinkUnderTest,
     closed_port,
     make_delivery,
     sample_run,
@@ -93,13 +93,15 @@ def make(**options: Any) -> NotifySink:
 
 class TestNotify(SinkConformance):
     @pytest.fixture
-    def target(self, receiver: Receiver) -> Iterator[Target]:
+    def target(self, receiver: Receiver) -> Iterator[SinkUnderTest]:
         with silent_port() as silent:
             away = {
                 "nothing listens": {"urls": f"json://me:{SECRET}@127.0.0.1:{closed_port()}", "timeout": 1},
                 "never answers": {"urls": f"json://me:{SECRET}@127.0.0.1:{silent}", "timeout": 0.3},
             }
-            yield Target(NotifySink, {"urls": receiver.url()}, lambda: receiver.seen, away=away, secrets=[SECRET])
+            yield SinkUnderTest(
+                NotifySink, {"urls": receiver.url()}, lambda: receiver.seen, away=away, secrets=[SECRET]
+            )
 
 
 def test_a_failed_run_becomes_a_short_notification(receiver: Receiver) -> None:

@@ -24,12 +24,12 @@ from pydantic import ValidationError
 from handlers.contract import Receipt, Refused, Unavailable
 from handlers.queue import QueueOptions, QueueSink
 from handlers.queue.aws import batches
-from handlers.queue.message import Message, as_bytes, as_text, group_of, size
+from handlers.queue.message import QueueMessage, as_bytes, as_text, group_of, size
 from handlers.testing.conformance import (
     BODIES,
     NoServices,
     SinkConformance,
-    Target,
+    SinkUnderTest,
     closed_port,
     make_delivery,
     sample_run,
@@ -51,7 +51,7 @@ def make(**options: Any) -> QueueSink:
 
 class TestRedisStream(SinkConformance):
     @pytest.fixture
-    def target(self, redis_url: str) -> Iterator[Target]:
+    def target(self, redis_url: str) -> Iterator[SinkUnderTest]:
         client = redis.Redis.from_url(redis_url)
         options = {"to": "redis-stream", "stream": "runs"}
         with silent_port() as silent:
@@ -59,7 +59,7 @@ class TestRedisStream(SinkConformance):
                 "nothing listens": {**options, "url": f"redis://:{SECRET}@127.0.0.1:{closed_port()}/0", "timeout": 1},
                 "never answers": {**options, "url": f"redis://:{SECRET}@127.0.0.1:{silent}/0", "timeout": 0.4},
             }
-            yield Target(
+            yield SinkUnderTest(
                 QueueSink,
                 {**options, "url": redis_url},
                 lambda: client.xrange("runs"),
@@ -198,7 +198,7 @@ def waiting(name: str) -> list[dict[str, Any]]:
 
 class TestSqs(SinkConformance):
     @pytest.fixture
-    def target(self, name: str) -> Iterator[Target]:
+    def target(self, name: str) -> Iterator[SinkUnderTest]:
         queue = f"{name}.fifo"
         options = {"to": "sqs", "queue_url": queue_of(queue), "access_key_id": KEY_ID, "secret_access_key": SECRET}
         with silent_port() as silent:
@@ -206,12 +206,12 @@ class TestSqs(SinkConformance):
                 "nothing listens": {**options, "endpoint_url": f"http://127.0.0.1:{closed_port()}", "timeout": 1},
                 "never answers": {**options, "endpoint_url": f"http://127.0.0.1:{silent}", "timeout": 0.4},
             }
-            yield Target(QueueSink, options, lambda: waiting(queue), True, away, secrets=[SECRET, KEY_ID])
+            yield SinkUnderTest(QueueSink, options, lambda: waiting(queue), True, away, secrets=[SECRET, KEY_ID])
 
 
 class TestSns(SinkConformance):
     @pytest.fixture
-    def target(self, name: str) -> Iterator[Target]:
+    def target(self, name: str) -> Iterator[SinkUnderTest]:
         options = {
             "to": "sns",
             "topic_arn": topic_of(name, name),
@@ -223,7 +223,7 @@ class TestSns(SinkConformance):
                 "nothing listens": {**options, "endpoint_url": f"http://127.0.0.1:{closed_port()}", "timeout": 1},
                 "never answers": {**options, "endpoint_url": f"http://127.0.0.1:{silent}", "timeout": 0.4},
             }
-            yield Target(QueueSink, options, lambda: waiting(name), away=away, secrets=[SECRET, KEY_ID])
+            yield SinkUnderTest(QueueSink, options, lambda: waiting(name), away=away, secrets=[SECRET, KEY_ID])
 
 
 def topic_of(topic: str, queue: str) -> str:
@@ -405,7 +405,7 @@ def test_a_run_id_that_no_group_may_have_is_hashed() -> None:
 
 
 def test_batches_hold_ten_and_no_more_bytes_than_fit() -> None:
-    messages = [Message(str(number), "g", {}, b"x" * 30) for number in range(25)]
+    messages = [QueueMessage(str(number), "g", {}, b"x" * 30) for number in range(25)]
     assert [len(batch) for batch in batches(messages, 1000)] == [10, 10, 5]
     assert [len(batch) for batch in batches(messages, 100)] == [3] * 8 + [1]
     assert list(batches([], 100)) == []

@@ -18,7 +18,7 @@ from handlers.resubmit.request import MASKS
 from handlers.testing.conformance import (
     NoServices,
     SinkConformance,
-    Target,
+    SinkUnderTest,
     closed_port,
     make_delivery,
     sample_run,
@@ -95,12 +95,12 @@ MakeSink = Callable[..., ResubmitSink]
 
 class TestResubmitConforms(SinkConformance):
     @pytest.fixture
-    def target(self, api: StandIn) -> Iterator[Target]:
+    def target(self, api: StandIn) -> Iterator[SinkUnderTest]:
         options = {**LASTING, "base_url": api.url, "key": KEY}
         with silent_port() as silent, ScriptedServer() as busy, ScriptedServer() as rude:
             busy.script += [Reply(503)] * 2
             rude.script += [Reply(drop=True)] * 2
-            yield Target(
+            yield SinkUnderTest(
                 ResubmitSink,
                 options,
                 lambda: [*api.made, *["a test"] * api.tests],

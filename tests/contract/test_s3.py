@@ -27,7 +27,14 @@ from pydantic import ValidationError
 from handlers.contract import Delivery, Refused, Services, Sink, Unavailable
 from handlers.s3 import S3Sink
 from handlers.s3.errors import spoken
-from handlers.testing.conformance import SinkConformance, Target, closed_port, make_delivery, sample_run, silent_port
+from handlers.testing.conformance import (
+    SinkConformance,
+    SinkUnderTest,
+    closed_port,
+    make_delivery,
+    sample_run,
+    silent_port,
+)
 from receiver.runtime.process import die_with_parent
 from tests.contract.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
 from tests.servers.artifacts import ArtifactServer
@@ -107,13 +114,13 @@ def place(objects: Objects) -> Iterator[Place]:
 
 class TestConformance(SinkConformance):
     @pytest.fixture
-    def target(self, objects: Objects) -> Iterator[Target]:
+    def target(self, objects: Objects) -> Iterator[SinkUnderTest]:
         options = options_for(
             objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
         )
         nowhere = {**options, "endpoint_url": f"http://127.0.0.1:{closed_port()}", "timeout": 2}
         with silent_port() as port:
-            yield Target(
+            yield SinkUnderTest(
                 S3Sink,
                 options,
                 seen=objects.listed,

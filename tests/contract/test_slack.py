@@ -20,7 +20,7 @@ from handlers.slack import SlackOptions, SlackSink, threads
 from handlers.testing.conformance import (
     NoServices,
     SinkConformance,
-    Target,
+    SinkUnderTest,
     closed_port,
     make_delivery,
     sample_run,
@@ -72,13 +72,13 @@ def make(options: Mapping[str, Any], services: NoServices | None = None) -> Slac
 
 class TestWebhook(SinkConformance):
     @pytest.fixture
-    def target(self, slack: FakeSlack) -> Iterator[Target]:
+    def target(self, slack: FakeSlack) -> Iterator[SinkUnderTest]:
         with silent_port() as silent:
             away = {
                 "nothing listens": {"webhook_url": f"http://127.0.0.1:{closed_port()}{HOOK}", "timeout": 1},
                 "never answers": {"webhook_url": f"http://127.0.0.1:{silent}{HOOK}", "timeout": 0.3},
             }
-            yield Target(
+            yield SinkUnderTest(
                 SlackSink,
                 {"webhook_url": slack.webhook_url},
                 lambda: slack.messages,
@@ -89,7 +89,7 @@ class TestWebhook(SinkConformance):
 
 class TestBot(SinkConformance):
     @pytest.fixture
-    def target(self, slack: FakeSlack) -> Iterator[Target]:
+    def target(self, slack: FakeSlack) -> Iterator[SinkUnderTest]:
         options = {"token": TOKEN, "channel": slack.channel, "api_url": slack.api_url}
         with silent_port() as silent:
             away = {
@@ -97,7 +97,7 @@ class TestBot(SinkConformance):
                 "never answers": {**options, "api_url": f"http://127.0.0.1:{silent}/api/", "timeout": 0.3},
             }
             # Idempotent from the second attempt on, which is when it matters; see "Once" below.
-            yield Target(SlackSink, options, lambda: slack.messages, away=away, secrets=[TOKEN])
+            yield SinkUnderTest(SlackSink, options, lambda: slack.messages, away=away, secrets=[TOKEN])
 
 
 # Options

@@ -11,8 +11,7 @@ import redis
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.redaction import Redactor
-from receiver.domain.submission import Move
-from receiver.domain.submission import Submission as State
+from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, queries
 from receiver.ledger.submissions import lifecycle
@@ -42,7 +41,7 @@ def submit(ledger: Ledger) -> Callable[..., str]:
         new = lifecycle.NewSubmission(name, source, "k1", "tasks", f"hash of {name}", **fields)
         ledger.write(lambda connection: lifecycle.begin(connection, new, 1.0))
         if run_id:
-            answer = lifecycle.Answer(Move.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=5.0)
+            answer = lifecycle.SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=5.0)
             ledger.write(lambda connection: lifecycle.answered(connection, name, answer, 2.0))
         return name
 
@@ -54,7 +53,7 @@ def sinks(ledger: Ledger) -> list[tuple[str, str, str]]:
     return sorted((row["run_id"], row["sink"], row["route"]) for row in found)
 
 
-def stands(ledger: Ledger, name: str) -> tuple[State, str, float | None]:
+def stands(ledger: Ledger, name: str) -> tuple[SubmissionState, str, float | None]:
     found = ledger.read(lambda connection: lifecycle.one(connection, name))
     assert found is not None
     return found.state, found.run_id, found.due_at
@@ -73,7 +72,7 @@ def test_a_webhook_that_comes_before_the_answer_binds_its_submission_by_the_toke
         ("tsk_1", "callback", "caller"),
         ("tsk_1", "results", "everything"),
     ]
-    assert stands(ledger, "sub_1") == (State.ACCEPTED, "tsk_1", None)
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
 
 
 def test_a_run_that_is_known_by_the_answer_needs_no_token(
@@ -84,7 +83,7 @@ def test_a_run_that_is_known_by_the_answer_needs_no_token(
     dispatcher.dispatch([event(body("tsk_1"))])
 
     assert [sink for _, sink, _ in sinks(ledger)] == ["billing", "results"]
-    assert stands(ledger, "sub_1") == (State.ACCEPTED, "tsk_1", None)
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
 
 
 @pytest.mark.parametrize("token", ["sub_1", "sub_nobody", "", "x" * 300])
@@ -96,7 +95,7 @@ def test_a_token_that_contradicts_what_is_known_binds_nothing(
     dispatcher.dispatch([event(body("tsk_2"), submission_id=token)])
 
     assert sinks(ledger) == [("tsk_2", "results", "everything")]
-    assert stands(ledger, "sub_1") == (State.ACCEPTED, "tsk_1", 5.0)
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", 5.0)
 
 
 def test_a_token_of_another_source_binds_nothing(
@@ -107,7 +106,7 @@ def test_a_token_of_another_source_binds_nothing(
     dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
 
     assert sinks(ledger) == [("tsk_1", "results", "everything")]
-    assert stands(ledger, "sub_1")[:2] == (State.PENDING, "")
+    assert stands(ledger, "sub_1")[:2] == (SubmissionState.PENDING, "")
 
 
 def test_the_caller_hears_of_each_attempt_and_of_no_repeat(
@@ -117,12 +116,12 @@ def test_the_caller_hears_of_each_attempt_and_of_no_repeat(
 
     first = event(body("wr_1", "failed", attempt=1, retry_pending=True))
     dispatcher.dispatch([first])
-    assert stands(ledger, "sub_1") == (State.ACCEPTED, "wr_1", 5.0)
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "wr_1", 5.0)
     last = event(body("wr_1", attempt=2, modified_at="2026-01-01T00:00:01"))
     dispatcher.dispatch([last, event(body("wr_1", attempt=2, modified_at="2026-01-01T00:00:02"))])
 
     assert [sink for _, sink, _ in sinks(ledger)] == ["callback", "callback", "results"]
-    assert stands(ledger, "sub_1") == (State.ACCEPTED, "wr_1", None)
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "wr_1", None)
 
 
 def test_the_same_final_event_again_still_ends_the_looking(
@@ -133,12 +132,12 @@ def test_the_same_final_event_again_still_ends_the_looking(
     submit("sub_1")
     ledger.write(
         lambda c: (
-            lifecycle.resolve(c, "sub_1", Move.MISS, 3.0, due_at=4.0)
-            and lifecycle.resolve(c, "sub_1", Move.ACCEPT, 3.0, run_id="tsk_1", due_at=4.0)
+            lifecycle.resolve(c, "sub_1", SubmissionMove.MISS, 3.0, due_at=4.0)
+            and lifecycle.resolve(c, "sub_1", SubmissionMove.ACCEPT, 3.0, run_id="tsk_1", due_at=4.0)
         )
     )
 
     dispatcher.dispatch([event(body("tsk_1"))])
 
-    assert stands(ledger, "sub_1") == (State.ACCEPTED, "tsk_1", None)
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
     assert sinks(ledger) == [("tsk_1", "results", "everything")]

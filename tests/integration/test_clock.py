@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from receiver.clock import Clock
-from receiver.domain.delivery import Move
+from receiver.domain.delivery import DeliveryMove
 from receiver.inbox import STREAM
 from receiver.ledger import Ledger, replays
 from receiver.ledger.events import NewDelivery
@@ -69,7 +69,7 @@ def test_an_inbox_that_nobody_reads_rings_for_the_dispatcher(clock: Clock, clien
 
 def test_a_retry_that_is_due_is_queued_and_its_sink_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:
     record(ledger, new_event("tsk_1", "ops"))
-    settle(ledger, claim(ledger, "ops"), Move.DEFER, due_at=time.time() + 0.3)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=time.time() + 0.3)
     clock.tick()
     assert (states(ledger), woken(client)) == ({"tsk_1:ops": "waiting"}, set())
 
@@ -90,7 +90,7 @@ def test_a_lapsed_claim_is_taken_back_and_sent_again(clock: Clock, ledger: Ledge
 
 def test_a_replay_is_worked_off_and_its_sinks_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:
     record(ledger, new_event("tsk_1", "ops"))
-    settle(ledger, claim(ledger, "ops"), Move.DIE)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     ledger.write(lambda connection: replays.create(connection, "op_1", "replay", Selection(), time.time()))
 
     clock.tick()
@@ -145,7 +145,7 @@ def test_a_send_that_ends_in_a_long_outage_of_the_ledger_is_not_sent_again(
     clock.tick()
     assert set(states(ledger).values()) == {"sending"}
     # And the worker that lives writes down what it sent; the other one's claim lapses in the end
-    settle(ledger, [each for each in claimed if each.run_id == "tsk_sent"], Move.ACCEPT, now=time.time())
+    settle(ledger, [each for each in claimed if each.run_id == "tsk_sent"], DeliveryMove.ACCEPT, now=time.time())
     clock.tick()
     assert states(ledger) == {"tsk_sent:ops": "delivered", "tsk_lost:ops": "sending"}
     monkeypatch.setattr("receiver.clock.PATIENCE", 0.0)

@@ -12,7 +12,7 @@ import redis
 
 from receiver.clock import Clock
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import Move
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, queries, replays
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import PROBE_LEASE
@@ -31,9 +31,11 @@ def test_three_clocks_on_the_same_work_neither_double_nor_deadlock(
     record(ledger, *(new_event(f"lapsed_{n}", "ops") for n in range(100)), now=long_ago)
     claim(ledger, "ops", limit=100, now=long_ago)
     record(ledger, *(new_event(f"waiting_{n}", "mail") for n in range(100)), now=long_ago)
-    settle(ledger, claim(ledger, "mail", limit=100, now=long_ago), Move.DEFER, now=long_ago, due_at=long_ago + 5)
+    settle(
+        ledger, claim(ledger, "mail", limit=100, now=long_ago), DeliveryMove.DEFER, now=long_ago, due_at=long_ago + 5
+    )
     record(ledger, *(new_event(f"dead_{n}", "results") for n in range(100)), now=long_ago)
-    settle(ledger, claim(ledger, "results", limit=100, now=long_ago), Move.DIE, now=long_ago)
+    settle(ledger, claim(ledger, "results", limit=100, now=long_ago), DeliveryMove.DIE, now=long_ago)
     held = [new_event(f"held_{n}", NewDelivery("late", "r", after=("results",))) for n in range(100)]
     record(ledger, *held, now=long_ago)
     chosen = Selection(state=("dead",))

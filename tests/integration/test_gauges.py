@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import Move
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, stats
 from receiver.ledger.deliveries import lanes
 from tests.integration.test_ledger import NOW, claim, new_event, record, settle
@@ -16,7 +16,7 @@ def test_an_empty_ledger_has_gauges(ledger: Ledger) -> None:
 def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> None:
     record(ledger, new_event("r1", "ops"), new_event("r2", "ops"), new_event("r3", "ops", "archive"))
     (one,) = claim(ledger, "ops", limit=1)
-    settle(ledger, [one], Move.ACCEPT)
+    settle(ledger, [one], DeliveryMove.ACCEPT)
     claim(ledger, "ops", "w/2", limit=1)
     ledger.write(lambda connection: lanes.put(connection, Lane("ops", "ops", breaker="open", until=NOW + 9), NOW))
     found = ledger.read(stats.read)

@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import Move
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, migrate, retention
 from receiver.ledger.deliveries import claims, fair_queue, lanes
 from receiver.ledger.events import NewDelivery
@@ -117,8 +117,8 @@ def test_old_gates_to_which_nothing_is_under_way_are_removed(ledger: Ledger) -> 
     claimed, _ = ledger.write(
         lambda connection: claims.claim(connection, "callback", 9, "w/1", NOW, 15, 50, 1),
     )
-    settle(ledger, [each for each in claimed if each.lane == "callback done"], Move.DIE)
-    settle(ledger, [each for each in claimed if each.lane == "callback busy"], Move.DEFER, due_at=NOW + 5000)
+    settle(ledger, [each for each in claimed if each.lane == "callback done"], DeliveryMove.DIE)
+    settle(ledger, [each for each in claimed if each.lane == "callback busy"], DeliveryMove.DEFER, due_at=NOW + 5000)
     for lane in ("busy", "done", "closed"):
         shut(ledger, lane)
     ledger.write(lambda connection: lanes.set_paused(connection, "callback", False, NOW))

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from receiver.domain import deduplication
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import Move
+from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, delivery_id, event_id
 from receiver.domain.run import parse
 from receiver.ledger import Ledger, LedgerDataError, events, migrate, queries, replays, retention
@@ -49,11 +49,16 @@ def claim(ledger: Ledger, sink: str, token: str = "w/1", limit: int = 10, now: f
 
 
 def settle(
-    ledger: Ledger, claimed: Sequence[Claimed], move: Move, token: str = "w/1", now: float = NOW, **fields: object
+    ledger: Ledger,
+    claimed: Sequence[Claimed],
+    move: DeliveryMove,
+    token: str = "w/1",
+    now: float = NOW,
+    **fields: object,
 ) -> list[str]:
-    outcome = {Move.ACCEPT: "accepted", Move.DEFER: "unavailable", Move.DIE: "refused"}[move]
+    outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
     results = [
-        Settled(each.id, each.number, move, outcome, "" if move is Move.ACCEPT else "no", now, now, **fields)  # type: ignore[arg-type]
+        Settled(each.id, each.number, move, outcome, "" if move is DeliveryMove.ACCEPT else "no", now, now, **fields)  # type: ignore[arg-type]
         for each in claimed
     ]
     return ledger.write(lambda connection: attempts.settle(connection, {token: results}, "w", now))
@@ -235,12 +240,14 @@ def test_a_claimed_delivery_brings_its_event(ledger: Ledger) -> None:
     assert (claimed.body, claimed.number, claimed.outcome, claimed.received_at) == (item.body, 1, "completed", NOW)
 
 
-@pytest.mark.parametrize(("move", "state"), [(Move.ACCEPT, "delivered"), (Move.DEFER, "waiting"), (Move.DIE, "dead")])
-def test_what_became_of_a_send_is_written_down(ledger: Ledger, move: Move, state: str) -> None:
+@pytest.mark.parametrize(
+    ("move", "state"), [(DeliveryMove.ACCEPT, "delivered"), (DeliveryMove.DEFER, "waiting"), (DeliveryMove.DIE, "dead")]
+)
+def test_what_became_of_a_send_is_written_down(ledger: Ledger, move: DeliveryMove, state: str) -> None:
     record(ledger, new_event("tsk_1", "results"))
     claimed = claim(ledger, "results")
 
-    settle(ledger, claimed, move, due_at=NOW + 5, receipt={"id": "r1"} if move is Move.ACCEPT else None)
+    settle(ledger, claimed, move, due_at=NOW + 5, receipt={"id": "r1"} if move is DeliveryMove.ACCEPT else None)
 
     assert states(ledger) == {"tsk_1:results": state}
     (attempt,) = ledger.read(lambda connection: queries.list_attempts(connection, claimed[0].id))
@@ -253,9 +260,9 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
 
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
     awake = claim(ledger, "results", token="quick/1", now=NOW + 16)
-    settle(ledger, asleep, Move.DIE, token="slow/1", now=NOW + 17)
+    settle(ledger, asleep, DeliveryMove.DIE, token="slow/1", now=NOW + 17)
     assert states(ledger) == {"tsk_1:results": "sending"}
-    settle(ledger, awake, Move.ACCEPT, token="quick/1", now=NOW + 18)
+    settle(ledger, awake, DeliveryMove.ACCEPT, token="quick/1", now=NOW + 18)
 
     assert states(ledger) == {"tsk_1:results": "delivered"}
     kept = ledger.read(lambda connection: queries.list_attempts(connection, awake[0].id))
@@ -282,12 +289,12 @@ def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before
     assert [each.in_hand for each in claimed] == [False, False, True, True, True]
     assert take("v/1") == []
     # When one of them begins in the place of one that has ended, and another is handed back
-    first, second, heir, unbegun, last = claimed
+    first, second, next_task, unbegun, last = claimed
 
     def exchange(connection: sa.Connection) -> None:
-        settled = [Settled(first.id, 1, Move.ACCEPT, "accepted", "", NOW, NOW)]
+        settled = [Settled(first.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)]
         attempts.settle(connection, {"w/1": settled}, "w", NOW)
-        claims.take_places(connection, {heir.id: "w/1"}, NOW)
+        claims.take_places(connection, {next_task.id: "w/1"}, NOW)
         claims.hand_back(connection, {unbegun.id: "w/1"}, NOW)
 
     ledger.write(exchange)
@@ -297,9 +304,9 @@ def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before
     # And when their owner dies, only what had a place has spent an attempt
     assert ledger.write(lambda connection: recovery.release_claims(connection, "w", NOW)) == 3
     rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=99)))
-    assert {row["id"]: row["spent"] for row in rows if row["id"] in {second.id, heir.id, last.id}} == {
+    assert {row["id"]: row["spent"] for row in rows if row["id"] in {second.id, next_task.id, last.id}} == {
         second.id: 1,
-        heir.id: 1,
+        next_task.id: 1,
         last.id: 0,
     }
     # And what was in hand then is not taken in hand again
@@ -358,7 +365,7 @@ def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) ->
 def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(ledger: Ledger) -> None:
     # Given a delivery that its sink could not take, so that it has spent an attempt
     record(ledger, new_event("tsk_1", "ops"))
-    settle(ledger, claim(ledger, "ops"), Move.DEFER, due_at=NOW)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=NOW)
     ledger.write(lambda it: recovery.make_due(it, NOW + 1))
     assert len(claim(ledger, "ops", token="w/2", now=NOW + 1)) == 1
     # When its worker is killed
@@ -380,7 +387,7 @@ def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: L
 
 def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
-    settle(ledger, claim(ledger, "results"), Move.DEFER, due_at=NOW + 5)
+    settle(ledger, claim(ledger, "results"), DeliveryMove.DEFER, due_at=NOW + 5)
 
     def look(at: float) -> tuple[bool, int, bool]:
         due = ledger.read(lambda connection: recovery.anything_due(connection, at))
@@ -391,20 +398,23 @@ def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledg
     assert look(NOW + 5) == (True, 1, True)
 
 
-@pytest.mark.parametrize("move", [Move.ACCEPT, Move.DIE])
-def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger: Ledger, move: Move) -> None:
+@pytest.mark.parametrize("move", [DeliveryMove.ACCEPT, DeliveryMove.DIE])
+def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger: Ledger, move: DeliveryMove) -> None:
     ops = NewDelivery("ops", "everything", after=("archive", "mirror"))
     item = new_event("tsk_1", "archive", "mirror", ops)
     record(ledger, item)
     assert claim(ledger, "ops") == []
 
-    assert settle(ledger, claim(ledger, "archive"), move, receipt={"id": "a"} if move is Move.ACCEPT else None) == []
+    assert (
+        settle(ledger, claim(ledger, "archive"), move, receipt={"id": "a"} if move is DeliveryMove.ACCEPT else None)
+        == []
+    )
     assert states(ledger)["tsk_1:ops"] == "held"
-    assert settle(ledger, claim(ledger, "mirror"), Move.ACCEPT, receipt={"id": "m"}) == ["ops"]
+    assert settle(ledger, claim(ledger, "mirror"), DeliveryMove.ACCEPT, receipt={"id": "m"}) == ["ops"]
 
     (claimed,) = claim(ledger, "ops")
     receipts = ledger.read(lambda connection: claims.receipts(connection, claimed.event_id, claimed.after))
-    assert receipts == {"archive": {"id": "a"} if move is Move.ACCEPT else None, "mirror": {"id": "m"}}
+    assert receipts == {"archive": {"id": "a"} if move is DeliveryMove.ACCEPT else None, "mirror": {"id": "m"}}
 
 
 def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
@@ -458,7 +468,7 @@ def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None
 
 def test_retention_removes_what_ended_and_keeps_what_is_under_way(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_old", "results"), new_event("tsk_open", "ops"))
-    settle(ledger, claim(ledger, "results"), Move.ACCEPT, receipt={"id": "x"})
+    settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
 
     assert ledger.write(lambda connection: retention.remove(connection, NOW)) == 0
     assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
@@ -495,7 +505,7 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
     ledger: Ledger, explain: Callable[[], list[str]]
 ) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "results") for n in range(50)))
-    settle(ledger, claim(ledger, "results", limit=30), Move.DEFER, due_at=NOW + 3600)
+    settle(ledger, claim(ledger, "results", limit=30), DeliveryMove.DEFER, due_at=NOW + 3600)
 
     def sweep(connection: sa.Connection) -> None:
         assert not recovery.anything_due(connection, NOW)

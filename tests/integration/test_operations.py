@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.domain.delivery import Move
+from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, queries, replays
 from receiver.ledger.deliveries import claims
@@ -29,10 +29,10 @@ def finish(ledger: Ledger, now: float = NOW + 11) -> list[str]:
 def mixed(ledger: Ledger) -> Ledger:
     """tsk_1 dead at ops and delivered at results; tsk_2 dead at both; tsk_3 still queued."""
     record(ledger, new_event("tsk_1", "ops", "results"), new_event("tsk_2", "ops", "results"))
-    settle(ledger, claim(ledger, "ops"), Move.DIE)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     taken = claim(ledger, "results")
-    settle(ledger, [each for each in taken if each.run_id == "tsk_1"], Move.ACCEPT, receipt={"id": "r"})
-    settle(ledger, [each for each in taken if each.run_id == "tsk_2"], Move.DIE)
+    settle(ledger, [each for each in taken if each.run_id == "tsk_1"], DeliveryMove.ACCEPT, receipt={"id": "r"})
+    settle(ledger, [each for each in taken if each.run_id == "tsk_2"], DeliveryMove.DIE)
     record(ledger, new_event("tsk_3", "ops", "results"))
     return ledger
 
@@ -74,7 +74,7 @@ def test_a_replay_takes_what_was_chosen_and_has_ended(
 def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     (first,) = claim(ledger, "ops")
-    settle(ledger, [first], Move.DIE)
+    settle(ledger, [first], DeliveryMove.DIE)
 
     for number in (2, 3, 4):
         ledger.write(
@@ -83,13 +83,13 @@ def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledg
         finish(ledger)
         (again,) = claim(ledger, "ops", now=NOW + 20)
         assert (again.id, again.number, again.spent) == (first.id, number, 0)
-        settle(ledger, [again], Move.DIE)
+        settle(ledger, [again], DeliveryMove.DIE)
 
 
 def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "STEP", 3)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
-    settle(ledger, claim(ledger, "ops"), Move.DIE)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
     ledger.write(lambda connection: replays.step(connection, NOW + 11))
     half = ledger.read(lambda connection: replays.get(connection, "op_1"))
@@ -108,7 +108,7 @@ def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, mon
 
 def test_a_time_range_that_ends_in_the_future_takes_nothing_that_comes_later(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
-    settle(ledger, claim(ledger, "ops"), Move.DIE)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
 
     operation = create(ledger, Selection(sink="ops", until=NOW + 3600))
 
@@ -117,7 +117,7 @@ def test_a_time_range_that_ends_in_the_future_takes_nothing_that_comes_later(led
 
 def test_a_rate_is_kept(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(10)))
-    settle(ledger, claim(ledger, "ops"), Move.DIE)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger, rate=2.0)
 
     counts = []
@@ -131,7 +131,7 @@ def test_a_rate_is_kept(ledger: Ledger) -> None:
 def test_a_cancelled_operation_takes_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "STEP", 2)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
-    settle(ledger, claim(ledger, "ops"), Move.DIE)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
     ledger.write(lambda connection: replays.step(connection, NOW + 11))
 

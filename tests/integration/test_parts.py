@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import NotStarted, UsageError
-from receiver.runtime.foreman import Part, Parts, program
+from receiver.runtime.foreman import Foreman, Program, program
 
 
-def script(name: str, code: str, grace: float = 5.0) -> Part:
+def script(name: str, code: str, grace: float = 5.0) -> Program:
     return program(name, [sys.executable, "-S", "-E", "-u", "-c", code], {"PATH": os.environ.get("PATH", "")}, grace)
 
 
 SLEEP = "import time; time.sleep(60)"
 
 
-def run(parts: list[Part], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 60) -> str:
+def run(parts: list[Program], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 60) -> str:
     """Run the parts until their output satisfies `until`, then stop them by a signal. What they printed."""
     console = io.StringIO()
     deadline = time.monotonic() + seconds
@@ -31,7 +31,7 @@ def run(parts: list[Part], until: Callable[[str], bool], *, colour: bool = False
     def ready() -> bool:
         return until(console.getvalue()) or time.monotonic() > deadline
 
-    Parts(parts, console, colour=colour).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    Foreman(parts, console, colour=colour).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert time.monotonic() < deadline, console.getvalue()
     return console.getvalue()
 

@@ -12,16 +12,16 @@ import redis
 from receiver.domain.event import event_id
 from receiver.domain.signature import sign
 from receiver.inbox import InboxReader
-from receiver.ingest.quarantine import Quarantine, Refused
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from tests.servers.receiver import SECRET, ReceiverProcess, body, eventually
 from tests.servers.valkey import free_port
 
 NEW = "the-secret-nobody-told-us"
 
 
-def refused(number: int, size: int = 0) -> tuple[Refused, bytes]:
+def refused(number: int, size: int = 0) -> tuple[QuarantinedRequest, bytes]:
     content = body(number).ljust(size)
-    return Refused.of("skyvern", sign(content, NEW), content, "sub_1", 1000.0 + number), content
+    return QuarantinedRequest.of("skyvern", sign(content, NEW), content, "sub_1", 1000.0 + number), content
 
 
 def listed(receiver: ReceiverProcess) -> list[dict[str, object]]:

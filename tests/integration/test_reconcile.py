@@ -16,13 +16,12 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
-from receiver.domain.submission import Move
-from receiver.domain.submission import Submission as State
+from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, queries
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions import polls as overdue
-from receiver.ledger.submissions.lifecycle import Answer
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.reconcile import poller
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
@@ -61,12 +60,14 @@ class Rig:
         self.ledger.write(lambda c: lifecycle.begin(c, new, time.time()))
 
     def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
-        answer = Answer(Move.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
+        answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
         self.ledger.write(lambda c: lifecycle.answered(c, token, answer, time.time()))
 
     def lost(self, token: str = TOKEN) -> None:
         self.ledger.write(
-            lambda c: lifecycle.answered(c, token, Answer(Move.MISS, reason="lost", due_at=1.0), time.time())
+            lambda c: lifecycle.answered(
+                c, token, SubmitOutcome(SubmissionMove.MISS, reason="lost", due_at=1.0), time.time()
+            )
         )
 
     def submission(self, token: str = TOKEN) -> lifecycle.Submission:
@@ -120,7 +121,7 @@ def test_an_overdue_run_is_polled_and_its_result_is_an_event_once_however_late_t
     assert it.reconciler.drain(20) == 1
 
     assert it.events() == [(run_id, "poll", "news")]
-    assert (it.submission().state, it.submission().due_at) == (State.ACCEPTED, None)
+    assert (it.submission().state, it.submission().due_at) == (SubmissionState.ACCEPTED, None)
     run = sim.run(run_id)
     content = dumps(webhook(run, lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
     it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)])
@@ -199,9 +200,13 @@ def test_a_lost_answer_is_made_good_by_the_token_in_the_callback(
 
     it.reconciler.drain(20)
 
-    assert (it.submission().state, it.submission().run_id, it.submission().due_at) == (State.ACCEPTED, run_id, None)
+    assert (it.submission().state, it.submission().run_id, it.submission().due_at) == (
+        SubmissionState.ACCEPTED,
+        run_id,
+        None,
+    )
     assert it.events() == [(run_id, "poll", "news")]
-    assert (it.submission(OTHER).state, it.submission(OTHER).run_id) == (State.UNKNOWN, "")
+    assert (it.submission(OTHER).state, it.submission(OTHER).run_id) == (SubmissionState.UNKNOWN, "")
     # what was read once is not read again
     polls = sum(each.polls for each in sim.world.runs.values())
     it.due_now(OTHER)
@@ -216,11 +221,11 @@ def test_a_submission_whose_process_died_is_resolved_and_one_without_a_trace_is_
     new = lifecycle.NewSubmission(TOKEN, "skyvern", "k", "tasks", "h")
     it.ledger.write(lambda c: lifecycle.begin(c, new, time.time() - 200))
     it.reconciler.drain(20)
-    assert it.submission().state is State.UNKNOWN
+    assert it.submission().state is SubmissionState.UNKNOWN
 
     it.ledger.write(lambda c: c.exec_driver_sql(f"UPDATE submissions SET due_at = 1, created_at = {time.time() - 9e4}"))
     it.reconciler.drain(20)
-    assert (it.submission().state, it.submission().due_at) == (State.LOST, None)
+    assert (it.submission().state, it.submission().due_at) == (SubmissionState.LOST, None)
 
 
 class Unsent:
@@ -250,14 +255,14 @@ def test_a_submission_that_certainly_has_no_run_gives_its_idempotency_key_back(
     unsent = Unsent(rig(skyvern_simulator))
 
     young = unsent.look(200)  # it may be on its way to Skyvern still
-    assert (young.state, young.idempotency_key) == (State.UNKNOWN, "order-1")
+    assert (young.state, young.idempotency_key) == (SubmissionState.UNKNOWN, "order-1")
     assert young.due_at == pytest.approx(time.time() + 15, abs=15)
 
     old = unsent.look(700)
-    assert (old.state, old.idempotency_key, old.due_at) == (State.LOST, None, None)
+    assert (old.state, old.idempotency_key, old.due_at) == (SubmissionState.LOST, None, None)
     assert old.reason == "Skyvern has no run with its token"
     unsent.it.begin("sub_" + "1" * 32, idempotency_key="order-1")
-    assert unsent.it.submission("sub_" + "1" * 32).state is State.PENDING
+    assert unsent.it.submission("sub_" + "1" * 32).state is SubmissionState.PENDING
 
 
 def test_a_submission_without_a_run_is_told_from_many_that_came_after_it(
@@ -274,7 +279,7 @@ def test_a_submission_without_a_run_is_told_from_many_that_came_after_it(
     real = source.reader.list_runs
     monkeypatch.setattr(source.reader, "list_runs", lambda page, _: real(page, 1))  # 13 pages, as with 1,300 runs
 
-    assert unsent.look(700).state is State.LOST
+    assert unsent.look(700).state is SubmissionState.LOST
 
 
 def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
@@ -286,7 +291,7 @@ def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
     with monkeypatch.context() as patch:  # it is in the list, and can't be read just now
         (source,) = unsent.it.reconciler.sources
         patch.setattr(source.reader, "get_run", lambda _: Unreachable("reset", ambiguous=True))
-        assert unsent.look(700).state is State.UNKNOWN
+        assert unsent.look(700).state is SubmissionState.UNKNOWN
 
     assert unsent.look(700).run_id == run_id
 
@@ -294,7 +299,7 @@ def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
 def test_a_list_that_shows_no_tokens_proves_nothing(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
-    assert Unsent(rig(skyvern_simulator), shown=False).look(700).state is State.UNKNOWN
+    assert Unsent(rig(skyvern_simulator), shown=False).look(700).state is SubmissionState.UNKNOWN
 
 
 def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
@@ -304,7 +309,7 @@ def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
     change = f"UPDATE submissions SET created_at = created_at + 3600 WHERE id = '{OTHER}'"
     unsent.it.ledger.write(lambda c: c.exec_driver_sql(change))
 
-    assert unsent.look(700).state is State.UNKNOWN
+    assert unsent.look(700).state is SubmissionState.UNKNOWN
 
 
 def test_a_run_whose_request_is_not_told_leaves_a_submission_unknown(
@@ -315,7 +320,7 @@ def test_a_run_whose_request_is_not_told_leaves_a_submission_unknown(
     with monkeypatch.context() as patch:
         (source,) = unsent.it.reconciler.sources
         patch.setattr(source.reader, "get_run", lambda _: Answered(200, b'{"status": "created"}', {}))
-        assert unsent.look(700).state is State.UNKNOWN
+        assert unsent.look(700).state is SubmissionState.UNKNOWN
 
     assert unsent.look(700).run_id == run_id
 
@@ -325,7 +330,7 @@ def test_a_list_that_can_not_be_had_proves_nothing(
 ) -> None:
     unsent = Unsent(rig(skyvern_simulator))
     skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
-    assert unsent.look(700).state is State.UNKNOWN
+    assert unsent.look(700).state is SubmissionState.UNKNOWN
 
 
 def test_a_result_that_was_too_large_to_take_is_fetched_at_once(
@@ -418,7 +423,7 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
 
     import_runs(it.ledger, source, 0.0, it.reconciler.take)
 
-    assert (it.submission().state, it.submission().run_id) == (State.ACCEPTED, run_id)
+    assert (it.submission().state, it.submission().run_id) == (SubmissionState.ACCEPTED, run_id)
     assert it.deliveries() == 2
 
 

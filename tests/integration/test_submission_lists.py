@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from receiver.cli import build_app
 from receiver.domain.breaker import Lane
-from receiver.domain.submission import Move
+from receiver.domain.submission import SubmissionMove
 from receiver.errors import UsageError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.submissions import binding, lifecycle
-from receiver.ledger.submissions.lifecycle import Answer, NewSubmission
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from tests.integration.test_ledger import claim, new_event, record
 
 CONFIG = {
@@ -60,20 +60,20 @@ def runhook(book: Ledger) -> Runhook:
     return run
 
 
-def submit(book: Ledger, name: str, move: Move | None, age: float, **labels: str) -> None:
+def submit(book: Ledger, name: str, move: SubmissionMove | None, age: float, **labels: str) -> None:
     new = NewSubmission(f"sub_{name * 32}", "skyvern", "k1", "tasks", name, labels=labels, callback_url="http://u:p@h/")
     now = time.time()
     book.write(lambda connection: lifecycle.begin(connection, new, now - age))
     if move is not None:
-        run_id = f"tsk_{name}" if move is Move.ACCEPT else ""
-        answer = Answer(move, run_id, reason="no answer", status=200, body=b"SECRET", due_at=now + 600)
+        run_id = f"tsk_{name}" if move is SubmissionMove.ACCEPT else ""
+        answer = SubmitOutcome(move, run_id, reason="no answer", status=200, body=b"SECRET", due_at=now + 600)
         book.write(lambda connection: lifecycle.answered(connection, new.id, answer, now - age))
 
 
 def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(book: Ledger, runhook: Runhook) -> None:
-    submit(book, "a", Move.ACCEPT, 10_000, team="billing", order="42")
-    submit(book, "b", Move.MISS, 90)
-    submit(book, "c", Move.REJECT, 5)
+    submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
+    submit(book, "b", SubmissionMove.MISS, 90)
+    submit(book, "c", SubmissionMove.REJECT, 5)
     book.write(lambda connection: binding.finish(connection, [("skyvern", "tsk_c")], time.time()))
 
     rows = runhook("submissions").splitlines()
@@ -105,9 +105,9 @@ def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(
     ],
 )
 def test_submissions_are_chosen(book: Ledger, runhook: Runhook, options: tuple[str, ...], found: str) -> None:
-    submit(book, "a", Move.ACCEPT, 10_000, team="billing", order="42")
-    submit(book, "b", Move.MISS, 90)
-    submit(book, "c", Move.REJECT, 5, **{"not": 'team": "billing'})
+    submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
+    submit(book, "b", SubmissionMove.MISS, 90)
+    submit(book, "c", SubmissionMove.REJECT, 5, **{"not": 'team": "billing'})
 
     rows = json.loads(runhook("submissions", "--json", *options))
 

@@ -14,14 +14,14 @@ from typer.testing import CliRunner, Result
 from receiver.cli import build_app
 from receiver.domain import api_key
 from receiver.domain.delivery import IllegalMove
-from receiver.domain.submission import Move
+from receiver.domain.submission import SubmissionMove
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, events
 from receiver.ledger.api_keys import by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle
-from receiver.ledger.submissions.lifecycle import Answer, NewSubmission, Submission
+from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
 from receiver.submit.results import lapses_at
 
 NOW = 1_700_000_000.0
@@ -40,8 +40,8 @@ def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str
     return ledger.write(work)
 
 
-def answered(ledger: Ledger, name: str, move: Move, run_id: str = "") -> Submission:
-    answer = Answer(move, run_id, status=200 if run_id else 502, body=b"{}", due_at=NOW + 600)
+def answered(ledger: Ledger, name: str, move: SubmissionMove, run_id: str = "") -> Submission:
+    answer = SubmitOutcome(move, run_id, status=200 if run_id else 502, body=b"{}", due_at=NOW + 600)
     return ledger.write(lambda connection: lifecycle.answered(connection, f"sub_{name}", answer, NOW + 1))
 
 
@@ -54,7 +54,7 @@ def test_a_webhook_that_comes_before_the_answer_accepts_and_the_answer_agrees(le
     begin(ledger, "a", labels={"team": "b"})
 
     bound = webhook(ledger, "tsk_1", "sub_a")
-    found = answered(ledger, "a", Move.ACCEPT, "tsk_1")
+    found = answered(ledger, "a", SubmissionMove.ACCEPT, "tsk_1")
 
     assert bound["skyvern", "tsk_1"].state == found.state == "accepted"
     assert owner(ledger, "tsk_1") == ("sub_a", '{"team": "b"}')
@@ -64,7 +64,7 @@ def test_a_lost_answer_after_the_webhook_stays_accepted(ledger: Ledger) -> None:
     begin(ledger, "a")
     webhook(ledger, "tsk_1", "sub_a")
 
-    assert answered(ledger, "a", Move.MISS).state == "accepted"
+    assert answered(ledger, "a", SubmissionMove.MISS).state == "accepted"
 
 
 def test_an_answer_outranks_the_token_of_a_webhook(ledger: Ledger) -> None:
@@ -72,10 +72,10 @@ def test_an_answer_outranks_the_token_of_a_webhook(ledger: Ledger) -> None:
     begin(ledger, "b", labels={"team": "b"})
     webhook(ledger, "tsk_1", "sub_a")  # with another's token
 
-    answered(ledger, "a", Move.ACCEPT, "tsk_2")
+    answered(ledger, "a", SubmissionMove.ACCEPT, "tsk_2")
     assert owner(ledger, "tsk_1") == ("", "{}")
     webhook(ledger, "tsk_2")
-    answered(ledger, "b", Move.ACCEPT, "tsk_1")
+    answered(ledger, "b", SubmissionMove.ACCEPT, "tsk_1")
 
     assert owner(ledger, "tsk_1") == ("sub_b", '{"team": "b"}')
     assert owner(ledger, "tsk_2") == ("sub_a", '{"team": "a"}')
@@ -86,7 +86,7 @@ def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_looked_for
     begin(ledger, "b")
     webhook(ledger, "tsk_b", "sub_a")
 
-    answered(ledger, "b", Move.ACCEPT, "tsk_b")
+    answered(ledger, "b", SubmissionMove.ACCEPT, "tsk_b")
 
     a = ledger.read(lambda connection: lifecycle.one(connection, "sub_a"))
     assert a is not None
@@ -97,7 +97,7 @@ def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_looked_for
 
 def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) -> None:
     begin(ledger, "a")
-    answered(ledger, "a", Move.ACCEPT, "tsk_1")
+    answered(ledger, "a", SubmissionMove.ACCEPT, "tsk_1")
 
     assert webhook(ledger, "tsk_2", "sub_a") == {}
     assert webhook(ledger, "tsk_3", "sub_nobody") == {}
@@ -107,10 +107,10 @@ def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no
     begin(ledger, "a", idempotency_key="k")
     assert begin(ledger, "b", idempotency_key="k").id == "sub_a"  # nobody knows yet whether there is a run
 
-    answered(ledger, "a", Move.REJECT)
+    answered(ledger, "a", SubmissionMove.REJECT)
     same = begin(ledger, "c", idempotency_key="k", request_hash="a")
     another = begin(ledger, "d", idempotency_key="k")
-    answered(ledger, "d", Move.ACCEPT, "tsk_1")
+    answered(ledger, "d", SubmissionMove.ACCEPT, "tsk_1")
     late = begin(ledger, "e", idempotency_key="k")
 
     assert (same.id, another.id, late.id) == ("sub_a", "sub_d", "sub_d")
@@ -121,11 +121,13 @@ def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledg
 
     assert not ledger.read(lambda connection: lifecycle.due(connection, NOW + lifecycle.PENDING_LOOK - 1, 9))
     (due,) = ledger.read(lambda connection: lifecycle.due(connection, NOW + lifecycle.PENDING_LOOK, 9))
-    assert ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.MISS, NOW, due_at=NOW))
-    assert ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.ACCEPT, NOW, run_id="tsk_1"))
-    assert not ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.GIVE_UP, NOW))
+    assert ledger.write(lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.MISS, NOW, due_at=NOW))
+    assert ledger.write(
+        lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.ACCEPT, NOW, run_id="tsk_1")
+    )
+    assert not ledger.write(lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.GIVE_UP, NOW))
     with pytest.raises(IllegalMove):
-        ledger.write(lambda connection: lifecycle.resolve(connection, due.id, Move.ACCEPT, NOW))
+        ledger.write(lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.ACCEPT, NOW))
 
 
 # The command.

@@ -16,8 +16,7 @@ import httpx2
 import pytest
 
 from receiver.domain.api_key import digest
-from receiver.ledger import api_keys as ledger_keys
-from receiver.ledger import queries
+from receiver.ledger import api_keys, queries
 from receiver.reconcile import resolver
 from receiver.submit import api, auth, results
 from tests.servers.scripted import Reply, ScriptedServer
@@ -41,9 +40,9 @@ def run(run_id: str, delay: float = 0.0) -> Reply:
 
 def revoke(rig: Submitting, key: str) -> None:
     def work(connection: Any) -> None:
-        found = ledger_keys.by_hash(connection, digest(key))
+        found = api_keys.by_hash(connection, digest(key))
         assert found is not None
-        assert ledger_keys.revoke(connection, found.id, time.time())
+        assert api_keys.revoke(connection, found.id, time.time())
 
     rig.ledger.write(work)
 

@@ -8,7 +8,7 @@ from receiver.telemetry import workers
 def test_counts_of_two_workers_add_up(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     for outcome, seconds in (("accepted", 0.004), ("accepted", 0.2), ("unavailable", 400.0)):
-        worker = workers.Tally(client, "ops")
+        worker = workers.AttemptCounter(client, "ops")
         worker.add(outcome, seconds)
         worker.flush()
     client.hset(workers.KEY, "garbage", "x")
@@ -26,7 +26,7 @@ def test_counts_of_two_workers_add_up(redis_url: str) -> None:
 def test_what_two_dispatchers_recorded_adds_up(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     for _ in range(2):
-        dispatcher = workers.DispatchTally(client)
+        dispatcher = workers.DispatchCounter(client)
         dispatcher.add("news", routed=True)
         dispatcher.add("news", routed=False, unevaluated=["big | invoices", "other"])
         dispatcher.add("repeat", routed=False)
@@ -42,7 +42,7 @@ def test_what_two_dispatchers_recorded_adds_up(redis_url: str) -> None:
 
 def test_a_redis_that_is_away_stops_nothing() -> None:
     client = redis.Redis(port=1, socket_connect_timeout=0.1, retry=None)
-    worker = workers.Tally(client, "ops")
+    worker = workers.AttemptCounter(client, "ops")
     worker.add("accepted", 0.1)
     worker.flush()
     client.close()

@@ -25,8 +25,7 @@ from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.domain import api_key
 from receiver.domain.callback import CALLBACK
-from receiver.ledger import Ledger
-from receiver.ledger import api_keys as ledger_keys
+from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
@@ -57,7 +56,7 @@ class Submitting:
         row = Key(
             key_id, "app", api_key.digest(whole), api_key.hint(whole), frozenset(scopes), source, rate, time.time()
         )
-        self.ledger.write(lambda connection: ledger_keys.create(connection, row))
+        self.ledger.write(lambda connection: api_keys.create(connection, row))
         return whole
 
     def rows(self) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """What a lane's breaker becomes by what the last attempts met."""
 
-from receiver.domain.breaker import LONGEST, THRESHOLD, Answer, Lane, after, cooldown
+from receiver.domain.breaker import LONGEST, THRESHOLD, Lane, Observation, after, cooldown
 
 CLOSED = Lane("ops", "ops")
-DOWN = Answer(False, "connection refused")
-UP = Answer(True)
+DOWN = Observation(False, "connection refused")
+UP = Observation(True)
 
 
 def test_a_few_failures_leave_it_closed_and_a_success_forgets_them() -> None:
@@ -38,8 +38,8 @@ def test_an_accepted_probe_closes_it() -> None:
 
 
 def test_the_sinks_own_retry_after_holds_the_probe_back_within_the_cap() -> None:
-    assert after(CLOSED, [Answer(False, "429", 20.0)] * THRESHOLD, now=100).until == 120
-    assert after(CLOSED, [Answer(False, "429", 1e9)] * THRESHOLD, now=100).until == 100 + LONGEST
+    assert after(CLOSED, [Observation(False, "429", 20.0)] * THRESHOLD, now=100).until == 120
+    assert after(CLOSED, [Observation(False, "429", 1e9)] * THRESHOLD, now=100).until == 100 + LONGEST
 
 
 def test_no_answer_changes_nothing() -> None:

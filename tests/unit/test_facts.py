@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain import deduplication
-from receiver.domain.deduplication import VOLATILE, Facts, Judgement, judge
+from receiver.domain.deduplication import VOLATILE, Facts, Judgement, classify
 from receiver.domain.run import parse
 from receiver.skyvern import samples
 
@@ -171,7 +171,7 @@ def record(events: Sequence[Facts]) -> list[Judgement]:
     verdicts = []
     for number, each in enumerate(events, 1):
         new = replace(each, event_id=str(number), seq=number)
-        verdicts.append(judge(new, list(reversed(history))))
+        verdicts.append(classify(new, list(reversed(history))))
         history.append(new)
     return verdicts
 
@@ -434,7 +434,7 @@ def test_the_order_of_the_history_does_not_matter() -> None:
     past = [replace(event(s, at), event_id=s, seq=n) for n, (s, at) in enumerate([("A", 1), ("B", 2), ("A", 3)], 1)]
     new = replace(event("A", 3), event_id="new", seq=4)
 
-    assert {judge(new, order) for order in itertools.permutations(past)} == {Judgement("repeat", "A")}
+    assert {classify(new, order) for order in itertools.permutations(past)} == {Judgement("repeat", "A")}
 
 
 def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> None:

@@ -5,7 +5,7 @@ import time
 
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
-from receiver.delivery.sender import Flights, Unit
+from receiver.delivery.sender import SenderPool, SendTask
 from receiver.ledger.deliveries.claims import Claimed
 
 
@@ -23,22 +23,22 @@ class Counting(Sink[SinkOptions]):
         return Receipt(delivery.key)
 
 
-def unit(name: str) -> Unit:
+def unit(name: str) -> SendTask:
     claimed = Claimed(
         name, f"evt_{name}", "counting", "counting", "all", 1, 0, False, "skyvern", "tsk_1", "completed", "webhook", "",
         time.time(), b'{"task_id": "tsk_1", "status": "completed"}', {}, (), in_hand=True,
     )  # fmt: skip
-    return Unit("worker/1", [claimed], {})
+    return SendTask("worker/1", [claimed], {})
 
 
 class JustThen:
     """The lock that a place is passed on with. Takes `late` in hand as soon as a send has left its place empty, and
     goes on when that has been sent."""
 
-    def __init__(self, late: Unit) -> None:
+    def __init__(self, late: SendTask) -> None:
         self._lock = threading.Lock()
         self._late = late
-        self.flights: Flights | None = None
+        self.flights: SenderPool | None = None
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -55,12 +55,12 @@ class JustThen:
 
 def test_what_is_taken_in_hand_just_when_a_place_becomes_empty_is_sent_once_and_lands() -> None:
     sink = Counting()
-    flights = Flights(sink, places=2, limit=5.0)
+    flights = SenderPool(sink, places=2, limit=5.0)
     flights._passing = passing = JustThen(unit("second"))  # type: ignore[assignment]
     passing.flights = flights
 
     flights.begin(unit("first"))
-    landed: list[Unit] = []
+    landed: list[SendTask] = []
     until = time.monotonic() + 60
     while flights and time.monotonic() < until:
         landed += flights.landed(1.0)

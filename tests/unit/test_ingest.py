@@ -19,14 +19,14 @@ SECRET = "secret"
 MAX_BODY = 4 << 20
 
 
-class Keeper:
-    """Keeps events in a list, or refuses them all."""
+class FakeGroupCommit:
+    """Commits events in a list, or refuses them all."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.error: Exception | None = None
 
-    async def keep(self, event: Event) -> None:
+    async def commit(self, event: Event) -> None:
         if self.error:
             raise self.error
         self.events.append(event)
@@ -52,9 +52,14 @@ class Bench:
     """An Ingest and what stands around it."""
 
     def __init__(self) -> None:
-        self.keeper, self.refusals, self.hints, self.metrics = Keeper(), Refusals(), Hints(), ReceiverMetrics()
+        self.group_commit, self.refusals, self.hints, self.metrics = (
+            FakeGroupCommit(),
+            Refusals(),
+            Hints(),
+            ReceiverMetrics(),
+        )
         sources = {"skyvern": (SECRET,)}
-        self.app = endpoint.Ingest(sources, MAX_BODY, self.keeper, self.refusals, self.hints, self.metrics)
+        self.app = endpoint.Ingest(sources, MAX_BODY, self.group_commit, self.refusals, self.hints, self.metrics)
 
     async def post(
         self, pieces: Sequence[Any], path: str = "/webhooks/skyvern", secret: str = SECRET, **headers: str
@@ -109,14 +114,14 @@ GONE = {"type": "http.disconnect"}
 async def test_a_body_in_pieces_is_put_together(bench: Bench) -> None:
     status, answer, _ = await bench.post([b'{"run_id":', b"", b'"tsk_1"}'])
     assert status == 202
-    assert [event.body for event in bench.keeper.events] == [b'{"run_id":"tsk_1"}']
-    assert answer == {"event_id": bench.keeper.events[0].id}
+    assert [event.body for event in bench.group_commit.events] == [b'{"run_id":"tsk_1"}']
+    assert answer == {"event_id": bench.group_commit.events[0].id}
 
 
 @pytest.mark.parametrize("pieces", [[GONE], [b"{", GONE]])
 async def test_a_client_that_hangs_up_gets_no_answer_and_leaves_nothing(bench: Bench, pieces: list[Any]) -> None:
     assert (await bench.post(pieces))[0] == 0
-    assert bench.keeper.events == bench.refusals.bodies == []
+    assert bench.group_commit.events == bench.refusals.bodies == []
     assert bench.metrics.requests["disconnected"] == 1
 
 
@@ -143,14 +148,14 @@ async def test_the_limit_holds_for_what_comes_whatever_was_announced(bench: Benc
 async def test_a_refused_signature_is_quarantined_and_not_kept(bench: Bench) -> None:
     status, answer, _ = await bench.post([b"{}"], secret="wrong")
     assert (status, answer["error"]["code"]) == (401, "bad_signature")
-    assert (bench.refusals.bodies, bench.keeper.events) == ([b"{}"], [])
+    assert (bench.refusals.bodies, bench.group_commit.events) == ([b"{}"], [])
 
 
 async def test_our_own_trouble_is_503_with_retry_after_whatever_it_is(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     for error, after in ((Busy("full", retry_after=30), "30"), (RuntimeError("a bug"), "2")):
-        bench.keeper.error = error
+        bench.group_commit.error = error
         status, answer, headers = await bench.post([b"{}"])
         assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "unavailable", after)
         assert "bug" not in answer["error"]["message"]
@@ -182,7 +187,7 @@ async def test_bodies_in_memory_are_bounded_and_small_ones_pass_all_the_same(
 async def test_an_authentic_body_that_is_no_run_is_kept_and_counted(bench: Bench) -> None:
     for body in (b"", b"no", b"[]", b"{}", b'{"run_id": 5}', b"[" * 100_000):
         assert (await bench.post([body]))[0] == 202
-    assert len(bench.keeper.events) == 6
+    assert len(bench.group_commit.events) == 6
     assert bench.metrics.unreadable == 6
     assert (await bench.post([b'{"run_id":"a","status":"completed"}']))[0] == 202
     assert bench.metrics.unreadable == 6

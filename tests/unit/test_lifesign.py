@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from receiver.runtime import liveness
-from receiver.runtime.liveness import Begun, LifeSign
+from receiver.runtime.liveness import LivenessLock, StartedJournal
 from receiver.runtime.process import die_with_parent
 
 LIVE = """
@@ -90,7 +90,7 @@ def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
     it = Undertaker()
     it.failing = {"ops@a.1"}
     for name in ("ops@a.1", "ops@a.2"):
-        LifeSign(tmp_path, name, "deliver:ops")._let_go()
+        LivenessLock(tmp_path, name, "deliver:ops")._let_go()
     assert liveness.bury(tmp_path, it) == 0
     it.failing = set()
     assert liveness.bury(tmp_path, it) == 2
@@ -98,7 +98,7 @@ def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
 
 def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
     # Given a dead process's file among what is none
-    LifeSign(tmp_path, "ops@a.1", "deliver:ops")._let_go()
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._let_go()
     folder = tmp_path / "workers"
     os.mkfifo(folder / "a pipe")
     (folder / "a folder").mkdir()
@@ -123,7 +123,7 @@ def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_da
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(liveness, "kernel", lambda: "another")
         for name in ("ops@b.1", "ops@b.2"):
-            LifeSign(tmp_path, name, "deliver:ops")._let_go()
+            LivenessLock(tmp_path, name, "deliver:ops")._let_go()
     two_days_ago = time.time() - 2 * 86400
     os.utime(tmp_path / "workers" / "ops@b.1", (two_days_ago, two_days_ago))
     # When the dead are looked for
@@ -138,22 +138,22 @@ def test_a_directory_in_which_nobody_can_write_says_so_and_holds_no_dead(tmp_pat
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
-        LifeSign(file, "ops@a.1", "deliver:ops")
+        LivenessLock(file, "ops@a.1", "deliver:ops")
     assert liveness.bury(file, Undertaker()) == 0
 
 
 def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
-    LifeSign(tmp_path, "ops@a.1", "deliver:ops").end()
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops").end()
     assert list((tmp_path / "workers").iterdir()) == []
 
 
 def test_what_a_dead_process_had_begun_of_what_it_had_in_hand_is_known(tmp_path: Path) -> None:
     for name in ("ops@a.1", "ops@a.2", "ops@a.3"):
-        LifeSign(tmp_path, name, "deliver:ops")._let_go()
-    begun = Begun(tmp_path, "ops@a.1", room=3)
+        LivenessLock(tmp_path, name, "deliver:ops")._let_go()
+    begun = StartedJournal(tmp_path, "ops@a.1", room=3)
     for number in range(5):
         begun.note(f"dlv_{number}")
-    Begun(tmp_path, "ops@a.2", room=3)
+    StartedJournal(tmp_path, "ops@a.2", room=3)
 
     assert liveness.begun(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
     assert liveness.begun(tmp_path, "ops@a.2") == frozenset()
@@ -167,24 +167,24 @@ def test_without_a_sign_that_can_be_trusted_nobody_knows_what_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One that notes nothing, none at all, and one from before the machine was started again
-    LifeSign(tmp_path, "ops@a.1", "deliver:ops")._let_go()
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._let_go()
     assert liveness.begun(tmp_path, "ops@a.1") is None
     assert liveness.begun(tmp_path, "ops@a.2") is None
-    Begun(tmp_path, "ops@a.2", room=3).note("dlv_1")
-    Begun(tmp_path, "ops@a.1", room=3).note("dlv_1")
+    StartedJournal(tmp_path, "ops@a.2", room=3).note("dlv_1")
+    StartedJournal(tmp_path, "ops@a.1", room=3).note("dlv_1")
     with monkeypatch.context() as later:
         later.setattr(liveness, "kernel", lambda: "another")
         assert liveness.begun(tmp_path, "ops@a.1") is None
     # And one that could not be written to any more is no sign
-    it = Begun(tmp_path, "ops@a.1", room=3)
+    it = StartedJournal(tmp_path, "ops@a.1", room=3)
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    LifeSign(tmp_path, "ops@a.3", "deliver:ops")._let_go()
+    LivenessLock(tmp_path, "ops@a.3", "deliver:ops")._let_go()
     with monkeypatch.context() as disk:
         disk.setattr(os, "write", full)
-        Begun(tmp_path, "ops@a.3", room=3).note("dlv_1")
+        StartedJournal(tmp_path, "ops@a.3", room=3).note("dlv_1")
     assert liveness.begun(tmp_path, "ops@a.3") is None
     monkeypatch.setattr(os, "pwrite", full)
     it.note("dlv_2")

@@ -22,9 +22,9 @@ from handlers.mirror.download import Incoming
 from handlers.mirror.fan_out import Crew, within
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, kept_in, latest, order_of, points_to
 from handlers.mirror.mirror import Mirror
-from handlers.mirror.names import MAX_NAME, MAX_PART, Taken, key_part
+from handlers.mirror.names import MAX_NAME, MAX_PART, UsedNames, key_part
 from handlers.mirror.options import MirrorOptions
-from handlers.mirror.store import Target
+from handlers.mirror.store import ObjectTarget
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import MAX_URL, Deadline
 from handlers.testing.conformance import make_delivery, sample_run
@@ -182,7 +182,7 @@ def test_two_values_never_become_one_part() -> None:
 
 
 def test_taken_names_get_the_first_free_number_also_where_only_case_differs() -> None:
-    taken = Taken(["run.json"])
+    taken = UsedNames(["run.json"])
     given_names = [taken.give(name) for name in ("a.pdf", "A.pdf", "a-2.pdf", "a.pdf", "run.json", "README", "README")]
     assert given_names == ["a.pdf", "A-2.pdf", "a-2-2.pdf", "a-3.pdf", "run-2.json", "README", "README-2"]
 
@@ -414,7 +414,7 @@ def test_within_gives_results_errors_and_up() -> None:
 class SlowFolder(Folder):
     """A place that takes longer over the first piece of a file than a send may take."""
 
-    def receive(self, target: Target, incoming: Incoming) -> None:
+    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
         for _ in incoming:
             time.sleep(2)
 
@@ -434,7 +434,7 @@ def test_a_place_that_takes_all_the_time_is_not_excused_by_the_server_that_the_f
 class LastMoment(Folder):
     """A place that is at work on a piece when the time runs out, and had none of the time before."""
 
-    def receive(self, target: Target, incoming: Incoming) -> None:
+    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
         for _ in incoming:
             if (left := target.deadline.left()) < 0.1:
                 time.sleep(left)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from handlers.contract import Artifact, Delivery
 from handlers.slack import escape
 from handlers.slack.blocks import BLOCKS_MAX, Style, build
-from handlers.slack.incident_count import RECENT, Seen, Tally, again, many
+from handlers.slack.incident_count import RECENT, IncidentCount, Seen, again, many
 from handlers.slack.incidents import same_reason, topic_of
 from handlers.slack.templates import TemplateOption, Templates
 from handlers.support import wording
@@ -355,9 +355,9 @@ def test_a_count_counts_each_delivery_once_and_survives_a_trip_through_slack() -
     seen = {
         f"mark{number}": Seen(f"wr_{number}", "https://app.example/1", "2026-03-01 10:02 UTC") for number in range(30)
     }
-    tally = Tally().add(seen).add(seen)
+    tally = IncidentCount().add(seen).add(seen)
     assert (tally.count, len(tally.recent)) == (30, RECENT)
-    back = Tally.from_metadata(json.loads(json.dumps(tally.to_metadata("t")))["event_payload"])
+    back = IncidentCount.from_metadata(json.loads(json.dumps(tally.to_metadata("t")))["event_payload"])
     assert back == tally
     assert len(json.dumps(tally.to_metadata("t"))) < 8000
     message = again(tally).to_dict()
@@ -371,4 +371,4 @@ def test_a_count_counts_each_delivery_once_and_survives_a_trip_through_slack() -
     "payload", [{}, {"count": "x", "deliveries": 3, "recent": "y"}, {"count": -1, "recent": [1, {}, None]}]
 )
 def test_a_count_that_was_tampered_with_starts_anew(payload: dict[str, Any]) -> None:
-    assert Tally.from_metadata(payload).count == 0
+    assert IncidentCount.from_metadata(payload).count == 0

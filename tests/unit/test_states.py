@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.domain.delivery import ENDED, MOVES, IllegalMove, Move, State, after, sources, target
+from receiver.domain.delivery import ENDED, MOVES, DeliveryMove, DeliveryState, IllegalMove, after, sources, target
 
 LEGAL = {
     ("held", "release"): "queued",
@@ -21,9 +21,9 @@ LEGAL = {
 }
 
 
-@pytest.mark.parametrize("state", list(State))
-@pytest.mark.parametrize("move", list(Move))
-def test_only_the_moves_in_the_table_are_legal(state: State, move: Move) -> None:
+@pytest.mark.parametrize("state", list(DeliveryState))
+@pytest.mark.parametrize("move", list(DeliveryMove))
+def test_only_the_moves_in_the_table_are_legal(state: DeliveryState, move: DeliveryMove) -> None:
     if (state, move) in LEGAL:
         assert after(state, move) == LEGAL[state, move]
     else:
@@ -32,9 +32,9 @@ def test_only_the_moves_in_the_table_are_legal(state: State, move: Move) -> None
 
 
 def test_each_move_leads_to_one_state_from_the_states_it_names() -> None:
-    for move in Move:
+    for move in DeliveryMove:
         assert {after(state, move) for state in sources(move)} == {target(move)}
 
 
 def test_what_has_ended_moves_only_by_replay() -> None:
-    assert {move for state, move in MOVES if state in ENDED} == {Move.REPLAY}
+    assert {move for state, move in MOVES if state in ENDED} == {DeliveryMove.REPLAY}

@@ -241,10 +241,10 @@ def test_an_idempotency_key_stays_with_what_would_be_answered_the_same(answer: A
 
 def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:
     legal = 0
-    for state in submission.Submission:
-        for move in submission.Move:
+    for state in submission.SubmissionState:
+        for move in submission.SubmissionMove:
             if (state, move) in submission.MOVES:
-                assert submission.after(state, move) in submission.Submission
+                assert submission.after(state, move) in submission.SubmissionState
                 assert state in submission.sources(move)
                 legal += 1
             else:

@@ -6,7 +6,7 @@ import pytest
 
 from receiver.errors import UsageError
 from receiver.runtime.process import Stops
-from receiver.runtime.supervisor import Board, respawn_delay
+from receiver.runtime.supervisor import SharedStatus, respawn_delay
 from receiver.worker import chosen
 
 QUEUES = ["dispatch", "deliver:ops", "deliver:results"]
@@ -20,18 +20,18 @@ def test_the_first_death_costs_no_wait_and_a_crash_loop_five_seconds_at_the_most
 
 
 def test_a_board_holds_a_deadline_readiness_and_last_words_on_one_line() -> None:
-    board = Board()
-    assert (board.deadline, board.ready, board.last_words) == (0.0, False, "")
-    board.deadline, board.ready, board.last_words = 12.5, True, "the ledger\ncan't be used"
-    assert (board.deadline, board.ready, board.last_words) == (12.5, True, "the ledger can't be used")
+    board = SharedStatus()
+    assert (board.deadline, board.ready, board.exit_reason) == (0.0, False, "")
+    board.deadline, board.ready, board.exit_reason = 12.5, True, "the ledger\ncan't be used"
+    assert (board.deadline, board.ready, board.exit_reason) == (12.5, True, "the ledger can't be used")
     board.clear()
-    assert (board.deadline, board.ready, board.last_words) == (0.0, False, "")
+    assert (board.deadline, board.ready, board.exit_reason) == (0.0, False, "")
 
 
 def test_last_words_that_are_too_long_are_cut() -> None:
-    board = Board()
-    board.last_words = "ä" * 5000
-    assert 100 < len(board.last_words) < 400
+    board = SharedStatus()
+    board.exit_reason = "ä" * 5000
+    assert 100 < len(board.exit_reason) < 400
 
 
 def test_without_only_there_is_one_child_for_each_queue() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from handlers import Receipt, Refused, Unavailable
 from receiver.config.models import RetryPolicy
-from receiver.delivery.outcome import Gate, availability, settled
-from receiver.domain.breaker import Answer, Lane
-from receiver.domain.delivery import Move
+from receiver.delivery.outcome import BreakerChange, availability, settled
+from receiver.domain.breaker import Lane, Observation
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.deliveries.attempts import Settled
 from receiver.ledger.deliveries.claims import Claimed
 
@@ -32,12 +32,12 @@ CLAIMED = Claimed(
     labels={},
     after=(),
 )
-OPEN = Gate(
+OPEN = BreakerChange(
     Lane("archive", "archive", breaker="open", until=140.0), Lane("archive", "archive", breaker="open", until=140.0)
 )
 
 
-def settle(answer: Receipt | Exception, *, spent: int = 1, gate: Gate | None = None) -> Settled:
+def settle(answer: Receipt | Exception, *, spent: int = 1, gate: BreakerChange | None = None) -> Settled:
     claimed = Claimed(**{name: getattr(CLAIMED, name) for name in Claimed.__slots__} | {"spent": spent})
     return settled(claimed, answer, RETRY, gate, 99.0, 100.0, 0.0)
 
@@ -45,17 +45,17 @@ def settle(answer: Receipt | Exception, *, spent: int = 1, gate: Gate | None = N
 @pytest.mark.parametrize(
     ("answer", "spent", "move", "outcome"),
     [
-        (Receipt("r"), 2, Move.ACCEPT, "accepted"),
-        (Refused("no"), 0, Move.DIE, "refused"),
-        (Unavailable("away"), 1, Move.DEFER, "unavailable"),
-        (Unavailable("away"), 2, Move.DIE, "unavailable"),
-        (Unavailable("a file is gone", elsewhere=True), 1, Move.DEFER, "unavailable"),
-        (Unavailable("a file is gone", elsewhere=True), 2, Move.DIE, "unavailable"),
-        (ValueError("secret"), 1, Move.DEFER, "error"),
-        (ValueError("secret"), 2, Move.DIE, "error"),
+        (Receipt("r"), 2, DeliveryMove.ACCEPT, "accepted"),
+        (Refused("no"), 0, DeliveryMove.DIE, "refused"),
+        (Unavailable("away"), 1, DeliveryMove.DEFER, "unavailable"),
+        (Unavailable("away"), 2, DeliveryMove.DIE, "unavailable"),
+        (Unavailable("a file is gone", elsewhere=True), 1, DeliveryMove.DEFER, "unavailable"),
+        (Unavailable("a file is gone", elsewhere=True), 2, DeliveryMove.DIE, "unavailable"),
+        (ValueError("secret"), 1, DeliveryMove.DEFER, "error"),
+        (ValueError("secret"), 2, DeliveryMove.DIE, "error"),
     ],
 )
-def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, move: Move, outcome: str) -> None:
+def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, move: DeliveryMove, outcome: str) -> None:
     found = settle(answer, spent=spent)
 
     assert (found.move, found.outcome, found.spends) == (move, outcome, True)
@@ -65,25 +65,25 @@ def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, mov
 def test_a_sink_that_is_away_costs_no_attempts_while_its_breaker_is_open() -> None:
     found = settle(Unavailable("away"), spent=2, gate=OPEN)
 
-    assert (found.move, found.spends, found.due_at) == (Move.DEFER, False, 140.0)
+    assert (found.move, found.spends, found.due_at) == (DeliveryMove.DEFER, False, 140.0)
 
 
 def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_breaker_says() -> None:
     # Else one that is alone with its trouble would be tried for ever, and who waits for its receipt would wait as long.
     found = settle(Unavailable("a file is gone", elsewhere=True), spent=2, gate=OPEN)
 
-    assert (found.move, found.spends) == (Move.DIE, True)
+    assert (found.move, found.spends) == (DeliveryMove.DIE, True)
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (Receipt("r"), Answer(True)),
-        (Refused("no"), Answer(True)),
-        (Unavailable("away", retry_after=7), Answer(False, "away", 7)),
-        (Unavailable("a file is gone", retry_after=7, elsewhere=True), Answer(True)),
+        (Receipt("r"), Observation(True)),
+        (Refused("no"), Observation(True)),
+        (Unavailable("away", retry_after=7), Observation(False, "away", 7)),
+        (Unavailable("a file is gone", retry_after=7, elsewhere=True), Observation(True)),
         (ValueError(), None),
     ],
 )
-def test_what_the_breaker_is_told(answer: Receipt | Exception, told: Answer | None) -> None:
+def test_what_the_breaker_is_told(answer: Receipt | Exception, told: Observation | None) -> None:
     assert availability(answer) == told

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, Move, State, sources, target
+from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, sources, target
 from receiver.ledger import bulk
 from receiver.ledger.deliveries.claims import both
 from receiver.ledger.schema import attempts, deliveries
@@ -25,7 +25,7 @@ class Settled:
 
     id: str
     number: int
-    move: Move
+    move: DeliveryMove
     outcome: str
     reason: str
     started_at: float
@@ -58,16 +58,16 @@ def settle(connection: sa.Connection, results: Mapping[str, Sequence[Settled]], 
     bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
     ended: list[str] = []
     for token, settled in sorted(results.items()):
-        accepted = sorted(each.id for each in settled if each.move is Move.ACCEPT)
+        accepted = sorted(each.id for each in settled if each.move is DeliveryMove.ACCEPT)
         if accepted:
-            ended += _move(connection, accepted, token, Move.ACCEPT, {"reason": ""}, now)
+            ended += _move(connection, accepted, token, DeliveryMove.ACCEPT, {"reason": ""}, now)
         for each in sorted(settled, key=lambda each: each.id):
-            if each.move is not Move.ACCEPT:
+            if each.move is not DeliveryMove.ACCEPT:
                 values: dict[str, Any] = {"reason": each.reason, "due_at": each.due_at}
                 if each.spends:
                     values["spent"] = deliveries.c.spent + 1
                 moved = _move(connection, [each.id], token, each.move, values, now)
-                if each.move is Move.DIE:
+                if each.move is DeliveryMove.DIE:
                     ended += moved
     return _release_held(connection, ended, now) if ended else []
 
@@ -75,13 +75,13 @@ def settle(connection: sa.Connection, results: Mapping[str, Sequence[Settled]], 
 def give_up(connection: sa.Connection, token: str, ids: Sequence[str], reason: str, now: float) -> None:
     """What was claimed, and is not to be sent any more, is dead. This was no attempt."""
     changes = {"reason": reason, "attempts": deliveries.c.attempts - 1}
-    ended = _move(connection, sorted(ids), token, Move.DIE, changes, now)
+    ended = _move(connection, sorted(ids), token, DeliveryMove.DIE, changes, now)
     if ended:
         _release_held(connection, ended, now)
 
 
 def _move(
-    connection: sa.Connection, ids: Sequence[str], token: str, move: Move, values: dict[str, Any], now: float
+    connection: sa.Connection, ids: Sequence[str], token: str, move: DeliveryMove, values: dict[str, Any], now: float
 ) -> list[str]:
     statement = (
         sa.update(deliveries)
@@ -106,7 +106,7 @@ def release_held(connection: sa.Connection, condition: sa.ColumnElement[bool], n
     """Queue each held delivery that meets `condition` and waits for nothing any more. Returns their sinks."""
     held = connection.execute(
         sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.sink, deliveries.c.after)
-        .where(deliveries.c.state == sa.literal_column(f"'{State.HELD}'"), condition)
+        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'"), condition)
         .order_by(deliveries.c.id)
         .limit(500)
     ).all()
@@ -124,7 +124,7 @@ def release_held(connection: sa.Connection, condition: sa.ColumnElement[bool], n
     if ready:
         connection.execute(
             sa.update(deliveries)
-            .where(deliveries.c.id.in_([row.id for row in ready]), deliveries.c.state == State.HELD)
-            .values(state=target(Move.RELEASE), due_at=now, updated_at=now)
+            .where(deliveries.c.id.in_([row.id for row in ready]), deliveries.c.state == DeliveryState.HELD)
+            .values(state=target(DeliveryMove.RELEASE), due_at=now, updated_at=now)
         )
     return sorted({row.sink for row in ready})

@@ -15,10 +15,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import Move, State, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
 from receiver.ledger import bulk
-from receiver.ledger.deliveries import fair_queue
-from receiver.ledger.deliveries import lanes as lane_gates
+from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.schema import attempts, deliveries, events, runs
 
 IN_HAND: Final = "+"
@@ -73,7 +72,7 @@ def claim(
         limit = min(limit, concurrency - _placed(connection, sink))
         if limit <= 0 and not ahead:
             return [], ""
-    closed = lane_gates.not_closed(connection, sink)
+    closed = lanes.not_closed(connection, sink)
     if any(lane.paused for lane in closed):
         return [], ""
     shut = {lane.lane for lane in closed}
@@ -92,10 +91,10 @@ def claim(
         # A sink with one lane has nothing else to send then; one with many has, and probes beside it.
         if len(ids) >= limit or (lane_limit is None and ids):
             break
-        if lane.until <= now and lane_gates.begin_probe(connection, lane.lane, now):
+        if lane.until <= now and lanes.begin_probe(connection, lane.lane, now):
             probe = _take(connection, sink, deliveries.c.lane == lane.lane, 1, token, now, seconds)
             if not probe:
-                lane_gates.end_probe(connection, lane, now)
+                lanes.end_probe(connection, lane, now)
             probes.update(dict.fromkeys(probe, lane.lane))
             ids = [*ids, *probe]
     in_hand: list[str] = []
@@ -111,7 +110,7 @@ def _placed(connection: sa.Connection, sink: str) -> int:
     if connection.dialect.name == "postgresql":  # on SQLite there is one writer at a time anyway
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"runhook claim {sink}"))))
     claimed = sa.select(sa.func.count()).where(
-        deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"),
+        deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"),
         deliveries.c.sink == sink,
         deliveries.c.claim.not_like(f"%{IN_HAND}"),
     )
@@ -121,7 +120,7 @@ def _placed(connection: sa.Connection, sink: str) -> int:
 def _claimed_lanes(connection: sa.Connection, sink: str) -> Counter[str]:
     busy = connection.execute(
         sa.select(deliveries.c.lane).where(
-            deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.sink == sink
+            deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"), deliveries.c.sink == sink
         )
     )
     return Counter(busy.scalars())
@@ -156,7 +155,7 @@ def _take(
             sa.update(deliveries)
             .where(bulk.among(connection, deliveries.c.id, found))
             .values(
-                state=target(Move.CLAIM),
+                state=target(DeliveryMove.CLAIM),
                 claim=token,
                 claim_until=now + seconds,
                 attempts=deliveries.c.attempts + 1,
@@ -232,7 +231,7 @@ def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -
     )
     found: dict[str, dict[str, Any] | None] = dict.fromkeys(sinks)
     for row in rows:
-        if row.receipt and row.state == State.DELIVERED:
+        if row.receipt and row.state == DeliveryState.DELIVERED:
             found[row.sink] = json.loads(row.receipt)
     return found
 
@@ -259,7 +258,9 @@ def renew(connection: sa.Connection, tokens: Collection[str], until: float) -> i
     """Push back the expiry of claims that are still being worked on. Returns how many are still ours."""
     result = connection.execute(
         sa.update(deliveries)
-        .where(deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), deliveries.c.claim.in_(both(tokens)))
+        .where(
+            deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"), deliveries.c.claim.in_(both(tokens))
+        )
         .values(claim_until=until)
     )
     return result.rowcount
@@ -283,7 +284,7 @@ def hand_back(connection: sa.Connection, unbegun: Mapping[str, str], now: float)
             .where(
                 bulk.among(connection, deliveries.c.id, ids),
                 deliveries.c.claim.in_(both([token])),
-                deliveries.c.state.in_(sources(Move.HAND_BACK)),
+                deliveries.c.state.in_(sources(DeliveryMove.HAND_BACK)),
             )
             .values(handed_back(now))
         )
@@ -297,7 +298,7 @@ def hand_back_strays(connection: sa.Connection, owner: str, known: Collection[st
     result = connection.execute(
         sa.update(deliveries)
         .where(
-            deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"),
+            deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"),
             owned_by(owner),
             deliveries.c.claim.not_in(both(known)),
         )
@@ -315,7 +316,7 @@ def owned_by(owner: str) -> sa.ColumnElement[bool]:
 def handed_back(now: float) -> dict[str, Any]:
     """The columns of a delivery that was claimed and not begun: its claim was no attempt."""
     return {
-        "state": target(Move.HAND_BACK),
+        "state": target(DeliveryMove.HAND_BACK),
         "claim": "",
         "claim_until": None,
         "attempts": deliveries.c.attempts - 1,
@@ -332,7 +333,7 @@ def _by_token(claims: Mapping[str, str]) -> dict[str, list[str]]:
 
 def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
     """Whether `sink` has something that a worker could send now (a parked lane's deliveries don't count)."""
-    closed = lane_gates.not_closed(connection, sink)
+    closed = lanes.not_closed(connection, sink)
     if any(lane.paused for lane in closed):
         return False
     parked = {lane.lane for lane in closed if lane.until > now}

@@ -14,13 +14,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import State
+from receiver.domain.delivery import DeliveryState
 from receiver.ledger.schema import deliveries
 
 WINDOW = 200
 """Deliveries, the oldest, that are looked at before the lanes are asked."""
 
-_QUEUED = deliveries.c.state == sa.literal_column(f"'{State.QUEUED}'")  # literal: the partial indexes need it
+_QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")  # literal: the partial indexes need it
 _ORDER = (deliveries.c.due_at, deliveries.c.id)
 
 

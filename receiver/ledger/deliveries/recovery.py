@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import Move, State, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.attempts import release_held
@@ -60,7 +60,7 @@ def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Seq
             deliveries.c.updated_at,
             deliveries.c.lane,
         )
-        .where(deliveries.c.state == sa.literal_column(f"'{State.SENDING}'"), condition)
+        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"), condition)
         .order_by(deliveries.c.id)
         .limit(500)
         .with_for_update(skip_locked=True)
@@ -93,7 +93,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     ]
     bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
     changes = {
-        "state": target(Move.LAPSE),
+        "state": target(DeliveryMove.LAPSE),
         "claim": "",
         "claim_until": None,
         "updated_at": now,
@@ -129,7 +129,7 @@ def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
     """Queue the waiting deliveries whose time has come. Returns how many there were."""
     due = list(
         connection.execute(
-            _by_time(connection, sa.column("id"), State.WAITING, sa.column("due_at") <= now)
+            _by_time(connection, sa.column("id"), DeliveryState.WAITING, sa.column("due_at") <= now)
             .order_by(sa.column("due_at"))
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -138,15 +138,15 @@ def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
     if due:
         connection.execute(
             sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, due), deliveries.c.state.in_(sources(Move.DUE)))
-            .values(state=target(Move.DUE), updated_at=now)
+            .where(bulk.among(connection, deliveries.c.id, due), deliveries.c.state.in_(sources(DeliveryMove.DUE)))
+            .values(state=target(DeliveryMove.DUE), updated_at=now)
         )
     return len(due)
 
 
 def anything_due(connection: sa.Connection, now: float) -> bool:
     """Whether the clock has something to write: a waiting delivery that is due, or a claim that has lapsed."""
-    for state, column in ((State.WAITING, "due_at"), (State.SENDING, "claim_until")):
+    for state, column in ((DeliveryState.WAITING, "due_at"), (DeliveryState.SENDING, "claim_until")):
         query = _by_time(connection, sa.literal(1), state, sa.column(column) <= now)
         if connection.execute(query.limit(1)).first() is not None:
             return True
@@ -154,7 +154,7 @@ def anything_due(connection: sa.Connection, now: float) -> bool:
 
 
 def _by_time(
-    connection: sa.Connection, what: sa.ColumnElement[Any], state: State, condition: sa.ColumnElement[bool]
+    connection: sa.Connection, what: sa.ColumnElement[Any], state: DeliveryState, condition: sa.ColumnElement[bool]
 ) -> sa.Select[Any]:
     """A look at the deliveries in `state` by their index over time. SQLite must be told, or it reads all that are in
     that state, of which a hundred thousand may wait for hours."""
@@ -170,7 +170,7 @@ def sweep_held(connection: sa.Connection, now: float) -> list[str]:
         page = list(
             connection.execute(
                 sa.select(deliveries.c.id)
-                .where(deliveries.c.state == sa.literal_column(f"'{State.HELD}'"), deliveries.c.id > after)
+                .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'"), deliveries.c.id > after)
                 .order_by(deliveries.c.id)
                 .limit(500)
             ).scalars()

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import Move, State, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
 from receiver.domain.event import delivery_id
 from receiver.ledger import bulk
 from receiver.ledger.events import insert_deliveries
-from receiver.ledger.runs import Standing
+from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
 
 
@@ -24,7 +24,7 @@ class Tried:
     """A delivery with its newest attempt. `number` 0: there was none. `outcome`, `reason`, `note`: of that attempt;
     times in seconds since the epoch."""
 
-    state: State
+    state: DeliveryState
     number: int = 0
     outcome: str = ""
     reason: str = ""
@@ -34,7 +34,7 @@ class Tried:
 
 
 def resend(
-    connection: sa.Connection, standing: Standing, sink: str, route: str, lane: str, now: float, elsewhere: str = ""
+    connection: sa.Connection, standing: RunStatus, sink: str, route: str, lane: str, now: float, elsewhere: str = ""
 ) -> tuple[str, Tried]:
     """Have the newest event of the run sent to `sink` now. Returns the delivery's id, and how it stood before.
 
@@ -51,15 +51,15 @@ def resend(
         "source": standing.source,
         "run_id": standing.run_id,
         "after": "[]",
-        "state": State.QUEUED,
+        "state": DeliveryState.QUEUED,
         "due_at": now,
         "created_at": now,
         "updated_at": now,
         "target": elsewhere,
     }
     if insert_deliveries(connection, [row]):
-        return wanted, Tried(State.QUEUED)
-    for move, fresh in ((Move.REPLAY, {"spent": 0, "reason": ""}), (Move.DUE, {})):
+        return wanted, Tried(DeliveryState.QUEUED)
+    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "reason": ""}), (DeliveryMove.DUE, {})):
         connection.execute(
             sa.update(deliveries)
             .where(deliveries.c.id == wanted, deliveries.c.state.in_(sources(move)))
@@ -71,7 +71,7 @@ def resend(
 def tried(connection: sa.Connection, ids: Collection[str]) -> dict[str, Tried]:
     """How these deliveries stand, each with its newest attempt."""
     found = {
-        row.id: Tried(State(row.state))
+        row.id: Tried(DeliveryState(row.state))
         for row in connection.execute(
             sa.select(deliveries.c.id, deliveries.c.state).where(bulk.among(connection, deliveries.c.id, list(ids)))
         )

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from receiver.domain.submission import Move, sources
-from receiver.domain.submission import Submission as State
+from receiver.domain.submission import SubmissionMove, SubmissionState, sources
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import RunKey, Submission, of_row
@@ -51,17 +50,17 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
         found = by_id.get(token)
         if found is None or found.source != source or found.run_id or (source, run_id) in bound:
             continue
-        if found.state not in sources(Move.ACCEPT):
+        if found.state not in sources(SubmissionMove.ACCEPT):
             continue
         by_id[token] = bound[source, run_id] = replace(
-            found, state=State.ACCEPTED, run_id=run_id, reason="", updated_at=now
+            found, state=SubmissionState.ACCEPTED, run_id=run_id, reason="", updated_at=now
         )
         newly.append({"its_id": token, "its_run": run_id})
     if newly:
         connection.execute(
             sa.update(submissions)
             .where(submissions.c.id == sa.bindparam("its_id"))
-            .values(state=State.ACCEPTED, run_id=sa.bindparam("its_run"), reason="", updated_at=now),
+            .values(state=SubmissionState.ACCEPTED, run_id=sa.bindparam("its_run"), reason="", updated_at=now),
             newly,
         )
     result = {(source, run_id): bound[source, run_id] for source, run_id, _ in asked if (source, run_id) in bound}

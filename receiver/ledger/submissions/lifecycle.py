@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from receiver.domain.delivery import IllegalMove
-from receiver.domain.submission import OPEN, Move, after, sources
-from receiver.domain.submission import Submission as State
+from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, sources
 from receiver.ledger import bulk
 from receiver.ledger.engine import LedgerUnavailable
 from receiver.ledger.schema import runs, submissions
@@ -55,7 +54,7 @@ class Submission:
     source: str
     key_id: str
     call: str
-    state: State
+    state: SubmissionState
     run_id: str
     run_type: str
     title: str | None
@@ -74,10 +73,10 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SubmitOutcome:
     """How a submit ended. `release`: the same Idempotency-Key may be used again, for no run came of it."""
 
-    move: Move
+    move: SubmissionMove
     run_id: str = ""
     run_type: str = ""
     status: int | None = None
@@ -90,7 +89,7 @@ class Answer:
 def of_row(row: sa.Row[tuple[object, ...]]) -> Submission:
     """The submission that a whole row of the table is."""
     fields = dict(row._mapping)
-    fields["state"] = State(fields["state"])
+    fields["state"] = SubmissionState(fields["state"])
     fields["labels"] = json.loads(fields["labels"])
     fields["answer"] = None if fields["answer"] is None else bytes(fields["answer"])
     return Submission(**fields)
@@ -116,7 +115,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
                     submissions.c.state.in_(sorted(OPEN)),
                     # Its run is known by now, but its caller was told of trouble, or has not been told yet.
                     sa.and_(
-                        submissions.c.state == State.ACCEPTED,
+                        submissions.c.state == SubmissionState.ACCEPTED,
                         sa.func.coalesce(submissions.c.answer_status, NOT_TOLD) >= 300,
                     ),
                 ),
@@ -131,7 +130,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "source": new.source,
         "key_id": new.key_id,
         "call": new.call,
-        "state": State.PENDING,
+        "state": SubmissionState.PENDING,
         "title": new.title,
         "labels": json.dumps(dict(new.labels)),
         "callback_url": new.callback_url,
@@ -153,11 +152,11 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         ).first()
         if there is None:
             continue
-        if there.state != State.REJECTED or there.request_hash == new.request_hash:
+        if there.state != SubmissionState.REJECTED or there.request_hash == new.request_hash:
             return of_row(there), False
         connection.execute(
             sa.update(submissions)
-            .where(submissions.c.id == there.id, submissions.c.state == State.REJECTED)
+            .where(submissions.c.id == there.id, submissions.c.state == SubmissionState.REJECTED)
             .values(idempotency_key=None, updated_at=now)
         )
     raise LedgerUnavailable("the Idempotency-Key changes hands too fast")
@@ -170,7 +169,7 @@ def _alone(connection: sa.Connection, what: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
-def answered(connection: sa.Connection, submission_id: str, answer: Answer, now: float) -> Submission:
+def answered(connection: sa.Connection, submission_id: str, answer: SubmitOutcome, now: float) -> Submission:
     """Write down how a submit ended, and return the submission as it then stands.
 
     What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
@@ -183,26 +182,26 @@ def answered(connection: sa.Connection, submission_id: str, answer: Answer, now:
     wanted = sorted({run_id for run_id in (answer.run_id, before.run_id) if run_id})
     known = _lock_runs(connection, before.source, wanted)
     there = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id).with_for_update()).one()
-    state = State(there.state)
+    state = SubmissionState(there.state)
     values: dict[str, object] = {"updated_at": now, "answered_at": now}
     if answer.status is not None:
         values |= {"answer_status": answer.status, "answer": answer.body}
-    if answer.move is Move.ACCEPT:
+    if answer.move is SubmissionMove.ACCEPT:
         if there.run_id not in ("", answer.run_id):
             _take_from(connection, before.source, there.run_id, submission_id, now)
         _take_from_others(connection, before.source, answer.run_id, submission_id, now)
         _give_to(connection, before.source, answer.run_id, submission_id, there.labels, now)
         values |= {
-            "state": State.ACCEPTED,
+            "state": SubmissionState.ACCEPTED,
             "run_id": answer.run_id,
             "run_type": answer.run_type or there.run_type,
             "due_at": None if known.get(answer.run_id) else answer.due_at,
             "reason": "",
         }
-        if state is not State.ACCEPTED:
-            after(state, Move.ACCEPT)
-    elif state is not State.ACCEPTED:
-        if (state, answer.move) != (State.UNKNOWN, Move.MISS):  # the clock may have been faster
+        if state is not SubmissionState.ACCEPTED:
+            after(state, SubmissionMove.ACCEPT)
+    elif state is not SubmissionState.ACCEPTED:
+        if (state, answer.move) != (SubmissionState.UNKNOWN, SubmissionMove.MISS):  # the clock may have been faster
             values["state"] = after(state, answer.move)
         values |= {"reason": answer.reason, "due_at": answer.due_at}
     if answer.release:
@@ -217,7 +216,7 @@ def told(connection: sa.Connection, submission_id: str, status: int, body: bytes
     """The caller has heard of the run after all: this is the answer from now on. No `body`: it has not."""
     connection.execute(
         sa.update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.state == State.ACCEPTED)
+        .where(submissions.c.id == submission_id, submissions.c.state == SubmissionState.ACCEPTED)
         .values(answer_status=status, answer=body, updated_at=now)
     )
 
@@ -246,9 +245,9 @@ def _take_from_others(connection: sa.Connection, source: str, run_id: str, submi
             submissions.c.source == source,
             submissions.c.run_id == run_id,
             submissions.c.id != submission_id,
-            submissions.c.state.in_(sources(Move.UNBIND)),
+            submissions.c.state.in_(sources(SubmissionMove.UNBIND)),
         )
-        .values(state=State.UNKNOWN, run_id="", due_at=now, reason="its run was another's", updated_at=now)
+        .values(state=SubmissionState.UNKNOWN, run_id="", due_at=now, reason="its run was another's", updated_at=now)
         .returning(submissions.c.id)
     ).all()
     for (other,) in others:
@@ -285,7 +284,7 @@ def postpone(connection: sa.Connection, submission_id: str, due_at: float, reaso
 def resolve(
     connection: sa.Connection,
     submission_id: str,
-    move: Move,
+    move: SubmissionMove,
     now: float,
     *,
     run_id: str = "",
@@ -300,7 +299,7 @@ def resolve(
     False, and nothing is written, when it has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT
     without a run: only an answer can tell that.
     """
-    if move is Move.REJECT or (move is Move.ACCEPT) != bool(run_id):
+    if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
     there = one(connection, submission_id)
     if there is None or there.state not in sources(move) or there.run_id not in ("", run_id):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.submission import OPEN
-from receiver.domain.submission import Submission as State
+from receiver.domain.submission import OPEN, SubmissionState
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, one
@@ -66,7 +65,7 @@ def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
         .where(
             bulk.among(connection, submissions.c.id, ids),
             submissions.c.due_at > now,
-            submissions.c.state.in_([State.ACCEPTED, State.UNKNOWN]),
+            submissions.c.state.in_([SubmissionState.ACCEPTED, SubmissionState.UNKNOWN]),
         )
         .values(due_at=now)
     )
@@ -77,7 +76,11 @@ def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submissi
     """Submissions whose answer was lost, the newest first: a look at Skyvern's newest runs may find several."""
     rows = connection.execute(
         sa.select(submissions.c.id)
-        .where(submissions.c.source == source, submissions.c.state == State.UNKNOWN, submissions.c.due_at.is_not(None))
+        .where(
+            submissions.c.source == source,
+            submissions.c.state == SubmissionState.UNKNOWN,
+            submissions.c.due_at.is_not(None),
+        )
         .order_by(submissions.c.created_at.desc())
         .limit(limit)
     ).scalars()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
-from receiver.domain.api_key import AGAIN
+from receiver.domain.api_key import RESUBMIT
 from receiver.ledger import api_keys, bulk
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions as table
@@ -25,7 +25,7 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
     check it. That takes a key that may do so, and the very address that the first submission gave.
     """
     key = api_keys.one(connection, submission.key_id)
-    if key and AGAIN in key.scopes and (first := submission.labels.get(CHAIN)):
+    if key and RESUBMIT in key.scopes and (first := submission.labels.get(CHAIN)):
         origin = lifecycle.of_run(connection, submission.source, first)
         if origin and origin.callback_url == submission.callback_url:
             return api_keys.one(connection, origin.key_id)
@@ -34,7 +34,7 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
 
 def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool:
     """Whether `key` may be told the address: it gave it, it was given for it, or it submits again for others."""
-    if AGAIN in key.scopes or submission.key_id == key.id:
+    if RESUBMIT in key.scopes or submission.key_id == key.id:
         return True
     caller = caller_of(connection, submission) if CHAIN in submission.labels else None
     return caller is not None and caller.id == key.id

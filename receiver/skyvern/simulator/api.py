@@ -22,13 +22,13 @@ from receiver.skyvern.simulator.options import Options
 from receiver.skyvern.simulator.requests import (
     Agent,
     BulkCancel,
-    Download,
+    DownloadFiles,
     Dropped,
     LegacyRun,
     LegacyTask,
     Login,
     Page,
-    Refused,
+    Rejection,
     Task,
     base_of,
     callback_of,
@@ -70,7 +70,7 @@ def create_app(options: Options | None = None) -> Starlette:
             Route(path + slash, handler, methods=[method]) for method, path, handler in ROUTES for slash in ("", "/")
         ],
         lifespan=lifespan,
-        exception_handlers={HTTPException: no_such, Refused: refused, Dropped: drop},
+        exception_handlers={HTTPException: no_such, Rejection: refused, Dropped: drop},
     )
     app.router.redirect_slashes = False
     return app
@@ -113,9 +113,9 @@ async def run_agent(request: Request) -> Response:
         workflow_id = agent.agent_id or agent.workflow_id
         if not workflow_id:
             missing = {"type": "missing", "loc": ["body", "agent_id"], "msg": "Field required", "input": given}
-            raise Refused(422, [missing])
+            raise Rejection(422, [missing])
         if workflow_id == "wpid_unknown":
-            raise Refused(404, f"Workflow not found. [workflow_permanent_id={workflow_id}]")
+            raise Rejection(404, f"Workflow not found. [workflow_permanent_id={workflow_id}]")
         return world.create(
             WORKFLOW,
             given,
@@ -134,10 +134,10 @@ async def login(request: Request) -> Response:
 
 
 async def download_files(request: Request) -> Response:
-    return await _run_made(request, Download)
+    return await _run_made(request, DownloadFiles)
 
 
-async def _run_made(request: Request, kind: type[Login | Download]) -> Response:
+async def _run_made(request: Request, kind: type[Login | DownloadFiles]) -> Response:
     """Skyvern makes a workflow of one block for these, and runs it."""
 
     async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
@@ -231,10 +231,10 @@ async def retry_webhook(request: Request) -> Response:
     given = await json_of(request) if await request.body() else {}
     run = run_of(request, "Run {} not found")
     if not run.final:
-        raise Refused(400, f"Run {run.id} has not reached a terminal state (status={run.status}).")
+        raise Rejection(400, f"Run {run.id} has not reached a terminal state (status={run.status}).")
     url = (given or {}).get("webhook_url") or run.callback
     if not url:
-        raise Refused(400, "No webhook URL configured for the run.")
+        raise Rejection(400, "No webhook URL configured for the run.")
     return JSONResponse(await world.retry_webhook(run, str(url), key or world.options.api_keys[-1]))
 
 
@@ -264,10 +264,10 @@ async def artifact_content(request: Request) -> Response:
         key_of(request)
     elif not world.verify(f"/v1/artifacts/{artifact_id}/content", query["expiry"], query["kid"], query["sig"]):
         world.stats["contents_refused"] += 1
-        raise Refused(403, "Invalid or expired artifact URL")
+        raise Rejection(403, "Invalid or expired artifact URL")
     stored = world.artifacts.get(artifact_id)
     if stored is None:
-        raise Refused(404, f"Artifact not found {artifact_id}")
+        raise Rejection(404, f"Artifact not found {artifact_id}")
     world.stats["contents"] += 1
     disposition = f'attachment; filename="{stored.name}"' if stored.name else "inline"
     headers = {"Content-Disposition": disposition, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
@@ -337,7 +337,7 @@ async def change_faults(request: Request) -> Response:
     try:
         options.change(check(await json_of(request)))
     except (ValueError, TypeError) as error:
-        raise Refused(400, str(error)) from None
+        raise Rejection(400, str(error)) from None
     return JSONResponse(options.ratios)
 
 

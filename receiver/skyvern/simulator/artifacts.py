@@ -22,7 +22,7 @@ SENSITIVE = frozenset(CONTENT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredArtifact:
     """One artifact. `name` is that of the file, for downloads."""
 
     id: str
@@ -42,10 +42,10 @@ class Stored:
         return CONTENT_TYPES.get(self.type, "application/octet-stream")
 
 
-def make(artifact_id: str, type_: str, name: str, run_id: str, created_at: datetime) -> Stored:
+def make(artifact_id: str, type_: str, name: str, run_id: str, created_at: datetime) -> StoredArtifact:
     """A new artifact with its bytes."""
     made = content(type_, run_id)
-    return Stored(artifact_id, type_, name, run_id, created_at, made, hashlib.sha256(made).hexdigest())
+    return StoredArtifact(artifact_id, type_, name, run_id, created_at, made, hashlib.sha256(made).hexdigest())
 
 
 def sign(path: str, expiry: int, secret: bytes) -> str:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.skyvern.samples import bodies as samples
-from receiver.skyvern.simulator.artifacts import Stored
+from receiver.skyvern.samples import bodies
+from receiver.skyvern.simulator.artifacts import StoredArtifact
 from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun
 
-Link = Callable[[Stored], str | None]
+Link = Callable[[StoredArtifact], str | None]
 
-_MOMENT = samples.Moment(0.0, 0, "")  # every time and artifact of a sample is overwritten
+_MOMENT = bodies.Moment(0.0, 0, "")  # every time and artifact of a sample is overwritten
 _NOT_SENT_AGAIN = frozenset(
     {"webhook_callback_url", "totp_verification_url", "totp_identifier", "extra_http_headers", "run_request"}
 )
@@ -104,7 +104,7 @@ def listed(run: SimRun) -> dict[str, Any]:
     )
 
 
-def artifact(stored: Stored, run: SimRun, url: str | None) -> dict[str, Any]:
+def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, Any]:
     """One line of GET /v1/runs/{id}/artifacts."""
     name = stored.name or f"{stored.id}.{stored.content_type.rpartition('/')[2]}"
     return _times(
@@ -113,7 +113,7 @@ def artifact(stored: Stored, run: SimRun, url: str | None) -> dict[str, Any]:
             "modified_at": stored.created_at,
             "artifact_id": stored.id,
             "artifact_type": stored.type,
-            "uri": f"s3://simulated-bucket/{samples.ORGANIZATION}/{run.id}/{name}",
+            "uri": f"s3://simulated-bucket/{bodies.ORGANIZATION}/{run.id}/{name}",
             "bundle_key": None,
             "checksum": stored.checksum,
             "file_size": len(stored.content),
@@ -128,7 +128,7 @@ def artifact(stored: Stored, run: SimRun, url: str | None) -> dict[str, Any]:
             "ai_suggestion_id": None,
             "signed_url": url,
             "archived": False,
-            "organization_id": samples.ORGANIZATION,
+            "organization_id": bodies.ORGANIZATION,
         }
     )
 
@@ -181,7 +181,7 @@ def _task_v1(run: SimRun, link: Link) -> dict[str, Any]:
         "webhook_failure_reason": run.webhook_failure_reason,
         "max_steps_per_run": run.max_steps,
     }
-    return _filled(samples.task(run.type, run.status, _MOMENT, run.id), own | _common(run, link))
+    return _filled(bodies.task(run.type, run.status, _MOMENT, run.id), own | _common(run, link))
 
 
 def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
     }
     same = ("totp_identifier", "error_code_mapping", "extra_http_headers", "cdp_connect_headers", "browser_address")
     own |= {name: run.request.get(name) for name in same}
-    return _filled(samples.task_v2(run.status, _MOMENT, run.id), own | _common(run, link))
+    return _filled(bodies.task_v2(run.status, _MOMENT, run.id), own | _common(run, link))
 
 
 def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
 
 
 def _workflow_sample(run: SimRun) -> dict[str, Any]:
-    return samples.workflow_run(run.status, _MOMENT, run.id)
+    return bodies.workflow_run(run.status, _MOMENT, run.id)
 
 
 def _filled(sample: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _screenshots(run: SimRun, link: Link) -> list[str | None] | None:
     return [link(each) for each in run.of_type("screenshot")] or None
 
 
-def _file(stored: Stored, link: Link) -> dict[str, Any]:
+def _file(stored: StoredArtifact, link: Link) -> dict[str, Any]:
     return {
         "url": link(stored) or "",
         "checksum": stored.checksum,

@@ -52,7 +52,7 @@ class Login(Submit):
     webhook_url: str | None = None
 
 
-class Download(Submit):
+class DownloadFiles(Submit):
     navigation_goal: str
     url: str | None = None
     webhook_url: str | None = None
@@ -94,13 +94,13 @@ def key_of(request: Request) -> str | None:
     if given is None and scheme.lower() == "bearer" and token in keys:
         return None
     world_of(request).stats["bad_keys"] += 1
-    raise Refused(403, "Invalid credentials")
+    raise Rejection(403, "Invalid credentials")
 
 
 def run_of(request: Request, words: str = "Task run not found {}") -> SimRun:
     run_id = request.path_params["run_id"]
     if run_id not in world_of(request).runs:
-        raise Refused(404, words.format(run_id))
+        raise Rejection(404, words.format(run_id))
     return world_of(request).runs[run_id]
 
 
@@ -112,16 +112,16 @@ async def misbehave(world: World, text: str = "") -> frozenset[Fault]:
         await asyncio.sleep(world.options.pause(world.options.slow_seconds))
     if Fault.THROTTLE in faults:
         world.stats["calls_429"] += 1
-        raise Refused(429, "Rate limit exceeded. Please try again later.")
+        raise Rejection(429, "Rate limit exceeded. Please try again later.")
     if Fault.BUSY in faults:
         world.stats["calls_503"] += 1
         headers = {"Retry-After": f"{max(round(world.options.pause(world.options.retry_after)), 1)}"}
-        raise Refused(
+        raise Rejection(
             503, "The server is busy dispatching other runs. No run was created; retry this request.", headers
         )
     if Fault.CRASH in faults:
         world.stats["calls_500"] += 1
-        error = Refused(500, "")
+        error = Rejection(500, "")
         error.answer = JSONResponse({"error": "Unexpected error: RuntimeError"}, 500)
         raise error
     return faults
@@ -133,7 +133,7 @@ async def json_of(request: Request) -> dict[str, Any]:
     except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         where = error.pos if isinstance(error, JSONDecodeError) else 0
         problem = {"type": "json_invalid", "loc": ["body", where], "msg": "JSON decode error", "input": {}}
-        raise Refused(422, [problem]) from None
+        raise Rejection(422, [problem]) from None
     if not isinstance(parsed, dict):
         problem = {
             "type": "model_attributes_type",
@@ -141,7 +141,7 @@ async def json_of(request: Request) -> dict[str, Any]:
             "msg": "Input should be a valid dictionary or object to extract fields from",
             "input": parsed,
         }
-        raise Refused(422, [problem])
+        raise Rejection(422, [problem])
     return parsed
 
 
@@ -153,12 +153,14 @@ def checked(model: type[M], given: Mapping[str, Any], where: str = "body") -> M:
             {**problem, "loc": [where, *problem["loc"]]}
             for problem in error.errors(include_url=False, include_context=False)
         ]
-        raise Refused(422, problems) from None
+        raise Rejection(422, problems) from None
 
 
 def callback_of(url: str | None) -> str | None:
     if url and not url.strip().startswith(("http://", "https://")):
-        raise Refused(400, f"Invalid URL: {url}. Skyvern supports HTTP and HTTPS urls with max 2083 character length.")
+        raise Rejection(
+            400, f"Invalid URL: {url}. Skyvern supports HTTP and HTTPS urls with max 2083 character length."
+        )
     return url
 
 
@@ -171,7 +173,7 @@ def page_of_html() -> Response:
     return HTMLResponse("<html><body><h1>Welcome to nginx!</h1></body></html>")
 
 
-class Refused(Exception):
+class Rejection(Exception):
     """Answered with `status` and {"detail": …}: text, or on 422 a list of {type, loc, msg}."""
 
     def __init__(self, status: int, detail: str | list[dict[str, Any]], headers: dict[str, str] | None = None) -> None:
@@ -184,7 +186,7 @@ class Dropped(Exception):
 
 
 async def refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, Rejection)
     return error.answer
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from receiver.domain.run import FINAL
-from receiver.skyvern.simulator.artifacts import Stored
+from receiver.skyvern.simulator.artifacts import StoredArtifact
 from receiver.skyvern.simulator.faults import Fault
 
 WORKFLOW = "workflow_run"
@@ -71,7 +71,7 @@ class SimRun:
     errors: list[dict[str, Any]] = field(default_factory=list)
     webhook_failure_reason: str | None = None
     step_count: int = 0
-    artifacts: list[Stored] = field(default_factory=list)
+    artifacts: list[StoredArtifact] = field(default_factory=list)
     polls: int = 0
     webhooks: int = 0
     told: bool = False
@@ -87,10 +87,10 @@ class SimRun:
         return self.status, self.attempt, self.retry_pending, self.output is None
 
     @property
-    def downloads(self) -> list[Stored]:
+    def downloads(self) -> list[StoredArtifact]:
         return [each for each in self.artifacts if each.type == "download"]
 
-    def of_type(self, prefix: str) -> list[Stored]:
+    def of_type(self, prefix: str) -> list[StoredArtifact]:
         return [each for each in self.artifacts if each.type.startswith(prefix)]
 
     def move(self, status: str) -> None:
@@ -104,7 +104,7 @@ class SimRun:
             self.started_at = self.started_at or self.modified_at
             self.retry_pending, self.next_attempt_at = False, None
 
-    def end(self, status: str, output: Any = None, artifacts: list[Stored] | None = None) -> None:
+    def end(self, status: str, output: Any = None, artifacts: list[StoredArtifact] | None = None) -> None:
         """To its end, or to the end of an attempt."""
         self.modified_at = self.finished_at = now()
         self.status, self.output = status, output
@@ -132,7 +132,7 @@ class SimRun:
         self.failure_reason, self.errors, self.output, self.finished_at = None, [], None, None
         self.move("running")
 
-    def clean_up(self, output: Any, artifacts: list[Stored]) -> None:
+    def clean_up(self, output: Any, artifacts: list[StoredArtifact]) -> None:
         """What a cancelled run had found by then becomes known."""
         self.output, self.artifacts = output, artifacts
         self.modified_at = now()

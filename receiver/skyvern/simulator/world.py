@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from receiver.skyvern.samples import bodies as samples
 from receiver.skyvern.simulator import artifacts, bodies
-from receiver.skyvern.simulator.artifacts import Stored
+from receiver.skyvern.simulator.artifacts import StoredArtifact
 from receiver.skyvern.simulator.faults import ENDINGS, OF_CALLS, Fault, drawn
 from receiver.skyvern.simulator.options import Options
 from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun, now
@@ -43,7 +43,7 @@ class World:
         self.options = options
         self.stats: Counter[str] = Counter()
         self.runs: dict[str, SimRun] = {}
-        self.artifacts: dict[str, Stored] = {}
+        self.artifacts: dict[str, StoredArtifact] = {}
         self._secret = secrets.token_bytes(32)
         self._first = time.time_ns() // 1000  # ids of a later simulation never meet those of an earlier one
         self._sender = Sender(options, self.stats)
@@ -140,7 +140,7 @@ class World:
             and sought in f"{run.title or ''} {run.request.get('url') or ''} {run.id}".lower()
         ]
 
-    def link(self, stored: Stored, *, lapsed: bool = False) -> str | None:
+    def link(self, stored: StoredArtifact, *, lapsed: bool = False) -> str | None:
         """A fresh signed URL of an artifact; on local storage what such a server gives instead."""
         if self.options.local_storage:
             return f"file:///data/artifacts/{stored.id}" if stored.type == "recording" else None
@@ -261,7 +261,7 @@ class World:
         lapsed = Fault.LAPSED in run.faults
         return lambda stored: self.link(stored, lapsed=lapsed)
 
-    def _link(self, stored: Stored) -> str | None:
+    def _link(self, stored: StoredArtifact) -> str | None:
         return self.link(stored)
 
     def _output(self, run: SimRun) -> Any:
@@ -275,7 +275,7 @@ class World:
             return {"extract_invoice_output": {"extracted_information": found}, "extracted_information": [found]}
         return found
 
-    def _artifacts(self, run: SimRun, ending: str) -> list[Stored]:
+    def _artifacts(self, run: SimRun, ending: str) -> list[StoredArtifact]:
         """What the run's browser left, newest screenshot first."""
         wanted = [("screenshot_final", ""), ("recording", "")]
         if ending in ("completed", "canceled"):

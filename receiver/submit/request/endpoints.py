@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Endpoint:
     """`name`: what the ledger calls it. `member`: the field of the request that holds the callback URL. `answer`: what
     the run is told as: a run as in GET /v1/runs/{id}, or only the id of a task, or of a workflow's run."""
 
@@ -29,13 +29,13 @@ class Call:
 
 
 CALLS: Final = (
-    Call("tasks", "/v1/run/tasks"),
-    Call("agents", "/v1/run/agents"),
-    Call("workflows", "/v1/run/workflows"),
-    Call("login", "/v1/run/tasks/login"),
-    Call("download_files", "/v1/run/tasks/download_files"),
-    Call("legacy", "/api/v1/tasks", "webhook_callback_url", "task"),
-    Call("legacy_workflow", "/api/v1/workflows/{workflow_id}/run", "webhook_callback_url", "workflow run"),
+    Endpoint("tasks", "/v1/run/tasks"),
+    Endpoint("agents", "/v1/run/agents"),
+    Endpoint("workflows", "/v1/run/workflows"),
+    Endpoint("login", "/v1/run/tasks/login"),
+    Endpoint("download_files", "/v1/run/tasks/download_files"),
+    Endpoint("legacy", "/api/v1/tasks", "webhook_callback_url", "task"),
+    Endpoint("legacy_workflow", "/api/v1/workflows/{workflow_id}/run", "webhook_callback_url", "workflow run"),
 )
 _BY_NAME: Final = {call.name: call for call in CALLS}
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handlers.support.resubmit_chain import CHAIN, TRY
-from receiver.domain.api_key import AGAIN
+from receiver.domain.api_key import RESUBMIT
 from receiver.domain.run import parse as parse_run
 from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.lifecycle import NewSubmission
 from receiver.submit.json_edit import NotAnObject, parse, splice
 from receiver.submit.replies import Refusal, invalid, malformed
 from receiver.submit.request import labels
-from receiver.submit.request.endpoints import Call
+from receiver.submit.request.endpoints import Endpoint
 from receiver.submit.request.source import Source
 
 _LONGEST_KEY = 255
@@ -37,7 +37,7 @@ class Prepared:
 
 
 def prepare(
-    source: Source, key: Key, call: Call, path: str, query: str, body: bytes, headers: Mapping[str, str]
+    source: Source, key: Key, call: Endpoint, path: str, query: str, body: bytes, headers: Mapping[str, str]
 ) -> Prepared:
     """Read a request. Raises Refusal: what can't be read, whose labels can't be kept, or whose webhook can never be
     called, is never sent.
@@ -54,8 +54,8 @@ def prepare(
         found = labels.labels_of(header, mine)
     except labels.LabelError as problem:
         raise Refusal(invalid(labels.MEMBER, str(problem))) from None
-    if (reserved := sorted(found.keys() & {CHAIN, TRY})) and AGAIN not in key.scopes:
-        words = f"{reserved[0]} is kept for tries of a failed run, and takes a key with the scope {AGAIN}"
+    if (reserved := sorted(found.keys() & {CHAIN, TRY})) and RESUBMIT not in key.scopes:
+        words = f"{reserved[0]} is kept for tries of a failed run, and takes a key with the scope {RESUBMIT}"
         raise Refusal(invalid(labels.MEMBER, words))
     idempotency_key = headers.get("idempotency-key") or None
     if idempotency_key and not (len(idempotency_key) <= _LONGEST_KEY and idempotency_key.isprintable()):

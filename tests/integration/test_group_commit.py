@@ -1,4 +1,4 @@
-"""The keeper by itself, where no request can show what it does."""
+"""The group_commit by itself, where no request can show what it does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from receiver.ingest.group_commit import Keeper, Limits
+from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -20,7 +20,9 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
     async def wake(_: Any) -> None:
         return None
 
-    keeper = Keeper(redis_url, Spool(tmp_path / "spool", 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics(), wake)
+    group_commit = GroupCommit(
+        redis_url, Spool(tmp_path / "spool", 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics(), wake
+    )
     asked = asyncio.Event()
 
     async def depth() -> tuple[int, int]:
@@ -29,8 +31,8 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
             await asyncio.sleep(60)
         return 0, 0
 
-    monkeypatch.setattr(keeper._writer, "depth", depth)
-    await keeper.start()
+    monkeypatch.setattr(group_commit._writer, "depth", depth)
+    await group_commit.start()
     await asyncio.wait_for(asked.wait(), 10)
 
-    await asyncio.wait_for(keeper.close(), 10)
+    await asyncio.wait_for(group_commit.close(), 10)
