@@ -28,9 +28,9 @@ from receiver.config.models import RetryPolicy  # noqa: E402
 from receiver.delivery.deliverer import AHEAD, Deliverer  # noqa: E402
 from receiver.ledger import Ledger, queries  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
-from tests.integration.test_ledger import new_event, record  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
+from tests.support.ledger import new_event, record  # noqa: E402
 
 
 class _Consumer(asyncio.Protocol):

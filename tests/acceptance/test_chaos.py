@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from receiver.runtime.process import die_with_parent
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SEED = "20261124"
 
 

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts, deliveries
-from tests.integration.test_ledger import new_event, record
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import eventually
+from tests.support.ledger import new_event, record
 
 PLACES = 2
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from receiver.ledger.migrate import ensure_schema
 from receiver.runtime.process import die_with_parent
-from tests.integration.test_ledger import new_event, record
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import ROOT, eventually
+from tests.support.ledger import new_event, record
 
 WORKER = """
 import os, signal, sys

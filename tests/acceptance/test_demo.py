@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from receiver.runtime.process import die_with_parent
-from tests.acceptance.test_dev import alive
 from tests.servers.receiver import eventually
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+from tests.support.processes import alive
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pty
 import signal
@@ -19,125 +18,10 @@ from typing import Any
 
 import pytest
 
-from receiver.domain.signature import sign
-from receiver.runtime.process import die_with_parent
-from tests.servers.valkey import ValkeyProcess, free_port
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = """
-sources:
-  skyvern: {secrets: ["${SKYVERN_API_KEY}"]}
-sinks:
-  archive: {type: files, path: "${RUNHOOK_DATA}/archive"}
-routes:
-  - {name: everything, to: [archive]}
-"""
-
-
-def state_and_parent(pid: int) -> tuple[str, int] | None:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return None
-    return fields[0], int(fields[1])
-
-
-def alive(pid: int) -> bool:
-    found = state_and_parent(pid)
-    return found is not None and found[0] not in "ZX"
-
-
-def descendants(pid: int) -> set[int]:
-    """The processes below `pid`, itself not included."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    parents = {each: found[1] for each in pids if (found := state_and_parent(each))}
-    below = {pid}
-    while more := {each for each, parent in parents.items() if parent in below} - below:
-        below |= more
-    return below - {pid}
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def until(condition: Callable[[], Any], seconds: float = 60, what: Callable[[], str] = lambda: "") -> float:
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s; {what()}"
-        time.sleep(0.02)
-    return time.monotonic() - started
-
-
-class Dev:
-    """One `runhook dev`."""
-
-    def __init__(self, directory: Path, *, config: str = CONFIG, terminal: int | None = None, **environ: str) -> None:
-        self.port = free_port()
-        self.data = directory / "d"
-        self.log_path = directory / f"log-{self.port}"
-        (directory / "runhook.yaml").write_text(config)
-        parent = os.getpid()
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)],
-                stdin=subprocess.DEVNULL,
-                stdout=log if terminal is None else terminal,
-                stderr=subprocess.STDOUT,
-                env={**inherited, "PYTHONPATH": str(ROOT), **environ},
-                cwd=directory,
-                preexec_fn=lambda: die_with_parent(parent),
-            )
-
-    def options(self, directory: Path) -> list[str]:
-        return ["--data", str(self.data), "--config", str(directory / "runhook.yaml")]
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def ready(self) -> Dev:
-        until(lambda: "Ctrl-C stops everything" in self.log or self.process.poll() is not None, what=lambda: self.log)
-        assert self.process.poll() is None, self.log
-        return self
-
-    def part(self, words: str) -> int:
-        """The process, a child of ours, whose command line contains `words`."""
-        mine = [pid for pid in descendants(self.process.pid) if words in command_of(pid)]
-        direct = [pid for pid in mine if (state_and_parent(pid) or ("", 0))[1] == self.process.pid]
-        assert len(direct) == 1, (words, direct, self.log)
-        return direct[0]
-
-    def post(self, body: bytes) -> str:
-        """Post a signed webhook; the event id."""
-        key = (self.data / "skyvern-api-key").read_text().strip()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/webhooks/skyvern",
-            body,
-            {"x-skyvern-signature": sign(body, key), "content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            assert response.status == 202
-            return str(json.load(response)["event_id"])
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self.process.wait()
-
-
-def a_run(number: int) -> bytes:
-    return json.dumps(
-        {"run_id": f"tsk_{number}", "run_type": "task_v2", "status": "completed", "output": {"n": number}}
-    ).encode()
+from tests.servers.dev import CONFIG, Dev, a_run
+from tests.servers.valkey import ValkeyProcess
+from tests.support.paths import ROOT
+from tests.support.processes import alive, descendants, until
 
 
 @pytest.fixture

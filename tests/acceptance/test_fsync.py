@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.integration.test_ingest_redis import all_arrive, ids_in_inbox
 from tests.servers.receiver import Load, ReceiverProcess, body, eventually
 from tests.servers.valkey import ValkeyProcess, free_port
+from tests.support.inbox import all_arrive, ids_in_inbox
 
 CALLS = "read,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,fsync,fdatasync"
 _LINE = re.compile(r"(?:\[pid +)?(\d+)\]? +(.*)")

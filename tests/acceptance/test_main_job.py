@@ -42,8 +42,8 @@ from tests.servers.postgres import PostgresProcess
 from tests.servers.seaweedfs import S3Server
 from tests.servers.slack import FakeSlack
 from tests.servers.valkey import ValkeyProcess, free_port
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "the-api-key-that-skyvern-signs-with"
 BILLING_SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBiaWxsaW5nIHNlcnZpY2U="
 BAD = {"failed", "timed_out", "terminated"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,8 +12,9 @@ from prometheus_client.samples import Sample
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body, eventually
+from tests.support.paths import ROOT
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+PAGE = ROOT / "docs" / "metrics.md"
 FIXED = {"outcome", "store", "disposition", "le"}  # labels whose values are words of ours
 
 

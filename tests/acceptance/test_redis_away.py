@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from receiver.ledger.migrate import ensure_schema
-from tests.integration.test_ledger import new_event, record
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import eventually
 from tests.servers.valkey import ValkeyProcess
+from tests.support.ledger import new_event, record
 
 
 def test_what_is_due_is_delivered_while_redis_is_away(

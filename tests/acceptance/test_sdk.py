@@ -18,8 +18,8 @@ import pytest
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 VERSION = "1.0.56"
 HOME = ROOT / ".cache" / f"skyvern-{VERSION}"
 

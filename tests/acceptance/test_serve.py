@@ -12,9 +12,9 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, sign
-from tests.integration.test_ingest_redis import all_arrive, ids_in_inbox, ids_in_spool
 from tests.servers.receiver import SECRET, Load, ReceiverProcess, body, eventually
 from tests.servers.valkey import ValkeyProcess, free_port
+from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
 
 Receivers = Callable[..., ReceiverProcess]
 Valkeys = Callable[..., ValkeyProcess]

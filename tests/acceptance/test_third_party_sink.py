@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 PAGE = ROOT / "docs" / "writing-a-sink.md"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

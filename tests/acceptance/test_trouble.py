@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.test_dev import CONFIG, Dev, a_run
 from tests.servers.deployment import Deployment
+from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.postgres import PostgresProcess
 from tests.servers.receiver import Load, body, eventually
 

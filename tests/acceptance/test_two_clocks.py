@@ -22,10 +22,10 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from tests.integration.test_ledger import new_event, settle
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
+from tests.support.ledger import new_event, settle
 
 EACH = 12
 """Of each kind of work, in each round."""

@@ -18,8 +18,8 @@ import redis
 from receiver.runtime.process import die_with_parent
 from receiver.wakeups import wake
 from tests.servers.valkey import ValkeyProcess
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 QUEUES = ("dispatch", "deliver:ops")
 MOMENT = 10
 """Seconds of a recovery on a busy machine, on which it takes two or three; 30 are promised."""

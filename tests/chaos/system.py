@@ -25,8 +25,8 @@ from receiver.runtime.process import die_with_parent
 from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port
+from tests.support.paths import ROOT
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 SECRET: Final = "chaos-skyvern-key"
 CONSUMER_SECRET: Final = "whsec_Y2hhb3MtY29uc3VtZXItc2VjcmV0"
 RESTART_AFTER: Final = 0.5

@@ -23,8 +23,8 @@ from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _spoken
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from receiver.runtime.process import die_with_parent
-from tests.contract.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
 from tests.servers.artifacts import ArtifactServer
+from tests.support.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
 
 
 def tree_of(root: Path) -> dict[str, bytes]:
@@ -188,7 +188,7 @@ from pathlib import Path
 from dataclasses import replace
 from handlers.testing.conformance import make_delivery
 from handlers.files import FilesSink
-from tests.contract.mirror_suite import Loopback
+from tests.support.mirror_suite import Loopback
 root, run, event = sys.argv[1:]
 sink = FilesSink("a", FilesSink.Options(path=Path(root)), Loopback())
 sink.send(replace(make_delivery(json.loads(run)), event_id=event))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from handlers import registry
 from handlers.testing.conformance import NoServices
+from tests.support.paths import ROOT
 
 Install = Callable[..., None]
 
@@ -65,7 +66,7 @@ def test_the_built_in_types_are_found_though_nothing_is_installed(monkeypatch: p
 
 
 def test_the_distribution_declares_the_same_built_in_types() -> None:
-    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert declared["project"]["entry-points"]["runhook.sinks"] == registry.BUILT_IN
 
 

@@ -36,9 +36,9 @@ from handlers.testing.conformance import (
     silent_port,
 )
 from receiver.runtime.process import die_with_parent
-from tests.contract.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
+from tests.support.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
 
 _numbers = itertools.count(1)
 
@@ -342,7 +342,7 @@ import json, sys
 from dataclasses import replace
 from handlers.testing.conformance import make_delivery
 from handlers.s3 import S3Sink
-from tests.contract.mirror_suite import Loopback
+from tests.support.mirror_suite import Loopback
 options, run, event = sys.argv[1:]
 sink = S3Sink("mirror", S3Sink.Options.model_validate(json.loads(options)), Loopback())
 sink.send(replace(make_delivery(json.loads(run)), event_id=event))

@@ -17,10 +17,10 @@ from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.replays import Selection
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
-from tests.integration.test_ledger import claim, new_event, record, settle, states
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess
+from tests.support.ledger import claim, new_event, record, settle, states
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,27 +12,20 @@ import redis
 
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
-from receiver.domain.event import Event, event_id
+from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, InboxWriter
 from receiver.ledger import Connection, Ledger, LedgerDataError, queries
 from receiver.ledger import events as recording
 from receiver.routing.router import Router
 from receiver.wakeups import deliver_queue, flag_key
+from tests.support.events import body, event
 
 ROUTES = [
     RouteConfig(name="everything", to=["results", "archive"]),
     RouteConfig(name="failures", when={"status": ["failed", "timed_out"]}, to=["ops"]),
     RouteConfig(name="big", when="run.output.total > 1000.0", to=["billing"]),
 ]
-
-
-def body(run_id: str, status: str = "completed", **fields: object) -> bytes:
-    return json.dumps({"run_id": run_id, "run_type": "task_v1", "status": status, **fields}).encode()
-
-
-def event(content: bytes, **fields: Any) -> Event:
-    return Event(event_id("skyvern", content), "skyvern", content, time.time(), **fields)
 
 
 @pytest.fixture

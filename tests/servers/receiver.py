@@ -24,11 +24,11 @@ import pytest
 from receiver.domain.signature import HEADER, sign
 from receiver.runtime.process import die_with_parent
 from tests.servers.valkey import free_port
+from tests.support.paths import ROOT
 
 SECRET = "a-signing-secret"
 OLD_SECRET = "the-one-before"
 CONFIG: dict[str, Any] = {"sources": {"skyvern": {"secrets": [OLD_SECRET, SECRET]}, "other": {"secrets": ["else"]}}}
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def body(number: int = 0, **more: Any) -> bytes:

@@ -1,0 +1,179 @@
+"""`runhook submissions`, and what `runhook sink` says of callers' own webhooks."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from receiver.cli import build_app
+from receiver.domain.breaker import Lane
+from receiver.domain.submission import SubmissionMove
+from receiver.errors import UsageError
+from receiver.ledger import Ledger
+from receiver.ledger.deliveries import lanes
+from receiver.ledger.events import NewDelivery
+from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.submissions import binding, lifecycle
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from tests.support.ledger import claim, new_event, record
+
+CONFIG = {
+    "sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}},
+    "sinks": {"ops": {"type": "files", "path": "/tmp/never"}},
+    "routes": [],
+}
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """The ledger that the commands look into."""
+    for name in ("REDIS_URL", "RUNHOOK_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.json").write_text(json.dumps(CONFIG))
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ensure_schema(ledger)
+    return ledger
+
+
+Runhook = Callable[..., str]
+
+
+@pytest.fixture
+def runhook(book: Ledger) -> Runhook:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(build_app(arguments[0]), list(arguments))
+        if isinstance(done.exception, UsageError):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return run
+
+
+def submit(book: Ledger, name: str, move: SubmissionMove | None, age: float, **labels: str) -> None:
+    new = NewSubmission(f"sub_{name * 32}", "skyvern", "k1", "tasks", name, labels=labels, callback_url="http://u:p@h/")
+    now = time.time()
+    book.write(lambda connection: lifecycle.begin(connection, new, now - age))
+    if move is not None:
+        run_id = f"tsk_{name}" if move is SubmissionMove.ACCEPT else ""
+        answer = SubmitOutcome(move, run_id, reason="no answer", status=200, body=b"SECRET", due_at=now + 600)
+        book.write(lambda connection: lifecycle.answered(connection, new.id, answer, now - age))
+
+
+def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(book: Ledger, runhook: Runhook) -> None:
+    submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
+    submit(book, "b", SubmissionMove.MISS, 90)
+    submit(book, "c", SubmissionMove.REJECT, 5)
+    book.write(lambda connection: binding.finish(connection, [("skyvern", "tsk_c")], time.time()))
+
+    rows = runhook("submissions").splitlines()
+
+    assert [row.split()[:2] for row in rows[1:]] == [
+        ["sub_cccccccc", "rejected"],
+        ["sub_bbbbbbbb", "unknown"],
+        ["sub_aaaaaaaa", "accepted"],
+    ]
+    assert "tsk_a" in rows[3]
+    assert all(each in rows[3] for each in ("tasks", "2h", "order=42 team=billing"))
+    assert re.search(r" in \d+m ", rows[3])
+    assert rows[2].endswith("no answer")
+    assert "SECRET" not in runhook("submissions", "--json") + "".join(rows)
+    assert "http" not in runhook("submissions", "--json")
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--state", "unknown"), "b"),
+        (("--state", "unknown", "--state", "accepted"), "ba"),
+        (("--label", "team=billing"), "a"),
+        (("--label", "team=bill"), ""),
+        (("--label", "team=billing", "--label", "order=43"), ""),
+        (("--run", "tsk_a"), "a"),
+        (("--since", "10m"), "cb"),
+        (("--limit", "1"), "c"),
+    ],
+)
+def test_submissions_are_chosen(book: Ledger, runhook: Runhook, options: tuple[str, ...], found: str) -> None:
+    submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
+    submit(book, "b", SubmissionMove.MISS, 90)
+    submit(book, "c", SubmissionMove.REJECT, 5, **{"not": 'team": "billing'})
+
+    rows = json.loads(runhook("submissions", "--json", *options))
+
+    assert "".join(row["id"][4] for row in rows) == found
+
+
+def test_a_state_or_label_that_is_none_is_a_users_mistake(runhook: Runhook) -> None:
+    with pytest.raises(UsageError, match="pending, accepted, rejected, unknown, lost"):
+        runhook("submissions", "--state", "delivered")
+    with pytest.raises(UsageError, match="NAME=VALUE"):
+        runhook("submissions", "--label", "team")
+
+
+# The sink that stands in no config.
+
+
+def trouble(book: Ledger) -> None:
+    """Three callers' addresses, one of them dead with two deliveries, and one sink of the config."""
+    for number, lane in enumerate(("https://a.example", "https://dead.example", "https://dead.example", "http://b:81")):
+        record(book, new_event(f"tsk_{number}", NewDelivery("callback", "caller", lane=f"callback {lane}")))
+    gate = Lane(
+        "callback https://dead.example",
+        "callback",
+        False,
+        "open",
+        5,
+        time.time() + 60,
+        "the caller's server answered 503",
+    )
+    book.write(lambda connection: lanes.put(connection, gate, time.time()))
+
+
+def test_callers_webhooks_are_listed_with_the_addresses_that_are_shut(
+    book: Ledger, runhook: Runhook, tmp_path: Path
+) -> None:
+    trouble(book)
+
+    (_, ops, callback) = runhook("sink", "list", "--config", "c.json").splitlines()
+    (_, row) = json.loads(runhook("sink", "list", "--config", "c.json", "--json"))
+
+    assert ops.split()[:2] == ["ops", "files"]
+    assert callback.split("  ")[0] == "callback"
+    assert "1 of 3 origins shut" in callback
+    assert callback.endswith("https://dead.example: the caller's server answered 503")
+    (shut,) = row["origins"]["shut"]
+    assert (row["origins"]["known"], shut["origin"], shut["waiting"]) == (3, "https://dead.example", 2)
+
+
+def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook) -> None:
+    trouble(book)
+
+    runhook("sink", "pause", "callback", "--config", "c.json")
+    assert "paused" in runhook("sink", "list", "--config", "c.json").splitlines()[2]
+    assert claim(book, "callback", now=time.time()) == []
+
+    runhook("sink", "resume", "callback", "--config", "c.json")
+    assert len(claim(book, "callback", now=time.time())) == 2
+
+
+def test_callers_webhooks_can_not_be_tested_or_filled_with_old_runs_and_it_is_said_why(
+    runhook: Runhook, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="it has no address of its own"):
+        runhook("sink", "test", "callback", "--config", "c.json")
+    with pytest.raises(UsageError, match="callers' webhooks are made for their own runs"):
+        runhook("replay", "--backfill", "callback", "--config", "c.json")
+    (tmp_path / "c.json").write_text(json.dumps({**CONFIG, "sources": {"skyvern": {"secrets": ["s"]}}}))
+    with pytest.raises(UsageError, match="no source has an api_key"):
+        runhook("sink", "pause", "callback", "--config", "c.json")

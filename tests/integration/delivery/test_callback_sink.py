@@ -1,0 +1,265 @@
+"""The callers' own webhooks: signed as Skyvern signs, kept off our own network, each origin on a lane of its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from receiver.config.models import RetryPolicy
+from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
+from receiver.delivery.deliverer import Deliverer
+from receiver.dispatch import Dispatcher
+from receiver.domain.api_key import derive, digest
+from receiver.domain.redaction import Redactor
+from receiver.domain.signature import verify
+from receiver.ledger import Connection, Ledger, api_keys, queries
+from receiver.ledger.submissions import lifecycle
+from receiver.routing.router import Router
+from tests.servers.http import Reply, ScriptedServer, wait_for_requests
+from tests.support.events import body, event
+
+MASTER = "a master secret of the test"
+KEY = derive(MASTER, "a1")
+AGAIN_KEY = derive(MASTER, "b2")
+
+
+class Lent:
+    """Services that allow loopback: for artifacts, so that no caller's webhook may use it."""
+
+    def fresh_artifacts(self, delivery: object) -> list[Any]:
+        raise NotImplementedError
+
+    def artifact_url(self, delivery: object, artifact_id: str) -> str:
+        raise NotImplementedError
+
+    def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:
+        raise NotImplementedError
+
+    def allowed_addresses(self) -> tuple[str, ...]:
+        return ("127.0.0.1",)
+
+
+@pytest.fixture
+def caller() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
+    """Lets a run that a caller submitted come to its end; gives its body."""
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    dispatcher = Dispatcher(ledger, Router([]), Redactor([]), None, connection)  # type: ignore[arg-type]
+    key = api_keys.Key("a1", "app", digest(KEY), "rhk_a1", frozenset({"submit"}), "skyvern", None, 1.0)
+    ledger.write(lambda c: api_keys.create(c, key))
+
+    def make(
+        run_id: str, callback_url: str, key_id: str = "a1", labels: dict[str, str] | None = None, **fields: Any
+    ) -> bytes:
+        submission = lifecycle.NewSubmission(
+            f"sub_{run_id}", "skyvern", key_id, "tasks", run_id, None, labels or {}, callback_url
+        )
+        ledger.write(lambda c: lifecycle.begin(c, submission, time.time()))
+        content = body(run_id, **fields)
+        dispatcher.dispatch([event(content, submission_id=f"sub_{run_id}")])
+        return content
+
+    yield make
+    connection.close()
+
+
+@pytest.fixture
+def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., None]]:
+    """Delivers what is due, `places` at once and 2 to one origin."""
+    made: list[Deliverer] = []
+
+    def run(*allowed: str, master: str = MASTER, places: int = 4, stop: Callable[[], bool] = lambda: False) -> None:
+        url = ledger.url.render_as_string(hide_password=False)
+        sink: Any = CallbackSink(CallbackOptions(timeout=30), Lent(), Ledger(url), lambda: master, allowed)
+        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+        retry = RetryPolicy(first=100)
+        made.append(Deliverer(Ledger(url), sink, retry, places, connection, "w", linger=0.02, lane_limit=2))
+        made[-1].run(stop)
+
+    yield run
+    for each in made:
+        each.close()
+
+
+def states(ledger: Ledger) -> dict[str, tuple[str, str]]:
+    found = ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(limit=1000)))
+    return {row["run_id"]: (row["state"], row["reason"]) for row in found}
+
+
+def test_a_caller_gets_the_body_with_both_signatures_of_its_own_key(
+    ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    content = ended("tsk_1", caller.url + "/hooks?x=1")
+
+    deliver("127.0.0.1")
+
+    (request,) = caller.requests
+    assert (request.method, request.path, request.body) == ("POST", "/hooks?x=1", content)
+    assert verify(request.body, request.headers["x-skyvern-signature"], [KEY])
+    assert abs(int(request.headers["x-skyvern-timestamp"]) - time.time()) < 60
+    signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + request.body
+    expected = base64.b64encode(hmac.digest(KEY.encode(), signed, hashlib.sha256)).decode()
+    assert request.headers["webhook-signature"] == f"v1,{expected}"
+    assert request.headers["x-runhook-submission-id"] == "sub_tsk_1"
+    assert states(ledger) == {"tsk_1": ("delivered", "")}
+
+
+@pytest.mark.parametrize(
+    ("scopes", "asked", "label", "signer"),
+    [
+        ({"submit", "again"}, "/hook", "tsk_1", KEY),
+        ({"submit"}, "/hook", "tsk_1", AGAIN_KEY),
+        ({"submit", "again"}, "/another", "tsk_1", AGAIN_KEY),
+        ({"submit", "again"}, "/hook", "tsk_unknown", AGAIN_KEY),
+    ],
+    ids=["on the caller's behalf", "without the scope", "to another address", "of a run that nobody knows"],
+)
+def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_nobodys_else(
+    ledger: Ledger,
+    ended: Callable[..., bytes],
+    deliver: Callable[..., None],
+    caller: ScriptedServer,
+    scopes: set[str],
+    asked: str,
+    label: str,
+    signer: str,
+) -> None:
+    ended("tsk_1", caller.url + "/hook")
+    key = api_keys.Key("b2", "again", digest(AGAIN_KEY), "rhk_b2", frozenset(scopes), "skyvern", None, 1.0)
+    ledger.write(lambda c: api_keys.create(c, key))
+
+    ended("tsk_2", caller.url + asked, key_id="b2", labels={"runhook-chain": label})
+    deliver("127.0.0.1")
+
+    (first,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_1"]
+    (again,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_2"]
+    assert verify(first.body, first.headers["x-skyvern-signature"], [KEY])
+    assert verify(again.body, again.headers["x-skyvern-signature"], [signer])
+
+
+def test_the_caller_finds_its_own_address_in_the_body_and_not_ours(
+    ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    ours = "https://hooks.example/webhooks/skyvern/sub_wr_1"
+    ended("wr_1", caller.url + '/"é', run_request={"webhook_url": ours}, output={"n": 12345678901234567890, "f": 1.0})
+
+    deliver("127.0.0.1")
+
+    (request,) = caller.requests
+    assert json.loads(request.body)["run_request"]["webhook_url"] == caller.url + '/"é'
+    assert b"sub_wr_1" not in request.body
+    assert b'"n": 12345678901234567890, "f": 1.0' in request.body
+    assert verify(request.body, request.headers["x-skyvern-signature"], [KEY])
+
+
+def test_user_and_password_in_the_address_become_basic_authentication(
+    ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    ended("tsk_1", caller.url.replace("//", "//user:p%40ss@") + "/")
+
+    deliver("127.0.0.1")
+
+    assert caller.requests[0].headers["authorization"] == "Basic " + base64.b64encode(b"user:p@ss").decode()
+
+
+@pytest.mark.parametrize(
+    ("reply", "state", "reason"),
+    [
+        (Reply(503), "waiting", "the caller's server answered 503"),
+        (Reply(403), "waiting", "the caller's server answered 403"),
+        (Reply(410), "dead", "the caller's server answered 410"),
+        (Reply(302, {"location": "/x"}), "dead", "the caller's server answered 302; redirects are not followed"),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Reply) else None,
+)
+def test_answers_mean_what_they_mean_to_skyvern_but_tries_go_on(
+    ledger: Ledger,
+    ended: Callable[..., bytes],
+    deliver: Callable[..., None],
+    caller: ScriptedServer,
+    reply: Reply,
+    state: str,
+    reason: str,
+) -> None:
+    caller.script.append(reply)
+    ended("tsk_1", caller.url)
+
+    deliver("127.0.0.1")
+
+    assert states(ledger) == {"tsk_1": (state, reason)}
+
+
+def test_an_address_of_our_own_network_is_never_called(
+    ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    ended("tsk_1", caller.url)
+    ended("tsk_2", "http://169.254.169.254/latest")
+    ended("tsk_3", "no address")
+
+    deliver()
+
+    assert caller.requests == []
+    assert {state for state, _ in states(ledger).values()} == {"dead"}
+
+
+def test_another_master_secret_signs_nothing(
+    ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    ended("tsk_1", caller.url)
+
+    deliver("127.0.0.1", master="another secret altogether")
+
+    assert caller.requests == []
+    assert states(ledger)["tsk_1"][0] == "waiting"
+    assert "RUNHOOK_SECRET is another one" in states(ledger)["tsk_1"][1]
+
+
+def test_a_slow_caller_holds_up_nobody_else(
+    ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    with ScriptedServer() as slow:
+        slow.script += [Reply(delay=8)] * 6  # longer than all others take on a busy machine
+        for number in range(6):
+            ended(f"tsk_slow_{number}", slow.url)
+        for number in range(20):
+            ended(f"tsk_{number}", caller.url)
+
+        deliver("127.0.0.1", stop=lambda: len(caller.requests) >= 20)
+
+        wait_for_requests(caller, 20)
+        assert len(slow.requests) <= 2
+    assert sum(state == "queued" for state, _ in states(ledger).values()) == 4
+
+
+def test_the_lane_of_a_dead_caller_is_probed_while_others_have_traffic(
+    ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    with ScriptedServer() as dead:
+        ended("tsk_dead", dead.url)
+        for number in range(20):
+            ended(f"tsk_{number}", caller.url)
+
+        def shut(connection: Connection) -> None:
+            connection.exec_driver_sql(
+                "INSERT INTO lanes (lane, sink, breaker, failures, until, reason, updated_at)"
+                f" VALUES ('callback {dead.url}', 'callback', 'open', 9, 5, 'down', 1)"
+            )
+
+        ledger.write(shut)
+        deliver("127.0.0.1", stop=lambda: bool(dead.requests))
+
+        assert len(dead.requests) == 1
+    assert states(ledger)["tsk_dead"][0] == "delivered"

@@ -1,0 +1,466 @@
+"""From the ledger to a sink, with a real Valkey, both databases, and a sink that does what the test tells it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import pytest
+import redis
+
+from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
+from receiver.config.models import RetryPolicy
+from receiver.delivery.deliverer import HOPELESS, Deliverer
+from receiver.domain import breaker
+from receiver.ledger import Ledger, queries
+from receiver.ledger.deliveries import claims, lanes, recovery
+from receiver.ledger.events import NewDelivery
+from receiver.ledger.migrate import ensure_schema
+from receiver.runtime.throttle import SharedRate
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
+from tests.servers.receiver import eventually
+from tests.support.ledger import new_event, record
+
+Answer = Callable[[Delivery], Receipt]
+
+
+class ScriptedSink(Sink[SinkOptions]):
+    """Answers as its script says, and remembers what it was sent."""
+
+    def __init__(self, answer: Answer, timeout: float = 5) -> None:
+        super().__init__("ops", SinkOptions(timeout=timeout), NO_SERVICES)
+        self.answer = answer
+        self.seen: list[Delivery] = []
+        self.lock = threading.Lock()
+
+    def send(self, delivery: Delivery) -> Receipt:
+        with self.lock:
+            self.seen.append(delivery)
+        return self.answer(delivery)
+
+
+class BatchSink(ScriptedSink):
+    batch_size: ClassVar[int] = 50
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.sizes: list[int] = []
+
+    def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
+        self.sizes.append(len(deliveries))
+        return super().send_many(deliveries)
+
+
+NO_SERVICES: Any = None
+
+
+@pytest.fixture
+def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]]:
+    made: list[Deliverer] = []
+
+    def make(
+        sink: Sink[SinkOptions], *, concurrency: int = 8, rate: SharedRate | None = None, **retry: Any
+    ) -> Deliverer:
+        connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+        it = Deliverer(
+            Ledger(str(ledger.url.render_as_string(hide_password=False))),
+            sink,
+            RetryPolicy(**{"first": 100, **retry}),
+            concurrency,
+            connection,
+            f"w{len(made)}",
+            rate=rate,
+            linger=0.02,
+        )
+        made.append(it)
+        return it
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def rows(ledger: Ledger, **wanted: Any) -> list[dict[str, Any]]:
+    return ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))
+
+
+def accept(delivery: Delivery) -> Receipt:
+    return Receipt(f"r-{delivery.run_id}", keys=("a", "b"), urls={"run.json": "https://x/run.json"})
+
+
+def settled(ledger: Ledger) -> None:
+    """Make what waits due now, as the clock does when its time has come."""
+    ledger.write(lambda connection: recovery.make_due(connection, time.time() + 1e6))
+    ledger.write(lambda connection: connection.exec_driver_sql("UPDATE deliveries SET due_at = 0"))
+
+
+def test_what_is_due_is_sent_and_its_receipt_kept(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "other") for n in range(20)))
+    sink = ScriptedSink(accept)
+
+    deliver(sink).run(lambda: False)
+
+    assert sorted(each.run_id for each in sink.seen) == sorted(f"tsk_{n}" for n in range(20))
+    assert {row["state"] for row in rows(ledger, sink="ops")} == {"delivered"}
+    assert {row["state"] for row in rows(ledger, sink="other")} == {"queued"}
+    assert rows(ledger, sink="ops", run_id="tsk_3")[0]["receipt"] == {
+        "id": "r-tsk_3",
+        "keys": ["a", "b"],
+        "urls": {"run.json": "https://x/run.json"},
+    }
+
+
+def test_a_route_that_could_not_be_evaluated_is_no_problem_of_the_body(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    event = new_event("tsk_1", "ops")
+    event.note = "route big can't be evaluated: the types don't fit"
+    record(ledger, event)
+    sink = ScriptedSink(accept)
+
+    deliver(sink).run(lambda: False)
+
+    assert [each.problem for each in sink.seen] == [""]
+
+
+def test_a_sink_that_takes_many_gets_batches(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(120)))
+    sink = BatchSink(lambda delivery: accept(delivery) if delivery.run_id != "tsk_7" else _raise(Refused("no")))
+
+    deliver(sink).run(lambda: False)
+
+    assert sum(sink.sizes) == 120
+    assert max(sink.sizes) == 50
+    assert [row["run_id"] for row in rows(ledger, state=["dead"])] == ["tsk_7"]
+    assert len(rows(ledger, state=["delivered"])) == 119
+
+
+def _raise(error: Exception) -> Receipt:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (Refused("410 gone"), "dead", "410 gone"),
+        (Unavailable("503"), "waiting", "503"),
+        (KeyError("password=hunter2"), "waiting", "KeyError in the sink's code"),
+    ],
+)
+def test_the_three_kinds_of_error(
+    ledger: Ledger, deliver: Callable[..., Deliverer], error: Exception, state: str, reason: str
+) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+
+    deliver(ScriptedSink(lambda _: _raise(error))).run(lambda: False)
+
+    (row,) = rows(ledger)
+    assert (row["state"], row["reason"], row["attempts"], row["spent"]) == (
+        state,
+        reason,
+        1,
+        1,
+    )
+
+
+def test_a_delivery_is_tried_until_its_attempts_are_spent_with_the_same_key(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    sink = ScriptedSink(lambda _: _raise(Unavailable("down")))
+    deliverer = deliver(sink, attempts=3)
+
+    for _ in range(5):
+        deliverer.run(lambda: False)
+        settled(ledger)
+
+    (row,) = rows(ledger)
+    assert (row["state"], row["attempts"]) == ("dead", 3)
+    assert {each.key for each in sink.seen} == {row["id"]}
+    assert [each.attempt for each in sink.seen] == [1, 2, 3]
+    kept = ledger.read(lambda connection: queries.list_attempts(connection, row["id"]))
+    assert [each["outcome"] for each in kept] == ["unavailable"] * 3
+
+
+def test_retry_after_is_honoured(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+
+    deliver(ScriptedSink(lambda _: _raise(Unavailable("429", retry_after=5000))), first=1).run(lambda: False)
+
+    (row,) = rows(ledger)
+    assert row["due_at"] - row["updated_at"] >= 4990
+
+
+def test_an_open_breaker_parks_deliveries_without_spending_their_attempts(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    # given a sink that is down, and more deliveries than open its breaker
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(30)))
+    up = threading.Event()
+    sink = ScriptedSink(lambda delivery: accept(delivery) if up.is_set() else _raise(Unavailable("down")))
+    deliverer = deliver(sink, concurrency=2, attempts=2, first=0.001)
+
+    # when it is tried, then only a few were sent, and nothing is dead
+    deliverer.run(lambda: False)
+    tried = len(sink.seen)
+    assert tried <= breaker.THRESHOLD + 2
+    (lane,) = ledger.read(lanes.every)
+    assert lane.breaker == "open"
+
+    # and a probe that fails spends nothing
+    for _ in range(5):
+        ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+        settled(ledger)
+        deliverer.run(lambda: False)
+    assert len(sink.seen) == tried + 5
+    assert rows(ledger, state=["dead"]) == []
+    assert max(row["spent"] for row in rows(ledger)) == 1
+
+    # and one that succeeds lets all of them through
+    up.set()
+    ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+    settled(ledger)
+    deliverer.run(lambda: False)
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+
+
+def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(6)))
+    release = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        if delivery.run_id == "tsk_0":
+            release.wait(60)
+        return accept(delivery)
+
+    started = time.monotonic()
+    deliver(ScriptedSink(answer, timeout=0.5), concurrency=2).run(lambda: False)
+    release.set()
+
+    assert time.monotonic() - started < 30
+    assert {row["run_id"]: row["state"] for row in rows(ledger)} == {
+        "tsk_0": "waiting",
+        **{f"tsk_{n}": "delivered" for n in range(1, 6)},
+    }
+    assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 0.5 s"
+
+
+def test_a_stop_is_heeded_between_claims_and_what_is_in_hand_is_finished(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    stopped = threading.Event()
+
+    def answer(delivery: Delivery) -> Receipt:
+        stopped.set()
+        time.sleep(0.05)
+        return accept(delivery)
+
+    deliver(ScriptedSink(answer), concurrency=4).run(stopped.is_set)
+
+    states = [row["state"] for row in rows(ledger)]
+    assert states.count("sending") == 0
+    assert 0 < states.count("delivered") < 100
+    assert {row["attempts"] for row in rows(ledger, state=["queued"])} == {0}
+
+
+def test_a_sink_that_waited_for_another_gets_its_receipt(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, new_event("tsk_1", "archive", NewDelivery("ops", "r", after=("archive",))))
+    archive, ops = ScriptedSink(accept), ScriptedSink(accept)
+    archive.name = "archive"
+
+    deliver(ops).run(lambda: False)
+    assert ops.seen == []
+    deliver(archive).run(lambda: False)
+    deliver(ops).run(lambda: False)
+
+    assert ops.seen[0].receipts["archive"] is not None
+    assert ops.seen[0].receipts["archive"]["urls"] == {"run.json": "https://x/run.json"}
+
+
+def test_many_deliverers_send_each_delivery_once(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    sinks = [ScriptedSink(accept) for _ in range(3)]
+    threads = [threading.Thread(target=deliver(sink).run, args=(lambda: False,)) for sink in sinks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    sent = [each.key for sink in sinks for each in sink.seen]
+    assert len(sent) == len(set(sent)) == 100
+
+
+def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(24)))
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answer(delivery: Delivery) -> Receipt:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        with lock:
+            now -= 1
+        return accept(delivery)
+
+    threads = [
+        threading.Thread(target=deliver(ScriptedSink(answer), concurrency=3).run, args=(lambda: False,))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    deliver(ScriptedSink(answer), concurrency=3).run(lambda: False)
+
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+    assert 1 < most <= 3
+
+
+def test_the_places_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
+    ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.delivery.deliverer.FAST", 60.0)  # a busy machine makes each send slow
+    # Given a sink that answers fast, and a ledger that does so only when twice as much went out as there are places
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(150)))
+
+    def answer(delivery: Delivery) -> Receipt:
+        time.sleep(0.01)
+        return accept(delivery)
+
+    sink = ScriptedSink(answer)
+    deliverer = deliver(sink, concurrency=2)
+    meanwhile = 0
+
+    class SlowLedger(Ledger):
+        def write(self, work: Callable[[Any], Any]) -> Any:
+            nonlocal meanwhile
+            result = super().write(work)
+            before = len(sink.seen)
+            if deliverer._flights.in_hand >= 4:
+                eventually(lambda: len(sink.seen) >= before + 4, every=0.002)
+                meanwhile += 4
+            return result
+
+    deliverer._ledger = SlowLedger(str(ledger.url.render_as_string(hide_password=False)))
+    # Then it gets them all, each once
+    deliverer.run(lambda: False)
+    assert meanwhile >= 4  # more on a machine that has nothing else to do
+    assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("delivered", 1)}
+    assert len(sink.seen) == 150
+
+
+def test_concurrency_holds_over_workers_that_have_more_in_hand(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(150)))
+    now, most, lock = 0, 0, threading.Lock()
+
+    def answer(delivery: Delivery) -> Receipt:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return accept(delivery)
+
+    def work(deliverer: Deliverer) -> None:
+        while not done.is_set():  # as the wake-ups have it
+            deliverer.run(done.is_set)
+
+    done = threading.Event()
+    sinks = [ScriptedSink(answer) for _ in range(3)]
+    threads = [threading.Thread(target=work, args=(deliver(sink, concurrency=3),)) for sink in sinks]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: sum(len(sink.seen) for sink in sinks) == 150, 60)
+    done.set()
+    for thread in threads:
+        thread.join(60)
+
+    assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("delivered", 1)}
+    assert sum(len(sink.seen) for sink in sinks) == 150
+    assert most <= 3
+
+
+def test_what_is_in_hand_when_its_sink_meets_trouble_is_handed_back_untried(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    # Given a sink that answers fast, and then not at all any more
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
+    sink = ScriptedSink(lambda delivery: accept(delivery) if len(sink.seen) <= 30 else _raise(Unavailable("down")))
+    # When it is delivered to
+    deliver(sink, concurrency=2, first=100).run(lambda: False)
+    # Then its breaker opens after a few, and the others wait as if nobody had ever had them in hand
+    assert len(sink.seen) <= 30 + breaker.THRESHOLD + 2
+    states = Counter((row["state"], row["attempts"], row["spent"]) for row in rows(ledger))
+    assert states["queued", 0, 0] == 100 - len(sink.seen)
+    assert {state for state, _, _ in states} == {"delivered", "waiting", "queued"}
+
+
+def test_a_claim_whose_commit_was_not_heard_of_is_handed_back_by_its_owner_and_not_renewed(
+    postgres: PostgresProcess, redis_url: str
+) -> None:
+    # Given a claim that is committed, and a connection that breaks before its worker hears of it
+    with Gate(postgres.port) as gate:
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}"
+        ledger = Ledger(url)
+        ensure_schema(ledger)
+        record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
+        sink = ScriptedSink(accept)
+        client = redis.Redis.from_url(redis_url, socket_timeout=10)
+        deliverer = Deliverer(Ledger(url), sink, RetryPolicy(), 2, client, "w", linger=0.02)
+        cut = gate.catch(b"COMMIT", "cut", after=b"attempts=(deliveries.attempts")
+        # When it goes on, and no clock takes back what has lapsed
+        deliverer.run(lambda: False)
+        cut.wait(0)
+        # Then the sink's places were not lost: each was sent, once, and at its first attempt
+        assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("delivered", 1)}
+        assert len(sink.seen) == 4
+        deliverer.close()
+        ledger.close()
+
+
+def test_a_delivery_whose_attempts_all_ended_with_their_worker_is_dead_and_not_sent_once_more(
+    ledger: Ledger, deliver: Callable[..., Deliverer]
+) -> None:
+    # Given a delivery with a budget of two, whose worker was killed both times, and one that waits for it
+    record(ledger, new_event("tsk_deadly", "ops", NewDelivery("next", "all", after=("ops",))))
+    at = time.time()
+    for number in (1, 2):
+        token, now = f"dead/{number}", at + 100 * number
+        ledger.write(lambda it, token=token, now=now: claims.claim(it, "ops", 9, token, now, 15))  # type: ignore[misc]
+        ledger.write(lambda it, now=now: recovery.release_claims(it, "dead", now))  # type: ignore[misc]
+    settled(ledger)
+    sink = ScriptedSink(accept)
+    it = deliver(sink, attempts=2)
+    # When it is due
+    it.run(lambda: False)
+    # Then nobody sends it, it is dead with the reason, no attempt was added, and what waited for it goes on
+    assert sink.seen == []
+    (row,) = rows(ledger, sink="ops")
+    assert (row["state"], row["attempts"], row["reason"]) == ("dead", 2, HOPELESS)
+    assert rows(ledger, sink="next")[0]["state"] == "queued"
+
+
+def test_a_rate_holds_over_all_workers_and_spends_no_attempts(
+    ledger: Ledger, deliver: Callable[..., Deliverer], redis_url: str
+) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(10)))
+    client = redis.Redis.from_url(redis_url)
+    sinks = [ScriptedSink(accept) for _ in range(2)]
+    for sink in sinks:
+        deliver(sink, rate=SharedRate(client, "ops", (4, 3600.0))).run(lambda: False)
+
+    assert sum(len(sink.seen) for sink in sinks) == 4
+    assert sorted(row["state"] for row in rows(ledger)) == ["delivered"] * 4 + ["queued"] * 6
+    assert {row["spent"] for row in rows(ledger, state=["queued"])} == {0}
+    client.close()

@@ -1,0 +1,356 @@
+"""A receiver whose Redis goes away, hangs, refuses or is not to be trusted: what was acked is always found again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import redis
+
+from receiver.inbox import STREAM, InboxReader
+from tests.servers.receiver import Load, ReceiverProcess, body, eventually
+from tests.servers.valkey import ValkeyProcess, free_port
+from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
+
+Receivers = Callable[..., ReceiverProcess]
+Valkeys = Callable[..., ValkeyProcess]
+
+SLOWEST = 1.5
+"""Seconds: what a request may wait at the most because Redis hangs."""
+
+
+def store(receiver: ReceiverProcess) -> str:
+    return str(httpx2.get(f"{receiver.url}/readyz").json().get("store"))
+
+
+# --- away and back -------------------------------------------------------------------------------------------------
+
+
+def test_kill_9_of_redis_under_load_loses_nothing_and_refuses_nothing(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    with Load(receiver) as load:
+        for _ in range(3):
+            load.more(50)
+            server.kill()
+            load.more(100)
+            server.start()
+        eventually(lambda: store(receiver) == "redis", every=0.3)
+        load.more(50)
+    assert (load.statuses, load.lost) == ([], 0)
+    assert load.slowest < SLOWEST
+    all_arrive(server, load.acked)
+    assert "ingest.redis_away" in receiver.log
+    assert "ingest.redis_back" in receiver.log
+
+
+def test_no_request_waits_long_for_a_redis_that_hangs(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    with Load(receiver) as load:
+        load.more(50)
+        server.hang()
+        load.more(300)
+        server.resume()
+        eventually(lambda: store(receiver) == "redis", every=0.3)
+        load.more(50)
+    assert (load.statuses, load.lost) == ([], 0)
+    assert load.slowest < SLOWEST
+    all_arrive(server, load.acked)
+
+
+def test_kill_9_of_the_receiver_loses_nothing_that_was_acked(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    with Load(receiver) as load:
+        load.more(100)
+        receiver.kill()
+    assert set(load.acked) <= set(ids_in_inbox(server))
+
+
+def test_kill_9_of_the_receiver_while_redis_is_away_loses_nothing_and_doubles_nothing(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    server.kill()
+    with Load(receiver) as load:
+        load.more(100)
+        receiver.kill()
+    receiver.start()
+    server.start()
+    all_arrive(server, load.acked)
+    assert len(set(ids_in_inbox(server))) == len(ids_in_inbox(server))
+    receiver.stop()
+    assert ids_in_spool(receiver) == []
+
+
+def test_both_killed_at_once_lose_nothing(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    with Load(receiver) as load:
+        load.more(100)
+        server.kill()
+        receiver.kill()
+    server.start()
+    receiver.start()
+    all_arrive(server, load.acked)
+
+
+def test_the_spool_moves_on_in_order_and_wakes_the_dispatcher(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    port = free_port()
+    receiver = receiver_factory(f"redis://127.0.0.1:{port}/0")
+    acked = receiver.acked(*(body(number) for number in range(40)))
+    assert store(receiver) == "spool"
+    server = valkey_factory(port)
+    all_arrive(server, acked)
+    assert ids_in_inbox(server) == acked
+    client = server.connect()
+    eventually(lambda: client.llen("rq:queue:dispatch") == 1)
+    client.close()
+
+
+# --- refusing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_redis_without_memory_is_not_asked_until_it_has_some(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory(maxmemory="4mb")
+    receiver = receiver_factory(server.url)
+    acked = receiver.acked(*(body(number, text="x" * 200_000) for number in range(40)))
+    assert len(ids_in_inbox(server)) < 40
+    client = server.connect()
+    client.config_set("maxmemory", "100mb")
+    client.close()
+    all_arrive(server, acked)
+
+
+def test_a_read_only_replica_is_not_asked_until_it_is_promoted(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    client = server.connect()
+    client.replicaof("127.0.0.1", free_port())
+    acked = receiver.acked(*(body(number) for number in range(20)))
+    assert ids_in_inbox(server) == []
+    client.replicaof("NO", "ONE")
+    client.close()
+    all_arrive(server, acked)
+
+
+def test_a_redis_that_loads_is_not_asked_until_it_is_done(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    client = server.connect()
+    with client.pipeline() as pipeline:
+        for number in range(150):
+            pipeline.set(f"other:{number}", "x" * 1000)
+        pipeline.execute()
+    client.close()
+    server.kill()
+    server.settings |= {"key-load-delay": "10000", "loading-process-events-interval-bytes": "1024"}
+    acked = receiver.acked(*(body(number) for number in range(10)))
+    server.start(wait=60)
+    all_arrive(server, acked)
+
+
+def test_a_key_of_another_type_in_the_inboxs_place_is_our_trouble_not_the_senders(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    client = server.connect()
+    client.set(STREAM, "not a stream")
+    receiver = receiver_factory(server.url)
+    acked = receiver.acked(*(body(number) for number in range(5)))
+    client.delete(STREAM)
+    client.close()
+    all_arrive(server, acked)
+
+
+# --- backpressure --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [{"max_events": 30}, {"max_bytes": "1MiB"}])
+def test_a_backlog_over_its_limit_goes_to_the_spool_and_moves_on_as_the_inbox_empties(
+    valkey_factory: Valkeys, receiver_factory: Receivers, limit: dict[str, Any]
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url, inbox=limit)
+    wanted = receiver.acked(*(body(number, text="x" * 30_000) for number in range(100)))
+    assert len(ids_in_inbox(server)) < 60
+    client = redis.Redis.from_url(server.url)
+    reader = InboxReader(client, "test")
+    reader.ensure()
+    seen: list[str] = []
+
+    def everything() -> bool:
+        entries = reader.read(20)
+        seen.extend(entry.event.id for entry in entries if entry.event)
+        reader.done([entry.entry_id for entry in entries])
+        return len(seen) >= 100
+
+    eventually(everything)
+    assert seen == wanted
+    client.close()
+    assert "ingest.inbox_full" in receiver.log
+
+
+# --- full ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_spool_is_503_with_retry_after_30_and_takes_again_later(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    port = free_port()
+    receiver = receiver_factory(f"redis://127.0.0.1:{port}/0", spool={"max_bytes": "1MiB", "reserve_bytes": 0})
+    large = "x" * 300_000
+    acked = receiver.acked(*(body(number, text=large) for number in range(3)))
+    answer = receiver.post(body(3, text=large))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    assert answer.json()["error"]["code"] == "unavailable"
+    acked += receiver.acked(body(4))
+    server = valkey_factory(port)
+    all_arrive(server, acked)
+    eventually(lambda: receiver.post(body(3, text=large)).status_code == 202)
+
+
+def test_too_little_free_disk_is_503_only_when_the_spool_is_needed(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url, spool={"reserve_bytes": "900TiB"})
+    receiver.acked(body(1))
+    assert httpx2.get(f"{receiver.url}/readyz").status_code == 200
+    server.kill()
+    eventually(lambda: receiver.post(body(2)).status_code == 503)
+    assert receiver.post(body(2)).headers["retry-after"] == "30"
+
+    def not_ready() -> bool:
+        answer = httpx2.get(f"{receiver.url}/readyz")
+        return (answer.status_code, answer.headers.get("retry-after")) == (503, "30")
+
+    eventually(not_ready, every=0.3)
+    assert httpx2.get(f"{receiver.url}/healthz").status_code == 200
+
+
+def test_an_embedded_redis_is_spared_a_full_disk(receiver_factory: Receivers, tmp_path: Path) -> None:
+    receiver = receiver_factory("", start=False, spool={"reserve_bytes": "900TiB"})
+    directory = receiver.data / "redis"
+    server = ValkeyProcess(directory, unixsocket=str(directory / "valkey.sock")).start()
+    try:
+        receiver.start()
+        answer = receiver.post(body(1))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+        assert ids_in_inbox(server) == []
+        receiver.stop()
+        receiver.configure({"spool": {"reserve_bytes": 0}})
+        receiver.start()
+        acked = receiver.acked(body(1))
+        assert ids_in_inbox(server) == acked
+    finally:
+        server.kill()
+
+
+# --- not to be trusted ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"appendonly": "no"}, "appendonly is no"),
+        ({"appendfsync": "everysec"}, "appendfsync is everysec"),
+        ({"maxmemory_policy": "allkeys-lru"}, "maxmemory-policy is allkeys-lru"),
+    ],
+)
+def test_it_does_not_start_on_a_redis_that_breaks_the_promise(
+    valkey_factory: Valkeys, receiver_factory: Receivers, settings: dict[str, str], says: str
+) -> None:
+    receiver = receiver_factory(valkey_factory(**settings).url, start=False)
+    done = receiver.command("serve", "--port", str(receiver.port))
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("runhook: Redis at redis://127.0.0.1:")
+    assert says in line
+    assert "server.accept_weaker_durability: true" in line
+
+
+def test_the_weaker_promise_can_be_accepted_and_is_shown(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    server = valkey_factory(appendfsync="everysec")
+    receiver = receiver_factory(server.url, server={"accept_weaker_durability": True})
+    receiver.acked(body(1))
+    ready = httpx2.get(f"{receiver.url}/readyz").json()
+    assert (ready["store"], ready["on_disk_before_202"]) == ("redis", False)
+    assert "appendfsync is everysec" in ready["redis"]
+    assert "on disk before 202: no (appendfsync is everysec" in receiver.log
+
+
+def test_a_redis_that_forbids_config_says_so_in_its_own_words(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    client = server.connect()
+    client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-config")
+    url = f"redis://app:pw@127.0.0.1:{server.port}/0"
+    receiver = receiver_factory(url, start=False)
+    done = receiver.command("serve", "--port", str(receiver.port))
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert "forbids CONFIG GET" in line
+    assert "pw@" not in line
+    receiver.configure({"server": {"accept_weaker_durability": True}})
+    receiver.start()
+    receiver.acked(body(1))
+    assert "not known" in httpx2.get(f"{receiver.url}/readyz").json()["redis"]
+    client.close()
+
+
+def test_a_wrong_password_is_told_in_one_line(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+    server = valkey_factory()
+    client = server.connect()
+    client.config_set("requirepass", "right")
+    client.close()
+    for entry, said in ((":wr0ng@", "refuses our password or user"), ("", "wants a password")):
+        receiver = receiver_factory(f"redis://{entry}127.0.0.1:{server.port}/0", start=False)
+        done = receiver.command("serve", "--port", str(receiver.port))
+        assert done.returncode == 3
+        (line,) = done.stderr.splitlines()
+        assert said in line
+        assert "wr0ng" not in line
+
+
+def test_a_database_that_redis_does_not_have_is_told_in_one_line(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    receiver = receiver_factory(f"redis://127.0.0.1:{valkey_factory().port}/123456", start=False)
+    done = receiver.command("serve", "--port", str(receiver.port))
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert "has no database of that number" in line
+
+
+def test_a_redis_that_comes_back_weaker_gets_no_event_until_it_is_set_right(
+    valkey_factory: Valkeys, receiver_factory: Receivers
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+    server.kill()
+    server.settings["appendfsync"] = "everysec"
+    server.start()
+    acked = receiver.acked(*(body(number) for number in range(10)))
+    eventually(lambda: "appendfsync is everysec" in receiver.log)
+    assert ids_in_inbox(server) == []
+    client = server.connect()
+    client.config_set("appendfsync", "always")
+    client.close()
+    all_arrive(server, acked)

@@ -1,0 +1,143 @@
+"""Which submission a run came of, and what follows: labels, the caller's own webhook, an end to looking for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from receiver.config.models import RouteConfig
+from receiver.dispatch import Dispatcher
+from receiver.domain.redaction import Redactor
+from receiver.domain.submission import SubmissionMove, SubmissionState
+from receiver.inbox import InboxReader
+from receiver.ledger import Ledger, queries
+from receiver.ledger.submissions import lifecycle
+from receiver.routing.router import Router
+from tests.support.events import body, event
+
+ROUTES = [
+    RouteConfig(name="everything", to=["results"]),
+    RouteConfig(name="billing", when={"labels.team": "billing"}, to=["billing"]),
+]
+CALLER = "https://app.example/hooks/runs?x=1"
+
+
+@pytest.fixture
+def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d1"), connection)
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def submit(ledger: Ledger) -> Callable[..., str]:
+    """Writes a submission down; with `run_id`, Skyvern has answered it."""
+
+    def make(name: str, run_id: str = "", source: str = "skyvern", **fields: Any) -> str:
+        new = lifecycle.NewSubmission(name, source, "k1", "tasks", f"hash of {name}", **fields)
+        ledger.write(lambda connection: lifecycle.begin(connection, new, 1.0))
+        if run_id:
+            answer = lifecycle.SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=5.0)
+            ledger.write(lambda connection: lifecycle.answered(connection, name, answer, 2.0))
+        return name
+
+    return make
+
+
+def sinks(ledger: Ledger) -> list[tuple[str, str, str]]:
+    found = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000)))
+    return sorted((row["run_id"], row["sink"], row["route"]) for row in found)
+
+
+def stands(ledger: Ledger, name: str) -> tuple[SubmissionState, str, float | None]:
+    found = ledger.read(lambda connection: lifecycle.one(connection, name))
+    assert found is not None
+    return found.state, found.run_id, found.due_at
+
+
+def test_a_webhook_that_comes_before_the_answer_binds_its_submission_by_the_token(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    submit("sub_1", labels={"team": "billing"}, callback_url=CALLER)
+
+    woken = dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
+
+    assert woken == ["billing", "callback", "results"]
+    assert sinks(ledger) == [
+        ("tsk_1", "billing", "billing"),
+        ("tsk_1", "callback", "caller"),
+        ("tsk_1", "results", "everything"),
+    ]
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
+
+
+def test_a_run_that_is_known_by_the_answer_needs_no_token(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    submit("sub_1", "tsk_1", labels={"team": "billing"})
+
+    dispatcher.dispatch([event(body("tsk_1"))])
+
+    assert [sink for _, sink, _ in sinks(ledger)] == ["billing", "results"]
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
+
+
+@pytest.mark.parametrize("token", ["sub_1", "sub_nobody", "", "x" * 300])
+def test_a_token_that_contradicts_what_is_known_binds_nothing(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], token: str
+) -> None:
+    submit("sub_1", "tsk_1", labels={"team": "billing"}, callback_url=CALLER)
+
+    dispatcher.dispatch([event(body("tsk_2"), submission_id=token)])
+
+    assert sinks(ledger) == [("tsk_2", "results", "everything")]
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", 5.0)
+
+
+def test_a_token_of_another_source_binds_nothing(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    submit("sub_1", source="other", callback_url=CALLER)
+
+    dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
+
+    assert sinks(ledger) == [("tsk_1", "results", "everything")]
+    assert stands(ledger, "sub_1")[:2] == (SubmissionState.PENDING, "")
+
+
+def test_the_caller_hears_of_each_attempt_and_of_no_repeat(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    submit("sub_1", "wr_1", callback_url=CALLER)
+
+    first = event(body("wr_1", "failed", attempt=1, retry_pending=True))
+    dispatcher.dispatch([first])
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "wr_1", 5.0)
+    last = event(body("wr_1", attempt=2, modified_at="2026-01-01T00:00:01"))
+    dispatcher.dispatch([last, event(body("wr_1", attempt=2, modified_at="2026-01-01T00:00:02"))])
+
+    assert [sink for _, sink, _ in sinks(ledger)] == ["callback", "callback", "results"]
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "wr_1", None)
+
+
+def test_the_same_final_event_again_still_ends_the_looking(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    # given a run whose event came before anybody knew that it was submitted by us
+    dispatcher.dispatch([event(body("tsk_1"))])
+    submit("sub_1")
+    ledger.write(
+        lambda c: (
+            lifecycle.resolve(c, "sub_1", SubmissionMove.MISS, 3.0, due_at=4.0)
+            and lifecycle.resolve(c, "sub_1", SubmissionMove.ACCEPT, 3.0, run_id="tsk_1", due_at=4.0)
+        )
+    )
+
+    dispatcher.dispatch([event(body("tsk_1"))])
+
+    assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
+    assert sinks(ledger) == [("tsk_1", "results", "everything")]

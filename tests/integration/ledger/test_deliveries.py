@@ -1,0 +1,504 @@
+"""The ledger on SQLite and PostgreSQL: what is written once stays once, and a claim has one owner."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import Event, delivery_id, event_id
+from receiver.domain.run import parse
+from receiver.ledger import Ledger, LedgerDataError, events, migrate, queries, replays, retention
+from receiver.ledger.deliveries import attempts, claims, lanes, recovery
+from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.events import NewDelivery, NewEvent
+from receiver.ledger.schema import metadata
+from tests.support.ledger import NOW, claim, new_event, record, settle, states
+
+
+def test_the_migrations_make_the_tables_that_the_code_declares(ledger: Ledger) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    assert ledger.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
+    assert ScriptDirectory("receiver/ledger/migrations").get_current_head() == migrate.HEAD
+
+
+def test_many_processes_may_make_the_tables_at_once(ledger_url: str) -> None:
+    ledgers = [Ledger(ledger_url) for _ in range(4)]
+    failures: list[BaseException] = []
+
+    def work(ledger: Ledger) -> None:
+        try:
+            migrate.ensure_schema(ledger)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for each in ledgers:
+        each.close()
+    assert failures == []
+
+
+def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def begin(ledger: Ledger, go: threading.Barrier) -> None:
+        go.wait(10)
+        try:
+            migrate.ensure_schema(ledger)
+        except BaseException as error:
+            failures.append(error)
+        ledger.close()
+
+    for number in range(25):  # the race that this is about was lost in every twentieth round
+        go = threading.Barrier(6)
+        ledgers = [Ledger(f"sqlite:///{tmp_path / str(number)}.db") for _ in range(6)]
+        threads = [threading.Thread(target=begin, args=(each, go)) for each in ledgers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+
+    assert failures == []
+
+
+def test_threads_that_use_a_ledger_first_at_the_same_moment_share_its_connections(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[sa.Engine] = []
+    create = sa.create_engine
+
+    def slowly(*args: object, **kwargs: object) -> sa.Engine:
+        time.sleep(0.05)  # the others come meanwhile
+        made.append(create(*args, **kwargs))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(sa, "create_engine", slowly)
+    ledger, go = Ledger(ledger_url), threading.Barrier(6)
+
+    def use() -> None:
+        go.wait(10)
+        ledger.read(lambda connection: connection.execute(sa.select(1)).scalar())
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    ledger.close()
+
+    assert len(made) == 1
+    assert made[0].pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
+def test_an_event_is_recorded_once_however_often_it_comes(ledger: Ledger) -> None:
+    item = new_event("tsk_1", "results", "archive")
+
+    assert record(ledger, item) == {item.event.id}
+    assert record(ledger, item) == set()
+    assert record(ledger, item, new_event("tsk_2", "results")) != set()
+
+    assert states(ledger) == {"tsk_1:results": "queued", "tsk_1:archive": "queued", "tsk_2:results": "queued"}
+    (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter(run_id="tsk_1")))
+    assert (run["outcome"], run["events"], run["deliveries"]) == ("completed", 1, {"queued": 2})
+
+
+def test_a_run_stands_as_its_newest_event_says_and_counts_all(ledger: Ledger) -> None:
+    record(ledger, new_event("wr_1", status="running", workflow_title="Invoices"))
+    stale = new_event("wr_1", status="failed", failure_reason="old")
+    stale.newest = False
+    record(ledger, stale, new_event("wr_1", status="completed"))
+
+    (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
+    assert (run["status"], run["events"], run["title"]) == ("completed", 3, "Invoices")
+
+
+def test_history_tells_what_was_recorded_in_its_order(ledger: Ledger) -> None:
+    first, second = new_event("wr_1", n=1), new_event("wr_1", n=2, disposition="repeat")
+    record(ledger, first)
+    record(ledger, second)
+    unreadable = new_event("wr_1", n=3, disposition="unreadable")
+    record(ledger, unreadable)
+
+    known = ledger.write(lambda connection: events.lock_runs(connection, [("skyvern", "wr_1")], NOW))
+
+    assert [each.event_id for each in known["skyvern", "wr_1"].history] == [first.event.id, second.event.id]
+
+
+def test_bodies_that_no_text_column_takes_are_kept_byte_for_byte(ledger: Ledger) -> None:
+    for body in (b"\x00\xff\xfe", b'{"run_id":"a","status":"completed","output":"\\u0000\\ud800"}', b"9" * 5000):
+        event = Event(event_id("skyvern", body), "skyvern", body, NOW)
+        record(ledger, NewEvent(event, parse(body), body, None, disposition="unreadable"))
+        assert ledger.read(lambda connection: queries.event_body(connection, event.id)) == body  # noqa: B023
+
+
+def test_a_value_that_the_database_refuses_is_told_from_a_ledger_that_is_away(ledger: Ledger) -> None:
+    item = new_event("tsk_1")
+    surrogate = Event("evt_\ud800", "skyvern", b"", NOW)
+
+    with pytest.raises(LedgerDataError):
+        record(ledger, NewEvent(surrogate, item.run, b"", None))
+    assert ledger.read(lambda connection: queries.list_events(connection, queries.Filter())) == []
+
+
+def test_a_claim_has_one_owner(ledger: Ledger) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "results") for n in range(40)))
+    taken: list[list[str]] = []
+
+    def work(owner: int) -> None:
+        mine: list[str] = []
+        while got := claim(ledger, "results", token=f"w{owner}/1", limit=3):
+            mine += [each.id for each in got]
+        taken.append(mine)
+
+    threads = [threading.Thread(target=work, args=(owner,)) for owner in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    everything = [each for mine in taken for each in mine]
+    assert len(everything) == len(set(everything)) == 40
+
+
+def test_a_claim_takes_no_more_bytes_than_memory_has_room_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "CLAIM_BYTES", 5000)
+    record(ledger, *(new_event(f"tsk_{n}", "results", output="x" * 2000) for n in range(5)))
+    record(ledger, new_event("tsk_big", "results", output="x" * 9000), now=NOW + 1)
+
+    sizes = [len(claim(ledger, "results", now=NOW + 2)) for _ in range(4)]
+
+    assert sizes == [2, 2, 1, 1]
+
+
+def test_a_claimed_delivery_brings_its_event(ledger: Ledger) -> None:
+    item = new_event("tsk_1", "results")
+    record(ledger, item)
+
+    (claimed,) = claim(ledger, "results")
+
+    assert claimed.id == delivery_id(item.event.id, "results")
+    assert (claimed.body, claimed.number, claimed.outcome, claimed.received_at) == (item.body, 1, "completed", NOW)
+
+
+@pytest.mark.parametrize(
+    ("move", "state"), [(DeliveryMove.ACCEPT, "delivered"), (DeliveryMove.DEFER, "waiting"), (DeliveryMove.DIE, "dead")]
+)
+def test_what_became_of_a_send_is_written_down(ledger: Ledger, move: DeliveryMove, state: str) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    claimed = claim(ledger, "results")
+
+    settle(ledger, claimed, move, due_at=NOW + 5, receipt={"id": "r1"} if move is DeliveryMove.ACCEPT else None)
+
+    assert states(ledger) == {"tsk_1:results": state}
+    (attempt,) = ledger.read(lambda connection: queries.list_attempts(connection, claimed[0].id))
+    assert (attempt["number"], attempt["worker"]) == (1, "w")
+
+
+def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_kept(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    asleep = claim(ledger, "results", token="slow/1")
+
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
+    awake = claim(ledger, "results", token="quick/1", now=NOW + 16)
+    settle(ledger, asleep, DeliveryMove.DIE, token="slow/1", now=NOW + 17)
+    assert states(ledger) == {"tsk_1:results": "sending"}
+    settle(ledger, awake, DeliveryMove.ACCEPT, token="quick/1", now=NOW + 18)
+
+    assert states(ledger) == {"tsk_1:results": "delivered"}
+    kept = ledger.read(lambda connection: queries.list_attempts(connection, awake[0].id))
+    assert [(each["number"], each["outcome"]) for each in kept] == [(1, "lapsed"), (2, "accepted")]
+
+
+def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    claim(ledger, "results", token="w/7")
+
+    assert ledger.write(lambda connection: claims.renew(connection, {"w/7"}, NOW + 60)) == 1
+
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 0
+
+
+def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before(ledger: Ledger) -> None:
+    # Given a sink with two places, and an owner that has both taken and three more in hand
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
+
+    def take(token: str, ahead: int = 0, places: int = 5) -> list[Claimed]:
+        return ledger.write(lambda it: claims.claim(it, "ops", places, token, NOW, 15, concurrency=2, ahead=ahead))[0]
+
+    claimed = take("w/1", ahead=3)
+    assert [each.in_hand for each in claimed] == [False, False, True, True, True]
+    assert take("v/1") == []
+    # When one of them begins in the place of one that has ended, and another is handed back
+    first, second, next_task, unbegun, last = claimed
+
+    def exchange(connection: sa.Connection) -> None:
+        settled = [Settled(first.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)]
+        attempts.settle(connection, {"w/1": settled}, "w", NOW)
+        claims.take_places(connection, {next_task.id: "w/1"}, NOW)
+        claims.hand_back(connection, {unbegun.id: "w/1"}, NOW)
+
+    ledger.write(exchange)
+    # Then there is still no place for others, and what was handed back was never tried
+    assert take("v/2") == []
+    assert {each.id: each.number for each in take("v/3", ahead=9, places=0)}[unbegun.id] == 1
+    # And when their owner dies, only what had a place has spent an attempt
+    assert ledger.write(lambda connection: recovery.release_claims(connection, "w", NOW)) == 3
+    rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=99)))
+    assert {row["id"]: row["spent"] for row in rows if row["id"] in {second.id, next_task.id, last.id}} == {
+        second.id: 1,
+        next_task.id: 1,
+        last.id: 0,
+    }
+    # And what was in hand then is not taken in hand again
+    assert take("u/1", ahead=9, places=0) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_a_dead_worker_had_in_hand_says_how_much_is_known_of_it(ledger: Ledger, known: bool) -> None:
+    # Given one delivery that is being sent, and two in hand, of which one had begun
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
+    sent, begun, unbegun = ledger.write(lambda it: claims.claim(it, "ops", 1, "w/1", NOW, 15, concurrency=1, ahead=2))[
+        0
+    ]
+    # When their worker is found dead
+    signs = {begun.id} if known else None
+    assert ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 1, signs)) == 3
+    # Then none is taken for an attempt that certainly was none
+    unsure = "w ended with it in hand: it may have arrived, or was never sent"
+    sure = "w ended while sending: it may have arrived"
+    told = {
+        each.id: [
+            (row["number"], row["outcome"], row["reason"])
+            for row in ledger.read(lambda it, each=each: queries.list_attempts(it, each.id))  # type: ignore[misc]
+        ]
+        for each in (sent, begun, unbegun)
+    }
+    assert told == {
+        sent.id: [(1, "lapsed", sure)],
+        begun.id: [(1, "lapsed", sure if known else unsure)],
+        unbegun.id: [] if known else [(1, "lapsed", unsure)],
+    }
+    rows = {row["id"]: row for row in ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))}
+    assert {row["state"] for row in rows.values()} == {"queued"}
+    assert rows[unbegun.id]["attempts"] == (0 if known else 1)
+    assert (rows[sent.id]["spent"], rows[begun.id]["spent"]) == (1, 0)
+
+
+def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) -> None:
+    # Given four deliveries whose worker is killed, which may be the doing of one of them
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
+
+    def kill_worker(now: float) -> list[float]:
+        assert len(claim(ledger, "ops", token="w/1", now=now)) == 4
+        assert ledger.write(lambda it: recovery.release_claims(it, "w", now)) == 4
+        rows = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
+        return sorted(round(row["due_at"] - now, 3) for row in rows)
+
+    # Then they are due at once, as whatever else was under way would be
+    assert kill_worker(NOW) == [0, 0, 0, 0]
+    # And when that happens again, not all together any more
+    assert kill_worker(NOW + 1) == [2.5, 5, 7.5, 10]
+    assert kill_worker(NOW + 20) == [5, 10, 15, 20]
+    assert kill_worker(NOW + 50) == [5, 10, 15, 20]
+
+
+def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(ledger: Ledger) -> None:
+    # Given a delivery that its sink could not take, so that it has spent an attempt
+    record(ledger, new_event("tsk_1", "ops"))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=NOW)
+    ledger.write(lambda it: recovery.make_due(it, NOW + 1))
+    assert len(claim(ledger, "ops", token="w/2", now=NOW + 1)) == 1
+    # When its worker is killed
+    ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 2))
+    # Then it need not wait: nothing says that it had to do with that
+    (row,) = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
+    assert (row["state"], row["due_at"]) == ("queued", NOW + 2)
+
+
+def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
+    claim(ledger, "results", token="w_1/1", limit=1)
+    claim(ledger, "results", token="wx1/1", limit=1)
+
+    assert ledger.write(lambda connection: recovery.release_claims(connection, "w_1", NOW)) == 1
+
+    assert sorted(states(ledger).values()) == ["queued", "sending"]
+
+
+def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "results"))
+    settle(ledger, claim(ledger, "results"), DeliveryMove.DEFER, due_at=NOW + 5)
+
+    def look(at: float) -> tuple[bool, int, bool]:
+        due = ledger.read(lambda connection: recovery.anything_due(connection, at))
+        made = ledger.write(lambda connection: recovery.make_due(connection, at))
+        return due, made, ledger.read(lambda connection: claims.has_due(connection, "results", at))
+
+    assert look(NOW + 4) == (False, 0, False)
+    assert look(NOW + 5) == (True, 1, True)
+
+
+@pytest.mark.parametrize("move", [DeliveryMove.ACCEPT, DeliveryMove.DIE])
+def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger: Ledger, move: DeliveryMove) -> None:
+    ops = NewDelivery("ops", "everything", after=("archive", "mirror"))
+    item = new_event("tsk_1", "archive", "mirror", ops)
+    record(ledger, item)
+    assert claim(ledger, "ops") == []
+
+    assert (
+        settle(ledger, claim(ledger, "archive"), move, receipt={"id": "a"} if move is DeliveryMove.ACCEPT else None)
+        == []
+    )
+    assert states(ledger)["tsk_1:ops"] == "held"
+    assert settle(ledger, claim(ledger, "mirror"), DeliveryMove.ACCEPT, receipt={"id": "m"}) == ["ops"]
+
+    (claimed,) = claim(ledger, "ops")
+    receipts = ledger.read(lambda connection: claims.receipts(connection, claimed.event_id, claimed.after))
+    assert receipts == {"archive": {"id": "a"} if move is DeliveryMove.ACCEPT else None, "mirror": {"id": "m"}}
+
+
+def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", NewDelivery("ops", "r", after=("archive",))))  # its archive was never made
+
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ["ops"]
+
+    assert states(ledger) == {"tsk_1:ops": "queued"}
+
+
+def put(ledger: Ledger, lane: Lane) -> None:
+    ledger.write(lambda connection: lanes.put(connection, lane, NOW))
+
+
+def test_an_open_breaker_parks_its_lane_lets_one_probe_through_and_no_more(ledger: Ledger) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(3)))
+    put(ledger, Lane("ops", "ops", breaker="open", failures=5, until=NOW + 10))
+
+    assert claim(ledger, "ops") == []
+    assert not ledger.read(lambda connection: claims.has_due(connection, "ops", NOW))
+    assert len(claim(ledger, "results")) == 3
+
+    probe = claim(ledger, "ops", now=NOW + 10)
+    assert [each.probe for each in probe] == [True]
+    assert claim(ledger, "ops", now=NOW + 11) == []
+
+    put(ledger, Lane("ops", "ops"))
+    assert [each.probe for each in claim(ledger, "ops", now=NOW + 12)] == [False, False]
+
+
+def test_one_destinations_open_breaker_holds_up_no_other_lane(ledger: Ledger) -> None:
+    record(
+        ledger,
+        new_event("tsk_1", NewDelivery("callers", "r", lane="callers:a")),
+        new_event("tsk_2", NewDelivery("callers", "r", lane="callers:b")),
+    )
+    put(ledger, Lane("callers:a", "callers", breaker="open", failures=5, until=NOW + 10))
+
+    assert [each.run_id for each in claim(ledger, "callers")] == ["tsk_2"]
+
+
+def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    ledger.write(lambda connection: lanes.set_paused(connection, "ops", True, NOW))
+    assert claim(ledger, "ops") == []
+    assert not ledger.read(lambda connection: claims.has_due(connection, "ops", NOW))
+
+    ledger.write(lambda connection: lanes.set_paused(connection, "ops", False, NOW))
+    assert len(claim(ledger, "ops")) == 1
+
+
+def test_retention_removes_what_ended_and_keeps_what_is_under_way(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_old", "results"), new_event("tsk_open", "ops"))
+    settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
+
+    assert ledger.write(lambda connection: retention.remove(connection, NOW)) == 0
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
+
+    assert states(ledger) == {"tsk_open:ops": "queued"}
+    runs = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
+    assert [run["run_id"] for run in runs] == ["tsk_open"]
+
+
+def test_dispatchers_that_meet_on_the_same_runs_neither_deadlock_nor_double(ledger: Ledger) -> None:
+    batches = [[new_event(f"tsk_{n}", "results", "archive") for n in order] for order in (range(60), range(59, -1, -1))]
+    new: list[set[str]] = []
+    failures: list[BaseException] = []
+
+    def work(batch: list[NewEvent]) -> None:
+        try:
+            for start in range(0, 60, 20):
+                new.append(record(ledger, *batch[start : start + 20]))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(batch,)) for batch in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert failures == []
+    assert sum(len(each) for each in new) == 60
+    assert len(states(ledger)) == 120
+
+
+def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
+    ledger: Ledger, explain: Callable[[], list[str]]
+) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "results") for n in range(50)))
+    settle(ledger, claim(ledger, "results", limit=30), DeliveryMove.DEFER, due_at=NOW + 3600)
+
+    def sweep(connection: sa.Connection) -> None:
+        assert not recovery.anything_due(connection, NOW)
+        claims.has_due(connection, "results", NOW)
+        assert not replays.any_running(connection)
+        assert recovery.sweep_held(connection, NOW) == []
+
+    ledger.read(sweep)
+
+    plans = explain()[-5:]  # before these come those of the claim
+    indexes = ["deliveries_waiting", "deliveries_sending", "deliveries_queued", "operations_state", "deliveries_"]
+    assert [plan for plan, index in zip(plans, indexes, strict=True) if f"ix_{index}" not in plan] == []
+
+
+@pytest.fixture
+def explain(ledger: Ledger) -> Callable[[], list[str]]:
+    """The plans of the SELECTs on deliveries and operations that were run, as the database explains them."""
+    seen: list[tuple[str, object]] = []
+
+    @sa.event.listens_for(sa.Engine, "before_cursor_execute")
+    def _note(_c: object, _cur: object, statement: str, parameters: object, _ctx: object, many: bool) -> None:
+        tables = ("FROM deliveries", "FROM operations")  # the lanes are few: only those that met trouble have a row
+        if statement.startswith("SELECT") and any(table in statement for table in tables) and not many:
+            seen.append((statement, parameters))
+
+    def plans() -> list[str]:
+        sa.event.remove(sa.Engine, "before_cursor_execute", _note)
+
+        def ask(connection: sa.Connection) -> list[str]:
+            if ledger.dialect == "postgresql":
+                connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            word = "EXPLAIN QUERY PLAN " if ledger.dialect == "sqlite" else "EXPLAIN "
+            return [
+                " ".join(" ".join(map(str, row)) for row in connection.exec_driver_sql(word + statement, parameters))  # type: ignore[arg-type]
+                for statement, parameters in seen
+            ]
+
+        found = ledger.read(ask)
+        assert found
+        return found
+
+    return plans

@@ -1,0 +1,176 @@
+"""Replay and backfill: durable, bounded, and never twice to a sink that has it already."""
+
+from __future__ import annotations
+
+import pytest
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import delivery_id
+from receiver.ledger import Ledger, queries, replays
+from receiver.ledger.deliveries import claims
+from receiver.ledger.replays import Operation, Selection
+from tests.support.ledger import NOW, claim, new_event, record, settle, states
+
+
+def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "replay", **options: object) -> Operation:  # noqa: B008
+    return ledger.write(
+        lambda connection: replays.create(connection, "op_1", kind, selection, NOW + 10, **options)  # type: ignore[arg-type]
+    )
+
+
+def finish(ledger: Ledger, now: float = NOW + 11) -> list[str]:
+    woken: set[str] = set()
+    while ledger.read(replays.any_running):
+        woken |= set(ledger.write(lambda connection: replays.step(connection, now)))
+    return sorted(woken)
+
+
+@pytest.fixture
+def mixed(ledger: Ledger) -> Ledger:
+    """tsk_1 dead at ops and delivered at results; tsk_2 dead at both; tsk_3 still queued."""
+    record(ledger, new_event("tsk_1", "ops", "results"), new_event("tsk_2", "ops", "results"))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    taken = claim(ledger, "results")
+    settle(ledger, [each for each in taken if each.run_id == "tsk_1"], DeliveryMove.ACCEPT, receipt={"id": "r"})
+    settle(ledger, [each for each in taken if each.run_id == "tsk_2"], DeliveryMove.DIE)
+    record(ledger, new_event("tsk_3", "ops", "results"))
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("selection", "options", "replayed"),
+    [
+        (Selection(), {}, {"tsk_1:ops", "tsk_2:ops", "tsk_2:results"}),
+        (Selection(), {"force": True}, {"tsk_1:ops", "tsk_1:results", "tsk_2:ops", "tsk_2:results"}),
+        (Selection(run_id="tsk_1"), {}, {"tsk_1:ops"}),
+        (Selection(sink="results"), {}, {"tsk_2:results"}),
+        (Selection(event_id=new_event("tsk_2").event.id), {}, {"tsk_2:ops", "tsk_2:results"}),
+        (Selection(delivery_ids=(delivery_id(new_event("tsk_1").event.id, "ops"),)), {}, {"tsk_1:ops"}),
+        (Selection(status=("failed",)), {}, set()),
+        (Selection(since=NOW + 5), {}, set()),
+        (Selection(until=NOW), {}, set()),
+        (Selection(since=NOW, until=NOW + 5), {}, {"tsk_1:ops", "tsk_2:ops", "tsk_2:results"}),
+        (Selection(run_id="tsk_3"), {"force": True}, set()),
+    ],
+)
+def test_a_replay_takes_what_was_chosen_and_has_ended(
+    mixed: Ledger, selection: Selection, options: dict[str, bool], replayed: set[str]
+) -> None:
+    before = states(mixed)
+    counted = mixed.read(lambda connection: replays.count(connection, "replay", selection, **options))
+
+    operation = create(mixed, selection, **options)
+    woken = finish(mixed)
+
+    after = states(mixed)
+    assert {name for name in after if after[name] == "queued" and before[name] != "queued"} == replayed
+    assert {name: state for name, state in after.items() if name not in replayed} == {
+        name: state for name, state in before.items() if name not in replayed
+    }
+    assert operation.total == counted == len(replayed)
+    assert woken == sorted({name.split(":")[1] for name in replayed})
+
+
+def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    (first,) = claim(ledger, "ops")
+    settle(ledger, [first], DeliveryMove.DIE)
+
+    for number in (2, 3, 4):
+        ledger.write(
+            lambda connection: replays.create(connection, f"op_{number}", "replay", Selection(), NOW + number)  # noqa: B023
+        )
+        finish(ledger)
+        (again,) = claim(ledger, "ops", now=NOW + 20)
+        assert (again.id, again.number, again.spent) == (first.id, number, 0)
+        settle(ledger, [again], DeliveryMove.DIE)
+
+
+def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "STEP", 3)
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    create(ledger)
+    ledger.write(lambda connection: replays.step(connection, NOW + 11))
+    half = ledger.read(lambda connection: replays.get(connection, "op_1"))
+    assert half is not None
+    assert (half.state, half.done, half.total) == ("running", 3, 8)
+
+    again = Ledger(ledger.url.render_as_string(hide_password=False))
+    finish(again)
+    again.close()
+
+    done = ledger.read(lambda connection: replays.get(connection, "op_1"))
+    assert done is not None
+    assert (done.state, done.done) == ("done", 8)
+    assert set(states(ledger).values()) == {"queued"}
+
+
+def test_a_time_range_that_ends_in_the_future_takes_nothing_that_comes_later(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "ops"))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+
+    operation = create(ledger, Selection(sink="ops", until=NOW + 3600))
+
+    assert operation.selection.until == NOW + 10
+
+
+def test_a_rate_is_kept(ledger: Ledger) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(10)))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    create(ledger, rate=2.0)
+
+    counts = []
+    for now in (NOW + 10, NOW + 10.4, NOW + 11, NOW + 12):
+        ledger.write(lambda connection: replays.step(connection, now))  # noqa: B023
+        counts.append(list(states(ledger).values()).count("queued"))
+
+    assert counts == [1, 1, 3, 5]
+
+
+def test_a_cancelled_operation_takes_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "STEP", 2)
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    create(ledger)
+    ledger.write(lambda connection: replays.step(connection, NOW + 11))
+
+    assert ledger.write(lambda connection: replays.cancel(connection, "op_1", NOW + 11))
+    finish(ledger)
+
+    assert sorted(states(ledger).values()) == ["dead"] * 3 + ["queued"] * 2
+    assert not ledger.write(lambda connection: replays.cancel(connection, "op_1", NOW + 12))
+
+
+def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
+    record(
+        ledger,
+        new_event("tsk_1", "ops"),
+        new_event("tsk_2"),
+        new_event("tsk_3", status="failed"),
+        new_event("tsk_4", disposition="repeat"),
+    )
+
+    operation = create(ledger, Selection(), "backfill", sink="results")
+    woken = finish(ledger)
+    again = ledger.read(lambda connection: replays.count(connection, "backfill", Selection(), "results"))
+
+    assert (operation.total, woken, again) == (3, ["results"], 0)
+    assert [name for name in sorted(states(ledger)) if name.endswith("results")] == [
+        "tsk_1:results",
+        "tsk_2:results",
+        "tsk_3:results",
+    ]
+    assert len(claim(ledger, "results", now=NOW + 20)) == 3
+
+
+def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
+    rows = mixed.read(lambda connection: queries.list_deliveries(connection, queries.Filter()))
+    claim(mixed, "results")  # tsk_3's is being sent
+
+    cancelled = mixed.write(
+        lambda connection: replays.cancel_deliveries(connection, [row["id"] for row in rows], NOW + 1)
+    )
+
+    assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]
+    assert not mixed.read(lambda connection: claims.has_due(connection, "ops", NOW + 5))

@@ -1,0 +1,26 @@
+"""The ledger's state as numbers, on both databases."""
+
+from __future__ import annotations
+
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import DeliveryMove
+from receiver.ledger import Ledger, stats
+from receiver.ledger.deliveries import lanes
+from tests.support.ledger import NOW, claim, new_event, record, settle
+
+
+def test_an_empty_ledger_has_gauges(ledger: Ledger) -> None:
+    assert ledger.read(stats.read) == stats.Gauges({}, {}, [], None)
+
+
+def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> None:
+    record(ledger, new_event("r1", "ops"), new_event("r2", "ops"), new_event("r3", "ops", "archive"))
+    (one,) = claim(ledger, "ops", limit=1)
+    settle(ledger, [one], DeliveryMove.ACCEPT)
+    claim(ledger, "ops", "w/2", limit=1)
+    ledger.write(lambda connection: lanes.put(connection, Lane("ops", "ops", breaker="open", until=NOW + 9), NOW))
+    found = ledger.read(stats.read)
+    assert found.counts == {("ops", "queued"): 1, ("ops", "sending"): 1, ("archive", "queued"): 1}
+    assert found.oldest_due == {"ops": NOW, "archive": NOW}
+    assert [(lane.lane, lane.breaker) for lane in found.lanes] == [("ops", "open")]
+    assert found.newest_event == NOW

@@ -1,0 +1,149 @@
+"""The embedded Valkey: durable, private, one for a directory, and clear about why it did not start."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+
+from receiver import wakeups
+from receiver.config.settings import Settings
+from receiver.errors import NotStarted
+from receiver.ingest.durability import judge
+from receiver.runtime import embedded_valkey
+from receiver.runtime.embedded_valkey import EmbeddedValkey
+from receiver.runtime.process import spawn
+from tests.support.paths import ROOT
+
+
+@pytest.fixture
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("d")  # short: a unix socket's path has a limit
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[EmbeddedValkey]:
+    it = EmbeddedValkey(data)
+    it.start()
+    yield it
+    it.stop()
+
+
+def connect(server: EmbeddedValkey) -> redis.Redis:
+    return wakeups.connect(server.url)
+
+
+def test_it_keeps_the_promise_that_a_202_makes(server: EmbeddedValkey) -> None:
+    with connect(server) as client:
+        assert judge({key: str(value) for key, value in client.config_get("*").items()}).strong
+
+
+def test_it_is_where_the_settings_say_and_nobody_else_may_open_it(server: EmbeddedValkey, data: Path) -> None:
+    settings = Settings.from_env({"RUNHOOK_DATA": str(data)})
+    with redis.Redis.from_url(settings.redis_url) as client:
+        assert client.ping()
+        assert client.config_get("port") == {"port": "0"} or client.config_get("port") == {b"port": b"0"}
+    assert server.url == settings.redis_url
+    assert server.socket.stat().st_mode & 0o077 == 0
+    assert server.directory.stat().st_mode & 0o077 == 0
+
+
+def test_it_still_has_its_data_after_kill_9_and_a_new_start(server: EmbeddedValkey) -> None:
+    with connect(server) as client:
+        client.set("kept", "yes")
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    assert server.why() == "killed by signal 9"
+    server.start()
+    with connect(server) as client:
+        assert client.get("kept") == b"yes"
+
+
+def test_a_directory_in_use_is_one_clear_line_and_free_after_the_stop(
+    server: EmbeddedValkey, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = EmbeddedValkey(data)
+    with pytest.raises(NotStarted, match=f"in use by another Runhook \\(process {os.getpid()}\\)"):
+        second.start()
+    server.stop()
+    second.start()
+    second.stop()
+
+
+def test_it_ends_with_a_parent_that_is_killed(data: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from receiver.runtime.embedded_valkey import EmbeddedValkey;"
+        "s = EmbeddedValkey(Path(sys.argv[1])); s.start(); print(s.process.pid, flush=True); time.sleep(60)"
+    )
+    root = str(ROOT)
+    with subprocess.Popen([sys.executable, "-c", script, str(data)], cwd=root, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) > 0
+        parent.kill()
+    # the lock is the server's too: it is free only when the orphan is gone
+    server = EmbeddedValkey(data)
+    server.start()
+    server.stop()
+
+
+def test_a_full_disk_is_one_clear_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a server that may write 30 kB, which fails as a full disk does
+    server = EmbeddedValkey(data)
+    monkeypatch.setattr(embedded_valkey, "spawn", partial(spawn, restore_signals=False))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    try:
+        server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    with connect(server) as client, pytest.raises(redis.ConnectionError):
+        client.set("key", "x" * 100_000)
+    assert server.process is not None
+    server.process.wait(5)
+    assert server.why().startswith("it could not write to its disk (")
+    server.stop()
+
+
+def test_damaged_data_is_one_clear_line(server: EmbeddedValkey) -> None:
+    with connect(server) as client:
+        client.set("a", "b")
+    server.stop()
+    (log,) = server.directory.glob("appendonlydir/*.incr.aof")
+    log.write_bytes(b"this is no append-only file\n" * 10)
+    with pytest.raises(NotStarted, match=r"append-only file is damaged; its log is .*valkey.log") as caught:
+        server.start()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotStarted, match="can't be used for the embedded Valkey: Not a directory; set RUNHOOK_DATA"):
+        EmbeddedValkey(tmp_path / "file").start()
+
+
+def test_a_system_without_a_binary_is_told_to_set_redis_url(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(NotStarted, match="set REDIS_URL"):
+        EmbeddedValkey(data).start()
+
+
+def test_a_server_that_hangs_at_its_start_is_given_up(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_valkey, "START_TIMEOUT", 0.3)
+    monkeypatch.setattr(embedded_valkey, "_binary", lambda: Path("/bin/cat"))
+    monkeypatch.setattr(EmbeddedValkey, "_options", lambda _self: ["/dev/zero"])
+    started = time.monotonic()
+    with pytest.raises(NotStarted, match="does not answer"):
+        EmbeddedValkey(data).start()
+    assert time.monotonic() - started < 5

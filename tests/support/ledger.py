@@ -1,0 +1,63 @@
+"""Rows in a ledger, made and settled as the parts do it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from receiver.domain import deduplication
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import Event, event_id
+from receiver.domain.run import parse
+from receiver.ledger import Ledger, events, queries
+from receiver.ledger.deliveries import attempts, claims
+from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.events import NewDelivery, NewEvent
+
+NOW = 1_700_000_000.0
+
+
+def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "news", **fields: object) -> NewEvent:
+    body = json.dumps({"run_id": run_id, "status": "completed", "output": {"n": 1}, **fields}).encode()
+    event = Event(event_id("skyvern", body), "skyvern", body, NOW)
+    run = parse(body)
+    made = [sink if isinstance(sink, NewDelivery) else NewDelivery(sink, "everything") for sink in sinks]
+    return NewEvent(
+        event, run, body, deduplication.of(event.id, run, 0), disposition=disposition, newest=True, deliveries=made
+    )
+
+
+def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
+    def work(connection: sa.Connection) -> set[str]:
+        events.lock_runs(connection, [item.key for item in batch], now)
+        return events.record(connection, batch, now)
+
+    return ledger.write(work)
+
+
+def claim(ledger: Ledger, sink: str, token: str = "w/1", limit: int = 10, now: float = NOW) -> list[Claimed]:
+    return ledger.write(lambda connection: claims.claim(connection, sink, limit, token, now, 15))[0]
+
+
+def settle(
+    ledger: Ledger,
+    claimed: Sequence[Claimed],
+    move: DeliveryMove,
+    token: str = "w/1",
+    now: float = NOW,
+    **fields: object,
+) -> list[str]:
+    outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
+    results = [
+        Settled(each.id, each.number, move, outcome, "" if move is DeliveryMove.ACCEPT else "no", now, now, **fields)  # type: ignore[arg-type]
+        for each in claimed
+    ]
+    return ledger.write(lambda connection: attempts.settle(connection, {token: results}, "w", now))
+
+
+def states(ledger: Ledger, **wanted: object) -> dict[str, str]:
+    rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))  # type: ignore[arg-type]
+    return {f"{row['run_id']}:{row['sink']}": row["state"] for row in rows}

@@ -1,0 +1,463 @@
+"""`runhook check` and `runhook schema`, as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.cli import main
+from receiver.config.json_schema import json_schema
+from receiver.config.settings import Settings
+from receiver.config.yaml_file import read
+from receiver.skyvern import samples
+from tests.support.json_schema import KNOWN, keywords, mismatches
+from tests.support.paths import ROOT
+
+SHIPPED = ROOT / "config" / "runhook.yaml"
+PRODUCTION = ROOT / "config" / "production.yaml"
+PRODUCTION_VARIABLES = {
+    "SKYVERN_API_KEY": "sekret",
+    "RESULTS_DATABASE_URL": "postgresql://user:sekret@db.example/results",
+    "MIRROR_BUCKET": "my-runs",
+    "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T0/B0/sekret",
+    "BILLING_URL": "https://billing.example/hooks",
+    "BILLING_SECRET": "sekret-of-billing",
+    "RUNHOOK_RESUBMIT_KEY": "rhk_sekret",
+}
+CONFIG = """\
+sources:
+  skyvern: {secrets: [sekret]}
+  other: {secrets: [sekret]}
+sinks:
+  results: {type: database, url: "postgresql://u:sekret@h/db", table: skyvern_runs}
+  ops: {type: slack, webhook_url: "https://hooks.slack.com/services/T0/B0/sekret"}
+routes:
+  - {name: quiet, when: {labels.env: staging}, to: [results], stop: true}
+  - {name: everything, to: [results]}
+  - {name: failures, when: {status: [failed, timed_out]}, to: [{sink: ops, after: results}]}
+  - {name: big, when: 'run.output.total > 1000.0', to: [ops]}
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Runhook = Callable[..., Result]
+
+
+@pytest.fixture
+def runhook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Runhook:
+    """The command, in a clean environment and an empty directory."""
+    for name in (*Settings.from_env({}).summary(), *PRODUCTION_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path, environ: Mapping[str, str] | None = None) -> Result:
+        for name, value in (environ or {}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["runhook", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+# --- check
+
+
+def test_a_right_file_is_summed_up_with_stars_for_secrets(runhook: Runhook, config: Path) -> None:
+    result = runhook("check", config)
+
+    assert result.code == 0
+    assert f"{config}: ok" in result.out
+    for word in (
+        "skyvern",
+        "/webhooks/other",
+        "results",
+        "skyvern_runs",
+        "failures",
+        "ops (after results)",
+        "then stop",
+    ):
+        assert word in result.out
+    assert "********" in result.out
+    assert "sekret" not in result.out + result.err
+
+
+SECRETIVE = """\
+sources: {skyvern: {secrets: [sekret], api_key: sekret}}
+sinks:
+  one: {type: http, url: "https://u:sekret@h.example/x?t=sekret", secret: sekret, headers: {authorization: sekret}}
+  two: {type: http, url: "https://h.example/x", secret: [sekret, whsec_c2VrcmV0LXNla3JldA==]}
+  bot: {type: slack, token: xoxb-sekret, channel: "#ops"}
+  bucket: {type: s3, bucket: my-runs, access_key_id: sekret, secret_access_key: sekret, session_token: sekret}
+  more: {type: notify, urls: ["json://u:sekret@h.example/x", "discord://sekret/sekret"]}
+  stream: {type: queue, to: redis-stream, stream: runs, url: "redis://:sekret@h/0"}
+  jobs: {type: queue, to: sqs, queue_url: "https://sqs.eu-west-1.amazonaws.com/1/a", access_key_id: sekret,
+         secret_access_key: sekret}
+  again: {type: resubmit, base_url: "http://h", key: rhk_sekret,
+          changes: {cdp_connect_headers: {x-key: sekret, y: [sekret]}}}
+  rows: {type: database, url: "postgresql://u:sekret@h/db", table: runs}
+routes: [{name: all, to: [one, two, bot, bucket, more, stream, jobs, again, rows]}]
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_no_secret_is_shown_wherever_it_is_written(runhook: Runhook, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "secretive.yaml").write_text(SECRETIVE)
+
+    result = runhook("check", tmp_path / "secretive.yaml", *options)
+
+    assert result.code == 0, result.err
+    assert "sekret" not in result.out
+    assert "c2VrcmV0" not in result.out
+
+
+def test_each_problem_is_a_line_of_its_own_and_the_exit_code_is_2(runhook: Runhook, config: Path) -> None:
+    config.write_text(CONFIG.replace("table:", "tabel:").replace("to: [ops]", "to: [opps]"))
+
+    result = runhook("check", config)
+
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err.splitlines() == [
+        f"runhook: {config}:5: sinks.results.tabel: unknown key; did you mean table?",
+        f"runhook: {config}:11: routes[3].to[0]: there is no sink opps; did you mean ops?",
+    ]
+
+
+def test_problems_as_json(runhook: Runhook, config: Path) -> None:
+    config.write_text(CONFIG.replace("table:", "tabel:"))
+
+    result = runhook("check", config, "--json")
+
+    assert result.code == 2
+    assert json.loads(result.out) == {
+        "ok": False,
+        "file": str(config),
+        "problems": [f"{config}:5: sinks.results.tabel: unknown key; did you mean table?"],
+    }
+
+
+def test_the_file_is_the_configured_one_when_none_is_given(runhook: Runhook, config: Path) -> None:
+    assert runhook("check", environ={"RUNHOOK_CONFIG": str(config)}).code == 0
+    missing = runhook("check", environ={"RUNHOOK_CONFIG": "nowhere.yaml"})
+    assert (missing.code, missing.err) == (
+        2,
+        "runhook: nowhere.yaml: no such file; name one with --config or RUNHOOK_CONFIG\n",
+    )
+
+
+def test_bodies_are_shown_with_what_matches_and_why(runhook: Runhook, config: Path, tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_text('{"run_id": "tsk_1", "run_type": "task_v2", "status": "failed", "output": {"total": 1500}}')
+
+    result = runhook("check", config, "--against", body)
+
+    assert result.code == 0
+    assert f"{body}: task_v2 tsk_1 failed; as the first event of its run: news" in result.out
+    assert re.search(r"quiet +no +labels.env is missing", result.out)
+    assert re.search(r"everything +yes +it has no condition", result.out)
+    assert re.search(r'failures +yes +status is "failed", wanted "failed" or "timed_out"', result.out)
+    assert re.search(r"big +yes +the expression is true; there: run.output.total is 1500", result.out)
+    assert "→ results, ops (after results)" in result.out
+
+
+def test_many_bodies_may_follow_one_flag_and_samples_have_names(runhook: Runhook, config: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(f'{{"run_id": "{name}", "status": "completed"}}')
+
+    result = runhook("check", config, "--json", "--against", tmp_path / "a.json", tmp_path / "b.json", "task_v2.failed")
+
+    trials = json.loads(result.out)["against"]
+    assert [trial["run_id"] for trial in trials][:2] == ["a", "b"]
+    assert trials[2]["run_type"] == "task_v2"
+    assert trials[0]["deliveries"] == [{"sink": "results", "route": "everything", "after": []}]
+
+
+@pytest.mark.parametrize("name", samples.names())
+def test_every_sample_gets_a_verdict(runhook: Runhook, config: Path, name: str) -> None:
+    result = runhook("check", config, "--json", "--against", name)
+
+    (trial,) = json.loads(result.out)["against"]
+    assert trial["problem"] == ""
+    assert trial["disposition"] == ("interim" if "retry_pending" in name else "news")
+    assert bool(trial["deliveries"]) is (trial["disposition"] == "news")
+
+
+def test_a_run_that_only_lost_its_webhook_is_shown_as_what_it_is(runhook: Runhook, config: Path) -> None:
+    result = runhook("check", config, "--against", "task_v2.undelivered")
+
+    assert "completed (sent as failed)" in result.out
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [(b"no json", "it is no JSON"), (b"[]", "it is an array"), (b'{"status": "completed"}', "run_id")],
+)
+def test_a_body_that_cannot_be_understood_says_so(
+    runhook: Runhook, config: Path, tmp_path: Path, body: bytes, problem: str
+) -> None:
+    (tmp_path / "body.json").write_bytes(body)
+
+    result = runhook("check", config, "--against", tmp_path / "body.json")
+
+    assert result.code == 0
+    assert "unreadable: " in result.out
+    assert problem in result.out
+    assert "not routed" in result.out
+
+
+def test_labels_and_the_source_are_what_one_says(runhook: Runhook, config: Path) -> None:
+    result = runhook("check", config, "--json", "--against", "completed.json", "--label", "env=staging")
+    assert result.code == 2, "there is no such body"
+
+    result = runhook("check", config, "--json", "--against", "task_v1.completed", "--label", "env=staging")
+    (trial,) = json.loads(result.out)["against"]
+    assert [each["matched"] for each in trial["routes"]] == [True, False, False, False]
+    assert "stop: true" in trial["routes"][1]["why"]
+
+    assert runhook("check", config, "--source", "other").code == 0
+    wrong = runhook("check", config, "--source", "nobody")
+    assert (wrong.code, wrong.err) == (2, f"runhook: --source nobody: {config} has skyvern, other\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--against", "nowhere.json"], "--against nowhere.json: can't be read: No such file or directory"),
+        (["--against", "."], "--against .: can't be read: Is a directory"),
+        (["--label", "x"], "--label x: write NAME=VALUE"),
+        (["second.yaml"], "one config file at a time, not 2"),
+    ],
+)
+def test_a_wrong_call_is_one_line(runhook: Runhook, config: Path, arguments: list[str], problem: str) -> None:
+    result = runhook("check", config, *arguments)
+
+    assert result.code == 2
+    assert result.err.startswith(f"runhook: {problem}")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_what_the_config_redacts_is_not_shown_in_reasons(runhook: Runhook, config: Path, tmp_path: Path) -> None:
+    config.write_text(CONFIG.replace("{status: [failed, timed_out]}", "{totp_identifier: nobody}"))
+    (tmp_path / "body.json").write_text('{"run_id": "r", "status": "failed", "totp_identifier": "sekret"}')
+
+    result = runhook("check", config, "--against", tmp_path / "body.json")
+
+    assert "sekret" not in result.out
+    assert "fields are masked by `redact`" in result.out
+
+
+# --- The configs that are shipped
+
+EVERY_SINK = """\
+sources:
+  skyvern: {secrets: ["${SKYVERN_API_KEY}"]}
+sinks:
+  results: {type: database, url: "sqlite:///var/results.db", table: skyvern_runs}
+  archive: {type: files, path: var/archive}
+  mirror:  {type: s3, bucket: my-runs, prefix: "{{ run.run_type }}/{{ run.run_id }}/", endpoint_url: "${S3_URL:-}"}
+  ops:     {type: slack, webhook_url: "${SLACK_WEBHOOK_URL}"}
+  billing: {type: http, url: "https://billing.example/hooks", secret: "${BILLING_SECRET}"}
+routes:
+  - {name: everything, to: [results, archive]}
+  - {name: failures, when: {status: [failed, timed_out, terminated]}, to: [ops]}
+  - {name: big invoices, when: 'run.status == "completed" && run.output.total > 1000.0', to: [billing]}
+"""
+
+
+def test_the_five_sinks_and_both_kinds_of_rule_in_a_dozen_lines(runhook: Runhook, config: Path, tmp_path: Path) -> None:
+    config.write_text(EVERY_SINK)
+    body = tmp_path / "invoice.json"
+    body.write_text('{"run_id": "r", "status": "completed", "output": {"total": 1001}}')
+
+    result = runhook("check", config, "--json", "--against", body, "task_v1.timed_out", environ=PRODUCTION_VARIABLES)
+
+    found = json.loads(result.out)
+    assert found["warnings"] == [f"{config}:6: no route names the sink mirror, so nothing gets there"]
+    assert [[each["sink"] for each in trial["deliveries"]] for trial in found["against"]] == [
+        ["results", "archive", "billing"],
+        ["results", "archive", "ops"],
+    ]
+
+
+def test_the_shipped_config_needs_no_account(runhook: Runhook, tmp_path: Path) -> None:
+    lacking = runhook("check", SHIPPED)
+    assert lacking.code == 2
+    assert "SKYVERN_API_KEY is not set" in lacking.err
+    assert "runhook dev" in lacking.err
+
+    Settings.from_env({}, data=tmp_path / "data").with_local_key()
+
+    result = runhook("check", SHIPPED, "--data", tmp_path / "data", "--json", "--against", "workflow_run.completed")
+    found = json.loads(result.out)
+    assert result.code == 0
+    assert found["warnings"] == []
+    assert [each["sink"] for each in found["against"][0]["deliveries"]] == ["results", "archive"]
+
+
+def test_what_is_commented_out_in_the_shipped_config_works_too(runhook: Runhook, tmp_path: Path) -> None:
+    text = SHIPPED.read_text()
+    for line in (
+        "ops:",
+        "  type: slack",
+        '  webhook_url: "${SLACK',
+        "- name: failures",
+        "  when: {",
+        "  to: [{sink: ops",
+    ):
+        assert f"  # {line}" in text
+        text = text.replace(f"  # {line}", f"  {line}")
+    (tmp_path / "with-slack.yaml").write_text(text)
+    environ = {"SKYVERN_API_KEY": "k", "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T0/B0/x"}
+
+    result = runhook("check", tmp_path / "with-slack.yaml", "--json", "--against", "task_v1.failed", environ=environ)
+
+    assert json.loads(result.out)["against"][0]["deliveries"][-1] == {
+        "sink": "ops",
+        "route": "failures",
+        "after": ["archive"],
+    }
+
+
+def test_the_production_example_is_right(runhook: Runhook) -> None:
+    result = runhook(
+        *("check", PRODUCTION, "--against", "workflow_run.completed", "--label", "team=billing"),
+        environ={**PRODUCTION_VARIABLES, "PUBLIC_URL": "https://hooks.example.com"},
+    )
+
+    assert result.code == 0, result.err
+    assert "warning" not in result.out
+    assert "sekret" not in result.out
+
+
+def test_the_production_example_names_every_variable_that_it_needs(runhook: Runhook) -> None:
+    result = runhook("check", PRODUCTION)
+
+    assert result.code == 2
+    for name in PRODUCTION_VARIABLES:
+        assert f"the variable {name} is not set" in result.err
+
+
+# --- schema
+
+
+def test_the_schema_is_printed_and_written(runhook: Runhook, tmp_path: Path) -> None:
+    printed = runhook("schema")
+    written = runhook("schema", "--output", tmp_path / "schema.json")
+    refused = runhook("schema", "--output", tmp_path / "nowhere" / "schema.json")
+
+    assert json.loads(printed.out) == json.loads((tmp_path / "schema.json").read_text()) == json_schema()
+    assert written.code == 0
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize(("path", "environ"), [(SHIPPED, {"SKYVERN_API_KEY": "k"}), (PRODUCTION, PRODUCTION_VARIABLES)])
+def test_the_shipped_configs_fit_the_schema_with_their_variables_and_with_their_values(
+    path: Path, environ: Mapping[str, str], tmp_path: Path
+) -> None:
+    schema = json_schema()
+    as_an_editor_sees_it = tmp_path / "unexpanded.yaml"
+    as_an_editor_sees_it.write_text(path.read_text().replace("${", "$${"))
+
+    for value in (read(path, environ).value, read(as_an_editor_sees_it, {}).value):
+        assert mismatches(value, schema, schema) == []
+
+
+def test_the_schema_takes_the_short_forms() -> None:
+    schema = json_schema()
+    config = {
+        "sources": {"s": {"secrets": ["k"]}},
+        "sinks": {
+            "db": {"type": "database", "url": "x", "columns": {"a": "output.a", "b": {"path": "output.b"}}},
+            "ops": {"type": "slack", "templates": {"failed": "short", "completed": {"title": "long"}}},
+        },
+        "routes": [{"name": "r", "to": ["db", {"sink": "ops", "after": "db"}, {"sink": "ops", "after": ["db"]}]}],
+    }
+
+    assert mismatches(config, schema, schema) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ({"sinks": {"a": {"type": "database", "url": "x", "tabel": "y"}}}, "sinks.a"),
+        ({"sinks": {"a": {"type": "database"}}}, "sinks.a"),
+        ({"sinks": {"a": {"type": "nope"}}}, "sinks.a.type"),
+        ({"sinks": {"a b": {"type": "database", "url": "x"}}}, "sinks"),
+        ({"sinks": {"a": {"type": "database", "url": "x", "concurrency": "many"}}}, "sinks.a.concurrency"),
+        ({"sinks": {"a": {"type": "database", "url": "x", "retry": {"atempts": 1}}}}, "sinks.a.retry"),
+        ({"routes": [{"name": "a", "to": []}]}, "routes.0.to"),
+        ({"routes": [{"name": "a", "to": [{"snk": "x"}]}]}, "routes.0.to.0"),
+        ({"sever": {}}, ""),
+        ({"server": {"max_body": "12QiB"}}, "server.max_body"),
+        ({"sources": {}}, "sources"),
+        ({"sources": {"s": {}}}, "sources.s"),
+    ],
+)
+def test_the_schema_marks_what_is_wrong(part: dict[str, Any], where: str) -> None:
+    schema = json_schema()
+    good = {"sources": {"s": {"secrets": ["k"]}}}
+
+    assert mismatches(good, schema, schema) == []
+    assert where in mismatches({**good, **part}, schema, schema)
+
+
+def test_the_schema_lets_a_variable_stand_for_any_value() -> None:
+    schema = json_schema()
+    config = {
+        "sources": {"s": {"secrets": ["${A}"], "api_base": "${B}"}},
+        "sinks": {"a": {"type": "database", "url": "${C}", "concurrency": "${D}", "create": "${E:-true}"}},
+        "server": {"max_body": "${F}"},
+        "x-anything": {"a": 1},
+    }
+
+    assert mismatches(config, schema, schema) == []
+
+
+def test_the_schema_tells_an_editor_what_each_sink_takes() -> None:
+    definitions = json_schema()["$defs"]
+
+    assert {"sink.database", "sink.files", "sink.http", "sink.s3", "sink.slack"} <= set(definitions)
+    assert {"type", "retry", "concurrency", "rate", "timeout", "bucket"} <= set(definitions["sink.s3"]["properties"])
+    assert all(each.get("description") for each in definitions["sink.s3"]["properties"].values())
+
+
+def test_the_validator_of_these_tests_knows_every_keyword_of_the_schema() -> None:
+    assert keywords(json_schema()) <= KNOWN
+
+
+def test_a_submit_api_without_a_public_url_is_warned_of(runhook: Runhook, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("sources: {skyvern: {secrets: [sekret], api_key: sekret}}")
+
+    without, given = runhook("check", config), runhook("check", config, environ={"PUBLIC_URL": "https://hooks.example"})
+
+    assert (without.code, given.code) == (0, 0)
+    assert "warning: PUBLIC_URL is not set, though runs can be submitted to skyvern" in without.out
+    assert "PUBLIC_URL" not in given.out

@@ -1,0 +1,218 @@
+"""The command line as a whole: how it starts, how it says what is wrong with a call, how it prints tables."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from receiver import __version__
+from receiver.cli import COMMANDS, main, output
+from receiver.cli.list import moment
+from tests.support.paths import ROOT
+
+
+@pytest.fixture
+def runhook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """`runhook …` in an empty directory with nothing set: exit code, output, errors."""
+    for name in ("RUNHOOK_CONFIG", "RUNHOOK_DATA", "REDIS_URL", "DATABASE_URL", "SKYVERN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["runhook", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_the_version_comes_without_importing_any_command() -> None:
+    program = "import sys; sys.argv[1:] = ['--version']; from receiver.cli import main; main(); print(*sys.modules)"
+    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=30)
+
+    first, modules = done.stdout.splitlines()
+    assert first == f"runhook {__version__}"
+    assert {"typer", "pydantic", "sqlalchemy"}.isdisjoint(modules.split())
+
+
+def test_runhook_alone_shows_every_command(runhook: Run) -> None:
+    code, out, err = runhook()
+
+    assert code == 2
+    assert err == ""
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "no such command 'nonsense'; see `runhook -h`"),
+        (["deliverys"], "no such command 'deliverys'. Did you mean 'deliveries'?; see `runhook -h`"),
+        (["sink", "pause"], "missing argument 'NAME'; see `runhook sink pause -h`"),
+        (["runs", "--colour"], "no such option: --colour"),
+        (["dev", "--port", "99999"], "invalid value for '--port'"),
+        (["replay"], "say what to replay"),
+        (["runs", "--since", "yesterday"], "--since yesterday: must be a time ago such as 15m"),
+        (["deliveries", "--until", "tomorrow"], "--until tomorrow: must be a time ago such as 15m"),
+        (["dead", "--since", "1h", "--until", "2h"], "--until 2h: must be later than --since 1h"),
+        (["replay", ""], "an id is empty"),
+        (["replay", "dlv_"], "dlv_: an id has 8 to 32 hex digits after dlv_"),
+        (["replay", "evt_12"], "evt_12: an id has"),
+        (["cancel", "dlv_1"], "dlv_1: an id has"),
+        (["attempts", "evt_"], "evt_: an id has"),
+        (["replay", "--backfill", "nowhere"], "config/runhook.yaml: no such file"),
+    ],
+)
+def test_a_wrong_call_is_one_line(runhook: Run, arguments: list[str], said: str) -> None:
+    code, out, err = runhook(*arguments)
+
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith(f"runhook: {said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-11-24", 1_795_478_400.0),
+        ("2026-11-24 09:30", 1_795_512_600.0),
+        ("2026-11-24T09:30Z", 1_795_512_600.0),
+        ("2026-11-24T10:30+01:00", 1_795_512_600.0),
+    ],
+)
+def test_a_moment_is_in_utc_unless_it_says_otherwise(text: str, seconds: float) -> None:
+    assert moment(text) == seconds
+
+
+def test_a_time_ago_is_counted_from_now() -> None:
+    assert moment("2h") == pytest.approx(time.time() - 7200, abs=60)
+
+
+def test_an_id_that_nothing_has_is_no_success(runhook: Run) -> None:
+    code, _, err = runhook("replay", "dlv_" + "0" * 32)
+
+    assert code == 1
+    assert (
+        err == f"runhook: nothing to replay of dlv_{'0' * 32}; what was delivered already is sent again with --force\n"
+    )
+
+
+def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device", "/data/spool")
+
+    monkeypatch.setattr("receiver.cli.build_app", lambda _: lambda **_: refuse())
+
+    assert runhook("runs") == (3, "", "runhook: /data/spool: no space left on device\n")
+
+
+def test_a_misspelt_sink_or_state_is_no_success(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
+
+    said = "runhook: no sink is called opps; the config has ops\n"
+    assert runhook("replay", "--sink", "opps", "--config", "c.yaml") == (2, "", said)
+    assert runhook("replay", "--sink", "ops", "--config", "c.yaml", "--dry-run")[0] == 0
+    said = "runhook: --state deed: a delivery is held, queued, sending, waiting, delivered, dead, cancelled\n"
+    assert runhook("deliveries", "--state", "deed") == (2, "", said)
+
+
+def test_an_empty_list_says_whether_there_is_nothing_at_all(runhook: Run) -> None:
+    assert runhook("runs") == (0, "no runs yet: send one with `runhook trigger`\n", "")
+    assert runhook("runs", "--status", "failed") == (0, "no such runs\n", "")
+    assert runhook("events", "--since", "2h") == (0, "no such events\n", "")
+
+
+def test_what_an_operation_takes_is_shown_for_people(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
+    runhook("replay", "--sink", "ops", "--state", "dead", "--since", "2h", "--config", "c.yaml")
+
+    assert re.search(
+        r"  sink=ops state=dead since=\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ until=\d{4}-", runhook("operations")[1]
+    )
+
+
+def test_what_a_terminal_has_no_character_for_is_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="iso8859-1"))
+    monkeypatch.setattr(sys, "argv", ["runhook", "runs"])
+    table = lambda **_: output.print_table("", NAMES, [["evt_1…", "Bücher", "dead", ""]], "")  # noqa: E731
+    monkeypatch.setattr("receiver.cli.build_app", lambda _: table)
+
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    assert end.value.code == 0
+    assert "evt_1?  Bücher".encode("iso8859-1") in shown.getvalue()
+
+
+ROWS = [["evt_1", "tsk_1", "delivered", "s3://runs/a/very/long/receipt/indeed/evt_1"], ["evt_2", "tsk_2", "dead", ""]]
+NAMES = ["event", "run", "state", "receipt"]
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, *, width: int, terminal: bool) -> list[str]:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None, highlight=False)
+    monkeypatch.setattr(output, "out", lambda: console)
+    output.print_table("", NAMES, ROWS, "nothing")
+    return stream.getvalue().splitlines()
+
+
+def test_a_row_is_one_line_when_a_program_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, first, second = printed(monkeypatch, width=40, terminal=False)
+
+    assert head.split() == NAMES
+    assert first.split() == ROWS[0]
+    assert second == "evt_2  tsk_2  dead"
+
+
+def test_the_last_column_goes_below_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = printed(monkeypatch, width=40, terminal=True)
+
+    assert [line.rstrip() for line in lines] == [
+        "event  run    state",
+        "  receipt",
+        "evt_1  tsk_1  delivered",
+        f"  {ROWS[0][-1]}",
+        "evt_2  tsk_2  dead",
+    ]
+
+
+def test_the_last_column_folds_on_a_wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = printed(monkeypatch, width=56, terminal=True)
+
+    assert [line.split()[0] for line in lines if line[:1].strip()] == ["event", "evt_1", "evt_2"]
+    assert all(len(line) <= 56 for line in lines)
+    assert "".join(line[25:].strip() for line in lines[1:3]) == ROWS[0][-1]
+
+
+def test_what_a_payload_brings_can_not_forge_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", [["evt_1", "tsk_1", "dead", "\nevt_2  tsk_2  delivered\x1b[2J"]])
+
+    assert len(printed(monkeypatch, width=200, terminal=False)) == 2
+
+
+def test_the_help_shows_how_a_fault_is_written(runhook: Run) -> None:
+    code, out, _ = runhook("simulate", "--help")
+
+    assert code == 0
+    assert '"Get the invoice [lose]"' in out
