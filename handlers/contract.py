@@ -31,14 +31,14 @@ class Unavailable(SinkError):
     """The sink can't accept now; it may later.
 
     `retry_after`: seconds that we were asked to wait, or None.
-    `elsewhere`: the sink is fine; what this delivery needs from some other place can't be had. That delivery alone
-    waits and spends its attempts, and nobody takes the sink for dead.
+    `dependency`: the sink itself is healthy, but something else that this delivery needs is not (the host of an
+    artifact). Only this delivery waits and spends its attempts; the sink's breaker does not open.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, elsewhere: bool = False) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, dependency: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        self.elsewhere = elsewhere
+        self.dependency = dependency
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,14 +75,14 @@ class Incoming:
         except TimeIsUp as error:
             if self._host_took * 2 < time.monotonic() - self._begun:
                 raise
-            raise Unavailable(str(error), elsewhere=True) from None
+            raise Unavailable(str(error), dependency=True) from None
 
     def __iter__(self) -> Iterator[bytes]:
         chunks = self._download.chunks()
         while True:
             self._deadline.left()
             asked = time.monotonic()
-            with elsewhere():  # around the taking only: what is done with a chunk is the store's affair
+            with as_dependency_failure():  # around the taking only: what is done with a chunk is the store's affair
                 chunk = next(chunks, None)
             self._host_took += time.monotonic() - asked
             if chunk is None:
@@ -95,9 +95,9 @@ class Incoming:
         what = f"a {self.artifact.kind} from {self._download.url.host}"
         for promised in (self.artifact.size, self.announced):
             if promised is not None and self.size != promised:
-                raise Unavailable(f"{what} has {self.size:,} bytes, and {promised:,} were announced", elsewhere=True)
+                raise Unavailable(f"{what} has {self.size:,} bytes, and {promised:,} were announced", dependency=True)
         if self.artifact.sha256 is not None and self.sha256 != self.artifact.sha256:
-            raise Unavailable(f"{what} is not what the sender's SHA-256 says", elsewhere=True)
+            raise Unavailable(f"{what} is not what the sender's SHA-256 says", dependency=True)
 
 
 class Listing:
@@ -114,7 +114,7 @@ class Listing:
         with self._lock:
             if self._found is None:
                 try:
-                    with elsewhere():
+                    with as_dependency_failure():
                         self._found = tuple(self._services.fresh_artifacts(self._delivery))
                 except Refused:
                     self._found = ()
@@ -165,7 +165,7 @@ class Fetcher:
         """Ask for one more try where the run has just ended: a recording is made ready while its webhook is sent."""
         age = datetime.now(UTC) - self._delivery.received_at
         if self._delivery.attempt == 1 and age < _STILL_COMING:
-            raise Unavailable(f"{reason}, and it may not be ready yet", retry_after=_NOT_YET, elsewhere=True)
+            raise Unavailable(f"{reason}, and it may not be ready yet", retry_after=_NOT_YET, dependency=True)
 
     def _from(self, artifact: Artifact, receive: Callable[[Incoming], None], *, trusted: bool = False) -> Incoming:
         if not artifact.url.lower().startswith(("http://", "https://")):
@@ -177,7 +177,7 @@ class Fetcher:
         with ExitStack() as stack:
             try:
                 stream = self._client.get_stream(artifact.url, headers=headers, deadline=self._deadline)
-                with elsewhere():
+                with as_dependency_failure():
                     download = stack.enter_context(stream)
             except Refused as error:
                 raise Skip(str(error)) from None
@@ -196,18 +196,18 @@ def _judge(download: Download) -> None:
         raise Unavailable(
             f"{download.url.host} answered {status}",
             retry_after=retry_after(download.headers, time.time()),
-            elsewhere=True,
+            dependency=True,
         )
     raise _Gone(f"{download.url.host} answered {status}")
 
 
 @contextmanager
-def elsewhere() -> Iterator[None]:
-    """Whoever can't be reached here is not the place that files are kept in."""
+def as_dependency_failure() -> Iterator[None]:
+    """Mark every Unavailable raised inside as a dependency's: the artifact's host failed, not the store."""
     try:
         yield
     except Unavailable as error:
-        raise Unavailable(str(error), retry_after=error.retry_after, elsewhere=True) from None
+        raise Unavailable(str(error), retry_after=error.retry_after, dependency=True) from None
 
 
 def _over(cap: int) -> str:

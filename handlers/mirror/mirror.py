@@ -22,7 +22,7 @@ from urllib.parse import quote
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Unavailable
 from handlers.mirror.artifacts import artifacts_of, with_listed
 from handlers.mirror.content_types import DEFAULT, JSON, content_type
-from handlers.mirror.download import Fetcher, Listing, Skip, elsewhere
+from handlers.mirror.download import Fetcher, Listing, Skip, as_dependency_failure
 from handlers.mirror.fan_out import Crew, within
 from handlers.mirror.manifest import Kept, Manifest, Skipped, about, iso, kept_in, latest, order_of, points_to
 from handlers.mirror.names import safe_name
@@ -100,7 +100,7 @@ class Mirror:
         return artifacts[:most], [_skipped(artifact, f"more than {most} files") for artifact in artifacts[most:]]
 
     def _keep(self, visit: _Visit, fetcher: Fetcher, artifact: Artifact) -> Kept | Skipped:
-        with elsewhere():  # nothing was begun: those who took all the time say whose trouble it is
+        with as_dependency_failure():  # nothing was begun: those who took all the time say whose trouble it is
             visit.deadline.left()
         if (there := visit.already(artifact)) is not None:
             return there
@@ -109,7 +109,7 @@ class Mirror:
             incoming = fetcher.fetch(artifact, lambda incoming: self._store.receive(target, incoming))
         except Skip as reason:
             if self._options.on_missing == "fail" and not str(reason).startswith("larger"):
-                raise Unavailable(f"a {artifact.kind} is missing: {reason}", elsewhere=True) from None
+                raise Unavailable(f"a {artifact.kind} is missing: {reason}", dependency=True) from None
             return _skipped(artifact, str(reason))
         return _kept(artifact, incoming.size, incoming.sha256, target.content, incoming.content_encoding)
 
@@ -246,6 +246,6 @@ def _raise_worst(errors: Iterable[Exception]) -> None:
     away = [error for error in found if isinstance(error, Unavailable)]
     if away:
         waits = [error.retry_after for error in away if error.retry_after is not None]
-        first = next((error for error in away if not error.elsewhere), away[0])  # the store's own trouble says most
+        first = next((error for error in away if not error.dependency), away[0])  # the store's own trouble says most
         more = f" (and {len(away) - 1} more files failed)" if len(away) > 1 else ""
-        raise Unavailable(f"{first}{more}", retry_after=max(waits, default=None), elsewhere=first.elsewhere)
+        raise Unavailable(f"{first}{more}", retry_after=max(waits, default=None), dependency=first.dependency)

@@ -40,7 +40,7 @@ class Buffers:
         """A buffer with anything in it. Raises Unavailable when none comes free before the deadline."""
         if not self._slots.acquire(timeout=deadline.left()):
             # Whoever holds them for too long, the bucket or a server that trickles, is told of there.
-            raise Unavailable("too many large files at the same time", elsewhere=True)
+            raise Unavailable("too many large files at the same time", dependency=True)
         try:
             return self._free.pop()
         except IndexError:

@@ -3,7 +3,7 @@
 Receipt       accepted
 Refused       dead now
 Unavailable   tried again later, until its attempts are spent; while the breaker is not closed it spends none, unless
-              the trouble is elsewhere: then its neighbours go on, and it must come to an end by itself
+              a dependency failed: then its neighbours go on, and it must come to an end by itself
 else          a bug of ours: told to the operator by its type, tried again within the same budget
 """
 
@@ -39,7 +39,7 @@ def reason(answer: Exception) -> str:
 
 def availability(answer: Receipt | Exception) -> Observation | None:
     """What the answer tells the breaker. A bug of ours says nothing about the sink: None."""
-    if isinstance(answer, Unavailable) and not answer.elsewhere:
+    if isinstance(answer, Unavailable) and not answer.dependency:
         return Observation(False, reason(answer), answer.retry_after)
     return Observation(True) if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
@@ -77,7 +77,7 @@ def settled(
     if isinstance(answer, Refused):
         return verdict(DeliveryMove.DIE, "refused")
     outcome = "unavailable" if isinstance(answer, Unavailable) else "error"
-    away = isinstance(answer, Unavailable) and not answer.elsewhere
+    away = isinstance(answer, Unavailable) and not answer.dependency
     if away and gate is not None and gate.before.breaker != "closed":
         return verdict(DeliveryMove.DEFER, outcome, due_at=max(gate.after.until, now), spends=False)
     retry_after = answer.retry_after if isinstance(answer, Unavailable) else None

@@ -257,7 +257,7 @@ class MirrorSuite:
             place.sink().send(make_delivery(run))
         assert words in str(caught.value)
         assert caught.value.retry_after == (17 if "503" in words else None)
-        assert caught.value.elsewhere  # where we keep things, all is well
+        assert caught.value.dependency  # where we keep things, all is well
         assert [key.rpartition("/")[2] for key in place.tree()] == ["run.json"]
 
     def test_a_file_without_checksum_is_kept_and_gets_one(self, place: Place, server: ArtifactServer) -> None:
@@ -336,7 +336,7 @@ class MirrorSuite:
         delivery = make_delivery(sample_run(recording_url=url), received_at=datetime.now(UTC))
         with pytest.raises(Unavailable, match="404, and it may not be ready yet") as caught:
             sink.send(delivery)
-        assert (caught.value.retry_after, caught.value.elsewhere) == (20.0, True)
+        assert (caught.value.retry_after, caught.value.dependency) == (20.0, True)
         server.add("/v1/artifacts/a_9/content", VIDEO)
         assert sink.send(replace(delivery, attempt=2)).note == ""
         assert self.one(place, "/recording.webm") == VIDEO
@@ -492,7 +492,7 @@ class MirrorSuite:
         with pytest.raises(Unavailable, match=r"not done within|did not answer in time") as caught:
             sink.send(make_delivery(sample_run(downloaded_files=slow)))
         assert time.monotonic() - began < 10
-        assert caught.value.elsewhere  # also where some files were not even begun
+        assert caught.value.dependency  # also where some files were not even begun
         stop.set()
 
     def test_many_runs_at_once_are_all_whole(self, place: Place, server: ArtifactServer) -> None:

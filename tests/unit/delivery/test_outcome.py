@@ -49,8 +49,8 @@ def settle(answer: Receipt | Exception, *, spent: int = 1, gate: BreakerChange |
         (Refused("no"), 0, DeliveryMove.DIE, "refused"),
         (Unavailable("away"), 1, DeliveryMove.DEFER, "unavailable"),
         (Unavailable("away"), 2, DeliveryMove.DIE, "unavailable"),
-        (Unavailable("a file is gone", elsewhere=True), 1, DeliveryMove.DEFER, "unavailable"),
-        (Unavailable("a file is gone", elsewhere=True), 2, DeliveryMove.DIE, "unavailable"),
+        (Unavailable("a file is gone", dependency=True), 1, DeliveryMove.DEFER, "unavailable"),
+        (Unavailable("a file is gone", dependency=True), 2, DeliveryMove.DIE, "unavailable"),
         (ValueError("secret"), 1, DeliveryMove.DEFER, "error"),
         (ValueError("secret"), 2, DeliveryMove.DIE, "error"),
     ],
@@ -70,7 +70,7 @@ def test_a_sink_that_is_away_costs_no_attempts_while_its_breaker_is_open() -> No
 
 def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_breaker_says() -> None:
     # Else one that is alone with its trouble would be tried for ever, and who waits for its receipt would wait as long.
-    found = settle(Unavailable("a file is gone", elsewhere=True), spent=2, gate=OPEN)
+    found = settle(Unavailable("a file is gone", dependency=True), spent=2, gate=OPEN)
 
     assert (found.move, found.spends) == (DeliveryMove.DIE, True)
 
@@ -81,7 +81,7 @@ def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_break
         (Receipt("r"), Observation(True)),
         (Refused("no"), Observation(True)),
         (Unavailable("away", retry_after=7), Observation(False, "away", 7)),
-        (Unavailable("a file is gone", retry_after=7, elsewhere=True), Observation(True)),
+        (Unavailable("a file is gone", retry_after=7, dependency=True), Observation(True)),
         (ValueError(), None),
     ],
 )

@@ -428,7 +428,7 @@ def test_a_place_that_takes_all_the_time_is_not_excused_by_the_server_that_the_f
             mirror.send(make_delivery(run))
         mirror.close()
         stop.set()
-    assert not caught.value.elsewhere
+    assert not caught.value.dependency
 
 
 class LastMoment(Folder):
@@ -450,4 +450,4 @@ def test_time_that_runs_out_between_two_pieces_is_the_trouble_of_the_server_that
             mirror.send(make_delivery(run))
         mirror.close()
         stop.set()
-    assert caught.value.elsewhere
+    assert caught.value.dependency
