@@ -1,4 +1,4 @@
-"""From the inbox to the ledger: what each event says, whether it is news, and which deliveries it makes.
+"""From the inbox to the ledger: what each event says, whether it is new, and which deliveries it makes.
 
 One batch is one transaction; one with large bodies is taken in parts. Only when it is committed do its entries leave
 the inbox, so a dispatcher may be killed at any moment: the batch comes back, and its event ids tell that it was there
@@ -218,7 +218,7 @@ class Dispatcher:
         mine = replace(item.facts, seq=history[-1].seq + 1 if history else 1)
         verdict = deduplication.classify(mine, history)
         item.disposition, item.repeat_of = verdict.disposition, verdict.repeat_of
-        item.newest = verdict.disposition in ("news", "interim")
+        item.newest = verdict.disposition in ("new", "interim")
         history.append(mine)
 
     def _route(self, item: NewEvent, run: KnownRun | None, submission: Submission | None) -> None:

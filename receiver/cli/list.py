@@ -137,7 +137,7 @@ def events(
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
-    """List the events, the newest first, with what each one was: news, interim, repeat, superseded or unreadable."""
+    """List the events, the newest first, with what each one was: new, interim, repeat, superseded or unreadable."""
     wanted = queries.Filter(source=source, run_id=run, status=status or (), **span(since, until), limit=limit)
     found = ask(data, lambda connection: queries.list_events(connection, wanted))
     if as_json:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from receiver.domain.run import Run
 
-Disposition = Literal["news", "interim", "repeat", "superseded"]
+Disposition = Literal["new", "interim", "repeat", "superseded"]
 
 # At any depth of output, Skyvern puts fresh signed URLs here whenever it answers.
 VOLATILE = frozenset(
@@ -81,7 +81,7 @@ def classify(new: Facts, history: Sequence[Facts]) -> Judgement:
     """What `new` is, given the events recorded so far for the same source and run: repeats too, in any order."""
     newest = max(history, key=_rank, default=None)
     if newest is None:
-        return Judgement("news" if new.final else "interim")
+        return Judgement("new" if new.final else "interim")
     loses_output = new.output_null and any(
         not old.output_null and _series(old) == _series(new) for old in history
     )  # a second call to cancel is answered with nulls, after the outputs were sent
@@ -92,7 +92,7 @@ def classify(new: Facts, history: Sequence[Facts]) -> Judgement:
             return Judgement("repeat", min(same, key=lambda old: old.seq).event_id)
     if loses_output or any(_outranks(old, new) for old in history):
         return Judgement("superseded")
-    return Judgement("news" if new.final else "interim")
+    return Judgement("new" if new.final else "interim")
 
 
 def may_tell_more(history: Sequence[Facts]) -> bool:

@@ -90,10 +90,10 @@ def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
 
 
 def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
-    """The events that a backfill takes: news that `sink` has no delivery for."""
+    """The events that a backfill takes: new ones that `sink` has no delivery for."""
     has_one = sa.select(sa.literal(1)).where(deliveries.c.event_id == events.c.id, deliveries.c.sink == sink).exists()
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
-        events.c.disposition == "news", ~has_one
+        events.c.disposition == "new", ~has_one
     )
     return matching_events(found, selection.as_filter())
 

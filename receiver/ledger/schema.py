@@ -77,7 +77,7 @@ events = Table(
     Column("modified_at", Double),
     Column("fingerprint", Text, nullable=False),
     Column("output_null", Boolean, nullable=False),
-    Column("disposition", Text, nullable=False),  # news | interim | repeat | superseded | unreadable
+    Column("disposition", Text, nullable=False),  # new | interim | repeat | superseded | unreadable
     Column("repeat_of", Text),
     Column("unrouted", Boolean, nullable=False),
     Column("problem", Text, nullable=False),
@@ -243,7 +243,7 @@ keys = Table(
     Column("name", Text, nullable=False),
     Column("hash", Text, nullable=False),  # SHA-256 of the whole key, hex
     Column("hint", Text, nullable=False),  # how the key begins
-    Column("scopes", Text, nullable=False),  # "submit read operate again"
+    Column("scopes", Text, nullable=False),  # "submit read operate resubmit"
     Column("source", Text, nullable=False),
     Column("rate", Text),  # such as 10/s
     Column("created_at", Double, nullable=False),

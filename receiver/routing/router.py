@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
 
 _OPT_IN = {"interim": "interim", "repeat": "repeats", "superseded": "superseded"}
-_NOT_NEWS = {
+_NOT_NEW = {
     "interim": "the run has not ended, and the route does not say `interim: true`",
     "repeat": "it says nothing new, and the route does not say `repeats: true`",
     "superseded": "a newer event of the run is known, and the route does not say `superseded: true`",
@@ -35,7 +35,7 @@ _NOT_NEWS = {
 class RunView:
     """An event as the routes see it.
 
-    `disposition`: news, interim, repeat or superseded. `received_at`: seconds since the epoch.
+    `disposition`: new, interim, repeat or superseded. `received_at`: seconds since the epoch.
     """
 
     run: Run
@@ -101,11 +101,11 @@ class _CompiledRoute:
 
     def closed(self, view: RunView) -> RouteVerdict | None:
         """The verdict on an event that the route does not want to see at all."""
-        if view.disposition == "news" and view.run.final:
+        if view.disposition == "new" and view.run.final:
             return None
-        for disposition in (view.disposition, "news" if view.run.final else "interim"):
-            if disposition != "news" and not getattr(self.config, _OPT_IN.get(disposition, ""), False):
-                why = _NOT_NEWS.get(disposition, f"an event that is {disposition} is not routed")
+        for disposition in (view.disposition, "new" if view.run.final else "interim"):
+            if disposition != "new" and not getattr(self.config, _OPT_IN.get(disposition, ""), False):
+                why = _NOT_NEW.get(disposition, f"an event that is {disposition} is not routed")
                 return RouteVerdict(self.config.name, False, why)
         return None
 

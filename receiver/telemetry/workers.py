@@ -20,6 +20,8 @@ KEY: Final = "runhook:metrics:deliver"
 DISPATCH_KEY: Final = "runhook:metrics:dispatch"
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Seconds of one send."""
+# An older program counted these dispositions by another name; their counters must not fall.
+_RENAMED: Final = {"news": "new"}
 
 
 class _Hash:
@@ -104,7 +106,7 @@ class DispatchCounts:
 
 
 def parse(fields: Mapping[Any, Any]) -> dict[str, SinkCounts]:
-    """The hash of `Tally` (bytes to bytes), by sink. Fields that are not ours are passed over."""
+    """The hash of `AttemptCounter` (bytes to bytes), by sink. Fields that are not ours are passed over."""
     found: dict[str, SinkCounts] = {}
     for raw, value in fields.items():
         sink, _, rest = raw.decode(errors="replace").partition("|")
@@ -121,13 +123,14 @@ def parse(fields: Mapping[Any, Any]) -> dict[str, SinkCounts]:
 
 
 def parse_dispatch(fields: Mapping[Any, Any]) -> DispatchCounts:
-    """The hash of `DispatchTally` (bytes to bytes). Fields that are not ours are passed over."""
+    """The counts in the hash of `DispatchCounter` (bytes to bytes). Fields that are not ours are passed over."""
     found = DispatchCounts()
     for raw, value in fields.items():
         kind, _, name = raw.decode(errors="replace").partition("|")
         with contextlib.suppress(ValueError):
             if kind == "event":
-                found.events[name] = int(value)
+                name = _RENAMED.get(name, name)
+                found.events[name] = found.events.get(name, 0) + int(value)
             elif kind == "unrouted":
                 found.unrouted = int(value)
             elif kind == "unevaluated":

@@ -27,7 +27,7 @@ from receiver.web.part import Context, WebPart
 
 FRESH_FOR: Final = 5.0
 """Seconds that what was asked from Redis and the ledger is shown before it is asked again."""
-DISPOSITIONS: Final = ("news", "interim", "repeat", "superseded", "unreadable")
+DISPOSITIONS: Final = ("new", "interim", "repeat", "superseded", "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 
 

@@ -408,7 +408,7 @@ def test_a_repeat_changes_nothing_and_a_series_ends_in_its_last(system: System, 
     system.until(lambda: len(system.events(run_id="wr_series")) == 4, "the repeat is recorded")
     # Then
     events = system.events(run_id="wr_series")
-    assert [events[each["event_id"]]["disposition"] for each in sent] == ["interim", "interim", "news"]
+    assert [events[each["event_id"]]["disposition"] for each in sent] == ["interim", "interim", "new"]
     assert events[again["event_id"]]["repeat_of"] == last
     assert {each["event_id"] for each in system.deliveries(run_id="wr_series")} == {last}
     row = rows(system, postgres)["wr_series"]

@@ -66,7 +66,7 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
         # When it is scraped
         def complete() -> dict[str, list[Sample]] | None:
             found = scrape(it)
-            done = value(found, "runhook_events", "_total", disposition="news") == 5
+            done = value(found, "runhook_events", "_total", disposition="new") == 5
             done = done and value(found, "runhook_deliveries", sink="paused", state="queued") == 1
             return found if done and value(found, "runhook_quarantine_requests") == 1 else None
 

@@ -166,10 +166,10 @@ def answers_right(found: Evidence) -> Iterator[str]:
 
 
 def ledger_complete(found: Evidence) -> Iterator[str]:
-    """Each acked event is in the ledger as news, and each delivery has been delivered."""
+    """Each acked event is in the ledger as new, and each delivery has been delivered."""
     for sent in found.acked:
         disposition = found.recorded.get(bodies.event(sent.number), "not there")
-        if disposition != "news":
+        if disposition != "new":
             yield f"the ledger has {bodies.event(sent.number)} as {disposition}"
     for state, count in found.states.items():
         if state != "delivered" and count:

@@ -297,7 +297,7 @@ def test_null_output_never_replaces_output_of_the_same_attempt_and_status(databa
         assert database.row()["output"] == {"n": 1}
     assert database.row()["modified_at"].minute == 4, "the rest of the row follows the newest event"
     sink.send(event("wr_1", 5, status="failed", output=None))
-    assert database.row()["output"] is None, "another status is other news"
+    assert database.row()["output"] is None, "another status is a new result"
 
 
 def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: Database) -> None:

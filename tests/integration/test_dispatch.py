@@ -113,7 +113,7 @@ def test_only_news_is_routed_and_everything_else_says_what_it_is(dispatcher: Dis
     dispatcher.dispatch([event(again), event(older), event(interim), event(b"not json")])
 
     assert dispositions(ledger) == [
-        ("news", False),
+        ("new", False),
         ("repeat", False),
         ("superseded", False),
         ("interim", True),

@@ -20,7 +20,7 @@ from receiver.ledger.events import NewDelivery, NewEvent
 NOW = 1_700_000_000.0
 
 
-def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "news", **fields: object) -> NewEvent:
+def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "new", **fields: object) -> NewEvent:
     body = json.dumps({"run_id": run_id, "status": "completed", "output": {"n": 1}, **fields}).encode()
     event = Event(event_id("skyvern", body), "skyvern", body, NOW)
     run = parse(body)

@@ -6,12 +6,10 @@ from collections import Counter
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, migrate, retention
+from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, fair_queue, lanes
 from receiver.ledger.events import NewDelivery
 from tests.support.ledger import NOW, new_event, record, settle
@@ -128,24 +126,3 @@ def test_old_gates_to_which_nothing_is_under_way_are_removed(ledger: Ledger) -> 
 
     left = ledger.read(lanes.every)
     assert [each.lane for each in left] == ["callback", "callback busy"]
-
-
-def test_a_ledger_of_the_revision_before_keeps_its_deliveries(ledger_url: str) -> None:
-    ledger = Ledger(ledger_url)
-
-    def old(connection: sa.Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", "receiver/ledger/migrations")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
-        connection.exec_driver_sql(
-            "INSERT INTO deliveries (id, event_id, sink, lane, route, source, run_id, state, due_at, created_at,"
-            " updated_at) VALUES ('dlv_1', 'evt_1', 'ops', 'ops', 'r', 's', 'tsk_1', 'queued', 1, 1, 1)"
-        )
-
-    ledger.write(old)
-    migrate.ensure_schema(ledger)
-
-    rows = ledger.read(lambda connection: connection.exec_driver_sql("SELECT id, target FROM deliveries").all())
-    ledger.close()
-    assert [tuple(row) for row in rows] == [("dlv_1", "")]

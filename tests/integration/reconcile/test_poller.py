@@ -120,7 +120,7 @@ def test_an_overdue_run_is_polled_and_its_result_is_an_event_once_however_late_t
 
     assert it.reconciler.drain(20) == 1
 
-    assert it.events() == [(run_id, "poll", "news")]
+    assert it.events() == [(run_id, "poll", "new")]
     assert (it.submission().state, it.submission().due_at) == (SubmissionState.ACCEPTED, None)
     run = sim.run(run_id)
     content = dumps(webhook(run, lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
@@ -142,7 +142,7 @@ def test_the_poll_and_the_webhook_of_each_kind_say_the_same(
 
     it.reconciler.take("skyvern", sim.client.get(f"/v1/runs/{run_id}").content, "poll")
 
-    assert [(via, what) for _, via, what in it.events()] == [("webhook", "news"), ("poll", "repeat")]
+    assert [(via, what) for _, via, what in it.events()] == [("webhook", "new"), ("poll", "repeat")]
 
 
 def test_a_run_that_goes_on_is_looked_at_ever_more_rarely(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
@@ -182,7 +182,7 @@ def test_trouble_at_skyvern_is_written_down_and_tried_again(
     sim.world.options.change({fault: 0.0})
     it.ledger.write(lambda c: overdue.make_due(c, [TOKEN], time.time()))
     it.reconciler.drain(20)
-    assert it.events() == [(run_id, "poll", "news")]
+    assert it.events() == [(run_id, "poll", "new")]
 
 
 def test_a_lost_answer_is_made_good_by_the_token_in_the_callback(
@@ -205,7 +205,7 @@ def test_a_lost_answer_is_made_good_by_the_token_in_the_callback(
         run_id,
         None,
     )
-    assert it.events() == [(run_id, "poll", "news")]
+    assert it.events() == [(run_id, "poll", "new")]
     assert (it.submission(OTHER).state, it.submission(OTHER).run_id) == (SubmissionState.UNKNOWN, "")
     # what was read once is not read again
     polls = sum(each.polls for each in sim.world.runs.values())
@@ -348,7 +348,7 @@ def test_a_result_that_was_too_large_to_take_is_fetched_at_once(
     client.close()
     it.reconciler.drain(20)
 
-    assert it.events() == [(run_id, "poll", "news")]
+    assert it.events() == [(run_id, "poll", "new")]
 
 
 @pytest.mark.parametrize("redis_there", [True, False])
@@ -386,7 +386,7 @@ def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig:
         time.sleep(0.02)
 
     assert [each.polls for each in sim.world.runs.values()] == [1] * 20
-    assert sorted(it.events()) == sorted((run_id, "poll", "news") for run_id in runs)
+    assert sorted(it.events()) == sorted((run_id, "poll", "new") for run_id in runs)
     another.close()
 
 
@@ -405,9 +405,7 @@ def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_th
     taken = import_runs(it.ledger, source, since, it.reconciler.take)
     assert sorted(taken.imported) == sorted(runs[-10:])
     assert import_runs(it.ledger, source, since, it.reconciler.take).missing == []
-    assert sorted(it.events()) == sorted(
-        [(runs[0], "poll", "news"), *((each, "import", "news") for each in runs[-10:])]
-    )
+    assert sorted(it.events()) == sorted([(runs[0], "poll", "new"), *((each, "import", "new") for each in runs[-10:])])
     assert it.deliveries() == 11
 
 
@@ -444,7 +442,7 @@ def test_a_cancelled_run_is_looked_at_once_more_for_the_output_that_its_second_w
     again = it.told(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000002"})
     it.dispatcher.dispatch([again, first])
 
-    # Then it is looked at some time later, and its output is news
+    # Then it is looked at some time later, and its output is new
     due_at = it.submission().due_at
     assert due_at is not None
     assert 100 < due_at - time.time() < 130
@@ -453,9 +451,9 @@ def test_a_cancelled_run_is_looked_at_once_more_for_the_output_that_its_second_w
     it.due_now()
     assert it.reconciler.drain(20) == 1
     assert it.events() == [
-        (run_id, "webhook", "news"),
+        (run_id, "webhook", "new"),
         (run_id, "webhook", "repeat"),
-        (run_id, "poll", "news"),
+        (run_id, "poll", "new"),
     ]
     assert it.submission().due_at is None
 
@@ -480,7 +478,7 @@ def test_a_cancelled_run_without_any_output_is_polled_once_and_no_more(
 
     assert it.submission().due_at is None
     assert len(scripted_server.calls) == polls + 1
-    assert it.events() == [("tsk_1", "webhook", "news")]
+    assert it.events() == [("tsk_1", "webhook", "new")]
 
 
 def test_a_run_that_is_not_cancelled_or_told_its_output_is_finished_at_once(

@@ -27,16 +27,17 @@ def test_what_two_dispatchers_recorded_adds_up(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     for _ in range(2):
         dispatcher = workers.DispatchCounter(client)
-        dispatcher.add("news", routed=True)
-        dispatcher.add("news", routed=False, unevaluated=["big | invoices", "other"])
+        dispatcher.add("new", routed=True)
+        dispatcher.add("new", routed=False, unevaluated=["big | invoices", "other"])
         dispatcher.add("repeat", routed=False)
         dispatcher.flush()
     client.hset(workers.DISPATCH_KEY, "unrouted|x", "x")
+    client.hset(workers.DISPATCH_KEY, "event|news", 3)  # counted by an older program
 
     found = workers.parse_dispatch(client.hgetall(workers.DISPATCH_KEY))
     client.close()
 
-    assert (found.events, found.unrouted) == ({"news": 4, "repeat": 2}, 2)
+    assert (found.events, found.unrouted) == ({"new": 7, "repeat": 2}, 2)
     assert found.unevaluated == {"big | invoices": 2, "other": 2}
 
 

@@ -41,7 +41,7 @@ def good() -> Evidence:
             for sink in ("results", "archive")
         },
         arrived={sink: [(bodies.event(number), arrival(sink, number).at) for number in wanted[sink]] for sink in SINKS},
-        recorded={bodies.event(number): "news" for number in numbers},
+        recorded={bodies.event(number): "new" for number in numbers},
         states={"delivered": sum(map(len, wanted.values()))},
         attempts={bodies.key(number, sink): Counter(accepted=1) for sink in SINKS for number in wanted[sink]},
         faults=[Fault("kill -9 worker", START + 4, START + 4.5, frozenset(HTTP_SINKS))],

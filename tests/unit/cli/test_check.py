@@ -179,7 +179,7 @@ def test_bodies_are_shown_with_what_matches_and_why(runhook: Runhook, config: Pa
     result = runhook("check", config, "--against", body)
 
     assert result.code == 0
-    assert f"{body}: task_v2 tsk_1 failed; as the first event of its run: news" in result.out
+    assert f"{body}: task_v2 tsk_1 failed; as the first event of its run: new" in result.out
     assert re.search(r"quiet +no +labels.env is missing", result.out)
     assert re.search(r"everything +yes +it has no condition", result.out)
     assert re.search(r'failures +yes +status is "failed", wanted "failed" or "timed_out"', result.out)
@@ -205,8 +205,8 @@ def test_every_sample_gets_a_verdict(runhook: Runhook, config: Path, name: str) 
 
     (trial,) = json.loads(result.out)["against"]
     assert trial["problem"] == ""
-    assert trial["disposition"] == ("interim" if "retry_pending" in name else "news")
-    assert bool(trial["deliveries"]) is (trial["disposition"] == "news")
+    assert trial["disposition"] == ("interim" if "retry_pending" in name else "new")
+    assert bool(trial["deliveries"]) is (trial["disposition"] == "new")
 
 
 def test_a_run_that_only_lost_its_webhook_is_shown_as_what_it_is(runhook: Runhook, config: Path) -> None:

@@ -179,48 +179,44 @@ def record(events: Sequence[Facts]) -> list[Judgement]:
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        pytest.param([event()], "news", id="the first final event is news"),
+        pytest.param([event()], "new", id="the first final event is new"),
         pytest.param([event(status="running")], "interim", id="the first event of a run that goes on is interim"),
-        pytest.param([event("A", 1), event("A", 1)], "news repeat:1", id="the same again"),
-        pytest.param([event("A", 1), event("A", 5)], "news repeat:1", id="modified_at never tells a repeat"),
-        pytest.param([event("A", 5), event("A", 1)], "news repeat:1", id="the same, older"),
-        pytest.param([event("A", 1), event("B", 2)], "news news", id="other facts, newer"),
-        pytest.param([event("A", 1), event("B", 1)], "news news", id="other facts at the same instant"),
-        pytest.param([event("B", 2), event("A", 1)], "news superseded", id="other facts, older"),
+        pytest.param([event("A", 1), event("A", 1)], "new repeat:1", id="the same again"),
+        pytest.param([event("A", 1), event("A", 5)], "new repeat:1", id="modified_at never tells a repeat"),
+        pytest.param([event("A", 5), event("A", 1)], "new repeat:1", id="the same, older"),
+        pytest.param([event("A", 1), event("B", 2)], "new new", id="other facts, newer"),
+        pytest.param([event("A", 1), event("B", 1)], "new new", id="other facts at the same instant"),
+        pytest.param([event("B", 2), event("A", 1)], "new superseded", id="other facts, older"),
         pytest.param(
-            [event("B", 2), event("A", 1), event("A", 1)], "news superseded repeat:2", id="the older one again"
+            [event("B", 2), event("A", 1), event("A", 1)], "new superseded repeat:2", id="the older one again"
         ),
-        pytest.param([event("A", 1), event("B", 2), event("A", 3)], "news news news", id="A, B, A"),
+        pytest.param([event("A", 1), event("B", 2), event("A", 3)], "new new new", id="A, B, A"),
         pytest.param(
-            [event("A", 1), event("B", 2), event("A", 1)], "news news repeat:1", id="A, B and the first A again"
+            [event("A", 1), event("B", 2), event("A", 1)], "new new repeat:1", id="A, B and the first A again"
         ),
-        pytest.param(
-            [event("A", 1), event("B", 3), event("A", 2)], "news news repeat:1", id="an A sent again before B"
-        ),
-        pytest.param([event("A", 1), event("B", 2), event("A", 2)], "news news repeat:1", id="an A not newer than B"),
+        pytest.param([event("A", 1), event("B", 3), event("A", 2)], "new new repeat:1", id="an A sent again before B"),
+        pytest.param([event("A", 1), event("B", 2), event("A", 2)], "new new repeat:1", id="an A not newer than B"),
         pytest.param(
             [event("A", 1), event("B", 2), event("A", 3), event("B", 4), event("B", 5), event("A", 3)],
-            "news news news news repeat:2 repeat:1",
+            "new new new new repeat:2 repeat:1",
             id="A, B, A, B and both again",
         ),
         pytest.param(
             [event("A", 1), event("A", 5), event("B", 3)],
-            "news repeat:1 superseded",
+            "new repeat:1 superseded",
             id="a repeat shows that the run is there",
         ),
-        pytest.param([event("A", 1), event("A", 1, attempt=2)], "news news", id="another attempt"),
-        pytest.param(
-            [event("A", 1, attempt=2), event("A", 9)], "news superseded", id="an earlier attempt, however new"
-        ),
-        pytest.param([event("A", 1), event("A", 1, status="failed")], "news news", id="another status"),
+        pytest.param([event("A", 1), event("A", 1, attempt=2)], "new new", id="another attempt"),
+        pytest.param([event("A", 1, attempt=2), event("A", 9)], "new superseded", id="an earlier attempt, however new"),
+        pytest.param([event("A", 1), event("A", 1, status="failed")], "new new", id="another status"),
         pytest.param(
             [failed("A", 1, 1, pending=True), failed("A", 2, 1, pending=False)],
-            "interim news",
+            "interim new",
             id="the retry was called off",
         ),
         pytest.param(
             [failed("A", 2, 1, pending=False), failed("A", 1, 1, pending=True)],
-            "news superseded",
+            "new superseded",
             id="the retry was called off, told in the wrong order",
         ),
         pytest.param(
@@ -231,48 +227,48 @@ def record(events: Sequence[Facts]) -> list[Judgement]:
                 event("B", 3, attempt=3),
                 event("B", 4, attempt=3),
             ],
-            "interim interim repeat:2 news repeat:4",
+            "interim interim repeat:2 new repeat:4",
             id="a retry policy's series",
         ),
         pytest.param(
-            [event("B", 3, attempt=2), failed("A", 1, 1, pending=True)], "news superseded", id="a series told backwards"
+            [event("B", 3, attempt=2), failed("A", 1, 1, pending=True)], "new superseded", id="a series told backwards"
         ),
         pytest.param(
             [canceled("A", 1, null=True), canceled("B", 2), canceled("A", 3, null=True)],
-            "news news repeat:1",
+            "new new repeat:1",
             id="a second call to cancel adds nulls",
         ),
         pytest.param(
-            [canceled("B", 2), canceled("A", 3, null=True)], "news superseded", id="nulls never replace output"
+            [canceled("B", 2), canceled("A", 3, null=True)], "new superseded", id="nulls never replace output"
         ),
         pytest.param(
             [canceled("A", 1, null=True), canceled("B", 2), canceled("C", 3, null=True), canceled("D", 4)],
-            "news news superseded news",
+            "new new superseded new",
             id="other output replaces output",
         ),
-        pytest.param([event("A", 1), canceled("B", 2, null=True)], "news news", id="nulls of another status are news"),
+        pytest.param([event("A", 1), canceled("B", 2, null=True)], "new new", id="nulls of another status are new"),
         pytest.param(
-            [event("A", 1), event("B", 2, attempt=2, null=True)], "news news", id="nulls of another attempt are news"
+            [event("A", 1), event("B", 2, attempt=2, null=True)], "new new", id="nulls of another attempt are new"
         ),
         pytest.param(
             [
                 event("A", 1, status="failed", pending=True),
                 event("B", 2, status="failed", null=True),
             ],
-            "interim news",
+            "interim new",
             id="nulls at the end of a series are its result",
         ),
         pytest.param(
-            [event("R", 9, status="running"), event("A", 5)], "interim news", id="a running event never hides a result"
+            [event("R", 9, status="running"), event("A", 5)], "interim new", id="a running event never hides a result"
         ),
-        pytest.param([event("A", 5), event("R", 4, status="running")], "news superseded", id="running, before the end"),
-        pytest.param([event("A", 5), event("R", 5, status="running")], "news superseded", id="the end wins a tie"),
-        pytest.param([event("A", None), event("A", None)], "news repeat:1", id="the same without modified_at"),
-        pytest.param([event("A", 5), event("B", None)], "news news", id="not known to be older is not superseded"),
-        pytest.param([event("A", None), event("B", 1)], "news news", id="nothing is older than an unknown time"),
+        pytest.param([event("A", 5), event("R", 4, status="running")], "new superseded", id="running, before the end"),
+        pytest.param([event("A", 5), event("R", 5, status="running")], "new superseded", id="the end wins a tie"),
+        pytest.param([event("A", None), event("A", None)], "new repeat:1", id="the same without modified_at"),
+        pytest.param([event("A", 5), event("B", None)], "new new", id="not known to be older is not superseded"),
+        pytest.param([event("A", None), event("B", 1)], "new new", id="nothing is older than an unknown time"),
         pytest.param(
             [event("A", 1), event("B", 2), event("A", None)],
-            "news news repeat:1",
+            "new new repeat:1",
             id="not known to be newer is a repeat",
         ),
     ],
@@ -310,8 +306,8 @@ def test_any_sample_sent_again_with_fresh_urls_is_a_repeat(name: str) -> None:
 @pytest.mark.parametrize(
     ("series", "expected"),
     [
-        ("workflow_run.retries", ["interim", "interim", "news"]),
-        ("workflow_run.canceled_twice", ["news", "news"]),
+        ("workflow_run.retries", ["interim", "interim", "new"]),
+        ("workflow_run.canceled_twice", ["new", "new"]),
     ],
 )
 def test_a_series_of_samples_is_judged_as_skyvern_means_it(series: str, expected: list[str]) -> None:
@@ -325,8 +321,8 @@ def test_a_completed_run_whose_webhook_failed_is_told_once() -> None:
     completed = samples.build("task_v2.completed", now=NOW, run_id="tsk_v2_1")
     tangled = samples.build("task_v2.undelivered", now=NOW + 5, run_id="tsk_v2_1")
 
-    assert judge_bodies(completed, tangled) == ["news", "repeat"]
-    assert judge_bodies(tangled, completed) == ["news", "repeat"]
+    assert judge_bodies(completed, tangled) == ["new", "repeat"]
+    assert judge_bodies(tangled, completed) == ["new", "repeat"]
 
 
 # --- properties ------------------------------------------------------------------------------------------------------
@@ -406,9 +402,9 @@ def test_an_event_sent_twice_in_a_row_is_a_repeat(before: list[Facts], last: Fac
 
 
 @given(st.lists(events, max_size=7))
-def test_only_final_events_are_news_and_only_others_are_interim(arrived: list[Facts]) -> None:
+def test_only_final_events_are_new_and_only_others_are_interim(arrived: list[Facts]) -> None:
     for each, verdict in zip(arrived, record(arrived), strict=True):
-        assert verdict.disposition != ("interim" if each.final else "news")
+        assert verdict.disposition != ("interim" if each.final else "new")
         assert (verdict.repeat_of is not None) == (verdict.disposition == "repeat")
 
 
@@ -421,13 +417,13 @@ def test_null_output_never_replaces_output(before: list[Facts], new: Facts) -> N
     assert verdict.disposition in ("repeat", "superseded")
 
 
-def test_the_newest_facts_are_news_in_whatever_order_they_come() -> None:
+def test_the_newest_facts_are_new_in_whatever_order_they_come() -> None:
     told = [event(says, at) for at, says in enumerate("ABC", 1)]
     for arrived in itertools.permutations([*told, *told]):
         verdicts = record(arrived)
-        news = [each.fingerprint for each, v in zip(arrived, verdicts, strict=True) if v.disposition == "news"]
-        assert news == sorted(set(news)), "each at most once, never backwards"
-        assert news[-1] == "C"
+        new = [each.fingerprint for each, v in zip(arrived, verdicts, strict=True) if v.disposition == "new"]
+        assert new == sorted(set(new)), "each at most once, never backwards"
+        assert new[-1] == "C"
 
 
 def test_the_order_of_the_history_does_not_matter() -> None:

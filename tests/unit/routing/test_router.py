@@ -48,7 +48,7 @@ def view(run: Mapping[str, Any] = RUN, **more: Any) -> RunView:
     given = {
         "source": "skyvern",
         "via": "webhook",
-        "disposition": "news",
+        "disposition": "new",
         "labels": {"team": "billing"},
         "received_at": 1795529602.0,
         "event_id": "evt_1",
@@ -167,7 +167,7 @@ TRUE_RULES = [
     '"total" in run.output',
     "run.labels.team == 'billing'",
     'event.via == "webhook" && event.source == "skyvern" && event.id == "evt_1"',
-    'event.disposition == "news"',
+    'event.disposition == "new"',
     'run.finished_at - run.created_at > duration("9m59s")',
     'run.finished_at - run.created_at < duration("10m1s")',
     'run.created_at > timestamp("2026-11-24T14:13:21Z")',
@@ -403,7 +403,7 @@ def test_whatever_a_run_holds_matching_never_raises(output: Any) -> None:
 @pytest.mark.parametrize(
     ("disposition", "flags", "status", "seen"),
     [
-        ("news", {}, "completed", True),
+        ("new", {}, "completed", True),
         ("interim", {}, "running", False),
         ("interim", {"interim": True}, "running", True),
         ("repeat", {}, "completed", False),
