@@ -44,7 +44,7 @@ RECLAIM_EVERY = 4.0
 log = logging.getLogger("runhook.dispatch")
 
 
-class Dispatcher:
+class Dispatcher(wakeups.JobBody):
     """The body of the dispatch jobs of one process."""
 
     def __init__(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from secrets import token_hex
-from typing import Final, Protocol
+from typing import Final
 
 from redis.exceptions import RedisError
 
@@ -29,7 +29,7 @@ from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import no_entry
 from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
-from receiver.wakeups import DISPATCH, JOB_TIMEOUT, TURN, Stop, connect, deliver_queue, run_worker
+from receiver.wakeups import DISPATCH, TURN, JobBody, Stop, connect, deliver_queue, run_worker
 
 log = logging.getLogger("runhook.worker")
 
@@ -37,18 +37,7 @@ PATIENCE: Final = 120.0
 """Seconds that Redis and the ledger have to answer when the worker starts."""
 
 
-class Body(Protocol):
-    """What a queue's jobs do. It may also have `job_timeout` (seconds), `worn_out` (replace the process) and
-    `run_alone(stop)`, which works without Redis while that is away."""
-
-    def run(self, stop: Callable[[], bool]) -> None:
-        """Work until there is nothing to do or `stop()`."""
-
-    def close(self) -> None:
-        """Let go of everything."""
-
-
-Bodies = dict[str, Callable[[str], Body]]
+Bodies = dict[str, Callable[[str], JobBody]]
 """By queue: builds the body of its jobs, for a worker process of the name given to it."""
 
 
@@ -85,7 +74,7 @@ def chosen(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict
     return labels
 
 
-def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: ChildContext) -> int:
+def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, life: ChildContext) -> int:
     """A child's whole life: give back what its predecessors held, then run the jobs of `queue` until SIGTERM.
 
     Raises RunhookError when its body can't be built.
@@ -102,14 +91,9 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Ch
     def perform(stop: Stop) -> None:
         nonlocal worn_out
         body.run(stop)
-        if getattr(body, "worn_out", False):
+        if body.worn_out:
             worn_out = True
             stop.ask()
-
-    def alone(stop: Stop) -> None:
-        work = getattr(body, "run_alone", None)
-        if work is not None:
-            work(stop)
 
     def on_job(deadline: float) -> None:
         life.board.deadline = deadline
@@ -123,11 +107,11 @@ def serve(queue: str, build: Callable[[str], Body], settings: Settings, life: Ch
         settings.redis_url,
         life.name,
         stop=stop,
-        timeout=float(getattr(body, "job_timeout", JOB_TIMEOUT)),
+        timeout=body.job_timeout,
         predecessors=life.predecessors,
         on_job=on_job,
         on_ready=on_ready,
-        alone=alone,
+        alone=body.run_without_redis,
     )
     body.close()
     return REPLACE if worn_out else 0

@@ -72,7 +72,7 @@ class ClaimedBatch(NamedTuple):
     """Of what was due; it is dead now."""
 
 
-class Deliverer:
+class Deliverer(wakeups.JobBody):
     """The body of the deliver jobs of one process, for one sink."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Deliverer:
             else:
                 wakeups.lower_flag(self._redis, self._queue)
 
-    def run_alone(self, stop: Callable[[], bool]) -> None:
+    def run_without_redis(self, stop: Callable[[], bool]) -> None:
         """Redis is away: no bell rings, so look into the ledger, and deliver what is due. Returns when nothing is.
 
         A sink with a `rate` waits, for nobody knows what is left of it.

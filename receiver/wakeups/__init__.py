@@ -5,6 +5,7 @@ At most one is outstanding for a queue, because it is enqueued only while the qu
 with the enqueueing, in one script, and the job's body lowers it at its end and then looks once more (`settle`): work
 that was written before the flag went down is seen by that look, and work written after it finds the flag down.
 
+    body      what the jobs of a queue do, as the worker sees it
     job       what a wake-up is in RQ's terms, and why nothing else runs
     waking    flags and nudges: the side of whoever has work
     serving   the worker: one queue, one process
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 
 from receiver.runtime.redis_client import connect
+from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import Swept, clear_dead, sweep
 from receiver.wakeups.flags import (
     FLAG_TTL,
@@ -41,6 +43,7 @@ __all__ = [
     "FLAG_TTL",
     "JOB_TIMEOUT",
     "TURN",
+    "JobBody",
     "JobTimeout",
     "RunhookJob",
     "Stop",

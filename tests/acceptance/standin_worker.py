@@ -23,14 +23,16 @@ from receiver.errors import NotStarted
 from receiver.telemetry import logs
 
 
-class StandIn:
+class StandIn(wakeups.JobBody):
     """A body that does what the first order of its queue says."""
+
+    job_timeout = 0.0
+    worn_out = False
 
     def __init__(self, queue: str, url: str, job_timeout: float, owner: str) -> None:
         self.queue = queue
         self.client = wakeups.connect(url)
         self.job_timeout = job_timeout
-        self.worn_out = False
         if self.client.get(f"refuse:{queue}"):
             raise NotStarted(f"the sink of {queue} can't be built")
         self.client.hset("pids", queue, os.getpid())

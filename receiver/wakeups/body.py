@@ -1,0 +1,33 @@
+"""The work of one queue, as its worker process sees it. Knows neither rq nor Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from receiver.wakeups.job import JOB_TIMEOUT
+
+
+class JobBody:
+    """What the jobs of one queue do in one worker process. A subclass overrides `run` and `close`, and what it needs
+    of the rest."""
+
+    @property
+    def job_timeout(self) -> float:
+        """Seconds that one job may take."""
+        return JOB_TIMEOUT
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether a fresh process should replace this one after the current job."""
+        return False
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Work until nothing is left to do or `stop()` is true."""
+        raise NotImplementedError
+
+    def run_without_redis(self, stop: Callable[[], bool]) -> None:
+        """Do what can be done while Redis is away. Does nothing unless overridden."""
+
+    def close(self) -> None:
+        """Close all connections."""
+        raise NotImplementedError
