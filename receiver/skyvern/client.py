@@ -1,10 +1,10 @@
-"""Sending calls to Skyvern's API and bringing back how they ended. The calls themselves are in calls.py, what answers
-mean is in answers.py.
+"""HTTP clients for Skyvern's API, async and sync: they send a call, retry it where that is safe, and return its answer.
 
-The API key goes to the source's own origin only: redirects are answers, never followed; proxies and .netrc files of the
-environment are not looked at. A submit is tried again only where no run can have been created: the connection was
-refused, or 503 with Retry-After. Submits travel on connections of their own, because a kept connection that the server
-closes in that very moment would make an answer ambiguous for nothing.
+The calls are in requests.py, what their answers mean is in responses.py. The API key goes to the source's own origin
+only: redirects are answers, never followed; proxies and .netrc files of the environment are ignored. A submit is
+retried only where no run can have been created: the connection was refused, or 503 with Retry-After. Submits use
+connections of their own, because a kept-alive connection that the server closes in that very moment would make an
+answer ambiguous for nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import httpx2
 from receiver.errors import ConfigError
 from receiver.skyvern import requests
 from receiver.skyvern.requests import ApiCall
-from receiver.skyvern.responses import Answer, Answered, Patience, Unreachable, pause_before_retry
+from receiver.skyvern.responses import Answer, Answered, Patience, Retries, Unreachable
 
 CONNECT_LIMIT = 5.0
+"""Seconds."""
 ANSWER_CAP = 128 << 20
 """Bytes. One output can be 100 MB."""
 
@@ -36,7 +37,7 @@ _NOT_RELAYED = _HOP_BY_HOP | {"upgrade", "content-length", "set-cookie", "date",
 
 
 class _Origin:
-    """One API's base and key, and how a call becomes a request to it and an error becomes a reason."""
+    """The base URL and key of one API: builds requests to it, and turns a client's exceptions into answers."""
 
     def __init__(self, base: str, api_key: str) -> None:
         parts = urlsplit(base)
@@ -48,19 +49,23 @@ class _Origin:
         self.name = parts.netloc.rpartition("@")[2]
         self._key = api_key
 
-    def request(self, client: httpx2.AsyncClient | httpx2.Client, call: ApiCall) -> httpx2.Request | Unreachable:
+    def request(
+        self, client: httpx2.AsyncClient | httpx2.Client, call: ApiCall, limit: float
+    ) -> httpx2.Request | Unreachable:
         decoded = unquote(unquote(call.path)).replace("\\", "/")
         if not call.path.startswith("/") or {".", ".."} & set(decoded.split("/")):
             return Unreachable(False, "the path of the call is not one below the API's base")
         headers = {**call.headers, "x-api-key": self._key, "accept-encoding": "identity"}
         url = self.base + call.path + ("?" + call.query if call.query else "")
         try:
-            return client.build_request(call.method, url, headers=headers, content=call.body)
+            timeout = httpx2.Timeout(limit, connect=min(CONNECT_LIMIT, limit))
+            return client.build_request(call.method, url, headers=headers, content=call.body, timeout=timeout)
         except (httpx2.InvalidURL, UnicodeError, ValueError):
             return Unreachable(False, "the call can't be put into a request")
 
     def failure(self, error: Exception, call: ApiCall) -> Unreachable:
-        """The reason is made of fixed words: a library's own could quote a header, and so the key."""
+        """The answer that `error` stands for. Its reason is fixed text: a library's own could quote a header, and so
+        the key."""
         unsent = isinstance(
             error,
             httpx2.ConnectError
@@ -99,16 +104,12 @@ def _answer(response: httpx2.Response, body: bytes) -> Answered:
 
 
 def _no_cookies() -> CookieJar:
-    """A jar that keeps nothing: one caller's answer must leave no trace in another's request."""
+    """A cookie jar that stores nothing: one caller's answer must leave no trace in another's request."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
-def _timeout(limit: float) -> httpx2.Timeout:
-    return httpx2.Timeout(limit, connect=min(CONNECT_LIMIT, limit))
-
-
 class BrokenOff(Exception):
-    """The connection broke, or fell silent, before an answer was whole."""
+    """The connection broke, or timed out, before an answer was complete."""
 
 
 async def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
@@ -121,9 +122,9 @@ async def _chunks(response: httpx2.Response) -> AsyncIterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """An answer whose body is still on its way: read `chunks`, then call `aclose`, whatever happened.
+    """An answer whose body is still being received: read `chunks`, then call `aclose`, whatever happened.
 
-    Each piece must come within the limit of a read; how many there are is not bounded. `chunks` raises BrokenOff.
+    Each chunk must come within the time limit of a read; their number is not bounded. `chunks` raises BrokenOff.
     """
 
     status: int
@@ -132,12 +133,9 @@ class Streamed:
     aclose: Callable[[], Awaitable[None]] = field(repr=False)
 
 
-class SkyvernAPI:
-    """The API of one source, for the event loop that first uses it. Calls never raise: see Answer.
-
-    `base`: such as https://api.skyvern.com; `answer_cap`: bytes of the largest answer that is read.
-    Raises ConfigError for a base that is no http(s) URL or a key that no header can carry.
-    """
+class _Client:
+    """What both clients have in common. `base`: such as https://api.skyvern.com; `answer_cap`: bytes of the largest
+    answer that is read. Raises ConfigError for a base that is no http(s) URL or a key that no header can carry."""
 
     def __init__(
         self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
@@ -145,15 +143,24 @@ class SkyvernAPI:
         self._origin = _Origin(base, api_key)
         self._patience = patience or Patience()
         self._cap = answer_cap
-        self._clients: dict[bool, httpx2.AsyncClient] = {}
 
     def __repr__(self) -> str:
-        return f"SkyvernAPI({self._origin.name})"
+        return f"{type(self).__name__}({self._origin.name})"
+
+
+class SkyvernAPI(_Client):
+    """The API of one source, for the event loop that first uses it. Calls never raise: see Answer."""
+
+    def __init__(
+        self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
+    ) -> None:
+        super().__init__(base, api_key, patience=patience, answer_cap=answer_cap)
+        self._clients: dict[bool, httpx2.AsyncClient] = {}
 
     async def submit(self, path: str, body: bytes, headers: Mapping[str, str] | None = None, query: str = "") -> Answer:
-        """A call that makes a run, such as POST /v1/run/tasks. Read the answer with `submitted`.
+        """A call that creates a run, such as POST /v1/run/tasks. Read the answer with `submitted`.
 
-        `headers`: the caller's, filtered here. `path` and `query` as they stand on the wire.
+        `headers`: the caller's, filtered here. `path` and `query` as they were on the wire.
         """
         return await self._send(requests.submit(path, body, headers or {}, query))
 
@@ -161,52 +168,24 @@ class SkyvernAPI:
         """GET /v1/runs/{id}: 404 when there is no such run."""
         return await self._send(requests.get_run(run_id))
 
-    async def list_runs(
-        self,
-        page: int = 1,
-        page_size: int = 100,
-        status: Sequence[str] = (),
-        run_type: Sequence[str] = (),
-        search_key: str | None = None,
-    ) -> Answer:
-        """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return await self._send(requests.list_runs(page, page_size, status, run_type, search_key))
-
-    async def artifacts(self, run_id: str) -> Answer:
-        """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
-        return await self._send(requests.artifacts(run_id))
-
-    async def cancel(self, run_id: str) -> Answer:
-        """POST /v1/runs/{id}/cancel. Answers after the webhook was tried, which can take minutes."""
-        return await self._send(requests.cancel(run_id))
-
-    async def cancel_many(self, run_ids: Sequence[str]) -> Answer:
-        """POST /v1/runs/cancel, for 100 runs at the most."""
-        return await self._send(requests.cancel_many(run_ids))
-
-    async def retry_webhook(self, run_id: str, webhook_url: str | None = None) -> Answer:
-        """POST /v1/runs/{id}/retry_webhook. A delivery that failed is still a 200, with `error` in the body."""
-        return await self._send(requests.retry_webhook(run_id, webhook_url))
-
     async def forward(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:
-        """Pass a caller's request on and bring the raw answer back. `path` and `query` as they stand on the wire.
+        """Forward a caller's request and return the raw answer. `path` and `query` as they were on the wire.
 
-        Any POST may create a run, as far as is known here, so only a GET or HEAD is tried again.
+        Any POST may create a run, as far as is known here, so only a GET or HEAD is retried.
         """
         return await self._send(requests.forward(method, path, query, headers or {}, body))
 
     async def stream(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None
     ) -> Streamed | Unreachable:
-        """Like `forward` for a GET or HEAD, but the body comes in pieces and is not capped. Tried once."""
+        """Like `forward` for a GET or HEAD, but the body comes in chunks and is not capped. Not retried."""
         call = requests.forward(method, path, query, headers or {}, b"")
-        client = self._client(keep=True)
-        request = self._origin.request(client, call)
+        client = self._client(keep_alive=True)
+        request = self._origin.request(client, call, call.limit)
         if isinstance(request, Unreachable):
             return request
-        request.extensions = {**request.extensions, "timeout": _timeout(call.limit).as_dict()}
         try:
             response = await client.send(request, stream=True)
         except _BROKEN as error:
@@ -221,23 +200,22 @@ class SkyvernAPI:
         self._clients.clear()
 
     async def _send(self, call: ApiCall) -> Answer:
-        client = self._client(keep=call.kind == "read")
-        request = self._origin.request(client, call)
+        limit = self._patience.limit or call.limit
+        client = self._client(keep_alive=call.kind == "read")
+        request = self._origin.request(client, call, limit)
         if isinstance(request, Unreachable):
             return request
-        tries, waited = 0, 0.0
+        retries = Retries(call.kind, self._patience)
         while True:
-            answer = await self._once(client, request, call)
-            tries += 1
-            pause = pause_before_retry(call.kind, answer, tries, waited, self._patience, random.random())
+            answer = await self._attempt(client, request, call, limit)
+            pause = retries.pause_after(answer, random.random())
             if pause is None:
                 return answer
             await asyncio.sleep(pause)
-            waited += pause
 
-    async def _once(self, client: httpx2.AsyncClient, request: httpx2.Request, call: ApiCall) -> Answer:
-        limit = self._patience.limit or call.limit
-        request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}
+    async def _attempt(
+        self, client: httpx2.AsyncClient, request: httpx2.Request, call: ApiCall, limit: float
+    ) -> Answer:
         try:
             async with asyncio.timeout(limit + CONNECT_LIMIT):
                 response = await client.send(request, stream=True)
@@ -253,44 +231,33 @@ class SkyvernAPI:
             return self._origin.failure(error, call)
         return _answer(response, bytes(body))
 
-    def _client(self, *, keep: bool) -> httpx2.AsyncClient:
-        if keep not in self._clients:
-            limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20 if keep else 0, keepalive_expiry=4)
-            self._clients[keep] = httpx2.AsyncClient(
+    def _client(self, *, keep_alive: bool) -> httpx2.AsyncClient:
+        if keep_alive not in self._clients:
+            idle = 20 if keep_alive else 0
+            limits = httpx2.Limits(max_connections=100, max_keepalive_connections=idle, keepalive_expiry=4)
+            self._clients[keep_alive] = httpx2.AsyncClient(
                 limits=limits, trust_env=False, follow_redirects=False, cookies=_no_cookies()
             )
-        return self._clients[keep]
+        return self._clients[keep_alive]
 
 
-class SkyvernReader:
+class SkyvernReader(_Client):
     """The reading half of the API for code without an event loop. Threads may share one; opens nothing before use."""
 
     def __init__(
         self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
     ) -> None:
-        self._origin = _Origin(base, api_key)
-        self._patience = patience or Patience()
-        self._cap = answer_cap
+        super().__init__(base, api_key, patience=patience, answer_cap=answer_cap)
         self._client: httpx2.Client | None = None
         self._opening = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"SkyvernReader({self._origin.name})"
 
     def get_run(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}: 404 when there is no such run."""
         return self._send(requests.get_run(run_id))
 
-    def list_runs(
-        self,
-        page: int = 1,
-        page_size: int = 100,
-        status: Sequence[str] = (),
-        run_type: Sequence[str] = (),
-        search_key: str | None = None,
-    ) -> Answer:
+    def list_runs(self, page: int = 1, page_size: int = 100, status: Sequence[str] = ()) -> Answer:
         """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return self._send(requests.list_runs(page, page_size, status, run_type, search_key))
+        return self._send(requests.list_runs(page, page_size, status))
 
     def artifacts(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
@@ -303,21 +270,20 @@ class SkyvernReader:
             self._client = None
 
     def _send(self, call: ApiCall) -> Answer:
-        client = self._opened()
-        request = self._origin.request(client, call)
+        limit = self._patience.limit or call.limit
+        client = self._open()
+        request = self._origin.request(client, call, limit)
         if isinstance(request, Unreachable):
             return request
-        tries, waited = 0, 0.0
+        retries = Retries(call.kind, self._patience)
         while True:
-            answer = self._once(client, request, call)
-            tries += 1
-            pause = pause_before_retry(call.kind, answer, tries, waited, self._patience, random.random())
+            answer = self._attempt(client, request, call, limit)
+            pause = retries.pause_after(answer, random.random())
             if pause is None:
                 return answer
             time.sleep(pause)
-            waited += pause
 
-    def _opened(self) -> httpx2.Client:
+    def _open(self) -> httpx2.Client:
         with self._opening:
             if self._client is None:
                 limits = httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4)
@@ -326,10 +292,8 @@ class SkyvernReader:
                 )
             return self._client
 
-    def _once(self, client: httpx2.Client, request: httpx2.Request, call: ApiCall) -> Answer:
-        limit = self._patience.limit or call.limit
+    def _attempt(self, client: httpx2.Client, request: httpx2.Request, call: ApiCall, limit: float) -> Answer:
         deadline = time.monotonic() + limit
-        request.extensions = {**request.extensions, "timeout": _timeout(limit).as_dict()}
         try:
             response = client.send(request, stream=True)
             try:

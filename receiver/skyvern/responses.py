@@ -1,7 +1,7 @@
-"""What Skyvern's API says, as values, and what each answer means. Pure: sends nothing.
+"""The answers of Skyvern's API, as values, what each means, and when a call is retried. Pure: sends nothing.
 
-    Answered       Skyvern, or whatever stands at that address, said something: a status, headers, a body
-    Unreachable    it said nothing that can be used; `ambiguous` when the call may have created a run all the same
+    Answered       Skyvern, or another server at that address, answered: a status, headers, a body
+    Unreachable    there is no usable answer; `ambiguous` when the call may have created a run all the same
 
 `submitted` reads the answer to a submit as one of three: Created, Rejected (certainly no run), Lost (nobody knows).
 """
@@ -19,8 +19,8 @@ import orjson
 
 from handlers.support.retry_after import retry_after
 
-Kind = Literal["submit", "read", "act"]
-"""submit may create a run; read changes nothing; act changes something, but creates no run."""
+Kind = Literal["submit", "read"]
+"""submit may create a run; read changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Answered:
 
     @property
     def ok(self) -> bool:
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
     @property
@@ -107,17 +108,6 @@ class ListedArtifact:
     file_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How often and how long. `budget`: seconds that the pauses before further tries may take in all."""
-
-    tries: int = 3
-    first: float = 0.25
-    budget: float = 15.0
-    limit: float | None = None
-    """Seconds for one try instead of the call's own limit."""
-
-
 def submitted(answer: Answer) -> Created | Rejected | Lost:
     """What became of a submit."""
     if isinstance(answer, Unreachable):
@@ -179,25 +169,44 @@ def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
     return found
 
 
-def pause_before_retry(
-    kind: Kind, answer: Answer, tries: int, waited: float, patience: Patience, chance: float
-) -> float | None:
-    """Seconds to wait before the next try of a call after `tries` of them, or None when `answer` stands.
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a call is tried, and how long. `first`: seconds before the second attempt, doubled before each later
+    one. `budget`: seconds that all pauses may take together. `limit`: seconds for one attempt, instead of the call's
+    own limit."""
 
-    `waited`: seconds already spent in such pauses. `chance`: in [0, 1), for jitter.
-    """
-    if isinstance(answer, Unreachable):
-        again = not answer.ambiguous
-    elif kind == "read":
-        again = answer.status in (502, 503, 504)
-    else:
-        again = answer.status == HTTPStatus.SERVICE_UNAVAILABLE and answer.retry_after is not None
-    if not again or tries >= patience.tries:
-        return None
-    pause = patience.first * 2 ** (tries - 1) * (1 + chance)
-    if isinstance(answer, Answered):
-        pause = max(pause, answer.retry_after or 0.0)
-    return pause if waited + pause <= patience.budget else None
+    tries: int = 3
+    first: float = 0.25
+    budget: float = 15.0
+    limit: float | None = None
+
+
+class Retries:
+    """Decides after each attempt of one call whether it is made again, and when."""
+
+    def __init__(self, kind: Kind, patience: Patience) -> None:
+        self._kind = kind
+        self._patience = patience
+        self._tries, self._waited = 0, 0.0
+
+    def pause_after(self, answer: Answer, jitter: float) -> float | None:
+        """Seconds to wait before the next attempt, or None when `answer` is the last one. `jitter`: in [0, 1)."""
+        self._tries += 1
+        if self._tries >= self._patience.tries or not self._is_safe(answer):
+            return None
+        pause = self._patience.first * 2 ** (self._tries - 1) * (1 + jitter)
+        if isinstance(answer, Answered):
+            pause = max(pause, answer.retry_after or 0.0)
+        self._waited += pause
+        return pause if self._waited <= self._patience.budget else None
+
+    def _is_safe(self, answer: Answer) -> bool:
+        """Whether a further attempt may help and can create no second run."""
+        if isinstance(answer, Unreachable):
+            return not answer.ambiguous
+        if self._kind == "read":
+            return answer.status in (502, 503, 504)
+        return answer.status == HTTPStatus.SERVICE_UNAVAILABLE and answer.retry_after is not None
 
 
 def _text(value: Any) -> str:

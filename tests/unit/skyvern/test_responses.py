@@ -21,7 +21,7 @@ from receiver.skyvern import (
     listed_runs,
     submitted,
 )
-from receiver.skyvern.responses import pause_before_retry
+from receiver.skyvern.responses import Retries
 
 HTML = b"<html><h1>Welcome</h1></html>"
 
@@ -128,7 +128,7 @@ BUSY = answered(503, {}, retry_after="2")
 
 
 @pytest.mark.parametrize(
-    ("kind", "answer", "again"),
+    ("kind", "answer", "retried"),
     [
         ("submit", Unreachable(False, "refused"), True),
         ("submit", Unreachable(True, "lost"), False),
@@ -137,8 +137,6 @@ BUSY = answered(503, {}, retry_after="2")
         ("submit", answered(429), False),
         ("submit", answered(502), False),
         ("submit", answered(200, {"run_id": "x"}), False),
-        ("act", BUSY, True),
-        ("act", answered(502), False),
         ("read", Unreachable(False, "refused"), True),
         ("read", answered(503), True),
         ("read", answered(502), True),
@@ -146,19 +144,19 @@ BUSY = answered(503, {}, retry_after="2")
         ("read", answered(404), False),
     ],
 )
-def test_a_submit_is_made_again_only_where_no_run_can_have_been_created(kind, answer, again) -> None:  # type: ignore[no-untyped-def]
-    assert (pause_before_retry(kind, answer, 1, 0.0, Patience(), 0.5) is not None) is again
+def test_a_submit_is_retried_only_where_no_run_can_have_been_created(kind, answer, retried) -> None:  # type: ignore[no-untyped-def]
+    assert (Retries(kind, Patience()).pause_after(answer, 0.5) is not None) is retried
 
 
 def test_pauses_grow_and_end_with_the_tries_or_the_budget() -> None:
     patience = Patience(tries=3, first=1.0, budget=10.0)
     refused = Unreachable(False, "refused")
 
-    assert pause_before_retry("submit", refused, 1, 0.0, patience, 0.0) == 1.0
-    assert pause_before_retry("submit", refused, 2, 1.0, patience, 0.5) == 3.0
-    assert pause_before_retry("submit", refused, 3, 4.0, patience, 0.0) is None
-    assert pause_before_retry("submit", refused, 2, 9.0, patience, 0.0) is None
-    assert pause_before_retry("submit", answered(503, {}, retry_after="60"), 1, 0.0, patience, 0.0) is None
+    retries = Retries("submit", patience)
+    assert [retries.pause_after(refused, jitter) for jitter in (0.0, 0.5, 0.0)] == [1.0, 3.0, None]
+    retries = Retries("submit", Patience(tries=9, first=4.0, budget=10.0))
+    assert [retries.pause_after(refused, 0.0) for _ in range(2)] == [4.0, None]
+    assert Retries("submit", patience).pause_after(answered(503, {}, retry_after="60"), 0.0) is None
 
 
 @pytest.mark.parametrize("base", ["", "api.skyvern.com", "ftp://x", "http://", "https://x?y=1"])
