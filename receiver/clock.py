@@ -22,6 +22,7 @@ from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
+from receiver.runtime.redis_client import connect
 
 TICK = 1.0
 """Seconds between two looks at what is due."""
@@ -169,7 +170,7 @@ def build(settings: Settings, config: Config) -> Clock:
     """The clock for these settings. Raises NotStarted when the ledger can't be used."""
     ledger = Ledger(settings.database_url)
     ensure_schema(ledger)
-    connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     reconciler = poller.build(settings, config) if config.reconcile.enabled else None
     return Clock(
         ledger,

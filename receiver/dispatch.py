@@ -30,6 +30,7 @@ from receiver.ledger.submissions import binding
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.routing.router import Router, RunView
 from receiver.runtime.outage import Pause
+from receiver.runtime.redis_client import connect
 from receiver.telemetry.workers import DispatchCounter
 
 QUEUE = wakeups.DISPATCH
@@ -255,7 +256,7 @@ def _part(entries: list[Entry]) -> list[Entry]:
 
 def build(settings: Settings, config: Config, owner: str) -> Dispatcher:
     """The dispatcher of a worker process called `owner`. Opens its connections on first use."""
-    connection = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5)
+    connection = connect(settings.redis_url, timeout=LINGER + 5, connect_timeout=2.0, retries=1)
     return Dispatcher(
         Ledger(settings.database_url),
         Router(config.routes),

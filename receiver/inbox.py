@@ -16,11 +16,10 @@ from typing import Any, Final, cast
 
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from receiver.domain.event import Event, Via
 from receiver.errors import RunhookError
+from receiver.runtime.redis_client import connect_async
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
@@ -114,10 +113,10 @@ class InboxWriter:
     def __init__(self, redis_url: str, *, timeout: float = TIMEOUT, lazy: bool = True) -> None:
         self._timeout = timeout
         self._lazy = lazy
-        options: dict[str, Any] = {"socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
-        self._pool = redis.asyncio.ConnectionPool.from_url(redis_url, socket_timeout=None, **options)
+        commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
+        self._pool: Any = commits.connection_pool
         self._connection: Any = None
-        self.client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(redis_url, socket_timeout=timeout, **options)
+        self.client = connect_async(redis_url, timeout=timeout, connect_timeout=timeout, retries=0)
 
     async def append(self, events: Sequence[Event]) -> Appended:
         """Add `events`, in order. On return they are as safe as Redis makes a write before it answers.
@@ -150,7 +149,7 @@ class InboxWriter:
     async def connect(self) -> None:
         """Make a new connection for commits. Raises redis.RedisError, OSError."""
         await self._drop()
-        self._connection = cast(Any, self._pool).make_connection()
+        self._connection = self._pool.make_connection()
         await self._connection.connect()
 
     async def depth(self) -> tuple[int, int]:

@@ -16,7 +16,8 @@ from receiver.config.settings import Settings
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime import liveness
-from receiver.wakeups import DISPATCH, clear_dead, connect
+from receiver.runtime.redis_client import connect
+from receiver.wakeups import DISPATCH, clear_dead
 
 log = logging.getLogger("runhook.worker")
 
@@ -28,7 +29,7 @@ def give_back(settings: Settings, queue: str, name: str) -> bool:
 
 def clear(settings: Settings, queue: str, name: str) -> bool:
     """Remove what it left in RQ's lists, and wake its queue if that lost a wake-up. False while Redis is away."""
-    client = connect(settings.redis_url, socket_timeout=1.0)
+    client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
     try:
         clear_dead(client, queue, name)
     except RedisError as error:
@@ -50,7 +51,7 @@ def bury_all(settings: Settings) -> int:
 
 
 def _release_entries(settings: Settings, name: str) -> bool:
-    client = connect(settings.redis_url, socket_timeout=1.0)
+    client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
     try:
         entries = inbox.hand_back(client, name)
     except RedisError as error:

@@ -27,9 +27,9 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import bury, bury_all, give_back
 from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock
-from receiver.runtime.redis_client import no_entry
+from receiver.runtime.redis_client import connect, no_entry
 from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
-from receiver.wakeups import DISPATCH, TURN, JobBody, Stop, connect, deliver_queue, run_worker
+from receiver.wakeups import DISPATCH, TURN, JobBody, Stop, deliver_queue, run_worker
 
 log = logging.getLogger("runhook.worker")
 
@@ -156,7 +156,7 @@ def check(settings: Settings, patience: float) -> None:
 def _trouble(settings: Settings) -> str:
     """Why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not mend."""
     where = hide_password(settings.redis_url)
-    client = connect(settings.redis_url, socket_timeout=2.0)
+    client = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
     ledger = Ledger(settings.database_url)
     try:
         client.ping()

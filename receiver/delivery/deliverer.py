@@ -15,8 +15,6 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from handlers import Sink, SinkOptions, registry
 from receiver import wakeups
@@ -32,6 +30,7 @@ from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.runtime import liveness
 from receiver.runtime.outage import Pause
+from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.workers import AttemptCounter
 
@@ -320,11 +319,7 @@ class Deliverer(wakeups.JobBody):
 
 def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:
     """The deliverer for sink `name` in a worker process called `owner`. Opens its connections on first use."""
-    # A connection may be stale; ten tries with pauses between them, as redis-py has it, would outlast the job.
-    once_more = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-    connection = redis.Redis.from_url(
-        settings.redis_url, socket_connect_timeout=2, socket_timeout=LINGER + 5, retry=once_more
-    )
+    connection = connect(settings.redis_url, timeout=LINGER + 5, connect_timeout=2.0, retries=1)
     services = SourceServices(config, settings.skyvern_base_url)
     if name == CALLBACK:
         served = config.callbacks

@@ -12,12 +12,10 @@ from typing import Any, Final
 
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from handlers.support.url import hide_password
 from receiver.errors import NotStarted
-from receiver.runtime.redis_client import no_entry
+from receiver.runtime.redis_client import connect_async, no_entry
 
 NEEDED: Final = {
     "appendonly": ("yes", "events are in memory only"),
@@ -133,9 +131,7 @@ def refusal(redis_url: str, durability: Durability, config_file: str = "the conf
 
 
 async def _look_once(redis_url: str, max_body: int) -> Durability:
-    client = redis.asyncio.Redis.from_url(
-        redis_url, socket_timeout=1.0, socket_connect_timeout=1.0, retry=Retry(NoBackoff(), 0)
-    )
+    client = connect_async(redis_url, timeout=1.0, connect_timeout=1.0, retries=0)
     try:
         return await examine(client, max_body)
     finally:

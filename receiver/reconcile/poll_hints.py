@@ -14,10 +14,8 @@ import time
 from typing import Any, Final
 
 import redis
-import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from receiver.runtime.redis_client import connect_async
 from receiver.runtime.throttle import TokenBucket
 
 KEY: Final = "runhook:hints"
@@ -32,9 +30,7 @@ class HintWriter:
     """Notes hints, from one event loop."""
 
     def __init__(self, redis_url: str) -> None:
-        self._client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-            redis_url, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT, retry=Retry(NoBackoff(), 0)
-        )
+        self._client = connect_async(redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
         self._bucket = TokenBucket(rate=20, burst=100)
         self._pending: dict[str, float] = {}
         self._retrying: asyncio.Task[None] | None = None

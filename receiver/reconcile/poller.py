@@ -37,6 +37,7 @@ from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile import poll_hints
 from receiver.reconcile.resolver import Resolver
 from receiver.routing.router import Router
+from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits
 from receiver.skyvern import Answer, Answered, Patience, SkyvernReader
 
@@ -270,7 +271,7 @@ class Reconciler:
 
 def build(settings: Settings, config: Config) -> Reconciler:
     """The reconciler for these settings; it opens its connections on first use. Raises ConfigError."""
-    connection = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     ledger = Ledger(settings.database_url)
     dispatcher = Dispatcher(
         Ledger(settings.database_url),

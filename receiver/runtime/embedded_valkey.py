@@ -13,13 +13,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
-from redis.retry import Retry
 
 from receiver.errors import NotStarted
 from receiver.runtime.process import spawn
+from receiver.runtime.redis_client import connect
 
 START_TIMEOUT: Final = 30.0
 """Seconds in which a server must answer at its start, not counting the time in which it loads its data."""
@@ -136,7 +134,7 @@ class EmbeddedValkey:
 
     def _answers(self) -> bool | None:
         """True when it answers, None while it loads, False when it does not."""
-        client = redis.Redis(unix_socket_path=str(self.socket), socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
+        client = connect(self.url, timeout=1.0, connect_timeout=1.0, retries=0)
         try:
             return bool(client.ping())
         except BusyLoadingError:

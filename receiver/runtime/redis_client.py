@@ -1,16 +1,49 @@
-"""Clients of Redis, and what its errors mean. One maker of clients: redis-py's own defaults are ten retries."""
+"""Make clients of Redis, and say what its errors mean.
+
+The only module that makes clients: redis-py's own defaults are ten retries with pauses, and whoever waits for Redis
+here decides for itself how long.
+"""
 
 from __future__ import annotations
 
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from handlers.support.url import hide_password
 
+_RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; after a time-out nobody waits a second time
+
+
+def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -> redis.Redis:
+    """Return a client, which connects on first use. `timeout`: seconds that an answer may take.
+
+    `retries`: how often a command whose connection broke is sent again, without a pause: once for whoever keeps
+    connections that may have gone stale, else 0.
+    """
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=connect_timeout,
+        retry=Retry(NoBackoff(), retries, supported_errors=_RETRIED),
+    )
+
+
+def connect_async(url: str, *, timeout: float | None, connect_timeout: float, retries: int) -> redis.asyncio.Redis:
+    """Return a client for asyncio, as `connect`. `timeout` None: the caller limits the time itself."""
+    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=timeout,
+        socket_connect_timeout=connect_timeout,
+        retry=redis.asyncio.retry.Retry(NoBackoff(), retries, supported_errors=_RETRIED),
+    )
+    return client
+
 
 def no_entry(redis_url: str, error: Exception) -> str:
-    """Why Redis does not let us in, as one line, where waiting can't help; else ""."""
+    """Return in one line why Redis refuses us and waiting can't help; "" for all other errors."""
     where = hide_password(redis_url)
     if isinstance(error, redis.AuthenticationError):
         if str(error).startswith(("HELLO must be called", "Authentication required")):
@@ -19,10 +52,3 @@ def no_entry(redis_url: str, error: Exception) -> str:
     if "DB index is out of range" in str(error):
         return f"Redis at {where} has no database of that number: write another one at the end of REDIS_URL"
     return ""
-
-
-def connect(url: str, *, socket_timeout: float = 5.0) -> redis.Redis:
-    """A client without redis-py's ten retries: whoever waits for Redis here decides for itself how long."""
-    return redis.Redis.from_url(
-        url, socket_timeout=socket_timeout, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 0)
-    )

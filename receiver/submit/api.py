@@ -35,6 +35,7 @@ from receiver.ledger.deliveries.resend import Tried, tried
 from receiver.ledger.runs import RunKey, RunStatus, standings
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
+from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
 from receiver.submit.auth import INVALID, Authenticator, scope_of
@@ -117,7 +118,7 @@ class _Api:
             self.sources[name] = Source(name, api, callbacks, secrets, allowed)
         ledger = Ledger(settings.database_url)
         self._store = AsyncLedger(ledger)
-        client = redis.Redis.from_url(settings.redis_url, socket_timeout=0.5, socket_connect_timeout=0.5)
+        client = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         self._gate = Authenticator(self._store, client, config.submit.rate)
         self._waiters: Waiters[RunKey, RunStatus] = Waiters(
             lambda wanted: self._store.read(lambda connection: standings(connection, wanted)),

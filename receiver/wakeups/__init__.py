@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 
-from receiver.runtime.redis_client import connect
 from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import Swept, clear_dead, sweep
 from receiver.wakeups.flags import (
@@ -50,7 +49,6 @@ __all__ = [
     "Swept",
     "call_help",
     "clear_dead",
-    "connect",
     "deliver_queue",
     "enqueue_raised",
     "flag_key",

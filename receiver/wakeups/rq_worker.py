@@ -248,7 +248,7 @@ def run_worker(
     Call it in the main thread: a job's timeout is an alarm signal.
     """
     stop = stop or Stop(TURN)
-    client = connect(redis_url)
+    client = connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0)
     pause, away, life, dead = 0.1, False, 0, list(predecessors)
     while not stop.asked:
         try:

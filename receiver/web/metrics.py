@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.stats import COUNTED, Gauges, read
+from receiver.runtime.redis_client import connect_async
 from receiver.telemetry import workers
 from receiver.web.part import Context, WebPart
 
@@ -98,7 +99,7 @@ class PolledMetrics(Collector):
 def metrics(context: Context) -> WebPart:
     """The part that serves /metrics."""
     ledger = Ledger(context.settings.database_url)
-    client = redis.asyncio.Redis.from_url(context.settings.redis_url, socket_timeout=1, socket_connect_timeout=1)
+    client = connect_async(context.settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
     state = PolledMetrics(context.config.destinations, [route.name for route in context.config.routes])
     context.registry.register(state)
     lock = asyncio.Lock()

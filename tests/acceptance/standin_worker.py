@@ -20,6 +20,7 @@ from typing import Any
 from receiver import wakeups, worker
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
+from receiver.runtime import redis_client
 from receiver.telemetry import logs
 
 
@@ -31,7 +32,7 @@ class StandIn(wakeups.JobBody):
 
     def __init__(self, queue: str, url: str, job_timeout: float, owner: str) -> None:
         self.queue = queue
-        self.client = wakeups.connect(url)
+        self.client = redis_client.connect(url, timeout=5.0, connect_timeout=2.0, retries=0)
         self.job_timeout = job_timeout
         if self.client.get(f"refuse:{queue}"):
             raise NotStarted(f"the sink of {queue} can't be built")

@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 import psycopg
 import redis
 
-from receiver import wakeups
+from receiver.runtime import redis_client
 from receiver.runtime.process import die_with_parent
 from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
 from tests.servers.postgres import PostgresProcess
@@ -251,7 +251,7 @@ class System:
 
     def flush_if_empty(self) -> bool:
         """FLUSHALL, if the inbox is empty at that moment. Raises redis.RedisError."""
-        client = wakeups.connect(self.valkey.url, socket_timeout=0.5)
+        client = redis_client.connect(self.valkey.url, timeout=0.5, connect_timeout=2.0, retries=0)
         try:
             return bool(client.eval(_FLUSH_IF_EMPTY, 0))
         finally:
@@ -277,7 +277,9 @@ class System:
                 "SELECT count(*) FILTER (WHERE state IN ('delivered', 'dead', 'cancelled')),"
                 " count(*) FILTER (WHERE state NOT IN ('delivered', 'dead', 'cancelled')) FROM deliveries"
             )
-            with contextlib.closing(wakeups.connect(self.valkey.url)) as client:
+            with contextlib.closing(
+                redis_client.connect(self.valkey.url, timeout=5.0, connect_timeout=2.0, retries=0)
+            ) as client:
                 inbox: Any = client.xlen("runhook:inbox")
         except (psycopg.Error, redis.RedisError, OSError):
             return False, 0

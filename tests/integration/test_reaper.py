@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import redis
 
-from receiver import wakeups
 from receiver.config.settings import Settings
 from receiver.domain.event import Event, event_id
 from receiver.inbox import InboxReader, InboxWriter, hand_back
 from receiver.ledger import Ledger
 from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import give_back
+from receiver.runtime import redis_client
 
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
-    with wakeups.connect(redis_url) as it:
+    with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as it:
         yield it
 
 

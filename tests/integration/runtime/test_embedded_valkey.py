@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from receiver import wakeups
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.ingest.durability import judge
-from receiver.runtime import embedded_valkey
+from receiver.runtime import embedded_valkey, redis_client
 from receiver.runtime.embedded_valkey import EmbeddedValkey
 from receiver.runtime.process import spawn
 from tests.support.paths import ROOT
@@ -39,7 +38,7 @@ def server(data: Path) -> Iterator[EmbeddedValkey]:
 
 
 def connect(server: EmbeddedValkey) -> redis.Redis:
-    return wakeups.connect(server.url)
+    return redis_client.connect(server.url, timeout=5.0, connect_timeout=2.0, retries=0)
 
 
 def test_it_keeps_the_promise_that_a_202_makes(server: EmbeddedValkey) -> None:

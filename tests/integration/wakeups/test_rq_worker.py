@@ -21,6 +21,7 @@ from rq.job import Callback, Job
 from rq.webhook import Webhook
 
 from receiver import wakeups
+from receiver.runtime import redis_client
 from receiver.wakeups import JobTimeout, Stop, flag_key
 from tests.servers.valkey import ValkeyProcess
 
@@ -30,7 +31,7 @@ LANE = f"rq:queue:{QUEUE}:intermediate"
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
-    with wakeups.connect(redis_url) as it:
+    with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as it:
         yield it
 
 
@@ -154,7 +155,7 @@ def test_no_wake_up_is_lost_between_a_busy_producer_and_a_worker(redis_url: str,
     pauses = [0.0, 0.0005, 0.001, 0.002, 0.004]
 
     def produce() -> None:
-        with wakeups.connect(redis_url) as mine:
+        with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as mine:
             for number in range(pieces):
                 mine.incr("work")
                 wakeups.wake(mine, QUEUE)
@@ -189,7 +190,7 @@ def test_waking_a_queue_whose_job_lingers_nudges_it(client: redis.Redis) -> None
 
 def test_a_nudge_ends_the_wait_at_once(redis_url: str, client: redis.Redis) -> None:
     started = time.monotonic()
-    with wakeups.connect(redis_url) as other:
+    with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as other:
         timer = threading.Timer(0.1, lambda: wakeups.nudge(other, QUEUE))
         timer.start()
         assert wakeups.wait_nudge(client, QUEUE, 4)
@@ -466,7 +467,7 @@ def die_in_the_middle(url: str, name: str) -> None:
     def body(_stop: Stop) -> None:
         raise Killed
 
-    client = wakeups.connect(url)
+    client = redis_client.connect(url, timeout=5.0, connect_timeout=2.0, retries=0)
     worker = wakeups.serving.RunhookWorker(QUEUE, client, f"{name}.1", body=lambda: body(Stop()))
     worker.register_birth()
     worker.register_death = lambda: None  # type: ignore[method-assign]
@@ -561,7 +562,7 @@ def test_a_worker_goes_on_after_redis_was_killed_and_is_back(valkey_factory: Cal
         time.sleep(1)
         server.start()
         back.append(time.monotonic())
-        with wakeups.connect(server.url) as mine:
+        with redis_client.connect(server.url, timeout=5.0, connect_timeout=2.0, retries=0) as mine:
             wakeups.sweep(mine, [QUEUE])
             wakeups.wake(mine, QUEUE)
 

@@ -1,0 +1,79 @@
+"""Clients of Redis: all are made in one place, each with its own time-outs and number of retries."""
+
+from __future__ import annotations
+
+import ast
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+import receiver
+from receiver.runtime.redis_client import connect, connect_async
+
+ROOT = Path(receiver.__file__).parent
+MAKERS = {"from_url", "Redis", "StrictRedis", "ConnectionPool", "BlockingConnectionPool"}
+
+
+def makers(source: str) -> list[str]:
+    """The calls in `source` that make a client of Redis, or a pool for one."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in calls]
+    return [name for name in names if name in MAKERS]
+
+
+def test_one_module_makes_clients() -> None:
+    found = {str(path.relative_to(ROOT)): makers(path.read_text()) for path in ROOT.rglob("*.py")}
+
+    assert {path for path, calls in found.items() if calls} == {"runtime/redis_client.py"}
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[str, list[int]]]:
+    """The URL of a server that closes each connection at its first byte, and a list that grows with each one."""
+    connections: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def serve() -> None:
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                connections.append(peer.fileno())
+                with peer:
+                    peer.recv(1)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"redis://127.0.0.1:{port}/0", connections
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_broken_connection_is_tried_again_as_often_as_told(refusing: tuple[str, list[int]], retries: int) -> None:
+    url, connections = refusing
+
+    with (
+        connect(url, timeout=2.0, connect_timeout=2.0, retries=retries) as client,
+        pytest.raises(redis.ConnectionError),
+    ):
+        client.ping()
+
+    assert len(connections) == 1 + retries
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_so_it_is_with_asyncio(refusing: tuple[str, list[int]], retries: int) -> None:
+    url, connections = refusing
+
+    async with connect_async(url, timeout=2.0, connect_timeout=2.0, retries=retries) as client:
+        with pytest.raises(redis.ConnectionError):
+            await client.ping()
+
+    assert len(connections) == 1 + retries
