@@ -241,7 +241,7 @@ def test_a_body_that_fails_costs_one_line_and_the_next_job_runs(
     wakeups.wake(client, QUEUE)
     serve(redis_url, body)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert "ValueError at test_wakeups.py:" in line
+    assert "ValueError at test_rq_worker.py:" in line
     assert "payload" not in caplog.text
     assert client.zcard(f"rq:failed:{QUEUE}") == 0
 
@@ -468,7 +468,7 @@ def die_in_the_middle(url: str, name: str) -> None:
         raise Killed
 
     client = redis_client.connect(url, timeout=5.0, connect_timeout=2.0, retries=0)
-    worker = wakeups.serving.RunhookWorker(QUEUE, client, f"{name}.1", body=lambda: body(Stop()))
+    worker = wakeups.rq_worker.RunhookWorker(QUEUE, client, f"{name}.1", body=lambda: body(Stop()))
     worker.register_birth()
     worker.register_death = lambda: None  # type: ignore[method-assign]
     with pytest.raises(Killed):

@@ -20,8 +20,8 @@ from receiver.runtime.process import die_with_parent
 LIVE = """
 import sys
 from pathlib import Path
-from receiver.runtime.liveness import LifeSign
-sign = LifeSign(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+from receiver.runtime.liveness import LivenessLock
+sign = LivenessLock(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
 print("alive", flush=True)
 sys.stdin.read()
 """
