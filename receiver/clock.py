@@ -39,7 +39,7 @@ log = logging.getLogger("runhook.clock")
 
 
 class Clock:
-    """The clock of one process. `bury`: gives back what dead workers held, if there were any."""
+    """The clock of one process. `reap`: releases what dead workers held."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Clock:
         connection: redis.Redis,
         retain: float | None,
         reconciler: Reconciler | None = None,
-        bury: Callable[[], int] | None = None,
+        reap: Callable[[], int] | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
         self._redis = connection
         self._retain = retain
         self._reconciler = reconciler
-        self._bury = bury
+        self._reap = reap
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
@@ -69,7 +69,7 @@ class Clock:
     def tick(self) -> None:
         """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
         trouble: dict[str, str] = {}
-        for look in (self.burials, self.due, self.operations, self.slow, self.overdue, self.inbox, self.repair):
+        for look in (self.reap, self.due, self.operations, self.slow, self.overdue, self.inbox, self.repair):
             if "redis" in trouble and look in (self.inbox, self.repair):
                 continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
             try:
@@ -87,10 +87,10 @@ class Clock:
                 log.warning("clock.well again")
         self._trouble = set(trouble)
 
-    def burials(self) -> None:
-        """Give back what workers held that died on this machine. While something is away, once is enough to say so."""
-        if self._bury is not None and not self._trouble:
-            self._bury()
+    def reap(self) -> None:
+        """Release what workers held that died on this machine. While something is away, once is enough to say so."""
+        if self._reap is not None and not self._trouble:
+            self._reap()
 
     def due(self) -> None:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send.
@@ -178,5 +178,5 @@ def build(settings: Settings, config: Config) -> Clock:
         connection,
         config.retention.events,
         reconciler,
-        bury=partial(reaper.bury_all, settings),
+        reap=partial(reaper.reap_all, settings),
     )

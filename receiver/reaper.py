@@ -1,7 +1,7 @@
-"""What a dead worker process had in its care is given back at once: claims, entries of the inbox, and RQ's traces.
+"""Release what a dead worker process held: claims in the ledger, entries of the inbox, and its traces in RQ's lists.
 
-Whoever knows of the death calls it: the supervisor that saw its child die, a worker that starts, the clock. Each step
-may be done twice, and by several at once. What can't be given back now lapses later.
+Called by whoever learns of the death: the supervisor that saw its child die, a worker that starts, the clock. Each step
+may be repeated, and run by several processes at once. What can't be released now lapses later.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from receiver.wakeups import DISPATCH, clear_dead
 log = logging.getLogger("runhook.worker")
 
 
-def give_back(settings: Settings, queue: str, name: str) -> bool:
-    """Release what the dead worker process `name` of `queue` held. False when some of it could not be released."""
+def release(settings: Settings, queue: str, name: str) -> bool:
+    """Release the claims or inbox entries of the dead worker process `name` of `queue`.
+
+    Returns False when Redis or the ledger was away, so that some may be left.
+    """
     return _release_entries(settings, name) if queue == DISPATCH else _release_claims(settings, name)
 
 
 def clear(settings: Settings, queue: str, name: str) -> bool:
-    """Remove what it left in RQ's lists, and wake its queue if that lost a wake-up. False while Redis is away."""
+    """Remove what it left in RQ's lists, and wake its queue if that lost a wake-up. Returns False while Redis is
+    away."""
     client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
     try:
         clear_dead(client, queue, name)
@@ -40,14 +44,14 @@ def clear(settings: Settings, queue: str, name: str) -> bool:
     return True
 
 
-def bury(settings: Settings, queue: str, name: str) -> bool:
-    """All of that."""
-    return give_back(settings, queue, name) and clear(settings, queue, name)
+def reap(settings: Settings, queue: str, name: str) -> bool:
+    """Release what the dead worker process `name` of `queue` held, and clear its traces. False when some are left."""
+    return release(settings, queue, name) and clear(settings, queue, name)
 
 
-def bury_all(settings: Settings) -> int:
-    """Give back what all workers held that died on this machine with this data directory; how many there were."""
-    return liveness.bury(settings.data, lambda queue, name: bury(settings, queue, name))
+def reap_all(settings: Settings) -> int:
+    """Reap all workers that died on this machine with this data directory. Returns how many there were."""
+    return liveness.reap(settings.data, lambda queue, name: reap(settings, queue, name))
 
 
 def _release_entries(settings: Settings, name: str) -> bool:

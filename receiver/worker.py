@@ -1,7 +1,7 @@
 """`runhook worker`: one process for dispatch and one for each sink, kept alive by a supervisor.
 
 The supervisor imports everything and opens nothing, so a child costs a fork; a child builds its body, and thereby its
-connections, for itself. What a dead child held is given back by the one that takes its place, before its first job;
+connections, for itself. What a dead child held is released by the one that takes its place, before its first job;
 what a whole worker held that is gone, by the next one that starts, or by the clock.
 """
 
@@ -24,7 +24,7 @@ from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
-from receiver.reaper import bury, bury_all, give_back
+from receiver.reaper import reap, reap_all, release
 from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import connect, no_entry
@@ -75,14 +75,14 @@ def chosen(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict
 
 
 def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, life: ChildContext) -> int:
-    """A child's whole life: give back what its predecessors held, then run the jobs of `queue` until SIGTERM.
+    """A child's whole life: release what its predecessors held, then run the jobs of `queue` until SIGTERM.
 
     Raises RunhookError when its body can't be built.
     """
     stop = Stop(TURN)
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     for name in life.predecessors:
-        if give_back(settings, queue, name):
+        if release(settings, queue, name):
             liveness.forget(settings.data, name)
     _show_life(settings, life.name, queue)
     body = build(life.name)
@@ -127,7 +127,7 @@ def _show_life(settings: Settings, name: str, queue: str) -> None:
 
 
 def prepare(settings: Settings, patience: float) -> None:
-    """Before the first child starts: see that all is there, and give back what earlier workers held. As `check`."""
+    """Before the first child starts: see that all is there, and reap earlier workers. As `check`."""
     check(settings, patience)
     try:
         LivenessLock(settings.data, f"check.{token_hex(4)}", DISPATCH).end()
@@ -137,7 +137,7 @@ def prepare(settings: Settings, patience: float) -> None:
             settings.data,
             error.strerror,
         )
-    bury_all(settings)
+    reap_all(settings)
 
 
 def check(settings: Settings, patience: float) -> None:
@@ -201,11 +201,11 @@ def run(
         label: partial(serve, queue, built[queue], settings) for label, queue in queues.items()
     }
 
-    def bury_late(label: str, name: str) -> None:
+    def reap_late(label: str, name: str) -> None:
         """After the last fork: what a child that had to be killed at the end leaves behind."""
-        bury(settings, queues[label], name)
+        reap(settings, queues[label], name)
 
     log.info("worker.started %s", " ".join(queues))
-    code = Supervisor(children, stop_timeout=stop_timeout, bury=bury_late).run()
+    code = Supervisor(children, stop_timeout=stop_timeout, reap=reap_late).run()
     log.info("worker.stopped code=%d", code)
     return code

@@ -111,17 +111,17 @@ def _slot(text: str) -> bytes:
 
 
 def forget(directory: Path, name: str) -> None:
-    """What the dead process `name` held has been given back."""
+    """Remove the file of the dead process `name`: what it held has been released."""
     _remove(_folder(directory) / name)
 
 
-def bury(directory: Path, give_back: Callable[[str, str], bool]) -> int:
-    """Call `give_back(queue, name)` for each process that is certainly dead; how many there were.
+def reap(directory: Path, release: Callable[[str, str], bool]) -> int:
+    """Call `release(queue, name)` for each process that is certainly dead. Returns how many it released.
 
-    One for which it says False is found again at the next call, and so are those after it. Any number of processes may
-    call this at once.
+    One for which it returns False is found again at the next call, and so are those after it. Any number of processes
+    may call this at once.
     """
-    buried = 0
+    reaped = 0
     for path in _files(directory):
         try:
             handle = os.open(path, os.O_RDWR)
@@ -135,15 +135,15 @@ def bury(directory: Path, give_back: Callable[[str, str], bool]) -> int:
         try:
             queue, where, age = _read(handle)
             if where == kernel():
-                if not give_back(queue, path.name):
+                if not release(queue, path.name):
                     break
-                buried += 1
+                reaped += 1
                 _remove(path)
             elif age > _DAY:
                 _remove(path)
         finally:
             os.close(handle)
-    return buried
+    return reaped
 
 
 def _remove(path: Path) -> None:

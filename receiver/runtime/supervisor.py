@@ -117,7 +117,7 @@ class Supervisor:
     """Runs `children`, functions by label, until SIGTERM or SIGINT.
 
     `stop_timeout`: seconds that children have to end after that, before they are killed; a second signal, a second
-    later, kills them at once. `bury(label, name)`: called, after the last fork, for each child that had to be killed
+    later, kills them at once. `reap(label, name)`: called, after the last fork, for each child that had to be killed
     in the end.
     """
 
@@ -126,11 +126,11 @@ class Supervisor:
         children: Mapping[str, ChildMain],
         *,
         stop_timeout: float = 20.0,
-        bury: Callable[[str, str], None] = lambda _label, _name: None,
+        reap: Callable[[str, str], None] = lambda _label, _name: None,
     ) -> None:
         self._children = [_Child(label, main) for label, main in children.items()]
         self._stop_timeout = stop_timeout
-        self._bury = bury
+        self._reap_killed = reap
         self._stops = Stops()
         self._host = socket.gethostname()
 
@@ -247,7 +247,7 @@ class Supervisor:
             child.pid = 0
         for child in living:
             if child.killed:
-                self._bury(child.label, child.name)
+                self._reap_killed(child.label, child.name)
         return 1 if any(child.killed for child in living) else 0
 
 

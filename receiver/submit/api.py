@@ -31,7 +31,7 @@ from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
-from receiver.ledger.deliveries.resend import Tried, tried
+from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.ledger.runs import RunKey, RunStatus, standings
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
@@ -124,8 +124,8 @@ class _Api:
             lambda wanted: self._store.read(lambda connection: standings(connection, wanted)),
             config.submit.max_waiters,
         )
-        self._senders: Waiters[str, Tried] = Waiters(
-            lambda wanted: self._store.read(lambda connection: tried(connection, wanted)), config.submit.max_waiters
+        self._senders: Waiters[str, DeliveryStatus] = Waiters(
+            lambda wanted: self._store.read(lambda connection: statuses(connection, wanted)), config.submit.max_waiters
         )
         context.metrics.held = lambda: len(self._waiters) + len(self._senders)
         self._redis = client

@@ -20,7 +20,7 @@ from receiver.ledger import runs
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries import resend
-from receiver.ledger.deliveries.resend import Tried
+from receiver.ledger.deliveries.resend import DeliveryStatus
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.visibility import webhook_of
@@ -46,7 +46,7 @@ class Resender:
         self,
         store: AsyncLedger,
         results: Results,
-        waiters: Waiters[str, Tried],
+        waiters: Waiters[str, DeliveryStatus],
         disguise: CallbackMask,
         wake: Callable[[], Awaitable[None]],
     ) -> None:
@@ -109,10 +109,10 @@ class Resender:
     async def _result(self, source: Source, run_id: str) -> RunResult | None:
         return await self._store.read(lambda connection: runs.result(connection, source.name, run_id))
 
-    async def _outcome(self, delivery: str, before: Tried, until: float) -> Tried | None:
+    async def _outcome(self, delivery: str, before: DeliveryStatus, until: float) -> DeliveryStatus | None:
         """The delivery after its next attempt; None when there was none in time."""
 
-        def over(now: Tried) -> bool:
+        def over(now: DeliveryStatus) -> bool:
             return now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed")
 
         try:
@@ -128,7 +128,7 @@ def _told(
     delivery: str,
     payload: bytes,
     addresses: tuple[str, str],
-    tried: Tried | None,
+    tried: DeliveryStatus | None,
     trouble: str | None,
 ) -> Reply:
     """Skyvern's shape. `addresses`: the default one and the one that was sent to, "" where the caller is not told."""
@@ -170,7 +170,7 @@ def _given(body: bytes) -> str:
     return given or ""
 
 
-def _error(tried: Tried | None) -> str | None:
+def _error(tried: DeliveryStatus | None) -> str | None:
     if tried is None:
         return f"not sent within {WAIT:g} s; it stays due, and is sent as soon as it can be"
     if tried.outcome == "accepted":

@@ -17,7 +17,7 @@ def _no_claim_sweep() -> None:
     from receiver.runtime import liveness
 
     nothing: Any = lambda *_: 0  # noqa: E731
-    recovery.lapse_claims = liveness.bury = nothing
+    recovery.lapse_claims = liveness.reap = nothing
 
 
 def _no_reclaim() -> None:

@@ -14,7 +14,7 @@ from receiver.domain.event import Event, event_id
 from receiver.inbox import InboxReader, InboxWriter, hand_back
 from receiver.ledger import Ledger
 from receiver.ledger.migrate import ensure_schema
-from receiver.reaper import give_back
+from receiver.reaper import release
 from receiver.runtime import redis_client
 
 
@@ -54,8 +54,8 @@ def test_giving_back_while_redis_or_the_ledger_is_away_is_no_error(
     missing = f"sqlite:///{tmp_path / 'no' / 'such' / 'place.db'}"
     settings = Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": missing})
     (tmp_path / "no").write_text("a file")
-    give_back(settings, "dispatch", "dead")
-    give_back(settings, "deliver:ops", "dead")
+    release(settings, "dispatch", "dead")
+    release(settings, "deliver:ops", "dead")
     assert caplog.text.count("worker.not_released owner=dead") == 2
 
 
@@ -64,5 +64,5 @@ def test_an_empty_ledger_gives_nothing_back(tmp_path: Path, caplog: pytest.LogCa
     ledger = Ledger(url)
     ensure_schema(ledger)
     ledger.close()
-    give_back(Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": url}), "deliver:ops", "dead")
+    release(Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": url}), "deliver:ops", "dead")
     assert caplog.text == ""

@@ -20,7 +20,7 @@ from receiver.ledger.schema import attempts, deliveries
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class DeliveryStatus:
     """A delivery with its newest attempt. `number` 0: there was none. `outcome`, `reason`, `note`: of that attempt;
     times in seconds since the epoch."""
 
@@ -35,7 +35,7 @@ class Tried:
 
 def resend(
     connection: sa.Connection, standing: RunStatus, sink: str, route: str, lane: str, now: float, elsewhere: str = ""
-) -> tuple[str, Tried]:
+) -> tuple[str, DeliveryStatus]:
     """Have the newest event of the run sent to `sink` now. Returns the delivery's id, and how it stood before.
 
     `elsewhere`: an address that is not the submission's own; it has a delivery, and so a key, of its own. What is on
@@ -58,20 +58,20 @@ def resend(
         "target": elsewhere,
     }
     if insert_deliveries(connection, [row]):
-        return wanted, Tried(DeliveryState.QUEUED)
+        return wanted, DeliveryStatus(DeliveryState.QUEUED)
     for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "reason": ""}), (DeliveryMove.DUE, {})):
         connection.execute(
             sa.update(deliveries)
             .where(deliveries.c.id == wanted, deliveries.c.state.in_(sources(move)))
             .values(state=target(move), due_at=now, updated_at=now, **fresh)
         )
-    return wanted, tried(connection, [wanted])[wanted]
+    return wanted, statuses(connection, [wanted])[wanted]
 
 
-def tried(connection: sa.Connection, ids: Collection[str]) -> dict[str, Tried]:
+def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, DeliveryStatus]:
     """How these deliveries stand, each with its newest attempt."""
     found = {
-        row.id: Tried(DeliveryState(row.state))
+        row.id: DeliveryStatus(DeliveryState(row.state))
         for row in connection.execute(
             sa.select(deliveries.c.id, deliveries.c.state).where(bulk.among(connection, deliveries.c.id, list(ids)))
         )
@@ -84,7 +84,7 @@ def tried(connection: sa.Connection, ids: Collection[str]) -> dict[str, Tried]:
     for row in made:
         if row.delivery_id in found:
             note = json.loads(row.receipt).get("note", "") if row.receipt else ""
-            found[row.delivery_id] = Tried(
+            found[row.delivery_id] = DeliveryStatus(
                 found[row.delivery_id].state,
                 row.number,
                 row.outcome,

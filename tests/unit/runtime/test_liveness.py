@@ -53,47 +53,47 @@ def live(tmp_path: Path) -> Iterator[Live]:
         process.communicate()
 
 
-class Undertaker:
+class Reaper:
     """Notes who is given back; says that it could not for the names in `failing`."""
 
     def __init__(self) -> None:
-        self.buried: list[tuple[str, str]] = []
+        self.reaped: list[tuple[str, str]] = []
         self.failing: set[str] = set()
 
     def __call__(self, queue: str, name: str) -> bool:
         if name in self.failing:
             return False
-        self.buried.append((queue, name))
+        self.reaped.append((queue, name))
         return True
 
 
 def test_a_process_is_dead_as_soon_as_it_was_killed_and_not_before(tmp_path: Path, live: Live) -> None:
-    it = Undertaker()
+    it = Reaper()
     killed, living = live("ops@a.1"), live("ops@a.2")
-    assert liveness.bury(tmp_path, it) == 0
+    assert liveness.reap(tmp_path, it) == 0
     killed.kill()
     killed.wait()
-    assert liveness.bury(tmp_path, it) == 1
-    assert it.buried == [("deliver:ops", "ops@a.1")]
-    assert liveness.bury(tmp_path, it) == 0
+    assert liveness.reap(tmp_path, it) == 1
+    assert it.reaped == [("deliver:ops", "ops@a.1")]
+    assert liveness.reap(tmp_path, it) == 0
     assert living.poll() is None
 
 
 def test_a_process_that_stands_still_is_not_dead(tmp_path: Path, live: Live) -> None:
     stopped = live("ops@a.1")
     stopped.send_signal(signal.SIGSTOP)
-    assert liveness.bury(tmp_path, Undertaker()) == 0
+    assert liveness.reap(tmp_path, Reaper()) == 0
     stopped.send_signal(signal.SIGCONT)
 
 
 def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
-    it = Undertaker()
+    it = Reaper()
     it.failing = {"ops@a.1"}
     for name in ("ops@a.1", "ops@a.2"):
         LivenessLock(tmp_path, name, "deliver:ops")._let_go()
-    assert liveness.bury(tmp_path, it) == 0
+    assert liveness.reap(tmp_path, it) == 0
     it.failing = set()
-    assert liveness.bury(tmp_path, it) == 2
+    assert liveness.reap(tmp_path, it) == 2
 
 
 def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
     (folder / "can't be read").symlink_to("/proc/self/mem")
     (folder / "dangling").symlink_to("/nowhere")
     # When the dead are looked for
-    it = Undertaker()
-    looking = threading.Thread(target=liveness.bury, args=(tmp_path, it), daemon=True)
+    it = Reaper()
+    looking = threading.Thread(target=liveness.reap, args=(tmp_path, it), daemon=True)
     looking.start()
     looking.join(10)
     # Then that one is found, and nothing else
     assert not looking.is_alive()
-    assert it.buried == [("deliver:ops", "ops@a.1")]
+    assert it.reaped == [("deliver:ops", "ops@a.1")]
 
 
 def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_day(
@@ -127,10 +127,10 @@ def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_da
     two_days_ago = time.time() - 2 * 86400
     os.utime(tmp_path / "workers" / "ops@b.1", (two_days_ago, two_days_ago))
     # When the dead are looked for
-    it = Undertaker()
-    liveness.bury(tmp_path, it)
+    it = Reaper()
+    liveness.reap(tmp_path, it)
     # Then none of them is called dead
-    assert it.buried == []
+    assert it.reaped == []
     assert [path.name for path in (tmp_path / "workers").iterdir()] == ["ops@b.2"]
 
 
@@ -139,7 +139,7 @@ def test_a_directory_in_which_nobody_can_write_says_so_and_holds_no_dead(tmp_pat
     file.write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
         LivenessLock(file, "ops@a.1", "deliver:ops")
-    assert liveness.bury(file, Undertaker()) == 0
+    assert liveness.reap(file, Reaper()) == 0
 
 
 def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_what_a_dead_process_had_begun_of_what_it_had_in_hand_is_known(tmp_path:
     assert liveness.begun(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
     assert liveness.begun(tmp_path, "ops@a.2") == frozenset()
     # And it says nothing of who is dead
-    it = Undertaker()
-    assert liveness.bury(tmp_path, it) == 3
-    assert it.buried[0] == ("deliver:ops", "ops@a.1")
+    it = Reaper()
+    assert liveness.reap(tmp_path, it) == 3
+    assert it.reaped[0] == ("deliver:ops", "ops@a.1")
 
 
 def test_without_a_sign_that_can_be_trusted_nobody_knows_what_was_begun(
