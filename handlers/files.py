@@ -1,8 +1,8 @@
-"""The sink `files`: each event and its run's files in a local folder, whole and on disk before it is accepted.
+"""The sink `files`: each event and its run's files in a local folder, fsynced before the delivery is accepted.
 
 A file is written under a temporary name, synced, renamed, and its folder synced. Folders are opened one inside the
-other and never through a symbolic link, so nothing that a payload says, and nothing that somebody planted below the
-root, leads out of it. This file knows disks; what is kept and under which names is the mirror's affair.
+other and never through a symbolic link, so neither a payload nor a link planted below the root leads out of it. This
+file knows disks; what is stored under which names is the mirror's decision.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
-from handlers.mirror.download import Incoming
+from handlers.mirror.download import IncomingFile
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.options import MirrorOptions
 from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.support.guarded_client import Deadline
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not hold us
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not block
 _WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -46,33 +46,35 @@ class FilesOptions(MirrorOptions):
 
 
 class FilesSink(Sink[FilesOptions]):
-    """Keeps each event and its run's files under `path`."""
+    """Stores each event and its run's files under `path`."""
 
     Options = FilesOptions
     batch_size: ClassVar[int] = 1
 
     def __init__(self, name: str, options: FilesOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        self._mirror = Mirror(options, services, Folder(options.path.absolute()))
+        self._mirror = Mirror(options, services, LocalStore(options.path.absolute()))
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Keep the event. The receipt's id is its folder, `keys` the files in it."""
+        """Store the event. The receipt's id is its folder, `keys` the files in it."""
         return self._mirror.send(delivery)
 
     def close(self) -> None:
+        """Close connections and let idle threads end."""
         self._mirror.close()
 
 
-class Folder:
-    """A store on a local disk. `root` may be a link; nothing below it is followed."""
+class LocalStore:
+    """The Store protocol over a local folder. `root` may be a symbolic link; none below it is followed."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def survey(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
-        deadline.left()
+    def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
+        """See Store. {} when there is no such folder; temporary files are left out."""
+        deadline.remaining()
         found = {}
-        with _spoken(self._root), self._opened(directory, make=False) as folder:
+        with _translated_errors(self._root), self._opened(directory, make=False) as folder:
             if folder is not None:
                 for name in os.listdir(folder):  # noqa: PTH208 - of an open folder
                     with suppress(FileNotFoundError):
@@ -82,6 +84,7 @@ class Folder:
         return found
 
     def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
+        """See Store. Reads the whole file; None when it has another size or is missing."""
         digest = hashlib.sha256()
         read = 0
         for chunk in self._chunks(key, deadline):
@@ -90,46 +93,52 @@ class Folder:
         return digest.hexdigest() if read == size else None
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
+        """See Store. The version is the SHA-256; None too for a document over MAX_DOCUMENT."""
         body = bytearray()
-        there = False
+        exists = False
         for chunk in self._chunks(key, deadline):
-            there = True
+            exists = True
             body += chunk
             if len(body) > MAX_DOCUMENT:
                 return None
-        return Stored(bytes(body), hashlib.sha256(body).hexdigest()) if there else None
+        return Stored(bytes(body), hashlib.sha256(body).hexdigest()) if exists else None
 
     def put(self, target: ObjectTarget, body: bytes) -> None:
+        """See Store."""
         self._write(target, (body,))
 
-    def create(self, _target: ObjectTarget, _body: bytes) -> bool:
-        return False  # a look costs nothing here
+    def put_if_absent(self, _target: ObjectTarget, _body: bytes) -> bool:
+        """See Store. Always False: on a local disk, checking first costs nothing."""
+        return False
 
-    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
+        """See Store. A file that fails in the middle is removed."""
         self._write(target, incoming)
 
-    def swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
+    def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
+        """See Store. All writers of the file hold the folder's lock while they compare and replace."""
         directory, _, _ = target.key.rpartition("/")
-        with _spoken(self._root), self._opened(directory, make=True) as folder:
+        with _translated_errors(self._root), self._opened(directory, make=True) as folder:
             assert folder is not None
-            # All writers of this file hold the folder's lock while they compare and set.
             fcntl.flock(folder, fcntl.LOCK_EX)
-            there = self.read(target.key, target.deadline)
-            if (there.version if there else None) != version:
+            current = self.read(target.key, target.deadline)
+            if (current.version if current else None) != version:
                 return False
             self._write(target, (body,))
             return True
 
-    def place(self, key: str) -> str:
+    def location(self, key: str) -> str:
+        """Return the path of `key`."""
         return str(self._root / key) + ("/" if key.endswith("/") else "")
 
     def url(self, _key: str) -> str:
+        """Return "": a local file has no link."""
         return ""
 
     def _chunks(self, key: str, deadline: Deadline) -> Iterator[bytes]:
-        """What a regular file holds; nothing when it is not there or is none. An empty file gives one empty chunk."""
+        """Yield a regular file's contents, beginning with b""; nothing at all when there is no such file."""
         directory, _, name = key.rpartition("/")
-        with _spoken(self._root), self._opened(directory, make=False) as folder:
+        with _translated_errors(self._root), self._opened(directory, make=False) as folder:
             if folder is None:
                 return
             try:
@@ -141,22 +150,22 @@ class Folder:
                     return
                 yield b""
                 while chunk := file.read(1 << 20):
-                    deadline.left()
+                    deadline.remaining()
                     yield chunk
 
     def _write(self, target: ObjectTarget, chunks: Iterable[bytes]) -> None:
-        """Replace the file by the chunks, or leave it as it is when taking them raises."""
+        """Replace the file by the chunks, or leave it as it is when iterating them raises."""
         directory, _, name = target.key.rpartition("/")
-        with _spoken(self._root), self._opened(directory, make=True) as folder:
+        with _translated_errors(self._root), self._opened(directory, make=True) as folder:
             assert folder is not None
             temporary = f".{name}.part"
-            descriptor = _locked(folder, temporary)
+            descriptor = _open_locked(folder, temporary)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 try:
                     file.truncate(0)
                     for chunk in chunks:
-                        target.deadline.left()
-                        _all(file.write, chunk)
+                        target.deadline.remaining()
+                        _write_all(file.write, chunk)
                     os.fsync(descriptor)
                     os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
                 except BaseException:
@@ -167,12 +176,12 @@ class Folder:
 
     @contextmanager
     def _opened(self, directory: str, *, make: bool) -> Iterator[int | None]:
-        """The folder `directory` below the root, opened step by step; None when it is not there and not to be made."""
+        """Open the folder `directory` below the root, step by step; None when it is missing and `make` is false."""
         descriptor = self._open_root(make=make)
         try:
             for part in directory.split("/"):
                 if part and descriptor is not None:
-                    following = _step(descriptor, part, make=make)
+                    following = _open_subfolder(descriptor, part, make=make)
                     os.close(descriptor)
                     descriptor = following
             yield descriptor
@@ -189,15 +198,15 @@ class Folder:
                 return None
         self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
         for parent in self._root.parents:
-            with suppress(OSError):  # one that we may not open is none that we made
+            with suppress(OSError):  # a folder that we may not open is not one that we made
                 descriptor = os.open(parent, flags)
                 os.fsync(descriptor)
                 os.close(descriptor)
         return os.open(self._root, flags)
 
 
-def _step(folder: int, part: str, *, make: bool) -> int | None:
-    """The folder `part` inside the open `folder`; made, and that written down, if need be."""
+def _open_subfolder(folder: int, part: str, *, make: bool) -> int | None:
+    """Open the folder `part` inside the open `folder`, making it, synced, if `make` is true."""
     assert part not in (".", "..")
     try:
         return os.open(part, _FOLDER, dir_fd=folder)
@@ -210,8 +219,8 @@ def _step(folder: int, part: str, *, make: bool) -> int | None:
     return os.open(part, _FOLDER, dir_fd=folder)
 
 
-def _locked(folder: int, name: str) -> int:
-    """The file `name`, opened and locked. The lock ends with its process, so a crashed one's file is taken over.
+def _open_locked(folder: int, name: str) -> int:
+    """Open and lock the file `name`. The lock ends with its process, so a crashed writer's file is taken over.
 
     Raises Unavailable while another worker writes it.
     """
@@ -219,10 +228,10 @@ def _locked(folder: int, name: str) -> int:
         descriptor = os.open(name, _WRITE, 0o644, dir_fd=folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.fstat(descriptor)
+            opened = os.fstat(descriptor)
             with suppress(FileNotFoundError):
-                there = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
+                named = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino):
                     return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -230,10 +239,10 @@ def _locked(folder: int, name: str) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever held it has renamed it: begin anew
+        os.close(descriptor)  # its last holder has renamed it: start over
 
 
-def _all(write: Callable[[memoryview], int | None], chunk: bytes) -> None:
+def _write_all(write: Callable[[memoryview], int | None], chunk: bytes) -> None:
     view = memoryview(chunk)
     while view:
         view = view[write(view) or 0 :]
@@ -244,8 +253,8 @@ def _is_temporary(name: str) -> bool:
 
 
 @contextmanager
-def _spoken(root: Path) -> Iterator[None]:
-    """Say the disk's errors in the contract's words."""
+def _translated_errors(root: Path) -> Iterator[None]:
+    """Raise Refused or Unavailable for the disk's errors inside."""
     try:
         yield
     except OSError as error:

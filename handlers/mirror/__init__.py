@@ -1,15 +1,20 @@
-"""The mirror that the sinks `files` and `s3` share: what belongs to a run, under which names, whole or not at all.
+"""The mirror that the sinks `files` and `s3` share: it copies an event's body and its run's files into a store.
 
-names, artifacts, manifest, types   pure: a body in, names and documents out
-download                            one file: fetched, counted, hashed, compared
-sending                             one delivery: in which order, what is there already, what is reported
-options, threads                    what an operator sets; threads that nobody waits for too long
+mirror          one delivery: in which order things are written, what is stored already, what the receipt says
+artifacts       which files belong to a run (pure)
+names           safe file names and key parts (pure)
+content_types   content types by file ending (pure)
+manifest        run.json's companions manifest.json and latest.json (pure)
+download        one file: fetched, counted, hashed, compared
+fan_out         many files at once, with a deadline
+store           what a mirror needs of S3 or a folder
+options         the options that both sinks have
 """
 
 from handlers.mirror.artifacts import artifacts_of
 from handlers.mirror.mirror import Mirror
-from handlers.mirror.names import safe_name
+from handlers.mirror.names import safe_file_name
 from handlers.mirror.options import MirrorOptions
 from handlers.mirror.store import ObjectTarget, Store, Stored
 
-__all__ = ["Mirror", "MirrorOptions", "ObjectTarget", "Store", "Stored", "artifacts_of", "safe_name"]
+__all__ = ["Mirror", "MirrorOptions", "ObjectTarget", "Store", "Stored", "artifacts_of", "safe_file_name"]

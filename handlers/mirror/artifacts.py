@@ -1,7 +1,7 @@
-"""Which files belong to a run, read from its body: recordings, screenshots, downloaded files. Pure, and total: a body
-of any shape gives a list. The same body gives the same names, at every attempt.
+"""Read from a run's body which files belong to it: recordings, screenshots, downloads. Pure.
 
-It does not know how files are fetched or where they are kept.
+A body of any shape gives a list, and the same body gives the same names at every attempt. It does not know how files
+are fetched or where they are stored.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from handlers.contract import Artifact
-from handlers.mirror.names import UsedNames, safe_name
+from handlers.mirror.names import UsedNames, safe_file_name
 from handlers.support.guarded_client import MAX_URL
 
 RESERVED = ("run.json", "manifest.json", "latest.json")
-"""Names in the event's directory that are never an artifact's."""
+"""Names in the event's directory that no artifact gets."""
 
 MAX_LISTED = 10_000
-"""How many artifacts of one run are looked at at all."""
+"""Artifacts of one run that are considered."""
 
-_MAX_ADDRESS = MAX_URL + 1
-"""Characters of an address that are looked at: with so many it is refused, however many more there are."""
+_MAX_READ = MAX_URL + 1
+"""Characters read of a URL: one that long is refused anyway."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTENT_PATH = re.compile(r"/artifacts/([A-Za-z0-9_-]{1,200})/content/?$")
 _STORED_NAME = re.compile(r"_(a_[0-9]{1,40})_[a-z0-9_]+\.[a-z0-9.]{1,16}$")
-"""What Skyvern calls a file in its storage: <time>_<artifact id>_<type>.<ending>. A server that keeps them on its own
-disk tells no other address than a path of that form."""
+"""Skyvern's name of a stored file: <time>_<artifact id>_<type>.<ending>. A server that stores files on its own disk
+gives such a path and no URL."""
 _ENDING = re.compile(r"\.([a-z0-9]{1,8})$")
 _VIDEO = frozenset({"webm", "mp4", "mov", "mkv"})
 _IMAGE = frozenset({"png", "jpg", "jpeg", "webp", "gif"})
@@ -41,28 +41,28 @@ _SIGNING = re.compile(
 
 
 def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
-    """The run's files: downloads first, then recordings, then screenshots, as the body lists them.
+    """Return the run's files: downloads first, then recordings, then screenshots, in the body's order.
 
-    Names are safe and differ from each other. A file that several fields name is there once. `url` is as the sender
-    wrote it ("" when it wrote null): whether it can be fetched is not judged here.
+    Names are safe and unique. A file that several fields name is listed once. `url` is as the sender wrote it, "" for
+    null; whether it can be fetched is not checked here.
     """
     found: list[Artifact] = []
-    places: set[tuple[str, str, str]] = set()
+    known: set[tuple[str, str, str]] = set()
     taken = UsedNames(RESERVED)
     for artifact in _named(run):
         if artifact.url:
-            place = (artifact.kind, artifact.name if artifact.kind == "download" else "", place_of(artifact.url))
-            if place in places:
+            identity = (artifact.kind, artifact.name if artifact.kind == "download" else "", url_identity(artifact.url))
+            if identity in known:
                 continue
-            places.add(place)
-        found.append(replace(artifact, name=taken.give(safe_name(artifact.name))))
+            known.add(identity)
+        found.append(replace(artifact, name=taken.reserve(safe_file_name(artifact.name))))
         if len(found) == MAX_LISTED:
             break
     return found
 
 
 def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
-    """`named`, and those of `listed` (what the API lists for the run) whose type matches one of the globs `types`."""
+    """Return `named`, and those of `listed` (from the API) whose type matches one of the globs `types`, each once."""
     found = list(named)
     taken = UsedNames((*RESERVED, *(artifact.name for artifact in named)))
     known = {_identity(artifact) for artifact in named}
@@ -70,20 +70,20 @@ def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Se
         if _identity(artifact) in known or not any(fnmatchcase(artifact.kind, pattern) for pattern in types):
             continue
         known.add(_identity(artifact))
-        name = safe_name(artifact.name or artifact.artifact_id or artifact.kind)
-        found.append(replace(artifact, name=taken.give(name)))
+        name = safe_file_name(artifact.name or artifact.artifact_id or artifact.kind)
+        found.append(replace(artifact, name=taken.reserve(name)))
     return found[:MAX_LISTED]
 
 
 def renewed(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
-    """The same file in `listed`, which has the newer URL; its name, checksum and size stay those of `artifact`.
+    """Return `artifact` with the newer URL that the same file has in `listed`; its name, checksum and size stay.
 
-    None when no entry is surely the same.
+    None when no entry is certainly the same file.
     """
     tests = (
         lambda other: artifact.artifact_id is not None and other.artifact_id == artifact.artifact_id,
         lambda other: artifact.sha256 is not None and other.sha256 == artifact.sha256,
-        lambda other: bool(artifact.url) and place_of(other.url) == place_of(artifact.url),
+        lambda other: bool(artifact.url) and url_identity(other.url) == url_identity(artifact.url),
     )
     for test in tests:
         for other in listed:
@@ -95,10 +95,10 @@ def renewed(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
     return None
 
 
-def place_of(url: str) -> str:
-    """What stays the same of an address when it is signed anew: host, path and what of the query is no signature.
+def url_identity(url: str) -> str:
+    """Return the part of a URL that stays when it is signed anew: host, path, and the query without the signature.
 
-    Never raises.
+    Returns `url` itself when it can't be parsed.
     """
     try:
         parts = urlsplit(url)
@@ -109,7 +109,7 @@ def place_of(url: str) -> str:
 
 
 def is_content_path(url: str) -> bool:
-    """Whether the address has the form of the API's artifact contents: the only one that gets the API key unasked."""
+    """Whether `url` has the path of the API's artifact contents: the only one that is sent the API key unasked."""
     try:
         return bool(_CONTENT_PATH.search(urlsplit(url).path))
     except ValueError:
@@ -127,12 +127,12 @@ def _named(run: Mapping[str, Any]) -> Iterator[Artifact]:
 
 
 def _downloads(run: Mapping[str, Any]) -> Iterator[Artifact]:
-    places = set()
+    known = set()
     for entry in _list(run.get("downloaded_files")):
         if not isinstance(entry, Mapping):
             continue
-        url = _text(entry.get("url"))[:_MAX_ADDRESS]
-        places.add(place_of(url))
+        url = _text(entry.get("url"))[:_MAX_READ]
+        known.add(url_identity(url))
         sha256, size = _text(entry.get("checksum")), entry.get("file_size")
         yield Artifact(
             kind="download",
@@ -143,7 +143,7 @@ def _downloads(run: Mapping[str, Any]) -> Iterator[Artifact]:
             artifact_id=_text(entry.get("artifact_id"))[:200] or _id_of(url),
         )
     for url in _urls(run, "downloaded_file_urls"):
-        if place_of(url) not in places:
+        if url_identity(url) not in known:
             yield Artifact("download", _basename(url) or "download", url, artifact_id=_id_of(url))
 
 
@@ -154,19 +154,19 @@ def _of_url(kind: str, url: str, stem: str, number: str, endings: Iterable[str],
 
 
 def _urls(run: Mapping[str, Any], *fields: str) -> Iterator[str]:
-    """The addresses in these fields, each file once."""
-    places = set()
+    """Yield the URLs in these fields, each file once."""
+    known = set()
     for name in fields:
         value = run.get(name)
-        for url in _list(value) if not isinstance(value, str) else [value]:
-            address = _text(url)[:_MAX_ADDRESS]
-            if address and (place := place_of(address)) not in places:
-                places.add(place)
-                yield address
+        for item in _list(value) if not isinstance(value, str) else [value]:
+            url = _text(item)[:_MAX_READ]
+            if url and (identity := url_identity(url)) not in known:
+                known.add(identity)
+                yield url
 
 
 def _identity(artifact: Artifact) -> str:
-    return artifact.artifact_id or place_of(artifact.url)
+    return artifact.artifact_id or url_identity(artifact.url)
 
 
 def _id_of(url: str) -> str | None:
@@ -179,7 +179,7 @@ def _id_of(url: str) -> str | None:
 
 
 def _basename(url: str) -> str:
-    """The last part of the path, unless that is the API's `/content`."""
+    """Return the last part of the path; "" when that is the API's `/content`."""
     try:
         path = urlsplit(url).path
     except ValueError:
@@ -194,5 +194,5 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _text(value: Any) -> str:
-    """A string that can be encoded; what is no string is "" ."""
+    """Return a string that can be encoded as UTF-8; "" for what is no string."""
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""

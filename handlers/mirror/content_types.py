@@ -1,4 +1,4 @@
-"""Content types by a file's ending: a fixed table, so that no machine's own list changes what is stored. Pure."""
+"""Content types by file ending: a fixed table, so that the host's own list does not change what is stored. Pure."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ _TYPES = {
     "zst": "application/zstd",
 }
 
-_SHOWN = ("image/", "video/", "audio/", "text/plain", "text/csv", "application/pdf", "application/json")
+_INLINE = ("image/", "video/", "audio/", "text/plain", "text/csv", "application/pdf", "application/json")
 
 
 def content_type(name: str) -> str:
-    """The content type of a file called `name`."""
+    """Return the content type of a file called `name`, by its ending."""
     return _TYPES.get(name.rpartition(".")[2].lower(), DEFAULT)
 
 
-def may_be_shown(content: str) -> bool:
-    """Whether a browser may show it in place. A page or drawing from a payload could run code: it is to be saved."""
-    return content.startswith(_SHOWN) and "svg" not in content
+def is_inline_safe(content_type: str) -> bool:
+    """Whether a browser may show it inline. A page or drawing from a payload could run code, so it is downloaded."""
+    return content_type.startswith(_INLINE) and "svg" not in content_type

@@ -1,4 +1,4 @@
-"""Work on many files at once, never waited for longer than there is time: what hangs is left behind."""
+"""Run work in threads with a deadline: a thread that hangs is left behind, never joined."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from handlers.contract import Unavailable
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
-LAST_WORDS = 1.0
-"""Seconds after the deadline in which those who waited then may say for whom: a mere time-out knows no culprit."""
+GRACE = 1.0
+"""Seconds past the deadline that we wait for the work itself to time out, since its error says whose fault it is."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Crew(Generic[T, R]):
-    """Work on many items, by the calling thread and by helpers from a pool where it has some to spare.
+class FanOut(Generic[T, R]):
+    """Work on many items in the calling thread and in threads of a pool that are free.
 
-    The caller works too, so a busy pool delays nobody for ever and no run waits behind another's whole list.
+    The caller takes items too, so a run makes progress even when the pool is busy with other runs.
     """
 
     def __init__(self, items: Sequence[T], work: Callable[[T], R]) -> None:
@@ -31,21 +31,24 @@ class Crew(Generic[T, R]):
         self._left = len(items)
         self._change = threading.Condition()
 
-    def run(self, pool: DaemonPool, helpers: int, deadline: Deadline) -> list[R | Exception]:
-        """What `work` returned or raised for each item, in order. Raises Unavailable for those that overstay."""
-        deadline = deadline.later(LAST_WORDS)
-        for _ in range(min(helpers, len(self._items) - 1)):
-            pool.submit(self._help)
-        self._help()
+    def run(self, pool: DaemonPool, threads: int, deadline: Deadline) -> list[R | Exception]:
+        """Return what `work` returned or raised for each item, in order.
+
+        `threads`: how many of the pool may join. Raises DeadlineExceeded when some item is not done by then.
+        """
+        deadline = deadline.extended(GRACE)
+        for _ in range(min(threads, len(self._items) - 1)):
+            pool.submit(self._take_items)
+        self._take_items()
         with self._change:
             try:
                 while self._left:
-                    self._change.wait(deadline.left())
+                    self._change.wait(deadline.remaining())
             finally:
-                self._next = len(self._items)  # helpers that come late find nothing to begin
+                self._next = len(self._items)  # threads that start late find no item
         return [result for result in self._results if result is not None]
 
-    def _help(self) -> None:
+    def _take_items(self) -> None:
         while True:
             with self._change:
                 index = self._next
@@ -54,7 +57,7 @@ class Crew(Generic[T, R]):
                 self._next += 1
             try:
                 result: R | Exception = self._work(self._items[index])
-            except Exception as error:  # noqa: BLE001 - handed to the caller with its place
+            except Exception as error:  # noqa: BLE001 - returned in the place of a result
                 result = error
             with self._change:
                 self._results[index] = result
@@ -62,8 +65,8 @@ class Crew(Generic[T, R]):
                 self._change.notify_all()
 
 
-def within(deadline: Deadline, work: Callable[[], R]) -> R:
-    """What `work` returns or raises, done in a thread of its own. Raises Unavailable when it overstays the deadline."""
+def run_within(deadline: Deadline, work: Callable[[], R]) -> R:
+    """Return or raise what `work` does, run in a thread of its own. Raises Unavailable if it outlasts the deadline."""
     results: list[R] = []
     errors: list[BaseException] = []
     done = threading.Event()
@@ -77,7 +80,7 @@ def within(deadline: Deadline, work: Callable[[], R]) -> R:
             done.set()
 
     threading.Thread(target=run, name="send", daemon=True).start()
-    if not done.wait(deadline.later(LAST_WORDS).left()):
+    if not done.wait(deadline.extended(GRACE).remaining()):
         raise Unavailable(f"not done within {deadline.seconds:g} s")
     if errors:
         raise errors[0]

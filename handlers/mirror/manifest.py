@@ -1,10 +1,10 @@
-"""The three documents that a mirrored event leaves beside its files, as values. Pure.
+"""The documents that a mirrored event has beside its files, as values. Pure.
 
     <prefix><event>/run.json        the event's body, byte for byte
-    <prefix><event>/manifest.json   what is kept and what is not; written last, so where it is, all is there
+    <prefix><event>/manifest.json   which files are stored and which are not; written last, so all of it is there
     <prefix>latest.json             which event of this prefix is the newest
 
-Order of a run's events: (attempt, modified_at), as Skyvern means them; equal ones by arrival.
+The events of a run are ordered by (attempt, modified_at), as Skyvern means them, and equal ones by arrival.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A file that is there. `checked`: its SHA-256 was compared with one that the sender gave. `source`: its address
-    without signature, "" for the body itself. `stored_at`: ISO 8601 in UTC."""
+class StoredFile:
+    """A file that is stored. `checked`: its SHA-256 was compared with one that the sender gave. `source`: its URL
+    without the signature, "" for the event's body. `stored_at`: ISO 8601 in UTC."""
 
     name: str
     kind: str
@@ -38,8 +38,8 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file that the event names and that is not there, and why."""
+class SkippedFile:
+    """A file that the event names and that is not stored, and why."""
 
     name: str
     kind: str
@@ -51,47 +51,47 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is kept of one event."""
+    """The files of one event. `event`: see `event_fields`."""
 
-    about: Mapping[str, Any]
-    kept: Sequence[Kept]
-    skipped: Sequence[Skipped] = ()
+    event: Mapping[str, Any]
+    stored: Sequence[StoredFile]
+    skipped: Sequence[SkippedFile] = ()
 
     def dump(self) -> bytes:
-        """JSON that a person can read; the same manifest gives the same bytes."""
+        """Return the manifest as indented JSON; the same manifest gives the same bytes."""
         document = {
             "version": VERSION,
-            **self.about,
-            "files": [_lean(asdict(entry)) for entry in self.kept],
-            "skipped": [_lean(asdict(entry)) for entry in self.skipped],
+            **self.event,
+            "files": [_without_empty(asdict(entry)) for entry in self.stored],
+            "skipped": [_without_empty(asdict(entry)) for entry in self.skipped],
         }
         return _dump(document)
 
 
-def kept_in(document: bytes) -> dict[str, Kept]:
-    """The files that a manifest lists, by name; what can't be read counts as not there."""
-    names = {field.name for field in fields(Kept)}
-    found: dict[str, Kept] = {}
+def stored_files(document: bytes) -> dict[str, StoredFile]:
+    """Return the files that a manifest lists, by name; {} for a document that can't be read."""
+    names = {field.name for field in fields(StoredFile)}
+    found: dict[str, StoredFile] = {}
     try:
         for entry in json.loads(document)["files"]:
-            kept = Kept(**{name: value for name, value in entry.items() if name in names})
-            if isinstance(kept.name, str) and isinstance(kept.sha256, str) and isinstance(kept.size, int):
-                found[kept.name] = kept
+            file = StoredFile(**{name: value for name, value in entry.items() if name in names})
+            if isinstance(file.name, str) and isinstance(file.sha256, str) and isinstance(file.size, int):
+                found[file.name] = file
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return found
 
 
-def about(delivery: Delivery) -> dict[str, Any]:
-    """What a manifest says of its event. The same at every attempt."""
+def event_fields(delivery: Delivery) -> dict[str, Any]:
+    """Return what a manifest says of its event. The same at every attempt."""
     parts: dict[str, Any] = {
         "event_id": delivery.event_id,
         "source": delivery.source,
         "run_id": delivery.run_id,
         "run_type": delivery.run_type,
         "status": delivery.status,
-        "attempt": order_of(delivery)[0],
-        "received_at": iso(delivery.received_at),
+        "attempt": event_order(delivery)[0],
+        "received_at": iso_utc(delivery.received_at),
     }
     if delivery.problem:
         parts["problem"] = delivery.problem
@@ -103,20 +103,20 @@ def about(delivery: Delivery) -> dict[str, Any]:
 Order = tuple[int, float, float, str]
 
 
-def order_of(delivery: Delivery) -> Order:
-    """Where the event stands among the events of its run: (attempt, modified_at, received_at, event id)."""
+def event_order(delivery: Delivery) -> Order:
+    """Return the sort key of the event among those of its run: (attempt, modified_at, received_at, event id)."""
     attempt = delivery.run.get("attempt")
     number = attempt if isinstance(attempt, int) and not isinstance(attempt, bool) and 0 < attempt < 1 << 31 else 1
     modified = _epoch(delivery.run.get("modified_at"))
     return number, modified, delivery.received_at.timestamp(), delivery.event_id
 
 
-def latest(delivery: Delivery, directory: str) -> bytes:
-    """`latest.json`: `directory` is the event's, seen from where the file lies ("evt_…/")."""
-    attempt, modified, received, event_id = order_of(delivery)
+def latest_document(delivery: Delivery, directory: str) -> bytes:
+    """Return `latest.json`. `directory`: the event's, relative to that file ("evt_…/")."""
+    attempt, modified, received, event_id = event_order(delivery)
     document = {
         "version": VERSION,
-        **about(delivery),
+        **event_fields(delivery),
         "run": f"{directory}run.json",
         "manifest": f"{directory}manifest.json",
         "order": [attempt, modified, received, event_id],
@@ -124,8 +124,8 @@ def latest(delivery: Delivery, directory: str) -> bytes:
     return _dump(document)
 
 
-def points_to(document: bytes) -> Order | None:
-    """The order of the event that a `latest.json` points to; None when it can't be read, and so may be replaced."""
+def order_in_latest(document: bytes) -> Order | None:
+    """Return the sort key of the event that a `latest.json` names; None, for replace it, when it can't be read."""
     try:
         attempt, modified, received, event_id = json.loads(document)["order"]
         return int(attempt), float(modified), float(received), str(event_id)
@@ -133,8 +133,8 @@ def points_to(document: bytes) -> Order | None:
         return None
 
 
-def iso(moment: datetime) -> str:
-    """ISO 8601 in UTC with Z, to the second."""
+def iso_utc(moment: datetime) -> str:
+    """Return ISO 8601 in UTC with Z, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -149,7 +149,7 @@ def _epoch(text: Any) -> float:
         return 0.0
 
 
-def _lean(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _without_empty(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if value is not None and value not in ("", False)}
 
 

@@ -1,4 +1,4 @@
-"""The options that every sink with a mirror has, checked at load. Knows no place where files are kept."""
+"""The options that every mirroring sink has, checked at load. Knows no store."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from handlers.mirror.names import key_part
 from handlers.support import templating
 
 MAX_PREFIX = 600
-"""Bytes of a rendered prefix. S3 takes keys of 1,024; the event's directory and a file's name come after it."""
+"""Longest rendered prefix, in bytes. S3 takes keys of 1,024; the event's directory and a file name come after it."""
 MAX_ARTIFACT = 80 * 1000**3
+"""Largest cap on one file, in bytes: what fits one multipart upload."""
 
 
 class MirrorOptions(SinkOptions):
@@ -57,7 +58,7 @@ class MirrorOptions(SinkOptions):
 
 
 def compile_prefix(source: str) -> templating.Template:
-    """The template of a prefix. Raises ValueError for one that could never be safe."""
+    """Compile a prefix template. Raises ValueError for one that could never be safe."""
     if source.startswith("/"):
         raise ValueError("a prefix does not begin with /")
     if any(ord(char) < 32 or char in "\\\x7f" for char in source):

@@ -1,4 +1,4 @@
-"""What a mirror needs of the place it writes to: keys and bytes. S3 and a folder on disk are such places."""
+"""What a mirror needs of the store that it writes to: keys and bytes. S3 and a local folder implement it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from handlers.contract import Delivery
-from handlers.mirror.download import Incoming
+from handlers.mirror.download import IncomingFile
 from handlers.support.guarded_client import Deadline
 
 MAX_DOCUMENT = 32 * 1024 * 1024
-"""Bytes of a manifest that is read back at the most."""
+"""Largest manifest that is read back, in bytes."""
 FETCHING_THREADS = 32
-"""Files that all runs together fetch at the same time, besides one for each run."""
+"""Files that all runs together fetch at once, besides one for each run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A document as it was read. `version` stands for exactly these bytes."""
+    """A document as it was read. `version` identifies exactly these bytes."""
 
     body: bytes
     version: str
@@ -26,58 +26,57 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class ObjectTarget:
-    """Where one object of a delivery goes. `content`: its content type. `moves`: another one will take its place, so
-    nobody on the way to a reader should keep it."""
+    """Where one object of a delivery is written. `mutable`: it will be replaced later, so caches must not keep it."""
 
     key: str
-    content: str
+    content_type: str
     delivery: Delivery
     deadline: Deadline
-    moves: bool = False
+    mutable: bool = False
 
 
 class Store(Protocol):
-    """A place with keys and bytes. Keys use `/`. Errors are the contract's: Refused and Unavailable.
+    """Bytes by key; keys use `/`. Methods raise Refused and Unavailable.
 
-    What was written whole is there; what was not is not: no reader ever sees half of it.
+    A write is atomic: a reader sees the whole object or none.
     """
 
-    def survey(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
-        """Names and sizes of what is kept directly under `directory` (which ends in /)."""
+    def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
+        """Return the names and sizes in bytes of the objects directly under `directory`, which ends in /."""
         ...
 
     def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
-        """SHA-256 (hex) of what is kept at `key`, which has `size` bytes; None when that can't be told cheaply."""
+        """Return the SHA-256 (hex) of the `size` bytes at `key`; None when it can't be had cheaply."""
         ...
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
-        """What is at `key`, up to MAX_DOCUMENT bytes; None when nothing is."""
+        """Return the document at `key`, up to MAX_DOCUMENT bytes; None when there is none."""
         ...
 
     def put(self, target: ObjectTarget, body: bytes) -> None:
-        """Write `body`."""
+        """Write `body`, over whatever is there."""
         ...
 
-    def create(self, target: ObjectTarget, body: bytes) -> bool:
-        """Write `body` where nothing is. False when something is, or when this place can't tell: look then.
+    def put_if_absent(self, target: ObjectTarget, body: bytes) -> bool:
+        """Write `body` if the key is free. False when it is taken, or when this store can't tell: check then.
 
-        A place may find out with the first call whether it can tell, and write twice for that: let that one be for
-        something that is the same each time.
+        A store may write twice at its first call, to find out whether it can tell; that body should be one that is the
+        same at every attempt.
         """
         ...
 
-    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
-        """Write what comes in, unless iterating it raises: then nothing may be there that was not before."""
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
+        """Write the bytes of `incoming`. When iterating them raises, the store is left as it was."""
         ...
 
-    def swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
-        """Write `body` if what is there still is `version` (None: nothing). False when it is not."""
+    def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
+        """Write `body` if the stored version is still `version` (None: nothing is stored). False when it is not."""
         ...
 
-    def place(self, key: str) -> str:
-        """How a receipt names `key`."""
+    def location(self, key: str) -> str:
+        """Return how a receipt names `key`."""
         ...
 
     def url(self, key: str, /) -> str:
-        """A lasting link to `key`, or ""."""
+        """Return a lasting link to `key`, or ""."""
         ...

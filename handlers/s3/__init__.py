@@ -1,10 +1,10 @@
 """The sink `s3`: each event and its run's files as objects of a bucket, at Amazon or anywhere that speaks its protocol.
 
-options   what an operator sets
-sink      the sink itself
-store     keys and bytes in a bucket: the only file here that calls boto3
+options   the sink's options
+sink      the sink: a mirror whose store is a bucket
+store     bytes by key in a bucket, through boto3
 upload    a body of any length with a fixed amount of memory
-errors    what S3 says, in the contract's words
+errors    S3's errors as Refused and Unavailable
 """
 
 from handlers.s3.options import S3Options

@@ -1,7 +1,7 @@
-"""What S3 and boto3 say, in the contract's words. No message of theirs is passed on: some hold keys.
+"""Translate errors of S3 and boto3 into Refused and Unavailable. None of their messages is passed on: some hold keys.
 
-Nearly all trouble is unavailable, also what only an operator can mend (a wrong key, no such bucket): thousands of
-deliveries must not die of one typing mistake. Refused is what this delivery itself brought: a key that S3 can't take.
+Nearly every error is Unavailable, also one that only an operator can fix (a wrong key, no such bucket): thousands of
+deliveries must not die of one misconfiguration. Refused is what this delivery itself causes: a key that S3 can't take.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REFUSED = {
     "EntityTooLarge": "the object is too large for the server",
     "MetadataTooLarge": "the object's metadata is too large",
 }
-_MENDABLE = {
+_MESSAGES = {
     "NoSuchBucket": "there is no such bucket",
     "AccessDenied": "access is denied: s3:ListBucket, GetObject, PutObject and AbortMultipartUpload are needed",
     "AllAccessDisabled": "access is disabled",
@@ -46,30 +46,30 @@ _MENDABLE = {
 }
 
 
-def code_of(error: boto.ClientError) -> tuple[str, int]:
-    """S3's error code, and the HTTP status."""
+def error_code(error: boto.ClientError) -> tuple[str, int]:
+    """Return S3's error code, and the HTTP status."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return str(error.response.get("Error", {}).get("Code", "")), int(status)
 
 
 def is_missing(error: boto.ClientError) -> bool:
-    """Whether the object, and not the bucket, is not there. A HEAD has no body that could tell."""
-    code, status = code_of(error)
+    """Whether the object, not the bucket, is missing. (A HEAD has no body that could tell.)"""
+    code, status = error_code(error)
     return code in ("NoSuchKey", "404", "NotFound") and status == 404
 
 
 @contextmanager
-def spoken(bucket: str) -> Iterator[None]:
-    """Raise Refused or Unavailable for what goes wrong inside."""
+def translated_errors(bucket: str) -> Iterator[None]:
+    """Raise Refused or Unavailable for errors of S3 and the network inside."""
     where = f"bucket {bucket}"
     try:
         yield
     except boto.ClientError as error:
-        code, status = code_of(error)
+        code, status = error_code(error)
         if code in _REFUSED:
             raise Refused(f"{where}: {_REFUSED[code]}") from None
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        words = _MENDABLE.get(code) or f"the server answered {status} {code[:60]}".rstrip()
+        words = _MESSAGES.get(code) or f"the server answered {status} {code[:60]}".rstrip()
         raise Unavailable(f"{where}: {words}", retry_after=retry_after(headers, time.time())) from None
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound):
         raise Unavailable(f"{where}: no credentials were found") from None

@@ -15,7 +15,7 @@ _UNFIT_FOR_TAG = re.compile(r"[^\w\s+\-=.:/@]")
 
 
 def tag_value(value: Any) -> str:
-    """A template's value with only what S3 takes in a tag."""
+    """Return a template's value with characters that S3 does not take in a tag replaced by _."""
     return _UNFIT_FOR_TAG.sub("_", templating.plain(value).encode(errors="replace").decode())
 
 

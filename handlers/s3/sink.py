@@ -1,27 +1,28 @@
-"""The sink itself: a mirror, and a bucket to keep it in."""
+"""The sink `s3`: a mirror whose store is a bucket."""
 
 from __future__ import annotations
 
 from handlers.contract import Delivery, Receipt, Services, Sink
 from handlers.mirror.mirror import Mirror
 from handlers.s3.options import S3Options
-from handlers.s3.store import Bucket
+from handlers.s3.store import S3Store
 
 
 class S3Sink(Sink[S3Options]):
-    """Keeps each event and its run's files in a bucket."""
+    """Stores each event and its run's files in a bucket."""
 
     Options = S3Options
 
     def __init__(self, name: str, options: S3Options, services: Services) -> None:
         super().__init__(name, options, services)
-        self._bucket = Bucket(options)
-        self._mirror = Mirror(options, services, self._bucket)
+        self._store = S3Store(options)
+        self._mirror = Mirror(options, services, self._store)
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Keep the event. The receipt's id is s3://bucket/ and its folder, `keys` the objects in it."""
+        """Store the event. The receipt's id is s3://bucket/ and its folder, `keys` the objects in it."""
         return self._mirror.send(delivery)
 
     def close(self) -> None:
+        """Close connections and let idle threads end."""
         self._mirror.close()
-        self._bucket.close()
+        self._store.close()

@@ -1,7 +1,7 @@
-"""Keys and bytes in a bucket, through boto3. It knows no run and no order of things: the mirror does.
+"""Bytes by key in a bucket, through boto3. It knows no run; what is written in which order is the mirror's decision.
 
-Each object is checked by the server against a SHA-256 as it arrives and carries it (x-amz-checksum-sha256; that of its
-parts for a multipart upload), and has the whole body's in its metadata as `sha256` where that was known before.
+The server checks each object against a SHA-256 as it arrives and stores it (x-amz-checksum-sha256; of the parts in a
+multipart upload). The whole body's is in the object's metadata as `sha256`, where it was known beforehand.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from urllib.parse import quote, urlencode, urlsplit
 from botocore.exceptions import ClientError
 
 from handlers.contract import Delivery
-from handlers.mirror.content_types import may_be_shown
-from handlers.mirror.download import Incoming
+from handlers.mirror.content_types import is_inline_safe
+from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, ObjectTarget, Stored
-from handlers.s3.errors import code_of, is_missing, spoken
+from handlers.s3.errors import error_code, is_missing, translated_errors
 from handlers.s3.options import S3Options, tag_value
-from handlers.s3.upload import BUFFERS, Buffers, Upload, b64_sha256
+from handlers.s3.upload import BUFFERS, BufferPool, Upload, b64_sha256
 from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
 SMALL = 1024 * 1024
-"""Bytes up to which a body needs no buffer of the stock."""
-_MOVED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+"""Largest body, in bytes, that is sent without a buffer of the pool."""
+_PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
 
-class Bucket:
-    """A store in a bucket. Safe to use from many threads; opens nothing before its first call."""
+class S3Store:
+    """The Store protocol over a bucket. Safe to use from many threads; opens nothing before its first call."""
 
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._name = options.bucket
         self._lock = threading.Lock()
         self._made: Any = None
-        self._heeds: bool | None = None
-        """Whether the server heeds If-None-Match; some ignore it without a word."""
-        self._buffers = Buffers()
+        # Whether the server honours If-None-Match; some silently ignore it. None until the first write has shown.
+        self._honours_if_none_match: bool | None = None
+        self._buffers = BufferPool()
         self._pool = DaemonPool(BUFFERS, "part")
         self._tags = {
             name: templating.compile(source, name=f"tags.{name}", finalize=tag_value, max_length=1024)
@@ -48,19 +48,20 @@ class Bucket:
         }
 
     def close(self) -> None:
-        """Let go of threads and connections."""
+        """Close connections and let idle threads end."""
         self._pool.close()
         with self._lock:
             if self._made is not None:
                 self._made.close()
                 self._made = None
 
-    def survey(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
+    def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
+        """See Store. Reads as many pages as there are."""
         found: dict[str, int] = {}
         more: dict[str, str] = {}
         while True:
-            deadline.left()
-            with spoken(self._name):
+            deadline.remaining()
+            with translated_errors(self._name):
                 page = self._client().list_objects_v2(Bucket=self._name, Prefix=directory, **more)
             for entry in page.get("Contents", ()):
                 found[entry["Key"].removeprefix(directory)] = int(entry["Size"])
@@ -69,45 +70,40 @@ class Bucket:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
-        deadline.left()
-        with spoken(self._name):
-            try:
-                head = self._client().head_object(Bucket=self._name, Key=key)
-            except ClientError as error:
-                if is_missing(error):
-                    return None
-                raise
-        sha256 = head.get("Metadata", {}).get("sha256")
-        return str(sha256) if sha256 and head.get("ContentLength") == size else None
+        """See Store. None when the object's metadata has no digest, or the object another size."""
+        with translated_errors(self._name):
+            head = self._read_or_none("head_object", key, deadline)
+        sha256 = head.get("Metadata", {}).get("sha256") if head else None
+        return str(sha256) if head and sha256 and head.get("ContentLength") == size else None
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
-        deadline.left()
-        with spoken(self._name):
-            try:
-                answer = self._client().get_object(Bucket=self._name, Key=key)
-            except ClientError as error:
-                if is_missing(error):
-                    return None
-                raise
+        """See Store. The version is the ETag."""
+        with translated_errors(self._name):
+            answer = self._read_or_none("get_object", key, deadline)
+            if answer is None:
+                return None
             with answer["Body"] as body:
                 return Stored(body.read(MAX_DOCUMENT), str(answer["ETag"]))
 
     def put(self, target: ObjectTarget, body: bytes) -> None:
-        with spoken(self._name):
+        """See Store."""
+        with translated_errors(self._name):
             self._put(target, body)
 
-    def create(self, target: ObjectTarget, body: bytes) -> bool:
-        if self._heeds is False:
+    def put_if_absent(self, target: ObjectTarget, body: bytes) -> bool:
+        """See Store. The first call writes twice, to learn whether the server honours If-None-Match."""
+        if self._honours_if_none_match is False:
             return False
         written = self._put_if(target, body, IfNoneMatch="*")
-        if self._heeds is None:
-            self._heeds = (self._put_if(target, body, IfNoneMatch="*") if written else written) is False
+        if self._honours_if_none_match is None:
+            self._honours_if_none_match = (self._put_if(target, body, IfNoneMatch="*") if written else written) is False
         return bool(written)
 
-    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
+        """See Store. Small bodies are one PutObject, longer ones go through an Upload."""
         encoding = {"ContentEncoding": incoming.content_encoding} if incoming.content_encoding else {}
-        promised = incoming.artifact.sha256
-        create = {"Metadata": {"sha256": promised}} if promised else {}
+        announced = incoming.artifact.sha256
+        create = {"Metadata": {"sha256": announced}} if announced else {}
         if self._options.checksums:
             create["ChecksumAlgorithm"] = "SHA256"  # type: ignore[assignment]
         chunks = iter(incoming)
@@ -117,7 +113,7 @@ class Bucket:
             if len(head) > SMALL:
                 break
         else:
-            with spoken(self._name):
+            with translated_errors(self._name):
                 self._put(target, bytes(head), **encoding)
             return
         upload = Upload(
@@ -127,34 +123,31 @@ class Bucket:
             buffers=self._buffers,
             pool=self._pool,
             deadline=target.deadline,
-            put=lambda body: self.put_with(target, body, encoding),
+            put=lambda body: self._put(target, body, **encoding),
             create=lambda: {**self._settings(target), **encoding, **create},
             checksums=self._options.checksums,
         )
         with upload:
-            upload.feed(head)
+            upload.write(head)
             del head
             for chunk in chunks:
-                upload.feed(chunk)
+                upload.write(chunk)
             upload.finish()
 
-    def put_with(self, target: ObjectTarget, body: bytes, more: Mapping[str, Any]) -> None:
-        """`put`, with more arguments of PutObject."""
-        with spoken(self._name):
-            self._put(target, body, **more)
-
-    def swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
+    def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
+        """See Store. Without conditional writes at the server, the version just read has to do."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         written = self._put_if(target, body, **condition)
         if written is None:
-            # A server without conditional writes: what was read a moment ago has to do.
             self.put(target, body)
         return written is not False
 
-    def place(self, key: str) -> str:
+    def location(self, key: str) -> str:
+        """Return the s3:// URI of `key`."""
         return f"s3://{self._name}/{key}"
 
     def url(self, key: str, /) -> str:
+        """Return the HTTPS URL of `key`, at Amazon or at `endpoint_url`."""
         path, name = quote(key), self._name
         if self._options.endpoint_url is None:
             region = self._client().meta.region_name or "us-east-1"
@@ -166,14 +159,25 @@ class Bucket:
         parts = urlsplit(self._options.endpoint_url)
         return f"{parts.scheme}://{name}.{parts.netloc}{parts.path}/{path}"
 
+    def _read_or_none(self, method: str, key: str, deadline: Deadline) -> dict[str, Any] | None:
+        """Return boto3's answer for the object, or None when it is missing."""
+        deadline.remaining()
+        try:
+            answer: dict[str, Any] = getattr(self._client(), method)(Bucket=self._name, Key=key)
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+        return answer
+
     def _put_if(self, target: ObjectTarget, body: bytes, **condition: str) -> bool | None:
-        """Whether it was written; None when the server knows no conditional writes, and then it was not."""
-        with spoken(self._name):
+        """Whether it was written; None, and nothing written, when the server knows no conditional writes."""
+        with translated_errors(self._name):
             try:
                 self._put(target, body, **condition)
             except ClientError as error:
-                code, status = code_of(error)
-                if code in _MOVED or status in (409, 412):
+                code, status = error_code(error)
+                if code in _PRECONDITION_FAILED or status in (409, 412):
                     return False
                 if code != "NotImplemented":
                     raise
@@ -181,7 +185,7 @@ class Bucket:
         return True
 
     def _put(self, target: ObjectTarget, body: bytes, **more: Any) -> None:
-        target.deadline.left()
+        target.deadline.remaining()
         digest = b64_sha256(body)
         if self._options.checksums:
             more["ChecksumSHA256"] = digest
@@ -197,9 +201,9 @@ class Bucket:
     def _settings(self, target: ObjectTarget) -> dict[str, Any]:
         options = self._options
         settings = {
-            "ContentType": target.content,
-            "CacheControl": "no-cache" if target.moves else None,
-            "ContentDisposition": None if may_be_shown(target.content) else "attachment",
+            "ContentType": target.content_type,
+            "CacheControl": "no-cache" if target.mutable else None,
+            "ContentDisposition": None if is_inline_safe(target.content_type) else "attachment",
             "StorageClass": options.storage_class,
             "ServerSideEncryption": options.sse,
             "SSEKMSKeyId": options.sse_kms_key_id,
@@ -218,12 +222,12 @@ class Bucket:
     def _client(self) -> Any:
         with self._lock:
             if self._made is None:
-                with spoken(self._name):
+                with translated_errors(self._name):
                     self._made = self._make()
             return self._made
 
     def _make(self) -> Any:
-        # boto3 takes a tenth of a second to load: it is paid by the process that sends, not by every command.
+        # Loading boto3 takes 0.1 s: only a process that sends should pay it, not every command.
         import boto3
         from botocore.config import Config
 
@@ -233,7 +237,7 @@ class Bucket:
             read_timeout=min(60.0, options.timeout),
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=FETCHING_THREADS + BUFFERS + 64,
-            request_checksum_calculation="when_required",  # the right ones are given with each call
+            request_checksum_calculation="when_required",  # they are given explicitly with each call
             response_checksum_validation="when_required",
             tcp_keepalive=True,
             s3={"addressing_style": "path" if self._path_style else "auto"},

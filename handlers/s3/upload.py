@@ -1,8 +1,7 @@
-"""Bodies of any length into one object, with a fixed amount of memory for all uploads together.
+"""Upload a body of any length as one object, with a fixed amount of memory for all uploads together.
 
-What fits one part is one PutObject. More becomes a multipart upload whose parts travel while the next is being filled;
-it is completed only when the body has ended well, and aborted otherwise, so no reader ever sees a part of it. Buffers
-are lent from one small stock and used again.
+A body that fits one part is one PutObject. A longer one becomes a multipart upload whose parts are sent while the next
+is filled. It is completed only when the body has ended well, and aborted otherwise, so no reader ever sees part of it.
 """
 
 from __future__ import annotations
@@ -18,49 +17,49 @@ from typing import Any, Self
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handlers.contract import Unavailable
-from handlers.s3.errors import code_of, spoken
+from handlers.s3.errors import error_code, translated_errors
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
 PART = 8 * 1024 * 1024
-"""Bytes of a part: 10,000 of them, S3's limit, are 80 GB."""
+"""Size of a part in bytes: 10,000 of them, S3's limit, are 80 GB."""
 BUFFERS = 5
-"""Parts in memory at one time: one that is filled and four that travel, or five runs that take turns."""
+"""Parts in memory at once: one being filled and four being sent, or five runs that take turns."""
 _ABORT_WAIT = 5.0
 
 
-class Buffers:
-    """A stock of buffers of PART bytes, made when first needed."""
+class BufferPool:
+    """A pool of reusable buffers of PART bytes, made when first needed."""
 
     def __init__(self, count: int = BUFFERS) -> None:
         self._slots = threading.BoundedSemaphore(count)
         self._free: list[bytearray] = []
 
-    def take(self, deadline: Deadline) -> bytearray:
-        """A buffer with anything in it. Raises Unavailable when none comes free before the deadline."""
-        if not self._slots.acquire(timeout=deadline.left()):
-            # Whoever holds them for too long, the bucket or a server that trickles, is told of there.
+    def acquire(self, deadline: Deadline) -> bytearray:
+        """Return a buffer with arbitrary contents. Raises Unavailable when none is free before the deadline."""
+        if not self._slots.acquire(timeout=deadline.remaining()):
+            # Not the bucket's fault as far as this delivery knows: whoever holds the buffers reports what is slow.
             raise Unavailable("too many large files at the same time", dependency=True)
         try:
             return self._free.pop()
         except IndexError:
             return bytearray(PART)
 
-    def give(self, buffer: bytearray) -> None:
-        """Take a buffer back."""
+    def release(self, buffer: bytearray) -> None:
+        """Put a buffer back into the pool."""
         self._free.append(buffer)
         self._slots.release()
 
 
 def b64_sha256(body: bytes | bytearray) -> str:
-    """The digest in the form of S3's x-amz-checksum-sha256."""
+    """Return the digest in the form of S3's x-amz-checksum-sha256."""
     return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
 class Upload:
-    """One object, fed in pieces. Leaving the `with` without `finish` leaves nothing behind.
+    """One object, written in pieces. Leaving the `with` without `finish` stores nothing.
 
-    `put`: writes a short body as one object. `create`: the arguments of CreateMultipartUpload, if there is to be one.
+    `put`: writes a short body as one object. `create`: returns the arguments of CreateMultipartUpload.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Upload:
         bucket: str,
         key: str,
         *,
-        buffers: Buffers,
+        buffers: BufferPool,
         pool: DaemonPool,
         deadline: Deadline,
         put: Callable[[bytes], None],
@@ -88,35 +87,36 @@ class Upload:
         self._filled = 0
         self._upload_id = ""
         self._parts: dict[int, dict[str, Any]] = {}
-        self._begun = 0
-        self._travelling = 0
+        self._last_part = 0
+        self._in_flight = 0
         self._error: Exception | None = None
         self._change = threading.Condition()
 
-    def feed(self, chunk: bytes | bytearray) -> None:
-        """Take the next bytes; waits while all buffers travel."""
+    def write(self, chunk: bytes | bytearray) -> None:
+        """Append bytes; waits while all buffers are being sent. Raises what an earlier part failed with."""
         view = memoryview(chunk)
         while view:
             if self._filled == PART:
-                self._depart()
+                self._send_buffer()
             if self._buffer is None:
-                self._buffer = self._buffers.take(self._deadline)
+                self._buffer = self._buffers.acquire(self._deadline)
             count = min(PART - self._filled, len(view))
             self._buffer[self._filled : self._filled + count] = view[:count]
             self._filled += count
             view = view[count:]
 
     def finish(self) -> None:
-        """The body has ended well: make the object appear."""
+        """Store the object, since the body has ended well. Raises Refused or Unavailable."""
         if not self._upload_id:
-            self._put(bytes(memoryview(self._buffer or b"")[: self._filled]))
+            with translated_errors(self._object["Bucket"]):
+                self._put(bytes(memoryview(self._buffer or b"")[: self._filled]))
             return
-        self._depart()
+        self._send_buffer()
         self._wait(self._deadline)
         if self._error is not None:
             raise self._error
         parts = [self._parts[number] for number in sorted(self._parts)]
-        with spoken(self._object["Bucket"]):
+        with translated_errors(self._object["Bucket"]):
             self._client.complete_multipart_upload(
                 **self._object, UploadId=self._upload_id, MultipartUpload={"Parts": parts}
             )
@@ -129,45 +129,45 @@ class Upload:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._buffer is not None:
-            self._buffers.give(self._buffer)
+            self._buffers.release(self._buffer)
             self._buffer = None
         if self._upload_id:
-            # Parts that arrive after the abort would stay and cost money.
+            # Parts that arrive after the abort would remain stored and cost money.
             with suppress(Unavailable):
                 self._wait(Deadline(_ABORT_WAIT))
             with suppress(ClientError, BotoCoreError, OSError):
                 self._client.abort_multipart_upload(**self._object, UploadId=self._upload_id)
 
-    def _depart(self) -> None:
-        """Send the buffer on its way."""
+    def _send_buffer(self) -> None:
+        """Hand the filled buffer to the thread pool as the next part."""
         if self._error is not None:
             raise self._error
         if not self._upload_id:
-            with spoken(self._object["Bucket"]):
-                self._abort_left_over()
+            with translated_errors(self._object["Bucket"]):
+                self._abort_leftovers()
                 answer = self._client.create_multipart_upload(**self._object, **self._create())
             self._upload_id = answer["UploadId"]
         buffer, filled = self._buffer, self._filled
         assert buffer is not None
         self._buffer, self._filled = None, 0
-        self._begun += 1
-        number = self._begun
+        self._last_part += 1
+        number = self._last_part
         with self._change:
-            self._travelling += 1
-        self._pool.submit(lambda: self._travel(number, buffer, filled))
+            self._in_flight += 1
+        self._pool.submit(lambda: self._upload_part(number, buffer, filled))
 
-    def _travel(self, number: int, buffer: bytearray, filled: int) -> None:
+    def _upload_part(self, number: int, buffer: bytearray, filled: int) -> None:
         error: Exception | None = None
         try:
             body = buffer if filled == PART else bytes(memoryview(buffer)[:filled])
-            with spoken(self._object["Bucket"]):
+            with translated_errors(self._object["Bucket"]):
                 self._parts[number] = self._send_part(number, body)
-        except Exception as caught:  # noqa: BLE001 - raised again by whoever feeds
+        except Exception as caught:  # noqa: BLE001 - raised again by write or finish
             error = caught
         finally:
-            self._buffers.give(buffer)
+            self._buffers.release(buffer)
             with self._change:
-                self._travelling -= 1
+                self._in_flight -= 1
                 self._error = self._error or error
                 self._change.notify_all()
 
@@ -175,14 +175,14 @@ class Upload:
         checksum = {"ChecksumSHA256": b64_sha256(body)} if self._checksums else {}
         again = True
         while True:
-            self._deadline.left()
+            self._deadline.remaining()
             try:
                 answer = self._client.upload_part(
                     **self._object, UploadId=self._upload_id, PartNumber=number, Body=body, **checksum
                 )
             except (ClientError, BotoCoreError) as error:
-                # A second time at once, for a whole gigabyte hangs on it; after that the caller's retry has its turn.
-                if not again or (isinstance(error, ClientError) and code_of(error)[1] < 500):
+                # One immediate retry, since a whole gigabyte depends on it; after that the delivery's own retry policy.
+                if not again or (isinstance(error, ClientError) and error_code(error)[1] < 500):
                     raise
                 again = False
             else:
@@ -190,14 +190,14 @@ class Upload:
 
     def _wait(self, deadline: Deadline) -> None:
         with self._change:
-            while self._travelling:
-                self._change.wait(deadline.left())
+            while self._in_flight:
+                self._change.wait(deadline.remaining())
 
-    def _abort_left_over(self) -> None:
-        """End uploads of this very object that a crash has left: their parts cost money and nobody sees them."""
+    def _abort_leftovers(self) -> None:
+        """Abort uploads of this object that a crash has left: their parts cost money and nobody sees them."""
         with suppress(ClientError):
             key = self._object["Key"]
-            there = self._client.list_multipart_uploads(Bucket=self._object["Bucket"], Prefix=key)
-            for upload in there.get("Uploads", ()):
+            found = self._client.list_multipart_uploads(Bucket=self._object["Bucket"], Prefix=key)
+            for upload in found.get("Uploads", ()):
                 if upload.get("Key") == key:
                     self._client.abort_multipart_upload(**self._object, UploadId=upload["UploadId"])

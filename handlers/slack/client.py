@@ -179,7 +179,7 @@ class Api(WebClient):
             parsed = {"ok": False, "error": ""}
         return {"status": status, "headers": headers, "body": body, "parsed_body": parsed}
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds until the deadline; 0 when it is over."""
         return max(0.0, self.deadline - time.monotonic())
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from handlers.contract import Artifact, Delivery, Services, SinkError
 from handlers.mirror import artifacts_of
-from handlers.mirror.artifacts import place_of
-from handlers.mirror.download import Fetcher, Incoming, Listing, Skip
+from handlers.mirror.artifacts import url_identity
+from handlers.mirror.download import ArtifactFetcher, ArtifactListing, IncomingFile, SkipArtifact
 from handlers.slack.client import Api
 from handlers.support.guarded_client import Deadline, GuardedClient
 from handlers.support.wording import mirrored
@@ -25,7 +25,7 @@ def final_screenshot(artifacts: Sequence[Artifact], run: Mapping[str, Any]) -> A
     """The last thing that the run saw: `screenshot_url` where there is one, else the first listed, the newest."""
     shots = [artifact for artifact in artifacts if artifact.kind == "screenshot"]
     last = run.get("screenshot_url")
-    same = [shot for shot in shots if isinstance(last, str) and place_of(shot.url) == place_of(last)]
+    same = [shot for shot in shots if isinstance(last, str) and url_identity(shot.url) == url_identity(last)]
     return next(iter(same or shots), None)
 
 
@@ -53,36 +53,36 @@ class Pictures:
         if shot is None:
             return ""
         try:
-            picture = self._fetch(delivery, shot, api.left())
+            picture = self._fetch(delivery, shot, api.remaining())
             api.call(
                 "files_upload_v2", channel=channel, thread_ts=thread, content=picture, filename=shot.name,
                 title="Final screenshot", alt_txt="What the browser showed when the run ended",
             )  # fmt: skip
-        except (Skip, SinkError) as error:
+        except (SkipArtifact, SinkError) as error:
             return f"no screenshot: {error}"
         return ""
 
     def _fetch(self, delivery: Delivery, shot: Artifact, seconds: float) -> bytes:
         deadline = Deadline(seconds / 2)
-        listing = Listing(self._services, delivery)
-        fetcher = Fetcher(self._client, self._services, delivery, listing, MAX_BYTES, deadline)
+        listing = ArtifactListing(self._services, delivery)
+        fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, MAX_BYTES, deadline)
         kept = [replace(shot, url=url) for name, url in mirrored(delivery) if name == shot.name]
         try:
             return _read(fetcher, shot)
-        except (Skip, SinkError):
+        except (SkipArtifact, SinkError):
             if not kept:
                 raise
         return _read(fetcher, kept[0])
 
 
-def _read(fetcher: Fetcher, shot: Artifact) -> bytes:
+def _read(fetcher: ArtifactFetcher, shot: Artifact) -> bytes:
     pieces: list[bytes] = []
 
-    def receive(incoming: Incoming) -> None:
+    def receive(incoming: IncomingFile) -> None:
         pieces.extend(incoming)
 
     fetcher.fetch(shot, receive)
     picture = b"".join(pieces)
     if not picture.startswith(_BEGINNINGS):
-        raise Skip("what its address gives is no picture")
+        raise SkipArtifact("what its address gives is no picture")
     return picture

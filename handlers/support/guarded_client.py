@@ -12,7 +12,7 @@ What it holds to, for the first address and again for each redirect:
 - one deadline over everything, also over a body that trickles; no proxy, no netrc, no cookies, no decompression.
 
     Refused       the address is forbidden, or is none
-    Unavailable   the network or the server is in trouble; TimeIsUp, which is one: the deadline is over
+    Unavailable   the network or the server is in trouble; DeadlineExceeded, which is one: the deadline is over
 
 This file knows HTTP; addresses.py knows which addresses are forbidden. It knows no sink and no run. It speaks through
 httpcore2, httpx2's own engine, because the check has to sit between the name and the socket.
@@ -42,7 +42,7 @@ READ_SIZE = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-class TimeIsUp(Unavailable):
+class DeadlineExceeded(Unavailable):
     """The deadline is over. It says nothing about who took the time."""
 
 
@@ -53,17 +53,17 @@ class Deadline:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
-    def later(self, seconds: float) -> Deadline:
+    def extended(self, seconds: float) -> Deadline:
         """The same span with `seconds` more, for those who wait for others to say how they met its end."""
         other = Deadline(self.seconds)
         other._end = self._end + seconds
         return other
 
-    def left(self) -> float:
-        """Seconds until the end. Raises TimeIsUp when there are none."""
+    def remaining(self) -> float:
+        """Seconds until the end. Raises DeadlineExceeded when there are none."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise TimeIsUp(f"not done within {self.seconds:g} s")
+            raise DeadlineExceeded(f"not done within {self.seconds:g} s")
         return left
 
 
@@ -75,7 +75,7 @@ class _Stream(httpcore2.NetworkStream):
         self._calls = calls
 
     def _wait(self, timeout: float | None) -> float:
-        left: float = self._calls.deadline.left()
+        left: float = self._calls.deadline.remaining()
         return left if timeout is None else min(timeout, left)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -115,7 +115,7 @@ class _Backend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         failure: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
         for address in self.safe_addresses(host, port, timeout):
-            left = self._calls.deadline.left()
+            left = self._calls.deadline.remaining()
             try:
                 inner = self._inner.connect_tcp(
                     str(address), port, left if timeout is None else min(timeout, left), local_address, socket_options
@@ -132,7 +132,7 @@ class _Backend(httpcore2.NetworkBackend):
         try:
             found = [ipaddress.ip_address(host.strip("[]"))]
         except ValueError:
-            left = self._calls.deadline.left()
+            left = self._calls.deadline.remaining()
             try:
                 answers = self._resolver(host, port, left if timeout is None else min(timeout, left))
                 found = [ipaddress.ip_address(answer) for answer in answers]
@@ -296,7 +296,7 @@ class GuardedClient:
             httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
             headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in sent.items()],
             content=content,
-            extensions={"timeout": {**waits, "pool": self._calls.deadline.left()}},
+            extensions={"timeout": {**waits, "pool": self._calls.deadline.remaining()}},
         )
         return self._connections().handle_request(request)
 

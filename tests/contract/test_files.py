@@ -20,7 +20,7 @@ import pytest
 from pydantic import ValidationError
 
 from handlers.contract import Refused, Services, Unavailable
-from handlers.files import FilesSink, _spoken
+from handlers.files import FilesSink, _translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from receiver.runtime.process import die_with_parent
 from tests.servers.artifacts import ArtifactServer
@@ -207,7 +207,7 @@ sink.send(replace(make_delivery(json.loads(run)), event_id=event))
     ],
 )
 def test_each_trouble_of_a_disk_is_one_clear_line(code: int, kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind) as caught, _spoken(Path("/data")):
+    with pytest.raises(kind) as caught, _translated_errors(Path("/data")):
         raise OSError(code, os.strerror(code), "/data/secret-name")
     assert words in str(caught.value)
     assert "secret-name" not in str(caught.value)

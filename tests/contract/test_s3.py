@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from handlers.contract import Delivery, Refused, Services, Sink, Unavailable
 from handlers.s3 import S3Sink
-from handlers.s3.errors import spoken
+from handlers.s3.errors import translated_errors
 from handlers.testing.conformance import (
     SinkConformance,
     SinkUnderTest,
@@ -315,7 +315,7 @@ class TestS3Mirror(MirrorSuite):
 def events_of(sink: Sink[Any]) -> Any:
     """Where boto3 tells of each call that the sink makes."""
     assert isinstance(sink, S3Sink)
-    return sink._bucket._client().meta.events
+    return sink._store._client().meta.events
 
 
 def calls_of(sink: Sink[Any]) -> list[str]:
@@ -371,7 +371,7 @@ def answered(code: str, status: int, **headers: str) -> ClientError:
     ],
 )
 def test_each_answer_of_s3_is_one_clear_line(error: Exception, kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind) as caught, spoken("b"):
+    with pytest.raises(kind) as caught, translated_errors("b"):
         raise error
     assert words in str(caught.value)
     assert "HUSH" not in str(caught.value)
@@ -416,5 +416,5 @@ def test_empty_variables_count_as_absent() -> None:
 )
 def test_a_link_has_the_buckets_address_style(options: dict[str, Any], url: str) -> None:
     sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
-    assert sink._bucket.url("a b") == url
+    assert sink._store.url("a b") == url
     sink.close()

@@ -14,13 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.contract import Artifact, Unavailable
-from handlers.files import Folder
-from handlers.mirror import artifacts_of, safe_name
-from handlers.mirror.artifacts import is_content_path, place_of, renewed, with_listed
-from handlers.mirror.content_types import content_type, may_be_shown
-from handlers.mirror.download import Incoming
-from handlers.mirror.fan_out import Crew, within
-from handlers.mirror.manifest import Kept, Manifest, Skipped, about, kept_in, latest, order_of, points_to
+from handlers.files import LocalStore
+from handlers.mirror import artifacts_of, safe_file_name
+from handlers.mirror.artifacts import is_content_path, renewed, url_identity, with_listed
+from handlers.mirror.content_types import content_type, is_inline_safe
+from handlers.mirror.download import IncomingFile
+from handlers.mirror.fan_out import FanOut, run_within
+from handlers.mirror.manifest import (
+    Manifest,
+    SkippedFile,
+    StoredFile,
+    event_fields,
+    event_order,
+    latest_document,
+    order_in_latest,
+    stored_files,
+)
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.names import MAX_NAME, MAX_PART, UsedNames, key_part
 from handlers.mirror.options import MirrorOptions
@@ -143,9 +152,9 @@ def is_safe(name: str, cap: int) -> bool:
 
 @given(TEXT)
 def test_every_text_becomes_one_safe_name_and_stays_it(text: str) -> None:
-    name = safe_name(text)
+    name = safe_file_name(text)
     assert is_safe(name, MAX_NAME)
-    assert safe_name(name) == name
+    assert safe_file_name(name) == name
 
 
 @given(TEXT | JSON)
@@ -173,7 +182,7 @@ def test_every_value_becomes_one_safe_part_of_a_prefix(value: Any) -> None:
     ],
 )
 def test_a_name_stays_as_people_wrote_it_where_that_is_safe(text: str, name: str) -> None:
-    assert safe_name(text) == name
+    assert safe_file_name(text) == name
 
 
 def test_two_values_never_become_one_part() -> None:
@@ -183,7 +192,9 @@ def test_two_values_never_become_one_part() -> None:
 
 def test_taken_names_get_the_first_free_number_also_where_only_case_differs() -> None:
     taken = UsedNames(["run.json"])
-    given_names = [taken.give(name) for name in ("a.pdf", "A.pdf", "a-2.pdf", "a.pdf", "run.json", "README", "README")]
+    given_names = [
+        taken.reserve(name) for name in ("a.pdf", "A.pdf", "a-2.pdf", "a.pdf", "run.json", "README", "README")
+    ]
     assert given_names == ["a.pdf", "A-2.pdf", "a-2-2.pdf", "a-3.pdf", "run-2.json", "README", "README-2"]
 
 
@@ -213,12 +224,12 @@ def test_thousands_of_files_with_one_name_and_names_and_addresses_of_megabytes_c
     ],
 )
 def test_a_place_is_the_same_when_it_is_signed_anew(url: str, same: str) -> None:
-    assert place_of(url) == place_of(same)
+    assert url_identity(url) == url_identity(same)
 
 
 def test_a_place_keeps_what_tells_two_files_apart() -> None:
-    assert place_of("https://x.example/get?id=1") != place_of("https://x.example/get?id=2")
-    assert place_of("https://x.example/get?token=1") != place_of("https://x.example/get?token=2")
+    assert url_identity("https://x.example/get?id=1") != url_identity("https://x.example/get?id=2")
+    assert url_identity("https://x.example/get?token=1") != url_identity("https://x.example/get?token=2")
 
 
 @pytest.mark.parametrize(
@@ -289,9 +300,11 @@ def test_only_a_content_path_gets_the_key_unasked(url: str, is_content: bool) ->
 
 
 def test_a_manifest_reads_back_what_it_wrote() -> None:
-    kept = Kept("a.pdf", "download", 3, SHA, "application/pdf", "https://x/a", "a_1", True, "", "2026-03-01T00:00:00Z")
-    manifest = Manifest({"event_id": "evt_1"}, [kept], [Skipped("b", "recording", "gone", size=4)])
-    assert kept_in(manifest.dump()) == {"a.pdf": kept}
+    kept = StoredFile(
+        "a.pdf", "download", 3, SHA, "application/pdf", "https://x/a", "a_1", True, "", "2026-03-01T00:00:00Z"
+    )
+    manifest = Manifest({"event_id": "evt_1"}, [kept], [SkippedFile("b", "recording", "gone", size=4)])
+    assert stored_files(manifest.dump()) == {"a.pdf": kept}
     document = json.loads(manifest.dump())
     assert document["skipped"] == [{"name": "b", "kind": "recording", "reason": "gone", "size": 4}]
 
@@ -300,8 +313,8 @@ def test_a_manifest_reads_back_what_it_wrote() -> None:
     "document", [b"", b"{", b"[]", b'{"files": [{}]}', b'{"files": [1]}', b'{"files": 1}', b"null", b"\xff"]
 )
 def test_a_manifest_that_can_not_be_read_counts_as_not_there(document: bytes) -> None:
-    assert kept_in(document) == {}
-    assert points_to(document) is None
+    assert stored_files(document) == {}
+    assert order_in_latest(document) is None
 
 
 @pytest.mark.parametrize(
@@ -318,15 +331,15 @@ def test_a_manifest_that_can_not_be_read_counts_as_not_there(document: bytes) ->
 )
 def test_the_events_of_a_run_are_in_order(older: dict[str, Any], newer: dict[str, Any]) -> None:
     first, second = make_delivery({"run_id": "r", **older}), make_delivery({"run_id": "r", **newer})
-    assert order_of(first) < order_of(second)
-    assert points_to(latest(second, "x/")) == order_of(second)
+    assert event_order(first) < event_order(second)
+    assert order_in_latest(latest_document(second, "x/")) == event_order(second)
 
 
 def test_a_document_can_always_be_written() -> None:
     delivery = make_delivery(
         body=b'{"run_id": "\\ud800", "status": "\\ud800"}', received_at=datetime(2026, 3, 1, tzinfo=UTC)
     )
-    assert json.loads(Manifest(about(delivery), []).dump())["received_at"] == "2026-03-01T00:00:00Z"
+    assert json.loads(Manifest(event_fields(delivery), []).dump())["received_at"] == "2026-03-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -343,7 +356,7 @@ def test_a_document_can_always_be_written() -> None:
 )
 def test_what_could_run_in_a_browser_is_not_shown_in_place(name: str, kind: str, shown: bool) -> None:
     assert content_type(name) == kind
-    assert may_be_shown(kind) is shown
+    assert is_inline_safe(kind) is shown
 
 
 def test_a_crew_keeps_the_order_and_hands_over_what_went_wrong() -> None:
@@ -353,7 +366,7 @@ def test_a_crew_keeps_the_order_and_hands_over_what_went_wrong() -> None:
         return number * 2
 
     pool = DaemonPool(4, "test")
-    results = Crew(range(50), work).run(pool, 8, Deadline(10))
+    results = FanOut(range(50), work).run(pool, 8, Deadline(10))
     pool.close()
     assert isinstance(results[3], ValueError)
     assert [result for number, result in enumerate(results) if number != 3] == [n * 2 for n in range(50) if n != 3]
@@ -363,7 +376,7 @@ def test_a_crew_goes_on_alone_when_the_pool_is_busy_and_leaves_what_hangs() -> N
     release = threading.Event()
     pool = DaemonPool(1, "test")
     pool.submit(lambda: release.wait(30) and None)
-    assert Crew(range(5), lambda number: number).run(pool, 4, Deadline(10)) == [0, 1, 2, 3, 4]
+    assert FanOut(range(5), lambda number: number).run(pool, 4, Deadline(10)) == [0, 1, 2, 3, 4]
     hung = DaemonPool(1, "test")
     first = threading.Event()
 
@@ -378,7 +391,7 @@ def test_a_crew_goes_on_alone_when_the_pool_is_busy_and_leaves_what_hangs() -> N
     main = threading.current_thread()
     began = time.monotonic()
     with pytest.raises(Unavailable):
-        Crew(range(2), work).run(hung, 1, Deadline(0.2))
+        FanOut(range(2), work).run(hung, 1, Deadline(0.2))
     assert time.monotonic() - began < 10
     release.set()
     pool.close()
@@ -403,18 +416,18 @@ def test_a_pool_never_has_more_threads_than_its_size_and_ends_them() -> None:
 
 def test_within_gives_results_errors_and_up() -> None:
     release = threading.Event()
-    assert within(Deadline(10), lambda: 7) == 7
+    assert run_within(Deadline(10), lambda: 7) == 7
     with pytest.raises(KeyError):
-        within(Deadline(10), lambda: {}["x"])
+        run_within(Deadline(10), lambda: {}["x"])
     with pytest.raises(Unavailable, match=r"not done within 0\.1 s"):
-        within(Deadline(0.1), lambda: release.wait(30))
+        run_within(Deadline(0.1), lambda: release.wait(30))
     release.set()
 
 
-class SlowFolder(Folder):
+class SlowStore(LocalStore):
     """A place that takes longer over the first piece of a file than a send may take."""
 
-    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
         for _ in incoming:
             time.sleep(2)
 
@@ -423,7 +436,7 @@ def test_a_place_that_takes_all_the_time_is_not_excused_by_the_server_that_the_f
     stop = threading.Event()
     with ArtifactServer() as server:
         run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
-        mirror = Mirror(MirrorOptions(timeout=1.5), Loopback(), SlowFolder(tmp_path))
+        mirror = Mirror(MirrorOptions(timeout=1.5), Loopback(), SlowStore(tmp_path))
         with pytest.raises(Unavailable) as caught:
             mirror.send(make_delivery(run))
         mirror.close()
@@ -431,14 +444,14 @@ def test_a_place_that_takes_all_the_time_is_not_excused_by_the_server_that_the_f
     assert not caught.value.dependency
 
 
-class LastMoment(Folder):
+class LastMoment(LocalStore):
     """A place that is at work on a piece when the time runs out, and had none of the time before."""
 
-    def receive(self, target: ObjectTarget, incoming: Incoming) -> None:
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
         for _ in incoming:
-            if (left := target.deadline.left()) < 0.1:
+            if (left := target.deadline.remaining()) < 0.1:
                 time.sleep(left)
-            target.deadline.left()
+            target.deadline.remaining()
 
 
 def test_time_that_runs_out_between_two_pieces_is_the_trouble_of_the_server_that_had_it(tmp_path: Path) -> None:
