@@ -44,9 +44,9 @@ def split_userinfo(url: str) -> tuple[str, str]:
     """
     parts = urlsplit(url)
     user, mark, host = parts.netloc.rpartition("@")
-    bare = parts._replace(netloc=host, fragment="").geturl()
     if not mark:
-        return bare, ""
+        return url.partition("#")[0], ""  # as it was given: urlsplit drops line ends, which no URL may hold
+    bare = parts._replace(netloc=host, fragment="").geturl()
     name, _, password = user.partition(":")
     return bare, "Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
 
