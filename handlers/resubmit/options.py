@@ -16,7 +16,8 @@ class ResubmitOptions(SinkOptions):
 
     base_url: str = Field(description="Where Runhook's own submit API listens, such as http://127.0.0.1:8000.")
     key: SecretStr = Field(
-        description="A key of Runhook's (rhk_…) with the scopes submit, read and again, for the source of these runs."
+        description="A key of Runhook's (rhk_…) with the scopes submit, read and resubmit, for the source of these"
+        " runs."
     )
     budget: int = Field(
         2, ge=1, le=20, description="How often a run may be tried again, counted over the whole chain of its tries."
@@ -50,7 +51,7 @@ class ResubmitOptions(SinkOptions):
         if not text.startswith("rhk_") or not text.isprintable() or not text.isascii():
             raise ValueError(
                 "must be a key of Runhook's own, which begins with rhk_:"
-                " runhook keys create again --scope submit,read,again"
+                " runhook keys create resubmit --scope submit,read,resubmit"
             )
         return SecretStr(text)
 

@@ -23,7 +23,7 @@ from handlers.support.guarded_client import Deadline, GuardedClient, Response, p
 from handlers.support.resubmit_chain import AGAIN, CHAIN, TRY, carried_on, why_not
 from handlers.support.retry_after import retry_after
 
-SCOPES: Final = "submit, read and again"
+SCOPES: Final = "submit, read and resubmit"
 FROM: Final = "x-runhook-from"
 """The header by which an answer shows that Runhook gave it, and not Skyvern, which would lose the labels."""
 WEBHOOK: Final = "x-runhook-webhook-url"

@@ -41,7 +41,7 @@ def create(
     name: Annotated[str, typer.Argument(help="What the app is called in lists.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", help="submit, read, operate, again; may be repeated. The first three by default."),
+        typer.Option("--scope", help="submit, read, operate, resubmit; may be repeated. The first three by default."),
     ] = None,
     source: Annotated[
         str, typer.Option("--source", help="The source whose API it may use; the only one by default.")

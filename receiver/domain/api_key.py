@@ -13,7 +13,7 @@ from typing import Final
 
 SCOPES: Final = ("submit", "read", "operate")
 """submit creates runs; read sees runs and results; operate changes them: cancel, send again, all other calls."""
-RESUBMIT: Final = "again"
+RESUBMIT: Final = "resubmit"
 """A scope that is given by name only: what is submitted again with such a key counts as its first caller's own, whose
 webhook is then signed with that caller's key."""
 EVERY: Final = (*SCOPES, RESUBMIT)

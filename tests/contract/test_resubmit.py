@@ -368,7 +368,7 @@ def test_the_real_submit_api_gives_a_request_that_it_takes_again(
     run_id = answer.json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=20")
 
-    sink = sink_at(rig.url, key=rig.key("submit", "read", "again"))
+    sink = sink_at(rig.url, key=rig.key("submit", "read", "resubmit"))
     first = sink.send(make_delivery(sample_run(run_id), labels={"team": "b"}))
     again = sink.send(make_delivery(sample_run(run_id), labels={"team": "b"}))
 
@@ -390,7 +390,7 @@ def test_a_request_that_skyvern_refused_can_be_put_right_and_replayed(
     rig = submitting(sim.url)
     run_id = rig.task("p").json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=20")
-    key, delivery = rig.key("submit", "read", "again"), make_delivery(sample_run(run_id))
+    key, delivery = rig.key("submit", "read", "resubmit"), make_delivery(sample_run(run_id))
 
     with pytest.raises(Refused, match=r"max_steps: .*integer"):
         sink_at(rig.url, key=key, changes={"max_steps": "many"}).send(delivery)
@@ -409,11 +409,11 @@ def test_a_test_reaches_the_real_submit_api_and_makes_no_run(
 ) -> None:
     rig = submitting(skyvern_simulator.url)
 
-    receipt = sink_at(rig.url, key=rig.key("submit", "read", "again")).send(make_delivery(test=True))
+    receipt = sink_at(rig.url, key=rig.key("submit", "read", "resubmit")).send(make_delivery(test=True))
 
     assert "only tested" in receipt.note
     assert rig.rows() == []
     assert skyvern_simulator.world.runs == {}
     for scopes in (["read"], ["submit"]):
-        with pytest.raises(Unavailable, match="scopes submit, read and again"):
+        with pytest.raises(Unavailable, match="scopes submit, read and resubmit"):
             sink_at(rig.url, key=rig.key(*scopes)).send(make_delivery(test=True))

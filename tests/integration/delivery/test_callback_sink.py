@@ -28,7 +28,7 @@ from tests.support.events import body, event
 
 MASTER = "a master secret of the test"
 KEY = derive(MASTER, "a1")
-AGAIN_KEY = derive(MASTER, "b2")
+RESUBMIT_KEY = derive(MASTER, "b2")
 
 
 class Lent:
@@ -120,10 +120,10 @@ def test_a_caller_gets_the_body_with_both_signatures_of_its_own_key(
 @pytest.mark.parametrize(
     ("scopes", "asked", "label", "signer"),
     [
-        ({"submit", "again"}, "/hook", "tsk_1", KEY),
-        ({"submit"}, "/hook", "tsk_1", AGAIN_KEY),
-        ({"submit", "again"}, "/another", "tsk_1", AGAIN_KEY),
-        ({"submit", "again"}, "/hook", "tsk_unknown", AGAIN_KEY),
+        ({"submit", "resubmit"}, "/hook", "tsk_1", KEY),
+        ({"submit"}, "/hook", "tsk_1", RESUBMIT_KEY),
+        ({"submit", "resubmit"}, "/another", "tsk_1", RESUBMIT_KEY),
+        ({"submit", "resubmit"}, "/hook", "tsk_unknown", RESUBMIT_KEY),
     ],
     ids=["on the caller's behalf", "without the scope", "to another address", "of a run that nobody knows"],
 )
@@ -138,7 +138,7 @@ def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_no
     signer: str,
 ) -> None:
     ended("tsk_1", caller.url + "/hook")
-    key = api_keys.Key("b2", "again", digest(AGAIN_KEY), "rhk_b2", frozenset(scopes), "skyvern", None, 1.0)
+    key = api_keys.Key("b2", "resubmit", digest(RESUBMIT_KEY), "rhk_b2", frozenset(scopes), "skyvern", None, 1.0)
     ledger.write(lambda c: api_keys.create(c, key))
 
     ended("tsk_2", caller.url + asked, key_id="b2", labels={"runhook-chain": label})

@@ -319,10 +319,10 @@ def test_a_chain_of_tries_can_be_claimed_only_with_a_key_for_that(
 
     refused = rig.client.post("/v1/run/tasks", json=asked)
     assert refused.status_code == 422
-    assert "takes a key with the scope again" in refused.text
+    assert "takes a key with the scope resubmit" in refused.text
     assert not skyvern_simulator.world.runs
 
-    headers = {"x-api-key": rig.key("submit", "again")}
+    headers = {"x-api-key": rig.key("submit", "resubmit")}
     assert rig.client.post("/v1/run/tasks", json=asked, headers=headers).status_code == 200
 
 

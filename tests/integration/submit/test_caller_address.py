@@ -68,7 +68,7 @@ def test_a_key_that_submits_again_for_others_is_told_their_address(
 ) -> None:
     rig = submitting(skyvern_simulator.url)
     run_id = rig.task(webhook_url=SECRET).json()["run_id"]
-    again = {"x-api-key": rig.key("submit", "read", "again")}
+    again = {"x-api-key": rig.key("submit", "read", "resubmit")}
 
     answer = rig.client.get(f"/v1/runs/{run_id}?from=skyvern", headers=again)
 
@@ -84,7 +84,7 @@ def test_what_was_submitted_again_for_a_caller_shows_the_caller_its_own_address(
     second = rig.client.post(
         "/v1/run/agents",
         json={"agent_id": "w", "webhook_url": SECRET, "labels": labels},
-        headers={"x-api-key": rig.key("submit", "read", "again")},
+        headers={"x-api-key": rig.key("submit", "read", "resubmit")},
     ).json()["run_id"]
 
     mine = rig.client.get(f"/v1/runs/{second}?wait=10")

@@ -31,7 +31,7 @@ ROUTE = {"name": "again", "when": {"status": ["failed", "completed"]}, "to": ["a
 def delivering(rig: Submitting, redis_url: str, **options: Any) -> Iterator[None]:
     """The worker of the sink `again`, in a thread."""
     validated = ResubmitOptions.model_validate(
-        {"base_url": rig.url, "key": rig.key("submit", "read", "again"), **options}
+        {"base_url": rig.url, "key": rig.key("submit", "read", "resubmit"), **options}
     )
     sink: Any = ResubmitSink("again", validated, NoServices())
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
