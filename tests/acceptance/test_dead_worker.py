@@ -14,8 +14,8 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts, deliveries
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import eventually
 from tests.support.ledger import new_event, record
+from tests.support.waiting import eventually
 
 PLACES = 2
 
@@ -77,7 +77,7 @@ def test_the_next_worker_gives_back_what_a_killed_one_held(held: Held) -> None:
     held.kill_worker()
     # When another starts
     held.run("worker")
-    held.all_delivered(2 * PLACES, wait=30)
+    held.all_delivered(2 * PLACES)
     # Then what was cut off is known as such, and was given back before its claim ran out
     assert sorted(held.outcomes().values()) == [["accepted"]] * PLACES + [["lapsed", "accepted"]] * PLACES
     assert held.ended().keys() == held.claims.keys()
@@ -98,7 +98,7 @@ def test_the_clock_gives_the_places_of_a_killed_worker_to_one_that_lives(held: H
         held.kill_worker()
         held.parts["worker"] = second
         # Then the other goes on before the claims run out, and the living one's own were never touched
-        held.all_delivered(2 * PLACES, wait=30)
+        held.all_delivered(2 * PLACES)
         assert sorted(held.outcomes().values()) == [["accepted"]] * PLACES + [["lapsed", "accepted"]] * PLACES
         assert all(held.ended()[each] < until for each, until in held.claims.items())
     finally:

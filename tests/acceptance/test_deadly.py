@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 
 from receiver.ledger.migrate import ensure_schema
-from receiver.runtime.process import die_with_parent
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import ROOT, eventually
 from tests.support.ledger import new_event, record
+from tests.support.paths import ROOT
+from tests.support.processes import launch
+from tests.support.waiting import eventually
 
 WORKER = """
 import os, signal, sys
@@ -40,21 +39,12 @@ def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
         ensure_schema(it.ledger)
         consumer.script += [Reply(delay=0.3)] * 1000
         record(it.ledger, new_event("tsk_deadly", "hook"), *(new_event(f"tsk_{n}", "hook") for n in range(7)))
-        parent = os.getpid()
-        with (it.directory / "worker.log").open("ab") as log:
-            it.parts["worker"] = subprocess.Popen(
-                [sys.executable, "-c", WORKER],
-                env=it.environment,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=lambda: die_with_parent(parent),
-            )
+        line = [sys.executable, "-c", WORKER]
+        it.parts["worker"] = launch(line, it.directory / "worker.log", env=it.environment, cwd=ROOT)
         it.run("clock")
         # Then all the others are delivered, and what comes later is not held up either
-        eventually(lambda: it.states() == {"delivered": 7, "queued": 1}, 45)
+        eventually(lambda: it.states() == {"delivered": 7, "queued": 1})
         record(it.ledger, *(new_event(f"tsk_{n}", "hook") for n in range(7, 20)))
-        eventually(lambda: it.states().get("delivered") == 20, 30)
+        eventually(lambda: it.states().get("delivered") == 20)
         # And none was sent again and again
         assert max(Counter(request.headers["webhook-id"] for request in consumer.requests).values()) <= 4

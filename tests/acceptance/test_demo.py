@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from receiver.runtime.process import die_with_parent
-from tests.servers.receiver import eventually
 from tests.support.paths import ROOT
 from tests.support.processes import alive
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

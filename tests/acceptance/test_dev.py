@@ -21,7 +21,8 @@ import pytest
 from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.valkey import ValkeyProcess
 from tests.support.paths import ROOT
-from tests.support.processes import alive, descendants, until
+from tests.support.processes import alive, descendants
+from tests.support.waiting import eventually, seconds_until
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[.
     # When a signed webhook comes
     dev.post(a_run(1))
     # Then the sink has it
-    until(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+    eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
     # And one Ctrl-C ends all, soon
     pids = descendants(dev.process.pid)
     assert len(pids) >= 5  # valkey, receiver, clock, worker and its children
@@ -62,10 +63,10 @@ def test_kill_9_leaves_no_process_and_the_next_one_finds_everything(start: Calla
     dev = start().ready()
     pids = descendants(dev.process.pid)
     dev.process.kill()
-    until(lambda: not any(alive(pid) for pid in pids), 5)
+    eventually(lambda: not any(alive(pid) for pid in pids))
     again = start(dev.data.parent).ready()
     again.post(a_run(2))
-    until(lambda: any("tsk_2" in str(path) for path in again.data.glob("archive/**/*")), 15, lambda: again.log)
+    eventually(lambda: any("tsk_2" in str(path) for path in again.data.glob("archive/**/*")), what=lambda: again.log)
 
 
 def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callable[..., Dev]) -> None:
@@ -76,7 +77,9 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callab
         killed = dev.part(words)
         os.kill(killed, signal.SIGKILL)
         name = words.split()[-1].removesuffix("-server")
-        until(lambda name=name: f"{name.ljust(7)} | killed by signal 9; starts again" in dev.log, what=lambda: dev.log)
+        eventually(
+            lambda name=name: f"{name.ljust(7)} | killed by signal 9; starts again" in dev.log, what=lambda: dev.log
+        )
 
         def posted(number: int = number) -> bool:
             try:
@@ -84,9 +87,9 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callab
             except (OSError, urllib.error.URLError):
                 return False
 
-        took = until(posted, 20, lambda: dev.log)
+        took = seconds_until(posted, what=lambda: dev.log)
         seen = f"tsk_{10 + number}"
-        took += until(
+        took += seconds_until(
             lambda seen=seen: any(seen in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log
         )
         print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
@@ -95,12 +98,14 @@ def test_whatever_part_is_killed_is_started_again_and_work_goes_on(start: Callab
 def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(start: Callable[..., Dev]) -> None:
     dev = start().ready()
     supervisor = dev.part("receiver.cli worker")
-    until(lambda: len(descendants(supervisor)) == 2, what=lambda: dev.log)
+    eventually(lambda: len(descendants(supervisor)) == 2, what=lambda: dev.log)
     for number, child in enumerate(sorted(descendants(supervisor))):
         dev.post(a_run(20 + number))
         os.kill(child, signal.SIGKILL)
         name = f"tsk_{20 + number}"
-        took = until(lambda name=name: any(name in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+        took = seconds_until(
+            lambda name=name: any(name in str(p) for p in dev.data.glob("archive/**/*")), what=lambda: dev.log
+        )
         print(f"{took:.2f} seconds from kill -9 of a worker's child to its event delivered")
         assert took < 10  # claims lapse by themselves after 15
 
@@ -152,7 +157,7 @@ def test_with_redis_url_the_same_code_runs_on_a_real_server(
     server = valkey_factory()
     dev = start(REDIS_URL=server.url).ready()
     dev.post(a_run(3))
-    until(lambda: any("tsk_3" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+    eventually(lambda: any("tsk_3" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
     assert not (dev.data / "redis").exists()
     assert server.connect().exists("rq:workers:dispatch")
 
@@ -177,10 +182,10 @@ def test_names_are_coloured_on_a_terminal(start: Callable[..., Dev]) -> None:
                 shown += os.read(ours, 65536)
             return b"\x1b[" in shown and b"Ctrl-C stops everything" in shown
 
-        until(coloured)
+        eventually(coloured)
         # The terminal's own Ctrl-C, not a signal to one process
         dev.process.send_signal(signal.SIGINT)
-        until(lambda: coloured() and dev.process.poll() is not None)
+        eventually(lambda: coloured() and dev.process.poll() is not None)
         assert dev.process.returncode == 0
     finally:
         os.close(ours)

@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.servers.receiver import Load, ReceiverProcess, body, eventually
+from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox
+from tests.support.waiting import eventually
 
 CALLS = "read,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,fsync,fdatasync"
 _LINE = re.compile(r"(?:\[pid +)?(\d+)\]? +(.*)")

@@ -12,8 +12,8 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts, deliveries
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import eventually
 from tests.support.ledger import new_event, record
+from tests.support.waiting import eventually
 
 PLACES = 2
 COUNT = 60
@@ -29,7 +29,7 @@ def test_what_was_in_hand_of_a_killed_worker_was_an_attempt_only_if_it_had_begun
         consumer.script += [Reply(delay=0.1)] * COUNT
         record(it.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(COUNT)))
         it.run("worker")
-        eventually(lambda: len(consumer.requests) > 10, 30)
+        eventually(lambda: len(consumer.requests) > 10)
 
         def kill_in_the_middle(connection: sa.Connection) -> None:
             """While nobody else can write: what begins now begins without the ledger's knowing."""
@@ -47,7 +47,7 @@ def test_what_was_in_hand_of_a_killed_worker_was_an_attempt_only_if_it_had_begun
         assert unbegun, claims
         # And the clock finds it dead, with no worker that would try again
         it.run("clock")
-        eventually(lambda: not claims_of(it), 20)
+        eventually(lambda: not claims_of(it))
         # Then what was never begun is due as if nobody had ever had it, and the rest says what is not known
         rows = {row["id"]: row for row in it.deliveries()}
         tried = lapsed(it)

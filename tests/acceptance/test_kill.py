@@ -22,9 +22,10 @@ from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
-from tests.servers.receiver import body, eventually
+from tests.servers.receiver import body
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 
 QUEUES = (DISPATCH, deliver_queue("hook"))
 PROMISE = 30.0

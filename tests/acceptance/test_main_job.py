@@ -34,7 +34,6 @@ from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import Run, parse
 from receiver.domain.signature import HEADER, sign
 from receiver.ledger import Ledger, queries
-from receiver.runtime.process import die_with_parent
 from receiver.skyvern import samples
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import Reply, Request, ScriptedServer
@@ -43,11 +42,12 @@ from tests.servers.seaweedfs import S3Server
 from tests.servers.slack import FakeSlack
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.paths import ROOT
+from tests.support.processes import launch
+from tests.support.waiting import PATIENCE, eventually
 
 KEY = "the-api-key-that-skyvern-signs-with"
 BILLING_SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBiaWxsaW5nIHNlcnZpY2U="
 BAD = {"failed", "timed_out", "terminated"}
-PATIENCE = 60.0  # seconds; no claim, but for machines that have other things to do
 
 CONFIG = """\
 sources:
@@ -110,19 +110,11 @@ class System:
         return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.directory.glob("*.log"))
 
     def start(self, *parts: str) -> None:
-        parent = os.getpid()
         for part in parts:
             options = ["--port", str(self.port)] if part in ("serve", "dev") else []
-            with (self.directory / f"{part}.log").open("ab") as log:
-                self.processes[part] = subprocess.Popen(
-                    [sys.executable, "-m", "receiver.cli", part, *options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=self.environ,
-                    cwd=self.directory,
-                    preexec_fn=lambda: die_with_parent(parent),
-                )
+            line = [sys.executable, "-m", "receiver.cli", part, *options]
+            log = self.directory / f"{part}.log"
+            self.processes[part] = launch(line, log, env=self.environ, cwd=self.directory)
         self.until(self.ready, "the receiver is ready")
 
     def ready(self) -> bool:
@@ -136,19 +128,18 @@ class System:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         try:
-            return {name: process.wait(60) for name, process in self.processes.items()}
+            return {name: process.wait(PATIENCE) for name, process in self.processes.items()}
         finally:
             for process in self.processes.values():
                 process.kill()
                 process.wait()
 
     def until(self, condition: Callable[[], Any], what: str, seen: Callable[[], Any] = lambda: "") -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            ended = {name: code for name, each in self.processes.items() if (code := each.poll()) is not None}
-            assert not ended, f"{ended}\n{self.log}"
-            assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}\n{seen()}\n{self.log}"
-            time.sleep(0.02)
+        def ended() -> dict[str, int]:
+            return {name: code for name, each in self.processes.items() if (code := each.poll()) is not None}
+
+        eventually(lambda: ended() or condition(), what=lambda: f"{what}\n{seen()}\n{self.log}")
+        assert not ended(), f"{ended()}\n{self.log}"
 
     def runhook(self, *arguments: str, code: int = 0) -> str:
         """`runhook …` as a user types it; its output. Fails when it ends otherwise than with `code`."""

@@ -11,8 +11,9 @@ from prometheus_client.samples import Sample
 
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import body, eventually
+from tests.servers.receiver import body
 from tests.support.paths import ROOT
+from tests.support.waiting import eventually
 
 PAGE = ROOT / "docs" / "metrics.md"
 FIXED = {"outcome", "store", "disposition", "le"}  # labels whose values are words of ours
@@ -70,7 +71,7 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
             done = done and value(found, "runhook_deliveries", sink="paused", state="queued") == 1
             return found if done and value(found, "runhook_quarantine_requests") == 1 else None
 
-        found = eventually(complete, 30, every=0.5)
+        found = eventually(complete, every=0.5)
 
     # Then every count is right
     assert (

@@ -5,18 +5,22 @@ stopped while its sink is slow.
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from receiver.ledger.schema import operations
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import ROOT, body, eventually
+from tests.servers.receiver import body
+from tests.support.paths import ROOT
+from tests.support.processes import alive, descendants, launch
+from tests.support.waiting import PATIENCE, eventually
 
 Deployments = Callable[..., Deployment]
 
@@ -34,6 +38,11 @@ def config(consumer: ScriptedServer, **http: Any) -> dict[str, Any]:
         "routes": [{"name": "everything", "to": ["hooks"]}],
         "allowed_addresses": ["127.0.0.1"],
     }
+
+
+def set_rate(it: Deployment, rate: float) -> None:
+    """Change what all operations were asked for with: one slow enough to be met in its middle need not stay slow."""
+    it.ledger.write(lambda connection: connection.execute(sa.update(operations).values(rate=rate)))
 
 
 def keys(consumer: ScriptedServer) -> Counter[str]:
@@ -56,31 +65,29 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     # When a replay is counted, then begun at a rate, and the clock is killed in the middle of it
     assert it.runhook("replay", "--sink", "hooks", "--dry-run") == "10 deliveries would be replayed\n"
     consumer.script += [Reply(400)] * 10
-    watch = subprocess.Popen(
-        [sys.executable, "-m", "receiver.cli", "replay", "--sink", "hooks", "--rate", "5", "--wait"],
-        env=it.environment,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    eventually(lambda: len(consumer.requests) >= 13)
+    line = [sys.executable, "-m", "receiver.cli", "replay", "--sink", "hooks", "--rate", "0.5", "--wait"]
+    watch = launch(line, it.directory / "watch.log", env=it.environment, cwd=ROOT)
+
+    def progress() -> list[int]:
+        return [int(found) for found in re.findall(r": (\d+) of 10$", it.log_of("watch"), re.MULTILINE)]
+
+    eventually(lambda: len(progress()) >= 2)
     it.kill_part("clock")
     assert watch.poll() is None
-    half = len(consumer.requests)
-    assert half < 20
+    assert len(consumer.requests) < 20
+    assert [each["rate"] for each in it.json("operations")] == [0.5]
+    set_rate(it, 1000)
     it.run("clock")
     # Then it goes on where it stood, shows its progress, and sends each once more under the same key
-    shown, _ = watch.communicate(timeout=120)
-    assert watch.returncode == 0
-    assert shown.splitlines()[0].endswith(": 10 deliveries to replay")
-    progress = [int(found) for found in re.findall(r": (\d+) of 10$", shown, re.MULTILINE)]
-    assert progress == sorted(progress)
-    assert progress[-1] == 10
-    assert len(progress) >= 3
+    assert watch.wait(PATIENCE) == 0
+    assert it.log_of("watch").splitlines()[0].endswith(": 10 deliveries to replay")
+    assert progress() == sorted(progress())
+    assert progress()[-1] == 10
+    assert len(progress()) >= 3
     eventually(lambda: it.states() == {"dead": 10})
     assert keys(consumer) == {key: 2 * count for key, count in refused.items()}
     (done,) = it.json("operations")
-    assert (done["state"], done["done"], done["total"], done["rate"]) == ("done", 10, 10, 5.0)
+    assert (done["state"], done["done"], done["total"], done["rate"]) == ("done", 10, 10, 1000)
 
     # And a second replay reaches a sink that is well by now, and a third has nothing to do unless it is forced
     it.runhook("replay", "--all", "--wait")
@@ -94,36 +101,40 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
 
     # And one that is cancelled in the middle takes no more
     before = len(consumer.requests)
-    (named,) = re.findall(r"op_\w+", it.runhook("replay", "--state", "delivered", "--rate", "2"))
+    (named,) = re.findall(r"op_\w+", it.runhook("replay", "--state", "delivered", "--rate", "0.1"))
     eventually(lambda: len(consumer.requests) > before)
     assert it.runhook("cancel", named) == f"{named}: cancelled\n"
     stopped = it.json("operations")[0]
     assert stopped["state"] == "cancelled"
     assert 1 <= stopped["done"] < 10
-    time.sleep(1.5)  # a step or two, were it still running
-    it.all_delivered(10)
-    assert len(consumer.requests) == before + stopped["done"]
     assert named in it.runhook("cancel", named, code=1)
+    set_rate(it, 1000)  # the clock's next step would take the rest, were it still running
     # And a new sink is filled with the old events, once
     it.runhook("replay", "--backfill", "results", "--wait")
     it.all_delivered(10, sink="results")
+    it.all_delivered(10, sink="hooks")
+    assert len(consumer.requests) == before + stopped["done"]
     assert it.runhook("replay", "--backfill", "results", "--dry-run").startswith("0 ")
 
 
 def test_a_worker_that_is_stopped_finishes_or_hands_back_and_records_no_success_that_was_none(
     deployment: Deployments, redis_url: str, consumer: ScriptedServer
 ) -> None:
-    # Given a sink that takes a second for each delivery, two at a time, and six deliveries
-    it = deployment(redis_url, **config(consumer, concurrency=2))
-    consumer.script += [Reply(delay=1.0)] * 6
+    # Given a sink that takes its time for each delivery, two at a time, and six deliveries
+    it = deployment(redis_url, **config(consumer, concurrency=2, timeout=90))
+    answer = threading.Event()
+    consumer.script += [Reply(until=answer)] * 6
     worker = it.run("worker")
     it.run("clock")
     it.start()
     it.acked(*(body(number) for number in range(6)))
     eventually(lambda: len(consumer.requests) >= 2)
     # When the worker is asked to stop
+    children = descendants(worker.pid)
     worker.terminate()
-    assert worker.wait(60) == 0
+    eventually(lambda: not all(map(alive, children)))  # dispatch has nothing to do: the stop has reached it
+    answer.set()
+    assert worker.wait(PATIENCE) == 0
     # Then what it had begun is delivered, nothing is in its hands, and the rest waits
     begun = len(consumer.requests)
     assert it.states() == {"delivered": begun, "queued": 6 - begun}
@@ -135,12 +146,12 @@ def test_a_worker_that_is_stopped_finishes_or_hands_back_and_records_no_success_
 
     # And a send that does not end before the stop is no success: it is handed back, and made again
     it.kill_part("worker")
-    consumer.script[:] = [Reply(delay=30)]
+    consumer.script[:] = [Reply(until=threading.Event())]
     worker = it.run("worker", "--stop-timeout", "1")
     it.acked(body(7))
     eventually(lambda: len(consumer.requests) == 7)
     worker.terminate()
-    assert worker.wait(60) == 1
+    assert worker.wait(PATIENCE) == 1
     (delivery,) = (each for each in it.deliveries() if each["state"] != "delivered")
     assert delivery["state"] == "queued"
     it.run("worker")

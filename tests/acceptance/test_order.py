@@ -10,7 +10,8 @@ import pytest
 
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import body, eventually
+from tests.servers.receiver import body
+from tests.support.waiting import eventually
 
 FILES = "https://files.example/runs/"
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from receiver.runtime.process import die_with_parent
-from tests.servers.receiver import ROOT, ReceiverProcess, body, eventually
+from tests.servers.receiver import ReceiverProcess, body
+from tests.support.paths import ROOT
+from tests.support.processes import launch
+from tests.support.waiting import eventually
 
 
 @contextmanager
@@ -21,17 +23,8 @@ def started(name: str, command: str, it: ReceiverProcess) -> Iterator[subprocess
         "PORT": str(it.port),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    parent = os.getpid()
-    with (it.directory / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {command}"],
-            env=environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            preexec_fn=lambda: die_with_parent(parent),
-        )
+    line = ["/bin/sh", "-c", f"exec {command}"]
+    process = launch(line, it.directory / f"{name}.log", env=environment, cwd=ROOT)
     try:
         yield process
     finally:

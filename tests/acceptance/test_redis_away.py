@@ -8,9 +8,9 @@ from collections.abc import Callable
 from receiver.ledger.migrate import ensure_schema
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import eventually
 from tests.servers.valkey import ValkeyProcess
 from tests.support.ledger import new_event, record
+from tests.support.waiting import eventually
 
 
 def test_what_is_due_is_delivered_while_redis_is_away(
@@ -35,7 +35,7 @@ def test_what_is_due_is_delivered_while_redis_is_away(
         server.kill()
         record(it.ledger, *(new_event(f"tsk_{number}", "hook", "rated") for number in range(1, 20)))
         # Then they go out all the same, but for a sink whose rate stands in Redis
-        eventually(lambda: it.states("hook") == {"delivered": 20}, 60)
+        eventually(lambda: it.states("hook") == {"delivered": 20})
         assert it.states("rated") == {"delivered": 1, "queued": 19}
         # And when it is back, the rest does
         server.start()
@@ -61,15 +61,15 @@ def test_what_is_due_is_delivered_while_redis_hangs(
         flaky.script += [Reply(503)]
         it.run("worker")
         it.run("clock")
-        eventually(lambda: "worker.started" in it.log_of("worker"), 30)
+        eventually(lambda: "worker.started" in it.log_of("worker"))
         record(it.ledger, new_event("tsk_0", "hook", "flaky"))
-        eventually(lambda: (it.states("hook"), it.states("flaky")) == ({"delivered": 1}, {"waiting": 1}), 30)
+        eventually(lambda: (it.states("hook"), it.states("flaky")) == ({"delivered": 1}, {"waiting": 1}))
         # When Redis hangs, which is seen by time alone, and more comes due
         server.hang()
         hung = time.monotonic()
         record(it.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(1, 20)))
         # Then all of it goes out, and once
-        eventually(lambda: (it.states("hook"), it.states("flaky")) == ({"delivered": 20}, {"delivered": 1}), 30)
+        eventually(lambda: (it.states("hook"), it.states("flaky")) == ({"delivered": 20}, {"delivered": 1}))
         print(f"{time.monotonic() - hung:.1f} s from the moment at which Redis hung")
         assert (len(plain.requests), len(flaky.requests)) == (20, 2)
         # And each process that met it says so in one line, and no more
@@ -78,6 +78,6 @@ def test_what_is_due_is_delivered_while_redis_hangs(
         assert "failed" not in log
         # And when it goes on, bells ring again
         server.resume()
-        eventually(lambda: it.log_of("worker").count("Redis is back") == 3, 30)
+        eventually(lambda: it.log_of("worker").count("Redis is back") == 3)
         record(it.ledger, new_event("tsk_20", "hook"))
         it.all_delivered(21, sink="hook")

@@ -12,9 +12,10 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, sign
-from tests.servers.receiver import SECRET, Load, ReceiverProcess, body, eventually
+from tests.servers.receiver import SECRET, Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
+from tests.support.waiting import eventually
 
 Receivers = Callable[..., ReceiverProcess]
 Valkeys = Callable[..., ValkeyProcess]
@@ -162,8 +163,8 @@ def test_a_busy_port_is_one_line(receiver_factory: Receivers, redis_url: str) ->
 
 def test_a_missing_config_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:
     receiver = receiver_factory(redis_url, start=False)
-    receiver.config.models.unlink()
-    assert str(receiver.config.models) in one_line(receiver, 2)
+    receiver.config.unlink()
+    assert str(receiver.config) in one_line(receiver, 2)
 
 
 def test_a_data_directory_that_cannot_be_used_is_one_line(

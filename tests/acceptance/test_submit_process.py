@@ -25,9 +25,9 @@ from receiver.web.server import STOP_TIMEOUT
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
-from tests.servers.receiver import eventually
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
+from tests.support.waiting import eventually
 
 MASTER = "a-master-secret-of-the-tests"
 Deployments = Callable[..., Deployment]

@@ -17,7 +17,8 @@ import pytest
 from tests.servers.deployment import Deployment
 from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.postgres import PostgresProcess
-from tests.servers.receiver import Load, body, eventually
+from tests.servers.receiver import Load, body
+from tests.support.waiting import eventually
 
 SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db", "table": "runs"}}
 ROUTES = [{"name": "everything", "to": ["results"]}]
@@ -82,7 +83,7 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
         while_away = len(paused_lines(it))
         server.start()
         back = time.monotonic()
-        eventually(lambda: it.states().get("delivered", 0) > delivered, 30)
+        eventually(lambda: it.states().get("delivered", 0) > delivered)
         took = time.monotonic() - back
         print(f"{took:.2f} seconds from the return of PostgreSQL to the next delivery")
         assert took < 20
@@ -152,8 +153,8 @@ def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_t
         # Then it is back when there is room
         filler.unlink()
         began = time.monotonic()
-        eventually(lambda: accepted(dev, a_run(2)), 30)
-        eventually(lambda: any("tsk_2" in str(path) for path in disk.rglob("run.json")), 30)
+        eventually(lambda: accepted(dev, a_run(2)))
+        eventually(lambda: any("tsk_2" in str(path) for path in disk.rglob("run.json")))
         print(f"{time.monotonic() - began:.2f} seconds from the first free byte to an event delivered")
     finally:
         dev.end()

@@ -120,7 +120,7 @@ def test_two_clocks_do_each_thing_once_and_one_goes_on_when_the_other_is_killed(
     first, second = two_clocks()
     runs = work.comes_due("a")
     # Then all of it is done, and nothing twice
-    work.all_delivered(3 * EACH, wait=60)
+    work.all_delivered(3 * EACH)
     assert first.poll() is second.poll() is None
     assert [work.skyvern.run(run_id).polls for run_id in runs] == [1] * EACH
     assert work.outcomes() == {"unavailable": EACH, "lapsed": EACH, "accepted": 3 * EACH}
@@ -128,7 +128,7 @@ def test_two_clocks_do_each_thing_once_and_one_goes_on_when_the_other_is_killed(
     # And when one of them is killed, the other goes on
     first.kill()
     runs = work.comes_due("b")
-    work.all_delivered(6 * EACH, wait=60)
+    work.all_delivered(6 * EACH)
     assert second.poll() is None
     assert [work.skyvern.run(run_id).polls for run_id in runs] == [1] * EACH
     assert work.outcomes() == {"unavailable": 2 * EACH, "lapsed": 2 * EACH, "accepted": 6 * EACH}

@@ -5,41 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
-from receiver.runtime.process import die_with_parent
 from receiver.wakeups import wake
 from tests.servers.valkey import ValkeyProcess
 from tests.support.paths import ROOT
+from tests.support.processes import alive, launch
+from tests.support.waiting import PATIENCE, eventually, seconds_until
 
 QUEUES = ("dispatch", "deliver:ops")
 MOMENT = 10
 """Seconds of a recovery on a busy machine, on which it takes two or three; 30 are promised."""
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that ended and that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def until(condition: Callable[[], Any], seconds: float = 60, what: str = "") -> float:
-    """Wait for a condition; how long it took. Fails after `seconds`."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s: {what or condition}"
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 class Worker:
@@ -51,15 +33,8 @@ class Worker:
         self.client = redis.Redis.from_url(url, decode_responses=True)
         script = str(Path(__file__).with_name("standin_worker.py"))
         arguments = [url, str(directory), str(stop_timeout), str(job_timeout), *QUEUES]
-        parent = os.getpid()
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, script, *arguments],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                preexec_fn=lambda: die_with_parent(parent),
-            )
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = launch([sys.executable, script, *arguments], self.log_path, env=environ)
 
     @property
     def log(self) -> str:
@@ -69,7 +44,7 @@ class Worker:
         return int(self.client.hget("pids", queue) or 0)
 
     def ready(self) -> Worker:
-        until(lambda: len(self.client.hgetall("pids")) == len(QUEUES), what=f"children\n{self.log}")
+        eventually(lambda: len(self.client.hgetall("pids")) == len(QUEUES), what=lambda: f"children\n{self.log}")
         return self
 
     def order(self, queue: str, name: str, **what: float) -> None:
@@ -107,7 +82,7 @@ def test_each_queue_has_a_process_of_its_own_and_work_is_done(start: Callable[..
     assert worker.pid("dispatch") != worker.pid("deliver:ops") != worker.process.pid
     for queue in QUEUES:
         worker.order(queue, f"for {queue.replace(':', '-')}")
-    until(lambda: all(worker.done(queue) for queue in QUEUES))
+    eventually(lambda: all(worker.done(queue) for queue in QUEUES))
 
 
 def test_kill_9_of_a_child_in_the_middle_of_its_job_costs_a_moment(
@@ -117,25 +92,25 @@ def test_kill_9_of_a_child_in_the_middle_of_its_job_costs_a_moment(
     worker = start()
     neighbour = worker.pid("dispatch")
     worker.order("deliver:ops", "long", sleep=20)
-    until(lambda: worker.began("deliver:ops"))
+    eventually(lambda: worker.began("deliver:ops"))
     # When it is killed
     os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
     # Then another takes the work up again with nobody's help, and the neighbour never noticed
-    took = until(lambda: worker.done("deliver:ops") == ["long"])
+    took = seconds_until(lambda: worker.done("deliver:ops") == ["long"])
     print(f"{took:.2f}", "seconds from kill -9 to work done")
     assert took < MOMENT
     assert worker.pid("dispatch") == neighbour
     assert "deliver:ops: killed by signal 9 (starts again in 0.0 s)" in worker.log
-    until(lambda: worker.client.zcard("rq:wip:deliver:ops") == 0)
+    eventually(lambda: worker.client.zcard("rq:wip:deliver:ops") == 0)
 
 
 def test_kill_9_of_the_supervisor_leaves_no_orphan(start: Callable[..., Worker]) -> None:
     worker = start()
     pids = [worker.pid(queue) for queue in QUEUES]
     worker.order("deliver:ops", "long", sleep=20)
-    until(lambda: worker.began("deliver:ops"))
+    eventually(lambda: worker.began("deliver:ops"))
     worker.process.kill()
-    until(lambda: not any(alive(pid) for pid in pids))
+    eventually(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worker]) -> None:
@@ -143,9 +118,9 @@ def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worke
     pids = [worker.pid(queue) for queue in QUEUES]
     worker.order("deliver:ops", "short", sleep=1)
     worker.order("deliver:ops", "next")
-    until(lambda: worker.began("deliver:ops"))
+    eventually(lambda: worker.began("deliver:ops"))
     worker.process.terminate()
-    assert worker.process.wait(60) == 0
+    assert worker.process.wait(PATIENCE) == 0
     assert worker.done("deliver:ops") == ["short"]
     assert worker.client.llen("rq:queue:deliver:ops") == 1  # what was not done is on its way to the next worker
     assert not any(alive(pid) for pid in pids)
@@ -155,16 +130,16 @@ def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worke
 def test_a_signal_while_idle_ends_every_child_by_itself(start: Callable[..., Worker]) -> None:
     worker = start()
     worker.process.send_signal(signal.SIGINT)
-    assert worker.process.wait(60) == 0  # 1 where a child had to be killed
+    assert worker.process.wait(PATIENCE) == 0  # 1 where a child had to be killed
 
 
 def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(start: Callable[..., Worker]) -> None:
     worker = start(stop_timeout=0.5)
     pids = [worker.pid(queue) for queue in QUEUES]
     worker.order("deliver:ops", "long", sleep=20)
-    until(lambda: worker.began("deliver:ops"))
+    eventually(lambda: worker.began("deliver:ops"))
     worker.process.terminate()
-    assert worker.process.wait(60) == 1
+    assert worker.process.wait(PATIENCE) == 1
     assert not any(alive(pid) for pid in pids)
     assert "did not end within 0.5 s" in worker.log
     assert worker.client.zcard("rq:wip:deliver:ops") == 0
@@ -174,7 +149,7 @@ def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(s
 def test_a_second_signal_a_second_later_does_not_wait(start: Callable[..., Worker]) -> None:
     worker = start(stop_timeout=60)
     worker.order("deliver:ops", "long", sleep=20)
-    until(lambda: worker.began("deliver:ops"))
+    eventually(lambda: worker.began("deliver:ops"))
     worker.process.terminate()
     worker.process.terminate()  # as a terminal and whatever runs us may do at once
     time.sleep(1.1)
@@ -190,8 +165,8 @@ def test_a_job_that_no_alarm_can_interrupt_is_killed_and_its_work_done_again(
     worker = start(job_timeout=1)
     hung = worker.pid("deliver:ops")
     worker.order("deliver:ops", "hung", hang=60)
-    until(lambda: worker.began("deliver:ops"))
-    took = until(lambda: worker.done("deliver:ops") == ["hung"])
+    eventually(lambda: worker.began("deliver:ops"))
+    took = seconds_until(lambda: worker.done("deliver:ops") == ["hung"])
     print(f"{took:.2f}", "seconds from the start of a job that hangs for ever, time-out 1 s, to work done")
     assert took < MOMENT
     assert not alive(hung)
@@ -202,9 +177,9 @@ def test_a_job_that_sleeps_past_its_timeout_is_cut_off_without_a_kill(start: Cal
     worker = start(job_timeout=1)
     pid = worker.pid("deliver:ops")
     worker.order("deliver:ops", "slow", sleep=20)
-    until(lambda: "cut off" in worker.log)
+    eventually(lambda: "cut off" in worker.log)
     worker.order("deliver:ops", "next")  # the clock would wake it
-    until(lambda: worker.done("deliver:ops") == ["slow", "next"])
+    eventually(lambda: worker.done("deliver:ops") == ["slow", "next"])
     assert worker.pid("deliver:ops") == pid
 
 
@@ -212,25 +187,25 @@ def test_a_child_in_a_crash_loop_backs_off_and_delays_nobody_else(start: Callabl
     worker = start()
     worker.client.set("refuse:deliver:ops", 1)
     os.kill(worker.pid("deliver:ops"), signal.SIGKILL)
-    until(lambda: "3 times in a row" in worker.log or worker.log.count("can't be built") >= 1)
+    eventually(lambda: "3 times in a row" in worker.log or worker.log.count("can't be built") >= 1)
     time.sleep(1.5)
     lines = [line for line in worker.log.splitlines() if "can't be built" in line]
     assert len(lines) == 1
     assert "the sink of deliver:ops can't be built (2 times in a row, starts again in 0.2 s)" in lines[0]
     worker.order("dispatch", "meanwhile")
-    until(lambda: worker.done("dispatch"))
+    eventually(lambda: worker.done("dispatch"))
     worker.client.delete("refuse:deliver:ops")
     worker.order("deliver:ops", "after all")
-    until(lambda: worker.done("deliver:ops"))
+    eventually(lambda: worker.done("deliver:ops"))
 
 
 def test_a_body_that_is_worn_out_gets_a_fresh_process(start: Callable[..., Worker]) -> None:
     worker = start()
     pid = worker.pid("deliver:ops")
     worker.order("deliver:ops", "last", wear_out=1)
-    until(lambda: worker.pid("deliver:ops") != pid)
+    eventually(lambda: worker.pid("deliver:ops") != pid)
     worker.order("deliver:ops", "first")
-    until(lambda: worker.done("deliver:ops") == ["last", "first"])
+    eventually(lambda: worker.done("deliver:ops") == ["last", "first"])
     assert "a fresh process takes over" in worker.log
 
 
@@ -245,7 +220,7 @@ def test_work_goes_on_soon_after_redis_is_back(
     worker = start(server.url)
     pids = [worker.pid(queue) for queue in QUEUES]
     worker.order("deliver:ops", "before", sleep=1)
-    until(lambda: worker.began("deliver:ops"))
+    eventually(lambda: worker.began("deliver:ops"))
     # When Redis is away, and when it hangs for longer than any time-out in the worker
     if fault == "killed":
         server.kill()
@@ -258,8 +233,8 @@ def test_work_goes_on_soon_after_redis_is_back(
     # Then the same processes do old and new work within seconds of its return
     back = time.monotonic()
     worker.order("dispatch", "after")
-    until(lambda: worker.done("dispatch") == ["after"])
-    until(lambda: worker.done("deliver:ops") == ["before"], what=worker.log)
+    eventually(lambda: worker.done("dispatch") == ["after"])
+    eventually(lambda: worker.done("deliver:ops") == ["before"], what=lambda: worker.log)
     took = time.monotonic() - back
     print(f"{took:.2f}", f"seconds from the return of a Redis that was {fault} to work done")
     assert took < MOMENT
@@ -269,7 +244,7 @@ def test_work_goes_on_soon_after_redis_is_back(
 def test_a_missing_redis_is_waited_for_and_then_given_up_in_one_line(tmp_path: Path) -> None:
     worker = Worker("redis://127.0.0.1:1/0", tmp_path)
     try:
-        assert worker.process.wait(60) == 1
+        assert worker.process.wait(PATIENCE) == 1
         waiting, given_up = worker.log.splitlines()
         assert "WARNING runhook.worker Redis can't be used (redis://127.0.0.1:1/0)" in waiting
         assert given_up.startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")
@@ -284,7 +259,7 @@ def test_a_worker_that_starts_before_its_redis_needs_no_second_start(
     server.kill()
     worker = Worker(server.url, tmp_path)
     try:
-        until(lambda: "waiting for it" in worker.log)
+        eventually(lambda: "waiting for it" in worker.log)
         server.start()
         worker.ready()
     finally:

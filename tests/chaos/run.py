@@ -23,6 +23,7 @@ from tests.chaos.bodies import HTTP_SINKS, SINKS, SOURCE
 from tests.chaos.plan import Plan, Step, make
 from tests.chaos.system import SECRET, Program, System
 from tests.chaos.verdict import Evidence, Fault, Row
+from tests.support.waiting import eventually
 
 STALLED: Final = 45.0
 """Seconds without any delivery after which what is missing will not come any more."""
@@ -133,11 +134,7 @@ class _Conductor:
             time.sleep(min(left, 0.02))
 
     def _until(self, condition: Callable[[], Any], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}\n{self.system.tail()}"
-            self._look()
-            time.sleep(0.02)
+        eventually(lambda: (self._look(), condition())[1], seconds, what=lambda: f"{what}\n{self.system.tail()}")
 
     def _look(self) -> None:
         """What goes on besides the plan's next step: parts come back, and are seen to be back."""

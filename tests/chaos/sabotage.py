@@ -7,41 +7,35 @@ Nothing in the product knows of this: a function is replaced from outside before
 
 from __future__ import annotations
 
+import copy
+import pkgutil
 import sys
-from typing import Any, Final
+from typing import Final
+
+SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
+    # Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out.
+    "claim-sweep": {"receiver.ledger.deliveries.recovery:lapse_claims": 0, "receiver.runtime.liveness:reap": 0},
+    # No dispatcher takes over what a killed one had read.
+    "reclaim": {"receiver.inbox:InboxReader.reclaim": []},
+    # No receiver takes over what a killed one had spooled.
+    "spool-adoption": {"receiver.ingest.spool:Spool._adopt": 0},
+}
+"""For each safeguard the functions that make it, and what one that does nothing returns."""
 
 
-def _no_claim_sweep() -> None:
-    """Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out."""
-    from receiver.ledger.deliveries import recovery
-    from receiver.runtime import liveness
-
-    nothing: Any = lambda *_: 0  # noqa: E731
-    recovery.lapse_claims = liveness.reap = nothing
-
-
-def _no_reclaim() -> None:
-    """No dispatcher takes over what a killed one had read."""
-    from receiver.inbox import InboxReader
-
-    nothing: Any = lambda _self, *_, **__: []  # noqa: E731
-    InboxReader.reclaim = nothing  # type: ignore[method-assign]
-
-
-def _no_adoption() -> None:
-    """No receiver takes over what a killed one had spooled."""
-    from receiver.ingest.spool import Spool
-
-    nothing: Any = lambda _self, *_: 0  # noqa: E731
-    Spool._adopt = nothing  # type: ignore[method-assign]
-
-
-SAFEGUARDS: Final = {"claim-sweep": _no_claim_sweep, "reclaim": _no_reclaim, "spool-adoption": _no_adoption}
+def take_out(name: str) -> None:
+    """Replace the functions of a safeguard. Raises AttributeError for one that is not there any more."""
+    for path, result in SAFEGUARDS[name].items():
+        pkgutil.resolve_name(path)  # setting an attribute would succeed for any name
+        module, _, names = path.partition(":")
+        owner, _, attribute = names.rpartition(".")
+        place = pkgutil.resolve_name(f"{module}:{owner}" if owner else module)
+        setattr(place, attribute, lambda *_, result=result, **__: copy.copy(result))
 
 
 def main() -> None:
     name, *sys.argv[1:] = sys.argv[1:]
-    SAFEGUARDS[name]()
+    take_out(name)
     from receiver.cli import main as runhook
 
     sys.argv[0] = "runhook"

@@ -26,6 +26,7 @@ from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.paths import ROOT
+from tests.support.waiting import seconds_until
 
 SECRET: Final = "chaos-skyvern-key"
 CONSUMER_SECRET: Final = "whsec_Y2hhb3MtY29uc3VtZXItc2VjcmV0"
@@ -224,12 +225,7 @@ class System:
 
     def until(self, condition: Callable[[], Any], seconds: float, what: str) -> float:
         """Wait for a condition, parts being restarted meanwhile; how long it took. Fails after `seconds`."""
-        began = time.monotonic()
-        while not condition():
-            assert time.monotonic() - began < seconds, f"not within {seconds:g} s: {what}\n{self.tail()}"
-            self.look()
-            time.sleep(0.02)
-        return time.monotonic() - began
+        return seconds_until(lambda: (self.look(), condition())[1], seconds, what=lambda: f"{what}\n{self.tail()}")
 
     def look(self) -> None:
         """Be the process manager for a moment."""

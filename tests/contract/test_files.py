@@ -7,10 +7,8 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +20,10 @@ from pydantic import ValidationError
 from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
-from receiver.runtime.process import die_with_parent
 from tests.servers.artifacts import ArtifactServer
 from tests.support.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
+from tests.support.processes import launch
+from tests.support.waiting import eventually
 
 
 def tree_of(root: Path) -> dict[str, bytes]:
@@ -161,16 +160,14 @@ class TestFilesMirror(MirrorSuite):
         server.add("/v1/artifacts/a_9/content", b"v" * 4_000_000, gate=gate)
         delivery = make_delivery(run)
         root = tmp_path / "deep" / "archive"
-        parent = os.getpid()
-        child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(root), json.dumps(run), delivery.event_id],
-            preexec_fn=lambda: die_with_parent(parent),
-        )
-        deadline = time.monotonic() + 30
-        while not [path for path in root.rglob(".recording.webm.part") if path.stat().st_size > 0]:
-            assert time.monotonic() < deadline, "the download never began"
-            assert child.poll() is None
-            time.sleep(0.02)
+        line = [sys.executable, "-c", _CHILD, str(root), json.dumps(run), delivery.event_id]
+        child = launch(line, tmp_path / "log")
+
+        def begun() -> bool:
+            return any(path.stat().st_size > 0 for path in root.rglob(".recording.webm.part"))
+
+        eventually(lambda: begun() or child.poll() is not None)
+        assert child.poll() is None
         with pytest.raises(Unavailable, match="another worker"):
             place.sink().send(delivery)
         os.kill(child.pid, signal.SIGKILL)

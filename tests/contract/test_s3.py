@@ -9,13 +9,13 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,10 +35,11 @@ from handlers.testing.conformance import (
     sample_run,
     silent_port,
 )
-from receiver.runtime.process import die_with_parent
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
 from tests.support.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
+from tests.support.processes import launch
+from tests.support.waiting import eventually
 
 _numbers = itertools.count(1)
 
@@ -184,7 +185,7 @@ class TestS3Mirror(MirrorSuite):
         assert [key.rpartition("/")[2] for key in objects.listed()] == ["run.json"]
 
     def test_a_kill_in_the_middle_leaves_no_parts_after_the_next_try(
-        self, place: Place, objects: Objects, server: ArtifactServer
+        self, place: Place, objects: Objects, server: ArtifactServer, tmp_path: Path
     ) -> None:
         gate = threading.Event()
         body = b"v" * (40 << 20)
@@ -193,16 +194,10 @@ class TestS3Mirror(MirrorSuite):
         options = options_for(
             objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
         )
-        parent = os.getpid()
-        child = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id],
-            preexec_fn=lambda: die_with_parent(parent),
-        )
-        deadline = time.monotonic() + 30
-        while not objects.uploads():
-            assert time.monotonic() < deadline, "the upload never began"
-            assert child.poll() is None
-            time.sleep(0.05)
+        line = [sys.executable, "-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id]
+        child = launch(line, tmp_path / "log")
+        eventually(lambda: objects.uploads() or child.poll() is not None, every=0.05)
+        assert child.poll() is None
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         gate.set()

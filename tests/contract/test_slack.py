@@ -26,8 +26,8 @@ from handlers.testing.conformance import (
     sample_run,
     silent_port,
 )
-from tests.servers.receiver import eventually
 from tests.servers.slack import HOOK, TOKEN, FakeSlack
+from tests.support.waiting import eventually
 
 Make = Callable[..., SlackSink]
 

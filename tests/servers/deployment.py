@@ -6,7 +6,6 @@ deployment   `deployment(redis_url, database_url, sinks={…}, routes=[…])`: o
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,8 +18,10 @@ import sqlalchemy as sa
 
 from receiver.ledger import Ledger, LedgerUnavailable, queries
 from receiver.ledger.schema import deliveries
-from receiver.runtime.process import die_with_parent
-from tests.servers.receiver import ROOT, ReceiverProcess, eventually
+from tests.servers.receiver import ReceiverProcess
+from tests.support.paths import ROOT
+from tests.support.processes import launch
+from tests.support.waiting import eventually
 
 
 class Deployment(ReceiverProcess):
@@ -41,22 +42,9 @@ class Deployment(ReceiverProcess):
 
     def run(self, part: str, *options: str, prepare: Callable[[], object] = lambda: None) -> subprocess.Popen[bytes]:
         """Start `worker` or `clock` without waiting for anything. `prepare`: called in the child."""
-        parent = os.getpid()
-
-        def before() -> None:
-            die_with_parent(parent)
-            prepare()
-
-        with (self.directory / f"{part}.log").open("ab") as log:
-            self.parts[part] = subprocess.Popen(
-                [sys.executable, "-m", "receiver.cli", part, *options],
-                env=self.environment,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=before,
-            )
+        line = [sys.executable, "-m", "receiver.cli", part, *options]
+        log = self.directory / f"{part}.log"
+        self.parts[part] = launch(line, log, env=self.environment, cwd=ROOT, prepare=prepare)
         return self.parts[part]
 
     def log_of(self, part: str) -> str:
@@ -75,7 +63,7 @@ class Deployment(ReceiverProcess):
             process.send_signal(signal.SIGTERM)
         for process in self.parts.values():
             try:
-                process.wait(30)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -98,10 +86,10 @@ class Deployment(ReceiverProcess):
             return {}
         return {str(row[0]): int(row[1]) for row in rows}
 
-    def all_delivered(self, count: int, wait: float = 60, sink: str = "") -> None:
+    def all_delivered(self, count: int, sink: str = "") -> None:
         """Wait until there are `count` deliveries and all are delivered."""
         try:
-            eventually(lambda: self.states(sink) == {"delivered": count}, wait)
+            eventually(lambda: self.states(sink) == {"delivered": count})
         except AssertionError:
             raise AssertionError(f"{self.states(sink)}, not {count}\n{self.log_of('worker')[-3000:]}") from None
 

@@ -10,10 +10,10 @@ import urllib.error
 from pathlib import Path
 
 from receiver.domain.signature import sign
-from receiver.runtime.process import die_with_parent
 from tests.servers.valkey import free_port
 from tests.support.paths import ROOT
-from tests.support.processes import command_of, descendants, state_and_parent, until
+from tests.support.processes import command_of, descendants, launch, state_and_parent
+from tests.support.waiting import eventually
 
 CONFIG = """
 sources:
@@ -33,18 +33,14 @@ class Dev:
         self.data = directory / "d"
         self.log_path = directory / f"log-{self.port}"
         (directory / "runhook.yaml").write_text(config)
-        parent = os.getpid()
+        self.log_path.touch()
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)],
-                stdin=subprocess.DEVNULL,
-                stdout=log if terminal is None else terminal,
-                stderr=subprocess.STDOUT,
-                env={**inherited, "PYTHONPATH": str(ROOT), **environ},
-                cwd=directory,
-                preexec_fn=lambda: die_with_parent(parent),
-            )
+        self.process = launch(
+            [sys.executable, "-m", "receiver.cli", "dev", "--port", str(self.port), *self.options(directory)],
+            self.log_path if terminal is None else terminal,
+            env={**inherited, "PYTHONPATH": str(ROOT), **environ},
+            cwd=directory,
+        )
 
     def options(self, directory: Path) -> list[str]:
         return ["--data", str(self.data), "--config", str(directory / "runhook.yaml")]
@@ -54,7 +50,9 @@ class Dev:
         return self.log_path.read_text(errors="replace")
 
     def ready(self) -> Dev:
-        until(lambda: "Ctrl-C stops everything" in self.log or self.process.poll() is not None, what=lambda: self.log)
+        eventually(
+            lambda: "Ctrl-C stops everything" in self.log or self.process.poll() is not None, what=lambda: self.log
+        )
         assert self.process.poll() is None, self.log
         return self
 
@@ -81,7 +79,7 @@ class Dev:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(30)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.wait()

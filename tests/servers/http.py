@@ -15,7 +15,6 @@ import ipaddress
 import socket
 import ssl
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,19 +25,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.waiting import eventually
+
 
 @dataclass(frozen=True)
 class Reply:
     """What one request gets. `delay`: seconds before the first byte; `drip`: seconds between two bytes of the answer.
 
-    `raw`: bytes instead of an HTTP answer. `drop`: the connection is closed instead. `cut`: closed after the head and
-    half of the body.
+    `until`: the answer waits for this event. `raw`: bytes instead of an HTTP answer. `drop`: the connection is closed
+    instead. `cut`: closed after the head and half of the body.
     """
 
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     delay: float = 0.0
+    until: threading.Event | None = None
     drip: float = 0.0
     raw: bytes | None = None
     drop: bool = False
@@ -97,6 +99,10 @@ class ScriptedServer:
         self._server.server_close()
         self._thread.join(5)
 
+    def wait_for_requests(self, count: int) -> None:
+        """Wait until `count` requests have come."""
+        eventually(lambda: len(self.requests) >= count, every=0.005, what=lambda: f"{len(self.requests)} of {count}")
+
     def _next(self, request: Request) -> Reply:
         with self._lock:
             self.requests.append(request)
@@ -118,6 +124,8 @@ class ScriptedServer:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 reply = play._next(Request(self.command, self.path, headers, body, self.client_address[1], certificate))
                 play._stopping.wait(reply.delay)
+                while reply.until and not reply.until.wait(0.02) and not play._stopping.is_set():
+                    pass
                 if reply.drop:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
@@ -146,14 +154,6 @@ class ScriptedServer:
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815
 
         return Handler
-
-
-def wait_for_requests(server: ScriptedServer, count: int, seconds: float = 60) -> None:
-    """Until `count` requests have come. Fails the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while len(server.requests) < count:
-        assert time.monotonic() < deadline, f"{len(server.requests)} requests came, not {count}"
-        time.sleep(0.005)
 
 
 class Authority:

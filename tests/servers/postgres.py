@@ -19,7 +19,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -27,8 +26,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from receiver.runtime.process import die_with_parent
 from tests.servers.valkey import free_port
+from tests.support.processes import alive, launch
+from tests.support.waiting import PATIENCE, eventually
 
 FAST = {"fsync": "off", "full_page_writes": "off"}  # kill -9 still loses nothing: the system has what was written
 SMALL = {"shared_buffers": "16MB", "max_connections": "64", "logging_collector": "off", "autovacuum": "off"}
@@ -121,8 +121,8 @@ class PostgresProcess:
                 connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
             connection.execute("CREATE SCHEMA public")
 
-    def start(self, wait: float = 60) -> PostgresProcess:
-        """Start, or start again on what is in the directory. Returns when it answers, after at most `wait` seconds."""
+    def start(self) -> PostgresProcess:
+        """Start, or start again on what is in the directory. Returns when it answers."""
         assert self.process is None or self.process.poll() is not None, "the server runs already"
         data = self.directory / "data"
         if not (data / "PG_VERSION").exists():
@@ -131,22 +131,19 @@ class PostgresProcess:
         command += ["-h", "127.0.0.1", "-k", str(self.directory)]
         for name, value in self.settings.items():
             command += ["-c", f"{name}={value}"]
-        parent, user = os.getpid(), account()
-
-        def prepare() -> None:
-            _become(user)  # first: a change of user clears what the next line asks of the kernel
-            die_with_parent(parent, signal.SIGQUIT)  # its "immediate shutdown", which also ends its children
-
-        with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=prepare
-            )
-        deadline = time.monotonic() + wait
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise AssertionError(f"PostgreSQL did not start:\n{self.log[-2000:]}")
-            time.sleep(0.02)
+        process = self.process = launch(
+            command,
+            self.directory / "log",
+            start_new_session=True,
+            prepare=lambda: _become(account()),
+            with_parent=signal.SIGQUIT,  # its "immediate shutdown", which also ends its children
+        )
+        try:
+            eventually(lambda: process.poll() is not None or self._answers(), what=lambda: self.log[-2000:])
+            assert process.poll() is None, f"PostgreSQL did not start:\n{self.log[-2000:]}"
+        except AssertionError:
+            self.kill()
+            raise
         return self
 
     def _initialise(self, data: Path) -> None:
@@ -162,7 +159,7 @@ class PostgresProcess:
             capture_output=True,
             text=True,
             cwd="/",
-            timeout=60,
+            timeout=PATIENCE,
             preexec_fn=lambda: _become(user),
         )
         assert done.returncode == 0, f"initdb failed:\n{done.stderr[-2000:]}"
@@ -192,15 +189,13 @@ class PostgresProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        deadline = time.monotonic() + 10
-        while any(_exists(pid) for pid in pids) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        eventually(lambda: not any(alive(pid) for pid in pids), every=0.005)
 
     def stop(self) -> None:
         """A fast shutdown: connections are cut, and everything is written."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(60)
+            self.process.wait(PATIENCE)
 
     def restart(self) -> PostgresProcess:
         """kill -9 and start again on the same port and data."""
@@ -216,14 +211,6 @@ class PostgresProcess:
         """SIGCONT after `hang`."""
         for pid in [*self._children(), self.pid]:
             os.kill(pid, signal.SIGCONT)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 @contextlib.contextmanager

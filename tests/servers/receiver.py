@@ -5,6 +5,7 @@ receiver_factory   receivers of a test's own, each with its data directory: post
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,9 +23,10 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, sign
-from receiver.runtime.process import die_with_parent
 from tests.servers.valkey import free_port
 from tests.support.paths import ROOT
+from tests.support.processes import launch
+from tests.support.waiting import PATIENCE, eventually
 
 SECRET = "a-signing-secret"
 OLD_SECRET = "the-one-before"
@@ -82,35 +84,31 @@ class ReceiverProcess:
     def launch(self) -> subprocess.Popen[bytes]:
         """Start without waiting for anything."""
         assert self.process is None or self.process.poll() is not None, "the receiver runs already"
-        parent = os.getpid()
-        line = [sys.executable, "-m", "receiver.cli", "serve", "--port", str(self.port)]
-        with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                line,
-                env=self.environment,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=lambda: die_with_parent(parent),
-            )
+        self.process = launch(
+            [sys.executable, "-m", "receiver.cli", "serve", "--port", str(self.port)],
+            self.directory / "log",
+            env=self.environment,
+            cwd=ROOT,
+            start_new_session=True,
+        )
         return self.process
 
-    def start(self, wait: float = 60) -> ReceiverProcess:
+    def start(self) -> ReceiverProcess:
         """Start, and return when it answers."""
         process = self.launch()
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                if httpx2.get(f"{self.url}/healthz", timeout=10).status_code == 200:
-                    return self
-            except httpx2.HTTPError:
-                pass
-            if process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise AssertionError(f"the receiver did not start:\n{self.log[-3000:]}")
-            time.sleep(0.02)
+
+        def answers() -> bool:
+            with contextlib.suppress(httpx2.HTTPError):
+                return httpx2.get(f"{self.url}/healthz", timeout=10).status_code == 200
+            return False
+
+        try:
+            eventually(lambda: process.poll() is not None or answers(), what=lambda: self.log[-3000:])
+            assert process.poll() is None, f"the receiver did not start:\n{self.log[-3000:]}"
+        except AssertionError:
+            self.kill()
+            raise
+        return self
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
@@ -118,11 +116,11 @@ class ReceiverProcess:
             self.process.kill()
             self.process.wait()
 
-    def stop(self, wait: float = 30) -> int:
-        """SIGTERM; the exit code. Raises subprocess.TimeoutExpired when it takes longer than `wait` seconds."""
+    def stop(self) -> int:
+        """SIGTERM; the exit code. Raises subprocess.TimeoutExpired when it does not end."""
         assert self.process is not None, "the receiver was not started"
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(wait)
+        return self.process.wait(PATIENCE)
 
     def post(
         self, content: bytes, secret: str = SECRET, path: str = "/webhooks/skyvern", **options: Any
@@ -154,25 +152,6 @@ def receiver_factory() -> Iterator[Callable[..., ReceiverProcess]]:
         receiver.kill()
         assert "Traceback" not in receiver.log, receiver.log[-3000:]
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def eventually(check: Callable[[], Any], wait: float = 60, every: float = 0.05) -> Any:
-    """What `check` returns once that is true; AssertionErrors in it mean not yet.
-
-    `wait`: seconds after which the test fails. So many are no claim: a machine may have other things to do.
-    """
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            found = check()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-            found = None
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {wait} s"
-        time.sleep(every)
 
 
 class Load:
@@ -208,10 +187,10 @@ class Load:
                 else:
                     self.statuses.append(answer.status_code)
 
-    def more(self, count: int, wait: float = 60) -> None:
+    def more(self, count: int) -> None:
         """Wait until so many more are acked."""
         wanted = len(self.acked) + count
-        eventually(lambda: len(self.acked) >= wanted, wait, every=0.01)
+        eventually(lambda: len(self.acked) >= wanted, every=0.01)
 
     def __enter__(self) -> Self:
         for thread in self._threads:

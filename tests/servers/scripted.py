@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.support.waiting import eventually
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -85,12 +87,9 @@ class ScriptedServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def wait_for_calls(self, count: int, seconds: float = 60.0) -> list[Call]:
-        """The calls as soon as there are `count`. Fails when there are not within `seconds`."""
-        deadline = time.monotonic() + seconds
-        while len(self.calls) < count:
-            assert time.monotonic() < deadline, f"{len(self.calls)} of {count} calls within {seconds} s"
-            time.sleep(0.005)
+    def wait_for_calls(self, count: int) -> list[Call]:
+        """The calls as soon as there are `count`."""
+        eventually(lambda: len(self.calls) >= count, every=0.005, what=lambda: f"{len(self.calls)} of {count}")
         return list(self.calls)
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from receiver.runtime.process import die_with_parent
+from tests.support.processes import launch
 
 ACCESS_KEY = "runhook-test-key"
 SECRET_KEY = "runhook-test-secret"
@@ -122,12 +122,8 @@ class S3Server:
         command += [f"-{name}={port}" for name, port in self.ports.items()]
         environ = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.directory), "WEED_S3_SSE_KEK": SSE_KEY}
         environ["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"  # seven, the default, cost 0.2 s a bucket
-        parent = os.getpid()
-        with (self.directory / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.directory, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=lambda: die_with_parent(parent),
-            )  # fmt: skip
+        log = self.directory / "log"
+        self.process = launch(command, log, cwd=self.directory, env=environ, start_new_session=True)
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline and self.process.poll() is None:
             if self._answers():

@@ -6,7 +6,6 @@ simulate_skyvern    makes one with options of the test's own: simulate_skyvern(r
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +17,7 @@ from receiver.skyvern.simulator import Options, create_app
 from receiver.skyvern.simulator.runs import SimRun
 from receiver.skyvern.simulator.server import Serving
 from receiver.skyvern.simulator.world import World
+from tests.support.waiting import eventually
 
 KEY = "simulated-key"
 QUICK: dict[str, Any] = {"api_keys": (KEY,), "speed": 20.0, "run_seconds": 1.0}
@@ -52,17 +52,9 @@ class SkyvernSimulator:
     def run(self, run_id: str) -> SimRun:
         return self.world.runs[run_id]
 
-    def wait_for(self, what: Callable[[], Any], seconds: float = 60.0) -> Any:
-        """What `what()` gives as soon as that is true. Fails when it is not within `seconds`."""
-        deadline = time.monotonic() + seconds
-        while not (found := what()):
-            assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.01)
-        return found
-
     def wait_final(self, *run_ids: str) -> None:
         """Until these runs have ended."""
-        self.wait_for(lambda: all(self.run(run_id).final for run_id in run_ids))
+        eventually(lambda: all(self.run(run_id).final for run_id in run_ids))
 
 
 @pytest.fixture(scope="session")

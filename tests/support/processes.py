@@ -1,11 +1,54 @@
-"""Processes as the system shows them, and waiting for a state."""
+"""Processes: starting them so that none outlives the test run, and what the system says of them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from receiver.runtime.process import die_with_parent
+
+
+def launch(
+    command: Sequence[str],
+    log: Path | int,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    start_new_session: bool = False,
+    prepare: Callable[[], object] = lambda: None,
+    with_parent: signal.Signals = signal.SIGKILL,
+) -> subprocess.Popen[bytes]:
+    """Start a process that writes to the end of `log`, and that gets the signal `with_parent` when this one ends.
+
+    `prepare`: called in the child.
+    """
+    # The kernel would take the end of a helper thread for the parent's end, and kill the process too early.
+    parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+
+    def before() -> None:
+        prepare()  # first: a change of user clears what the next line asks of the kernel
+        if parent:
+            die_with_parent(parent, with_parent)
+
+    output = log if isinstance(log, int) else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=env,
+            cwd=cwd,
+            start_new_session=start_new_session,
+            preexec_fn=before,
+        )
+    finally:
+        if not isinstance(log, int):
+            os.close(output)
 
 
 def state_and_parent(pid: int) -> tuple[str, int] | None:
@@ -36,11 +79,3 @@ def command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
-
-
-def until(condition: Callable[[], Any], seconds: float = 60, what: Callable[[], str] = lambda: "") -> float:
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s; {what()}"
-        time.sleep(0.02)
-    return time.monotonic() - started

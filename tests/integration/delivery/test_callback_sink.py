@@ -23,7 +23,7 @@ from receiver.domain.signature import verify
 from receiver.ledger import Connection, Ledger, api_keys, queries
 from receiver.ledger.submissions import lifecycle
 from receiver.routing.router import Router
-from tests.servers.http import Reply, ScriptedServer, wait_for_requests
+from tests.servers.http import Reply, ScriptedServer
 from tests.support.events import body, event
 
 MASTER = "a master secret of the test"
@@ -239,7 +239,7 @@ def test_a_slow_caller_holds_up_nobody_else(
 
         deliver("127.0.0.1", stop=lambda: len(caller.requests) >= 20)
 
-        wait_for_requests(caller, 20)
+        caller.wait_for_requests(20)
         assert len(slow.requests) <= 2
     assert sum(state == "queued" for state, _ in states(ledger).values()) == 4
 

@@ -22,8 +22,8 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.runtime.throttle import SharedRate
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
-from tests.servers.receiver import eventually
 from tests.support.ledger import new_event, record
+from tests.support.waiting import eventually
 
 Answer = Callable[[Delivery], Receipt]
 
@@ -381,7 +381,7 @@ def test_concurrency_holds_over_workers_that_have_more_in_hand(
     threads = [threading.Thread(target=work, args=(deliver(sink, concurrency=3),)) for sink in sinks]
     for thread in threads:
         thread.start()
-    eventually(lambda: sum(len(sink.seen) for sink in sinks) == 150, 60)
+    eventually(lambda: sum(len(sink.seen) for sink in sinks) == 150)
     done.set()
     for thread in threads:
         thread.join(60)

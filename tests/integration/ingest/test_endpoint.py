@@ -18,8 +18,9 @@ from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
 from receiver.inbox import InboxReader
 from receiver.reconcile.poll_hints import take_hints
-from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body, eventually
+from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 
 MAX_BODY = 1 << 20
 

@@ -13,8 +13,9 @@ from receiver.domain.event import event_id
 from receiver.domain.signature import sign
 from receiver.inbox import InboxReader
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from tests.servers.receiver import SECRET, ReceiverProcess, body, eventually
+from tests.servers.receiver import SECRET, ReceiverProcess, body
 from tests.servers.valkey import free_port
+from tests.support.waiting import eventually
 
 NEW = "the-secret-nobody-told-us"
 

@@ -11,9 +11,10 @@ import pytest
 import redis
 
 from receiver.inbox import STREAM, InboxReader
-from tests.servers.receiver import Load, ReceiverProcess, body, eventually
+from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
+from tests.support.waiting import eventually
 
 Receivers = Callable[..., ReceiverProcess]
 Valkeys = Callable[..., ValkeyProcess]

@@ -11,20 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.domain.event import Event, event_id
+from receiver.domain.event import Event
 from receiver.errors import NotStarted
 from receiver.ingest.spool import SEGMENT_BYTES, Spool, SpoolFull, free_bytes
 from receiver.ingest.spool_segment import HEADER, Segment, frame
 from tests.support.paths import ROOT
-
-
-def event(number: int, size: int = 0) -> Event:
-    body = (b"body %d" % number).ljust(size, b"x")
-    return Event(event_id("skyvern", body), "skyvern", body, 1700000000.25 + number, submission_id=f"sub_{number}")
-
-
-def events(start: int, stop: int) -> list[Event]:
-    return [event(number) for number in range(start, stop)]
+from tests.support.spool import event, events, open_spool
 
 
 def drained(spool: Spool, count: int = 10) -> list[Event]:
@@ -41,12 +33,6 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool = open_spool(tmp_path)
     yield spool
     spool.close()
-
-
-def open_spool(path: Path, max_bytes: int = 1 << 30, reserve_bytes: int = 0) -> Spool:
-    spool = Spool(path / "spool", max_bytes, reserve_bytes)
-    spool.open()
-    return spool
 
 
 def files(path: Path) -> list[str]:
@@ -184,7 +170,7 @@ def test_a_file_that_can_not_be_read_holds_up_no_other_and_is_left_for_the_next_
 
 def test_nothing_that_was_appended_is_lost_by_kill_9(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.integration.ingest.test_spool import open_spool, events\n"
+        "import sys; from pathlib import Path; from tests.support.spool import open_spool, events\n"
         "spool = open_spool(Path(sys.argv[1]))\n"
         "for n in range(10**6): spool.append(events(n * 5, n * 5 + 5)); print(n * 5 + 5, flush=True)"
     )

@@ -32,6 +32,7 @@ from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port
+from tests.support.waiting import eventually
 
 Simulate = Callable[..., SkyvernSimulator]
 TOKEN = "sub_" + "0123456789abcdef" * 2
@@ -364,7 +365,7 @@ def test_the_budget_bounds_the_calls_with_redis_and_without(
         it.answered(run_id, token)
     sim.wait_final(*runs)
 
-    sim.wait_for(lambda: (it.reconciler.tick(), len(it.events()) == 3)[1])
+    eventually(lambda: (it.reconciler.tick(), len(it.events()) == 3)[1])
     it.reconciler.drain(0.3)
 
     assert sum(each.polls for each in sim.world.runs.values()) == 3
@@ -379,11 +380,7 @@ def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig:
         it.answered(run_id, f"sub_{number:032x}")
     sim.wait_final(*runs)
 
-    deadline = time.monotonic() + 60
-    while len(it.events()) < 20 and time.monotonic() < deadline:
-        it.reconciler.tick()
-        another.tick()
-        time.sleep(0.02)
+    eventually(lambda: (it.reconciler.tick(), another.tick(), len(it.events()) >= 20)[-1])
 
     assert [each.polls for each in sim.world.runs.values()] == [1] * 20
     assert sorted(it.events()) == sorted((run_id, "poll", "new") for run_id in runs)
@@ -447,7 +444,7 @@ def test_a_cancelled_run_is_looked_at_once_more_for_the_output_that_its_second_w
     assert due_at is not None
     assert 100 < due_at - time.time() < 130
     assert it.ledger.read(overdue.count_open) == 0
-    sim.wait_for(lambda: sim.run(run_id).output)
+    eventually(lambda: sim.run(run_id).output)
     it.due_now()
     assert it.reconciler.drain(20) == 1
     assert it.events() == [

@@ -25,6 +25,7 @@ from receiver.skyvern.simulator.webhooks import pause
 from tests.servers.scripted import Call, Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.paths import ROOT
+from tests.support.waiting import eventually
 
 Simulate = Callable[..., SkyvernSimulator]
 TASK, AGENT, LEGACY = "/v1/run/tasks", "/v1/run/agents", "/api/v1/tasks"
@@ -66,7 +67,7 @@ def test_a_submit_is_answered_at_once_and_the_run_goes_on_by_itself(skyvern_simu
             seen.append(status)
         return status == "completed"
 
-    skyvern_simulator.wait_for(look)
+    eventually(look)
     in_order = ["created", "queued", "running", "completed"]
     assert seen == [status for status in in_order if status in seen]
 
@@ -195,7 +196,7 @@ def test_a_submit_with_a_bearer_token_sends_no_webhook(
     run_id = httpx2.post(skyvern_simulator.url + TASK, json=body, headers=headers, trust_env=False).json()["run_id"]
 
     skyvern_simulator.wait_final(run_id)
-    skyvern_simulator.wait_for(lambda: skyvern_simulator.stats().get("webhooks_none"))
+    eventually(lambda: skyvern_simulator.stats().get("webhooks_none"))
     assert hook.calls == []
 
 
@@ -210,7 +211,7 @@ def test_a_refusal_that_may_pass_is_tried_three_times_with_the_same_headers(
 
     calls = hook.wait_for_calls(3)
     assert len({(call.headers[HEADER], call.headers["x-skyvern-timestamp"], call.body) for call in calls}) == 1
-    sim.wait_for(lambda: sim.stats().get("webhooks_failed"))
+    eventually(lambda: sim.stats().get("webhooks_failed"))
     assert len(hook.calls) == 3
 
 
@@ -221,7 +222,7 @@ def test_any_other_refusal_is_the_last_word(status: int, simulate_skyvern: Simul
 
     run_id = task(sim, "p", hook)
 
-    sim.wait_for(lambda: sim.stats().get("webhooks_failed"))
+    eventually(lambda: sim.stats().get("webhooks_failed"))
     assert len(hook.calls) == 1
     assert sim.run(run_id).webhook_failure_reason == f"Webhook failed with status code {status}, error message: no"
 
@@ -417,7 +418,7 @@ def test_a_lost_webhook_never_comes_and_the_run_is_counted_as_unheard(
     run_id = task(sim, "p", hook)
     sim.wait_final(run_id)
 
-    sim.wait_for(lambda: sim.stats().get("webhooks_lost"))
+    eventually(lambda: sim.stats().get("webhooks_lost"))
     assert (sim.stats()["unheard"], hook.calls) == (1, [])
     assert sim.get(f"/v1/runs/{run_id}")["status"] == "completed"
 

@@ -20,7 +20,8 @@ from receiver.reconcile import resolver
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
-from tests.servers.submitting import Submitting, wait_until
+from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -233,7 +234,7 @@ def test_a_lost_answer_is_unknown_and_its_webhook_resolves_it(submitting: Make, 
     assert lost.status_code == 502
     assert lost.headers["x-runhook-submission-id"] == row["id"]
     (run_id,) = sim.world.runs
-    wait_until(lambda: rig.rows()[0]["run_id"] == run_id)
+    eventually(lambda: rig.rows()[0]["run_id"] == run_id)
     again = rig.task("p [drop]", headers)
     assert (again.status_code, again.json()["run_id"]) == (200, run_id)
     assert len(sim.world.runs) == 1
@@ -246,7 +247,7 @@ def test_a_client_that_retries_on_errors_never_makes_a_second_run(submitting: Ma
     rig = submitting(sim.url)
 
     answers = [rig.task("p [garbage]")]
-    wait_until(lambda: rig.rows()[0]["run_id"])  # its webhook has come, or it was found
+    eventually(lambda: rig.rows()[0]["run_id"])  # its webhook has come, or it was found
     answers.append(rig.task("p [garbage]"))  # as the TypeScript SDK does, without a key
 
     assert len(sim.world.runs) == 1
@@ -527,7 +528,7 @@ def test_a_run_that_was_never_heard_of_is_asked_for_upstream_and_a_final_one_is_
 
     assert (first.status_code, first.headers["x-runhook-from"]) == (200, "skyvern")
     assert (missing.status_code, list(missing.json())) == (404, ["detail"])
-    wait_until(lambda: rig.client.get(f"/v1/runs/{run_id}").headers["x-runhook-from"] == "ledger")
+    eventually(lambda: rig.client.get(f"/v1/runs/{run_id}").headers["x-runhook-from"] == "ledger")
 
 
 def test_skyvern_can_be_asked_for_what_the_ledger_has_not_which_makes_no_event(
@@ -535,7 +536,7 @@ def test_skyvern_can_be_asked_for_what_the_ledger_has_not_which_makes_no_event(
 ) -> None:
     hook = "https://ä:pw@app.example/h?a=%20b&c=d#é"
     run_id = rig.task("p", max_steps=7, webhook_url=hook, engine="skyvern-1.0").json()["run_id"]
-    wait_until(lambda: rig.client.get(f"/v1/runs/{run_id}?wait=5").headers["x-runhook-from"] == "ledger")
+    eventually(lambda: rig.client.get(f"/v1/runs/{run_id}?wait=5").headers["x-runhook-from"] == "ledger")
     events = rig.ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
 
     answer = rig.client.get(f"/v1/runs/{run_id}?from=skyvern")
@@ -556,7 +557,7 @@ def test_an_untangled_run_is_completed_and_the_status_of_skyvern_stands_in_a_hea
     rig = submitting(sim.url)
     run_id = rig.task("p [tangled]", engine="skyvern-2.0").json()["run_id"]
 
-    wait_until(lambda: rig.client.get(f"/v1/runs/{run_id}?wait=5").headers.get("x-runhook-skyvern-status") == "failed")
+    eventually(lambda: rig.client.get(f"/v1/runs/{run_id}?wait=5").headers.get("x-runhook-skyvern-status") == "failed")
 
     assert rig.client.get(f"/v1/runs/{run_id}").json()["status"] == "completed"
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.servers.http import ScriptedServer, wait_for_requests
+from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.servers.valkey import free_port
@@ -101,7 +101,7 @@ def test_who_has_the_webhook_of_another_key_sent_again_is_not_told_where_to(
     hook = caller.url + "/s3cr3t"
     body = {"agent_id": "w", "webhook_url": hook}
     run_id = rig.client.post("/v1/run/agents", json=body).json()["run_id"]
-    wait_for_requests(caller, 1)
+    caller.wait_for_requests(1)
     path, theirs = f"/v1/runs/{run_id}/retry_webhook", {"x-api-key": rig.key("operate")}
 
     answer = rig.client.post(path, headers=theirs)

@@ -21,7 +21,8 @@ from receiver.reconcile import resolver
 from receiver.submit import api, auth, results
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting, wait_until
+from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -56,7 +57,7 @@ def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that
 
     with pytest.raises(httpx2.TimeoutException):
         rig.client.post("/v1/run/tasks", json={"prompt": "p"}, timeout=0.3)
-    wait_until(lambda: rig.rows()[0]["state"] == "accepted")
+    eventually(lambda: rig.rows()[0]["state"] == "accepted")
     again = rig.client.post("/v1/run/tasks", json={"prompt": "p"})
 
     assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
@@ -74,7 +75,7 @@ def test_who_hangs_up_again_and_again_still_makes_one_run(submitting: Make, scri
     for _ in range(2):  # the second one joins the first, and gives up as well
         with pytest.raises(httpx2.TimeoutException):
             rig.client.post("/v1/run/tasks", json={"prompt": "p"}, timeout=0.3)
-    wait_until(lambda: len(scripted_server.calls) == 2)
+    eventually(lambda: len(scripted_server.calls) == 2)
     time.sleep(1.2)  # the second one's answer has come, to nobody
     again = rig.client.post("/v1/run/tasks", json={"prompt": "p"})
 
@@ -183,6 +184,6 @@ def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_
     answer = rig.client.get(f"/v1/runs/{run_id}", headers={"x-api-key": rig.key("read")})
 
     assert answer.json()["status"] == "completed"
-    wait_until(lambda: rig.rows()[0]["run_id"] == run_id)
+    eventually(lambda: rig.rows()[0]["run_id"] == run_id)
     rows = rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(run_id=run_id)))
     assert [(row["sink"], row["route"]) for row in rows] == [("callback", "caller")]

@@ -18,7 +18,8 @@ from receiver.ledger.schema import submissions
 from receiver.submit import results
 from receiver.submit.long_poll import Waiters
 from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting, wait_until
+from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -106,13 +107,13 @@ def test_a_stream_of_events_leaves_nothing_behind_when_its_client_hangs_up(
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_id = rig.task().json()["run_id"]
     held = [hold(rig, f"/v1/runs/{run_id}/events") for _ in range(5)]
-    wait_until(lambda: len(waiters[0]) == 5)
+    eventually(lambda: len(waiters[0]) == 5)
 
     for connection in held:
         connection.close()
 
-    wait_until(lambda: len(waiters[0]) == 0, 5.0)  # long before the next sign of life, at which it would be noticed
-    wait_until(lambda: waiters[0]._task is not None and waiters[0]._task.done(), 5.0)  # nobody looks any more
+    eventually(lambda: len(waiters[0]) == 0, 5.0)  # long before the next sign of life, at which it would be noticed
+    eventually(lambda: waiters[0]._task is not None and waiters[0]._task.done(), 5.0)  # nobody looks any more
 
 
 def test_a_request_that_waits_ends_when_its_client_hangs_up(
@@ -121,11 +122,11 @@ def test_a_request_that_waits_ends_when_its_client_hangs_up(
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_id = rig.task().json()["run_id"]
     connection = hold(rig, f"/v1/runs/{run_id}?wait=60", read=0)
-    wait_until(lambda: len(waiters[0]) == 1)
+    eventually(lambda: len(waiters[0]) == 1)
 
     connection.close()
 
-    wait_until(lambda: len(waiters[0]) == 0, 5.0)
+    eventually(lambda: len(waiters[0]) == 0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +140,11 @@ def test_a_body_that_is_passed_on_is_let_go_upstream_when_its_client_hangs_up(
     skyvern = upstream(first, 1 << 30)
     rig = submitting(skyvern.url, dispatching=False)
     connection = hold(rig, "/v1/artifacts/a_1/content", read)
-    wait_until(lambda: skyvern.connections)
+    eventually(lambda: skyvern.connections)
 
     connection.close()
 
-    wait_until(lambda: len(skyvern.closed) == 1, 5.0)
+    eventually(lambda: len(skyvern.closed) == 1, 5.0)
 
 
 def test_a_pool_of_connections_is_never_used_up_by_callers_that_hang_up(
@@ -155,7 +156,7 @@ def test_a_pool_of_connections_is_never_used_up_by_callers_that_hang_up(
     for _ in range(110):  # more than may be open at once
         hold(rig, "/v1/artifacts/a_1/content", 0).close()
 
-    wait_until(lambda: len(skyvern.connections) > 0 and len(skyvern.closed) == len(skyvern.connections))
+    eventually(lambda: len(skyvern.connections) > 0 and len(skyvern.closed) == len(skyvern.connections))
     hold(rig, "/v1/artifacts/a_1/content").close()
 
 
@@ -167,7 +168,7 @@ def test_those_who_wait_are_answered_when_the_process_stops(
     stream = hold(rig, f"/v1/runs/{run_ids[0]}/events")
     with ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=60") for n in range(20)]
-        wait_until(lambda: len(waiters[0]) == 21)
+        eventually(lambda: len(waiters[0]) == 21)
 
         rig.serving.stop()
 

@@ -21,7 +21,8 @@ from receiver.ledger import Ledger, queries, replays
 from receiver.ledger.replays import Selection
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
-from tests.servers.submitting import Submitting, wait_until
+from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
 
 SINK = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_x"}  # stands for the one below
 ROUTE = {"name": "again", "when": {"status": ["failed", "completed"]}, "to": ["again"]}
@@ -85,10 +86,10 @@ def test_runs_that_always_fail_are_tried_as_often_as_the_budget_says_and_never_m
                     rig.client.get(f"/v1/runs/{run_id}")
             return any("budget is spent" in each["receipt"].get("note", "") for each in deliveries(rig))
 
-        wait_until(spent)
+        eventually(spent)
         made = len(sim.world.runs)
         replay(rig)  # by hand, of all of them: it is the same wish still
-        wait_until(lambda: sum(each["attempts"] for each in deliveries(rig)) == 2 * (budget + 1))
+        eventually(lambda: sum(each["attempts"] for each in deliveries(rig)) == 2 * (budget + 1))
 
     assert made == len(sim.world.runs) == budget + 1
     rows = rig.rows()
@@ -111,7 +112,7 @@ def test_a_run_that_completes_at_its_second_try_ends_the_chain(
 
     with delivering(rig, redis_url, changes={"prompt": "p", "title": "p"}):
         rig.task("p [fail]")
-        wait_until(lambda: len(deliveries(rig)) == 2)
+        eventually(lambda: len(deliveries(rig)) == 2)
 
     notes = sorted(each["receipt"]["note"] for each in deliveries(rig))
     assert notes[0] == "the run is completed: not submitted again"
@@ -127,7 +128,7 @@ def test_a_lost_answer_makes_no_second_run(
 
     with delivering(rig, redis_url, budget=1, changes={"title": "p [drop]"}):
         rig.task("p")
-        wait_until(lambda: len(deliveries(rig)) == 2)
+        eventually(lambda: len(deliveries(rig)) == 2)
 
     assert len(sim.world.runs) == 2
     assert sim.stats()["answers_dropped"] == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,9 +12,10 @@ from receiver.domain.signature import verify
 from receiver.ledger import queries
 from receiver.skyvern.simulator.faults import Fault
 from receiver.submit import retry_webhook
-from tests.servers.http import Reply, ScriptedServer, wait_for_requests
+from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -41,11 +41,8 @@ def deliveries(rig: Submitting) -> list[dict[str, Any]]:
 def delivered(rig: Submitting, caller: ScriptedServer, **fields: Any) -> str:
     """A run whose caller has had its webhook."""
     run_id = str(rig.task(webhook_url=caller.url + "/hook", **fields).json()["run_id"])
-    wait_for_requests(caller, 1)
-    deadline = time.monotonic() + 60
-    while [each["state"] for each in deliveries(rig)] != ["delivered"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    caller.wait_for_requests(1)
+    eventually(lambda: [each["state"] for each in deliveries(rig)] == ["delivered"])
     return run_id
 
 
@@ -188,7 +185,7 @@ def test_the_retry_of_a_run_that_is_not_ours_is_passed_on(
     rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
 ) -> None:
     run_id = skyvern_simulator.submit("elsewhere", webhook_url=caller.url)["run_id"]
-    wait_for_requests(caller, 1)
+    caller.wait_for_requests(1)
 
     told = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
 

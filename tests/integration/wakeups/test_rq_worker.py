@@ -24,6 +24,7 @@ from receiver import wakeups
 from receiver.runtime import redis_client
 from receiver.wakeups import JobTimeout, Stop, flag_key
 from tests.servers.valkey import ValkeyProcess
+from tests.support.waiting import eventually
 
 QUEUE = "deliver:ops"
 LANE = f"rq:queue:{QUEUE}:intermediate"
@@ -524,11 +525,7 @@ def test_a_sweep_wakes_again_what_a_dead_worker_had_begun(redis_url: str, client
 def test_a_sweep_wakes_again_what_was_lost_between_two_lists(client: redis.Redis) -> None:
     wakeups.wake(client, QUEUE)
     client.lmove(f"rq:queue:{QUEUE}", LANE)  # and the worker is killed here
-    deadline = time.monotonic() + 60
-    while not (swept := wakeups.sweep(client, [QUEUE])):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    assert swept == wakeups.Swept(intermediate=1)
+    assert eventually(lambda: wakeups.sweep(client, [QUEUE]), every=0.2) == wakeups.Swept(intermediate=1)
     assert (queued(client), client.llen(LANE)) == (1, 0)
     assert client.keys(f"{LANE}*") == []
 

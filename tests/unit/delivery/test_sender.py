@@ -7,6 +7,7 @@ from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
 from receiver.delivery.sender import SenderPool, SendTask
 from receiver.ledger.deliveries.claims import Claimed
+from tests.support.waiting import eventually
 
 
 class Counting(Sink[SinkOptions]):
@@ -48,9 +49,7 @@ class JustThen:
         if self.flights is not None and threading.current_thread() is not threading.main_thread():
             flights, self.flights = self.flights, None
             flights.hold(self._late)
-            until = time.monotonic() + 60
-            while not self._late.ended and time.monotonic() < until:
-                time.sleep(0.001)
+            eventually(lambda: self._late.ended, every=0.001)
 
 
 def test_what_is_taken_in_hand_just_when_a_place_becomes_empty_is_sent_once_and_lands() -> None:
@@ -61,9 +60,7 @@ def test_what_is_taken_in_hand_just_when_a_place_becomes_empty_is_sent_once_and_
 
     flights.begin(unit("first"))
     landed: list[SendTask] = []
-    until = time.monotonic() + 60
-    while flights and time.monotonic() < until:
-        landed += flights.landed(1.0)
+    eventually(lambda: landed.extend(flights.landed(1.0)) or not flights)
     flights.close()
 
     for thread in threading.enumerate():

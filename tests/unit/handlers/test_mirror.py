@@ -39,6 +39,7 @@ from handlers.support.guarded_client import MAX_URL, Deadline
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer
 from tests.support.mirror_suite import Loopback
+from tests.support.waiting import eventually
 
 API = "https://api.example/v1/artifacts"
 SHA = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -408,10 +409,7 @@ def test_a_pool_never_has_more_threads_than_its_size_and_ends_them() -> None:
         assert done.acquire(timeout=10)
     assert threading.active_count() - before <= 3
     pool.close()
-    deadline = time.monotonic() + 60
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    eventually(lambda: threading.active_count() <= before)
 
 
 def test_within_gives_results_errors_and_up() -> None:
