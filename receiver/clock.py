@@ -1,7 +1,7 @@
-"""What comes due: retries, lapsed claims, lost wake-ups, overdue results, old events. Rings bells and repairs.
+"""Do what comes due: retries, lapsed claims, lost wake-ups, overdue results, retention. Wakes queues and repairs.
 
-Several clocks may run. Whatever Redis has forgotten, the ledger still knows, and a sweep that finds nothing costs one
-indexed query for each question.
+Several clocks may run. Whatever Redis has forgotten, the ledger still knows, and a tick that finds nothing costs one
+indexed query for each kind of work.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from receiver.reconcile.poller import Reconciler
 from receiver.runtime.redis_client import connect
 
 TICK = 1.0
-"""Seconds between two looks at what is due."""
+"""Seconds between two checks of what is due."""
 REPAIR_EVERY = 2.0
 """Seconds between two sweeps of RQ's own lists."""
 SLOW_EVERY = 15.0
-"""Seconds between two looks at what is rarely out of order."""
+"""Seconds between two checks of what is rarely out of order."""
 PATIENCE = 6.0
-"""Seconds that workers have, once the ledger is back, to renew their claims or write down what has ended meanwhile."""
+"""Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile."""
 AWAY = 3.0
-"""Seconds of one look at the ledger from which on it counts as having been away."""
+"""Seconds of one check of the ledger from which on it counts as having been away."""
 
 log = logging.getLogger("runhook.clock")
 
 
 class Clock:
-    """The clock of one process. `reap`: releases what dead workers held."""
+    """The clock of one process. `reap`: releases what dead workers held; returns how many there were."""
 
     def __init__(
         self,
@@ -55,25 +55,25 @@ class Clock:
         self._redis = connection
         self._retain = retain
         self._reconciler = reconciler
-        self._reap = reap
+        self._reap_all = reap
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
         self._ledger_away = float("-inf")  # monotonic: when it was so last
 
     def run(self, stop: Callable[[float], bool]) -> None:
-        """Tick until `stop(seconds)`, which waits that long at the most, says so."""
+        """Tick until `stop(seconds)`, which waits that long at the most, is true."""
         while not stop(TICK):
             self.tick()
 
     def tick(self) -> None:
-        """One look at everything. Trouble with Redis or the ledger is told once and tried again at the next tick."""
+        """Check everything once. Trouble with Redis or the ledger is logged once and tried again at the next tick."""
         trouble: dict[str, str] = {}
-        for look in (self.reap, self.due, self.operations, self.slow, self.overdue, self.inbox, self.repair):
-            if "redis" in trouble and look in (self.inbox, self.repair):
+        for check in (self.reap, self.due, self.operations, self.slow, self.overdue, self.inbox, self.repair):
+            if "redis" in trouble and check in (self.inbox, self.repair):
                 continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
             try:
-                look()
+                check()
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
             except redis.RedisError as error:
@@ -88,9 +88,9 @@ class Clock:
         self._trouble = set(trouble)
 
     def reap(self) -> None:
-        """Release what workers held that died on this machine. While something is away, once is enough to say so."""
-        if self._reap is not None and not self._trouble:
-            self._reap()
+        """Release what workers held that died on this machine. Not while something is away: each try would log it."""
+        if self._reap_all is not None and not self._trouble:
+            self._reap_all()
 
     def due(self) -> None:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send.
@@ -118,7 +118,7 @@ class Clock:
         wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in ready])
 
     def operations(self) -> None:
-        """Make a step of each replay and backfill that is running."""
+        """Make one step of each replay and backfill that is running."""
         if self._ledger.read(replays.any_running):
             sinks = self._ledger.write(lambda connection: replays.step(connection, time.time()))
             wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
@@ -134,7 +134,7 @@ class Clock:
             wakeups.sweep(self._redis, [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)])
 
     def slow(self) -> None:
-        """Free held deliveries that nobody freed; remove readers that are gone, and what the retention says."""
+        """Queue held deliveries that were left behind; remove dead inbox readers and what is past its retention."""
         if not self._every("slow", SLOW_EVERY):
             return
         self._ledger.write(lambda connection: recovery.sweep_held(connection, time.time()))
@@ -147,7 +147,7 @@ class Clock:
         self._inbox.tidy()
 
     def overdue(self) -> None:
-        """Begin to look for results that no webhook has told."""
+        """Start polls for results that no webhook has brought."""
         if self._reconciler is not None:
             self._reconciler.tick()
 
@@ -159,7 +159,7 @@ class Clock:
         return True
 
     def close(self) -> None:
-        """Let go of the ledger and Redis."""
+        """Close the connections to the ledger, Redis and Skyvern's API."""
         if self._reconciler is not None:
             self._reconciler.close()
         self._ledger.close()
@@ -167,7 +167,7 @@ class Clock:
 
 
 def build(settings: Settings, config: Config) -> Clock:
-    """The clock for these settings. Raises NotStarted when the ledger can't be used."""
+    """Return the clock for these settings. Raises NotStarted when the ledger can't be used."""
     ledger = Ledger(settings.database_url)
     ensure_schema(ledger)
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)

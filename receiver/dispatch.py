@@ -79,7 +79,7 @@ class Dispatcher(wakeups.JobBody):
             wakeups.settle(self._redis, QUEUE, self._look_once_more)
         except LedgerUnavailable as error:
             # What was read stays with us; the clock rings again in a moment.
-            self._pause.take(f"ledger={error} kept={len(self._kept)}", stop)
+            self._pause.wait(f"ledger={error} kept={len(self._kept)}", stop)
             wakeups.lower_flag(self._redis, QUEUE)
 
     def _look_once_more(self) -> bool:
@@ -117,7 +117,7 @@ class Dispatcher(wakeups.JobBody):
         batch = [self._assess(event) for event in unique]
         sinks: set[str] = set()
         recorded = self._record(batch, sinks)
-        self._pause.over()
+        self._pause.end()
         if batch:
             log.info(
                 "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",

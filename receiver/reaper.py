@@ -72,8 +72,8 @@ def _release_claims(settings: Settings, name: str) -> bool:
     ledger = Ledger(settings.database_url)
     claims = 0
     try:
-        begun = liveness.begun(settings.data, name)
-        while some := ledger.write(lambda connection: release_claims(connection, name, time.time(), begun)):
+        started = liveness.started_items(settings.data, name)
+        while some := ledger.write(lambda connection: release_claims(connection, name, time.time(), started)):
             claims += some
     except LedgerUnavailable as error:
         log.warning("worker.not_released owner=%s ledger=%s", name, error)

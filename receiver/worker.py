@@ -1,8 +1,8 @@
 """`runhook worker`: one process for dispatch and one for each sink, kept alive by a supervisor.
 
 The supervisor imports everything and opens nothing, so a child costs a fork; a child builds its body, and thereby its
-connections, for itself. What a dead child held is released by the one that takes its place, before its first job;
-what a whole worker held that is gone, by the next one that starts, or by the clock.
+connections, for itself. What a dead child held is released by the one that takes its place, before its first job; what
+a whole worker held that is gone, by the next one that starts, or by the clock.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Bodies = dict[str, Callable[[str], JobBody]]
 
 
 def bodies(settings: Settings, config: Config) -> Bodies:
-    """The body of each queue. Nothing is opened before one of them is built, in the child.
+    """Return the body of each queue. Nothing is opened before one of them is built, in the child.
 
     What the bodies are made of is imported here, before the fork, so that the children share it.
     """
@@ -55,8 +55,8 @@ def bodies(settings: Settings, config: Config) -> Bodies:
     return built
 
 
-def chosen(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict[str, str]:
-    """The queue of each child, by its label. `only`: "dispatch", names of sinks or of queues; all when empty.
+def choose_queues(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict[str, str]:
+    """Return the queue of each child, by its label. `only`: "dispatch", names of sinks or of queues; all when empty.
 
     Raises UsageError for a name that is not in the config.
     """
@@ -74,18 +74,18 @@ def chosen(queues: Iterable[str], only: Sequence[str], dispatchers: int) -> dict
     return labels
 
 
-def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, life: ChildContext) -> int:
-    """A child's whole life: release what its predecessors held, then run the jobs of `queue` until SIGTERM.
+def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, context: ChildContext) -> int:
+    """Release what the child's predecessors held, then run the jobs of `queue` until SIGTERM. Return the exit code.
 
     Raises RunhookError when its body can't be built.
     """
     stop = Stop(TURN)
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
-    for name in life.predecessors:
+    for name in context.predecessors:
         if release(settings, queue, name):
             liveness.forget(settings.data, name)
-    _show_life(settings, life.name, queue)
-    body = build(life.name)
+    _lock_as_alive(settings, context.name, queue)
+    body = build(context.name)
     worn_out = False
 
     def perform(stop: Stop) -> None:
@@ -96,19 +96,19 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, life:
             stop.ask()
 
     def on_job(deadline: float) -> None:
-        life.board.deadline = deadline
+        context.status.deadline = deadline
 
     def on_ready() -> None:
-        life.board.ready = True
+        context.status.ready = True
 
     run_worker(
         queue,
         perform,
         settings.redis_url,
-        life.name,
+        context.name,
         stop=stop,
         timeout=body.job_timeout,
-        predecessors=life.predecessors,
+        predecessors=context.predecessors,
         on_job=on_job,
         on_ready=on_ready,
         alone=body.run_without_redis,
@@ -117,23 +117,23 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, life:
     return REPLACE if worn_out else 0
 
 
-def _show_life(settings: Settings, name: str, queue: str) -> None:
-    """From now on this process is seen to live, and to be dead. Where that can't be, its claims lapse by time.
+def _lock_as_alive(settings: Settings, name: str, queue: str) -> None:
+    """Make this process's death visible at once. Where that can't be, its claims lapse by time.
 
-    The sign stays behind even after an orderly end: a stop while the ledger is away leaves claims as well.
+    The file stays behind even after an orderly end: a stop while the ledger is away leaves claims as well.
     """
     with suppress(OSError):
         LivenessLock(settings.data, name, queue)
 
 
 def prepare(settings: Settings, patience: float) -> None:
-    """Before the first child starts: see that all is there, and reap earlier workers. As `check`."""
+    """Wait as `check`, then release what earlier workers held. Call it before the first child starts."""
     check(settings, patience)
     try:
         LivenessLock(settings.data, f"check.{token_hex(4)}", DISPATCH).end()
     except OSError as error:
         log.warning(
-            "can't write in %s (%s): what a killed worker has in hand is taken up again 15 s later, not at once",
+            "can't write in %s (%s): what a killed worker has claimed is taken up again 15 s later, not at once",
             settings.data,
             error.strerror,
         )
@@ -143,18 +143,18 @@ def prepare(settings: Settings, patience: float) -> None:
 def check(settings: Settings, patience: float) -> None:
     """Wait until Redis and the ledger can be used, at most `patience` seconds; one line says so. Raises NotStarted."""
     until = time.monotonic() + patience
-    told = ""
+    logged = ""
     while trouble := _trouble(settings):
         if time.monotonic() >= until:
             raise NotStarted(trouble)
-        if trouble != told:
+        if trouble != logged:
             log.warning("%s; waiting for it, at most %.0f s", trouble, until - time.monotonic())
-        told = trouble
+        logged = trouble
         time.sleep(0.5)
 
 
 def _trouble(settings: Settings) -> str:
-    """Why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not mend."""
+    """Return why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not mend."""
     where = hide_password(settings.redis_url)
     client = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
     ledger = Ledger(settings.database_url)
@@ -186,14 +186,14 @@ def run(
     patience: float = PATIENCE,
     build: Callable[[Settings, Config], Bodies] = bodies,
 ) -> int:
-    """Run the worker until it is asked to stop. The exit code: 0 when all ended in time.
+    """Run the worker until it is asked to stop. Return the exit code: 0 when all ended in time.
 
     `patience`: see `check`. Raises UsageError, ConfigError for a wrong DATABASE_URL, and NotStarted when Redis or the
     ledger can't be used at the start.
     """
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     built = build(settings, config)
-    queues = chosen(built, only, dispatchers)
+    queues = choose_queues(built, only, dispatchers)
     trouble = in_child(lambda: prepare(settings, patience))
     if trouble:
         raise NotStarted(trouble)
@@ -201,11 +201,10 @@ def run(
         label: partial(serve, queue, built[queue], settings) for label, queue in queues.items()
     }
 
-    def reap_late(label: str, name: str) -> None:
-        """After the last fork: what a child that had to be killed at the end leaves behind."""
+    def reap_killed(label: str, name: str) -> None:
         reap(settings, queues[label], name)
 
     log.info("worker.started %s", " ".join(queues))
-    code = Supervisor(children, stop_timeout=stop_timeout, reap=reap_late).run()
+    code = Supervisor(children, stop_timeout=stop_timeout, reap=reap_killed).run()
     log.info("worker.stopped code=%d", code)
     return code

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from receiver import __version__
 from receiver.errors import ConfigError, NotStarted, RunhookError
-from receiver.runtime.process import starting
+from receiver.runtime.process import relax_gc_for_imports
 
 if TYPE_CHECKING:
     import typer
@@ -85,7 +85,7 @@ def main() -> None:
     if arguments == ["--version"]:
         sys.stdout.write(f"runhook {__version__}\n")
         return
-    starting()
+    relax_gc_for_imports()
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         code = build_app(wanted)(standalone_mode=False, prog_name="runhook")

@@ -11,7 +11,7 @@ import typer
 
 from receiver.config.loader import load
 from receiver.config.settings import Settings
-from receiver.runtime.process import started
+from receiver.runtime.process import freeze_imports
 from receiver.telemetry import logs
 
 
@@ -28,7 +28,7 @@ def clock(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     the_clock = build(settings, load(settings.config, settings.environ))
-    started()
+    freeze_imports()
     try:
         the_clock.run(stopping.wait)
     finally:

@@ -12,7 +12,7 @@ from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
-from receiver.runtime.process import started
+from receiver.runtime.process import freeze_imports
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, display_host, listen, make_server
 
@@ -56,7 +56,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
         lines.append(f"WARNING: {warning}")
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")
-    started()
+    freeze_imports()
     server.run(sockets=[listener])
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")

@@ -134,7 +134,7 @@ class Deliverer(wakeups.JobBody):
             self._tally.flush()
             wakeups.settle(self._redis, self._queue, self._look_once_more)
         except LedgerUnavailable as error:
-            self._pause.take(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
+            self._pause.wait(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
             if self._unsettled or self._unbegun or self._flights:
                 # The clock rings for what is due. Of these only we know, and they would be sent twice.
                 wakeups.enqueue_raised(self._redis, self._queue)
@@ -157,7 +157,7 @@ class Deliverer(wakeups.JobBody):
                 elif not claimed and not self._strays:
                     break
         except LedgerUnavailable as error:
-            self._pause.take(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
+            self._pause.wait(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
         finally:
             self._alone = False
 
@@ -215,7 +215,7 @@ class Deliverer(wakeups.JobBody):
             self._strays = True
             raise
         self._strays = self._strays or tries > 1
-        self._pause.over()
+        self._pause.end()
         for each in taken.hopeless:
             log.error("delivery.dead id=%s sink=%s event=%s reason=%s", each.id, each.sink, each.event_id, HOPELESS)
         if self._many and taken.claimed:
@@ -345,5 +345,5 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
         connection,
         owner,
         rate=SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
-        note=liveness.StartedJournal(settings.data, owner, unsettled(chosen.concurrency)).note,
+        note=liveness.StartedJournal(settings.data, owner, unsettled(chosen.concurrency)).add,
     )

@@ -1,10 +1,10 @@
-"""Signs of life: each worker process holds the lock of a file in the data directory, for as long as it lives.
+"""Which worker processes are alive: each holds the lock of a file in the data directory for as long as it runs.
 
 A file whose lock is free belonged to a process that is gone, however it went: the kernel frees the lock when it has
-ended, and never before. So a dead worker is known at once by whoever shares its data directory and its kernel, and
+ended, and never before. So a dead worker is known at once to all that share its data directory and its kernel, and
 what it held need not lapse by time. A process that has no file, or runs on another machine, is never called dead.
 
-    workers/<name>     the process's queue and its kernel, one line each; below them what it has begun, see `Begun`
+    workers/<name>     the process's queue and its kernel, one line each; below them its `StartedJournal`
 
 It knows neither the ledger nor Redis.
 """
@@ -21,14 +21,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-_DAY: Final = 86400.0  # seconds after which a file from another kernel is no more than litter
+_STALE_AFTER: Final = 86400.0  # seconds after which a file from another kernel is removed
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
-_MARK: Final = "begun"
-_WIDTH: Final = 64  # bytes of one name of what was begun
+_JOURNAL_MARK: Final = "begun"
+_ENTRY_BYTES: Final = 64
 
 
 def kernel() -> str:
-    """What tells this machine, since it was started, from all others: only within it do file locks tell the truth.
+    """Return what identifies this machine since its start: file locks mean something only within it.
 
     Containers on one machine share it, so one that takes another's place on the same volume finds what that one held.
     """
@@ -39,12 +39,12 @@ def kernel() -> str:
 
 
 class LivenessLock:
-    """The sign of this process. `directory`: the data directory. Raises OSError when it can't be made there."""
+    """The locked file of this process. `directory`: the data directory. Raises OSError when it can't be made there."""
 
     def __init__(self, directory: Path, name: str, queue: str) -> None:
         self._path = _folder(directory) / name
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Locked under another name first: nobody may find it free while its process begins.
+        # Locked under another name first: nobody may find it unlocked while its process starts.
         draft = self._path.with_name(f".{name}")
         self._handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -57,57 +57,57 @@ class LivenessLock:
             raise
 
     def end(self) -> None:
-        """This process holds nothing any more."""
+        """Remove the file: this process holds nothing any more."""
         _remove(self._path)
-        self._let_go()
+        self._unlock()
 
-    def _let_go(self) -> None:
-        """As its death does."""
+    def _unlock(self) -> None:
+        """Release the lock, as the process's death does."""
         os.close(self._handle)
 
 
 class StartedJournal:
-    """What a process begins of what it has taken in hand, noted in its sign for whoever finds that when it is dead.
+    """Which of its claimed items a process has started, written to its lock file for whoever finds it dead.
 
-    Nothing waits for a disk: what is written survives a kill, and after a crash of the machine nobody believes it. Any
-    thread may note, until the process ends. `room`: how many of the latest are kept. Where there is no sign, nothing is
-    noted, nor known.
+    Nothing waits for a disk: what is written survives a kill, and after a crash of the machine it is not believed. Any
+    thread may add, until the process ends. `capacity`: how many of the latest are kept. Where there is no lock file,
+    nothing is written, nor known.
     """
 
-    def __init__(self, directory: Path, name: str, room: int) -> None:
+    def __init__(self, directory: Path, name: str, capacity: int) -> None:
         self._path = _folder(directory) / name
-        self._room = room
+        self._capacity = capacity
         self._numbers = itertools.count()
         self._handle, self._start = -1, 0
         with suppress(OSError):
             handle = os.open(self._path, os.O_RDWR)
             os.lseek(handle, 0, os.SEEK_END)
-            os.write(handle, f"{_MARK}\n".encode())
-            self._handle, self._start = handle, os.fstat(handle).st_size  # from now on the sign is taken at its word
-            os.write(handle, _slot("") * room)
+            os.write(handle, f"{_JOURNAL_MARK}\n".encode())
+            self._handle, self._start = handle, os.fstat(handle).st_size  # from now on the journal is believed
+            os.write(handle, _entry("") * capacity)
 
-    def note(self, what: str) -> None:
-        """It begins now. `what`: up to 63 ASCII characters."""
+    def add(self, item: str) -> None:
+        """Record that `item`, up to 63 ASCII characters, starts now."""
         if self._handle < 0:
             return
         try:
-            os.pwrite(self._handle, _slot(what), self._start + next(self._numbers) % self._room * _WIDTH)
+            os.pwrite(self._handle, _entry(item), self._start + next(self._numbers) % self._capacity * _ENTRY_BYTES)
         except OSError:
-            # A sign that does not tell of this must tell nothing.
+            # A journal without this entry must not be believed.
             _remove(self._path)
 
 
-def begun(directory: Path, name: str) -> frozenset[str] | None:
-    """What the dead process `name` had begun of what it had in hand; None when nobody knows."""
+def started_items(directory: Path, name: str) -> frozenset[str] | None:
+    """Return what the dead process `name` had started of what it had claimed; None when nobody knows."""
     try:
         lines = [line.strip() for line in (_folder(directory) / name).read_text(errors="replace").splitlines()]
     except OSError:
         return None
-    return frozenset(filter(None, lines[3:])) if lines[1:3] == [kernel(), _MARK] else None
+    return frozenset(filter(None, lines[3:])) if lines[1:3] == [kernel(), _JOURNAL_MARK] else None
 
 
-def _slot(text: str) -> bytes:
-    return text.ljust(_WIDTH - 1).encode() + b"\n"
+def _entry(text: str) -> bytes:
+    return text.ljust(_ENTRY_BYTES - 1).encode() + b"\n"
 
 
 def forget(directory: Path, name: str) -> None:
@@ -116,7 +116,7 @@ def forget(directory: Path, name: str) -> None:
 
 
 def reap(directory: Path, release: Callable[[str, str], bool]) -> int:
-    """Call `release(queue, name)` for each process that is certainly dead. Returns how many it released.
+    """Call `release(queue, name)` for each process that is certainly dead, and return how many there were.
 
     One for which it returns False is found again at the next call, and so are those after it. Any number of processes
     may call this at once.
@@ -139,7 +139,7 @@ def reap(directory: Path, release: Callable[[str, str], bool]) -> int:
                     break
                 reaped += 1
                 _remove(path)
-            elif age > _DAY:
+            elif age > _STALE_AFTER:
                 _remove(path)
         finally:
             os.close(handle)
@@ -147,7 +147,7 @@ def reap(directory: Path, release: Callable[[str, str], bool]) -> int:
 
 
 def _remove(path: Path) -> None:
-    with suppress(OSError):  # found again, and once too often does no harm
+    with suppress(OSError):  # it is found again, and a second release does no harm
         path.unlink(missing_ok=True)
 
 
@@ -159,7 +159,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _read(handle: int) -> tuple[str, str, float]:
-    """The queue, the kernel, and how old the file is, in seconds. One that can't be read is of no known kernel."""
+    """Return the queue, the kernel, and the file's age in seconds. One that can't be read is of no known kernel."""
     try:
         queue, where, *_ = [*os.read(handle, 4096).decode(errors="replace").splitlines(), "", ""]
         return queue, where, time.time() - os.fstat(handle).st_mtime

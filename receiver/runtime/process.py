@@ -1,7 +1,8 @@
-"""What each part that starts processes needs: children that never outlive it, and last words."""
+"""What processes that start others need: children that end with them, signals, and when to start one again."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -10,19 +11,24 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Final
+
+STABLE_AFTER: Final = 10.0
+"""Seconds of life after which a process's end is not counted together with those before."""
 
 _PR_SET_PDEATHSIG = 1
-_USUAL = gc.get_threshold()
-_SELDOM = 50_000  # new objects between two searches for garbage; the usual 700 make a start a sixth longer
+_GC_THRESHOLDS = gc.get_threshold()
+_IMPORT_THRESHOLD = 50_000  # new objects between two collections; the usual 700 make a start a sixth longer
+_MAX_DELAY = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
 def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
-    """Run in a child right after fork: the kernel sends it `sig` when its parent ends, even by kill -9.
+    """Have the kernel send this process `sig` when its parent ends, even by kill -9. Call it right after the fork.
 
     `parent`: the process id that the parent read before it forked. If that one has ended since, the child exits here.
     On systems other than Linux there is no such request to the kernel, and this does nothing but that check.
@@ -34,37 +40,96 @@ def die_with_parent(parent: int, sig: signal.Signals = signal.SIGKILL) -> None:
         os._exit(1)
 
 
-def starting() -> None:
-    """Search for garbage seldom: imports make hundreds of thousands of objects, and all of them stay."""
-    gc.set_threshold(_SELDOM)
+def relax_gc_for_imports() -> None:
+    """Collect garbage seldom: imports make hundreds of thousands of objects, and all of them stay."""
+    gc.set_threshold(_IMPORT_THRESHOLD)
 
 
-def started() -> None:
-    """For a process that runs for long, when all is imported: search as usual again, but never among what is there."""
+def freeze_imports() -> None:
+    """Collect garbage as usual again, but never among the objects that exist now. For a process that runs for long."""
     gc.freeze()
-    gc.set_threshold(*_USUAL)
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
-class Stops:
-    """Counts requests to stop. Signal handlers call it.
+class StopRequests:
+    """Count requests to stop; true once there was one. A signal handler.
 
     A terminal's Ctrl-C often comes twice, from the terminal and from whatever runs us: only a request that comes a
-    second after the first means impatience.
+    second after the first sets `urgent`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._first: float | None = None
-        self.hurry = False
+        self.urgent = False
 
     def __call__(self, _signum: int = 0, _frame: FrameType | None = None) -> None:
         if self._first is None:
             self._first = self._clock()
         elif self._clock() - self._first >= 1.0:
-            self.hurry = True
+            self.urgent = True
 
     def __bool__(self) -> bool:
         return self._first is not None
+
+
+@contextlib.contextmanager
+def stop_signals(stops: StopRequests) -> Iterator[int]:
+    """Send SIGTERM, SIGINT and SIGHUP to `stops` within the block. Call it in the main thread.
+
+    Yields a file descriptor that becomes readable at each of these signals and at SIGCHLD, so that a `select` on it
+    returns at once; `drain` empties it.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    before = {number: signal.signal(number, stops) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+def drain(reader: int) -> None:
+    """Read what signals have written to the descriptor of `stop_signals`. Does not block."""
+    with contextlib.suppress(BlockingIOError):
+        os.read(reader, 4096)
+
+
+def respawn_delay(failures: int) -> float:
+    """Return the seconds to wait before a process is started again after `failures` in a row: none after the first."""
+    return 0.0 if failures <= 1 else min(_MAX_DELAY, 0.1 * 2.0 ** (failures - 1))
+
+
+@dataclass(slots=True)
+class Restarts:
+    """When one process is started again. `due`: from when on (monotonic); `failures`: unexpected ends in a row."""
+
+    started_at: float = 0.0
+    due: float = 0.0
+    failures: int = 0
+    _logged: str = ""
+
+    def failed(self, reason: str, now: float, *, stable: bool = True) -> bool:
+        """Count an unexpected end and set `due`. Return whether to log `reason`: when it is new, then now and then.
+
+        `stable`: false for a process that never got to its work, however long it lived.
+        """
+        self.failures = 1 if stable and now - self.started_at > STABLE_AFTER else self.failures + 1
+        self.due = now + respawn_delay(self.failures)
+        new, self._logged = reason != self._logged, reason
+        return new or self.failures == 1 or self.failures % 12 == 0
+
+
+def exit_text(code: int) -> str:
+    """Return how a process ended, given its exit code as subprocess has it: negative for a signal."""
+    return f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
 
 def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -82,8 +147,8 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def kind_and_place(error: BaseException) -> str:
-    """The error's type, file and line. Not its text, which may hold a payload or a secret."""
+def error_location(error: BaseException) -> str:
+    """Return the error's type, file and line. Not its text, which may hold a payload or a secret."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}"

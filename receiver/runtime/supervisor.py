@@ -1,7 +1,7 @@
-"""Keeps a set of child processes alive: forks them, watches their jobs, starts them again, stops them in order.
+"""Keep a set of child processes running: fork them, watch their jobs, start them again, stop them in order.
 
-It opens nothing that a fork would share, and knows a child only as a function and what it writes on its board. What
-the children do is said in receiver.worker.
+It opens nothing that a fork would share, and knows a child only as a function and by its SharedStatus. What the
+children do is in receiver.worker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from secrets import token_hex
 from typing import Final
 
 from receiver.errors import RunhookError
-from receiver.runtime.process import Stops, die_with_parent, kind_and_place, started
+from receiver.runtime.process import (
+    Restarts,
+    StopRequests,
+    die_with_parent,
+    drain,
+    error_location,
+    exit_text,
+    freeze_imports,
+    stop_signals,
+)
 
 log = logging.getLogger("runhook.worker")
 
@@ -33,31 +42,24 @@ claims lapse."""
 REPLACE: Final = 75
 """Exit code of a child that asks for a fresh process in its place."""
 
-_TICK = 0.25  # seconds between two looks at the boards
-_SETTLED = 10.0  # seconds of life after which a child's death is not counted together with those before
-_MAX_DELAY = 5.0
-
-
-def respawn_delay(deaths: int) -> float:
-    """Seconds to wait before a child is started again after `deaths` deaths in a row: none after the first."""
-    return 0.0 if deaths <= 1 else min(_MAX_DELAY, 0.1 * 2.0 ** (deaths - 1))
+_TICK = 0.25  # seconds between two checks of the children's status
 
 
 class SharedStatus:
-    """A page of memory that a child shares with its supervisor: until when its job must have ended, since when it is
-    at work, and its last words."""
+    """A page of memory that a child shares with its supervisor: its job's deadline, whether it serves, why it ended."""
 
-    _LAST_WORDS = 400  # bytes
+    _REASON_BYTES = 400
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
 
     def clear(self) -> None:
+        """Reset everything, for the next child."""
         self._page[:] = bytes(mmap.PAGESIZE)
 
     @property
     def deadline(self) -> float:
-        """time.monotonic() at which the job in hand must have ended; 0.0 when there is none."""
+        """time.monotonic() at which the current job must have ended; 0.0 when there is none."""
         return float(struct.unpack_from("d", self._page, 0)[0])
 
     @deadline.setter
@@ -76,45 +78,42 @@ class SharedStatus:
     @property
     def exit_reason(self) -> str:
         """Why the child ended, in one line, or ""."""
-        return bytes(self._page[16 : 16 + self._LAST_WORDS]).split(b"\0")[0].decode(errors="replace")
+        return bytes(self._page[16 : 16 + self._REASON_BYTES]).split(b"\0")[0].decode(errors="replace")
 
     @exit_reason.setter
     def exit_reason(self, text: str) -> None:
-        raw = " ".join(text.split()).encode()[: self._LAST_WORDS - 1]
+        raw = " ".join(text.split()).encode()[: self._REASON_BYTES - 1]
         self._page[16 : 16 + len(raw) + 1] = raw + b"\0"
 
 
 @dataclass(frozen=True, slots=True)
 class ChildContext:
-    """What a child is told when it starts: its own unique name, its board, and the names of its dead predecessors
-    whose traces nobody has removed."""
+    """What a child gets when it starts. `name`: its own, unique. `predecessors`: names of dead children in its place
+    that held something nobody has released."""
 
     name: str
-    board: SharedStatus
+    status: SharedStatus
     predecessors: tuple[str, ...]
 
 
 ChildMain = Callable[[ChildContext], int]
-"""What a child runs after the fork; its answer is the exit code."""
+"""What a child runs after the fork; it returns the exit code."""
 
 
 @dataclass(slots=True)
 class _Child:
     label: str
     main: ChildMain
-    board: SharedStatus = field(default_factory=SharedStatus)
+    status: SharedStatus = field(default_factory=SharedStatus)
+    restarts: Restarts = field(default_factory=Restarts)
     pid: int = 0
     name: str = ""
-    born: float = 0.0
-    deaths: int = 0
-    due: float = 0.0
-    unburied: list[str] = field(default_factory=list)
-    told: str = ""
+    unreaped: list[str] = field(default_factory=list)
     killed: bool = False
 
 
 class Supervisor:
-    """Runs `children`, functions by label, until SIGTERM or SIGINT.
+    """Run `children`, functions by label, until SIGTERM or SIGINT.
 
     `stop_timeout`: seconds that children have to end after that, before they are killed; a second signal, a second
     later, kills them at once. `reap(label, name)`: called, after the last fork, for each child that had to be killed
@@ -130,74 +129,60 @@ class Supervisor:
     ) -> None:
         self._children = [_Child(label, main) for label, main in children.items()]
         self._stop_timeout = stop_timeout
-        self._reap_killed = reap
-        self._stops = Stops()
+        self._reap = reap
+        self._stops = StopRequests()
         self._host = socket.gethostname()
 
     def run(self) -> int:
-        """The exit code: 0 when every child ended by itself in time, else 1."""
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        before = {
-            number: signal.signal(number, self._stops) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        }
-        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
-        wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        gc.collect()
-        started()  # or the first collection in each child copies every page
-        try:
-            while not self._stops:
-                self._tick(reader)
-            return self._stop(reader)
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            gc.unfreeze()
-            os.close(reader)
-            os.close(writer)
+        """Return the exit code: 0 when every child ended by itself in time, else 1."""
+        with stop_signals(self._stops) as reader:
+            gc.collect()
+            freeze_imports()  # or the first collection in each child copies every page
+            try:
+                while not self._stops:
+                    self._start_due()
+                    self._watch(reader)
+                return self._stop(reader)
+            finally:
+                gc.unfreeze()
 
-    def _tick(self, reader: int) -> None:
-        """Start what is due, then wait for something to happen and look after it."""
+    def _start_due(self) -> None:
         now = time.monotonic()
         for child in self._children:
-            if not child.pid and now >= child.due and not self._stops:
+            if not child.pid and now >= child.restarts.due and not self._stops:
                 self._start(child)
-        self._wait(reader)
-        self._kill_overdue()
-        self._reap()
 
-    def _wait(self, reader: int) -> None:
-        """Until a signal comes, SIGCHLD among them, or it is time to look at the boards."""
+    def _watch(self, reader: int) -> None:
+        """Wait for a signal, SIGCHLD among them, or the next check; then see to overdue and ended children."""
         now = time.monotonic()
-        due = [child.due - now for child in self._children if not child.pid]
+        due = [child.restarts.due - now for child in self._children if not child.pid and not self._stops]
         select.select([reader], [], [], max(0.0, min([_TICK, *due])))
-        with contextlib.suppress(BlockingIOError):
-            os.read(reader, 4096)
+        drain(reader)
+        self._kill_overdue()
+        self._collect_ended()
 
     def _start(self, child: _Child) -> None:
-        child.board.clear()
+        child.status.clear()
         child.name = f"{child.label}@{self._host}.{token_hex(4)}"
-        child.born, child.killed = time.monotonic(), False
-        life = ChildContext(child.name, child.board, tuple(child.unburied))
+        child.restarts.started_at, child.killed = time.monotonic(), False
+        context = ChildContext(child.name, child.status, tuple(child.unreaped))
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
         child.pid = os.fork()
         if not child.pid:
-            _be_child(parent, child.main, life, lambda: bool(self._stops))
+            _run_child(parent, child.main, context, lambda: bool(self._stops))
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
         for child in self._children:
-            deadline = child.board.deadline
+            deadline = child.status.deadline
             if child.pid and deadline and now > deadline + OVERSTAY and not child.killed:
                 log.error("%s: a job outlives its timeout; killing process %d", child.label, child.pid)
                 child.killed = True
                 os.kill(child.pid, signal.SIGKILL)
 
-    def _reap(self) -> None:
+    def _collect_ended(self) -> None:
         for child in self._children:
             if child.pid:
                 pid, status = os.waitpid(child.pid, os.WNOHANG)
@@ -205,58 +190,51 @@ class Supervisor:
                     self._ended(child, os.waitstatus_to_exitcode(status))
 
     def _ended(self, child: _Child, code: int) -> None:
-        """Decide when the child is started again, and say so once for each new reason."""
+        """Decide when the child is started again, and log each new reason once."""
         now = time.monotonic()
         child.pid = 0
-        if child.board.ready:
-            child.unburied = []
-        child.unburied = [*child.unburied[-9:], child.name]
+        if child.status.ready:
+            child.unreaped = []
+        child.unreaped = [*child.unreaped[-9:], child.name]
         if self._stops:
             return
+        restarts = child.restarts
         if code == REPLACE:
             log.info("%s: a fresh process takes over", child.label)
-            child.due, child.deaths = now, 0
+            restarts.due, restarts.failures = now, 0
             return
-        child.deaths = 1 if child.board.ready and now - child.born > _SETTLED else child.deaths + 1
-        delay = respawn_delay(child.deaths)
-        child.due = now + delay
-        how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        reason = child.board.exit_reason or how
-        if not child.killed and (reason != child.told or child.deaths <= 1 or child.deaths % 12 == 0):
-            times = f"{child.deaths} times in a row, " if child.deaths > 1 else ""
-            log.error("%s: %s (%sstarts again in %.1f s)", child.label, reason, times, delay)
-        child.told = reason
+        reason = child.status.exit_reason or exit_text(code)
+        if restarts.failed(reason, now, stable=child.status.ready) and not child.killed:
+            times = f"{restarts.failures} times in a row, " if restarts.failures > 1 else ""
+            log.error("%s: %s (%sstarts again in %.1f s)", child.label, reason, times, restarts.due - now)
 
     def _stop(self, reader: int) -> int:
-        """Ask all children to end; kill those that don't in time, or when a second signal comes."""
+        """Ask all children to end; kill those that don't in time, or at a second signal. Return the exit code."""
         deadline = time.monotonic() + self._stop_timeout
-        living = [child for child in self._children if child.pid]
-        for child in living:
+        running = [child for child in self._children if child.pid]
+        for child in running:
             os.kill(child.pid, signal.SIGTERM)
-        while any(child.pid for child in living) and time.monotonic() < deadline and not self._stops.hurry:
-            self._wait(reader)
-            self._kill_overdue()
-            self._reap()
-        late = [child for child in living if child.pid]
-        for child in late:
-            why = "a second signal came" if self._stops.hurry else f"did not end within {self._stop_timeout:g} s"
+        while any(child.pid for child in running) and time.monotonic() < deadline and not self._stops.urgent:
+            self._watch(reader)
+        for child in (child for child in running if child.pid):
+            why = "a second signal came" if self._stops.urgent else f"did not end within {self._stop_timeout:g} s"
             log.warning("%s: %s; killing process %d", child.label, why, child.pid)
             os.kill(child.pid, signal.SIGKILL)
             child.killed = True
             os.waitpid(child.pid, 0)
             child.pid = 0
-        for child in living:
-            if child.killed:
-                self._reap_killed(child.label, child.name)
-        return 1 if any(child.killed for child in living) else 0
+        killed = [child for child in running if child.killed]
+        for child in killed:
+            self._reap(child.label, child.name)
+        return 1 if killed else 0
 
 
-def _be_child(
-    parent: int, main: ChildMain, life: ChildContext, asked: Callable[[], bool] = lambda: False
+def _run_child(
+    parent: int, main: ChildMain, context: ChildContext, stopping: Callable[[], bool] = lambda: False
 ) -> None:  # pragma: no cover - in a process of its own
-    """The rest of a forked child's life. Never returns: nothing of the supervisor's stack may run twice.
+    """Be the forked child. Never returns: nothing of the supervisor's stack may run twice.
 
-    `asked`: whether a stop came while the supervisor's own signal handlers were still in force here.
+    `stopping`: whether a stop came while the supervisor's own signal handlers were still in force here.
     """
     code = 1
     try:
@@ -266,13 +244,13 @@ def _be_child(
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # Ctrl-C and a closed terminal are the supervisor's business
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         die_with_parent(parent)
-        code = 0 if asked() else main(life)
+        code = 0 if stopping() else main(context)
     except RunhookError as error:
-        code, life.board.exit_reason = error.exit_code, str(error)
+        code, context.status.exit_reason = error.exit_code, str(error)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException as error:  # noqa: BLE001 - its last words; the supervisor decides
-        life.board.exit_reason = kind_and_place(error)
+    except BaseException as error:  # noqa: BLE001 - the supervisor logs it and decides
+        context.status.exit_reason = error_location(error)
     finally:
         with contextlib.suppress(BaseException):
             logging.shutdown()
@@ -282,17 +260,17 @@ def _be_child(
 
 
 def in_child(function: Callable[[], None]) -> str:
-    """Run `function` in a process of its own, so that nothing it opens is open here. Why it raised, or ""."""
+    """Run `function` in a process of its own, so that nothing it opens is open here. Return why it raised, or ""."""
 
-    def main(_life: ChildContext) -> int:
+    def main(_context: ChildContext) -> int:
         function()
         return 0
 
-    board = SharedStatus()
+    status = SharedStatus()
     parent = os.getpid()
     pid = os.fork()
     if not pid:
-        _be_child(parent, main, ChildContext("check", board, ()))
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return "" if code == 0 else board.exit_reason or f"the check ended with code {code}"
+        _run_child(parent, main, ChildContext("check", status, ()))
+    _, ended = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(ended)
+    return "" if code == 0 else status.exit_reason or f"the check ended with code {code}"

@@ -1,6 +1,7 @@
-"""How often something may happen: a bucket of one process, a moving window in Redis over all, and both together.
+"""Limit how often something happens: a bucket of one process, a moving window in Redis over all, and both together.
 
-The only user of limits. A limit is (how many, in how many seconds: 1, 60 or 3600); how it is written is not known here.
+The only user of `limits`. A limit is (how many, in how many seconds: 1, 60 or 3600); how it is written is not known
+here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Final
 
 import redis
 
-ALONE_FOR: Final = 5.0
-"""Seconds that a process counts alone after Redis failed."""
+LOCAL_FOR: Final = 5.0
+"""Seconds that a process counts by itself after Redis failed."""
 
 
 class TokenBucket:
@@ -25,7 +26,7 @@ class TokenBucket:
         self._at = 0.0
 
     def take(self, amount: float, now: float) -> bool:
-        """Take `amount` if there is so much at `now` (seconds, never going back). False: nothing is taken."""
+        """Take `amount` if the bucket holds it at `now` (seconds, never going back). False: nothing is taken."""
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
         if amount > self._left:
@@ -51,7 +52,7 @@ class SharedRate:
         self._limiter = MovingWindowRateLimiter(storage)
 
     def take(self, wanted: int) -> int:
-        """Take up to `wanted` out of the window. Returns how many there were to take."""
+        """Take up to `wanted` out of the window. Return how many there were."""
         for _ in range(3):
             count = min(wanted, self._limiter.get_window_stats(self._item, self._name).remaining)
             if count <= 0:
@@ -68,19 +69,19 @@ class RateLimits:
         self._client = client
         self._known: dict[tuple[str, tuple[int, float]], tuple[SharedRate, TokenBucket]] = {}
         self._lock = threading.Lock()
-        self._alone_until = 0.0
+        self._local_until = 0.0
 
     def take(self, name: str, limit: tuple[int, float], wanted: int = 1) -> int:
-        """How many of `wanted` may happen now. Safe to call from any thread."""
+        """Return how many of `wanted` may happen now. Safe to call from any thread."""
         with self._lock:
             if (name, limit) not in self._known:
                 amount, seconds = limit
                 self._known[name, limit] = SharedRate(self._client, name, limit), TokenBucket(amount / seconds, amount)
-            shared, alone = self._known[name, limit]
-        if time.monotonic() >= self._alone_until:
+            shared, local = self._known[name, limit]
+        if time.monotonic() >= self._local_until:
             try:
                 return shared.take(wanted)
             except redis.RedisError:
-                self._alone_until = time.monotonic() + ALONE_FOR
+                self._local_until = time.monotonic() + LOCAL_FOR
         with self._lock:
-            return sum(alone.take(1, time.monotonic()) for _ in range(wanted))
+            return sum(local.take(1, time.monotonic()) for _ in range(wanted))

@@ -27,7 +27,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker_registration import register
 
-from receiver.runtime.process import kind_and_place
+from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect
 from receiver.wakeups.cleanup import clear_dead, forget
 from receiver.wakeups.flags import RECORD_TTL, enqueue_raised, lower_flag
@@ -222,7 +222,7 @@ class RunhookWorker(SimpleWorker):
             raise
         except Exception as error:
             lower_flag(self.connection, self.queue.name)
-            log.error("%s: a job failed: %s", self.queue.name, kind_and_place(error))
+            log.error("%s: a job failed: %s", self.queue.name, error_location(error))
             log.debug("%s: the failure in full", self.queue.name, exc_info=True)
 
 
@@ -289,7 +289,7 @@ def _work_alone(
     except JobTimeout:
         log.error("%s: a turn without Redis took more than %g s and was cut off", queue, timeout)
     except Exception as error:
-        log.error("%s: a turn without Redis failed: %s", queue, kind_and_place(error))
+        log.error("%s: a turn without Redis failed: %s", queue, error_location(error))
         log.debug("%s: the failure in full", queue, exc_info=True)
     finally:
         on_job(0.0)

@@ -23,22 +23,22 @@ def script(name: str, code: str, grace: float = 5.0) -> Program:
 SLEEP = "import time; time.sleep(60)"
 
 
-def run(parts: list[Program], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 60) -> str:
-    """Run the parts until their output satisfies `until`, then stop them by a signal. What they printed."""
+def run(programs: list[Program], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 60) -> str:
+    """Run the programs until their output satisfies `until`, then stop them by a signal. What they printed."""
     console = io.StringIO()
     deadline = time.monotonic() + seconds
 
     def ready() -> bool:
         return until(console.getvalue()) or time.monotonic() > deadline
 
-    Foreman(parts, console, colour=colour).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    Foreman(programs, console, colour=colour).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert time.monotonic() < deadline, console.getvalue()
     return console.getvalue()
 
 
 def test_each_line_says_whose_it_is() -> None:
-    parts = [script("web", f"print('one'); print('two'); {SLEEP}"), script("worker", f"print('three'); {SLEEP}")]
-    lines = run(parts, lambda text: text.count("|") == 3).splitlines()
+    programs = [script("web", f"print('one'); print('two'); {SLEEP}"), script("worker", f"print('three'); {SLEEP}")]
+    lines = run(programs, lambda text: text.count("|") == 3).splitlines()
     assert sorted(lines) == ["web     | one", "web     | two", "worker  | three"]
 
 
@@ -66,22 +66,22 @@ def test_all_have_ended_after_a_stop_and_the_last_one_after_the_others(tmp_path:
     assert ends.read_text().split() == ["web", "store"]
 
 
-def test_a_part_that_ignores_sigterm_is_killed_after_its_grace() -> None:
+def test_a_program_that_ignores_sigterm_is_killed_after_its_grace() -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
-    part = script("stubborn", code, grace=0.3)
-    text = run([part], lambda text: "up" in text)
+    stubborn = script("stubborn", code, grace=0.3)
+    text = run([stubborn], lambda text: "up" in text)
     assert "stubborn | does not end; killing process" in text
-    assert part.process is None
+    assert stubborn.process is None
 
 
-def test_a_part_that_dies_is_started_again_with_one_line_for_one_reason() -> None:
+def test_a_program_that_dies_is_started_again_with_one_line_for_one_reason() -> None:
     text = run([script("web", "print('up'); raise SystemExit(9)")], lambda text: text.count("up") == 4)
     assert text.count("web     | ended with code 9; starts again in 0.0 s") == 1
     assert text.count("starts again") == 1
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, UsageError), (3, NotStarted)])
-def test_a_part_that_cannot_start_stops_everything_with_its_own_line(code: int, error: type[Exception]) -> None:
+def test_a_program_that_cannot_start_stops_everything_with_its_own_line(code: int, error: type[Exception]) -> None:
     other = script("worker", SLEEP)
     stuck = script("web", f"print('runhook: the port is in use', flush=True); raise SystemExit({code})")
     with pytest.raises(error, match=r"^the port is in use$"):
@@ -89,7 +89,7 @@ def test_a_part_that_cannot_start_stops_everything_with_its_own_line(code: int, 
     assert other.process is None
 
 
-def test_a_part_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_path: Path) -> None:
+def test_a_program_that_was_up_and_can_not_be_started_again_is_tried_again(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     code = (
         "import os, sys, time\n"

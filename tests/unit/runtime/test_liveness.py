@@ -21,7 +21,7 @@ LIVE = """
 import sys
 from pathlib import Path
 from receiver.runtime.liveness import LivenessLock
-sign = LivenessLock(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+lock = LivenessLock(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
 print("alive", flush=True)
 sys.stdin.read()
 """
@@ -30,7 +30,7 @@ Live = Callable[[str], "subprocess.Popen[str]"]
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[Live]:
-    """`live(name)`: a process that shows that it lives, as the worker of a queue "deliver:ops"."""
+    """`live(name)`: a process that holds its lock, as the worker of a queue "deliver:ops"."""
     made = []
 
     def start(name: str) -> subprocess.Popen[str]:
@@ -53,28 +53,28 @@ def live(tmp_path: Path) -> Iterator[Live]:
         process.communicate()
 
 
-class Reaper:
-    """Notes who is given back; says that it could not for the names in `failing`."""
+class Releaser:
+    """Records whose work is released; returns False for the names in `failing`."""
 
     def __init__(self) -> None:
-        self.reaped: list[tuple[str, str]] = []
+        self.released: list[tuple[str, str]] = []
         self.failing: set[str] = set()
 
     def __call__(self, queue: str, name: str) -> bool:
         if name in self.failing:
             return False
-        self.reaped.append((queue, name))
+        self.released.append((queue, name))
         return True
 
 
 def test_a_process_is_dead_as_soon_as_it_was_killed_and_not_before(tmp_path: Path, live: Live) -> None:
-    it = Reaper()
+    it = Releaser()
     killed, living = live("ops@a.1"), live("ops@a.2")
     assert liveness.reap(tmp_path, it) == 0
     killed.kill()
     killed.wait()
     assert liveness.reap(tmp_path, it) == 1
-    assert it.reaped == [("deliver:ops", "ops@a.1")]
+    assert it.released == [("deliver:ops", "ops@a.1")]
     assert liveness.reap(tmp_path, it) == 0
     assert living.poll() is None
 
@@ -82,15 +82,15 @@ def test_a_process_is_dead_as_soon_as_it_was_killed_and_not_before(tmp_path: Pat
 def test_a_process_that_stands_still_is_not_dead(tmp_path: Path, live: Live) -> None:
     stopped = live("ops@a.1")
     stopped.send_signal(signal.SIGSTOP)
-    assert liveness.reap(tmp_path, Reaper()) == 0
+    assert liveness.reap(tmp_path, Releaser()) == 0
     stopped.send_signal(signal.SIGCONT)
 
 
-def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
-    it = Reaper()
+def test_a_process_that_could_not_be_released_is_found_again(tmp_path: Path) -> None:
+    it = Releaser()
     it.failing = {"ops@a.1"}
     for name in ("ops@a.1", "ops@a.2"):
-        LivenessLock(tmp_path, name, "deliver:ops")._let_go()
+        LivenessLock(tmp_path, name, "deliver:ops")._unlock()
     assert liveness.reap(tmp_path, it) == 0
     it.failing = set()
     assert liveness.reap(tmp_path, it) == 2
@@ -98,7 +98,7 @@ def test_what_could_not_be_given_back_is_found_again(tmp_path: Path) -> None:
 
 def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
     # Given a dead process's file among what is none
-    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._let_go()
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
     folder = tmp_path / "workers"
     os.mkfifo(folder / "a pipe")
     (folder / "a folder").mkdir()
@@ -107,13 +107,13 @@ def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
     (folder / "can't be read").symlink_to("/proc/self/mem")
     (folder / "dangling").symlink_to("/nowhere")
     # When the dead are looked for
-    it = Reaper()
+    it = Releaser()
     looking = threading.Thread(target=liveness.reap, args=(tmp_path, it), daemon=True)
     looking.start()
     looking.join(10)
     # Then that one is found, and nothing else
     assert not looking.is_alive()
-    assert it.reaped == [("deliver:ops", "ops@a.1")]
+    assert it.released == [("deliver:ops", "ops@a.1")]
 
 
 def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_day(
@@ -123,14 +123,14 @@ def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_da
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(liveness, "kernel", lambda: "another")
         for name in ("ops@b.1", "ops@b.2"):
-            LivenessLock(tmp_path, name, "deliver:ops")._let_go()
+            LivenessLock(tmp_path, name, "deliver:ops")._unlock()
     two_days_ago = time.time() - 2 * 86400
     os.utime(tmp_path / "workers" / "ops@b.1", (two_days_ago, two_days_ago))
     # When the dead are looked for
-    it = Reaper()
+    it = Releaser()
     liveness.reap(tmp_path, it)
     # Then none of them is called dead
-    assert it.reaped == []
+    assert it.released == []
     assert [path.name for path in (tmp_path / "workers").iterdir()] == ["ops@b.2"]
 
 
@@ -139,7 +139,7 @@ def test_a_directory_in_which_nobody_can_write_says_so_and_holds_no_dead(tmp_pat
     file.write_text("")
     with pytest.raises(OSError, match=r"Not a directory|File exists"):
         LivenessLock(file, "ops@a.1", "deliver:ops")
-    assert liveness.reap(file, Reaper()) == 0
+    assert liveness.reap(file, Releaser()) == 0
 
 
 def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
@@ -147,45 +147,45 @@ def test_an_end_in_order_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "workers").iterdir()) == []
 
 
-def test_what_a_dead_process_had_begun_of_what_it_had_in_hand_is_known(tmp_path: Path) -> None:
+def test_what_a_dead_process_had_started_of_what_it_had_claimed_is_known(tmp_path: Path) -> None:
     for name in ("ops@a.1", "ops@a.2", "ops@a.3"):
-        LivenessLock(tmp_path, name, "deliver:ops")._let_go()
-    begun = StartedJournal(tmp_path, "ops@a.1", room=3)
+        LivenessLock(tmp_path, name, "deliver:ops")._unlock()
+    journal = StartedJournal(tmp_path, "ops@a.1", capacity=3)
     for number in range(5):
-        begun.note(f"dlv_{number}")
-    StartedJournal(tmp_path, "ops@a.2", room=3)
+        journal.add(f"dlv_{number}")
+    StartedJournal(tmp_path, "ops@a.2", capacity=3)
 
-    assert liveness.begun(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
-    assert liveness.begun(tmp_path, "ops@a.2") == frozenset()
+    assert liveness.started_items(tmp_path, "ops@a.1") == {"dlv_2", "dlv_3", "dlv_4"}
+    assert liveness.started_items(tmp_path, "ops@a.2") == frozenset()
     # And it says nothing of who is dead
-    it = Reaper()
+    it = Releaser()
     assert liveness.reap(tmp_path, it) == 3
-    assert it.reaped[0] == ("deliver:ops", "ops@a.1")
+    assert it.released[0] == ("deliver:ops", "ops@a.1")
 
 
-def test_without_a_sign_that_can_be_trusted_nobody_knows_what_was_begun(
+def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One that notes nothing, none at all, and one from before the machine was started again
-    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._let_go()
-    assert liveness.begun(tmp_path, "ops@a.1") is None
-    assert liveness.begun(tmp_path, "ops@a.2") is None
-    StartedJournal(tmp_path, "ops@a.2", room=3).note("dlv_1")
-    StartedJournal(tmp_path, "ops@a.1", room=3).note("dlv_1")
+    # A file without a journal, none at all, and one from before the machine was started again
+    LivenessLock(tmp_path, "ops@a.1", "deliver:ops")._unlock()
+    assert liveness.started_items(tmp_path, "ops@a.1") is None
+    assert liveness.started_items(tmp_path, "ops@a.2") is None
+    StartedJournal(tmp_path, "ops@a.2", capacity=3).add("dlv_1")
+    StartedJournal(tmp_path, "ops@a.1", capacity=3).add("dlv_1")
     with monkeypatch.context() as later:
         later.setattr(liveness, "kernel", lambda: "another")
-        assert liveness.begun(tmp_path, "ops@a.1") is None
-    # And one that could not be written to any more is no sign
-    it = StartedJournal(tmp_path, "ops@a.1", room=3)
+        assert liveness.started_items(tmp_path, "ops@a.1") is None
+    # And one that could not be written to any more is not believed
+    it = StartedJournal(tmp_path, "ops@a.1", capacity=3)
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    LivenessLock(tmp_path, "ops@a.3", "deliver:ops")._let_go()
+    LivenessLock(tmp_path, "ops@a.3", "deliver:ops")._unlock()
     with monkeypatch.context() as disk:
         disk.setattr(os, "write", full)
-        StartedJournal(tmp_path, "ops@a.3", room=3).note("dlv_1")
-    assert liveness.begun(tmp_path, "ops@a.3") is None
+        StartedJournal(tmp_path, "ops@a.3", capacity=3).add("dlv_1")
+    assert liveness.started_items(tmp_path, "ops@a.3") is None
     monkeypatch.setattr(os, "pwrite", full)
-    it.note("dlv_2")
-    assert liveness.begun(tmp_path, "ops@a.1") is None
+    it.add("dlv_2")
+    assert liveness.started_items(tmp_path, "ops@a.1") is None
