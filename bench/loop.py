@@ -29,9 +29,9 @@ import httpx2  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 
 from receiver.domain.signature import verify  # noqa: E402
+from receiver.domain.submission import OPEN  # noqa: E402
 from receiver.ledger import Connection  # noqa: E402
 from receiver.ledger.schema import runs, submissions  # noqa: E402
-from receiver.ledger.submissions import polls as overdue  # noqa: E402
 from receiver.skyvern.simulator import Options, create_app  # noqa: E402
 from receiver.skyvern.simulator.faults import Fault  # noqa: E402
 from receiver.skyvern.simulator.server import Serving  # noqa: E402
@@ -202,7 +202,7 @@ class Loop:
     def _wait(self, deadline: float) -> list[str]:
         """Until nothing is open any more: no run at Skyvern, no submission, no delivery, no webhook on its way."""
         while time.monotonic() < deadline:
-            open_ones = self.system.ledger.read(overdue.count_open)
+            open_ones = self.system.ledger.read(_count_open)
             states = self.system.states()
             quiet = all(run.final and (run.told or Fault.LOSE in run.faults) for run in self.world.runs.values())
             if not open_ones and set(states) == {"delivered"} and (quiet or self._waited_for_webhooks()):
@@ -279,6 +279,17 @@ class Loop:
         if missing := set(self.world.runs) - set(final):
             wrong.append(f"caller: {len(missing)} runs missing")
         return wrong
+
+
+def _count_open(connection: Connection) -> int:
+    """How many submissions have no end yet."""
+    ended = sa.exists().where(
+        runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id, runs.c.final
+    )
+    query = sa.select(sa.func.count()).where(
+        sa.or_(submissions.c.state.in_(sorted(OPEN)), sa.and_(submissions.c.due_at.is_not(None), ~ended))
+    )
+    return int(connection.execute(query).scalar_one())
 
 
 def _rows(connection: Connection) -> dict[str, tuple[str, str, str, bool]]:

@@ -136,9 +136,9 @@ def ours(folder: Path, valkey: ValkeyProcess, postgres: PostgresProcess, events:
     environ = {"REDIS_URL": valkey.url, "DATABASE_URL": url, "RUNHOOK_CONFIG": str(config), "RUNHOOK_DATA": str(folder)}
     log = folder / "worker.log"
     began = time.monotonic()
-    from receiver.wakeups import DISPATCH, wake
+    from receiver.wakeups import wake_dispatcher
 
-    wake(client, DISPATCH)
+    wake_dispatcher(client)
     worker = child([sys.executable, "-m", "receiver.cli", "worker"], environ, log)
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as db:
 

@@ -115,18 +115,18 @@ class Clock:
         ready = self._ledger.read(
             lambda connection: [name for name in self._sinks if claims.has_due(connection, name, now)]
         )
-        wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in ready])
+        wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
         """Make one step of each replay and backfill that is running."""
         if self._ledger.read(replays.any_running):
             sinks = self._ledger.write(lambda connection: replays.step(connection, time.time()))
-            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
+            wakeups.wake_sinks(self._redis, sinks)
 
     def inbox(self) -> None:
         """Wake the dispatcher when events wait and no wake-up is on its way."""
         if self._inbox.depth()[0]:
-            wakeups.wake(self._redis, wakeups.DISPATCH)
+            wakeups.wake_dispatcher(self._redis)
 
     def repair(self) -> None:
         """Clear what killed workers left in RQ's lists."""

@@ -105,7 +105,7 @@ class Dispatcher(wakeups.JobBody):
             sinks = self.dispatch(events)
             self._reader.done([entry.entry_id for entry in part])
             self._kept = self._kept[len(part) :]
-            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
+            wakeups.wake_sinks(self._redis, sinks)
 
     def dispatch(self, events: Sequence[Event]) -> list[str]:
         """Record `events` and make their deliveries. Returns the sinks that now have something to do.

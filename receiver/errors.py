@@ -6,11 +6,8 @@
     ├── NotStarted             exit 3              a part that is needed can't be reached or used (port, Redis, ledger)
     └── RequestError           HTTP 4xx/503        a request that is answered with an error
         ├── Unauthorized       401  "bad_signature" | "bad_key"
-        ├── Forbidden          403  "forbidden"
         ├── NotFound           404  "not_found"
         ├── TooLarge           413  "too_large"
-        ├── Unprocessable      422  "invalid"
-        ├── TooMany            429  "rate_limited"
         └── Busy               503  "unavailable", with Retry-After
 
 The JSON shape is the same everywhere: {"error": {"code": ..., "message": ...}}.
@@ -73,11 +70,6 @@ class Unauthorized(RequestError):
     code = "bad_signature"
 
 
-class Forbidden(RequestError):
-    status = 403
-    code = "forbidden"
-
-
 class NotFound(RequestError):
     status = 404
     code = "not_found"
@@ -86,16 +78,6 @@ class NotFound(RequestError):
 class TooLarge(RequestError):
     status = 413
     code = "too_large"
-
-
-class Unprocessable(RequestError):
-    status = 422
-    code = "invalid"
-
-
-class TooMany(RequestError):
-    status = 429
-    code = "rate_limited"
 
 
 class Busy(RequestError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 import redis
 import redis.asyncio
@@ -23,7 +23,6 @@ from receiver.runtime.redis_client import connect_async
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
-WAKE_FLAG: Final = "runhook:wake:dispatch"
 
 TIMEOUT: Final = 0.5
 """Seconds that a commit or a connect may take before Redis counts as away."""
@@ -73,7 +72,7 @@ READ_BYTES: Final = 64 << 20
 """Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine."""
 _STEP: Final = 8
 
-_VIAS = frozenset({"webhook", "poll", "replay", "import"})
+_VIAS = frozenset(get_args(Via))
 
 
 class InboxUnavailable(RunhookError):
@@ -107,12 +106,14 @@ class InboxWriter:
     """Adds events, for one event loop. One commit at a time; the caller sees to that.
 
     `timeout`: seconds that a connect, or a commit of an ordinary size, may take. `client`: for what is no commit.
-    `lazy`: connect when it is needed; otherwise only `connect` does, and whoever calls it can look at the server first.
+    `lazy`: connect when it is needed; otherwise only `connect` does, so that its caller can examine the server first.
+    `wake_flag`: the key that exists while a wake-up of the dispatcher is outstanding; "" for who wakes nobody.
     """
 
-    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT, lazy: bool = True) -> None:
+    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT, lazy: bool = True, wake_flag: str = "") -> None:
         self._timeout = timeout
         self._lazy = lazy
+        self._head = b"".join(map(_bulk, (b"EVAL", _APPEND.encode(), b"2", STREAM.encode(), wake_flag.encode())))
         commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
         self._pool: Any = commits.connection_pool
         self._connection: Any = None
@@ -127,7 +128,7 @@ class InboxWriter:
         try:
             async with asyncio.timeout(self._timeout + size / SLOWEST):
                 connection = await self._connected()
-                await connection.send_packed_command(_packed(events), check_health=False)
+                await connection.send_packed_command(_packed(self._head, events), check_health=False)
                 depth, woken = await connection.read_response(disable_decoding=True)
         except redis.ResponseError as error:
             raise InboxUnavailable(_told(error), refused=True) from None
@@ -183,12 +184,9 @@ def _bulk(value: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-_HEAD = _bulk(b"EVAL") + _bulk(_APPEND.encode()) + _bulk(b"2") + _bulk(STREAM.encode()) + _bulk(WAKE_FLAG.encode())
-
-
-def _packed(events: Sequence[Event]) -> list[bytes]:
+def _packed(head: bytes, events: Sequence[Event]) -> list[bytes]:
     """The command that adds `events`, as bytes on the wire. Packed here, since redis-py takes ten times as long."""
-    parts = [b"*%d\r\n" % (5 + 6 * len(events)), _HEAD]
+    parts = [b"*%d\r\n" % (5 + 6 * len(events)), head]
     for event in events:
         name, source, sub = event.id.encode(), event.source.encode(), event.submission_id.encode()
         at, via, body = repr(event.received_at).encode(), event.via.encode(), event.body

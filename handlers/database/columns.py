@@ -7,7 +7,7 @@ is kept. Otherwise the newest event is followed, nulls and all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from handlers.contract import Delivery, Refused
 from handlers.database import values
 from handlers.database.table import STANDARD, Col, Kind
 from handlers.database.values import NoFit
+from handlers.support.run_title import titles
 
 if TYPE_CHECKING:
     from handlers.database.options import MappedColumn
@@ -145,13 +146,7 @@ def _or_none(convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _title(run: Mapping[str, Any]) -> str | None:
-    request = run.get("run_request")
-    candidates: Sequence[Any] = (
-        run.get("workflow_title"),
-        run.get("title"),
-        request.get("title") if isinstance(request, Mapping) else None,
-    )
-    return next((values.text(each) for each in candidates if isinstance(each, str) and each), None)
+    return next((values.text(title) for title in titles(run) if title), None)
 
 
 def _attempt(value: Any) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from handlers.contract import Delivery
+from handlers.support.run_title import titles
 
 # Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
 _UNSEEN = re.compile(
@@ -94,10 +95,9 @@ def name_of(delivery: Delivery) -> str:
     run = delivery.run
     request = run.get("run_request")
     asked: Mapping[str, Any] = request if isinstance(request, Mapping) else {}
-    candidates = [run.get("workflow_title"), run.get("title"), asked.get("title")]
-    candidates += [run.get("prompt"), asked.get("prompt"), run.get("navigation_goal")]
-    titles = (" ".join(text[: NAME_MAX * 8].split()) for text in candidates if isinstance(text, str))
-    return next((title for title in titles if title), kind(delivery.run_type).capitalize() or "A run")
+    candidates = [*titles(run), run.get("prompt"), asked.get("prompt"), run.get("navigation_goal")]
+    names = (" ".join(text[: NAME_MAX * 8].split()) for text in candidates if isinstance(text, str))
+    return next((name for name in names if name), kind(delivery.run_type).capitalize() or "A run")
 
 
 def kind(run_type: str) -> str:

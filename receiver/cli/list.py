@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar
 
 import typer
 
+from handlers.support.timestamps import epoch
 from receiver.cli import output
 from receiver.config.fields import parse_duration
 from receiver.config.settings import Settings
@@ -66,14 +66,13 @@ def moment(text: str, option: str = "--since") -> float | None:
         return None
     with suppress(ValueError):
         return time.time() - float(str(parse_duration(text)))
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
+    found = epoch(text.strip())
+    if found is None:
         raise UsageError(
             f"{option} {text}: must be a time ago such as 15m, 2h or 7d, or a moment such as 2026-11-24 or "
             "2026-11-24T09:30Z"
-        ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        )
+    return found
 
 
 class Span(TypedDict):

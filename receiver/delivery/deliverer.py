@@ -314,7 +314,7 @@ class Deliverer(wakeups.JobBody):
         if self._alone:
             return
         with suppress(redis.RedisError):  # the clock rings for them; what else is under way must be written down
-            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in released])
+            wakeups.wake_sinks(self._redis, released)
 
 
 def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:

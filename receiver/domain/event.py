@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
-Via = Literal["webhook", "poll", "replay", "import"]
+Via = Literal["webhook", "poll", "import"]
 
 
 def event_id(source: str, body: bytes) -> str:

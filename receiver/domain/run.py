@@ -15,11 +15,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from pydantic_core import from_json
+
+from handlers.support.run_title import titles
+from handlers.support.timestamps import epoch
 
 FINAL = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
 
@@ -97,10 +99,10 @@ def parse(body: bytes) -> Run:
         outcome="completed" if status == "failed" and undelivered(data) else status,
         attempt=_attempt(data.get("attempt")),
         retry_pending=data.get("retry_pending") is True,
-        created_at=_time(data.get("created_at")),
-        modified_at=_time(data.get("modified_at")),
-        started_at=_time(data.get("started_at")),
-        finished_at=_time(data.get("finished_at")),
+        created_at=epoch(data.get("created_at")),
+        modified_at=epoch(data.get("modified_at")),
+        started_at=epoch(data.get("started_at")),
+        finished_at=epoch(data.get("finished_at")),
         data=data,
         problem=problem,
         **_texts(data),
@@ -109,15 +111,9 @@ def parse(body: bytes) -> Run:
 
 def _texts(data: dict[str, Any]) -> dict[str, Any]:
     """What is only shown: a run's title, workflow and failure reason."""
-    request = data.get("run_request")
-    titles = (
-        data.get("workflow_title"),
-        data.get("title"),
-        request.get("title") if isinstance(request, dict) else None,
-    )
     return {
         "failure_reason": _text(data.get("failure_reason"), MAX_REASON),
-        "title": next((text for title in titles if (text := _text(title, MAX_TITLE))), None),
+        "title": next((title[:MAX_TITLE] for title in titles(data) if title), None),
         "workflow_id": _text(data.get("workflow_permanent_id"), MAX_RUN_ID)
         or _text(data.get("workflow_id"), MAX_RUN_ID),
     }
@@ -218,14 +214,3 @@ def _attempt(value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 1 <= value <= MAX_ATTEMPT else 1
-
-
-def _time(value: Any) -> float | None:
-    """Skyvern's times are UTC, with or without saying so."""
-    if not isinstance(value, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 import redis
 
+from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.errors import Busy
 from receiver.inbox import InboxUnavailable, InboxWriter
@@ -65,9 +66,9 @@ class Limits:
 
 
 class GroupCommit:
-    """Group commit for one event loop. `start` it, `keep` events, `close` it.
+    """Group commit for one event loop: `start`, then `commit` events, then `close`.
 
-    `wake`: tells the dispatcher that there is work; its failure changes nothing, since the clock looks as well.
+    A wake-up of the dispatcher that fails changes nothing, since the clock polls the inbox as well.
     """
 
     def __init__(
@@ -76,16 +77,15 @@ class GroupCommit:
         spool: Spool,
         limits: Limits,
         metrics: ReceiverMetrics,
-        wake: Callable[[Any], Awaitable[Any]],
     ) -> None:
         self._redis_url = redis_url
         # Not lazy: after a connection broke, another server may answer, and must be looked at first.
-        self._writer = InboxWriter(redis_url, lazy=False)
-        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False)
+        flag = wakeups.flag_key(wakeups.DISPATCH)
+        self._writer = InboxWriter(redis_url, lazy=False, wake_flag=flag)
+        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False, wake_flag=flag)
         self._spool = spool
         self._limits = limits
         self._metrics = metrics
-        self._wake = wake
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._pending: deque[tuple[Event, asyncio.Future[None]]] = deque()
         self._news = asyncio.Event()
@@ -221,7 +221,7 @@ class GroupCommit:
     async def _wake_up(self) -> None:
         with suppress(redis.RedisError, OSError, TimeoutError):
             async with asyncio.timeout(DRAIN_TIMEOUT):
-                await self._wake(self._writer.client)
+                await wakeups.wake_dispatcher(self._writer.client)
 
     # --- Redis: away and back --------------------------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ class Reconciler:
         with self._dispatching:
             sinks = self._dispatcher.dispatch([event])
         try:
-            wakeups.wake_all(self._redis, [wakeups.deliver_queue(sink) for sink in sinks])
+            wakeups.wake_sinks(self._redis, sinks)
         except redis.RedisError:
             log.info("reconcile.unheard redis is away; the clock rings when it is back")
         return True

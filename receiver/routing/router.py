@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import show
@@ -245,17 +246,8 @@ def _straightened(view: RunView) -> dict[str, Any]:
 
 
 def _with_times(run: dict[str, Any], rules: cel.Rules) -> dict[str, Any]:
-    """The run with its times as moments, which CEL can compare and subtract."""
+    """The run with its times as moments, which CEL can compare and subtract. What is no time stays text."""
     for name in TIMES:
         if rules.mentions(name) and isinstance(run.get(name), str):
-            run[name] = _moment(run[name])
+            run[name] = utc(run[name]) or run[name]
     return run
-
-
-def _moment(text: str) -> Any:
-    """Skyvern's times are UTC, with or without saying so. What is no time stays text."""
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return text

@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Literal
 
 import orjson
 
 from handlers.support.retry_after import retry_after
+from handlers.support.timestamps import epoch
 
 Kind = Literal["submit", "read"]
 """submit may create a run; read changes nothing."""
@@ -138,8 +138,8 @@ def listed_runs(answer: Answered) -> list[ListedRun] | None:
             run_type=_text(row.get("task_run_type") or row.get("run_type")),
             status=_text(row.get("status")),
             title=row.get("title") if isinstance(row.get("title"), str) else None,
-            created_at=_epoch(row.get("created_at")),
-            finished_at=_epoch(row.get("finished_at")),
+            created_at=epoch(row.get("created_at")),
+            finished_at=epoch(row.get("finished_at")),
         )
         for row in rows
         if isinstance(row, dict) and _text(row.get("run_id"))
@@ -211,12 +211,3 @@ class Retries:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _epoch(value: Any) -> float | None:
-    """Seconds since the epoch of Skyvern's datetime, which is naive UTC, sometimes with Z."""
-    try:
-        moment = datetime.fromisoformat(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None

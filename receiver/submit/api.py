@@ -295,7 +295,7 @@ class _Api:
     async def _wake(self) -> None:
         """Ring for what is due to callers. Without Redis the clock does, as soon as it is back."""
         with contextlib.suppress(redis.RedisError):
-            await asyncio.to_thread(wakeups.wake, self._redis, wakeups.deliver_queue(CALLBACK))
+            await asyncio.to_thread(wakeups.wake_sinks, self._redis, [CALLBACK])
 
     def stop(self) -> None:
         """Hold no request any longer: each is answered as if its time were up."""

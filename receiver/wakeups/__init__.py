@@ -2,14 +2,14 @@
 
 A wake-up is an RQ job that carries nothing, so a lost one is only lateness: the clock finds the work and wakes again.
 At most one is outstanding for a queue, because it is enqueued only while the queue's flag is down. The flag goes up
-with the enqueueing, in one script, and the job's body lowers it at its end and then looks once more (`settle`): work
-that was written before the flag went down is seen by that look, and work written after it finds the flag down.
+with the enqueueing, in one script, and the job's body lowers it at its end and then polls once more (`settle`): work
+that was written before the flag went down is seen by that poll, and work written after it finds the flag down.
 
     body      what the jobs of a queue do, as the worker sees it
-    job       what a wake-up is in RQ's terms, and why nothing else runs
-    waking    flags and nudges: the side of whoever has work
-    serving   the worker: one queue, one process
-    sweeping  what dead workers left behind
+    job        what a wake-up is in RQ's terms, and why nothing else runs
+    flags      flags, wake-ups and nudges: the producers' side
+    rq_worker  the consumer: one queue, one process
+    cleanup    what dead workers left behind
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import Swept, clear_dead, sweep
 from receiver.wakeups.flags import (
     FLAG_TTL,
-    call_help,
     enqueue_raised,
     flag_key,
     lower_flag,
-    nudge,
     nudge_key,
     settle,
     wait_nudge,
     wake,
-    wake_all,
     wake_command,
+    wake_dispatcher,
+    wake_sinks,
 )
 from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
 from receiver.wakeups.rq_worker import TURN, JobTimeout, Stop, run_worker
@@ -47,19 +46,18 @@ __all__ = [
     "RunhookJob",
     "Stop",
     "Swept",
-    "call_help",
     "clear_dead",
     "deliver_queue",
     "enqueue_raised",
     "flag_key",
     "lower_flag",
-    "nudge",
     "nudge_key",
     "run_worker",
     "settle",
     "sweep",
     "wait_nudge",
     "wake",
-    "wake_all",
     "wake_command",
+    "wake_dispatcher",
+    "wake_sinks",
 ]

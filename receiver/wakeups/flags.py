@@ -1,4 +1,4 @@
-"""Flags, wake-ups and nudges: the side of whoever has work for a queue. See the package for the protocol."""
+"""Flags, wake-ups and nudges: the side of those who have work for a queue. See the package for the protocol."""
 # mypy: disable-error-code="no-untyped-call"
 # redis-py leaves execute_command untyped.
 
@@ -13,7 +13,7 @@ from rq import Queue
 from rq.job import Job
 from rq.utils import now, utcformat
 
-from receiver.wakeups.job import DISPATCH, record
+from receiver.wakeups.job import DISPATCH, deliver_queue, record
 
 FLAG_TTL: Final = 10
 """Seconds after which a flag lapses whose wake-up was lost: the clock then wakes the queue again."""
@@ -48,7 +48,7 @@ def flag_key(queue: str) -> str:
 
 
 def nudge_key(queue: str) -> str:
-    """The Redis key of the list on which a lingering job of `queue` waits for news."""
+    """The Redis key of the list on which a lingering job of `queue` waits for more work."""
     return f"runhook:nudge:{queue}"
 
 
@@ -80,11 +80,16 @@ def wake(client: redis.Redis, queue: str) -> bool:
     return bool(client.execute_command(*wake_command(queue)))
 
 
-def wake_all(client: redis.Redis, queues: Iterable[str]) -> int:
-    """Wake several queues in one round trip; how many wake-ups were enqueued. Raises redis.RedisError."""
+def wake_dispatcher(client: Any) -> Any:
+    """Wake the dispatcher. Returns what `wake` does, or an awaitable from an async client. Raises redis.RedisError."""
+    return client.execute_command(*wake_command(DISPATCH))
+
+
+def wake_sinks(client: redis.Redis, sinks: Iterable[str]) -> int:
+    """Wake the queues of `sinks` in one round trip. Returns how many wake-ups it enqueued. Raises redis.RedisError."""
     pipeline = client.pipeline(transaction=False)
-    for queue in queues:
-        pipeline.execute_command(*wake_command(queue))
+    for sink in sinks:
+        pipeline.execute_command(*wake_command(deliver_queue(sink)))
     return sum(pipeline.execute())
 
 
@@ -110,22 +115,6 @@ def settle(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
     return True
 
 
-def nudge(client: redis.Redis, queue: str) -> None:
-    """Tell a lingering job of `queue` that there is news, without an RQ job. `wake` does so by itself."""
-    pipeline = client.pipeline()
-    pipeline.delete(nudge_key(queue))
-    pipeline.rpush(nudge_key(queue), "1")
-    pipeline.expire(nudge_key(queue), FLAG_TTL)
-    pipeline.execute()
-
-
 def wait_nudge(client: redis.Redis, queue: str, seconds: float) -> bool:
     """Linger: wait for a nudge, at most `seconds` (less than the client's socket timeout). True if one came."""
     return seconds > 0 and client.blpop([nudge_key(queue)], seconds) is not None
-
-
-def call_help(client: redis.Redis, queue: str) -> bool:
-    """A backlog is more than one worker's batch: wake one more worker of the same queue, at most one a second."""
-    if not client.set(f"runhook:help:{queue}", "1", nx=True, ex=1):
-        return False
-    return enqueue_raised(client, queue)

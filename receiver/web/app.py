@@ -26,7 +26,6 @@ from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull
 from receiver.reconcile.poll_hints import HintWriter
 from receiver.telemetry.receiver import ReceiverMetrics
-from receiver.wakeups import DISPATCH, wake_command
 from receiver.web.health import health
 from receiver.web.part import Context, WebPart
 
@@ -95,13 +94,7 @@ def create_app(
         accept_weaker=config.server.accept_weaker_durability,
         shares_disk=settings.embedded_redis,
     )
-    group_commit = GroupCommit(
-        settings.redis_url,
-        _spool(settings, config),
-        limits,
-        metrics,
-        wake=lambda client: client.execute_command(*wake_command(DISPATCH)),
-    )
+    group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics)
     context = Context(settings, config, group_commit, metrics, metrics.registry())
     built = [part(context) for part in (PARTS if parts is None else parts)]
     store = Quarantine(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import redis
 
+from receiver import wakeups
 from receiver.domain.event import Event, event_id
 from receiver.inbox import GROUP, STREAM, InboxReader, InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
@@ -127,10 +128,15 @@ async def test_a_redis_that_lost_everything_is_no_trouble(
     assert [entry.event for entry in reader.read()] == [event(2)]
 
 
-async def test_the_writer_says_whether_a_wake_up_is_outstanding(writer: InboxWriter, client: redis.Redis) -> None:
+async def test_the_writer_says_whether_a_wake_up_is_outstanding(redis_url: str, client: redis.Redis) -> None:
+    flag = wakeups.flag_key(wakeups.DISPATCH)
+    writer, deaf = InboxWriter(redis_url, timeout=30, wake_flag=flag), InboxWriter(redis_url, timeout=30)
     assert not (await writer.append([event(1)])).woken
-    client.set("runhook:wake:dispatch", "1", ex=10)
+    wakeups.wake_dispatcher(client)
     assert (await writer.append([event(2)])).woken
+    assert not (await deaf.append([event(3)])).woken
+    await writer.close()
+    await deaf.close()
 
 
 async def test_depth_counts_entries_and_bytes(writer: InboxWriter, reader: InboxReader) -> None:

@@ -262,15 +262,6 @@ def _give_to(connection: sa.Connection, source: str, run_id: str, submission_id:
     )
 
 
-def due(connection: sa.Connection, now: float, limit: int) -> list[Submission]:
-    """Submissions that must be looked at now, the one that waits longest first.
-
-    One that is pending for longer than PENDING_LIMIT has lost the process that waited: resolve it with MISS.
-    """
-    query = sa.select(submissions).where(submissions.c.due_at <= now).order_by(submissions.c.due_at).limit(limit)
-    return [of_row(row) for row in connection.execute(query)]
-
-
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
     """A look was taken, in vain: look again at `due_at`. False when there is nothing to look for any more."""
     result = connection.execute(

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.submission import OPEN, SubmissionState
+from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
-from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.lifecycle import Submission, one
+from receiver.ledger.schema import submissions
+from receiver.ledger.submissions.lifecycle import Submission, of_row
 
 LEASE = 90.0
 """Seconds that one look may take."""
@@ -29,22 +29,20 @@ def count_due(connection: sa.Connection, now: float, limit: int) -> dict[str, in
 
 def take_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
     """Lease up to `limit` submissions that are due, the one that waits longest first."""
-    ids = list(
-        connection.execute(
-            sa.select(submissions.c.id)
+    taken = [
+        replace(of_row(row), due_at=now + LEASE)
+        for row in connection.execute(
+            sa.select(submissions)
             .where(submissions.c.due_at <= now, submissions.c.source == source)
             .order_by(submissions.c.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
-        ).scalars()
-    )
-    if not ids:
-        return []
-    taken = [each for submission_id in ids if (each := one(connection, submission_id)) is not None]
-    connection.execute(
-        sa.update(submissions).where(bulk.among(connection, submissions.c.id, ids)).values(due_at=now + LEASE)
-    )
-    return [replace(each, due_at=now + LEASE) for each in taken]
+        )
+    ]
+    if taken:
+        ids = bulk.among(connection, submissions.c.id, [each.id for each in taken])
+        connection.execute(sa.update(submissions).where(ids).values(due_at=now + LEASE))
+    return taken
 
 
 def stop_looking(connection: sa.Connection, submission_id: str, reason: str, now: float) -> None:
@@ -75,7 +73,7 @@ def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
 def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submission]:
     """Submissions whose answer was lost, the newest first: a look at Skyvern's newest runs may find several."""
     rows = connection.execute(
-        sa.select(submissions.c.id)
+        sa.select(submissions)
         .where(
             submissions.c.source == source,
             submissions.c.state == SubmissionState.UNKNOWN,
@@ -83,8 +81,8 @@ def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submissi
         )
         .order_by(submissions.c.created_at.desc())
         .limit(limit)
-    ).scalars()
-    return [each for submission_id in rows if (each := one(connection, submission_id)) is not None]
+    )
+    return [of_row(row) for row in rows]
 
 
 class Owner(NamedTuple):
@@ -101,14 +99,3 @@ def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> 
         submissions.c.source == source, bulk.among(connection, submissions.c.run_id, sorted(run_ids))
     )
     return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}
-
-
-def count_open(connection: sa.Connection) -> int:
-    """How many submissions have no end yet."""
-    ended = sa.exists().where(
-        runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id, runs.c.final
-    )
-    query = sa.select(sa.func.count()).where(
-        sa.or_(submissions.c.state.in_(sorted(OPEN)), sa.and_(submissions.c.due_at.is_not(None), ~ended))
-    )
-    return int(connection.execute(query).scalar_one())

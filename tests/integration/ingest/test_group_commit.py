@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,12 +16,8 @@ from receiver.telemetry.receiver import ReceiverMetrics
 async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_redis(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def wake(_: Any) -> None:
-        return None
-
-    group_commit = GroupCommit(
-        redis_url, Spool(tmp_path / "spool", 1 << 20, 0), Limits(100, 1 << 20), ReceiverMetrics(), wake
-    )
+    spool = Spool(tmp_path / "spool", 1 << 20, 0)
+    group_commit = GroupCommit(redis_url, spool, Limits(100, 1 << 20), ReceiverMetrics())
     asked = asyncio.Event()
 
     async def depth() -> tuple[int, int]:

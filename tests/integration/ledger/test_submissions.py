@@ -20,7 +20,7 @@ from receiver.ledger import Ledger, events
 from receiver.ledger.api_keys import by_hash
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
-from receiver.ledger.submissions import binding, lifecycle
+from receiver.ledger.submissions import binding, lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
 from receiver.submit.results import lapses_at
 
@@ -43,6 +43,10 @@ def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str
 def answered(ledger: Ledger, name: str, move: SubmissionMove, run_id: str = "") -> Submission:
     answer = SubmitOutcome(move, run_id, status=200 if run_id else 502, body=b"{}", due_at=NOW + 600)
     return ledger.write(lambda connection: lifecycle.answered(connection, f"sub_{name}", answer, NOW + 1))
+
+
+def due(ledger: Ledger, now: float) -> list[Submission]:
+    return ledger.write(lambda connection: polls.take_due(connection, "skyvern", now, 9))
 
 
 def owner(ledger: Ledger, run_id: str) -> tuple[str, str]:
@@ -92,7 +96,7 @@ def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_looked_for
     assert a is not None
     assert (a.state, a.run_id) == ("unknown", "")
     assert owner(ledger, "tsk_b")[0] == "sub_b"
-    assert [each.id for each in ledger.read(lambda connection: lifecycle.due(connection, NOW + 2, 9))] == ["sub_a"]
+    assert [each.id for each in due(ledger, NOW + 2)] == ["sub_a"]
 
 
 def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) -> None:
@@ -119,15 +123,15 @@ def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no
 def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
     begin(ledger, "a")
 
-    assert not ledger.read(lambda connection: lifecycle.due(connection, NOW + lifecycle.PENDING_LOOK - 1, 9))
-    (due,) = ledger.read(lambda connection: lifecycle.due(connection, NOW + lifecycle.PENDING_LOOK, 9))
-    assert ledger.write(lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.MISS, NOW, due_at=NOW))
+    assert not due(ledger, NOW + lifecycle.PENDING_LOOK - 1)
+    (a,) = due(ledger, NOW + lifecycle.PENDING_LOOK)
+    assert ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.MISS, NOW, due_at=NOW))
     assert ledger.write(
-        lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.ACCEPT, NOW, run_id="tsk_1")
+        lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.ACCEPT, NOW, run_id="tsk_1")
     )
-    assert not ledger.write(lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.GIVE_UP, NOW))
+    assert not ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.GIVE_UP, NOW))
     with pytest.raises(IllegalMove):
-        ledger.write(lambda connection: lifecycle.resolve(connection, due.id, SubmissionMove.ACCEPT, NOW))
+        ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.ACCEPT, NOW))
 
 
 # The command.

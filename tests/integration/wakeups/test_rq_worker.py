@@ -23,6 +23,7 @@ from rq.webhook import Webhook
 from receiver import wakeups
 from receiver.runtime import redis_client
 from receiver.wakeups import JobTimeout, Stop, flag_key
+from receiver.wakeups.rq_worker import RunhookWorker
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import eventually
 
@@ -92,8 +93,8 @@ def test_a_flag_that_lapsed_while_its_wake_up_waits_does_not_add_a_second(client
 
 def test_several_queues_are_woken_in_one_go(client: redis.Redis) -> None:
     wakeups.wake(client, "deliver:a")
-    assert wakeups.wake_all(client, ["deliver:a", "deliver:b", "dispatch"]) == 2
-    assert wakeups.wake_all(client, []) == 0
+    assert wakeups.wake_sinks(client, ["a", "b", "c"]) == 2
+    assert wakeups.wake_sinks(client, []) == 0
 
 
 def test_a_caller_that_raised_the_flag_itself_gets_its_wake_up(client: redis.Redis) -> None:
@@ -105,7 +106,7 @@ def test_a_caller_that_raised_the_flag_itself_gets_its_wake_up(client: redis.Red
 async def test_a_wake_up_travels_in_a_transaction_of_an_async_client(redis_url: str, client: redis.Redis) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as ingest, ingest.pipeline(transaction=True) as pipeline:
         pipeline.xadd("stream", {"a": "b"})
-        pipeline.execute_command(*wakeups.wake_command("dispatch"))
+        wakeups.wake_dispatcher(pipeline)
         assert (await pipeline.execute())[1] == 1
     assert client.llen("rq:queue:dispatch") == 1
 
@@ -191,19 +192,13 @@ def test_waking_a_queue_whose_job_lingers_nudges_it(client: redis.Redis) -> None
 
 def test_a_nudge_ends_the_wait_at_once(redis_url: str, client: redis.Redis) -> None:
     started = time.monotonic()
+    client.set(flag_key(QUEUE), 1)
     with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as other:
-        timer = threading.Timer(0.1, lambda: wakeups.nudge(other, QUEUE))
+        timer = threading.Timer(0.1, lambda: wakeups.wake(other, QUEUE))
         timer.start()
         assert wakeups.wait_nudge(client, QUEUE, 4)
         timer.join()
     assert time.monotonic() - started < 3
-
-
-def test_help_is_called_at_most_once_a_second(client: redis.Redis) -> None:
-    client.set(flag_key(QUEUE), 1)
-    assert wakeups.call_help(client, QUEUE)
-    assert not wakeups.call_help(client, QUEUE)
-    assert queued(client) == 1
 
 
 # --- serving
@@ -469,7 +464,7 @@ def die_in_the_middle(url: str, name: str) -> None:
         raise Killed
 
     client = redis_client.connect(url, timeout=5.0, connect_timeout=2.0, retries=0)
-    worker = wakeups.rq_worker.RunhookWorker(QUEUE, client, f"{name}.1", body=lambda: body(Stop()))
+    worker = RunhookWorker(QUEUE, client, f"{name}.1", body=lambda: body(Stop()))
     worker.register_birth()
     worker.register_death = lambda: None  # type: ignore[method-assign]
     with pytest.raises(Killed):
