@@ -1,16 +1,22 @@
-"""Every error that a user can meet, as one tree.
+"""Every error that is shown to a user as one line, or answered to a client of the webhook endpoint, as one tree.
 
-    RunhookError               exit 1   HTTP 500   "internal"
-    ├── ConfigError            exit 2              a file or a variable that a person wrote is wrong
-    ├── UsageError             exit 2              a command was called wrongly
-    ├── NotStarted             exit 3              a part that is needed can't be reached or used (port, Redis, ledger)
-    └── RequestError           HTTP 4xx/503        a request that is answered with an error
-        ├── Unauthorized       401  "bad_signature" | "bad_key"
-        ├── NotFound           404  "not_found"
-        ├── TooLarge           413  "too_large"
-        └── Busy               503  "unavailable", with Retry-After
+    RunhookError               exit 1
+    ├── ConfigError            exit 2                      a file or a variable that a person wrote is wrong
+    ├── UsageError             exit 2                      a command was called wrongly
+    ├── NotStarted             exit 3                      what is needed can't be reached or used (port, Redis, ledger)
+    ├── InboxUnavailable       exit 1                      receiver.inbox: Redis did not confirm a commit
+    ├── SpoolFull              exit 1                      receiver.ingest.spool: the local disk store takes no more
+    └── RequestError                                       a request that is answered with an error
+        ├── BadRequest         400 "bad_request"
+        ├── Unauthorized       401 "bad_signature"
+        ├── NotFound           404 "not_found"
+        ├── NotAllowed         405 "method_not_allowed"
+        ├── TimedOut           408 "timeout"
+        ├── TooLarge           413 "too_large"
+        └── Busy               503 "unavailable"           with Retry-After
 
-The JSON shape is the same everywhere: {"error": {"code": ..., "message": ...}}.
+A RequestError is answered as {"error": {"code": ..., "message": ...}}. The submit API does not use it: it answers in
+Skyvern's own shape, {"detail": ...} (receiver.submit.replies).
 """
 
 from __future__ import annotations
@@ -43,39 +49,65 @@ class UsageError(RunhookError):
 
 
 class NotStarted(RunhookError):
-    """A part that is needed can't be reached or must not be used as it is."""
+    """Something that is needed can't be reached, or must not be used as it is."""
 
     exit_code = 3
 
 
 class RequestError(RunhookError):
-    """Answered to the client as `status` with a JSON body."""
+    """Base of the errors that are answered to the client, as `status` with a JSON body."""
 
-    status: ClassVar[int] = 400
-    code: ClassVar[str] = "bad_request"
+    status: ClassVar[int]
+    code: ClassVar[str]
 
-    def __init__(self, message: str, *, code: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, message: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.error_code = code or self.code
         self.headers = headers or {}
 
     def to_dict(self) -> dict[str, Any]:
-        """The one JSON error shape."""
-        return {"error": {"code": self.error_code, "message": self.message}}
+        """Return the JSON body."""
+        return {"error": {"code": self.code, "message": self.message}}
+
+
+class BadRequest(RequestError):
+    """A request that no HTTP client should make."""
+
+    status = 400
+    code = "bad_request"
 
 
 class Unauthorized(RequestError):
+    """The signature fits none of the source's secrets."""
+
     status = 401
     code = "bad_signature"
 
 
 class NotFound(RequestError):
+    """No source has that path."""
+
     status = 404
     code = "not_found"
 
 
+class NotAllowed(RequestError):
+    """Any method but POST."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class TimedOut(RequestError):
+    """The body did not come in. Skyvern tries again after 408."""
+
+    status = 408
+    code = "timeout"
+
+
 class TooLarge(RequestError):
+    """The body is over server.max_body."""
+
     status = 413
     code = "too_large"
 
@@ -91,7 +123,7 @@ class Busy(RequestError):
 
 
 def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
+    """Return the one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
     known = list(known)
     exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
     return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")

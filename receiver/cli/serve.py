@@ -32,17 +32,18 @@ def serve(
 
 
 def run(settings: Settings, config: Config, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; returns when all that was accepted has been answered. Raises NotStarted."""
+    """Serve until SIGTERM or SIGINT, and return when every accepted request has been answered. Raises NotStarted."""
     import uvicorn
 
     from receiver.submit.api import submit
     from receiver.web import http_protocol
-    from receiver.web.app import PARTS, check_at_start, create_app
+    from receiver.web.app import check_at_start, create_app
+    from receiver.web.health import health
     from receiver.web.metrics import metrics
 
     listener = listen(host, port)
     promise = check_at_start(settings, config)
-    app = create_app(settings, config, [*PARTS, metrics, submit])
+    app = create_app(settings, config, [health, metrics, submit])
     server = make_server(
         app, uvicorn.Config(app, **http_protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
     )

@@ -17,14 +17,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.signature import HEADER, verify
-from receiver.errors import Busy, NotFound, RequestError, TooLarge, Unauthorized
+from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -74,24 +74,6 @@ class Hints(Protocol):
     """What ingest needs of the hints."""
 
     async def note(self, submission_id: str) -> None: ...
-
-
-class BadRequest(RequestError):
-    """A request that no HTTP client should make."""
-
-
-class NotAllowed(RequestError):
-    """Any method but POST."""
-
-    status: ClassVar[int] = 405
-    code: ClassVar[str] = "method_not_allowed"
-
-
-class TimedOut(RequestError):
-    """The body did not come in. Skyvern tries again after 408."""
-
-    status: ClassVar[int] = 408
-    code: ClassVar[str] = "timeout"
 
 
 class _Gone(Exception):
@@ -263,7 +245,7 @@ class Ingest:
     async def _refuse(self, send: Send, error: RequestError, path: str) -> None:
         self._metrics.requests[_OUTCOMES.get(type(error), "malformed")] += 1
         if self._lines.take(1, time.monotonic()):
-            log.warning("ingest.refused status=%d code=%s path=%.80r", error.status, error.error_code, path)
+            log.warning("ingest.refused status=%d code=%s path=%.80r", error.status, error.code, path)
         await send_error(send, error)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How every part logs: one line an occasion, to standard error, "time level name message key=value …"."""
+"""How every process logs: one line an occasion, to standard error, "time level name message key=value …"."""
 
 from __future__ import annotations
 

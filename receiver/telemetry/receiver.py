@@ -1,7 +1,7 @@
-"""What the receiver counts, and how Prometheus sees it. Knows no route, no Redis, no disk: others set the values.
+"""The receiver process's metrics for Prometheus. Knows no route, no Redis, no disk: others set the values.
 
-Counting on the hot path is plain integer arithmetic; the Prometheus samples are made when someone asks. No label holds
-anything that a stranger can mint: outcomes and stores are fixed words.
+Counting on the hot path is plain integer arithmetic; the Prometheus samples are made at a scrape. Label values are
+fixed words (outcomes and stores), so that no request can create new ones.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Histogram:
         self._sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """(upper bound, how many values up to it), as Prometheus wants them."""
+        """Return (upper bound, how many values up to it) of each bucket, as Prometheus wants them."""
         total, pairs = 0, []
         for bound, count in zip([*map(str, self._bounds), "+Inf"], self._counts, strict=True):
             total += count
@@ -54,7 +54,7 @@ class Histogram:
 
     @property
     def sum(self) -> float:
-        """All observed values added up."""
+        """The sum of all observed values."""
         return self._sum
 
 
@@ -80,32 +80,38 @@ class ReceiverMetrics(Collector):
         self.held: Callable[[], int] = lambda: 0
 
     def commit(self, store: str, events: int, seconds: float) -> None:
-        """A commit of `events` events to `store` took `seconds`."""
+        """Count a commit of `events` events to `store` that took `seconds`."""
         self.events[store] += events
         self.commit_events[store].observe(events)
         self.commit_seconds[store].observe(seconds)
 
     def registry(self) -> CollectorRegistry:
-        """A registry of its own with these metrics in it; other parts may register theirs as well."""
+        """Return a new registry with these metrics in it; others may register theirs as well."""
         registry = CollectorRegistry()
         registry.register(self)
         return registry
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        """The samples. Called by prometheus_client."""
-        yield _counter("runhook_ingest_requests", "Requests to /webhooks by how they ended.", "outcome", self.requests)
-        yield _histogram("runhook_ingest_request_seconds", "From a request's head to its 202.", self.request_seconds)
-        yield _counter("runhook_ingest_events", "Acked events by where they were written.", "store", self.events)
+        """Yield the samples. Called by prometheus_client."""
+        yield _counter("runhook_ingest_requests", "Requests to /webhooks by outcome.", "outcome", self.requests)
+        yield _histogram(
+            "runhook_ingest_request_seconds", "Time from a request's head to its 202.", self.request_seconds
+        )
+        yield _counter(
+            "runhook_ingest_events", "Acknowledged events by the store they were written to.", "store", self.events
+        )
         yield _histograms("runhook_commit_seconds", "Duration of a commit.", self.commit_seconds)
         yield _histograms("runhook_commit_events", "Events in a commit.", self.commit_events)
-        yield CounterMetricFamily("runhook_ingest_unreadable", "Authentic bodies that are no run.", self.unreadable)
+        yield CounterMetricFamily(
+            "runhook_ingest_unreadable", "Authentic bodies that could not be read as a run.", self.unreadable
+        )
         yield CounterMetricFamily("runhook_spool_drained", "Events moved from the spool to Redis.", self.drained)
         gauges = {
             "runhook_redis_up": ("1 when events go to Redis, 0 when they go to the spool.", self.redis_up),
-            "runhook_inbox_events": ("Events in the inbox, as of the last commit or look.", self.inbox_events),
-            "runhook_inbox_bytes": ("Bytes of the inbox in Redis, about.", self.inbox_bytes),
-            "runhook_spool_events": ("Events in this process's part of the spool.", self.spool_events),
-            "runhook_spool_bytes": ("Bytes of this process's part of the spool.", self.spool_bytes),
+            "runhook_inbox_events": ("Events in the inbox, as of the last commit or check.", self.inbox_events),
+            "runhook_inbox_bytes": ("Approximate bytes of the inbox in Redis.", self.inbox_bytes),
+            "runhook_spool_events": ("Events in this process's segments of the spool.", self.spool_events),
+            "runhook_spool_bytes": ("Bytes of this process's segments of the spool.", self.spool_bytes),
             "runhook_quarantine_requests": ("Requests in quarantine.", self.quarantine_count),
             "runhook_quarantine_bytes": ("Bytes in quarantine.", self.quarantine_bytes),
             "runhook_held_requests": ("Requests that are held until a run changes.", self.held()),
@@ -113,7 +119,9 @@ class ReceiverMetrics(Collector):
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, float(value))
         yield CounterMetricFamily(
-            "runhook_quarantine_dropped", "Refused requests that were not kept, or no longer.", self.quarantine_dropped
+            "runhook_quarantine_dropped",
+            "Requests that were not put into quarantine, or pushed out of it.",
+            self.quarantine_dropped,
         )
 
 

@@ -1,9 +1,9 @@
-"""What the workers count, kept in Redis, since each of them is a process of its own and /metrics is in another.
+"""The workers' counters, kept in Redis, since each worker is a process of its own and /metrics is in another.
 
     runhook:metrics:deliver     "<sink>|<outcome>|count", "<sink>|sum" and "<sink>|le|<bound>"
     runhook:metrics:dispatch    "event|<disposition>", "unrouted" and "unevaluated|<route>"
 
-Losing these hashes is a counter's reset, which Prometheus knows how to read.
+Losing these hashes is a counter reset, which Prometheus handles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RENAMED: Final = {"news": "new"}
 
 
 class _Hash:
-    """Counts of one worker process on their way to a hash in Redis; a lost flush is lost."""
+    """Counts of one worker process until they are added to a hash in Redis; those of a failed flush are lost."""
 
     def __init__(self, client: redis.Redis, key: str) -> None:
         self._redis = client
@@ -34,7 +34,7 @@ class _Hash:
         self._sums: dict[str, float] = {}
 
     def flush(self) -> None:
-        """Send the counts on. Never raises for Redis: counting must stop no work."""
+        """Add the counts to the hash. Never raises RedisError: counting must stop no work."""
         if not self._counts:
             return
         counts, self._counts = self._counts, Counter()
@@ -48,7 +48,7 @@ class _Hash:
 
 
 class AttemptCounter(_Hash):
-    """The attempts of one worker process for one sink."""
+    """Counts the attempts of one worker process for one sink."""
 
     def __init__(self, client: redis.Redis, sink: str) -> None:
         super().__init__(client, KEY)
@@ -65,7 +65,7 @@ class AttemptCounter(_Hash):
 
 
 class DispatchCounter(_Hash):
-    """The events that one dispatcher has recorded."""
+    """Counts the events that one dispatcher has recorded."""
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__(client, DISPATCH_KEY)
@@ -88,7 +88,7 @@ class SinkCounts:
         self.seconds = 0.0
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, how many attempts up to it), as Prometheus wants them."""
+        """Return (upper bound, how many attempts up to it) of each bucket, as Prometheus wants them."""
         total, pairs = 0, []
         for bound in [*map(str, BOUNDS), "+Inf"]:
             total += self.buckets.get(bound, 0)
@@ -106,7 +106,7 @@ class DispatchCounts:
 
 
 def parse(fields: Mapping[Any, Any]) -> dict[str, SinkCounts]:
-    """The hash of `AttemptCounter` (bytes to bytes), by sink. Fields that are not ours are passed over."""
+    """Return the counts in the hash of `AttemptCounter` (bytes to bytes), by sink. Unknown fields are ignored."""
     found: dict[str, SinkCounts] = {}
     for raw, value in fields.items():
         sink, _, rest = raw.decode(errors="replace").partition("|")
@@ -123,7 +123,7 @@ def parse(fields: Mapping[Any, Any]) -> dict[str, SinkCounts]:
 
 
 def parse_dispatch(fields: Mapping[Any, Any]) -> DispatchCounts:
-    """The counts in the hash of `DispatchCounter` (bytes to bytes). Fields that are not ours are passed over."""
+    """Return the counts in the hash of `DispatchCounter` (bytes to bytes). Unknown fields are ignored."""
     found = DispatchCounts()
     for raw, value in fields.items():
         kind, _, name = raw.decode(errors="replace").partition("|")

@@ -1,1 +1,1 @@
-"""The HTTP server: which part answers which path, health, metrics, and the server itself."""
+"""The HTTP server: the application and its routes, health, metrics, and the server itself."""

@@ -1,7 +1,7 @@
-"""The web application: the webhooks, health, and what other entrances add as parts. Knows no sink and no ledger.
+"""The web application: the webhook endpoint, and the routes that other modules add. Knows no sink and no ledger.
 
-A part is a function from Context to Part: its routes, and what it opens and closes with the application. To add an
-entrance (submit API, console, metrics), write such a function in a file of its own and list it in PARTS.
+To add routes (submit API, console, metrics), write a function from Context to WebPart in a module of its own, and list
+it where receiver.cli.serve calls `create_app`.
 """
 
 from __future__ import annotations
@@ -32,18 +32,14 @@ from receiver.web.part import Context, WebPart
 log = logging.getLogger("runhook.ingest")
 
 
-PARTS: Sequence[Callable[[Context], WebPart]] = (health,)
-"""What stands beside the webhooks."""
-
-
 class Application(Starlette):
-    """Starlette, with a short way to the webhooks."""
+    """Starlette, except that webhooks bypass its routing and middleware."""
 
     ingest: Ingest
     parts: Sequence[WebPart] = ()
 
     def stop(self) -> None:
-        """Hold no request any longer. Whoever serves the application calls it first of all when it stops."""
+        """Let held requests be answered. The server calls it first of all when it stops."""
         for part in self.parts:
             part.stop()
 
@@ -55,9 +51,9 @@ class Application(Starlette):
 
 
 def check_at_start(settings: Settings, config: Config) -> str:
-    """What a 202 will mean, in a line. Raises NotStarted when an application would not start, or must not.
+    """Return in one line what a 202 will mean. Raises NotStarted when an application would not start, or must not.
 
-    For whoever runs it: from inside, an ASGI server could only print a traceback.
+    Call it before the server runs: at its start-up, an ASGI server could only print a traceback.
     """
     full = ""
     spool = _spool(settings, config)
@@ -83,9 +79,9 @@ def _spool(settings: Settings, config: Config) -> Spool:
 
 
 def create_app(
-    settings: Settings, config: Config, parts: Sequence[Callable[[Context], WebPart]] | None = None
+    settings: Settings, config: Config, parts: Sequence[Callable[[Context], WebPart]] = (health,)
 ) -> Application:
-    """The application for these settings. It opens everything at start-up (ASGI lifespan) and nothing before."""
+    """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before."""
     metrics = ReceiverMetrics()
     limits = Limits(
         max_events=config.inbox.max_events,
@@ -96,7 +92,7 @@ def create_app(
     )
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics)
     context = Context(settings, config, group_commit, metrics, metrics.registry())
-    built = [part(context) for part in (PARTS if parts is None else parts)]
+    built = [part(context) for part in parts]
     store = Quarantine(
         settings.data / "quarantine",
         config.quarantine.max_count,

@@ -1,4 +1,4 @@
-"""/healthz and /readyz: whether the process is alive, and whether an event could be kept now."""
+"""/healthz and /readyz: whether the process is alive, and whether an event could be stored now."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from receiver.ingest.group_commit import GroupCommit
 from receiver.web.part import Context, WebPart
 
 READY_FOR: Final = 1.0
-"""Seconds that an answer of /readyz holds: each new one costs a real write."""
+"""Seconds for which an answer of /readyz is reused: each new one costs a real write."""
 
 
 def health(context: Context) -> WebPart:
-    """/healthz: the process is alive. /readyz: an event could be kept now, which a real write has shown."""
+    """Return the routes /healthz (200 while the process runs) and /readyz (200 when a test write has succeeded)."""
     lock = asyncio.Lock()
     last: tuple[float, str | RequestError] = (float("-inf"), "")
 
@@ -30,7 +30,7 @@ def health(context: Context) -> WebPart:
         nonlocal last
         async with lock:
             if time.monotonic() - last[0] >= READY_FOR:
-                last = (time.monotonic(), await _try_write(context.group_commit))
+                last = (time.monotonic(), await _test_write(context.group_commit))
         if isinstance(last[1], RequestError):
             raise last[1]
         return JSONResponse({"status": "ready", **_state(context.group_commit, last[1])})
@@ -38,7 +38,8 @@ def health(context: Context) -> WebPart:
     return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)])
 
 
-async def _try_write(group_commit: GroupCommit) -> str | RequestError:
+async def _test_write(group_commit: GroupCommit) -> str | RequestError:
+    """Return the store that takes an event now, or the error that says why none does."""
     try:
         return await group_commit.ready()
     except RequestError as error:
@@ -46,7 +47,7 @@ async def _try_write(group_commit: GroupCommit) -> str | RequestError:
 
 
 def _state(group_commit: GroupCommit, store: str) -> dict[str, Any]:
-    # The spool is always on disk before the 202; the word about Redis is for what comes after the spool.
+    # The spool is always on disk before the 202; what is said of Redis holds for events that go there.
     found = group_commit.durability
     return {
         "store": store,

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with its own refusals in our JSON shape and bounds on a request's head."""
+"""uvicorn's HTTP protocol, with its refusals in our JSON shape and limits on a request's head."""
 
 from __future__ import annotations
 
@@ -9,62 +9,69 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD: Final = 64 << 10
-"""Bytes of a request line and headers; llhttp itself knows no bound."""
+"""Bytes of a request line and headers; llhttp itself has no limit."""
 
 HEAD_SECONDS: Final = 10.0
-"""Seconds that a request's head may take, and a new connection may be silent. uvicorn itself knows no bound."""
+"""Seconds that a request's head may take, and a new connection may be silent. uvicorn itself has no limit."""
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. Its methods are uvicorn's callbacks, with the limits applied."""
 
-    _since_head = 0
-    _head_began = 0.0  # time.monotonic(); 0.0 while no head is on its way
-    _watch: asyncio.TimerHandle | None = None  # one for a connection's life: a timer for each request costs more
+    _head_bytes = 0
+    _head_started = 0.0  # time.monotonic(); 0.0 while no head is being received
+    _timer: asyncio.TimerHandle | None = None  # one for a connection's life: a timer for each request costs more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time limit of the first head."""
         super().connection_made(transport)
-        self._head_began = time.monotonic()
-        self._look_later(HEAD_SECONDS)
+        self._head_started = time.monotonic()
+        self._check_later(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
-    def _look_later(self, seconds: float) -> None:
-        self._watch = self.loop.call_later(seconds, self._look)
+    def _check_later(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._check_head)
 
-    def _look(self) -> None:
+    def _check_head(self) -> None:
         """Refuse a head that takes too long, unless an answer is under way: that comes first."""
         answering = self.cycle is not None and not self.cycle.response_complete
-        left = self._head_began + HEAD_SECONDS - time.monotonic() if self._head_began else HEAD_SECONDS
+        left = self._head_started + HEAD_SECONDS - time.monotonic() if self._head_started else HEAD_SECONDS
         if left <= 0 and not answering:
             self._refuse("408 Request Timeout", "timed_out", "the head of the request did not come in time")
         else:
-            self._look_later(max(left, HEAD_SECONDS / 10))
+            self._check_later(max(left, HEAD_SECONDS / 10))
 
     def on_message_begin(self) -> None:
-        self._head_began = time.monotonic()
+        """Start the time limit of a head."""
+        self._head_started = time.monotonic()
         super().on_message_begin()
 
     def data_received(self, data: bytes) -> None:
-        self._since_head += len(data)
-        if self._since_head > MAX_HEAD + len(data):
+        """Parse `data`, or answer 431 when the head is over MAX_HEAD."""
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD + len(data):
             self._refuse("431 Request Header Fields Too Large", "too_large", "the head of the request is too large")
             return
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
-        self._since_head = 0
-        self._head_began = 0.0
+        """End both limits: the head is here."""
+        self._head_bytes = 0
+        self._head_started = 0.0
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._since_head = 0
+        """Pass on a piece of the body, which counts for no head."""
+        self._head_bytes = 0
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
+        """Answer 400 in our JSON shape: what came is no HTTP."""
         self._refuse("400 Bad Request", "bad_request", msg)
 
     def _refuse(self, status: str, code: str, message: str) -> None:
@@ -75,8 +82,10 @@ class Protocol(HttpToolsProtocol):
 
 
 def options(**others: Any) -> dict[str, Any]:
-    """How uvicorn is run: this protocol, uvloop, no headers that say who we are, no log lines that a stranger can make
-    at will (one for each request, or for each that is no HTTP)."""
+    """Return the options of uvicorn.Config: this protocol and uvloop, `others` beside or over them.
+
+    No headers say which server this is, and no log lines that a stranger can make at will (one a request) are written.
+    """
     fixed: dict[str, Any] = {"log_level": "error"}
     fixed |= {"http": Protocol, "loop": "uvloop", "ws": "none", "lifespan": "on", "access_log": False}
     return {**fixed, "server_header": False, "date_header": False, "log_config": None, "interface": "asgi3", **others}

@@ -1,7 +1,7 @@
-"""/metrics: the receiver's own counters, the workers' from Redis, and the ledger's state, in Prometheus' text form.
+"""/metrics: the receiver's own counters, the workers' from Redis, and the ledger's state, in Prometheus' text format.
 
-What is asked from Redis and the ledger is kept for a few seconds, so that no scraper, and no stranger, can make it a
-load; when one of them is away its samples are missing and `runhook_ledger_up` or `runhook_tally_up` is 0.
+What Redis and the ledger answer is reused for a few seconds, so that no client can turn requests into load on them.
+When one of them is away its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from receiver.telemetry import workers
 from receiver.web.part import Context, WebPart
 
 FRESH_FOR: Final = 5.0
-"""Seconds that what was asked from Redis and the ledger is shown before it is asked again."""
+"""Seconds for which the answers of Redis and the ledger are reused."""
 DISPOSITIONS: Final = ("new", "interim", "repeat", "superseded", "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 
 
 class PolledMetrics(Collector):
-    """The ledger's and the workers' samples as they were last asked for."""
+    """The ledger's and the workers' samples as of the last poll; None for what was away then."""
 
     def __init__(self, sinks: list[str], routes: list[str]) -> None:
         self._sinks = sinks
@@ -41,12 +41,14 @@ class PolledMetrics(Collector):
         self.gauges: Gauges | None = None
         self.counts: dict[str, workers.SinkCounts] | None = None
         self.dispatched = workers.DispatchCounts()
-        self.asked = float("-inf")
+        self.polled_at = float("-inf")
 
     def collect(self) -> Iterator[Any]:
-        """The samples. Called by prometheus_client."""
+        """Yield the samples. Called by prometheus_client."""
         yield GaugeMetricFamily("runhook_ledger_up", "1 when the ledger answers.", float(self.gauges is not None))
-        yield GaugeMetricFamily("runhook_tally_up", "1 when Redis answers.", float(self.counts is not None))
+        yield GaugeMetricFamily(
+            "runhook_tally_up", "1 when Redis answers with the workers' counters.", float(self.counts is not None)
+        )
         if self.gauges is not None:
             yield from self._ledger(self.gauges)
         if self.counts is not None:
@@ -54,9 +56,15 @@ class PolledMetrics(Collector):
             yield from self._dispatchers(self.dispatched)
 
     def _ledger(self, gauges: Gauges) -> Iterator[Any]:
-        counts = GaugeMetricFamily("runhook_deliveries", "Deliveries that have not arrived.", labels=["sink", "state"])
+        counts = GaugeMetricFamily(
+            "runhook_deliveries", "Deliveries that are not delivered, by state.", labels=["sink", "state"]
+        )
         age = GaugeMetricFamily("runhook_oldest_due_seconds", "Age of the oldest queued delivery.", labels=["sink"])
-        breaker = GaugeMetricFamily("runhook_breaker", "0 closed, 1 probing, 2 open: the worst lane.", labels=["sink"])
+        breaker = GaugeMetricFamily(
+            "runhook_breaker",
+            "State of the sink's breaker: 0 closed, 1 probing, 2 open; of several lanes the worst.",
+            labels=["sink"],
+        )
         paused = GaugeMetricFamily("runhook_sink_paused", "1 when an operator paused the sink.", labels=["sink"])
         now = time.time()
         for sink in self._sinks:
@@ -70,12 +78,14 @@ class PolledMetrics(Collector):
         yield from (counts, age, breaker, paused)
         if gauges.newest_event is not None:
             yield GaugeMetricFamily(
-                "runhook_last_event_timestamp_seconds", "When the ledger last recorded one.", gauges.newest_event
+                "runhook_last_event_timestamp_seconds",
+                "When the ledger recorded its newest event.",
+                gauges.newest_event,
             )
 
     def _workers(self, found: dict[str, workers.SinkCounts]) -> Iterator[Any]:
-        attempts = CounterMetricFamily("runhook_attempts", "Attempts by their outcome.", labels=["sink", "outcome"])
-        seconds = HistogramMetricFamily("runhook_attempt_seconds", "Duration of a send.", labels=["sink"])
+        attempts = CounterMetricFamily("runhook_attempts", "Delivery attempts by outcome.", labels=["sink", "outcome"])
+        seconds = HistogramMetricFamily("runhook_attempt_seconds", "Duration of a delivery attempt.", labels=["sink"])
         for sink in self._sinks:
             counts = found.get(sink, workers.SinkCounts())
             for outcome, count in sorted(counts.outcomes.items()):
@@ -85,26 +95,28 @@ class PolledMetrics(Collector):
 
     def _dispatchers(self, found: workers.DispatchCounts) -> Iterator[Any]:
         events = CounterMetricFamily(
-            "runhook_events", "Events in the ledger, by what they are.", labels=["disposition"]
+            "runhook_events", "Events recorded in the ledger, by disposition.", labels=["disposition"]
         )
-        failed = CounterMetricFamily("runhook_rule_errors", "Rules that failed on an event.", labels=["route"])
+        failed = CounterMetricFamily(
+            "runhook_rule_errors", "Rules that could not be evaluated on an event.", labels=["route"]
+        )
         for disposition in DISPOSITIONS:
             events.add_metric([disposition], found.events.get(disposition, 0))
         for route in self._routes:
             failed.add_metric([route], found.unevaluated.get(route, 0))
-        unrouted = CounterMetricFamily("runhook_events_unrouted", "Events that no route took.", value=found.unrouted)
+        unrouted = CounterMetricFamily("runhook_events_unrouted", "Events that matched no route.", value=found.unrouted)
         yield from (events, unrouted, failed)
 
 
 def metrics(context: Context) -> WebPart:
-    """The part that serves /metrics."""
+    """Return the route /metrics."""
     ledger = Ledger(context.settings.database_url)
     client = connect_async(context.settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
     state = PolledMetrics(context.config.destinations, [route.name for route in context.config.routes])
     context.registry.register(state)
     lock = asyncio.Lock()
 
-    async def refresh() -> None:
+    async def poll() -> None:
         try:
             state.gauges = await asyncio.to_thread(ledger.read, read)
         except LedgerUnavailable:
@@ -114,12 +126,12 @@ def metrics(context: Context) -> WebPart:
             state.counts = workers.parse(await client.hgetall(workers.KEY))
         except redis.RedisError:
             state.counts = None
-        state.asked = time.monotonic()
+        state.polled_at = time.monotonic()
 
     async def serve(_: Request) -> Response:
         async with lock:
-            if time.monotonic() - state.asked > FRESH_FOR:
-                await refresh()
+            if time.monotonic() - state.polled_at > FRESH_FOR:
+                await poll()
         return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
 
     @asynccontextmanager

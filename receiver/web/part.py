@@ -1,4 +1,4 @@
-"""What a part of the web application is: its routes, and what it opens and closes with the application."""
+"""What a module adds to the web application: routes, and what it opens and closes with the application."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from receiver.telemetry.receiver import ReceiverMetrics
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the application lends to its parts."""
+    """What the application shares with its parts."""
 
     settings: Settings
     config: Config
@@ -29,8 +29,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class WebPart:
-    """`routes` of one entrance. `lifespan`: opened at start-up, closed at shutdown. `stop`: called when a stop begins,
-    while requests are still being answered: whatever is held must now come to its end."""
+    """`routes`, what they need, and how they stop. `lifespan`: entered at start-up, left at shutdown.
+
+    `stop`: called when the server begins to stop, before it waits for requests: those that are held must end now.
+    """
 
     routes: Sequence[BaseRoute] = ()
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None

@@ -14,13 +14,13 @@ from receiver.errors import NotStarted
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 LEAVE_WITHIN = 1.0
-"""Seconds that the process takes to end at the most, once all is answered, written and closed."""
+"""Seconds within which the process ends once everything is answered, written and closed."""
 STOP_TIMEOUT = 5
 """Seconds that requests in flight have to end when the process is stopped."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises NotStarted when the address can't be had."""
+    """Return a listening socket; port 0 takes a free one. Raises NotStarted when the address can't be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -36,28 +36,29 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def display_host(host: str) -> str:
-    """`host` as it stands in a URL."""
+    """Return `host` as it is written in a URL."""
     return f"[{host}]" if ":" in host else host
 
 
 def make_server(app: Any, config: Any) -> Any:
-    """A uvicorn server for `app` with a uvicorn.Config, which returns from `run` after SIGTERM or SIGINT."""
+    """Return a uvicorn server for `app`, whose `run` returns after SIGTERM or SIGINT. `config`: a uvicorn.Config."""
     import uvicorn
 
     class Server(uvicorn.Server):
-        """uvicorn's server, except that a stop that was asked for is a success: stock raises the signal again; that
-        the application hears of the stop before it is waited for; and that no thread keeps the process for ever: one
-        that asks a ledger that hangs comes back with the ledger, and Python waits for it."""
+        """uvicorn's server with a stop that counts as success (stock raises the signal again) and always ends."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Let held requests end, then stop as uvicorn does."""
             app.stop()
             await super().shutdown(sockets)
+            # Python waits for its threads, and one that waits for a ledger that hangs would keep the process.
             leave = threading.Timer(LEAVE_WITHIN, os._exit, (0,))
             leave.daemon = True
             leave.start()
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
+            """Handle signals as uvicorn does, but do not raise them again at the end."""
             with super().capture_signals():
                 yield
                 self._captured_signals.clear()

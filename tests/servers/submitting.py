@@ -31,7 +31,8 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
 from receiver.skyvern.simulator.server import Serving
 from receiver.submit.api import submit
-from receiver.web.app import PARTS, create_app
+from receiver.web.app import create_app
+from receiver.web.health import health
 from tests.servers.skyvern import KEY
 from tests.servers.valkey import free_port
 
@@ -96,7 +97,7 @@ def submitting(
             ledger = Ledger(settings.database_url)
             ensure_schema(ledger)
             stack.callback(ledger.close)
-            app = create_app(settings, loaded, [*PARTS, submit])
+            app = create_app(settings, loaded, [health, submit])
             serving = Serving(app, port=port).__enter__()
             stopping_simulators.append(serving)
             stack.callback(serving.stop)
