@@ -1,8 +1,8 @@
-"""The sink `notify`: a short notification by Apprise, so that one line reaches Teams, Discord, e-mail, PagerDuty, …
+"""The sink `notify`: a short notification by Apprise to Teams, Discord, e-mail, PagerDuty, …
 
-Apprise (https://appriseit.com) is an extra: pip install 'runhook[notify]'. It tells yes or no and seldom why, so every
-no is Unavailable. No service that it knows takes an idempotency key: an attempt whose answer was lost may arrive twice.
-Among several URLs, one that has accepted a delivery is left out of that delivery's later attempts in this process.
+Apprise (https://appriseit.com) is an extra: pip install 'runhook[notify]'. It reports success or failure and seldom a
+reason, so every failure is Unavailable. None of its services takes an idempotency key: an attempt whose answer was lost
+may arrive twice. A URL that has accepted a delivery is left out of its later attempts in this process.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions, Un
 from handlers.support import templating
 from handlers.support.wording import (
     URL_MAX,
-    errors,
+    failure_reason,
+    format_time,
     headline,
-    kept,
-    mirrored,
-    moment,
-    name_of,
-    reason,
+    run_duration,
+    run_errors,
+    run_name,
     safe_url,
-    steps,
-    took,
-    unmentioning,
-    visible,
+    step_count,
+    stored_links,
+    stored_places,
+    visible_text,
+    without_mentions,
 )
 
 VARIABLES = frozenset({*templating.VARIABLES, "headline", "title", "reason", "duration"})
@@ -42,7 +42,8 @@ TITLE_MAX = 250
 BODY_MAX = 8000
 REASON_MAX = 1500
 LINKS_MAX = 12
-REMEMBERED = 5000  # deliveries of which it is known in memory who has accepted them
+# Deliveries whose accepting URLs this process remembers.
+REMEMBERED = 5000
 
 Kind = Literal["info", "success", "warning", "failure"]
 KINDS: Mapping[str, Kind] = {
@@ -57,7 +58,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}", re.IGNORECASE)
 
 
 class NotifyOptions(SinkOptions):
-    """Where to, and in which words."""
+    """Where to notify, and with which text."""
 
     urls: tuple[SecretStr, ...] = Field(
         min_length=1,
@@ -91,22 +92,22 @@ class NotifyOptions(SinkOptions):
 
 
 def _compile(options: NotifyOptions) -> tuple[templating.Template | None, templating.Template | None]:
-    """Title and body templates. Raises templating.TemplateError."""
-    made = [
-        templating.compile(source, name=name, variables=VARIABLES, finalize=_harmless, max_length=limit)
+    """Compile the templates of title and body. Raises templating.TemplateError."""
+    compiled = [
+        templating.compile(source, name=name, variables=VARIABLES, finalize=_escaped, max_length=limit)
         if source
         else None
         for name, source, limit in (("title", options.title, 2000), ("body", options.body, BODY_MAX))
     ]
-    return made[0], made[1]
+    return compiled[0], compiled[1]
 
 
-def _harmless(value: Any) -> str:
-    return unmentioning(visible(templating.plain(value), BODY_MAX))
+def _escaped(value: Any) -> str:
+    return without_mentions(visible_text(templating.plain(value), BODY_MAX))
 
 
 class NotifySink(Sink[NotifyOptions]):
-    """One notification a delivery, to each URL."""
+    """Sends one notification for each delivery to each URL."""
 
     Options: ClassVar[type[SinkOptions]] = NotifyOptions
 
@@ -117,23 +118,23 @@ class NotifySink(Sink[NotifyOptions]):
         self._guard = threading.Lock()
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Notify every URL that has not accepted this delivery yet. The receipt's keys are the services' schemes."""
+        """Notify every URL that has not accepted this delivery yet. The receipt's keys are the URLs' schemes."""
         deadline = time.monotonic() + self.options.timeout
-        title, body = self._words(delivery)
+        title, body = self._text(delivery)
         kind = kind_of(delivery)
         with self._guard:
             accepted = set(self._accepted.get(delivery.key, ()))
-        troubles = []
+        failures = []
         for number, url in enumerate(self.options.urls):
             if number in accepted:
                 continue
-            trouble = _notify(url.get_secret_value(), title, body, kind, deadline - time.monotonic())
-            if trouble:
-                troubles.append(f"{_scheme(url)} (number {number + 1}) {trouble}")
+            failure = _notify(url.get_secret_value(), title, body, kind, deadline - time.monotonic())
+            if failure:
+                failures.append(f"{_scheme(url)} (number {number + 1}) {failure}")
             else:
                 self._accept(delivery.key, number)
-        if troubles:
-            raise Unavailable("; ".join(troubles))
+        if failures:
+            raise Unavailable("; ".join(failures))
         return Receipt("notified", keys=tuple(map(_scheme, self.options.urls)))
 
     def _accept(self, key: str, number: int) -> None:
@@ -142,50 +143,54 @@ class NotifySink(Sink[NotifyOptions]):
             while len(self._accepted) > REMEMBERED:
                 self._accepted.popitem(last=False)
 
-    def _words(self, delivery: Delivery) -> tuple[str, str]:
+    def _text(self, delivery: Delivery) -> tuple[str, str]:
         context = {
             **templating.context_of(delivery),
             "headline": headline(delivery),
-            "title": name_of(delivery),
-            "reason": reason(delivery),
-            "duration": took(delivery.run),
+            "title": run_name(delivery),
+            "reason": failure_reason(delivery),
+            "duration": run_duration(delivery.run),
         }
-        title = self._title.render(context) if self._title else unmentioning(headline(delivery))
+        title = self._title.render(context) if self._title else without_mentions(headline(delivery))
         body = self._body.render(context) if self._body else default_body(delivery)
         line = " ".join(title.split())
         return line[:TITLE_MAX], body.strip() or line
 
 
 def kind_of(delivery: Delivery) -> Kind:
-    """Apprise's word for the delivery's outcome."""
+    """Return Apprise's notification type for the delivery's outcome."""
     if delivery.problem or delivery.run.get("retry_pending") is True:
         return "warning"
     return KINDS.get(delivery.status, "info")
 
 
 def default_body(delivery: Delivery) -> str:
-    """Reason, facts and links, one a line, plain text."""
+    """Return reason, facts and links as plain text, one on each line."""
     run = delivery.run
-    lines = [visible(reason(delivery), REASON_MAX)[:REASON_MAX].strip()]
-    lines += [f"{code}: {text}".strip(": ")[:300] for code, text in errors(delivery)[:5]]
-    facts = [("Duration", took(run)), ("Steps", steps(run)), ("Finished", moment(run.get("finished_at")))]
+    lines = [visible_text(failure_reason(delivery), REASON_MAX)[:REASON_MAX].strip()]
+    lines += [f"{code}: {text}".strip(": ")[:300] for code, text in run_errors(delivery)[:5]]
+    facts = [
+        ("Duration", run_duration(run)),
+        ("Steps", step_count(run)),
+        ("Finished", format_time(run.get("finished_at"))),
+    ]
     lines.append(" · ".join(f"{name} {value}" for name, value in facts if value))
     app_url = safe_url(run.get("app_url"))
     lines += [f"Open the run: {app_url}"] if app_url else []
-    files = [(name, safe_url(url)) for name, url in mirrored(delivery) if safe_url(url)]
+    files = [(name, safe_url(url)) for name, url in stored_links(delivery) if safe_url(url)]
     lines += [f"{name}: {url}" for name, url in files[:LINKS_MAX]]
     lines += [f"and {len(files) - LINKS_MAX} files more"] if len(files) > LINKS_MAX else []
-    lines += [f"Kept by {sink} as {place}" for sink, place in kept(delivery)[:5]]
+    lines += [f"Kept by {sink} as {place}" for sink, place in stored_places(delivery)[:5]]
     lines += [
         f"The sink {sink} did not take this result." for sink, receipt in delivery.receipts.items() if receipt is None
     ]
     lines.append(" · ".join(part for part in (delivery.run_id, delivery.source, delivery.route) if part))
-    text = "\n".join(visible(line, URL_MAX) for line in lines if line)
-    return unmentioning(text)[:BODY_MAX]
+    text = "\n".join(visible_text(line, URL_MAX) for line in lines if line)
+    return without_mentions(text)[:BODY_MAX]
 
 
 def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:
-    """Notify one URL within `seconds`. Returns what went wrong, or ""."""
+    """Notify one URL within `seconds`. Returns what failed, or ""."""
     if seconds <= 0:
         return "was not reached in time"
     apprise = _apprise()
@@ -196,7 +201,7 @@ def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:
     service.add(plugin)
     try:
         result = service.notify(body=body, title=title, notify_type=kind, body_format="text", timeout=seconds)
-    except Exception as error:  # noqa: BLE001 - a plugin's bug; its words may hold the URL or the text
+    except Exception as error:  # noqa: BLE001 - a plugin's bug; its message may hold the URL or the text
         return f"failed with {type(error).__name__}"
     if result:
         return ""
@@ -207,7 +212,7 @@ def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:
 
 
 def _plugin(url: str, seconds: float) -> Any:
-    """Apprise's service for `url`, or None. Made for each send: services keep state that threads must not share."""
+    """Return Apprise's service for `url`, or None. Made for each send, since threads must not share its state."""
     apprise = _apprise()
     asset = apprise.AppriseAsset(http_redirects=False, storage_mode="memory", app_id="Runhook", app_url="")
     asset.async_mode = False
@@ -220,7 +225,7 @@ def _plugin(url: str, seconds: float) -> Any:
 
 @cache
 def _apprise() -> Any:
-    """The library, imported at first use: it is an extra, and costs 0.2 s. Raises ValueError without it."""
+    """Import the library at first use: it is an extra, and takes 0.2 s. Raises ValueError without it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of modules that its plugins import
         try:
@@ -228,7 +233,7 @@ def _apprise() -> Any:
         except ImportError:
             raise ValueError("needs the package apprise: pip install 'runhook[notify]'") from None
         apprise.Apprise.instantiate("json://localhost")  # imports the plugins
-    # It logs URLs and texts, and its answers are told by the errors here.
+    # It logs URLs and texts; what fails is reported by the errors here.
     logging.getLogger("apprise").propagate = False
     logging.getLogger("apprise").addHandler(logging.NullHandler())
     return apprise

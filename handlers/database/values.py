@@ -11,11 +11,13 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import orjson
+
+from handlers.support.timestamps import utc
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
@@ -99,13 +101,10 @@ def to_boolean(value: Any) -> bool:
 
 def to_timestamp(value: Any) -> datetime:
     """ISO 8601; without an offset it is UTC, as Skyvern means it. Raises NoFit."""
-    if not isinstance(value, str):
+    moment = utc(value.strip()) if isinstance(value, str) else None
+    if moment is None:
         raise NoFit("no time")
-    try:
-        moment = datetime.fromisoformat(value.strip())
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise NoFit("no time") from None
+    return moment
 
 
 def find(value: Any, keys: Sequence[str]) -> Any:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from handlers.contract import Delivery
+from handlers.support.timestamps import epoch
 
 VERSION = 1
 
@@ -107,7 +108,7 @@ def event_order(delivery: Delivery) -> Order:
     """Return the sort key of the event among those of its run: (attempt, modified_at, received_at, event id)."""
     attempt = delivery.run.get("attempt")
     number = attempt if isinstance(attempt, int) and not isinstance(attempt, bool) and 0 < attempt < 1 << 31 else 1
-    modified = _epoch(delivery.run.get("modified_at"))
+    modified = epoch(delivery.run.get("modified_at")) or 0.0
     return number, modified, delivery.received_at.timestamp(), delivery.event_id
 
 
@@ -136,17 +137,6 @@ def order_in_latest(document: bytes) -> Order | None:
 def iso_utc(moment: datetime) -> str:
     """Return ISO 8601 in UTC with Z, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _epoch(text: Any) -> float:
-    """Skyvern's times: naive ones are UTC. 0 when it is none."""
-    if not isinstance(text, str):
-        return 0.0
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def _without_empty(entry: Mapping[str, Any]) -> dict[str, Any]:

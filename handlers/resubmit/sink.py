@@ -20,7 +20,7 @@ from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOp
 from handlers.resubmit.options import ResubmitOptions
 from handlers.resubmit.request import Changes, Request, rebuilt
 from handlers.support.guarded_client import Deadline, GuardedClient, Response, parse_url
-from handlers.support.resubmit_chain import AGAIN, CHAIN, TRY, carried_on, why_not
+from handlers.support.resubmit_chain import CHAIN, RETRIED, TRY, next_labels, skip_reason
 from handlers.support.retry_after import retry_after
 
 SCOPES: Final = "submit, read and resubmit"
@@ -59,13 +59,13 @@ class ResubmitSink(Sink[ResubmitOptions]):
             return self._try_out(delivery, deadline)
         if delivery.problem or not delivery.run_id:
             raise Refused("the run's body is not understood, so nothing is known to submit again")
-        note = why_not(delivery, self.options.budget, self.options.max_age, datetime.now(UTC))
+        note = skip_reason(delivery, self.options.budget, self.options.max_age, datetime.now(UTC))
         if note:
             return Receipt(delivery.run_id, note=note)
         said = self._run(delivery, deadline)
-        if said.get("status") not in AGAIN or said.get("retry_pending") is True:
+        if said.get("status") not in RETRIED or said.get("retry_pending") is True:
             return Receipt(delivery.run_id, note="Skyvern says by now that the run is no failure: not submitted again")
-        labels = carried_on(delivery)
+        labels = next_labels(delivery)
         number = int(labels[TRY])
         request = rebuilt(said, delivery, self._changes, number)
         return self._submit(delivery, request, labels, number, deadline)

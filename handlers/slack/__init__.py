@@ -1,9 +1,14 @@
-"""Slack: messages by incoming webhook or bot token.
+"""The sink `slack`: messages by incoming webhook or bot token.
 
-sink       the sink and its options: what is asked of Slack, in which order
-blocks     how a message looks
-escape     text made safe for it
-client     the way there, and what Slack's answers mean
+sink             the sink and its options
+client           slack_sdk's clients, and Slack's answers as Refused and Unavailable
+blocks           a run's result as a message (pure)
+escape           text from a payload escaped for Slack (pure)
+templates        an operator's own words for a message
+threads          posting: each message once, in its thread; repeated failures as one count
+incidents        which messages belong to one thread (pure)
+incident_count   how often an incident was repeated, and how that is shown (pure)
+screenshot       a run's final screenshot, fetched and uploaded
 """
 
 from handlers.slack.sink import SlackOptions, SlackSink

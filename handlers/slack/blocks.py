@@ -1,7 +1,7 @@
-"""A run's result as a Slack message: Block Kit by outcome, and the plain text that notifications show.
+"""Build a Slack message from a run's result: Block Kit blocks, and the plain text that notifications show. Pure.
 
-Everything that comes from a payload stands in a plain_text field, in code, or in a link's label; the rest is ours.
-Pure: it takes a delivery and gives dicts back. It knows neither Slack's API nor what a template engine is.
+Text from a payload is only ever put into a plain_text field, into code, or into a link's label. This file knows neither
+Slack's API nor the template engine.
 """
 
 from __future__ import annotations
@@ -12,106 +12,108 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from handlers.contract import Artifact, Delivery
-from handlers.slack.escape import code, code_block, link, mrkdwn, plain, units
+from handlers.slack.escape import code, code_block, link, mrkdwn, plain, utf16_length
 from handlers.support.wording import (
     RETRY,
-    categories,
-    errors,
+    failure_categories,
+    failure_reason,
+    format_time,
     headline,
-    kept,
-    kind,
-    look,
-    mirrored,
-    moment,
-    reason,
-    steps,
-    took,
+    outcome_label,
+    run_duration,
+    run_errors,
+    run_kind,
+    step_count,
+    stored_links,
+    stored_places,
 )
 
 HEADER_MAX = 150
 SECTION_MAX = 3000
-TEXT_MAX = 600  # of the fallback: notifications show less than that
+# Characters of the fallback text; notifications show less.
+TEXT_MAX = 600
 BLOCKS_MAX = 50
 REASON_MAX = 1500
 OUTPUT_MAX = 1500
 ERRORS_MAX = 5
 LINKS_MAX = 20
 
-Part = Literal["facts", "why", "output", "links", "context"]
+MessagePart = Literal["facts", "why", "output", "links", "context"]
 LinkTo = Literal["run", "mirrored", "signed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """What a sink's templates put in the place of the built-in words: `title` is raw, `body` mrkdwn whose values are
-    already escaped.
-    """
+class MessageWords:
+    """What a sink's templates replace: `title` is raw text, `body` mrkdwn whose values are already escaped."""
 
     title: str = ""
     body: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
-    """What a sink's options say about its messages."""
+class MessageStyle:
+    """The part of a sink's options that shapes its messages."""
 
-    show: Sequence[Part] = ("facts", "why", "output", "links", "context")
+    show: Sequence[MessagePart] = ("facts", "why", "output", "links", "context")
     link_to: Sequence[LinkTo] = ("run", "mirrored", "signed")
 
 
 @dataclass(frozen=True, slots=True)
 class SlackMessage:
-    """`text` is what notifications and old clients show."""
+    """A message. `text` is what notifications and old clients show."""
 
     text: str
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As both a webhook and chat.postMessage take it. Links unfold into previews nowhere."""
+        """Return the arguments that a webhook and chat.postMessage take. Links are not unfolded into previews."""
         return {"text": self.text, "blocks": self.blocks, "unfurl_links": False, "unfurl_media": False}
 
 
 def build(
-    delivery: Delivery, style: Style | None = None, words: Words | None = None, artifacts: Sequence[Artifact] = ()
+    delivery: Delivery,
+    style: MessageStyle | None = None,
+    words: MessageWords | None = None,
+    artifacts: Sequence[Artifact] = (),
 ) -> SlackMessage:
-    """The message for `delivery`. `artifacts`: the run's files with signed links, shown where nothing was mirrored."""
-    style, words = style or Style(), words or Words()
+    """Build the message. `artifacts`: the run's files with signed links, shown where no sink has stored any."""
+    style, words = style or MessageStyle(), words or MessageWords()
     head = words.title or headline(delivery)
-    parts: dict[Part, Iterator[dict[str, Any]]] = {
-        "why": _why(delivery),
-        "output": _output(delivery),
-        "facts": _facts(delivery),
-        "links": _links(delivery, style.link_to, artifacts),
-        "context": _context(delivery),
+    parts: dict[MessagePart, Iterator[dict[str, Any]]] = {
+        "why": _reason_blocks(delivery),
+        "output": _output_blocks(delivery),
+        "facts": _fact_blocks(delivery),
+        "links": _link_blocks(delivery, style.link_to, artifacts),
+        "context": _context_blocks(delivery),
     }
-    blocks: list[dict[str, Any]] = [header(head), section(identity(delivery))]
+    blocks: list[dict[str, Any]] = [header(head), section(run_line(delivery))]
     if words.body:
-        blocks += [section(piece) for piece in _pieces(words.body)]
+        blocks += [section(piece) for piece in _split(words.body)]
     for part, made in parts.items():
         if part in style.show and not (words.body and part in ("why", "output", "facts")):
             blocks += made
-    return SlackMessage(fallback(delivery, words.title), blocks[:BLOCKS_MAX])
+    return SlackMessage(fallback_text(delivery, words.title), blocks[:BLOCKS_MAX])
 
 
-def identity(delivery: Delivery) -> str:
-    """The line under the header, mrkdwn: which run this is."""
+def run_line(delivery: Delivery) -> str:
+    """Return the line under the header that identifies the run, as mrkdwn."""
     parts = [code(delivery.run_id)] if delivery.run_id else []
-    parts += [mrkdwn(kind(delivery.run_type), 60)] if delivery.run_type else []
+    parts += [mrkdwn(run_kind(delivery.run_type), 60)] if delivery.run_type else []
     attempt = delivery.run.get("attempt")
     if isinstance(attempt, int) and 1 < attempt < 10**6:
         parts.append(f"attempt {attempt}")
     return " · ".join(parts) or code(delivery.event_id)
 
 
-def fallback(delivery: Delivery, title: str = "") -> str:
-    """The message in one line of mrkdwn, for notifications."""
+def fallback_text(delivery: Delivery, title: str = "") -> str:
+    """Return the message in one line of mrkdwn, for notifications."""
     line = title or headline(delivery)
-    why = " ".join(reason(delivery).split())
+    why = " ".join(failure_reason(delivery).split())
     return mrkdwn(f"{line}: {why}" if why else line, TEXT_MAX)
 
 
 def header(text: str) -> dict[str, Any]:
-    """A headline of raw `text`."""
+    """Return a header block of raw `text`."""
     return {
         "type": "header",
         "text": {"type": "plain_text", "text": plain(text, HEADER_MAX) or "Runhook", "emoji": False},
@@ -119,40 +121,40 @@ def header(text: str) -> dict[str, Any]:
 
 
 def section(text: str) -> dict[str, Any]:
-    """A paragraph of ready mrkdwn."""
-    # verbatim: Slack makes no links, channel names or mentions out of the text by itself.
+    """Return a section block of escaped mrkdwn."""
+    # verbatim: Slack does not turn parts of the text into links, channels or mentions.
     return {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
 
 
 def context(text: str) -> dict[str, Any]:
-    """A line of small print, ready mrkdwn."""
+    """Return a context block (small print) of escaped mrkdwn."""
     return {"type": "context", "elements": [{"type": "mrkdwn", "text": text, "verbatim": True}]}
 
 
-def _pieces(text: str) -> list[str]:
-    """mrkdwn of any length in sections of Slack's size, cut between lines where there are any."""
+def _split(text: str) -> list[str]:
+    """Split mrkdwn into pieces that fit a section, between lines where possible."""
     pieces: list[str] = []
     for line in text.strip().split("\n"):
-        if pieces and units(pieces[-1]) + units(line) + 1 <= SECTION_MAX:
+        if pieces and utf16_length(pieces[-1]) + utf16_length(line) + 1 <= SECTION_MAX:
             pieces[-1] += "\n" + line
         else:
-            pieces.append(line if units(line) <= SECTION_MAX else _shorten(line))
+            pieces.append(line if utf16_length(line) <= SECTION_MAX else _shorten(line))
     return [piece for piece in pieces if piece.strip()][:20]
 
 
 def _shorten(line: str) -> str:
-    """A line of ready mrkdwn that is too long: cut where neither an escape nor a link is open."""
+    """Cut a line of escaped mrkdwn that is too long, where neither an escape nor a link is open."""
     cut = line[: SECTION_MAX // 2]
     cut = cut[: cut.rfind("<")] if cut.rfind("<") > cut.rfind(">") else cut
     amp = cut.rfind("&", len(cut) - 5)
     return (cut[:amp] if amp >= 0 and ";" not in cut[amp:] else cut) + "…"
 
 
-def _why(delivery: Delivery) -> Iterator[dict[str, Any]]:
-    block = code_block(reason(delivery), REASON_MAX)
+def _reason_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
+    block = code_block(failure_reason(delivery), REASON_MAX)
     if block:
         yield section(f"*Why*\n{block}")
-    pairs = errors(delivery)
+    pairs = run_errors(delivery)
     lines = [
         "• " + " ".join(part for part in (code(name, 450), code(text, 450)) if part)
         for name, text in pairs[:ERRORS_MAX]
@@ -162,7 +164,7 @@ def _why(delivery: Delivery) -> Iterator[dict[str, Any]]:
         yield section("*Errors*\n" + "\n".join(lines) + more)
 
 
-def _output(delivery: Delivery) -> Iterator[dict[str, Any]]:
+def _output_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
     output = delivery.run.get("output")
     if delivery.status != "completed" or output in (None, "", [], {}):
         return
@@ -172,7 +174,7 @@ def _output(delivery: Delivery) -> Iterator[dict[str, Any]]:
 
 
 def _json(value: object, limit: int) -> str:
-    """The first `limit` characters and a few more of `value` as JSON, without writing all of it first."""
+    """Return at least the first `limit` characters of `value` as JSON, without serialising all of it."""
     text = ""
     try:
         for piece in json.JSONEncoder(ensure_ascii=False, indent=1, default=str).iterencode(value):
@@ -184,43 +186,45 @@ def _json(value: object, limit: int) -> str:
     return text
 
 
-def _facts(delivery: Delivery) -> Iterator[dict[str, Any]]:
+def _fact_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
     run = delivery.run
     facts = [
-        ("Duration", took(run)),
-        ("Steps", steps(run)),
-        ("Category", ", ".join(code(name, 60) for name in categories(delivery)[:3])),
-        ("Finished", moment(run.get("finished_at"))),
-        ("Next attempt", moment(run.get("next_attempt_at")) if look(delivery) is RETRY else ""),
+        ("Duration", run_duration(run)),
+        ("Steps", step_count(run)),
+        ("Category", ", ".join(code(name, 60) for name in failure_categories(delivery)[:3])),
+        ("Finished", format_time(run.get("finished_at"))),
+        ("Next attempt", format_time(run.get("next_attempt_at")) if outcome_label(delivery) is RETRY else ""),
     ]
     fields = [{"type": "mrkdwn", "text": f"*{name}*\n{value}", "verbatim": True} for name, value in facts if value]
     if fields:
         yield {"type": "section", "fields": fields}
 
 
-def _links(delivery: Delivery, link_to: Sequence[LinkTo], artifacts: Sequence[Artifact]) -> Iterator[dict[str, Any]]:
+def _link_blocks(
+    delivery: Delivery, link_to: Sequence[LinkTo], artifacts: Sequence[Artifact]
+) -> Iterator[dict[str, Any]]:
     links = [link(delivery.run.get("app_url"), "Open the run")] if "run" in link_to else []
-    lasting = [link(url, name) for name, url in mirrored(delivery)] if "mirrored" in link_to else []
+    lasting = [link(url, name) for name, url in stored_links(delivery)] if "mirrored" in link_to else []
     signed: list[str] = []
     if "signed" in link_to and not any(lasting):
         signed = [link(artifact.url, artifact.name) for artifact in artifacts]
     made = [one for one in (*links, *lasting, *signed) if one]
     line = ""
     for count, one in enumerate(made):
-        if count == LINKS_MAX or units(line) + units(one) > SECTION_MAX - 60:
+        if count == LINKS_MAX or utf16_length(line) + utf16_length(one) > SECTION_MAX - 60:
             line += f" · and {len(made) - count} more"
             break
         line += (" · " if line else "🔗 ") + one
     if line:
         yield section(line)
-    kept_at = [f"kept by {code(sink, 60)} as {code(place, 300)}" for sink, place in kept(delivery)[:5]]
+    kept_at = [f"kept by {code(sink, 60)} as {code(place, 300)}" for sink, place in stored_places(delivery)[:5]]
     if kept_at and "mirrored" in link_to:
         yield context(" · ".join(kept_at))
     if any(signed):
         yield context("The links to files are signed and lapse within hours.")
 
 
-def _context(delivery: Delivery) -> Iterator[dict[str, Any]]:
+def _context_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
     for sink, receipt in delivery.receipts.items():
         if receipt is None:
             yield context(

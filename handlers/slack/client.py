@@ -1,12 +1,11 @@
-"""The way to Slack: slack_sdk's clients without their redirects, retries, sleeps and logs, and what the answers mean.
+"""Call Slack: slack_sdk's clients without their redirects, retries, sleeps and logs, and its answers as errors.
 
     accepted      200 "ok" of a webhook, {"ok": true} of the API
     Unavailable   429 (with Slack's Retry-After), 5xx, timeouts, redirects, garbage, and everything that an operator
-                  can put right without touching the delivery: a revoked webhook or token, a missing scope, an
-                  archived channel
+                  can fix without changing the delivery: a revoked webhook or token, a missing scope
     Refused       Slack read the message and will never take it as it is
 
-This file knows no run and no message layout. Nothing it raises holds a URL, a token or a text.
+This file knows no run and no message layout. No error it raises holds a URL, a token or a text.
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ from slack_sdk.webhook import WebhookClient, WebhookResponse
 from handlers.contract import Refused, SinkError, Unavailable
 from handlers.support.retry_after import retry_after
 
-ANSWER_MAX = 8 * 1024 * 1024  # bytes; a page of conversations.history with metadata is the largest that we ask for
+# Bytes of a response; the largest that we ask for is a page of conversations.history with metadata.
+MAX_RESPONSE = 8 * 1024 * 1024
 
-# Slack has understood, and the message is at fault. Whatever is not listed may go away: it is tried again.
+# Slack understood the request, and the message is at fault. Any other error may pass, so it is retried.
 REFUSALS = frozenset(
     """
     invalid_payload invalid_blocks invalid_blocks_format invalid_attachments no_text too_many_attachments
@@ -44,7 +44,7 @@ REFUSALS = frozenset(
     invalid_array_arg invalid_form_data invalid_json json_not_object invalid_post_type missing_post_type
     """.split()  # noqa: SIM905 - a list of words is read more easily without quotes
 )
-# What an operator should do about the commonest ones.
+# What an operator should do about the most common errors.
 HINTS = {
     "no_service": "the webhook was revoked: make a new one and put it into the config",
     "no_service_id": "the webhook's address is not whole",
@@ -63,23 +63,23 @@ HINTS = {
     "account_inactive": "the bot was removed from the workspace",
     "missing_scope": "the bot's token lacks a scope; docs/sinks/slack.md lists them",
 }
-_WORD = re.compile(r"[a-z][a-z0-9_.]{1,60}")
+_CODE = re.compile(r"[a-z][a-z0-9_.]{1,60}")
 
-# slack_sdk logs bodies and answers on its loggers; this one takes nothing.
+# slack_sdk logs bodies and answers on the logger that it is given; this one drops everything.
 _silent = logging.getLogger(f"{__name__}.silent")
 _silent.setLevel(logging.CRITICAL + 1)
 
 
 class ApiError(Unavailable):
-    """Unavailable, with Slack's own word for it in `word`, for a caller that has another way."""
+    """Unavailable with Slack's error code in `code`, for a caller that has an alternative."""
 
-    def __init__(self, message: str, word: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, code: str, *, retry_after: float | None = None) -> None:
         super().__init__(message, retry_after=retry_after)
-        self.word = word
+        self.code = code
 
 
-class _Stay(HTTPRedirectHandler):
-    """Slack does not redirect; whoever does so in its name gets neither the text nor the token."""
+class _NoRedirect(HTTPRedirectHandler):
+    """Refuses redirects: Slack sends none, so another server would get the text and the token."""
 
     def redirect_request(self, *_: object, **__: object) -> None:
         return None
@@ -87,11 +87,11 @@ class _Stay(HTTPRedirectHandler):
 
 @cache
 def _opener() -> OpenerDirector:
-    return build_opener(_Stay(), HTTPSHandler(context=ssl.create_default_context()))
+    return build_opener(_NoRedirect(), HTTPSHandler(context=ssl.create_default_context()))
 
 
 def _exchange(request: Request, deadline: float) -> tuple[int, dict[str, str], str]:
-    """One request: status, headers with lower-case names, body. Raises Unavailable for what is not an answer."""
+    """Send one request; return status, headers (names in lower case), body. Raises Unavailable on network errors."""
     remaining = deadline - time.monotonic()
     if remaining <= 0:
         raise Unavailable("Slack did not answer in time")
@@ -120,7 +120,7 @@ def _read(response: IO[bytes], deadline: float) -> bytes:
     read = getattr(response, "read1", response.read)
     while chunk := read(65536):
         body += chunk
-        if len(body) > ANSWER_MAX:
+        if len(body) > MAX_RESPONSE:
             raise Unavailable("Slack's answer is too large to be one")
         if time.monotonic() > deadline:
             raise TimeoutError
@@ -128,7 +128,7 @@ def _read(response: IO[bytes], deadline: float) -> bytes:
 
 
 class Webhook(WebhookClient):
-    """An incoming webhook. Made for one send: its time is up at `deadline` (time.monotonic, seconds)."""
+    """An incoming webhook, made for one send. `deadline`: time.monotonic(), in seconds."""
 
     def __init__(self, url: str, deadline: float) -> None:
         super().__init__(url, retry_handlers=[], logger=_silent)
@@ -139,18 +139,18 @@ class Webhook(WebhookClient):
         return WebhookResponse(url=url, status_code=status, body=body, headers=headers)
 
     def post(self, message: Mapping[str, Any]) -> None:
-        """Post `message`. Returning means that Slack said ok; raises Refused or Unavailable."""
+        """Post `message`. Returns when Slack accepted it; raises Refused or Unavailable."""
         answer = self.send_dict(dict(message))
         body = answer.body.strip()
-        if answer.status_code == 204 or (answer.status_code == 200 and _says_ok(body)):
+        if answer.status_code == 204 or (answer.status_code == 200 and _is_ok(body)):
             return
         if answer.status_code == 200:
             raise Unavailable("the webhook answered 200 but not as Slack does; is its address right?")
         raise failure(answer.status_code, answer.headers, body)
 
 
-def _says_ok(body: str) -> bool:
-    """Slack says `ok`; look-alikes (Rocket.Chat, Zulip) say so in JSON."""
+def _is_ok(body: str) -> bool:
+    """Whether the body accepts: Slack says `ok`; compatible servers (Rocket.Chat, Zulip) say it in JSON."""
     if body.lower() == "ok":
         return True
     try:
@@ -163,7 +163,7 @@ def _says_ok(body: str) -> bool:
 
 
 class Api(WebClient):
-    """The Web API with a bot token. Made for one send, like Webhook."""
+    """The Web API with a bot token, made for one send. `deadline`: time.monotonic(), in seconds."""
 
     def __init__(self, token: str, base_url: str, deadline: float) -> None:
         super().__init__(token, base_url, retry_handlers=[], logger=_silent)
@@ -180,7 +180,7 @@ class Api(WebClient):
         return {"status": status, "headers": headers, "body": body, "parsed_body": parsed}
 
     def remaining(self) -> float:
-        """Seconds until the deadline; 0 when it is over."""
+        """Return the seconds until the deadline; 0 when it is over."""
         return max(0.0, self.deadline - time.monotonic())
 
     def _upload_file(self, *, url: str, data: bytes, **__: Any) -> FileUploadV2Result:
@@ -191,7 +191,7 @@ class Api(WebClient):
         return FileUploadV2Result(status=status, body=body)
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Call `method` by slack_sdk's name for it. Raises Refused, or Unavailable (ApiError where Slack said why)."""
+        """Call `method`, named as in slack_sdk. Raises Refused, or Unavailable (ApiError where Slack gave a code)."""
         try:
             answer = getattr(self, method)(**arguments)
         except SlackApiError as error:
@@ -204,10 +204,10 @@ class Api(WebClient):
         return data
 
 
-def failure(status: int, headers: Mapping[str, str], word: str) -> SinkError:
-    """What an answer other than yes means."""
+def failure(status: int, headers: Mapping[str, str], code: str) -> SinkError:
+    """Return the error that a rejecting answer means. `code`: Slack's error code, or any body."""
     wait = retry_after(headers, time.time())
-    known = word if _WORD.fullmatch(word) else ""
+    known = code if _CODE.fullmatch(code) else ""
     said = f"Slack answered {status}" + (f" {known}" if known else "")
     if status == 429 or known in ("ratelimited", "rate_limited"):
         return ApiError(f"{said}: too many messages", known or "ratelimited", retry_after=wait)

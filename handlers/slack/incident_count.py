@@ -1,4 +1,4 @@
-"""The count of an incident: how often it was seen again, what Slack keeps of that, and how it is shown. Pure."""
+"""Count how often an incident is repeated, as Slack's message metadata stores it and as messages show it. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 
 from handlers.contract import Delivery
 from handlers.slack.blocks import SECTION_MAX, SlackMessage, section
-from handlers.slack.escape import code, link, units
-from handlers.support.wording import duration, safe_url
+from handlers.slack.escape import code, link, utf16_length
+from handlers.support.wording import format_duration, safe_url
 
-TALLY = "runhook_tally"
-RECENT = 10  # runs that a count names
-REMEMBERED = 60  # deliveries that a count knows by their mark, so that none is counted twice
-URL_MAX = 300  # ten of them, with the rest, are well within what Slack takes as metadata
+COUNT_EVENT = "runhook_tally"
+# Runs that a count names.
+RECENT = 10
+# Deliveries that a count remembers by their mark, so that none is counted twice.
+REMEMBERED = 60
+# Characters of a run's URL; ten of them, with the rest, are well within Slack's limit of metadata.
+URL_MAX = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenRun:
     """One run that a count names."""
 
     run: str
@@ -27,7 +30,8 @@ class Seen:
     at: str
 
     @classmethod
-    def of(cls, delivery: Delivery) -> Seen:
+    def of(cls, delivery: Delivery) -> SeenRun:
+        """Make one of a delivery. `url` is "" when it is unsafe or too long."""
         moment = delivery.received_at.astimezone(UTC)
         url = safe_url(delivery.run.get("app_url"))
         return cls(delivery.run_id[:80], url if len(url) <= URL_MAX else "", f"{moment:%Y-%m-%d %H:%M} UTC")
@@ -35,37 +39,37 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class IncidentCount:
-    """How often an incident was seen again after its first message. `marks`: deliveries counted lately."""
+    """How often an incident was repeated after its first message. `marks`: recently counted deliveries."""
 
-    count: int = 0
+    repeats: int = 0
     marks: tuple[str, ...] = ()
-    recent: tuple[Seen, ...] = field(default=())
+    recent: tuple[SeenRun, ...] = field(default=())
 
-    def add(self, more: Mapping[str, Seen]) -> IncidentCount:
-        """This tally with those of `more` (by mark) that it has not counted yet."""
+    def add(self, more: Mapping[str, SeenRun]) -> IncidentCount:
+        """Return this count with those of `more` (by mark) that it has not counted yet."""
         new = {one: seen for one, seen in more.items() if one not in self.marks}
         if not new:
             return self
         return replace(
             self,
-            count=self.count + len(new),
+            repeats=self.repeats + len(new),
             marks=(*self.marks, *new)[-REMEMBERED:],
             recent=(*self.recent, *new.values())[-RECENT:],
         )
 
     def to_metadata(self, topic: str) -> dict[str, Any]:
-        """As Slack keeps it: its metadata may hold text, numbers and flat objects."""
+        """Return the count as message metadata, which may hold text, numbers and flat objects."""
         recent = [{"run": seen.run, "url": seen.url, "at": seen.at} for seen in self.recent]
-        payload = {"topic": topic, "count": self.count, "deliveries": " ".join(self.marks), "recent": recent}
-        return {"event_type": TALLY, "event_payload": payload}
+        payload = {"topic": topic, "count": self.repeats, "deliveries": " ".join(self.marks), "recent": recent}
+        return {"event_type": COUNT_EVENT, "event_payload": payload}
 
     @classmethod
     def from_metadata(cls, payload: Mapping[str, Any]) -> IncidentCount:
-        """The tally that a message carries. What does not fit is left out: it was read back from outside."""
+        """Read the count from message metadata. Malformed parts are left out, since anybody may have written them."""
         count, marks, recent = payload.get("count"), payload.get("deliveries"), payload.get("recent")
         runs: Iterable[Any] = recent if isinstance(recent, list) else ()
         seen = [
-            Seen(*(str(item.get(name) or "") for name in ("run", "url", "at")))
+            SeenRun(*(str(item.get(name) or "") for name in ("run", "url", "at")))
             for item in runs
             if isinstance(item, Mapping)
         ]
@@ -76,25 +80,25 @@ class IncidentCount:
         )
 
 
-def again(tally: IncidentCount) -> SlackMessage:
-    """The reply under an incident's first message."""
-    text = f"🔁 Seen again: {tally.count + 1} times by now"
+def repeat_reply(count: IncidentCount) -> SlackMessage:
+    """Return the reply under an incident's first message."""
+    text = f"🔁 Seen again: {count.repeats + 1} times by now"
     lines: list[str] = []
-    for line in map(_line, reversed(tally.recent)):
-        if sum(map(units, lines)) + units(line) < SECTION_MAX - 200:
+    for line in map(_line, reversed(count.recent)):
+        if sum(map(utf16_length, lines)) + utf16_length(line) < SECTION_MAX - 200:
             lines.append(line)
-    older = tally.count - len(lines)
+    older = count.repeats - len(lines)
     more = f"\nand {older} before" if older > 0 else ""
     blocks = [section(f"*{text}*\n" + "\n".join(lines) + more)]
     return SlackMessage(text, blocks)
 
 
-def many(first: SlackMessage, number: int, seconds: float) -> SlackMessage:
-    """A webhook's line about an incident that goes on. `first`: the message that this run would have had."""
-    text = f"🔁 {number} times within {duration(seconds)}, for the same reason"
+def repeat_line(first: SlackMessage, number: int, seconds: float) -> SlackMessage:
+    """Return a webhook's message about a repeated incident. `first`: the message that this run alone would have had."""
+    text = f"🔁 {number} times within {format_duration(seconds)}, for the same reason"
     return SlackMessage(f"{text}: {first.text}", [*first.blocks[:2], section(f"*{text}*")])
 
 
-def _line(seen: Seen) -> str:
+def _line(seen: SeenRun) -> str:
     parts = [code(seen.run, 90), code(seen.at, 40), link(seen.url, "open")]
     return "• " + " ".join(part for part in parts if part)

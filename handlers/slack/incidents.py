@@ -1,7 +1,7 @@
-"""Which messages belong together, and how they are found again. Pure: values in, values out.
+"""Decide which messages belong to one thread, and how they are found again. Pure.
 
-A topic is what a thread is about: one run, or one incident (the same workflow failing for the same reason). What is
-known of it travels in Slack's own message metadata, because a sink has no ledger: any process can read it back.
+A topic is what a thread is about: one run, or one incident (the same workflow failing for the same reason). It is
+stored in Slack's message metadata, because a sink has no ledger, and any process can read it back from there.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from handlers.contract import Delivery
-from handlers.support.wording import errors, reason
+from handlers.support.timestamps import epoch
+from handlers.support.wording import failure_reason, run_errors
 
 ThreadBy = Literal["run", "incident", "none"]
 
-MESSAGE = "runhook_message"
+MESSAGE_EVENT = "runhook_message"
 FAILURES = frozenset({"failed", "terminated", "timed_out"})
-RUN_LOOKBACK = 7 * 86400.0  # seconds; a run's first message is not looked for further back
+# Seconds; a run's first message is not searched for further back.
+RUN_LOOKBACK = 7 * 86400.0
 
-# What differs between two failures for the same reason: addresses' tails, ids, numbers, quoted values.
+# What differs between two failures for the same reason: paths of URLs, ids, numbers.
 _URL = re.compile(r"(https?://[^/\s?#'\"]+)[^\s'\"]*", re.IGNORECASE)
 _ID = re.compile(r"\b(?=[\w-]*\d)[\w-]{6,}\b")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
@@ -30,7 +31,7 @@ _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """`key` names it in metadata; `since` (seconds since the epoch) is how far back its first message may be."""
+    """What a thread is about. `key` names it in metadata; its first message is not older than `since` (epoch, s)."""
 
     kind: Literal["run", "incident"]
     key: str
@@ -38,30 +39,30 @@ class Topic:
 
 
 def topic_of(delivery: Delivery, by: ThreadBy, window: float, now: float) -> Topic | None:
-    """The topic of `delivery`, or None when its message stands alone.
+    """Return the topic of `delivery`, or None when its message belongs to no thread.
 
     `window`: seconds that an incident lasts after its first message. `now`: seconds since the epoch.
     """
     if by == "none" or delivery.test or delivery.problem or not delivery.run_id:
         return None
     if by == "run":
-        return Topic("run", _digest(delivery.sink, delivery.source, delivery.run_id), _born(delivery, now))
+        return Topic("run", _digest(delivery.sink, delivery.source, delivery.run_id), _earliest(delivery, now))
     if delivery.status not in FAILURES:
         return None
     return Topic(
         "incident",
-        _digest(delivery.sink, delivery.source, workflow_of(delivery), delivery.status, same_reason(delivery)),
+        _digest(delivery.sink, delivery.source, workflow_of(delivery), delivery.status, normalized_reason(delivery)),
         now - window,
     )
 
 
 def mark(delivery: Delivery) -> str:
-    """What names `delivery` in metadata: short, and the same at every attempt."""
+    """Return a short name of `delivery` for metadata, the same at every attempt."""
     return _digest(delivery.key)[:12]
 
 
 def workflow_of(delivery: Delivery) -> str:
-    """What is run again and again: the workflow's id, else the address or title of a task, else its run type."""
+    """Return what is run repeatedly: the workflow's id, else a task's URL or title, else the run type."""
     run = delivery.run
     for name in ("workflow_permanent_id", "workflow_id", "agent_id", "url", "title"):
         value = run.get(name)
@@ -70,23 +71,23 @@ def workflow_of(delivery: Delivery) -> str:
     return delivery.run_type
 
 
-def same_reason(delivery: Delivery) -> str:
-    """The reason with everything taken out that differs from run to run; the error codes when there is none."""
-    text = reason(delivery)
+def normalized_reason(delivery: Delivery) -> str:
+    """Return the failure reason without what differs from run to run; without a reason, the error codes."""
+    text = failure_reason(delivery)
     if not text:
-        text = " ".join(sorted(code or words for code, words in errors(delivery)))
+        text = " ".join(sorted(code or words for code, words in run_errors(delivery)))
     text = _NUMBER.sub("#", _ID.sub("#", _URL.sub(r"\1", text[:4000])))
     return " ".join(text.lower().split())[:500]
 
 
 def message_metadata(delivery: Delivery, topic: Topic | None) -> dict[str, Any]:
-    """What lets a later attempt, or a later event of the same topic, find the message again."""
+    """Return metadata by which a later attempt, or a later event of the same topic, finds the message."""
     payload = {"delivery": mark(delivery), "topic": topic.key if topic else ""}
-    return {"event_type": MESSAGE, "event_payload": payload}
+    return {"event_type": MESSAGE_EVENT, "event_payload": payload}
 
 
 def payload_of(message: Mapping[str, Any], event_type: str) -> Mapping[str, Any]:
-    """The payload of our metadata of that type on a message from Slack, or {}."""
+    """Return the payload of our metadata of `event_type` on a message from Slack, or {}."""
     metadata = message.get("metadata")
     if not isinstance(metadata, Mapping) or metadata.get("event_type") != event_type:
         return {}
@@ -94,13 +95,11 @@ def payload_of(message: Mapping[str, Any], event_type: str) -> Mapping[str, Any]
     return payload if isinstance(payload, Mapping) else {}
 
 
-def _born(delivery: Delivery, now: float) -> float:
-    try:
-        moment = datetime.fromisoformat(str(delivery.run.get("created_at")))
-    except ValueError:
+def _earliest(delivery: Delivery, now: float) -> float:
+    created = epoch(delivery.run.get("created_at"))
+    if created is None:
         return now - RUN_LOOKBACK
-    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return max(seconds - 3600, now - RUN_LOOKBACK)  # an hour for clocks that disagree
+    return max(created - 3600, now - RUN_LOOKBACK)  # an hour for clocks that disagree
 
 
 def _digest(*parts: str) -> str:

@@ -1,6 +1,7 @@
-"""The final screenshot of a run, for the thread under its message: fetched like any address of a payload, with care.
+"""Upload a run's final screenshot into the thread under its message.
 
-A picture is an extra: whatever goes wrong with it is a note on the receipt, for the message is there already.
+It is optional: any failure becomes a note on the receipt, since the message is posted already. Like every URL from a
+payload, the screenshot's is fetched by the guarded client.
 """
 
 from __future__ import annotations
@@ -15,40 +16,41 @@ from handlers.mirror.artifacts import url_identity
 from handlers.mirror.download import ArtifactFetcher, ArtifactListing, IncomingFile, SkipArtifact
 from handlers.slack.client import Api
 from handlers.support.guarded_client import Deadline, GuardedClient
-from handlers.support.wording import mirrored
+from handlers.support.wording import stored_links
 
 MAX_BYTES = 10 * 1024 * 1024
-_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF")
+"""Largest screenshot that is uploaded."""
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 
 
 def final_screenshot(artifacts: Sequence[Artifact], run: Mapping[str, Any]) -> Artifact | None:
-    """The last thing that the run saw: `screenshot_url` where there is one, else the first listed, the newest."""
+    """Return the run's last screenshot: `screenshot_url` if listed, else the first listed, which is the newest."""
     shots = [artifact for artifact in artifacts if artifact.kind == "screenshot"]
     last = run.get("screenshot_url")
     same = [shot for shot in shots if isinstance(last, str) and url_identity(shot.url) == url_identity(last)]
     return next(iter(same or shots), None)
 
 
-def linked(run: Mapping[str, Any]) -> list[Artifact]:
-    """The run's files that are worth a link: downloads, recordings, and of the screenshots the final one."""
+def linked_artifacts(run: Mapping[str, Any]) -> list[Artifact]:
+    """Return the run's files to link to: downloads, recordings, and the final screenshot."""
     artifacts = artifacts_of(run)
     last = final_screenshot(artifacts, run)
     return [one for one in artifacts if one is last or one.kind in ("download", "recording")]
 
 
-class Pictures:
-    """Fetches and uploads for one sink. Safe to use from many threads; opens nothing before its first picture."""
+class ScreenshotUploader:
+    """Fetches and uploads for one sink. Safe to use from many threads; opens nothing before its first upload."""
 
     def __init__(self, services: Services, timeout: float) -> None:
         self._services = services
         self._client = GuardedClient(services.allowed_addresses(), timeout=timeout)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         self._client.close()
 
-    def add(self, api: Api, delivery: Delivery, channel: str, thread: str) -> str:
-        """Upload the run's final screenshot into `thread`. Returns why that did not work, or "" (also without one)."""
+    def upload(self, api: Api, delivery: Delivery, channel: str, thread: str) -> str:
+        """Upload the run's final screenshot into `thread`. Returns why that failed, or ""; also "" when it has none."""
         shot = final_screenshot(artifacts_of(delivery.run), delivery.run)
         if shot is None:
             return ""
@@ -66,13 +68,13 @@ class Pictures:
         deadline = Deadline(seconds / 2)
         listing = ArtifactListing(self._services, delivery)
         fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, MAX_BYTES, deadline)
-        kept = [replace(shot, url=url) for name, url in mirrored(delivery) if name == shot.name]
+        stored = [replace(shot, url=url) for name, url in stored_links(delivery) if name == shot.name]
         try:
             return _read(fetcher, shot)
         except (SkipArtifact, SinkError):
-            if not kept:
+            if not stored:
                 raise
-        return _read(fetcher, kept[0])
+        return _read(fetcher, stored[0])
 
 
 def _read(fetcher: ArtifactFetcher, shot: Artifact) -> bytes:
@@ -83,6 +85,6 @@ def _read(fetcher: ArtifactFetcher, shot: Artifact) -> bytes:
 
     fetcher.fetch(shot, receive)
     picture = b"".join(pieces)
-    if not picture.startswith(_BEGINNINGS):
+    if not picture.startswith(_SIGNATURES):
         raise SkipArtifact("what its address gives is no picture")
     return picture

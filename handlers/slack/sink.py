@@ -1,7 +1,6 @@
 """The sink `slack`: one message for one delivery, by incoming webhook or by bot token.
 
-It decides in which order Slack is asked for what; how a message looks (blocks) and what an answer means (client) is
-written elsewhere.
+It decides which calls are made in which order; blocks.py builds the message, and client.py translates Slack's answers.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
-from handlers.slack.blocks import LinkTo, Part, Style, build
+from handlers.slack.blocks import LinkTo, MessagePart, MessageStyle, build
 from handlers.slack.client import Api, Webhook
 from handlers.slack.incidents import ThreadBy, topic_of
-from handlers.slack.screenshot import Pictures, linked
+from handlers.slack.screenshot import ScreenshotUploader, linked_artifacts
 from handlers.slack.templates import TemplateOption, Templates, When
-from handlers.slack.threads import CHANNEL_ID, Storms, Threads
+from handlers.slack.threads import CHANNEL_ID, ThreadPoster, WebhookPoster
 
 
 class SlackOptions(SinkOptions):
@@ -32,7 +31,7 @@ class SlackOptions(SinkOptions):
     token: SecretStr | None = Field(None, description="Bot token (xoxb-…); needs the scope chat:write.")
     channel: str | None = Field(None, min_length=1, description="Channel for the bot: its id (C…) or #name.")
     api_url: str = Field("https://slack.com/api/", description="Base of Slack's Web API.")
-    show: tuple[Part, ...] = Field(
+    show: tuple[MessagePart, ...] = Field(
         ("facts", "why", "output", "links", "context"), description="Parts of a message under its headline."
     )
     link_to: tuple[LinkTo, ...] = Field(
@@ -42,7 +41,8 @@ class SlackOptions(SinkOptions):
     )
 
     templates: dict[When, TemplateOption] = Field(
-        default_factory=dict, description="Words of your own, by outcome: a body, or {title, body}; Jinja, sandboxed."
+        default_factory=dict,
+        description="Words of your own, by outcome: a body, or {title, body}; Jinja, sandboxed.",
     )
     thread: ThreadBy = Field(
         "none",
@@ -87,7 +87,7 @@ class SlackOptions(SinkOptions):
 
 
 def _check_address(url: str, like: str) -> None:
-    """Raises ValueError, without the address in its message, for what a secret must not be sent to."""
+    """Raise ValueError, without the URL in its message, for a URL that a secret must not be sent to."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -116,31 +116,31 @@ class SlackSink(Sink[SlackOptions]):
 
     def __init__(self, name: str, options: SlackOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        self._style = Style(options.show, options.link_to)
+        self._style = MessageStyle(options.show, options.link_to)
         self._templates = Templates(options.templates)
-        self._threads = Threads(options.channel or "")
-        self._storms = Storms()
-        self._pictures = Pictures(services, options.timeout)
+        self._thread_poster = ThreadPoster(options.channel or "")
+        self._webhook_poster = WebhookPoster()
+        self._screenshots = ScreenshotUploader(services, options.timeout)
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Post the message. The receipt's id is the message's timestamp, or "webhook", for a webhook tells nothing."""
+        """Post the message. The receipt's id is the message's timestamp, or "webhook", since a webhook returns none."""
         deadline = time.monotonic() + self.options.timeout
         now = time.time()
-        signed = linked(delivery.run) if "signed" in self.options.link_to else ()
+        signed = linked_artifacts(delivery.run) if "signed" in self.options.link_to else ()
         message = build(delivery, self._style, self._templates.words(delivery), signed)
         topic = topic_of(delivery, self.options.thread, self.options.window, now)
         if self.options.webhook_url is not None:
             hook = Webhook(self.options.webhook_url.get_secret_value(), deadline)
-            return self._storms.post(hook, message, topic, now)
+            return self._webhook_poster.post(hook, message, topic, now)
         assert self.options.token is not None
         api = Api(self.options.token.get_secret_value(), self.options.api_url, deadline)
-        posted = self._threads.post(api, delivery, message, topic)
+        posted = self._thread_poster.post(api, delivery, message, topic)
         if not (posted.fresh and self.options.screenshot):
             return posted.receipt
-        trouble = self._pictures.add(api, delivery, posted.channel, posted.thread)
+        trouble = self._screenshots.upload(api, delivery, posted.channel, posted.thread)
         notes = [note for note in (posted.receipt.note, trouble) if note]
         return replace(posted.receipt, note="; ".join(notes))
 
     def close(self) -> None:
-        """Let go of connections."""
-        self._pictures.close()
+        """Close the connections."""
+        self._screenshots.close()

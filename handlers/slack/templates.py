@@ -1,10 +1,10 @@
-"""An operator's own words for a message, by outcome. It knows the template engine, and nothing of Slack's API.
+"""An operator's own templates for a message, by outcome. It knows nothing of Slack's API.
 
     templates:
       failed: "{{ run.workflow_title }} broke: {{ reason }}"
       default: {title: "{{ run.run_id }} {{ run.outcome }}", body: "took {{ duration }}"}
 
-A body is mrkdwn. Each value in it is escaped; `link(url, label)` makes the only link that a value can be part of.
+A body is mrkdwn. Each value in it is escaped; only `link(url, label)` makes a link of values.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from handlers.contract import Delivery
 from handlers.slack import escape
-from handlers.slack.blocks import Words
+from handlers.slack.blocks import MessageWords
 from handlers.support import templating
-from handlers.support.wording import RETRY, UNREADABLE, headline, look, name_of, reason, took
+from handlers.support.wording import RETRY, UNREADABLE, failure_reason, headline, outcome_label, run_duration, run_name
 
 When = Literal[
     "completed", "failed", "terminated", "timed_out", "canceled", "created", "queued", "running", "paused",
     "retry_pending", "unreadable", "default",
 ]  # fmt: skip
 VARIABLES = frozenset({*templating.VARIABLES, "headline", "title", "reason", "duration", "link"})
-VALUE_MAX = 3000  # characters of one value
+# Characters of one value.
+VALUE_MAX = 3000
 TITLE_MAX = 2000
 BODY_MAX = 20_000
 
 
-class _Made(str):
-    """mrkdwn that `link` has made: not escaped again."""
+class _Link(str):
+    """mrkdwn made by `link`, not to be escaped again."""
 
     __slots__ = ()
 
 
 def _escaped(value: Any) -> str:
-    return value if isinstance(value, _Made) else escape.mrkdwn(templating.plain(value), VALUE_MAX)
+    return value if isinstance(value, _Link) else escape.mrkdwn(templating.plain(value), VALUE_MAX)
 
 
-def _link(url: Any, label: Any) -> _Made:
-    """A link, or just the label when `url` is no http(s) address."""
+def _link(url: Any, label: Any) -> _Link:
+    """Return a link, or only the label when `url` is no http(s) URL."""
     shown = templating.plain(label)
-    return _Made(escape.link(url, shown, 300) or escape.mrkdwn(shown, 300))
+    return _Link(escape.link(url, shown, 300) or escape.mrkdwn(shown, 300))
 
 
 class TemplateOption(BaseModel):
@@ -61,15 +62,15 @@ class TemplateOption(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_used(self) -> TemplateOption:
-        compile_option(self)
+        compile_template(self)
         return self
 
 
 Compiled = tuple[templating.Template | None, templating.Template | None]
 
 
-def compile_option(option: TemplateOption) -> Compiled:
-    """Title and body. Raises templating.TemplateError, in one line."""
+def compile_template(option: TemplateOption) -> Compiled:
+    """Compile the templates of title and body, None for one that is not set. Raises templating.TemplateError."""
     title = body = None
     if option.title:
         title = templating.compile(option.title, name="title", variables=VARIABLES, max_length=TITLE_MAX)
@@ -79,27 +80,27 @@ def compile_option(option: TemplateOption) -> Compiled:
 
 
 class Templates:
-    """A sink's templates, ready for use by many threads."""
+    """A sink's compiled templates. Safe to use from many threads."""
 
     def __init__(self, options: Mapping[When, TemplateOption]) -> None:
-        self._compiled: dict[str, Compiled] = {when: compile_option(option) for when, option in options.items()}
+        self._compiled: dict[str, Compiled] = {when: compile_template(option) for when, option in options.items()}
 
-    def words(self, delivery: Delivery) -> Words:
-        """The words for `delivery`; empty where the sink has no template. Raises Refused if one can't be filled."""
-        title, body = self._compiled.get(_when(delivery)) or self._compiled.get("default") or (None, None)
+    def words(self, delivery: Delivery) -> MessageWords:
+        """Render the words for `delivery`; "" where the sink has no template. Raises Refused if one can't be filled."""
+        title, body = self._compiled.get(_template_key(delivery)) or self._compiled.get("default") or (None, None)
         if title is None and body is None:
-            return Words()
+            return MessageWords()
         context = {
             **templating.context_of(delivery),
             "headline": headline(delivery),
-            "title": name_of(delivery),
-            "reason": reason(delivery),
-            "duration": took(delivery.run),
+            "title": run_name(delivery),
+            "reason": failure_reason(delivery),
+            "duration": run_duration(delivery.run),
             "link": _link,
         }
-        return Words(title.render(context) if title else "", body.render(context) if body else "")
+        return MessageWords(title.render(context) if title else "", body.render(context) if body else "")
 
 
-def _when(delivery: Delivery) -> str:
-    shown = look(delivery)
-    return {RETRY: "retry_pending", UNREADABLE: "unreadable"}.get(shown, delivery.status)
+def _template_key(delivery: Delivery) -> str:
+    label = outcome_label(delivery)
+    return {RETRY: "retry_pending", UNREADABLE: "unreadable"}.get(label, delivery.status)

@@ -1,6 +1,6 @@
-"""Which network addresses no payload may reach, which ones an operator lists all the same, and how a name becomes one.
+"""Which network addresses a payload must not reach, which of them the operator allows, and how a name is resolved.
 
-It opens no connection and knows no protocol above: guard.py does.
+It opens no connection and knows no protocol: guarded_client.py does.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
 
 def why_forbidden(address: IPAddress) -> str:
-    """What kind of address this is, if it is one that no payload may reach ("a loopback address"); else ""."""
+    """Return why no payload may reach this address ("a loopback address"), or ""."""
     for network, why in _FORBIDDEN:
         if address.version == network.version and address in network:
             return why
@@ -65,8 +65,10 @@ def why_forbidden(address: IPAddress) -> str:
 
 
 def literal_addresses(host: str) -> list[IPAddress]:
-    """What `host` stands for where no name server is needed to tell: an address in any spelling that the system takes
-    (127.1, 0x7f000001, [::1]), or localhost. [] for any other name."""
+    """Return the addresses that `host` means without a name server; [] for a name that needs one.
+
+    Takes localhost, and an address in any spelling that the system takes (127.1, 0x7f000001, [::1]).
+    """
     text = host.strip("[]").rstrip(".").lower()
     if text == "localhost" or text.endswith(".localhost"):
         return [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
@@ -80,8 +82,8 @@ def literal_addresses(host: str) -> list[IPAddress]:
         return []
 
 
-class Allowed:
-    """The hosts, addresses and networks that the operator lists as safe although they are private."""
+class AllowedAddresses:
+    """The hosts, addresses and networks that the operator allows although they are private."""
 
     def __init__(self, entries: Sequence[str] = ()) -> None:
         """`entries`: host names ("minio.internal"), addresses, or CIDR networks ("10.1.0.0/16"); a name or address may
@@ -106,7 +108,7 @@ class Allowed:
                 self._hosts.add((text.lower().rstrip("."), port))
 
     def check(self, host: str, address: IPAddress, port: int = 0) -> str:
-        """Why `host` at `address` must not be called, or ""."""
+        """Return why `host` at `address` must not be called, or ""."""
         name = host.lower().rstrip(".")
         if (name, None) in self._hosts or (name, port) in self._hosts:
             return ""
@@ -120,15 +122,16 @@ class Allowed:
 _LISTED = re.compile(
     r"\[(?P<inner>[^\]]*)\](?::(?P<port6>\d{1,5}))?|(?P<host>[^:\[\]/]+):(?P<port4>\d{1,5})|(?P<whole>.+)"
 )
-
-
 _NUMERIC = re.compile(r"[0-9a-fx]+(\.[0-9a-fx]+){0,3}")
 
 _lookups = threading.BoundedSemaphore(64)
 
 
 def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
-    """The system's resolver, given up after `seconds`. A look-up that hangs is left behind, at most 64 at a time."""
+    """Return the addresses of `host` by the system's resolver. Raises OSError, TimeoutError after `seconds`.
+
+    A look-up that hangs is left behind in its thread; there are at most 64 of those.
+    """
     found: list[str] = []
     failed: list[OSError] = []
 

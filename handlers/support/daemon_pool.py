@@ -1,7 +1,7 @@
-"""Daemon threads: one that hangs is left behind, never joined, and ends with the process.
+"""A pool of daemon threads: one that hangs is left behind, never joined, and ends with the process.
 
 `concurrent.futures` joins its threads when the interpreter ends, so one hung send or read would hang the whole worker.
-Whoever waits here waits until its own deadline.
+Callers that wait for a result do so with their own deadline.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 
 class DaemonPool:
-    """At most `size` daemon threads that run what is given to them, first come, first served.
+    """At most `size` daemon threads that run submitted work in order.
 
-    Threads start when there is work, so a pool may be made before a fork. Any thread may use it.
+    Threads start when there is work, so a pool may be made before a fork. Safe to use from many threads.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -35,13 +35,13 @@ class DaemonPool:
             self._work.put(work)
 
     def abandon(self) -> None:
-        """One of the threads hangs: let another take its place."""
+        """Give up on one thread that hangs, and allow another in its place."""
         with self._lock:
             self.abandoned += 1
             self._threads -= 1
 
     def close(self) -> None:
-        """Let the threads end when their work is done. Waits for none."""
+        """Let the threads end when their work is done. Waits for none of them."""
         with self._lock:
             for _ in range(self._threads):
                 self._work.put(None)

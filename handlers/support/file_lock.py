@@ -1,6 +1,6 @@
-"""A lock for one at a time, of all threads and processes that agree on a file: flock with an end to the waiting.
+"""A mutex between threads and processes, held on a file: flock with a timeout.
 
-It knows no database and no caller: how its error is said, and as what, is theirs to decide.
+It knows no database and no caller: which error a failed lock becomes is the caller's decision.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PAUSES = (0.0005, 0.005)  # seconds between two looks: the first, and the longest that they grow to
+# Seconds between two tries: the first pause, and the longest that it grows to.
+_PAUSES = (0.0005, 0.005)
 
 
 class NotLocked(Exception):
-    """The lock could not be had. The message is to follow what it is for: "… was locked by another process for 8 s"."""
+    """The lock was not acquired. The message continues a sentence: "… was locked by another process for 8 s"."""
 
 
 class FileLock:
-    """The lock at `path`, whose file and folder are made when it is first taken. It may be built before a fork."""
+    """The lock at `path`. Its file and folder are made when it is first acquired, so it may be built before a fork."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._threads = threading.Lock()
-        self._file: tuple[int, int] | None = None  # (process id, descriptor): a lock is shared with who inherits it
+        self._file: tuple[int, int] | None = None  # (process id, descriptor): a forked child would share the lock
 
     @contextmanager
     def held(self, seconds: float) -> Iterator[None]:
@@ -37,10 +38,10 @@ class FileLock:
         try:
             try:
                 file = self._open()
-                taken = _take(file, end)
+                acquired = _acquire(file, end)
             except OSError as error:
                 raise NotLocked(f"can't be locked: {self._path}: {error.strerror}") from None
-            if not taken:
+            if not acquired:
                 raise NotLocked(f"was locked by another process for {max(0.0, seconds):.3g} s")
             try:
                 yield
@@ -63,8 +64,8 @@ class FileLock:
         return self._file[1]
 
 
-def _take(file: int, end: float) -> bool:
-    """Whether the lock was had before `end` (of time.monotonic). flock itself would wait for ever."""
+def _acquire(file: int, end: float) -> bool:
+    """Whether the lock was acquired before `end` (time.monotonic(), seconds). flock alone would wait forever."""
     pause, longest = _PAUSES
     while True:
         try:

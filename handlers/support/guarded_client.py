@@ -1,21 +1,20 @@
-"""The one client for addresses that came out of a payload: nothing a sender writes makes us call our own network.
+"""The HTTP client for URLs from a payload, guarded against server-side request forgery.
 
-What it holds to, for the first address and again for each redirect:
-- http and https only, no user:password in the address;
-- the name is resolved once, every answer is checked, and the connection goes to the checked address itself (TLS and
-  the Host header keep the name), so a name that changes its mind between check and connect gains nothing. Odd spellings
-  of an address (decimal, octal, trailing dots, other scripts) need no rule of their own: what they resolve to is
-  what is checked;
+Its rules, for the first URL and again for each redirect:
+- http and https only, no user:password in the URL;
+- the name is resolved once, every address is checked, and the connection goes to the checked address itself (TLS and
+  the Host header keep the name), so DNS rebinding between check and connect gains nothing. Odd spellings of an address
+  (decimal, octal, trailing dots, other scripts) need no rule of their own: what they resolve to is checked;
 - private, loopback, link-local, metadata, multicast, reserved and shared addresses, and IPv6 that carries an IPv4
-  address, are refused unless the operator listed the host or its network;
-- headers that were given (an API key) stay at the origin that they were given for;
+  address, are refused unless the operator allows the host or its network;
+- request headers (an API key) are sent to the origin of the first URL only;
 - one deadline over everything, also over a body that trickles; no proxy, no netrc, no cookies, no decompression.
 
-    Refused       the address is forbidden, or is none
-    Unavailable   the network or the server is in trouble; DeadlineExceeded, which is one: the deadline is over
+    Refused       the URL is invalid, or its address is forbidden
+    Unavailable   the network or the server fails; DeadlineExceeded, a subclass: the deadline is over
 
-This file knows HTTP; addresses.py knows which addresses are forbidden. It knows no sink and no run. It speaks through
-httpcore2, httpx2's own engine, because the check has to sit between the name and the socket.
+This file knows HTTP; address_policy.py knows which addresses are forbidden. It knows no sink and no run. It uses
+httpcore2, httpx2's own engine, because the check has to happen between name resolution and connect.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ import httpcore2
 import httpx2
 
 from handlers.contract import Refused, Unavailable
-from handlers.support.address_policy import Allowed, IPAddress, Resolver, resolve
+from handlers.support.address_policy import AllowedAddresses, IPAddress, Resolver, resolve
 
 MAX_REDIRECTS = 5
 MAX_URL = 8192
@@ -43,24 +42,24 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class DeadlineExceeded(Unavailable):
-    """The deadline is over. It says nothing about who took the time."""
+    """The deadline is over. It does not say what took the time."""
 
 
 class Deadline:
-    """The end of a span of time that everything in one send shares."""
+    """The point in time, `seconds` from now, by which everything in one send must end."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
     def extended(self, seconds: float) -> Deadline:
-        """The same span with `seconds` more, for those who wait for others to say how they met its end."""
+        """Return a deadline that is `seconds` later, for waiting until others have reported their own timeout."""
         other = Deadline(self.seconds)
         other._end = self._end + seconds
         return other
 
     def remaining(self) -> float:
-        """Seconds until the end. Raises DeadlineExceeded when there are none."""
+        """Return the seconds that are left. Raises DeadlineExceeded when there are none."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(f"not done within {self.seconds:g} s")
@@ -68,7 +67,7 @@ class Deadline:
 
 
 class _Stream(httpcore2.NetworkStream):
-    """A connection whose every wait ends with the deadline of the call that is using it."""
+    """A connection on which no wait outlasts the deadline of the call that uses it."""
 
     def __init__(self, inner: httpcore2.NetworkStream, calls: threading.local) -> None:
         self._inner = inner
@@ -97,9 +96,9 @@ class _Stream(httpcore2.NetworkStream):
 
 
 class _Backend(httpcore2.NetworkBackend):
-    """Opens connections: resolves once, checks, and connects to what was checked."""
+    """Opens connections: resolves once, checks, and connects to the checked address."""
 
-    def __init__(self, allowed: Allowed, resolver: Resolver, calls: threading.local) -> None:
+    def __init__(self, allowed: AllowedAddresses, resolver: Resolver, calls: threading.local) -> None:
         self._allowed = allowed
         self._resolver = resolver
         self._calls = calls
@@ -128,7 +127,7 @@ class _Backend(httpcore2.NetworkBackend):
         raise failure
 
     def safe_addresses(self, host: str, port: int, timeout: float | None) -> list[IPAddress]:
-        """The addresses of `host` that may be called. Raises Refused when none may, Unavailable when there are none."""
+        """Return the addresses of `host` that may be called. Raises Refused or Unavailable when none may."""
         try:
             found = [ipaddress.ip_address(host.strip("[]"))]
         except ValueError:
@@ -151,7 +150,7 @@ class _Backend(httpcore2.NetworkBackend):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a server said to a call that was read whole. Header names are lower-case."""
+    """A response that was read whole. Header names are lower-case."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -159,7 +158,7 @@ class Response:
 
 
 class Download:
-    """A body on its way. Header names are lower-case; `url` is the last one after redirects."""
+    """A response whose body is still to be read. Header names are lower-case; `url` is the last one after redirects."""
 
     def __init__(self, response: httpcore2.Response, url: httpx2.URL) -> None:
         self.status = response.status
@@ -169,22 +168,22 @@ class Download:
 
     @property
     def length(self) -> int | None:
-        """Bytes that the server announced, or None."""
+        """The body's length in bytes as the server announced it, or None."""
         text = self.headers.get("content-length", "")
         return int(text) if text.isascii() and text.isdigit() else None
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes as they come, not decompressed. Raises Unavailable when they end too early or too late."""
-        with _translated(self.url.host):
+        """Yield the body as it arrives, not decompressed. Raises Unavailable when it ends early or is too slow."""
+        with _translated_errors(self.url.host):
             yield from self._response.iter_stream()
 
 
 class GuardedClient:
-    """An HTTP client that reaches public addresses and those that the operator lists. Safe to use from many threads.
+    """An HTTP client that reaches public addresses and those that the operator allows. Safe to use from many threads.
 
-    Opens nothing before its first call. `timeout`: seconds that one wait for the network may take; each call brings its
-    own deadline for the whole. `resolver` stands for the system's. `tls`: an SSL context, for private authorities and
-    client certificates.
+    Opens nothing before its first call. `timeout`: seconds that one wait for the network may take; each call has its
+    own deadline for the whole. `resolver`: used in place of the system's. `tls`: an SSL context, for private
+    authorities and client certificates.
     """
 
     def __init__(
@@ -204,7 +203,7 @@ class GuardedClient:
         self._max_connections = max_connections
         self._tls = tls
         self._user_agent = user_agent
-        self._backend = _Backend(Allowed(allowed), resolver, self._calls)
+        self._backend = _Backend(AllowedAddresses(allowed), resolver, self._calls)
         self._lock = threading.Lock()
         self._pool: httpcore2.ConnectionPool | None = None
 
@@ -212,21 +211,21 @@ class GuardedClient:
     def get_stream(
         self, url: str, *, headers: Mapping[str, str] | None = None, deadline: Deadline | float
     ) -> Iterator[Download]:
-        """GET `url`, following redirects; the body is read inside the `with`, in the thread that opened it.
+        """GET `url`, following redirects; read the body inside the `with`, in the thread that opened it.
 
-        `headers` go to the origin of `url` only. `deadline`: or seconds, for everything including the body. Any status
-        that is no redirect is the caller's to judge. Raises Refused and Unavailable.
+        `headers` are sent to the origin of `url` only. `deadline` (or seconds) covers everything including the body.
+        Any status that is no redirect is returned. Raises Refused and Unavailable.
         """
         self._calls.deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
         origin = _origin(target)
         for _ in range(self._max_redirects + 1):
             given = headers if headers is not None and _origin(target) == origin else {}
-            with _translated(target.host):
+            with _translated_errors(target.host):
                 response = self._open("GET", target, given, None)
             location = _headers_of(response).get("location")
             if response.status in _REDIRECTS and location is not None:
-                with _translated(target.host):
+                with _translated_errors(target.host):
                     response.close()
                 target = self._next(target, location)
                 continue
@@ -247,13 +246,13 @@ class GuardedClient:
         deadline: Deadline | float,
         max_answer: int = 64 * 1024,
     ) -> Response:
-        """One call, no redirects followed; of the answer's body at most `max_answer` bytes are kept.
+        """Send one request and return the response, whatever its status. Redirects are not followed.
 
-        Raises Refused and Unavailable; any status is the caller's to judge.
+        At most `max_answer` bytes of the response body are read. Raises Refused and Unavailable.
         """
         self._calls.deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
-        with _translated(target.host):
+        with _translated_errors(target.host):
             response = self._open(method, target, headers or {}, content)
             try:
                 body = bytearray()
@@ -266,11 +265,11 @@ class GuardedClient:
         return Response(response.status, _headers_of(response), bytes(body[:max_answer]))
 
     def post(self, url: str, *, content: bytes, deadline: Deadline | float, **rest: Any) -> Response:
-        """`request` with POST."""
+        """Send a POST; see `request`."""
         return self.request("POST", url, content=content, deadline=deadline, **rest)
 
     def close(self) -> None:
-        """Let go of idle connections."""
+        """Close the connections. The client can be used again."""
         with self._lock:
             if self._pool is not None:
                 self._pool.close()
@@ -314,7 +313,7 @@ class GuardedClient:
 
 
 def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
-    """`text` as an address that could be called, without its fragment. Raises Refused, without showing the query."""
+    """Return `text` as an http(s) URL without its fragment. Raises Refused, whose message never shows the query."""
     if len(text) > MAX_URL:
         raise Refused(f"the address is longer than {MAX_URL} characters")
     try:
@@ -334,9 +333,9 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
 
 
 def without_query(text: str) -> str:
-    """`text` without query, fragment and user name: what may be shown and kept, for signatures are in the query.
+    """Return `text` without query, fragment and user name, which may be shown: signatures are in the query.
 
-    Never raises: what is no address at all is cut at the first mark that could begin a query.
+    Never raises: what is no URL at all is cut at the first ? or #.
     """
     bare = text.partition("#")[0].partition("?")[0]
     scheme, mark, rest = bare.partition("://")
@@ -353,8 +352,8 @@ def _headers_of(response: httpcore2.Response) -> dict[str, str]:
 
 
 @contextmanager
-def _translated(host: str) -> Iterator[None]:
-    """Say the engine's errors in the contract's words."""
+def _translated_errors(host: str) -> Iterator[None]:
+    """Raise Refused or Unavailable for the engine's errors inside."""
     try:
         yield
     except httpcore2.TimeoutException:

@@ -1,7 +1,7 @@
-"""The tries of one and the same wish, as a chain: how long it is, and whether it may become longer. Pure.
+"""The chain of a run and its resubmissions: how many tries it has, and whether one more is allowed. Pure.
 
-A chain is kept in the labels of its submissions, which the ledger has: the first run's id, and the number of the try.
-A first try has no such labels. Whatever is not certain ends the chain, for every try costs money.
+A chain is recorded in the labels of its submissions: the first run's id, and the number of the try. A first try has no
+such labels. Whatever is uncertain ends the chain, since every try costs money.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from handlers.contract import Delivery, Refused
 
 CHAIN: Final = "runhook-chain"
 TRY: Final = "runhook-try"
-AGAIN: Final = frozenset({"failed", "timed_out", "terminated"})
-"""What a run must have come to. A cancelled one was stopped by a person, and a completed one has its result."""
+RETRIED: Final = frozenset({"failed", "timed_out", "terminated"})
+"""Statuses that are submitted again. A cancelled run was stopped by a person, and a completed one has its result."""
 
 
-def tries(labels: Mapping[str, str]) -> int:
-    """Which try of its chain a run with these labels was, from 1. Raises Refused for a label that was tampered with."""
+def try_number(labels: Mapping[str, str]) -> int:
+    """Return which try of its chain a run with these labels was, from 1. Raises Refused for a label that is none."""
     text = labels.get(TRY, "1")
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) > 0):
         raise Refused(f"the label {TRY} is no number, so nobody knows how often this run was tried")
     return int(text)
 
 
-def carried_on(delivery: Delivery) -> dict[str, str]:
-    """The labels of the next try."""
-    chain = {CHAIN: delivery.labels.get(CHAIN) or delivery.run_id, TRY: str(tries(delivery.labels) + 1)}
+def next_labels(delivery: Delivery) -> dict[str, str]:
+    """Return the labels of the next try. Raises Refused."""
+    chain = {CHAIN: delivery.labels.get(CHAIN) or delivery.run_id, TRY: str(try_number(delivery.labels) + 1)}
     return {**delivery.labels, **chain}
 
 
-def why_not(delivery: Delivery, budget: int, max_age: float, now: datetime) -> str:
-    """Why there is nothing to submit again, or "". Raises Refused."""
-    if delivery.status not in AGAIN:
+def skip_reason(delivery: Delivery, budget: int, max_age: float, now: datetime) -> str:
+    """Return why the run is not submitted again, or "". `max_age`: seconds. Raises Refused."""
+    if delivery.status not in RETRIED:
         what = delivery.status if delivery.status in ("completed", "canceled") else "not ended, as far as is known"
         return f"the run is {what}: not submitted again"
     if delivery.run.get("retry_pending") is True:
         return "Skyvern itself will try the run again: not submitted again"
-    done = tries(delivery.labels)
+    done = try_number(delivery.labels)
     if done > budget:
         chain = delivery.labels.get(CHAIN, "")
         return f"the budget is spent: {done} tries" + (f" since {chain}" if chain else "") + "; not submitted again"

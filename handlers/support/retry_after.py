@@ -1,4 +1,4 @@
-"""How long a server asks us to wait: the header Retry-After, as seconds or as a date. Pure, and never raises."""
+"""Read the header Retry-After, in seconds or as a date. Pure, and never raises."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 MAX_RETRY_AFTER = 86_400.0
-"""Seconds that a server can make us wait."""
+"""Longest wait that a server can impose, in seconds."""
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that the header Retry-After asks for, at most a day; None without one that can be read.
+    """Return the seconds that Retry-After asks for, at most a day; None when it is missing or can't be read.
 
-    `headers`: names in lower case. `now`: seconds since the epoch, against which a date is held unless the server sent
-    its own.
+    `headers`: names in lower case. `now`: seconds since the epoch, subtracted from a date unless the server sent its
+    own Date.
     """
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text):

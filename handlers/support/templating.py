@@ -1,9 +1,9 @@
-"""Templates that operators write and payloads fill: sandboxed, strict, and bounded in length.
+"""Templates written by operators and filled from payloads: sandboxed, strict, and bounded in length.
 
-A template is code by the operator; what a payload brings is only ever a value, never template text. `compile` is for
-load time and finds what is wrong then: bad syntax, a name that will never be there, a template that wants files;
-`render` is for each delivery. What becomes of each value before it is put between the template's own characters is the
-caller's `finalize` (a key-safe name, an escaped message); it comes last, so no filter in the template gets round it.
+A template is the operator's code; a payload only supplies values, never template text. `compile` runs at load and finds
+what is wrong then: bad syntax, an unknown name, a template that includes files. `render` runs for each delivery. The
+caller's `finalize` turns each value into text (a key-safe name, an escaped message); it runs last, so no filter in the
+template can bypass it.
 
 This file knows no sink: it turns text and values into text.
 """
@@ -27,18 +27,18 @@ from handlers.contract import Delivery, Refused
 MAX_SOURCE = 64 * 1024
 """Longest template, in characters."""
 MAX_OUTPUT = 256 * 1024
-"""Longest result unless the caller says less, in characters."""
+"""Longest result unless the caller sets less, in characters."""
 
 VARIABLES = frozenset({"run", "event", "source", "labels", "received_at", "date", "receipts", "route", "test"})
 """The names that `context_of` gives: pass them to `compile`."""
 
 
 class TemplateError(ValueError):
-    """A template can't be used: said at load, in one line with the template's name and line."""
+    """A template can't be used. Raised at load; the message is one line with the template's name and line."""
 
 
 def plain(value: Any) -> str:
-    """How a value reads when a template prints it: null is nothing, true and objects are as in JSON.
+    """Return a value as a template prints it: null is "", booleans, objects and lists are JSON.
 
     Raises jinja2.UndefinedError for a missing value and for a function that was named without being called.
     """
@@ -56,7 +56,7 @@ def plain(value: Any) -> str:
 
 
 def context_of(delivery: Delivery) -> dict[str, Any]:
-    """The variables that every sink's templates have. The same at every attempt of a delivery.
+    """Return the variables that every sink's templates have. The same at every attempt of a delivery.
 
     `run`: the body's fields, with run_id, run_type and outcome (the status after untangling) always there.
     `event`: id, source, via, key (the delivery's idempotency key). `received_at`: datetime in UTC; `date`: its year,
@@ -89,7 +89,7 @@ class Template:
         self.max_length = max_length
 
     def render(self, context: Mapping[str, Any]) -> str:
-        """The template filled with `context`.
+        """Return the template filled with `context`.
 
         Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit) or is
         longer than `max_length` characters: the same run would fail the same way again.
@@ -104,9 +104,9 @@ class Template:
                 pieces.append(piece)
         except Refused:
             raise
-        except (jinja2.TemplateError, SecurityError) as error:  # their words hold names of the template, not values
+        except (jinja2.TemplateError, SecurityError) as error:  # their messages hold names of the template, not values
             raise Refused(f"the template {self.name} can't be filled: {_one_line(error.message or '')}") from None
-        except Exception as error:  # noqa: BLE001 - whatever a filter raises about a value; its words may hold the value
+        except Exception as error:  # noqa: BLE001 - whatever a filter raises; its message may hold a value
             raise Refused(f"the template {self.name} can't be filled: {type(error).__name__}") from None
         return "".join(pieces)
 
@@ -119,7 +119,7 @@ def compile(  # noqa: A001 - always called as templating.compile
     finalize: Callable[[Any], str] = plain,
     max_length: int = MAX_OUTPUT,
 ) -> Template:
-    """Compile `source`. `name` is what errors call it; `variables` are the names that `render` will be given.
+    """Compile `source`. `name`: what errors call it. `variables`: the names that `render` will be given.
 
     `finalize` turns each printed value into text. Raises TemplateError.
     """
@@ -137,7 +137,7 @@ def compile(  # noqa: A001 - always called as templating.compile
 
 
 def _check(tree: nodes.Template, name: str, variables: Collection[str]) -> None:
-    """Find what would fail at every rendering."""
+    """Raise TemplateError for what would fail at every rendering."""
     for file_node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         raise TemplateError(f"{name}, line {file_node.lineno}: a template can't include or import another")
     unknown = sorted(meta.find_undeclared_variables(tree) - set(variables) - set(_GLOBALS))
@@ -149,7 +149,7 @@ def _check(tree: nodes.Template, name: str, variables: Collection[str]) -> None:
 
 _GLOBALS: dict[str, Any] = {"range": jinja2.sandbox.safe_range, "dict": dict, "namespace": jinja2.utils.Namespace}
 _DROPPED_FILTERS = ("random", "pprint", "xmlattr", "safe", "forceescape", "escape", "e", "urlize", "striptags")
-"""`random` would differ at every attempt; the rest are for HTML or debugging, and escaping is `finalize`'s affair."""
+"""`random` would differ at every attempt; the rest are for HTML or debugging, and escaping is the job of `finalize`."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -194,7 +194,7 @@ def _environment(finalize: Callable[[Any], str]) -> _Sandbox:
 
 
 def _to_json(value: Any) -> str:
-    """JSON for messages and bodies, not for HTML: no character is escaped that JSON does not want escaped."""
+    """Return JSON for messages and bodies, not for HTML: only what JSON requires is escaped."""
     if isinstance(value, jinja2.Undefined):
         return str(value)  # raises, naming what is missing
     return json.dumps(value, ensure_ascii=False, default=str)

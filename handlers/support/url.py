@@ -1,4 +1,4 @@
-"""URLs taken apart: their origin, their user and password, and how they are shown. Pure: no name is looked up."""
+"""Take URLs apart: origin, user and password, and a form that may be shown. Pure: no name is resolved."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 PORTS = {"http": 80, "https": 443}
-"""The port that a scheme stands for."""
+"""The default port of each scheme."""
 
 
 class Origin(NamedTuple):
-    """Where a URL leads: scheme and host in lower case, and the port, 0 where the scheme has none of its own."""
+    """Scheme and host in lower case, and the port, 0 where the scheme has no default."""
 
     scheme: str
     host: str
@@ -24,12 +24,12 @@ class Origin(NamedTuple):
 
     @property
     def bracketed(self) -> str:
-        """The host as it stands in a URL: an IPv6 address in brackets."""
+        """The host as written in a URL: an IPv6 address in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def origin(url: str) -> Origin | None:
-    """The origin of `url`; None for what is no URL."""
+    """Return the origin of `url`; None for what is no URL."""
     try:
         parts = urlsplit(url)
         return Origin(parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or PORTS.get(parts.scheme, 0))
@@ -38,7 +38,7 @@ def origin(url: str) -> Origin | None:
 
 
 def split_userinfo(url: str) -> tuple[str, str]:
-    """`url` without user:password and fragment, and the authorization header that they become, or "".
+    """Return `url` without user:password and fragment, and the Basic authorization header that they make, or "".
 
     Raises ValueError for what is no URL.
     """
@@ -52,7 +52,7 @@ def split_userinfo(url: str) -> tuple[str, str]:
 
 
 def hide_password(url: str) -> str:
-    """`url` with the password in its authority, and in its query, as stars."""
+    """Return `url` with the password in its authority, and in its query, replaced by stars."""
     # A password may hold a slash, for SQLAlchemy takes it; after a host's port there is none.
     url = re.sub(r"(://[^/@:\s]*:)(?!\d+(?:[/?]|$))\S*(@)", r"\1********\2", url)
     return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1********", url)

@@ -182,10 +182,13 @@ def _no_sink(name: str, sinks: list[str]) -> str:
 
 def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
     """What other modules know the form of."""
-    from handlers.support.address_policy import Allowed
+    from handlers.support.address_policy import AllowedAddresses
     from receiver.domain.redaction import Redactor
 
-    for name, check in (("redact", lambda text: Redactor([text])), ("allowed_addresses", lambda text: Allowed([text]))):
+    for name, check in (
+        ("redact", lambda text: Redactor([text])),
+        ("allowed_addresses", lambda text: AllowedAddresses([text])),
+    ):
         entries = raw.get(name)
         for index, entry in enumerate(entries if isinstance(entries, list) else []):
             if isinstance(entry, str):

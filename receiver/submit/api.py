@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from handlers.support.address_policy import Allowed
+from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
 from receiver.domain.callback import CALLBACK
 from receiver.domain.poll_schedule import first_look
@@ -105,7 +105,7 @@ class _Api:
         self._max_body = config.server.max_body
         self._max_wait = config.submit.max_wait
         self.sources: dict[str, Source] = {}
-        allowed = Allowed(config.allowed_addresses)
+        allowed = AllowedAddresses(config.allowed_addresses)
         for name, source in config.sources.items():
             if (found := source.api(settings.skyvern_base_url)) is None:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from handlers.support.address_policy import Allowed
+from handlers.support.address_policy import AllowedAddresses
 from receiver.domain.callback import lane_of
 from receiver.skyvern import SkyvernAPI
 from receiver.submit.replies import Refusal, error
@@ -21,7 +21,7 @@ class Source:
     api: SkyvernAPI
     callbacks: str = ""
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
-    allowed: Allowed = field(default_factory=Allowed)
+    allowed: AllowedAddresses = field(default_factory=AllowedAddresses)
 
     def callback(self, submission_id: str) -> str:
         """The callback URL of a submission, or "" without a public URL."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from handlers.contract import Refused
-from handlers.support.address_policy import Allowed, literal_addresses
+from handlers.support.address_policy import AllowedAddresses, literal_addresses
 from handlers.support.guarded_client import parse_url
 from handlers.support.url import PORTS, split_userinfo
 
@@ -30,7 +30,7 @@ def written_out(given: str) -> str:
         raise BadAddress("Invalid URL: not an address") from None
 
 
-def check(url: str, allowed: Allowed) -> None:
+def check(url: str, allowed: AllowedAddresses) -> None:
     """Raises BadAddress for a URL that can never be called: no http(s), no host, too long, or the address itself of a
     network that is neither public nor one of `allowed`. A name is looked up, and judged, when it is called."""
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from handlers.contract import Refused, Unavailable
-from handlers.support.address_policy import Allowed, resolve, why_forbidden
+from handlers.support.address_policy import AllowedAddresses, resolve, why_forbidden
 from handlers.support.guarded_client import Deadline, GuardedClient, parse_url, without_query
 from tests.servers.artifacts import ArtifactServer, Page
 
@@ -125,7 +125,7 @@ def test_a_public_address_is_not_forbidden(address: str) -> None:
     ],
 )
 def test_the_operator_lists_hosts_and_networks(entries: list[str], host: str, address: str, passes: bool) -> None:
-    assert (Allowed(entries).check(host, ipaddress.ip_address(address), 9000) == "") is passes
+    assert (AllowedAddresses(entries).check(host, ipaddress.ip_address(address), 9000) == "") is passes
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_operator_lists_hosts_and_networks(entries: list[str], host: str, ad
 )
 def test_a_listing_that_means_nothing_is_an_error(entry: str) -> None:
     with pytest.raises(ValueError, match="is no host name, address or network"):
-        Allowed([entry])
+        AllowedAddresses([entry])
 
 
 @pytest.mark.parametrize(

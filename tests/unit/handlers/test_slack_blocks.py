@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from handlers.contract import Artifact, Delivery
 from handlers.slack import escape
-from handlers.slack.blocks import BLOCKS_MAX, Style, build
-from handlers.slack.incident_count import RECENT, IncidentCount, Seen, again, many
-from handlers.slack.incidents import same_reason, topic_of
+from handlers.slack.blocks import BLOCKS_MAX, MessageStyle, build
+from handlers.slack.incident_count import RECENT, IncidentCount, SeenRun, repeat_line, repeat_reply
+from handlers.slack.incidents import normalized_reason, topic_of
 from handlers.slack.templates import TemplateOption, Templates
 from handlers.support import wording
 from handlers.testing.conformance import BODIES, make_delivery, sample_run
@@ -97,9 +97,9 @@ def test_no_text_of_a_payload_can_mention_or_link_or_break_the_message(text: str
 @given(text=hostile, limit=st.integers(10, 300))
 def test_escaped_text_keeps_its_limit_and_is_never_cut_within_an_escape(text: str, limit: int) -> None:
     for made in (escape.mrkdwn(text, limit), escape.code(text, limit), escape.code_block(text, limit)):
-        assert escape.units(made) <= limit
+        assert escape.utf16_length(made) <= limit
         assert not re.search(r"&(?!amp;|lt;|gt;)", made)
-    assert escape.units(escape.plain(text, limit)) <= limit
+    assert escape.utf16_length(escape.plain(text, limit)) <= limit
 
 
 @given(text=st.sampled_from(HOSTILE) | st.text())
@@ -198,7 +198,7 @@ def test_where_nothing_was_mirrored_signed_links_are_shown_with_a_warning() -> N
     assert "<https://signed.example/r?sig=1&kid=k|recording.webm>" in text
     assert "lapse within hours" in text
     assert "signed.example" not in all_text(
-        blocks_of(make_delivery(), style=Style(link_to=("run",)), artifacts=artifacts)
+        blocks_of(make_delivery(), style=MessageStyle(link_to=("run",)), artifacts=artifacts)
     )
 
 
@@ -225,7 +225,7 @@ def test_many_files_are_counted_instead_of_shown() -> None:
 
 
 def test_parts_that_are_not_wanted_are_left_out() -> None:
-    message = blocks_of(make_delivery(), style=Style(show=("why",)))
+    message = blocks_of(make_delivery(), style=MessageStyle(show=("why",)))
     assert [block["type"] for block in message["blocks"]] == ["header", "section", "section"]
 
 
@@ -309,7 +309,7 @@ def failing(reason: str, **changes: Any) -> Delivery:
     ],
 )
 def test_reasons_that_differ_in_ids_and_numbers_are_one(one: str, other: str) -> None:
-    assert same_reason(failing(one)) == same_reason(failing(other))
+    assert normalized_reason(failing(one)) == normalized_reason(failing(other))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_reasons_that_differ_in_ids_and_numbers_are_one(one: str, other: str) ->
     [("No login form", "No search form"), ("GET https://a.example/ failed", "GET https://b.example/ failed")],
 )
 def test_other_reasons_are_other_incidents(one: str, other: str) -> None:
-    assert same_reason(failing(one)) != same_reason(failing(other))
+    assert normalized_reason(failing(one)) != normalized_reason(failing(other))
 
 
 def test_an_incident_is_one_workflow_failing_in_one_way() -> None:
@@ -353,18 +353,19 @@ def test_only_failures_are_incidents() -> None:
 
 def test_a_count_counts_each_delivery_once_and_survives_a_trip_through_slack() -> None:
     seen = {
-        f"mark{number}": Seen(f"wr_{number}", "https://app.example/1", "2026-03-01 10:02 UTC") for number in range(30)
+        f"mark{number}": SeenRun(f"wr_{number}", "https://app.example/1", "2026-03-01 10:02 UTC")
+        for number in range(30)
     }
-    tally = IncidentCount().add(seen).add(seen)
-    assert (tally.count, len(tally.recent)) == (30, RECENT)
-    back = IncidentCount.from_metadata(json.loads(json.dumps(tally.to_metadata("t")))["event_payload"])
-    assert back == tally
-    assert len(json.dumps(tally.to_metadata("t"))) < 8000
-    message = again(tally).to_dict()
+    count = IncidentCount().add(seen).add(seen)
+    assert (count.repeats, len(count.recent)) == (30, RECENT)
+    back = IncidentCount.from_metadata(json.loads(json.dumps(count.to_metadata("t")))["event_payload"])
+    assert back == count
+    assert len(json.dumps(count.to_metadata("t"))) < 8000
+    message = repeat_reply(count).to_dict()
     assert_harmless(message)
     assert "Seen again: 31 times by now" in message["text"]
     assert "and 20 before" in all_text(message)
-    assert_harmless(many(build(failing("No login form")), 10, 90).to_dict())
+    assert_harmless(repeat_line(build(failing("No login form")), 10, 90).to_dict())
 
 
 @pytest.mark.parametrize(
