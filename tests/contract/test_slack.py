@@ -425,7 +425,7 @@ def test_a_storm_is_one_message_and_few_calls(slack: FakeSlack, bot: Make) -> No
     gate = slack.gates["chat.postMessage"] = threading.Event()
     with ThreadPoolExecutor(40) as pool:
         work = [pool.submit(sink.send, failing()) for _ in range(40)]
-        (thread,) = sink._threads._known.values()  # type: ignore[union-attr]
+        (thread,) = sink._thread_poster._known.values()  # type: ignore[union-attr]
         eventually(lambda: len(thread.waiting) == 40)
         gate.set()
         assert all(isinstance(each.result(), Receipt) for each in work)

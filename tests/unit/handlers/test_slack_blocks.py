@@ -62,7 +62,7 @@ def assert_harmless(message: dict[str, Any], hosts: frozenset[str] = frozenset({
     assert [block for block in message["blocks"] if not fits(block)] == []
     for text in [*texts(message), {"type": "mrkdwn", "text": message["text"], "verbatim": True}]:
         words = text["text"]
-        assert not wording._UNSEEN.search(words.replace(escape.WORD_JOINER, ""))
+        assert not wording._INVISIBLE.search(words.replace(escape.WORD_JOINER, ""))
         assert not re.search(r"@(here|channel|everyone)", words, re.IGNORECASE)
         if text["type"] == "plain_text":
             assert not re.search(r"[<>\n]", words)
@@ -238,7 +238,7 @@ def test_any_body_makes_a_message_that_slack_takes(kind: str) -> None:
     ("seconds", "words"), [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
 )
 def test_a_duration_reads_as_people_say_it(seconds: float, words: str) -> None:
-    assert wording.duration(seconds) == words
+    assert wording.format_duration(seconds) == words
 
 
 # Templates
@@ -372,4 +372,4 @@ def test_a_count_counts_each_delivery_once_and_survives_a_trip_through_slack() -
     "payload", [{}, {"count": "x", "deliveries": 3, "recent": "y"}, {"count": -1, "recent": [1, {}, None]}]
 )
 def test_a_count_that_was_tampered_with_starts_anew(payload: dict[str, Any]) -> None:
-    assert IncidentCount.from_metadata(payload).count == 0
+    assert IncidentCount.from_metadata(payload).repeats == 0
