@@ -1,11 +1,12 @@
-"""Rows: one for each run, in SQLite or PostgreSQL.
+"""The sink `database`: one row for each run, in SQLite or PostgreSQL.
 
-sink       the sink: batches in, receipts out, and which trouble means what
-options    what an operator may say
-columns    the columns, and the row that a delivery makes
-values     text, numbers, times and JSON made safe for a database
-upsert     the table, and the statement that never lets old facts replace newer ones
-server     connections, locks, time limits, and what a driver's error means
+sink       the sink: batches, transactions, and which delivery a failed one is due to
+options    the sink's options
+table      the standard columns (pure)
+columns    the row that a delivery makes (pure)
+values     text, numbers, times and JSON converted for a database (pure)
+upsert     the SQL statements, which never let an older event replace a newer one
+server     connections, locks, time limits, and a driver's errors as ours
 """
 
 from handlers.database.options import DatabaseOptions

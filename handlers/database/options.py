@@ -1,4 +1,4 @@
-"""The options of the database sink, checked at load. Knows how a URL looks, and opens nothing."""
+"""The options of the sink `database`, checked at load. Opens nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from handlers.database.table import RESERVED
 ColumnType = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
 
 MAX_MAPPED = 90
-"""Mapped columns: with these a batch still fits SQLite's 32,766 parameters."""
+"""Most mapped columns, so that a batch still fits SQLite's 32,766 parameters."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RIGHT = "right would be sqlite:///var/results.db or postgresql://user:password@host/name"
@@ -35,7 +35,7 @@ class MappedColumn(BaseModel):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The path, key by key."""
+        """The path as a tuple of keys."""
         return tuple(self.path.split(".")) if isinstance(self.path, str) else self.path
 
     @field_validator("path")
@@ -52,7 +52,7 @@ def _from_shorthand(value: Any) -> Any:
 
 
 _Column = MappedColumn | str | list[str]
-"""What may be written for a column."""
+"""What an operator may write for a column."""
 
 
 class DatabaseOptions(SinkOptions):
@@ -99,7 +99,7 @@ class DatabaseOptions(SinkOptions):
 
 
 def parse_url(text: str) -> URL:
-    """The URL with its driver. Raises ValueError, never with the URL in it, which may hold a password."""
+    """Return the URL with its driver. Raises ValueError, without the URL, which may hold a password."""
     if not text.strip():
         raise ValueError(f"is empty; {_RIGHT}")
     try:

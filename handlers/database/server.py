@@ -1,11 +1,11 @@
-"""One database: connections, locks, time limits, and what a driver's error means. Knows no table.
+"""One database: connections, locks, time limits, and a driver's errors as ours. Knows no table.
 
-What is held here:
-- Every wait ends at the deadline, be it for a connection, a lock, a statement, or a server that was stopped in the
-  middle of an answer and will never send the rest.
-- SQLite is written under a file lock taken before BEGIN IMMEDIATE: with several writers busy_timeout alone gave lock
-  errors. The lock is the file's name with .lock added; whoever else writes to it should take it too.
-- A driver's message may quote the row, and the statement holds it: neither is ever shown.
+Its rules:
+- Every wait ends at the deadline: for a connection, a lock, a statement, or a server that was stopped in the middle of
+  an answer.
+- SQLite is written under a file lock acquired before BEGIN IMMEDIATE, since busy_timeout alone gave lock errors with
+  several writers. The lock is the database's file name with .lock added; other writers should use it too.
+- A driver's message may quote the row, and the statement contains it: neither is ever shown.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from handlers.contract import Unavailable
 from handlers.support.file_lock import FileLock, NotLocked
 
 MAX_CONNECT = 10.0
-"""Seconds that making a connection may take, however long a send may."""
+"""Longest time for connecting, in seconds, even if a send may take longer."""
 LATE = "the server did not answer in time"
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
-_ABOUT_THE_ROW = {"21", "22", "23", "38", "39", "44", "54", "P0"}
-"""Classes of SQLSTATE that are about the row: wrong data, constraints, sizes, what a trigger raised.
+_ROW_ERRORS = {"21", "22", "23", "38", "39", "44", "54", "P0"}
+"""SQLSTATE classes caused by the row: wrong data, constraints, sizes, what a trigger raised.
 
-All others (connections, rights, missing tables, deadlocks, full disks) pass, or an operator can put them right.
+All others (connections, rights, missing tables, deadlocks, full disks) pass, or an operator can fix them.
 """
-_QUOTING = _ABOUT_THE_ROW | {"42"}
-"""Those whose message may quote the row or the statement. They are told in words of our own."""
+_QUOTING_ERRORS = _ROW_ERRORS | {"42"}
+"""Classes whose message may quote the row or the statement, and so is not shown."""
 
 
-class BadRow(Exception):
+class RowRejected(Exception):
     """The database refused a row of the batch. Nothing of the batch was written. The message holds no value of it."""
 
 
-class WrongTable(Unavailable):
-    """The table is not as the statement needs it. It may have been changed since it was looked at."""
+class TableMismatch(Unavailable):
+    """The table is not as the statement needs it. It may have been changed since it was checked."""
 
 
 class _Bounded(psycopg.Connection[Any]):
-    """A connection on which no wait outlasts the deadline. libpq's own limits end none that begins after connecting."""
+    """A connection on which no wait outlasts the deadline; libpq's own timeouts cover only connecting."""
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         deadline = _deadline.get()
@@ -62,15 +62,15 @@ class _Bounded(psycopg.Connection[Any]):
             while True:
                 ready = yield wanted
                 if time.monotonic() > deadline:
-                    self.close()  # in the middle of an answer: of no use to anybody else
+                    self.close()  # in the middle of an answer, so it can't be used again
                     raise psycopg.OperationalError(LATE)
                 wanted = gen.send(ready)
         except StopIteration as done:
             return done.value
 
 
-class Server:
-    """The database at `url` (from options.parse_url). Opens nothing until the first transaction."""
+class Database:
+    """The database at `url` (from options.parse_url). `timeout`: seconds. Opens nothing until the first transaction."""
 
     def __init__(self, url: sa.URL, timeout: float) -> None:
         self._url = url
@@ -81,6 +81,7 @@ class Server:
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether it is SQLite, and so a file."""
         return self._url.get_backend_name() == "sqlite"
 
     @property
@@ -90,10 +91,10 @@ class Server:
 
     @contextmanager
     def transaction(self, deadline: float) -> Iterator[sa.Connection]:
-        """A transaction that ends, one way or the other, by `deadline` (seconds of time.monotonic()).
+        """Run a transaction that commits or fails by `deadline` (time.monotonic(), seconds).
 
-        Raises Unavailable, WrongTable (which is one) or BadRow; then nothing was written, or, when the connection was
-        lost at the commit, all of it.
+        Raises Unavailable, TableMismatch (a subclass) or RowRejected. Then nothing was written; or all of it, if the
+        connection was lost at the commit.
         """
         token = _deadline.set(deadline)
         try:
@@ -111,7 +112,7 @@ class Server:
         except exc.DBAPIError as error:
             raise self._translated(error) from None
         except (UnicodeError, OverflowError) as error:  # a driver that can't encode a value
-            raise BadRow(type(error).__name__) from None
+            raise RowRejected(type(error).__name__) from None
         finally:
             _deadline.reset(token)
 
@@ -133,9 +134,9 @@ class Server:
     def _open_postgresql(self) -> sa.Engine:
         _, arguments = sa.create_engine(self._url).dialect.create_connect_args(self._url)
         defaults = {
-            "connect_timeout": str(max(2, int(min(self._timeout / 2, MAX_CONNECT)))),  # libpq knows none under 2 s
+            "connect_timeout": str(max(2, int(min(self._timeout / 2, MAX_CONNECT)))),  # libpq takes none under 2 s
             "application_name": "runhook",
-            # A server that vanished without a word is noticed by the kernel too.
+            # The kernel too notices a server that vanished.
             "keepalives_idle": "5",
             "keepalives_interval": "3",
             "keepalives_count": "3",
@@ -143,9 +144,9 @@ class Server:
         }
 
         def connect() -> psycopg.Connection[Any]:
-            if time.monotonic() > _deadline.get():  # the pool comes here too when the connection it had is dead
+            if time.monotonic() > _deadline.get():  # the pool also calls this to replace a dead connection
                 raise psycopg.OperationalError(LATE)
-            # Nothing is prepared: a pooler between us and the server may hand each transaction to another one.
+            # No prepared statements: a pooler in between may send each transaction to another connection.
             return _Bounded.connect(**{**defaults, **arguments, "prepare_threshold": None})
 
         return sa.create_engine(
@@ -165,13 +166,13 @@ class Server:
         )
 
         @event.listens_for(engine, "connect")
-        def _connected(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None  # the driver must not begin by itself
+        def _on_connect(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # the driver must not begin transactions itself
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
 
         @event.listens_for(engine, "begin")
-        def _begun(connection: sa.Connection) -> None:
+        def _on_begin(connection: sa.Connection) -> None:
             left = min(_deadline.get() - time.monotonic(), self._timeout)
             connection.exec_driver_sql(f"PRAGMA busy_timeout={max(1, int(left * 1000))}")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -179,9 +180,9 @@ class Server:
         return engine
 
     def _limit(self, connection: sa.Connection, deadline: float) -> None:
-        """Let the server itself give up a little before us, for it can say why.
+        """Let the server time out a little before us, since it can say why.
 
-        For this transaction only, as a connection pooler may be between.
+        Set for this transaction only, as a connection pooler may be in between.
         """
         left = (deadline - time.monotonic()) * 1000
         connection.exec_driver_sql(
@@ -197,10 +198,10 @@ class Server:
         name = str(getattr(cause, "sqlite_errorname", "") or type(cause).__name__)
         about_row = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_RANGE", "SQLITE_TOOBIG")
         if name.startswith(about_row) or isinstance(cause, OverflowError):
-            return BadRow(f"SQLite refused the row: {name}")
+            return RowRejected(f"SQLite refused the row: {name}")
         words = _one_line(str(cause))
         if name == "SQLITE_ERROR":  # its messages name tables and columns, and quote no values
-            return WrongTable(f"SQLite: {words}")
+            return TableMismatch(f"SQLite: {words}")
         return Unavailable(f"SQLite: {words} ({name})")
 
     def _from_postgresql(self, cause: psycopg.Error) -> Exception:
@@ -208,7 +209,7 @@ class Server:
         if not state:
             if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
                 return Unavailable(f"PostgreSQL can't be reached: {self._without_password(_one_line(str(cause)))}")
-            return BadRow(f"the row can't be sent to PostgreSQL: {type(cause).__name__}")
+            return RowRejected(f"the row can't be sent to PostgreSQL: {type(cause).__name__}")
         where = ", ".join(
             f"{what} {name}"
             for what, name in (
@@ -219,13 +220,15 @@ class Server:
             if name
         )
         what = f"{type(cause).__name__} {state}" + (f", {where}" if where else "")
-        if state[:2] in _ABOUT_THE_ROW:
-            return BadRow(f"PostgreSQL refused the row: {what}")
-        telling = state[:2] not in _QUOTING or state == "42501"  # no right to do this: it names the table only
-        words = _one_line(cause.diag.message_primary or "") if telling else ""
+        if state[:2] in _ROW_ERRORS:
+            return RowRejected(f"PostgreSQL refused the row: {what}")
+        quotes_nothing = (
+            state[:2] not in _QUOTING_ERRORS or state == "42501"
+        )  # insufficient privilege names only the table
+        words = _one_line(cause.diag.message_primary or "") if quotes_nothing else ""
         message = f"PostgreSQL: {words} ({what})" if words else f"PostgreSQL: {what}"
         if state[:2] == "42" and state != "42501":
-            return WrongTable(message)
+            return TableMismatch(message)
         return Unavailable(self._without_password(message))
 
     def _without_password(self, message: str) -> str:

@@ -1,50 +1,50 @@
-"""The table's standard columns, as they are declared: names, kinds, and what a null does to them. Pure."""
+"""The table's standard columns: names, kinds, and whether a null overwrites them. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 Kind = str
-"""text, integer, number, boolean, timestamp or json."""
+"""One of text, integer, number, boolean, timestamp and json."""
 
 
 @dataclass(frozen=True, slots=True)
-class Col:
-    """One column: its name, its kind, and whether a null keeps what was there (see columns.py)."""
+class Column:
+    """One column. `keep_on_null`: see columns.py."""
 
     name: str
     kind: Kind
-    keep: bool = False
+    keep_on_null: bool = False
 
 
-STANDARD: tuple[Col, ...] = (
-    Col("run_id", "text"),
-    Col("source", "text"),
-    Col("run_type", "text"),
-    Col("status", "text"),
-    Col("original_status", "text"),
-    Col("attempt", "integer"),
-    Col("retry_pending", "boolean"),
-    Col("failure_reason", "text"),
-    Col("output", "json", keep=True),
-    Col("errors", "json"),
-    Col("title", "text", keep=True),
-    Col("workflow_id", "text", keep=True),
-    Col("step_count", "integer", keep=True),
-    Col("app_url", "text", keep=True),
-    Col("recording_url", "text", keep=True),
-    Col("created_at", "timestamp", keep=True),
-    Col("modified_at", "timestamp"),
-    Col("queued_at", "timestamp", keep=True),
-    Col("started_at", "timestamp", keep=True),
-    Col("finished_at", "timestamp", keep=True),
-    Col("labels", "json", keep=True),
-    Col("links", "json", keep=True),
-    Col("event_id", "text"),
-    Col("via", "text"),
-    Col("is_test", "boolean"),
-    Col("received_at", "timestamp"),
-    Col("delivered_at", "timestamp"),
+STANDARD: tuple[Column, ...] = (
+    Column("run_id", "text"),
+    Column("source", "text"),
+    Column("run_type", "text"),
+    Column("status", "text"),
+    Column("original_status", "text"),
+    Column("attempt", "integer"),
+    Column("retry_pending", "boolean"),
+    Column("failure_reason", "text"),
+    Column("output", "json", keep_on_null=True),
+    Column("errors", "json"),
+    Column("title", "text", keep_on_null=True),
+    Column("workflow_id", "text", keep_on_null=True),
+    Column("step_count", "integer", keep_on_null=True),
+    Column("app_url", "text", keep_on_null=True),
+    Column("recording_url", "text", keep_on_null=True),
+    Column("created_at", "timestamp", keep_on_null=True),
+    Column("modified_at", "timestamp"),
+    Column("queued_at", "timestamp", keep_on_null=True),
+    Column("started_at", "timestamp", keep_on_null=True),
+    Column("finished_at", "timestamp", keep_on_null=True),
+    Column("labels", "json", keep_on_null=True),
+    Column("links", "json", keep_on_null=True),
+    Column("event_id", "text"),
+    Column("via", "text"),
+    Column("is_test", "boolean"),
+    Column("received_at", "timestamp"),
+    Column("delivered_at", "timestamp"),
 )
 
-RESERVED = frozenset(col.name for col in STANDARD)
+RESERVED = frozenset(column.name for column in STANDARD)

@@ -1,7 +1,7 @@
-"""Values of a payload made safe for a database. Pure.
+"""Convert values of a payload for a database. Pure.
 
 Databases refuse NUL and lone surrogates in text, NaN and Infinity in JSON, integers past 64 bits in integer columns.
-None of these may cost a result: text gets U+FFFD instead, JSON null, and a column that can't hold a value is null,
+None of these may lose a result: text gets U+FFFD instead, JSON null, and a column that can't hold a value is null,
 while the whole value stays in the JSON of `output`.
 """
 
@@ -25,17 +25,17 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?"
 INT64 = range(-(2**63), 2**63)
 
 
-class NoFit(ValueError):
+class ConversionError(ValueError):
     """The value can't be held by a column of this type."""
 
 
-def text(value: str) -> str:
-    """`value` without what no database stores."""
+def storable(value: str) -> str:
+    """Return `value` with NUL and lone surrogates, which no database stores, replaced by U+FFFD."""
     return _UNSTORABLE.sub("\ufffd", value)
 
 
 def to_json(value: Any) -> bytes:
-    """`value` as compact JSON that any database takes: integers of any length stay, NaN and infinities are null.
+    """Return compact JSON that any database takes: integers of any length stay, NaN and infinities become null.
 
     Raises RecursionError for hundreds of levels.
     """
@@ -50,9 +50,9 @@ def to_json(value: Any) -> bytes:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return text(value)
+        return storable(value)
     if isinstance(value, Mapping):
-        return {text(str(key)): _clean(item) for key, item in value.items()}
+        return {storable(str(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -61,54 +61,54 @@ def _clean(value: Any) -> Any:
 
 
 def to_text(value: Any) -> str:
-    """Strings as they are, the rest as JSON."""
-    return text(value) if isinstance(value, str) else to_json(value).decode()
+    """Convert to text: strings as they are, the rest as JSON."""
+    return storable(value) if isinstance(value, str) else to_json(value).decode()
 
 
 def to_integer(value: Any) -> int:
-    """Whole numbers of 64 bits, also as text or as a float. Raises NoFit."""
+    """Convert a whole number of 64 bits, also from text or a float. Raises ConversionError."""
     number = to_number(value)
     if number != number.to_integral_value() or not -(2**63) <= number < 2**63:
-        raise NoFit("no integer of 64 bits")
+        raise ConversionError("no integer of 64 bits")
     return int(number)
 
 
 def to_number(value: Any) -> Decimal:
-    """Numbers, also as text (1234.50, no thousands separators). Raises NoFit."""
+    """Convert a number, also from text (1234.50, no thousands separators). Raises ConversionError."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise NoFit("no number")
+        raise ConversionError("no number")
     if isinstance(value, str):
         value = value.strip()
         if not _NUMBER.fullmatch(value):
-            raise NoFit("no number")
+            raise ConversionError("no number")
     try:
         number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except InvalidOperation:
-        raise NoFit("no number") from None
+        raise ConversionError("no number") from None
     if not math.isfinite(float(number)):  # more than a double holds, which is what SQLite has
-        raise NoFit("no number that a column holds")
+        raise ConversionError("no number that a column holds")
     return number
 
 
 def to_boolean(value: Any) -> bool:
-    """true and false, also as text. Raises NoFit."""
+    """Convert true and false, also from text. Raises ConversionError."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
-    raise NoFit("neither true nor false")
+    raise ConversionError("neither true nor false")
 
 
 def to_timestamp(value: Any) -> datetime:
-    """ISO 8601; without an offset it is UTC, as Skyvern means it. Raises NoFit."""
+    """Convert ISO 8601 text; without an offset it is UTC, as in Skyvern. Raises ConversionError."""
     moment = utc(value.strip()) if isinstance(value, str) else None
     if moment is None:
-        raise NoFit("no time")
+        raise ConversionError("no time")
     return moment
 
 
-def find(value: Any, keys: Sequence[str]) -> Any:
-    """What is at the path `keys` in `value`; None when there is nothing. Numbers index lists."""
+def value_at(value: Any, keys: Sequence[str]) -> Any:
+    """Return what is at the path `keys` in `value`; None when there is nothing. Numbers index lists."""
     for key in keys:
         if isinstance(value, Mapping):
             value = value.get(key)

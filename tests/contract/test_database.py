@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from handlers.contract import Delivery, Receipt, Refused, Unavailable
 from handlers.database import DatabaseOptions, DatabaseSink
-from handlers.database.server import Server
+from handlers.database.server import Database
 from handlers.testing.conformance import (
     BODIES,
     NoServices,
@@ -39,7 +39,7 @@ TIMES = {"created_at", "modified_at", "queued_at", "started_at", "finished_at", 
 JSON = {"output", "errors", "labels", "links"}
 
 
-class Database:
+class ResultsDb:
     """A database and a reader of its own, so that nothing is believed that is not committed."""
 
     def __init__(self, url: str) -> None:
@@ -86,23 +86,23 @@ class Database:
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/results.db")
+def sqlite(tmp_path: Path) -> Iterator[ResultsDb]:
+    database = ResultsDb(f"sqlite:///{tmp_path}/results.db")
     yield database
     database.close()
 
 
 @pytest.fixture
-def pg(postgres_url: str) -> Iterator[Database]:
-    database = Database(postgres_url)
+def pg(postgres_url: str) -> Iterator[ResultsDb]:
+    database = ResultsDb(postgres_url)
     yield database
     database.close()
 
 
 @pytest.fixture(params=["sqlite", "pg"])
-def database(request: pytest.FixtureRequest) -> Database:
+def database(request: pytest.FixtureRequest) -> ResultsDb:
     found = request.getfixturevalue(request.param)
-    assert isinstance(found, Database)
+    assert isinstance(found, ResultsDb)
     return found
 
 
@@ -115,7 +115,7 @@ def event(run_id: str, minute: float, **changes: Any) -> Delivery:
 
 class TestSqliteConforms(SinkConformance):
     @pytest.fixture
-    def target(self, sqlite: Database, tmp_path: Path) -> SinkUnderTest:
+    def target(self, sqlite: ResultsDb, tmp_path: Path) -> SinkUnderTest:
         (tmp_path / "a-file").touch()
         return SinkUnderTest(
             DatabaseSink,
@@ -129,7 +129,7 @@ class TestSqliteConforms(SinkConformance):
 
 class TestPostgresConforms(SinkConformance):
     @pytest.fixture
-    def target(self, pg: Database) -> Iterator[SinkUnderTest]:
+    def target(self, pg: ResultsDb) -> Iterator[SinkUnderTest]:
         url = pg.url.replace("postgres@", "postgres:pw-5e1f@")
         with silent_port() as silent:
             yield SinkUnderTest(
@@ -151,7 +151,7 @@ class TestPostgresConforms(SinkConformance):
 # What is in a row
 
 
-def test_a_row_tells_what_became_of_the_run(database: Database) -> None:
+def test_a_row_tells_what_became_of_the_run(database: ResultsDb) -> None:
     run = sample_run("tsk_1", run_request={"title": "Invoices"}, queued_at="2026-03-01T10:00:01")
     delivery = make_delivery(
         run,
@@ -194,7 +194,7 @@ def test_a_row_tells_what_became_of_the_run(database: Database) -> None:
     }
 
 
-def test_times_are_times_to_the_database_whatever_the_session_thinks_of_zones(pg: Database) -> None:
+def test_times_are_times_to_the_database_whatever_the_session_thinks_of_zones(pg: ResultsDb) -> None:
     pg.execute("ALTER ROLE postgres SET timezone = 'Asia/Tokyo'")
     try:
         pg.sink().send(make_delivery(sample_run("tsk_1")))
@@ -206,7 +206,7 @@ def test_times_are_times_to_the_database_whatever_the_session_thinks_of_zones(pg
     assert row["utc"] == datetime(2026, 3, 1, 10, 2, 5, 250000)  # noqa: DTZ001
 
 
-def test_sqlite_can_reckon_with_the_times_and_the_output(sqlite: Database) -> None:
+def test_sqlite_can_reckon_with_the_times_and_the_output(sqlite: ResultsDb) -> None:
     sqlite.sink().send(make_delivery(sample_run("tsk_1")))
     (row,) = sqlite.query(
         "SELECT unixepoch(finished_at) - unixepoch(started_at) AS took, output ->> '$.invoice.total' AS total,"
@@ -215,14 +215,14 @@ def test_sqlite_can_reckon_with_the_times_and_the_output(sqlite: Database) -> No
     assert dict(row) == {"took": 122, "total": 1500, "valid": 1}
 
 
-def test_postgresql_can_look_into_the_output(pg: Database) -> None:
+def test_postgresql_can_look_into_the_output(pg: ResultsDb) -> None:
     pg.sink().send(make_delivery(sample_run("tsk_1")))
     (row,) = pg.query("SELECT (output #>> '{invoice,total}')::numeric AS total, jsonb_typeof(output) FROM skyvern_runs")
     assert row["total"] == 1500
 
 
 @pytest.mark.parametrize("output", [None, 0, 1e3, True, "text", "1e3", "", [], {}, [None], 12345678901234567890])
-def test_output_of_every_shape_comes_back_as_it_was(database: Database, output: Any) -> None:
+def test_output_of_every_shape_comes_back_as_it_was(database: ResultsDb, output: Any) -> None:
     database.sink().send(make_delivery(sample_run("tsk_1", output=output)))
     found = database.row()["output"]
     assert (type(found), found) == (type(output), output) or (output == 1e3 and found == 1000)
@@ -237,7 +237,7 @@ def _as_python_reads(body: bytes) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
-def test_what_no_database_stores_costs_only_itself(database: Database) -> None:
+def test_what_no_database_stores_costs_only_itself(database: ResultsDb) -> None:
     sink = database.sink()
     for kind, body in BODIES.items():
         with contextlib.suppress(Refused):
@@ -255,7 +255,7 @@ def test_what_no_database_stores_costs_only_itself(database: Database) -> None:
     assert len(found["1 MB"]["output"]["text"]) == 1_000_000
 
 
-def test_a_body_that_names_no_run_is_refused_with_the_reason(database: Database) -> None:
+def test_a_body_that_names_no_run_is_refused_with_the_reason(database: ResultsDb) -> None:
     with pytest.raises(Refused, match=r"^no row can be made of the body: it is no JSON$"):
         database.sink().send(make_delivery(body=b"<html>", problem="it is no JSON"))
     with pytest.raises(Refused, match="it has no run_id"):
@@ -265,7 +265,7 @@ def test_a_body_that_names_no_run_is_refused_with_the_reason(database: Database)
 # Which event wins
 
 
-def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: Database) -> None:
+def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("tsk_1", 1, status="running", output=None))
     assert sink.send(event("tsk_1", 3, status="completed", output={"n": 3})).note == ""
@@ -274,7 +274,7 @@ def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: Data
     assert (database.row()["status"], database.row()["output"]) == ("completed", {"n": 3})
 
 
-def test_a_later_attempt_wins_though_its_clock_is_behind(database: Database) -> None:
+def test_a_later_attempt_wins_though_its_clock_is_behind(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("wr_1", 5, status="failed", attempt=1, retry_pending=True))
     sink.send(event("wr_1", 4, status="completed", attempt=2, output={"n": 2}))
@@ -288,7 +288,7 @@ def test_a_later_attempt_wins_though_its_clock_is_behind(database: Database) -> 
     )
 
 
-def test_null_output_never_replaces_output_of_the_same_attempt_and_status(database: Database) -> None:
+def test_null_output_never_replaces_output_of_the_same_attempt_and_status(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("wr_1", 1, status="canceled", output={"n": 1}))
     nothings: list[Any] = [None, {}, []]
@@ -300,7 +300,7 @@ def test_null_output_never_replaces_output_of_the_same_attempt_and_status(databa
     assert database.row()["output"] is None, "another status is a new result"
 
 
-def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: Database) -> None:
+def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: ResultsDb) -> None:
     sink = database.sink(columns={"total": {"path": "output.invoice.total", "type": "number"}})
     sink.send(event("tsk_1", 1))
     few = {"run_id": "tsk_1", "status": "failed", "run_type": "task_v1", "modified_at": "2026-03-01T10:09:00"}
@@ -310,7 +310,7 @@ def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: Databa
     assert row["failure_reason"] is None, "what went wrong is as the newest event says"
 
 
-def test_an_event_without_a_time_is_as_new_as_its_arrival(database: Database) -> None:
+def test_an_event_without_a_time_is_as_new_as_its_arrival(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("tsk_1", 1, status="completed"))
     at = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -325,7 +325,7 @@ def test_an_event_without_a_time_is_as_new_as_its_arrival(database: Database) ->
     assert database.row()["status"] == "canceled"
 
 
-def test_within_an_attempt_a_final_event_wins_over_an_interim_one_with_a_fast_clock(database: Database) -> None:
+def test_within_an_attempt_a_final_event_wins_over_an_interim_one_with_a_fast_clock(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("wr_1", 9, status="running", output=None))
     sink.send(event("wr_1", 5, status="failed", retry_pending=True))
@@ -338,7 +338,7 @@ def test_within_an_attempt_a_final_event_wins_over_an_interim_one_with_a_fast_cl
     assert database.row()["status"] == "running"
 
 
-def test_output_is_found_under_each_of_its_names(database: Database) -> None:
+def test_output_is_found_under_each_of_its_names(database: ResultsDb) -> None:
     sink = database.sink()
     for name in ("output", "outputs", "extracted_information"):
         sink.send(make_delivery(sample_run(f"tsk_{name}", **{"output": None, name: {"n": name}})))
@@ -353,7 +353,7 @@ def test_output_is_found_under_each_of_its_names(database: Database) -> None:
     }
 
 
-def test_whatever_the_order_of_arrival_the_row_is_the_same(database: Database) -> None:
+def test_whatever_the_order_of_arrival_the_row_is_the_same(database: ResultsDb) -> None:
     """Alone, in batches, repeated: cancel sends null output first, a late webhook comes in between."""
     history = [
         event("wr_1", 1, status="failed", attempt=1, retry_pending=True, output={"n": 1}),
@@ -379,7 +379,7 @@ def test_whatever_the_order_of_arrival_the_row_is_the_same(database: Database) -
     assert len(outcomes) == 1
 
 
-def test_the_same_event_again_fills_columns_that_are_new(database: Database) -> None:
+def test_the_same_event_again_fills_columns_that_are_new(database: ResultsDb) -> None:
     """A replay is how rows that were there before get a new column's values."""
     delivery = event("tsk_1", 1)
     database.sink().send(delivery)
@@ -387,7 +387,7 @@ def test_the_same_event_again_fills_columns_that_are_new(database: Database) -> 
     assert database.row()["total"] == 1500
 
 
-def test_many_writers_at_once_end_with_the_newest_of_each_run(database: Database) -> None:
+def test_many_writers_at_once_end_with_the_newest_of_each_run(database: ResultsDb) -> None:
     events = [event(f"tsk_{run}", minute, output={"n": minute}) for run in range(40) for minute in range(6)]
     random.Random(3).shuffle(events)
     sinks = [database.sink() for _ in range(4)]
@@ -403,7 +403,7 @@ def test_many_writers_at_once_end_with_the_newest_of_each_run(database: Database
 # Columns of the operator's own
 
 
-def test_mapped_columns_have_their_types_and_what_does_not_fit_is_null_and_noted(database: Database) -> None:
+def test_mapped_columns_have_their_types_and_what_does_not_fit_is_null_and_noted(database: ResultsDb) -> None:
     sink = database.sink(
         columns={
             "total": {"path": "output.invoice.total", "type": "number"},
@@ -445,7 +445,7 @@ def test_mapped_columns_have_their_types_and_what_does_not_fit_is_null_and_noted
     assert due == datetime(2026, 4, 1, 10, tzinfo=UTC)
 
 
-def test_money_keeps_its_cents_on_postgresql(pg: Database) -> None:
+def test_money_keeps_its_cents_on_postgresql(pg: ResultsDb) -> None:
     columns = {"total": {"path": "output.total", "type": "number"}}
     pg.sink(columns=columns).send(make_delivery(sample_run("tsk_1", output={"total": "0.10"})))
     assert str(pg.row()["total"]) == "0.10"
@@ -454,7 +454,7 @@ def test_money_keeps_its_cents_on_postgresql(pg: Database) -> None:
 @pytest.mark.parametrize(
     ("value", "held"), [(1e308, 1e308), ("1e308", 1e308), ("9" * 400, None), ("1e309", None), (10**400, None)]
 )
-def test_a_number_as_text_is_held_to_what_a_number_is(database: Database, value: object, held: float | None) -> None:
+def test_a_number_as_text_is_held_to_what_a_number_is(database: ResultsDb, value: object, held: float | None) -> None:
     sink = database.sink(columns={"total": {"path": "output.total", "type": "number"}})
     sink.send(make_delivery(sample_run("tsk_1", output={"total": value})))
     found = database.row()["total"]
@@ -491,13 +491,13 @@ def test_wrong_options_say_what_would_be_right_and_hide_the_password(options: di
 
 
 def test_the_folder_and_the_table_are_made(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path}/var/deep/results.db")
+    database = ResultsDb(f"sqlite:///{tmp_path}/var/deep/results.db")
     database.sink(table="runs").send(make_delivery())
     assert len(database.rows("runs")) == 1
     database.close()
 
 
-def test_a_table_in_another_schema_is_used(pg: Database) -> None:
+def test_a_table_in_another_schema_is_used(pg: ResultsDb) -> None:
     pg.execute("CREATE SCHEMA analytics")
     sink = pg.sink(table="analytics.Runs", columns={"Order": "output.invoice.number"})
     receipt = sink.send(event("tsk_1", 1))
@@ -506,7 +506,7 @@ def test_a_table_in_another_schema_is_used(pg: Database) -> None:
     assert pg.row('analytics."Runs"')["Order"] == "2026-17"
 
 
-def test_columns_that_a_table_lacks_are_added_and_others_are_left_alone(database: Database) -> None:
+def test_columns_that_a_table_lacks_are_added_and_others_are_left_alone(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id VARCHAR(200) UNIQUE, mine INTEGER DEFAULT 7, status TEXT)")
     database.execute("INSERT INTO skyvern_runs (run_id, status) VALUES ('tsk_1', 'old'), ('tsk_2', 'old')")
     database.sink().send(event("tsk_1", 1))
@@ -517,7 +517,7 @@ def test_columns_that_a_table_lacks_are_added_and_others_are_left_alone(database
     ]
 
 
-def test_with_create_off_the_table_must_be_there_and_be_whole(database: Database) -> None:
+def test_with_create_off_the_table_must_be_there_and_be_whole(database: ResultsDb) -> None:
     sink = database.sink(create=False)
     with pytest.raises(Unavailable, match=r"^there is no table skyvern_runs, and create is false$"):
         sink.send(make_delivery())
@@ -528,13 +528,13 @@ def test_with_create_off_the_table_must_be_there_and_be_whole(database: Database
     assert isinstance(sink.send(make_delivery()), Receipt), "put right by the operator, it goes on"
 
 
-def test_a_table_that_lets_a_run_have_two_rows_is_named_with_the_remedy(database: Database) -> None:
+def test_a_table_that_lets_a_run_have_two_rows_is_named_with_the_remedy(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id TEXT)")
     with pytest.raises(Unavailable, match=r"CREATE UNIQUE INDEX .*ON skyvern_runs \(run_id\)"):
         database.sink().send(make_delivery())
 
 
-def test_a_table_that_is_dropped_under_us_is_made_again(database: Database) -> None:
+def test_a_table_that_is_dropped_under_us_is_made_again(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(make_delivery())
     database.execute("DROP TABLE skyvern_runs")
@@ -544,7 +544,7 @@ def test_a_table_that_is_dropped_under_us_is_made_again(database: Database) -> N
     assert len(database.rows()) == 1
 
 
-def test_sinks_that_start_together_make_one_table(database: Database) -> None:
+def test_sinks_that_start_together_make_one_table(database: ResultsDb) -> None:
     sinks = [database.sink() for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda sink: sink.send_many([make_delivery()]), sinks))
@@ -555,7 +555,7 @@ def test_sinks_that_start_together_make_one_table(database: Database) -> None:
 # Batches
 
 
-def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: Database) -> None:
+def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: ResultsDb) -> None:
     """Here by a rule that the operator made."""
     database.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, step_count INTEGER CHECK (step_count < 100))")
     batch = [event(f"tsk_{number}", 1, step_count=number * 2) for number in range(64)]
@@ -567,7 +567,7 @@ def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: Dat
     assert len(database.rows()) == 50
 
 
-def test_a_refusal_quotes_nothing_of_the_row(pg: Database) -> None:
+def test_a_refusal_quotes_nothing_of_the_row(pg: ResultsDb) -> None:
     pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, failure_reason VARCHAR(3), title TEXT NOT NULL)")
     for run in (sample_run(failure_reason="SECRET"), sample_run(failure_reason="abc", app_url="SECRET")):
         with pytest.raises(Refused) as caught:
@@ -577,14 +577,14 @@ def test_a_refusal_quotes_nothing_of_the_row(pg: Database) -> None:
     assert "column title" in str(caught.value)
 
 
-def test_a_batch_that_is_very_large_is_written_in_parts(database: Database) -> None:
+def test_a_batch_that_is_very_large_is_written_in_parts(database: ResultsDb) -> None:
     deliveries = [event(f"tsk_{number}", 1, output={"text": "x" * 3_000_000}) for number in range(6)]
     answers = database.sink().send_many(deliveries)
     assert all(isinstance(answer, Receipt) for answer in answers)
     assert len(database.rows()) == 6
 
 
-def test_a_batch_of_every_size_is_answered_in_order(database: Database) -> None:
+def test_a_batch_of_every_size_is_answered_in_order(database: ResultsDb) -> None:
     sink = database.sink()
     for size in (1, 2, 255, 256, 1500):
         runs = [f"tsk_{size}_{number}" for number in range(size)]
@@ -602,7 +602,7 @@ def test_a_server_that_is_killed_and_returns_goes_on_with_what_it_had(
     postgres_factory: Callable[..., PostgresProcess],
 ) -> None:
     server = postgres_factory(fsync=True)
-    database = Database(server.url())
+    database = ResultsDb(server.url())
     sink = database.sink(timeout=5)
     sink.send(event("tsk_1", 1))
     server.kill()
@@ -616,7 +616,7 @@ def test_a_server_that_is_killed_and_returns_goes_on_with_what_it_had(
 
 def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Callable[..., PostgresProcess]) -> None:
     server = postgres_factory()
-    database = Database(server.url())
+    database = ResultsDb(server.url())
     sink = database.sink(timeout=2)
     sink.send(event("tsk_1", 1))
     server.hang()
@@ -630,7 +630,7 @@ def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Cal
     database.close()
 
 
-def test_a_locked_table_is_unavailable_in_time(pg: Database) -> None:
+def test_a_locked_table_is_unavailable_in_time(pg: ResultsDb) -> None:
     sink = pg.sink(timeout=2)
     sink.send(event("tsk_1", 1))
     with pg.engine.begin() as connection:
@@ -642,7 +642,7 @@ def test_a_locked_table_is_unavailable_in_time(pg: Database) -> None:
     assert isinstance(sink.send(event("tsk_1", 2)), Receipt)
 
 
-def test_a_sqlite_file_that_another_process_holds_is_unavailable_in_time(sqlite: Database, tmp_path: Path) -> None:
+def test_a_sqlite_file_that_another_process_holds_is_unavailable_in_time(sqlite: ResultsDb, tmp_path: Path) -> None:
     sink = sqlite.sink(timeout=1)
     sink.send(event("tsk_1", 1))
     with (tmp_path / "results.db.lock").open("w") as lock:
@@ -656,15 +656,15 @@ def test_a_sqlite_file_that_another_process_holds_is_unavailable_in_time(sqlite:
     assert isinstance(sink.send(event("tsk_1", 2)), Receipt)
 
 
-def test_readers_of_sqlite_are_not_kept_waiting(sqlite: Database) -> None:
+def test_readers_of_sqlite_are_not_kept_waiting(sqlite: ResultsDb) -> None:
     sink = sqlite.sink()
     sink.send(event("tsk_1", 1))
-    with Server(sqlite.engine.url, 5).transaction(time.monotonic() + 5) as connection:
+    with Database(sqlite.engine.url, 5).transaction(time.monotonic() + 5) as connection:
         connection.execute(sa.text("UPDATE skyvern_runs SET title = 'x'"))
         assert sqlite.row()["title"] is None
 
 
-def test_a_deadlock_is_tried_again_by_the_caller(pg: Database) -> None:
+def test_a_deadlock_is_tried_again_by_the_caller(pg: ResultsDb) -> None:
     """Between us and somebody else's program: among ourselves rows are locked in one order."""
     sink = pg.sink(timeout=8)
     sink.send_many([event("tsk_1", 1), event("tsk_2", 1)])
@@ -686,7 +686,7 @@ def test_a_deadlock_is_tried_again_by_the_caller(pg: Database) -> None:
     assert all(isinstance(answer, Receipt) for answer in sink.send_many(batch))
 
 
-def test_a_full_or_read_only_database_waits_for_its_operator(pg: Database) -> None:
+def test_a_full_or_read_only_database_waits_for_its_operator(pg: ResultsDb) -> None:
     sink = pg.sink()
     sink.send(event("tsk_1", 1))
     pg.execute("ALTER ROLE postgres SET default_transaction_read_only = on")
