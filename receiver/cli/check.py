@@ -14,7 +14,8 @@ import typer
 from pydantic import SecretStr
 
 from handlers.support.url import hide_password
-from receiver.cli import output as _output
+from receiver.cli.options import DataDirectory, Json, parse_labels
+from receiver.cli.output import clean, print_json, print_table
 from receiver.config.loader import Loaded, load_file
 from receiver.config.models import RouteConfig
 from receiver.config.settings import Settings
@@ -48,30 +49,30 @@ def check(
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label of their submission; repeatable.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data: DataDirectory = None,
+    as_json: Json = False,
 ) -> None:
     """Check the config file, and show where bodies would go, each as the first event of its run.
 
     Ends with 2 when something is wrong, one line for each problem.
     """
-    file, bodies = _sorted_out(paths or [], against or [])
+    file, bodies = _split_paths(paths or [], against or [])
     settings = Settings.from_env(config=file, data=data)
     try:
         loaded = load_file(settings.config, settings.environ)
     except ConfigError as error:
         if not as_json:
             raise
-        _output.print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
+        print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
         raise typer.Exit(error.exit_code) from None
     if warning := loaded.config.unproven(settings.skyvern_base_url, settings.public_url):
         loaded.warnings.append(warning)
-    labels = _labels(label or [])
+    labels = parse_labels(label)
     if source and source not in loaded.config.sources:
         raise UsageError(f"--source {source}: {settings.config} has {', '.join(loaded.config.sources)}")
     trials = [_try(loaded, name, source or next(iter(loaded.config.sources)), labels) for name in bodies]
     if as_json:
-        _output.print_json({"ok": True, **_summary(loaded), "against": trials})
+        print_json({"ok": True, **_summary(loaded), "against": trials})
         return
     _print_summary(loaded)
     for trial in trials:
@@ -103,23 +104,13 @@ def schema(
     typer.echo(f"wrote {output}")
 
 
-def _sorted_out(paths: Sequence[str], against: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The config file and the bodies. After --against, more bodies may follow without it, as a shell's * gives them."""
+def _split_paths(paths: Sequence[str], against: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the config file and the bodies, of which more may follow after --against, as a shell's * gives them."""
     more = [path for path in paths if against and (path.endswith(".json") or _sample(path) is not None)]
     files = [path for path in paths if path not in more]
     if len(files) > 1:
         raise UsageError(f"one config file at a time, not {len(files)}; bodies come after --against and end in .json")
     return (Path(files[0]) if files else None), [*against, *more]
-
-
-def _labels(pairs: Sequence[str]) -> dict[str, str]:
-    labels = {}
-    for pair in pairs:
-        name, found, value = pair.partition("=")
-        if not found or not name:
-            raise UsageError(f"--label {pair}: write NAME=VALUE")
-        labels[name] = value
-    return labels
 
 
 # --- What is configured
@@ -197,15 +188,13 @@ def _is_secret(checked: Any) -> bool:
 def _print_summary(loaded: Loaded) -> None:
     summary = _summary(loaded)
     typer.echo(f"{summary['file']}: ok\n")
-    _output.print_table(
-        "",
+    print_table(
         ["source", "posts to", "secrets", "API"],
         [[each["name"], each["url"], " ".join(each["secrets"]), _api(each)] for each in summary["sources"]],
         "",
     )
     typer.echo("")
-    _output.print_table(
-        "",
+    print_table(
         ["sink", "type", "options"],
         [
             [each["name"], each["type"], " ".join(f"{key}={_short(value)}" for key, value in each["options"].items())]
@@ -214,8 +203,7 @@ def _print_summary(loaded: Loaded) -> None:
         "no sinks",
     )
     typer.echo("")
-    _output.print_table(
-        "",
+    print_table(
         ["route", "when", "to"],
         [[route.name, _when(route), _to(route)] for route in loaded.config.routes],
         "no routes",
@@ -314,11 +302,10 @@ def _print_trial(trial: Mapping[str, Any]) -> None:
         typer.echo(f"{trial['body']}: unreadable: {trial['problem']}. It would be kept and shown, and not routed.")
         return
     outcome = trial["outcome"] + (f" (sent as {trial['status']})" if trial["status"] != trial["outcome"] else "")
-    what = f"{trial['run_type'] or 'run'} {_output.clean(trial['run_id'])} {_output.clean(outcome)}"
+    what = f"{trial['run_type'] or 'run'} {clean(trial['run_id'])} {clean(outcome)}"
     masked = "; fields are masked by `redact`" if trial["redacted"] else ""
     typer.echo(f"{trial['body']}: {what}; as the first event of its run: {trial['disposition']}{masked}")
-    _output.print_table(
-        "",
+    print_table(
         ["route", "match", "why"],
         [[each["route"], "yes" if each["matched"] else "no", each["why"]] for each in trial["routes"]],
         "no routes",

@@ -9,28 +9,28 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from handlers.support.url import hide_password
+from receiver.cli.options import ConfigFile, DataDirectory, Host
 from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 
 UNREADY_FOR = 4.0
-"""Seconds after which it is said why nothing can be kept yet."""
+"""Seconds after which it is printed why no event can be kept yet."""
 STOP_TIMEOUT = 8.0
-"""Seconds that each part has to end after Ctrl-C; the worker's own children a little less."""
+"""Seconds that each program has to end after Ctrl-C; the worker's own children a little less."""
 
 
 def dev(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the receiver.")] = 8000,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
+    host: Host = "127.0.0.1",
+    data: DataDirectory = None,
+    config: ConfigFile = None,
 ) -> None:
     """Run receiver, worker and clock together, with an embedded Valkey unless REDIS_URL is set. Ctrl-C stops all."""
     from receiver.ingest import durability
@@ -48,7 +48,7 @@ def dev(
     check_port(host, port)
     runhook = [sys.executable, "-m", "receiver.cli"]
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
-    parts = [
+    programs = [
         program("serve", [*runhook, "serve", "--host", host, "--port", str(port)], environ, STOP_TIMEOUT),
         program("worker", [*runhook, "worker", *worker_options], environ, STOP_TIMEOUT),
         program("clock", [*runhook, "clock"], environ, STOP_TIMEOUT),
@@ -66,14 +66,16 @@ def dev(
             away=partial(_no_redis, settings),
         )
         if valkey is not None:
-            parts.insert(0, Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process))
-        together = Foreman(parts)
+            programs.insert(
+                0, Program("valkey", valkey.launch, lambda _: valkey.why(), last=True, process=valkey.process)
+            )
+        foreman = Foreman(programs)
 
         def on_ready() -> None:
             for line in summary(settings, loaded, host, port, str(found)):
-                together.say(line)
+                foreman.say(line)
 
-        together.run(Readiness(host, port, together.say), on_ready)
+        foreman.run(Readiness(host, port, foreman.say), on_ready)
     finally:
         if valkey is not None:
             valkey.stop()
@@ -98,23 +100,23 @@ def check_port(host: str, port: int) -> None:
 
 
 class Readiness:
-    """Asked again and again whether the receiver can keep events now. When it can't for a while, `say` is told why."""
+    """Polls whether the receiver can keep events now. After UNREADY_FOR without, `say` gets each new reason once."""
 
     def __init__(self, host: str, port: int, say: Callable[[str], None]) -> None:
         self._address = (host if host not in {"0.0.0.0", "::"} else "localhost", port)  # noqa: S104
         self._say = say
         self._since = time.monotonic()
-        self._told = ""
+        self._said = ""
 
     def __call__(self) -> bool:
-        reason = self._ask()
-        if reason and reason != self._told and time.monotonic() - self._since > UNREADY_FOR:
-            self._told = reason
+        reason = self._reason()
+        if reason and reason != self._said and time.monotonic() - self._since > UNREADY_FOR:
+            self._said = reason
             self._say(f"not ready: {reason}")
         return not reason
 
-    def _ask(self) -> str:
-        """Why it can't, or ""."""
+    def _reason(self) -> str:
+        """Return why it can't, or ""."""
         connection = http.client.HTTPConnection(*self._address, timeout=1.0)
         try:
             connection.request("GET", "/readyz")
@@ -129,7 +131,7 @@ class Readiness:
 
 
 def summary(settings: Settings, config: Config, host: str, port: int, durability: str) -> list[str]:
-    """What is running and where things are, in a few lines."""
+    """Return lines about what is running and where its data is."""
     sinks = ", ".join(config.sinks) or "none"
     redis = "embedded Valkey in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
     shown = f"[{host}]" if ":" in host else host

@@ -1,39 +1,26 @@
-"""`runhook keys`: the keys with which upstream apps call the submit API."""
+"""`runhook keys create|list|revoke`: the keys with which upstream apps call the submit API."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.output import clean, out, print_json, print_table, when, with_iso_times
+from receiver.cli.ledger_access import open_ledger
+from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
+from receiver.cli.output import clean, out, print_json, print_rows, show_time, with_iso_times
 from receiver.config.fields import parse_rate
-from receiver.config.loader import load
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
-from receiver.errors import ConfigError, NotStarted, UsageError
-from receiver.ledger import Ledger, LedgerUnavailable, api_keys
+from receiver.errors import ConfigError, UsageError
+from receiver.ledger import api_keys
 from receiver.ledger.api_keys import Key
-from receiver.ledger.migrate import ensure_schema
 
-app = typer.Typer(
-    help="Keys of upstream apps for the submit API: make them, see them, take them away.", no_args_is_help=True
-)
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+app = typer.Typer(help="Keys of upstream apps for the submit API: create, list and revoke them.", no_args_is_help=True)
 
 _LONGEST_NAME = 100
-
-
-def _opened(settings: Settings) -> Ledger:
-    ledger = Ledger(settings.database_url)
-    ensure_schema(ledger)
-    return ledger
 
 
 @app.command()
@@ -47,11 +34,11 @@ def create(
         str, typer.Option("--source", help="The source whose API it may use; the only one by default.")
     ] = "",
     rate: Annotated[str | None, typer.Option("--rate", help="Most calls in a time, such as 10/s or 100/m.")] = None,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    json: JsonOption = False,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+    as_json: Json = False,
 ) -> None:
-    """Make a key and show it, this once."""
+    """Create a key and print it, this once."""
     scopes = [part.strip() for each in scope or api_key.SCOPES for part in each.split(",") if part.strip()]
     unknown = sorted(set(scopes) - set(api_key.EVERY))
     if unknown or not scopes:
@@ -63,35 +50,30 @@ def create(
             parse_rate(rate)
         except ValueError as error:
             raise UsageError(f"--rate: {error}") from None
-    settings = Settings.from_env(config=config, data=data)
-    loaded = load(settings.config, settings.environ)
+    settings, loaded = load_config(config, data)
     chosen = source or (next(iter(loaded.sources)) if len(loaded.sources) == 1 else "")
     if chosen not in loaded.sources:
         raise UsageError(f"--source: name one of {', '.join(loaded.sources)}")
     if loaded.sources[chosen].api(settings.skyvern_base_url) is None:
         raise ConfigError(f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it")
-    master, ledger = settings.master_secret(make=True), _opened(settings)
+    master = settings.master_secret(make=True)
     key_id = secrets.token_hex(6)
     whole = api_key.derive(master, key_id)
     key = Key(
         key_id, name.strip(), api_key.digest(whole), api_key.hint(whole), frozenset(scopes), chosen, rate, time.time()
     )
-    try:
-        _same_master(ledger.read(api_keys.every), master, settings)
+    with open_ledger(settings) as ledger:
+        _check_master(ledger.read(api_keys.every), master, settings)
         ledger.write(lambda connection: api_keys.create(connection, key))
-    except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be used: {error}") from None
-    finally:
-        ledger.close()
-    if json:
-        print_json({**_row(key), "key": whole})
+    if as_json:
+        print_json({**with_iso_times(_row(key)), "key": whole})
         return
     out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(_sorted(key))} for source {chosen}.")
     out().print(f"Take it away with: runhook keys revoke {key.id}")
 
 
-def _same_master(known: list[Key], master: str, settings: Settings) -> None:
-    """Raises ConfigError when the keys in use were made with another secret: their webhooks would be signed wrongly."""
+def _check_master(known: list[Key], master: str, settings: Settings) -> None:
+    """Raise ConfigError when a key in use was made with another secret: its webhooks would be signed wrongly."""
     for key in known:
         if key.revoked_at is None and api_key.digest(api_key.derive(master, key.id)) != key.hash:
             where = (
@@ -104,55 +86,42 @@ def _same_master(known: list[Key], master: str, settings: Settings) -> None:
 
 
 @app.command("list")
-def list_(config: ConfigOption = None, data: DataOption = None, json: JsonOption = False) -> None:
+def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
     """List the keys, the oldest first."""
-    ledger = _opened(Settings.from_env(config=config, data=data))
-    try:
+    with open_ledger(Settings.from_env(config=config, data=data)) as ledger:
         found = ledger.read(api_keys.every)
-    except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be used: {error}") from None
-    finally:
-        ledger.close()
-    if json:
-        print_json([_row(key) for key in found])
-        return
-    rows = [
-        [
-            key.id,
-            key.name,
-            f"{key.hint}…",
-            ",".join(_sorted(key)),
-            key.source,
-            key.rate or "",
-            when(key.created_at),
-            when(key.used_at),
-            f"revoked {when(key.revoked_at)}" if key.revoked_at else "in use",
-        ]
-        for key in found
-    ]
-    columns = ["id", "name", "key", "scopes", "source", "rate", "created", "last used", "state"]
-    print_table("", columns, rows, "There are no keys. Make one with: runhook keys create NAME")
+    print_rows(
+        [_row(key) for key in found],
+        {
+            "id": "id",
+            "name": "name",
+            "key": lambda row: f"{row['hint']}…",
+            "scopes": lambda row: ",".join(row["scopes"]),
+            "source": "source",
+            "rate": "rate",
+            "created": lambda row: show_time(row["created_at"]),
+            "last used": lambda row: show_time(row["used_at"]),
+            "state": lambda row: f"revoked {show_time(row['revoked_at'])}" if row["revoked_at"] else "in use",
+        },
+        "There are no keys. Make one with: runhook keys create NAME",
+        as_json=as_json,
+    )
 
 
 @app.command()
 def revoke(
     ids: Annotated[list[str], typer.Argument(help="Ids as `list` shows them.")],
-    config: ConfigOption = None,
-    data: DataOption = None,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
 ) -> None:
-    """Take keys away. They open nothing any more within 5 seconds."""
-    ledger = _opened(Settings.from_env(config=config, data=data))
-    try:
+    """Revoke keys. They are refused within 5 seconds."""
+    with open_ledger(Settings.from_env(config=config, data=data)) as ledger:
         known = {key.id for key in ledger.read(api_keys.every)}
         unknown = sorted(set(ids) - known)
         if unknown:
             raise UsageError(f"no such key: {', '.join(clean(each, 60) for each in unknown)}")
         now = time.time()
         count = sum(ledger.write(lambda connection: [api_keys.revoke(connection, each, now) for each in set(ids)]))
-    except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be used: {error}") from None
-    finally:
-        ledger.close()
     out().print(f"{count} revoked.")
 
 
@@ -160,8 +129,8 @@ def _sorted(key: Key) -> list[str]:
     return [scope for scope in api_key.EVERY if scope in key.scopes]
 
 
-def _row(key: Key) -> dict[str, object]:
-    shown = {
+def _row(key: Key) -> dict[str, Any]:
+    return {
         "id": key.id,
         "name": key.name,
         "hint": key.hint,
@@ -172,4 +141,3 @@ def _row(key: Key) -> dict[str, object]:
         "used_at": key.used_at,
         "revoked_at": key.revoked_at,
     }
-    return with_iso_times(shown)

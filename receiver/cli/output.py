@@ -1,11 +1,11 @@
-"""How commands print: tables for people, JSON for programs. Text from payloads is shown as text, never as markup."""
+"""How commands print: tables for people, JSON for programs. Text from payloads is printed as text, never as markup."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rich.text import Text
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _GAP = 2  # columns between two cells
-_LEAST = 24  # columns of a receipt or reason that are worth having beside a row
+_MIN_LAST = 24  # columns that the last cell needs to stand beside its row
 
 COLOURS = {
     "completed": "green",
@@ -42,55 +42,74 @@ COLOURS = {
 
 
 def out() -> Console:
-    """The console for what a command was asked for."""
+    """Return the console for a command's output: standard output, where text is wrapped on a terminal only."""
     return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
 
 
 def print_json(value: Any) -> None:
-    """`value` as JSON on standard output, one document."""
+    """Print `value` as one JSON document."""
     sys.stdout.write(json.dumps(value, ensure_ascii=True, indent=2, default=str) + "\n")
 
 
 def clean(value: Any, limit: int = 0) -> str:
-    """`value` as one line of harmless text, at most `limit` characters (0: as long as it is)."""
+    """Return `value` as one line without control characters, cut to `limit` characters (0: no limit)."""
     text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", "" if value is None else str(value))
     return text if not limit or len(text) <= limit else text[: limit - 1] + "…"
 
 
-def short(identifier: str) -> str:
-    """An event's or delivery's id as tables show it. Commands take ids by their beginning."""
+def short_id(identifier: str) -> str:
+    """Return the beginning of an event's or delivery's id, as tables show it and commands take it."""
     return identifier[:12]
 
 
-def near(path: str) -> str:
-    """A path below the working directory without the way to there."""
-    here = str(Path.cwd()) + "/"
-    return path.removeprefix(here)
+def relative_path(path: str) -> str:
+    """Return `path` relative to the working directory, or as it is when it is not below that."""
+    return path.removeprefix(str(Path.cwd()) + "/")
 
 
-def when(seconds: float | None) -> str:
-    """A time as people read it: UTC, to the second."""
+def show_time(seconds: float | None) -> str:
+    """Return a time for people: UTC, to the second; "" for None."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def iso(seconds: float | None) -> str | None:
-    """A time as programs read it: ISO 8601, UTC."""
+    """Return a time for programs: ISO 8601, UTC; None for None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def with_iso_times(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` with each *_at, *_until and due time as ISO 8601."""
+    """Return `row` with each *_at and *_until time as ISO 8601."""
     return {
         key: iso(value) if isinstance(value, float) and key.endswith(("_at", "_until")) else value
         for key, value in row.items()
     }
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:
-    """A table with a coloured cell where the text is a known status or state; `empty` when there are no rows.
+def show_counts(counts: Mapping[str, int]) -> str:
+    """Return counts by state as "3 dead, 1 queued"."""
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str | Callable[[Mapping[str, Any]], Any]],
+    empty: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Print `rows` as JSON, or as a table. `columns`: by heading, the row's key or a function of the row."""
+    if as_json:
+        print_json([with_iso_times(row) for row in rows])
+        return
+    cells = [[row[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows]
+    print_table(list(columns), cells, empty)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:
+    """Print a table in which known statuses and states are coloured; `empty` when there are no rows.
 
     On a terminal the last column is folded, or stands below its row when there is no room beside it. Elsewhere a row
-    is one line, however long: `grep` and log files want it so.
+    is one line, however long, for `grep` and log files.
     """
     console = out()
     if not rows:
@@ -99,8 +118,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     cells = [[clean(cell) for cell in row] for row in rows]
     widths = [max(cell_len(each) for each in column) for column in zip(columns, *cells, strict=True)]
     needed = sum(widths[:-1]) + _GAP * (len(columns) - 1)
-    if console.is_terminal and needed + min(widths[-1], _LEAST) <= console.width:
-        table = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    if console.is_terminal and needed + min(widths[-1], _MIN_LAST) <= console.width:
+        table = Table(header_style="bold", box=None, pad_edge=False)
         for column in columns[:-1]:
             table.add_column(column, no_wrap=True)
         table.add_column(columns[-1], overflow="fold", ratio=1)

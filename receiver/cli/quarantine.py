@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.output import clean, iso, out, print_json, print_table, when
-from receiver.config.loader import load
+from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
+from receiver.cli.output import clean, out, print_rows, show_time
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
@@ -23,36 +22,35 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `list` shows them.")]
 
 
-def _open(config: Path | None, data: Path | None) -> tuple[Settings, Config, Quarantine]:
-    settings = Settings.from_env(config=config, data=data)
-    loaded = load(settings.config, settings.environ)
-    store = Quarantine(settings.data / "quarantine", loaded.quarantine.max_count, loaded.quarantine.max_bytes)
-    return settings, loaded, store
+def _store(settings: Settings, config: Config) -> Quarantine:
+    return Quarantine(settings.data / "quarantine", config.quarantine.max_count, config.quarantine.max_bytes)
 
 
 @app.command("list")
-def list_(config: ConfigOption = None, data: DataOption = None, json: JsonOption = False) -> None:
+def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
     """List what is in quarantine, the oldest first."""
-    _, _, store = _open(config, data)
-    kept = store.list()
-    if json:
-        print_json([_row(each) for each in kept])
-        return
-    rows = [[each.id, each.source, when(each.at), each.size, clean(each.signature, 20)] for each in kept]
-    print_table("", ["id", "source", "received", "bytes", "signature"], rows, "The quarantine is empty.")
+    print_rows(
+        [_row(each) for each in _store(*load_config(config, data)).list()],
+        {
+            "id": "id",
+            "source": "source",
+            "received": lambda row: show_time(row["received_at"]),
+            "bytes": "size",
+            "signature": lambda row: clean(row["signature"], 20),
+        },
+        "The quarantine is empty.",
+        as_json=as_json,
+    )
 
 
-def _row(refused: QuarantinedRequest) -> dict[str, object]:
+def _row(refused: QuarantinedRequest) -> dict[str, Any]:
     return {
         "id": refused.id,
         "source": refused.source,
-        "received_at": iso(refused.at),
+        "received_at": refused.at,
         "size": refused.size,
         "signature": refused.signature,
         "submission_id": refused.submission_id,
@@ -60,9 +58,10 @@ def _row(refused: QuarantinedRequest) -> dict[str, object]:
 
 
 @app.command()
-def verify(ids: Ids = None, config: ConfigOption = None, data: DataOption = None, json: JsonOption = False) -> None:
+def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
     """Check the signatures again with the present secrets, and let the authentic requests in."""
-    settings, loaded, store = _open(config, data)
+    settings, loaded = load_config(config, data)
+    store = _store(settings, loaded)
     verdicts: list[tuple[QuarantinedRequest, str]] = []
     for refused in _chosen(store.list(), ids):
         source = loaded.sources.get(refused.source)
@@ -72,17 +71,22 @@ def verify(ids: Ids = None, config: ConfigOption = None, data: DataOption = None
     authentic = [refused for refused, verdict in verdicts if verdict == "authentic"]
     if authentic:
         asyncio.run(_let_in(settings, store, authentic))
-    if json:
-        print_json([{**_row(refused), "verdict": verdict} for refused, verdict in verdicts])
-        return
-    rows = [[each.id, each.source, "let in" if verdict == "authentic" else verdict] for each, verdict in verdicts]
-    print_table("", ["id", "source", "verdict"], rows, "The quarantine is empty.")
-    if verdicts:
+    print_rows(
+        [{**_row(refused), "verdict": verdict} for refused, verdict in verdicts],
+        {
+            "id": "id",
+            "source": "source",
+            "verdict": lambda row: "let in" if row["verdict"] == "authentic" else row["verdict"],
+        },
+        "The quarantine is empty.",
+        as_json=as_json,
+    )
+    if verdicts and not as_json:
         out().print(f"{len(authentic)} let in, {len(verdicts) - len(authentic)} stay in quarantine.")
 
 
 async def _let_in(settings: Settings, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> None:
-    """Give events to the inbox, as if they had been accepted when they came. The clock wakes the dispatcher."""
+    """Append them to the inbox as events received when they came. The clock wakes the dispatcher."""
     writer = InboxWriter(settings.redis_url, timeout=5.0)
     try:
         for refused in authentic:
@@ -98,13 +102,13 @@ async def _let_in(settings: Settings, store: Quarantine, authentic: Sequence[Qua
 def drop(
     ids: Ids = None,
     every: Annotated[bool, typer.Option("--all", help="Drop everything.")] = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
 ) -> None:
     """Drop requests for good."""
     if bool(ids) == every:
         raise UsageError("name the ids to drop, or --all")
-    _, _, store = _open(config, data)
+    store = _store(*load_config(config, data))
     chosen = _chosen(store.list(), ids)
     store.remove(chosen)
     out().print(f"{len(chosen)} dropped.")

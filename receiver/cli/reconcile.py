@@ -1,20 +1,17 @@
-"""`runhook reconcile`: look for results that no webhook has told, now."""
+"""`runhook reconcile`: poll Skyvern now for results that no webhook has brought."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from contextlib import closing
 from typing import Annotated
 
 import typer
 
-from receiver.cli.list import moment
-from receiver.cli.output import clean, iso, out, print_json, print_table, when
-from receiver.config.loader import load
-from receiver.config.settings import Settings
-from receiver.errors import NotStarted, UsageError
-from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.migrate import ensure_schema
+from receiver.cli.ledger_access import open_ledger
+from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config, parse_time
+from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
+from receiver.errors import UsageError
 from receiver.reconcile.importer import ImportReport, import_runs
 from receiver.reconcile.poller import build
 
@@ -26,34 +23,25 @@ def reconcile(
     ] = False,
     source: Annotated[str | None, typer.Option("--source", help="Only this source.")] = None,
     seconds: Annotated[
-        float, typer.Option("--for", min=0, max=3600, help="Seconds for looking at overdue submissions.")
+        float, typer.Option("--for", min=0, max=3600, help="Seconds for polling overdue submissions.")
     ] = 60.0,
-    config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+    as_json: Json = False,
 ) -> None:
     """Poll overdue submissions, then list the final runs of Skyvern's API whose result never came here."""
-    settings = Settings.from_env(config=config, data=data)
-    loaded = load(settings.config, settings.environ)
-    oldest = moment(since) or 0.0
-    ledger = Ledger(settings.database_url)
-    ensure_schema(ledger)
-    reconciler = build(settings, loaded)
-    watched = [each for each in reconciler.sources if source in (None, each.name)]
-    if not watched:
-        raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
-    try:
-        looks = reconciler.drain(seconds)
-        walks = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in watched]
-    except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be used now: {error}") from None
-    finally:
-        reconciler.close()
-        ledger.close()
-    if json:
+    settings, loaded = load_config(config, data)
+    oldest = parse_time(since) or 0.0
+    with open_ledger(settings) as ledger, closing(build(settings, loaded)) as reconciler:
+        polled = [each for each in reconciler.sources if source in (None, each.name)]
+        if not polled:
+            raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
+        polls = reconciler.drain(seconds)
+        reports = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in polled]
+    if as_json:
         print_json(
             {
-                "looks": looks,
+                "looks": polls,
                 "sources": [
                     {
                         "source": each.source,
@@ -70,7 +58,7 @@ def reconcile(
                         ],
                         "trouble": each.trouble,
                     }
-                    for each in walks
+                    for each in reports
                 ],
             }
         )
@@ -81,20 +69,20 @@ def reconcile(
                 clean(run.run_id, 60),
                 run.run_type,
                 run.status,
-                when(run.created_at),
+                show_time(run.created_at),
                 _what(run.run_id, each),
             ]
-            for each in walks
+            for each in reports
             for run in each.missing
         ]
-        print_table("", ["source", "run", "type", "status", "created", ""], rows, "No result is missing.")
-        final, missing = sum(each.final for each in walks), sum(len(each.missing) for each in walks)
-        taken = sum(len(each.imported) for each in walks)
+        print_table(["source", "run", "type", "status", "created", ""], rows, "No result is missing.")
+        final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
+        taken = sum(len(each.imported) for each in reports)
         out().print(
-            f"{looks} overdue submissions looked at; {final} final runs since {when(oldest)}, "
+            f"{polls} overdue submissions polled; {final} final runs since {show_time(oldest)}, "
             f"{missing} of them were missing" + (f", {taken} imported." if take else "; --import takes them in.")
         )
-    trouble = [f"{each.source}: {each.trouble}" for each in walks if each.trouble]
+    trouble = [f"{each.source}: {each.trouble}" for each in reports if each.trouble]
     if trouble:
         for line in trouble:
             sys.stderr.write(f"runhook: {line}\n")

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from receiver.config.loader import load
+from receiver.cli.options import ConfigFile, DataDirectory, Host, Port, load_config
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
@@ -17,18 +13,10 @@ from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, display_host, listen, make_server
 
 
-def serve(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = 8000,
-    config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
-) -> None:
+def serve(host: Host = "127.0.0.1", port: Port = 8000, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Run the receiver: take webhooks, keep their events, answer."""
     logs.set_up()
-    settings = Settings.from_env(config=config, data=data)
-    run(settings, load(settings.config, settings.environ), host, port)
+    run(*load_config(config, data), host, port)
 
 
 def run(settings: Settings, config: Config, host: str, port: int) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from receiver.cli.options import DataDirectory, Host
 from receiver.config.settings import Settings
 from receiver.errors import UsageError
 from receiver.skyvern.simulator.faults import HELP, Fault, check
@@ -17,7 +17,7 @@ FAULTS_HELP = "NAME=RATIO, such as lose=0.2 for a fifth of the runs; may be give
 
 def simulate(
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes a free one.")] = 8090,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     api_key: Annotated[
         list[str] | None,
         typer.Option("--api-key", help="A key that it accepts and signs with. Default: SKYVERN_API_KEY, or dev's own."),
@@ -34,7 +34,7 @@ def simulate(
         bool, typer.Option("--local-storage", help="Artifact URLs are null or file://, as without object storage.")
     ] = False,
     public_url: Annotated[str, typer.Option("--public-url", help="Where others reach this server.")] = "",
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
+    data: DataDirectory = None,
     faults: Annotated[bool, typer.Option("--faults", help="List the faults, and do nothing else.")] = False,
 ) -> None:
     """Play Skyvern: its API, runs that take a moment, signed webhooks, artifacts, and faults on request.

@@ -1,21 +1,19 @@
-"""`runhook sink list|pause|resume|test`: the destinations, and whether anything goes to them now."""
+"""`runhook sink list|pause|resume|test`: the sinks, their breakers, and whether they are paused."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from handlers import Delivery
 from receiver.cli import output
-from receiver.cli.list import Data, Json, ask, tell
-from receiver.config.loader import load
+from receiver.cli.ledger_access import read_ledger, write_ledger
+from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.config.models import Config
-from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id, event_id
@@ -26,11 +24,10 @@ from receiver.ledger.deliveries import lanes
 from receiver.skyvern import samples
 
 SHOWN: Final = 3
-"""Shut origins whose reason the table has room for; --json tells all."""
+"""Origins with an open breaker whose reason the table shows; --json shows all."""
 
 app = typer.Typer(help="List, pause, resume and test sinks.", no_args_is_help=True)
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
 
@@ -42,75 +39,62 @@ def require_sink(config: Config, name: str) -> None:
         raise UsageError(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
 
 
-def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
-    """The settings and the config that the options name. Raises ConfigError."""
-    settings = Settings.from_env(config=config, data=data)
-    return settings, load(settings.config, settings.environ)
-
-
 @app.command("list")
-def list_sinks(config: ConfigFile = None, data: Data = None, as_json: Json = False) -> None:
+def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
     """List the sinks with their breakers and the counts of their deliveries; callers' own webhooks as callback."""
     _, loaded = load_config(config, data)
     types = {name: sink.type for name, sink in loaded.sinks.items()}
     types |= {name: "callers' webhooks" for name in loaded.destinations if name not in types}
 
-    def question(connection: Connection) -> list[dict[str, Any]]:
-        gates = {lane.lane: lane for lane in lanes.every(connection)}
+    def query(connection: Connection) -> list[dict[str, Any]]:
+        known = {lane.lane: lane for lane in lanes.every(connection)}
         counts: dict[str, dict[str, int]] = {}
         for row in queries.counts(connection):
             counts.setdefault(row["sink"], {})[row["state"]] = row["count"]
         found: list[dict[str, Any]] = []
         for name, kind in types.items():
-            gate = gates.get(name)
+            lane = known.get(name)
             row = {
                 "name": name,
                 "type": kind,
-                "paused": bool(gate and gate.paused),
-                "breaker": gate.breaker if gate else "closed",
-                "reason": gate.reason if gate else "",
+                "paused": bool(lane and lane.paused),
+                "breaker": lane.breaker if lane else "closed",
+                "reason": lane.reason if lane else "",
                 "deliveries": counts.get(name, {}),
             }
             if name == CALLBACK:
-                row["origins"] = _origins(queries.lanes_of(connection, name), gates)
+                row["origins"] = _origins(queries.lanes_of(connection, name), known.values())
             found.append(row)
         return found
 
-    found = ask(data, question)
-    if as_json:
-        output.print_json(found)
-        return
-    output.print_table(
-        "",
-        ["sink", "type", "state", "deliveries", "why"],
-        [
-            (
-                row["name"],
-                row["type"],
-                _state(row),
-                ", ".join(f"{count} {state}" for state, count in sorted(row["deliveries"].items())),
-                _why(row),
-            )
-            for row in found
-        ],
+    output.print_rows(
+        read_ledger(data, query),
+        {
+            "sink": "name",
+            "type": "type",
+            "state": _state,
+            "deliveries": lambda row: output.show_counts(row["deliveries"]),
+            "why": _why,
+        },
         "the config has no sinks",
+        as_json=as_json,
     )
 
 
-def _origins(open_ones: Mapping[str, int], gates: Mapping[str, Lane]) -> dict[str, Any]:
-    """The addresses that callers' webhooks go to: how many there are, and those that are shut, the fullest first."""
-    shut = [gate for gate in gates.values() if gate.sink == CALLBACK != gate.lane and gate.breaker != "closed"]
+def _origins(waiting: Mapping[str, int], known: Iterable[Lane]) -> dict[str, Any]:
+    """Return how many origins callers' webhooks go to, and those whose breaker is not closed, most waiting first."""
+    shut = [lane for lane in known if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
     return {
-        "known": len({*open_ones, *(gate.lane for gate in shut)}),
+        "known": len({*waiting, *(lane.lane for lane in shut)}),
         "shut": [
             {
-                "origin": gate.lane.removeprefix(f"{CALLBACK} "),
-                "breaker": gate.breaker,
-                "until": output.iso(gate.until),
-                "reason": gate.reason,
-                "waiting": open_ones.get(gate.lane, 0),
+                "origin": lane.lane.removeprefix(f"{CALLBACK} "),
+                "breaker": lane.breaker,
+                "until": output.iso(lane.until),
+                "reason": lane.reason,
+                "waiting": waiting.get(lane.lane, 0),
             }
-            for gate in sorted(shut, key=lambda gate: (-open_ones.get(gate.lane, 0), gate.lane))
+            for lane in sorted(shut, key=lambda lane: (-waiting.get(lane.lane, 0), lane.lane))
         ],
     }
 
@@ -130,23 +114,23 @@ def _state(row: Mapping[str, Any]) -> str:
 
 
 @app.command()
-def pause(name: Name, config: ConfigFile = None, data: Data = None) -> None:
+def pause(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send nothing more to a sink; its deliveries wait."""
     require_sink(load_config(config, data)[1], name)
-    tell(data, lambda connection: lanes.set_paused(connection, name, True, time.time()))
+    write_ledger(data, lambda connection: lanes.set_paused(connection, name, True, time.time()))
     output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
 
 @app.command()
-def resume(name: Name, config: ConfigFile = None, data: Data = None) -> None:
+def resume(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Let a paused sink go on. The clock wakes it within a second."""
     require_sink(load_config(config, data)[1], name)
-    tell(data, lambda connection: lanes.set_paused(connection, name, False, time.time()))
+    write_ledger(data, lambda connection: lanes.set_paused(connection, name, False, time.time()))
     output.out().print(f"{name} goes on")
 
 
 @app.command("test")
-def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> None:
+def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send one marked sample to a sink, now and from here, and show its receipt."""
     from handlers import SinkError, registry
     from receiver.delivery.sink_services import SourceServices
@@ -174,7 +158,7 @@ def send_sample(name: Name, config: ConfigFile = None, data: Data = None) -> Non
 
 
 def sample_delivery(sink: str, source: str, now: float) -> Delivery:
-    """A delivery that is marked as a test, of a run that never was."""
+    """Return a delivery that is marked as a test, of a made-up run."""
     body = samples.build("completed", now=now, run_id=f"tsk_test_{int(now)}")
     run = parse(body)
     return Delivery(

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import httpx2
 import typer
 
-from receiver.cli import output
+from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
+from receiver.cli.output import clean, print_json
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import NotStarted, UsageError
 from receiver.skyvern import samples
@@ -37,15 +38,15 @@ _HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """Bodies that are sent one after the other: a name each, and what makes the bytes when their time comes."""
+class Series:
+    """Bodies that are sent one after the other: a name each, and a function that makes the bytes just before."""
 
     bodies: Sequence[tuple[str, Callable[[], bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of one webhook. `status`: the HTTP status, 0 when there was no answer; `problem`: why, or ""."""
+    """The outcome of one webhook. `status`: the HTTP status, 0 when there was no answer; `problem`: why, or ""."""
 
     sample: str
     status: int
@@ -54,6 +55,7 @@ class Sent:
 
     @property
     def accepted(self) -> bool:
+        """Whether the answer was a 2xx."""
         return 200 <= self.status < 300
 
 
@@ -75,16 +77,16 @@ def trigger(
         str, typer.Option("--artifacts", help="Base URL that serves the samples' recordings, screenshots and files.")
     ] = "",
     delay: Annotated[float, typer.Option("--delay", min=0, help="Seconds between two; 0: several at once.")] = 0.0,
-    config: Annotated[Path | None, typer.Option("--config", help="Config file (RUNHOOK_CONFIG).")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
     show: Annotated[bool, typer.Option("--list", help="List the samples and send nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Send signed sample webhooks. Ends with 1 when not all were accepted."""
     if show:
         _show(as_json=as_json)
         return
-    parcels = list(_parcels(what or [DEFAULT], count, run_id, artifacts))
+    all_series = list(_all_series(what or [DEFAULT], count, run_id, artifacts))
     target = _target(url, source)
     key = secret or _first_secret(source, config, data)
 
@@ -92,10 +94,10 @@ def trigger(
         if not as_json:
             _print(sent)
 
-    results = asyncio.run(send(parcels, target, key, delay=delay, report=report))
+    results = asyncio.run(send(all_series, target, key, delay=delay, report=report))
     accepted = sum(sent.accepted for sent in results)
     if as_json:
-        output.print_json(
+        print_json(
             [
                 {"sample": sent.sample, "status": sent.status, "event_id": sent.event_id, "problem": sent.problem}
                 for sent in results
@@ -108,20 +110,20 @@ def trigger(
 
 
 async def send(
-    parcels: Sequence[Parcel], url: str, secret: str, *, delay: float = 0.0, report: Callable[[Sent], None]
+    all_series: Sequence[Series], url: str, secret: str, *, delay: float = 0.0, report: Callable[[Sent], None]
 ) -> list[Sent]:
-    """Send every parcel, up to CONCURRENCY at once, or one after the other with `delay` seconds between two webhooks.
+    """Send each series, up to CONCURRENCY at once, or one after the other with `delay` seconds between two webhooks.
 
-    `report` is told of each webhook when it is answered. Raises NotStarted when already the first finds nobody there.
+    `report` is called for each webhook when it is answered. Raises NotStarted when the first can't be sent at all.
     """
     results: list[Sent] = []
     at_once = 1 if delay else CONCURRENCY
     limits = httpx2.Limits(max_connections=at_once, max_keepalive_connections=at_once)
     async with httpx2.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False, headers=_HEADERS) as client:
 
-        async def work(waiting: Iterator[Parcel]) -> None:
-            for parcel in waiting:
-                for name, make in parcel.bodies:
+        async def work(waiting: Iterator[Series]) -> None:
+            for series in waiting:
+                for name, make in series.bodies:
                     if delay and results:
                         await asyncio.sleep(delay)
                     sent = await _post(client, url, secret, name, make())
@@ -130,9 +132,9 @@ async def send(
                     results.append(sent)
                     report(sent)
 
-        # The first one alone: when nobody is there, that is said once.
-        await work(iter(parcels[:1]))
-        rest = iter(parcels[1:])
+        # The first one alone: when nothing listens there, that is reported once.
+        await work(iter(all_series[:1]))
+        rest = iter(all_series[1:])
         await asyncio.gather(*(work(rest) for _ in range(at_once)))
     return results
 
@@ -174,9 +176,9 @@ def _why(error: Exception) -> str:
     return "connection refused" if "all connection attempts failed" in text.lower() else text
 
 
-def _parcels(what: Sequence[str], count: int, run_id: str, artifacts: str) -> Iterator[Parcel]:
+def _all_series(what: Sequence[str], count: int, run_id: str, artifacts: str) -> Iterator[Series]:
     """What is to be sent, `count` times. Raises UsageError for a name that is neither sample nor readable file."""
-    made: list[Callable[[int], Parcel]] = []
+    made: list[Callable[[int], Series]] = []
     for name in what:
         for each in samples.names() if name == EVERY else [name]:
             try:
@@ -188,16 +190,16 @@ def _parcels(what: Sequence[str], count: int, run_id: str, artifacts: str) -> It
             yield make(number * len(made) + index)
 
 
-def _of_samples(names: Sequence[str], run_id: str, artifacts: str) -> Callable[[int], Parcel]:
+def _of_samples(names: Sequence[str], run_id: str, artifacts: str) -> Callable[[int], Series]:
     started = time.time()
 
-    def make(seq: int) -> Parcel:
+    def make(seq: int) -> Series:
         run = run_id or _new_run_id(names[0], started, seq)
 
         def body(name: str) -> Callable[[], bytes]:
             return lambda: samples.build(name, now=time.time(), run_id=run, seq=seq, artifacts=artifacts)
 
-        return Parcel([(name, body(name)) for name in names])
+        return Series([(name, body(name)) for name in names])
 
     return make
 
@@ -208,7 +210,7 @@ def _new_run_id(name: str, started: float, seq: int) -> str:
     return fresh
 
 
-def _of_file(name: str) -> Callable[[int], Parcel]:
+def _of_file(name: str) -> Callable[[int], Series]:
     """The bytes of a file, as they are: bad ones too, for they are worth a try."""
     try:
         content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
@@ -216,7 +218,7 @@ def _of_file(name: str) -> Callable[[int], Parcel]:
         raise UsageError(_unknown(name)) from None
     except OSError as error:
         raise UsageError(f"can't read {name}: {error.strerror or error}") from None
-    return lambda _: Parcel([(name, lambda: content)])
+    return lambda _: Series([(name, lambda: content)])
 
 
 def _unknown(name: str) -> str:
@@ -240,11 +242,8 @@ def _target(url: str, source: str) -> str:
 
 def _first_secret(source: str, path: Path | None, data: Path | None) -> str:
     """The secret that the config gives `source`. Raises ConfigError, or UsageError when there is no such source."""
-    from receiver.config.loader import load
-    from receiver.config.settings import Settings
-
-    settings = Settings.from_env(config=path, data=data)
-    sources = load(settings.config, settings.environ).sources
+    settings, config = load_config(path, data)
+    sources = config.sources
     if source not in sources:
         raise UsageError(f"--source {source}: {settings.config} has {', '.join(sources) or 'no sources'}")
     return sources[source].secrets[0].get_secret_value()
@@ -253,7 +252,7 @@ def _first_secret(source: str, path: Path | None, data: Path | None) -> str:
 def _print(sent: Sent) -> None:
     status = sent.status or "---"
     what = sent.event_id if sent.accepted else sent.problem
-    typer.echo(f"{status}  {output.clean(what, 200)}  {output.clean(sent.sample)}")
+    typer.echo(f"{status}  {clean(what, 200)}  {clean(sent.sample)}")
 
 
 def _show(*, as_json: bool) -> None:
@@ -261,9 +260,7 @@ def _show(*, as_json: bool) -> None:
     for alias, name in samples.ALIASES.items():
         aliases.setdefault(name, []).append(alias)
     if as_json:
-        output.print_json(
-            {"samples": samples.names(), "series": dict(samples.SERIES), "aliases": dict(samples.ALIASES)}
-        )
+        print_json({"samples": samples.names(), "series": dict(samples.SERIES), "aliases": dict(samples.ALIASES)})
         return
     for name in (*samples.names(), *samples.SERIES):
         parts = ", ".join(part.partition(".")[2] for part in samples.SERIES.get(name, ()))

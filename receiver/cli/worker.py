@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from receiver.config.loader import load
-from receiver.config.settings import Settings
+from receiver.cli.options import ConfigFile, DataDirectory, load_config
 from receiver.telemetry import logs
 
 
@@ -24,15 +22,14 @@ def worker(
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds to wait at the start for Redis and the ledger.")
     ] = 120.0,
-    config: Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")] = None,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
 ) -> None:
     """Run the workers: one process takes events from the inbox into the ledger, one for each sink delivers."""
     from receiver.worker import run
 
     logs.set_up()
-    settings = Settings.from_env(config=config, data=data)
-    loaded = load(settings.config, settings.environ)
+    settings, loaded = load_config(config, data)
     code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout, patience=patience)
     if code:
         raise typer.Exit(code)

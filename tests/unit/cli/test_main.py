@@ -16,7 +16,7 @@ from rich.console import Console
 
 from receiver import __version__
 from receiver.cli import COMMANDS, main, output
-from receiver.cli.list import moment
+from receiver.cli.options import parse_time
 from tests.support.paths import ROOT
 
 
@@ -100,12 +100,12 @@ def test_a_wrong_call_is_one_line(runhook: Run, arguments: list[str], said: str)
         ("2026-11-24T10:30+01:00", 1_795_512_600.0),
     ],
 )
-def test_a_moment_is_in_utc_unless_it_says_otherwise(text: str, seconds: float) -> None:
-    assert moment(text) == seconds
+def test_a_time_is_in_utc_unless_it_says_otherwise(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
 
 
 def test_a_time_ago_is_counted_from_now() -> None:
-    assert moment("2h") == pytest.approx(time.time() - 7200, abs=60)
+    assert parse_time("2h") == pytest.approx(time.time() - 7200, abs=60)
 
 
 def test_an_id_that_nothing_has_is_no_success(runhook: Run) -> None:
@@ -155,7 +155,7 @@ def test_what_a_terminal_has_no_character_for_is_a_question_mark(monkeypatch: py
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="iso8859-1"))
     monkeypatch.setattr(sys, "argv", ["runhook", "runs"])
-    table = lambda **_: output.print_table("", NAMES, [["evt_1…", "Bücher", "dead", ""]], "")  # noqa: E731
+    table = lambda **_: output.print_table(NAMES, [["evt_1…", "Bücher", "dead", ""]], "")  # noqa: E731
     monkeypatch.setattr("receiver.cli.build_app", lambda _: table)
 
     with pytest.raises(SystemExit) as end:
@@ -173,7 +173,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, *, width: int, terminal: bool) -> l
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, color_system=None, highlight=False)
     monkeypatch.setattr(output, "out", lambda: console)
-    output.print_table("", NAMES, ROWS, "nothing")
+    output.print_table(NAMES, ROWS, "nothing")
     return stream.getvalue().splitlines()
 
 

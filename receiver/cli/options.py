@@ -1,0 +1,90 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
+
+import typer
+
+from handlers.support import timestamps
+from receiver.errors import UsageError
+
+if TYPE_CHECKING:
+    from receiver.config.models import Config
+    from receiver.config.settings import Settings
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")]
+DataDirectory = Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
+RunId = Annotated[str, typer.Option("--run", help="Only this run.")]
+SourceName = Annotated[str, typer.Option("--source", help="Only this source.")]
+SinkName = Annotated[str, typer.Option("--sink", help="Only this sink.")]
+Statuses = Annotated[list[str] | None, typer.Option("--status", help="Only runs that ended so; may be repeated.")]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Only with this label; may be repeated.")
+]
+Since = Annotated[
+    str,
+    typer.Option("--since", help="Only what happened since then: 15m, 2h or 7d ago, or a time (2026-11-24T09:30Z)."),
+]
+Until = Annotated[str, typer.Option("--until", help="Only what happened before then; as --since.")]
+
+
+def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Config]:
+    """Return the settings and the config that the options name. Raises ConfigError."""
+    from receiver.config.loader import load  # not needed by commands that read the ledger alone
+    from receiver.config.settings import Settings
+
+    settings = Settings.from_env(config=config, data=data)
+    return settings, load(settings.config, settings.environ)
+
+
+def parse_time(text: str, option: str = "--since") -> float | None:
+    """Return `text` in seconds since the epoch: a time ago ("15m"), or an ISO 8601 time, in UTC unless it says
+    otherwise, as lists show it. None for "". Raises UsageError.
+    """
+    from receiver.config.fields import parse_duration
+
+    if not text:
+        return None
+    with suppress(ValueError):
+        return time.time() - float(str(parse_duration(text)))
+    if (found := timestamps.epoch(text.strip())) is None:
+        raise UsageError(
+            f"{option} {text}: must be a time ago such as 15m, 2h or 7d, or a time such as 2026-11-24 or "
+            "2026-11-24T09:30Z"
+        )
+    return found
+
+
+class TimeRange(TypedDict):
+    """A time range as Filter and Selection take it: seconds since the epoch, the first included, the last not."""
+
+    since: float | None
+    until: float | None
+
+
+def parse_time_range(since: str, until: str) -> TimeRange:
+    """Return the time range of --since and --until. Raises UsageError."""
+    first, last = parse_time(since), parse_time(until, "--until")
+    if first is not None and last is not None and last <= first:
+        raise UsageError(f"--until {until}: must be later than --since {since}")
+    return TimeRange(since=first, until=last)
+
+
+def parse_labels(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Return the labels of --label NAME=VALUE. Raises UsageError."""
+    labels = {}
+    for pair in pairs or ():
+        name, found, value = pair.partition("=")
+        if not found or not name:
+            raise UsageError(f"--label {pair}: write NAME=VALUE")
+        labels[name] = value
+    return labels
