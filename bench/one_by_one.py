@@ -25,7 +25,8 @@ import redis  # noqa: E402
 from handlers import registry  # noqa: E402
 from handlers.testing.conformance import NoServices  # noqa: E402
 from receiver.config.models import RetryPolicy  # noqa: E402
-from receiver.delivery.deliverer import AHEAD, Deliverer  # noqa: E402
+from receiver.delivery.deliverer import Deliverer  # noqa: E402
+from receiver.delivery.prefetch import PER_SLOT  # noqa: E402
 from receiver.ledger import Ledger, queries  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
@@ -62,7 +63,7 @@ def _consume(tell: Connection) -> None:
     asyncio.run(serve())
 
 
-def measure(database_url: str, redis_url: str, port: int, count: int, concurrency: int, ahead: int) -> str:
+def measure(database_url: str, redis_url: str, port: int, count: int, concurrency: int, per_slot: int) -> str:
     """What came of it, in words."""
     ledger = Ledger(database_url)
     ensure_schema(ledger)
@@ -71,7 +72,7 @@ def measure(database_url: str, redis_url: str, port: int, count: int, concurrenc
         record(ledger, *(new_event(f"tsk_{number}", "hook", filler="x" * 1500) for number in numbers))
     sink = registry.build("hook", "http", {"url": f"http://127.0.0.1:{port}", "secret": "s" * 32}, NoServices())
     client = redis.Redis.from_url(redis_url, socket_timeout=10)
-    deliverer = Deliverer(ledger, sink, RetryPolicy(), concurrency, client, "bench", linger=0.01, ahead=ahead)
+    deliverer = Deliverer(ledger, sink, RetryPolicy(), concurrency, client, "bench", linger=0.01, per_slot=per_slot)
     started, used = time.perf_counter(), time.process_time()
     deliverer.run(lambda: False)
     took, used = time.perf_counter() - started, time.process_time() - used
@@ -95,14 +96,14 @@ def main() -> None:
         valkey = ValkeyProcess(Path(folder) / "valkey").start()
         server = PostgresProcess(Path(folder) / "pg", fsync=True, autovacuum="on").start()
         try:
-            for ahead in (0, AHEAD):
+            for per_slot in (0, PER_SLOT):
                 ledgers = {
-                    "SQLite": f"sqlite:///{folder}/{ahead}.db",
+                    "SQLite": f"sqlite:///{folder}/{per_slot}.db",
                     "PostgreSQL": server.url(server.create_database()),
                 }
                 for name, url in ledgers.items():
-                    found = measure(url, valkey.url, port, given.deliveries, given.concurrency, ahead)
-                    print(f"{ahead} in hand for each place  {name:<12}{found}", flush=True)
+                    found = measure(url, valkey.url, port, given.deliveries, given.concurrency, per_slot)
+                    print(f"{per_slot} prefetched for each slot  {name:<12}{found}", flush=True)
         finally:
             server.kill()
             valkey.kill()

@@ -1,10 +1,10 @@
-"""What a sink's answer means for its delivery. Pure: values in, a Settled out.
+"""What a sink's answer means for its delivery. Pure: values in, an AttemptResult out.
 
 Receipt       accepted
 Refused       dead now
 Unavailable   tried again later, until its attempts are spent; while the breaker is not closed it spends none, unless
               a dependency failed: then its neighbours go on, and it must come to an end by itself
-else          a bug of ours: told to the operator by its type, tried again within the same budget
+else          a bug of ours: recorded by its type alone, tried again within the same budget
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 
 REASON_CAP = 500
@@ -31,34 +31,35 @@ class BreakerChange(NamedTuple):
 
 
 def reason(answer: Exception) -> str:
-    """What an operator reads. A sink's own errors hold no secret by contract; of a bug only the type is told."""
+    """Return what an operator reads. A sink's own errors hold no secret by contract; of a bug it is the type alone."""
     if isinstance(answer, (Refused, Unavailable)):
         return str(answer)[:REASON_CAP].replace("\x00", "")
     return f"{type(answer).__name__} in the sink's code"
 
 
 def availability(answer: Receipt | Exception) -> Observation | None:
-    """What the answer tells the breaker. A bug of ours says nothing about the sink: None."""
+    """Return what the breaker learns from the answer; None for a bug of ours, which says nothing about the sink."""
     if isinstance(answer, Unavailable) and not answer.dependency:
         return Observation(False, reason(answer), answer.retry_after)
     return Observation(True) if isinstance(answer, (Receipt, Refused, Unavailable)) else None
 
 
-def settled(
+def outcome_of(
     claimed: Claimed,
     answer: Receipt | Exception,
     retry: RetryPolicy,
-    gate: BreakerChange | None,
+    change: BreakerChange | None,
     started_at: float,
     now: float,
     chance: float,
-) -> Settled:
-    """What became of one attempt. `chance` in [0, 1) is the jitter; times are seconds since the epoch."""
+) -> AttemptResult:
+    """Return the result of one attempt. `change`: of the breaker, by the batch that the attempt was settled in, if any.
+    `chance` in [0, 1) is the jitter; times are seconds since the epoch."""
 
-    def verdict(
+    def result(
         move: DeliveryMove, outcome: str, *, due_at: float = now, spends: bool = True, receipt: Receipt | None = None
-    ) -> Settled:
-        return Settled(
+    ) -> AttemptResult:
+        return AttemptResult(
             id=claimed.id,
             number=claimed.number,
             move=move,
@@ -73,15 +74,15 @@ def settled(
         )
 
     if isinstance(answer, Receipt):
-        return verdict(DeliveryMove.ACCEPT, "accepted", receipt=answer)
+        return result(DeliveryMove.ACCEPT, "accepted", receipt=answer)
     if isinstance(answer, Refused):
-        return verdict(DeliveryMove.DIE, "refused")
+        return result(DeliveryMove.DIE, "refused")
     outcome = "unavailable" if isinstance(answer, Unavailable) else "error"
     away = isinstance(answer, Unavailable) and not answer.dependency
-    if away and gate is not None and gate.before.breaker != "closed":
-        return verdict(DeliveryMove.DEFER, outcome, due_at=max(gate.after.until, now), spends=False)
+    if away and change is not None and change.before.breaker != "closed":
+        return result(DeliveryMove.DEFER, outcome, due_at=max(change.after.until, now), spends=False)
     retry_after = answer.retry_after if isinstance(answer, Unavailable) else None
     due = backoff.next_try(retry, claimed.spent + 1, now, chance, retry_after)
     if due is None:
-        return verdict(DeliveryMove.DIE, outcome)
-    return verdict(DeliveryMove.DEFER, outcome, due_at=due)
+        return result(DeliveryMove.DIE, outcome)
+    return result(DeliveryMove.DEFER, outcome, due_at=due)

@@ -1,8 +1,8 @@
-"""Sends of one sink that are under way, and what is in hand behind them: threads, places, time limits. No ledger.
+"""Sends of one sink that are under way, and those queued behind them: threads, slots, time limits. No ledger.
 
-A unit is what one thread sends at a time. It begins in a place of its own, or it is in hand and begins in the place of
-one that was accepted, in the same thread and without waiting for the ledger. So no more are ever under way than began
-with a place. Where a send met trouble its place stays empty, and whoever watches decides.
+A task is what one thread sends at a time. It starts in a slot of its own; or it is queued, and starts in the slot that
+an accepted one frees, in the same thread and without waiting for the ledger. So no more are ever under way than started
+in a slot. A send that met trouble frees its slot only when the caller has collected it.
 """
 
 from __future__ import annotations
@@ -26,189 +26,198 @@ Receipts = Mapping[str, dict[str, object] | None]
 
 @dataclass(slots=True, eq=False)
 class SendTask:
-    """What one thread sends at a time: one delivery, or a batch. `token`: its claim, without a mark."""
+    """What one thread sends at a time: one delivery, or a batch. `number`: of its claim."""
 
-    token: str
+    number: int
     claimed: Sequence[Claimed]
     receipts: dict[str, Receipts]
-    started: float = 0.0  # monotonic; 0.0 while it is in hand
+    started: float = 0.0  # monotonic; 0.0 while it is queued
     started_at: float = 0.0  # seconds since the epoch
     answers: list[Receipt | Exception] = field(default_factory=list)
     seconds: float = 0.0  # that the send took
     ended: bool = False
     next_task: SendTask | None = None
-    """What was in hand and has begun in its place."""
+    """The queued task that has started in its slot."""
 
     @property
     def accepted(self) -> bool:
+        """Whether the sink accepted all of it."""
         return all(isinstance(answer, Receipt) for answer in self.answers)
 
     @property
     def frees_slot(self) -> bool:
+        """Whether a queued task may start in its slot."""
         return self.ended and self.next_task is None and self.accepted
 
 
 class SenderPool:
-    """`places`: how many units may be under way. `limit`: seconds after which a send is given up. `note`: told of each
-    delivery that was in hand just before it is sent."""
+    """The sends of one sink in one process. False when none is under way or queued.
+
+    `slots`: how many may be under way. `limit`: seconds after which a send is given up. `on_start`: called, in the
+    sending thread, with the id of each prefetched delivery just before it is sent.
+    """
 
     def __init__(
-        self, sink: Sink[SinkOptions], places: int, limit: float, note: Callable[[str], None] = lambda _delivery: None
+        self,
+        sink: Sink[SinkOptions],
+        slots: int,
+        limit: float,
+        on_start: Callable[[str], None] = lambda _delivery: None,
     ) -> None:
+        self.slots = slots
         self._sink = sink
         self._many = sink.batch_size > 1
         self._limit = limit
-        self._places = places
-        self._note = note
-        self._pool = DaemonPool(places, f"send-{sink.name}")
+        self._on_start = on_start
+        self._threads = DaemonPool(slots, f"send-{sink.name}")
         self._ended: queue.SimpleQueue[SendTask] = queue.SimpleQueue()
-        self._passing = threading.Lock()  # held while a place is passed on or taken away
-        self._in_hand: deque[SendTask] = deque()
-        self._flying: dict[int, SendTask] = {}
+        self._handover = threading.Lock()  # held while a slot passes from one task to another
+        self._queued: deque[SendTask] = deque()
+        self._running: dict[int, SendTask] = {}
         self.pace = float("inf")
         """Seconds that a send takes, as seen lately; infinite before the first."""
 
     def __bool__(self) -> bool:
-        return bool(self._flying or self._in_hand)
+        return bool(self._running or self._queued)
 
     @property
     def free(self) -> int:
-        """Places in which nothing is under way."""
-        return self._places - len(self._flying)
+        """Count the slots in which nothing is under way."""
+        return self.slots - len(self._running)
 
     @property
-    def in_hand(self) -> int:
-        """How many units have not begun."""
-        return len(self._in_hand)
+    def queued(self) -> int:
+        """Count the tasks that have not started."""
+        return len(self._queued)
 
     @property
     def stranded(self) -> bool:
-        """Whether something is in hand and nothing is under way that could leave it a place."""
-        return bool(self._in_hand) and not self._flying
+        """Whether tasks are queued and none is under way that could free a slot for them."""
+        return bool(self._queued) and not self._running
 
     @property
     def worn_out(self) -> bool:
         """So many sends have hung that the process should be replaced by a fresh one."""
-        return self._pool.abandoned > 4 * self._places
+        return self._threads.abandoned > 4 * self.slots
 
-    def tokens(self) -> set[str]:
-        """The claims of all that has not landed."""
-        with self._passing:
-            tokens = {unit.token for unit in self._in_hand}
-            for first in self._flying.values():
-                unit: SendTask | None = first
-                while unit is not None:
-                    tokens.add(unit.token)
-                    unit = unit.next_task
-            return tokens
+    def numbers(self) -> set[int]:
+        """Return the claim numbers of all that has not been collected."""
+        with self._handover:
+            numbers = {task.number for task in self._queued}
+            for first in self._running.values():
+                task: SendTask | None = first
+                while task is not None:
+                    numbers.add(task.number)
+                    task = task.next_task
+            return numbers
 
     def longest(self) -> float:
-        """Seconds since the oldest send under way began; 0.0 when there is none."""
+        """Return the seconds since the oldest send under way started; 0.0 when there is none."""
         now = time.monotonic()
-        return max((now - unit.started for unit in self._flying.values()), default=0.0)
+        return max((now - task.started for task in self._running.values()), default=0.0)
 
-    def begin(self, unit: SendTask) -> None:
-        """Send it, in a free place."""
-        _mark_begun(unit)
-        self._flying[id(unit)] = unit
-        self._pool.submit(lambda: self._fly(unit))
+    def start(self, task: SendTask) -> None:
+        """Send the task in a free slot."""
+        _mark_started(task)
+        self._running[id(task)] = task
+        self._threads.submit(lambda: self._run(task))
 
-    def hold(self, unit: SendTask) -> None:
-        """Send it as soon as one that is under way leaves its place, which may have been a moment ago."""
-        with self._passing:
-            left = next((each for each in self._flying.values() if each.frees_slot), None)
-            if left is None:
-                self._in_hand.append(unit)
+    def enqueue(self, task: SendTask) -> None:
+        """Send the task as soon as one under way frees its slot, which may have been a moment ago."""
+        with self._handover:
+            over = next((each for each in self._running.values() if each.frees_slot), None)
+            if over is None:
+                self._queued.append(task)
                 return
-            left.next_task = unit
-            _mark_begun(unit)
-        self._pool.submit(lambda: self._fly(unit))
+            over.next_task = task
+            _mark_started(task)
+        self._threads.submit(lambda: self._run(task))
 
     def withdraw(self) -> list[SendTask]:
-        """What is in hand, and will not begin any more."""
-        with self._passing:
-            units = list(self._in_hand)
-            self._in_hand.clear()
-            return units
+        """Empty the queue. Returns the tasks that were in it; they do not start any more."""
+        with self._handover:
+            tasks = list(self._queued)
+            self._queued.clear()
+            return tasks
 
-    def landed(self, longest: float) -> list[SendTask]:
-        """Wait for at least one send to end, `longest` seconds at the most; those that overstay are given up."""
-        first = min((unit.started for unit in self._flying.values()), default=time.monotonic())
-        landed: list[SendTask] = []
+    def collect(self, longest: float) -> list[SendTask]:
+        """Wait until a send ends, `longest` seconds at the most. Returns all that have; the overdue are given up."""
+        first = min((task.started for task in self._running.values()), default=time.monotonic())
+        found: list[SendTask] = []
         try:
-            self._land(self._ended.get(timeout=max(0.01, min(first + self._limit - time.monotonic(), longest))), landed)
+            self._take(self._ended.get(timeout=max(0.01, min(first + self._limit - time.monotonic(), longest))), found)
             while True:
-                self._land(self._ended.get_nowait(), landed)
+                self._take(self._ended.get_nowait(), found)
         except queue.Empty:
             pass
         now = time.monotonic()
-        overdue = [unit for unit in self._flying.values() if unit.started + self._limit < now]
-        return landed + [unit for unit in overdue if self._give_up(unit, now)]
+        overdue = [task for task in self._running.values() if task.started + self._limit < now]
+        return found + [task for task in overdue if self._give_up(task, now)]
 
     def close(self) -> None:
-        """Let the threads that are not busy end."""
-        self._pool.close()
+        """End the threads that are not busy."""
+        self._threads.close()
 
-    def _land(self, unit: SendTask, landed: list[SendTask]) -> None:
-        if self._flying.pop(id(unit), None) is None:
+    def _take(self, task: SendTask, found: list[SendTask]) -> None:
+        if self._running.pop(id(task), None) is None:
             return  # it had been given up
-        if unit.next_task is not None:
-            self._flying[id(unit.next_task)] = unit.next_task
-        self.pace = unit.seconds if self.pace == float("inf") else 0.8 * self.pace + 0.2 * unit.seconds
-        landed.append(unit)
+        if task.next_task is not None:
+            self._running[id(task.next_task)] = task.next_task
+        self.pace = task.seconds if self.pace == float("inf") else 0.8 * self.pace + 0.2 * task.seconds
+        found.append(task)
 
-    def _give_up(self, unit: SendTask, now: float) -> bool:
-        with self._passing:
-            if unit.ended:  # just now: it is on its way to us
+    def _give_up(self, task: SendTask, now: float) -> bool:
+        with self._handover:
+            if task.ended:  # just now: it is in the queue of those that ended
                 return False
-            unit.ended = True
-        unit.seconds = now - unit.started
-        unit.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(unit.claimed)
-        self._flying.pop(id(unit))
-        self._pool.abandon()
+            task.ended = True
+        task.seconds = now - task.started
+        task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
+        self._running.pop(id(task))
+        self._threads.abandon()
         return True
 
-    def _fly(self, first: SendTask) -> None:
-        """In a thread: send it, and then whatever begins in its place."""
-        unit: SendTask | None = first
-        while unit is not None:
-            if unit.claimed[0].in_hand:
-                self._note(unit.claimed[0].id)
-            answers = self._send(unit)
-            with self._passing:
-                if unit.ended:
-                    return  # given up, and its place is another's
-                unit.ended, unit.answers = True, answers
-                unit.seconds = time.monotonic() - unit.started
+    def _run(self, first: SendTask) -> None:
+        """In a thread: send the task, and then each that starts in its slot."""
+        task: SendTask | None = first
+        while task is not None:
+            if task.claimed[0].prefetched:
+                self._on_start(task.claimed[0].id)
+            answers = self._send(task)
+            with self._handover:
+                if task.ended:
+                    return  # given up, and its slot is another's
+                task.ended, task.answers = True, answers
+                task.seconds = time.monotonic() - task.started
                 next_task = None
-                if self._in_hand and unit.frees_slot:
-                    next_task = unit.next_task = self._in_hand.popleft()
-                    _mark_begun(next_task)
-                # Before `hold` may give it an next_task, which another thread sends: that one must land after it.
-                self._ended.put(unit)
-            unit = next_task  # not unit.next_task, which `hold` may have set since
+                if self._queued and task.frees_slot:
+                    next_task = task.next_task = self._queued.popleft()
+                    _mark_started(next_task)
+                # Before `enqueue` may give it a next task, which another thread sends: that one must end after it.
+                self._ended.put(task)
+            task = next_task  # not task.next_task, which `enqueue` may have set since
 
-    def _send(self, unit: SendTask) -> list[Receipt | Exception]:
+    def _send(self, task: SendTask) -> list[Receipt | Exception]:
         try:
-            deliveries = [to_delivery(each, unit.receipts.get(each.id, {})) for each in unit.claimed]
+            deliveries = [to_delivery(each, task.receipts.get(each.id, {})) for each in task.claimed]
             answers: list[Receipt | Exception] = []
             if self._many:
                 answers += self._sink.send_many(deliveries)
             else:
                 answers.append(self._sink.send(deliveries[0]))
-            if len(answers) != len(unit.claimed):
-                raise RuntimeError(f"{len(answers)} answers to {len(unit.claimed)} deliveries")
+            if len(answers) != len(task.claimed):
+                raise RuntimeError(f"{len(answers)} answers to {len(task.claimed)} deliveries")
         except Exception as error:  # noqa: BLE001 - the three kinds are told apart when it is settled
-            return [error] * len(unit.claimed)
+            return [error] * len(task.claimed)
         return answers
 
 
-def _mark_begun(unit: SendTask) -> None:
-    unit.started, unit.started_at = time.monotonic(), time.time()
+def _mark_started(task: SendTask) -> None:
+    task.started, task.started_at = time.monotonic(), time.time()
 
 
 def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
-    """The delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for."""
+    """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for."""
     run = parse(each.body)
     return Delivery(
         key=each.id,

@@ -1,4 +1,4 @@
-"""What became of sends, written down in one transaction: attempts, states, the breaker, and a line in the log."""
+"""The settlement of deliveries: attempts, states and the breaker in one transaction, then counters and the log."""
 
 from __future__ import annotations
 
@@ -14,69 +14,62 @@ from receiver.delivery.sender import SendTask
 from receiver.domain import breaker
 from receiver.domain.delivery import target
 from receiver.ledger import Connection
-from receiver.ledger.deliveries import attempts, claims, lanes
-from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries import attempts, lanes
+from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.telemetry.workers import AttemptCounter
 
 log = logging.getLogger("runhook.deliver")
 
-Results = list[tuple[SendTask, list[Settled]]]
+Results = list[tuple[SendTask, list[AttemptResult]]]
 
 
-class Settling:
-    """For one sink in one worker process, called `owner`."""
+class Settlement:
+    """Settles the deliveries of one sink in the worker process `owner`."""
 
-    def __init__(self, sink: str, retry: RetryPolicy, owner: str, tally: AttemptCounter) -> None:
+    def __init__(self, sink: str, retry: RetryPolicy, owner: str, counter: AttemptCounter) -> None:
         self._sink = sink
         self._retry = retry
         self._owner = owner
-        self._tally = tally
+        self._counter = counter
         self._watched: set[str] = set()  # lanes that have met trouble lately
 
-    def write_down(self, connection: Connection, units: Sequence[SendTask], now: float) -> tuple[set[str], Results]:
-        """Write down the ends of `units`, and what began in their places. Returns the sinks that this released."""
-        gates = self._pass_gates(connection, units, now)
+    def record(self, connection: Connection, tasks: Sequence[SendTask], now: float) -> tuple[set[str], Results]:
+        """Record what became of the ended `tasks`. Returns the sinks whose held deliveries this released, and the
+        results."""
+        changes = self._breaker_changes(connection, tasks, now)
         results: Results = []
-        by_token: dict[str, list[Settled]] = {}
-        for unit in units:
-            settled = [
-                outcome.settled(
-                    each, answer, self._retry, gates.get(each.lane), unit.started_at, now, chance=random.random()
+        by_number: dict[int, list[AttemptResult]] = {}
+        for task in tasks:
+            found = [
+                outcome.outcome_of(
+                    each, answer, self._retry, changes.get(each.lane), task.started_at, now, chance=random.random()
                 )
-                for each, answer in zip(unit.claimed, unit.answers, strict=True)
+                for each, answer in zip(task.claimed, task.answers, strict=True)
             ]
-            by_token.setdefault(unit.token, []).extend(settled)
-            results.append((unit, settled))
-        released = attempts.settle(connection, by_token, self._owner, now)
-        ended = set(units)
-        begun = {
-            unit.next_task.claimed[0].id: unit.next_task.token
-            for unit in units
-            if unit.next_task is not None and unit.next_task not in ended
-        }
-        claims.take_places(connection, begun, now)
-        return set(released), results
+            by_number.setdefault(task.number, []).extend(found)
+            results.append((task, found))
+        return set(attempts.settle(connection, self._owner, by_number, now)), results
 
-    def tell(self, results: Results) -> None:
-        """Count and log them, once they are written down."""
+    def log(self, results: Results) -> None:
+        """Count and log results, once they are committed."""
         counts: Counter[str] = Counter()
-        for unit, settled in results:
-            for each, answer, one in zip(unit.claimed, unit.answers, settled, strict=True):
-                counts[one.outcome] += 1
-                self._tally.add(one.outcome, unit.seconds)
-                if one.outcome != "accepted":
-                    _tell(each, answer, one)
+        for task, found in results:
+            for each, answer, result in zip(task.claimed, task.answers, found, strict=True):
+                counts[result.outcome] += 1
+                self._counter.add(result.outcome, task.seconds)
+                if result.outcome != "accepted":
+                    _log(each, answer, result)
         log.info("deliver.settled sink=%s %s", self._sink, " ".join(f"{k}={v}" for k, v in counts.items()))
 
-    def _pass_gates(
-        self, connection: Connection, units: Sequence[SendTask], now: float
+    def _breaker_changes(
+        self, connection: Connection, tasks: Sequence[SendTask], now: float
     ) -> dict[str, outcome.BreakerChange]:
-        """Each lane that met trouble, or was probed, with its breaker before and after these answers."""
+        """Move the breaker of each lane that met trouble, or was probed. Returns their changes by lane."""
         answers: dict[str, list[breaker.Observation]] = {}
         touched: set[str] = set()
-        for unit in units:
-            for each, answer in zip(unit.claimed, unit.answers, strict=True):
+        for task in tasks:
+            for each, answer in zip(task.claimed, task.answers, strict=True):
                 seen = outcome.availability(answer)
                 if seen is not None:
                     answers.setdefault(each.lane, []).append(seen)
@@ -85,7 +78,7 @@ class Settling:
         if not touched:
             return {}
         rows = {lane.lane: lane for lane in lanes.of_sink(connection, self._sink)}
-        gates = {}
+        changes = {}
         for name in sorted(touched):
             before = rows.get(name) or breaker.Lane(name, self._sink)
             after = breaker.after(before, answers.get(name, []), now)
@@ -94,21 +87,21 @@ class Settling:
                 if after.breaker != before.breaker:
                     log.warning("breaker.%s lane=%s reason=%s", after.breaker, name, after.reason)
             (self._watched.add if after.failures else self._watched.discard)(name)
-            gates[name] = outcome.BreakerChange(before, after)
-        return gates
+            changes[name] = outcome.BreakerChange(before, after)
+        return changes
 
 
-def _tell(claimed: Claimed, answer: Receipt | Exception, settled: Settled) -> None:
-    bug = answer if settled.outcome == "error" and isinstance(answer, Exception) else None
+def _log(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -> None:
+    bug = answer if result.outcome == "error" and isinstance(answer, Exception) else None
     log.log(
         logging.ERROR if bug else logging.WARNING,
         "delivery.%s id=%s sink=%s event=%s attempt=%d outcome=%s reason=%s",
-        target(settled.move),
+        target(result.move),
         claimed.id,
         claimed.sink,
         claimed.event_id,
         claimed.number,
-        settled.outcome,
-        settled.reason,
+        result.outcome,
+        result.reason,
         exc_info=bug,
     )

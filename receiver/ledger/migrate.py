@@ -14,7 +14,7 @@ from sqlalchemy import exc as sa_exc
 from receiver.errors import NotStarted
 from receiver.ledger.engine import Ledger, LedgerUnavailable
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in migrations/versions; a test holds the two together."""
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode

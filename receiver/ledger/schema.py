@@ -102,11 +102,15 @@ deliveries = Table(
     Column("run_id", Text, nullable=False),
     Column("after", Text, nullable=False, server_default="[]"),  # JSON list of sinks whose end it waits for
     Column("state", Text, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default="0"),  # numbers the attempts, never goes back
+    # The number of the newest attempt; a claim that is handed back takes its number back.
+    Column("attempts", Integer, nullable=False, server_default="0"),
     Column("spent", Integer, nullable=False, server_default="0"),  # counts against the sink's budget
     Column("due_at", Double, nullable=False),
-    Column("claim", Text, nullable=False, server_default=""),  # "<owner>/<n>" while sending
-    Column("claim_until", Double),
+    # The claim, of a delivery that is being sent: see deliveries/claims.py. In every other state these have no value.
+    Column("claim_owner", Text, nullable=False, server_default=""),  # the worker process
+    Column("claim_number", Integer, nullable=False, server_default="0"),  # of that process's transaction
+    Column("prefetched", Boolean, nullable=False, server_default=text("false")),  # it holds no slot yet
+    Column("claim_until", Double),  # when it lapses
     Column("reason", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),

@@ -41,9 +41,9 @@ class Work(Deployment):
     def comes_due(self, name: str) -> list[str]:
         """A round of it; the runs that are to be looked for."""
         now = time.time()
-        waiting = self._sent([new_event(f"{name}_retry_{n}", "hook") for n in range(EACH)], "w/1", now)
+        waiting = self._sent([new_event(f"{name}_retry_{n}", "hook") for n in range(EACH)], "w", now)
         assert settle(self.ledger, waiting, DeliveryMove.DEFER, now=now, due_at=now + 0.5) == []
-        self._sent([new_event(f"{name}_lapse_{n}", "hook") for n in range(EACH)], "elsewhere/1", now - 14.5)
+        self._sent([new_event(f"{name}_lapse_{n}", "hook") for n in range(EACH)], "elsewhere", now - 14.5)
         runs = [self.skyvern.submit(f"{name} {n}")["run_id"] for n in range(EACH)]
         self.skyvern.wait_final(*runs)
         for run_id in runs:
@@ -56,13 +56,13 @@ class Work(Deployment):
             )
         return runs
 
-    def _sent(self, events: list[NewEvent], token: str, now: float) -> list[Claimed]:
+    def _sent(self, events: list[NewEvent], owner: str, now: float) -> list[Claimed]:
         """Events whose deliveries are claimed in the transaction that makes them, before any worker can."""
 
         def work(connection: sa.Connection) -> list[Claimed]:
             recording.lock_runs(connection, [each.key for each in events], now)
             recording.record(connection, events, now)
-            return claims.claim(connection, "hook", EACH, token, now, 15)[0]
+            return claims.claim(connection, "hook", EACH, owner, 1, now, 15)
 
         claimed = self.ledger.write(work)
         assert len(claimed) == EACH

@@ -12,7 +12,7 @@ import random
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from receiver.delivery.deliverer import unsettled
+from receiver.delivery.prefetch import unrecorded_starts
 from receiver.domain.event import delivery_id, event_id
 
 SOURCE: Final = "skyvern"
@@ -32,9 +32,9 @@ HTTP_SINKS: Final = ("hook", "late", "flaky", "door", "tar")
 IDEMPOTENT: Final = ("results", "archive")
 CONCURRENCY: Final = 8
 """How many sends of an HTTP sink may be under way."""
-UNKNOWN: Final = CONCURRENCY + unsettled(CONCURRENCY)
+UNKNOWN: Final = CONCURRENCY + unrecorded_starts(CONCURRENCY)
 """Most sends of one worker to one sink that can have ended without the ledger's knowing, when it is killed: one in each
-place that the ledger knows of, and what was in hand at its last commit, and what was taken in hand since."""
+slot that the ledger knows of, and what was prefetched at its last commit, and what was prefetched since."""
 
 _TEXTS = ("</script>", "\u2028", "žluťoučký kůň", "🦊" * 3, "{{ 7 * 7 }}", "'; DROP TABLE runs; --", "\\u0000")
 

@@ -13,7 +13,7 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.ledger import Ledger, events, queries
 from receiver.ledger.deliveries import attempts, claims
-from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
 
@@ -38,24 +38,26 @@ def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
     return ledger.write(work)
 
 
-def claim(ledger: Ledger, sink: str, token: str = "w/1", limit: int = 10, now: float = NOW) -> list[Claimed]:
-    return ledger.write(lambda connection: claims.claim(connection, sink, limit, token, now, 15))[0]
+def claim(ledger: Ledger, sink: str, owner: str = "w", limit: int = 10, now: float = NOW) -> list[Claimed]:
+    return ledger.write(lambda connection: claims.claim(connection, sink, limit, owner, 1, now, 15))
 
 
 def settle(
     ledger: Ledger,
     claimed: Sequence[Claimed],
     move: DeliveryMove,
-    token: str = "w/1",
+    owner: str = "w",
     now: float = NOW,
+    number: int = 1,
     **fields: object,
 ) -> list[str]:
     outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
+    reason = "" if move is DeliveryMove.ACCEPT else "no"
     results = [
-        Settled(each.id, each.number, move, outcome, "" if move is DeliveryMove.ACCEPT else "no", now, now, **fields)  # type: ignore[arg-type]
+        AttemptResult(each.id, each.number, move, outcome, reason, now, now, **fields)  # type: ignore[arg-type]
         for each in claimed
     ]
-    return ledger.write(lambda connection: attempts.settle(connection, {token: results}, "w", now))
+    return ledger.write(lambda connection: attempts.settle(connection, owner, {number: results}, now))
 
 
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:

@@ -1,13 +1,14 @@
-"""What became of deliveries, in the ledger: attempts, states, and who is released by an end. Sends nothing.
+"""The results of attempts in the ledger: their rows, the states of deliveries, and which held ones are released by an
+end. Sends nothing.
 
-Each UPDATE says the claim that it believes in, so that a worker that overslept its claim changes nothing.
+Each UPDATE names the claim, so a worker whose claim has lapsed changes nothing.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,14 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, sources, target
 from receiver.ledger import bulk
-from receiver.ledger.deliveries.claims import both
+from receiver.ledger.deliveries.claims import UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of one attempt. `move` is ACCEPT, DEFER or DIE; `outcome` is the word for the attempts table."""
+class AttemptResult:
+    """The result of one attempt. `move`: ACCEPT, DEFER or DIE. `outcome`: the word in the attempts table. Times are
+    seconds since the epoch, `retry_after` is seconds."""
 
     id: str
     number: int
@@ -36,8 +38,10 @@ class Settled:
     retry_after: float | None = None
 
 
-def settle(connection: sa.Connection, results: Mapping[str, Sequence[Settled]], worker: str, now: float) -> list[str]:
-    """Write down what became of claimed deliveries, by claim. Returns the sinks whose held deliveries this released.
+def settle(
+    connection: sa.Connection, owner: str, results: Mapping[int, Sequence[AttemptResult]], now: float
+) -> list[str]:
+    """Settle deliveries that `owner` claimed, by claim number. Returns the sinks whose held deliveries this released.
 
     An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
     """
@@ -51,46 +55,53 @@ def settle(connection: sa.Connection, results: Mapping[str, Sequence[Settled]], 
             "retry_after": each.retry_after,
             "started_at": each.started_at,
             "ended_at": each.ended_at,
-            "worker": worker,
+            "worker": owner,
         }
         for each in sorted(itertools.chain(*results.values()), key=lambda each: each.id)
     ]
     bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
     ended: list[str] = []
-    for token, settled in sorted(results.items()):
-        accepted = sorted(each.id for each in settled if each.move is DeliveryMove.ACCEPT)
+    for number, of_claim in sorted(results.items()):
+        accepted = sorted(each.id for each in of_claim if each.move is DeliveryMove.ACCEPT)
         if accepted:
-            ended += _move(connection, accepted, token, DeliveryMove.ACCEPT, {"reason": ""}, now)
-        for each in sorted(settled, key=lambda each: each.id):
+            ended += _move(connection, accepted, owner, number, DeliveryMove.ACCEPT, {"reason": ""}, now)
+        for each in sorted(of_claim, key=lambda each: each.id):
             if each.move is not DeliveryMove.ACCEPT:
                 values: dict[str, Any] = {"reason": each.reason, "due_at": each.due_at}
                 if each.spends:
                     values["spent"] = deliveries.c.spent + 1
-                moved = _move(connection, [each.id], token, each.move, values, now)
+                moved = _move(connection, [each.id], owner, number, each.move, values, now)
                 if each.move is DeliveryMove.DIE:
                     ended += moved
     return _release_held(connection, ended, now) if ended else []
 
 
-def give_up(connection: sa.Connection, token: str, ids: Sequence[str], reason: str, now: float) -> None:
-    """What was claimed, and is not to be sent any more, is dead. This was no attempt."""
+def give_up(connection: sa.Connection, owner: str, number: int, ids: Sequence[str], reason: str, now: float) -> None:
+    """End claimed deliveries as dead, unsent. The claim was no attempt."""
     changes = {"reason": reason, "attempts": deliveries.c.attempts - 1}
-    ended = _move(connection, sorted(ids), token, DeliveryMove.DIE, changes, now)
+    ended = _move(connection, sorted(ids), owner, number, DeliveryMove.DIE, changes, now)
     if ended:
         _release_held(connection, ended, now)
 
 
 def _move(
-    connection: sa.Connection, ids: Sequence[str], token: str, move: DeliveryMove, values: dict[str, Any], now: float
+    connection: sa.Connection,
+    ids: Sequence[str],
+    owner: str,
+    number: int,
+    move: DeliveryMove,
+    values: dict[str, Any],
+    now: float,
 ) -> list[str]:
     statement = (
         sa.update(deliveries)
         .where(
             bulk.among(connection, deliveries.c.id, ids),
-            deliveries.c.claim.in_(both([token])),
+            deliveries.c.claim_owner == owner,
+            deliveries.c.claim_number == number,
             deliveries.c.state.in_(sources(move)),
         )
-        .values(state=target(move), claim="", claim_until=None, updated_at=now, **values)
+        .values(state=target(move), updated_at=now, **UNCLAIMED, **values)
         .returning(deliveries.c.id)
     )
     return list(connection.execute(statement).scalars())
@@ -128,3 +139,34 @@ def release_held(connection: sa.Connection, condition: sa.ColumnElement[bool], n
             .values(state=target(DeliveryMove.RELEASE), due_at=now, updated_at=now)
         )
     return sorted({row.sink for row in ready})
+
+
+def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -> dict[str, dict[str, Any] | None]:
+    """Return the receipts of `sinks` for the event; None for one that ended without."""
+    rows = connection.execute(
+        sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
+        .outerjoin(
+            attempts,
+            sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"),
+        )
+        .where(deliveries.c.event_id == event_id, deliveries.c.sink.in_(sinks))
+        .order_by(attempts.c.number)
+    )
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(sinks)
+    for row in rows:
+        if row.receipt and row.state == DeliveryState.DELIVERED:
+            found[row.sink] = json.loads(row.receipt)
+    return found
+
+
+def poisoned(connection: sa.Connection, claimed: Sequence[Claimed], budget: int) -> list[Claimed]:
+    """Return those that have no attempt left of `budget`, and whose last one lapsed: they may be what kills workers."""
+    spent = {each.id: each for each in claimed if each.spent >= budget}
+    if not spent:
+        return []
+    lapsed = connection.execute(
+        sa.select(attempts.c.delivery_id, attempts.c.number).where(
+            bulk.among(connection, attempts.c.delivery_id, sorted(spent)), attempts.c.outcome == "lapsed"
+        )
+    )
+    return [spent[row.delivery_id] for row in lapsed if row.number == spent[row.delivery_id].number - 1]

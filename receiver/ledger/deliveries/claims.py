@@ -1,8 +1,26 @@
-"""Claims in the ledger: who sends what, and for how long nobody else does. Sends nothing.
+"""Claims: which worker process sends a delivery, and until when no other does. Sends nothing.
 
-A claim is "<owner>/<n>" with an expiry, renewed while its owner works on it. One with a "+" behind it is in hand only:
-it has no place of its own among those that its sink's `concurrency` allows, and is begun in the place that another of
-the same owner leaves.
+A claim is four columns of a delivery in state `sending`. `claim_owner` names a worker process; `claim_number` is the
+transaction of that process which made it; `claim_until` is when it lapses; `prefetched` says that it has no slot yet.
+
+Making      One transaction claims due deliveries, oldest first, past the lanes that are shut (fair_queue.py). The slots
+            of a sink are its `concurrency`, over all workers: a claim takes one unless it is prefetched.
+Ownership   What changes a claimed delivery names its owner and number, so a process whose claim has lapsed changes
+            nothing. Its attempt is recorded all the same.
+Renewal     Until the sends have ended, their owner moves `claim_until` on, for the numbers that it knows.
+Lapse       A claim that nobody renews runs out. The clock queues the delivery again, with a `lapsed` attempt, for its
+            request may have arrived; that spends one of its attempts (recovery.py).
+Prefetch    A prefetched delivery starts in the slot that another send of its owner frees, before the ledger knows. The
+            transaction that settles the other gives it the slot (`take_slots`). Only what was never tried is
+            prefetched; when it lapses that spends nothing, for it had hardly started.
+Hand back   A prefetched delivery that never started is queued as if it had never been claimed (`hand_back`).
+Orphans     A process that lost the reply to its COMMIT may own claims that it does not know. It never starts them nor
+            renews them, and queues them again as soon as the ledger answers (`release_orphans`). Each try of the
+            transaction has a number of its own, so what an earlier one committed is not taken for the last one's.
+Death       Who finds an owner dead releases its claims at once: those that were prefetched and, by its journal, never
+            started are handed back, all others lapse (recovery.py).
+Poison      A delivery whose last attempt was spent by a lapse may be what kills workers: once claimed again, it is dead
+            and not sent (attempts.py).
 """
 
 from __future__ import annotations
@@ -18,16 +36,20 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes
-from receiver.ledger.schema import attempts, deliveries, events, runs
+from receiver.ledger.schema import deliveries, events, runs
 
-IN_HAND: Final = "+"
 CLAIM_BYTES = 64 << 20
 """Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory."""
+
+UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefetched": False, "claim_until": None}
+"""The columns of a delivery that nobody has claimed."""
+SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
+"""The condition for a claimed delivery; a literal, for the partial index needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A delivery that is now ours to send, with the event it carries."""
+    """A delivery that its owner may send now, with the event it carries."""
 
     id: str
     event_id: str
@@ -46,84 +68,78 @@ class Claimed:
     body: bytes
     labels: Mapping[str, str]
     after: tuple[str, ...]
-    in_hand: bool = False
-    """It has no place yet."""
+    prefetched: bool = False
 
 
 def claim(
     connection: sa.Connection,
     sink: str,
     limit: int,
-    token: str,
+    owner: str,
+    number: int,
     now: float,
     seconds: float,
+    *,
     concurrency: int | None = None,
     lane_limit: int | None = None,
-    ahead: int = 0,
-) -> tuple[list[Claimed], str]:
-    """Claim up to `limit` due deliveries for `sink`, oldest first. Returns them, and the lane that they probe or "".
+    prefetch: int = 0,
+) -> list[Claimed]:
+    """Claim up to `limit` due deliveries for `sink`, oldest first, and up to `prefetch` more without a slot.
 
-    `concurrency`: how many places the sink has, over all workers; None is no limit. `lane_limit`: how many of one
-    lane, and needs `concurrency`. `ahead`: how many more to take in hand, none of which was tried before; none at all
-    when `limit` asks for places and there is none.
+    `seconds`: until the claim lapses. `concurrency`: the sink's slots, over all workers; None is no limit.
+    `lane_limit`: how many of one lane, and needs `concurrency`. Prefetches nothing that was tried before, and nothing
+    at all when `limit` asks for slots and none is free, or a lane of the sink is shut.
     """
     wanted = limit
     if concurrency is not None:
-        limit = min(limit, concurrency - _placed(connection, sink))
-        if limit <= 0 and not ahead:
-            return [], ""
+        limit = min(limit, concurrency - _slots_taken(connection, sink))
+        if limit <= 0 and not prefetch:
+            return []
     closed = lanes.not_closed(connection, sink)
     if any(lane.paused for lane in closed):
-        return [], ""
+        return []
     shut = {lane.lane for lane in closed}
+
+    def take(condition: sa.ColumnElement[bool], limit: int, *, prefetched: bool = False) -> list[str]:
+        values = {"claim_owner": owner, "claim_number": number, "prefetched": prefetched, "claim_until": now + seconds}
+        return _take(connection, sink, condition, limit, values, now)
+
     ids: list[str] = []
     if limit <= 0:
         pass
     elif lane_limit is None and not closed:
-        ids = _take(connection, sink, sa.true(), limit, token, now, seconds)
+        ids = take(sa.true(), limit)
     else:
         claimed = _claimed_lanes(connection, sink) if lane_limit is not None else None
         chosen = fair_queue.choose(connection, sink, shut, limit, now, lane_limit=lane_limit, claimed=claimed)
-        among = bulk.among(connection, deliveries.c.id, chosen)
-        ids = _take(connection, sink, among, limit, token, now, seconds) if chosen else []
-    probes: dict[str, str] = {}  # delivery → lane
+        ids = take(bulk.among(connection, deliveries.c.id, chosen), limit) if chosen else []
+    probes: list[str] = []
     for lane in closed:
         # A sink with one lane has nothing else to send then; one with many has, and probes beside it.
         if len(ids) >= limit or (lane_limit is None and ids):
             break
         if lane.until <= now and lanes.begin_probe(connection, lane.lane, now):
-            probe = _take(connection, sink, deliveries.c.lane == lane.lane, 1, token, now, seconds)
+            probe = take(deliveries.c.lane == lane.lane, 1)
             if not probe:
                 lanes.end_probe(connection, lane, now)
-            probes.update(dict.fromkeys(probe, lane.lane))
+            probes += probe
             ids = [*ids, *probe]
-    in_hand: list[str] = []
-    if ahead and not closed and (ids or not wanted):  # a lane that is shut says that the sink is slow, not fast
-        untried = deliveries.c.attempts == 0
-        in_hand = _take(connection, sink, untried, ahead, token + IN_HAND, now, seconds)
-    found = _load(connection, [*ids, *in_hand], probes, frozenset(in_hand)) if ids or in_hand else []
-    return found, next(iter(probes.values()), "")
+    ahead: list[str] = []
+    if prefetch and not closed and (ids or not wanted):  # a lane that is shut says that the sink is slow, not fast
+        ahead = take(deliveries.c.attempts == 0, prefetch, prefetched=True)
+    return _load(connection, [*ids, *ahead], probes) if ids or ahead else []
 
 
-def _placed(connection: sa.Connection, sink: str) -> int:
-    """How many of the sink's places are taken. Until the transaction ends no other worker claims for it."""
+def _slots_taken(connection: sa.Connection, sink: str) -> int:
+    """Count the sink's slots that are taken. Until the transaction ends no other worker claims for it."""
     if connection.dialect.name == "postgresql":  # on SQLite there is one writer at a time anyway
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"runhook claim {sink}"))))
-    claimed = sa.select(sa.func.count()).where(
-        deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"),
-        deliveries.c.sink == sink,
-        deliveries.c.claim.not_like(f"%{IN_HAND}"),
-    )
-    return connection.execute(claimed).scalar_one()
+    taken = sa.select(sa.func.count()).where(SENDING, deliveries.c.sink == sink, deliveries.c.prefetched.is_(False))
+    return connection.execute(taken).scalar_one()
 
 
 def _claimed_lanes(connection: sa.Connection, sink: str) -> Counter[str]:
-    busy = connection.execute(
-        sa.select(deliveries.c.lane).where(
-            deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"), deliveries.c.sink == sink
-        )
-    )
-    return Counter(busy.scalars())
+    return Counter(connection.execute(sa.select(deliveries.c.lane).where(SENDING, deliveries.c.sink == sink)).scalars())
 
 
 def _take(
@@ -131,9 +147,8 @@ def _take(
     sink: str,
     condition: sa.ColumnElement[bool],
     limit: int,
-    token: str,
+    values: Mapping[str, Any],
     now: float,
-    seconds: float,
 ) -> list[str]:
     due = (
         sa.select(deliveries.c.id, sa.func.length(events.c.body))
@@ -156,18 +171,15 @@ def _take(
             .where(bulk.among(connection, deliveries.c.id, found))
             .values(
                 state=target(DeliveryMove.CLAIM),
-                claim=token,
-                claim_until=now + seconds,
                 attempts=deliveries.c.attempts + 1,
                 updated_at=now,
+                **values,
             )
         )
     return found
 
 
-def _load(
-    connection: sa.Connection, ids: Sequence[str], probes: Collection[str], in_hand: Collection[str]
-) -> list[Claimed]:
+def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]) -> list[Claimed]:
     rows = connection.execute(
         sa.select(
             deliveries.c.id,
@@ -180,6 +192,7 @@ def _load(
             deliveries.c.after,
             deliveries.c.source,
             deliveries.c.run_id,
+            deliveries.c.prefetched,
             events.c.outcome,
             events.c.via,
             events.c.problem,
@@ -211,121 +224,68 @@ def _load(
             body=bytes(row.body),
             labels=json.loads(row.labels or "{}"),
             after=tuple(json.loads(row.after)),
-            in_hand=row.id in in_hand,
+            prefetched=row.prefetched,
         )
         for row in rows
     ]
     return sorted(claimed, key=lambda each: order[each.id])
 
 
-def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -> dict[str, dict[str, Any] | None]:
-    """The receipts of `sinks` for the event; None for one that ended without."""
-    rows = connection.execute(
-        sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
-        .outerjoin(
-            attempts,
-            sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"),
-        )
-        .where(deliveries.c.event_id == event_id, deliveries.c.sink.in_(sinks))
-        .order_by(attempts.c.number)
-    )
-    found: dict[str, dict[str, Any] | None] = dict.fromkeys(sinks)
-    for row in rows:
-        if row.receipt and row.state == DeliveryState.DELIVERED:
-            found[row.sink] = json.loads(row.receipt)
-    return found
+def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until: float) -> int:
+    """Move the expiry of the owner's claims of these numbers to `until`. Returns how many deliveries it still has."""
+    changed = sa.update(deliveries).where(SENDING, _of(owner, numbers)).values(claim_until=until)
+    return connection.execute(changed).rowcount
 
 
-def hopeless(connection: sa.Connection, claimed: Sequence[Claimed], budget: int) -> list[Claimed]:
-    """Those that have no attempt left of `budget`, and whose last one ended with its worker: who knows why."""
-    spent = {each.id: each for each in claimed if each.spent >= budget}
-    if not spent:
-        return []
-    lapsed = connection.execute(
-        sa.select(attempts.c.delivery_id, attempts.c.number).where(
-            bulk.among(connection, attempts.c.delivery_id, sorted(spent)), attempts.c.outcome == "lapsed"
-        )
-    )
-    return [spent[row.delivery_id] for row in lapsed if row.number == spent[row.delivery_id].number - 1]
-
-
-def both(tokens: Collection[str]) -> list[str]:
-    """These claims, whether they have a place or are in hand: which of the two, the owner need not know for certain."""
-    return [form for token in sorted(tokens) for form in (token, token + IN_HAND)]
-
-
-def renew(connection: sa.Connection, tokens: Collection[str], until: float) -> int:
-    """Push back the expiry of claims that are still being worked on. Returns how many are still ours."""
-    result = connection.execute(
-        sa.update(deliveries)
-        .where(
-            deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"), deliveries.c.claim.in_(both(tokens))
-        )
-        .values(claim_until=until)
-    )
-    return result.rowcount
-
-
-def take_places(connection: sa.Connection, begun: Mapping[str, str], now: float) -> None:
-    """What was in hand, delivery → claim, has been begun in places that the same transaction settles."""
-    for token, ids in _by_token(begun).items():
+def take_slots(connection: sa.Connection, owner: str, started: Mapping[str, int], now: float) -> None:
+    """Give prefetched deliveries that have started, id → claim number, the slots that the same transaction frees."""
+    for number, ids in _by_number(started).items():
         connection.execute(
             sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, ids), deliveries.c.claim == token + IN_HAND)
-            .values(claim=token, updated_at=now)
+            .where(bulk.among(connection, deliveries.c.id, ids), _of(owner, [number]), deliveries.c.prefetched)
+            .values(prefetched=False, updated_at=now)
         )
 
 
-def hand_back(connection: sa.Connection, unbegun: Mapping[str, str], now: float) -> None:
-    """What was in hand, delivery → claim, and was never begun, is due as before: this was no attempt."""
-    for token, ids in _by_token(unbegun).items():
+def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int], now: float) -> None:
+    """Queue prefetched deliveries that never started, id → claim number. What is not the owner's any more is left."""
+    for number, ids in _by_number(unstarted).items():
         connection.execute(
             sa.update(deliveries)
             .where(
                 bulk.among(connection, deliveries.c.id, ids),
-                deliveries.c.claim.in_(both([token])),
+                _of(owner, [number]),
                 deliveries.c.state.in_(sources(DeliveryMove.HAND_BACK)),
             )
             .values(handed_back(now))
         )
 
 
-def hand_back_strays(connection: sa.Connection, owner: str, known: Collection[str], now: float) -> int:
-    """What `owner`, which lives, has claimed without hearing of it is due as before. Returns how many there were.
+def release_orphans(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
+    """Queue what `owner`, which lives, has claimed without knowing of it. Returns how many there were.
 
-    `known`: the claims that it works on. A stray has never begun, and would hold its place until it lapses.
+    `known`: the numbers of the claims that it works on.
     """
-    result = connection.execute(
-        sa.update(deliveries)
-        .where(
-            deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"),
-            owned_by(owner),
-            deliveries.c.claim.not_in(both(known)),
-        )
-        .values(handed_back(now))
-    )
-    return result.rowcount
-
-
-def owned_by(owner: str) -> sa.ColumnElement[bool]:
-    """The claims of a worker process."""
-    prefix = owner.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "/%"
-    return deliveries.c.claim.like(prefix, escape="\\")
+    orphaned = sa.and_(SENDING, deliveries.c.claim_owner == owner, deliveries.c.claim_number.not_in(sorted(known)))
+    return connection.execute(sa.update(deliveries).where(orphaned).values(handed_back(now))).rowcount
 
 
 def handed_back(now: float) -> dict[str, Any]:
-    """The columns of a delivery that was claimed and not begun: its claim was no attempt."""
+    """The columns of a delivery that was claimed and never started: its claim was no attempt."""
     return {
         "state": target(DeliveryMove.HAND_BACK),
-        "claim": "",
-        "claim_until": None,
         "attempts": deliveries.c.attempts - 1,
         "updated_at": now,
+        **UNCLAIMED,
     }
 
 
-def _by_token(claims: Mapping[str, str]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = {}
+def _of(owner: str, numbers: Collection[int]) -> sa.ColumnElement[bool]:
+    return sa.and_(deliveries.c.claim_owner == owner, deliveries.c.claim_number.in_(sorted(numbers)))
+
+
+def _by_number(claims: Mapping[str, int]) -> dict[int, list[str]]:
+    grouped: dict[int, list[str]] = {}
     for delivery in sorted(claims):
         grouped.setdefault(claims[delivery], []).append(delivery)
     return grouped

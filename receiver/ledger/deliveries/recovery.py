@@ -1,6 +1,6 @@
 """What the clock repairs in the ledger: claims that ran out, waits that are over, deliveries that nobody released.
 
-A look that finds nothing costs one indexed query for each question.
+Each check that finds nothing costs one indexed query.
 """
 
 from __future__ import annotations
@@ -14,40 +14,39 @@ from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, targe
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.attempts import release_held
-from receiver.ledger.deliveries.claims import IN_HAND, handed_back, owned_by
+from receiver.ledger.deliveries.claims import SENDING, UNCLAIMED, handed_back
 from receiver.ledger.schema import attempts, deliveries
 
-_BEGUN: Final = "while sending: it may have arrived"
-_UNKNOWN: Final = "with it in hand: it may have arrived, or was never sent"
+_STARTED: Final = "while sending: it may have arrived"
+_UNKNOWN: Final = "with it prefetched: it may have arrived, or was never sent"
 
 _APART: Final = 5.0
 _LONGEST: Final = 20.0  # seconds: work goes on within 30 s of a kill
 
 
-def release_claims(connection: sa.Connection, owner: str, now: float, begun: Collection[str] | None = None) -> int:
-    """Give back what a dead worker held, up to 500 claims: they need not run out first. Returns how many there were.
+def release_claims(connection: sa.Connection, owner: str, now: float, started: Collection[str] | None = None) -> int:
+    """Release up to 500 claims of a dead worker: they need not run out first. Returns how many there were.
 
-    `begun`: the deliveries that it had begun of those in hand, where that is known. The others were not tried.
+    `started`: which of its prefetched deliveries it had started, where that is known. The others were not tried.
     """
-    held = _claims(connection, owned_by(owner))
-    in_hand = [row for row in held if row.claim.endswith(IN_HAND)]
-    untried = [row for row in in_hand if begun is not None and row.id not in begun]
+    held = _claims(connection, deliveries.c.claim_owner == owner)
+    prefetched = [row for row in held if row.prefetched]
+    untried = [row for row in prefetched if started is not None and row.id not in started]
     if untried:
         connection.execute(_these(connection, untried).values(handed_back(now)))
-    hint = _UNKNOWN if begun is None else _BEGUN
-    _lapse(connection, [row for row in in_hand if row not in untried], f"{owner} ended {hint}", 0, now)
-    _lapse(connection, [row for row in held if row not in in_hand], f"{owner} ended {_BEGUN}", 1, now)
+    hint = _UNKNOWN if started is None else _STARTED
+    _lapse(connection, [row for row in prefetched if row not in untried], f"{owner} ended {hint}", 0, now)
+    _lapse(connection, [row for row in held if not row.prefetched], f"{owner} ended {_STARTED}", 1, now)
     if held:
         lanes.end_probes(connection, sorted({row.lane for row in held}), now)
     return len(held)
 
 
 def lapse_claims(connection: sa.Connection, now: float) -> int:
-    """Take back up to 500 claims that have run out. Returns how many there were."""
+    """Lapse up to 500 claims that have run out. Returns how many there were."""
     held = _claims(connection, deliveries.c.claim_until < now)
-    in_hand = [row for row in held if row.claim.endswith(IN_HAND)]
-    _lapse(connection, in_hand, f"the claim ran out {_UNKNOWN}", 0, now)
-    _lapse(connection, [row for row in held if row not in in_hand], f"the claim ran out {_BEGUN}", 1, now)
+    _lapse(connection, [row for row in held if row.prefetched], f"the claim ran out {_UNKNOWN}", 0, now)
+    _lapse(connection, [row for row in held if not row.prefetched], f"the claim ran out {_STARTED}", 1, now)
     return len(held)
 
 
@@ -56,11 +55,12 @@ def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Seq
         sa.select(
             deliveries.c.id,
             deliveries.c.attempts,
-            deliveries.c.claim,
+            deliveries.c.claim_owner,
+            deliveries.c.prefetched,
             deliveries.c.updated_at,
             deliveries.c.lane,
         )
-        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'"), condition)
+        .where(SENDING, condition)
         .order_by(deliveries.c.id)
         .limit(500)
         .with_for_update(skip_locked=True)
@@ -68,13 +68,13 @@ def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Seq
 
 
 def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: int, now: float) -> None:
-    """Take back claims of which nobody can tell what became of them.
+    """Queue deliveries whose last attempt has an unknown result, and record it as `lapsed`.
 
     `spends`: how many of its attempts that costs each. A delivery that kills its worker must end some day. But what was
-    in hand was hardly begun, and will be in hand no second time.
+    prefetched had hardly started, and is not prefetched again.
 
-    What lapses again is due at different times: if one of them kills its worker, the others must not be under way
-    together with it again and again.
+    What lapses again is due at different times: if one of them kills its worker, the others must not be sent together
+    with it again and again.
     """
     before = _lapses(connection, held)
     rows = [
@@ -87,17 +87,16 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
             "retry_after": None,
             "started_at": row.updated_at,
             "ended_at": now,
-            "worker": row.claim.rpartition("/")[0],
+            "worker": row.claim_owner,
         }
         for row in held
     ]
     bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
     changes = {
         "state": target(DeliveryMove.LAPSE),
-        "claim": "",
-        "claim_until": None,
         "updated_at": now,
         "reason": reason,
+        **UNCLAIMED,
         "spent": deliveries.c.spent + spends,
     }
     fresh, again = [row for row in held if row.id not in before], [row for row in held if row.id in before]
@@ -109,7 +108,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
 
 
 def _lapses(connection: sa.Connection, held: Sequence[Any]) -> dict[str, int]:
-    """How often those of the deliveries have lapsed whose last attempt did."""
+    """Count the lapses of each delivery whose last attempt lapsed."""
     if not held:
         return {}
     query = (
@@ -156,14 +155,15 @@ def anything_due(connection: sa.Connection, now: float) -> bool:
 def _by_time(
     connection: sa.Connection, what: sa.ColumnElement[Any], state: DeliveryState, condition: sa.ColumnElement[bool]
 ) -> sa.Select[Any]:
-    """A look at the deliveries in `state` by their index over time. SQLite must be told, or it reads all that are in
-    that state, of which a hundred thousand may wait for hours."""
+    """Select deliveries in `state` by their index over time. SQLite must be told, or it reads all in that state, of
+    which a hundred thousand may wait for hours."""
     index = f" INDEXED BY ix_deliveries_{state}" if connection.dialect.name == "sqlite" else ""
     return sa.select(what).select_from(sa.text(f"deliveries{index}")).where(sa.text(f"state = '{state}'"), condition)
 
 
 def sweep_held(connection: sa.Connection, now: float) -> list[str]:
-    """Free held deliveries whose sinks have ended in two transactions that did not see each other. Returns sinks."""
+    """Queue held deliveries whose sinks have ended in two transactions that did not see each other. Returns their
+    sinks."""
     sinks: set[str] = set()
     after = ""
     while True:

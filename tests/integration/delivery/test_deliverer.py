@@ -13,7 +13,7 @@ import redis
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver.config.models import RetryPolicy
-from receiver.delivery.deliverer import HOPELESS, Deliverer
+from receiver.delivery.deliverer import POISONED, Deliverer
 from receiver.domain import breaker
 from receiver.ledger import Ledger, queries
 from receiver.ledger.deliveries import claims, lanes, recovery
@@ -92,7 +92,7 @@ def accept(delivery: Delivery) -> Receipt:
     return Receipt(f"r-{delivery.run_id}", keys=("a", "b"), urls={"run.json": "https://x/run.json"})
 
 
-def settled(ledger: Ledger) -> None:
+def make_due(ledger: Ledger) -> None:
     """Make what waits due now, as the clock does when its time has come."""
     ledger.write(lambda connection: recovery.make_due(connection, time.time() + 1e6))
     ledger.write(lambda connection: connection.exec_driver_sql("UPDATE deliveries SET due_at = 0"))
@@ -176,7 +176,7 @@ def test_a_delivery_is_tried_until_its_attempts_are_spent_with_the_same_key(
 
     for _ in range(5):
         deliverer.run(lambda: False)
-        settled(ledger)
+        make_due(ledger)
 
     (row,) = rows(ledger)
     assert (row["state"], row["attempts"]) == ("dead", 3)
@@ -214,7 +214,7 @@ def test_an_open_breaker_parks_deliveries_without_spending_their_attempts(
     # and a probe that fails spends nothing
     for _ in range(5):
         ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
-        settled(ledger)
+        make_due(ledger)
         deliverer.run(lambda: False)
     assert len(sink.seen) == tried + 5
     assert rows(ledger, state=["dead"]) == []
@@ -223,7 +223,7 @@ def test_an_open_breaker_parks_deliveries_without_spending_their_attempts(
     # and one that succeeds lets all of them through
     up.set()
     ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
-    settled(ledger)
+    make_due(ledger)
     deliverer.run(lambda: False)
     assert {row["state"] for row in rows(ledger)} == {"delivered"}
 
@@ -249,7 +249,7 @@ def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliv
     assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 0.5 s"
 
 
-def test_a_stop_is_heeded_between_claims_and_what_is_in_hand_is_finished(
+def test_a_stop_ends_claims_and_what_is_under_way_is_finished(
     ledger: Ledger, deliver: Callable[..., Deliverer]
 ) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
@@ -323,11 +323,11 @@ def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..
     assert 1 < most <= 3
 
 
-def test_the_places_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
+def test_the_slots_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
     ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.delivery.deliverer.FAST", 60.0)  # a busy machine makes each send slow
-    # Given a sink that answers fast, and a ledger that does so only when twice as much went out as there are places
+    monkeypatch.setattr("receiver.delivery.prefetch.FAST", 60.0)  # a busy machine makes each send slow
+    # Given a sink that answers fast, and a ledger that does so only when twice as much went out as there are slots
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(150)))
 
     def answer(delivery: Delivery) -> Receipt:
@@ -343,7 +343,7 @@ def test_the_places_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
             nonlocal meanwhile
             result = super().write(work)
             before = len(sink.seen)
-            if deliverer._flights.in_hand >= 4:
+            if deliverer._senders.queued >= 4:
                 eventually(lambda: len(sink.seen) >= before + 4, every=0.002)
                 meanwhile += 4
             return result
@@ -356,9 +356,7 @@ def test_the_places_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
     assert len(sink.seen) == 150
 
 
-def test_concurrency_holds_over_workers_that_have_more_in_hand(
-    ledger: Ledger, deliver: Callable[..., Deliverer]
-) -> None:
+def test_concurrency_holds_over_workers_that_prefetch(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(150)))
     now, most, lock = 0, 0, threading.Lock()
 
@@ -391,7 +389,7 @@ def test_concurrency_holds_over_workers_that_have_more_in_hand(
     assert most <= 3
 
 
-def test_what_is_in_hand_when_its_sink_meets_trouble_is_handed_back_untried(
+def test_what_is_prefetched_when_its_sink_meets_trouble_is_handed_back_untried(
     ledger: Ledger, deliver: Callable[..., Deliverer]
 ) -> None:
     # Given a sink that answers fast, and then not at all any more
@@ -399,7 +397,7 @@ def test_what_is_in_hand_when_its_sink_meets_trouble_is_handed_back_untried(
     sink = ScriptedSink(lambda delivery: accept(delivery) if len(sink.seen) <= 30 else _raise(Unavailable("down")))
     # When it is delivered to
     deliver(sink, concurrency=2, first=100).run(lambda: False)
-    # Then its breaker opens after a few, and the others wait as if nobody had ever had them in hand
+    # Then its breaker opens after a few, and the others wait as if nobody had ever claimed them
     assert len(sink.seen) <= 30 + breaker.THRESHOLD + 2
     states = Counter((row["state"], row["attempts"], row["spent"]) for row in rows(ledger))
     assert states["queued", 0, 0] == 100 - len(sink.seen)
@@ -422,7 +420,7 @@ def test_a_claim_whose_commit_was_not_heard_of_is_handed_back_by_its_owner_and_n
         # When it goes on, and no clock takes back what has lapsed
         deliverer.run(lambda: False)
         cut.wait(0)
-        # Then the sink's places were not lost: each was sent, once, and at its first attempt
+        # Then the sink's slots were not lost: each was sent, once, and at its first attempt
         assert {(row["state"], row["attempts"]) for row in rows(ledger)} == {("delivered", 1)}
         assert len(sink.seen) == 4
         deliverer.close()
@@ -436,10 +434,10 @@ def test_a_delivery_whose_attempts_all_ended_with_their_worker_is_dead_and_not_s
     record(ledger, new_event("tsk_deadly", "ops", NewDelivery("next", "all", after=("ops",))))
     at = time.time()
     for number in (1, 2):
-        token, now = f"dead/{number}", at + 100 * number
-        ledger.write(lambda it, token=token, now=now: claims.claim(it, "ops", 9, token, now, 15))  # type: ignore[misc]
+        now = at + 100 * number
+        ledger.write(lambda it, n=number, now=now: claims.claim(it, "ops", 9, "dead", n, now, 15))  # type: ignore[misc]
         ledger.write(lambda it, now=now: recovery.release_claims(it, "dead", now))  # type: ignore[misc]
-    settled(ledger)
+    make_due(ledger)
     sink = ScriptedSink(accept)
     it = deliver(sink, attempts=2)
     # When it is due
@@ -447,7 +445,7 @@ def test_a_delivery_whose_attempts_all_ended_with_their_worker_is_dead_and_not_s
     # Then nobody sends it, it is dead with the reason, no attempt was added, and what waited for it goes on
     assert sink.seen == []
     (row,) = rows(ledger, sink="ops")
-    assert (row["state"], row["attempts"], row["reason"]) == ("dead", 2, HOPELESS)
+    assert (row["state"], row["attempts"], row["reason"]) == ("dead", 2, POISONED)
     assert rows(ledger, sink="next")[0]["state"] == "queued"
 
 

@@ -16,7 +16,7 @@ from receiver.domain.event import Event, delivery_id, event_id
 from receiver.domain.run import parse
 from receiver.ledger import Ledger, LedgerDataError, events, migrate, queries, replays, retention
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
-from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import metadata
@@ -160,7 +160,7 @@ def test_a_claim_has_one_owner(ledger: Ledger) -> None:
 
     def work(owner: int) -> None:
         mine: list[str] = []
-        while got := claim(ledger, "results", token=f"w{owner}/1", limit=3):
+        while got := claim(ledger, "results", owner=f"w{owner}", limit=3):
             mine += [each.id for each in got]
         taken.append(mine)
 
@@ -197,7 +197,7 @@ def test_a_claimed_delivery_brings_its_event(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("move", "state"), [(DeliveryMove.ACCEPT, "delivered"), (DeliveryMove.DEFER, "waiting"), (DeliveryMove.DIE, "dead")]
 )
-def test_what_became_of_a_send_is_written_down(ledger: Ledger, move: DeliveryMove, state: str) -> None:
+def test_the_result_of_a_send_is_recorded(ledger: Ledger, move: DeliveryMove, state: str) -> None:
     record(ledger, new_event("tsk_1", "results"))
     claimed = claim(ledger, "results")
 
@@ -210,13 +210,13 @@ def test_what_became_of_a_send_is_written_down(ledger: Ledger, move: DeliveryMov
 
 def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_kept(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
-    asleep = claim(ledger, "results", token="slow/1")
+    asleep = claim(ledger, "results", owner="slow")
 
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
-    awake = claim(ledger, "results", token="quick/1", now=NOW + 16)
-    settle(ledger, asleep, DeliveryMove.DIE, token="slow/1", now=NOW + 17)
+    awake = claim(ledger, "results", owner="quick", now=NOW + 16)
+    settle(ledger, asleep, DeliveryMove.DIE, owner="slow", now=NOW + 17)
     assert states(ledger) == {"tsk_1:results": "sending"}
-    settle(ledger, awake, DeliveryMove.ACCEPT, token="quick/1", now=NOW + 18)
+    settle(ledger, awake, DeliveryMove.ACCEPT, owner="quick", now=NOW + 18)
 
     assert states(ledger) == {"tsk_1:results": "delivered"}
     kept = ledger.read(lambda connection: queries.list_attempts(connection, awake[0].id))
@@ -225,37 +225,39 @@ def test_a_worker_that_overslept_its_claim_changes_nothing_but_its_attempt_is_ke
 
 def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
-    claim(ledger, "results", token="w/7")
+    claim(ledger, "results", owner="w")
 
-    assert ledger.write(lambda connection: claims.renew(connection, {"w/7"}, NOW + 60)) == 1
+    assert ledger.write(lambda connection: claims.renew(connection, "w", {1}, NOW + 60)) == 1
 
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 0
 
 
-def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before(ledger: Ledger) -> None:
-    # Given a sink with two places, and an owner that has both taken and three more in hand
+def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_before(ledger: Ledger) -> None:
+    # Given a sink with two slots, and an owner that has taken both and prefetched three more
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
 
-    def take(token: str, ahead: int = 0, places: int = 5) -> list[Claimed]:
-        return ledger.write(lambda it: claims.claim(it, "ops", places, token, NOW, 15, concurrency=2, ahead=ahead))[0]
+    def take(owner: str, prefetch: int = 0, slots: int = 5) -> list[Claimed]:
+        return ledger.write(
+            lambda it: claims.claim(it, "ops", slots, owner, 1, NOW, 15, concurrency=2, prefetch=prefetch)
+        )
 
-    claimed = take("w/1", ahead=3)
-    assert [each.in_hand for each in claimed] == [False, False, True, True, True]
-    assert take("v/1") == []
-    # When one of them begins in the place of one that has ended, and another is handed back
-    first, second, next_task, unbegun, last = claimed
+    claimed = take("w", prefetch=3)
+    assert [each.prefetched for each in claimed] == [False, False, True, True, True]
+    assert take("v") == []
+    # When one of them starts in the slot of one that has ended, and another is handed back
+    first, second, next_task, unstarted, last = claimed
 
     def exchange(connection: sa.Connection) -> None:
-        settled = [Settled(first.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)]
-        attempts.settle(connection, {"w/1": settled}, "w", NOW)
-        claims.take_places(connection, {next_task.id: "w/1"}, NOW)
-        claims.hand_back(connection, {unbegun.id: "w/1"}, NOW)
+        result = AttemptResult(first.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW)
+        attempts.settle(connection, "w", {1: [result]}, NOW)
+        claims.take_slots(connection, "w", {next_task.id: 1}, NOW)
+        claims.hand_back(connection, "w", {unstarted.id: 1}, NOW)
 
     ledger.write(exchange)
-    # Then there is still no place for others, and what was handed back was never tried
-    assert take("v/2") == []
-    assert {each.id: each.number for each in take("v/3", ahead=9, places=0)}[unbegun.id] == 1
-    # And when their owner dies, only what had a place has spent an attempt
+    # Then there is still no slot for others, and what was handed back was never tried
+    assert take("v") == []
+    assert {each.id: each.number for each in take("v", prefetch=9, slots=0)}[unstarted.id] == 1
+    # And when their owner dies, only what had a slot has spent an attempt
     assert ledger.write(lambda connection: recovery.release_claims(connection, "w", NOW)) == 3
     rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=99)))
     assert {row["id"]: row["spent"] for row in rows if row["id"] in {second.id, next_task.id, last.id}} == {
@@ -263,39 +265,39 @@ def test_what_is_in_hand_takes_no_place_until_it_has_begun_and_no_attempt_before
         next_task.id: 1,
         last.id: 0,
     }
-    # And what was in hand then is not taken in hand again
-    assert take("u/1", ahead=9, places=0) == []
+    # And what was prefetched then is not prefetched again
+    assert take("u", prefetch=9, slots=0) == []
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_what_a_dead_worker_had_in_hand_says_how_much_is_known_of_it(ledger: Ledger, known: bool) -> None:
-    # Given one delivery that is being sent, and two in hand, of which one had begun
+def test_what_a_dead_worker_had_prefetched_says_how_much_is_known_of_it(ledger: Ledger, known: bool) -> None:
+    # Given one delivery that is being sent, and two that are prefetched, of which one had started
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
-    sent, begun, unbegun = ledger.write(lambda it: claims.claim(it, "ops", 1, "w/1", NOW, 15, concurrency=1, ahead=2))[
-        0
-    ]
+    sent, started, unstarted = ledger.write(
+        lambda it: claims.claim(it, "ops", 1, "w", 1, NOW, 15, concurrency=1, prefetch=2)
+    )
     # When their worker is found dead
-    signs = {begun.id} if known else None
-    assert ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 1, signs)) == 3
+    journal = {started.id} if known else None
+    assert ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 1, journal)) == 3
     # Then none is taken for an attempt that certainly was none
-    unsure = "w ended with it in hand: it may have arrived, or was never sent"
+    unsure = "w ended with it prefetched: it may have arrived, or was never sent"
     sure = "w ended while sending: it may have arrived"
     told = {
         each.id: [
             (row["number"], row["outcome"], row["reason"])
             for row in ledger.read(lambda it, each=each: queries.list_attempts(it, each.id))  # type: ignore[misc]
         ]
-        for each in (sent, begun, unbegun)
+        for each in (sent, started, unstarted)
     }
     assert told == {
         sent.id: [(1, "lapsed", sure)],
-        begun.id: [(1, "lapsed", sure if known else unsure)],
-        unbegun.id: [] if known else [(1, "lapsed", unsure)],
+        started.id: [(1, "lapsed", sure if known else unsure)],
+        unstarted.id: [] if known else [(1, "lapsed", unsure)],
     }
     rows = {row["id"]: row for row in ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))}
     assert {row["state"] for row in rows.values()} == {"queued"}
-    assert rows[unbegun.id]["attempts"] == (0 if known else 1)
-    assert (rows[sent.id]["spent"], rows[begun.id]["spent"]) == (1, 0)
+    assert rows[unstarted.id]["attempts"] == (0 if known else 1)
+    assert (rows[sent.id]["spent"], rows[started.id]["spent"]) == (1, 0)
 
 
 def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) -> None:
@@ -303,7 +305,7 @@ def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) ->
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
 
     def kill_worker(now: float) -> list[float]:
-        assert len(claim(ledger, "ops", token="w/1", now=now)) == 4
+        assert len(claim(ledger, "ops", owner="w", now=now)) == 4
         assert ledger.write(lambda it: recovery.release_claims(it, "w", now)) == 4
         rows = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
         return sorted(round(row["due_at"] - now, 3) for row in rows)
@@ -321,7 +323,7 @@ def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=NOW)
     ledger.write(lambda it: recovery.make_due(it, NOW + 1))
-    assert len(claim(ledger, "ops", token="w/2", now=NOW + 1)) == 1
+    assert len(claim(ledger, "ops", owner="w", now=NOW + 1)) == 1
     # When its worker is killed
     ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 2))
     # Then it need not wait: nothing says that it had to do with that
@@ -329,10 +331,10 @@ def test_what_was_tried_in_vain_before_is_due_at_once_when_its_worker_is_killed(
     assert (row["state"], row["due_at"]) == ("queued", NOW + 2)
 
 
-def test_a_dead_workers_claims_are_given_back_at_once_and_nobody_elses(ledger: Ledger) -> None:
+def test_a_dead_workers_claims_are_released_at_once_and_nobody_elses(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
-    claim(ledger, "results", token="w_1/1", limit=1)
-    claim(ledger, "results", token="wx1/1", limit=1)
+    claim(ledger, "results", owner="w_1", limit=1)
+    claim(ledger, "results", owner="wx1", limit=1)
 
     assert ledger.write(lambda connection: recovery.release_claims(connection, "w_1", NOW)) == 1
 
@@ -367,7 +369,7 @@ def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger:
     assert settle(ledger, claim(ledger, "mirror"), DeliveryMove.ACCEPT, receipt={"id": "m"}) == ["ops"]
 
     (claimed,) = claim(ledger, "ops")
-    receipts = ledger.read(lambda connection: claims.receipts(connection, claimed.event_id, claimed.after))
+    receipts = ledger.read(lambda connection: attempts.receipts(connection, claimed.event_id, claimed.after))
     assert receipts == {"archive": {"id": "a"} if move is DeliveryMove.ACCEPT else None, "mirror": {"id": "m"}}
 
 

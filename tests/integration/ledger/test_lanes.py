@@ -29,8 +29,10 @@ def shut(ledger: Ledger, lane: str, until: float = NOW + 1000) -> None:
 
 
 def taken(ledger: Ledger, limit: int = 8, lane_limit: int | None = 3, now: float = NOW + 9) -> Counter[str]:
-    claimed, _ = ledger.write(
-        lambda connection: claims.claim(connection, "callback", limit, "w/1", now, 15, 50, lane_limit)
+    claimed = ledger.write(
+        lambda connection: claims.claim(
+            connection, "callback", limit, "w", 1, now, 15, concurrency=50, lane_limit=lane_limit
+        )
     )
     return Counter(each.lane.removeprefix("callback ") for each in claimed)
 
@@ -112,8 +114,8 @@ def test_the_walk_from_lane_to_lane_uses_its_index(ledger: Ledger) -> None:
 def test_old_gates_to_which_nothing_is_under_way_are_removed(ledger: Ledger) -> None:
     backlog(ledger, "busy", 1)
     backlog(ledger, "done", 1)
-    claimed, _ = ledger.write(
-        lambda connection: claims.claim(connection, "callback", 9, "w/1", NOW, 15, 50, 1),
+    claimed = ledger.write(
+        lambda connection: claims.claim(connection, "callback", 9, "w", 1, NOW, 15, concurrency=50, lane_limit=1),
     )
     settle(ledger, [each for each in claimed if each.lane == "callback done"], DeliveryMove.DIE)
     settle(ledger, [each for each in claimed if each.lane == "callback busy"], DeliveryMove.DEFER, due_at=NOW + 5000)

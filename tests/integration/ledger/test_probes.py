@@ -20,7 +20,7 @@ def test_a_look_that_finds_nothing_to_probe_with_holds_up_no_later_probe(ledger:
     assert claim(ledger, "ops") == []
     record(ledger, new_event("r1", "ops"))
     # Then it is the probe, at once
-    (probe,) = claim(ledger, "ops", "w/2", now=NOW + 0.1)
+    (probe,) = claim(ledger, "ops", "w", now=NOW + 0.1)
     assert probe.probe
     assert [lane.breaker for lane in ledger.read(lanes.every)] == ["probing"]
 
@@ -29,5 +29,5 @@ def test_there_is_one_probe_at_a_time(ledger: Ledger) -> None:
     record(ledger, new_event("r1", "ops"), new_event("r2", "ops"))
     shut(ledger, until=NOW - 1)
     assert len(claim(ledger, "ops")) == 1
-    assert claim(ledger, "ops", "w/2") == []
-    assert len(claim(ledger, "ops", "w/3", now=NOW + lanes.PROBE_LEASE)) == 1
+    assert claim(ledger, "ops", "w") == []
+    assert len(claim(ledger, "ops", "w", now=NOW + lanes.PROBE_LEASE)) == 1

@@ -84,15 +84,15 @@ def test_a_probe_whose_worker_was_killed_is_made_again_within_30_seconds(
     began = time.time() - 20
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(rows)), now=began)
     ledger.write(lambda connection: lanes.put(connection, Lane("ops", "ops", False, "open", 5, began), began))
-    (probe,) = claim(ledger, "ops", token="killed/1", now=began)
+    (probe,) = claim(ledger, "ops", owner="killed", now=began)
     assert probe.probe
-    assert claim(ledger, "ops", token="other/1", now=began + PROBE_LEASE - 1) == []
+    assert claim(ledger, "ops", owner="other", now=began + PROBE_LEASE - 1) == []
     # When the clock looks, no more than 30 s later
     clock = Clock(ledger, ["ops"], redis.Redis.from_url(redis_url), retain=None)
     clock.tick()
     # Then the claim is taken back, its sink is woken, and the next worker probes
     assert set(states(ledger).values()) == {"queued"}
-    (again,) = claim(ledger, "ops", token="other/2", now=time.time())
+    (again,) = claim(ledger, "ops", owner="other", now=time.time())
     assert again.probe
     assert PROBE_LEASE < 30
     clock.close()

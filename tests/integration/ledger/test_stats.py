@@ -17,7 +17,7 @@ def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> No
     record(ledger, new_event("r1", "ops"), new_event("r2", "ops"), new_event("r3", "ops", "archive"))
     (one,) = claim(ledger, "ops", limit=1)
     settle(ledger, [one], DeliveryMove.ACCEPT)
-    claim(ledger, "ops", "w/2", limit=1)
+    claim(ledger, "ops", "w", limit=1)
     ledger.write(lambda connection: lanes.put(connection, Lane("ops", "ops", breaker="open", until=NOW + 9), NOW))
     found = ledger.read(stats.read)
     assert found.counts == {("ops", "queued"): 1, ("ops", "sending"): 1, ("archive", "queued"): 1}

@@ -6,10 +6,10 @@ import pytest
 
 from handlers import Receipt, Refused, Unavailable
 from receiver.config.models import RetryPolicy
-from receiver.delivery.outcome import BreakerChange, availability, settled
+from receiver.delivery.outcome import BreakerChange, availability, outcome_of
 from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger.deliveries.attempts import Settled
+from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 
 RETRY = RetryPolicy(attempts=3, first=10, factor=2, max=100)
@@ -37,9 +37,9 @@ OPEN = BreakerChange(
 )
 
 
-def settle(answer: Receipt | Exception, *, spent: int = 1, gate: BreakerChange | None = None) -> Settled:
+def result(answer: Receipt | Exception, *, spent: int = 1, change: BreakerChange | None = None) -> AttemptResult:
     claimed = Claimed(**{name: getattr(CLAIMED, name) for name in Claimed.__slots__} | {"spent": spent})
-    return settled(claimed, answer, RETRY, gate, 99.0, 100.0, 0.0)
+    return outcome_of(claimed, answer, RETRY, change, 99.0, 100.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -56,27 +56,27 @@ def settle(answer: Receipt | Exception, *, spent: int = 1, gate: BreakerChange |
     ],
 )
 def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, move: DeliveryMove, outcome: str) -> None:
-    found = settle(answer, spent=spent)
+    found = result(answer, spent=spent)
 
     assert (found.move, found.outcome, found.spends) == (move, outcome, True)
     assert "secret" not in found.reason
 
 
 def test_a_sink_that_is_away_costs_no_attempts_while_its_breaker_is_open() -> None:
-    found = settle(Unavailable("away"), spent=2, gate=OPEN)
+    found = result(Unavailable("away"), spent=2, change=OPEN)
 
     assert (found.move, found.spends, found.due_at) == (DeliveryMove.DEFER, False, 140.0)
 
 
 def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_breaker_says() -> None:
     # Else one that is alone with its trouble would be tried for ever, and who waits for its receipt would wait as long.
-    found = settle(Unavailable("a file is gone", dependency=True), spent=2, gate=OPEN)
+    found = result(Unavailable("a file is gone", dependency=True), spent=2, change=OPEN)
 
     assert (found.move, found.spends) == (DeliveryMove.DIE, True)
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "seen"),
     [
         (Receipt("r"), Observation(True)),
         (Refused("no"), Observation(True)),
@@ -85,5 +85,5 @@ def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_break
         (ValueError(), None),
     ],
 )
-def test_what_the_breaker_is_told(answer: Receipt | Exception, told: Observation | None) -> None:
-    assert availability(answer) == told
+def test_what_the_breaker_learns(answer: Receipt | Exception, seen: Observation | None) -> None:
+    assert availability(answer) == seen

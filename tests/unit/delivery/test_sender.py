@@ -1,4 +1,4 @@
-"""Places, and what is in hand behind them. The threads are real; only the moment is chosen."""
+"""Slots, and what is queued behind them. The threads are real; only the moment is chosen."""
 
 import threading
 import time
@@ -24,48 +24,48 @@ class Counting(Sink[SinkOptions]):
         return Receipt(delivery.key)
 
 
-def unit(name: str) -> SendTask:
+def task(name: str) -> SendTask:
     claimed = Claimed(
         name, f"evt_{name}", "counting", "counting", "all", 1, 0, False, "skyvern", "tsk_1", "completed", "webhook", "",
-        time.time(), b'{"task_id": "tsk_1", "status": "completed"}', {}, (), in_hand=True,
+        time.time(), b'{"task_id": "tsk_1", "status": "completed"}', {}, (), prefetched=True,
     )  # fmt: skip
-    return SendTask("worker/1", [claimed], {})
+    return SendTask(1, [claimed], {})
 
 
 class JustThen:
-    """The lock that a place is passed on with. Takes `late` in hand as soon as a send has left its place empty, and
-    goes on when that has been sent."""
+    """The lock under which a slot passes on. Queues `late` as soon as a send has left its slot empty, and goes on when
+    that has been sent."""
 
     def __init__(self, late: SendTask) -> None:
         self._lock = threading.Lock()
         self._late = late
-        self.flights: SenderPool | None = None
+        self.senders: SenderPool | None = None
 
     def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        if self.flights is not None and threading.current_thread() is not threading.main_thread():
-            flights, self.flights = self.flights, None
-            flights.hold(self._late)
+        if self.senders is not None and threading.current_thread() is not threading.main_thread():
+            senders, self.senders = self.senders, None
+            senders.enqueue(self._late)
             eventually(lambda: self._late.ended, every=0.001)
 
 
-def test_what_is_taken_in_hand_just_when_a_place_becomes_empty_is_sent_once_and_lands() -> None:
+def test_what_is_queued_just_when_a_slot_becomes_empty_is_sent_once_and_collected() -> None:
     sink = Counting()
-    flights = SenderPool(sink, places=2, limit=5.0)
-    flights._passing = passing = JustThen(unit("second"))  # type: ignore[assignment]
-    passing.flights = flights
+    senders = SenderPool(sink, slots=2, limit=5.0)
+    senders._handover = handover = JustThen(task("second"))  # type: ignore[assignment]
+    handover.senders = senders
 
-    flights.begin(unit("first"))
-    landed: list[SendTask] = []
-    eventually(lambda: landed.extend(flights.landed(1.0)) or not flights)
-    flights.close()
+    senders.start(task("first"))
+    found: list[SendTask] = []
+    eventually(lambda: found.extend(senders.collect(1.0)) or not senders)
+    senders.close()
 
     for thread in threading.enumerate():
         if thread.name.startswith("send-counting-"):
             thread.join(10)
 
-    assert [each.claimed[0].id for each in landed] == ["first", "second"]
+    assert [each.claimed[0].id for each in found] == ["first", "second"]
     assert sorted(sink.sent) == ["first", "second"]

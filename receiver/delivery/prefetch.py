@@ -1,0 +1,68 @@
+"""Prefetching: deliveries claimed before a slot is free, so that a fast sink's slots are not empty while the ledger
+commits. Decides how many, and when they are handed back.
+
+The deliverer works without it. The rules of a prefetched claim are in ledger/deliveries/claims.py, and the start in a
+freed slot is in sender.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from receiver.delivery.sender import SenderPool, SendTask
+from receiver.ledger import Connection
+from receiver.ledger.deliveries import claims
+
+PER_SLOT = 4
+"""Prefetched deliveries for each slot."""
+FAST = 0.25
+"""Seconds of a send up to which its sink is fast. So what is prefetched waits about a second at the most."""
+CALM = 1.0
+"""Seconds without trouble before anything is prefetched again."""
+
+
+def unrecorded_starts(slots: int) -> int:
+    """Return the most prefetched sends that may have started without the ledger knowing, for a sink with `slots`: what
+    was prefetched at its last commit, and what was prefetched since."""
+    return 2 * PER_SLOT * slots
+
+
+class Prefetch:
+    """The prefetched deliveries of one deliverer: `per_slot` for each slot of `senders`."""
+
+    def __init__(self, senders: SenderPool, owner: str, per_slot: int = PER_SLOT) -> None:
+        self._senders = senders
+        self._owner = owner
+        self._limit = per_slot * senders.slots
+        self._trouble_at = float("-inf")
+        self.withdrawn: list[SendTask] = []
+        """Will not start any more, and are to be handed back."""
+
+    def wanted(self) -> int:
+        """Return how many to claim: none while the sink is slow or in trouble, nor before half of them have started."""
+        if not self._is_calm() or self._senders.pace > FAST:
+            return 0
+        missing = self._limit - self._senders.queued
+        return missing if missing >= self._limit // 2 else 0
+
+    def review(self, ended: Sequence[SendTask], *, closing: bool) -> None:
+        """Withdraw what is queued if the deliverer closes, a send has met trouble, takes long, or none is left."""
+        if not all(task.accepted for task in ended):
+            self._trouble_at = time.monotonic()
+        if closing or not self._is_calm() or self._senders.stranded or self._senders.longest() > 2 * FAST:
+            self.withdrawn += self._senders.withdraw()
+
+    def record(self, connection: Connection, settled: Sequence[SendTask], now: float) -> None:
+        """Hand back what was withdrawn, and give what has started the slots that `settled` frees: one transaction."""
+        claims.hand_back(connection, self._owner, {task.claimed[0].id: task.number for task in self.withdrawn}, now)
+        ended = set(settled)
+        started = {
+            task.next_task.claimed[0].id: task.next_task.number
+            for task in settled
+            if task.next_task is not None and task.next_task not in ended
+        }
+        claims.take_slots(connection, self._owner, started, now)
+
+    def _is_calm(self) -> bool:
+        return time.monotonic() - self._trouble_at > CALM
