@@ -1,4 +1,4 @@
-"""From the inbox to the ledger: what each event says, whether it is new, and which deliveries it makes.
+"""Dispatch, from the inbox to the ledger: what each event says, whether it is new, and which deliveries it makes.
 
 One batch is one transaction; one with large bodies is taken in parts. Only when it is committed do its entries leave
 the inbox, so a dispatcher may be killed at any moment: the batch comes back, and its event ids tell that it was there
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import redis
 
@@ -18,15 +19,14 @@ from receiver import wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import callback, deduplication, poll_schedule
-from receiver.domain.deduplication import Facts
+from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import parse
+from receiver.domain.run import Run, RunKey, parse
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, runs
-from receiver.ledger import events as recording
-from receiver.ledger.events import KnownRun, NewDelivery, NewEvent, RunKey
-from receiver.ledger.submissions import binding
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, events, runs
+from receiver.ledger.events import KnownRun, NewDelivery, NewEvent
+from receiver.ledger.submissions import binding, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.routing.router import Router, RunView
 from receiver.runtime.outage import Pause
@@ -35,14 +35,28 @@ from receiver.telemetry.workers import DispatchCounter
 
 QUEUE = wakeups.DISPATCH
 BATCH = 256
+# Bytes of bodies in one transaction (one event may be larger): a body takes ten times its size in memory while it is
+# parsed, and all who write wait for a transaction.
 PART_BYTES = 8 << 20
-"""Bytes of bodies of one transaction (one event may be larger): a body takes ten times its size in memory while it is
-understood, and all who write wait for a transaction."""
+# Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up.
 LINGER = 1.0
-"""Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up."""
 RECLAIM_EVERY = 4.0
 
 log = logging.getLogger("runhook.dispatch")
+
+
+class ParsedEvent(NamedTuple):
+    """An event and what its body says: all that is known before the ledger is asked."""
+
+    event: Event
+    run: Run
+    body: bytes  # after redaction
+    facts: Facts | None  # None: unreadable
+
+    @property
+    def key(self) -> RunKey:
+        """The run that the event is about."""
+        return self.event.source, self.run.run_id
 
 
 class Dispatcher(wakeups.JobBody):
@@ -56,196 +70,192 @@ class Dispatcher(wakeups.JobBody):
         self._redactor = redactor
         self._reader = reader
         self._redis = connection
-        self._tally = DispatchCounter(connection)
+        self._counter = DispatchCounter(connection)
         self._pause = Pause(log, "dispatch")
-        self._kept: list[Entry] = []  # read, but the ledger was away
+        self._unfinished: list[Entry] = []  # read, but the ledger was away
         self._reclaimed_at = 0.0
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Move events until the inbox is quiet or `stop()` says so: the worker stops, or this job's turn is over."""
+        """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's turn is over."""
         self._reader.ensure()
         try:
-            self._take(self._kept)
+            self._process(self._unfinished)
             while not stop():
                 if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
                     self._reclaimed_at = time.monotonic()
                     while reclaimed := self._reader.reclaim():
-                        self._take(reclaimed)
+                        self._process(reclaimed)
                 entries = self._reader.read(BATCH) or self._reader.read(BATCH, block_ms=int(LINGER * 1000))
                 if not entries:
                     break
-                self._take(entries)
-            self._tally.flush()
-            wakeups.settle(self._redis, QUEUE, self._look_once_more)
+                self._process(entries)
+            self._counter.flush()
+            wakeups.settle(self._redis, QUEUE, self._read_once_more)
         except LedgerUnavailable as error:
-            # What was read stays with us; the clock rings again in a moment.
-            self._pause.wait(f"ledger={error} kept={len(self._kept)}", stop)
+            # What was read stays here; the clock sends a wake-up in a moment.
+            self._pause.wait(f"ledger={error} kept={len(self._unfinished)}", stop)
             wakeups.lower_flag(self._redis, QUEUE)
 
-    def _look_once_more(self) -> bool:
-        """Whoever added to the inbox while the flag was still up has rung no bell. What is found is done here and now:
+    def _read_once_more(self) -> bool:
+        """Dispatch what was added while the flag was still up, for which no wake-up was sent. It is done here and now:
         the next wake-up may go to another dispatcher."""
         entries = self._reader.read(BATCH)
-        self._take(entries)
+        self._process(entries)
         return bool(entries)
 
     def close(self) -> None:
-        """Let go of the ledger and Redis."""
-        self._tally.flush()
+        """Close the ledger and Redis."""
+        self._counter.flush()
         self._ledger.close()
         self._redis.close()
 
-    def _take(self, entries: list[Entry]) -> None:
-        self._kept = entries
-        while self._kept:
-            part = _part(self._kept)
-            events = [entry.event for entry in part if entry.event is not None]
-            if len(events) < len(part):
-                log.error("dispatch.dropped entries=%d reason=not written by a receiver", len(part) - len(events))
-            sinks = self.dispatch(events)
+    def _process(self, entries: list[Entry]) -> None:
+        self._unfinished = entries
+        while self._unfinished:
+            part = _part(self._unfinished)
+            found = [entry.event for entry in part if entry.event is not None]
+            if len(found) < len(part):
+                log.error("dispatch.dropped entries=%d reason=not written by a receiver", len(part) - len(found))
+            sinks = self.dispatch(found)
             self._reader.done([entry.entry_id for entry in part])
-            self._kept = self._kept[len(part) :]
+            self._unfinished = self._unfinished[len(part) :]
             wakeups.wake_sinks(self._redis, sinks)
 
-    def dispatch(self, events: Sequence[Event]) -> list[str]:
-        """Record `events` and make their deliveries. Returns the sinks that now have something to do.
+    def dispatch(self, accepted: Collection[Event], parsed: Mapping[str, Run] = {}) -> list[str]:
+        """Record events and make their deliveries. Returns the sinks that now have something to send.
 
-        Raises LedgerUnavailable; nothing of the batch is recorded then.
+        `parsed`: the runs, by event id, of bodies that the caller has parsed already. Raises LedgerUnavailable; nothing
+        of the batch is recorded then.
         """
         started = time.monotonic()
-        unique = list({event.id: event for event in events}.values())
-        batch = [self._assess(event) for event in unique]
-        sinks: set[str] = set()
-        recorded = self._record(batch, sinks)
+        unique = {event.id: event for event in accepted}.values()
+        recorded = self._record([self._parse(event, parsed.get(event.id)) for event in unique])
         self._pause.end()
-        if batch:
+        if accepted:
             log.info(
                 "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
-                len(events),
+                len(accepted),
                 len(recorded),
-                sum(len(item.deliveries) for item in batch if item.event.id in recorded),
+                sum(len(item.deliveries) for item in recorded),
                 (time.monotonic() - started) * 1000,
             )
-        for item in batch:
-            if item.event.id in recorded:
-                self._tally.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
-        return sorted(sinks)
+        for item in recorded:
+            self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
+        return sorted({new.sink for item in recorded for new in item.deliveries if not new.after})
 
-    def _assess(self, event: Event) -> NewEvent:
-        """What can be told without the ledger. Never raises: what can't be understood is kept and marked."""
+    def _parse(self, event: Event, run: Run | None) -> ParsedEvent:
+        """Parse and redact a body, unless `run` is that already. Never raises: what can't be parsed is marked."""
         try:
-            run = parse(event.body)
+            run = run or parse(event.body)
             body, data = self._redactor.apply(event.body, run.data)
             run = run.redacted(data)
             readable = bool(run.run_id) and not run.problem
-            return NewEvent(event, run, body, deduplication.of(event.id, run, 0) if readable else None)
+            return ParsedEvent(event, run, body, deduplication.of(event.id, run, 0) if readable else None)
         except Exception as error:
             log.exception("dispatch.unreadable event=%s", event.id)
             return self._marked(event, f"could not be read: {type(error).__name__}")
 
-    def _marked(self, event: Event, problem: str) -> NewEvent:
-        blank = parse(b"")
-        body, _ = self._redactor.apply(event.body, {})
-        return NewEvent(event, replace(blank, problem=problem), body, None)
+    def _marked(self, event: Event, problem: str) -> ParsedEvent:
+        return ParsedEvent(event, Run(problem=problem), self._redactor.apply(event.body, {})[0], None)
 
-    def _record(self, batch: list[NewEvent], sinks: set[str]) -> set[str]:
+    def _record(self, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
         """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
         if not batch:
-            return set()
+            return []
         try:
-            new, rung = self._ledger.write(lambda connection: self._decide(connection, batch))
+            return self._ledger.write(lambda connection: self._decide(connection, batch))
         except LedgerDataError as error:
-            if len(batch) == 1:
-                log.warning("dispatch.marked event=%s problem=%s", batch[0].event.id, error)
-                marked = self._marked(batch[0].event, f"the ledger refused a value of it: {error}")
-                new, rung = self._ledger.write(lambda connection: self._decide(connection, [marked]))
-                batch[0].disposition, batch[0].deliveries = marked.disposition, []
-            else:
+            if len(batch) > 1:
                 half = len(batch) // 2
-                return self._record(batch[:half], sinks) | self._record(batch[half:], sinks)
-        sinks |= rung
-        return new
+                return self._record(batch[:half]) + self._record(batch[half:])
+            event = batch[0].event
+            log.warning("dispatch.marked event=%s problem=%s", event.id, error)
+            marked = self._marked(event, f"the ledger refused a value of it: {error}")
+            return self._ledger.write(lambda connection: self._decide(connection, [marked]))
 
-    def _decide(self, connection: Connection, batch: list[NewEvent]) -> tuple[set[str], set[str]]:
+    def _decide(self, connection: Connection, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
+        """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones."""
         now = time.time()
-        known = recording.lock_runs(connection, [item.key for item in batch if item.run.run_id], now)
-        bound = binding.bind(connection, [(*item.key, item.event.submission_id) for item in batch], now)
+        known = events.lock_runs(connection, [each.key for each in batch if each.run.run_id], now)
+        bound = binding.bind(connection, [(*each.key, each.event.submission_id) for each in batch], now)
         histories = {key: list(run.history) for key, run in known.items()}
-        news: list[NewEvent] = []
-        for item in batch:
-            history = histories.get(item.key, [])
-            if any(each.event_id == item.event.id for each in history):
-                continue  # recorded before: its dispatcher was killed between commit and ack
-            self._judge(item, history)
-            self._route(item, known.get(item.key), bound.get(item.key))
-            news.append(item)
-        new = recording.record(connection, news, now)
+        decided: list[NewEvent] = []
+        for each in batch:
+            history = histories.get(each.key, [])
+            if any(past.event_id == each.event.id for past in history):
+                continue  # recorded before: its dispatcher was killed between commit and acknowledgement
+            if each.facts is None:
+                decided.append(NewEvent(*each, disposition="unreadable"))
+                continue
+            facts = replace(each.facts, seq=history[-1].seq + 1 if history else 1)
+            found = deduplication.classify(facts, history)
+            history.append(facts)
+            decided.append(self._route(each, found, known[each.key], bound.get(each.key)))
+        recorded = events.record(connection, decided, now)
         if bound:
-            self._finish(connection, batch, known, histories, bound, now)
-        return new, {
-            delivery.sink for item in news if item.event.id in new for delivery in item.deliveries if not delivery.after
-        }
+            _schedule_polls(connection, batch, known, histories, bound, now)
+        return recorded
 
-    def _finish(
-        self,
-        connection: Connection,
-        batch: Sequence[NewEvent],
-        known: Mapping[RunKey, KnownRun],
-        histories: Mapping[RunKey, Sequence[Facts]],
-        bound: Mapping[RunKey, Submission],
-        now: float,
-    ) -> None:
-        """Final runs are looked for no more; but once, some time later, when the first that was heard of the end is a
-        cancel without output. What reconciliation itself brought was that look."""
-        looked = {
-            item.key
-            for item in batch
-            if item.event.via == "poll" and item.key in bound and item.event.submission_id == bound[item.key].id
-        }
-        over, once_more = [], []
-        for key in runs.final_ones(connection, bound):
-            first = not any(each.final for each in known[key].history)
-            if not deduplication.may_tell_more(histories[key]) or (key in looked and not first):
-                over.append(key)
-            elif first:
-                once_more.append(key)
-        binding.finish(connection, over, now)
-        binding.look_once_more(connection, once_more, now + poll_schedule.AFTER_CANCEL, now)
-
-    def _judge(self, item: NewEvent, history: list[Facts]) -> None:
-        if item.facts is None:
-            item.disposition, item.repeat_of, item.newest = "unreadable", None, False
-            return
-        mine = replace(item.facts, seq=history[-1].seq + 1 if history else 1)
-        verdict = deduplication.classify(mine, history)
-        item.disposition, item.repeat_of = verdict.disposition, verdict.repeat_of
-        item.newest = verdict.disposition in ("new", "interim")
-        history.append(mine)
-
-    def _route(self, item: NewEvent, run: KnownRun | None, submission: Submission | None) -> None:
-        item.deliveries = []
-        if item.disposition == "unreadable":
-            return
+    def _route(
+        self, parsed: ParsedEvent, found: Classification, run: KnownRun, submission: Submission | None
+    ) -> NewEvent:
+        event = parsed.event
         view = RunView(
-            run=item.run,
-            source=item.event.source,
-            via=item.event.via,
-            disposition=item.disposition,
-            labels=submission.labels if submission else run.labels if run else {},
-            received_at=item.event.received_at,
-            event_id=item.event.id,
+            run=parsed.run,
+            source=event.source,
+            via=event.via,
+            disposition=found.disposition,
+            labels=submission.labels if submission else run.labels,
+            received_at=event.received_at,
+            event_id=event.id,
         )
         verdict = self._router.match(view)
-        item.note = "; ".join(f"route {each.route} {each.why}" for each in verdict.explanations if each.error)
-        item.failed_rules = tuple(each.route for each in verdict.explanations if each.error)
-        item.deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
-        if submission and submission.callback_url and item.newest:  # as Skyvern would: one for each attempt's end too
+        failed = [each for each in verdict.explanations if each.error]
+        newest = found.disposition in ("new", "interim")
+        deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
+        if submission and submission.callback_url and newest:  # as Skyvern would: one for each attempt's end too
             lane = callback.lane_of(submission.callback_url)
-            item.deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
+            deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
+        return NewEvent(
+            *parsed,
+            disposition=found.disposition,
+            repeat_of=found.repeat_of,
+            newest=newest,
+            note="; ".join(f"route {each.route} {each.why}" for each in failed),
+            failed_rules=tuple(each.route for each in failed),
+            deliveries=tuple(deliveries),
+        )
+
+
+def _schedule_polls(
+    connection: Connection,
+    batch: Sequence[ParsedEvent],
+    known: Mapping[RunKey, KnownRun],
+    histories: Mapping[RunKey, Sequence[Facts]],
+    bound: Mapping[RunKey, Submission],
+    now: float,
+) -> None:
+    """End the polling of runs that are final. One whose first final event is a cancel without output is polled once
+    more, some time later: its output may come in a second webhook, which can be lost. An event that a poll brought is
+    the result of that poll."""
+    polled = {
+        each.key
+        for each in batch
+        if each.event.via == "poll" and each.key in bound and each.event.submission_id == bound[each.key].id
+    }
+    over, once_more = [], []
+    for key in runs.final_ones(connection, bound):
+        first = not any(each.final for each in known[key].history)
+        if not deduplication.may_lack_output(histories[key]) or (key in polled and not first):
+            over.append(key)
+        elif first:
+            once_more.append(key)
+    polls.set_due(connection, over, None, now)
+    polls.set_due(connection, once_more, now + poll_schedule.AFTER_CANCEL, now)
 
 
 def _part(entries: list[Entry]) -> list[Entry]:
-    """The first of them, up to PART_BYTES of bodies, and at least one."""
+    """The first entries, up to PART_BYTES of bodies, and at least one."""
     size = 0
     for count, entry in enumerate(entries):
         size += len(entry.event.body) if entry.event is not None else 0

@@ -37,7 +37,7 @@ def reconcile(
         if not polled:
             raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
         polls = reconciler.drain(seconds)
-        reports = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in polled]
+        reports = [import_runs(ledger, each, oldest, reconciler.dispatch if take else None) for each in polled]
     if as_json:
         print_json(
             {

@@ -55,7 +55,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Classification:
     """`repeat_of`: the id of the first event that said the same, for a repeat."""
 
     disposition: Disposition
@@ -77,11 +77,11 @@ def of(event_id: str, run: Run, seq: int) -> Facts:
     )
 
 
-def classify(new: Facts, history: Sequence[Facts]) -> Judgement:
+def classify(new: Facts, history: Sequence[Facts]) -> Classification:
     """What `new` is, given the events recorded so far for the same source and run: repeats too, in any order."""
     newest = max(history, key=_rank, default=None)
     if newest is None:
-        return Judgement("new" if new.final else "interim")
+        return Classification("new" if new.final else "interim")
     loses_output = new.output_null and any(
         not old.output_null and _series(old) == _series(new) for old in history
     )  # a second call to cancel is answered with nulls, after the outputs were sent
@@ -89,15 +89,15 @@ def classify(new: Facts, history: Sequence[Facts]) -> Judgement:
     if same:
         returned = _says(newest) != _says(new) and _newer(new, newest)  # A, B, A: the run is at A again
         if loses_output or not returned:
-            return Judgement("repeat", min(same, key=lambda old: old.seq).event_id)
+            return Classification("repeat", min(same, key=lambda old: old.seq).event_id)
     if loses_output or any(_outranks(old, new) for old in history):
-        return Judgement("superseded")
-    return Judgement("new" if new.final else "interim")
+        return Classification("superseded")
+    return Classification("new" if new.final else "interim")
 
 
-def may_tell_more(history: Sequence[Facts]) -> bool:
-    """Whether a final run may have output that no event has told: it was cancelled, and cancelled runs tell their
-    outputs a second time, after clean-up."""
+def may_lack_output(history: Sequence[Facts]) -> bool:
+    """Whether a final run may have output that no event has brought: it was cancelled, and Skyvern sends the output of
+    cancelled runs in a second webhook, after clean-up."""
     newest = max((each.attempt for each in history), default=1)
     ends = [each for each in history if each.final and each.attempt == newest]
     return bool(ends) and all(each.status == CANCELED and each.output_null for each in ends)

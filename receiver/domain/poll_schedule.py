@@ -1,27 +1,27 @@
-"""When a submission is looked for: first after what its request allows, then ever more rarely. Pure."""
+"""When a submission's run is polled: first after the time that its request allows, then ever more rarely. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+# What a step of a browser may take: most take a third of that.
 SECONDS_A_STEP: Final = 30.0
-"""What a step of a browser may take: most take a third of that."""
+# Seconds for the queue before the run, and for its webhook's three attempts after it.
 SLACK: Final = 60.0
-"""Seconds for the queue before the run, and for its webhook's three attempts after it."""
 LONGEST_FIRST: Final = 86_400.0
+# Seconds before the second poll; each further one comes after twice as long.
 AGAIN: Final = 15.0
-"""Seconds before the second look; each further one comes after twice as long."""
+# Seconds between two searches for the run of a lost answer, at the most.
 UNKNOWN_LONGEST: Final = 900.0
-"""Seconds between two looks for the run of a lost answer, at the most."""
+# Seconds after which a submission without a trace is lost.
 LOST_AFTER: Final = 86_400.0
-"""Seconds after which a submission without a trace is lost."""
+# Seconds after which a run that was cancelled without output is polled once more: it is cleaned up by then.
 AFTER_CANCEL: Final = 120.0
-"""Seconds after which a run that was cancelled without output is looked at once more: it is cleaned up by then."""
 
 
-def first_look(members: Mapping[str, Any], headers: Mapping[str, str], now: float, default: float) -> float:
-    """When a run that was just accepted is overdue, in seconds since the epoch.
+def first_poll(members: Mapping[str, Any], headers: Mapping[str, str], now: float, default: float) -> float:
+    """Return when a run that was just accepted is overdue, in seconds since the epoch.
 
     `members`: of the request. `headers`: by lower-case name. `default`: seconds, where the request sets no limit.
     """
@@ -36,8 +36,8 @@ def first_look(members: Mapping[str, Any], headers: Mapping[str, str], now: floa
     return now + default
 
 
-def next_look(polls: int, now: float, chance: float, longest: float, *, retry_after: float | None = None) -> float:
-    """When to look again after `polls` looks in vain. `chance` in [0, 1): jitter; `longest`: seconds."""
+def next_poll(polls: int, now: float, chance: float, longest: float, *, retry_after: float | None = None) -> float:
+    """Return when to poll again after `polls` polls in vain. `chance` in [0, 1): jitter; `longest`: seconds."""
     wait = min(AGAIN * 2.0 ** min(max(polls, 0), 32), longest) * (0.75 + chance / 2)
     if retry_after is not None:
         wait = max(wait, min(retry_after, LONGEST_FIRST))
@@ -52,11 +52,11 @@ def next_resolve(
     turns: Sequence[float],
     longest: float = UNKNOWN_LONGEST,
 ) -> float:
-    """When to look again for the run of a lost answer: as ever, but at once when its age reaches one of `turns`.
+    """Return when to search again for the run of a lost answer: as `next_poll`, but at once at an age of `turns`.
 
-    `submission_age` and `turns`: seconds; at each of those ages it can be told more than before.
+    `submission_age` and `turns`: seconds; at each of those ages more can be decided than before.
     """
-    again = next_look(polls, now, chance, longest)
+    again = next_poll(polls, now, chance, longest)
     return min([again, *(now + turn - submission_age for turn in turns if turn > submission_age)])
 
 

@@ -23,6 +23,8 @@ from pydantic_core import from_json
 from handlers.support.run_title import titles
 from handlers.support.timestamps import epoch
 
+RunKey = tuple[str, str]  # (source, run id)
+
 FINAL = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
 
 MAX_DEPTH = 400

@@ -6,11 +6,15 @@ than all the rest of a dispatch. SQLite has no arrays, and takes a VALUES list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+
+from receiver.domain.run import RunKey
 
 
 def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
@@ -43,8 +47,13 @@ def insert(
 
 
 def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
-    """`column` is one of `values`."""
+    """Return the condition that `column` is one of `values`."""
     if connection.dialect.name != "postgresql":
         return column.in_(values)
     array: Any = sa.bindparam(None, list(values), type_=postgresql.ARRAY(column.type), unique=True)
     return column == sa.any_(array)
+
+
+def by_source(keys: Iterable[RunKey]) -> list[tuple[str, list[str]]]:
+    """Group run ids by source, both sorted and without doubles: the order in which locks are taken."""
+    return [(source, [run_id for _, run_id in group]) for source, group in groupby(sorted(set(keys)), itemgetter(0))]

@@ -1,15 +1,14 @@
-"""Taking events into the ledger: one transaction for a whole batch. Decides nothing about routing or repeats.
+"""Recording events: one transaction for a whole batch. Decides nothing about routing or repeats.
 
-The order of statements is the order of locks, the same in every process: runs, sorted; then submissions, sorted
-(submissions.py); then events; then deliveries, sorted. Unsorted, four dispatchers made 160 deadlocks in 600
-transactions; sorted, none.
+The order of statements is the order of locks, the same in every process: runs, sorted; then submissions, sorted; then
+events; then deliveries, sorted. Unsorted, four dispatchers made 160 deadlocks in 600 transactions; sorted, none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,20 +16,18 @@ import sqlalchemy as sa
 from receiver.domain.deduplication import Facts
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import Event, delivery_id
-from receiver.domain.run import Run
+from receiver.domain.run import Run, RunKey
 from receiver.ledger import bulk
 from receiver.ledger.schema import deliveries, events, runs
-
-RunKey = tuple[str, str]  # (source, run id)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """A run as it stood before this batch."""
+    """A run before this batch. `history`: its readable events, in the order of recording."""
 
     labels: Mapping[str, str]
     submission_id: str
-    history: Sequence[Facts]  # of its readable events, in the order of recording
+    history: Sequence[Facts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +40,29 @@ class NewDelivery:
     after: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event with all that was found out about it."""
+    """An event to be recorded, with all that was found out about it."""
 
     event: Event
     run: Run
     body: bytes  # after redaction
     facts: Facts | None  # None: unreadable
-    disposition: str = ""
+    disposition: str
     repeat_of: str | None = None
-    newest: bool = False  # the run now stands as this event says
+    newest: bool = False  # it gives the run its status
     note: str = ""  # what an operator should see although the event is readable
     failed_rules: tuple[str, ...] = ()  # routes that could not be evaluated
-    deliveries: list[NewDelivery] = field(default_factory=list)
+    deliveries: Sequence[NewDelivery] = ()
 
     @property
     def key(self) -> RunKey:
+        """The run that the event is about."""
         return self.event.source, self.run.run_id
 
 
 def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> dict[RunKey, KnownRun]:
-    """Make the runs known, keep other dispatchers off them until the transaction ends, and tell their history."""
+    """Insert the runs that are not there yet, lock them all until the transaction ends, and return what is known."""
     wanted = sorted(set(keys))
     if not wanted:
         return {}
@@ -78,12 +76,12 @@ def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> 
         [runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id],
     )
     history: dict[RunKey, list[Facts]] = {key: [] for key in wanted}
-    for source in {source for source, _ in wanted}:
+    for source, run_ids in bulk.by_source(wanted):
         found = connection.execute(
             sa.select(*_HISTORY)
             .where(
                 events.c.source == source,
-                bulk.among(connection, events.c.run_id, [r for s, r in wanted if s == source]),
+                bulk.among(connection, events.c.run_id, run_ids),
                 events.c.disposition != "unreadable",
             )
             .order_by(events.c.seq)
@@ -111,18 +109,16 @@ _HISTORY = [
 ]
 
 
-def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> set[str]:
-    """Write the events, their deliveries and the runs' new state. Returns the ids of the events that were new."""
+def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> list[NewEvent]:
+    """Write the events, their deliveries and the runs' new status. Returns the events that were not there before."""
     new = _record_events(connection, batch, now)
-    kept = [item for item in batch if item.event.id in new]
-    _record_deliveries(connection, kept, now)
-    _update_runs(connection, kept, now)
-    return new
+    recorded = [item for item in batch if item.event.id in new]
+    _record_deliveries(connection, recorded, now)
+    _update_runs(connection, recorded, now)
+    return recorded
 
 
 def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> set[str]:
-    if not batch:
-        return set()
     rows = [
         {
             "id": item.event.id,
@@ -194,7 +190,7 @@ def insert_deliveries(connection: sa.Connection, rows: list[dict[str, Any]]) -> 
 
 
 def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
-    """Fold to one row a run: the newest event tells how the run stands, and each one counts."""
+    """Fold to one row a run: its newest event gives the run its status, and each event counts."""
     newest: dict[RunKey, NewEvent] = {}
     counts: dict[RunKey, int] = {}
     for item in batch:
@@ -203,38 +199,35 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
         counts[item.key] = counts.get(item.key, 0) + 1
         if item.newest:
             newest[item.key] = item
-    stand = sorted(newest)
-    if stand:
-        rows = [
-            {**_stands(newest[key]), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
-            for key in stand
-        ]
-        bulk.insert(connection, runs, rows, _as_it_stands, [runs.c.run_id])
+    rows = [
+        {**_status(newest[key]), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
+        for key in sorted(newest)
+    ]
+    bulk.insert(connection, runs, rows, _update_status, [runs.c.run_id])
     for (source, run_id), count in sorted(counts.items()):
         connection.execute(
             sa.update(runs).where(runs.c.source == source, runs.c.run_id == run_id).values(events=runs.c.events + count)
         )
 
 
-def _as_it_stands(insert: Any) -> Any:
-    """The ON CONFLICT clause that makes a run stand as its newest event says."""
-    taken = [column.name for column in runs.c if column.name in _TOLD and column.name not in _KEPT]
+def _update_status(insert: Any) -> Any:
+    """Add the ON CONFLICT clause that gives a run the status of its newest event."""
     return insert.on_conflict_do_update(
         index_elements=[runs.c.source, runs.c.run_id],
         set_={
-            **{name: insert.excluded[name] for name in taken},
+            **{name: insert.excluded[name] for name in _REPLACED},
             **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
             "events": runs.c.events + insert.excluded.events,
         },
     )
 
 
-# A later event with fewer keys (retry_webhook sends some) does not take away what an earlier one told.
+# A later event with fewer keys (retry_webhook sends some) does not take away what an earlier one had.
 _KEPT = ("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at")
-_TOLD = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason", "event_id", *_KEPT)
+_REPLACED = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason", "event_id")
 
 
-def _stands(item: NewEvent) -> dict[str, Any]:
+def _status(item: NewEvent) -> dict[str, Any]:
     run = item.run
     return {
         "source": item.event.source,

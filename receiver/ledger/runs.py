@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
+from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.schema import events, runs, submissions
-
-RunKey = tuple[str, str]  # (source, run id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,7 @@ _STANDING = [
 def standings(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
     """Those of the runs of which an event is known. One query a source, however many are asked for."""
     found: dict[RunKey, RunStatus] = {}
-    for source in {source for source, _ in keys}:
-        run_ids = [run_id for each, run_id in keys if each == source]
+    for source, run_ids in bulk.by_source(keys):
         query = sa.select(*_STANDING).where(
             runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.event_id != ""
         )
@@ -80,20 +78,12 @@ def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
 
 
 def final_ones(connection: sa.Connection, keys: Iterable[RunKey]) -> list[RunKey]:
-    """Those of the runs that have come to their end."""
-    wanted = sorted(set(keys))
-    found: list[RunKey] = []
-    for source in sorted({source for source, _ in wanted}):
-        run_ids = [run_id for each, run_id in wanted if each == source]
-        final = sa.select(runs.c.run_id).where(
-            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.final
-        )
-        found += [(source, run_id) for run_id in connection.execute(final).scalars()]
-    return found
+    """Return those of the runs whose end the ledger knows."""
+    return [(source, each) for source, ids in bulk.by_source(keys) for each in final_runs(connection, source, ids)]
 
 
 def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:
-    """Those of the runs whose end the ledger knows."""
+    """Return those of one source's runs whose end the ledger knows."""
     query = sa.select(runs.c.run_id).where(
         runs.c.source == source, bulk.among(connection, runs.c.run_id, sorted(run_ids)), runs.c.final
     )

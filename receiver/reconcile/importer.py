@@ -1,4 +1,4 @@
-"""Runs of the account whose end the ledger does not know: found in GET /v1/runs, and taken in by hand."""
+"""Imports runs of the account whose end the ledger does not know, as GET /v1/runs lists them. Called by hand."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from receiver.domain.event import Via
-from receiver.domain.run import FINAL
+from receiver.domain.run import FINAL, Run, parse
 from receiver.ledger import Ledger, runs
 from receiver.reconcile.poller import PolledSource
 from receiver.reconcile.resolver import token_of
 from receiver.skyvern import Answered, ListedRun, listed_runs
 
-Take = Callable[[str, bytes, Via, str], bool]
-"""(source, body of the run, via, submission id or "") → whether it was final, and so dispatched."""
+# (source, body of the run, the run parsed from it, via, submission id or "") → whether it was final, and so dispatched
+Dispatch = Callable[[str, bytes, Run, Via, str], bool]
 
 _PAGE_SIZE = 100
 _MOST_PAGES = 1000
@@ -22,7 +22,7 @@ _MOST_PAGES = 1000
 
 @dataclass(slots=True)
 class ImportReport:
-    """What a walk over GET /v1/runs found. `missing`: final runs whose end the ledger does not know."""
+    """What GET /v1/runs lists. `missing`: final runs whose end the ledger does not know."""
 
     source: str
     final: int = 0
@@ -31,10 +31,10 @@ class ImportReport:
     trouble: str = ""
 
 
-def import_runs(ledger: Ledger, source: PolledSource, since: float, take: Take | None = None) -> ImportReport:
-    """Go through GET /v1/runs, newest first, back to `since` (epoch seconds), for final runs that the ledger lacks.
+def import_runs(ledger: Ledger, source: PolledSource, since: float, dispatch: Dispatch | None = None) -> ImportReport:
+    """List final runs, the newest first, back to `since` (epoch seconds), and report those that the ledger lacks.
 
-    With `take` each of them is fetched and handed to it. Raises LedgerUnavailable.
+    With `dispatch` each of them is fetched and handed to it. Raises LedgerUnavailable.
     """
     report = ImportReport(source.name)
     for page in range(1, _MOST_PAGES + 1):
@@ -50,17 +50,18 @@ def import_runs(ledger: Ledger, source: PolledSource, since: float, take: Take |
         report.final += len(young)
         missing = [row for row in young if row.run_id not in known]
         report.missing += missing
-        if take is not None:
-            report.imported += [row.run_id for row in missing if _import(take, source, row)]
+        if dispatch is not None:
+            report.imported += [row.run_id for row in missing if _import(dispatch, source, row)]
         if len(young) < len(rows) or len(rows) < _PAGE_SIZE:
             break
     return report
 
 
-def _import(take: Take, source: PolledSource, row: ListedRun) -> bool:
+def _import(dispatch: Dispatch, source: PolledSource, row: ListedRun) -> bool:
     while not source.budget(1):
         time.sleep(0.2)
     answer = source.reader.get_run(row.run_id)
     if not isinstance(answer, Answered) or not answer.ok:
         return False
-    return take(source.name, answer.body, "import", token_of(answer.json()))
+    run = parse(answer.body)
+    return dispatch(source.name, answer.body, run, "import", token_of(run.data))

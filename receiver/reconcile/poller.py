@@ -1,8 +1,8 @@
-"""Results that no webhook has told: overdue runs are asked for in Skyvern's API. Bounded, and alive without Redis.
+"""Polls Skyvern's API for results that no webhook has brought. Bounded, and goes on without Redis.
 
 A final answer becomes an event, via poll, and goes through the same Dispatcher as one from the inbox: a webhook that
-comes later is a repeat. A submission whose answer was lost is first resolved by proof. Each look is leased in the
-ledger, so several clocks share the work, and what a killed one was looking at is looked at again.
+comes later is a repeat. A submission whose answer was lost is first resolved by proof. Each poll is leased in the
+ledger, so several clocks share the work, and what a killed one was polling is polled again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 
 import redis
 
@@ -27,7 +28,7 @@ from receiver.dispatch import Dispatcher
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import parse
+from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
 from receiver.inbox import InboxReader
@@ -41,29 +42,25 @@ from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits
 from receiver.skyvern import Answer, Answered, Patience, SkyvernReader
 
+# Of one poll: shorter than its lease, and the next poll is the retry.
 PATIENCE = Patience(tries=1, limit=25.0)
-"""Of one poll: shorter than its lease, and the next look is the retry."""
-_GONE = 404
-_TOO_MANY = 429
-_ITS_TROUBLE = 500
-_MOST_UNKNOWN = 50
+_MAX_UNKNOWN = 50
 
 log = logging.getLogger("runhook.reconcile")
 
 
 @dataclass(slots=True)
 class PolledSource:
-    """A source whose API can be asked."""
+    """A source whose API can be called. `budget`: how many of so many calls may be made now."""
 
     name: str
     reader: SkyvernReader
     budget: Callable[[int], int]
-    """How many of so many calls to it may be made now."""
     resolver: Resolver
 
 
 class Reconciler:
-    """Looks for overdue results of all sources, in threads of its own."""
+    """Polls for overdue results of all sources, in threads of its own."""
 
     def __init__(
         self,
@@ -78,46 +75,43 @@ class Reconciler:
         self._redis = connection
         self._settings = settings
         self._sources = {each.name: each for each in sources}
-        self._places = settings.concurrency * max(len(sources), 1)
-        self._pool = DaemonPool(self._places, "reconcile")
-        self._flying: Counter[str] = Counter()  # looks under way, by source
+        self._slots = settings.concurrency * max(len(sources), 1)
+        self._pool = DaemonPool(self._slots, "reconcile")
+        self._running: Counter[str] = Counter()  # polls under way, by source
         self._counting = threading.Lock()
         self._dispatching = threading.Lock()  # the router is not made for two threads at once
 
     def tick(self) -> int:
-        """Begin what is due and may begin now; waits for nothing. Returns how many looks began.
+        """Start the polls that are due and within the budget; waits for nothing. Returns how many it started.
 
         Raises LedgerUnavailable.
         """
-        self._hints()
+        self._take_hints()
         now = time.time()
-        waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, 4 * self._places))
-        begun = 0
+        waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, 4 * self._slots))
+        started = 0
         for name, count in sorted(waiting.items()):
             source = self._sources.get(name)
             if source is None:
                 continue  # it is no longer in the config, or has no key: its submissions wait
-            free = self._settings.concurrency - self._flying[name]
+            free = self._settings.concurrency - self._running[name]
             granted = source.budget(min(free, count)) if free > 0 else 0
             if granted <= 0:
                 continue
-            taken = self._ledger.write(
-                lambda connection, name=name, granted=granted: polls.take_due(connection, name, now, granted)  # type: ignore[misc]
+            leased = self._ledger.write(
+                lambda connection, name=name, granted=granted: polls.lease_due(connection, name, now, granted)  # type: ignore[misc]
             )
-            begun += len(taken)
-            self._begin(source, taken)
-        return begun
-
-    def _begin(self, source: PolledSource, taken: Sequence[Submission]) -> None:
-        known = [each for each in taken if each.state is SubmissionState.ACCEPTED]
-        for submission in known:
-            self._start(source, lambda submission=submission: self._poll(source, submission))  # type: ignore[misc]
-        if len(known) < len(taken):  # one look serves all whose answer was lost
-            rest = [each for each in taken if each.state is not SubmissionState.ACCEPTED]
-            self._start(source, lambda: self._resolve(source, rest))
+            started += len(leased)
+            unresolved = [each for each in leased if each.state is not SubmissionState.ACCEPTED]
+            for each in leased:
+                if each.state is SubmissionState.ACCEPTED:
+                    self._start(source, partial(self._poll, source, each))
+            if unresolved:  # one search serves all whose answer was lost
+                self._start(source, partial(self._resolve, source, unresolved))
+        return started
 
     def _start(self, source: PolledSource, work: Callable[[], None]) -> None:
-        def careful() -> None:
+        def guarded() -> None:
             try:
                 work()
             except LedgerUnavailable as error:
@@ -126,62 +120,64 @@ class Reconciler:
                 log.exception("reconcile.bug source=%s", source.name)
             finally:
                 with self._counting:
-                    self._flying[source.name] -= 1
+                    self._running[source.name] -= 1
 
         with self._counting:
-            self._flying[source.name] += 1
-        self._pool.submit(careful)
+            self._running[source.name] += 1
+        self._pool.submit(guarded)
 
-    def _hints(self) -> None:
-        """Results that were too large to take are fetched now."""
+    def _take_hints(self) -> None:
+        """Make due the submissions whose webhook was too large."""
         try:
             ids = poll_hints.take_hints(self._redis)
         except redis.RedisError:
             return
         if ids:
             made = self._ledger.write(lambda connection: polls.make_due(connection, ids, time.time()))
-            log.info("reconcile.hints told=%d due=%d", len(ids), made)
+            log.info("reconcile.hints count=%d due=%d", len(ids), made)
 
-    # One look.
+    # One poll.
 
     def _poll(self, source: PolledSource, submission: Submission) -> None:
-        self._take_answer(source, submission, source.reader.get_run(submission.run_id))
+        answer = source.reader.get_run(submission.run_id)
+        run = parse(answer.body) if isinstance(answer, Answered) and answer.ok else None
+        self._handle(source, submission, answer, run)
 
-    def _take_answer(self, source: PolledSource, submission: Submission, answer: Answer) -> None:
+    def _handle(self, source: PolledSource, submission: Submission, answer: Answer, run: Run | None) -> None:
+        """Dispatch the run if it is final; else end the polling of its submission, or postpone it."""
         now = time.time()
-        if isinstance(answer, Answered) and answer.ok and self.take(source.name, answer.body, "poll", submission.id):
+        if isinstance(answer, Answered) and run and self.dispatch(source.name, answer.body, run, "poll", submission.id):
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
             still = self._ledger.read(lambda connection: lifecycle.one(connection, submission.id))
             if still is None or still.due_at is None:
                 return
+        gone, retry_after = False, None
         if isinstance(answer, Answered):
-            run = parse(answer.body) if answer.ok else None
             reason = f"the run is {run.status or 'unreadable'}" if run else f"Skyvern answered {answer.status}"
             retry_after = answer.retry_after
-            if answer.status == _GONE and submission.created_at < now - poll_schedule.LOST_AFTER:
-                self._ledger.write(lambda connection: polls.stop_looking(connection, submission.id, reason, now))
-                return
+            gone = answer.status == HTTPStatus.NOT_FOUND and submission.created_at < now - poll_schedule.LOST_AFTER
         else:
-            reason, retry_after = answer.reason, None
-        if self._has_ended(source, submission, answer, now):
-            self._ledger.write(lambda connection: polls.stop_looking(connection, submission.id, reason, now))
-            return
-        self._postpone(submission, reason, self._settings.longest, retry_after)
+            reason = answer.reason
+        if gone or self._has_ended(source, submission, answer, now):
+            self._ledger.write(lambda connection: polls.stop_polling(connection, submission.id, reason, now))
+        else:
+            self._postpone(submission, reason, self._settings.longest, retry_after)
 
     def _has_ended(self, source: PolledSource, submission: Submission, answer: Answer, now: float) -> bool:
-        """Whether this was the one more look at a run whose end is known: it is repeated only while Skyvern has
+        """Whether this was the one more poll of a run whose end is known: it is repeated only while Skyvern has
         trouble, and for no longer than a day."""
         ended = self._ledger.read(lambda connection: runs.ended_at(connection, source.name, submission.run_id))
-        trouble = not isinstance(answer, Answered) or answer.status == _TOO_MANY or answer.status >= _ITS_TROUBLE
+        status = answer.status if isinstance(answer, Answered) else HTTPStatus.GATEWAY_TIMEOUT
+        trouble = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
         return ended is not None and not (trouble and ended > now - poll_schedule.LOST_AFTER)
 
     def _postpone(self, submission: Submission, reason: str, longest: float, retry_after: float | None = None) -> None:
         now = time.time()
-        again = poll_schedule.next_look(submission.polls, now, random.random(), longest, retry_after=retry_after)
+        again = poll_schedule.next_poll(submission.polls, now, random.random(), longest, retry_after=retry_after)
         self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 
     def _resolve(self, source: PolledSource, leased: Sequence[Submission]) -> None:
-        """Look for the runs of submissions whose answer was lost: of those that are due, and of all others as well."""
+        """Search for the runs of submissions whose answer was lost: those that are due, and all others as well."""
         now = time.time()
 
         def miss(connection: Connection) -> list[Submission]:
@@ -191,16 +187,16 @@ class Reconciler:
                     lifecycle.resolve(
                         connection, each.id, SubmissionMove.MISS, now, due_at=now + polls.LEASE, reason=reason
                     )
-            return polls.unknown(connection, source.name, _MOST_UNKNOWN)
+            return polls.unknown(connection, source.name, _MAX_UNKNOWN)
 
         wanted = {each.id: each for each in [*leased, *self._ledger.write(miss)]}
-        settled = source.resolver.settle(list(wanted.values()), lambda moment: moment + polls.LEASE)
-        for submission_id, answer in settled.items():
+        resolved = source.resolver.bind(list(wanted.values()), lambda moment: moment + polls.LEASE)
+        for submission_id, fetched in resolved.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
             found = self._ledger.read(lambda connection, key=submission_id: lifecycle.one(connection, key))  # type: ignore[misc]
             if found is not None:
-                self._take_answer(source, found, answer)
-        missed = [wanted[each.id] for each in leased if each.id not in settled]
+                self._handle(source, found, *fetched)
+        missed = [wanted[each.id] for each in leased if each.id not in resolved]
         old = now - self._settings.absent_after
         gone = [each for each in missed if each.state is SubmissionState.UNKNOWN and each.created_at < old]
         absent = source.resolver.absent(gone) if gone else set()
@@ -210,7 +206,7 @@ class Reconciler:
             elif each.created_at < now - poll_schedule.LOST_AFTER:
                 self._give_up(each, "a day without a trace of a run")
             else:
-                self._look_again(each)
+                self._search_again(each)
 
     def _give_up(self, submission: Submission, reason: str, *, release: bool = False) -> None:
         log.info("reconcile.lost source=%s submission=%s reason=%s", submission.source, submission.id, reason)
@@ -221,47 +217,47 @@ class Reconciler:
             )
         )
 
-    def _look_again(self, submission: Submission) -> None:
+    def _search_again(self, submission: Submission) -> None:
         now = time.time()
         turns = [lifecycle.PENDING_LIMIT, self._settings.absent_after]
         again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), turns)
         reason = "no run with its token was found"
         self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 
-    def take(self, source: str, body: bytes, via: Via, submission_id: str = "") -> bool:
-        """Dispatch what the API said of a run, if it is final. Raises LedgerUnavailable."""
-        if not parse(body).final:
+    def dispatch(self, source: str, body: bytes, run: Run, via: Via, submission_id: str = "") -> bool:
+        """Dispatch a run that the API returned, if it is final. `run`: parsed from `body`. Raises LedgerUnavailable."""
+        if not run.final:
             return False
         event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
         with self._dispatching:
-            sinks = self._dispatcher.dispatch([event])
+            sinks = self._dispatcher.dispatch([event], {event.id: run})
         try:
             wakeups.wake_sinks(self._redis, sinks)
         except redis.RedisError:
-            log.info("reconcile.unheard redis is away; the clock rings when it is back")
+            log.info("reconcile.unheard redis is away; the clock wakes the sinks when it is back")
         return True
 
     # By hand.
 
     def drain(self, seconds: float) -> int:
-        """Look at all that is due, within the budget and `seconds`. Returns how many looks were taken."""
+        """Poll all that is due, within the budget and `seconds`. Returns how many polls were made."""
         until = time.monotonic() + seconds
-        looks = 0
+        count = 0
         while time.monotonic() < until:
-            begun = self.tick()
-            looks += begun
-            if not begun and not self._flying.total():
+            started = self.tick()
+            count += started
+            if not started and not self._running.total():
                 break
             time.sleep(0.05)
-        return looks
+        return count
 
     @property
     def sources(self) -> list[PolledSource]:
-        """The sources whose API can be asked."""
+        """The sources whose API can be called."""
         return list(self._sources.values())
 
     def close(self) -> None:
-        """Let go of everything. A look that is on its way ends with the process, and its lease runs out."""
+        """Close everything. A poll that is under way ends with the process, and its lease runs out."""
         self._pool.close()
         for source in self._sources.values():
             source.reader.close()
@@ -270,7 +266,7 @@ class Reconciler:
 
 
 def build(settings: Settings, config: Config) -> Reconciler:
-    """The reconciler for these settings; it opens its connections on first use. Raises ConfigError."""
+    """Build the reconciler for these settings. It opens its connections on first use. Raises ConfigError."""
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     ledger = Ledger(settings.database_url)
     dispatcher = Dispatcher(
@@ -281,7 +277,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
         connection,
     )
     limits = RateLimits(connection)
-    watched = []
+    polled = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:
             continue
@@ -290,7 +286,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
         except ConfigError as problem:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
-        watched.append(
+        polled.append(
             PolledSource(name, reader, budget, Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0))  # type: ignore[misc]
         )
-    return Reconciler(ledger, dispatcher, connection, config.reconcile, watched)
+    return Reconciler(ledger, dispatcher, connection, config.reconcile, polled)

@@ -1,10 +1,10 @@
-"""The run of a submission whose answer was lost, by proof: the token that we put into its callback URL.
+"""Finds the run of a submission whose answer was lost, by proof: the token in the run's callback URL.
 
-Skyvern tells the callback URL of a run in `run_request`. So the newest runs are listed, the few that could be meant are
-read, and a run that names our token is the submission's own. What was read once is remembered.
+Skyvern gives the callback URL of a run in `run_request`. So the newest runs are listed, the few candidates are fetched,
+and a run with the submission's token is its own. What was fetched once is remembered.
 
-That there is no such run is proved the same way, with more care: by a list that is whole, in which every run that could
-be meant was read, and which shows the token of another run that was submitted by the same call, and when that was.
+That there is no such run is proved the same way, with more care: by a list that is complete, of which every candidate
+was fetched, and which has another run of the same call that shows its token, and when it was submitted.
 """
 
 from __future__ import annotations
@@ -17,34 +17,42 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from receiver.domain.run import Run, parse
 from receiver.domain.submission import OPEN, SubmissionMove
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
 
+# Seconds by which Skyvern's clock may differ from ours.
 SKEW: Final = 120.0
-"""Seconds by which Skyvern's clock may differ from ours."""
+# Pages of 100 runs that one search lists at the most: only as far back as the oldest submission that it is for.
 PAGES: Final = 20
-"""Pages of 100 runs that one look lists at the most: only as far back as the oldest submission that it is for."""
+# Runs that one search fetches at the most.
 READS: Final = 40
-"""Runs that one look reads at the most."""
+# Runs that may show that the list has the tokens of a call.
 CONTROLS: Final = 3
-"""Runs that may show that the list tells the tokens of a call."""
+# Pauses before the searches that are made while the caller of a submit still waits, in seconds.
 INLINE: Final = (0.5, 2.0, 4.0)
-"""Pauses before the looks that are taken while the caller of a submit still waits, in seconds."""
+# Seconds that those searches may take in all: a Skyvern that has just lost an answer may well hang.
 INLINE_FOR: Final = 25.0
-"""Seconds that those looks may take in all: a Skyvern that has just lost an answer may well hang."""
+# Of one call in those searches.
 INLINE_PATIENCE: Final = Patience(tries=1, limit=8.0)
-"""Of one call in those looks."""
 _REMEMBERED: Final = 5000
 _TOKEN: Final = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
 
 
+class FetchedRun(NamedTuple):
+    """A run as GET /v1/runs/{id} answered, and what its body says."""
+
+    answer: Answered
+    run: Run
+
+
 def token_of(run: Any) -> str:
-    """The token in the callback URL of a run, as GET /v1/runs/{id} tells it; "" when there is none."""
+    """Return the token in the callback URL of a run, given the JSON of GET /v1/runs/{id}; "" when there is none."""
     request = run.get("run_request") if isinstance(run, dict) else None
     for place in (request, run):
         for name in ("webhook_url", "webhook_callback_url"):
@@ -56,7 +64,7 @@ def token_of(run: Any) -> str:
 
 
 def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> list[str]:
-    """The runs that could be meant, the likeliest first: those with a wanted title, then the oldest."""
+    """Return the ids of the runs that could be meant, the likeliest first: with a wanted title, then the oldest."""
     since = min((each.created_at for each in wanted), default=0.0) - SKEW
     titles = {each.title for each in wanted if each.title}
     young = [run for run in listed if run.created_at is None or run.created_at >= since]
@@ -64,7 +72,7 @@ def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> lis
 
 
 class Resolver:
-    """Proof for one source. Threads may share it. `allow`: asks for one call of the API, of a budget."""
+    """Finds runs by proof, for one source. Threads may share it. `allow`: takes one API call from a budget."""
 
     def __init__(
         self, source: str, reader: SkyvernReader, ledger: Ledger, allow: Callable[[], bool] = lambda: True
@@ -76,13 +84,13 @@ class Resolver:
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, wanted: Sequence[Submission]) -> dict[str, tuple[str, Answered]]:
-        """The runs of those submissions for which there is proof now, by submission id, with the GET of each.
+    def find(self, wanted: Sequence[Submission]) -> dict[str, tuple[str, FetchedRun]]:
+        """Return the run (its id, and what was fetched) of each submission that has one by proof, by submission id.
 
         Raises LedgerUnavailable.
         """
         missing = {each.id for each in wanted}
-        found: dict[str, tuple[str, Answered]] = {}
+        found: dict[str, tuple[str, FetchedRun]] = {}
         listed, _ = self._listed(wanted)
         run_ids = candidates(listed, wanted)
         owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
@@ -98,16 +106,16 @@ class Resolver:
             read = self._read(run_id)
             if read is None:
                 continue
-            token, answer = read
+            token, fetched = read
             if token in missing:
                 missing.remove(token)
-                found[token] = run_id, answer
+                found[token] = run_id, fetched
         return found
 
     def absent(self, wanted: Sequence[Submission]) -> set[str]:
-        """Those of the submissions, by id, that certainly have no run: see above. Raises LedgerUnavailable.
+        """Return the ids of the submissions that certainly have no run: see above. Raises LedgerUnavailable.
 
-        Ask only when a request of theirs can't be on its way any more.
+        Call it only when no request of theirs can be on its way any more.
         """
         listed, whole = self._listed(wanted, to_the_end=True)
         run_ids = [run.run_id for run in listed]
@@ -119,8 +127,8 @@ class Resolver:
         return {each.id for each in wanted if each.id not in tokens and self._shows(each.call, listed, owners)}
 
     def _shows(self, call: str, listed: Sequence[ListedRun], owners: Mapping[str, polls.Owner]) -> bool:
-        """Whether the list has a run that this call made, tells its token, and has it begin when it was submitted: by a
-        clock that is far behind, the run that is looked for would seem too old to be meant."""
+        """Whether the list has a run of this call that shows its token, and was created when it was submitted: by a
+        clock that is far behind, the run that is searched for would seem too old to be a candidate."""
         made = [run for run in listed if run.run_id in owners and owners[run.run_id].call == call]
         in_step = [
             run
@@ -130,46 +138,46 @@ class Resolver:
         return any(self._token(run.run_id) == owners[run.run_id].id for run in in_step)
 
     def _token(self, run_id: str) -> str | None:
-        """The token of a run, "" when it has none; None when nobody can say now."""
+        """Return the token of a run, "" when it has none; None when that can't be known now."""
         with self._lock:
             if run_id in self._seen:
                 return self._seen[run_id]
         read = self._read(run_id)
         return None if read is None else read[0]
 
-    def _read(self, run_id: str) -> tuple[str | None, Answered] | None:
-        """A run's token, which is remembered, and the GET of it. None without an answer; no token if none is told."""
+    def _read(self, run_id: str) -> tuple[str | None, FetchedRun] | None:
+        """Fetch a run; remember and return its token. None without an answer, no token when the run has no request."""
         answer = self._reader.get_run(run_id) if self._allow() else None
         if not isinstance(answer, Answered) or not answer.ok:
             return None
-        run = answer.json()
-        token = token_of(run)
-        if not token and not (isinstance(run, dict) and isinstance(run.get("run_request"), dict)):
-            return None, answer
+        fetched = FetchedRun(answer, parse(answer.body))
+        token = token_of(fetched.run.data)
+        if not token and not isinstance(fetched.run.data.get("run_request"), dict):
+            return None, fetched
         with self._lock:
             self._seen[run_id] = token
             while len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
-        return token, answer
+        return token, fetched
 
-    def settle(self, wanted: Sequence[Submission], due_at: Callable[[float], float]) -> dict[str, Answered]:
-        """Find runs and write down whose they are. Returns the GETs by submission id. Raises LedgerUnavailable."""
+    def bind(self, wanted: Sequence[Submission], due_at: Callable[[float], float]) -> dict[str, FetchedRun]:
+        """Find runs and record whose they are. Returns what was fetched, by submission id. Raises LedgerUnavailable."""
         found = self.find(wanted)
         now = time.time()
         due = due_at(now)
 
         def work(connection: Connection) -> list[str]:
-            """Sorted by run, as all take their locks."""
+            # Sorted by run, as all take their locks.
             return [
                 submission_id
-                for submission_id, (run_id, answer) in sorted(found.items(), key=lambda item: item[1][0])
+                for submission_id, (run_id, fetched) in sorted(found.items(), key=lambda item: item[1][0])
                 if lifecycle.resolve(
                     connection,
                     submission_id,
                     SubmissionMove.ACCEPT,
                     now,
                     run_id=run_id,
-                    run_type=_text(answer.json(), "run_type"),
+                    run_type=fetched.run.run_type,
                     due_at=due,
                 )
             ]
@@ -177,7 +185,7 @@ class Resolver:
         return {submission_id: found[submission_id][1] for submission_id in (self._ledger.write(work) if found else [])}
 
     def _listed(self, wanted: Sequence[Submission], *, to_the_end: bool = False) -> tuple[list[ListedRun], bool]:
-        """Skyvern's newest runs, and whether those are all since the oldest of the submissions.
+        """Return Skyvern's newest runs, and whether those are all since the oldest of the submissions.
 
         `to_the_end`: a page that is not full is no proof that there is no further one.
         """
@@ -195,7 +203,7 @@ class Resolver:
         return listed, False
 
     def still_open(self, submission_id: str) -> bool:
-        """Whether nobody knows yet if the submission has a run. Raises LedgerUnavailable."""
+        """Whether it is not known yet if the submission has a run. Raises LedgerUnavailable."""
         found = self._ledger.read(lambda connection: lifecycle.one(connection, submission_id))
         return found is not None and found.state in OPEN
 
@@ -203,23 +211,18 @@ class Resolver:
 async def prove(
     resolver: Resolver, submission: Submission, due_at: Callable[[float], float], pool: Executor | None = None
 ) -> Answered | None:
-    """Look for the run of a lost answer a few times, while the caller of the submit waits. None without proof in time.
+    """Search for the run of a lost answer a few times, while the caller of the submit waits. None if that is in vain.
 
-    `pool`: whose threads look; where all are busy, the time may be up before one is free.
+    `pool`: whose threads search; where all are busy, the time may be up before one is free.
     """
     loop = asyncio.get_running_loop()
     with suppress(LedgerUnavailable, TimeoutError):
         async with asyncio.timeout(INLINE_FOR):
             for pause in INLINE:
                 await asyncio.sleep(pause)
-                found = await loop.run_in_executor(pool, resolver.settle, [submission], due_at)
+                found = await loop.run_in_executor(pool, resolver.bind, [submission], due_at)
                 if submission.id in found:
-                    return found[submission.id]
+                    return found[submission.id].answer
                 if not await loop.run_in_executor(pool, resolver.still_open, submission.id):
                     return None
     return None
-
-
-def _text(value: Any, name: str) -> str:
-    found = value.get(name) if isinstance(value, dict) else None
-    return found if isinstance(found, str) else ""

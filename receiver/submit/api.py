@@ -25,14 +25,15 @@ from starlette.types import Receive, Scope, Send
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
 from receiver.domain.callback import CALLBACK
-from receiver.domain.poll_schedule import first_look
+from receiver.domain.poll_schedule import first_poll
 from receiver.domain.redaction import Redactor
+from receiver.domain.run import RunKey
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
-from receiver.ledger.runs import RunKey, RunStatus, standings
+from receiver.ledger.runs import RunStatus, standings
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
 from receiver.runtime.redis_client import connect
@@ -189,7 +190,7 @@ class _Api:
         return await prove(resolver, submission, lambda now: now + self._after, self._provers) if resolver else None
 
     def _due(self, _: str, members: Mapping[str, Any], headers: Mapping[str, str], now: float) -> float:
-        return first_look(members, headers, now, self._after)
+        return first_poll(members, headers, now, self._after)
 
     def _source(self, key: Key) -> Source:
         source = self.sources.get(key.source)

@@ -16,12 +16,12 @@ from typing import Final
 from urllib.parse import quote
 
 from receiver.domain.event import Event, event_id
-from receiver.domain.run import parse
+from receiver.domain.run import RunKey, parse
 from receiver.errors import RequestError
 from receiver.ledger import LedgerUnavailable, runs
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
-from receiver.ledger.runs import RunKey, RunResult, RunStatus
+from receiver.ledger.runs import RunResult, RunStatus
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.reconcile.resolver import token_of
 from receiver.skyvern import Answered, Unreachable

@@ -15,11 +15,11 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, InboxWriter
-from receiver.ledger import Connection, Ledger, LedgerDataError, queries
-from receiver.ledger import events as recording
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, queries
+from receiver.ledger.events import NewEvent
 from receiver.routing.router import Router
 from receiver.wakeups import deliver_queue, flag_key
-from tests.support.events import body, event
+from tests.support.events import body, count_parses, event
 
 ROUTES = [
     RouteConfig(name="everything", to=["results", "archive"]),
@@ -83,6 +83,18 @@ def test_events_leave_the_inbox_when_the_ledger_has_them_and_their_sinks_are_wok
         "billing": 0,
     }
     client.close()
+
+
+def test_a_body_is_parsed_once_on_its_way_from_the_inbox_to_the_ledger(
+    dispatcher: Dispatcher, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [body("tsk_1"), body("tsk_2", output={"total": 5000, "secret": "s"}), b"not json"]
+    append(redis_url, *map(event, contents))
+    parsed = count_parses(monkeypatch)
+
+    dispatcher.run(once())
+
+    assert sorted(parsed) == sorted(contents)
 
 
 def test_a_killed_dispatchers_batch_comes_back_and_makes_nothing_twice(
@@ -167,15 +179,15 @@ def test_one_bad_body_is_kept_and_stops_none_of_its_neighbours(
 def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_marked(
     dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = recording.record
+    real = events.record
 
-    def picky(connection: Connection, batch: Any, now: float) -> set[str]:
+    def picky(connection: Connection, batch: Any, now: float) -> list[NewEvent]:
         # Stands for a value that some database version refuses; those we know of are cleaned before.
         if any(item.run.run_id == "tsk_5" for item in batch):
             raise LedgerDataError("DataError")
         return real(connection, batch, now)
 
-    monkeypatch.setattr(recording, "record", picky)
+    monkeypatch.setattr(events, "record", picky)
     dispatcher.dispatch([event(body(f"tsk_{n}")) for n in range(8)])
 
     assert sorted(deliveries(ledger)) == [f"tsk_{n}" for n in range(8) if n != 5]

@@ -6,7 +6,11 @@ import json
 import time
 from typing import Any
 
+import pytest
+
+from receiver.domain import run
 from receiver.domain.event import Event, event_id
+from receiver.skyvern import Answered
 
 
 def body(run_id: str, status: str = "completed", **fields: object) -> bytes:
@@ -15,3 +19,12 @@ def body(run_id: str, status: str = "completed", **fields: object) -> bytes:
 
 def event(content: bytes, **fields: Any) -> Event:
     return Event(event_id("skyvern", content), "skyvern", content, time.time(), **fields)
+
+
+def count_parses(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The bodies of runs that are parsed from now on, once for each time."""
+    parsed: list[bytes] = []
+    load, read = run._load, Answered.json
+    monkeypatch.setattr(run, "_load", lambda content: (parsed.append(content), load(content))[1])
+    monkeypatch.setattr(Answered, "json", lambda self: (parsed.append(self.body), read(self))[1])
+    return parsed

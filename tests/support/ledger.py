@@ -33,7 +33,7 @@ def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "new", 
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
     def work(connection: sa.Connection) -> set[str]:
         events.lock_runs(connection, [item.key for item in batch], now)
-        return events.record(connection, batch, now)
+        return {item.event.id for item in events.record(connection, batch, now)}
 
     return ledger.write(work)
 

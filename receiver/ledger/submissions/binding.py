@@ -1,6 +1,6 @@
-"""Whose run an event tells of: runs and submissions are brought together while a batch of events is recorded.
+"""Binding runs to the submissions that they came of, while a batch of events is recorded.
 
-Locks are taken in the order of recording.py: runs first, sorted; then submissions, sorted.
+Locks are taken in the order of events.py: runs first, sorted; then submissions, sorted.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
+from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, sources
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.lifecycle import RunKey, Submission, of_row
+from receiver.ledger.submissions.lifecycle import Submission, of_row
 
 
 def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now: float) -> dict[RunKey, Submission]:
-    """Which submission each run came of. `wanted`: (source, run id, token of the callback URL or "").
+    """Bind runs to submissions, and return the submission of each run that has one.
 
-    Call it between recording.lock_runs and recording.record. A submission that knows the run's id is its own, with or
+    `wanted`: (source, run id, token of the callback URL or "").
+    Call it between events.lock_runs and events.record. A submission that knows the run's id is its own, with or
     without a token; a token binds only a submission of the same source that knows no run yet, or this one. What is
     bound for the first time is accepted, and the run gets the submission's id and labels.
     """
@@ -84,27 +86,3 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
             ],
         )
     return result
-
-
-def finish(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
-    """There is nothing more to look for: these runs are final."""
-    _set_due(connection, keys, None, now)
-
-
-def look_once_more(connection: sa.Connection, keys: Iterable[RunKey], due_at: float, now: float) -> None:
-    """These runs are final, and yet there may be more to tell of them at `due_at`."""
-    _set_due(connection, keys, due_at, now)
-
-
-def _set_due(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
-    wanted = sorted(set(keys))
-    for source in sorted({source for source, _ in wanted}):
-        connection.execute(
-            sa.update(submissions)
-            .where(
-                submissions.c.source == source,
-                bulk.among(connection, submissions.c.run_id, [run_id for each, run_id in wanted if each == source]),
-                sa.true() if due_at else submissions.c.due_at.is_not(None),
-            )
-            .values(due_at=due_at, updated_at=now)
-        )

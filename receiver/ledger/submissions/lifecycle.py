@@ -18,8 +18,6 @@ from receiver.ledger import bulk
 from receiver.ledger.engine import LedgerUnavailable
 from receiver.ledger.schema import runs, submissions
 
-RunKey = tuple[str, str]  # (source, run id)
-
 PENDING_LIMIT = 180.0
 """Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died."""
 PENDING_LOOK = 15.0

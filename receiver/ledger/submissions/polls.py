@@ -1,34 +1,35 @@
-"""Submissions whose result is missing: who looks for them now, and what is known of runs seen in Skyvern's API.
+"""Polls of submissions whose result is missing: when they are due, and which clock makes them.
 
-A look is leased, so that of several clocks one takes it; the lease of a clock that was killed runs out.
+A poll is leased, so that of several clocks one makes it; the lease of a clock that was killed runs out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions.lifecycle import Submission, of_row
 
+# Seconds that one poll may take.
 LEASE = 90.0
-"""Seconds that one look may take."""
 
 
 def count_due(connection: sa.Connection, now: float, limit: int) -> dict[str, int]:
-    """How many submissions of each source are due, counting at most `limit` in all."""
+    """Count the submissions of each source that are due, at most `limit` in all."""
     oldest = sa.select(submissions.c.source).where(submissions.c.due_at <= now).limit(limit).subquery()
     found = connection.execute(sa.select(oldest.c.source, sa.func.count()).group_by(oldest.c.source))
     return {row[0]: row[1] for row in found}
 
 
-def take_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
-    """Lease up to `limit` submissions that are due, the one that waits longest first."""
+def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
+    """Lease and return up to `limit` submissions that are due, the one that waits longest first."""
     taken = [
         replace(of_row(row), due_at=now + LEASE)
         for row in connection.execute(
@@ -45,8 +46,8 @@ def take_due(connection: sa.Connection, source: str, now: float, limit: int) -> 
     return taken
 
 
-def stop_looking(connection: sa.Connection, submission_id: str, reason: str, now: float) -> None:
-    """Skyvern knows nothing of the run any more: nobody looks again."""
+def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now: float) -> None:
+    """End the polling of one submission, for `reason`."""
     connection.execute(
         sa.update(submissions)
         .where(submissions.c.id == submission_id, submissions.c.due_at.is_not(None))
@@ -54,8 +55,22 @@ def stop_looking(connection: sa.Connection, submission_id: str, reason: str, now
     )
 
 
+def set_due(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
+    """Set when the submissions of runs are polled next; None ends the polling, for these runs are final."""
+    for source, run_ids in bulk.by_source(keys):
+        connection.execute(
+            sa.update(submissions)
+            .where(
+                submissions.c.source == source,
+                bulk.among(connection, submissions.c.run_id, run_ids),
+                sa.true() if due_at else submissions.c.due_at.is_not(None),
+            )
+            .values(due_at=due_at, updated_at=now)
+        )
+
+
 def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
-    """Look for these now, if there is something to look for. Returns how many there are."""
+    """Make these due now, if they are polled at all. Returns how many that are."""
     if not ids:
         return 0
     result = connection.execute(
@@ -71,7 +86,7 @@ def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
 
 
 def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submission]:
-    """Submissions whose answer was lost, the newest first: a look at Skyvern's newest runs may find several."""
+    """Return submissions whose answer was lost, the newest first: Skyvern's newest runs may be those of several."""
     rows = connection.execute(
         sa.select(submissions)
         .where(
@@ -94,7 +109,7 @@ class Owner(NamedTuple):
 
 
 def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, Owner]:
-    """Those of the runs that are some submission's own."""
+    """Return the submissions of those runs that have one, by run id."""
     query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call, submissions.c.created_at).where(
         submissions.c.source == source, bulk.among(connection, submissions.c.run_id, sorted(run_ids))
     )

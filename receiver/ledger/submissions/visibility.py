@@ -11,11 +11,12 @@ import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.api_key import RESUBMIT
+from receiver.domain.run import RunKey
 from receiver.ledger import api_keys, bulk
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions as table
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import RunKey, Submission
+from receiver.ledger.submissions.lifecycle import Submission
 
 
 def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:

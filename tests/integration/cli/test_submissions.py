@@ -19,7 +19,7 @@ from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.submissions import binding, lifecycle
+from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from tests.support.ledger import claim, new_event, record
 
@@ -74,7 +74,7 @@ def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(
     submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
     submit(book, "b", SubmissionMove.MISS, 90)
     submit(book, "c", SubmissionMove.REJECT, 5)
-    book.write(lambda connection: binding.finish(connection, [("skyvern", "tsk_c")], time.time()))
+    book.write(lambda connection: polls.set_due(connection, [("skyvern", "tsk_c")], None, time.time()))
 
     rows = runhook("submissions").splitlines()
 

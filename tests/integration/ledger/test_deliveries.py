@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,8 +119,7 @@ def test_an_event_is_recorded_once_however_often_it_comes(ledger: Ledger) -> Non
 
 def test_a_run_stands_as_its_newest_event_says_and_counts_all(ledger: Ledger) -> None:
     record(ledger, new_event("wr_1", status="running", workflow_title="Invoices"))
-    stale = new_event("wr_1", status="failed", failure_reason="old")
-    stale.newest = False
+    stale = replace(new_event("wr_1", status="failed", failure_reason="old"), newest=False)
     record(ledger, stale, new_event("wr_1", status="completed"))
 
     (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
@@ -150,7 +150,7 @@ def test_a_value_that_the_database_refuses_is_told_from_a_ledger_that_is_away(le
     surrogate = Event("evt_\ud800", "skyvern", b"", NOW)
 
     with pytest.raises(LedgerDataError):
-        record(ledger, NewEvent(surrogate, item.run, b"", None))
+        record(ledger, NewEvent(surrogate, item.run, b"", None, disposition="unreadable"))
     assert ledger.read(lambda connection: queries.list_events(connection, queries.Filter())) == []
 
 

@@ -46,7 +46,7 @@ def answered(ledger: Ledger, name: str, move: SubmissionMove, run_id: str = "") 
 
 
 def due(ledger: Ledger, now: float) -> list[Submission]:
-    return ledger.write(lambda connection: polls.take_due(connection, "skyvern", now, 9))
+    return ledger.write(lambda connection: polls.lease_due(connection, "skyvern", now, 9))
 
 
 def owner(ledger: Ledger, run_id: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
+from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, queries
 from receiver.ledger.migrate import ensure_schema
@@ -31,6 +32,7 @@ from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port
+from tests.support.events import count_parses
 from tests.support.waiting import eventually
 
 Simulate = Callable[..., SkyvernSimulator]
@@ -83,6 +85,10 @@ class Rig:
         content = dumps({"run_id": run_id, "run_type": "task_v1", **fields})
         return Event(event_id("skyvern", content), "skyvern", content, time.time())
 
+    def take(self, content: bytes) -> None:
+        """Dispatch what Skyvern's API says of a run."""
+        self.reconciler.dispatch("skyvern", content, parse(content), "poll")
+
     def events(self) -> list[tuple[str, str, str]]:
         rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter(limit=100)))
         return [(row["run_id"], row["via"], row["disposition"]) for row in reversed(rows)]
@@ -129,6 +135,26 @@ def test_an_overdue_run_is_polled_and_its_result_is_an_event_once_however_late_t
     assert it.deliveries() == 1
 
 
+@pytest.mark.parametrize("road", ["poll", "lost answer", "import"])
+def test_what_the_api_says_of_a_run_is_parsed_once(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, road: str
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
+    sim.wait_final(run_id)
+    it.begin()
+    it.answered(run_id) if road == "poll" else it.lost()
+    parsed = count_parses(monkeypatch)
+
+    if road == "import":
+        import_runs(it.ledger, it.reconciler.sources[0], 0.0, it.reconciler.dispatch)
+    else:
+        it.reconciler.drain(20)
+
+    assert [what for _, _, what in it.events()] == ["new"]
+    assert sum(b"run_request" in each for each in parsed) == 1, "lists of runs have none"
+
+
 @pytest.mark.parametrize("path", ["/v1/run/tasks", "/v1/run/agents"])
 @pytest.mark.parametrize("engine", ["skyvern-1.0", "skyvern-2.0"])
 def test_the_poll_and_the_webhook_of_each_kind_say_the_same(
@@ -140,7 +166,7 @@ def test_the_poll_and_the_webhook_of_each_kind_say_the_same(
     content = dumps(webhook(sim.run(run_id), lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
     it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time())])
 
-    it.reconciler.take("skyvern", sim.client.get(f"/v1/runs/{run_id}").content, "poll")
+    it.take(sim.client.get(f"/v1/runs/{run_id}").content)
 
     assert [(via, what) for _, via, what in it.events()] == [("webhook", "new"), ("poll", "repeat")]
 
@@ -392,15 +418,15 @@ def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_th
     it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
     runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(120)]
     sim.wait_final(*runs)
-    it.reconciler.take("skyvern", sim.client.get(f"/v1/runs/{runs[0]}").content, "poll")
+    it.take(sim.client.get(f"/v1/runs/{runs[0]}").content)
     (source,) = it.reconciler.sources
 
     seen = import_runs(it.ledger, source, 0.0)
     assert (seen.final, len(seen.missing), seen.imported) == (120, 119, [])
     since = sim.run(runs[-10]).created_at.replace(tzinfo=UTC).timestamp()
-    taken = import_runs(it.ledger, source, since, it.reconciler.take)
+    taken = import_runs(it.ledger, source, since, it.reconciler.dispatch)
     assert sorted(taken.imported) == sorted(runs[-10:])
-    assert import_runs(it.ledger, source, since, it.reconciler.take).missing == []
+    assert import_runs(it.ledger, source, since, it.reconciler.dispatch).missing == []
     assert sorted(it.events()) == sorted([(runs[0], "poll", "new"), *((each, "import", "new") for each in runs[-10:])])
     assert it.deliveries() == 11
 
@@ -415,7 +441,7 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
     sim.wait_final(run_id)
     (source,) = it.reconciler.sources
 
-    import_runs(it.ledger, source, 0.0, it.reconciler.take)
+    import_runs(it.ledger, source, 0.0, it.reconciler.dispatch)
 
     assert (it.submission().state, it.submission().run_id) == (SubmissionState.ACCEPTED, run_id)
     assert it.deliveries() == 2

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain import deduplication
-from receiver.domain.deduplication import VOLATILE, Facts, Judgement, classify
+from receiver.domain.deduplication import VOLATILE, Classification, Facts, classify
 from receiver.domain.run import parse
 from receiver.skyvern import samples
 
@@ -165,7 +165,7 @@ def canceled(says: str, at: float, *, null: bool = False) -> Facts:
     return event(says, at, status="canceled", null=null)
 
 
-def record(events: Sequence[Facts]) -> list[Judgement]:
+def record(events: Sequence[Facts]) -> list[Classification]:
     """Judge events in the order of their arrival. The nth gets the id "n"."""
     history: list[Facts] = []
     verdicts = []
@@ -430,7 +430,7 @@ def test_the_order_of_the_history_does_not_matter() -> None:
     past = [replace(event(s, at), event_id=s, seq=n) for n, (s, at) in enumerate([("A", 1), ("B", 2), ("A", 3)], 1)]
     new = replace(event("A", 3), event_id="new", seq=4)
 
-    assert {classify(new, order) for order in itertools.permutations(past)} == {Judgement("repeat", "A")}
+    assert {classify(new, order) for order in itertools.permutations(past)} == {Classification("repeat", "A")}
 
 
 def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> None:

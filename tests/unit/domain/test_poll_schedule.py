@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.poll_schedule import AGAIN, LONGEST_FIRST, first_look, next_look
+from receiver.domain.poll_schedule import AGAIN, LONGEST_FIRST, first_poll, next_poll
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,19 @@ from receiver.domain.poll_schedule import AGAIN, LONGEST_FIRST, first_look, next
         ({"max_steps": [1]}, {"x-max-steps-override": "nan"}, 600),
     ],
 )
-def test_the_first_look_comes_when_the_request_allows_no_more(
+def test_the_first_poll_comes_when_the_request_allows_no_more(
     members: dict[str, Any], headers: dict[str, str], seconds: float
 ) -> None:
-    assert first_look(members, headers, 1000.0, 600.0) == 1000.0 + seconds
+    assert first_poll(members, headers, 1000.0, 600.0) == 1000.0 + seconds
 
 
 @given(st.integers(-1, 10**6), st.floats(0, 0.999), st.floats(1, 1e6))
 def test_looks_grow_rarer_up_to_the_longest_pause(polls: int, chance: float, longest: float) -> None:
-    wait = next_look(polls, 0.0, chance, longest)
+    wait = next_poll(polls, 0.0, chance, longest)
     assert min(AGAIN, longest) * 0.75 <= wait <= longest * 1.25
 
 
 def test_skyvern_may_ask_for_a_later_look_but_not_for_none() -> None:
-    assert next_look(0, 0.0, 0.5, 3600, retry_after=100) == 100
-    assert next_look(0, 0.0, 0.5, 3600, retry_after=1) == AGAIN
-    assert next_look(0, 0.0, 0.5, 3600, retry_after=1e12) == LONGEST_FIRST
+    assert next_poll(0, 0.0, 0.5, 3600, retry_after=100) == 100
+    assert next_poll(0, 0.0, 0.5, 3600, retry_after=1) == AGAIN
+    assert next_poll(0, 0.0, 0.5, 3600, retry_after=1e12) == LONGEST_FIRST
