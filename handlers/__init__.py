@@ -1,6 +1,6 @@
-"""Where deliveries go. The public face of the sink contract; see docs/writing-a-sink.md.
+"""The sinks, and the public names of the sink contract; see docs/writing-a-sink.md.
 
-This package never imports `receiver`: a sink knows a delivery, not the road it came by.
+This package never imports `receiver`: a sink knows a delivery, not how it was received.
 """
 
 from handlers.contract import (

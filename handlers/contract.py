@@ -1,9 +1,9 @@
-"""The sink contract: what a sink is given, what it gives back, and the only three ways in which it can fail.
+"""The sink contract: what a sink is given, what it returns, and the three ways in which it can fail.
 
     SinkError
     ├── Refused        this delivery will never be accepted: it is dead now
-    └── Unavailable    not now: it is tried again, after `retry_after` seconds if the sink said so
-    any other exception is a bug of ours: recorded with its type, and retried within the sink's budget
+    └── Unavailable    not now: it is tried again, after `retry_after` seconds if given
+    any other exception is a bug: recorded with its type, and retried within the sink's budget
 
 This file knows no sink and no transport.
 """
@@ -30,7 +30,7 @@ class Refused(SinkError):
 class Unavailable(SinkError):
     """The sink can't accept now; it may later.
 
-    `retry_after`: seconds that we were asked to wait, or None.
+    `retry_after`: seconds that the sink asked to wait, or None.
     `dependency`: the sink itself is healthy, but something else that this delivery needs is not (the host of an
     artifact). Only this delivery waits and spends its attempts; the sink's breaker does not open.
     """
@@ -45,9 +45,9 @@ class Unavailable(SinkError):
 class Receipt:
     """Proof that a sink accepted.
 
-    `id`: what names the thing at the sink (row key, object prefix, message timestamp).
+    `id`: what identifies the result at the sink (row key, object prefix, message timestamp).
     `keys`: what was written (object keys, file paths), in a stable order.
-    `urls`: lasting links by name ("run.json", "recording", "invoice.pdf"), for sinks that come after this one.
+    `urls`: lasting links by name ("run.json", "recording", "invoice.pdf"), for sinks that wait for this one.
     `note`: something an operator should see, such as an artifact that was over the size cap.
     """
 
@@ -57,7 +57,7 @@ class Receipt:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The receipt as JSON-ready values; empty parts are left out."""
+        """Return the receipt as JSON-ready values, without empty parts."""
         parts: dict[str, Any] = {"id": self.id, "keys": list(self.keys), "urls": dict(self.urls), "note": self.note}
         return {name: value for name, value in parts.items() if value}
 
@@ -69,7 +69,7 @@ class Delivery:
     `key` is the idempotency key: the same at every attempt and every replay, never shared by two deliveries.
     `run` is the parsed body after redaction ({} when the body could not be parsed, and then `problem` says why);
     `body` the bytes that were received (re-serialised only if something in them was redacted).
-    `status` is the run's outcome after untangling, which can differ from run["status"].
+    `status` is the run's outcome, which can differ from run["status"].
     `receipts`: the receipts (`Receipt.to_dict()`) of the sinks that this one waited for, by sink name;
     None for one that ended dead.
     """
@@ -97,7 +97,7 @@ class Delivery:
 class Artifact:
     """One file of a run.
 
-    `kind`: recording, screenshot, download, or Skyvern's own artifact type. `url` may be signed and may have lapsed.
+    `kind`: recording, screenshot, download, or Skyvern's own artifact type. `url` may be signed and may have expired.
     `sha256`: lower-case hex as the sender gave it, or None. `size`: bytes, or None.
     """
 
@@ -110,30 +110,30 @@ class Artifact:
 
 
 class Services(Protocol):
-    """What the host lends to a sink. A sink that needs none of it ignores it."""
+    """What the host provides to a sink, which may ignore it."""
 
     def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
-        """The run's artifacts with new signed URLs, asked from the source's API. Empty when the source has no API key.
+        """Return the run's artifacts with new signed URLs from the source's API; () when the source has no API key.
 
         Raises Unavailable when the API can't answer now.
         """
         ...
 
     def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
-        """Where the source's own API serves the bytes of an artifact; "" when the source has no API key."""
+        """Return the URL of an artifact's bytes at the source's own API; "" when the source has no API key."""
         ...
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
-        """Headers for a download of `url`: the API key when `url` is at the source's own API origin, else {}."""
+        """Return headers for a download of `url`: the API key when `url` is at the source's API origin, else {}."""
         ...
 
     def allowed_addresses(self) -> Sequence[str]:
-        """Hosts and CIDR networks that the operator lists as safe although they are private."""
+        """Return hosts and CIDR networks that the operator allows although they are private."""
         ...
 
 
 class SinkOptions(BaseModel):
-    """Base of every sink's options: unknown keys are an error, so that a typing mistake is found at load."""
+    """Base of every sink's options. Unknown keys are an error, so that a typo is found at load."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -146,8 +146,8 @@ O = TypeVar("O", bound=SinkOptions)  # noqa: E741
 class Sink(ABC, Generic[O]):
     """A destination. One instance lives in one worker process and is used by up to `concurrency` threads at once.
 
-    A sink never retries, never sleeps and never logs a payload. The constructor validates and opens nothing that
-    a fork would break: connections are made on first use.
+    A sink never retries, never sleeps and never logs a payload. The constructor opens nothing that a fork would break:
+    connections are made at the first send.
     """
 
     Options: ClassVar[type[SinkOptions]] = SinkOptions
@@ -161,17 +161,17 @@ class Sink(ABC, Generic[O]):
 
     @abstractmethod
     def send(self, delivery: Delivery) -> Receipt:
-        """Hand the delivery over. Returning means accepted; see the module's docstring for the errors."""
+        """Send the delivery. Returning means accepted; see the module's docstring for the errors."""
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """One answer for each delivery, in order. Raising means that the whole batch failed for that reason."""
+        """Send a batch; return one answer for each delivery, in order. Raising means that the whole batch failed."""
         answers: list[Receipt | Exception] = []
         for delivery in deliveries:
             try:
                 answers.append(self.send(delivery))
-            except Exception as error:  # noqa: BLE001 - the caller tells the three kinds apart
+            except Exception as error:  # noqa: BLE001 - the caller distinguishes the three kinds
                 answers.append(error)
         return answers
 
     def close(self) -> None:
-        """Let go of connections. Called once, when no send is running."""
+        """Close connections. Called once, when no send is running."""

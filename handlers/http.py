@@ -1,7 +1,7 @@
-"""The sink `http`: one request for one delivery, signed as Standard Webhooks (https://www.standardwebhooks.com) has it.
+"""The sink `http`: one request for each delivery, signed as in Standard Webhooks (https://www.standardwebhooks.com).
 
-The address is the operator's own, so it may be private; what a payload says never becomes part of it. Redirects are
-not followed: a body and its signature go only where the operator sent them.
+The URL is the operator's, so it may be private; nothing of a payload becomes part of it. Redirects are not followed: a
+body and its signature go only where the operator sends them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,17 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
-from handlers.support.guarded_client import Deadline, GuardedClient, Response, parse_url
+from handlers.support.guarded_client import ANY_ADDRESS, Deadline, GuardedClient, Response, parse_url
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 
 MAX_ANSWER = 64 * 1024
-"""Bytes of an answer that are read, and then thrown away: only its status counts."""
-TRY_AGAIN = frozenset({408, 425, 429})
-"""The only 4xx that speak of now and not of the request."""
+"""Bytes of a response body that are read and dropped: only the status counts."""
+RETRYABLE = frozenset({408, 425, 429})
+"""The 4xx that are about the moment and not about the request."""
 
-_ANYWHERE = ("0.0.0.0/0", "::/0")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
 
 
 class HttpOptions(SinkOptions):
@@ -63,7 +62,7 @@ class HttpOptions(SinkOptions):
     @field_validator("cert", "key", "key_password", "ca", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
-        """ "${CLIENT_CERT:-}" where there is none."""
+        """Take "${CLIENT_CERT:-}" without such a variable as None."""
         return None if value == "" else value
 
     @field_validator("url")
@@ -80,7 +79,7 @@ class HttpOptions(SinkOptions):
     @classmethod
     def _is_secret(cls, value: Any) -> Any:
         given = value if isinstance(value, tuple) else () if value is None else (value,)
-        kept = tuple(each for each in given if each.get_secret_value().strip())  # "${OLD_SECRET:-}" is none any more
+        kept = tuple(each for each in given if each.get_secret_value().strip())  # an empty "${OLD_SECRET:-}" is dropped
         if value is not None and not kept:
             raise ValueError("is empty; leave it out if requests need no signature")
         for each in kept:
@@ -91,9 +90,9 @@ class HttpOptions(SinkOptions):
     @classmethod
     def _are_headers(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
         for name, content in value.items():
-            if not _TOKEN.fullmatch(name):
+            if not _HEADER_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of a header")
-            if name.lower() in _OURS or name.lower().startswith(("webhook-", "runhook-")):
+            if name.lower() in _RESERVED_HEADERS or name.lower().startswith(("webhook-", "runhook-")):
                 raise ValueError(f"{name} is set by Runhook itself; for content-type there is content_type")
             text = content.get_secret_value()
             if not text.isprintable() or not text.isascii():
@@ -117,13 +116,13 @@ class HttpOptions(SinkOptions):
 
     @property
     def signing_keys(self) -> tuple[bytes, ...]:
-        """The keys that sign, newest first as the operator wrote them."""
+        """The signing keys, in the operator's order."""
         given = self.secret if isinstance(self.secret, tuple) else (self.secret,) if self.secret else ()
         return tuple(signing_key(each.get_secret_value()) for each in given)
 
 
 def signing_key(secret: str) -> bytes:
-    """The key that `secret` means. Raises ValueError, without the secret."""
+    """Return the signing key of `secret`. Raises ValueError, whose message does not show the secret."""
     secret = secret.strip()
     if not secret.startswith("whsec_"):
         return secret.encode()
@@ -137,30 +136,30 @@ def signing_key(secret: str) -> bytes:
 
 
 def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """A signature as it stands in the header webhook-signature. `timestamp`: whole seconds since the epoch."""
+    """Return a signature for the header webhook-signature. `timestamp`: whole seconds since the epoch."""
     content = b".".join((message_id.encode(), str(timestamp).encode(), body))
     return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
 
-def judge(host: str, answer: Response, now: float) -> None:
-    """Return when the server accepted; raises Refused or Unavailable when it did not. Nothing of its body is shown."""
+def raise_for_status(host: str, answer: Response, now: float) -> None:
+    """Raise Refused or Unavailable unless the server accepted. Nothing of its body is shown. `now`: epoch seconds."""
     status = answer.status
     if 200 <= status < 300:
         return
-    if status >= 500 or status in TRY_AGAIN:
+    if status >= 500 or status in RETRYABLE:
         raise Unavailable(f"{host} answered {status}", retry_after=retry_after(answer.headers, now))
     if 300 <= status < 400:
         try:
-            elsewhere = urlsplit(answer.headers.get("location", "")).hostname
+            target = urlsplit(answer.headers.get("location", "")).hostname
         except ValueError:
-            elsewhere = None
-        to = f" and redirects to {quote(elsewhere, safe='.:-')}" if elsewhere else ""
+            target = None
+        to = f" and redirects to {quote(target, safe='.:-')}" if target else ""
         raise Refused(f"{host} answered {status}{to}; redirects are not followed: write the last address into url")
     raise Refused(f"{host} answered {status}" + (": it wants no more of these" if status == 410 else ""))
 
 
 class HttpSink(Sink[HttpOptions]):
-    """Requests to one address. Connections are kept open between deliveries."""
+    """Sends requests to one URL. Connections stay open between deliveries."""
 
     Options: ClassVar[type[SinkOptions]] = HttpOptions
 
@@ -178,7 +177,7 @@ class HttpSink(Sink[HttpOptions]):
         self._opening = threading.Lock()
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Send the request. The receipt's id is the delivery's key, which the receiver knows as webhook-id."""
+        """Send the request. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
         deadline = Deadline(self.options.timeout)
         body = self._body(delivery)
         now = time.time()
@@ -190,7 +189,7 @@ class HttpSink(Sink[HttpOptions]):
             deadline=deadline,
             max_answer=MAX_ANSWER,
         )
-        judge(self._host, answer, now)
+        raise_for_status(self._host, answer, now)
         return Receipt(delivery.key)
 
     def close(self) -> None:
@@ -230,11 +229,11 @@ class HttpSink(Sink[HttpOptions]):
         with self._opening:
             if self._client is None:
                 timeout = self.options.timeout
-                self._client = GuardedClient(_ANYWHERE, timeout=timeout, tls=self._tls())
+                self._client = GuardedClient(ANY_ADDRESS, timeout=timeout, tls=self._tls())
             return self._client
 
     def _tls(self) -> ssl.SSLContext | None:
-        """Read from the files now, not at load: whoever checks the config need not have them."""
+        """Make the TLS context. Reads its files at the first send: a host that only checks the config may lack them."""
         options = self.options
         if not (options.cert or options.ca):
             return None

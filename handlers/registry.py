@@ -1,7 +1,7 @@
-"""Which sink types there are, and how one is built from its options. Knows no sink: it loads a class when asked for it.
+"""Find sink types by name, and build sinks from their options. Imports a sink's class only when asked for it.
 
-The types that come with Runhook are listed here, so that they are found from a plain checkout too. Other distributions
-add theirs by an entry point in the group `runhook.sinks` (docs/writing-a-sink.md); a built-in one's name stays its own.
+The built-in types are listed here, so that they are found in a plain checkout too. Other distributions add theirs by an
+entry point in the group `runhook.sinks` (docs/writing-a-sink.md), which can't replace a built-in type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUILT_IN: Mapping[str, str] = {
 
 
 class UnknownSinkType(KeyError):
-    """No sink type has this name. `suggestion`: the name that was probably meant, or None."""
+    """No sink type has this name. `suggestion`: a known name that is close, or None."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         close = get_close_matches(name, known, n=1)
@@ -43,16 +43,16 @@ class UnknownSinkType(KeyError):
 
 
 class BrokenSinkType(ImportError):
-    """The sink type exists, and its code can't be used: the message says which entry point, and why."""
+    """The sink type exists but its code can't be used; the message says which entry point, and why."""
 
 
 def names() -> list[str]:
-    """The names of all sink types, sorted. Imports none of them."""
+    """Return the names of all sink types, sorted, without importing them."""
     return sorted(_entry_points())
 
 
 def sink_type(name: str) -> type[Sink[Any]]:
-    """The class of the sink type `name`. Raises UnknownSinkType or BrokenSinkType."""
+    """Return the class of the sink type `name`. Raises UnknownSinkType or BrokenSinkType."""
     found = _entry_points().get(name)
     if found is None:
         raise UnknownSinkType(name, names())
@@ -60,7 +60,7 @@ def sink_type(name: str) -> type[Sink[Any]]:
 
 
 def sink_types() -> dict[str, type[Sink[Any]]]:
-    """Every sink type that can be imported here, by name: a broken one is left out, and `sink_type` says why."""
+    """Return every sink type that can be imported, by name. A broken one is left out; `sink_type` raises why."""
     types: dict[str, type[Sink[Any]]] = {}
     for name in names():
         try:
@@ -71,7 +71,7 @@ def sink_types() -> dict[str, type[Sink[Any]]]:
 
 
 def build(name: str, type: str, options: Mapping[str, Any], services: Services) -> Sink[Any]:  # noqa: A002
-    """The sink `name` of type `type`. Opens no connection and no file.
+    """Build the sink `name` of type `type`. Opens no connection and no file.
 
     Raises UnknownSinkType (a KeyError), BrokenSinkType (an ImportError), or pydantic.ValidationError for the options.
     """
@@ -81,7 +81,7 @@ def build(name: str, type: str, options: Mapping[str, Any], services: Services) 
 
 @cache
 def _entry_points() -> Mapping[str, tuple[EntryPoint, ...]]:
-    """By name. Several are kept where distributions disagree, so that the error can name them."""
+    """Return the entry points by name: several where distributions disagree, so that the error can name them."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in entry_points(group=GROUP):
         others = found.get(point.name, ())
@@ -98,7 +98,7 @@ def _load(name: str, points: tuple[EntryPoint, ...]) -> type[Sink[Any]]:
     (point,) = points
     try:
         cls = point.load()
-    except Exception as error:  # somebody else's module may raise anything when it is imported
+    except Exception as error:  # a third party's module may raise anything when imported
         raise BrokenSinkType(f"sink type {name!r} ({_where(point)}) can't be imported: {_line(error)}") from error
     if not (isinstance(cls, type) and issubclass(cls, Sink)):
         raise BrokenSinkType(f"sink type {name!r} ({_where(point)}) is not a subclass of handlers.contract.Sink")

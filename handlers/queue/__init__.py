@@ -1,8 +1,8 @@
-"""Queues for programs that would rather pull: a Redis stream, SQS, SNS.
+"""The sink `queue`: one message for each run, in a Redis stream, SQS or SNS.
 
-sink           the sink and its options: which queue, and where
-message        what such a program sees, the same for all
-redis_stream   XADD, once for each delivery
+sink           the sink and its options
+message        the message, the same for every kind of queue (pure)
+redis_stream   a Redis stream: XADD, once for each delivery
 aws            SQS and SNS
 """
 

@@ -1,8 +1,8 @@
 """A Redis (or Valkey) stream as the queue: XADD once for each key.
 
-The entry and a marker with the delivery's key are written by one script, which Redis runs whole or not at all: within
-`once_for` seconds the same delivery is never added again, whatever was lost on the way. How safe an accepted entry is
-depends on that Redis's own persistence (`appendfsync`). It knows messages; it knows no delivery and no run.
+One script atomically writes the entry and a marker with the delivery's key: within `once_for` seconds the same delivery
+is never added again, even if an answer was lost. How durable an accepted entry is depends on that Redis's persistence
+(`appendfsync`). It knows messages, and no delivery or run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ return id
 
 
 class RedisStream:
-    """Connects at the first message. Safe to use from many threads."""
+    """A stream as a queue. Connects at the first message. Safe to use from many threads."""
 
     def __init__(self, url: str, stream: str, max_len: int, once_for: int, timeout: float) -> None:
         self._url = url
@@ -46,7 +46,7 @@ class RedisStream:
         self._guard = threading.Lock()
 
     def put(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
-        """Add all in one round trip. Raises Unavailable when Redis can't be used."""
+        """Add the messages in one round trip. Raises Unavailable when Redis can't be used."""
         pipeline = self._connected().pipeline(transaction=False)
         for message in messages:
             fields: list[str | bytes] = [part for pair in message.fields.items() for part in pair]
@@ -57,11 +57,11 @@ class RedisStream:
         try:
             answers = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
-            raise _meaning(error) from None
+            raise _to_sink_error(error) from None
         return [self._receipt(answer, message) for answer, message in zip(answers, messages, strict=True)]
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections. The next message opens new ones."""
         with self._guard:
             if self._client is not None:
                 self._client.close()
@@ -69,7 +69,7 @@ class RedisStream:
 
     def _receipt(self, answer: Any, message: QueueMessage) -> Receipt | SinkError:
         if isinstance(answer, Exception):
-            return _meaning(answer)
+            return _to_sink_error(answer)
         entry = answer.decode() if isinstance(answer, bytes) else str(answer)
         return Receipt(entry, keys=(f"{self._stream}/{entry}",), note=message.note)
 
@@ -86,7 +86,8 @@ class RedisStream:
             return self._client
 
 
-_MEANINGS: Mapping[str, str] = {  # by redis-py's class, or by the first word where there is no class for it
+# By redis-py's class, or by the first word of errors without a class.
+_MESSAGES: Mapping[str, str] = {
     "AuthenticationError": "it does not take the user or password",
     "WRONGPASS": "it does not take the user or password",
     "NOAUTH": "it wants a password",
@@ -101,13 +102,13 @@ _MEANINGS: Mapping[str, str] = {  # by redis-py's class, or by the first word wh
 }
 
 
-def _meaning(error: Exception) -> SinkError:
-    """What Redis's answer means, in our words: its own may hold what was sent."""
+def _to_sink_error(error: Exception) -> SinkError:
+    """Return the error for Redis's answer, whose own message may hold what was sent."""
     if isinstance(error, redis.TimeoutError):
         return Unavailable("Redis did not answer in time")
     text = str(error)
     kinds = [kind.__name__ for kind in type(error).__mro__]
-    for name, meaning in _MEANINGS.items():
+    for name, meaning in _MESSAGES.items():
         if name in kinds or text.startswith(name):
             return Unavailable(f"Redis refuses: {meaning}")
     if isinstance(error, redis.ConnectionError):

@@ -1,4 +1,4 @@
-"""The sink `queue`: runs for programs that would rather pull than be called. Each kind of queue has its own file."""
+"""The sink `queue`: runs for programs that pull messages. Each kind of queue has its own file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from handlers.queue.message import QueueMessage, as_bytes, as_text
 To = Literal["redis-stream", "sqs", "sns"]
 
 _AWS = ("region", "endpoint_url", "access_key_id", "secret_access_key", "max_bytes")
-_GOES_WITH: dict[str, tuple[str, ...]] = {
+_OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "redis-stream": ("url", "stream", "max_len", "once_for"),
     "sqs": ("queue_url", *_AWS),
     "sns": ("topic_arn", *_AWS),
 }
-_NEEDED: dict[str, tuple[str, str]] = {
+_REQUIRED: dict[str, tuple[str, str]] = {
     "redis-stream": ("url", "redis://HOST:6379/0"),
     "sqs": ("queue_url", "https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"),
     "sns": ("topic_arn", "arn:aws:sns:REGION:ACCOUNT:NAME"),
@@ -66,14 +66,14 @@ class QueueOptions(SinkOptions):
 
     @model_validator(mode="after")
     def _fits_together(self) -> QueueOptions:
-        needed, like = _NEEDED[self.to]
+        needed, like = _REQUIRED[self.to]
         if not getattr(self, needed):
             raise ValueError(f"to: {self.to} needs {needed}, such as {like}")
-        foreign = sorted((self.model_fields_set - {"to", "timeout"}) - set(_GOES_WITH[self.to]))
+        foreign = sorted((self.model_fields_set - {"to", "timeout"}) - set(_OPTIONS_OF[self.to]))
         foreign = [name for name in foreign if getattr(self, name) is not None]
         if foreign:
             raise ValueError(
-                f"{foreign[0]} does not go with to: {self.to}, which takes {', '.join(_GOES_WITH[self.to])}"
+                f"{foreign[0]} does not go with to: {self.to}, which takes {', '.join(_OPTIONS_OF[self.to])}"
             )
         if self.to == "redis-stream":
             _check_redis(self)
@@ -116,7 +116,7 @@ def _check_aws(options: QueueOptions) -> None:
 
 
 def region_of(options: QueueOptions) -> str | None:
-    """The AWS region, from the option or the address."""
+    """Return the AWS region from the option or the address, or None."""
     if options.region:
         return options.region
     arn = _ARN.fullmatch(options.topic_arn or "")
@@ -126,25 +126,27 @@ def region_of(options: QueueOptions) -> str | None:
     return host[1] if host else None
 
 
-class Outlet(Protocol):
+class QueueBackend(Protocol):
     """One kind of queue."""
 
     def put(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
-        """One answer for each message, in order; or raises for all of them."""
+        """Add the messages; return one answer for each, in order. Raising means that all failed."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connections."""
+        ...
 
 
 class QueueSink(Sink[QueueOptions]):
-    """One message a delivery."""
+    """Puts one message for each delivery into a queue."""
 
     Options: ClassVar[type[SinkOptions]] = QueueOptions
     batch_size: ClassVar[int] = 100
 
     def __init__(self, name: str, options: QueueOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        self._outlet, self._message = _outlet(options)
+        self._backend, self._message = _build_backend(options)
 
     def send(self, delivery: Delivery) -> Receipt:
         """Put one message into the queue. The receipt's id is the queue's own id for it."""
@@ -154,24 +156,24 @@ class QueueSink(Sink[QueueOptions]):
         return answer
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Put all, in as few calls as the queue allows."""
+        """Put the messages into the queue, in as few calls as it allows."""
         if not deliveries:
             return []
-        return list(self._outlet.put([self._message(delivery) for delivery in deliveries]))
+        return list(self._backend.put([self._message(delivery) for delivery in deliveries]))
 
     def close(self) -> None:
-        """Let go of the connections."""
-        self._outlet.close()
+        """Close the connections."""
+        self._backend.close()
 
 
-def _outlet(options: QueueOptions) -> tuple[Outlet, Callable[[Delivery], QueueMessage]]:
+def _build_backend(options: QueueOptions) -> tuple[QueueBackend, Callable[[Delivery], QueueMessage]]:
     if options.to == "redis-stream":
         from handlers.queue.redis_stream import RedisStream
 
         assert options.url is not None
         url = options.url.get_secret_value()
         return RedisStream(url, options.stream, options.max_len, options.once_for, options.timeout), as_bytes
-    from handlers.queue.aws import Sns, Sqs
+    from handlers.queue.aws import SNS, SQS, AwsQueue
 
     key, secret = options.access_key_id, options.secret_access_key
     client_options: dict[str, Any] = {
@@ -180,10 +182,6 @@ def _outlet(options: QueueOptions) -> tuple[Outlet, Callable[[Delivery], QueueMe
         "aws_access_key_id": key.get_secret_value() if key else None,
         "aws_secret_access_key": secret.get_secret_value() if secret else None,
     }
-    limit = options.max_bytes
-    outlet: Outlet
-    if options.to == "sqs":
-        outlet = Sqs(options.queue_url or "", client_options, limit, options.timeout)
-    else:
-        outlet = Sns(options.topic_arn or "", client_options, limit, options.timeout)
-    return outlet, lambda delivery: as_text(delivery, limit)
+    limit, api = options.max_bytes, SQS if options.to == "sqs" else SNS
+    backend = AwsQueue(api, options.queue_url or options.topic_arn or "", client_options, limit, options.timeout)
+    return backend, lambda delivery: as_text(delivery, limit)

@@ -1,9 +1,10 @@
-"""A failed run is asked for again, through Runhook's own submit API.
+"""The sink `resubmit`: submits a failed run again, through Runhook's own submit API.
 
-sink       the sink: what is asked of the API, in which order, and what its answers mean
-options    what an operator may say of it
-chain      how often a run was tried, and whether it may be tried again
-request    what is asked for: the first request, with changes
+sink       the sink: the calls to the API, and its answers as errors
+options    the sink's options
+request    the request: that of the first submission, with changes (pure)
+
+How often a run may be tried again is decided by support/resubmit_chain.py.
 """
 
 from handlers.resubmit.options import ResubmitOptions

@@ -1,4 +1,4 @@
-"""The options of the sink `resubmit`."""
+"""The options of the sink `resubmit`, checked at load."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ResubmitOptions(SinkOptions):
 
 
 def _hidden(value: Any) -> Any:
-    """`value` with its texts as secrets: headers carry credentials, and options are printed."""
+    """Return `value` with its strings as secrets, since headers carry credentials, and options are printed."""
     if isinstance(value, dict):
         return {name: _hidden(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""What a run is submitted again with: what Skyvern tells of the first request, and what is to be different. Pure.
+"""Build the request that submits a run again: that of the first submission, with changes. Pure.
 
-Skyvern does not tell all of it. GET /v1/runs/{id} has `run_request`, which leaves out some fields (seen in the sources
-of 1.0.56); of those, the run's own body has a few. What is masked where it is told is never sent as if it were it.
+GET /v1/runs/{id} has `run_request`, which leaves out some fields (seen in the sources of Skyvern 1.0.56); a few of
+those are in the run's own body. A masked value is never sent as if it were the real one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from handlers.contract import Delivery, Refused
 from handlers.support import templating
 
 VARIABLES: Final = templating.VARIABLES | {"request", "try"}
-"""The names that templates in `changes` have: `request` is the request so far, `try` the number of the new try."""
+"""Variables of templates in `changes`: `request` is the first request, `try` the number of the new try."""
 MASKS: Final = ("[redacted]", "***")
-"""What stands for a secret: the first in what Runhook has redacted, the second in headers that Skyvern tells."""
-TOLD_ELSEWHERE: Final = ("extra_http_headers", "cdp_connect_headers", "model", "run_with", "ai_fallback")
-"""Fields of a request that `run_request` may lack, and that answers and webhooks have beside it."""
+"""What replaces a secret: the first where Runhook has redacted, the second in headers that Skyvern returns."""
+FIELDS_BESIDE_REQUEST: Final = ("extra_http_headers", "cdp_connect_headers", "model", "run_with", "ai_fallback")
+"""Fields of a request that `run_request` may lack, and that runs and webhooks have beside it."""
 
 MAX_DEPTH = 50
 _STEPS = "max_steps"
@@ -28,7 +28,7 @@ _STEPS_HEADER = "x-max-steps-override"
 
 
 class Request(NamedTuple):
-    """What is posted. `headers`: those that belong to the request itself."""
+    """The request to post. `headers`: those that belong to the request itself."""
 
     path: str
     fields: dict[str, Any]
@@ -36,9 +36,9 @@ class Request(NamedTuple):
 
 
 class Changes:
-    """A JSON merge patch (RFC 7386) whose texts may be templates.
+    """A JSON merge patch (RFC 7386) whose strings may be templates.
 
-    The result of a template is read as JSON where it is JSON, so that "{{ 25 * try }}" is a number. Raises ValueError
+    A template's result is parsed if it is JSON, so that "{{ 25 * try }}" is a number. The constructor raises ValueError
     for a template that can't be used.
     """
 
@@ -46,18 +46,18 @@ class Changes:
         self._patch = {name: _compiled(value, name, MAX_DEPTH) for name, value in patch.items()}
 
     def apply(self, fields: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
-        """`fields` with the changes. Raises Refused when a template can't be filled for this run."""
+        """Return `fields` with the changes. Raises Refused when a template can't be filled for this run."""
         return _merged(fields, self._patch, context)
 
 
-def rebuilt(said: Mapping[str, Any], delivery: Delivery, changes: Changes, number: int) -> Request:
-    """The request for try `number` of a run. `said`: the answer to a GET of it. Raises Refused."""
-    asked = said.get("run_request")
+def build_request(run: Mapping[str, Any], delivery: Delivery, changes: Changes, number: int) -> Request:
+    """Return the request for try `number` of a run. `run`: the answer to a GET of it. Raises Refused."""
+    asked = run.get("run_request")
     fields = {name: value for name, value in asked.items() if value is not None} if isinstance(asked, Mapping) else {}
-    for name in TOLD_ELSEWHERE:
-        for told in (said, delivery.run):
-            if name not in fields and told.get(name) not in (None, "", {}, []):
-                fields[name] = told[name]
+    for name in FIELDS_BESIDE_REQUEST:
+        for source in (run, delivery.run):
+            if name not in fields and source.get(name) not in (None, "", {}, []):
+                fields[name] = source[name]
     fields = changes.apply(fields, {**templating.context_of(delivery), "request": fields, "try": number})
     if masked := sorted(name for name, value in fields.items() if _is_masked(value, name, MAX_DEPTH)):
         raise Refused(
@@ -65,7 +65,7 @@ def rebuilt(said: Mapping[str, Any], delivery: Delivery, changes: Changes, numbe
         )
     if fields.get("workflow_id") or fields.get("agent_id"):
         headers = {}
-        if steps := fields.pop(_STEPS, None):  # which is no part of a workflow's body
+        if steps := fields.pop(_STEPS, None):  # for a workflow it is a header
             headers[_STEPS_HEADER] = str(steps)
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise Refused("changes: max_steps gives no number")
@@ -124,7 +124,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _is_masked(value: Any, name: str, levels: int) -> bool:
-    """Whether a secret's mask stands somewhere in `value`. Three stars are one in headers only."""
+    """Whether `value` contains a secret's mask. Three stars are one in headers only."""
     if isinstance(value, str):
         return value == MASKS[0] or (value == MASKS[1] and "headers" in name)
     if not levels:

@@ -1,11 +1,11 @@
-"""What every sink must do, as a pytest class. Yours passes it too: see docs/writing-a-sink.md.
+"""The conformance suite that every sink passes, as a pytest class. See docs/writing-a-sink.md for your own.
 
     class TestMySink(SinkConformance):
         @pytest.fixture
         def target(self, tmp_path):
-            return Target(MySink, {"path": str(tmp_path)}, seen=lambda: list(tmp_path.iterdir()))
+            return SinkUnderTest(MySink, {"path": str(tmp_path)}, seen=lambda: list(tmp_path.iterdir()))
 
-Needs pytest, so nothing else imports it. It knows no sink: all that differs between them is in the `Target`.
+Needs pytest, so no other module imports it. It knows no sink: what differs between sinks is in `SinkUnderTest`.
 """
 
 from __future__ import annotations
@@ -44,30 +44,34 @@ __all__ = [
 
 
 class NoServices:
-    """Services of a host that has nothing to lend."""
+    """Services of a host that provides nothing."""
 
     def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:  # noqa: ARG002
+        """Return (), as without an API key."""
         return ()
 
     def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:  # noqa: ARG002
+        """Return "", as without an API key."""
         return ""
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:  # noqa: ARG002
+        """Return {}, as without an API key."""
         return {}
 
     def allowed_addresses(self) -> Sequence[str]:
+        """Return (): no private address is allowed."""
         return ()
 
 
 @dataclass(frozen=True)
 class SinkUnderTest:
-    """A sink under test and what stands behind it.
+    """A sink class, options for it, and access to the server behind it.
 
-    `options`: with these it works. `seen()`: everything that has arrived so far, one item for each thing that a person
-    would count: a row, an object, a message.
+    `options`: options with which it works. `seen()`: everything that has arrived so far, one item for each thing that a
+    person would count: a row, an object, a message.
     `idempotent`: the same delivery twice leaves one thing. `away`: options for servers that can't accept now, by what
     is wrong with them ("nothing listens", "never answers"); give these a short `timeout`.
-    `secrets`: strings in the options that must show up nowhere. `is_marked(item)`: whether an item of `seen()` tells a
+    `secrets`: strings in the options that must never be shown. `is_marked(item)`: whether an item of `seen()` tells a
     reader that it is only a test. `overrun`: seconds by which a send may exceed its timeout.
     """
 
@@ -83,7 +87,7 @@ class SinkUnderTest:
 
 
 def closed_port() -> int:
-    """A port of 127.0.0.1 where nothing listens."""
+    """Return a port of 127.0.0.1 where nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -91,13 +95,13 @@ def closed_port() -> int:
 
 @contextlib.contextmanager
 def silent_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that takes connections and never says a word."""
+    """Open a port of 127.0.0.1 that accepts connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield int(server.getsockname()[1])
 
 
 def _open_files() -> set[str]:
-    """What this process holds open, where the system tells (Linux)."""
+    """Return what this process holds open; empty where the system has no /proc."""
     found = set()
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - Path.iterdir would need the same suppression each
@@ -107,15 +111,16 @@ def _open_files() -> set[str]:
 
 
 class SinkConformance:
-    """Subclass it as `Test…` and give it the fixture `target`."""
+    """The suite. Subclass it as `Test…` and give it the fixture `target`."""
 
     @pytest.fixture
     def target(self) -> SinkUnderTest:
-        raise NotImplementedError("give your test class a fixture `target` that returns a Target")
+        """Return what is tested. Your class overrides it."""
+        raise NotImplementedError("give your test class a fixture `target` that returns a SinkUnderTest")
 
     @pytest.fixture
     def sink(self, target: SinkUnderTest) -> Iterator[Sink[Any]]:
-        """The sink under test, closed at the end."""
+        """Build the sink under test, and close it at the end."""
         sink = self.build(target)
         yield sink
         sink.close()
@@ -125,24 +130,27 @@ class SinkConformance:
         caplog.set_level(logging.INFO)
 
     def build(self, target: SinkUnderTest, options: Mapping[str, Any] | None = None) -> Sink[Any]:
-        """A sink with the target's options, or with `options`."""
+        """Build a sink with the target's options, or with `options`."""
         validated = target.sink.Options.model_validate(dict(target.options if options is None else options))
         return target.sink("mine", validated, target.services)
 
     # Options
 
     def test_an_unknown_option_is_an_error_that_hides_the_values(self, target: SinkUnderTest) -> None:
+        """Check that a misspelt option is found at load, by an error without secrets."""
         with pytest.raises(ValidationError, match="no_such_option") as caught:
             target.sink.Options.model_validate({**target.options, "no_such_option": MARKER})
         self.assert_clean(target, str(caught.value))
 
     def test_every_option_is_described_in_the_schema(self, target: SinkUnderTest) -> None:
+        """Check that editors and the reference can explain each option."""
         schema = target.sink.Options.model_json_schema()
         json.dumps(schema)
         bare = [name for name, part in schema["properties"].items() if not part.get("description")]
         assert not bare, f"options without a description: {', '.join(bare)}"
 
     def test_options_never_print_a_secret(self, target: SinkUnderTest) -> None:
+        """Check that options can be shown in logs and in `runhook check`."""
         options = target.sink.Options.model_validate(dict(target.options))
         assert isinstance(options, BaseModel)
         sink = self.build(target)
@@ -152,6 +160,7 @@ class SinkConformance:
     # Life
 
     def test_the_constructor_opens_nothing(self, target: SinkUnderTest) -> None:
+        """Check that a sink may be built before a fork: no file, connection or thread."""
         files, threads = _open_files(), threading.active_count()
         sinks = [self.build(target), *(self.build(target, options) for options in target.away.values())]
         opened, started = _open_files() - files, threading.active_count() - threads
@@ -161,6 +170,7 @@ class SinkConformance:
         assert started <= 0, "a thread runs already: it would not survive a fork"
 
     def test_closing_twice_is_fine_after_a_send_and_without_one(self, target: SinkUnderTest) -> None:
+        """Check that `close` may be called at any time."""
         unused = self.build(target)
         unused.close()
         unused.close()
@@ -174,6 +184,7 @@ class SinkConformance:
     def test_a_delivery_arrives_and_its_receipt_says_where(
         self, target: SinkUnderTest, sink: Sink[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
+        """Check the receipt of one delivery, and that neither it nor the log shows a secret or the payload."""
         before = len(target.seen())
         receipt = sink.send(make_delivery())
         assert isinstance(receipt, Receipt)
@@ -187,6 +198,7 @@ class SinkConformance:
     def test_the_same_delivery_again_is_accepted_and_leaves_one_thing_if_the_sink_is_idempotent(
         self, target: SinkUnderTest, sink: Sink[Any]
     ) -> None:
+        """Check that a second attempt succeeds, with one result and one receipt id if the sink is idempotent."""
         delivery = make_delivery()
         first = sink.send(delivery)
         seen = len(target.seen())
@@ -201,6 +213,7 @@ class SinkConformance:
     def test_no_body_breaks_the_sink(
         self, target: SinkUnderTest, sink: Sink[Any], kind: str, caplog: pytest.LogCaptureFixture
     ) -> None:
+        """Check that a malformed body is accepted or refused, and the next delivery is sent."""
         answer = self.answer(sink, make_delivery(body=BODIES[kind]))
         assert isinstance(answer, (Receipt, Refused)), f"neither accepted nor refused: {answer!r}"
         if isinstance(answer, Refused):
@@ -210,12 +223,14 @@ class SinkConformance:
         assert isinstance(sink.send(make_delivery()), Receipt)
 
     def test_receipts_of_other_sinks_may_be_there_or_missing(self, sink: Sink[Any]) -> None:
+        """Check that receipts of dead deliveries (None) and receipts without links are no problem."""
         there = {"id": "x", "keys": ["run.json"], "urls": {"run.json": "https://files.example/run.json"}}
         receipts = {"archive": there, "mirror": None, "other": {"id": "y"}}
         answer = sink.send(make_delivery(receipts=receipts, labels={"team": "billing"}, via="poll"))
         assert isinstance(answer, Receipt)
 
     def test_eight_threads_may_send_at_once(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
+        """Check that one instance is safe to use from many threads."""
         before = len(target.seen())
         deliveries = [make_delivery() for _ in range(24)]
         with ThreadPoolExecutor(8) as pool:
@@ -224,6 +239,7 @@ class SinkConformance:
         assert len(target.seen()) - before >= len(deliveries)
 
     def test_a_test_delivery_is_marked_as_one(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
+        """Check that readers can tell a delivery of `runhook sink test` from a real one."""
         before = list(map(repr, target.seen()))
         sink.send(make_delivery())
         real = [item for item in target.seen() if repr(item) not in before]
@@ -240,6 +256,7 @@ class SinkConformance:
     def test_a_batch_is_answered_in_order_and_a_bad_delivery_harms_no_other(
         self, target: SinkUnderTest, sink: Sink[Any]
     ) -> None:
+        """Check that each delivery of a batch gets its own answer, in the batch's order."""
         good = [make_delivery() for _ in range(len(BODIES) + 1)]
         batch = [good[0]]
         for body, following in zip(BODIES.values(), good[1:], strict=True):
@@ -260,6 +277,7 @@ class SinkConformance:
             assert [one.id for one in again] == [one.id for one in alone[:4] if isinstance(one, Receipt)]
 
     def test_an_empty_batch_has_no_answers(self, sink: Sink[Any]) -> None:
+        """Check `send_many` of nothing."""
         assert sink.send_many([]) == []
 
     # Trouble
@@ -267,6 +285,7 @@ class SinkConformance:
     def test_a_server_that_is_away_is_unavailable_in_time(
         self, target: SinkUnderTest, caplog: pytest.LogCaptureFixture
     ) -> None:
+        """Check that each of `away` raises Unavailable within the timeout, without a secret in the message."""
         for number, (trouble, options) in enumerate(target.away.items()):
             sink = self.build(target, options)
             limit = sink.options.timeout + target.overrun
@@ -285,14 +304,14 @@ class SinkConformance:
     # Helpers
 
     def answer(self, sink: Sink[Any], delivery: Delivery) -> Receipt | Exception:
-        """What `send` returned or raised."""
+        """Return what `send` returned or raised."""
         try:
             return sink.send(delivery)
-        except Exception as error:  # noqa: BLE001 - told apart by the tests
+        except Exception as error:  # noqa: BLE001 - the tests check its type
             return error
 
     def answer_to_batch(self, sink: Sink[Any], delivery: Delivery) -> Receipt | Exception:
-        """What `send_many` answered to a batch of one, or raised."""
+        """Return what `send_many` answered to a batch of one, or raised."""
         try:
             (answer,) = sink.send_many([delivery])
         except Exception as error:  # noqa: BLE001 - as above
@@ -300,7 +319,7 @@ class SinkConformance:
         return answer
 
     def assert_clean(self, target: SinkUnderTest, text: str, *, payload: bool = True) -> None:
-        """`text` shows no secret and, unless `payload` is False, nothing of the body."""
+        """Assert that `text` shows no secret and, unless `payload` is False, nothing of the body."""
         for secret in target.secrets:
             assert secret not in text, "a secret is shown"
         assert not payload or MARKER not in text, f"the payload is shown: {text[:300]}"

@@ -1,4 +1,4 @@
-"""What the conformance suite sends to a sink: deliveries as the receiver makes them, of runs that never were."""
+"""Sample deliveries for the tests of sinks, as the receiver makes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from handlers.contract import Delivery
 
 MARKER = "MARKER-5b1f0c"
-"""In every sample's output and failure reason: it must show up in no error and no log line."""
+"""Text in every sample's output and failure reason, which must appear in no error and no log line."""
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 def sample_run(run_id: str | None = None, **changes: Any) -> dict[str, Any]:
-    """A finished run as Skyvern reports it, with `changes` to its fields."""
+    """Return a finished run as Skyvern reports it, with `changes` to its fields."""
     run_id = run_id or f"tsk_{next(_numbers):018d}"
     run: dict[str, Any] = {
         "task_id": run_id,
@@ -48,9 +48,9 @@ def sample_run(run_id: str | None = None, **changes: Any) -> dict[str, Any]:
 
 
 def read_run(body: bytes) -> tuple[dict[str, Any], str]:
-    """What a sink finds in `Delivery.run` and `Delivery.problem` for this body.
+    """Return `Delivery.run` and `Delivery.problem` for a body.
 
-    As in the receiver: strings hold no NUL and no lone surrogates (U+FFFD instead), NaN and infinities are null, and a
+    As in the receiver, strings hold no NUL and no lone surrogates (U+FFFD instead), NaN and infinities are null, and a
     number that neither an int of 4,300 digits nor a float holds is the string of its digits.
     """
     try:
@@ -90,7 +90,7 @@ def _first_text(*values: Any) -> str:
 
 
 def make_delivery(run: Mapping[str, Any] | None = None, *, body: bytes | None = None, **changes: Any) -> Delivery:
-    """A delivery of `run` (default: a new sample), or of `body` as it is; with `changes` to the delivery's fields."""
+    """Return a delivery of `run` (default: a new sample), or of `body`, with `changes` to the delivery's fields."""
     problem = ""
     if body is None:
         run = sample_run() if run is None else run
@@ -171,4 +171,4 @@ BODIES: Mapping[str, bytes] = {
     "not JSON": b"<html>" + MARKER.encode() + b"</html>",
     "not UTF-8": b'{"run_id":"tsk_\xff","output":"' + MARKER.encode() + b'"}',
 }
-"""Bodies that have broken some layer of somebody's. A sink accepts or refuses each, and goes on."""
+"""Bodies that have broken some layer of some program. A sink accepts or refuses each, and goes on."""

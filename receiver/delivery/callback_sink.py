@@ -87,7 +87,7 @@ class CallbackSink(Sink[CallbackOptions]):
         if authorization:
             headers["authorization"] = authorization
         answer = self._open().post(url, content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER)
-        judge(answer, now)
+        raise_for_status(answer, now)
         return Receipt(delivery.key, note=f"answered {answer.status}")
 
     def _key(self, key_id: str, key_hash: str) -> str:
@@ -143,7 +143,7 @@ def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, s
     }
 
 
-def judge(answer: Response, now: float) -> None:
+def raise_for_status(answer: Response, now: float) -> None:
     """Return when the caller accepted; raises Refused or Unavailable when not. Nothing of its body is shown."""
     status = answer.status
     if 200 <= status < 300:
