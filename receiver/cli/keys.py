@@ -40,9 +40,11 @@ def create(
 ) -> None:
     """Create a key and print it, this once."""
     scopes = [part.strip() for each in scope or api_key.SCOPES for part in each.split(",") if part.strip()]
-    unknown = sorted(set(scopes) - set(api_key.EVERY))
+    unknown = sorted(set(scopes) - set(api_key.ALL_SCOPES))
     if unknown or not scopes:
-        raise UsageError(f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(api_key.EVERY)}")
+        raise UsageError(
+            f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(api_key.ALL_SCOPES)}"
+        )
     if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
         raise UsageError(f"the name must be 1 to {_LONGEST_NAME} printable characters")
     if rate is not None:
@@ -126,7 +128,7 @@ def revoke(
 
 
 def _sorted(key: Key) -> list[str]:
-    return [scope for scope in api_key.EVERY if scope in key.scopes]
+    return [scope for scope in api_key.ALL_SCOPES if scope in key.scopes]
 
 
 def _row(key: Key) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""The life of a submission, as a table. An illegal move raises. Pure.
+"""The states of a submission and the moves between them, as a table. An illegal move raises. Pure.
 
 pending ──▶ accepted ◀── unknown ──▶ lost
    │  │                     ▲         │
    │  └─────────────────────┘         └──▶ accepted (a webhook proves the run after all)
    └──▶ rejected
 
-pending: written down, not yet answered. unknown: its answer was lost, so a run may exist or not; its webhook, or proof
-from Skyvern's API, tells. lost: a day without a trace.
+pending: recorded, not yet answered. unknown: its answer was lost, so a run may exist or not; its webhook, or proof from
+Skyvern's API, tells. lost: no run was found for a day.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from receiver.domain.delivery import IllegalMove
 
 
 class SubmissionState(StrEnum):
-    """The states."""
+    """Whether a submission has a run."""
 
     PENDING = "pending"
     ACCEPTED = "accepted"
@@ -27,11 +27,17 @@ class SubmissionState(StrEnum):
 
 
 class SubmissionMove(StrEnum):
-    ACCEPT = "accept"  # its run is known: by the answer, by its webhook, or by proof
-    REJECT = "reject"  # certainly no run
-    MISS = "miss"  # the answer was lost, or the process that waited for it died
+    """What changes the state of a submission."""
+
+    # Its run is known: by the answer, by its webhook, or by proof.
+    ACCEPT = "accept"
+    # There is certainly no run.
+    REJECT = "reject"
+    # The answer was lost, or the process that waited for it died.
+    MISS = "miss"
     GIVE_UP = "give up"
-    UNBIND = "unbind"  # the run that its token bound is another's: the API's answer says so
+    # The run that its token bound is another submission's: the API's answer says so.
+    UNBIND = "unbind"
 
 
 MOVES: dict[tuple[SubmissionState, SubmissionMove], SubmissionState] = {
@@ -39,17 +45,15 @@ MOVES: dict[tuple[SubmissionState, SubmissionMove], SubmissionState] = {
     (SubmissionState.PENDING, SubmissionMove.REJECT): SubmissionState.REJECTED,
     (SubmissionState.PENDING, SubmissionMove.MISS): SubmissionState.UNKNOWN,
     (SubmissionState.UNKNOWN, SubmissionMove.ACCEPT): SubmissionState.ACCEPTED,
-    (
-        SubmissionState.UNKNOWN,
-        SubmissionMove.REJECT,
-    ): SubmissionState.REJECTED,  # the answer came after the clock had given up on it
+    # The answer came after the clock had given up on it.
+    (SubmissionState.UNKNOWN, SubmissionMove.REJECT): SubmissionState.REJECTED,
     (SubmissionState.UNKNOWN, SubmissionMove.GIVE_UP): SubmissionState.LOST,
     (SubmissionState.ACCEPTED, SubmissionMove.UNBIND): SubmissionState.UNKNOWN,
     (SubmissionState.LOST, SubmissionMove.ACCEPT): SubmissionState.ACCEPTED,
 }
 
 OPEN = frozenset({SubmissionState.PENDING, SubmissionState.UNKNOWN})
-"""A run may exist or come to be, and nobody can say yet."""
+"""It is not known yet whether there is a run."""
 
 
 def after(state: SubmissionState, move: SubmissionMove) -> SubmissionState:

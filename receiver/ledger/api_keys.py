@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
@@ -11,7 +11,7 @@ from receiver.ledger.schema import keys
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One row. `hash`: SHA-256 of the whole key. `hint`: how it begins. `rate`: such as 10/s."""
+    """One key. `hash`: SHA-256 of the whole key. `hint`: its first characters. `rate`: such as 10/s."""
 
     id: str
     name: str
@@ -25,52 +25,42 @@ class Key:
     revoked_at: float | None = None
 
 
-def _from(row: sa.Row[tuple[object, ...]]) -> Key:
+def _of_row(row: sa.Row[tuple[object, ...]]) -> Key:
     fields = dict(row._mapping)
     return Key(**{**fields, "scopes": frozenset(fields["scopes"].split())})
 
 
 def create(connection: sa.Connection, key: Key) -> None:
-    """Write a new key down."""
-    connection.execute(
-        sa.insert(keys).values(
-            id=key.id,
-            name=key.name,
-            hash=key.hash,
-            hint=key.hint,
-            scopes=" ".join(sorted(key.scopes)),
-            source=key.source,
-            rate=key.rate,
-            created_at=key.created_at,
-        )
-    )
+    """Insert a new key."""
+    row = {**asdict(key), "scopes": " ".join(sorted(key.scopes))}
+    connection.execute(sa.insert(keys).values(row))
 
 
 def by_hash(connection: sa.Connection, digest: str) -> Key | None:
     """The key with this hash that is not revoked."""
     row = connection.execute(sa.select(keys).where(keys.c.hash == digest, keys.c.revoked_at.is_(None))).first()
-    return None if row is None else _from(row)
+    return None if row is None else _of_row(row)
 
 
 def one(connection: sa.Connection, key_id: str) -> Key | None:
     """The key with this id, revoked or not."""
     row = connection.execute(sa.select(keys).where(keys.c.id == key_id)).first()
-    return None if row is None else _from(row)
+    return None if row is None else _of_row(row)
 
 
 def every(connection: sa.Connection) -> list[Key]:
     """All keys, the oldest first."""
-    return [_from(row) for row in connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))]
+    return [_of_row(row) for row in connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))]
 
 
 def revoke(connection: sa.Connection, key_id: str, now: float) -> bool:
-    """Let the key open nothing any more. False when there is none, or it is revoked already."""
+    """Revoke the key. False when there is none with this id, or it is revoked already."""
     result = connection.execute(
         sa.update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now)
     )
     return result.rowcount == 1
 
 
-def used(connection: sa.Connection, key_id: str, now: float) -> None:
-    """Note that the key was used."""
+def mark_used(connection: sa.Connection, key_id: str, now: float) -> None:
+    """Update the time at which the key was last used."""
     connection.execute(sa.update(keys).where(keys.c.id == key_id).values(used_at=now))

@@ -1,6 +1,6 @@
-"""The ledger, for the event loop of the web process: calls run in a few threads of their own.
+"""The ledger for the event loop of the web process: transactions run in a few threads of their own.
 
-A locked ledger holds these threads and what waits for them; the webhooks know no ledger and go on.
+A locked ledger blocks these threads and what waits for them; the receiving of webhooks uses no ledger and goes on.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ T = TypeVar("T")
 
 THREADS = 8
 CLOSE_WAIT = 1.0
-"""Seconds that calls under way have to end when the store is closed: a ledger that hangs may never answer."""
-MOST_WAITING = 10_000
-"""Calls that may wait for a thread: a burst of waiters that all hear of the same moment is no trouble yet."""
+"""Seconds that running transactions have to end when the ledger is closed: one that hangs may never answer."""
+MAX_PENDING = 10_000
+"""Transactions that may run or wait for a thread. So many, because one event may wake thousands of held requests."""
 
 
 class AsyncLedger:
-    """One ledger. Its methods raise LedgerUnavailable, also when too many calls wait already."""
+    """One ledger. Its methods raise LedgerUnavailable, also when too many transactions wait already."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._pool = ThreadPoolExecutor(THREADS, "submit-ledger")
-        self._calls: set[Future[Any]] = set()
+        self._pending: set[Future[Any]] = set()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` finds."""
+        """Return what `work` reads."""
         return await self._run(self._ledger.read, work)
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, once it is committed."""
+        """Return what `work` returns, once it is committed."""
         return await self._run(self._ledger.write, work)
 
-    async def _run(self, call: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]) -> T:
-        if len(self._calls) >= MOST_WAITING:
+    async def _run(self, transaction: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]) -> T:
+        if len(self._pending) >= MAX_PENDING:
             raise LedgerUnavailable("too many calls wait for the ledger")
-        future = self._pool.submit(call, work)
-        self._calls.add(future)
-        future.add_done_callback(self._calls.discard)
+        future = self._pool.submit(transaction, work)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
         return await asyncio.wrap_future(future)
 
     async def close(self) -> None:
-        """Let go of the threads and the connections. A call that nobody awaits any more may still be using one."""
+        """Stop the threads and close the connections, once running transactions have ended or CLOSE_WAIT is over."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if calls := list(self._calls):
-            await asyncio.wait([asyncio.wrap_future(each) for each in calls], timeout=CLOSE_WAIT)
+        if pending := list(self._pending):
+            await asyncio.wait([asyncio.wrap_future(each) for each in pending], timeout=CLOSE_WAIT)
         self._ledger.close()

@@ -1,7 +1,7 @@
 """The submit API as a part of the web application: Skyvern's own paths, for upstream apps with keys of ours.
 
-It puts together what the other modules of this package do, and turns a request into their arguments and what they
-give into a response. Errors have Skyvern's shape, {"detail": …}.
+It builds the other modules of this package, and turns a request into their arguments and their replies into responses.
+Errors have Skyvern's shape, {"detail": …}.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
 from receiver.domain.callback import CALLBACK
-from receiver.domain.poll_schedule import first_poll
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey
 from receiver.errors import ConfigError
@@ -39,31 +38,31 @@ from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
-from receiver.submit.auth import INVALID, Authenticator, scope_of
+from receiver.submit.auth import INVALID_KEY, Authenticator, scope_of
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.long_poll import Waiters
-from receiver.submit.proxy import Passthrough
+from receiver.submit.long_poll import LongPoll
+from receiver.submit.proxy import Proxy
 from receiver.submit.replies import Refusal, Reply, error
-from receiver.submit.request.endpoints import CALLS, Endpoint
+from receiver.submit.request.endpoints import ENDPOINTS, Endpoint
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
-from receiver.submit.retry_webhook import Resender
+from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.submitter import Submitter
 from receiver.web.part import Context, WebPart
 
-STOP_WITHIN: Final = 8.0
-"""Seconds from the beginning of a stop within which submits on their way are still waited for."""
+STOP_LIMIT: Final = 8.0
+"""Seconds from the beginning of a stop until which submits may still be answered by Skyvern."""
+REPLY_LIMIT: Final = 3.5
+"""Seconds from the beginning of a stop after which a caller gets an error instead of the reply it waits for."""
 BODY_TIMEOUT: Final = 120.0
-"""Seconds that a request's body may take; files are uploaded through here too."""
-LEAVE_AFTER: Final = 3.5
-"""Seconds from the beginning of a stop after which a caller is told that its answer can't be awaited any longer."""
+"""Seconds in which a request's body must be received; files are uploaded through here too."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 T = TypeVar("T")
 
 
 class Caller(NamedTuple):
-    """The source that the key of a call is for, and the key."""
+    """The caller's key, and the source that it is for."""
 
     source: Source
     key: Key
@@ -83,99 +82,98 @@ def submit(context: Context) -> WebPart:
         yield
         await api.close()
 
-    # Skyvern takes a slash at the end, and its SDKs send one here and there.
+    table = [
+        *(("POST", endpoint.path, api.submit(endpoint)) for endpoint in ENDPOINTS),
+        ("GET", "/v1/runs/{run_id}", api.get_run),
+        ("GET", "/v1/runs/{run_id}/events", api.events),
+        ("POST", "/v1/runs/{run_id}/retry_webhook", api.retry_webhook),
+        ("POST", "/api/v1/tasks/{run_id}/retry_webhook", api.retry_legacy_webhook),
+    ]
+    # Skyvern accepts a trailing slash, and its SDKs send one here and there.
     routes = [
-        Route(path + slash, api.entry(handler), methods=methods)
-        for methods, path, handler in (
-            *((["POST"], call.path, api.submit(call)) for call in CALLS),
-            (["GET"], "/v1/runs/{run_id}", api.get_run),
-            (["GET"], "/v1/runs/{run_id}/events", api.events),
-            (["POST"], "/v1/runs/{run_id}/retry_webhook", api.retry_webhook),
-            (["POST"], "/api/v1/tasks/{run_id}/retry_webhook", api.retry_legacy_webhook),
-        )
+        Route(path + slash, api.serve(handler), methods=[method])
+        for method, path, handler in table
         for slash in ("", "/")
     ]
-    others = [Route(root + "/{rest:path}", api.entry(api.other), methods=_METHODS) for root in ("/v1", "/api/v1")]
-    return WebPart([*routes, *others], lifespan, api.stop)
+    routes += [Route(root + "/{rest:path}", api.serve(api.proxy), methods=_METHODS) for root in ("/v1", "/api/v1")]
+    return WebPart(routes, lifespan, api.stop)
 
 
 class _Api:
     def __init__(self, context: Context) -> None:
         settings, config = context.settings, context.config
-        self._lines = TokenBucket(1, 10)
+        self._log_limit = TokenBucket(1, 10)
         self._max_body = config.server.max_body
         self._max_wait = config.submit.max_wait
+        self._poll_after = config.reconcile.after
+        ledger = Ledger(settings.database_url)
+        self._ledger = AsyncLedger(ledger)
         self.sources: dict[str, Source] = {}
+        self._readers: list[SkyvernReader] = []
+        self._resolvers: dict[str, Resolver] = {}
+        self._resolver_pool = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
         allowed = AllowedAddresses(config.allowed_addresses)
         for name, source in config.sources.items():
             if (found := source.api(settings.skyvern_base_url)) is None:
                 continue
             try:
-                api = SkyvernAPI(*found)
+                api, reader = SkyvernAPI(*found), SkyvernReader(*found, patience=INLINE_PATIENCE)
             except ConfigError as problem:
                 raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
-            callbacks = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
+            callback_base = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
             secrets = tuple(each.encode() for each in source.signing_secrets)
-            self.sources[name] = Source(name, api, callbacks, secrets, allowed)
-        ledger = Ledger(settings.database_url)
-        self._store = AsyncLedger(ledger)
-        client = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
-        self._gate = Authenticator(self._store, client, config.submit.rate)
-        self._waiters: Waiters[RunKey, RunStatus] = Waiters(
-            lambda wanted: self._store.read(lambda connection: standings(connection, wanted)),
-            config.submit.max_waiters,
+            self.sources[name] = Source(name, api, callback_base, secrets, allowed)
+            self._readers.append(reader)
+            self._resolvers[name] = Resolver(name, reader, ledger)
+        self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
+        self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate)
+        self._runs_poll: LongPoll[RunKey, RunStatus] = LongPoll(
+            lambda keys: self._ledger.read(lambda connection: standings(connection, keys)), config.submit.max_waiters
         )
-        self._senders: Waiters[str, DeliveryStatus] = Waiters(
-            lambda wanted: self._store.read(lambda connection: statuses(connection, wanted)), config.submit.max_waiters
+        self._deliveries_poll: LongPoll[str, DeliveryStatus] = LongPoll(
+            lambda ids: self._ledger.read(lambda connection: statuses(connection, ids)), config.submit.max_waiters
         )
-        context.metrics.held = lambda: len(self._waiters) + len(self._senders)
-        self._redis = client
+        context.metrics.held = lambda: len(self._runs_poll) + len(self._deliveries_poll)
         self._stopped_at: float | None = None
-        self._leaving: asyncio.Future[None] | None = None
-        disguise = CallbackMask(self._store)
-        self._after = config.reconcile.after
-        self._readers: dict[str, SkyvernReader] = {}
-        self._provers = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
-        self._resolvers = {
-            name: Resolver(
-                name, self._readers.setdefault(name, SkyvernReader(*found, patience=INLINE_PATIENCE)), ledger
-            )
-            for name, source in config.sources.items()
-            if (found := source.api(settings.skyvern_base_url)) is not None
-        }
-        self._submitter = Submitter(self._store, Redactor(config.redact), self._prove, self._due)
-        self._results = Results(self._store, self._waiters, disguise, context.group_commit.commit)
-        self._passthrough = Passthrough(disguise)
-        self._resender = Resender(self._store, self._results, self._senders, disguise, self._wake)
+        self._stopping: asyncio.Future[None] | None = None
+        mask = CallbackMask(self._ledger)
+        self._submitter = Submitter(self._ledger, Redactor(config.redact), self._find_run, self._poll_after)
+        self._results = Results(self._ledger, self._runs_poll, mask, context.group_commit.commit)
+        self._proxy = Proxy(mask)
+        self._retrier = WebhookRetrier(self._ledger, self._results, self._deliveries_poll, mask, self._wake)
 
-    def entry(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """`handler` behind the gate, and every way in which a call may end as an answer."""
+    def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """`handler` for authenticated callers, with a response for each way in which it may end, and for a stop."""
 
         async def serve(request: Request) -> Response:
-            self._leaving = self._leaving or asyncio.get_running_loop().create_future()
-            work = asyncio.ensure_future(answer(request))
+            self._stopping = self._stopping or asyncio.get_running_loop().create_future()
+            work = asyncio.ensure_future(respond(request))
             try:
-                either: set[asyncio.Future[Any]] = {work, self._leaving}
+                either: set[asyncio.Future[Any]] = {work, self._stopping}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
-                    await asyncio.wait({work}, timeout=LEAVE_AFTER)
+                    await asyncio.wait({work}, timeout=REPLY_LIMIT)
                 if work.done():
                     return work.result()
-                request.state.left = True
+                request.state.abandoned = True
                 if request.method in ("GET", "HEAD"):
                     return _response(error(503, "The receiver is being stopped; ask again", retry_after="2"))
                 return _response(error(502, "The receiver is being stopped; what became of the call is not known yet"))
             finally:
                 work.cancel()
 
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             try:
-                key = await self._gate.admit(request.headers, scope_of(request.method, _path(request)))
-                return await handler(request, Caller(self._source(key), key))
+                scope = scope_of(request.method, _path(request))
+                key = await self._authenticator.authenticate(request.headers, scope)
+                source = self.sources.get(key.source)
+                if source is None:
+                    raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
+                return await handler(request, Caller(source, key))
             except Refusal as refusal:
                 return _response(refusal.reply)
             except LedgerUnavailable as trouble:
-                if self._lines.take(1, time.monotonic()):
+                if self._log_limit.take(1, time.monotonic()):
                     log.warning("submit.unavailable ledger=%s", trouble)
                 return _response(error(503, "The ledger is away; nothing was done", retry_after="5"))
             except LedgerDataError:
@@ -185,143 +183,140 @@ class _Api:
 
         return serve
 
-    async def _prove(self, submission: Submission) -> Answered | None:
+    async def _find_run(self, submission: Submission) -> Answered | None:
         resolver = self._resolvers.get(submission.source)
-        return await prove(resolver, submission, lambda now: now + self._after, self._provers) if resolver else None
+        if resolver is None:
+            return None
+        return await prove(resolver, submission, lambda now: now + self._poll_after, self._resolver_pool)
 
-    def _due(self, _: str, members: Mapping[str, Any], headers: Mapping[str, str], now: float) -> float:
-        return first_poll(members, headers, now, self._after)
+    # The handlers.
 
-    def _source(self, key: Key) -> Source:
-        source = self.sources.get(key.source)
-        if source is None:
-            raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
-        return source
+    def submit(self, endpoint: Endpoint) -> Handler:
+        """The handler of an endpoint that creates runs."""
 
-    def submit(self, call: Endpoint) -> Handler:
-        """What serves this call."""
-
-        async def serve(request: Request, caller: Caller) -> Response:
+        async def handle(request: Request, caller: Caller) -> Response:
             body = await self._body(request)
             path, query = _path(request).rstrip("/"), _query(request)
 
-            async def gone() -> bool:
-                return getattr(request.state, "left", False) or await request.is_disconnected()
+            async def is_disconnected() -> bool:
+                return getattr(request.state, "abandoned", False) or await request.is_disconnected()
 
-            return _response(await self._submitter.submit(*caller, call, path, query, body, request.headers, gone))
+            reply = await self._submitter.submit(*caller, endpoint, path, query, body, request.headers, is_disconnected)
+            return _response(reply)
 
-        return serve
+        return handle
 
     async def get_run(self, request: Request, caller: Caller) -> Response:
-        given = request.query_params.get("wait", "0")
+        """GET of a run, held for up to `wait` seconds until it is final."""
+        run_id, origin = request.path_params["run_id"], request.query_params.get("from")
         try:
-            wait = float(given.removesuffix("s"))
+            wait = float(request.query_params.get("wait", "0").removesuffix("s"))
             if not 0 <= wait < 1e9:
                 raise ValueError
         except ValueError:
             raise Refusal(error(422, "wait: must be a number of seconds")) from None
-        run_id, origin = request.path_params["run_id"], request.query_params.get("from")
         if origin not in (None, "skyvern") or (origin and wait):
             raise Refusal(error(422, "from: can be skyvern alone, and not together with wait"))
         if origin:
-            return _response(await self._results.fresh(*caller, run_id))
-        asked = self._results.get(*caller, run_id, min(wait, self._max_wait))
+            return _response(await self._results.get_from_skyvern(*caller, run_id))
+        work = self._results.get(*caller, run_id, min(wait, self._max_wait))
         if not wait:
-            return _response(await asked)
-        reply = await _while_there(request, asked)
-        if not await self._gate.holds(caller.key):
-            raise Refusal(error(403, INVALID))
+            return _response(await work)
+        reply = await _while_connected(request, work)
+        if not await self._authenticator.is_valid(caller.key):
+            raise Refusal(error(403, INVALID_KEY))
         return _response(reply)
 
     async def events(self, request: Request, caller: Caller) -> Response:
-        found = await self._results.changes(*caller, request.path_params["run_id"])
+        """The server-sent events of a run."""
+        found = await self._results.events(*caller, request.path_params["run_id"])
         if isinstance(found, Reply):
             return _response(found)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": "text/event-stream"}
-        return _Streaming(self._while_held(found, caller.key), 200, headers)
+        return _Stream(self._while_valid(found, caller.key), 200, headers)
 
-    async def _while_held(self, pieces: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
-        """`pieces`, until the key is revoked: a stream may last for as long as its run."""
+    async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
+        """`events`, until the key is revoked: a stream may last for as long as its run."""
         with contextlib.suppress(LedgerUnavailable):
-            async with contextlib.aclosing(pieces):
-                async for piece in pieces:
-                    if not await self._gate.holds(key):
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    if not await self._authenticator.is_valid(key):
                         return
-                    yield piece
+                    yield event
 
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
+        """Resend the caller's webhook; Skyvern does it for runs that were not submitted here."""
         body = await self._body(request)
-        asked = self._resender.retry(*caller, request.path_params["run_id"], body)
-        reply = await _while_there(request, asked)
-        return await self._act(request, caller, body) if reply is None else _response(reply)
+        work = self._retrier.retry(*caller, request.path_params["run_id"], body)
+        reply = await _while_connected(request, work)
+        return await self._forward(request, caller, body) if reply is None else _response(reply)
 
     async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
-        """The older call, which has no address of its own and is answered with the task, whatever came of it."""
+        """The older call, which has no URL of its own and is answered with the task, whatever came of it."""
         body, task = await self._body(request), request.path_params["run_id"]
-        reply = await _while_there(request, self._resender.retry(*caller, task, b""))
+        reply = await _while_connected(request, self._retrier.retry(*caller, task, b""))
         if reply is None or reply.status != 200:
-            return await self._act(request, caller, body)
+            return await self._forward(request, caller, body)
         path = f"/api/v1/tasks/{quote(task, safe='')}"
-        found = await self._passthrough.act(*caller, "GET", path, "", request.headers, b"")
-        return _response(found)
+        return _response(await self._proxy.forward(*caller, "GET", path, "", request.headers, b""))
 
-    async def other(self, request: Request, caller: Caller) -> Response:
-        path, query = _path(request), _query(request)
+    async def proxy(self, request: Request, caller: Caller) -> Response:
+        """Any other call, forwarded to Skyvern."""
         if request.method not in ("GET", "HEAD"):
-            return await self._act(request, caller, await self._body(request))
-        asked = self._passthrough.read(*caller, request.method, path, query, request.headers)
-        found = await _while_there(request, asked)
+            return await self._forward(request, caller, await self._body(request))
+        work = self._proxy.read(*caller, request.method, _path(request), _query(request), request.headers)
+        found = await _while_connected(request, work)
         if isinstance(found, Reply):
             return _response(found)
-        reply, pieces = found
-        return _Streaming(pieces, reply.status, dict(reply.headers))
+        reply, body = found
+        return _Stream(body, reply.status, dict(reply.headers))
 
-    async def _act(self, request: Request, caller: Caller, body: bytes) -> Response:
+    async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:
         path, query = _path(request), _query(request)
-        return _response(await self._passthrough.act(*caller, request.method, path, query, request.headers, body))
+        return _response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
 
     async def _body(self, request: Request) -> bytes:
-        pieces, size = [], 0
+        body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                async for piece in request.stream():
-                    size += len(piece)
-                    if size > self._max_body:
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._max_body:
                         raise Refusal(error(413, f"The body is over {self._max_body} bytes"))
-                    pieces.append(piece)
         except TimeoutError:
             raise Refusal(error(408, "The body did not come in time", connection="close")) from None
-        return b"".join(pieces)
+        return bytes(body)
 
     async def _wake(self) -> None:
-        """Ring for what is due to callers. Without Redis the clock does, as soon as it is back."""
+        """Wake the worker that sends to callers. Without Redis the clock does, as soon as it is back."""
         with contextlib.suppress(redis.RedisError):
             await asyncio.to_thread(wakeups.wake_sinks, self._redis, [CALLBACK])
 
     def stop(self) -> None:
-        """Hold no request any longer: each is answered as if its time were up."""
+        """End all waiting: each held request is answered as if its time were up."""
         self._stopped_at = time.monotonic()
-        if self._leaving is not None and not self._leaving.done():
-            self._leaving.set_result(None)
-        self._waiters.stop()
-        self._senders.stop()
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.set_result(None)
+        self._runs_poll.stop()
+        self._deliveries_poll.stop()
 
     async def close(self) -> None:
-        began = time.monotonic() if self._stopped_at is None else self._stopped_at
-        await self._submitter.close(max(0.5, began + STOP_WITHIN - time.monotonic()))
-        await self._waiters.close()
-        await self._senders.close()
+        """Wait for submits that are being sent, then close all connections."""
+        stopped_at = time.monotonic() if self._stopped_at is None else self._stopped_at
+        await self._submitter.close(max(0.5, stopped_at + STOP_LIMIT - time.monotonic()))
+        await self._runs_poll.close()
+        await self._deliveries_poll.close()
         for source in self.sources.values():
             await source.api.aclose()
-        for reader in self._readers.values():
+        for reader in self._readers:
             reader.close()
-        self._provers.shutdown(wait=False, cancel_futures=True)
-        self._gate.close()
-        await self._store.close()
+        self._resolver_pool.shutdown(wait=False, cancel_futures=True)
+        self._authenticator.close()
+        await self._ledger.close()
 
 
 def _path(request: Request) -> str:
-    """The path as it stands on the wire."""
+    """The path as it was on the wire."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     return raw.split(b"?")[0].decode("latin-1")
 
@@ -341,8 +336,8 @@ class _Body(Protocol):
     async def aclose(self) -> None: ...
 
 
-class _Streaming(StreamingResponse):
-    """A body in pieces that is closed however its answer ends: a caller may hang up before the first piece, too."""
+class _Stream(StreamingResponse):
+    """A body in chunks that is closed however its response ends: a caller may disconnect before the first one, too."""
 
     def __init__(self, body: _Body, status: int, headers: Mapping[str, str]) -> None:
         super().__init__(body, status, headers)
@@ -355,21 +350,21 @@ class _Streaming(StreamingResponse):
             await self._body.aclose()
 
 
-async def _while_there(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives. A caller that hangs up ends it: nothing is held for nobody."""
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Return what `work` returns; cancel it and raise ClientDisconnect when the caller disconnects."""
 
-    async def hung_up() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(hung_up())
+    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
-        for each in (task, gone):
+        for each in (task, disconnect):
             each.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await each

@@ -1,4 +1,4 @@
-"""Who may call: the key, its scope and its rate. An unknown key is answered as Skyvern answers one."""
+"""Authentication of callers: the key, its scopes and its rate. An unknown key is answered as by Skyvern."""
 
 from __future__ import annotations
 
@@ -20,109 +20,107 @@ from receiver.ledger.async_ledger import AsyncLedger
 from receiver.runtime.throttle import RateLimits
 from receiver.submit.replies import Refusal, error
 
-FRESH_FOR = 5.0
-"""Seconds that a key is known: so long does one that was revoked go on opening."""
-NOTE_EVERY = 60.0
-"""Seconds between two notes in the ledger that a key is in use."""
-_MOST_KNOWN = 4096
-INVALID: Final = "Invalid credentials"
+CACHE_SECONDS = 5.0
+"""Seconds that a key is cached: so long is one that was revoked still accepted."""
+USED_AT_INTERVAL = 60.0
+"""Seconds between two updates of a key's `used_at` in the ledger."""
+INVALID_KEY: Final = "Invalid credentials"
+_CACHE_SIZE = 4096
 _SUBMITS = frozenset({"/v1/run/tasks", "/v1/run/agents", "/v1/run/workflows", "/api/v1/tasks"})
 _ROOTS = (("v1",), ("api", "v1"))
-# Segments that hand out, or make, credentials of Skyvern itself.
+# Path segments that return, or create, credentials of Skyvern itself.
 _REFUSED = frozenset({"apikeys", "api_keys", "api-keys", "ui-session", "internal", ".", "..", ""})
-# The ends of the paths below credentials/<vault> that tell the vault's own token or client secret.
+# The last segments of paths below credentials/<vault> that return the vault's own token or client secret.
 _VAULT = frozenset({"get", "create"})
-# Segments below which a GET tells codes of a second factor.
+# Path segments below which a GET returns codes of a second factor.
 _CODES = frozenset({"totp", "totp-code"})
 
 
 class Authenticator:
-    """`default_rate`: for keys without one of their own, such as 10/s, or None."""
+    """Checks keys against the ledger. `default_rate`: for keys without one of their own, such as 10/s, or None."""
 
-    def __init__(self, store: AsyncLedger, client: redis.Redis, default_rate: str | None) -> None:
-        self._store = store
+    def __init__(self, ledger: AsyncLedger, client: redis.Redis, default_rate: str | None) -> None:
+        self._ledger = ledger
         self._redis = client
-        self._default = default_rate
-        self._known: dict[str, tuple[float, Key | None]] = {}
-        self._looking: dict[str, asyncio.Task[Key | None]] = {}
+        self._default_rate = default_rate
+        self._cache: dict[str, tuple[float, Key | None]] = {}
+        self._lookups: dict[str, asyncio.Task[Key | None]] = {}
         self._limits = RateLimits(client)
-        self._noted: dict[str, float] = {}
-        self._notes: set[asyncio.Task[None]] = set()
+        self._used_at: dict[str, float] = {}
+        self._updates: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(2, "submit-rates")
 
-    async def admit(self, headers: Mapping[str, str], scope: str | None) -> Key:
+    async def authenticate(self, headers: Mapping[str, str], scope: str | None) -> Key:
         """The caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks, 429 over its rate.
 
-        `scope`: None for a call that is passed on for nobody. Raises LedgerUnavailable.
+        `scope`: None for a call that no key may make. Raises LedgerUnavailable.
         """
-        key = await self._key(_given(headers))
+        presented = _presented(headers)
+        key = await self._lookup(api_key.digest(presented)) if presented.startswith("rhk_") else None
         if key is None:
-            raise Refusal(error(403, INVALID))
+            raise Refusal(error(403, INVALID_KEY))
         if scope is None:
             raise Refusal(error(403, "This call is not passed on"))
         if scope not in key.scopes:
             raise Refusal(error(403, f"The key lacks the scope {scope}"))
-        rate = key.rate or self._default
+        rate = key.rate or self._default_rate
         if rate and not await self._take(key.id, rate):
             raise Refusal(error(429, "Rate limit exceeded. Please try again later.", retry_after="1"))
         return key
 
-    async def holds(self, key: Key) -> bool:
-        """Whether a key that was admitted some time ago opens anything still. Raises LedgerUnavailable."""
-        return await self._found(key.hash) is not None
+    async def is_valid(self, key: Key) -> bool:
+        """Whether a key that was authenticated before is still not revoked. Raises LedgerUnavailable."""
+        return await self._lookup(key.hash) is not None
 
-    async def _key(self, given: str) -> Key | None:
-        return await self._found(api_key.digest(given)) if given.startswith("rhk_") else None
-
-    async def _found(self, digest: str) -> Key | None:
-        seen, key = self._known.get(digest, (float("-inf"), None))
-        if time.monotonic() - seen <= FRESH_FOR:
+    async def _lookup(self, digest: str) -> Key | None:
+        seen_at, key = self._cache.get(digest, (float("-inf"), None))
+        if time.monotonic() - seen_at <= CACHE_SECONDS:
             return key
-        # One look serves all who ask: of a thousand requests that end in one moment, each asks once more.
-        task = self._looking.get(digest)
+        # One query serves all who ask at the same time: a thousand held requests may end in one moment.
+        task = self._lookups.get(digest)
         if task is None:
-            task = self._looking[digest] = asyncio.create_task(self._look(digest))
-            task.add_done_callback(lambda _: self._looking.pop(digest, None))
+            task = self._lookups[digest] = asyncio.create_task(self._query(digest))
+            task.add_done_callback(lambda _: self._lookups.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _look(self, digest: str) -> Key | None:
+    async def _query(self, digest: str) -> Key | None:
         now = time.monotonic()
-        key = await self._store.read(lambda connection: api_keys.by_hash(connection, digest))
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        self._known[digest] = (now, key)
-        if key is not None and now - self._noted.get(key.id, float("-inf")) > NOTE_EVERY:
-            self._noted[key.id] = now
-            task = asyncio.create_task(self._note(key.id, time.time()))
-            self._notes.add(task)
-            task.add_done_callback(self._notes.discard)
+        key = await self._ledger.read(lambda connection: api_keys.by_hash(connection, digest))
+        if len(self._cache) >= _CACHE_SIZE:
+            self._cache.clear()
+        self._cache[digest] = (now, key)
+        if key is not None and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
+            self._used_at[key.id] = now
+            task = asyncio.create_task(self._mark_used(key.id, time.time()))
+            self._updates.add(task)
+            task.add_done_callback(self._updates.discard)
         return key
 
-    async def _note(self, key_id: str, at: float) -> None:
-        """Note that the key was used. Beside the request: a ledger that takes no note must not refuse or delay it."""
+    async def _mark_used(self, key_id: str, at: float) -> None:
+        """Update `used_at`. A background task: a ledger that refuses the write must not refuse or delay the call."""
         with contextlib.suppress(LedgerUnavailable, LedgerDataError):
-            await self._store.write(lambda connection: api_keys.used(connection, key_id, at))
+            await self._ledger.write(lambda connection: api_keys.mark_used(connection, key_id, at))
 
     async def _take(self, key_id: str, rate: str) -> bool:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._limits.take, f"key/{key_id}", parse_rate(rate)) > 0
 
     def close(self) -> None:
-        """Let go of the threads and of Redis."""
-        for task in self._notes:
+        """Stop the threads and close the connections to Redis."""
+        for task in self._updates:
             task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._redis.close()
 
 
-def _given(headers: Mapping[str, str]) -> str:
-    """The key in `x-api-key`, or in `authorization` as a Bearer token."""
+def _presented(headers: Mapping[str, str]) -> str:
+    """The key in `x-api-key`, or in `authorization` as a Bearer token; "" when there is none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
 
 
 def scope_of(method: str, path: str) -> str | None:
-    """The scope that a call needs, or None when it is passed on for nobody. `path`: as it stands on the wire."""
+    """The scope that a call needs, or None when no key may make it. `path`: as it was on the wire."""
     decoded = unquote(unquote(path)).replace("\\", "/")
     segments = tuple(decoded.lower().removesuffix("/").split("/")[1:])
     if not decoded.startswith("/") or _REFUSED & set(segments):

@@ -1,6 +1,6 @@
-"""Our callback URLs, where Skyvern tells them, become the caller's own: the token in them is nobody's business.
+"""Our callback URLs, where Skyvern's answers show them, become the caller's own: the token in them is secret.
 
-Nor is the address of a caller another caller's, whatever else its key sees of the run: it stands as null there.
+So is the webhook address of one caller to another, whatever else its key sees of the run: it becomes null there.
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ _TOKEN = rb"(sub_[0-9a-f]{32})"
 
 
 class CallbackMask:
-    """For answers of Skyvern, and for bodies of the ledger."""
+    """Masks answers of Skyvern and bodies of the ledger."""
 
-    def __init__(self, store: AsyncLedger) -> None:
-        self._store = store
+    def __init__(self, ledger: AsyncLedger) -> None:
+        self._ledger = ledger
         self._patterns: dict[str, re.Pattern[bytes]] = {}
 
-    async def put_on(self, source: Source, key: Key | None, body: bytes) -> bytes:
-        """`body` with each of our callback URLs replaced, by what `key` may be told, or null. None: nobody's key."""
-        if not source.callbacks or source.callbacks.encode() not in body:
+    async def apply(self, source: Source, key: Key | None, body: bytes) -> bytes:
+        """`body` with each of our callback URLs replaced by the webhook address that `key` may see, or null.
+
+        A `key` of None may see none. Where the ledger is unavailable, all become null.
+        """
+        if not source.callback_base or source.callback_base.encode() not in body:
             return body
-        if source.callbacks not in self._patterns:
-            quoted = re.escape(json.dumps(source.callbacks)[:-1].encode())
-            self._patterns[source.callbacks] = re.compile(quoted + b"/" + _TOKEN + b'"')
-        pattern = self._patterns[source.callbacks]
+        if source.callback_base not in self._patterns:
+            quoted = re.escape(json.dumps(source.callback_base)[:-1].encode())
+            self._patterns[source.callback_base] = re.compile(quoted + b"/" + _TOKEN + b'"')
+        pattern = self._patterns[source.callback_base]
         tokens = sorted({found.decode() for found in pattern.findall(body)})
-        theirs: dict[str, str] = {}
+        visible: dict[str, str] = {}
         if key is not None:
             with suppress(LedgerUnavailable):
-                theirs = await self._store.read(lambda connection: addresses(connection, source.name, tokens, key))
+                visible = await self._ledger.read(lambda connection: addresses(connection, source.name, tokens, key))
         return pattern.sub(
-            lambda found: json.dumps(theirs.get(found[1].decode()) or None, ensure_ascii=False).encode(), body
+            lambda found: json.dumps(visible.get(found[1].decode()) or None, ensure_ascii=False).encode(), body
         )

@@ -1,6 +1,6 @@
-"""Waiting for something in the ledger to change: one look serves all who wait for it in this process.
+"""Long polling of the ledger: one query at an interval serves all requests of this process that wait for a change.
 
-A waiter costs a future and its request. It knows no HTTP and asks Skyvern nothing.
+A waiting request costs a future. This knows no HTTP and asks Skyvern nothing.
 """
 
 from __future__ import annotations
@@ -12,42 +12,39 @@ from typing import Generic, TypeVar
 
 from receiver.ledger import LedgerUnavailable
 
-EVERY = 0.3
-"""Seconds between two looks."""
-AFTER_TROUBLE = 1.0
+POLL_INTERVAL = 0.3
+"""Seconds between two queries."""
+RETRY_INTERVAL = 1.0
+"""Seconds until the next query when the ledger was unavailable."""
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class TooManyWaiters(Exception):
-    """As many requests are held already as may be."""
+    """As many requests wait already as may."""
 
 
-class Waiters(Generic[K, V]):
-    """`look`: how things stand, all at once; it may raise LedgerUnavailable. `most`: how many may wait."""
+class LongPoll(Generic[K, V]):
+    """`query`: the current values of all these keys; it may raise LedgerUnavailable. `limit`: how many may wait."""
 
-    def __init__(
-        self, look: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], most: int, every: float = EVERY
-    ) -> None:
-        self._look = look
-        self._most = most
-        self._every = every
+    def __init__(self, query: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], limit: int) -> None:
+        self._query = query
+        self._limit = limit
         self._waiting: dict[K, dict[asyncio.Future[V | None], V | None]] = {}
         self._count = 0
         self._task: asyncio.Task[None] | None = None
-        self.looks = 0
         self.stopped = False
 
     def __len__(self) -> int:
         return self._count
 
-    async def change(self, key: K, known: V | None, seconds: float) -> V | None:
-        """How it stands as soon as that is not as `known`; None when it is so after `seconds`, or `stop` was called.
+    async def wait_for_change(self, key: K, known: V | None, seconds: float) -> V | None:
+        """The value of `key` as soon as it is another than `known`; None after `seconds`, or when `stop` was called.
 
         Raises TooManyWaiters.
         """
-        if self._count >= self._most:
+        if self._count >= self._limit:
             raise TooManyWaiters
         if self.stopped:
             return None
@@ -63,41 +60,40 @@ class Waiters(Generic[K, V]):
             return None
         finally:
             self._count -= 1
-            mine = self._waiting.get(key, {})
-            mine.pop(future, None)
-            if not mine:
+            futures = self._waiting.get(key, {})
+            futures.pop(future, None)
+            if not futures:
                 self._waiting.pop(key, None)
 
-    async def until(self, key: K, over: Callable[[V], bool], seconds: float) -> V | None:
-        """How it stands once that is `over`; None when it is not after `seconds`, or `stop` was called.
+    async def wait_until(self, key: K, condition: Callable[[V], bool], seconds: float) -> V | None:
+        """The value of `key` once `condition` holds for it; None after `seconds`, or when `stop` was called.
 
         Raises TooManyWaiters.
         """
         loop = asyncio.get_running_loop()
-        deadline, known = loop.time() + seconds, None
+        deadline, value = loop.time() + seconds, None
         while (left := deadline - loop.time()) > 0:
-            known = await self.change(key, known, left)
-            if known is None or over(known):
-                return known
+            value = await self.wait_for_change(key, value, left)
+            if value is None or condition(value):
+                return value
         return None
 
     async def _run(self) -> None:
-        """Look until nobody waits."""
+        """Query until nobody waits."""
         while self._waiting:
-            pause = self._every
+            pause = POLL_INTERVAL
             try:
-                found = await self._look(list(self._waiting))
-                self.looks += 1
+                values = await self._query(list(self._waiting))
             except LedgerUnavailable:
-                found, pause = {}, AFTER_TROUBLE
-            for key, standing in found.items():
+                values, pause = {}, RETRY_INTERVAL
+            for key, value in values.items():
                 for future, known in list(self._waiting.get(key, {}).items()):
-                    if standing != known and not future.done():
-                        future.set_result(standing)
+                    if value != known and not future.done():
+                        future.set_result(value)
             await asyncio.sleep(pause)
 
     def stop(self) -> None:
-        """Nobody waits any longer: each is told, and whoever comes, as if its time were up."""
+        """End each wait, and all later ones, as if its time were up."""
         self.stopped = True
         for futures in self._waiting.values():
             for future in futures:
@@ -105,7 +101,7 @@ class Waiters(Generic[K, V]):
                     future.set_result(None)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop, and end the task that queries."""
         self.stop()
         if self._task is not None:
             self._task.cancel()

@@ -1,6 +1,6 @@
-"""Calls that are Skyvern's own business: passed on with the source's key, and the answer brought back.
+"""Forwards calls that are Skyvern's own business, with the source's API key, and returns the answers.
 
-Answers of reads come in pieces, whatever their size. None that holds a secret of the source goes out.
+Answers to reads are streamed, whatever their size. None that holds a secret of the source goes out.
 """
 
 from __future__ import annotations
@@ -13,90 +13,83 @@ from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.replies import Reply, error, holds_secret, relay, relayed_headers
 from receiver.submit.request.source import Source
 
-WHOLE = 4 << 20
-"""Bytes up to which an answer is read before it is passed on, so that our callback URLs in it can be replaced."""
+BUFFER_LIMIT = 4 << 20
+"""Bytes up to which an answer is read before it is passed on, so that our callback URLs in it can be masked."""
 
 
-class Leak(Exception):
-    """A secret of the source stood in a body that was already on its way; the connection is broken off."""
+class SecretInBody(Exception):
+    """A secret of the source was found in a body that is already being sent; the connection is aborted."""
 
 
-class Passthrough:
-    """All calls that nothing else is done for."""
+class Proxy:
+    """All calls that no other module serves."""
 
-    def __init__(self, disguise: CallbackMask) -> None:
-        self._disguise = disguise
+    def __init__(self, mask: CallbackMask) -> None:
+        self._mask = mask
 
     async def read(
         self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str]
-    ) -> Reply | tuple[Reply, Rest]:
-        """The answer to a GET or HEAD; for a large one its head and its body, which must be closed."""
-        said = await source.api.stream(method, path, query, headers)
-        if isinstance(said, Unreachable):
-            return error(504 if "in time" in said.reason else 503, said.reason, retry_after="5")
-        pieces: list[bytes] = []
-        size = 0
-        whole = False
+    ) -> Reply | tuple[Reply, ProxiedBody]:
+        """The answer to a GET or HEAD; of a large one its head, and its body, which must be closed."""
+        answer = await source.api.stream(method, path, query, headers)
+        if isinstance(answer, Unreachable):
+            return error(504 if "in time" in answer.reason else 503, answer.reason, retry_after="5")
+        body = bytearray()
+        complete = False
         try:
-            async for piece in said.chunks:
-                pieces.append(piece)
-                size += len(piece)
-                if size > WHOLE:
+            async for chunk in answer.chunks:
+                body += chunk
+                if len(body) > BUFFER_LIMIT:
                     break
             else:
-                whole = True
+                complete = True
         except BrokenOff:
-            await said.aclose()
+            await answer.aclose()
             return error(502, "Skyvern's answer broke off")
-        except BaseException:  # the caller hung up
-            await said.aclose()
+        except BaseException:  # the caller disconnected
+            await answer.aclose()
             raise
-        body = b"".join(pieces)
-        reply = relay(Answered(said.status, body, said.headers), source.secrets)
-        if whole or reply.status != said.status:
-            await said.aclose()
-            if _is_json(reply.headers):
-                reply = Reply(reply.status, await self._disguise.put_on(source, key, reply.body), reply.headers)
-            elif method == "HEAD" and "content-length" in said.headers:
-                reply = reply.with_headers(content_length=said.headers["content-length"])
+        beginning = bytes(body)
+        reply = relay(Answered(answer.status, beginning, answer.headers), source.secrets)
+        if complete or reply.status != answer.status:
+            await answer.aclose()
+            if "json" in reply.headers.get("content-type", ""):
+                reply = Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
+            elif method == "HEAD" and "content-length" in answer.headers:
+                reply = reply.with_headers(content_length=answer.headers["content-length"])
             return reply
-        return Reply(said.status, b"", relayed_headers(said.headers)), Rest(said, body, source)
+        return Reply(answer.status, b"", relayed_headers(answer.headers)), ProxiedBody(answer, beginning, source)
 
-    async def act(
+    async def forward(
         self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
     ) -> Reply:
         """The answer to any other call."""
-        said = await source.api.forward(method, path, query, headers, body)
-        reply = relay(said, source.secrets)
-        return Reply(reply.status, await self._disguise.put_on(source, key, reply.body), reply.headers)
+        reply = relay(await source.api.forward(method, path, query, headers, body), source.secrets)
+        return Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
 
 
-def _is_json(headers: Mapping[str, str]) -> bool:
-    return "json" in headers.get("content-type", "")
+class ProxiedBody:
+    """A body that is still being received, searched for secrets also across the boundaries of its chunks.
 
-
-class Rest:
-    """A body on its way, of which `first` is read already, looked through for secrets over the seams of its pieces.
-
-    Whoever has one calls `aclose`, also when it was never begun: the connection to Skyvern is held until then. To
-    iterate raises Leak, or BrokenOff when that connection breaks.
+    `beginning`: what was read already. Call `aclose` also when it was never iterated: the connection to Skyvern is held
+    until then. Iterating raises SecretInBody, or BrokenOff when that connection breaks.
     """
 
-    def __init__(self, said: Streamed, first: bytes, source: Source) -> None:
-        self._said = said
-        self._first = first
+    def __init__(self, answer: Streamed, beginning: bytes, source: Source) -> None:
+        self._answer = answer
+        self._beginning = beginning
         self._secrets = source.secrets
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         overlap = max((len(secret) for secret in self._secrets), default=1) - 1
-        tail = self._first[-overlap:] if overlap else b""
-        yield self._first
-        async for piece in self._said.chunks:
-            if holds_secret(tail + piece, self._secrets):
-                raise Leak
-            tail = (tail + piece)[-overlap:] if overlap else b""
-            yield piece
+        tail = self._beginning[-overlap:] if overlap else b""
+        yield self._beginning
+        async for chunk in self._answer.chunks:
+            if holds_secret(tail + chunk, self._secrets):
+                raise SecretInBody
+            tail = (tail + chunk)[-overlap:] if overlap else b""
+            yield chunk
 
     async def aclose(self) -> None:
-        """Let go of the connection."""
-        await self._said.aclose()
+        """Release the connection."""
+        await self._answer.aclose()

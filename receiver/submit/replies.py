@@ -1,45 +1,44 @@
-"""What a caller is told, in Skyvern's own shape: status, headers, body. Pure.
+"""Replies to callers, in Skyvern's own shape: status, headers, body. Pure.
 
 Skyvern's answer is passed on as it is, with our callback URL in it replaced by the caller's own; its errors get our
-submission id. What is no answer of Skyvern's (a page of HTML, a redirect, silence) becomes 502, 503 or 504. And
-whatever holds a secret of the source is told to nobody.
+submission id. What is no answer of Skyvern's (a page of HTML, a redirect, silence) becomes 502, 503 or 504. What holds
+a secret of the source is never passed on.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from receiver.skyvern.responses import Answer, Answered, Unreachable, submitted
-from receiver.skyvern.responses import Rejected as NoRun
-from receiver.submit.json_edit import NotAnObject, parse, splice
+from receiver.skyvern.responses import Answer, Answered, Rejected, Unreachable, submitted
+from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
 REPLAYED_HEADER: Final = "idempotent-replayed"
 STATUS_HEADER: Final = "x-runhook-skyvern-status"
 SOURCE_HEADER: Final = "x-runhook-from"
 """ledger | skyvern: where the answer to a GET of a run comes from."""
-
 WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
 """The webhook that a run's own caller asked for, percent-encoded; empty when none."""
-
 RETRY_AFTER: Final = 5
-"""Seconds after which a caller may try again what certainly created no run."""
+"""Seconds after which a caller may retry what certainly created no run."""
 
 _RELAYED = frozenset(
     ("content-type", "content-disposition", "content-range", "content-encoding", "content-language", "accept-ranges")
 )
 _RELAYED |= {"etag", "last-modified", "cache-control", "retry-after"}
-_REFUSED_AGAIN = frozenset({400, 413, 415, 422})
+# What Skyvern refuses for the request itself, and so would refuse a second time.
+_LASTING_REFUSALS = frozenset({400, 413, 415, 422})
 _NOT_MODIFIED = 304
 _SHORTEST_SECRET = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer of ours."""
+    """An HTTP response to a caller."""
 
     status: int
     body: bytes = field(repr=False)
@@ -53,11 +52,9 @@ class Reply:
         """This reply with the submission's id: in a header, and in the object of an error."""
         body = self.body
         if self.status >= 400:
-            try:
-                parse(body)
-                body = splice(body, {"submission_id": json.dumps(submission_id).encode()})
-            except NotAnObject:
-                pass
+            with suppress(NotAnObject):
+                parse_object(body)
+                body = edit_members(body, {"submission_id": json.dumps(submission_id).encode()})
         return Reply(self.status, body, {**self.headers, SUBMISSION_HEADER: submission_id})
 
 
@@ -78,13 +75,13 @@ def malformed(problem: NotAnObject) -> Reply:
         return invalid(
             None, "Input should be a valid dictionary or object to extract fields from", "model_attributes_type"
         )
-    said = {"type": "json_invalid", "loc": ["body", problem.position], "msg": "JSON decode error", "input": {}}
-    return error(422, [{**said, "ctx": {"error": str(problem)}}])
+    found = {"type": "json_invalid", "loc": ["body", problem.position], "msg": "JSON decode error", "input": {}}
+    return error(422, [{**found, "ctx": {"error": str(problem)}}])
 
 
 def relay(answer: Answer, secrets: Collection[bytes] = (), *, replacing: Mapping[bytes, bytes] | None = None) -> Reply:
-    """What a caller is told of `answer`. `replacing`: texts of the body, such as our callback URL, and what stands for
-    them. `secrets`: of the source; an answer that holds one of them is not passed on."""
+    """Skyvern's `answer` as a caller may see it. `replacing`: texts of the body, such as our callback URL, and their
+    replacements. `secrets`: of the source; an answer that holds one of them becomes a 502."""
     if isinstance(answer, Unreachable):
         return unreachable(answer)
     if answer.status != _NOT_MODIFIED and not 200 <= answer.status < 300 and answer.status < 400:
@@ -102,17 +99,18 @@ def relay(answer: Answer, secrets: Collection[bytes] = (), *, replacing: Mapping
 
 
 def relayed_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of an answer's headers that the caller gets."""
+    """Those of an answer's headers that are passed on to the caller."""
     return {name: value for name, value in headers.items() if name in _RELAYED}
 
 
 def holds_secret(text: bytes, secrets: Collection[bytes]) -> bool:
-    """Whether one of `secrets` stands in `text`. Very short ones stand everywhere, and are no secrets."""
+    """Whether `text` contains one of `secrets`. Those of less than 6 bytes are ignored: any text may contain them."""
     return any(secret in text for secret in secrets if len(secret) >= _SHORTEST_SECRET)
 
 
 def unreachable(answer: Unreachable) -> Reply:
-    """Nothing usable was said: 504 when the time ran out, 502 when the call may have done something, else 503."""
+    """The error for a call without a usable answer: 503 when it certainly did nothing, else 504 after a time-out, or
+    502."""
     if not answer.ambiguous:
         return error(
             503, f"Skyvern can't be reached; no run was created: {answer.reason}", retry_after=f"{RETRY_AFTER}"
@@ -120,8 +118,8 @@ def unreachable(answer: Unreachable) -> Reply:
     return error(504 if "in time" in answer.reason else 502, f"what became of the call is not known: {answer.reason}")
 
 
-def of_submit(answer: Answer, secrets: Collection[bytes], replacing: Mapping[bytes, bytes]) -> Reply:
-    """What the caller of a submit is told."""
+def submit_reply(answer: Answer, secrets: Collection[bytes], replacing: Mapping[bytes, bytes]) -> Reply:
+    """The reply to a submit. `secrets` and `replacing`: see `relay`."""
     if isinstance(answer, Answered) and answer.ok and not isinstance(answer.json(), dict):
         return error(502, "Skyvern's answer to the submit was not understood; whether a run exists is not known yet")
     if isinstance(answer, Answered) and answer.status == 408:
@@ -129,15 +127,15 @@ def of_submit(answer: Answer, secrets: Collection[bytes], replacing: Mapping[byt
     return relay(answer, secrets, replacing=replacing)
 
 
-def held_for_good(answer: Answer) -> bool:
-    """Whether the same request will be answered the same: then its Idempotency-Key stays with it. An answer that says
-    later, or that an operator can put right (a wrong key of ours), leaves the key free for another try."""
-    found = submitted(answer)
-    return not isinstance(found, NoRun) or found.status in _REFUSED_AGAIN
+def keeps_idempotency_key(answer: Answer) -> bool:
+    """Whether the Idempotency-Key of a submit stays bound to this answer. An answer that says "later", or that an
+    operator can put right (a wrong key of ours), frees the key for another request."""
+    result = submitted(answer)
+    return not isinstance(result, Rejected) or result.status in _LASTING_REFUSALS
 
 
 class Refusal(Exception):
-    """The call ends here, with `reply`."""
+    """The call is not served: `reply` is the response to it."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)

@@ -1,7 +1,7 @@
-"""A submit: written down, sent on with our callback URL, its answer written down. Each one runs in a task of its own.
+"""A submit: recorded, sent on with our callback URL, its answer recorded. Each one runs in a task of its own.
 
-The task outlives the caller's connection: whoever hangs up has still submitted, and finds the answer under the same
-Idempotency-Key, or with the same request while nobody knows yet what became of it.
+The task outlives the caller's connection: a caller that disconnects has still submitted, and finds the answer with the
+same Idempotency-Key, or with the same request for as long as its answer is not known.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
+from receiver.domain.poll_schedule import first_poll
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import parse as parse_run
+from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
@@ -28,234 +28,234 @@ from receiver.submit.replies import (
     REPLAYED_HEADER,
     Reply,
     error,
-    held_for_good,
     invalid,
-    of_submit,
+    keeps_idempotency_key,
     relay,
+    submit_reply,
 )
 from receiver.submit.request.endpoints import Endpoint, short_answer
 from receiver.submit.request.prepare import Prepared, prepare
 from receiver.submit.request.source import Source
 
-JOIN_FOR = 60.0
+REPEAT_WAIT = 60.0
 """Seconds that a request waits for the answer to an earlier one that it repeats."""
-LOOK_EVERY = 0.3
-OTHERS = 3.0
-"""Seconds that an answer which another process waits for may take before it is asked whether there is a run."""
-DUE_AFTER = 600.0
-"""Seconds after which a run that was accepted is looked for."""
-_WRITE_AGAIN = (0.2, 1.0, 3.0)
-_HUNG_UP = 499  # as nginx writes it down: there was nobody to answer any more
+POLL_INTERVAL = 0.3
+"""Seconds between two reads of a submission whose answer another process waits for."""
+RESOLVE_INTERVAL = 3.0
+"""Seconds that such an answer may take before Skyvern is asked whether there is a run."""
+_WRITE_RETRIES = (0.2, 1.0, 3.0)
+_DISCONNECTED = 499  # as nginx has it: the client closed the connection before the response
 
 log = logging.getLogger("runhook.submit")
 
-Prove = Callable[[Submission], Awaitable[Answered | None]]
-"""Looks in Skyvern's API for the run of a submission whose answer was lost: the GET of it, or None."""
-Gone = Callable[[], Awaitable[bool]]
-"""Whether the caller has hung up."""
-Due = Callable[[str, Mapping[str, Any], Mapping[str, str], float], float]
-"""(call, the request's members, its headers, now) → when a run of this kind is overdue."""
+FindRun = Callable[[Submission], Awaitable[Answered | None]]
+"""Searches Skyvern for the run of a submission whose answer was lost: the GET of it, or None."""
+IsDisconnected = Callable[[], Awaitable[bool]]
+"""Whether the caller has closed its connection."""
 
 
-def _unanswered(submission: Submission) -> bool:
-    """Whether its answer is still awaited. Its webhook may have come before."""
+def _awaits_answer(submission: Submission) -> bool:
+    """Whether its answer may still come. Its webhook may have come before."""
     young = time.time() - submission.created_at < lifecycle.PENDING_LIMIT
     return submission.state is SubmissionState.PENDING or (
         submission.state is SubmissionState.ACCEPTED and submission.answered_at is None and young
     )
 
 
-async def _stays() -> bool:
+async def _never() -> bool:
     return False
 
 
-class Submitter:
-    """Submits of all sources in this process. `prove`: how a lost answer is made good at once, if that can be."""
+def _json_reply(status: int, body: bytes) -> Reply:
+    return Reply(status, body, {"content-type": "application/json"})
 
-    def __init__(
-        self, store: AsyncLedger, redactor: Redactor, prove: Prove | None = None, due: Due | None = None
-    ) -> None:
-        self._store = store
+
+class Submitter:
+    """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled."""
+
+    def __init__(self, ledger: AsyncLedger, redactor: Redactor, find_run: FindRun, poll_after: float) -> None:
+        self._ledger = ledger
         self._redactor = redactor
-        self._prove = prove
-        self._due = due
-        self._going: dict[str, asyncio.Task[Reply]] = {}
+        self._find_run = find_run
+        self._poll_after = poll_after
+        self._tasks: dict[str, asyncio.Task[Reply]] = {}
 
     async def submit(
         self,
         source: Source,
         key: Key,
-        call: Endpoint,
+        endpoint: Endpoint,
         path: str,
         query: str,
         body: bytes,
         headers: Mapping[str, str],
-        gone: Gone = _stays,
+        is_disconnected: IsDisconnected,
     ) -> Reply:
-        """The answer to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent.
+        """The reply to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent.
 
-        `gone`: whether the caller has hung up, so that nobody hears of the run: the same request again is told of it.
+        Where the caller has disconnected, so that it does not know of the run, the reply is kept for the same request.
         """
-        prepared = prepare(source, key, call, path, query, body, headers)
+        prepared = prepare(source, key, endpoint, path, query, body, headers)
         new, now = prepared.new, time.time()
         if new.idempotency_key is not None:
-            gone = _stays  # by its key it finds the answer anyway
-        submission, made = await self._store.write(lambda connection: lifecycle.begin(connection, new, now))
-        if not made:
-            return await self._join(source, prepared, submission, gone)
-        # Made first and shielded: the caller may hang up, the request is on its way all the same.
-        task = asyncio.create_task(self._carry(source, prepared, gone))
-        self._going[submission.id] = task
-        task.add_done_callback(lambda _: self._going.pop(submission.id, None))
+            is_disconnected = _never  # by its key it finds the answer anyway
+        submission, is_new = await self._ledger.write(lambda connection: lifecycle.begin(connection, new, now))
+        if not is_new:
+            return await self._repeat(source, prepared, submission, is_disconnected)
+        # A shielded task: the caller may disconnect, the request is sent and its answer recorded all the same.
+        task = asyncio.create_task(self._send(source, prepared, is_disconnected))
+        self._tasks[submission.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(submission.id, None))
         return await asyncio.shield(task)
 
-    async def _carry(self, source: Source, prepared: Prepared, gone: Gone) -> Reply:
+    async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
         new = prepared.new
-        said = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
-        reply = of_submit(said, source.secrets, prepared.replacing).for_submission(new.id)
-        found = submitted(said)
-        now = time.time()
-        if isinstance(found, Created):
-            due_at = self._due(new.call, prepared.members, prepared.headers, now) if self._due else now + DUE_AFTER
-            answer = SubmitOutcome(SubmissionMove.ACCEPT, found.run_id, found.run_type, due_at=due_at)
-        elif isinstance(found, Lost):
-            answer = SubmitOutcome(SubmissionMove.MISS, reason=found.reason, due_at=now)
+        answer = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
+        reply = submit_reply(answer, source.secrets, prepared.replacing).for_submission(new.id)
+        result, now = submitted(answer), time.time()
+        unread, body = False, reply.body
+        if isinstance(result, Created):
+            due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after)
+            outcome = SubmitOutcome(SubmissionMove.ACCEPT, result.run_id, result.run_type, due_at=due_at)
+            unread = await is_disconnected()
+            body = self._redacted(reply.body)
+        elif isinstance(result, Lost):
+            outcome = SubmitOutcome(SubmissionMove.MISS, reason=result.reason, due_at=now)
         else:
-            reason = said.reason if isinstance(said, Unreachable) else f"status {found.status}"
-            answer = SubmitOutcome(SubmissionMove.REJECT, reason=reason, release=not held_for_good(said))
-        kept = self._redacted(reply.body) if isinstance(found, Created) else reply.body
-        answer = replace(answer, status=reply.status, body=kept)
-        if isinstance(found, Created) and await gone():
-            answer = replace(answer, status=_HUNG_UP, body=None)
-        submission = await self._write(new.id, answer)
-        if answer.status == reply.status and isinstance(found, Created):
-            await self._unhear(new.id, gone)
+            reason = answer.reason if isinstance(answer, Unreachable) else f"status {result.status}"
+            outcome = SubmitOutcome(SubmissionMove.REJECT, reason=reason, release=not keeps_idempotency_key(answer))
+        status, shown = (_DISCONNECTED, None) if unread else (reply.status, body)
+        outcome = replace(outcome, status=status, body=shown)
+        submission = await self._record_outcome(new.id, outcome)
+        if isinstance(result, Created) and not unread:
+            await self._withdraw_if_unread(new.id, is_disconnected)
         log.info(
             "submit.%s submission=%s source=%s call=%s run=%s status=%d",
-            answer.move.value.replace(" ", "_"), new.id, new.source, new.call, answer.run_id, reply.status,
+            outcome.move.value.replace(" ", "_"), new.id, new.source, new.call, outcome.run_id, reply.status,
         )  # fmt: skip
-        if isinstance(found, Lost) and submission is not None:
-            return await self._proof(source, submission, gone) or reply
+        if isinstance(result, Lost) and submission is not None:
+            return await self._resolve(source, submission, is_disconnected) or reply
         return reply
 
-    async def _write(self, submission_id: str, answer: SubmitOutcome) -> Submission | None:
-        """Write the answer down. None when the ledger does not take it: the caller is answered all the same, and the
-        submission is found pending by the clock."""
-        for pause in (*_WRITE_AGAIN, None):
+    async def _record_outcome(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
+        """Record how a submit ended. None when the ledger does not take it: the caller gets its reply all the same, and
+        the clock finds the submission pending."""
+        for pause in (*_WRITE_RETRIES, None):
             try:
-                return await self._store.write(
-                    lambda connection: lifecycle.answered(connection, submission_id, answer, time.time())
+                return await self._ledger.write(
+                    lambda connection: lifecycle.answered(connection, submission_id, outcome, time.time())
                 )
             except (LedgerUnavailable, LedgerDataError) as trouble:
                 if pause is None or isinstance(trouble, LedgerDataError):
                     log.error("submit.unwritten submission=%s ledger=%s", submission_id, trouble)
-                    return None
+                    break
                 await asyncio.sleep(pause)
         return None
 
     def _redacted(self, body: bytes) -> bytes:
-        masked, _ = self._redactor.apply(body, parse_run(body).data)
+        masked, _ = self._redactor.apply(body, parse(body).data)
         return masked
 
     # A request that repeats an earlier one.
 
-    async def _join(self, source: Source, prepared: Prepared, submission: Submission, gone: Gone) -> Reply:
+    async def _repeat(
+        self, source: Source, prepared: Prepared, submission: Submission, is_disconnected: IsDisconnected
+    ) -> Reply:
         if submission.request_hash != prepared.new.request_hash:
             return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
-        submission = await self._settled(submission)
-        if _unanswered(submission) and submission.state is SubmissionState.PENDING:
+        submission = await self._wait_for_answer(submission)
+        if submission.state is SubmissionState.PENDING:
             reply = error(409, "The first request with this content is still on its way", retry_after="5")
         else:
-            reply = await self._again(source, submission, gone)
+            reply = await self._earlier_reply(source, submission, is_disconnected)
         return reply.for_submission(submission.id).with_headers(**{REPLAYED_HEADER: "true"})
 
-    async def _settled(self, submission: Submission) -> Submission:
-        """The submission when it is answered, or as it is after a while."""
-        deadline = time.monotonic() + JOIN_FOR
-        submission_id = submission.id
-        patient = time.monotonic() + OTHERS
-        while _unanswered(submission) and time.monotonic() < deadline:
-            task = self._going.get(submission_id)
+    async def _wait_for_answer(self, submission: Submission) -> Submission:
+        """The submission once it is answered, or as it is when REPEAT_WAIT is over."""
+        now = time.monotonic()
+        deadline, resolve_at = now + REPEAT_WAIT, now + RESOLVE_INTERVAL
+        while _awaits_answer(submission) and time.monotonic() < deadline:
+            task = self._tasks.get(submission.id)
             if task is not None:
                 await asyncio.wait([task], timeout=deadline - time.monotonic())
             else:
-                await asyncio.sleep(LOOK_EVERY)  # another process carries it, or did until it died
-                if time.monotonic() > patient:
+                await asyncio.sleep(POLL_INTERVAL)  # another process waits for the answer, or did until it died
+                if time.monotonic() > resolve_at:
                     if submission.run_id:
                         break  # its run is known; that answer will do
-                    if self._prove is not None and await self._prove(submission) is not None:
-                        return await self._store.read(lambda c: lifecycle.one(c, submission_id)) or submission
-                    patient = time.monotonic() + OTHERS
-            found = await self._store.read(lambda connection: lifecycle.one(connection, submission_id))
-            if found is None or (task is not None and _unanswered(found)):
-                break  # its answer could not be written down
+                    if await self._find_run(submission) is not None:
+                        return await self._reload(submission) or submission
+                    resolve_at = time.monotonic() + RESOLVE_INTERVAL
+            found = await self._reload(submission)
+            if found is None or (task is not None and _awaits_answer(found)):
+                break  # its answer could not be recorded
             submission = found
         return submission
 
-    async def _again(self, source: Source, submission: Submission, gone: Gone) -> Reply:
-        """The answer that the submission has, or can have by now."""
-        if submission.answer_status is not None and submission.answer is not None and submission.answer_status < 300:
-            return Reply(submission.answer_status, submission.answer, {"content-type": "application/json"})
-        if submission.state in (SubmissionState.UNKNOWN, SubmissionState.ACCEPTED):
-            found = await self._proof(source, submission, gone)
-            if found is not None:
-                return found
-        if submission.answer_status is not None and submission.answer is not None:
-            return Reply(submission.answer_status, submission.answer, {"content-type": "application/json"})
-        return error(502, "what became of the call is not known yet")
+    async def _reload(self, submission: Submission) -> Submission | None:
+        return await self._ledger.read(lambda connection: lifecycle.one(connection, submission.id))
 
-    async def _proof(self, source: Source, submission: Submission, gone: Gone) -> Reply | None:
-        """The answer to a submit whose own was lost, once its run is known: by webhook, or found in Skyvern's API."""
-        said: Answer | None = None
+    async def _earlier_reply(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply:
+        """The reply that was recorded for the submission, or one that can be given now that more is known."""
+        recorded = None
+        if submission.answer_status is not None and submission.answer is not None:
+            recorded = _json_reply(submission.answer_status, submission.answer)
+            if recorded.status < 300:
+                return recorded
+        resolved = None
+        if submission.state in (SubmissionState.UNKNOWN, SubmissionState.ACCEPTED):
+            resolved = await self._resolve(source, submission, is_disconnected)
+        return resolved or recorded or error(502, "what became of the call is not known yet")
+
+    async def _resolve(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply | None:
+        """The reply to a submit whose answer was lost, once its run is known, by webhook or by a search in Skyvern's
+        API. None while it is not."""
+        answer = None
         try:
-            now = await self._store.read(lambda connection: lifecycle.one(connection, submission.id))
-            if now is not None and now.run_id:
-                submission = now
-            elif self._prove is not None:
-                said = await self._prove(submission)
-                now = await self._store.read(lambda connection: lifecycle.one(connection, submission.id))
-                submission = now or submission
+            current = await self._reload(submission)
+            if current is None or not current.run_id:
+                answer = await self._find_run(submission)
+                current = await self._reload(submission)
         except LedgerUnavailable:
             return None
+        submission = current or submission
         if not submission.run_id:
             return None
-        body = short_answer(submission.call, submission.run_id)
-        if body is None:
-            said = said or await source.api.get_run(submission.run_id)
-            run = said.json() if isinstance(said, Answered) and said.ok else None
-            body = short_answer(submission.call, submission.run_id, run)
-        if body is not None:
-            reply = Reply(200, body, {"content-type": "application/json"}).for_submission(submission.id)
-            return await self._told(submission, reply, gone)
-        ours = source.callback(submission.id)
-        replacing = {json.dumps(ours).encode(): json.dumps(submission.callback_url or None).encode()} if ours else {}
-        assert said is not None
-        reply = relay(said, source.secrets, replacing=replacing).for_submission(submission.id)
-        return await self._told(submission, reply, gone) if reply.status < 300 else None
-
-    async def _told(self, submission: Submission, reply: Reply, gone: Gone) -> Reply:
-        """`reply`, which is the submission's answer from now on, unless nobody is there to hear it."""
-        if await gone():
-            return reply
-        kept = self._redacted(reply.body)
-        with suppress(LedgerUnavailable, LedgerDataError):
-            await self._store.write(
-                lambda connection: lifecycle.told(connection, submission.id, reply.status, kept, time.time())
-            )
-        await self._unhear(submission.id, gone)
+        reply = await self._run_reply(source, submission, answer)
+        if reply.status >= 300:
+            return None
+        if not await is_disconnected():
+            await self._record_reply(submission.id, reply.status, self._redacted(reply.body))
+            await self._withdraw_if_unread(submission.id, is_disconnected)
         return reply
 
-    async def _unhear(self, submission_id: str, gone: Gone) -> None:
-        """Take back that the caller has heard of the run, when it hung up while that was being written down."""
-        if await gone():
-            with suppress(LedgerUnavailable, LedgerDataError):
-                await self._store.write(
-                    lambda connection: lifecycle.told(connection, submission_id, _HUNG_UP, None, time.time())
-                )
+    async def _run_reply(self, source: Source, submission: Submission, answer: Answer | None) -> Reply:
+        """The reply to a submit, made of the run that it created. `answer`: to a GET of the run, if it was fetched."""
+        body = short_answer(submission.call, submission.run_id)
+        if body is None:
+            answer = answer or await source.api.get_run(submission.run_id)
+            run = answer.json() if isinstance(answer, Answered) and answer.ok else None
+            body = short_answer(submission.call, submission.run_id, run)
+            if body is None:
+                ours, theirs = source.callback_url(submission.id), submission.callback_url or None
+                replacing = {json.dumps(ours).encode(): json.dumps(theirs).encode()} if ours else {}
+                return relay(answer, source.secrets, replacing=replacing).for_submission(submission.id)
+        return _json_reply(200, body).for_submission(submission.id)
+
+    async def _withdraw_if_unread(self, submission_id: str, is_disconnected: IsDisconnected) -> None:
+        """Record that the caller does not know of the run when it disconnected while its reply was being recorded."""
+        if await is_disconnected():
+            await self._record_reply(submission_id, _DISCONNECTED, None)
+
+    async def _record_reply(self, submission_id: str, status: int, body: bytes | None) -> None:
+        with suppress(LedgerUnavailable, LedgerDataError):
+            await self._ledger.write(
+                lambda connection: lifecycle.told(connection, submission_id, status, body, time.time())
+            )
 
     async def close(self, seconds: float) -> None:
-        """Wait a while for submits that are on their way. What is not answered then is found by the clock."""
-        if self._going:
-            await asyncio.wait(list(self._going.values()), timeout=seconds)
-        for task in list(self._going.values()):
+        """Wait up to `seconds` for submits to be answered. The clock resolves those that are not."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=seconds)
+        for task in list(self._tasks.values()):
             task.cancel()

@@ -1,1 +1,1 @@
-"""A submit as it comes, checked and prepared: nothing here asks the ledger or Skyvern."""
+"""A submit request before it is sent: checked and prepared. Nothing here reads the ledger or asks Skyvern."""

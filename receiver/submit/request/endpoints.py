@@ -1,7 +1,8 @@
-"""The calls that make runs and take a callback URL: their paths, and what differs between them. Pure.
+"""The endpoints that create runs and take a callback URL: their paths, and what differs between them. Pure.
 
-Read in the source of Skyvern 1.0.56. What else makes runs is no submission: `POST /v1/run/workflows/blocks` is for the
-debugger of its own editor, and `POST /v1/workflows/runs/{id}/retry` takes no body in which a URL of ours could stand.
+Read in the source of Skyvern 1.0.56. Its other endpoints that create runs are no submissions: `POST
+/v1/run/workflows/blocks` is for the debugger of its own editor, and `POST /v1/workflows/runs/{id}/retry` takes no body
+that could hold a callback URL.
 """
 
 from __future__ import annotations
@@ -14,21 +15,16 @@ from typing import Any, Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`name`: what the ledger calls it. `member`: the field of the request that holds the callback URL. `answer`: what
-    the run is told as: a run as in GET /v1/runs/{id}, or only the id of a task, or of a workflow's run."""
+    """`name`: what the ledger calls it. `url_field`: the field of the request that holds the callback URL. `answer`:
+    the run as in GET /v1/runs/{id}, or only the id of a task, or of a workflow's run."""
 
     name: str
     path: str
-    member: str = "webhook_url"
+    url_field: str = "webhook_url"
     answer: Literal["run", "task", "workflow run"] = "run"
 
-    @property
-    def fixed(self) -> bool:
-        """Whether its path says nothing of the request."""
-        return "{" not in self.path
 
-
-CALLS: Final = (
+ENDPOINTS: Final = (
     Endpoint("tasks", "/v1/run/tasks"),
     Endpoint("agents", "/v1/run/agents"),
     Endpoint("workflows", "/v1/run/workflows"),
@@ -37,18 +33,18 @@ CALLS: Final = (
     Endpoint("legacy", "/api/v1/tasks", "webhook_callback_url", "task"),
     Endpoint("legacy_workflow", "/api/v1/workflows/{workflow_id}/run", "webhook_callback_url", "workflow run"),
 )
-_BY_NAME: Final = {call.name: call for call in CALLS}
+_BY_NAME: Final = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
 
 def short_answer(name: str, run_id: str, run: Any = None) -> bytes | None:
-    """What the call answers when it tells no more than ids. `run`: as GET tells it, or None when it was not asked for.
+    """The body of an endpoint's answer that holds ids only. `run`: the answer to GET /v1/runs/{id}, if it was fetched.
 
-    None when the call answers with the run itself, or when `run` is needed and is none.
+    None when the endpoint answers with the run itself, or when `run` is needed and does not have the workflow's id.
     """
-    call = _BY_NAME.get(name)
-    if call is None or call.answer == "run":
+    endpoint = _BY_NAME.get(name)
+    if endpoint is None or endpoint.answer == "run":
         return None
-    if call.answer == "task":
+    if endpoint.answer == "task":
         return json.dumps({"task_id": run_id}).encode()
     request = run.get("run_request") if isinstance(run, Mapping) else None
     workflow = request.get("workflow_id") if isinstance(request, Mapping) else None

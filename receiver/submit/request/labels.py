@@ -14,9 +14,9 @@ from handlers.support.resubmit_chain import CHAIN, TRY
 
 HEADER: Final = "x-runhook-labels"
 MEMBER: Final = "labels"
-MOST: Final = 32
-"""Without the two of a chain of tries, so that each submission can be tried again."""
-LONGEST: Final = 256
+MAX_LABELS: Final = 32
+"""Without the two that the resubmit sink adds, so that each submission can be resubmitted."""
+MAX_VALUE: Final = 256
 """Characters of a value."""
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,64}")
@@ -24,7 +24,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class LabelError(ValueError):
-    """The labels can't be kept. The message says which and why, and repeats no value."""
+    """The labels can't be recorded. The message says which and why, and repeats no value."""
 
 
 def labels_of(header: str, member: Any = None) -> dict[str, str]:
@@ -37,13 +37,13 @@ def labels_of(header: str, member: Any = None) -> dict[str, str]:
         if not isinstance(member, Mapping):
             raise LabelError('labels: must be an object such as {"team": "billing"}')
         found |= {str(name): _text(str(name), value) for name, value in member.items()}
-    if (count := len(found.keys() - {CHAIN, TRY})) > MOST:
-        raise LabelError(f"{count} of them, and {MOST} are the most")
+    if (count := len(found.keys() - {CHAIN, TRY})) > MAX_LABELS:
+        raise LabelError(f"{count} of them, and {MAX_LABELS} are the most")
     for name, value in found.items():
         if not _NAME.fullmatch(name):
             raise LabelError("labels: a name is 1 to 64 of a-z, 0-9, _, . and -")
-        if len(value) > LONGEST:
-            raise LabelError(f"labels: the value of {name} is longer than {LONGEST} characters")
+        if len(value) > MAX_VALUE:
+            raise LabelError(f"labels: the value of {name} is longer than {MAX_VALUE} characters")
         if _CONTROL.search(value):
             raise LabelError(f"labels: the value of {name} holds control characters")
     return dict(sorted(found.items()))

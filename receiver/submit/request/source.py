@@ -1,4 +1,4 @@
-"""A source as the submit API sees it: its API, and where its webhooks reach us."""
+"""A source as the submit API sees it: its API client, and the URL at which its webhooks reach us."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from receiver.submit.request import webhook_url
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source as the submit API sees it. `callbacks`: where its webhooks reach us, without the token, or "".
-    `allowed`: what callers' webhooks may reach although it is private."""
+    """`callback_base`: the URL at which its webhooks reach us, without the token, or "". `allowed`: the private
+    addresses that callers' webhooks may have."""
 
     name: str
     api: SkyvernAPI
-    callbacks: str = ""
+    callback_base: str = ""
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
     allowed: AllowedAddresses = field(default_factory=AllowedAddresses)
 
-    def callback(self, submission_id: str) -> str:
+    def callback_url(self, submission_id: str) -> str:
         """The callback URL of a submission, or "" without a public URL."""
-        return f"{self.callbacks}/{submission_id}" if self.callbacks else ""
+        return f"{self.callback_base}/{submission_id}" if self.callback_base else ""
 
-    def webhook(self, given: str) -> str:
-        """The caller's own webhook as it is kept, "" for none. Raises Refusal for one that can never be called.
+    def webhook_url(self, given: str) -> str:
+        """The caller's webhook URL as it is kept, "" for none. Raises Refusal for one that can never be called.
 
-        Who gives our own address gets no webhook of us: that would only come back here.
+        Our own callback URL counts as none: the webhook would only come back here.
         """
         try:
-            url = webhook_url.written_out(given)
-            if not url or self.is_ours(url):
+            url = webhook_url.normalize(given)
+            if not url or self._is_ours(url):
                 return ""
             webhook_url.check(url, self.allowed)
-        except webhook_url.BadAddress as problem:
+        except webhook_url.InvalidWebhookURL as problem:
             raise Refusal(error(400, str(problem))) from None
         return url
 
-    def is_ours(self, url: str) -> bool:
+    def _is_ours(self, url: str) -> bool:
         """Whether `url` is where this source's webhooks reach us, with a token or without, however it is spelt."""
-        return bool(self.callbacks) and f"{_place(url)}/".startswith(f"{_place(self.callbacks)}/")
+        ours = _origin_and_path(self.callback_base)
+        return bool(self.callback_base) and f"{_origin_and_path(url)}/".startswith(f"{ours}/")
 
 
-def _place(url: str) -> str:
-    """The origin and path of an address: no user, default port, dot behind the host, or case of it. "" for none."""
+def _origin_and_path(url: str) -> str:
+    """`url` without user, default port, query, and a dot behind its host, which is in lower case. "" for no URL."""
     try:
         path = urlsplit(url.strip()).path
     except ValueError:

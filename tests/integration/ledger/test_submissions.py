@@ -22,7 +22,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
-from receiver.submit.results import lapses_at
+from receiver.submit.results import expires_at
 
 NOW = 1_700_000_000.0
 
@@ -203,4 +203,4 @@ def test_a_host_with_another_master_secret_says_so_instead_of_signing_wrongly(tm
     ],
 )
 def test_when_signed_urls_lapse(body: bytes, moment: float | None) -> None:
-    assert lapses_at(body) == moment
+    assert expires_at(body) == moment

@@ -144,7 +144,7 @@ def test_a_body_that_trickles_is_not_waited_for(
 def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
     submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "FRESH_FOR", 0.1)
+    monkeypatch.setattr(auth, "CACHE_SECONDS", 0.1)
     monkeypatch.setattr(results, "KEEP_ALIVE", 0.2)
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
     run_id = rig.task().json()["run_id"]

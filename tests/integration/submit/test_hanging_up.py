@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.schema import submissions
 from receiver.submit import results
-from receiver.submit.long_poll import Waiters
+from receiver.submit.long_poll import LongPoll
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.waiting import eventually
@@ -26,16 +26,16 @@ Simulate = Callable[..., SkyvernSimulator]
 
 
 @pytest.fixture
-def waiters(monkeypatch: pytest.MonkeyPatch) -> list[Waiters[Any, Any]]:
+def polls(monkeypatch: pytest.MonkeyPatch) -> list[LongPoll[Any, Any]]:
     """All that are made."""
-    made: list[Waiters[Any, Any]] = []
-    before = Waiters.__init__
+    made: list[LongPoll[Any, Any]] = []
+    before = LongPoll.__init__
 
-    def note(self: Waiters[Any, Any], *arguments: Any) -> None:
+    def note(self: LongPoll[Any, Any], *arguments: Any) -> None:
         made.append(self)
         before(self, *arguments)
 
-    monkeypatch.setattr(Waiters, "__init__", note)
+    monkeypatch.setattr(LongPoll, "__init__", note)
     return made
 
 
@@ -102,31 +102,31 @@ def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
 
 
 def test_a_stream_of_events_leaves_nothing_behind_when_its_client_hangs_up(
-    waiters: list[Waiters[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
 ) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_id = rig.task().json()["run_id"]
     held = [hold(rig, f"/v1/runs/{run_id}/events") for _ in range(5)]
-    eventually(lambda: len(waiters[0]) == 5)
+    eventually(lambda: len(polls[0]) == 5)
 
     for connection in held:
         connection.close()
 
-    eventually(lambda: len(waiters[0]) == 0, 5.0)  # long before the next sign of life, at which it would be noticed
-    eventually(lambda: waiters[0]._task is not None and waiters[0]._task.done(), 5.0)  # nobody looks any more
+    eventually(lambda: len(polls[0]) == 0, 5.0)  # long before the next sign of life, at which it would be noticed
+    eventually(lambda: polls[0]._task is not None and polls[0]._task.done(), 5.0)  # nobody queries any more
 
 
 def test_a_request_that_waits_ends_when_its_client_hangs_up(
-    waiters: list[Waiters[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
 ) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_id = rig.task().json()["run_id"]
     connection = hold(rig, f"/v1/runs/{run_id}?wait=60", read=0)
-    eventually(lambda: len(waiters[0]) == 1)
+    eventually(lambda: len(polls[0]) == 1)
 
     connection.close()
 
-    eventually(lambda: len(waiters[0]) == 0, 5.0)
+    eventually(lambda: len(polls[0]) == 0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_a_pool_of_connections_is_never_used_up_by_callers_that_hang_up(
 
 
 def test_those_who_wait_are_answered_when_the_process_stops(
-    waiters: list[Waiters[Any, Any]], submitting: Make, simulate_skyvern: Simulate
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
 ) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(4)]
     stream = hold(rig, f"/v1/runs/{run_ids[0]}/events")
     with ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=60") for n in range(20)]
-        eventually(lambda: len(waiters[0]) == 21)
+        eventually(lambda: len(polls[0]) == 21)
 
         rig.serving.stop()
 
@@ -184,7 +184,7 @@ def test_those_who_wait_are_answered_when_the_process_stops(
 async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
     submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "STOP_ASK", 0.3)
+    monkeypatch.setattr(results, "STOP_LIMIT", 0.3)
     skyvern = upstream(0, 10)
     rig = submitting(skyvern.url, dispatching=False)
     _known(rig, "tsk_1")

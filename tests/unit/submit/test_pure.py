@@ -1,4 +1,4 @@
-"""The pure parts of submitting: splice, labels, keys and scopes, answers, states."""
+"""The pure parts of submitting: the editing of JSON, labels, keys and scopes, answers, states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from receiver.domain import api_key, submission
 from receiver.domain.delivery import IllegalMove
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit import auth, replies
-from receiver.submit.json_edit import NotAnObject, parse, splice
+from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
 from receiver.submit.request.labels import LabelError, labels_of
 
 VALUES = st.recursive(
@@ -42,17 +42,17 @@ def join(texts: list[str]) -> bytes:
 
 
 @given(members())
-def test_a_splice_of_nothing_changes_no_byte(found: list[tuple[str, Any, str]]) -> None:
+def test_editing_nothing_changes_no_byte(found: list[tuple[str, Any, str]]) -> None:
     text = join([each[2] for each in found])
 
-    assert splice(text, {}) == text
+    assert edit_members(text, {}) == text
 
 
 @given(members(), NAMES)
 def test_dropping_a_member_leaves_the_others_byte_for_byte(found: list[tuple[str, Any, str]], name: str) -> None:
     text = join([each[2] for each in found])
 
-    assert splice(text, {name: None}) == (join([each[2] for each in found if each[0] != name]) if found else text)
+    assert edit_members(text, {name: None}) == (join([each[2] for each in found if each[0] != name]) if found else text)
 
 
 @given(members(), NAMES, VALUES)
@@ -61,7 +61,7 @@ def test_a_changed_member_is_read_back_and_all_others_are_as_before(
 ) -> None:
     text = join([each[2] for each in found])
 
-    changed = splice(text, {name: json.dumps(value).encode()})
+    changed = edit_members(text, {name: json.dumps(value).encode()})
 
     before, after = json.loads(text), json.loads(changed)
     assert after == {**before, name: value}
@@ -69,19 +69,19 @@ def test_a_changed_member_is_read_back_and_all_others_are_as_before(
         assert other == name or piece.encode() in changed
 
 
-def test_a_splice_keeps_what_a_parser_would_lose() -> None:
+def test_an_edit_keeps_what_a_parser_would_lose() -> None:
     text = b'{ "n": 12345678901234567890.0, "a":1.0,"a":2, "webhook_url" : null ,"z":"\\u00fc\xc3\xbc"}\n'
 
-    assert splice(text, {"webhook_url": b'"x"', "labels": None}) == text.replace(b"null", b'"x"')
-    assert splice(b"{ }", {"a": b"1"}) == b'{"a":1 }'
-    assert splice(b'{"a":1}', {"b": b"2"}) == b'{"b":2,"a":1}'
-    assert splice(b'{"webhook_\\u0075rl":"evil"}', {"webhook_url": b'"ours"'}) == b'{"webhook_\\u0075rl":"ours"}'
+    assert edit_members(text, {"webhook_url": b'"x"', "labels": None}) == text.replace(b"null", b'"x"')
+    assert edit_members(b"{ }", {"a": b"1"}) == b'{"a":1 }'
+    assert edit_members(b'{"a":1}', {"b": b"2"}) == b'{"b":2,"a":1}'
+    assert edit_members(b'{"webhook_\\u0075rl":"evil"}', {"webhook_url": b'"ours"'}) == b'{"webhook_\\u0075rl":"ours"}'
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{", b'{"a":1}x', b"\xff{}", b"[" * 100_000, b"{'a':1}"])
 def test_what_is_no_object_is_said_to_be_none(text: bytes) -> None:
     with pytest.raises(NotAnObject) as raised:
-        parse(text)
+        parse_object(text)
 
     assert replies.malformed(raised.value).status == 422
 
@@ -181,7 +181,7 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
     ours, theirs = b'"https://us/webhooks/s/sub_1"', b'"https://them/hook"'
     body = b'{"run_id":"tsk_1","run_request":{"webhook_url":"https://us/webhooks/s/sub_1"}}'
 
-    reply = replies.of_submit(answered(200, body), [], {ours: theirs})
+    reply = replies.submit_reply(answered(200, body), [], {ours: theirs})
 
     assert json.loads(reply.body)["run_request"]["webhook_url"] == "https://them/hook"
 
@@ -203,7 +203,7 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
     ],
 )
 def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, status: int) -> None:
-    reply = replies.of_submit(answer, [b"the-key"], {}).for_submission("sub_1")
+    reply = replies.submit_reply(answer, [b"the-key"], {}).for_submission("sub_1")
 
     assert reply.status == status
     assert json.loads(reply.body)["submission_id"] == reply.headers["x-runhook-submission-id"] == "sub_1"
@@ -236,7 +236,7 @@ def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
     ],
 )
 def test_an_idempotency_key_stays_with_what_would_be_answered_the_same(answer: Answered, held: bool) -> None:
-    assert replies.held_for_good(answer) is held
+    assert replies.keeps_idempotency_key(answer) is held
 
 
 def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:
