@@ -8,7 +8,7 @@ JOBS ?= 6
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install demo test lint format types check chaos bench loop clean
+.PHONY: install demo test lint format types chaos bench loop clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,17 @@ chaos: install
 # Runs submitted through us while webhooks are lost and the receiver is killed; a simulated Skyvern is the truth.
 loop: install
 	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS))
+
+# Each bench in a short form, about two minutes in all. PART=ingest runs one of them, ARGS="--seconds 8" at full length.
+bench-ingest := --seconds 2 --rounds 1
+bench-pipeline := --events 2000 --jobs 200 --rounds 1
+bench-one_by_one := --deliveries 400
+bench-database_sink := --rows 5120
+bench-mirror := small --runs 40
+
+bench: install
+	@set -e; $(foreach part,$(or $(PART),ingest pipeline one_by_one database_sink mirror),\
+	    echo "== $(part)"; $(BIN)/python -m bench.$(part) $(or $(ARGS),$(bench-$(part)));)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
