@@ -95,11 +95,11 @@ class Clock:
     def due(self) -> None:
         """Queue what waited long enough, take back what lapsed, and wake each sink that has something to send.
 
-        Claims that ran out while the ledger was away are those of workers that could not renew them: they get a moment,
+        Claims that ran out while the ledger was away are those of workers that could not renew them: they get PATIENCE,
         or what they are sending, and have sent, would be sent twice.
         """
-        now, began = time.time(), time.monotonic()
-        patient = began - self._ledger_away < PATIENCE
+        now, started = time.time(), time.monotonic()
+        patient = started - self._ledger_away < PATIENCE
 
         def work(connection: Connection) -> tuple[int, int]:
             return 0 if patient else recovery.lapse_claims(connection, now), recovery.make_due(connection, now)
@@ -110,7 +110,7 @@ class Clock:
                 log.warning("clock.lapsed claims=%d", lapsed)
             if queued:
                 log.debug("clock.due deliveries=%d", queued)
-        if time.monotonic() - began > AWAY:  # it hung, and has answered after all
+        if time.monotonic() - started > AWAY:  # it hung, and has answered after all
             self._ledger_away = time.monotonic()
         ready = self._ledger.read(
             lambda connection: [name for name in self._sinks if claims.has_due(connection, name, now)]

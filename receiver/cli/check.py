@@ -1,4 +1,4 @@
-"""`runhook check`: is the config right, and where would a body go? `runhook schema`: the file's JSON Schema."""
+"""`runhook check`: check the config, and show where bodies would go. `runhook schema`: the file's JSON Schema."""
 
 from __future__ import annotations
 

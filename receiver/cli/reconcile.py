@@ -41,7 +41,7 @@ def reconcile(
     if as_json:
         print_json(
             {
-                "looks": polls,
+                "polls": polls,
                 "sources": [
                     {
                         "source": each.source,

@@ -37,7 +37,7 @@ def simulate(
     data: DataDirectory = None,
     faults: Annotated[bool, typer.Option("--faults", help="List the faults, and do nothing else.")] = False,
 ) -> None:
-    """Play Skyvern: its API, runs that take a moment, signed webhooks, artifacts, and faults on request.
+    """Simulate Skyvern: its API, runs that take a few seconds, signed webhooks, artifacts, and faults on request.
 
     A prompt or title that holds the name of a fault in square brackets, as in "Get the invoice \\[lose]", has it.
     """

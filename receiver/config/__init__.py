@@ -1,1 +1,1 @@
-"""The config file and the environment, read into models; what is wrong is told with file, line and key."""
+"""The config file and the environment, read into models; problems are reported with file, line and key."""

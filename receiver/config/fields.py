@@ -1,4 +1,4 @@
-"""How single values may be written in the config file: sizes, durations, rates, keys and names. It knows no model.
+"""The types of single values in the config file: sizes, durations, rates, keys and names. It knows no model.
 
 Pure: a validator takes what YAML or the environment gave and returns the value, or raises ValueError saying what would
 be right.
@@ -22,9 +22,9 @@ _RATE = re.compile(r"([1-9][0-9]{0,6})\s*/\s*(s|m|h)")
 
 
 def parse_size(value: object) -> object:
-    """Bytes of "16MiB", "500kB" or a plain number. Anything that is no string is left to the model."""
+    """Return the bytes of "16MiB" or "500kB". What is no string is left to the model. Raises ValueError."""
     if not isinstance(value, str):
-        return not_truth(value)
+        return reject_bool(value)
     found = _SIZE.fullmatch(value.strip())
     if not found:
         raise ValueError("must be a size such as 16MiB, 500kB or a number of bytes")
@@ -32,9 +32,9 @@ def parse_size(value: object) -> object:
 
 
 def parse_duration(value: object) -> object:
-    """Seconds of "90d", "1h", "5m", "30s" or a plain number. Anything that is no string is left to the model."""
+    """Return the seconds of "90d", "1h", "5m" or "30s". What is no string is left to the model. Raises ValueError."""
     if not isinstance(value, str):
-        return not_truth(value)
+        return reject_bool(value)
     found = _DURATION.fullmatch(value.strip())
     if not found:
         raise ValueError("must be a duration such as 30s, 5m, 1h, 90d or a number of seconds")
@@ -42,15 +42,15 @@ def parse_duration(value: object) -> object:
 
 
 def parse_rate(value: str) -> tuple[int, float]:
-    """("10/s") → (10, 1.0): how many, in how many seconds. Raises ValueError."""
+    """Return how many, in how many seconds: (10, 1.0) for "10/s". Raises ValueError."""
     found = _RATE.fullmatch(value.strip())
     if not found:
         raise ValueError("must be a rate such as 10/s, 100/m or 1000/h")
     return int(found[1]), _SECONDS[found[2]]
 
 
-def not_truth(value: object) -> object:
-    """`value`, unless it is true or false, which pydantic would take for 1 and 0."""
+def reject_bool(value: object) -> object:
+    """Return `value`, unless it is true or false, which pydantic would take for 1 and 0. Raises ValueError."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -63,39 +63,39 @@ def _checked_rate(value: object) -> object:
 
 
 def _stripped(value: object) -> object:
-    """A key without the white space that a file or a shell has put around it."""
+    """Remove the white space that a file or a shell has put around a key."""
     return value.strip() if isinstance(value, str) else value
 
 
 def _keys(value: object) -> object:
-    """Keys without the empty ones: "${OLD_KEY:-}" is no key once the rotation is over."""
+    """Remove empty keys: "${OLD_KEY:-}" is no key once the rotation is over."""
     if not isinstance(value, list):
         return value
     keys = [each for each in map(_stripped, value) if each != ""]
     if not keys:
-        raise ValueError("has no key in it; without one, nobody could be told from a stranger")
+        raise ValueError("has no key in it; without one no signature can be checked")
     return keys
 
 
-def _as_in_yaml(kind: str, pattern: re.Pattern[str], minimum: int) -> WithJsonSchema:
+def _number_or_text(kind: str, pattern: re.Pattern[str], minimum: int) -> WithJsonSchema:
     return WithJsonSchema(
         {"anyOf": [{"type": kind, "minimum": minimum}, {"type": "string", "pattern": f"^{pattern.pattern}$"}]}
     )
 
 
 def _optional_key(value: object) -> object:
-    """Empty means none: "${SKYVERN_API_KEY:-}"."""
+    """Turn an empty key, such as of "${SKYVERN_API_KEY:-}", into None."""
     return _stripped(value) or None
 
 
-Whole = Annotated[int, BeforeValidator(not_truth)]
-Number = Annotated[float, BeforeValidator(not_truth)]
-Size = Annotated[int, BeforeValidator(parse_size), _as_in_yaml("integer", _SIZE, 0)]
-Seconds = Annotated[float, BeforeValidator(parse_duration), _as_in_yaml("number", _DURATION, 0)]
+Whole = Annotated[int, BeforeValidator(reject_bool)]
+Number = Annotated[float, BeforeValidator(reject_bool)]
+Size = Annotated[int, BeforeValidator(parse_size), _number_or_text("integer", _SIZE, 0)]
+Seconds = Annotated[float, BeforeValidator(parse_duration), _number_or_text("number", _DURATION, 0)]
 Rate = Annotated[
     str, BeforeValidator(_checked_rate), WithJsonSchema({"type": "string", "pattern": f"^{_RATE.pattern}$"})
 ]
 Keys = Annotated[list[SecretStr], BeforeValidator(_keys)]
 OptionalKey = Annotated[SecretStr | None, BeforeValidator(_optional_key)]
 Name = Annotated[str, Field(pattern=NAME)]
-"""Names of sources and sinks: they stand in URLs, queue names, metrics and templates."""
+"""Names of sources and sinks, which are used in URLs, queue names, metrics and templates."""

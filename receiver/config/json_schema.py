@@ -15,7 +15,7 @@ from receiver.config.models import Config, RetryPolicy, RouteConfig, SinkConfig,
 from receiver.config.settings import Settings
 
 VARIABLE = r"\$\{[A-Za-z_]"
-"""In a text that takes its value from the environment."""
+"""Pattern of a text that takes its value from the environment."""
 
 BEGIN = "<!-- made by `runhook schema --docs --output docs/configuration.md` -->"
 END = "<!-- end -->"
@@ -27,7 +27,7 @@ Schema = dict[str, Any]
 
 
 def json_schema() -> Schema:
-    """The JSON Schema (2020-12) of the config file, with the options of every sink type that is installed here."""
+    """Return the JSON Schema (2020-12) of the config file, with the options of every sink type installed here."""
     from handlers.registry import sink_types
 
     schema = Config.model_json_schema(ref_template="#/$defs/{model}")
@@ -78,7 +78,7 @@ def json_schema() -> Schema:
 
 
 def _with_shorthands(model: type[BaseModel], schema: Schema) -> Schema:
-    """Let a text stand where a validator of the model takes one and makes something of it."""
+    """Allow a text where a validator of the model turns one into the value."""
     short = {"type": "string"}
     for validator in model.__pydantic_decorators__.field_validators.values():
         for name in validator.info.fields if validator.info.mode == "before" else ():
@@ -93,7 +93,7 @@ def _with_shorthands(model: type[BaseModel], schema: Schema) -> Schema:
 
 
 def _open_to_variables(schema: Any) -> Any:
-    """Let `${VAR}` stand wherever a number, a truth value or a text of a certain form does."""
+    """Allow `${VAR}` wherever a number, a boolean or a text of a certain form is expected."""
     if isinstance(schema, list):
         return [_open_to_variables(each) for each in schema]
     if not isinstance(schema, dict):
@@ -106,20 +106,20 @@ def _open_to_variables(schema: Any) -> Any:
         else _open_to_variables(value)
         for key, value in schema.items()
     }
-    formed = opened.get("type") in ("integer", "number", "boolean") or (
+    restricted = opened.get("type") in ("integer", "number", "boolean") or (
         opened.get("type") == "string" and {"pattern", "enum", "format"} & set(opened)
     )
-    if not formed or "const" in opened:
+    if not restricted or "const" in opened:
         return opened
-    told = {key: opened.pop(key) for key in ("title", "description", "default") if key in opened}
-    return {**told, "anyOf": [opened, {"type": "string", "pattern": VARIABLE}]}
+    annotations = {key: opened.pop(key) for key in ("title", "description", "default") if key in opened}
+    return {**annotations, "anyOf": [opened, {"type": "string", "pattern": VARIABLE}]}
 
 
 # --- For people
 
 
 def reference() -> str:
-    """The reference part of docs/configuration.md."""
+    """Return the reference part of docs/configuration.md."""
     from handlers.registry import BUILT_IN, sink_type
 
     parts = [
@@ -150,7 +150,7 @@ def reference() -> str:
 
 
 def put_reference(page: str, text: str) -> str:
-    """`page` with `text` between the marks, or just `text` where it has none."""
+    """Return `page` with `text` between the marks, or just `text` where it has none."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     return f"{before}{begin}\n{text}{end}{after}" if begin and end else text

@@ -1,4 +1,4 @@
-"""From a file to a checked Config, with every problem of it at once. The YAML itself is configfile's business."""
+"""Read a file into a checked Config, and report every problem of it at once. The YAML itself is read by yaml_file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from receiver.routing.validation import order_problems, rule_problems, rule_warn
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file that is right. `document` knows the lines and what stands in the file before variables were put in."""
+    """A file without problems. `document` has its lines, and its texts before variables were replaced."""
 
     config: Config
     document: Document
@@ -39,11 +39,11 @@ def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
     sinks = raw["sinks"] if isinstance(raw.get("sinks"), dict) else {}
     for name, sink in sinks.items():
         if name == CALLBACK:
-            document.complain(("sinks", name), "this name is taken by the callers' own webhooks; choose another")
+            document.complain(("sinks", name), "this name is reserved for callers' own webhooks; choose another")
         if isinstance(sink, dict):
             _check_sink(document, name, sink)
     routes = raw["routes"] if isinstance(raw.get("routes"), list) else []
-    # Where the sinks could not be read at all, that is said already, and nothing of who names them.
+    # Where the sinks could not be read at all, that is reported already, and not each route that names one.
     unread = not sinks and any(len(key) == 1 for _, key, _ in document.problems)
     _check_routes(document, routes, None if unread else list(sinks))
     _check_entries(document, raw)
@@ -69,7 +69,7 @@ def _complain(document: Document, key: Key, text: str) -> None:
 
 
 def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
-    """Let the handler check its options, and build the sink once: a template in it may be wrong."""
+    """Check a sink's options by its handler, and build the sink once: a template in it may be wrong."""
     from handlers.contract import SinkError
     from handlers.registry import BrokenSinkType, UnknownSinkType, build, sink_type
 
@@ -99,7 +99,7 @@ def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
 
 
 class _NoServices:
-    """What a sink gets that is only built to see whether it can be."""
+    """The services of a sink that is only built to check its options."""
 
     def fresh_artifacts(self, delivery: object) -> list[Any]:  # noqa: ARG002 - the protocol's names
         return []
@@ -137,7 +137,7 @@ def _check_routes(document: Document, raw: list[Any], sinks: list[str] | None) -
             routes.append(RouteConfig.model_validate({**route, "when": None}))
             places.append(index)
         except ValidationError:
-            continue  # said already
+            continue  # reported already
     for (position, *rest), text in order_problems(routes, sinks):
         _complain(document, ("routes", places[int(position)], *rest), text)
 
@@ -181,7 +181,7 @@ def _no_sink(name: str, sinks: list[str]) -> str:
 
 
 def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
-    """What other modules know the form of."""
+    """Check entries whose form other modules define."""
     from handlers.support.address_policy import AllowedAddresses
     from receiver.domain.redaction import Redactor
 
@@ -199,7 +199,7 @@ def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
 
 
 def _warnings(config: Config, document: Document) -> list[str]:
-    """What is allowed and yet most likely not meant."""
+    """Return what is allowed and yet probably a mistake."""
     used = {target.sink for route in config.routes for target in route.targets}
     unused = [name for name in config.sinks if name not in used]
     found: list[tuple[Key, str]] = [
@@ -214,7 +214,7 @@ def _warnings(config: Config, document: Document) -> list[str]:
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
-    """The config in the YAML file `path`, with `${VAR}` and `${VAR:-default}` taken from `environ`.
+    """Return the config in the YAML file `path`, with `${VAR}` and `${VAR:-default}` taken from `environ`.
 
     Raises ConfigError with every problem of the file, each with file, line and key.
     """

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in words for the person who wrote the file. Pure; no word of it repeats a value."""
+"""Messages about what pydantic found wrong, for the person who wrote the file. Pure; no message repeats a value."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _KINDS = {"string_type", "list_type", "dict_type", "model_type", "tuple_type", "
 
 
 def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list[tuple[Key, str]]:
-    """One problem a key, from what `model` had against `value`. Keys are those of `value`."""
+    """Return one problem for each key at which `model` refused `value`."""
     found: dict[Key, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False, include_input=False):
         found.setdefault(_key(detail, value), []).append(detail)
@@ -58,7 +58,7 @@ def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list
     problems = []
     for key, details in found.items():
         if all(detail["type"] == "missing" for detail in details) and key in guesses:
-            continue  # it is there, misspelt, and that is said
+            continue  # it is there, misspelt, and that is reported
         # Of a union, the alternative that got further is the one that was meant.
         deeper = any(other[: len(key)] == key and len(other) > len(key) for other in found)
         meant = [detail for detail in details if not (deeper and detail["type"] in _KINDS)]
@@ -69,14 +69,14 @@ def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """ "unknown key; …" with what would be right."""
+    """Return "unknown key; …" with the key that was probably meant, or those that are known."""
     known = list(known)
     guess = suggest(name, known)
-    return f"unknown key; did you mean {guess}?" if guess else f"unknown key; here may stand {', '.join(known)}"
+    return f"unknown key; did you mean {guess}?" if guess else f"unknown key; the keys here are {', '.join(known)}"
 
 
 def fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
-    """The names of the fields that may stand below `key`, or [] where anything may."""
+    """Return the names of the fields below `key`, or [] where any name is allowed."""
     current: Any = model
     for part in key:
         current = _below(current, part)
@@ -85,7 +85,7 @@ def fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
 
 
 def _below(annotation: Any, part: str | int) -> Any:
-    """The annotation of what stands at `part` in something of type `annotation`."""
+    """Return the annotation of the value at `part` in one of type `annotation`."""
     if (found := _model(annotation)) is not None and str(part) in found.model_fields:
         return found.model_fields[str(part)].annotation
     for each in _alternatives(annotation):
@@ -98,7 +98,7 @@ def _below(annotation: Any, part: str | int) -> Any:
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation, also as an element of its lists or a value of its mappings."""
+    """Return the model in an annotation, also as an element of its lists or a value of its mappings."""
     for each in _alternatives(annotation):
         for inner in (each, *get_args(each)):
             if found := _model(inner):
@@ -113,7 +113,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """The types that an annotation allows: through Annotated, Optional and unions."""
+    """Return the types that an annotation allows, through Annotated, Optional and unions."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         return [each for argument in get_args(annotation) for each in _alternatives(argument)]
@@ -123,7 +123,7 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _key(detail: ErrorDetails, value: Any) -> Key:
-    """The error's place without what is no key of the file: the branch of a union, the name of a validator."""
+    """Return the error's location without what is no key of the file: a union's branch, a validator's name."""
     key: list[str | int] = []
     parts = detail["loc"]
     for index, part in enumerate(parts):
@@ -159,7 +159,7 @@ def _text(detail: ErrorDetails, model: type[BaseModel], key: Key, value: Any) ->
 
 
 def _help(model: type[BaseModel], key: Key) -> str:
-    """The first sentence of what the field's declaration says."""
+    """Return the first sentence of the field's description."""
     current: Any = model
     for part in key[:-1]:
         current = _below(current, part)

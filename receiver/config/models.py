@@ -1,7 +1,7 @@
 """The config file as models: sources, sinks, routes and limits. It knows no YAML and opens nothing.
 
 Every key is declared here once, with type, default and help; the loader's errors, `runhook schema` and
-docs/configuration.md are made from these declarations. `load` (at the end) is how everything else gets a Config.
+docs/configuration.md are made from these declarations. `load` in receiver.config.loader returns a Config.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _targets(value: object) -> object:
 
 
 class Model(BaseModel):
-    """Base of all parts of the file: an unknown key is an error, and no error repeats a value, which may be secret."""
+    """Base of the models: an unknown key is an error, and no error repeats a value, which may be secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -73,12 +73,12 @@ class SourceConfig(Model):
 
     @property
     def signing_secrets(self) -> tuple[str, ...]:
-        """All that may have signed a webhook: the key with which we submit signs the webhooks of what we submit."""
+        """All keys that may have signed a webhook: `api_key` signs the webhooks of the runs that we submit."""
         found = [*self.secrets, *([self.api_key] if self.api_key else [])]
         return tuple(dict.fromkeys(each.get_secret_value() for each in found if each.get_secret_value()))
 
     def api(self, default_base: str) -> tuple[str, str] | None:
-        """Base and key of the source's API, or None when it must not be asked. `default_base` may be ""."""
+        """Return base and key of the source's API, or None when it must not be called. `default_base` may be ""."""
         base = self.api_base or default_base
         return (base.rstrip("/"), self.api_key.get_secret_value()) if base and self.api_key else None
 
@@ -111,7 +111,7 @@ class SinkConfig(Model):
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, data: Any) -> Any:
-        """Every key that is not ours belongs to the handler."""
+        """Move every key that is no field here to `options`, which the handler checks."""
         if not isinstance(data, dict):
             return data
         own = {key: value for key, value in data.items() if key in cls.model_fields}
@@ -150,7 +150,7 @@ class RouteConfig(Model):
     interim: bool = Field(False, description="Also events of runs that have not ended, or will be tried again.")
     repeats: bool = Field(False, description="Also events that say nothing new.")
     superseded: bool = Field(False, description="Also final events older than the newest one of their run.")
-    stop: bool = Field(False, description="When this route matches, the ones after it are not looked at.")
+    stop: bool = Field(False, description="When this route matches, the ones after it are not evaluated.")
 
     @property
     def targets(self) -> tuple[ToSink, ...]:
@@ -221,7 +221,7 @@ class CallbacksConfig(Model):
 
 
 class ReconcileConfig(Model):
-    """Looking for what no webhook has told: overdue runs are polled."""
+    """Polling for results that no webhook has brought."""
 
     enabled: bool = Field(True, description="Whether the clock polls overdue runs.")
     after: Seconds = Field(
@@ -261,7 +261,7 @@ class Config(Model):
 
     sources: dict[Name, SourceConfig] = Field(min_length=1, description="Who posts to us, by name.")
     sinks: dict[Name, SinkConfig] = Field(default_factory=dict, description="Destinations, by name.")
-    routes: list[RouteConfig] = Field(default_factory=list, description="Rules, looked at from top to bottom.")
+    routes: list[RouteConfig] = Field(default_factory=list, description="Rules, evaluated from top to bottom.")
     redact: list[str] = Field(
         default_factory=lambda: list(DEFAULT_REDACT),
         description="Dotted paths that are masked before anything is kept in the ledger or sent to a sink:"
@@ -280,7 +280,7 @@ class Config(Model):
     submit: SubmitConfig = Field(default_factory=SubmitConfig, description="The submit API.")
     callbacks: CallbacksConfig = Field(default_factory=CallbacksConfig, description="The callers' own webhooks.")
     reconcile: ReconcileConfig = Field(
-        default_factory=ReconcileConfig, description="Looking for what no webhook has told."
+        default_factory=ReconcileConfig, description="Polling for results that no webhook has brought."
     )
     retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long ended things are kept.")
 
@@ -290,7 +290,7 @@ class Config(Model):
         return any(source.api_key for source in self.sources.values())
 
     def unproven(self, default_base: str, public_url: str) -> str:
-        """A warning when runs can be submitted but Skyvern can't be told where their webhooks go; else ""."""
+        """Return a warning when runs can be submitted but Skyvern gets no URL for their webhooks; else ""."""
         names = [name for name, source in self.sources.items() if source.api(default_base) is not None]
         if public_url or not names:
             return ""
@@ -302,5 +302,5 @@ class Config(Model):
 
     @property
     def destinations(self) -> list[str]:
-        """All that deliveries go to: the sinks, and the callers' own webhooks where runs can be submitted."""
+        """All sinks that deliveries have: those of the file, and CALLBACK where runs can be submitted."""
         return [*self.sinks, *([CALLBACK] if self.submits else [])]

@@ -1,4 +1,4 @@
-"""The settings that come from the environment: the only reader of os.environ. It knows nothing of the YAML file.
+"""The settings from the environment. The only reader of os.environ; it knows nothing of the YAML file.
 
 Each setting is declared once, as a field: its name, type, default, variable and help. `Settings.summary()` prints them
 with passwords as stars, and docs/configuration.md lists them.
@@ -18,23 +18,23 @@ from handlers.support.url import hide_password
 from receiver.errors import ConfigError
 
 LOCAL_KEY_FILE = "skyvern-api-key"
-"""In the data directory: the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set."""
+"""File in the data directory with the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set."""
 
 SECRET_FILE = "runhook-secret"  # noqa: S105 - a name
-"""In the data directory: the master secret, when RUNHOOK_SECRET is not set."""
+"""File in the data directory with the master secret, when RUNHOOK_SECRET is not set."""
 
 _SHORTEST_SECRET = 16
 _SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
 
 
 def _variable(name: str, help_text: str, default: str = "", shown: str = "") -> dict[str, str]:
-    """Metadata of a field that is read from variable `name`. `shown`: the default in words, where it is computed."""
+    """Return the metadata of a field that is read from variable `name`. `shown`: a computed default in words."""
     return {"variable": name, "help": help_text, "default": default, "shown": shown or default}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says. Build it with `from_env`."""
+    """The settings of one process. Build them with `from_env`."""
 
     config: Path = field(
         metadata=_variable("RUNHOOK_CONFIG", "The YAML file with sources, sinks and routes.", "config/runhook.yaml")
@@ -108,7 +108,7 @@ class Settings:
             if local_key:
                 variables["SKYVERN_API_KEY"] = local_key
         if local_key and not variables.get("SKYVERN_BASE_URL"):
-            values["skyvern_base_url"] = ""  # a key of our own making is no business of the real Skyvern
+            values["skyvern_base_url"] = ""  # a key that was made here opens nothing at the real Skyvern
         # The file may name these, whether they came from the environment, from an option or are defaults.
         variables["RUNHOOK_DATA"] = values["data"]
         embedded = not values["redis_url"]
@@ -136,7 +136,7 @@ class Settings:
         )
 
     def with_local_key(self) -> Self:
-        """These settings with a SKYVERN_API_KEY in `environ`, made and kept in the data directory when there is none.
+        """Return these settings with a SKYVERN_API_KEY, made and kept in the data directory when there is none.
 
         For `runhook dev` and the demo, so that the shipped config works with no account and with no secret that the
         whole world knows. The file is readable by its owner only. Raises ConfigError when it can't be written.
@@ -156,7 +156,7 @@ class Settings:
         )
 
     def master_secret(self, *, make: bool = False) -> str:
-        """The secret that the keys of upstream apps are derived from; "" when there is none and `make` is false.
+        """Return the secret that upstream apps' keys are derived from; "" when there is none and `make` is false.
 
         RUNHOOK_SECRET, or what a file in the data directory holds, readable by its owner only. Raises ConfigError when
         the file can't be written.
@@ -168,7 +168,7 @@ class Settings:
             raise ConfigError(f"RUNHOOK_DATA: can't write {path}: {error.strerror}") from None
 
     def summary(self) -> dict[str, str]:
-        """Each variable with its value in use, passwords in URLs as stars."""
+        """Return each variable with its value in use, passwords as stars."""
         shown = {
             item.metadata["variable"]: hide_password(str(getattr(self, item.name)))
             for item in fields(self)
@@ -189,7 +189,7 @@ def _read_key(path: Path) -> str:
 
 
 def _write_key(path: Path) -> str:
-    """A new key, kept in `path`; when another process was first, its key. Raises OSError."""
+    """Write a new key to `path` and return it; when another process was first, its key. Raises OSError."""
     key = "local-" + secrets.token_urlsafe(32)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Under another name first: a full disk or a kill must not leave an empty file, which nobody could sign with.
@@ -228,7 +228,7 @@ def _problems(values: Mapping[str, str]) -> list[str]:
 
 
 def _address_problem(url: str) -> str:
-    """What is wrong with an address that begins as it should, or ""."""
+    """Return what is wrong with an address whose scheme is right, or ""."""
     try:
         parts = urlsplit(url)
         _ = parts.port

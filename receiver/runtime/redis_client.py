@@ -1,7 +1,7 @@
 """Make clients of Redis, and say what its errors mean.
 
-The only module that makes clients: redis-py's own defaults are ten retries with pauses, and whoever waits for Redis
-here decides for itself how long.
+The only module that makes clients: redis-py's own defaults are ten retries with pauses, and each caller decides
+for itself how long it waits for Redis.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from redis.retry import Retry
 
 from handlers.support.url import hide_password
 
-_RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; after a time-out nobody waits a second time
+_RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
 
 def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -> redis.Redis:
     """Return a client, which connects on first use. `timeout`: seconds that an answer may take.
 
-    `retries`: how often a command whose connection broke is sent again, without a pause: once for whoever keeps
-    connections that may have gone stale, else 0.
+    `retries`: how often a command whose connection broke is sent again, without a pause: once for clients that
+    keep connections, which may have gone stale, else 0.
     """
     return redis.Redis.from_url(
         url,
