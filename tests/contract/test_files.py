@@ -21,7 +21,8 @@ from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer
-from tests.support.mirror_suite import PDF, Loopback, MirrorSuite, Place, entry, full_run
+from tests.support.mirror import PDF, Loopback, Place, entry, full_run
+from tests.support.mirror_suite import MirrorSuite
 from tests.support.processes import launch
 from tests.support.waiting import eventually
 

@@ -26,53 +26,19 @@ from handlers.testing.conformance import (
 )
 from receiver.domain.redaction import MASK
 from receiver.skyvern.simulator.faults import Fault
-from tests.servers.http import Reply, Request, ScriptedServer
+from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submit_api import ASKED, FakeSubmitApi
 from tests.servers.submitting import Submitting
 
 KEY = "rhk_5e1f_key-of-the-sink"
 LASTING = {"timeout": 10, "max_age": 1e9}  # the sample came long ago
-ASKED: dict[str, Any] = {"prompt": "Get the invoice", "engine": "skyvern-1.0", "max_steps": 25, "title": None}
 REFUSED = json.dumps({"detail": [{"type": "x", "loc": ["body", "max_steps"], "msg": "not a number", "input": "MARK"}]})
 
 
-class StandIn(ScriptedServer):
-    """A submit API that knows every run: as failed, and asked for as `asked` says. A script comes before that."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: dict[str, Any] = ASKED
-        self.beside: dict[str, Any] = {}
-        self.made: dict[str, str] = {}
-        self.tests = 0
-
-    def _next(self, request: Request) -> Reply:
-        if self.script:
-            return super()._next(request)
-        with self._lock:
-            self.requests.append(request)
-            if request.method == "GET":
-                said = {"status": "failed", "run_request": self.asked, **self.beside}
-                return Reply(200, {"x-runhook-from": "skyvern"}, json.dumps(said).encode())
-            if not isinstance(json.loads(request.body), dict):
-                self.tests += 1
-                return Reply(422, body=b'{"detail": []}')
-            once = request.headers["idempotency-key"]
-            headers = {"x-runhook-submission-id": f"sub_{once}"}
-            if once in self.made:
-                headers["idempotent-replayed"] = "true"
-            run_id = self.made.setdefault(once, f"tsk_again_{len(self.made)}")
-            return Reply(200, headers, json.dumps({"run_id": run_id, "app_url": "https://app.example/1"}).encode())
-
-    @property
-    def submitted(self) -> dict[str, Any]:
-        """The fields of the last submit."""
-        return dict(json.loads([each for each in self.requests if each.method == "POST"][-1].body))
-
-
 @pytest.fixture
-def api() -> Iterator[StandIn]:
-    with StandIn() as standin:
+def api() -> Iterator[FakeSubmitApi]:
+    with FakeSubmitApi() as standin:
         yield standin
 
 
@@ -95,7 +61,7 @@ MakeSink = Callable[..., ResubmitSink]
 
 class TestResubmitConforms(SinkConformance):
     @pytest.fixture
-    def target(self, api: StandIn) -> Iterator[SinkUnderTest]:
+    def target(self, api: FakeSubmitApi) -> Iterator[SinkUnderTest]:
         options = {**LASTING, "base_url": api.url, "key": KEY}
         with silent_port() as silent, ScriptedServer() as busy, ScriptedServer() as rude:
             busy.script += [Reply(503)] * 2
@@ -116,10 +82,10 @@ class TestResubmitConforms(SinkConformance):
             )
 
 
-# What is asked for
+# The request
 
 
-def test_the_request_is_the_first_one_without_what_was_not_given(api: StandIn, sink_at: MakeSink) -> None:
+def test_the_request_is_the_first_one_without_what_was_not_given(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     receipt = sink_at(api.url).send(make_delivery(sample_run("tsk_1"), labels={"team": "billing"}))
 
     assert api.submitted == {
@@ -150,13 +116,13 @@ def test_the_request_is_the_first_one_without_what_was_not_given(api: StandIn, s
     ],
 )
 def test_changes_are_a_merge_patch_whose_texts_may_be_templates(
-    api: StandIn, sink_at: MakeSink, changes: dict[str, Any], expected: dict[str, Any]
+    api: FakeSubmitApi, sink_at: MakeSink, changes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     sink_at(api.url, changes=changes).send(make_delivery(labels={"team": "billing"}))
     assert {name: api.submitted.get(name) for name in expected} == expected
 
 
-def test_a_workflow_keeps_its_parameters_and_has_its_steps_in_a_header(api: StandIn, sink_at: MakeSink) -> None:
+def test_a_workflow_keeps_its_parameters_and_has_its_steps_in_a_header(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     api.asked = {"workflow_id": "wpid_1", "parameters": {"a": 1, "b": [2]}, "webhook_url": "https://app.example/h"}
     api.beside = {"run_with": "agent", "ai_fallback": None}
     run = sample_run("wr_1", run_type="workflow_run", ai_fallback=True, extra_http_headers={"x": "y"})
@@ -177,7 +143,7 @@ def test_a_workflow_keeps_its_parameters_and_has_its_steps_in_a_header(api: Stan
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_what_is_masked_where_it_is_told_is_never_sent(api: StandIn, sink_at: MakeSink, mask: str) -> None:
+def test_what_is_masked_where_it_is_told_is_never_sent(api: FakeSubmitApi, sink_at: MakeSink, mask: str) -> None:
     api.asked = {**ASKED, "cdp_connect_headers": {"x-key": mask}}
     delivery = make_delivery()
 
@@ -196,14 +162,14 @@ def test_the_first_mask_is_that_of_the_receiver() -> None:
 
 
 @pytest.mark.parametrize("asked", [None, {}, {"prompt": None}, ["prompt"]])
-def test_a_run_whose_request_is_not_told_is_refused(api: StandIn, sink_at: MakeSink, asked: Any) -> None:
+def test_a_run_whose_request_is_not_told_is_refused(api: FakeSubmitApi, sink_at: MakeSink, asked: Any) -> None:
     api.asked = asked
     with pytest.raises(Refused, match="what was asked for is not known"):
         sink_at(api.url).send(make_delivery())
     assert api.made == {}
 
 
-# Whether it is asked for
+# Whether the run is submitted again
 
 
 def old(delivery: Delivery, hours: float) -> Delivery:
@@ -223,7 +189,7 @@ def old(delivery: Delivery, hours: float) -> Delivery:
     ],
 )
 def test_what_needs_no_new_run_is_accepted_with_a_note_and_nobody_is_asked(
-    api: StandIn, sink_at: MakeSink, delivery: Delivery, note: str
+    api: FakeSubmitApi, sink_at: MakeSink, delivery: Delivery, note: str
 ) -> None:
     receipt = sink_at(api.url, max_age=86_400 if "h ago" in note else 1e9).send(delivery)
 
@@ -234,7 +200,7 @@ def test_what_needs_no_new_run_is_accepted_with_a_note_and_nobody_is_asked(
 
 
 @pytest.mark.parametrize("text", ["two", "", "0", "-1", "1e3", "12345", "²"])
-def test_a_count_that_nobody_can_read_ends_the_chain(api: StandIn, sink_at: MakeSink, text: str) -> None:
+def test_a_count_that_nobody_can_read_ends_the_chain(api: FakeSubmitApi, sink_at: MakeSink, text: str) -> None:
     with pytest.raises(Refused, match="runhook-try"):
         sink_at(api.url).send(make_delivery(labels={"runhook-try": text}))
     assert api.requests == []
@@ -242,14 +208,14 @@ def test_a_count_that_nobody_can_read_ends_the_chain(api: StandIn, sink_at: Make
 
 @pytest.mark.parametrize("beside", [{"status": "completed"}, {"status": "running"}, {"retry_pending": True}])
 def test_a_run_that_skyvern_calls_no_failure_any_more_is_left_alone(
-    api: StandIn, sink_at: MakeSink, beside: dict[str, Any]
+    api: FakeSubmitApi, sink_at: MakeSink, beside: dict[str, Any]
 ) -> None:
     api.beside = beside
     assert "no failure" in sink_at(api.url).send(make_delivery()).note
     assert api.made == {}
 
 
-def test_two_events_of_one_run_make_one_new_run(api: StandIn, sink_at: MakeSink) -> None:
+def test_two_events_of_one_run_make_one_new_run(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     sink = sink_at(api.url)
     first = sink.send(make_delivery(sample_run("tsk_1")))
     again = sink.send(make_delivery(sample_run("tsk_1", failure_reason="another")))
@@ -259,7 +225,7 @@ def test_two_events_of_one_run_make_one_new_run(api: StandIn, sink_at: MakeSink)
 
 
 def test_a_server_that_is_no_runhook_gets_no_submit_for_the_count_would_be_lost(
-    api: StandIn, sink_at: MakeSink
+    api: FakeSubmitApi, sink_at: MakeSink
 ) -> None:
     api.script = [Reply(200, body=json.dumps({"status": "failed", "run_request": ASKED}).encode())]
     with pytest.raises(Refused, match="no submit API of Runhook"):
@@ -267,7 +233,7 @@ def test_a_server_that_is_no_runhook_gets_no_submit_for_the_count_would_be_lost(
     assert api.made == {}
 
 
-# What answers mean
+# Answers of the API
 
 
 @pytest.mark.parametrize(
@@ -294,7 +260,7 @@ def test_a_server_that_is_no_runhook_gets_no_submit_for_the_count_would_be_lost(
 )
 @pytest.mark.parametrize("call", ["the look", "the submit"])
 def test_an_answer_means_one_of_three_things(
-    api: StandIn, sink_at: MakeSink, reply: Reply, kind: type[Exception], words: str, call: str
+    api: FakeSubmitApi, sink_at: MakeSink, reply: Reply, kind: type[Exception], words: str, call: str
 ) -> None:
     look = Reply(200, {"x-runhook-from": "skyvern"}, json.dumps({"status": "failed", "run_request": ASKED}).encode())
     api.script = [reply] if call == "the look" else [look, reply]
@@ -308,7 +274,7 @@ def test_an_answer_means_one_of_three_things(
         assert caught.value.retry_after == (5.0 if "retry-after" in reply.headers else None)
 
 
-def test_an_answer_without_a_run_id_is_tried_again(api: StandIn, sink_at: MakeSink) -> None:
+def test_an_answer_without_a_run_id_is_tried_again(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     look = Reply(200, {"x-runhook-from": "skyvern"}, json.dumps({"status": "failed", "run_request": ASKED}).encode())
     api.script = [look, Reply(200, body=b"{}")]
     with pytest.raises(Unavailable, match="without the new run's id"):
@@ -316,7 +282,7 @@ def test_an_answer_without_a_run_id_is_tried_again(api: StandIn, sink_at: MakeSi
 
 
 @pytest.mark.parametrize("status", [403, 503])
-def test_a_test_tells_of_a_key_that_may_not_submit(api: StandIn, sink_at: MakeSink, status: int) -> None:
+def test_a_test_tells_of_a_key_that_may_not_submit(api: FakeSubmitApi, sink_at: MakeSink, status: int) -> None:
     api.script = [Reply(200, body=b"[]"), Reply(status)]
     with pytest.raises(Unavailable):
         sink_at(api.url).send(make_delivery(test=True))

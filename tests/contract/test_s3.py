@@ -37,7 +37,8 @@ from handlers.testing.conformance import (
 )
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
-from tests.support.mirror_suite import PDF, VIDEO, Loopback, MirrorSuite, Place, entry, full_run, sha
+from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, full_run, sha
+from tests.support.mirror_suite import MirrorSuite
 from tests.support.processes import launch
 from tests.support.waiting import eventually
 

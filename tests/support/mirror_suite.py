@@ -1,106 +1,26 @@
-"""What a mirror must do wherever it keeps things: the same tests for the sinks `files` and `s3`.
+"""The tests that both mirroring sinks pass, `files` and `s3`.
 
-A test class gives the fixture `place`: how to build a sink on an empty place of its own, and how to look into it.
+A test class gives the fixture `place`: how to build a sink on an empty store, and how to read that store.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Sink, Unavailable
-from handlers.testing.conformance import NoServices, make_delivery, sample_run
+from handlers.contract import Artifact, Delivery, Receipt, Refused, Unavailable
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer, Page
-
-
-@dataclass
-class Place:
-    """`build(services, **options)` makes a sink; `tree()` is all that is kept, by its key below the place's own root.
-
-    `outside()` lists what is there and should not be.
-    """
-
-    build: Callable[..., Sink[Any]]
-    tree: Callable[[], dict[str, bytes]]
-    outside: Callable[[], Sequence[str]]
-    sinks: list[Sink[Any]] = field(default_factory=list)
-
-    def sink(self, services: Services | None = None, **options: Any) -> Sink[Any]:
-        sink = self.build(services or Loopback(), **options)
-        self.sinks.append(sink)
-        return sink
-
-    def close(self) -> None:
-        for sink in self.sinks:
-            sink.close()
-
-
-class Loopback(NoServices):
-    """Services of an operator who lists this machine; `fresh` is what the API would list, `origin` gets the key."""
-
-    def __init__(self, fresh: Sequence[Artifact] = (), origin: str = "") -> None:
-        self.fresh = list(fresh)
-        self.origin = origin
-        self.asked = 0
-        self.api = ""
-
-    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
-        self.asked += 1
-        return self.fresh
-
-    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
-        return f"{self.api}/v1/artifacts/{artifact_id}/content" if self.api else ""
-
-    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
-        return {"x-api-key": "key-of-the-source"} if self.origin and url.startswith(self.origin) else {}
-
-    def allowed_addresses(self) -> Sequence[str]:
-        return ["127.0.0.1"]
-
-
-PDF = b"%PDF-1.7 " + b"invoice" * 1000
-VIDEO = bytes(range(256)) * 4000
-PICTURE = b"\x89PNG" + b"p" * 5000
-
-
-def sha(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
-
-
-def entry(url: str | None, body: bytes = PDF, filename: str = "invoice.pdf", **changes: Any) -> dict[str, Any]:
-    """One of `downloaded_files`, as Skyvern writes it."""
-    return {"url": url, "checksum": sha(body), "filename": filename, "file_size": len(body), **changes}
-
-
-def full_run(server: ArtifactServer, **changes: Any) -> dict[str, Any]:
-    """A run with a download, a recording and two screenshots, served by `server`."""
-    download = server.add("/v1/artifacts/a_1/content", PDF) + "?expiry=1&kid=k&sig=signature-one"
-    first = server.add("/v1/artifacts/a_3/content", PICTURE + b"1") + "?expiry=1&kid=k&sig=s3"
-    second = server.add("/v1/artifacts/a_4/content", PICTURE + b"2") + "?expiry=1&kid=k&sig=s4"
-    run = sample_run(
-        downloaded_files=[entry(download, artifact_id="a_1")],
-        downloaded_file_urls=[download],
-        recording_url=server.add("/v1/artifacts/a_9/content", VIDEO) + "?expiry=1&kid=k&sig=s9",
-        screenshot_url=first,
-        screenshot_urls=[first, second],
-        action_screenshot_urls=[first, second],
-    )
-    return {**run, **changes}
-
-
-def escaped(run: Mapping[str, Any]) -> Delivery:
-    """A delivery whose body spells every odd character as an escape, so that lone surrogates can be in it."""
-    return make_delivery(body=json.dumps(run).encode())
+from tests.support.mirror import PDF, PICTURE, VIDEO, Loopback, Place, entry, escaped, full_run, sha
 
 
 class MirrorSuite:
@@ -112,7 +32,7 @@ class MirrorSuite:
             yield server
 
     def one(self, place: Place, ending: str) -> bytes:
-        """The one thing that is kept under a key with this ending."""
+        """Return the only object whose key has this ending."""
         (found,) = [body for key, body in place.tree().items() if key.endswith(ending)]
         return found
 
@@ -120,6 +40,8 @@ class MirrorSuite:
         document = json.loads(self.one(place, "/manifest.json"))
         assert isinstance(document, dict)
         return document
+
+    # What is stored
 
     def test_a_run_is_kept_with_all_that_belongs_to_it(self, place: Place, server: ArtifactServer) -> None:
         delivery = make_delivery(full_run(server))
@@ -161,6 +83,8 @@ class MirrorSuite:
         assert manifest["skipped"] == []
         assert b"sig" not in self.one(place, "/manifest.json")
 
+    # latest.json
+
     def test_latest_points_to_the_newest_event_and_never_back(self, place: Place) -> None:
         sink = place.sink()
 
@@ -192,6 +116,8 @@ class MirrorSuite:
         assert latest["event_id"] == deliveries[-1].event_id
         assert len([key for key in place.tree() if key.endswith("/run.json")]) == 8
 
+    # Later attempts
+
     def test_the_same_delivery_again_fetches_and_changes_nothing(self, place: Place, server: ArtifactServer) -> None:
         sink = place.sink()
         delivery = make_delivery(full_run(server))
@@ -215,6 +141,8 @@ class MirrorSuite:
         assert server.url + server.paths()[0] == broken
         assert len(server.seen) == 1
         assert self.one(place, "/recording.webm") == VIDEO
+
+    # Downloads
 
     def test_a_file_of_many_parts_is_whole(self, place: Place, server: ArtifactServer) -> None:
         body = random.Random(1).randbytes(20 * 1024 * 1024 + 17)
@@ -265,6 +193,8 @@ class MirrorSuite:
         place.sink().send(make_delivery(sample_run(downloaded_files=[{"url": url, "filename": "a.pdf"}])))
         (kept,) = [entry for entry in self.manifest(place)["files"] if entry["name"] == "a.pdf"]
         assert (kept["sha256"], kept.get("checked")) == (sha(PDF), None)
+
+    # Fresh URLs, and files that can't be had
 
     def test_a_lapsed_address_is_asked_for_anew_once(self, place: Place, server: ArtifactServer) -> None:
         run = full_run(server)
@@ -352,6 +282,8 @@ class MirrorSuite:
         (skipped,) = self.manifest(place)["skipped"]
         assert skipped["reason"] == "127.0.0.1 answered 404, also at a fresh address"
 
+    # Addresses and limits
+
     def test_a_private_address_is_not_reached_and_noted(self, place: Place, server: ArtifactServer) -> None:
         server.add("/v1/artifacts/a_8/content", status=302, headers={"location": "http://127.0.0.2:1/secret"})
         run = sample_run(
@@ -393,6 +325,8 @@ class MirrorSuite:
         assert "larger than the cap" in receipt.note
         assert not [key for key in place.tree() if key.endswith((".pdf", ".webm"))]
 
+    # Files that only the API lists
+
     def test_what_the_api_lists_is_kept_on_request(self, place: Place, server: ArtifactServer) -> None:
         listed = [
             Artifact("har", "network.har", server.add("/h", b"{}"), artifact_id="a_20"),
@@ -409,6 +343,8 @@ class MirrorSuite:
             "screenshot-2.png",
             "network.har",
         ]
+
+    # Names and prefixes
 
     def test_no_run_id_leaves_the_prefix_or_gets_into_anothers_folder(self, place: Place) -> None:
         run_ids = [
@@ -479,6 +415,8 @@ class MirrorSuite:
         with pytest.raises(Refused, match="the template prefix can't be filled"):
             place.sink(prefix="{{ run.output.customer }}/").send(make_delivery())
         assert place.tree() == {}
+
+    # Timeouts and load
 
     @pytest.mark.parametrize("files", [1, 5])
     def test_a_server_that_trickles_ends_with_the_timeout_and_says_nothing_against_the_place(

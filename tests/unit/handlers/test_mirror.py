@@ -38,7 +38,7 @@ from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import MAX_URL, Deadline
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer
-from tests.support.mirror_suite import Loopback
+from tests.support.mirror import Loopback
 from tests.support.waiting import eventually
 
 API = "https://api.example/v1/artifacts"

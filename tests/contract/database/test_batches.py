@@ -1,0 +1,54 @@
+"""A batch is written whole, except for the rows that the database refuses."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from handlers.contract import Receipt, Refused
+from handlers.testing.conformance import (
+    make_delivery,
+    sample_run,
+)
+from tests.support.results_db import ResultsDb, event
+
+
+def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: ResultsDb) -> None:
+    """Here by a rule that the operator made."""
+    database.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, step_count INTEGER CHECK (step_count < 100))")
+    batch = [event(f"tsk_{number}", 1, step_count=number * 2) for number in range(64)]
+    answers = database.sink().send_many(batch)
+    refused = {number: answer for number, answer in enumerate(answers) if not isinstance(answer, Receipt)}
+    assert set(refused) == set(range(50, 64))
+    assert all(isinstance(answer, Refused) for answer in refused.values())
+    assert "refused the row" in str(refused[50])
+    assert len(database.rows()) == 50
+
+
+def test_a_refusal_quotes_nothing_of_the_row(pg: ResultsDb) -> None:
+    pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, failure_reason VARCHAR(3), title TEXT NOT NULL)")
+    for run in (sample_run(failure_reason="SECRET"), sample_run(failure_reason="abc", app_url="SECRET")):
+        with pytest.raises(Refused) as caught:
+            pg.sink().send(make_delivery(run))
+        assert "SECRET" not in repr(caught.value)
+        assert "SECRET" not in repr(caught.value.__cause__)
+    assert "column title" in str(caught.value)
+
+
+def test_a_batch_that_is_very_large_is_written_in_parts(database: ResultsDb) -> None:
+    deliveries = [event(f"tsk_{number}", 1, output={"text": "x" * 3_000_000}) for number in range(6)]
+    answers = database.sink().send_many(deliveries)
+    assert all(isinstance(answer, Receipt) for answer in answers)
+    assert len(database.rows()) == 6
+
+
+def test_a_batch_of_every_size_is_answered_in_order(database: ResultsDb) -> None:
+    sink = database.sink()
+    for size in (1, 2, 255, 256, 1500):
+        runs = [f"tsk_{size}_{number}" for number in range(size)]
+        random.Random(size).shuffle(runs)
+        answers = sink.send_many([event(run, 1) for run in runs])
+        assert [answer.id for answer in answers if isinstance(answer, Receipt)] == [
+            f"skyvern_runs/{run}" for run in runs
+        ]

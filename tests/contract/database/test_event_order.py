@@ -1,0 +1,151 @@
+"""Which of a run's events the row follows."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from handlers.contract import Receipt
+from handlers.testing.conformance import (
+    make_delivery,
+    sample_run,
+)
+from tests.support.results_db import ResultsDb, event
+
+
+def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.send(event("tsk_1", 1, status="running", output=None))
+    assert sink.send(event("tsk_1", 3, status="completed", output={"n": 3})).note == ""
+    late = sink.send(event("tsk_1", 2, status="failed", output={"n": 2}))
+    assert late.note == "the row holds a newer event of this run, and was left as it is"
+    assert (database.row()["status"], database.row()["output"]) == ("completed", {"n": 3})
+
+
+def test_a_later_attempt_wins_though_its_clock_is_behind(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.send(event("wr_1", 5, status="failed", attempt=1, retry_pending=True))
+    sink.send(event("wr_1", 4, status="completed", attempt=2, output={"n": 2}))
+    sink.send(event("wr_1", 9, status="failed", attempt=1))
+    row = database.row()
+    assert (row["attempt"], row["status"], row["output"], bool(row["retry_pending"])) == (
+        2,
+        "completed",
+        {"n": 2},
+        False,
+    )
+
+
+def test_null_output_never_replaces_output_of_the_same_attempt_and_status(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.send(event("wr_1", 1, status="canceled", output={"n": 1}))
+    nothings: list[Any] = [None, {}, []]
+    for minute, nothing in enumerate(nothings, 2):
+        sink.send(event("wr_1", minute, status="canceled", output=nothing))
+        assert database.row()["output"] == {"n": 1}
+    assert database.row()["modified_at"].minute == 4, "the rest of the row follows the newest event"
+    sink.send(event("wr_1", 5, status="failed", output=None))
+    assert database.row()["output"] is None, "another status is a new result"
+
+
+def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: ResultsDb) -> None:
+    sink = database.sink(columns={"total": {"path": "output.invoice.total", "type": "number"}})
+    sink.send(event("tsk_1", 1))
+    few = {"run_id": "tsk_1", "status": "failed", "run_type": "task_v1", "modified_at": "2026-03-01T10:09:00"}
+    sink.send(make_delivery(few))
+    row = database.row()
+    assert (row["step_count"], row["total"], row["started_at"].minute) == (3, 1500, 0)
+    assert row["failure_reason"] is None, "what went wrong is as the newest event says"
+
+
+def test_an_event_without_a_time_is_as_new_as_its_arrival(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.send(event("tsk_1", 1, status="completed"))
+    at = datetime(2026, 3, 1, 10, tzinfo=UTC)
+    timeless = sample_run("tsk_1", status="failed", modified_at=None)
+    sink.send(make_delivery(timeless, received_at=at))
+    assert database.row()["status"] == "completed"
+    sink.send(make_delivery(timeless, received_at=at + timedelta(minutes=5)))
+    assert database.row()["status"] == "failed"
+    sink.send(event("tsk_1", 4, status="terminated"))
+    assert database.row()["status"] == "failed"
+    sink.send(event("tsk_1", 6, status="canceled"))
+    assert database.row()["status"] == "canceled"
+
+
+def test_within_an_attempt_a_final_event_wins_over_an_interim_one_with_a_fast_clock(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.send(event("wr_1", 9, status="running", output=None))
+    sink.send(event("wr_1", 5, status="failed", retry_pending=True))
+    assert database.row()["status"] == "running"
+    sink.send(event("wr_1", 3, status="completed"))
+    assert database.row()["status"] == "completed"
+    sink.send(event("wr_1", 9, status="running", output=None))
+    assert database.row()["status"] == "completed"
+    sink.send(event("wr_1", 1, status="running", attempt=2, output=None))
+    assert database.row()["status"] == "running"
+
+
+def test_output_is_found_under_each_of_its_names(database: ResultsDb) -> None:
+    sink = database.sink()
+    for name in ("output", "outputs", "extracted_information"):
+        sink.send(make_delivery(sample_run(f"tsk_{name}", **{"output": None, name: {"n": name}})))
+    few = {key: value for key, value in sample_run("tsk_few", extracted_information=[1]).items() if key != "output"}
+    sink.send(make_delivery(few))
+    found = {row["run_id"]: row["output"] for row in database.rows()}
+    assert found == {
+        "tsk_output": {"n": "output"},
+        "tsk_outputs": {"n": "outputs"},
+        "tsk_extracted_information": {"n": "extracted_information"},
+        "tsk_few": [1],
+    }
+
+
+def test_whatever_the_order_of_arrival_the_row_is_the_same(database: ResultsDb) -> None:
+    """Alone, in batches, repeated: cancel sends null output first, a late webhook comes in between."""
+    history = [
+        event("wr_1", 1, status="failed", attempt=1, retry_pending=True, output={"n": 1}),
+        event("wr_1", 2, status="canceled", attempt=2, output={"n": 2}, step_count=None),
+        event("wr_1", 3, status="canceled", attempt=2, output=None),
+        event("wr_1", 4, status="canceled", attempt=2, output=[], app_url=None),
+    ]
+    sink, chance = database.sink(), random.Random(7)
+    orders = list(itertools.permutations(history)) + [
+        tuple(chance.choices(history, k=9)) + tuple(history) for _ in range(12)
+    ]
+    outcomes = set()
+    for number, order in enumerate(orders):
+        if number % 2:
+            assert all(isinstance(answer, Receipt) for answer in sink.send_many(order))
+        else:
+            for delivery in order:
+                sink.send(delivery)
+        row = database.row()
+        outcomes.add(repr({key: value for key, value in row.items() if key != "delivered_at"}))
+        assert (row["output"], row["modified_at"].minute, row["step_count"]) == ({"n": 2}, 4, 3)
+        database.execute("DELETE FROM skyvern_runs")
+    assert len(outcomes) == 1
+
+
+def test_the_same_event_again_fills_columns_that_are_new(database: ResultsDb) -> None:
+    """A replay is how rows that were there before get a new column's values."""
+    delivery = event("tsk_1", 1)
+    database.sink().send(delivery)
+    database.sink(columns={"total": {"path": "output.invoice.total", "type": "integer"}}).send(delivery)
+    assert database.row()["total"] == 1500
+
+
+def test_many_writers_at_once_end_with_the_newest_of_each_run(database: ResultsDb) -> None:
+    events = [event(f"tsk_{run}", minute, output={"n": minute}) for run in range(40) for minute in range(6)]
+    random.Random(3).shuffle(events)
+    sinks = [database.sink() for _ in range(4)]
+    batches = [events[start : start + 30] for start in range(0, len(events), 30)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = [
+            *pool.map(lambda pair: pair[0].send_many(pair[1]), zip(itertools.cycle(sinks), batches, strict=False))
+        ]
+    assert all(isinstance(answer, Receipt) for batch in answers for answer in batch), answers
+    assert [row["output"] for row in database.rows()] == [{"n": 5}] * 40

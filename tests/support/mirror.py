@@ -1,0 +1,93 @@
+"""Stores, services and runs for the tests of the mirroring sinks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from handlers.contract import Artifact, Delivery, Services, Sink
+from handlers.testing.conformance import NoServices, make_delivery, sample_run
+from tests.servers.artifacts import ArtifactServer
+
+
+@dataclass
+class Place:
+    """`build(services, **options)` makes a sink; `tree()` is all that is kept, by its key below the place's own root.
+
+    `outside()` lists what is there and should not be.
+    """
+
+    build: Callable[..., Sink[Any]]
+    tree: Callable[[], dict[str, bytes]]
+    outside: Callable[[], Sequence[str]]
+    sinks: list[Sink[Any]] = field(default_factory=list)
+
+    def sink(self, services: Services | None = None, **options: Any) -> Sink[Any]:
+        sink = self.build(services or Loopback(), **options)
+        self.sinks.append(sink)
+        return sink
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+
+class Loopback(NoServices):
+    """Services of an operator who lists this machine; `fresh` is what the API would list, `origin` gets the key."""
+
+    def __init__(self, fresh: Sequence[Artifact] = (), origin: str = "") -> None:
+        self.fresh = list(fresh)
+        self.origin = origin
+        self.asked = 0
+        self.api = ""
+
+    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
+        self.asked += 1
+        return self.fresh
+
+    def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
+        return f"{self.api}/v1/artifacts/{artifact_id}/content" if self.api else ""
+
+    def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
+        return {"x-api-key": "key-of-the-source"} if self.origin and url.startswith(self.origin) else {}
+
+    def allowed_addresses(self) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+
+PDF = b"%PDF-1.7 " + b"invoice" * 1000
+VIDEO = bytes(range(256)) * 4000
+PICTURE = b"\x89PNG" + b"p" * 5000
+
+
+def sha(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def entry(url: str | None, body: bytes = PDF, filename: str = "invoice.pdf", **changes: Any) -> dict[str, Any]:
+    """One of `downloaded_files`, as Skyvern writes it."""
+    return {"url": url, "checksum": sha(body), "filename": filename, "file_size": len(body), **changes}
+
+
+def full_run(server: ArtifactServer, **changes: Any) -> dict[str, Any]:
+    """A run with a download, a recording and two screenshots, served by `server`."""
+    download = server.add("/v1/artifacts/a_1/content", PDF) + "?expiry=1&kid=k&sig=signature-one"
+    first = server.add("/v1/artifacts/a_3/content", PICTURE + b"1") + "?expiry=1&kid=k&sig=s3"
+    second = server.add("/v1/artifacts/a_4/content", PICTURE + b"2") + "?expiry=1&kid=k&sig=s4"
+    run = sample_run(
+        downloaded_files=[entry(download, artifact_id="a_1")],
+        downloaded_file_urls=[download],
+        recording_url=server.add("/v1/artifacts/a_9/content", VIDEO) + "?expiry=1&kid=k&sig=s9",
+        screenshot_url=first,
+        screenshot_urls=[first, second],
+        action_screenshot_urls=[first, second],
+    )
+    return {**run, **changes}
+
+
+def escaped(run: Mapping[str, Any]) -> Delivery:
+    """A delivery whose body spells every odd character as an escape, so that lone surrogates can be in it."""
+    return make_delivery(body=json.dumps(run).encode())

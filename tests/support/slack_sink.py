@@ -1,0 +1,47 @@
+"""Slack sinks for tests, and deliveries that they post."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from handlers.contract import Artifact, Delivery
+from handlers.slack import SlackOptions, SlackSink
+from handlers.testing.conformance import (
+    NoServices,
+    make_delivery,
+    sample_run,
+)
+from tests.servers.slack import FakeSlack
+
+Make = Callable[..., SlackSink]
+
+
+class Host(NoServices):
+    """Lets loopback be fetched from, as if the operator had listed it, and knows fresh addresses."""
+
+    def __init__(self, slack: FakeSlack) -> None:
+        self.slack = slack
+
+    def allowed_addresses(self) -> list[str]:
+        return ["127.0.0.1"]
+
+    def fresh_artifacts(self, delivery: Delivery) -> list[Artifact]:
+        return [Artifact("screenshot", "s.png", self.slack.url + path) for path in self.slack.pages]
+
+
+def make(options: Mapping[str, Any], services: NoServices | None = None) -> SlackSink:
+    return SlackSink("ops", SlackOptions.model_validate(dict(options)), services or NoServices())
+
+
+def now(delivery: Delivery) -> Delivery:
+    """The delivery as if it had come in just now: the fake's timestamps are real ones."""
+    return replace(delivery, received_at=datetime.now(UTC))
+
+
+def failing(**changes: Any) -> Delivery:
+    """One more failing run of one workflow, for one reason."""
+    run = sample_run(**{"workflow_id": "wpid_1", "failure_reason": "No login form", "created_at": None, **changes})
+    return now(make_delivery(run))
