@@ -5,16 +5,16 @@ Its sink takes one delivery at a time and holds all its places, so until its cla
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts, deliveries
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
 
 PLACES = 2
@@ -27,8 +27,8 @@ class Held(Deployment):
     claims: dict[str, float]
 
     def start_and_hang(self) -> None:
-        ensure_schema(self.ledger)
-        self.consumer.script += [Reply(delay=60)] * PLACES
+        with_tables(self.ledger)
+        self.consumer.script += [Reply(until=threading.Event())] * PLACES
         record(self.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(2 * PLACES)))
         self.run("worker")
         eventually(lambda: len(self.consumer.requests) == PLACES)
@@ -59,7 +59,7 @@ class Held(Deployment):
 @pytest.fixture
 def held(tmp_path: Any, redis_url: str) -> Any:
     with ScriptedServer() as consumer:
-        sinks = {"hook": {"type": "http", "url": consumer.url, "timeout": 90, "concurrency": PLACES}}
+        sinks = {"hook": {"type": "http", "url": consumer.url, "timeout": 600, "concurrency": PLACES}}
         it = Held(
             tmp_path / "it",
             redis_url,

@@ -6,10 +6,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 
-from receiver.ledger.migrate import ensure_schema
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import eventually
@@ -36,7 +35,7 @@ def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
     with ScriptedServer() as consumer:
         # Given sends that take a moment, among them one that kills its process at once
         it = deployment(redis_url, sinks={"hook": {"type": "http", "url": consumer.url}})
-        ensure_schema(it.ledger)
+        with_tables(it.ledger)
         consumer.script += [Reply(delay=0.3)] * 1000
         record(it.ledger, new_event("tsk_deadly", "hook"), *(new_event(f"tsk_{n}", "hook") for n in range(7)))
         line = [sys.executable, "-c", WORKER]

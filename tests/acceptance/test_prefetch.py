@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts, deliveries
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
 
 SLOTS = 2
@@ -24,7 +23,7 @@ def test_what_a_killed_worker_had_prefetched_was_an_attempt_only_if_it_had_start
     with ScriptedServer() as consumer:
         # Given a worker whose sink answers fast, so that it has deliveries prefetched
         it = deployment(redis_url, sinks={"hook": {"type": "http", "url": consumer.url, "concurrency": SLOTS}})
-        ensure_schema(it.ledger)
+        with_tables(it.ledger)
         consumer.script += [Reply(delay=0.1)] * COUNT
         record(it.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(COUNT)))
         it.run("worker")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from receiver.ledger.migrate import ensure_schema
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
 
 
@@ -27,7 +26,7 @@ def test_what_is_due_is_delivered_while_redis_is_away(
             },
             routes=[{"name": "all", "to": ["hook"]}],
         )
-        ensure_schema(it.ledger)
+        with_tables(it.ledger)
         record(it.ledger, new_event("tsk_0", "hook", "rated"))
         it.run("worker")
         it.all_delivered(2)
@@ -57,7 +56,7 @@ def test_what_is_due_is_delivered_while_redis_hangs(
             },
             routes=[{"name": "all", "to": ["hook"]}],
         )
-        ensure_schema(it.ledger)
+        with_tables(it.ledger)
         flaky.script += [Reply(503)]
         it.run("worker")
         it.run("clock")

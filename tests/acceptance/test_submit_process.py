@@ -20,14 +20,13 @@ import pytest
 from receiver.domain import api_key
 from receiver.ledger import api_keys
 from receiver.ledger.api_keys import Key
-from receiver.ledger.migrate import ensure_schema
-from receiver.web.server import STOP_TIMEOUT
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
-from tests.support.waiting import eventually
+from tests.support.ledger import with_tables
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 MASTER = "a-master-secret-of-the-tests"
 Deployments = Callable[..., Deployment]
@@ -45,7 +44,7 @@ def submitting_to(deployment: Deployments, redis_url: str) -> Iterator[Start]:
             redis_url, ledger, sources={"skyvern": {"secrets": ["other"], "api_base": base, "api_key": KEY}}
         )
         it.more = {"RUNHOOK_SECRET": MASTER, "PUBLIC_URL": it.url}
-        ensure_schema(it.ledger)
+        with_tables(it.ledger)
         key_id = os.urandom(6).hex()
         whole = api_key.derive(MASTER, key_id)
         row = Key(key_id, "app", api_key.digest(whole), "rhk_", frozenset(api_key.SCOPES), "skyvern", None, time.time())
@@ -105,17 +104,20 @@ def test_a_receiver_stopped_before_a_slow_skyvern_answers_a_submit_tells_of_the_
     # Given a Skyvern that takes longer to answer than a stop waits for callers, and less than it waits for submits
     told = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued", "created_at": "", "modified_at": ""}
     answer = Reply(200, json.dumps(told).encode(), {"content-type": "application/json"})
-    scripted_server.script = [replace(answer, delay=STOP_TIMEOUT + 1.5)]
+    late = threading.Event()
+    scripted_server.script = [replace(answer, until=late)]
     scripted_server.default = answer
     it, client = submitting_to(scripted_server.url)
 
     # When the receiver is stopped meanwhile
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         first = pool.submit(client.post, "/v1/run/tasks", json={"prompt": "p"})
         eventually(lambda: scripted_server.calls)
-        assert it.stop(10) == 0
+        stopping = pool.submit(it.stop)
         assert first.result().status_code == 502
         assert first.result().json()["detail"].startswith("The receiver is being stopped")
+        late.set()
+        assert stopping.result() == 0
     it.start()
     again = client.post("/v1/run/tasks", json={"prompt": "p"})
 
@@ -139,7 +141,9 @@ def test_sigterm_answers_all_who_wait_and_exits_within_ten_seconds(
         ) as many:
             asked = asyncio.gather(*(many.get(f"/v1/runs/{run_ids[n % 10]}?wait=60") for n in range(count)))
             assert await asyncio.to_thread(_held, it, count)
-            code = await asyncio.to_thread(it.stop, 10)
+            watch = Stopwatch()
+            code = await asyncio.to_thread(it.stop)
+            watch.at_most(10)
             return await asked, code
 
     answers, code = asyncio.run(wait_together())
@@ -159,11 +163,13 @@ def test_sigterm_while_the_ledger_hangs_answers_those_who_wait_and_exits_within_
         asked = [pool.submit(client.get, f"/v1/runs/{run_id}?wait=60") for _ in range(5)]
         assert _held(it, 5)
         postgres.hang()
+        watch = Stopwatch()
         try:
-            assert it.stop(10) == 0
+            assert it.stop() == 0
+            watch.at_most(10)
         finally:
             postgres.resume()
-        answers = [each.result(10) for each in asked]
+        answers = [each.result(PATIENCE) for each in asked]
 
     assert {answer.status_code for answer in answers} <= {200, 503}
 

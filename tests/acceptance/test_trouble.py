@@ -18,7 +18,7 @@ from tests.servers.deployment import Deployment
 from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.postgres import PostgresProcess
 from tests.servers.receiver import Load, body
-from tests.support.waiting import eventually
+from tests.support.waiting import Stopwatch, eventually
 
 SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db", "table": "runs"}}
 ROUTES = [{"name": "everything", "to": ["results"]}]
@@ -68,6 +68,7 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
     with Load(it, threads=2) as load:
         load.more(50)
         eventually(lambda: it.states().get("delivered", 0) > 20)
+        calm, load.slowest = load.slowest, 0.0
         # When its ledger hangs for a while
         server.hang()
         load.more(50)
@@ -76,21 +77,21 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
         delivered = it.states().get("delivered", 0)
         eventually(lambda: it.states().get("delivered", 0) > delivered)
         delivered = it.states()["delivered"]
+        before = len(paused_lines(it))
         server.kill()
-        eventually(lambda: len(paused_lines(it)) > 0)
+        eventually(lambda: len(paused_lines(it)) > before)
         load.more(100)
         time.sleep(1.5)  # it stays away for longer than any pause between two tries
-        while_away = len(paused_lines(it))
+        while_away = paused_lines(it)[before:]
         server.start()
-        back = time.monotonic()
+        watch = Stopwatch()
         eventually(lambda: it.states().get("delivered", 0) > delivered)
-        took = time.monotonic() - back
-        print(f"{took:.2f} seconds from the return of PostgreSQL to the next delivery")
-        assert took < 20
+        print(f"{watch.seconds:.2f} seconds from the return of PostgreSQL to the next delivery")
+        watch.at_most(20)
     # Then every sender got its 202 at once, the trouble was told once by each process, and nothing is lost
     assert (load.statuses, load.lost) == ([], 0)
-    assert load.slowest < 1.5
-    assert 1 <= while_away <= 2, paused_lines(it)
+    assert load.slowest < 1.5 + 10 * calm
+    assert 1 <= len(while_away) <= 2, paused_lines(it)
     count = len(set(load.acked))
     it.all_delivered(count)
     with contextlib.closing(sqlite3.connect(it.data / "results.db")) as connection:
@@ -117,9 +118,9 @@ def test_a_ledger_that_is_locked_and_one_whose_disk_is_full_pause_the_work_until
         eventually(lambda: "dispatch.paused ledger=database is locked" in it.log_of("worker"))
         holder.communicate()
     # Then it goes on within seconds
-    began = time.monotonic()
+    watch = Stopwatch()
     it.all_delivered(20)
-    assert time.monotonic() - began < 10
+    watch.at_most(10)
     # And when its disk is full, the receiver goes on acking, and the work goes on when there is room
     it.acked(*(body(number, filler="x" * 100_000) for number in range(20, 50)))
     eventually(lambda: "disk is full" in it.log_of("worker"))

@@ -18,14 +18,13 @@ from receiver.ledger import events as recording
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewEvent
-from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
-from tests.support.ledger import new_event, settle
+from tests.support.ledger import new_event, settle, with_tables
 
 EACH = 12
 """Of each kind of work, in each round."""
@@ -89,7 +88,7 @@ def work(
         }
         it = Work(tmp_path / "work", redis_url, url, config)
         it.consumer, it.skyvern = consumer, skyvern_simulator
-        ensure_schema(it.ledger)
+        with_tables(it.ledger)
         yield it
         it.end()
     logs = it.log_of("worker") + it.log_of("clock")

@@ -5,22 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from receiver.ledger import Ledger
-from receiver.ledger.migrate import ensure_schema
+from tests.servers.postgres import PostgresProcess
+from tests.support.ledger import with_tables
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     return str(request.getfixturevalue("postgres_url"))
 
 
-@pytest.fixture
-def ledger(ledger_url: str) -> Iterator[Ledger]:
-    it = Ledger(ledger_url)
-    ensure_schema(it)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger with its tables, and nothing in them."""
+    if request.param == "postgresql":
+        yield request.getfixturevalue("postgres_ledger")
+        return
+    it = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     yield it
     it.close()
+
+
+@pytest.fixture(scope="session")
+def _spare_ledgers() -> list[str]:
+    """Databases of PostgreSQL that a test has done with: the tables are there, and empty again."""
+    return []
+
+
+@pytest.fixture
+def postgres_ledger(postgres: PostgresProcess, _spare_ledgers: list[str]) -> Iterator[Ledger]:
+    name = _spare_ledgers.pop() if _spare_ledgers else postgres.create_database()
+    it = with_tables(Ledger(postgres.url(name)))
+    yield it
+    it.close()
+    try:
+        postgres.empty_tables(name, but=("alembic_version",))
+    except psycopg.Error:
+        return  # whatever the test did to it: the next one gets another
+    _spare_ledgers.append(name)

@@ -14,13 +14,12 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.inbox import STREAM
 from receiver.ledger import Ledger, replays
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.replays import Selection
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess
-from tests.support.ledger import claim, new_event, record, settle, states
+from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 
 
 @pytest.fixture
@@ -135,7 +134,7 @@ def test_a_send_that_ends_in_a_long_outage_of_the_ledger_is_not_sent_again(
     gate = Gate(postgres.port)
     url = f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}"
     ledger, clock = Ledger(url), Clock(Ledger(url), ["ops"], redis.Redis.from_url(redis_url), retain=None)
-    ensure_schema(ledger)
+    with_tables(ledger)
     long_ago = time.time() - 60
     record(ledger, new_event("tsk_sent", "ops"), new_event("tsk_lost", "ops"), now=long_ago)
     claimed = claim(ledger, "ops", now=long_ago)

@@ -13,9 +13,9 @@ from receiver.config.settings import Settings
 from receiver.domain.event import Event, event_id
 from receiver.inbox import InboxReader, InboxWriter, hand_back
 from receiver.ledger import Ledger
-from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import release
 from receiver.runtime import redis_client
+from tests.support.ledger import with_tables
 
 
 @pytest.fixture
@@ -61,8 +61,7 @@ def test_giving_back_while_redis_or_the_ledger_is_away_is_no_error(
 
 def test_an_empty_ledger_gives_nothing_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    ledger = Ledger(url)
-    ensure_schema(ledger)
+    ledger = with_tables(Ledger(url))
     ledger.close()
     release(Settings.from_env({"REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": url}), "deliver:ops", "dead")
     assert caplog.text == ""

@@ -19,7 +19,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -106,13 +106,25 @@ class PostgresProcess:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
         return name
 
+    def empty_tables(self, name: str, but: Sequence[str] = ()) -> None:
+        """Delete all rows, whoever is still connected, except those of some tables."""
+        with contextlib.closing(self._alone_with(name)) as connection:
+            found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            tables = ", ".join(f'"{table}"' for (table,) in found if table not in but)
+            connection.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE".encode())
+
+    def _alone_with(self, name: str) -> psycopg.Connection:
+        """A connection, all others to this database being cut."""
+        connection = self.connect(name)
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return connection
+
     def empty_database(self, name: str) -> None:
         """Make it as new, whoever is still connected. A new one costs hundreds of files."""
-        with contextlib.closing(self.connect(name)) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+        with contextlib.closing(self._alone_with(name)) as connection:
             schemas = connection.execute(
                 "SELECT quote_ident(nspname) FROM pg_namespace"
                 " WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"

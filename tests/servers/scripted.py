@@ -18,13 +18,17 @@ from tests.support.waiting import eventually
 
 @dataclass(frozen=True)
 class Reply:
-    """`hang_up`: close the connection instead. `delay`: seconds before; `drip`: seconds before each byte of it."""
+    """`hang_up`: close the connection instead. `delay`: seconds before; `drip`: seconds before each byte of it.
+
+    `until`: the answer waits for this event, for at most a minute.
+    """
 
     status: int = 200
     body: bytes = b"{}"
     headers: Mapping[str, str] = field(default_factory=dict)
     hang_up: bool = False
     delay: float = 0.0
+    until: threading.Event | None = None
     drip: float = 0.0
 
 
@@ -65,6 +69,8 @@ class ScriptedServer:
                 owner.calls.append(Call(self.command, self.path, headers, body))
                 reply = owner.script.pop(0) if owner.script else owner.default
                 time.sleep(reply.delay)
+                if reply.until:
+                    reply.until.wait(60)
                 if reply.hang_up:
                     self.close_connection = True
                     return

@@ -27,7 +27,6 @@ from receiver.domain import api_key
 from receiver.domain.callback import CALLBACK
 from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
-from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import submissions
 from receiver.skyvern.simulator.server import Serving
 from receiver.submit.api import submit
@@ -35,6 +34,7 @@ from receiver.web.app import create_app
 from receiver.web.health import health
 from tests.servers.skyvern import KEY
 from tests.servers.valkey import free_port
+from tests.support.ledger import with_tables
 
 MASTER = "a-master-secret-of-the-tests"
 
@@ -94,8 +94,7 @@ def submitting(
             settings = Settings.from_env({**environ, "DATABASE_URL": database_url, "PUBLIC_URL": public})
             source = {"secrets": ["other"], "api_base": base, "api_key": KEY}
             loaded = Config.model_validate({"sources": {"skyvern": source}, "spool": {"reserve_bytes": 0}, **config})
-            ledger = Ledger(settings.database_url)
-            ensure_schema(ledger)
+            ledger = with_tables(Ledger(settings.database_url))
             stack.callback(ledger.close)
             app = create_app(settings, loaded, [health, submit])
             serving = Serving(app, port=port).__enter__()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -16,8 +19,29 @@ from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
+from receiver.ledger.migrate import ensure_schema
 
 NOW = 1_700_000_000.0
+
+
+@functools.cache
+def _tables() -> bytes:
+    """An SQLite ledger without rows: making its tables takes longer than most tests of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        ledger = Ledger(f"sqlite:///{path}")
+        ensure_schema(ledger)
+        ledger.close()
+        return path.read_bytes()
+
+
+def with_tables(ledger: Ledger) -> Ledger:
+    """The same ledger, its tables made or brought up to date."""
+    if ledger.dialect == "sqlite" and not (path := Path(str(ledger.url.database))).exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_tables())
+    ensure_schema(ledger)
+    return ledger
 
 
 def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "new", **fields: object) -> NewEvent:

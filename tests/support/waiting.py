@@ -35,3 +35,31 @@ def seconds_until(check: Callable[[], Any], seconds: float = PATIENCE, **options
     began = time.monotonic()
     eventually(check, seconds, **options)
     return time.monotonic() - began
+
+
+class Stopwatch:
+    """Measures what must not take long, on a machine that may have other things to do.
+
+    `slowness`: how many times longer work takes here than on an idle machine, at its worst so far.
+    """
+
+    def __init__(self) -> None:
+        self.slowness = 1.0
+        self._measure()
+        self._began = time.monotonic()
+
+    def _measure(self) -> None:
+        wall, cpu = time.monotonic(), time.thread_time()
+        while (used := time.thread_time() - cpu) < 0.02:
+            pass
+        self.slowness = max(self.slowness, (time.monotonic() - wall) / used)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def at_most(self, seconds: float) -> None:
+        """Fail when more time has passed than `seconds` on an idle machine. Leave an order of magnitude of room."""
+        passed = self.seconds
+        self._measure()
+        assert passed < seconds * self.slowness, f"{passed:.2f} s, at a slowness of {self.slowness:.1f}"

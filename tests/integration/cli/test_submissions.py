@@ -18,10 +18,9 @@ from receiver.errors import UsageError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
-from tests.support.ledger import claim, new_event, record
+from tests.support.ledger import claim, new_event, record, with_tables
 
 CONFIG = {
     "sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}},
@@ -40,9 +39,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.json").write_text(json.dumps(CONFIG))
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-    ensure_schema(ledger)
-    return ledger
+    return with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
 
 
 Runhook = Callable[..., str]

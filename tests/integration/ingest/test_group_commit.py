@@ -11,6 +11,7 @@ import pytest
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
+from tests.support.waiting import PATIENCE
 
 
 async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_redis(
@@ -23,11 +24,11 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
     async def depth() -> tuple[int, int]:
         asked.set()
         with suppress(asyncio.CancelledError):  # as a client does that takes it for the end of its own time-out
-            await asyncio.sleep(60)
+            await asyncio.sleep(3600)
         return 0, 0
 
     monkeypatch.setattr(group_commit._writer, "depth", depth)
     await group_commit.start()
-    await asyncio.wait_for(asked.wait(), 10)
+    await asyncio.wait_for(asked.wait(), PATIENCE)
 
-    await asyncio.wait_for(group_commit.close(), 10)
+    await asyncio.wait_for(group_commit.close(), PATIENCE)

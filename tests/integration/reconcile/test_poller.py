@@ -19,7 +19,6 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, queries
-from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.reconcile import poller
@@ -33,6 +32,7 @@ from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port
 from tests.support.events import count_parses
+from tests.support.ledger import with_tables
 from tests.support.waiting import eventually
 
 Simulate = Callable[..., SkyvernSimulator]
@@ -53,8 +53,7 @@ class Rig:
             {"sources": {"skyvern": source}, "sinks": sinks, "routes": routes, "reconcile": config}
         )
         self.sim = sim
-        self.ledger = Ledger(self.settings.database_url)
-        ensure_schema(self.ledger)
+        self.ledger = with_tables(Ledger(self.settings.database_url))
         self.reconciler: Reconciler = poller.build(self.settings, self.config)
 
     def begin(self, token: str = TOKEN, **fields: Any) -> None:

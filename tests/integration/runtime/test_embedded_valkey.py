@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from receiver.runtime import embedded_valkey, redis_client
 from receiver.runtime.embedded_valkey import EmbeddedValkey
 from receiver.runtime.process import spawn
 from tests.support.paths import ROOT
+from tests.support.waiting import Stopwatch
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_server_that_hangs_at_its_start_is_given_up(data: Path, monkeypatch: p
     monkeypatch.setattr(embedded_valkey, "START_TIMEOUT", 0.3)
     monkeypatch.setattr(embedded_valkey, "_binary", lambda: Path("/bin/cat"))
     monkeypatch.setattr(EmbeddedValkey, "_options", lambda _self: ["/dev/zero"])
-    started = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(NotStarted, match="does not answer"):
         EmbeddedValkey(data).start()
-    assert time.monotonic() - started < 5
+    watch.at_most(5)

@@ -14,6 +14,7 @@ import pytest
 
 from receiver.errors import NotStarted, UsageError
 from receiver.runtime.foreman import Foreman, Program, program
+from tests.support.waiting import PATIENCE
 
 
 def script(name: str, code: str, grace: float = 5.0) -> Program:
@@ -23,7 +24,9 @@ def script(name: str, code: str, grace: float = 5.0) -> Program:
 SLEEP = "import time; time.sleep(60)"
 
 
-def run(programs: list[Program], until: Callable[[str], bool], *, colour: bool = False, seconds: float = 60) -> str:
+def run(
+    programs: list[Program], until: Callable[[str], bool], *, colour: bool = False, seconds: float = PATIENCE
+) -> str:
     """Run the programs until their output satisfies `until`, then stop them by a signal. What they printed."""
     console = io.StringIO()
     deadline = time.monotonic() + seconds

@@ -25,7 +25,7 @@ from receiver.runtime import redis_client
 from receiver.wakeups import JobTimeout, Stop, flag_key
 from receiver.wakeups.rq_worker import RunhookWorker
 from tests.servers.valkey import ValkeyProcess
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 QUEUE = "deliver:ops"
 LANE = f"rq:queue:{QUEUE}:intermediate"
@@ -37,7 +37,9 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield it
 
 
-def serve(url: str, body: Callable[[Stop], None], *, name: str = "w", seconds: float = 15, **options: Any) -> None:
+def serve(
+    url: str, body: Callable[[Stop], None], *, name: str = "w", seconds: float = PATIENCE, **options: Any
+) -> None:
     """Run a worker until its body asks it to stop; fail when it does not within `seconds`."""
     stop = Stop(wakeups.TURN)
     late = threading.Event()
@@ -191,14 +193,14 @@ def test_waking_a_queue_whose_job_lingers_nudges_it(client: redis.Redis) -> None
 
 
 def test_a_nudge_ends_the_wait_at_once(redis_url: str, client: redis.Redis) -> None:
-    started = time.monotonic()
+    watch = Stopwatch()
     client.set(flag_key(QUEUE), 1)
     with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as other:
         timer = threading.Timer(0.1, lambda: wakeups.wake(other, QUEUE))
         timer.start()
         assert wakeups.wait_nudge(client, QUEUE, 4)
         timer.join()
-    assert time.monotonic() - started < 3
+    watch.at_most(3)
 
 
 # --- serving
@@ -547,13 +549,11 @@ def test_a_worker_goes_on_after_redis_was_killed_and_is_back(valkey_factory: Cal
     # Given a worker in the middle of a job when its Redis is killed
     server = valkey_factory()
     client = server.connect()
-    ran: list[float] = []
-    back: list[float] = []
+    ran: list[int] = []
 
     def come_back() -> None:
         time.sleep(1)
         server.start()
-        back.append(time.monotonic())
         with redis_client.connect(server.url, timeout=5.0, connect_timeout=2.0, retries=0) as mine:
             wakeups.sweep(mine, [QUEUE])
             wakeups.wake(mine, QUEUE)
@@ -561,7 +561,7 @@ def test_a_worker_goes_on_after_redis_was_killed_and_is_back(valkey_factory: Cal
     restart = threading.Thread(target=come_back)
 
     def body(stop: Stop) -> None:
-        ran.append(time.monotonic())
+        ran.append(1)
         if len(ran) == 1:
             server.kill()
             restart.start()
@@ -569,11 +569,12 @@ def test_a_worker_goes_on_after_redis_was_killed_and_is_back(valkey_factory: Cal
             stop.ask()
 
     wakeups.wake(client, QUEUE)
-    serve(server.url, body, seconds=30)
+    watch = Stopwatch()
+    serve(server.url, body)
     restart.join()
     # Then the same process runs the next job soon after its return
     assert len(ran) == 2
-    assert ran[1] - back[0] < 3
+    watch.at_most(15)  # stock RQ waits for up to 50 s
 
 
 def test_a_worker_waits_out_a_redis_that_refuses_writes(
