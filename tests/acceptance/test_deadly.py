@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable
 
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.support.ledger import new_event, record, with_tables
-from tests.support.paths import ROOT
-from tests.support.processes import launch
 from tests.support.waiting import eventually
 
-WORKER = """
-import os, signal, sys
+DEADLY = """
+import os, signal
 from handlers.http import HttpSink
-from receiver.cli import main
 
 def send(self, delivery, send=HttpSink.send):
     if delivery.run_id == "tsk_deadly":
@@ -24,8 +20,6 @@ def send(self, delivery, send=HttpSink.send):
     return send(self, delivery)
 
 HttpSink.send = send
-sys.argv = ["runhook", "worker"]
-main()
 """
 
 
@@ -38,8 +32,7 @@ def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
         with_tables(it.ledger)
         consumer.script += [Reply(delay=0.3)] * 1000
         record(it.ledger, new_event("tsk_deadly", "hook"), *(new_event(f"tsk_{n}", "hook") for n in range(7)))
-        line = [sys.executable, "-c", WORKER]
-        it.parts["worker"] = launch(line, it.directory / "worker.log", env=it.environment, cwd=ROOT)
+        it.run("worker", first=DEADLY)
         it.run("clock")
         # Then all the others are delivered, and what comes later is not held up either
         eventually(lambda: it.states() == {"delivered": 7, "queued": 1})

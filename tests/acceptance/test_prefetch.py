@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
 
 SLOTS = 2
-COUNT = 60
+COUNT = 200
 
 
 def test_what_a_killed_worker_had_prefetched_was_an_attempt_only_if_it_had_started(
@@ -24,19 +25,28 @@ def test_what_a_killed_worker_had_prefetched_was_an_attempt_only_if_it_had_start
         # Given a worker whose sink answers fast, so that it has deliveries prefetched
         it = deployment(redis_url, sinks={"hook": {"type": "http", "url": consumer.url, "concurrency": SLOTS}})
         with_tables(it.ledger)
-        consumer.script += [Reply(delay=0.1)] * COUNT
+        fast = [Reply(delay=0.1)] * COUNT
+        consumer.script += fast
         record(it.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(COUNT)))
-        it.run("worker")
+        it.run("worker", first="from receiver.delivery import prefetch; prefetch.FAST = 60.0")  # on any machine
         eventually(lambda: len(consumer.requests) > 10)
 
-        def kill_in_the_middle(connection: sa.Connection) -> None:
+        def kill_in_the_middle(connection: sa.Connection) -> bool:
             """While nobody else can write: what starts now starts without the ledger's knowing."""
-            seen = len(consumer.requests)
-            eventually(lambda: len(consumer.requests) >= seen + 2 * SLOTS)
+            before, go_on = len(consumer.requests), threading.Event()
+            consumer.script[:] = [Reply(until=go_on)] * COUNT  # each slot is given one of them, and then no more
+            arrived = {request.headers["webhook-id"] for request in consumer.requests}
+            enough = sum(taken and each not in arrived for each, taken in claims_in(connection).items()) > 2 * SLOTS
+            if not enough:
+                consumer.script[:] = fast
+                go_on.set()
+                return False
+            eventually(lambda: len(consumer.requests) >= before + SLOTS)
             it.kill_part("worker")
+            return True
 
         # When it is killed, some of them started and some not
-        it.ledger.write(kill_in_the_middle)
+        eventually(lambda: it.ledger.write(kill_in_the_middle))
         arrived = Counter(request.headers["webhook-id"] for request in consumer.requests)
         claims = claims_of(it)
         started = {each for each, prefetched in claims.items() if prefetched and each in arrived}
@@ -65,9 +75,13 @@ def test_what_a_killed_worker_had_prefetched_was_an_attempt_only_if_it_had_start
 
 
 def claims_of(it: Deployment) -> dict[str, bool]:
+    return it.ledger.read(claims_in)
+
+
+def claims_in(connection: sa.Connection) -> dict[str, bool]:
     """By delivery that is claimed, whether it is prefetched."""
     query = sa.select(deliveries.c.id, deliveries.c.prefetched).where(deliveries.c.state == "sending")
-    return {row[0]: row[1] for row in it.ledger.read(lambda connection: connection.execute(query).all())}
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def lapsed(it: Deployment) -> dict[str, str]:

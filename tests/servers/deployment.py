@@ -40,9 +40,14 @@ class Deployment(ReceiverProcess):
     def environment(self) -> dict[str, str]:
         return {**super().environment, "DATABASE_URL": self.database_url, **self.more}
 
-    def run(self, part: str, *options: str, prepare: Callable[[], object] = lambda: None) -> subprocess.Popen[bytes]:
-        """Start `worker` or `clock` without waiting for anything. `prepare`: called in the child."""
-        line = [sys.executable, "-m", "receiver.cli", part, *options]
+    def run(
+        self, part: str, *options: str, prepare: Callable[[], object] = lambda: None, first: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Start `worker` or `clock` without waiting for anything.
+
+        `prepare`: called in the child before the program starts. `first`: Python that the program runs first.
+        """
+        line = [sys.executable, "-c", f"{first}\nfrom receiver.cli import main\nmain()", part, *options]
         log = self.directory / f"{part}.log"
         self.parts[part] = launch(line, log, env=self.environment, cwd=ROOT, prepare=prepare)
         return self.parts[part]
