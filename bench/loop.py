@@ -4,7 +4,7 @@
 
 A simulated Skyvern is the truth to compare with: each submission must be final in the ledger with the status that its
 run has there, each run must have been created once, and each sink and each caller must have each distinct final event
-exactly once. The number of polls is printed beside the least possible: one for each run that no webhook told of.
+exactly once. The number of polls is printed beside the least possible: one for each run that no webhook reported.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Loop:
         while time.monotonic() < deadline:
             open_ones = self.system.ledger.read(_count_open)
             states = self.system.states()
-            quiet = all(run.final and (run.told or Fault.LOSE in run.faults) for run in self.world.runs.values())
+            quiet = all(run.final and (run.reported or Fault.LOSE in run.faults) for run in self.world.runs.values())
             if not open_ones and set(states) == {"delivered"} and (quiet or self._waited_for_webhooks()):
                 return []
             time.sleep(0.2)
@@ -214,7 +214,7 @@ class Loop:
         """Whether the simulation has given up on all webhooks that it will not deliver."""
         stats = self.world.stats
         failed = stats["webhooks_failed"]
-        missing = sum(not run.told and Fault.LOSE not in run.faults for run in self.world.runs.values())
+        missing = sum(not run.reported and Fault.LOSE not in run.faults for run in self.world.runs.values())
         return missing <= failed
 
     def _judge(self, wrong: list[str], seconds: float) -> Found:
@@ -236,7 +236,7 @@ class Loop:
             runs=self.count,
             seconds=seconds,
             polls=sum(run.polls for run in world.runs.values()),
-            least=len(world.unheard()),
+            least=len(world.unreported()),
             webhooks={name: stats[f"webhooks_{name}"] for name in ("delivered", "lost", "failed")},
             wrong=wrong,
         )

@@ -6,11 +6,8 @@ Pure: the time is passed in, and with run id and number it fixes every byte. A s
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from receiver.skyvern.samples.artifacts import artifact
-from receiver.skyvern.samples.bodies import TASK_TYPES, Moment, task, task_v2, workflow_run
+from receiver.skyvern.samples.bodies import TASK_TYPES, Moment, dumps, task, task_v2, workflow_run
 
 __all__ = ["ALIASES", "SERIES", "artifact", "build", "expand", "names", "run_type"]
 
@@ -86,13 +83,4 @@ def build(name: str, *, now: float, run_id: str | None = None, seq: int = 0, art
         body = task_v2(ending, moment, run_id)
     else:
         body = task(kind, ending, moment, run_id)
-    return json.dumps(_like_skyvern(body), ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _like_skyvern(value: Any) -> Any:
-    """Skyvern sends integral floats as integers."""
-    if isinstance(value, dict):
-        return {key: _like_skyvern(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_like_skyvern(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return dumps(body)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -48,8 +50,21 @@ class Moment:
         return moment.isoformat(timespec="microseconds")
 
 
+def dumps(body: Mapping[str, Any]) -> bytes:
+    """The bytes of a webhook: compact, unescaped, integral floats as integers."""
+    return json.dumps(_integral(body), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _integral(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_integral(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def invoice(seq: int) -> dict[str, Any]:
-    """What the run found: an invoice whose total is over 1,000 for about half of all `seq`s, 0 among them."""
+    """The output of a run: an invoice whose total is over 1,000 for about half of all `seq`s, 0 among them."""
     units = (seq + 5) % 9 + 1
     net = round(units * 179.5, 2)
     return {

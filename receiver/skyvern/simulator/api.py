@@ -30,18 +30,16 @@ from receiver.skyvern.simulator.requests import (
     Page,
     Rejection,
     Task,
-    base_of,
+    abort_connection,
+    apply_faults,
     callback_of,
-    checked,
-    drop,
+    http_error,
     json_of,
     key_of,
     max_steps_of,
-    misbehave,
-    no_such,
-    page_of_html,
-    refused,
+    rejection,
     run_of,
+    validated,
     world_of,
 )
 from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW, SimRun
@@ -49,6 +47,8 @@ from receiver.skyvern.simulator.world import World, marked
 
 REROUTED = 0.1
 """Ratio of tasks without an engine that Skyvern runs with another one than its default."""
+
+_GARBAGE = "<html><body><h1>Welcome to nginx!</h1></body></html>"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -70,7 +70,7 @@ def create_app(options: Options | None = None) -> Starlette:
             Route(path + slash, handler, methods=[method]) for method, path, handler in ROUTES for slash in ("", "/")
         ],
         lifespan=lifespan,
-        exception_handlers={HTTPException: no_such, Rejection: refused, Dropped: drop},
+        exception_handlers={HTTPException: http_error, Rejection: rejection, Dropped: abort_connection},
     )
     app.router.redirect_slashes = False
     return app
@@ -82,141 +82,113 @@ class _Simulation(Starlette):
         await super().__call__(scope, receive, send)
 
 
-# Submits.
+# Submits. One function an endpoint returns the arguments of World.create that the request stands for.
 
 
-async def run_task(request: Request) -> Response:
-    async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
-        task = checked(Task, given)
-        run_type = RUN_TYPES[task.engine]
-        if "engine" not in given and chance(world.options.seed, "reroute", len(world.runs) + 1) < REROUTED:
-            run_type = "task_v3"
-        return world.create(
-            run_type, given, key, base_of(request), callback=callback_of(task.webhook_url), max_steps=task.max_steps
+def _task(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+    task, world = validated(Task, given), world_of(request)
+    run_type = RUN_TYPES[task.engine]
+    if "engine" not in given and chance(world.options.seed, "reroute", len(world.runs) + 1) < REROUTED:
+        run_type = "task_v3"
+    return {"run_type": run_type, "callback": callback_of(task.webhook_url), "max_steps": task.max_steps}
+
+
+def _legacy_task(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+    callback = callback_of(validated(LegacyTask, given).webhook_callback_url)
+    return {"run_type": "task_v1", "callback": callback, "max_steps": max_steps_of(request)}
+
+
+def _agent(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+    agent = validated(Agent, given)
+    workflow_id = agent.agent_id or agent.workflow_id
+    if not workflow_id:
+        raise Rejection(
+            422, [{"type": "missing", "loc": ["body", "agent_id"], "msg": "Field required", "input": given}]
         )
-
-    return await _submit(request, create, bodies.first_answer)
-
-
-async def run_legacy_task(request: Request) -> Response:
-    async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
-        task = checked(LegacyTask, given)
-        callback = callback_of(task.webhook_callback_url)
-        return world.create("task_v1", given, key, base_of(request), callback=callback, max_steps=max_steps_of(request))
-
-    return await _submit(request, create, lambda run: {"task_id": run.id})
+    if workflow_id == "wpid_unknown":
+        raise Rejection(404, f"Workflow not found. [workflow_permanent_id={workflow_id}]")
+    return _workflow(workflow_id, agent.webhook_url) | {"max_steps": max_steps_of(request)}
 
 
-async def run_agent(request: Request) -> Response:
-    async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
-        agent = checked(Agent, given)
-        workflow_id = agent.agent_id or agent.workflow_id
-        if not workflow_id:
-            missing = {"type": "missing", "loc": ["body", "agent_id"], "msg": "Field required", "input": given}
-            raise Rejection(422, [missing])
-        if workflow_id == "wpid_unknown":
-            raise Rejection(404, f"Workflow not found. [workflow_permanent_id={workflow_id}]")
-        return world.create(
-            WORKFLOW,
-            given,
-            key,
-            base_of(request),
-            callback=callback_of(agent.webhook_url),
-            workflow_id=workflow_id,
-            max_steps=max_steps_of(request),
-        )
-
-    return await _submit(request, create, bodies.first_answer)
+def _login(_: Request, given: dict[str, Any]) -> dict[str, Any]:
+    return _workflow("wpid_login", validated(Login, given).webhook_url)
 
 
-async def login(request: Request) -> Response:
-    return await _run_made(request, Login)
+def _download_files(_: Request, given: dict[str, Any]) -> dict[str, Any]:
+    return _workflow("wpid_downloadfiles", validated(DownloadFiles, given).webhook_url)
 
 
-async def download_files(request: Request) -> Response:
-    return await _run_made(request, DownloadFiles)
+def _legacy_workflow(request: Request, given: dict[str, Any]) -> dict[str, Any]:
+    callback = validated(LegacyRun, given).webhook_callback_url
+    return _workflow(str(request.path_params["workflow_id"]), callback) | {"max_steps": max_steps_of(request)}
 
 
-async def _run_made(request: Request, kind: type[Login | DownloadFiles]) -> Response:
-    """Skyvern makes a workflow of one block for these, and runs it."""
-
-    async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
-        callback, made = callback_of(checked(kind, given).webhook_url), f"wpid_{kind.__name__.lower()}"
-        return world.create(WORKFLOW, given, key, base_of(request), callback=callback, workflow_id=made)
-
-    return await _submit(request, create, bodies.first_answer)
+def _workflow(workflow_id: str, callback: str | None) -> dict[str, Any]:
+    return {"run_type": WORKFLOW, "callback": callback_of(callback), "workflow_id": workflow_id}
 
 
-async def run_legacy_workflow(request: Request) -> Response:
-    workflow_id = str(request.path_params["workflow_id"])
+def _submit(
+    arguments: Callable[[Request, dict[str, Any]], dict[str, Any]],
+    answer: Callable[[SimRun], dict[str, Any]] = bodies.first_answer,
+) -> Handler:
+    """The handler of an endpoint that creates runs."""
 
-    async def create(world: World, given: dict[str, Any], key: str | None) -> SimRun:
-        callback = callback_of(checked(LegacyRun, given).webhook_callback_url)
-        steps = max_steps_of(request)
-        return world.create(
-            WORKFLOW, given, key, base_of(request), callback=callback, workflow_id=workflow_id, max_steps=steps
-        )
+    async def handle(request: Request) -> Response:
+        world, key = world_of(request), key_of(request)
+        given = await json_of(request)
+        faults = await apply_faults(world, marked(given))
+        base = str(request.base_url).rstrip("/")
+        run = world.create(request=given, key=key, base=base, **arguments(request, given))
+        if Fault.DROP in run.faults:
+            world.stats["answers_dropped"] += 1
+            raise Dropped
+        return _answer(answer(run), faults)
 
-    return await _submit(request, create, lambda run: {"workflow_id": workflow_id, "workflow_run_id": run.id})
+    return handle
 
 
-async def _submit(
-    request: Request,
-    create: Callable[[World, dict[str, Any], str | None], Awaitable[SimRun]],
-    answer: Callable[[SimRun], dict[str, Any]],
-) -> Response:
-    world, key = world_of(request), key_of(request)
-    given = await json_of(request)
-    faults = await misbehave(world, marked(given))
-    run = await create(world, given, key)
-    if Fault.DROP in run.faults:
-        world.stats["answers_dropped"] += 1
-        raise Dropped
-    return page_of_html() if Fault.GARBAGE in faults else JSONResponse(answer(run))
+def _answer(body: Any, faults: frozenset[Fault]) -> Response:
+    return Response(_GARBAGE, media_type="text/html") if Fault.GARBAGE in faults else JSONResponse(body)
 
 
 # Runs.
 
 
-async def get_run(request: Request) -> Response:
+async def _get_run(request: Request) -> Response:
     world, _ = world_of(request), key_of(request)
     world.stats["polls"] += 1
-    garbage = Fault.GARBAGE in await misbehave(world)
+    faults = await apply_faults(world)
     run = run_of(request)
     run.polls += 1
-    return (
-        page_of_html()
-        if garbage
-        else JSONResponse(bodies.answer(run, world.link, attempts=world.options.tells_attempts))
-    )
+    return _answer(bodies.answer(run, world.link, attempts=world.options.tells_attempts), faults)
 
 
-async def list_runs(request: Request) -> Response:
+async def _list_runs(request: Request) -> Response:
     world, _ = world_of(request), key_of(request)
     world.stats["lists"] += 1
-    await misbehave(world)
+    await apply_faults(world)
     query = request.query_params
     given: dict[str, Any] = {name: query[name] for name in ("page", "page_size", "search_key") if name in query}
     given |= {name: query.getlist(name) for name in ("status", "run_type") if name in query}
-    asked = checked(Page, given, "query")
-    found = world.search(asked.status, asked.run_type, asked.search_key or "")
-    start = (asked.page - 1) * asked.page_size
-    return JSONResponse([bodies.listed(run) for run in found[start : start + asked.page_size]])
+    page = validated(Page, given, "query")
+    found = world.search(page.status, page.run_type, page.search_key or "")
+    start = (page.page - 1) * page.page_size
+    return JSONResponse([bodies.listed(run) for run in found[start : start + page.page_size]])
 
 
-async def cancel_run(request: Request) -> Response:
+async def _cancel_run(request: Request) -> Response:
     world, key = world_of(request), key_of(request)
     world.stats["cancels"] += 1
-    await misbehave(world)
+    await apply_faults(world)
     await world.cancel(run_of(request, "Run not found {}"), key)
     return JSONResponse(None)
 
 
-async def cancel_runs(request: Request) -> Response:
+async def _cancel_runs(request: Request) -> Response:
     world, key = world_of(request), key_of(request)
     world.stats["cancels"] += 1
-    await misbehave(world)
-    run_ids = dict.fromkeys(checked(BulkCancel, await json_of(request)).run_ids)
+    await apply_faults(world)
+    run_ids = dict.fromkeys(validated(BulkCancel, await json_of(request)).run_ids)
     known = [world.runs[run_id] for run_id in run_ids if run_id in world.runs]
     await asyncio.gather(*(world.cancel(run, key) for run in known))
     return JSONResponse(
@@ -224,10 +196,10 @@ async def cancel_runs(request: Request) -> Response:
     )
 
 
-async def retry_webhook(request: Request) -> Response:
+async def _retry_webhook(request: Request) -> Response:
     world, key = world_of(request), key_of(request)
     world.stats["webhook_retries"] += 1
-    await misbehave(world)
+    await apply_faults(world)
     given = await json_of(request) if await request.body() else {}
     run = run_of(request, "Run {} not found")
     if not run.final:
@@ -241,10 +213,10 @@ async def retry_webhook(request: Request) -> Response:
 # Artifacts.
 
 
-async def list_artifacts(request: Request) -> Response:
+async def _list_artifacts(request: Request) -> Response:
     world, _ = world_of(request), key_of(request)
     world.stats["artifact_lists"] += 1
-    await misbehave(world)
+    await apply_faults(world)
     run = world.runs.get(request.path_params["run_id"])
     wanted = request.query_params.getlist("artifact_type")
     return JSONResponse(
@@ -256,7 +228,7 @@ async def list_artifacts(request: Request) -> Response:
     )
 
 
-async def artifact_content(request: Request) -> Response:
+async def _artifact_content(request: Request) -> Response:
     world = world_of(request)
     query, artifact_id = request.query_params, request.path_params["artifact_id"]
     signed = all(name in query for name in ("expiry", "kid", "sig"))
@@ -284,34 +256,34 @@ async def artifact_content(request: Request) -> Response:
 # The rest, and what only a simulation has.
 
 
-async def heartbeat(_: Request) -> Response:
+async def _heartbeat(_: Request) -> Response:
     return PlainTextResponse("Server is running.")
 
 
-async def list_workflows(request: Request) -> Response:
+async def _list_workflows(request: Request) -> Response:
     key_of(request)
     workflow = {"workflow_id": "w_1", "workflow_permanent_id": "wpid_1", "title": "Download invoices", "version": 1}
     return JSONResponse([workflow])
 
 
-async def echo(request: Request) -> Response:
-    """What arrived, for tests of a pass-through; whose key it came with is told, the key is not."""
+async def _echo(request: Request) -> Response:
+    """The request as it was received, for tests of the proxy; of its key only the number is shown."""
     key = key_of(request)
     headers = {name: value for name, value in request.headers.items() if name != "x-api-key"}
-    said = {"method": request.method, "path": request.url.path, "query": request.url.query, "headers": headers}
+    head = {"method": request.method, "path": request.url.path, "query": request.url.query, "headers": headers}
     number = list(world_of(request).options.api_keys).index(key) if key else None
-    return JSONResponse({**said, "body": (await request.body()).decode("utf-8", "replace"), "key": number})
+    return JSONResponse({**head, "body": (await request.body()).decode("utf-8", "replace"), "key": number})
 
 
-async def stats(request: Request) -> Response:
+async def _stats(request: Request) -> Response:
     world = world_of(request)
     statuses = Counter(run.status for run in world.runs.values())
-    going = sum(not run.final for run in world.runs.values())
-    counted = {**world.stats, "runs": len(world.runs), "going": going, "unheard": len(world.unheard())}
+    active = sum(not run.final for run in world.runs.values())
+    counted = {**world.stats, "runs": len(world.runs), "active": active, "unreported": len(world.unreported())}
     return JSONResponse({**counted, "statuses": statuses})
 
 
-async def sim_runs(request: Request) -> Response:
+async def _runs(request: Request) -> Response:
     return JSONResponse(
         [
             {
@@ -324,14 +296,14 @@ async def sim_runs(request: Request) -> Response:
                 "faults": sorted(run.faults),
                 "polls": run.polls,
                 "webhooks": run.webhooks,
-                "told": run.told,
+                "reported": run.reported,
             }
             for run in world_of(request).runs.values()
         ]
     )
 
 
-async def change_faults(request: Request) -> Response:
+async def _change_faults(request: Request) -> Response:
     """Other ratios from now on: {"lose": 0.2, "429": 0}."""
     options = world_of(request).options
     try:
@@ -342,26 +314,30 @@ async def change_faults(request: Request) -> Response:
 
 
 ROUTES: list[tuple[str, str, Handler]] = [
-    ("POST", "/v1/run/tasks", run_task),
-    ("POST", "/v1/run/agents", run_agent),
-    ("POST", "/v1/run/workflows", run_agent),
-    ("POST", "/v1/run/tasks/login", login),
-    ("POST", "/v1/run/tasks/download_files", download_files),
-    ("POST", "/api/v1/tasks", run_legacy_task),
-    ("POST", "/api/v1/workflows/{workflow_id}/run", run_legacy_workflow),
-    ("GET", "/v1/runs", list_runs),
-    ("POST", "/v1/runs/cancel", cancel_runs),
-    ("GET", "/v1/runs/{run_id}", get_run),
-    ("POST", "/v1/runs/{run_id}/cancel", cancel_run),
-    ("POST", "/v1/runs/{run_id}/retry_webhook", retry_webhook),
-    ("GET", "/v1/runs/{run_id}/artifacts", list_artifacts),
-    ("GET", "/v1/artifacts/{artifact_id}/content", artifact_content),
-    ("GET", "/v1/agents", list_workflows),
-    ("GET", "/v1/workflows", list_workflows),
-    ("GET", "/api/v1/heartbeat", heartbeat),
-    ("GET", "/v1/_sim/echo", echo),
-    ("POST", "/v1/_sim/echo", echo),
-    ("GET", "/_sim/stats", stats),
-    ("GET", "/_sim/runs", sim_runs),
-    ("POST", "/_sim/faults", change_faults),
+    ("POST", "/v1/run/tasks", _submit(_task)),
+    ("POST", "/v1/run/agents", _submit(_agent)),
+    ("POST", "/v1/run/workflows", _submit(_agent)),
+    ("POST", "/v1/run/tasks/login", _submit(_login)),
+    ("POST", "/v1/run/tasks/download_files", _submit(_download_files)),
+    ("POST", "/api/v1/tasks", _submit(_legacy_task, lambda run: {"task_id": run.id})),
+    (
+        "POST",
+        "/api/v1/workflows/{workflow_id}/run",
+        _submit(_legacy_workflow, lambda run: {"workflow_id": run.workflow_id, "workflow_run_id": run.id}),
+    ),
+    ("GET", "/v1/runs", _list_runs),
+    ("POST", "/v1/runs/cancel", _cancel_runs),
+    ("GET", "/v1/runs/{run_id}", _get_run),
+    ("POST", "/v1/runs/{run_id}/cancel", _cancel_run),
+    ("POST", "/v1/runs/{run_id}/retry_webhook", _retry_webhook),
+    ("GET", "/v1/runs/{run_id}/artifacts", _list_artifacts),
+    ("GET", "/v1/artifacts/{artifact_id}/content", _artifact_content),
+    ("GET", "/v1/agents", _list_workflows),
+    ("GET", "/v1/workflows", _list_workflows),
+    ("GET", "/api/v1/heartbeat", _heartbeat),
+    ("GET", "/v1/_sim/echo", _echo),
+    ("POST", "/v1/_sim/echo", _echo),
+    ("GET", "/_sim/stats", _stats),
+    ("GET", "/_sim/runs", _runs),
+    ("POST", "/_sim/faults", _change_faults),
 ]

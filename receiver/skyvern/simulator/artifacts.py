@@ -1,4 +1,4 @@
-"""What a simulated run leaves behind: screenshots, a recording and an invoice, and signed URLs to them.
+"""The artifacts of a simulated run: screenshots, a recording and an invoice, and signed URLs to them.
 
 The signature is Skyvern's: HMAC-SHA256 of method, path, expiry and key id, in 43 URL-safe base64 characters. Pure.
 """
@@ -18,7 +18,7 @@ from receiver.skyvern.samples.artifacts import CONTENTS
 CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "screenshot_action": "image/png"}
 KEY_ID = "k1"
 SENSITIVE = frozenset(CONTENT_TYPES)
-"""Types whose URLs live an hour only: they show what was on the screen."""
+"""Types whose URLs are valid for an hour only: they show what was on the screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,12 @@ class StoredArtifact:
 
     @property
     def path(self) -> str:
+        """The path of its URL, without the signature."""
         return f"/v1/artifacts/{self.id}/content"
 
     @property
     def content_type(self) -> str:
+        """Its media type."""
         return CONTENT_TYPES.get(self.type, "application/octet-stream")
 
 
@@ -49,12 +51,12 @@ def make(artifact_id: str, type_: str, name: str, run_id: str, created_at: datet
 
 
 def sign(path: str, expiry: int, secret: bytes) -> str:
-    """The query of a signed URL for `path` that is good until `expiry` (seconds since the epoch)."""
+    """The query of a signed URL for `path` that is valid until `expiry` (seconds since the epoch)."""
     return f"expiry={expiry}&kid={KEY_ID}&sig={_signature(path, str(expiry), secret)}"
 
 
 def verify(path: str, expiry: str, kid: str, sig: str, now: float, secret: bytes) -> bool:
-    """Whether such a query was signed here and has not expired."""
+    """Whether the query of a URL was signed with `secret` and has not expired."""
     if kid != KEY_ID or not (expiry.isascii() and expiry.isdigit()) or int(expiry) <= now:
         return False
     return hmac.compare_digest(_signature(path, expiry, secret).encode(), sig.encode())

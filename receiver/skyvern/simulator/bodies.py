@@ -1,4 +1,4 @@
-"""What Skyvern says of a run: the body of its webhook, by run type, and the answers of its API. Pure.
+"""Bodies about a run: of its webhook, by run type, and of the API's answers. Pure.
 
 Keys and their order come from receiver.skyvern.samples, which has them from a real server; here the values of a run are
 put in. `Link` makes the URL of an artifact anew for every answer, as Skyvern does, inside of output too.
@@ -6,7 +6,6 @@ put in. `Link` makes the URL of an artifact anew for every answer, as Skyvern do
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -47,11 +46,6 @@ _TASK_REQUEST = {
 }
 
 
-def dumps(body: Mapping[str, Any]) -> bytes:
-    """The bytes of a webhook: compact, unescaped, integral floats as integers."""
-    return json.dumps(_integral(body), separators=(",", ":"), ensure_ascii=False).encode()
-
-
 def webhook(run: SimRun, link: Link) -> dict[str, Any]:
     """The body of the webhook for `run` as it is now."""
     if run.type == WORKFLOW:
@@ -70,17 +64,17 @@ def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
 
 
 def answer(run: SimRun, link: Link, *, attempts: bool) -> dict[str, Any]:
-    """What GET /v1/runs/{id} says. `attempts`: whether a workflow's attempt and retry_pending are told."""
-    said = _common(run, link) | _workflow_only(run)
+    """The answer to GET /v1/runs/{id}. `attempts`: whether a workflow's has attempt and retry_pending."""
+    body = _common(run, link) | _workflow_only(run)
     if run.type == WORKFLOW and attempts:
-        said |= _attempts(run)
-    return _times(said | _request(run), zone="Z" if run.number % 2 else "")
+        body |= _attempts(run)
+    return _times(body | _request(run), zone="Z" if run.number % 2 else "")
 
 
 def first_answer(run: SimRun) -> dict[str, Any]:
-    """What a submit is answered with: the run as it was a moment after its creation."""
-    said = _common(run, lambda _: None) | {"downloaded_files": None, "screenshot_urls": None, "step_count": None}
-    return _times(said | _workflow_only(run) | _request(run))
+    """The answer to a submit: the run as it was a moment after its creation."""
+    body = _common(run, lambda _: None) | {"downloaded_files": None, "screenshot_urls": None, "step_count": None}
+    return _times(body | _workflow_only(run) | _request(run))
 
 
 def listed(run: SimRun) -> dict[str, Any]:
@@ -134,7 +128,7 @@ def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, 
 
 
 def _workflow_only(run: SimRun) -> dict[str, Any]:
-    """What the API says of a workflow's run beyond what it says of every run."""
+    """The keys of the API's answer that only a workflow's run has."""
     if run.type != WORKFLOW:
         return {}
     names = ("run_with", "ai_fallback", "script_id", "browser_seed_source", "browser_settings_receipt")
@@ -289,9 +283,9 @@ def _category(run: SimRun) -> list[dict[str, Any]] | None:
     return [{"category": "UNKNOWN", "confidence_float": 0.5, "reasoning": "No keyword match found"}]
 
 
-def _times(said: Mapping[str, Any], zone: str = "") -> dict[str, Any]:
-    """`said` with each datetime as the text that Skyvern sends."""
-    return {key: _timed(part, zone) for key, part in said.items()}
+def _times(body: Mapping[str, Any], zone: str = "") -> dict[str, Any]:
+    """`body` with each datetime as the text that Skyvern sends."""
+    return {key: _timed(part, zone) for key, part in body.items()}
 
 
 def _timed(value: Any, zone: str) -> Any:
@@ -301,14 +295,4 @@ def _timed(value: Any, zone: str) -> Any:
         return {key: _timed(part, zone) for key, part in value.items()}
     if isinstance(value, list):
         return [_timed(part, zone) for part in value]
-    return value
-
-
-def _integral(value: Any) -> Any:
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, dict):
-        return {key: _integral(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_integral(part) for part in value]
     return value

@@ -1,7 +1,7 @@
 """The misbehaviour that a simulated Skyvern can be asked for, each declared once. Pure.
 
 A fault is chosen for a share of the runs (or calls) by its ratio, or for one run by its name in square brackets in the
-prompt or title: "Download the invoice [lose]". The choice hangs on the seed and the run's number, never on time.
+prompt or title: "Download the invoice [lose]". The choice depends on the seed and the run's number, never on time.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
+    """A kind of misbehaviour; HELP explains each."""
+
     # How the run ends.
     FAIL = "fail"
     TERMINATE = "terminate"
     TIMEOUT = "timeout"
     CANCEL = "cancel"
-    # What becomes of its webhook.
+    # What happens to its webhook.
     LOSE = "lose"
     LATE = "late"
     DOUBLE = "double"
@@ -61,7 +63,7 @@ HELP: dict[Fault, str] = {
 }
 
 OF_CALLS = frozenset({Fault.SLOW, Fault.THROTTLE, Fault.BUSY, Fault.CRASH, Fault.GARBAGE})
-"""Drawn for each call of the API, submits and reads alike. A marker concerns the first submit that carries it."""
+"""Drawn for each call of the API, submits and reads alike. A marker applies to the first submit that carries it."""
 
 ENDINGS = {
     Fault.FAIL: "failed",
@@ -86,7 +88,7 @@ def chance(seed: int, what: str, number: int) -> float:
 
 
 def check(ratios: Mapping[str, float]) -> dict[Fault, float]:
-    """`ratios` by fault. Raises ValueError that names what is wrong."""
+    """`ratios` by fault. Raises ValueError for a fault that there is not, and for a ratio that is not in 0 to 1."""
     checked = {}
     for name, ratio in ratios.items():
         if name not in list(Fault):

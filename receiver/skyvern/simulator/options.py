@@ -1,4 +1,4 @@
-"""What a simulated Skyvern is like: its keys, its pace, its faults. Pure."""
+"""The options of a simulated Skyvern: its keys, its pace, its faults. Pure."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ class Options:
         return self.pause(seconds * (0.5 + chance(self.seed, what, number)))
 
     def change(self, ratios: Mapping[Fault, float]) -> None:
-        """Other ratios from now on; faults that are not named keep theirs."""
+        """Replace the ratios of these faults; the others keep theirs."""
         self.ratios = {**self.ratios, **ratios}

@@ -1,4 +1,4 @@
-"""What a call of the simulated API must be like, and how it is refused: in Skyvern's words and shapes."""
+"""Validation of requests to the simulated API, and its errors, in Skyvern's words and shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from receiver.skyvern.simulator.faults import Fault
 from receiver.skyvern.simulator.runs import RUN_TYPES, STATUSES, WORKFLOW, SimRun
@@ -19,13 +19,15 @@ from receiver.skyvern.simulator.world import World
 M = TypeVar("M", bound=BaseModel)
 
 
-class Submit(BaseModel):
+class _Submit(BaseModel):
     model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
 
     title: str | None = None
 
 
-class Task(Submit):
+class Task(_Submit):
+    """The body of POST /v1/run/tasks."""
+
     prompt: str
     url: str | None = None
     engine: Literal[tuple(RUN_TYPES)] = "skyvern-1.0"  # type: ignore[valid-type]
@@ -33,41 +35,55 @@ class Task(Submit):
     webhook_url: str | None = None
 
 
-class LegacyTask(Submit):
+class LegacyTask(_Submit):
+    """The body of POST /api/v1/tasks."""
+
     url: str
     navigation_goal: str | None = None
     webhook_callback_url: str | None = None
 
 
-class Agent(Submit):
+class Agent(_Submit):
+    """The body of POST /v1/run/agents and /v1/run/workflows."""
+
     agent_id: str | None = None
     workflow_id: str | None = None
     parameters: dict[str, Any] | None = None
     webhook_url: str | None = None
 
 
-class Login(Submit):
+class Login(_Submit):
+    """The body of POST /v1/run/tasks/login, which Skyvern runs as a workflow of one block."""
+
     credential_type: Literal["skyvern", "bitwarden", "1password", "azure_vault"]
     url: str | None = None
     webhook_url: str | None = None
 
 
-class DownloadFiles(Submit):
+class DownloadFiles(_Submit):
+    """The body of POST /v1/run/tasks/download_files, which Skyvern runs as a workflow of one block."""
+
     navigation_goal: str
     url: str | None = None
     webhook_url: str | None = None
 
 
-class LegacyRun(Submit):
+class LegacyRun(_Submit):
+    """The body of POST /api/v1/workflows/{workflow_id}/run."""
+
     data: dict[str, Any] | None = None
     webhook_callback_url: str | None = None
 
 
 class BulkCancel(BaseModel):
+    """The body of POST /v1/runs/cancel."""
+
     run_ids: list[str] = Field(max_length=100)
 
 
 class Page(BaseModel):
+    """The query of GET /v1/runs."""
+
     page: int = Field(1, ge=1, le=100)
     page_size: int = Field(10, ge=1, le=100)
     status: list[Literal[STATUSES]] = []  # type: ignore[valid-type]
@@ -76,16 +92,13 @@ class Page(BaseModel):
 
 
 def world_of(request: Request) -> World:
+    """The World that serves the request."""
     world: World = request.app.state.world
     return world
 
 
-def base_of(request: Request) -> str:
-    return str(request.base_url).rstrip("/")
-
-
 def key_of(request: Request) -> str | None:
-    """The caller's API key; None when a good one came as a Bearer token. Raises 403 for a bad or missing one."""
+    """The caller's API key; None when a valid one came as a Bearer token. Raises Rejection (403) for any other."""
     keys = world_of(request).options.api_keys
     given = request.headers.get("x-api-key")
     if given in keys:
@@ -97,15 +110,17 @@ def key_of(request: Request) -> str | None:
     raise Rejection(403, "Invalid credentials")
 
 
-def run_of(request: Request, words: str = "Task run not found {}") -> SimRun:
+def run_of(request: Request, message: str = "Task run not found {}") -> SimRun:
+    """The run that the path names. Raises Rejection (404) with `message` when there is none."""
     run_id = request.path_params["run_id"]
     if run_id not in world_of(request).runs:
-        raise Rejection(404, words.format(run_id))
+        raise Rejection(404, message.format(run_id))
     return world_of(request).runs[run_id]
 
 
-async def misbehave(world: World, text: str = "") -> frozenset[Fault]:
-    """Wait or refuse where this call's faults say so; what is left of them."""
+async def apply_faults(world: World, text: str = "") -> frozenset[Fault]:
+    """Wait, or raise Rejection, where this call's faults say so. Returns the faults. `text`: of a submit; it may name
+    some."""
     faults = world.call_faults(text)
     if Fault.SLOW in faults:
         world.stats["calls_slow"] += 1
@@ -128,6 +143,7 @@ async def misbehave(world: World, text: str = "") -> frozenset[Fault]:
 
 
 async def json_of(request: Request) -> dict[str, Any]:
+    """The request's body. Raises Rejection (422) for one that is no JSON object."""
     try:
         parsed = await request.json()
     except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -145,7 +161,8 @@ async def json_of(request: Request) -> dict[str, Any]:
     return parsed
 
 
-def checked(model: type[M], given: Mapping[str, Any], where: str = "body") -> M:
+def validated(model: type[M], given: Mapping[str, Any], where: str = "body") -> M:
+    """`given` as a model. Raises Rejection (422), which names the fields. `where`: body or query."""
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -157,6 +174,7 @@ def checked(model: type[M], given: Mapping[str, Any], where: str = "body") -> M:
 
 
 def callback_of(url: str | None) -> str | None:
+    """`url` itself. Raises Rejection (400) for one that Skyvern does not support."""
     if url and not url.strip().startswith(("http://", "https://")):
         raise Rejection(
             400, f"Invalid URL: {url}. Skyvern supports HTTP and HTTPS urls with max 2083 character length."
@@ -165,16 +183,13 @@ def callback_of(url: str | None) -> str | None:
 
 
 def max_steps_of(request: Request) -> int | None:
+    """The limit in the header x-max-steps-override, or None."""
     given = request.headers.get("x-max-steps-override", "")
     return int(given) if given.isdigit() else None
 
 
-def page_of_html() -> Response:
-    return HTMLResponse("<html><body><h1>Welcome to nginx!</h1></body></html>")
-
-
 class Rejection(Exception):
-    """Answered with `status` and {"detail": …}: text, or on 422 a list of {type, loc, msg}."""
+    """An answer with `status` and {"detail": …}: a text, or on 422 a list of {type, loc, msg}."""
 
     def __init__(self, status: int, detail: str | list[dict[str, Any]], headers: dict[str, str] | None = None) -> None:
         super().__init__(status)
@@ -182,20 +197,23 @@ class Rejection(Exception):
 
 
 class Dropped(Exception):
-    """The connection is to break without an answer."""
+    """The connection is to be aborted without an answer."""
 
 
-async def refused(_: Request, error: Exception) -> Response:
+async def rejection(_: Request, error: Exception) -> Response:
+    """The answer to a request that raised Rejection."""
     assert isinstance(error, Rejection)
     return error.answer
 
 
-async def no_such(_: Request, error: Exception) -> Response:
+async def http_error(_: Request, error: Exception) -> Response:
+    """The answer to a request for a path or method that there is not."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
-async def drop(request: Request, _: Exception) -> Response:
+async def abort_connection(request: Request, _: Exception) -> Response:
+    """Abort the connection of a request that raised Dropped."""
     # uvicorn has no way to say this: its `send` is a method of the object that holds the transport.
     transport = getattr(getattr(request.scope["server_send"], "__self__", None), "transport", None)
     if transport is not None:

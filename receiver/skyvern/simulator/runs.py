@@ -1,4 +1,4 @@
-"""A simulated run: what was asked for, how far it is, and the moves it can make. Pure but for the time it is given."""
+"""A simulated run: its request, its state, and the moves between states. Reads the clock, and does no other I/O."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def now() -> datetime:
 class SimRun:
     """One run. `key` signs its webhook: None when the submit came with a Bearer token, and then none is sent.
 
-    `base`: where artifact URLs point. `number`: the how manieth run of this simulation it is.
+    `base`: of its artifacts' URLs. `number`: counts the runs of this simulation, from 1. `reported`: whether a webhook
+    with its current state was delivered.
     """
 
     number: int
@@ -74,30 +75,32 @@ class SimRun:
     artifacts: list[StoredArtifact] = field(default_factory=list)
     polls: int = 0
     webhooks: int = 0
-    told: bool = False
-    """Whether a webhook with the state that it is in now was delivered."""
+    reported: bool = False
 
     @property
     def final(self) -> bool:
+        """Whether it has ended, and no further attempt follows."""
         return self.status in FINAL and not self.retry_pending
 
     @property
-    def said(self) -> tuple[str, int, bool, bool]:
-        """What a webhook would tell of it now, as far as it tells states apart."""
+    def state(self) -> tuple[str, int, bool, bool]:
+        """What tells its states apart in a webhook."""
         return self.status, self.attempt, self.retry_pending, self.output is None
 
     @property
     def downloads(self) -> list[StoredArtifact]:
+        """The files that it downloaded."""
         return [each for each in self.artifacts if each.type == "download"]
 
     def of_type(self, prefix: str) -> list[StoredArtifact]:
+        """Its artifacts whose type begins with `prefix`."""
         return [each for each in self.artifacts if each.type.startswith(prefix)]
 
     def move(self, status: str) -> None:
-        """To a status before the end."""
+        """Move to a status that is not final."""
         self.modified_at = now()
         self.status = status
-        self.told = False
+        self.reported = False
         if status == "queued":
             self.queued_at = self.modified_at
         elif status == "running":
@@ -105,12 +108,12 @@ class SimRun:
             self.retry_pending, self.next_attempt_at = False, None
 
     def end(self, status: str, output: Any = None, artifacts: list[StoredArtifact] | None = None) -> None:
-        """To its end, or to the end of an attempt."""
+        """End the run, or an attempt of it."""
         self.modified_at = self.finished_at = now()
         self.status, self.output = status, output
         self.artifacts = artifacts or []
         self.step_count = 0 if status == "canceled" else 3 + self.number % 4
-        self.told = False
+        self.reported = False
         self.failure_reason = _REASONS.get(status)
         self.errors = (
             [{"error_code": "OUT_OF_STOCK", "reasoning": "The page says sold out", "confidence_float": 0.95}]
@@ -121,25 +124,25 @@ class SimRun:
         self._note_attempt()
 
     def fail_attempt(self, next_attempt_at: datetime) -> None:
-        """The attempt failed, and another will follow."""
+        """End an attempt as failed; another will follow."""
         self.end("failed")
         self.retry_pending, self.next_attempt_at = True, next_attempt_at
         self.attempts[-1].update(retry_decision="retry", next_attempt_at=next_attempt_at)
 
     def next_attempt(self) -> None:
-        """The next attempt begins."""
+        """Begin the next attempt."""
         self.attempt += 1
         self.failure_reason, self.errors, self.output, self.finished_at = None, [], None, None
         self.move("running")
 
     def clean_up(self, output: Any, artifacts: list[StoredArtifact]) -> None:
-        """What a cancelled run had found by then becomes known."""
+        """Add what a cancelled run had found until then."""
         self.output, self.artifacts = output, artifacts
         self.modified_at = now()
-        self.told = False
+        self.reported = False
 
     def tangle(self) -> None:
-        """Skyvern 1.0.50: a webhook that could not be delivered makes a failed run of a completed one."""
+        """Make a completed run failed because its webhook could not be delivered, as Skyvern 1.0.50 did."""
         self.status = "failed"
         self.failure_reason = (
             f"Failed to run task 2.0: Failed to send webhook. workflow_run_id={self.id.replace('tsk_v2', 'wr')}   "
@@ -147,15 +150,15 @@ class SimRun:
         )
         self.webhook_failure_reason = "Webhook failed with status code 502, error message: "
         self.modified_at = now()
-        self.told = False
+        self.reported = False
 
     def delivered(self, failure: str) -> None:
-        """A webhook went out: `failure` says why it did not arrive, "" that it did."""
+        """Record that a webhook was sent. `failure`: why it was not delivered, or ""."""
         self.webhook_failure_reason = failure
         self.modified_at = now()  # it moves although no fact has changed
         if not failure:
             self.webhooks += 1
-            self.told = True
+            self.reported = True
 
     def _note_attempt(self) -> None:
         if self.type != WORKFLOW:

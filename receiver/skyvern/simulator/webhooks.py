@@ -16,7 +16,7 @@ from receiver.skyvern.simulator.options import Options
 ATTEMPTS = 3
 RETRY_AFTER_CAP = 30.0
 RETRIED = frozenset({403, 408, 425, 429})
-"""And every 5xx. All other answers that are not 2xx, redirects among them, are the last word."""
+"""And every 5xx. All other answers that are not 2xx, redirects among them, are not retried."""
 USER_AGENT = "python-httpx/0.28.1"
 
 
@@ -37,7 +37,7 @@ def pause(number: int, header: str | None, chance: float) -> float:
 
 
 class Sender:
-    """Sends webhooks, counting in `stats` what it did."""
+    """Sends webhooks, and counts attempts and outcomes in `stats`."""
 
     def __init__(self, options: Options, stats: Counter[str]) -> None:
         self._options = options
@@ -47,7 +47,7 @@ class Sender:
         self._client = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False, follow_redirects=False)
 
     async def send(self, url: str, body: bytes, key: str, attempts: int = ATTEMPTS) -> tuple[int | None, str]:
-        """The last status, if there was one, and why it is a failure: "" when it arrived."""
+        """Send one webhook. Returns the last status, if there was one, and why delivery failed, or ""."""
         sent = headers(body, key, self._options.clock_skew)
         status: int | None = None
         failure = ""
@@ -76,4 +76,5 @@ class Sender:
         return response.status_code, text, response.headers.get("retry-after")
 
     async def aclose(self) -> None:
+        """Close the connections."""
         await self._client.aclose()

@@ -1,5 +1,5 @@
-"""The simulated Skyvern itself: the runs it holds, how they go on by themselves, and what it counts. Knows no HTTP
-server: the API (api.py) calls it.
+"""The simulated Skyvern itself: its runs, how they proceed by themselves, and its counters. Knows no HTTP server: the
+API (api.py) calls it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ BIG = 17 << 20
 log = logging.getLogger("runhook.simulate")
 
 
-class Letter(NamedTuple):
-    """A webhook's body, and what it says of the run."""
+class SimWebhook(NamedTuple):
+    """A webhook's body, and the state of the run that it reports."""
 
     body: bytes
-    said: tuple[str, int, bool, bool]
+    state: tuple[str, int, bool, bool]
 
 
 class World:
-    """Lives in one event loop."""
+    """The state of one simulation, for one event loop."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -47,11 +47,11 @@ class World:
         self._secret = secrets.token_bytes(32)
         self._first = time.time_ns() // 1000  # ids of a later simulation never meet those of an earlier one
         self._sender = Sender(options, self.stats)
-        self._going: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._calls = 0
         self._marked: set[tuple[Fault, str]] = set()
 
-    # What the API asks for.
+    # What the API calls.
 
     def create(
         self,
@@ -64,7 +64,7 @@ class World:
         workflow_id: str | None = None,
         max_steps: int | None = None,
     ) -> SimRun:
-        """A new run, on its way from now on. `key`: what its webhook is signed with; None sends none."""
+        """Create a run and start it. `key`: what its webhook is signed with; None sends none."""
         number = len(self.runs) + 1
         prefix = {WORKFLOW: "wr", TASK_V2: "tsk_v2"}.get(run_type, "tsk")
         text = marked(request)
@@ -91,7 +91,7 @@ class World:
         return run
 
     def call_faults(self, text: str = "") -> frozenset[Fault]:
-        """The faults of this call of the API. A marker in `text` (of a submit) counts once."""
+        """Draw the faults of one call of the API. A marker in `text` (of a submit) counts once."""
         self._calls += 1
         found = drawn(self.options.ratios, self.options.seed, -self._calls) & OF_CALLS
         for fault in OF_CALLS:
@@ -101,7 +101,7 @@ class World:
         return found
 
     async def cancel(self, run: SimRun, key: str | None) -> None:
-        """Cancel `run`: answers after the webhook was tried. Again for a cancelled run: its webhook once more."""
+        """Cancel `run`; returns after its webhook was sent. For a cancelled run its webhook is sent once more."""
         if run.status == "canceled":
             await self._announce(run, key)
         elif not run.final:
@@ -110,8 +110,8 @@ class World:
             await self._announce(run, key)
 
     async def retry_webhook(self, run: SimRun, url: str, key: str) -> dict[str, Any]:
-        """Send the webhook of a final run once, with fewer keys, and tell how it went."""
-        body = bodies.dumps(bodies.webhook_again(run, self._link))
+        """Send the webhook of a final run once, with fewer keys. Returns the answer of the API."""
+        body = samples.dumps(bodies.webhook_again(run, self._link))
         began = time.monotonic()
         status, failure = await self._sender.send(url, body, key, attempts=1)
         if not failure and url == run.callback:
@@ -153,26 +153,26 @@ class World:
         """Whether a signed URL is good now."""
         return artifacts.verify(stored_path, expiry, kid, sig, time.time(), self._secret)
 
-    def unheard(self) -> list[SimRun]:
-        """Final runs with a callback whose last state no webhook has told: only polling can learn of it."""
-        return [run for run in self.runs.values() if run.final and run.callback and not run.told]
+    def unreported(self) -> list[SimRun]:
+        """Final runs with a callback whose last state no webhook has reported: only polling can find it."""
+        return [run for run in self.runs.values() if run.final and run.callback and not run.reported]
 
     async def aclose(self) -> None:
         """Stop all runs."""
-        for task in self._going:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._going, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.aclose()
 
-    # How a run goes on by itself.
+    # How a run proceeds by itself.
 
     def _start(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(what)
-        self._going.add(task)
+        self._tasks.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._going.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a run broke off", exc_info=task.exception())
 
@@ -207,10 +207,10 @@ class World:
             await asyncio.sleep(self.options.pause(0.2))
             await self.cancel(run, run.key)
 
-    async def _fail_first(self, run: SimRun) -> Letter | None:
-        """The failed first attempt of a workflow; its webhook, where that is to come after the last attempt's."""
+    async def _fail_first(self, run: SimRun) -> SimWebhook | None:
+        """Let a workflow's first attempt fail. Returns its webhook where that is to come after the last attempt's."""
         run.fail_attempt(now() + timedelta(seconds=self.options.pause(RETRY_PAUSE)))
-        held = self._letter(run) if Fault.DISORDER in run.faults else None
+        held = self._webhook(run) if Fault.DISORDER in run.faults else None
         if not held:
             await self._announce(run, run.key)
         await asyncio.sleep(self.options.pause(RETRY_PAUSE))
@@ -224,7 +224,7 @@ class World:
         await self._announce(run, key)
 
     async def _announce(self, run: SimRun, key: str | None) -> None:
-        """Send the webhook for what `run` is now, with all that this run's faults make of it."""
+        """Send the webhook with the current state of `run`, as the run's faults have it."""
         faults = run.faults
         if not run.callback or not key:
             self.stats["webhooks_none"] += 1
@@ -235,27 +235,27 @@ class World:
             return
         if Fault.TANGLED in faults and run.type == TASK_V2 and run.status == "completed":
             run.tangle()
-        letter = self._letter(run)
+        webhook = self._webhook(run)
         if Fault.LATE in faults:
             await asyncio.sleep(self.options.pause(self.options.late_seconds))
         elif Fault.DISORDER in faults and Fault.RETRY not in faults:
             await asyncio.sleep(self.options.spread("disorder", run.number, DISORDER))
-        await self._send(run, letter, key)
+        await self._send(run, webhook, key)
         if Fault.ECHO in faults:
-            await self._send(run, letter, key)
+            await self._send(run, webhook, key)
         if Fault.DOUBLE in faults:
             await asyncio.sleep(self.options.pause(0.2))
-            await self._send(run, self._letter(run), key)
+            await self._send(run, self._webhook(run), key)
 
-    async def _send(self, run: SimRun, letter: Letter, key: str) -> None:
+    async def _send(self, run: SimRun, webhook: SimWebhook, key: str) -> None:
         assert run.callback is not None
-        _, failure = await self._sender.send(run.callback, letter.body, key)
-        log.info("%s %s: webhook %s", run.id, letter.said[0], failure or "delivered")
-        if letter.said == run.said:
+        _, failure = await self._sender.send(run.callback, webhook.body, key)
+        log.info("%s %s: webhook %s", run.id, webhook.state[0], failure or "delivered")
+        if webhook.state == run.state:
             run.delivered(failure)
 
-    def _letter(self, run: SimRun) -> Letter:
-        return Letter(bodies.dumps(bodies.webhook(run, self._link_of(run))), run.said)
+    def _webhook(self, run: SimRun) -> SimWebhook:
+        return SimWebhook(samples.dumps(bodies.webhook(run, self._link_of(run))), run.state)
 
     def _link_of(self, run: SimRun) -> bodies.Link:
         lapsed = Fault.LAPSED in run.faults
@@ -276,7 +276,7 @@ class World:
         return found
 
     def _artifacts(self, run: SimRun, ending: str) -> list[StoredArtifact]:
-        """What the run's browser left, newest screenshot first."""
+        """Create the artifacts of an ended run, the newest screenshot first."""
         wanted = [("screenshot_final", ""), ("recording", "")]
         if ending in ("completed", "canceled"):
             wanted += [("screenshot_action", ""), ("download", "invoice.pdf")]

@@ -419,7 +419,7 @@ def test_a_lost_webhook_never_comes_and_the_run_is_counted_as_unheard(
     sim.wait_final(run_id)
 
     eventually(lambda: sim.stats().get("webhooks_lost"))
-    assert (sim.stats()["unheard"], hook.calls) == (1, [])
+    assert (sim.stats()["unreported"], hook.calls) == (1, [])
     assert sim.get(f"/v1/runs/{run_id}")["status"] == "completed"
 
 
