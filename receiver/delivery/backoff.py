@@ -9,7 +9,7 @@ RETRY_AFTER_CAP = 86_400.0
 
 
 def delay(policy: RetryPolicy, spent: int, chance: float) -> float:
-    """Seconds before the next attempt when `spent` attempts were spent: exponential, with jitter, capped.
+    """Return the seconds before the next attempt when `spent` attempts were spent: exponential, with jitter, capped.
 
     `chance` in [0, 1): the delay lies between half of the full one and all of it, so that a thousand deliveries
     that failed together don't come back together.
@@ -22,7 +22,7 @@ def delay(policy: RetryPolicy, spent: int, chance: float) -> float:
 def next_try(
     policy: RetryPolicy, spent: int, now: float, chance: float, retry_after: float | None = None
 ) -> float | None:
-    """When to try again (seconds since the epoch), or None when the attempts are spent and the delivery is dead.
+    """Return when to try again (seconds since the epoch), or None when the attempts are spent: the delivery is dead.
 
     A sink's own `retry_after` (seconds) makes it later, never sooner.
     """

@@ -1,4 +1,4 @@
-"""The callers' own webhooks: the sink `callback`, which stands in no config. Knows a delivery, its submission and key.
+"""The callers' own webhooks: the sink `callback`, which no config names. Knows a delivery, its submission and key.
 
 An upstream app that gave a webhook_url gets what Skyvern would have sent it, signed with its own key in Skyvern's
 format and as Standard Webhooks has it, with our retries and dead letters. The address is the caller's, so it goes
@@ -31,21 +31,22 @@ from receiver.ledger.submissions.lifecycle import Submission
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 TRY_AGAIN = frozenset({403, 408, 425, 429})
-"""The 4xx that Skyvern tries again; a caller's server may count on that."""
+"""The 4xx after which Skyvern tries again; a caller's server may count on that."""
 _MAX_ANSWER = 64 * 1024
 
 
 class CallbackOptions(SinkOptions):
-    """`connections`: open at once, to all origins together."""
+    """The options of `callback`. `connections`: open at once, to all origins together."""
 
     connections: int = Field(32, ge=1)
 
 
 class CallbackSink(Sink[CallbackOptions]):
-    """Each caller's webhook at the address that the caller gave. `master`: gives the secret that keys derive from.
+    """Posts to each caller's webhook at the address that the caller gave. `master`: returns the secret that keys derive
+    from.
 
-    `allowed`: what may be posted to although it is private. That is what the operator listed, and not the origin of
-    Skyvern's API besides, as for artifacts: a server of one's own obeys whoever calls from its own host.
+    `allowed`: the private addresses that may be posted to. That is what the operator listed, without the origin of
+    Skyvern's API, which artifacts may come from: a server may trust whatever calls it from its own host.
     """
 
     Options: ClassVar[type[SinkOptions]] = CallbackOptions
@@ -123,14 +124,14 @@ class CallbackSink(Sink[CallbackOptions]):
 
 
 def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
-    """The submission that the run came of, its caller's key, and the address that was given with retry_webhook."""
+    """Return the run's submission, its caller's key, and the address that was given with retry_webhook."""
     submission = lifecycle.of_run(connection, delivery.source, delivery.run_id)
     key = visibility.caller_of(connection, submission) if submission else None
     return submission, key, resend.target_of(connection, delivery.key)
 
 
 def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:
-    """The headers of a caller's webhook: Skyvern's, and those of Standard Webhooks. `now`: seconds since the epoch."""
+    """Return the headers of a caller's webhook: Skyvern's, and Standard Webhooks'. `now`: seconds since the epoch."""
     timestamp = int(now)
     return {
         "content-type": "application/json",
@@ -156,8 +157,8 @@ def raise_for_status(answer: Response, now: float) -> None:
 
 
 def _as_asked(delivery: Delivery, submission: Submission, shown: str) -> bytes:
-    """The body, in which `shown`, or null, stands where Skyvern was told our address. Who listens at an address that
-    was given with retry_webhook need not be who gave the submission's own."""
+    """Return the body with `shown`, or null, in place of our address. Who listens at an address that was given with
+    retry_webhook need not be who gave the submission's own."""
     ours = f"/webhooks/{delivery.source}/{submission.id}".encode()
     if ours not in delivery.body:
         return delivery.body

@@ -1,4 +1,4 @@
-"""What the receiver lends to sinks (handlers.contract.Services): fresh artifact URLs, and the key of Skyvern's API.
+"""The services for sinks (handlers.contract.Services): fresh artifact URLs, and the key of Skyvern's API.
 
 The API key goes to the source's own API origin and nowhere else.
 """
@@ -18,7 +18,7 @@ KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download":
 
 
 class SourceServices:
-    """The services of one worker process. Opens nothing before it is asked something; threads may share it."""
+    """The services of one worker process. Opens connections on first use; threads may share it."""
 
     def __init__(self, config: Config, default_base: str = "https://api.skyvern.com") -> None:
         found = {name: source.api(default_base) for name, source in config.sources.items()}
@@ -33,7 +33,7 @@ class SourceServices:
         self._opening = threading.Lock()
 
     def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
-        """The run's artifacts with new signed URLs; [] when the source has no API key. Raises Unavailable."""
+        """Return the run's artifacts with new signed URLs; [] when the source has no API key. Raises Unavailable."""
         reader = self._reader(delivery.source)
         if reader is None or not delivery.run_id:
             return []
@@ -61,19 +61,19 @@ class SourceServices:
         ]
 
     def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
-        """Where the source's own API serves the bytes of an artifact; "" when the source has no API key."""
+        """Return where the source's own API serves an artifact's bytes; "" when the source has no API key."""
         api = self._apis.get(delivery.source)
         return f"{api[0]}/v1/artifacts/{quote(artifact_id, safe='')}/content" if api else ""
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
-        """The API key for a URL at the source's own API origin; nothing for any other."""
+        """Return the API key for a URL at the source's own API origin; nothing for any other."""
         api = self._apis.get(delivery.source)
         if api is None or origin(url) != origin(api[0]):
             return {}
         return {"x-api-key": api[1]}
 
     def allowed_addresses(self) -> Sequence[str]:
-        """Hosts and networks that the operator named as safe although they are private."""
+        """Return the hosts and networks that the operator named as safe although they are private."""
         return self._allowed
 
     def close(self) -> None:

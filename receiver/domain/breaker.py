@@ -1,4 +1,4 @@
-"""The breaker of a lane, as a pure function: what its state becomes by what the last attempts met.
+"""The breaker of a lane, as a pure function of its state and the answers to the last attempts.
 
     closed ──(THRESHOLD unavailable in a row)──▶ open ──(its time is up)──▶ probing ──accepted──▶ closed
                                                    ▲                           │
@@ -37,7 +37,7 @@ class Lane:
 
 
 class Observation(NamedTuple):
-    """What one attempt tells of the lane. `retry_after`: seconds that the sink asked for."""
+    """What one attempt says about its lane. `retry_after`: seconds that the sink asked for."""
 
     available: bool
     reason: str = ""
@@ -45,12 +45,12 @@ class Observation(NamedTuple):
 
 
 def cooldown(failures: int) -> float:
-    """Seconds until the next probe, after `failures` unavailable answers in a row."""
+    """Return the seconds until the next probe, after `failures` unavailable answers in a row."""
     return min(FIRST * 2.0 ** min(max(failures - THRESHOLD, 0), 16), LONGEST)
 
 
 def after(lane: Lane, answers: Iterable[Observation], now: float) -> Lane:
-    """The lane after `answers`, in the order in which they came."""
+    """Return the lane after `answers`, in the order in which they came."""
     for available, reason, retry_after in answers:
         if available:
             lane = replace(lane, breaker="closed", failures=0, until=0.0, reason="")

@@ -14,6 +14,8 @@ from enum import StrEnum
 
 
 class DeliveryState(StrEnum):
+    """The states of a delivery, as the ledger spells them."""
+
     HELD = "held"
     QUEUED = "queued"
     SENDING = "sending"
@@ -24,13 +26,15 @@ class DeliveryState(StrEnum):
 
 
 class DeliveryMove(StrEnum):
+    """What may happen to a delivery."""
+
     RELEASE = "release"  # the sinks it waited for have ended
     CLAIM = "claim"
     ACCEPT = "accept"
     DEFER = "defer"  # unavailable: try again later
     DIE = "die"  # refused, or its attempts are spent
     DUE = "due"
-    HAND_BACK = "hand back"  # it was claimed and never begun
+    HAND_BACK = "hand back"  # it was claimed and never started
     LAPSE = "lapse"  # the claim ran out: its worker is gone
     REPLAY = "replay"
     CANCEL = "cancel"
@@ -60,7 +64,7 @@ class IllegalMove(Exception):
 
 
 def after(state: DeliveryState, move: DeliveryMove) -> DeliveryState:
-    """The state that `move` leads to from `state`. Raises IllegalMove."""
+    """Return the state that `move` leads to from `state`. Raises IllegalMove."""
     try:
         return MOVES[state, move]
     except KeyError:
@@ -68,11 +72,11 @@ def after(state: DeliveryState, move: DeliveryMove) -> DeliveryState:
 
 
 def sources(move: DeliveryMove) -> list[DeliveryState]:
-    """The states in which `move` is legal: what an UPDATE's WHERE clause must say."""
+    """Return the states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]
 
 
 def target(move: DeliveryMove) -> DeliveryState:
-    """The one state that `move` leads to, wherever it starts."""
+    """Return the one state that `move` leads to, wherever it starts."""
     (state,) = {end for (_, candidate), end in MOVES.items() if candidate is move}
     return state

@@ -14,11 +14,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain.deduplication import Facts
-from receiver.domain.delivery import DeliveryState
-from receiver.domain.event import Event, delivery_id
+from receiver.domain.event import Event
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import bulk
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.deliveries import creation
+from receiver.ledger.schema import events, runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,37 +156,23 @@ def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: fl
 
 
 def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
-    rows = [
-        {
-            "id": delivery_id(item.event.id, new.sink),
-            "event_id": item.event.id,
-            "sink": new.sink,
-            "lane": new.lane or new.sink,
-            "route": new.route,
-            "source": item.event.source,
-            "run_id": item.run.run_id,
-            "after": json.dumps(new.after),
-            "state": DeliveryState.HELD if new.after else DeliveryState.QUEUED,
-            "due_at": now,
-            "created_at": now,
-            "updated_at": now,
-        }
-        for item in batch
-        for new in item.deliveries
-    ]
-    insert_deliveries(connection, rows)
-
-
-def insert_deliveries(connection: sa.Connection, rows: list[dict[str, Any]]) -> list[str]:
-    """Write deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
-    made = bulk.insert(
+    creation.insert(
         connection,
-        deliveries,
-        sorted(rows, key=lambda row: str(row["id"])),
-        lambda insert: insert.on_conflict_do_nothing(index_elements=[deliveries.c.id]),
-        [deliveries.c.id],
+        (
+            creation.delivery_row(
+                item.event.id,
+                item.event.source,
+                item.run.run_id,
+                new.sink,
+                new.route,
+                now,
+                lane=new.lane,
+                after=new.after,
+            )
+            for item in batch
+            for new in item.deliveries
+        ),
     )
-    return [row.id for row in made]
 
 
 def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:

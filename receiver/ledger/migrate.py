@@ -1,4 +1,4 @@
-"""Bringing a ledger's tables up to date. Several processes may try at once: one does it, the rest wait.
+"""Migrating a ledger's tables. Several processes may try at once: one does it, the rest wait.
 
 Alembic is imported only when there is something to do, for it costs more than the check.
 """

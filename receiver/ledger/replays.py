@@ -1,4 +1,4 @@
-"""Replays and backfills as durable operations: asked for once, worked off step by step, whoever is restarted meanwhile.
+"""Replays and backfills as durable operations, which restarts do not stop.
 
 A step moves a bounded number of deliveries and the cursor in one transaction. The clock makes the steps.
 """
@@ -13,8 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
-from receiver.domain.event import delivery_id
-from receiver.ledger.events import insert_deliveries
+from receiver.ledger.deliveries import creation
 from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
 
@@ -37,7 +36,7 @@ class Selection:
     until: float | None = None
 
     def as_filter(self) -> Filter:
-        """The same for a list."""
+        """Return the same as a filter of lists."""
         return Filter(
             source=self.source,
             run_id=self.run_id,
@@ -50,12 +49,12 @@ class Selection:
         )
 
     def to_json(self) -> str:
-        """As it is kept."""
+        """Return its JSON, as the ledger keeps it."""
         return json.dumps({name: value for name, value in asdict(self).items() if value})
 
     @classmethod
     def from_json(cls, text: str) -> Selection:
-        """As it was kept."""
+        """Return the selection that `to_json` wrote."""
         kept: dict[str, Any] = json.loads(text)
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
         return cls(**fields)
@@ -80,7 +79,7 @@ class Operation:
 
 
 def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
-    """The ids of the deliveries that a replay takes: never one under way, one that succeeded only by force."""
+    """Select the ids of the deliveries that a replay takes: never one under way, one that succeeded only by force."""
     takes = [DeliveryState.DEAD, DeliveryState.DELIVERED] if force else [DeliveryState.DEAD]
     assert set(takes) <= set(sources(DeliveryMove.REPLAY))
     found = matching_deliveries(selection.as_filter()).where(deliveries.c.state.in_([state.value for state in takes]))
@@ -99,7 +98,7 @@ def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
 
 
 def count(connection: sa.Connection, kind: str, selection: Selection, sink: str = "", *, force: bool = False) -> int:
-    """How many deliveries the operation would move now."""
+    """Count the deliveries that the operation would move now."""
     query = _replayable(selection, force=force) if kind == "replay" else _missing(selection, sink)
     return connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
 
@@ -115,7 +114,7 @@ def create(
     force: bool = False,
     rate: float = 0.0,
 ) -> Operation:
-    """Write the operation down. Only what exists before `now` is taken, so that it has an end."""
+    """Create the operation. It takes only what exists before `now`, so that it ends."""
     if not selection.delivery_ids:
         selection = replace(selection, until=now if selection.until is None else min(selection.until, now))
     total = count(connection, kind, selection, sink, force=force)
@@ -139,19 +138,19 @@ def _from(row: Mapping[str, Any]) -> Operation:
 
 
 def list_operations(connection: sa.Connection, limit: int = 50) -> list[Operation]:
-    """Operations, the newest first."""
+    """Return operations, the newest first."""
     query = sa.select(operations).order_by(operations.c.created_at.desc(), operations.c.id).limit(limit)
     return [_from(row._mapping) for row in connection.execute(query)]  # type: ignore[arg-type]
 
 
 def get(connection: sa.Connection, operation_id: str) -> Operation | None:
-    """One operation, or None."""
+    """Return the operation with this id, or None."""
     row = connection.execute(sa.select(operations).where(operations.c.id == operation_id)).first()
     return _from(row._mapping) if row else None  # type: ignore[arg-type]
 
 
 def cancel(connection: sa.Connection, operation_id: str, now: float) -> bool:
-    """Take no more; what was moved stays moved. False when it is not running."""
+    """Stop the operation; what it moved stays moved. Returns False when it is not running."""
     result = connection.execute(
         sa.update(operations)
         .where(operations.c.id == operation_id, operations.c.state == "running")
@@ -161,13 +160,13 @@ def cancel(connection: sa.Connection, operation_id: str, now: float) -> bool:
 
 
 def any_running(connection: sa.Connection) -> bool:
-    """Whether a step is to be made."""
+    """Whether an operation is running, so that a step is to be made."""
     query = sa.select(sa.literal(1)).where(operations.c.state == "running").limit(1)
     return connection.execute(query).first() is not None
 
 
 def step(connection: sa.Connection, now: float) -> list[str]:
-    """One step of each running operation that no other clock holds. Returns the sinks that have something to do."""
+    """Make one step of each running operation that no other clock has locked. Returns the sinks that got deliveries."""
     rows = connection.execute(
         sa.select(operations)
         .where(operations.c.state == "running")
@@ -193,7 +192,7 @@ def step(connection: sa.Connection, now: float) -> list[str]:
 
 
 def _replay(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    """Move some. Returns how many, the new cursor ("" at the end), and their sinks."""
+    """Replay up to `limit`. Returns how many, the new cursor ("" at the end), and their sinks."""
     query = _replayable(operation.selection, force=operation.force).where(deliveries.c.id > operation.cursor)
     ids = list(connection.execute(query.order_by(deliveries.c.id).limit(limit)).scalars())
     if not ids:
@@ -213,25 +212,9 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
     rows = connection.execute(query.order_by(events.c.seq).limit(limit)).all()
     if not rows:
         return 0, "", set()
-    made = insert_deliveries(
+    made = creation.insert(
         connection,
-        [
-            {
-                "id": delivery_id(row.id, operation.sink),
-                "event_id": row.id,
-                "sink": operation.sink,
-                "lane": operation.sink,
-                "route": "backfill",
-                "source": row.source,
-                "run_id": row.run_id,
-                "after": "[]",
-                "state": DeliveryState.QUEUED,
-                "due_at": now,
-                "created_at": now,
-                "updated_at": now,
-            }
-            for row in rows
-        ],
+        (creation.delivery_row(row.id, row.source, row.run_id, operation.sink, "backfill", now) for row in rows),
     )
     return len(made), str(rows[-1].seq), {operation.sink} if made else set()
 

@@ -215,8 +215,8 @@ submissions = Table(
     Column("idempotency_key", Text),
     Column("request_hash", Text, nullable=False),  # the request itself may hold secrets and is not kept
     Column("answer_status", Integer),
-    Column("answer", LargeBinary),  # what the caller was told, after redaction
-    Column("due_at", Double),  # when to look next; null: there is nothing to look for
+    Column("answer", LargeBinary),  # the answer to the caller, after redaction
+    Column("due_at", Double),  # when to poll next; null: never
     Column("polls", Integer, nullable=False, server_default="0"),
     Column("reason", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),

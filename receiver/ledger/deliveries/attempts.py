@@ -108,7 +108,7 @@ def _move(
 
 
 def _release_held(connection: sa.Connection, ended: Sequence[str], now: float) -> list[str]:
-    """Queue the held deliveries of the same events whose sinks have all ended. Returns their sinks."""
+    """Queue the held deliveries of the same events that wait for nothing any more. Returns their sinks."""
     of_events = sa.select(deliveries.c.event_id).where(bulk.among(connection, deliveries.c.id, ended))
     return release_held(connection, deliveries.c.event_id.in_(of_events), now)
 

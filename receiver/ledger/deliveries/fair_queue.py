@@ -1,8 +1,8 @@
-"""Which deliveries are due, past the lanes that may not have any now: a backlog behind a shut lane costs nothing.
+"""The deliveries that are due, past the lanes that may have none now: a backlog behind a shut lane costs nothing.
 
-Walked by time alone, a hundred thousand deliveries to one dead address are looked at for each claim of any other. So
-only the oldest are looked at, and when those may not go, each lane is asked for its own oldest: the index over
-(sink, lane, due_at) jumps from lane to lane.
+By time alone, each claim of any other delivery would read a hundred thousand of one dead address. So only the oldest
+are read, and when those may not be sent, the oldest of each lane: the index over (sink, lane, due_at) jumps from lane
+to lane.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from receiver.domain.delivery import DeliveryState
 from receiver.ledger.schema import deliveries
 
 WINDOW = 200
-"""Deliveries, the oldest, that are looked at before the lanes are asked."""
+"""Deliveries, the oldest, that are read before the lanes are searched one by one."""
 
 _QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")  # literal: the partial indexes need it
 _ORDER = (deliveries.c.due_at, deliveries.c.id)
 
 
 def due(sink: str, now: float) -> sa.ColumnElement[bool]:
-    """The delivery is one for `sink` that is due."""
+    """Return the condition that a delivery is due for `sink`."""
     return sa.and_(deliveries.c.sink == sink, _QUEUED, deliveries.c.due_at <= now)
 
 
@@ -39,7 +39,7 @@ def choose(
     lane_limit: int | None = None,
     claimed: Counter[str] | None = None,
 ) -> list[str]:
-    """The ids of up to `limit` due deliveries whose lane is not `shut`.
+    """Return the ids of up to `limit` due deliveries whose lane is not `shut`.
 
     `lane_limit`: how many one lane may have, with those that it has `claimed`. The oldest come first, but where one
     lane holds up the rest each lane gets its turn.
@@ -85,7 +85,7 @@ def _oldest(sink: str, blocked: Collection[str], now: float, limit: int) -> sa.S
 
 
 def _walk(connection: sa.Connection, sink: str, now: float, most: int, each: int) -> list[tuple[str, list[str]]]:
-    """Up to `most` lanes in which something is due, the one that waits longest first, with `each` lane's oldest."""
+    """Return up to `most` lanes in which something is due, the longest waiting first, each with its `each` oldest."""
 
     def next_lane(condition: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
         found = sa.select(deliveries.c.lane).where(deliveries.c.sink == sink, _QUEUED, condition)

@@ -1,7 +1,7 @@
-"""The gates in front of sinks: paused by an operator, or shut by a breaker. Keeps state, decides nothing.
+"""The state of lanes: paused by an operator, or shut by a breaker. Decides nothing.
 
-A lane is what one breaker guards: a sink, or one destination of a sink that has many. A lane without a row is open
-for traffic, so that a healthy system reads an empty table.
+A lane is what one breaker guards: a sink, or one destination of a sink that has many. A lane without a row is neither
+paused nor shut, so a healthy system reads an empty table.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ def _from(row: sa.Row[tuple[object, ...]]) -> Lane:
 
 
 def every(connection: sa.Connection) -> list[Lane]:
-    """All lanes that have a row, by name."""
+    """Return all lanes that have a row, by name."""
     return [_from(row) for row in connection.execute(sa.select(lanes).order_by(lanes.c.lane))]
 
 
 def of_sink(connection: sa.Connection, sink: str) -> list[Lane]:
-    """The lanes of `sink` that have a row."""
+    """Return the lanes of `sink` that have a row."""
     return [_from(row) for row in connection.execute(sa.select(lanes).where(lanes.c.sink == sink))]
 
 
 def not_closed(connection: sa.Connection, sink: str) -> Sequence[Lane]:
-    """The lanes of `sink` through which nothing may go as if nothing were wrong: paused, open or probing."""
+    """Return the lanes of `sink` that are paused, or whose breaker is open or probing."""
     return [lane for lane in of_sink(connection, sink) if lane.paused or lane.breaker != "closed"]
 
 
 def begin_probe(connection: sa.Connection, lane: str, now: float) -> bool:
-    """Let one probe through a shut lane. False when another worker was faster."""
+    """Reserve the probe of a shut lane. Returns False when another worker was faster."""
     result = connection.execute(
         sa.update(lanes)
         .where(lanes.c.lane == lane, lanes.c.breaker != "closed", lanes.c.until <= now)
@@ -48,14 +48,14 @@ def begin_probe(connection: sa.Connection, lane: str, now: float) -> bool:
 
 
 def end_probe(connection: sa.Connection, lane: Lane, now: float) -> None:
-    """There is nothing to probe with: the lane stands as it did, or the next delivery would wait for the lease."""
+    """Undo `begin_probe` when nothing was due to probe with, or the next delivery would wait for the lease."""
     connection.execute(
         sa.update(lanes).where(lanes.c.lane == lane.lane).values(breaker=lane.breaker, until=lane.until, updated_at=now)
     )
 
 
 def end_probes(connection: sa.Connection, names: Collection[str], now: float) -> None:
-    """Whoever probed these lanes is dead: another may probe at once. One probe too many does no harm."""
+    """Let another worker probe these lanes at once, for the one that did is dead. A probe too many does no harm."""
     connection.execute(
         sa.update(lanes)
         .where(lanes.c.lane.in_(names), lanes.c.breaker == "probing", lanes.c.until > now)
@@ -64,7 +64,7 @@ def end_probes(connection: sa.Connection, names: Collection[str], now: float) ->
 
 
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
-    """Write the breaker's state; whether the lane is paused stays as the operator set it."""
+    """Write the breaker's state. Whether the lane is paused stays as the operator set it."""
     insert = insert_statement(connection, lanes)
     values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}
     connection.execute(
@@ -75,7 +75,7 @@ def put(connection: sa.Connection, lane: Lane, now: float) -> None:
 
 
 def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
-    """Stop or resume everything for `sink`."""
+    """Pause or resume all deliveries to `sink`."""
     insert = insert_statement(connection, lanes)
     connection.execute(
         insert.values(lane=sink, sink=sink, paused=paused, updated_at=now).on_conflict_do_update(

@@ -1,6 +1,6 @@
-"""One delivery of a run's newest event to its caller, sent again now: on the same delivery, so under the same key.
+"""Resending a run's newest event to its caller: on the same delivery, so under the same idempotency key.
 
-What a caller asks for one run is one transaction, and no operation that the clock works off step by step.
+That is one transaction, and no operation that the clock works off step by step.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
-from receiver.domain.event import delivery_id
 from receiver.ledger import bulk
-from receiver.ledger.events import insert_deliveries
+from receiver.ledger.deliveries import creation
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
 
@@ -34,30 +33,16 @@ class DeliveryStatus:
 
 
 def resend(
-    connection: sa.Connection, standing: RunStatus, sink: str, route: str, lane: str, now: float, elsewhere: str = ""
+    connection: sa.Connection, run: RunStatus, sink: str, route: str, lane: str, now: float, address: str = ""
 ) -> tuple[str, DeliveryStatus]:
-    """Have the newest event of the run sent to `sink` now. Returns the delivery's id, and how it stood before.
+    """Queue the newest event of the run for `sink` now. Returns the delivery's id, and its status before.
 
-    `elsewhere`: an address that is not the submission's own; it has a delivery, and so a key, of its own. What is on
-    its way already is left alone, and so is what an operator cancelled.
+    `address`: one that is not the submission's own; it has a delivery of its own. What is queued or being sent already
+    is left alone, and so is what an operator cancelled.
     """
-    wanted = delivery_id(standing.event_id, f"{sink} {elsewhere}" if elsewhere else sink)
-    row = {
-        "id": wanted,
-        "event_id": standing.event_id,
-        "sink": sink,
-        "lane": lane,
-        "route": route,
-        "source": standing.source,
-        "run_id": standing.run_id,
-        "after": "[]",
-        "state": DeliveryState.QUEUED,
-        "due_at": now,
-        "created_at": now,
-        "updated_at": now,
-        "target": elsewhere,
-    }
-    if insert_deliveries(connection, [row]):
+    row = creation.delivery_row(run.event_id, run.source, run.run_id, sink, route, now, lane=lane, address=address)
+    wanted = row["id"]
+    if creation.insert(connection, [row]):
         return wanted, DeliveryStatus(DeliveryState.QUEUED)
     for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "reason": ""}), (DeliveryMove.DUE, {})):
         connection.execute(
@@ -69,7 +54,7 @@ def resend(
 
 
 def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, DeliveryStatus]:
-    """How these deliveries stand, each with its newest attempt."""
+    """Return the status of each of these deliveries that exists."""
     found = {
         row.id: DeliveryStatus(DeliveryState(row.state))
         for row in connection.execute(
@@ -97,5 +82,5 @@ def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, Deliv
 
 
 def target_of(connection: sa.Connection, delivery: str) -> str:
-    """The address that this delivery goes to instead of its submission's own, or ""."""
+    """Return the address that this delivery goes to instead of its submission's own, or ""."""
     return connection.execute(sa.select(deliveries.c.target).where(deliveries.c.id == delivery)).scalar() or ""

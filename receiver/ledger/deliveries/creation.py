@@ -1,0 +1,60 @@
+"""New deliveries in the ledger: the one maker of their rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from receiver.domain.delivery import DeliveryState
+from receiver.domain.event import delivery_id
+from receiver.ledger import bulk
+from receiver.ledger.schema import deliveries
+
+
+def delivery_row(
+    event_id: str,
+    source: str,
+    run_id: str,
+    sink: str,
+    route: str,
+    now: float,
+    *,
+    lane: str = "",
+    after: Sequence[str] = (),
+    address: str = "",
+) -> dict[str, Any]:
+    """Return the row of a delivery that is due `now`, or held until the sinks `after` have ended.
+
+    `lane`: what its breaker guards, normally the sink itself. `address`: of a callback, if not its submission's own;
+    such a delivery has an id, and so an idempotency key, of its own.
+    """
+    return {
+        "id": delivery_id(event_id, f"{sink} {address}" if address else sink),
+        "event_id": event_id,
+        "sink": sink,
+        "lane": lane or sink,
+        "route": route,
+        "source": source,
+        "run_id": run_id,
+        "after": json.dumps(after),
+        "state": DeliveryState.HELD if after else DeliveryState.QUEUED,
+        "due_at": now,
+        "created_at": now,
+        "updated_at": now,
+        "target": address,
+    }
+
+
+def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Insert deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
+    made = bulk.insert(
+        connection,
+        deliveries,
+        sorted(rows, key=lambda row: str(row["id"])),
+        lambda insert: insert.on_conflict_do_nothing(index_elements=[deliveries.c.id]),
+        [deliveries.c.id],
+    )
+    return [row.id for row in made]
