@@ -19,10 +19,11 @@ from receiver.domain.api_key import digest
 from receiver.ledger import api_keys, queries
 from receiver.reconcile import resolver
 from receiver.submit import api, auth, results
+from receiver.submit.long_poll import LongPoll
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
-from tests.support.waiting import Stopwatch, eventually
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
@@ -35,8 +36,8 @@ RUN = {
 }
 
 
-def run(run_id: str, delay: float = 0.0) -> Reply:
-    return Reply(200, json.dumps({"run_id": run_id, **RUN}).encode(), {"content-type": "application/json"}, delay=delay)
+def run(run_id: str, **when: Any) -> Reply:
+    return Reply(200, json.dumps({"run_id": run_id, **RUN}).encode(), {"content-type": "application/json"}, **when)
 
 
 def revoke(rig: Submitting, key: str) -> None:
@@ -48,36 +49,51 @@ def revoke(rig: Submitting, key: str) -> None:
     rig.ledger.write(work)
 
 
+PROMPT = b'{"prompt": "p"}'
+
+
+def submit_and_hang_up(rig: Submitting, heard: Callable[[], Any], headers: str = "") -> None:
+    """Submit a task, and close the connection without waiting for more than `heard`."""
+    head = f"POST /v1/run/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\ncontent-length: {len(PROMPT)}\r\n"
+    with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=60) as connection:
+        connection.sendall(f"{head}{headers}\r\n".encode() + PROMPT)
+        eventually(heard)
+
+
 def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that_there_is(
     submitting: Make, scripted_server: ScriptedServer
 ) -> None:
     rig = submitting(scripted_server.url, dispatching=False)
-    scripted_server.script = [run("tsk_1", delay=1.0)]
+    late = threading.Event()
+    scripted_server.script = [run("tsk_1", until=late)]
     scripted_server.default = run("tsk_1")
 
-    with pytest.raises(httpx2.TimeoutException):
-        rig.client.post("/v1/run/tasks", json={"prompt": "p"}, timeout=0.3)
+    submit_and_hang_up(rig, lambda: scripted_server.calls)
+    time.sleep(0.1)  # that it hung up is known before there is an answer
+    late.set()
     eventually(lambda: rig.rows()[0]["state"] == "accepted")
-    again = rig.client.post("/v1/run/tasks", json={"prompt": "p"})
+    again = rig.client.post("/v1/run/tasks", content=PROMPT)
 
     assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
     assert again.headers["x-runhook-submission-id"] == rig.rows()[0]["id"]
     assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
-    rig.client.post("/v1/run/tasks", json={"prompt": "p"})
+    rig.client.post("/v1/run/tasks", content=PROMPT)
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller had heard of it
 
 
 def test_who_hangs_up_again_and_again_still_makes_one_run(submitting: Make, scripted_server: ScriptedServer) -> None:
     rig = submitting(scripted_server.url, dispatching=False)
-    scripted_server.script = [run("tsk_1", delay=0.8), run("tsk_1", delay=0.8)]
+    first, second = threading.Event(), threading.Event()
+    scripted_server.script = [run("tsk_1", until=first), run("tsk_1", until=second)]
     scripted_server.default = run("tsk_1")
 
-    for _ in range(2):  # the second one joins the first, and gives up as well
-        with pytest.raises(httpx2.TimeoutException):
-            rig.client.post("/v1/run/tasks", json={"prompt": "p"}, timeout=0.3)
+    submit_and_hang_up(rig, lambda: len(scripted_server.calls) == 1)
+    submit_and_hang_up(rig, lambda: time.sleep(0.3) is None)  # joins the first
+    first.set()
     eventually(lambda: len(scripted_server.calls) == 2)
-    time.sleep(1.2)  # the second one's answer has come, to nobody
-    again = rig.client.post("/v1/run/tasks", json={"prompt": "p"})
+    second.set()
+    time.sleep(0.5)  # the second one's answer has come, to nobody
+    again = rig.client.post("/v1/run/tasks", content=PROMPT)
 
     assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "GET"]
@@ -87,12 +103,12 @@ def test_who_hung_up_and_has_a_key_gets_the_answer_that_there_was(
     submitting: Make, scripted_server: ScriptedServer
 ) -> None:
     rig = submitting(scripted_server.url, dispatching=False)
-    scripted_server.script = [run("tsk_1", delay=0.8)]
-    submit: dict[str, Any] = {"json": {"prompt": "p"}, "headers": {"idempotency-key": "k"}}
+    late = threading.Event()
+    scripted_server.script = [run("tsk_1", until=late)]
 
-    with pytest.raises(httpx2.TimeoutException):
-        rig.client.post("/v1/run/tasks", **submit, timeout=0.3)
-    again = rig.client.post("/v1/run/tasks", **submit)
+    submit_and_hang_up(rig, lambda: scripted_server.calls, "idempotency-key: k\r\n")
+    threading.Timer(0.3, late.set).start()
+    again = rig.client.post("/v1/run/tasks", content=PROMPT, headers={"idempotency-key": "k"})
 
     assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
     assert [call.method for call in scripted_server.calls] == ["POST"]
@@ -142,7 +158,7 @@ def test_a_body_that_trickles_is_not_waited_for(
 
 
 def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
-    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "CACHE_SECONDS", 0.1)
     monkeypatch.setattr(results, "KEEP_ALIVE", 0.2)
@@ -155,20 +171,19 @@ def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
         with httpx2.Client(base_url=rig.url, headers={"x-api-key": key}, trust_env=False, timeout=30) as client:
             heard[path] = client.get(f"/v1/runs/{run_id}{path}")
 
-    waiting = [threading.Thread(target=ask, args=(path,)) for path in ("?wait=3", "/events")]
+    waiting = [threading.Thread(target=ask, args=(path,)) for path in ("?wait=4", "/events")]
     for each in waiting:
         each.start()
-    time.sleep(0.5)
+    eventually(lambda: len(polls[0]) == 2)
     revoke(rig, key)
-    began = time.monotonic()
-    waiting[1].join(20)
-    ended = time.monotonic() - began
-    waiting[0].join(20)
+    watch = Stopwatch()
+    waiting[1].join(PATIENCE)
+    watch.at_most(2.5)
+    waiting[0].join(PATIENCE)
 
-    assert (heard["?wait=3"].status_code, heard["?wait=3"].json()) == (403, {"detail": "Invalid credentials"})
+    assert (heard["?wait=4"].status_code, heard["?wait=4"].json()) == (403, {"detail": "Invalid credentials"})
     assert heard["/events"].status_code == 200
     assert "event: result" not in heard["/events"].text
-    assert ended < 2.5
 
 
 def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_saw_its_end_first(

@@ -25,20 +25,6 @@ Make = Callable[..., Submitting]
 Simulate = Callable[..., SkyvernSimulator]
 
 
-@pytest.fixture
-def polls(monkeypatch: pytest.MonkeyPatch) -> list[LongPoll[Any, Any]]:
-    """All that are made."""
-    made: list[LongPoll[Any, Any]] = []
-    before = LongPoll.__init__
-
-    def note(self: LongPoll[Any, Any], *arguments: Any) -> None:
-        made.append(self)
-        before(self, *arguments)
-
-    monkeypatch.setattr(LongPoll, "__init__", note)
-    return made
-
-
 class Upstream:
     """Stands for Skyvern: answers with a body of which `first` bytes come, and the rest never does."""
 
