@@ -21,7 +21,6 @@ Skyvern's own shape, {"detail": ...} (receiver.submit.replies).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -124,6 +123,8 @@ class Busy(RequestError):
 
 def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
+    import difflib  # only for a mistake; each start would pay for it
+
     known = list(known)
     exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
     return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")

@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
@@ -107,14 +106,14 @@ def respawn_delay(failures: int) -> float:
     return 0.0 if failures <= 1 else min(_MAX_DELAY, 0.1 * 2.0 ** (failures - 1))
 
 
-@dataclass(slots=True)
 class Restarts:
     """When one process is started again. `due`: from when on (monotonic); `failures`: unexpected ends in a row."""
 
-    started_at: float = 0.0
-    due: float = 0.0
-    failures: int = 0
-    _logged: str = ""
+    def __init__(self, started_at: float = 0.0) -> None:
+        self.started_at = started_at
+        self.due = 0.0
+        self.failures = 0
+        self._logged = ""
 
     def failed(self, reason: str, now: float, *, stable: bool = True) -> bool:
         """Count an unexpected end and set `due`. Return whether to log `reason`: when it is new, then now and then.
