@@ -1,8 +1,8 @@
-"""The callers' own webhooks: the sink `callback`, which no config names. Knows a delivery, its submission and key.
+"""The callers' own webhooks: the sink `callback`, which is built in. Knows a delivery, its submission and its key.
 
-An upstream app that gave a webhook_url gets what Skyvern would have sent it, signed with its own key in Skyvern's
-format and as Standard Webhooks has it, with our retries and dead letters. The address is the caller's, so it goes
-through the guarded client, and each origin has a lane of its own.
+An upstream app that gave a webhook_url gets what Skyvern would have sent it, signed with the app's own key in Skyvern's
+format and in that of Standard Webhooks, with our retries and dead letters. The URL is untrusted, so the guarded client
+calls it, and each origin has a lane of its own.
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ from receiver.ledger.submissions import lifecycle, visibility
 from receiver.ledger.submissions.lifecycle import Submission
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
-TRY_AGAIN = frozenset({403, 408, 425, 429})
-"""The 4xx after which Skyvern tries again; a caller's server may count on that."""
+RETRIED = frozenset({403, 408, 425, 429})
+"""The 4xx that Skyvern retries; a caller's server may count on that."""
 _MAX_ANSWER = 64 * 1024
 
 
 class CallbackOptions(SinkOptions):
-    """The options of `callback`. `connections`: open at once, to all origins together."""
+    """`connections`: how many may be open, to all origins together."""
 
     connections: int = Field(32, ge=1)
 
 
 class CallbackSink(Sink[CallbackOptions]):
-    """Posts to each caller's webhook at the address that the caller gave. `master`: returns the secret that keys derive
-    from.
+    """Posts to the URL that each caller gave. `master`: returns the secret that keys are derived from.
 
-    `allowed`: the private addresses that may be posted to. That is what the operator listed, without the origin of
-    Skyvern's API, which artifacts may come from: a server may trust whatever calls it from its own host.
+    `allowed`: private addresses that may be posted to. Those are what the operator listed, without the origin of
+    Skyvern's API, which artifacts may come from: a self-hosted server may trust all calls from its own host.
     """
 
     Options: ClassVar[type[SinkOptions]] = CallbackOptions
@@ -68,31 +67,31 @@ class CallbackSink(Sink[CallbackOptions]):
         self._opening = threading.Lock()
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Post the event to its caller. The receipt's id is the delivery's key, which the caller has as webhook-id."""
+        """Post the event to its caller. The receipt's id is the delivery's key, which is sent as webhook-id."""
         deadline = Deadline(self.options.timeout)
         try:
-            submission, owner, elsewhere = self._ledger.read(lambda connection: _owner(connection, delivery))
+            submission, owner, target = self._ledger.read(lambda connection: _destination(connection, delivery))
         except LedgerUnavailable:
-            raise Unavailable("the ledger can't tell the caller's address now") from None
-        address = elsewhere or (submission.callback_url if submission else "")
-        if submission is None or not address or owner is None:
-            raise Refused("nobody asked for a webhook of this run")
+            raise Unavailable("the ledger is unavailable, so the caller's webhook URL is not known") from None
+        wanted = target or (submission.callback_url if submission else "")
+        if submission is None or not wanted or owner is None:
+            raise Refused("no webhook was requested for this run")
         key = self._key(owner.id, owner.hash)
         try:
-            url, authorization = split_userinfo(address.strip())
+            url, authorization = split_userinfo(wanted.strip())
         except ValueError:
-            raise Refused("the caller's address is none") from None
-        body = _as_asked(delivery, submission, "" if elsewhere else submission.callback_url)
+            raise Refused("the caller's webhook URL is invalid") from None
+        body = _with_url(delivery, submission, "" if target else submission.callback_url)
         now = time.time()
-        headers = signed(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
+        headers = signed_headers(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
         if authorization:
             headers["authorization"] = authorization
-        answer = self._open().post(url, content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER)
+        answer = self._connected().post(url, content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER)
         raise_for_status(answer, now)
         return Receipt(delivery.key, note=f"answered {answer.status}")
 
     def _key(self, key_id: str, key_hash: str) -> str:
-        """The caller's key, derived anew. A wrong master secret must not sign: that would look like a forgery."""
+        """Derive the caller's key. A wrong master secret must not sign: that would look like a forgery."""
         key = self._keys.get(key_id)
         if key is None:
             master = self._master()
@@ -104,7 +103,7 @@ class CallbackSink(Sink[CallbackOptions]):
             self._keys[key_id] = key
         return key
 
-    def _open(self) -> GuardedClient:
+    def _connected(self) -> GuardedClient:
         with self._opening:
             if self._client is None:
                 self._client = GuardedClient(
@@ -123,15 +122,15 @@ class CallbackSink(Sink[CallbackOptions]):
         self._ledger.close()
 
 
-def _owner(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
-    """Return the run's submission, its caller's key, and the address that was given with retry_webhook."""
+def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
+    """The submission that created the run, its caller's key, and the URL that was given with retry_webhook, or ""."""
     submission = lifecycle.of_run(connection, delivery.source, delivery.run_id)
     key = visibility.caller_of(connection, submission) if submission else None
     return submission, key, resend.target_of(connection, delivery.key)
 
 
-def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:
-    """Return the headers of a caller's webhook: Skyvern's, and Standard Webhooks'. `now`: seconds since the epoch."""
+def signed_headers(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:
+    """The headers of a caller's webhook: Skyvern's, and those of Standard Webhooks. `now`: seconds since the epoch."""
     timestamp = int(now)
     return {
         "content-type": "application/json",
@@ -145,20 +144,20 @@ def signed(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, s
 
 
 def raise_for_status(answer: Response, now: float) -> None:
-    """Return when the caller accepted; raises Refused or Unavailable when not. Nothing of its body is shown."""
+    """Raise Refused or Unavailable unless the caller accepted. Nothing of the answer's body is shown."""
     status = answer.status
     if 200 <= status < 300:
         return
-    if status >= 500 or status in TRY_AGAIN:
+    if status >= 500 or status in RETRIED:
         raise Unavailable(f"the caller's server answered {status}", retry_after=retry_after(answer.headers, now))
     if 300 <= status < 400:
         raise Refused(f"the caller's server answered {status}; redirects are not followed")
     raise Refused(f"the caller's server answered {status}")
 
 
-def _as_asked(delivery: Delivery, submission: Submission, shown: str) -> bytes:
-    """Return the body with `shown`, or null, in place of our address. Who listens at an address that was given with
-    retry_webhook need not be who gave the submission's own."""
+def _with_url(delivery: Delivery, submission: Submission, shown: str) -> bytes:
+    """The body with `shown`, or null, in place of our callback URL. A server at a URL that was given with retry_webhook
+    may not see the submission's own."""
     ours = f"/webhooks/{delivery.source}/{submission.id}".encode()
     if ours not in delivery.body:
         return delivery.body
