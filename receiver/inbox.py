@@ -24,10 +24,10 @@ from receiver.runtime.redis_client import connect_async
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
 
+# Seconds that a commit or a connect may take before Redis counts as away.
 TIMEOUT: Final = 0.5
-"""Seconds that a commit or a connect may take before Redis counts as away."""
+# Bytes a second that even a slow way to Redis carries: a large commit gets that much more time.
 SLOWEST: Final = 32 << 20
-"""Bytes a second that even a slow way to Redis carries: a large commit gets that much more time."""
 
 # KEYS: stream, wake-up flag. ARGV: six values for each event.
 _APPEND = """
@@ -53,7 +53,7 @@ end
 return entries
 """
 
-# KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with entries in its care would lose them.
+# KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with pending entries would lose them.
 _TIDY = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local readers, removed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]), 0
@@ -68,15 +68,15 @@ for _, reader in ipairs(readers) do
 end
 return removed
 """
+# Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 64 << 20
-"""Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine."""
 _STEP: Final = 8
 
 _VIAS = frozenset(get_args(Via))
 
 
 class InboxUnavailable(RunhookError):
-    """Redis did not say that it has the events. It may have them all the same: their ids tell.
+    """Redis did not confirm that it has the events. It may have them all the same: their ids show it.
 
     `refused`: Redis answered with an error, so certainly none of them is there.
     """
@@ -96,7 +96,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry as read. `event` is None when the entry's fields are not an event's: acknowledge it and say so."""
+    """One entry as read. `event` is None when the entry's fields are not an event's: acknowledge and log it."""
 
     entry_id: str
     event: Event | None
@@ -131,10 +131,10 @@ class InboxWriter:
                 await connection.send_packed_command(_packed(self._head, events), check_health=False)
                 depth, woken = await connection.read_response(disable_decoding=True)
         except redis.ResponseError as error:
-            raise InboxUnavailable(_told(error), refused=True) from None
+            raise InboxUnavailable(_short(error), refused=True) from None
         except (TimeoutError, redis.RedisError, OSError) as error:
             await self._drop()
-            raise InboxUnavailable(_told(error)) from None
+            raise InboxUnavailable(_short(error)) from None
         except BaseException:
             await self._drop()
             raise
@@ -154,28 +154,28 @@ class InboxWriter:
         await self._connection.connect()
 
     async def depth(self) -> tuple[int, int]:
-        """(entries, about how many bytes) in the inbox. Raises InboxUnavailable."""
+        """Return (entries, about how many bytes) in the inbox. Raises InboxUnavailable."""
         try:
             async with asyncio.timeout(self._timeout):
                 pipeline: Any = self.client.pipeline(transaction=False)
                 return _depth(await pipeline.xlen(STREAM).memory_usage(STREAM).execute(raise_on_error=False))
         except (TimeoutError, redis.RedisError, OSError) as error:
-            raise InboxUnavailable(_told(error)) from None
+            raise InboxUnavailable(_short(error)) from None
 
     async def _drop(self) -> None:
-        """Let go of the connection. The next append makes a new one."""
+        """Close the connection. The next append makes a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await self._drop()
         await self.client.aclose()
 
 
-def _told(error: BaseException) -> str:
-    """An error of redis-py as one short line. It holds no payload; a URL's password is not in it."""
+def _short(error: BaseException) -> str:
+    """Return an error of redis-py as one short line. It holds no payload and no password of a URL."""
     text = str(error).splitlines()[0] if str(error) else ""
     return text[:200] or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
 
@@ -185,7 +185,7 @@ def _bulk(value: bytes) -> bytes:
 
 
 def _packed(head: bytes, events: Sequence[Event]) -> list[bytes]:
-    """The command that adds `events`, as bytes on the wire. Packed here, since redis-py takes ten times as long."""
+    """Pack the command that adds `events` into bytes for the wire: redis-py takes ten times as long."""
     parts = [b"*%d\r\n" % (5 + 6 * len(events)), head]
     for event in events:
         name, source, sub = event.id.encode(), event.source.encode(), event.submission_id.encode()
@@ -198,7 +198,7 @@ def _packed(head: bytes, events: Sequence[Event]) -> list[bytes]:
 
 
 class InboxReader:
-    """Takes events out, for one dispatcher process. Raises redis.RedisError from every method.
+    """Reads events, for one dispatcher process. Every method raises redis.RedisError.
 
     `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers.
     """
@@ -216,7 +216,7 @@ class InboxReader:
                 raise
 
     def read(self, count: int = 256, block_ms: int | None = None) -> list[Entry]:
-        """Up to `count` entries that nobody has read, now in this consumer's care; [] if there are none.
+        """Read up to `count` new entries, which are then pending for this consumer; [] if there are none.
 
         `block_ms`: wait so long for the first one (less than the client's socket timeout); None does not wait.
         """
@@ -240,7 +240,7 @@ class InboxReader:
         return [*first, *((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in more)]
 
     def reclaim(self, idle_ms: int = 8000, count: int = 8) -> list[Entry]:
-        """Up to `count` entries that a reader took `idle_ms` ago and never acknowledged; [] if there are none.
+        """Claim up to `count` entries that a reader took `idle_ms` ago and never acknowledged; [] if there are none.
 
         Call it again until there are none: `count` bounds what may be in memory at once.
         """
@@ -262,12 +262,12 @@ class InboxReader:
             pipeline.execute()
 
     def tidy(self, idle_ms: int = 3_600_000) -> int:
-        """Forget the readers that hold nothing and were last heard of `idle_ms` ago. How many those were."""
+        """Remove readers without pending entries that were idle for `idle_ms`. Returns how many."""
         removed: Any = self._redis.eval(_TIDY, 1, STREAM, GROUP, idle_ms)
         return int(removed)
 
     def depth(self) -> tuple[int, int]:
-        """(entries, about how many bytes) in the inbox, those included that were read but not acknowledged."""
+        """Return (entries, about how many bytes) in the inbox, those included that were read but not acknowledged."""
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.xlen(STREAM)
             pipeline.memory_usage(STREAM)
@@ -275,9 +275,9 @@ class InboxReader:
 
 
 def hand_back(client: redis.Redis, consumer: str) -> int:
-    """The reader `consumer` is dead: what it had taken counts as abandoned at once, so the next `reclaim` finds it.
+    """Make the pending entries of a dead reader idle, so that the next `reclaim` finds them at once.
 
-    How many entries that were. Raises redis.RedisError.
+    Returns how many those are. Raises redis.RedisError.
     """
     try:
         pending: Any = client.xpending_range(STREAM, GROUP, "-", "+", 1000, consumername=consumer)
@@ -289,12 +289,12 @@ def hand_back(client: redis.Redis, consumer: str) -> int:
     if held:
         client.xclaim(STREAM, GROUP, consumer, 0, held, idle=3_600_000, justid=True)
     else:
-        client.xgroup_delconsumer(STREAM, GROUP, consumer)  # with entries in its care they would be lost
+        client.xgroup_delconsumer(STREAM, GROUP, consumer)  # with pending entries they would be lost
     return len(held)
 
 
 def _only(reply: Any) -> Any:
-    """The entries of the one stream in a reply to XREADGROUP."""
+    """Return the entries of the one stream in a reply to XREADGROUP."""
     if isinstance(reply, dict):  # RESP3
         (batches,) = reply.values()
         return batches[0] if batches and isinstance(batches[0], list) else batches
@@ -302,7 +302,7 @@ def _only(reply: Any) -> Any:
 
 
 def _depth(replies: Sequence[Any]) -> tuple[int, int]:
-    """(entries, bytes) from the replies to XLEN and MEMORY USAGE; the latter may be forbidden, or say nil."""
+    """Return (entries, bytes) from the replies to XLEN and MEMORY USAGE; the latter may be forbidden, or nil."""
     events, size = replies
     if isinstance(events, Exception):
         raise events
@@ -314,7 +314,7 @@ def _entries(reply: Any) -> list[Entry]:
 
 
 def _event(fields: Any) -> Event | None:
-    """The event that an entry's fields are, or None."""
+    """Return the event of an entry's fields, or None when they are no event's."""
     try:
         via = fields[b"via"].decode()
         if via not in _VIAS:

@@ -6,16 +6,16 @@ from typing import Final
 
 from handlers.support.url import PORTS, origin
 
+# The sink that is in no config: it serves the address that a submission's caller gave. The name is reserved.
 CALLBACK: Final = "callback"
-"""The sink that stands in no config: it serves the address that a submission's caller gave. The name is its own."""
+# The route of such a delivery, as lists show it.
 ROUTE: Final = "caller"
-"""What lists show as the route of such a delivery."""
 
 
 def lane_of(url: str) -> str:
-    """The lane of a caller's address: one breaker and one share of the places for each origin.
+    """Return the lane of a caller's address: one breaker and one share of the slots for each origin.
 
-    What is no address has a lane as well; its delivery is refused when it is sent.
+    Text that is no address has a lane as well; its delivery is refused when it is sent.
     """
     found = origin(url.strip())
     host = found.host[:253].rstrip(".") if found else ""

@@ -1,6 +1,6 @@
-"""What makes a repeat: the facts of an event, compared with what is known of its run. Pure: values in, a verdict out.
+"""Deduplication: the facts of an event, compared with those known of its run. Pure.
 
-Skyvern sends several webhooks for one run, so neither the body's hash nor the run's id tells a repeat. Two events say
+Skyvern sends several webhooks for one run, so neither the body's hash nor the run's id shows a repeat. Two events say
 the same when attempt, outcome, retry_pending and facts (output, failure reason, errors, downloaded files) are the
 same; what Skyvern writes anew at every answer (signed URLs, modified_at) is no fact. `modified_at` only orders.
 The rules and their reasons are in docs/decisions/0003-what-makes-a-repeat.md.
@@ -37,7 +37,7 @@ VOLATILE_IN_FILE = frozenset({"url", "modified_at"})
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One event of a run, as far as it matters for telling repeats.
+    """The facts of one event that decide whether it is a repeat.
 
     `status`: the outcome, after untangling. `modified_at`: seconds since the epoch, or None when the body had none.
     `fingerprint`, `output_null`: see the functions of these names. `seq`: the order in which events were recorded.
@@ -56,14 +56,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """`repeat_of`: the id of the first event that said the same, for a repeat."""
+    """What an event is. `repeat_of`: the id of the first event that said the same, for a repeat."""
 
     disposition: Disposition
     repeat_of: str | None = None
 
 
 def of(event_id: str, run: Run, seq: int) -> Facts:
-    """The facts of event `event_id`, which says `run` and is the `seq`th of its run to be recorded."""
+    """Return the facts of event `event_id` with body `run`, the `seq`th of its run to be recorded."""
     return Facts(
         event_id=event_id,
         attempt=run.attempt,
@@ -78,7 +78,7 @@ def of(event_id: str, run: Run, seq: int) -> Facts:
 
 
 def classify(new: Facts, history: Sequence[Facts]) -> Classification:
-    """What `new` is, given the events recorded so far for the same source and run: repeats too, in any order."""
+    """Classify `new`, given the events recorded so far for the same source and run: repeats too, in any order."""
     newest = max(history, key=_rank, default=None)
     if newest is None:
         return Classification("new" if new.final else "interim")
@@ -112,7 +112,7 @@ def _says(event: Facts) -> tuple[int, str, bool, str]:
 
 
 def _rank(event: Facts) -> tuple[int, float, bool, int]:
-    """The order of a run's events. Of two at the same instant the final one is the newer."""
+    """Return the sort key of a run's events. Of two at the same instant the final one is the newer."""
     return event.attempt, float("-inf") if event.modified_at is None else event.modified_at, event.final, event.seq
 
 
@@ -126,7 +126,7 @@ def _newer(new: Facts, old: Facts) -> bool:
 def _outranks(old: Facts, new: Facts) -> bool:
     """Whether `old`, recorded before, makes `new` a thing of the past.
 
-    Within one attempt nothing comes after a final event, so an interim one never stands in a final one's way, whatever
+    Within one attempt nothing comes after a final event, so an interim one never supersedes it, whatever
     its clock says: the result would be lost.
     """
     if old.attempt == new.attempt:
@@ -138,7 +138,7 @@ def _outranks(old: Facts, new: Facts) -> bool:
 
 
 def fingerprint(run: Run) -> str:
-    """32 hex digits that are the same for two bodies with the same facts. About 2.5 ms for an output of 100 kB."""
+    """Return 32 hex digits that are the same for two bodies with the same facts. 2.5 ms for an output of 100 kB."""
     data = run.data
     reason = None if run.outcome != run.status else _normal(data.get("failure_reason")) or None
     known = [_output(run), reason, _normal(data.get("errors")), _files(data.get(FILES))]
@@ -152,7 +152,7 @@ def output_null(run: Run) -> bool:
 
 
 def _output(run: Run) -> Any:
-    """The output. It has three names: tasks send it as extracted_information too, workflows as outputs."""
+    """Return the output. It has three names: tasks send it as extracted_information too, workflows as outputs."""
     for name in ("output", "outputs", "extracted_information"):
         value = _normal(run.data.get(name))
         if value is not None:
@@ -161,7 +161,7 @@ def _output(run: Run) -> Any:
 
 
 def _normal(value: Any) -> Any:
-    """`value` such that equal facts are equal text: None for null, [] and {}, and no key for None; 1500.0 is 1500.
+    """Normalize `value`, so that equal facts are equal text: null, [] and {} are None, without a key; 1500.0 is 1500.
 
     One frame a level, so that any body that `parse` takes can be walked.
     """

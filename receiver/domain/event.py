@@ -1,6 +1,6 @@
-"""An event on its way into the ledger, and the ids that everything hangs on. Pure: no I/O, no clock.
+"""An event on its way into the ledger, and the ids that all rests on. Pure: no I/O, no clock.
 
-The ids are written down once, here:
+The ids are defined once, here:
     event id      evt_ + 32 hex digits of SHA-256(source, NUL, body)    the same body again is the same event
     delivery id   dlv_ + 32 hex digits of SHA-256(event id, NUL, sink)  the idempotency key of the delivery
 """
@@ -15,7 +15,7 @@ Via = Literal["webhook", "poll", "import"]
 
 
 def event_id(source: str, body: bytes) -> str:
-    """The id of the event that `body` from `source` is."""
+    """Return the id of the event with `body` from `source`."""
     digest = hashlib.sha256(source.encode())
     digest.update(b"\0")
     digest.update(body)
@@ -23,7 +23,7 @@ def event_id(source: str, body: bytes) -> str:
 
 
 def delivery_id(event: str, sink: str) -> str:
-    """The id, and idempotency key, of the delivery of `event` to `sink`."""
+    """Return the id, and idempotency key, of the delivery of `event` to `sink`."""
     return "dlv_" + hashlib.sha256(f"{event}\0{sink}".encode()).hexdigest()[:32]
 
 

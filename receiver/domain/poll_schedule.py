@@ -61,7 +61,7 @@ def next_resolve(
 
 
 def _number(value: object) -> float | None:
-    """A limit that is one: positive and finite."""
+    """Return a limit that is positive and finite, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Masks what must not be written down: the fields that the config's `redact` paths name. Pure.
+"""Masks what must not be stored: the fields that the config's `redact` paths name. Pure.
 
 A path is names with dots between. `*` is one level (any name, any item of a list), `**` any number of levels, none
 included. A list needs no mention: `errors.reasoning` is the reasoning of each error. What is masked keeps its shape,
@@ -16,12 +16,12 @@ from receiver.errors import ConfigError
 
 MASK = "[redacted]"
 
+# The rest of a path at some point of the body.
 Place = tuple[str, ...]
-"""What is left of a path at some point of the body."""
 
 
 class Redactor:
-    """Masks what `paths` name. Raises ConfigError for a path that names nothing."""
+    """Masks the fields that `paths` name. Raises ConfigError for a path that names nothing."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         places = {_place(path) for path in paths}
@@ -34,10 +34,10 @@ class Redactor:
         self._in_text = _text_pattern(names - {"*"})
 
     def apply(self, body: bytes, data: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-        """`body` and the `data` parsed from it, masked. Neither argument is changed.
+        """Return `body`, and the `data` parsed from it, masked. Neither argument is changed.
 
         Returns the very same objects when nothing had to be masked. `data` is {} for a body that can't be parsed: its
-        text is searched then for what looks like the fields that the paths' last names name.
+        text is searched then for the paths' last names.
         """
         if not data:
             return self._mask_text(body), data
@@ -62,7 +62,7 @@ class Redactor:
         return False
 
     def _walk(self, value: Any, places: frozenset[Place]) -> Any:
-        """`value` with masks in it, or itself. One frame a level."""
+        """Return `value` with its fields masked, or itself. One frame a level."""
         if type(value) is dict:
             fields: dict[str, Any] | None = None
             for key, item in value.items():
@@ -94,7 +94,7 @@ class Redactor:
         return value if items is None else items
 
     def _mask_text(self, body: bytes) -> bytes:
-        """What can be done for bytes that are no JSON object: mask what follows `"name":`, as far as it goes."""
+        """Mask bytes that are no JSON object: the value that follows `"name":`, as far as it goes."""
         if self._in_text is None:
             return body
         parts: list[bytes] = []
@@ -124,7 +124,7 @@ def _place(path: str) -> Place:
 
 
 def _step(places: frozenset[Place], key: str) -> tuple[frozenset[Place], bool]:
-    """What is left of `places` one level down at `key`, and whether one of them ends there."""
+    """Return the rest of `places` one level down at `key`, and whether one of them ends there."""
     inner: set[Place] = set()
     for place in places:
         rest = place
@@ -139,7 +139,7 @@ def _step(places: frozenset[Place], key: str) -> tuple[frozenset[Place], bool]:
 
 
 def _mask(value: Any) -> Any:
-    """`value` with every leaf masked, or itself when there is nothing in it to hide. One frame a level."""
+    """Return `value` with every leaf masked, or itself when there is nothing to mask. One frame a level."""
     if type(value) is dict:
         fields: dict[str, Any] = {}
         for key, item in value.items():
@@ -154,7 +154,7 @@ def _mask(value: Any) -> Any:
 
 
 def _text_pattern(names: Iterable[str]) -> re.Pattern[bytes] | None:
-    """A key of one of `names` with its colon, in JSON or in JSON that is itself quoted in a string."""
+    """Return a pattern for a key of `names` with its colon, in JSON or in JSON that is quoted in a string."""
     quoted = b"|".join(re.escape(name.encode()) for name in sorted(names))
     return re.compile(rb'(?<!\\)(?P<slash>\\*)"(?:' + quoted + rb')(?P=slash)"\s*:\s*') if quoted else None
 
@@ -166,7 +166,7 @@ _BRACKET = re.compile(rb'(?<!\\)\\*"|[\[\]{}]')
 
 
 def _end_of_value(body: bytes, start: int, slash: bytes) -> int:
-    """Where the value at `start` ends; at the end of the body when it is cut off."""
+    """Return where the value at `start` ends: at the end of the body when it is cut off."""
     opening = body[start : start + 1]
     if body.startswith(slash + b'"', start):
         return _end_of_string(body, start + len(slash) + 1, slash)
@@ -187,7 +187,7 @@ def _end_of_value(body: bytes, start: int, slash: bytes) -> int:
 
 
 def _end_of_string(body: bytes, start: int, slash: bytes) -> int:
-    """Where the string ends whose text begins at `start`: after the next quote with as many backslashes as `slash`.
+    """Return where the string from `start` ends: after the next quote with as many backslashes as `slash`.
 
     Fewer end the string around it, and this one with it.
     """

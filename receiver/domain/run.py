@@ -1,10 +1,10 @@
-"""What a body says of a run. Pure: bytes in, a Run out, and never an exception, whatever the bytes are.
+"""Parses the body of a webhook into a Run. Pure, and never raises, whatever the bytes are.
 
 Three parsers, because each breaks on something that the real world sends (measured on a body of 2 kB):
     orjson          3 µs   refuses NaN, 1e400 and lone surrogates, but turns integers from 2**64 on into floats silently
     pydantic_core   5 µs   keeps integers of up to 4,300 digits, but lets 1e400 through as infinity; 200 levels deep
-    json           10 µs   with hooks, takes the rest: what can be rescued is, and what was put right is said below
-An ordinary body must please the first and is read by the second.
+    json           10 µs   with hooks, takes the rest: what can be rescued is, as said below
+An ordinary body is checked by the first and read by the second.
 
 In `Run.data` every string is text that any database takes (NUL and lone surrogates are U+FFFD), every number is an int
 or a finite float, NaN and Infinity are null, and a number that no float or int holds is the string of its digits.
@@ -27,8 +27,8 @@ RunKey = tuple[str, str]  # (source, run id)
 
 FINAL = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
 
+# Levels. Python's own json goes to about 990 less the depth of the caller's stack; Skyvern is written in Python.
 MAX_DEPTH = 400
-"""Levels. Python's own json goes to about 990 less the depth of the caller's stack; Skyvern is written in Python."""
 MAX_RUN_ID = 200
 MAX_WORD = 100  # run types and statuses
 MAX_TITLE = 500
@@ -81,12 +81,12 @@ class Run:
         return self.status in FINAL and not self.retry_pending
 
     def redacted(self, data: dict[str, Any]) -> Run:
-        """This run with the masked `data`, and with the texts that come from it. What it is, and of what, stays."""
+        """Return this run with the masked `data` and the texts that come from it. All other fields stay."""
         return self if data is self.data else replace(self, data=data, **_texts(data))
 
 
 def parse(body: bytes) -> Run:
-    """The run that `body` tells of. Never raises."""
+    """Parse `body` into a run. Never raises: with a `problem` when it can't be parsed."""
     data, problem = _load(body)
     if problem:
         return Run(problem=problem)
@@ -112,7 +112,7 @@ def parse(body: bytes) -> Run:
 
 
 def _texts(data: dict[str, Any]) -> dict[str, Any]:
-    """What is only shown: a run's title, workflow and failure reason."""
+    """Return the fields that are only shown: a run's title, workflow and failure reason."""
     return {
         "failure_reason": _text(data.get("failure_reason"), MAX_REASON),
         "title": next((title[:MAX_TITLE] for title in titles(data) if title), None),
@@ -134,7 +134,7 @@ def undelivered(data: dict[str, Any]) -> bool:
 
 
 def _load(body: bytes) -> tuple[dict[str, Any], str]:
-    """The JSON object in `body`, clean, and what is wrong with it."""
+    """Return the JSON object in `body`, clean, and the problem with it."""
     try:
         orjson.loads(body)
         data = from_json(body, cache_strings="keys")
@@ -177,7 +177,7 @@ def _finite(digits: str) -> float | str:
 
 
 def _cleaned(value: Any, levels: int) -> Any:
-    """`value` with all its text storable. One frame a level. Raises RecursionError past `levels`."""
+    """Return `value` with all its text storable. One frame a level. Raises RecursionError past `levels`."""
     kind = type(value)
     if kind is str:
         return _UNSTORABLE.sub(REPLACEMENT, value)
@@ -197,7 +197,7 @@ def _cleaned(value: Any, levels: int) -> Any:
 
 
 def _run_id(data: dict[str, Any]) -> tuple[str, str]:
-    """The run's id and what is wrong with it. A task in a workflow names the workflow's run too: that comes last."""
+    """Return the run's id and the problem with it. A task in a workflow names the workflow's run too: that is last."""
     for key in ("run_id", "task_id", "workflow_run_id"):
         value = data.get(key)
         if isinstance(value, str) and value:

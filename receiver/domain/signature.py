@@ -1,6 +1,6 @@
 """The signature that Skyvern puts on a webhook: lower-case hex HMAC-SHA256 of the raw body. Pure.
 
-The timestamp header is not signed and is skewed by hours on some senders: it protects nothing and is never looked at.
+The timestamp header is not signed and is skewed by hours on some senders: it protects nothing and is ignored.
 A replayed request is stopped by its event id, not here.
 """
 
@@ -16,7 +16,7 @@ _HEX_LENGTH = 64
 
 
 def sign(body: bytes, secret: str) -> str:
-    """What stands in the signature header for `body`."""
+    """Return the value of the signature header for `body`."""
     return hmac.digest(secret.encode(), body, "sha256").hex()
 
 
@@ -34,7 +34,7 @@ def verify(body: bytes, signature: str, secrets: Iterable[str]) -> bool:
 
 
 def _digest(signature: str) -> bytes:
-    """The 32 bytes that `signature` stands for, or b"", which equals no digest."""
+    """Return the 32 bytes of `signature`, or b"", which equals no digest."""
     if len(signature) != _HEX_LENGTH:
         return b""
     try:

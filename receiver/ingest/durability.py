@@ -1,6 +1,6 @@
-"""What a 202 means with the Redis in use: is each event on disk before it, and can it be evicted afterwards?
+"""Durability of a 202 with the Redis in use: is each event on disk before it, and can it be evicted afterwards?
 
-Asked at start, whenever Redis comes back, and now and then in between. `judge` is pure; `examine` asks.
+Checked at start, whenever Redis comes back, and now and then in between. `assess` is pure; `examine` does the I/O.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from handlers.support.url import hide_password
 from receiver.errors import NotStarted
 from receiver.runtime.redis_client import connect_async, no_entry
 
+# Redis settings without which a 202 does not mean on disk: what they must be, and what it means if they are not.
 NEEDED: Final = {
     "appendonly": ("yes", "events are in memory only"),
     "appendfsync": ("always", "an event can be lost after its 202"),
     "no-appendfsync-on-rewrite": ("no", "no event is on disk while the file is rewritten"),
 }
-"""Redis settings without which a 202 does not mean on disk: what they must be, and what it means if they are not."""
 
 _PROBE = "runhook:probe"
 
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """`problems`: one line each, [] when the promise holds. `known`: False when Redis did not let us look."""
+    """`problems`: one line each, [] when the promise holds. `known`: False when Redis does not show its settings."""
 
     problems: tuple[str, ...] = ()
     known: bool = True
@@ -45,8 +45,8 @@ class Durability:
         return f"on disk before 202: {'no' if self.known else 'not known'} ({'; '.join(self.problems)})"
 
 
-def judge(found: Mapping[str, str], max_body: int = 0) -> Durability:
-    """What the Redis settings `found` mean. `max_body`: bytes of the largest event."""
+def assess(found: Mapping[str, str], max_body: int = 0) -> Durability:
+    """Assess the Redis settings `found`. `max_body`: bytes of the largest event."""
     problems = [
         f"{name} is {found[name]}, so {meaning}: set it to {wanted}"
         for name, (wanted, meaning) in NEEDED.items()
@@ -63,7 +63,7 @@ def judge(found: Mapping[str, str], max_body: int = 0) -> Durability:
 
 
 async def examine(client: redis.asyncio.Redis, max_body: int = 0) -> Durability:
-    """Look at a Redis's settings, after a write that proves that it takes any.
+    """Examine a Redis's settings, after a write that proves that it takes any.
 
     Raises redis.RedisError, OSError or TimeoutError when it is away.
     """
@@ -75,11 +75,11 @@ async def examine(client: redis.asyncio.Redis, max_body: int = 0) -> Durability:
             found.update({_text(key): _text(value) for key, value in reply.items()})
     except redis.ResponseError as error:
         return await _examine_without_config(client, str(error))
-    return judge(found, max_body)
+    return assess(found, max_body)
 
 
 async def _examine_without_config(client: redis.asyncio.Redis, reason: str) -> Durability:
-    """Managed services forbid CONFIG; INFO still tells whether there is an append-only file and what is evicted."""
+    """Managed services forbid CONFIG; INFO still shows whether there is an append-only file and what is evicted."""
     problems = [f"this Redis forbids CONFIG GET ({reason[:60]}), so it can't be checked that appendfsync is always"]
     try:
         info: Any = await client.info()
@@ -104,13 +104,13 @@ def check_at_start(
     *,
     away: Callable[[str], None] = lambda _: None,
 ) -> Durability | None:
-    """The durability of the Redis at `redis_url`; None when it is away: events then go to the spool until it is back.
+    """Examine the Redis at `redis_url`. None when it is away: events then go to the spool until it is back.
 
-    `away` is told why it can't be used then. Raises NotStarted when the promise does not hold and the operator has not
+    `away` is called with the reason then. Raises NotStarted when the promise does not hold and the operator has not
     accepted that (`accept_weaker`), and when Redis does not let us in.
     """
     try:
-        durability = asyncio.run(_look_once(redis_url, max_body))
+        durability = asyncio.run(_examine_once(redis_url, max_body))
     except (redis.RedisError, OSError, TimeoutError) as error:
         if barred := no_entry(redis_url, error):
             raise NotStarted(barred) from None
@@ -122,7 +122,7 @@ def check_at_start(
 
 
 def refusal(redis_url: str, durability: Durability, config_file: str = "the config") -> str:
-    """Why the receiver does not use this Redis, and what to do, as one line."""
+    """Explain why the receiver does not use this Redis, and what to do, in one line."""
     return (
         f"Redis at {hide_password(redis_url)} does not keep the promise that a 202 means on disk: "
         f"{'; '.join(durability.problems)}. "
@@ -130,7 +130,7 @@ def refusal(redis_url: str, durability: Durability, config_file: str = "the conf
     )
 
 
-async def _look_once(redis_url: str, max_body: int) -> Durability:
+async def _examine_once(redis_url: str, max_body: int) -> Durability:
     client = connect_async(redis_url, timeout=1.0, connect_timeout=1.0, retries=0)
     try:
         return await examine(client, max_body)

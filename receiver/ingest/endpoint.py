@@ -1,9 +1,9 @@
-"""POST /webhooks/{source}[/{submission_id}]: is the request one of ours, and is its event kept? Then 202.
+"""POST /webhooks/{source}[/{submission_id}]: authenticate the request, commit its event, answer 202.
 
 The order is fixed: source and announced length before a byte of the body is read, the limit again while it comes in,
 the signature over the raw bytes, then the commit. The answer to an authentic body never depends on its shape. So while
-the commit is under way a body gets a glance, and the operator a line and a count if it is no run; the full model, which
-costs as much as all of this together, is the dispatcher's. Large bodies get no glance.
+the commit is under way a body is checked in brief, and logged and counted if it is no run; full parsing, which costs
+as much as all of this together, is left to the dispatcher. Large bodies are not checked.
 
 This is an ASGI application without Starlette, since what Starlette does for a request costs as much again.
 """
@@ -29,12 +29,12 @@ from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 PREFIX: Final = "/webhooks/"
+# Bytes from which hashing a body would hold up all other requests: a thread does it.
 OFF_LOOP: Final = 256 << 10
-"""Bytes from which hashing a body would hold up all other requests: a thread does it."""
+# Seconds that a body may take to come in, as many as Skyvern gives a whole delivery.
 BODY_TIMEOUT: Final = 30.0
-"""Seconds that a body may take to come in, as many as Skyvern gives a whole delivery."""
+# Bytes of bodies that may be in memory at once, over all requests.
 HELD_BYTES: Final = 256 << 20
-"""Bytes of bodies that may be in memory at once, over all requests."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SIGNATURE = HEADER.encode()
@@ -51,32 +51,39 @@ Message = MutableMapping[str, Any]
 
 
 class Receive(Protocol):
+    """ASGI's receive."""
+
     def __call__(self) -> Awaitable[Message]: ...
 
 
 class Send(Protocol):
+    """ASGI's send."""
+
     def __call__(self, message: Message, /) -> Awaitable[None]: ...
 
 
 class Commits(Protocol):
-    """What ingest needs of the group commit."""
+    """The part of the group commit that ingest needs."""
 
-    def commit(self, event: Event) -> Awaitable[None]: ...
+    def commit(self, event: Event) -> Awaitable[None]:
+        """Commit an event."""
 
 
 class Refusals(Protocol):
-    """What ingest needs of the quarantine."""
+    """The part of the quarantine that ingest needs."""
 
-    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None: ...
-
-
-class Hints(Protocol):
-    """What ingest needs of the hints."""
-
-    async def note(self, submission_id: str) -> None: ...
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
+        """Keep a refused request, if there is room."""
 
 
-class _Gone(Exception):
+class PollHints(Protocol):
+    """The part of the poll hints that ingest needs."""
+
+    async def add(self, submission_id: str) -> None:
+        """Ask for a poll of the submission."""
+
+
+class _Disconnected(Exception):
     """The client hung up before its body was complete."""
 
 
@@ -98,14 +105,14 @@ class Ingest:
         max_body: int,
         group_commit: Commits,
         quarantine: Refusals,
-        hints: Hints,
+        poll_hints: PollHints,
         metrics: ReceiverMetrics,
     ) -> None:
         self._sources = sources
         self._max_body = max_body
         self._group_commit = group_commit
         self._quarantine = quarantine
-        self._hints = hints
+        self._poll_hints = poll_hints
         self._metrics = metrics
         self._held = 0
         self._most_held = max(HELD_BYTES, 4 * max_body)
@@ -115,13 +122,13 @@ class Ingest:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
-            event = await self._take(scope, receive)
+            event = await self._ingest(scope, receive)
         except RequestError as error:
             await self._refuse(send, error, scope["path"])
-        except _Gone:
+        except _Disconnected:
             self._metrics.requests["disconnected"] += 1
         except asyncio.CancelledError:
-            # The server stops, and this request has had its time. What it waited for may be kept: its id tells.
+            # The server stops, and this request has had its time. Its event may be committed all the same.
             await self._refuse(send, Busy("the receiver stops"), scope["path"])
         except Exception:
             log.exception("ingest.bug")
@@ -133,8 +140,8 @@ class Ingest:
             await send(_ACCEPTED)
             await send({"type": "http.response.body", "body": b'{"event_id":"%b"}' % event.encode()})
 
-    async def _take(self, scope: Message, receive: Receive) -> str:
-        """The id of the event that this request is, once it is kept. Raises RequestError or _Gone."""
+    async def _ingest(self, scope: Message, receive: Receive) -> str:
+        """Commit the request's event, and return its id. Raises RequestError or _Disconnected."""
         source, secrets, submission_id = self._address(scope)
         length, signature = _headers(scope)
         try:
@@ -144,12 +151,12 @@ class Ingest:
             if not message.get("more_body"):
                 body = self._checked(message)
                 return await self._accept(source, secrets, submission_id, signature, body)
-            with self._room() as take:
-                body = await self._read(message, receive, take)
+            with self._memory() as reserve:
+                body = await self._read(message, receive, reserve)
                 return await self._accept(source, secrets, submission_id, signature, body)
         except TooLarge:
             if submission_id:
-                await self._hints.note(submission_id)
+                await self._poll_hints.add(submission_id)
             raise
 
     async def _accept(
@@ -166,12 +173,12 @@ class Ingest:
             raise Unauthorized("the signature fits none of the source's secrets")
         kept = self._group_commit.commit(Event(name, source, body, at, "webhook", submission_id))
         if len(body) <= OFF_LOOP:
-            self._look(name, body)  # while the commit is under way
+            self._check_shape(name, body)  # while the commit is under way
         await kept
         return name
 
-    def _look(self, name: str, body: bytes) -> None:
-        """Tell the operator at once of an authentic body that is no run. The answer does not depend on it."""
+    def _check_shape(self, name: str, body: bytes) -> None:
+        """Log and count an authentic body that is no run. The answer does not depend on it."""
         if _is_run(body):
             return
         problem = parse(body).problem
@@ -181,7 +188,7 @@ class Ingest:
                 log.warning("ingest.unreadable event=%s problem=%s: kept, and marked by the dispatcher", name, problem)
 
     def _address(self, scope: Message) -> tuple[str, Sequence[str], str]:
-        """(source, its secrets, submission id or "") that the request's path names. Raises NotFound, NotAllowed."""
+        """Return (source, its secrets, submission id or "") from the path. Raises NotFound, NotAllowed."""
         source, _, submission_id = scope["path"][len(PREFIX) :].partition("/")
         secrets = self._sources.get(source)
         if submission_id:
@@ -194,19 +201,19 @@ class Ingest:
         return source, secrets, submission_id if _TOKEN.fullmatch(submission_id) else ""
 
     def _checked(self, message: Message) -> bytes:
-        """The piece of the body that `message` brings. Raises _Gone, TooLarge."""
+        """Return the piece of the body in `message`. Raises _Disconnected, TooLarge."""
         if message["type"] != "http.request":
-            raise _Gone
+            raise _Disconnected
         piece: bytes = message.get("body", b"")
         if len(piece) > self._max_body:
             raise TooLarge(f"the body is over {self._max_body} bytes")
         return piece
 
-    async def _read(self, message: Message, receive: Receive, take: Callable[[int], None]) -> bytes:
-        """The whole body, of which `message` is the first piece. Raises _Gone, TooLarge, TimedOut, Busy."""
+    async def _read(self, message: Message, receive: Receive, reserve: Callable[[int], None]) -> bytes:
+        """Read the body, of which `message` is the first piece. Raises _Disconnected, TooLarge, TimedOut, Busy."""
         pieces = [self._checked(message)]
         size = len(pieces[0])
-        take(size)
+        reserve(size)
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 while message.get("more_body"):
@@ -215,21 +222,21 @@ class Ingest:
                     size += len(pieces[-1])
                     if size > self._max_body:
                         raise TooLarge(f"the body is over {self._max_body} bytes")
-                    take(size)
+                    reserve(size)
         except TimeoutError:
             raise TimedOut(f"the body did not come in within {BODY_TIMEOUT:g} s") from None
         return b"".join(pieces)
 
     @contextmanager
-    def _room(self) -> Iterator[Callable[[int], None]]:
-        """Gives a function that takes so many bytes, in all, of what may be in memory. It raises Busy.
+    def _memory(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that reserves memory for so many bytes in all. It raises Busy.
 
         Bytes count when they have come in, and those of small bodies never do: announcing a lot costs a stranger
         nothing, and must not shut out others.
         """
         mine = 0
 
-        def take(size: int) -> None:
+        def reserve(size: int) -> None:
             nonlocal mine
             if size > OFF_LOOP:
                 if self._held + size - mine > self._most_held:
@@ -238,7 +245,7 @@ class Ingest:
                 mine = size
 
         try:
-            yield take
+            yield reserve
         finally:
             self._held -= mine
 
@@ -249,17 +256,17 @@ class Ingest:
         await send_error(send, error)
 
     async def close(self) -> None:
-        """Let go of the threads."""
+        """Close the threads."""
         self._hashing.shutdown(wait=False)
 
 
 def _authentic(source: str, secrets: Sequence[str], signature: str, body: bytes) -> str:
-    """The event id of an authentic body, else ""."""
+    """Return the event id of an authentic body, else ""."""
     return event_id(source, body) if verify(body, signature, secrets) else ""
 
 
 def _is_run(body: bytes) -> bool:
-    """Whether `body` is, at a glance, a run: an object with an id. False means that a closer look is needed."""
+    """Whether `body` is most likely a run: an object with an id. False means that it must be parsed to know."""
     try:
         run = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -268,7 +275,7 @@ def _is_run(body: bytes) -> bool:
 
 
 def _headers(scope: Message) -> tuple[int, str]:
-    """(announced length or 0, signature or "") of a request. Two signatures that differ are none."""
+    """Return (announced length or 0, signature or "") of a request. Two signatures that differ are none."""
     length, signature = 0, ""
     for name, value in scope["headers"]:
         if name == _SIGNATURE:

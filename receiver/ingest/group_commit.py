@@ -1,8 +1,8 @@
-"""Keeps events: `keep` returns when an event is on disk, in Redis or in the spool. Knows no HTTP.
+"""Group commit: `commit` is done when an event is on disk, in Redis or in the spool. Knows no HTTP.
 
 Events that arrive while a commit is in flight form the next one. When Redis fails once, the commit's events go straight
-to the spool, and so does everything after it, until a probe in the background finds Redis well again; the same while
-the inbox is over its limits. What is in the spool moves on when Redis takes it.
+to the spool, and so does everything after it, until a probe in the background can use Redis again; the same while the
+inbox is over its limits. The spool is drained while Redis takes events.
 
 A refusal is always Busy: our own trouble, which the sender answers by trying again.
 """
@@ -31,21 +31,21 @@ from receiver.ingest.spool import Spool, SpoolFull
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
+# Most events and bytes of one commit (one event may be larger): more than that gains nothing and takes longer.
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20
-"""Most events and bytes of one commit (one event may be larger): more than that gains nothing and takes longer."""
+# Seconds between two checks of free disk space, and of the inbox's depth.
 WATCH_EVERY: Final = 0.5
-"""Seconds between two looks at free disk space, and at the inbox's depth."""
 ADOPT_EVERY: Final = 2.0
+# Files of another process's lane that are opened at a time: all who wait for the spool wait for that.
 ADOPT_FILES: Final = 2
-"""Files that are opened at a time of what another process left: whoever waits for the spool waits for that."""
 EXAMINE_EVERY: Final = 30.0
+# An inbox that was over its limits takes events again when it is down to this part of them.
 RELEASE: Final = 0.9
-"""An inbox that was over its limits takes events again when it is down to this part of them."""
 FULL_RETRY_AFTER: Final = 30
 DRAIN_TIMEOUT: Final = 5.0
+# Seconds that `close` waits for what is in flight; no commit takes longer.
 CLOSE_TIMEOUT: Final = 2.0
-"""Seconds that `close` waits for what is in flight; no commit takes longer."""
 _FINISH: Final = ("commit", "wake", "drain")
 
 log = logging.getLogger("runhook.ingest")
@@ -79,7 +79,7 @@ class GroupCommit:
         metrics: ReceiverMetrics,
     ) -> None:
         self._redis_url = redis_url
-        # Not lazy: after a connection broke, another server may answer, and must be looked at first.
+        # Not lazy: after a connection broke, another server may answer, and must be examined first.
         flag = wakeups.flag_key(wakeups.DISPATCH)
         self._writer = InboxWriter(redis_url, lazy=False, wake_flag=flag)
         self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False, wake_flag=flag)
@@ -88,7 +88,7 @@ class GroupCommit:
         self._metrics = metrics
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._pending: deque[tuple[Event, asyncio.Future[None]]] = deque()
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closing = False
         self._redis_up = False
@@ -96,26 +96,26 @@ class GroupCommit:
         self._disk_low = False
         self._depth = (0, 0)
         self._lines = TokenBucket(rate=0.2, burst=5)
+        # Of the Redis in use; None before one was reached.
         self.durability: Durability | None = None
-        """Of the Redis in use; None while none was ever reached."""
+        # Why Redis is not used now, or "".
         self.trouble = ""
-        """Why Redis is not used now, or ""."""
 
     async def start(self) -> None:
-        """Open the spool, and look for Redis once. Raises NotStarted when the spool can't be used."""
+        """Open the spool, and try Redis once. Raises NotStarted when the spool can't be used."""
         await self._on_disk(self._spool.open)
         with suppress(OSError):
             self._disk_low = await self._on_disk(self._spool.free) < 0
-        await self._look()
+        await self._examine()
         self._begin("commit", self._commit_all)
         self._begin("drain", self._drain)
         self._begin("watch", self._watch)
 
     def commit(self, event: Event) -> asyncio.Future[None]:
-        """Done when `event` is on disk; raises Busy when it could not be kept."""
+        """Commit `event`. The future is done when it is on disk, and raises Busy when it could not be kept."""
         future = asyncio.get_running_loop().create_future()
         self._pending.append((event, future))
-        self._news.set()
+        self._arrived.set()
         return future
 
     @property
@@ -124,10 +124,10 @@ class GroupCommit:
         return "redis" if self._redis_up and not self._over else "spool"
 
     async def ready(self) -> str:
-        """Make a real durable write where events go now, and say where that was. Raises Busy."""
+        """Make a durable write where events go now, and return the name of that store. Raises Busy."""
         if self._disk_low and self._limits.shares_disk:
             raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
-        if self.store == "redis" and await self._look():
+        if self.store == "redis" and await self._examine():
             return "redis"
         try:
             await self._on_disk(self._spool.check)
@@ -136,9 +136,9 @@ class GroupCommit:
         return "spool"
 
     async def close(self) -> None:
-        """Finish what was given to `keep`, then let go of everything."""
+        """Finish the commits under way, then close everything."""
         self._closing = True
-        self._news.set()
+        self._arrived.set()
         await asyncio.wait([task for name, task in self._tasks.items() if name in _FINISH], timeout=CLOSE_TIMEOUT)
         for task in self._tasks.values():
             task.cancel()
@@ -155,19 +155,19 @@ class GroupCommit:
             if not self._pending:
                 if self._closing:
                     return
-                self._news.clear()
-                await self._news.wait()
-                await asyncio.sleep(0)  # whoever arrived at the same moment comes along
+                self._arrived.clear()
+                await self._arrived.wait()
+                await asyncio.sleep(0)  # those that arrived at the same moment come along
             batch = self._next_batch()
             try:
                 await self._commit([event for event, _ in batch])
             except Busy as busy:
-                _settle(batch, busy)
+                _complete(batch, busy)
             except Exception:
                 log.exception("ingest.bug task=commit")
-                _settle(batch, Busy("the event could not be kept"))
+                _complete(batch, Busy("the event could not be kept"))
             else:
-                _settle(batch, None)
+                _complete(batch, None)
 
     def _next_batch(self) -> list[tuple[Event, asyncio.Future[None]]]:
         pending, size = self._pending, 0
@@ -178,7 +178,7 @@ class GroupCommit:
         return batch
 
     async def _commit(self, events: list[Event]) -> None:
-        """Have `events` on disk. Raises Busy when nothing takes them."""
+        """Write `events` to disk. Raises Busy when no store takes them."""
         if self._disk_low and self._limits.shares_disk:
             # An embedded Valkey would exit on a full disk: better to stop before that.
             raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
@@ -206,7 +206,7 @@ class GroupCommit:
         self._measured(depth, self._depth[1] + added)
 
     def _measured(self, events: int, size: int) -> None:
-        """The inbox holds so much. Over its limits, events go to the spool until it is well below them."""
+        """Record the inbox's depth. Over its limits, events go to the spool until it is well below them."""
         self._depth = (events, size)
         self._metrics.inbox_events, self._metrics.inbox_bytes = events, size
         part = RELEASE if self._over else 1.0
@@ -231,19 +231,19 @@ class GroupCommit:
         self._away(reason)
 
     def _elsewhere(self) -> str:
-        """Where events go that Redis does not get."""
+        """Say where events go that Redis does not get."""
         if self._disk_low:
             return "the answer is 503, for free disk space is under spool.reserve_bytes"
         return "events go to the spool"
 
     async def _probe(self) -> None:
         delay = 0.1
-        while not await self._look():
+        while not await self._examine():
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1.0)
 
-    async def _look(self) -> bool:
-        """Make a write in Redis and see what it is worth. False when Redis can't or must not be used."""
+    async def _examine(self) -> bool:
+        """Make a write in Redis and examine its durability. False when Redis can't or must not be used."""
         try:
             async with asyncio.timeout(1.0):
                 if not self._redis_up:
@@ -254,7 +254,7 @@ class GroupCommit:
             reason = str(error)[:200] or type(error).__name__
         else:
             if found.strong or self._limits.accept_weaker:
-                self._found_well(found)
+                self._recovered(found)
                 return True
             reason = durability.refusal(self._redis_url, found)
             if found != self.durability or not self.trouble:
@@ -272,7 +272,7 @@ class GroupCommit:
         self.trouble = reason
         self._begin("probe", self._probe)
 
-    def _found_well(self, found: Durability) -> None:
+    def _recovered(self, found: Durability) -> None:
         if not self._redis_up and self.trouble:
             log.warning("ingest.redis_back: events go to Redis")
         if not found.strong and found != self.durability:
@@ -284,7 +284,7 @@ class GroupCommit:
     # --- the background --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Move the spool's events on, the oldest first, while Redis takes them."""
+        """Move the spool's events to Redis, the oldest first, while it takes them."""
         while not self._closing:
             if not self._spool.events or not self._redis_up or self._over:
                 await asyncio.sleep(WATCH_EVERY / 2)
@@ -329,7 +329,7 @@ class GroupCommit:
                     self._measured(*await self._writer.depth())
                     if now - examined >= EXAMINE_EVERY:
                         examined = now
-                        await self._look()
+                        await self._examine()
             except InboxUnavailable as error:
                 self._trip(str(error))
             except OSError as error:
@@ -349,10 +349,10 @@ class GroupCommit:
         return await asyncio.get_running_loop().run_in_executor(self._disk, call, *arguments)
 
 
-def _settle(batch: Sequence[tuple[Event, asyncio.Future[None]]], busy: Busy | None) -> None:
-    """Tell everyone in `batch` how their commit ended."""
+def _complete(batch: Sequence[tuple[Event, asyncio.Future[None]]], busy: Busy | None) -> None:
+    """Complete the futures of `batch`."""
     for _, future in batch:
-        if future.done():  # its request is gone
+        if future.done():  # its request was cancelled
             continue
         if busy is None:
             future.set_result(None)
@@ -361,5 +361,5 @@ def _settle(batch: Sequence[tuple[Event, asyncio.Future[None]]], busy: Busy | No
 
 
 def spool_trouble(error: Exception) -> str:
-    """Why the spool took nothing, in words."""
+    """Return in words why the spool took nothing."""
     return f"the spool can't be written: {error.strerror}" if isinstance(error, OSError) else str(error)

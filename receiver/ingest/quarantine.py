@@ -1,7 +1,7 @@
 """The quarantine: requests that failed the signature check, so that a wrong secret loses nothing.
 
 Files in one directory, bounded in number and bytes, the oldest going first. Strangers write here: so the rate is
-bounded as well, the answer never waits for it, and what is over is dropped and counted. Never in the ledger.
+bounded as well, the answer never waits for it, and what is over the limits is dropped and counted. Never in the ledger.
 
     quarantine/<event id>.req    a line of JSON about the request, then its body
 """
@@ -26,12 +26,12 @@ from receiver.ingest.spool import free_bytes
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
+# Requests a second that are kept, after a burst of ten times as many.
 RATE: Final = 20.0
-"""Requests a second that are written down, after a burst of ten times as many."""
+# Bytes a second that are kept, after a burst of ten times as many (or one body of the largest size).
 BYTES_RATE: Final = 4 << 20
-"""Bytes a second that are written down, after a burst of ten times as many (or one body of the largest size)."""
 _WAITING: Final = 64  # requests that wait to be written
-_RELOAD_EVERY: Final = 10.0  # seconds after which other processes' files are looked at again
+_RELOAD_EVERY: Final = 10.0  # seconds after which the directory is read again, for other processes' files
 
 log = logging.getLogger("runhook.ingest")
 
@@ -49,17 +49,17 @@ class QuarantinedRequest:
 
     @classmethod
     def of(cls, source: str, signature: str, body: bytes, submission_id: str, at: float) -> QuarantinedRequest:
-        """The request with `body`. Of a signature only as much is kept as a true one has."""
+        """Return the request with `body`. A signature is cut to the length of a true one."""
         return cls(event_id(source, body), source, signature[:64], submission_id, at, len(body))
 
     def verdict(self, body: bytes, secrets: Sequence[str] | None) -> str:
-        """What a check with the present `secrets` says: "authentic", "bad_signature", or "unknown_source" for None."""
+        """Check with the present `secrets`: "authentic", "bad_signature", or "unknown_source" for None."""
         if secrets is None:
             return "unknown_source"
         return "authentic" if verify(body, self.signature, secrets) else "bad_signature"
 
     def event(self, body: bytes) -> Event:
-        """The event that this request is, once it has been found authentic."""
+        """Return the request's event, once it has been found authentic."""
         return Event(self.id, self.source, body, self.at, "webhook", self.submission_id)
 
 
@@ -78,7 +78,7 @@ class Quarantine:
         self._loaded_at = float("-inf")
 
     def add(self, refused: QuarantinedRequest, body: bytes) -> int:
-        """Keep a request, drop the oldest ones if need be; how many were dropped. Raises OSError."""
+        """Keep a request, and drop the oldest ones if need be. Returns how many were dropped. Raises OSError."""
         about = {"source": refused.source, "signature": refused.signature, "at": refused.at}
         line = json.dumps({**about, "sub": refused.submission_id, "size": refused.size}).encode() + b"\n"
         size = len(line) + len(body)
@@ -110,7 +110,7 @@ class Quarantine:
         return dropped
 
     def _load(self) -> None:
-        """See what is there, which other processes change as well."""
+        """Read the directory, which other processes change as well."""
         now = time.monotonic()
         if now - self._loaded_at < _RELOAD_EVERY:
             return
@@ -127,11 +127,11 @@ class Quarantine:
         self._sizes = {name: size for _, name, size in sorted(found)}
 
     def usage(self) -> tuple[int, int]:
-        """(requests, bytes) kept, as of the last look."""
+        """Return (requests, bytes) kept, when the directory was last read."""
         return len(self._sizes), sum(self._sizes.values())
 
     def list(self) -> list[QuarantinedRequest]:
-        """What is kept, the oldest first. A file that is not ours is passed over; no directory means nothing."""
+        """Return the kept requests, the oldest first. Other files are skipped; without a directory there are none."""
         found = []
         for path in self._directory.glob("evt_*.req"):
             with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
@@ -144,7 +144,7 @@ class Quarantine:
         return sorted(found, key=lambda refused: refused.at)
 
     def body(self, refused: QuarantinedRequest) -> bytes:
-        """The body of a kept request. Raises FileNotFoundError when it was dropped meanwhile."""
+        """Return the body of a kept request. Raises FileNotFoundError when it was dropped meanwhile."""
         with (self._directory / f"{refused.id}.req").open("rb") as file:
             file.readline()
             return file.read()
@@ -168,7 +168,7 @@ class QuarantineWriter:
         self._waiting: set[asyncio.Future[Any]] = set()
 
     def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
-        """Keep a request that failed the check, if it is within the allowance."""
+        """Keep a request that failed the check, if the rate allows it."""
         now = time.monotonic()
         allowed = len(self._waiting) < _WAITING and self._requests.take(1, now) and self._bytes.take(len(body), now)
         if not allowed:
@@ -189,7 +189,7 @@ class QuarantineWriter:
         self._metrics.quarantine_count, self._metrics.quarantine_bytes = self._store.usage()
 
     async def close(self) -> None:
-        """Write down what was offered."""
+        """Write what was offered, and close."""
         if self._waiting:
             await asyncio.wait(self._waiting)
         self._disk.shutdown()

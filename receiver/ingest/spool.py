@@ -1,12 +1,12 @@
 """The spool: a local store that takes events while Redis is away, each of them on disk before `append` returns.
 
 Each process has a directory of its own in it, a lane, and holds a lock there as long as it lives. A lane whose lock
-is free belonged to a process that is gone: whoever finds it adopts it and drains it. So several receivers can share a
+is free belonged to a process that is gone: the next process adopts it and drains it. So several receivers can share a
 data directory, and kill -9 leaves nothing behind that the next one does not find.
 
-    spool/lock                     held for a moment by whoever makes or adopts a lane
+    spool/lock                     held for a moment by a process that makes or adopts a lane
     spool/<lane>/lock              held by the lane's owner
-    spool/<lane>/00000001.seg      events, in order; see segment.py
+    spool/<lane>/00000001.seg      events, in order; see spool_segment.py
 
 Used by one thread at a time; it knows neither Redis nor the event loop.
 """
@@ -27,9 +27,9 @@ from receiver.domain.event import Event
 from receiver.errors import NotStarted, RunhookError
 from receiver.ingest.spool_segment import Segment, frame, sync_directory
 
+# Size at which the next segment is begun.
 SEGMENT_BYTES: Final = 8 << 20
-"""Size at which the next segment is begun."""
-_LOOK_EVERY: Final = 1.0  # seconds between two looks at what other processes keep in the spool
+_MEASURE_EVERY: Final = 1.0  # seconds between two measurements of what other processes keep in the spool
 
 log = logging.getLogger("runhook.spool")
 
@@ -55,8 +55,8 @@ class _Lane:
         self.path = path
         self.segments: list[Segment] = []
         self._unopened = [(each, _size(each)) for each in unopened]
+        # Whether it holds a file that could not be opened.
         self.unreadable = False
-        """Whether it holds a file that could not be opened."""
         self._lock = lock
 
     @property
@@ -69,8 +69,8 @@ class _Lane:
         return sum(segment.end for segment in self.segments) + sum(size for _, size in self._unopened)
 
     def open_next(self) -> int:
-        """Open the next file that an earlier process left; how many events it holds. One that can't be read is told,
-        and left for the next process."""
+        """Open the next file that an earlier process left. Returns how many events it has: 0 for one that can't be
+        read, which is logged, and left for the next process."""
         path, _ = self._unopened.pop(0)
         try:
             self.segments.append(Segment.open(path))
@@ -81,7 +81,7 @@ class _Lane:
         return self.segments[-1].events
 
     def oldest(self) -> Segment | None:
-        """The first that is not empty."""
+        """Return the first segment that is not empty."""
         while True:
             found = next((segment for segment in self.segments if not segment.empty), None)
             if found is not None or self.whole:
@@ -100,7 +100,7 @@ class _Lane:
         os.close(self._lock)
 
     def remove(self) -> None:
-        """Delete an empty lane; one in which something was set aside stays, for a person to look at."""
+        """Delete an empty lane; one in which something was set aside stays, for a person to examine."""
         with suppress(OSError):
             (self.path / "lock").unlink()
             self.path.rmdir()
@@ -121,18 +121,18 @@ class Spool:
         self._own: _Lane | None = None
         self._adopted: list[_Lane] = []
         self._others_bytes = 0
-        self._looked_at = float("-inf")
+        self._measured_at = float("-inf")
+        # How many events wait in this process's lane and in those it adopted, as far as they were opened, and never 0
+        # before all of that was. Any thread may read it.
         self.events = 0
-        """How many events wait in this process's lane and in those it adopted, as far as they were opened, and never 0
-        before all of that was. Any thread may read it."""
+        # How many bytes those lanes take up. Any thread may read it.
         self.bytes = 0
-        """How many bytes those lanes take up. Any thread may read it."""
 
     def open(self) -> None:
         """Make this process's lane and adopt what earlier processes left. Raises NotStarted."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            with self._door():
+            with self._locked():
                 path = self._directory / f"{time.time_ns():020d}-{os.getpid()}"
                 path.mkdir(mode=0o700)
                 lock = _lock(path / "lock")
@@ -149,14 +149,14 @@ class Spool:
         return all(lane.whole for lane in self._adopted)
 
     def adopt(self, most: int | None = None) -> int:
-        """Take over the lanes of processes that are gone; how many events were found. What can't be read is told.
+        """Adopt the lanes of processes that are gone. Returns how many events were found; what can't be read is logged.
 
         `most`: how many files to open; the rest is opened at the next calls, or when its turn comes. To open one takes
         some 50 ms, in which nothing is appended.
         """
         found = 0
         try:
-            with self._door():
+            with self._locked():
                 for path in sorted(self._directory.iterdir()):
                     if path.is_dir() and not self._is_ours(path) and (path / "lock").exists():
                         self._adopt(path)
@@ -196,7 +196,7 @@ class Spool:
         self._count()
 
     def check(self) -> None:
-        """Write something and have it on disk, as a proof. Raises SpoolFull or OSError."""
+        """Make a durable write, as a proof. Raises SpoolFull or OSError."""
         assert self._own is not None, "open the spool first"
         self._check_room(0)
         handle = os.open(self._own.path / "lock", os.O_WRONLY)
@@ -213,7 +213,7 @@ class Spool:
             raise SpoolFull("free disk space is under spool.reserve_bytes")
 
     def peek(self, count: int = 256, size: int = 4 << 20) -> Batch:
-        """The oldest events: up to `count`, up to about `size` bytes, at least one if there is one. Raises OSError."""
+        """Return the oldest events: up to `count`, about `size` bytes, at least one if there is one. Raises OSError."""
         while True:
             segment = self._oldest()
             if segment is None:
@@ -227,7 +227,7 @@ class Spool:
             self._tidy()
 
     def done(self, batch: Batch) -> None:
-        """The events of `batch` are safe elsewhere: take them out. Raises OSError."""
+        """Remove the events of `batch`, which are safe elsewhere. Raises OSError."""
         if batch.segment is not None:
             batch.segment.advance(batch.offset, batch.frames)
             self._tidy()
@@ -264,17 +264,17 @@ class Spool:
         return free_bytes(self._directory) - self._reserve_bytes
 
     def _others(self) -> int:
-        """Bytes in the lanes of other processes that live, as of a moment ago."""
+        """Return the bytes in the lanes of other live processes, as of a moment ago."""
         now = time.monotonic()
-        if now - self._looked_at >= _LOOK_EVERY:
-            self._looked_at = now
+        if now - self._measured_at >= _MEASURE_EVERY:
+            self._measured_at = now
             ours = {lane.path for lane in self._lanes()}
             files = [file for path in self._directory.iterdir() if path not in ours for file in path.glob("*.*")]
             self._others_bytes = sum(_size(file) for file in files)
         return self._others_bytes
 
     def close(self) -> None:
-        """Let go. What is left in the lanes is adopted by the next process."""
+        """Close the lanes. What is left in them is adopted by the next process."""
         for lane in self._adopted:
             lane.close()
         self._adopted.clear()
@@ -288,8 +288,8 @@ class Spool:
             own.remove()
 
     @contextmanager
-    def _door(self) -> Iterator[None]:
-        """One at a time may make or adopt lanes, or a new one could be adopted before its owner has locked it."""
+    def _locked(self) -> Iterator[None]:
+        """Lock the making and adopting of lanes: else a new one could be adopted before its owner has locked it."""
         handle = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -299,7 +299,7 @@ class Spool:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user can still write on the disk of `path`. Raises OSError."""
+    """Return the bytes that this user can still write on the disk of `path`. Raises OSError."""
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize
 
@@ -312,7 +312,7 @@ def _size(path: Path) -> int:
 
 
 def _lock(path: Path) -> int | None:
-    """A handle that holds the lock file `path`, or None when another process does."""
+    """Lock the file `path`. Returns a handle that holds it, or None when another process does."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,7 +5,7 @@
 
 What a power cut leaves at the end is a torn frame: it was never acked, and reading ends before it. Damage before that
 is passed over to the next frame whose checksum is right, and the file is set aside. The drained offset is written
-without a sync: losing it only moves events a second time, and their ids tell.
+without a sync: losing it only moves events a second time, and their ids show that.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ MAGIC: Final = b"RHSPOOL1"
 HEADER: Final = 16
 _FRAME: Final = struct.Struct("<II")
 _OFFSET: Final = struct.Struct("<Q")
+# How every payload begins. A header before it holds bytes that no JSON has, so no body can look like a frame.
 _PAYLOAD_START: Final = b'{"id": "'
-"""How every payload begins. A header before it holds bytes that no JSON has, so no body can look like a frame."""
 
 
 def frame(event: Event) -> bytes:
-    """`event` as it stands in a segment."""
+    """Return the frame of `event`."""
     about = {"id": event.id, "source": event.source, "at": event.received_at, "via": event.via}
     if event.submission_id:
         about["sub"] = event.submission_id
@@ -63,7 +63,7 @@ class Segment:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """A new file, its name on disk as well. Raises OSError."""
+        """Create a file, its name on disk as well. Raises OSError."""
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         os.pwrite(handle, MAGIC + _OFFSET.pack(HEADER), 0)
         os.fsync(handle)
@@ -72,7 +72,7 @@ class Segment:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """A file that an earlier process left: nothing is added to it. Raises OSError.
+        """Open a file that an earlier process left: nothing is added to it. Raises OSError.
 
         What is readable in a damaged one is found all the same.
         """
@@ -109,7 +109,7 @@ class Segment:
             self._search_end(size)
 
     def _search_end(self, size: int) -> None:
-        """As `_find_end`, by the checksums."""
+        """Do as `_find_end`, by the checksums."""
         self.end = size
         at = good = self.drained
         while at < size:
@@ -131,7 +131,7 @@ class Segment:
         return len(head) == _FRAME.size and 0 < _FRAME.unpack(head)[0] <= self.end - at - _FRAME.size
 
     def _at(self, at: int) -> tuple[bytes | None, int]:
-        """The payload of the frame at `at`, None when it is lost, and where the next one begins."""
+        """Return the payload of the frame at `at`, None when it is lost, and where the next one begins."""
         if self._is_whole(at):
             length, checksum = _FRAME.unpack(os.pread(self._handle, _FRAME.size, at))
             payload = os.pread(self._handle, length, at + _FRAME.size)
@@ -141,7 +141,7 @@ class Segment:
         rest = os.pread(self._handle, self.end - at, at)
         after = _next_frame(rest)
         payload = rest[_FRAME.size : after]
-        # When only the length is wrong, the checksum tells what it should have been.
+        # When only the length is wrong, the checksum shows what it should have been.
         right = payload and zlib.crc32(payload) == _FRAME.unpack_from(rest)[1]
         return payload if right else None, at + after
 
@@ -167,7 +167,7 @@ class Segment:
         self.events += len(frames)
 
     def read(self, count: int, size: int) -> tuple[list[Event], int, int]:
-        """Up to `count` events or about `size` bytes from the drained offset on, at least one if there is one.
+        """Read up to `count` events or about `size` bytes from the drained offset, at least one if there is one.
 
         Returns the events, the offset that `advance` must be given once they are safe elsewhere, and how many frames
         that is. What is damaged is passed over. Raises OSError.
@@ -206,14 +206,14 @@ class Segment:
             self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         handle, self._handle = self._handle, -1
         if handle >= 0:
             os.close(handle)
 
 
 def _next_frame(rest: bytes) -> int:
-    """Where in `rest`, which begins with a damaged frame, the next good one begins; its end when there is none."""
+    """Return where the next good frame begins in `rest`, after a damaged one; its end when there is none."""
     begin = _FRAME.size
     while (begin := rest.find(_PAYLOAD_START, begin + 1)) >= 0:
         start = begin - _FRAME.size

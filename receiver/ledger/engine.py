@@ -27,10 +27,10 @@ from receiver.errors import ConfigError
 
 T = TypeVar("T")
 
+# Seconds that a writer waits for the ledger's lock.
 LOCK_WAIT = 8.0
-"""Seconds that a writer waits for the ledger's lock."""
+# Seconds that one statement may run (PostgreSQL).
 STATEMENT_LIMIT = 10.0
-"""Seconds that one statement may run (PostgreSQL)."""
 _RETRYABLE = {"40P01", "40001"}
 _TRIES = 5
 
@@ -80,7 +80,7 @@ class Ledger:
         raise AssertionError("unreachable")
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in one read-only look at the ledger. Raises LedgerUnavailable."""
+        """Run `work` in one read-only transaction. Raises LedgerUnavailable."""
         self._prepare()
         for number in (1, 2):
             try:
@@ -132,7 +132,7 @@ class Ledger:
     def _engine(self, *, write: bool) -> sa.Engine:
         engine = self._writer if write else self._reader
         if engine is None:
-            with self._opening:  # looks again: a second engine would keep connections that nobody closes
+            with self._opening:  # checked again: a second engine would keep connections that nobody closes
                 engine = (self._writer if write else self._reader) or self._open(write=write)
         return engine
 
@@ -217,7 +217,7 @@ def _worth_a_retry(error: Exception) -> bool:
 
 
 def _translated(error: Exception) -> Exception:
-    """The ledger's own error for a driver's: never with the statement or its values, which hold payloads."""
+    """Return the ledger's own error for a driver's: without the statement or its values, which hold payloads."""
     if isinstance(error, (sa_exc.DataError, sa_exc.StatementError)) and not isinstance(
         error, (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.InternalError, sa_exc.ProgrammingError)
     ):

@@ -1,4 +1,4 @@
-"""What people and programs ask the ledger: lists and single things, as plain dictionaries. Changes nothing."""
+"""Queries for people and programs: lists and single rows, as plain dictionaries. Changes nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from receiver.domain.delivery import ENDED
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
 
 FULL_ID = len("evt_") + 32
+# Rows of a list by default.
 LIMIT = 50
-"""Rows of a list when nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Filter:
 
 
 def begins(column: sa.Column[Any], beginning: str) -> sa.ColumnElement[bool]:
-    """The id in `column` is, or begins with, `beginning`: people copy ids from tables that show them short."""
+    """Return the condition that an id is or begins with `beginning`: people copy ids from tables that cut them."""
     if len(beginning) >= FULL_ID:
         return column == beginning
     # What follows is hex digits, which sort before "g" in every collation.
@@ -53,7 +53,7 @@ def narrowed(
     sink: sa.Column[Any] | None = None,
     state: sa.Column[Any] | None = None,
 ) -> sa.Select[Any]:
-    """`query` for what is wanted only. Each column is the one in which `query` has that; None where it has none."""
+    """Narrow `query` to what is wanted. Each column is the one in which `query` has that; None where it has none."""
     if wanted.source:
         query = query.where(source == wanted.source)
     if wanted.run_id:
@@ -74,7 +74,7 @@ def narrowed(
 
 
 def matching_events(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
-    """`query`, which is of events, for those that are wanted."""
+    """Narrow `query`, which is of events, to those that are wanted."""
     return narrowed(
         query,
         wanted,
@@ -120,13 +120,13 @@ def list_events(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any
 
 
 def event_body(connection: sa.Connection, event_id: str) -> bytes | None:
-    """The event's body as the ledger keeps it (redacted), or None."""
+    """Return the event's body as the ledger keeps it (redacted), or None."""
     body = connection.execute(sa.select(events.c.body).where(events.c.id == event_id)).scalar()
     return None if body is None else bytes(body)
 
 
 def matching_deliveries(wanted: Filter) -> sa.Select[Any]:
-    """The query for deliveries, without order or limit, joined with their events."""
+    """Return the query for deliveries, without order or limit, joined with their events."""
     query = sa.select(
         deliveries,
         events.c.outcome.label("status"),
@@ -166,7 +166,7 @@ def list_deliveries(connection: sa.Connection, wanted: Filter) -> list[dict[str,
 
 
 def list_attempts(connection: sa.Connection, thing: str) -> list[dict[str, Any]]:
-    """All attempts, with their sink, of a delivery, or of all deliveries of an event or a run; the first one first.
+    """List the attempts, with their sink, of a delivery, or of all deliveries of an event or a run; the oldest first.
 
     `thing`: the id of one of them; of a delivery or event its beginning will do.
     """
@@ -184,7 +184,7 @@ def list_attempts(connection: sa.Connection, thing: str) -> list[dict[str, Any]]
 def list_submissions(
     connection: sa.Connection, wanted: Filter, labels: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Submissions without what their callers were told, the newest first, each with its run's outcome if that is known.
+    """List submissions without their answers, the newest first, each with its run's outcome if that is known.
 
     Of the filter: source, run, state of the submission, outcome of the run, and when it was made. `labels`: all must
     be its own.
@@ -208,7 +208,7 @@ def list_submissions(
     if wanted.until is not None:
         query = query.where(submissions.c.created_at < wanted.until)
     for name, value in sorted((labels or {}).items()):
-        # As json.dumps writes a pair; no name and no value can stand for another, for both are quoted there.
+        # As json.dumps writes a pair; no name and no value can be taken for another, for both are quoted there.
         query = query.where(submissions.c.labels.contains(f"{json.dumps(name)}: {json.dumps(value)}", autoescape=True))
     found = [dict(row._mapping) for row in connection.execute(query.limit(wanted.limit).offset(wanted.offset))]
     for each in found:
@@ -216,12 +216,12 @@ def list_submissions(
     return found
 
 
-# The caller's address and key may hold secrets, and what it was told is a result.
+# The caller's address and key may hold secrets, and its answer is a result.
 _UNSHOWN = frozenset({"callback_url", "idempotency_key", "request_hash", "answer"})
 
 
 def counts(connection: sa.Connection) -> list[dict[str, Any]]:
-    """How many deliveries each sink has in each state."""
+    """Count the deliveries of each sink in each state."""
     rows = connection.execute(
         sa.select(deliveries.c.sink, deliveries.c.state, sa.func.count().label("count"))
         .group_by(deliveries.c.sink, deliveries.c.state)
@@ -231,7 +231,7 @@ def counts(connection: sa.Connection) -> list[dict[str, Any]]:
 
 
 def lanes_of(connection: sa.Connection, sink: str) -> dict[str, int]:
-    """The lanes that deliveries to `sink` have, and how many of each have not ended."""
+    """Return the lanes that deliveries to `sink` have, and how many of each have not ended."""
     under_way = sa.func.count().filter(deliveries.c.state.not_in([state.value for state in ENDED]))
     query = sa.select(deliveries.c.lane, under_way).where(deliveries.c.sink == sink).group_by(deliveries.c.lane)
     return {row[0]: row[1] for row in connection.execute(query)}

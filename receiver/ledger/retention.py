@@ -8,8 +8,8 @@ from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.ledger import bulk
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 
+# Events that one transaction removes at the most, so that nobody waits long for the ledger.
 BATCH = 500
-"""Events that one transaction removes at the most, so that nobody waits long for the ledger."""
 
 
 def remove(connection: sa.Connection, before: float) -> int:
@@ -49,8 +49,8 @@ def remove(connection: sa.Connection, before: float) -> int:
 
 
 def remove_lanes(connection: sa.Connection, before: float) -> int:
-    """Remove the gates of destinations, such as callers' addresses, that changed last before `before` and to which no
-    delivery is under way; never a whole sink's own gate, and none that is paused. Returns how many."""
+    """Remove the lanes of destinations, such as callers' addresses, that changed last before `before` and to which no
+    delivery is under way; never a whole sink's own lane, and none that is paused. Returns how many."""
     old = sa.and_(lanes.c.updated_at < before, lanes.c.lane != lanes.c.sink, lanes.c.paused.is_(False))
     found = connection.execute(
         sa.select(lanes.c.lane, lanes.c.sink).where(old).order_by(lanes.c.lane).limit(BATCH)

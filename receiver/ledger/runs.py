@@ -1,4 +1,4 @@
-"""How runs stand and what their results are, for those who wait for them. Changes nothing."""
+"""The status and results of runs, for those who wait for them. Changes nothing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class RunStatus:
 class RunResult:
     """A run with the body of its newest event, as the ledger keeps it, and when that came."""
 
-    standing: RunStatus
+    status: RunStatus
     body: bytes = field(repr=False)
     received_at: float
 
 
-_STANDING = [
+_STATUS = [
     runs.c.source,
     runs.c.run_id,
     runs.c.run_type,
@@ -49,11 +49,11 @@ _STANDING = [
 ]
 
 
-def standings(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
-    """Those of the runs of which an event is known. One query a source, however many are asked for."""
+def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
+    """Return the status of those runs of which an event is known. One query a source, however many are asked for."""
     found: dict[RunKey, RunStatus] = {}
     for source, run_ids in bulk.by_source(keys):
-        query = sa.select(*_STANDING).where(
+        query = sa.select(*_STATUS).where(
             runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.event_id != ""
         )
         for row in connection.execute(query):
@@ -62,13 +62,13 @@ def standings(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKe
 
 
 def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | None:
-    """The run's result, or None when it is not final."""
+    """Return the run's result, or None when it is not final."""
     row = connection.execute(
-        sa.select(*_STANDING, events.c.body, events.c.received_at)
+        sa.select(*_STATUS, events.c.body, events.c.received_at)
         .join(events, events.c.id == runs.c.event_id)
         .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(True))
     ).first()
-    return None if row is None else RunResult(RunStatus(*row[: len(_STANDING)]), bytes(row.body), row.received_at)
+    return None if row is None else RunResult(RunStatus(*row[: len(_STATUS)]), bytes(row.body), row.received_at)
 
 
 def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
@@ -91,6 +91,6 @@ def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str])
 
 
 def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:
-    """When the ledger last heard of a run whose end it knows; None when it does not know its end."""
+    """Return when a run whose end the ledger knows changed last; None when it does not know its end."""
     query = sa.select(runs.c.updated_at).where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final)
     return connection.execute(query).scalar()

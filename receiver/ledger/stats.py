@@ -27,7 +27,7 @@ class Gauges:
 
 
 def read(connection: sa.Connection) -> Gauges:
-    """All of them, in four indexed queries."""
+    """Read all of them, in four indexed queries."""
     counted = connection.execute(
         sa.select(deliveries.c.sink, deliveries.c.state, sa.func.count())
         .where(deliveries.c.state.in_([state.value for state in COUNTED]))

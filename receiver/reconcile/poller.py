@@ -129,7 +129,7 @@ class Reconciler:
     def _take_hints(self) -> None:
         """Make due the submissions whose webhook was too large."""
         try:
-            ids = poll_hints.take_hints(self._redis)
+            ids = poll_hints.pop_poll_hints(self._redis)
         except redis.RedisError:
             return
         if ids:

@@ -20,8 +20,8 @@ from receiver.routing.cel_scan import MACROS, CelError, Path, Scan, Token, Use, 
 
 MAX_LENGTH = 4096  # characters of an expression
 MAX_NESTING = 32  # brackets within brackets; the parser itself gives up at 96
-MAX_DEPTH = 64  # of data that a rule looks at
-VALUE_LIMIT = 50_000  # values that a rule may look at: about 50 ms
+MAX_DEPTH = 64  # of data that a rule reads
+VALUE_LIMIT = 50_000  # values that a rule may read: about 50 ms
 WORK_LIMIT = 1_000_000  # steps that it may take where it goes through lists within lists: about 0.3 s
 _TEXT_UNIT = 128  # characters of text that count as one more value
 
@@ -99,7 +99,7 @@ def _check_pattern(pattern: Token) -> None:
 
 
 def _check_constant(program: Any) -> None:
-    """A rule that looks at nothing gives the same always: better be told now if that is no truth value."""
+    """Check a rule that reads nothing: it gives the same always, and that must be a truth value."""
     try:
         value = program.execute({})
     except Exception as error:  # noqa: BLE001 - the library raises what it likes
@@ -145,13 +145,13 @@ class Rules:
         self.weight = max((each.weight for each in self.expressions), default=1)
 
     def mentions(self, name: str) -> bool:
-        """Whether a rule looks at the field `name` of the run."""
+        """Whether a rule reads the field `name` of the run."""
         run = self.tree.children.get("run")
         return run is not None and (run.whole or name in run.children)
 
 
 class Evaluation:
-    """The rules on one event. `roots`: what the variables run and event stand for. Nothing is copied before `test`."""
+    """The rules on one event. `roots`: the values of the variables run and event. Nothing is copied before `test`."""
 
     def __init__(self, rules: Rules, roots: dict[str, Any]) -> None:
         self._rules = rules
@@ -178,7 +178,7 @@ class Evaluation:
         return _TRUE if value else _FALSE
 
     def values(self, expression: Expression) -> list[tuple[str, Any]]:
-        """The single values that a rule looked at, by path, to show to a person."""
+        """Return the single values that a rule read, by path, to show to a person."""
         found = []
         for use in expression.uses:
             present, value = _look_up(self._roots, use.path)
@@ -262,7 +262,7 @@ def _tree(expressions: Iterable[Expression]) -> _Node:
 
 
 def _pick(value: Any, node: _Node) -> Any:
-    """`value` as CEL is to see it, cut down to what `node` mentions. What is cut keeps its place as null."""
+    """Return `value` for CEL, cut down to what `node` mentions. What is cut keeps its place as null."""
     if node.whole:
         return _converted(value, 0)
     if not isinstance(value, dict):
@@ -303,7 +303,7 @@ def _clean(text: str) -> str:
 
 
 def _units(value: Any, limit: int) -> int:
-    """How many values `value` holds, counted until `limit` is passed."""
+    """Count the values in `value`, until `limit` is passed."""
     count = 0
     pending = [value]
     while pending and count <= limit:

@@ -43,7 +43,7 @@ class CelError(ValueError):
 class Use:
     """A path that an expression mentions.
 
-    `whole`: its content matters, not only whether it is there. `inside`: it is looked at for each element of a list.
+    `whole`: its content matters, not only whether it is there. `inside`: it is read for each element of a list.
     """
 
     path: Path
@@ -53,12 +53,15 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Token:
+    """A token of an expression. `where`: its position for a person."""
+
     kind: str
     text: str
     where: str
 
 
 def tokens(source: str, *, lenient: bool = False) -> list[Token]:
+    """Split an expression into tokens. `lenient`: skip what is none, instead of raising CelError."""
     found: list[Token] = []
     position = 0
     while position < len(source):
@@ -75,7 +78,7 @@ def tokens(source: str, *, lenient: bool = False) -> list[Token]:
 
 
 def where(source: str, position: int) -> str:
-    """Where a person finds `position`: "at character 7", or with the line in an expression of several."""
+    """Return `position` for a person: "at character 7", or with the line in an expression of several."""
     line = source.count("\n", 0, position) + 1
     column = position - (source.rfind("\n", 0, position) + 1) + 1
     return f"at line {line}, character {column}" if "\n" in source.strip() else f"at character {column}"
@@ -92,7 +95,7 @@ class _Scope:
 class Scan:
     """One pass over the tokens of a valid expression: its names, and the paths that it mentions.
 
-    `literal` gives the value of a string literal. A path ends where it can't be told from the text alone: at an index
+    `literal` gives the value of a string literal. A path ends where it can't be known from the text alone: at an index
     that is no literal text, or at a call.
     """
 
@@ -100,14 +103,15 @@ class Scan:
         self.tokens = tokens(source)
         self.patterns: list[Token] = []  # literal arguments of matches()
         self.uses: dict[Use, None] = {}
+        # The power of the number of values with which its time grows: 2 when a list is walked for each element.
         self.power = 1
-        """With what power of the values it looks at its time grows: 2 when a list is gone through for each element."""
+        # How much more than a comparison one step may cost.
         self.weight = 1
-        """How much more than a comparison one step may cost."""
         self._literal = literal
         self._scopes: list[_Scope] = []  # one for each open bracket
 
     def run(self) -> None:
+        """Scan all tokens. Raises CelError."""
         index = 0
         while index < len(self.tokens):
             index = self._step(index)
@@ -141,7 +145,7 @@ class Scan:
         if self._text(index + 1) == "(":
             return self._call(index)
         if self._text(index - 1) == ".":
-            return index + 1  # a field of something that is not looked into further
+            return index + 1  # a field of something that is not followed further
         bound = [scope.bound for scope in self._scopes if scope.bound]
         if token.text in ("run", "event"):
             return self._path(index)
@@ -177,7 +181,7 @@ class Scan:
         return self._scopes[-1].power if self._scopes else 0
 
     def _loop(self, index: int) -> _Scope:
-        """What a macro that goes through a list does to its bracket."""
+        """Return what a macro that walks a list does to its bracket."""
         token, bound = self.tokens[index], self._text(index + 2)
         if bound in ("run", "event"):
             raise CelError(f"{token.text} gives its variable the name {bound} {token.where}; choose another")
@@ -190,13 +194,13 @@ class Scan:
         return _Scope(bound, power)
 
     def _root(self, index: int) -> str:
-        """The name at the beginning of a.b.c before the method at `index`; "" when it is something else."""
+        """Return the name at the beginning of a.b.c before the method at `index`; "" when it is something else."""
         while self._text(index - 1) == "." and index >= 2 and self.tokens[index - 2].kind == "name":
             index -= 2
         return self._text(index) if self._text(index - 1) != "." else ""
 
     def _pattern(self, index: int) -> None:
-        """The library compiles a pattern anew at each step, so a stranger must not be able to give one."""
+        """Check a pattern: the library compiles it anew at each step, so a stranger must not be able to give one."""
         argument = index + 2 if self._text(index - 1) == "." else index + 4
         if self._text(argument + 1) != ")" or self.tokens[argument].kind != "string":
             raise CelError(f"matches needs a pattern in quotes {self.tokens[index].where}")
@@ -221,6 +225,6 @@ class Scan:
             guess = difflib.get_close_matches(path[1], EVENT_FIELDS, 1)
             hint = f"did you mean event.{guess[0]}?" if guess else f"an event has {', '.join(EVENT_FIELDS)}"
             raise CelError(f"event.{path[1]} is not known {self.tokens[index].where}; {hint}")
-        whole = whole or len(path) == 1 or self._text(position) != ")"  # has(run.list[0].x) looks into run.list
+        whole = whole or len(path) == 1 or self._text(position) != ")"  # has(run.list[0].x) reads run.list
         self.uses[Use(tuple(path), whole, inside=self._power > 0)] = None
         return position

@@ -23,11 +23,11 @@ from typing import Any
 
 from receiver.routing.cel_scan import EVENT_FIELDS
 
+# How many values one condition reads, where * fans out: data comes from strangers.
 MAX_VALUES = 50_000
-"""How many values one condition looks at, where * fans out: data comes from strangers."""
 
+# Keys below the mapping, and the problem there.
 Problem = tuple[tuple[str | int, ...], str]
-"""Keys below the mapping, and what is wrong there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Condition:
 
 
 def compile_mapping(when: Mapping[str, Any]) -> tuple[list[Condition], list[Problem]]:
-    """The conditions in `when`, and what is wrong with it."""
+    """Return the conditions in `when`, and the problems with it."""
     conditions: list[Condition] = []
     problems: list[Problem] = []
     if not when:
@@ -105,7 +105,7 @@ def _condition(path: str, wishes: list[Any]) -> Condition:
 
 
 def find(root: Any, parts: tuple[str, ...]) -> Iterator[Any]:
-    """The values at a path: none, one, or with * any number. A key that itself has dots in it is found too."""
+    """Yield the values at a path: none, one, or with * any number. A key that itself has dots in it is found too."""
     if not parts:
         yield root
         return
@@ -156,7 +156,7 @@ def _search(condition: Condition, root: Any) -> ConditionResult:
 
 
 def show(value: Any) -> str:
-    """A value as a person reads it, short."""
+    """Return a value as a person reads it, short."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:

@@ -59,7 +59,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class RouteVerdict:
-    """What one route said. `error`: its expression could not be evaluated, which is no match.
+    """The verdict of one route. `error`: its expression could not be evaluated, which is no match.
 
     A missing field is no match either, and no error.
     """
@@ -101,7 +101,7 @@ class _CompiledRoute:
         ]
 
     def closed(self, view: RunView) -> RouteVerdict | None:
-        """The verdict on an event that the route does not want to see at all."""
+        """Return the verdict on an event of a kind that the route does not take, else None."""
         if view.disposition == "new" and view.run.final:
             return None
         for disposition in (view.disposition, "new" if view.run.final else "interim"):
@@ -125,8 +125,8 @@ class Router:
             raise ConfigError(*problems)
         self._routes = [_CompiledRoute(route) for route in routes]
         self._rules = cel.Rules(route.expression for route in self._routes if route.expression)
+        # By route, how often its expression could not be evaluated since this process began.
         self.failures: Counter[str] = Counter()
-        """By route, how often its expression could not be evaluated since this process began."""
 
     def match(self, view: RunView, *, explain: bool = False) -> Verdict:
         """Match an event against the routes, from top to bottom. Never raises.
@@ -155,7 +155,7 @@ class Router:
 
 
 def _present(target: Target, targets: Mapping[str, Target]) -> Target:
-    """A sink waits only for sinks that get this event: the route that names the other one may not have matched."""
+    """Drop sinks to wait for that do not get this event: the route that names them may not have matched."""
     if all(name in targets for name in target.after):
         return target
     return Target(target.sink, target.route, tuple(name for name in target.after if name in targets))
@@ -196,7 +196,7 @@ class _Subject:
 
     def _expression(self, route: _CompiledRoute, expression: cel.Expression) -> RouteVerdict:
         if self._evaluation is None:
-            run = _with_times(_straightened(self.view), self.rules)
+            run = _with_times(_normalized(self.view), self.rules)
             self._evaluation = cel.Evaluation(self.rules, {"run": run, "event": _event(self.view)})
         outcome = self._evaluation.test(expression)
         if outcome.missing:
@@ -210,12 +210,12 @@ class _Subject:
         return verdict
 
     def _there(self, condition: mapping.Condition) -> str:
-        """What the run has at the path."""
+        """Return in words what the run has at the path."""
         return ", ".join(show(value) for value in islice(mapping.find(self._root, condition.parts), 3))
 
     def _make_root(self) -> dict[str, Any]:
-        """What the paths of a mapping begin at."""
-        self._root = _straightened(self.view)
+        """Return the root of the paths of a mapping."""
+        self._root = _normalized(self.view)
         self._root["event"] = _event(self.view)
         return self._root
 
@@ -230,7 +230,7 @@ def _event(view: RunView) -> dict[str, Any]:
     }
 
 
-def _straightened(view: RunView) -> dict[str, Any]:
+def _normalized(view: RunView) -> dict[str, Any]:
     run = view.run
     return {
         **run.data,
@@ -246,7 +246,7 @@ def _straightened(view: RunView) -> dict[str, Any]:
 
 
 def _with_times(run: dict[str, Any], rules: cel.Rules) -> dict[str, Any]:
-    """The run with its times as moments, which CEL can compare and subtract. What is no time stays text."""
+    """Return the run with its times as moments, which CEL can compare and subtract. What is no time stays text."""
     for name in TIMES:
         if rules.mentions(name) and isinstance(run.get(name), str):
             run[name] = utc(run[name]) or run[name]

@@ -1,4 +1,4 @@
-"""What is wrong with routes, and what they look at. Pure: for the loader and for `Router`."""
+"""Validation of routes: their problems, and the fields that they read. Pure: for the loader and for `Router`."""
 
 from __future__ import annotations
 
@@ -14,33 +14,50 @@ from receiver.routing.mapping import Problem
 
 
 class RouteTarget(Protocol):
-    """A sink that a route names. `after`: sinks whose receipts it waits for."""
+    """A sink that a route names."""
 
     @property
-    def sink(self) -> str: ...
+    def sink(self) -> str:
+        """The sink's name."""
+
     @property
-    def after(self) -> Sequence[str]: ...
+    def after(self) -> Sequence[str]:
+        """The sinks whose receipts it waits for."""
 
 
 class Route(Protocol):
-    """A rule as somebody wrote it. `when`: a CEL expression, a mapping of fields, or None for every event."""
+    """A rule as somebody wrote it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The route's name."""
+
     @property
-    def when(self) -> str | Mapping[str, Any] | None: ...
+    def when(self) -> str | Mapping[str, Any] | None:
+        """A CEL expression, a mapping of fields, or None for every event."""
+
     @property
-    def targets(self) -> Sequence[RouteTarget]: ...
+    def targets(self) -> Sequence[RouteTarget]:
+        """The sinks that get what matches."""
+
     @property
-    def stop(self) -> bool: ...
+    def stop(self) -> bool:
+        """Whether no later route is tried after a match."""
+
     @property
-    def interim(self) -> bool: ...
+    def interim(self) -> bool:
+        """Whether it takes runs that have not ended."""
+
     @property
-    def repeats(self) -> bool: ...
+    def repeats(self) -> bool:
+        """Whether it takes events that say nothing new."""
+
     @property
-    def superseded(self) -> bool: ...
+    def superseded(self) -> bool:
+        """Whether it takes events older than the newest of their run."""
 
 
+# Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others are seen as well; this is to find misspelt ones.
 FIELDS = frozenset(
     """
     action_screenshot_urls agent_id agent_run_id ai_fallback app_url attempt attempts browser_address
@@ -56,7 +73,6 @@ FIELDS = frozenset(
     workflow_permanent_id workflow_run_id workflow_system_prompt workflow_title
     """.split()  # noqa: SIM905 - a list of them fills a page
 )
-"""Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others are seen as well; this is to find misspelt ones."""
 
 _INTERIM = ("created", "queued", "running", "paused")
 _STATUSES = (*sorted(FINAL), *_INTERIM)
@@ -69,7 +85,7 @@ _COMPARED = re.compile(rf"\brun\.({'|'.join(_VALUES)})\s*(?:[=!]=\s*|in\s*\[)([^
 
 
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
-    """What is wrong with a rule, each with the keys below `when` where it stands."""
+    """Return the problems of a rule, each with the keys below `when` where it is."""
     if isinstance(when, str):
         try:
             cel.compile_rule(when)
@@ -80,7 +96,7 @@ def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
 
 
 def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
-    """The fields of the run that a rule which is right looks at."""
+    """Return the fields of the run that a valid rule reads."""
     if isinstance(when, str):
         names = [use.path[1] for use in cel.compile_rule(when).uses if use.path[0] == "run" and len(use.path) > 1]
     else:
@@ -89,7 +105,7 @@ def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
 
 
 def rule_warnings(route: Route) -> list[str]:
-    """What is allowed in a rule which is right, and yet most likely not meant: names and values that are misspelt."""
+    """Return what is valid in a rule, and yet most likely not meant: names and values that are misspelt."""
     found = [
         f"Skyvern sends no field {name}; did you mean {guess}?"
         for name in mentioned_fields(route.when)
@@ -104,7 +120,7 @@ def rule_warnings(route: Route) -> list[str]:
 
 
 def _mentioned_values(when: str | Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """The texts that a rule compares statuses and run types with, each with the field; globs are none."""
+    """Return the texts that a rule compares statuses and run types with, each with the field; globs are none."""
     if isinstance(when, str):
         compared = [(field, re.findall(r"[\"']([^\"']*)[\"']", text)) for field, text in _COMPARED.findall(when)]
     else:
@@ -117,7 +133,7 @@ def _mentioned_values(when: str | Mapping[str, Any] | None) -> list[tuple[str, s
 
 
 def order_problems(routes: Sequence[Route], sinks: Iterable[str] | None = None) -> list[Problem]:
-    """What is wrong with `after`: keys below `routes`, and the text.
+    """Return the problems of `after`: keys below `routes`, and the text.
 
     A sink may wait for one that its own route or an earlier one delivers to, and no two may wait for each other,
     whichever routes match. `sinks`: those that exist; of others it says nothing.
@@ -151,7 +167,7 @@ def _late(name: str, index: int, routes: Sequence[Route]) -> str:
 
 
 def _circles(waits: Mapping[str, Mapping[str, Problem]]) -> Iterator[Problem]:
-    """One problem for each circle of sinks that wait for each other."""
+    """Return a problem for each circle of sinks that wait for each other."""
     seen: set[frozenset[str]] = set()
     for start in waits:
         for trail in _trails(waits, start, (start,)):

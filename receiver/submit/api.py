@@ -32,7 +32,7 @@ from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
-from receiver.ledger.runs import RunStatus, standings
+from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
 from receiver.runtime.redis_client import connect
@@ -128,7 +128,7 @@ class _Api:
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate)
         self._runs_poll: LongPoll[RunKey, RunStatus] = LongPoll(
-            lambda keys: self._ledger.read(lambda connection: standings(connection, keys)), config.submit.max_waiters
+            lambda keys: self._ledger.read(lambda connection: run_statuses(connection, keys)), config.submit.max_waiters
         )
         self._deliveries_poll: LongPoll[str, DeliveryStatus] = LongPoll(
             lambda ids: self._ledger.read(lambda connection: statuses(connection, ids)), config.submit.max_waiters

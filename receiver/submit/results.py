@@ -105,7 +105,7 @@ class Results:
         it.
         """
         run = (source.name, run_id)
-        status = (await self._ledger.read(lambda connection: runs.standings(connection, [run]))).get(run)
+        status = (await self._ledger.read(lambda connection: runs.run_statuses(connection, [run]))).get(run)
         submission, visible = await self._ledger.read(lambda connection: webhook_of(connection, run, key))
         reply = await self._from_skyvern(source, key, run_id, known=status is not None and status.final)
         if submission is None or reply.status != 200:
@@ -173,7 +173,7 @@ class Results:
         """Whether the run is in the ledger: then Skyvern need not be asked whether it exists."""
         key = (source.name, run_id)
         return await self._ledger.read(
-            lambda connection: bool(runs.standings(connection, [key])) or runs.is_ours(connection, *key)
+            lambda connection: bool(runs.run_statuses(connection, [key])) or runs.is_ours(connection, *key)
         )
 
     async def _from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
@@ -209,7 +209,7 @@ class Results:
     async def _result_reply(
         self, source: Source, key: Key, result: RunResult, body: bytes, origin: str
     ) -> Reply | None:
-        status = result.standing
+        status = result.status
         try:
             members = parse_object(body)
         except NotAnObject:

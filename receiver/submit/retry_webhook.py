@@ -76,7 +76,7 @@ class WebhookRetrier:
             return result
         lane, route = lane_of(url), RETRY_ROUTE if given else ROUTE
         delivery, before = await self._ledger.write(
-            lambda connection: resend.resend(connection, result.standing, CALLBACK, route, lane, time.time(), given)
+            lambda connection: resend.resend(connection, result.status, CALLBACK, route, lane, time.time(), given)
         )
         await self._wake()
         attempt = await self._wait_for_attempt(delivery, before, deadline)
@@ -88,8 +88,8 @@ class WebhookRetrier:
         answered = _ANSWERED.search((attempt.note or attempt.reason) if attempt else "")
         payload = await self._mask.apply(source, None if given else key, result.body)
         members = {
-            "run_id": result.standing.run_id,
-            "run_type": result.standing.run_type,
+            "run_id": result.status.run_id,
+            "run_type": result.status.run_type,
             "default_webhook_url": default or None,
             "target_webhook_url": given or default or None,
             "payload": payload.decode("utf-8", "replace"),
@@ -97,7 +97,7 @@ class WebhookRetrier:
             "headers": {
                 "content-type": "application/json",
                 "webhook-id": delivery,
-                "x-runhook-event-id": result.standing.event_id,
+                "x-runhook-event-id": result.status.event_id,
                 SUBMISSION_HEADER: submission.id,
             },
             "status_code": int(answered[1]) if answered else None,

@@ -143,7 +143,7 @@ class Submitter:
         for pause in (*_WRITE_RETRIES, None):
             try:
                 return await self._ledger.write(
-                    lambda connection: lifecycle.answered(connection, submission_id, outcome, time.time())
+                    lambda connection: lifecycle.record_outcome(connection, submission_id, outcome, time.time())
                 )
             except (LedgerUnavailable, LedgerDataError) as trouble:
                 if pause is None or isinstance(trouble, LedgerDataError):
@@ -250,7 +250,7 @@ class Submitter:
     async def _record_reply(self, submission_id: str, status: int, body: bytes | None) -> None:
         with suppress(LedgerUnavailable, LedgerDataError):
             await self._ledger.write(
-                lambda connection: lifecycle.told(connection, submission_id, status, body, time.time())
+                lambda connection: lifecycle.set_answer(connection, submission_id, status, body, time.time())
             )
 
     async def close(self, seconds: float) -> None:

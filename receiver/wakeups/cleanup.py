@@ -1,4 +1,4 @@
-"""What dead workers leave in RQ's lists: found, removed, and their queues woken again. Runs no job.
+"""Removes what dead workers leave in RQ's lists, and wakes their queues again. Runs no job.
 
 A wake-up carries nothing, so a broken one is never resumed: all its traces go, and a new one is enqueued. One too many
 does no harm; it finds nothing to do.
@@ -21,7 +21,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from receiver.wakeups.flags import wake_command
 
 _STUCK = 2.0  # seconds in the intermediate queue, where a job stays for a millisecond, after which its worker is dead
-_MOST = 999  # entries of one list that one sweep looks at
+_MOST = 999  # entries of one list that one sweep reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def clear_dead(client: redis.Redis, queue: str, name: str) -> int:
     """Remove at once what the worker process `name` of `queue`, certainly dead, left behind; wake the queue again if
     it held a wake-up. How many it held. Raises redis.RedisError.
 
-    What stands in the intermediate queue names no worker: all of it is dropped.
+    An entry of the intermediate queue names no worker: all of them are dropped.
     """
     prefix = f"rq:worker:{name}."
     keys: list[Any] = [key for key in client.smembers(WORKERS_BY_QUEUE_KEY % queue) if _text(key).startswith(prefix)]
@@ -138,7 +138,7 @@ def _drop_worker(pipeline: Any, queue: str, key: bytes) -> None:
 
 
 def _gone(client: redis.Redis, workers: Sequence[bytes]) -> list[bytes]:
-    """Those registered workers whose record has lapsed."""
+    """Return the registered workers whose record has lapsed."""
     pipeline = client.pipeline(transaction=False)
     for key in workers:
         pipeline.exists(key)
@@ -146,7 +146,7 @@ def _gone(client: redis.Redis, workers: Sequence[bytes]) -> list[bytes]:
 
 
 def _orphans(client: redis.Redis, entries: Iterable[bytes]) -> set[bytes]:
-    """Those executions whose worker has no record any more, or has written down its own death."""
+    """Return the executions whose worker has no record any more, or has recorded its own death."""
     entries = list(entries)
     pipeline = client.pipeline(transaction=False)
     for entry in entries:
@@ -167,7 +167,7 @@ def _is_stuck(client: redis.Redis, queue: str, job_id: str) -> bool:
 
 
 def _job_id(entry: bytes) -> str:
-    """The job of an entry of the started registry, "<job>:<execution>"."""
+    """Return the job of an entry of the started registry, "<job>:<execution>"."""
     return _text(entry).split(":")[0]
 
 

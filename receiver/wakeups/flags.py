@@ -15,11 +15,11 @@ from rq.utils import now, utcformat
 
 from receiver.wakeups.job import DISPATCH, deliver_queue, record
 
+# Seconds after which a flag lapses whose wake-up was lost: the clock then wakes the queue again.
 FLAG_TTL: Final = 10
-"""Seconds after which a flag lapses whose wake-up was lost: the clock then wakes the queue again."""
 
+# Seconds that a job's record may live, so that no orphan stays for ever.
 RECORD_TTL: Final = 3600
-"""Seconds that a job's record may live, so that no orphan stays for ever."""
 
 # KEYS: flag, queue, job record, set of queues, nudge list.
 # ARGV: flag's seconds, record's seconds, job id, nudge?, force?, the record's names and values.
@@ -43,18 +43,18 @@ return 1
 
 
 def flag_key(queue: str) -> str:
-    """The Redis key of the flag that says: a wake-up of `queue` is outstanding."""
+    """Return the Redis key of the flag that is up while a wake-up of `queue` is outstanding."""
     return f"runhook:wake:{queue}"
 
 
 def nudge_key(queue: str) -> str:
-    """The Redis key of the list on which a lingering job of `queue` waits for more work."""
+    """Return the Redis key of the list on which a lingering job of `queue` waits for more work."""
     return f"runhook:nudge:{queue}"
 
 
 def wake_command(queue: str, *, force: bool = False) -> tuple[Any, ...]:
-    """The wake-up as one Redis command, for `pipeline.execute_command(*wake_command(queue))` on any client, sync or
-    async: work and wake-up then travel in one transaction. Its reply is 1 when a wake-up was enqueued, else 0.
+    """Return the wake-up as one Redis command, for `execute_command(*wake_command(queue))` of any client or pipeline,
+    sync or async: work and wake-up can travel in one transaction. Its reply is 1 when a wake-up was enqueued, else 0.
 
     `force`: also when the flag is up, for a caller that raised it itself or knows that its wake-up was lost.
     """
@@ -99,12 +99,12 @@ def enqueue_raised(client: redis.Redis, queue: str) -> bool:
 
 
 def lower_flag(client: redis.Redis, queue: str) -> None:
-    """From now on new work enqueues a new wake-up. Look for work once more after this: see `settle`."""
+    """Lower the flag, so that new work enqueues a new wake-up. Poll for work once more after this: see `settle`."""
     client.delete(flag_key(queue))
 
 
 def settle(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
-    """How a job's body ends: lower the flag, look for work once more, wake again if there is.
+    """End a job's body: lower the flag, poll for work once more, wake again if there is some.
 
     `more` must see all work that was committed before it is called. True if it found some. Raises redis.RedisError.
     """

@@ -1,6 +1,6 @@
 """What a wake-up is in RQ's terms, and why nothing else runs. Knows neither flags nor workers.
 
-What a stranger with write access to Redis can do with RQ (name any importable function, pickled data, callbacks,
+Whatever a stranger with write access to Redis can do with RQ (name any importable function, pickled data, callbacks,
 webhooks, dependents, repeats) is cut off here: a record is read for its data only, the data must be ours to the byte,
 and the fields that make RQ act are never read.
 """
@@ -20,10 +20,10 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import decode_redis_hash
 
+# The queue of the workers that take events from the inbox into the ledger.
 DISPATCH: Final = "dispatch"
-"""The queue of the workers that take events from the inbox into the ledger."""
+# Seconds that a job may take at the most: its turn, and the longest wait that its last batch may contain.
 JOB_TIMEOUT: Final = 60.0
-"""Seconds that a job may take at the most: its turn, and the longest wait that its last batch may contain."""
 
 _DESCRIPTION = "wake-up"
 _FAILURE_TTL = 60
@@ -31,7 +31,7 @@ _FUNCTION = "receiver.wakeups.work"
 
 
 def deliver_queue(sink: str) -> str:
-    """The queue of the sink named `sink`."""
+    """Return the queue of the sink named `sink`."""
     return f"deliver:{sink}"
 
 
@@ -42,8 +42,8 @@ class NotAWakeUp(Exception):
 class RunhookJob(Job):
     """A job that runs the worker's own body and nothing else, whatever its record in Redis says."""
 
+    # The names that a job may carry. A name is compared, never imported.
     FUNCTIONS: ClassVar[frozenset[str]] = frozenset({_FUNCTION})
-    """The names that a job may carry. A name is compared, never imported."""
 
     body: Callable[[], None] | None = None
 
@@ -101,12 +101,12 @@ class RunhookQueue(Queue):
 
 @functools.cache
 def _data(function: str) -> bytes:
-    """A job's data: function, instance, arguments and keywords, as RQ's JSON serializer writes them."""
+    """Return a job's data: function, instance, arguments and keywords, as RQ's JSON serializer writes them."""
     return bytes(JSONSerializer.dumps([function, None, [], {}]))
 
 
 class _NoConnection:
-    """Stands where RQ insists on a connection although nothing is sent."""
+    """A placeholder where RQ insists on a connection although nothing is sent."""
 
 
 _NO_CONNECTION: Any = _NoConnection()
@@ -114,7 +114,7 @@ _NO_CONNECTION: Any = _NoConnection()
 
 @functools.lru_cache(maxsize=1024)
 def record(queue: str) -> tuple[Any, ...]:
-    """The record of a wake-up of `queue`, names and values in turn, as RQ would write it, but for its times."""
+    """Return the record of a wake-up of `queue`, names and values in turn, as RQ would write it, but for its times."""
     job = RunhookJob.create(
         _FUNCTION,
         connection=_NO_CONNECTION,

@@ -1,7 +1,7 @@
 """The worker: one queue, in this process, until it is asked to stop. It knows a job's body only as a function.
 
 RQ's own loop is not used. That one loses a job when it is stopped or killed at the wrong moment, quits when Redis goes
-away, takes commands by pub/sub from whoever can publish, and spends 18 round trips on a job; here it is three.
+away, takes commands by pub/sub from all who can publish, and spends 18 round trips on a job; here it is three.
 The keys are RQ's, so that its tools show what is going on.
 """
 # mypy: disable-error-code="no-untyped-call"
@@ -35,8 +35,8 @@ from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQue
 
 log = logging.getLogger("runhook.worker")
 
+# Seconds after which a job's body is told to stop, so that a busy queue gets a new job with a fresh timeout.
 TURN: Final = 5.0
-"""Seconds after which a job's body is told to stop, so that a busy queue gets a new job with a fresh timeout."""
 
 _POLL = 1.0  # seconds of one blocking wait for a job: so late a stop is noticed
 _WORKER_TTL = 16  # seconds that an idle worker's record outlives its last heartbeat
@@ -58,11 +58,11 @@ class Stop:
         self._end = clock() + turn
 
     def ask(self) -> None:
-        """Stop the worker, after what it has in hand. Safe in a signal handler."""
+        """Stop the worker, after the job under way. Safe in a signal handler."""
         self.asked = True
 
     def begin(self) -> None:
-        """A new job has its turn."""
+        """Begin the turn of a new job."""
         self._end = self._clock() + self._turn
 
     @property
@@ -82,10 +82,10 @@ class JobTimeout(BaseException):
 def _alarm(seconds: float) -> Iterator[None]:
     """Raise JobTimeout in the block after `seconds`. Code in C is not interrupted: for that there is the supervisor."""
 
-    def ring(_signum: int, _frame: FrameType | None) -> None:
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise JobTimeout
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -97,7 +97,7 @@ def _alarm(seconds: float) -> Iterator[None]:
 class RunhookWorker(SimpleWorker):
     """RQ's worker for one queue, with a loop of our own.
 
-    `timeout`: seconds that a job may take. `on_job`: told at a job's start when it must have ended (by
+    `timeout`: seconds that a job may take. `on_job`: called at a job's start with when it must end (by
     time.monotonic), and 0.0 at its end.
     """
 
@@ -139,7 +139,7 @@ class RunhookWorker(SimpleWorker):
         return int(self._timeout) + 2
 
     def serve(self, stop: Stop) -> None:
-        """Run jobs until `stop` is asked, which is looked at between two jobs only. Raises redis.RedisError.
+        """Run jobs until `stop` is asked, which is checked between two jobs only. Raises redis.RedisError.
 
         It leaves without a word then: one more to a Redis that hangs costs seconds, and `clear_dead` finds the rest.
         """
@@ -160,7 +160,7 @@ class RunhookWorker(SimpleWorker):
         self._next_beat = time.monotonic() + _HEARTBEAT
 
     def _next_job(self) -> RunhookJob | None:
-        """The next wake-up; None after a short wait, or for something that is no wake-up."""
+        """Return the next wake-up; None after a short wait, or for something that is no wake-up."""
         if time.monotonic() >= self._next_beat:
             with self.connection.pipeline() as pipeline:
                 self._beat(pipeline, "idle", self.worker_ttl)
@@ -185,7 +185,7 @@ class RunhookWorker(SimpleWorker):
         return job
 
     def _run(self, job: RunhookJob, stop: Stop) -> None:
-        """Write down that the job has started, run the body, remove the job."""
+        """Record that the job has started, run the body, remove the job."""
         self._on_job(time.monotonic() + self._timeout)
         try:
             lifetime = self.get_heartbeat_ttl(job)
@@ -259,7 +259,7 @@ def run_worker(
                 queue, client, f"{name}.{life}", body=lambda: perform(stop), timeout=timeout, on_job=on_job
             )
             worker.register_birth()
-            enqueue_raised(client, queue)  # look at once, whatever became of the wake-ups before
+            enqueue_raised(client, queue)  # poll at once, whatever became of earlier wake-ups
             if away:
                 log.warning("%s: Redis is back", queue)
             pause, away = 0.1, False
@@ -280,7 +280,7 @@ def run_worker(
 def _work_alone(
     queue: str, alone: Callable[[Stop], None], stop: Stop, timeout: float, on_job: Callable[[float], None]
 ) -> None:
-    """One turn without Redis. What it raises ends here."""
+    """Do one turn without Redis. What it raises ends here."""
     stop.begin()
     on_job(time.monotonic() + timeout)
     try:

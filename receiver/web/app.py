@@ -24,7 +24,7 @@ from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits, spool_trouble
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull
-from receiver.reconcile.poll_hints import HintWriter
+from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.health import health
 from receiver.web.part import Context, WebPart
@@ -118,7 +118,7 @@ def create_app(
         exception_handlers={HTTPException: _http_error, RequestError: _request_error, Exception: _bug},
     )
     app.parts = built
-    hints = HintWriter(settings.redis_url)
+    hints = PollHintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}
     app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics)

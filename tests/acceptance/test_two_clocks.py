@@ -51,7 +51,7 @@ class Work(Deployment):
             self.ledger.write(lambda it, new=new: lifecycle.begin(it, new, now))  # type: ignore[misc]
             answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=now + 0.5)
             self.ledger.write(
-                lambda it, token=token, answer=answer: lifecycle.answered(it, token, answer, now)  # type: ignore[misc]
+                lambda it, token=token, answer=answer: lifecycle.record_outcome(it, token, answer, now)  # type: ignore[misc]
             )
         return runs
 

@@ -15,7 +15,7 @@ from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, sources
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.lifecycle import Submission, of_row
+from receiver.ledger.submissions.lifecycle import Submission, from_row
 
 
 def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now: float) -> dict[RunKey, Submission]:
@@ -45,7 +45,7 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
         .order_by(submissions.c.id)
         .with_for_update()
     ).all()
-    by_id = {row.id: of_row(row) for row in rows}
+    by_id = {row.id: from_row(row) for row in rows}
     bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
     newly: list[dict[str, object]] = []
     for source, run_id, token in asked:

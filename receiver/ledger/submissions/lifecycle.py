@@ -1,6 +1,6 @@
-"""Submissions: our record that we asked Skyvern for a run. Sends nothing, and decides nothing about when to look.
+"""Submissions: our record that we asked Skyvern for a run. Sends nothing, and decides nothing about when to poll.
 
-Locks are taken in the order of recording.py: runs first, sorted; then submissions, sorted.
+Locks are taken in the order of events.py: runs first, sorted; then submissions, sorted.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from receiver.ledger import bulk
 from receiver.ledger.engine import LedgerUnavailable
 from receiver.ledger.schema import runs, submissions
 
+# Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died.
 PENDING_LIMIT = 180.0
-"""Seconds after which a pending submission is missed: longer than any submit call takes, so its process has died."""
-PENDING_LOOK = 15.0
-"""Seconds after which it is looked for all the same: if there is a run with its token, that is proof."""
+# Seconds after which its run is searched for all the same: one with its token is proof.
+PENDING_POLL = 15.0
+# Seconds for which an identical request without Idempotency-Key joins one whose end is not known yet.
 ATTACH_WITHIN = 600.0
-"""Seconds for which an identical request without Idempotency-Key joins one whose end nobody knows yet."""
-
-
-NOT_TOLD = 1000  # stands for no answer; every status that is no success is at least 300
+# The status of no answer; every status that is no success is at least 300.
+NO_ANSWER = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class NewSubmission:
-    """What is written down before the request goes out. `call`: tasks | agents | workflows | legacy."""
+    """A submission before its request goes out. `call`: tasks | agents | workflows | legacy."""
 
     id: str
     source: str
@@ -46,7 +45,7 @@ class NewSubmission:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One row. `answer`: what the caller was told, after redaction. `due_at`: when to look next; None is never."""
+    """One row. `answer`: the caller's, after redaction. `due_at`: when to poll next; None is never."""
 
     id: str
     source: str
@@ -84,8 +83,8 @@ class SubmitOutcome:
     release: bool = False
 
 
-def of_row(row: sa.Row[tuple[object, ...]]) -> Submission:
-    """The submission that a whole row of the table is."""
+def from_row(row: sa.Row[tuple[object, ...]]) -> Submission:
+    """Return the submission of a whole row of the table."""
     fields = dict(row._mapping)
     fields["state"] = SubmissionState(fields["state"])
     fields["labels"] = json.loads(fields["labels"])
@@ -94,15 +93,15 @@ def of_row(row: sa.Row[tuple[object, ...]]) -> Submission:
 
 
 def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Submission, bool]:
-    """Write the submission down. Returns it and True; or the one that stands for the same request, and False.
+    """Record the submission. Returns it and True; or an earlier one for the same request, and False.
 
     With an Idempotency-Key that is the one with the same key, whatever its request was: compare `request_hash`. Only
     one that was refused, so that certainly no run came of it, makes way for another request.
-    Without, it is a young identical request whose caller does not know of a run: a client that tries again, because it
-    was told of trouble, must not make a second one.
+    Without, it is a young identical request whose caller does not know of a run: a client that tries again after
+    an error must not make a second one.
     """
     if new.idempotency_key is None:
-        _alone(connection, f"{new.key_id}\0{new.request_hash}")
+        _serialize(connection, f"{new.key_id}\0{new.request_hash}")
         found = connection.execute(
             sa.select(submissions)
             .where(
@@ -111,10 +110,10 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
                 submissions.c.created_at > now - ATTACH_WITHIN,
                 sa.or_(
                     submissions.c.state.in_(sorted(OPEN)),
-                    # Its run is known by now, but its caller was told of trouble, or has not been told yet.
+                    # Its run is known by now, but its caller got an error, or no answer yet.
                     sa.and_(
                         submissions.c.state == SubmissionState.ACCEPTED,
-                        sa.func.coalesce(submissions.c.answer_status, NOT_TOLD) >= 300,
+                        sa.func.coalesce(submissions.c.answer_status, NO_ANSWER) >= 300,
                     ),
                 ),
             )
@@ -122,7 +121,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
             .limit(1)
         ).first()
         if found is not None:
-            return of_row(found), False
+            return from_row(found), False
     row = {
         "id": new.id,
         "source": new.source,
@@ -134,7 +133,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "callback_url": new.callback_url,
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
-        "due_at": now + PENDING_LOOK,
+        "due_at": now + PENDING_POLL,
         "created_at": now,
         "updated_at": now,
     }
@@ -142,7 +141,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
     for _ in range(5):  # a key may be released between the two statements
         made = connection.execute(insert.returning(*submissions.c)).first()
         if made is not None:
-            return of_row(made), True
+            return from_row(made), True
         there = connection.execute(
             sa.select(submissions).where(
                 submissions.c.key_id == new.key_id, submissions.c.idempotency_key == new.idempotency_key
@@ -151,7 +150,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         if there is None:
             continue
         if there.state != SubmissionState.REJECTED or there.request_hash == new.request_hash:
-            return of_row(there), False
+            return from_row(there), False
         connection.execute(
             sa.update(submissions)
             .where(submissions.c.id == there.id, submissions.c.state == SubmissionState.REJECTED)
@@ -160,15 +159,15 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
     raise LedgerUnavailable("the Idempotency-Key changes hands too fast")
 
 
-def _alone(connection: sa.Connection, what: str) -> None:
-    """Let no other transaction do the same at once. A writer of SQLite is alone anyway."""
+def _serialize(connection: sa.Connection, what: str) -> None:
+    """Let no other transaction do the same at once. SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":
         number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
-def answered(connection: sa.Connection, submission_id: str, answer: SubmitOutcome, now: float) -> Submission:
-    """Write down how a submit ended, and return the submission as it then stands.
+def record_outcome(connection: sa.Connection, submission_id: str, answer: SubmitOutcome, now: float) -> Submission:
+    """Record how a submit ended. Returns the submission after that.
 
     What the API says outranks the token of a callback URL, which is not signed: a run that the token bound and that
     is not the one in the answer loses the submission and its labels. A submission that its webhook has accepted
@@ -186,9 +185,9 @@ def answered(connection: sa.Connection, submission_id: str, answer: SubmitOutcom
         values |= {"answer_status": answer.status, "answer": answer.body}
     if answer.move is SubmissionMove.ACCEPT:
         if there.run_id not in ("", answer.run_id):
-            _take_from(connection, before.source, there.run_id, submission_id, now)
-        _take_from_others(connection, before.source, answer.run_id, submission_id, now)
-        _give_to(connection, before.source, answer.run_id, submission_id, there.labels, now)
+            _unbind_run(connection, before.source, there.run_id, submission_id, now)
+        _unbind_others(connection, before.source, answer.run_id, submission_id, now)
+        _bind_run(connection, before.source, answer.run_id, submission_id, there.labels, now)
         values |= {
             "state": SubmissionState.ACCEPTED,
             "run_id": answer.run_id,
@@ -210,8 +209,8 @@ def answered(connection: sa.Connection, submission_id: str, answer: SubmitOutcom
     return found
 
 
-def told(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
-    """The caller has heard of the run after all: this is the answer from now on. No `body`: it has not."""
+def set_answer(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
+    """Replace the answer of an accepted submission. No `body`: its caller has none after all."""
     connection.execute(
         sa.update(submissions)
         .where(submissions.c.id == submission_id, submissions.c.state == SubmissionState.ACCEPTED)
@@ -220,14 +219,14 @@ def told(connection: sa.Connection, submission_id: str, status: int, body: bytes
 
 
 def _lock_runs(connection: sa.Connection, source: str, run_ids: Sequence[str]) -> dict[str, bool]:
-    """Those of the runs that the ledger knows, and whether each is final; nobody else changes them meanwhile."""
+    """Lock those of the runs that the ledger knows, and return whether each is final."""
     if not run_ids:
         return {}
     query = sa.select(runs.c.run_id, runs.c.final).where(runs.c.source == source, runs.c.run_id.in_(run_ids))
     return {row.run_id: row.final for row in connection.execute(query.order_by(runs.c.run_id).with_for_update())}
 
 
-def _take_from(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
+def _unbind_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
     connection.execute(
         sa.update(runs)
         .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.submission_id == submission_id)
@@ -235,8 +234,8 @@ def _take_from(connection: sa.Connection, source: str, run_id: str, submission_i
     )
 
 
-def _take_from_others(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
-    """The run is not that of another submission, whose token its webhook came with."""
+def _unbind_others(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
+    """Unbind the run from another submission, whose token its webhook came with."""
     others = connection.execute(
         sa.update(submissions)
         .where(
@@ -249,10 +248,10 @@ def _take_from_others(connection: sa.Connection, source: str, run_id: str, submi
         .returning(submissions.c.id)
     ).all()
     for (other,) in others:
-        _take_from(connection, source, run_id, other, now)
+        _unbind_run(connection, source, run_id, other, now)
 
 
-def _give_to(connection: sa.Connection, source: str, run_id: str, submission_id: str, labels: str, now: float) -> None:
+def _bind_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, labels: str, now: float) -> None:
     connection.execute(
         sa.update(runs)
         .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.submission_id == "")
@@ -261,7 +260,7 @@ def _give_to(connection: sa.Connection, source: str, run_id: str, submission_id:
 
 
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
-    """A look was taken, in vain: look again at `due_at`. False when there is nothing to look for any more."""
+    """Poll again at `due_at`, after a poll in vain. False when it is not polled any more."""
     result = connection.execute(
         sa.update(submissions)
         .where(submissions.c.id == submission_id, submissions.c.due_at.is_not(None))
@@ -286,7 +285,7 @@ def resolve(
 
     `release`: its Idempotency-Key may be used again, for certainly no run came of it.
     False, and nothing is written, when it has moved on meanwhile. Raises IllegalMove for a REJECT, or an ACCEPT
-    without a run: only an answer can tell that.
+    without a run: only an answer can decide that.
     """
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
@@ -308,21 +307,21 @@ def resolve(
         )
     )
     if result.rowcount and run_id:
-        _give_to(connection, there.source, run_id, submission_id, json.dumps(dict(there.labels)), now)
+        _bind_run(connection, there.source, run_id, submission_id, json.dumps(dict(there.labels)), now)
     return result.rowcount == 1
 
 
 def one(connection: sa.Connection, submission_id: str) -> Submission | None:
-    """The submission with this token."""
+    """Return the submission with this token, or None."""
     row = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id)).first()
-    return None if row is None else of_row(row)
+    return None if row is None else from_row(row)
 
 
 def of_run(connection: sa.Connection, source: str, run_id: str) -> Submission | None:
-    """The submission that the run came of."""
+    """Return the submission that the run came of, or None."""
     row = connection.execute(
         sa.select(submissions)
         .where(submissions.c.source == source, submissions.c.run_id == run_id, submissions.c.run_id != "")
         .order_by(submissions.c.created_at)
     ).first()
-    return None if row is None else of_row(row)
+    return None if row is None else from_row(row)

@@ -15,7 +15,7 @@ from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import bulk
 from receiver.ledger.schema import submissions
-from receiver.ledger.submissions.lifecycle import Submission, of_row
+from receiver.ledger.submissions.lifecycle import Submission, from_row
 
 # Seconds that one poll may take.
 LEASE = 90.0
@@ -31,7 +31,7 @@ def count_due(connection: sa.Connection, now: float, limit: int) -> dict[str, in
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
     """Lease and return up to `limit` submissions that are due, the one that waits longest first."""
     taken = [
-        replace(of_row(row), due_at=now + LEASE)
+        replace(from_row(row), due_at=now + LEASE)
         for row in connection.execute(
             sa.select(submissions)
             .where(submissions.c.due_at <= now, submissions.c.source == source)
@@ -97,7 +97,7 @@ def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submissi
         .order_by(submissions.c.created_at.desc())
         .limit(limit)
     )
-    return [of_row(row) for row in rows]
+    return [from_row(row) for row in rows]
 
 
 class Owner(NamedTuple):

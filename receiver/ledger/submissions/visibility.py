@@ -20,7 +20,7 @@ from receiver.ledger.submissions.lifecycle import Submission
 
 
 def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
-    """The key of the caller that the submission's webhook was promised to; None when there is no such key any more.
+    """Return the key of the caller that was promised the submission's webhook; None when it is gone.
 
     A run that was submitted again on somebody's behalf is that caller's: who was promised a webhook must be able to
     check it. That takes a key that may do so, and the very address that the first submission gave.
@@ -34,7 +34,7 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
 
 
 def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool:
-    """Whether `key` may be told the address: it gave it, it was given for it, or it submits again for others."""
+    """Whether `key` may see the address: it gave it, it was given for it, or it submits again for others."""
     if RESUBMIT in key.scopes or submission.key_id == key.id:
         return True
     caller = caller_of(connection, submission) if CHAIN in submission.labels else None
@@ -42,13 +42,13 @@ def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool
 
 
 def webhook_of(connection: sa.Connection, run: RunKey, key: Key) -> tuple[Submission | None, bool]:
-    """The submission that the run came of, and whether `key` may be told its webhook."""
+    """Return the submission that the run came of, and whether `key` may see its webhook."""
     submission = lifecycle.of_run(connection, *run)
     return submission, submission is not None and may_see(connection, submission, key)
 
 
 def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[str], key: Key) -> dict[str, str]:
-    """Those of the submissions' webhooks, by submission id, that `key` may be told."""
+    """Return the webhooks that `key` may see, by submission id."""
     query = sa.select(table.c.id, table.c.key_id, table.c.callback_url).where(
         table.c.source == source, table.c.callback_url != "", bulk.among(connection, table.c.id, submission_ids)
     )

@@ -64,7 +64,7 @@ def submit(book: Ledger, name: str, move: SubmissionMove | None, age: float, **l
     if move is not None:
         run_id = f"tsk_{name}" if move is SubmissionMove.ACCEPT else ""
         answer = SubmitOutcome(move, run_id, reason="no answer", status=200, body=b"SECRET", due_at=now + 600)
-        book.write(lambda connection: lifecycle.answered(connection, new.id, answer, now - age))
+        book.write(lambda connection: lifecycle.record_outcome(connection, new.id, answer, now - age))
 
 
 def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(book: Ledger, runhook: Runhook) -> None:

@@ -17,7 +17,7 @@ import redis
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
 from receiver.inbox import InboxReader
-from receiver.reconcile.poll_hints import take_hints
+from receiver.reconcile.poll_hints import pop_poll_hints
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import eventually
@@ -238,8 +238,8 @@ def test_a_result_over_the_limit_leaves_a_hint_to_poll_its_submission(shared: Re
     client = redis.Redis.from_url(shared.redis_url)
     raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}", path="/webhooks/skyvern/sub_large"))
     raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}"))
-    assert take_hints(client) == ["sub_large"]
-    assert take_hints(client) == []
+    assert pop_poll_hints(client) == ["sub_large"]
+    assert pop_poll_hints(client) == []
     client.close()
 
 
@@ -247,7 +247,7 @@ def test_hints_of_a_stranger_are_bounded(shared: ReceiverProcess) -> None:
     client = redis.Redis.from_url(shared.redis_url)
     for number in range(300):
         raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}", path=f"/webhooks/skyvern/sub_{number}"))
-    assert 0 < len(take_hints(client, 1000)) < 300
+    assert 0 < len(pop_poll_hints(client, 1000)) < 300
     client.close()
 
 

@@ -162,7 +162,7 @@ def test_a_redis_that_loads_is_not_asked_until_it_is_done(valkey_factory: Valkey
     server.kill()
     server.settings |= {"key-load-delay": "10000", "loading-process-events-interval-bytes": "1024"}
     acked = receiver.acked(*(body(number) for number in range(10)))
-    server.start(wait=60)
+    server.start()
     all_arrive(server, acked)
 
 

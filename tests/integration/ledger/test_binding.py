@@ -42,7 +42,7 @@ def submit(ledger: Ledger) -> Callable[..., str]:
         ledger.write(lambda connection: lifecycle.begin(connection, new, 1.0))
         if run_id:
             answer = lifecycle.SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=5.0)
-            ledger.write(lambda connection: lifecycle.answered(connection, name, answer, 2.0))
+            ledger.write(lambda connection: lifecycle.record_outcome(connection, name, answer, 2.0))
         return name
 
     return make

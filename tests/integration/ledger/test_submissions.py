@@ -42,7 +42,7 @@ def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str
 
 def answered(ledger: Ledger, name: str, move: SubmissionMove, run_id: str = "") -> Submission:
     answer = SubmitOutcome(move, run_id, status=200 if run_id else 502, body=b"{}", due_at=NOW + 600)
-    return ledger.write(lambda connection: lifecycle.answered(connection, f"sub_{name}", answer, NOW + 1))
+    return ledger.write(lambda connection: lifecycle.record_outcome(connection, f"sub_{name}", answer, NOW + 1))
 
 
 def due(ledger: Ledger, now: float) -> list[Submission]:
@@ -123,8 +123,8 @@ def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no
 def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledger) -> None:
     begin(ledger, "a")
 
-    assert not due(ledger, NOW + lifecycle.PENDING_LOOK - 1)
-    (a,) = due(ledger, NOW + lifecycle.PENDING_LOOK)
+    assert not due(ledger, NOW + lifecycle.PENDING_POLL - 1)
+    (a,) = due(ledger, NOW + lifecycle.PENDING_POLL)
     assert ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.MISS, NOW, due_at=NOW))
     assert ledger.write(
         lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.ACCEPT, NOW, run_id="tsk_1")

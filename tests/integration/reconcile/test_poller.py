@@ -62,11 +62,11 @@ class Rig:
 
     def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
         answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
-        self.ledger.write(lambda c: lifecycle.answered(c, token, answer, time.time()))
+        self.ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, time.time()))
 
     def lost(self, token: str = TOKEN) -> None:
         self.ledger.write(
-            lambda c: lifecycle.answered(
+            lambda c: lifecycle.record_outcome(
                 c, token, SubmitOutcome(SubmissionMove.MISS, reason="lost", due_at=1.0), time.time()
             )
         )

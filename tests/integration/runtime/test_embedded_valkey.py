@@ -16,7 +16,7 @@ import redis
 
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
-from receiver.ingest.durability import judge
+from receiver.ingest.durability import assess
 from receiver.runtime import embedded_valkey, redis_client
 from receiver.runtime.embedded_valkey import EmbeddedValkey
 from receiver.runtime.process import spawn
@@ -43,7 +43,7 @@ def connect(server: EmbeddedValkey) -> redis.Redis:
 
 def test_it_keeps_the_promise_that_a_202_makes(server: EmbeddedValkey) -> None:
     with connect(server) as client:
-        assert judge({key: str(value) for key, value in client.config_get("*").items()}).strong
+        assert assess({key: str(value) for key, value in client.config_get("*").items()}).strong
 
 
 def test_it_is_where_the_settings_say_and_nobody_else_may_open_it(server: EmbeddedValkey, data: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from receiver.ingest.durability import Durability, judge, refusal
+from receiver.ingest.durability import Durability, assess, refusal
 from receiver.runtime.redis_client import no_entry
 
 GOOD = {
@@ -18,8 +18,8 @@ GOOD = {
 
 
 def test_a_redis_that_writes_before_it_answers_and_evicts_nothing_keeps_the_promise() -> None:
-    assert judge(GOOD, 16 << 20).strong
-    assert str(judge(GOOD)) == "on disk before 202: yes"
+    assert assess(GOOD, 16 << 20).strong
+    assert str(assess(GOOD)) == "on disk before 202: yes"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_redis_that_writes_before_it_answers_and_evicts_nothing_keeps_the_prom
     ],
 )
 def test_each_weaker_setting_is_named_with_what_would_be_right(name: str, value: str, advice: str) -> None:
-    found = judge({**GOOD, name: value}, 16 << 20)
+    found = assess({**GOOD, name: value}, 16 << 20)
     assert not found.strong
     (problem,) = found.problems
     assert problem.startswith(f"{name} is {value}")
@@ -44,7 +44,7 @@ def test_each_weaker_setting_is_named_with_what_would_be_right(name: str, value:
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "volatile-ttl", "volatile-random", "noeviction"])
 def test_a_policy_that_evicts_only_what_expires_spares_the_inbox(policy: str) -> None:
-    assert judge({**GOOD, "maxmemory-policy": policy}).strong
+    assert assess({**GOOD, "maxmemory-policy": policy}).strong
 
 
 def test_what_could_not_be_asked_is_not_known() -> None:
@@ -77,7 +77,7 @@ def test_a_redis_that_may_let_us_in_later_is_waited_for(error: Exception) -> Non
 
 
 def test_the_refusal_is_one_line_that_names_the_way_out_and_no_password() -> None:
-    text = refusal("redis://:hunter2@redis.example/0", judge({**GOOD, "appendfsync": "everysec"}), "runhook.yaml")
+    text = refusal("redis://:hunter2@redis.example/0", assess({**GOOD, "appendfsync": "everysec"}), "runhook.yaml")
     assert "\n" not in text
     assert "hunter2" not in text
     assert "appendfsync is everysec" in text

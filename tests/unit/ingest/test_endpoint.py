@@ -44,7 +44,7 @@ class Hints:
     def __init__(self) -> None:
         self.submissions: list[str] = []
 
-    async def note(self, submission_id: str) -> None:
+    async def add(self, submission_id: str) -> None:
         self.submissions.append(submission_id)
 
 
