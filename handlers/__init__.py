@@ -3,26 +3,6 @@
 This package never imports `receiver`: a sink knows a delivery, not how it was received.
 """
 
-from handlers.contract import (
-    Artifact,
-    Delivery,
-    Receipt,
-    Refused,
-    Services,
-    Sink,
-    SinkError,
-    SinkOptions,
-    Unavailable,
-)
+from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Sink, SinkError, SinkOptions, Unavailable
 
-__all__ = [
-    "Artifact",
-    "Delivery",
-    "Receipt",
-    "Refused",
-    "Services",
-    "Sink",
-    "SinkError",
-    "SinkOptions",
-    "Unavailable",
-]
+__all__ = ["Artifact", "Delivery", "Receipt", "Refused", "Services", "Sink", "SinkError", "SinkOptions", "Unavailable"]

@@ -15,7 +15,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -49,7 +48,6 @@ class FilesSink(Sink[FilesOptions]):
     """Stores each event and its run's files under `path`."""
 
     Options = FilesOptions
-    batch_size: ClassVar[int] = 1
 
     def __init__(self, name: str, options: FilesOptions, services: Services) -> None:
         super().__init__(name, options, services)

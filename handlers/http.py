@@ -72,7 +72,8 @@ class HttpOptions(SinkOptions):
         try:
             parse_url(split_userinfo(text)[0])
         except (Refused, ValueError) as error:
-            raise ValueError(f"{_reason(error)}; right would be https://app.example/hooks/runs") from None
+            reason = str(error) if isinstance(error, Refused) else "not an address"
+            raise ValueError(f"{reason}; right would be https://app.example/hooks/runs") from None
         return SecretStr(text)
 
     @field_validator("secret")
@@ -251,7 +252,3 @@ class HttpSink(Sink[HttpOptions]):
         except OSError as error:
             raise Unavailable(f"{error.filename or path} can't be read: {error.strerror}") from None
         return context
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, Refused) else "not an address"

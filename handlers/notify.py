@@ -20,24 +20,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions, Unavailable
-from handlers.support import templating
-from handlers.support.wording import (
-    URL_MAX,
-    failure_reason,
-    format_time,
-    headline,
-    run_duration,
-    run_errors,
-    run_name,
-    safe_url,
-    step_count,
-    stored_links,
-    stored_places,
-    visible_text,
-    without_mentions,
-)
+from handlers.support import templating, wording
 
-VARIABLES = frozenset({*templating.VARIABLES, "headline", "title", "reason", "duration"})
+VARIABLES = templating.VARIABLES | wording.TEMPLATE_VARIABLES
 TITLE_MAX = 250
 BODY_MAX = 8000
 REASON_MAX = 1500
@@ -103,7 +88,7 @@ def _compile(options: NotifyOptions) -> tuple[templating.Template | None, templa
 
 
 def _escaped(value: Any) -> str:
-    return without_mentions(visible_text(templating.plain(value), BODY_MAX))
+    return wording.without_mentions(wording.visible_text(templating.plain(value), BODY_MAX))
 
 
 class NotifySink(Sink[NotifyOptions]):
@@ -144,14 +129,8 @@ class NotifySink(Sink[NotifyOptions]):
                 self._accepted.popitem(last=False)
 
     def _text(self, delivery: Delivery) -> tuple[str, str]:
-        context = {
-            **templating.context_of(delivery),
-            "headline": headline(delivery),
-            "title": run_name(delivery),
-            "reason": failure_reason(delivery),
-            "duration": run_duration(delivery.run),
-        }
-        title = self._title.render(context) if self._title else without_mentions(headline(delivery))
+        context = {**templating.context_of(delivery), **wording.template_context(delivery)}
+        title = self._title.render(context) if self._title else wording.without_mentions(wording.headline(delivery))
         body = self._body.render(context) if self._body else default_body(delivery)
         line = " ".join(title.split())
         return line[:TITLE_MAX], body.strip() or line
@@ -167,26 +146,26 @@ def kind_of(delivery: Delivery) -> Kind:
 def default_body(delivery: Delivery) -> str:
     """Return reason, facts and links as plain text, one on each line."""
     run = delivery.run
-    lines = [visible_text(failure_reason(delivery), REASON_MAX)[:REASON_MAX].strip()]
-    lines += [f"{code}: {text}".strip(": ")[:300] for code, text in run_errors(delivery)[:5]]
+    lines = [wording.visible_text(wording.failure_reason(delivery), REASON_MAX)[:REASON_MAX].strip()]
+    lines += [f"{code}: {text}".strip(": ")[:300] for code, text in wording.run_errors(delivery)[:5]]
     facts = [
-        ("Duration", run_duration(run)),
-        ("Steps", step_count(run)),
-        ("Finished", format_time(run.get("finished_at"))),
+        ("Duration", wording.run_duration(run)),
+        ("Steps", wording.step_count(run)),
+        ("Finished", wording.format_time(run.get("finished_at"))),
     ]
     lines.append(" · ".join(f"{name} {value}" for name, value in facts if value))
-    app_url = safe_url(run.get("app_url"))
+    app_url = wording.safe_url(run.get("app_url"))
     lines += [f"Open the run: {app_url}"] if app_url else []
-    files = [(name, safe_url(url)) for name, url in stored_links(delivery) if safe_url(url)]
+    files = [(name, wording.safe_url(url)) for name, url in wording.stored_links(delivery) if wording.safe_url(url)]
     lines += [f"{name}: {url}" for name, url in files[:LINKS_MAX]]
     lines += [f"and {len(files) - LINKS_MAX} files more"] if len(files) > LINKS_MAX else []
-    lines += [f"Kept by {sink} as {place}" for sink, place in stored_places(delivery)[:5]]
+    lines += [f"Kept by {sink} as {place}" for sink, place in wording.stored_places(delivery)[:5]]
     lines += [
         f"The sink {sink} did not take this result." for sink, receipt in delivery.receipts.items() if receipt is None
     ]
     lines.append(" · ".join(part for part in (delivery.run_id, delivery.source, delivery.route) if part))
-    text = "\n".join(visible_text(line, URL_MAX) for line in lines if line)
-    return without_mentions(text)[:BODY_MAX]
+    text = "\n".join(wording.visible_text(line, wording.URL_MAX) for line in lines if line)
+    return wording.without_mentions(text)[:BODY_MAX]
 
 
 def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:

@@ -121,7 +121,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         if self._table_checked:
             return
         if not self._preparing.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise Unavailable("the table is being looked at for too long")
+            raise Unavailable("another thread has been checking the table for too long")
         try:
             if not self._table_checked:
                 with self._database.transaction(deadline) as connection:

@@ -2,7 +2,7 @@
 
     returns        the store has it; its size and SHA-256 are known
     SkipArtifact   it can't be had or must not be: gone for good, over the cap, a forbidden address
-    Unavailable    it may be had later: the network, a server in trouble, bytes that don't match
+    Unavailable    it may be had later: the network, a failing server, bytes that don't match
 
 When a URL has expired, the API is asked for fresh ones, once for the whole delivery. A timeout counts against whichever
 took more of the time, the artifact's host or the store. This file knows no particular store.

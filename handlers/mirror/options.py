@@ -35,8 +35,7 @@ class MirrorOptions(SinkOptions):
     )
     max_artifacts: int = Field(200, ge=0, le=10_000, description="How many files of one event are kept at the most.")
     on_missing: Literal["note", "fail"] = Field(
-        "note",
-        description="A file that is gone or must not be fetched: note it in the manifest, or fail the delivery.",
+        "note", description="A file that is gone or must not be fetched: note it in the manifest, or fail the delivery."
     )
     parallel: int = Field(8, ge=1, le=64, description="How many files of one run are fetched at the same time.")
     public_url: str = Field(

@@ -47,7 +47,7 @@ class QueueOptions(SinkOptions):
     topic_arn: str | None = Field(
         None, description="sns: ARN of the topic; in one that ends in .fifo a run's messages keep their order."
     )
-    region: str | None = Field(None, description="sqs, sns: AWS region, where the address does not tell it.")
+    region: str | None = Field(None, description="sqs, sns: AWS region, if it is not in the address.")
     endpoint_url: str | None = Field(None, description="sqs, sns: another server than AWS's own.")
     max_bytes: int = Field(
         256 * 1024,
@@ -112,7 +112,7 @@ def _check_aws(options: QueueOptions) -> None:
     if (options.access_key_id is None) != (options.secret_access_key is None):
         raise ValueError("access_key_id and secret_access_key go together")
     if options.to == "sqs" and region_of(options) is None:
-        raise ValueError("region is needed: the queue's address does not tell it")
+        raise ValueError("region is needed: it is not in the queue's address")
 
 
 def region_of(options: QueueOptions) -> str | None:

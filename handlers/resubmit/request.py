@@ -61,7 +61,7 @@ def build_request(run: Mapping[str, Any], delivery: Delivery, changes: Changes, 
     fields = changes.apply(fields, {**templating.context_of(delivery), "request": fields, "try": number})
     if masked := sorted(name for name, value in fields.items() if _is_masked(value, name, MAX_DEPTH)):
         raise Refused(
-            f"{', '.join(masked)[:200]}: masked where it is told; give it in changes, or null to leave it out"
+            f"{', '.join(masked)[:200]}: masked in Skyvern's answer; set it in changes, or null to leave it out"
         )
     if fields.get("workflow_id") or fields.get("agent_id"):
         headers = {}
@@ -72,7 +72,7 @@ def build_request(run: Mapping[str, Any], delivery: Delivery, changes: Changes, 
         return Request("/v1/run/workflows", fields, headers)
     if fields.get("prompt"):
         return Request("/v1/run/tasks", fields, {})
-    raise Refused("what was asked for is not known: Skyvern tells neither a prompt nor a workflow")
+    raise Refused("the request is unknown: Skyvern returned neither a prompt nor a workflow")
 
 
 def _compiled(value: Any, name: str, levels: int) -> Any:

@@ -142,7 +142,7 @@ class ResubmitSink(Sink[ResubmitOptions]):
 
 def _object(answer: Response) -> dict[str, Any]:
     if len(answer.body) >= MAX_ANSWER:
-        raise Refused(f"the run is told in more than {MAX_ANSWER:,} bytes")
+        raise Refused(f"the answer has more than {MAX_ANSWER:,} bytes")
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):

@@ -30,7 +30,7 @@ _MESSAGES = {
     "InvalidAccessKeyId": "the access key is not known",
     "SignatureDoesNotMatch": "the secret access key is wrong, or the clock is off",
     "RequestTimeTooSkewed": "this machine's clock is off",
-    "ExpiredToken": "the session token has lapsed",
+    "ExpiredToken": "the session token has expired",
     "InvalidToken": "the session token is wrong",
     "PermanentRedirect": "the bucket is in another region, or wants another address style",
     "AuthorizationHeaderMalformed": "the region is wrong",
@@ -53,7 +53,7 @@ def error_code(error: boto.ClientError) -> tuple[str, int]:
 
 
 def is_missing(error: boto.ClientError) -> bool:
-    """Whether the object, not the bucket, is missing. (A HEAD has no body that could tell.)"""
+    """Whether the object, not the bucket, is missing. (A HEAD has no body with a code.)"""
     code, status = error_code(error)
     return code in ("NoSuchKey", "404", "NotFound") and status == 404
 

@@ -13,20 +13,7 @@ from typing import Any, Literal
 
 from handlers.contract import Artifact, Delivery
 from handlers.slack.escape import code, code_block, link, mrkdwn, plain, utf16_length
-from handlers.support.wording import (
-    RETRY,
-    failure_categories,
-    failure_reason,
-    format_time,
-    headline,
-    outcome_label,
-    run_duration,
-    run_errors,
-    run_kind,
-    step_count,
-    stored_links,
-    stored_places,
-)
+from handlers.support import wording
 
 HEADER_MAX = 150
 SECTION_MAX = 3000
@@ -78,7 +65,7 @@ def build(
 ) -> SlackMessage:
     """Build the message. `artifacts`: the run's files with signed links, shown where no sink has stored any."""
     style, words = style or MessageStyle(), words or MessageWords()
-    head = words.title or headline(delivery)
+    head = words.title or wording.headline(delivery)
     parts: dict[MessagePart, Iterator[dict[str, Any]]] = {
         "why": _reason_blocks(delivery),
         "output": _output_blocks(delivery),
@@ -98,7 +85,7 @@ def build(
 def run_line(delivery: Delivery) -> str:
     """Return the line under the header that identifies the run, as mrkdwn."""
     parts = [code(delivery.run_id)] if delivery.run_id else []
-    parts += [mrkdwn(run_kind(delivery.run_type), 60)] if delivery.run_type else []
+    parts += [mrkdwn(wording.run_kind(delivery.run_type), 60)] if delivery.run_type else []
     attempt = delivery.run.get("attempt")
     if isinstance(attempt, int) and 1 < attempt < 10**6:
         parts.append(f"attempt {attempt}")
@@ -107,8 +94,8 @@ def run_line(delivery: Delivery) -> str:
 
 def fallback_text(delivery: Delivery, title: str = "") -> str:
     """Return the message in one line of mrkdwn, for notifications."""
-    line = title or headline(delivery)
-    why = " ".join(failure_reason(delivery).split())
+    line = title or wording.headline(delivery)
+    why = " ".join(wording.failure_reason(delivery).split())
     return mrkdwn(f"{line}: {why}" if why else line, TEXT_MAX)
 
 
@@ -151,10 +138,10 @@ def _shorten(line: str) -> str:
 
 
 def _reason_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
-    block = code_block(failure_reason(delivery), REASON_MAX)
+    block = code_block(wording.failure_reason(delivery), REASON_MAX)
     if block:
         yield section(f"*Why*\n{block}")
-    pairs = run_errors(delivery)
+    pairs = wording.run_errors(delivery)
     lines = [
         "• " + " ".join(part for part in (code(name, 450), code(text, 450)) if part)
         for name, text in pairs[:ERRORS_MAX]
@@ -188,12 +175,13 @@ def _json(value: object, limit: int) -> str:
 
 def _fact_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
     run = delivery.run
+    will_retry = wording.outcome_label(delivery) is wording.RETRY
     facts = [
-        ("Duration", run_duration(run)),
-        ("Steps", step_count(run)),
-        ("Category", ", ".join(code(name, 60) for name in failure_categories(delivery)[:3])),
-        ("Finished", format_time(run.get("finished_at"))),
-        ("Next attempt", format_time(run.get("next_attempt_at")) if outcome_label(delivery) is RETRY else ""),
+        ("Duration", wording.run_duration(run)),
+        ("Steps", wording.step_count(run)),
+        ("Category", ", ".join(code(name, 60) for name in wording.failure_categories(delivery)[:3])),
+        ("Finished", wording.format_time(run.get("finished_at"))),
+        ("Next attempt", wording.format_time(run.get("next_attempt_at")) if will_retry else ""),
     ]
     fields = [{"type": "mrkdwn", "text": f"*{name}*\n{value}", "verbatim": True} for name, value in facts if value]
     if fields:
@@ -204,7 +192,7 @@ def _link_blocks(
     delivery: Delivery, link_to: Sequence[LinkTo], artifacts: Sequence[Artifact]
 ) -> Iterator[dict[str, Any]]:
     links = [link(delivery.run.get("app_url"), "Open the run")] if "run" in link_to else []
-    lasting = [link(url, name) for name, url in stored_links(delivery)] if "mirrored" in link_to else []
+    lasting = [link(url, name) for name, url in wording.stored_links(delivery)] if "mirrored" in link_to else []
     signed: list[str] = []
     if "signed" in link_to and not any(lasting):
         signed = [link(artifact.url, artifact.name) for artifact in artifacts]
@@ -217,11 +205,11 @@ def _link_blocks(
         line += (" · " if line else "🔗 ") + one
     if line:
         yield section(line)
-    kept_at = [f"kept by {code(sink, 60)} as {code(place, 300)}" for sink, place in stored_places(delivery)[:5]]
+    kept_at = [f"kept by {code(sink, 60)} as {code(place, 300)}" for sink, place in wording.stored_places(delivery)[:5]]
     if kept_at and "mirrored" in link_to:
         yield context(" · ".join(kept_at))
     if any(signed):
-        yield context("The links to files are signed and lapse within hours.")
+        yield context("The links to files are signed and expire within hours.")
 
 
 def _context_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,6 @@ import re
 import ssl
 import time
 from collections.abc import Mapping
-from email.message import Message
 from functools import cache
 from http.client import HTTPException
 from typing import IO, Any
@@ -101,7 +100,8 @@ def _exchange(request: Request, deadline: float) -> tuple[int, dict[str, str], s
         except HTTPError as error:
             response = error
         with response:
-            return response.status, _headers(response.headers), _read(response, deadline).decode("utf-8", "replace")
+            headers = {name.lower(): str(value) for name, value in response.headers.items()}
+            return response.status, headers, _read(response, deadline).decode("utf-8", "replace")
     except TimeoutError:
         raise Unavailable("Slack did not answer in time") from None
     except (OSError, HTTPException) as error:
@@ -109,10 +109,6 @@ def _exchange(request: Request, deadline: float) -> tuple[int, dict[str, str], s
         if isinstance(cause, TimeoutError):
             raise Unavailable("Slack did not answer in time") from None
         raise Unavailable(f"Slack can't be reached ({type(cause).__name__})") from None
-
-
-def _headers(headers: Message) -> dict[str, str]:
-    return {name.lower(): str(value) for name, value in headers.items()}
 
 
 def _read(response: IO[bytes], deadline: float) -> bytes:

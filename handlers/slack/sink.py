@@ -37,12 +37,11 @@ class SlackOptions(SinkOptions):
     link_to: tuple[LinkTo, ...] = Field(
         ("run", "mirrored", "signed"),
         description="What to link to: the run in Skyvern, files that a sink named in `after` has kept, and, where none"
-        " are, the sender's own signed links, which lapse.",
+        " are, the sender's own signed links, which expire.",
     )
 
     templates: dict[When, TemplateOption] = Field(
-        default_factory=dict,
-        description="Words of your own, by outcome: a body, or {title, body}; Jinja, sandboxed.",
+        default_factory=dict, description="Words of your own, by outcome: a body, or {title, body}; Jinja, sandboxed."
     )
     thread: ThreadBy = Field(
         "none",
@@ -137,8 +136,8 @@ class SlackSink(Sink[SlackOptions]):
         posted = self._thread_poster.post(api, delivery, message, topic)
         if not (posted.fresh and self.options.screenshot):
             return posted.receipt
-        trouble = self._screenshots.upload(api, delivery, posted.channel, posted.thread)
-        notes = [note for note in (posted.receipt.note, trouble) if note]
+        failure = self._screenshots.upload(api, delivery, posted.channel, posted.thread)
+        notes = [note for note in (posted.receipt.note, failure) if note]
         return replace(posted.receipt, note="; ".join(notes))
 
     def close(self) -> None:

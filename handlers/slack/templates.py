@@ -17,14 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from handlers.contract import Delivery
 from handlers.slack import escape
 from handlers.slack.blocks import MessageWords
-from handlers.support import templating
-from handlers.support.wording import RETRY, UNREADABLE, failure_reason, headline, outcome_label, run_duration, run_name
+from handlers.support import templating, wording
 
 When = Literal[
     "completed", "failed", "terminated", "timed_out", "canceled", "created", "queued", "running", "paused",
     "retry_pending", "unreadable", "default",
 ]  # fmt: skip
-VARIABLES = frozenset({*templating.VARIABLES, "headline", "title", "reason", "duration", "link"})
+VARIABLES = templating.VARIABLES | wording.TEMPLATE_VARIABLES | {"link"}
 # Characters of one value.
 VALUE_MAX = 3000
 TITLE_MAX = 2000
@@ -53,7 +52,7 @@ class TemplateOption(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str = Field("", description="The headline, plain text.")
-    body: str = Field("", description="What stands under the headline instead of reason, output and facts; mrkdwn.")
+    body: str = Field("", description="Text under the headline instead of reason, output and facts; mrkdwn.")
 
     @model_validator(mode="before")
     @classmethod
@@ -90,17 +89,10 @@ class Templates:
         title, body = self._compiled.get(_template_key(delivery)) or self._compiled.get("default") or (None, None)
         if title is None and body is None:
             return MessageWords()
-        context = {
-            **templating.context_of(delivery),
-            "headline": headline(delivery),
-            "title": run_name(delivery),
-            "reason": failure_reason(delivery),
-            "duration": run_duration(delivery.run),
-            "link": _link,
-        }
+        context = {**templating.context_of(delivery), **wording.template_context(delivery), "link": _link}
         return MessageWords(title.render(context) if title else "", body.render(context) if body else "")
 
 
 def _template_key(delivery: Delivery) -> str:
-    label = outcome_label(delivery)
-    return {RETRY: "retry_pending", UNREADABLE: "unreadable"}.get(label, delivery.status)
+    label = wording.outcome_label(delivery)
+    return {wording.RETRY: "retry_pending", wording.UNREADABLE: "unreadable"}.get(label, delivery.status)

@@ -106,6 +106,20 @@ def run_name(delivery: Delivery) -> str:
     return next((name for name in names if name), run_kind(delivery.run_type).capitalize() or "A run")
 
 
+TEMPLATE_VARIABLES = frozenset({"headline", "title", "reason", "duration"})
+"""The names that `template_context` gives."""
+
+
+def template_context(delivery: Delivery) -> dict[str, str]:
+    """Return the variables that templates of messages have beside those of `templating.context_of`."""
+    return {
+        "headline": headline(delivery),
+        "title": run_name(delivery),
+        "reason": failure_reason(delivery),
+        "duration": run_duration(delivery.run),
+    }
+
+
 def run_kind(run_type: str) -> str:
     """Return what people call `run_type`; unknown types keep their name."""
     return KINDS.get(run_type, run_type.replace("_", " "))

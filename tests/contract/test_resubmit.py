@@ -147,7 +147,7 @@ def test_what_is_masked_where_it_is_told_is_never_sent(api: FakeSubmitApi, sink_
     api.asked = {**ASKED, "cdp_connect_headers": {"x-key": mask}}
     delivery = make_delivery()
 
-    with pytest.raises(Refused, match="cdp_connect_headers: masked where it is told; give it in changes, or null"):
+    with pytest.raises(Refused, match="cdp_connect_headers: masked in Skyvern's answer; set it in changes, or null"):
         sink_at(api.url).send(delivery)
     assert api.made == {}
 
@@ -164,7 +164,7 @@ def test_the_first_mask_is_that_of_the_receiver() -> None:
 @pytest.mark.parametrize("asked", [None, {}, {"prompt": None}, ["prompt"]])
 def test_a_run_whose_request_is_not_told_is_refused(api: FakeSubmitApi, sink_at: MakeSink, asked: Any) -> None:
     api.asked = asked
-    with pytest.raises(Refused, match="what was asked for is not known"):
+    with pytest.raises(Refused, match="the request is unknown"):
         sink_at(api.url).send(make_delivery())
     assert api.made == {}
 

@@ -353,7 +353,7 @@ def answered(code: str, status: int, **headers: str) -> ClientError:
         (answered("NoSuchBucket", 404), Unavailable, "bucket b: there is no such bucket"),
         (answered("AccessDenied", 403), Unavailable, "access is denied"),
         (answered("InvalidAccessKeyId", 403), Unavailable, "the access key is not known"),
-        (answered("ExpiredToken", 400), Unavailable, "the session token has lapsed"),
+        (answered("ExpiredToken", 400), Unavailable, "the session token has expired"),
         (answered("SlowDown", 503, **{"retry-after": "9"}), Unavailable, "the server answered 503 SlowDown"),
         (answered("InternalError", 500), Unavailable, "the server answered 500"),
         (answered("BadDigest", 400), Unavailable, "the server answered 400 BadDigest"),

@@ -196,7 +196,7 @@ def test_where_nothing_was_mirrored_signed_links_are_shown_with_a_warning() -> N
     artifacts = [Artifact("recording", "recording.webm", "https://signed.example/r?sig=1&kid=k")]
     text = all_text(blocks_of(make_delivery(), artifacts=artifacts))
     assert "<https://signed.example/r?sig=1&kid=k|recording.webm>" in text
-    assert "lapse within hours" in text
+    assert "expire within hours" in text
     assert "signed.example" not in all_text(
         blocks_of(make_delivery(), style=MessageStyle(link_to=("run",)), artifacts=artifacts)
     )
