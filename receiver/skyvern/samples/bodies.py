@@ -16,6 +16,7 @@ ORGANIZATION = "o_700000000000000001"
 WORKFLOW = "wpid_700000000000000002"
 APP = "https://app.skyvern.com"
 PAGE = "https://suppliers.example.com/invoices"
+CALLBACK_URL = "http://127.0.0.1:8000/webhooks/skyvern"
 
 _REASONS = {
     "failed": "The download button never became clickable: element not found after 3 attempts.",
@@ -94,6 +95,47 @@ def _files(moment: Moment, number: str, *, downloads: bool) -> dict[str, Any]:
     }
 
 
+def ordered(keys: str, *values: Mapping[str, Any]) -> dict[str, Any]:
+    """A body with these keys (separated by spaces) in this order, null where there is no value."""
+    body: dict[str, Any] = dict.fromkeys(keys.split())
+    for each in values:
+        assert each.keys() <= body.keys(), each.keys() - body.keys()
+        body |= each
+    return body
+
+
+def _common(
+    run_type: str, ending: str, run_id: str, moment: Moment, seconds: float, files: dict[str, Any], steps: int
+) -> dict[str, Any]:
+    """What each kind of run has. `seconds`: since it started."""
+    return {
+        "run_id": run_id,
+        "run_type": run_type,
+        "status": ending,
+        "created_at": moment.ago(seconds + 2),
+        "queued_at": moment.ago(seconds + 1),
+        "started_at": moment.ago(seconds),
+        "modified_at": moment.ago(0.01),
+        "finished_at": moment.ago(0.02),
+        "failure_reason": _REASONS.get(ending),
+        "failure_category": _CATEGORIES.get(ending),
+        "errors": _ERRORS.get(ending, []),
+        "recording_url": files["recording"],
+        "recording_archived": False,
+        "screenshot_urls": files["screenshots"],
+        "downloaded_files": files["files"],
+        "step_count": steps,
+    }
+
+
+_TASK_KEYS = """
+task_id status created_at modified_at extracted_information action_screenshot_urls screenshot_url recording_url
+recording_archived browser_console_log_url downloaded_files downloaded_file_urls failure_reason failure_category
+webhook_failure_reason errors max_steps_per_run workflow_run_id queued_at started_at finished_at max_screenshot_scrolls
+step_count browser_session_id run_id output screenshot_urls app_url browser_profile_id script_run run_type
+"""
+
+
 def task(run_type: str, ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
     """A task of one of TASK_TYPES: 31 keys."""
     number = moment.number(run_id)
@@ -102,39 +144,27 @@ def task(run_type: str, ending: str, moment: Moment, run_id: str | None) -> dict
     files = _files(moment, number, downloads=done)
     shots = files["screenshots"]
     output = invoice(moment.seq) if done else None
-    return {
+    own = {
         "task_id": run_id,
-        "status": ending,
-        "created_at": moment.ago(64),
-        "modified_at": moment.ago(0.01),
+        "output": output,
         "extracted_information": output,
         "action_screenshot_urls": shots,
         "screenshot_url": shots[0] if shots else None,
-        "recording_url": files["recording"],
-        "recording_archived": False,
-        "browser_console_log_url": None,
-        "downloaded_files": files["files"],
         "downloaded_file_urls": files["file_urls"],
-        "failure_reason": _REASONS.get(ending),
-        "failure_category": _CATEGORIES.get(ending),
-        "webhook_failure_reason": None,
-        "errors": _ERRORS.get(ending, []),
         "max_steps_per_run": 10,
-        "workflow_run_id": None,
-        "queued_at": moment.ago(63),
-        "started_at": moment.ago(62),
-        "finished_at": moment.ago(0.02),
-        "max_screenshot_scrolls": None,
-        "step_count": 4 if done else 2,
-        "browser_session_id": None,
-        "run_id": run_id,
-        "output": output,
-        "screenshot_urls": shots,
         "app_url": f"{APP}/tasks/{run_id}",
-        "browser_profile_id": None,
-        "script_run": None,
-        "run_type": run_type,
     }
+    return ordered(_TASK_KEYS, _common(run_type, ending, run_id, moment, 62, files, 4 if done else 2), own)
+
+
+_TASK_V2_KEYS = """
+task_id status organization_id workflow_run_id workflow_id workflow_permanent_id prompt url summary output
+totp_verification_url totp_identifier proxy_location webhook_callback_url webhook_failure_reason
+extracted_information_schema error_code_mapping workflow_system_prompt model queued_at started_at finished_at
+max_screenshot_scrolling_times extra_http_headers cdp_connect_headers browser_address run_with failure_category
+created_at modified_at run_id downloaded_files recording_url recording_archived screenshot_urls failure_reason app_url
+browser_session_id browser_profile_id max_screenshot_scrolls script_run errors step_count run_type
+"""
 
 
 def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
@@ -143,13 +173,9 @@ def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
     run_id = run_id or f"tsk_v2_{number}"
     undelivered = ending == "undelivered"
     done = undelivered or ending == "completed"
-    reason = _REASONS.get(ending)
-    if undelivered:
-        reason = f"Failed to run task 2.0: Failed to send webhook.    task_v2_id={run_id}"
     files = _files(moment, number, downloads=done)
-    return {
+    own = {
         "task_id": run_id,
-        "status": "failed" if undelivered else ending,
         "organization_id": ORGANIZATION,
         "workflow_run_id": f"wr_{number}",
         "workflow_id": f"w_{number}",
@@ -158,41 +184,14 @@ def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
         "url": PAGE,
         "summary": "Found and downloaded the newest invoice" if done else None,
         "output": invoice(moment.seq) if done else None,
-        "totp_verification_url": None,
-        "totp_identifier": None,
         "proxy_location": "RESIDENTIAL",
-        "webhook_callback_url": "http://127.0.0.1:8000/webhooks/skyvern",
-        "webhook_failure_reason": None,
-        "extracted_information_schema": None,
-        "error_code_mapping": None,
-        "workflow_system_prompt": None,
-        "model": None,
-        "queued_at": moment.ago(93),
-        "started_at": moment.ago(92),
-        "finished_at": moment.ago(0.02),
-        "max_screenshot_scrolling_times": None,
-        "extra_http_headers": None,
-        "cdp_connect_headers": None,
-        "browser_address": None,
-        "run_with": None,
-        "failure_category": _CATEGORIES.get(ending),
-        "created_at": moment.ago(94),
-        "modified_at": moment.ago(0.01),
-        "run_id": run_id,
-        "downloaded_files": files["files"],
-        "recording_url": files["recording"],
-        "recording_archived": False,
-        "screenshot_urls": files["screenshots"],
-        "failure_reason": reason,
+        "webhook_callback_url": CALLBACK_URL,
         "app_url": f"{APP}/runs/wr_{number}",
-        "browser_session_id": None,
-        "browser_profile_id": None,
-        "max_screenshot_scrolls": None,
-        "script_run": None,
-        "errors": _ERRORS.get(ending, []),
-        "step_count": 6 if done else 3,
-        "run_type": "task_v2",
     }
+    if undelivered:
+        reason = f"Failed to run task 2.0: Failed to send webhook.    task_v2_id={run_id}"
+        own |= {"status": "failed", "failure_reason": reason}
+    return ordered(_TASK_V2_KEYS, _common("task_v2", ending, run_id, moment, 92, files, 6 if done else 3), own)
 
 
 _ENDINGS: dict[str, tuple[str, int, bool, bool]] = {
@@ -203,6 +202,21 @@ _ENDINGS: dict[str, tuple[str, int, bool, bool]] = {
     "completed_after_retries": ("completed", 3, False, True),
     "canceled_with_output": ("canceled", 1, False, True),
 }
+_WORKFLOW_KEYS = """
+workflow_id workflow_run_id status attempt retry_pending next_attempt_at attempts failure_reason failure_category
+retried_from_workflow_run_id retried_by_workflow_run_id proxy_location webhook_callback_url webhook_failure_reason
+totp_verification_url totp_identifier extra_http_headers cdp_connect_headers queued_at started_at finished_at created_at
+modified_at parameters screenshot_urls recording_url recording_urls recording_archived downloaded_files
+downloaded_file_urls outputs total_steps total_cost credits_used cached_credits_used task_v2 workflow_title
+browser_session_id browser_profile_id browser_seed_source browser_sink_profile_id max_screenshot_scrolls browser_address
+run_with browser_type script_run script_id errors agent_id agent_run_id run_id output app_url step_count run_type
+ai_fallback browser_settings_receipt run_request
+"""
+_RUN_REQUEST_KEYS = """
+workflow_id parameters title proxy_location webhook_url totp_url totp_identifier browser_session_id
+reuse_browser_session browser_profile_id start_fresh_browser max_screenshot_scrolls max_elapsed_time_minutes
+extra_http_headers cdp_connect_headers browser_address ai_fallback run_with browser_type run_metadata file_ids
+"""
 
 
 def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
@@ -210,95 +224,39 @@ def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, A
     status, attempt, pending, brings_output = _ENDINGS.get(ending, (ending, 1, False, False))
     number = moment.number(run_id)
     run_id = run_id or f"wr_{number}"
-    done = status == "completed"
-    files = _files(moment, number, downloads=done)
+    files = _files(moment, number, downloads=status == "completed")
     outputs = _outputs(moment, number, files, status) if brings_output else None
-    reason = _REASONS.get(status)
     next_attempt = moment.ago(-30) if pending else None
-    callback = "http://127.0.0.1:8000/webhooks/skyvern"
-    parameters = {"order": f"PO-{1200 + moment.seq}"}
-    return {
+    asked = {
         "workflow_id": WORKFLOW,
+        "parameters": {"order": f"PO-{1200 + moment.seq}"},
+        "proxy_location": "RESIDENTIAL",
+    }
+    request = {"title": "Fetch invoices", "webhook_url": CALLBACK_URL, "start_fresh_browser": False}
+    own = {
         "workflow_run_id": run_id,
-        "status": status,
+        "agent_id": WORKFLOW,
+        "agent_run_id": run_id,
         "attempt": attempt,
         "retry_pending": pending,
         "next_attempt_at": next_attempt,
         "attempts": _attempts(moment, status, attempt, next_attempt),
-        "failure_reason": reason,
-        "failure_category": _CATEGORIES.get(status),
-        "retried_from_workflow_run_id": None,
-        "retried_by_workflow_run_id": None,
-        "proxy_location": "RESIDENTIAL",
-        "webhook_callback_url": callback,
-        "webhook_failure_reason": None,
-        "totp_verification_url": None,
-        "totp_identifier": None,
-        "extra_http_headers": None,
-        "cdp_connect_headers": None,
-        "queued_at": moment.ago(48),
-        "started_at": moment.ago(47),
-        "finished_at": moment.ago(0.02),
-        "created_at": moment.ago(49),
-        "modified_at": moment.ago(0.01),
-        "parameters": parameters,
-        "screenshot_urls": files["screenshots"],
-        "recording_url": files["recording"],
+        "webhook_callback_url": CALLBACK_URL,
         "recording_urls": [files["recording"]] if files["recording"] else None,
-        "recording_archived": False,
-        "downloaded_files": files["files"],
         "downloaded_file_urls": files["file_urls"],
+        "output": outputs,
         "outputs": outputs,
         "total_steps": 5,
         "total_cost": 0.25,
         "credits_used": 5,
         "cached_credits_used": 0,
-        "task_v2": None,
         "workflow_title": "Fetch invoices",
-        "browser_session_id": None,
-        "browser_profile_id": None,
         "browser_seed_source": "fresh",
-        "browser_sink_profile_id": None,
-        "max_screenshot_scrolls": None,
-        "browser_address": None,
         "run_with": "agent",
-        "browser_type": None,
-        "script_run": None,
-        "script_id": None,
-        "errors": _ERRORS.get(status, []),
-        "agent_id": WORKFLOW,
-        "agent_run_id": run_id,
-        "run_id": run_id,
-        "output": outputs,
         "app_url": f"{APP}/runs/{run_id}",
-        "step_count": 5,
-        "run_type": "workflow_run",
-        "ai_fallback": None,
-        "browser_settings_receipt": None,
-        "run_request": {
-            "workflow_id": WORKFLOW,
-            "parameters": parameters,
-            "title": "Fetch invoices",
-            "proxy_location": "RESIDENTIAL",
-            "webhook_url": callback,
-            "totp_url": None,
-            "totp_identifier": None,
-            "browser_session_id": None,
-            "reuse_browser_session": None,
-            "browser_profile_id": None,
-            "start_fresh_browser": False,
-            "max_screenshot_scrolls": None,
-            "max_elapsed_time_minutes": None,
-            "extra_http_headers": None,
-            "cdp_connect_headers": None,
-            "browser_address": None,
-            "ai_fallback": None,
-            "run_with": None,
-            "browser_type": None,
-            "run_metadata": None,
-            "file_ids": None,
-        },
+        "run_request": ordered(_RUN_REQUEST_KEYS, asked, request),
     }
+    return ordered(_WORKFLOW_KEYS, _common("workflow_run", status, run_id, moment, 47, files, 5), asked, own)
 
 
 def _outputs(moment: Moment, number: str, files: dict[str, Any], status: str) -> dict[str, Any]:

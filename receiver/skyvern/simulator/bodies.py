@@ -20,30 +20,26 @@ _MOMENT = bodies.Moment(0.0, 0, "")  # every time and artifact of a sample is ov
 _NOT_SENT_AGAIN = frozenset(
     {"webhook_callback_url", "totp_verification_url", "totp_identifier", "extra_http_headers", "run_request"}
 )
-_TASK_REQUEST = {
-    "prompt": None,
-    "url": None,
-    "engine": "skyvern-1.0",
-    "title": None,
-    "proxy_location": "RESIDENTIAL",
-    "data_extraction_schema": None,
-    "error_code_mapping": None,
-    "max_steps": None,
-    "webhook_url": None,
-    "totp_identifier": None,
-    "totp_url": None,
-    "browser_session_id": None,
-    "browser_profile_id": None,
-    "start_fresh_browser": False,
-    "model": None,
-    "extra_http_headers": None,
-    "cdp_connect_headers": None,
-    "publish_workflow": False,
-    "include_action_history_in_verification": False,
-    "max_screenshot_scrolls": None,
-    "browser_address": None,
-    "run_with": None,
-}
+_TASK_REQUEST = bodies.ordered(
+    """
+    prompt url engine title proxy_location data_extraction_schema error_code_mapping max_steps webhook_url
+    totp_identifier totp_url browser_session_id browser_profile_id start_fresh_browser model extra_http_headers
+    cdp_connect_headers publish_workflow include_action_history_in_verification max_screenshot_scrolls browser_address
+    run_with
+    """,
+    {
+        "engine": "skyvern-1.0",
+        "proxy_location": "RESIDENTIAL",
+        "start_fresh_browser": False,
+        "publish_workflow": False,
+        "include_action_history_in_verification": False,
+    },
+)
+_ARTIFACT_KEYS = """
+created_at modified_at artifact_id artifact_type uri bundle_key checksum file_size task_id step_id workflow_run_id
+workflow_run_block_id run_id browser_session_id observer_cruise_id observer_thought_id ai_suggestion_id signed_url
+archived organization_id
+"""
 
 
 def webhook(run: SimRun, link: Link) -> dict[str, Any]:
@@ -101,30 +97,21 @@ def listed(run: SimRun) -> dict[str, Any]:
 def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, Any]:
     """One line of GET /v1/runs/{id}/artifacts."""
     name = stored.name or f"{stored.id}.{stored.content_type.rpartition('/')[2]}"
-    return _times(
-        {
-            "created_at": stored.created_at,
-            "modified_at": stored.created_at,
-            "artifact_id": stored.id,
-            "artifact_type": stored.type,
-            "uri": f"s3://simulated-bucket/{bodies.ORGANIZATION}/{run.id}/{name}",
-            "bundle_key": None,
-            "checksum": stored.checksum,
-            "file_size": len(stored.content),
-            "task_id": None if run.type == WORKFLOW else run.id,
-            "step_id": None,
-            "workflow_run_id": run.id if run.type == WORKFLOW else None,
-            "workflow_run_block_id": None,
-            "run_id": run.id,
-            "browser_session_id": None,
-            "observer_cruise_id": None,
-            "observer_thought_id": None,
-            "ai_suggestion_id": None,
-            "signed_url": url,
-            "archived": False,
-            "organization_id": bodies.ORGANIZATION,
-        }
-    )
+    values = {
+        "created_at": stored.created_at,
+        "modified_at": stored.created_at,
+        "artifact_id": stored.id,
+        "artifact_type": stored.type,
+        "uri": f"s3://simulated-bucket/{bodies.ORGANIZATION}/{run.id}/{name}",
+        "checksum": stored.checksum,
+        "file_size": len(stored.content),
+        "workflow_run_id" if run.type == WORKFLOW else "task_id": run.id,
+        "run_id": run.id,
+        "signed_url": url,
+        "archived": False,
+        "organization_id": bodies.ORGANIZATION,
+    }
+    return _times(bodies.ordered(_ARTIFACT_KEYS, values))
 
 
 def _workflow_only(run: SimRun) -> dict[str, Any]:
