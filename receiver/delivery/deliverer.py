@@ -308,29 +308,16 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
     """Return the deliverer for sink `name` in the worker process `owner`. Opens its connections on first use."""
     connection = connect(settings.redis_url, timeout=LINGER + 5, connect_timeout=2.0, retries=1)
     services = SourceServices(config, settings.skyvern_base_url)
+    ledger = Ledger(settings.database_url)
     if name == CALLBACK:
-        served = config.callbacks
-        options = CallbackOptions(timeout=served.timeout, connections=served.concurrency)
-        sink: Sink[Any] = CallbackSink(
-            options, services, Ledger(settings.database_url), settings.master_secret, config.allowed_addresses
-        )
-        return Deliverer(
-            Ledger(settings.database_url),
-            sink,
-            served.retry,
-            served.concurrency,
-            connection,
-            owner,
-            lane_limit=served.per_origin,
-        )
+        callbacks = config.callbacks
+        options = CallbackOptions(timeout=callbacks.timeout, connections=callbacks.concurrency)
+        lookup = Ledger(settings.database_url)
+        callback: Sink[Any] = CallbackSink(options, services, lookup, settings.master_secret, config.allowed_addresses)
+        limit = callbacks.per_origin
+        return Deliverer(ledger, callback, callbacks.retry, callbacks.concurrency, connection, owner, lane_limit=limit)
     chosen = config.sinks[name]
-    return Deliverer(
-        Ledger(settings.database_url),
-        registry.build(name, chosen.type, chosen.options, services),
-        chosen.retry,
-        chosen.concurrency,
-        connection,
-        owner,
-        rate=SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None,
-        on_start=liveness.StartedJournal(settings.data, owner, prefetch.unrecorded_starts(chosen.concurrency)).add,
-    )
+    sink = registry.build(name, chosen.type, chosen.options, services)
+    rate = SharedRate(connection, name, chosen.rate_limit) if chosen.rate_limit else None
+    started = liveness.StartedJournal(settings.data, owner, prefetch.unrecorded_starts(chosen.concurrency))
+    return Deliverer(ledger, sink, chosen.retry, chosen.concurrency, connection, owner, rate=rate, on_start=started.add)

@@ -22,35 +22,15 @@ STEP = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """What an operation takes: deliveries by id, or all that a filter finds."""
+class Selection(Filter):
+    """What an operation takes: deliveries by id, or all that the filter finds. Its limit and offset do not count."""
 
     delivery_ids: tuple[str, ...] = ()
-    event_id: str = ""
-    run_id: str = ""
-    source: str = ""
-    sink: str = ""
-    state: tuple[str, ...] = ()
-    status: tuple[str, ...] = ()
-    since: float | None = None
-    until: float | None = None
-
-    def as_filter(self) -> Filter:
-        """Return the same as a filter of lists."""
-        return Filter(
-            source=self.source,
-            run_id=self.run_id,
-            event_id=self.event_id,
-            status=self.status,
-            sink=self.sink,
-            state=self.state,
-            since=self.since,
-            until=self.until,
-        )
 
     def to_json(self) -> str:
         """Return its JSON, as the ledger keeps it."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value})
+        kept = {name: value for name, value in asdict(self).items() if value and name not in ("limit", "offset")}
+        return json.dumps(kept)
 
     @classmethod
     def from_json(cls, text: str) -> Selection:
@@ -82,7 +62,7 @@ def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
     """Select the ids of the deliveries that a replay takes: never one under way, one that succeeded only by force."""
     takes = [DeliveryState.DEAD, DeliveryState.DELIVERED] if force else [DeliveryState.DEAD]
     assert set(takes) <= set(sources(DeliveryMove.REPLAY))
-    found = matching_deliveries(selection.as_filter()).where(deliveries.c.state.in_([state.value for state in takes]))
+    found = matching_deliveries(selection).where(deliveries.c.state.in_([state.value for state in takes]))
     if selection.delivery_ids:
         found = found.where(sa.or_(*(begins(deliveries.c.id, each) for each in selection.delivery_ids)))
     return found.with_only_columns(deliveries.c.id)
@@ -94,7 +74,7 @@ def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
         events.c.disposition == "new", ~has_one
     )
-    return matching_events(found, selection.as_filter())
+    return matching_events(found, selection)
 
 
 def count(connection: sa.Connection, kind: str, selection: Selection, sink: str = "", *, force: bool = False) -> int:

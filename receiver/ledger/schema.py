@@ -32,6 +32,11 @@ metadata = MetaData(
 # SQLite gives out row numbers only to a column that is INTEGER PRIMARY KEY.
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
 
+
+def _partial(name: str, where: str, *columns: str, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
+
+
 runs = Table(
     "runs",
     metadata,
@@ -117,39 +122,11 @@ deliveries = Table(
     Column("target", Text, nullable=False, server_default=""),  # a callback's address, if not its submission's
     Index(None, "event_id"),
     Index(None, "source", "run_id"),
-    Index(
-        "ix_deliveries_queued",
-        "sink",
-        "due_at",
-        postgresql_where=text("state = 'queued'"),
-        sqlite_where=text("state = 'queued'"),
-    ),
-    Index(
-        "ix_deliveries_queued_lane",
-        "sink",
-        "lane",
-        "due_at",
-        postgresql_where=text("state = 'queued'"),
-        sqlite_where=text("state = 'queued'"),
-    ),
-    Index(
-        "ix_deliveries_waiting",
-        "due_at",
-        postgresql_where=text("state = 'waiting'"),
-        sqlite_where=text("state = 'waiting'"),
-    ),
-    Index(
-        "ix_deliveries_sending",
-        "claim_until",
-        postgresql_where=text("state = 'sending'"),
-        sqlite_where=text("state = 'sending'"),
-    ),
-    Index(
-        "ix_deliveries_held",
-        "event_id",
-        postgresql_where=text("state = 'held'"),
-        sqlite_where=text("state = 'held'"),
-    ),
+    _partial("ix_deliveries_queued", "state = 'queued'", "sink", "due_at"),
+    _partial("ix_deliveries_queued_lane", "state = 'queued'", "sink", "lane", "due_at"),
+    _partial("ix_deliveries_waiting", "state = 'waiting'", "due_at"),
+    _partial("ix_deliveries_sending", "state = 'sending'", "claim_until"),
+    _partial("ix_deliveries_held", "state = 'held'", "event_id"),
     Index("ix_deliveries_state_updated_at", "state", "updated_at"),
 )
 
@@ -222,20 +199,10 @@ submissions = Table(
     Column("created_at", Double, nullable=False),
     Column("answered_at", Double),
     Column("updated_at", Double, nullable=False),
-    Index(
-        "uq_submissions_key_id_idempotency_key",
-        "key_id",
-        "idempotency_key",
-        unique=True,
-        postgresql_where=text("idempotency_key IS NOT NULL"),
-        sqlite_where=text("idempotency_key IS NOT NULL"),
+    _partial(
+        "uq_submissions_key_id_idempotency_key", "idempotency_key IS NOT NULL", "key_id", "idempotency_key", unique=True
     ),
-    Index(
-        "ix_submissions_due",
-        "due_at",
-        postgresql_where=text("due_at IS NOT NULL"),
-        sqlite_where=text("due_at IS NOT NULL"),
-    ),
+    _partial("ix_submissions_due", "due_at IS NOT NULL", "due_at"),
     Index(None, "source", "run_id"),
     Index(None, "key_id", "request_hash", "created_at"),
 )

@@ -169,66 +169,31 @@ def _take(
         connection.execute(
             sa.update(deliveries)
             .where(bulk.among(connection, deliveries.c.id, found))
-            .values(
-                state=target(DeliveryMove.CLAIM),
-                attempts=deliveries.c.attempts + 1,
-                updated_at=now,
-                **values,
-            )
+            .values(state=target(DeliveryMove.CLAIM), attempts=deliveries.c.attempts + 1, updated_at=now, **values)
         )
     return found
 
 
 def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]) -> list[Claimed]:
+    of_delivery = ("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id", "prefetched")
+    of_event = ("outcome", "via", "problem", "received_at", "body")
     rows = connection.execute(
         sa.select(
-            deliveries.c.id,
-            deliveries.c.event_id,
-            deliveries.c.sink,
-            deliveries.c.lane,
-            deliveries.c.route,
-            deliveries.c.attempts,
-            deliveries.c.spent,
-            deliveries.c.after,
-            deliveries.c.source,
-            deliveries.c.run_id,
-            deliveries.c.prefetched,
-            events.c.outcome,
-            events.c.via,
-            events.c.problem,
-            events.c.received_at,
-            events.c.body,
+            *(deliveries.c[name] for name in of_delivery),
+            deliveries.c.attempts.label("number"),
+            *(events.c[name] for name in of_event),
             runs.c.labels,
         )
         .join(events, events.c.id == deliveries.c.event_id)
         .outerjoin(runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id))
         .where(bulk.among(connection, deliveries.c.id, ids))
     )
-    order = {each: place for place, each in enumerate(ids)}
-    claimed = [
-        Claimed(
-            id=row.id,
-            event_id=row.event_id,
-            sink=row.sink,
-            lane=row.lane,
-            route=row.route,
-            number=row.attempts,
-            spent=row.spent,
-            probe=row.id in probes,
-            source=row.source,
-            run_id=row.run_id,
-            outcome=row.outcome,
-            via=row.via,
-            problem=row.problem,
-            received_at=row.received_at,
-            body=bytes(row.body),
-            labels=json.loads(row.labels or "{}"),
-            after=tuple(json.loads(row.after)),
-            prefetched=row.prefetched,
-        )
-        for row in rows
-    ]
-    return sorted(claimed, key=lambda each: order[each.id])
+    found = {}
+    for row in rows:
+        fields = {**row._mapping, "body": bytes(row.body), "after": tuple(json.loads(row.after))}
+        fields["labels"] = json.loads(row.labels or "{}")
+        found[row.id] = Claimed(**fields, probe=row.id in probes)
+    return [found[each] for each in ids if each in found]
 
 
 def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until: float) -> int:

@@ -7,6 +7,7 @@ paused nor shut, so a healthy system reads an empty table.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -65,20 +66,15 @@ def end_probes(connection: sa.Connection, names: Collection[str], now: float) ->
 
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Write the breaker's state. Whether the lane is paused stays as the operator set it."""
-    insert = insert_statement(connection, lanes)
     values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}
-    connection.execute(
-        insert.values(lane=lane.lane, sink=lane.sink, updated_at=now, **values).on_conflict_do_update(
-            index_elements=[lanes.c.lane], set_={**values, "updated_at": now}
-        )
-    )
+    _put(connection, lane.lane, lane.sink, {**values, "updated_at": now})
 
 
 def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
     """Pause or resume all deliveries to `sink`."""
-    insert = insert_statement(connection, lanes)
-    connection.execute(
-        insert.values(lane=sink, sink=sink, paused=paused, updated_at=now).on_conflict_do_update(
-            index_elements=[lanes.c.lane], set_={"paused": paused, "updated_at": now}
-        )
-    )
+    _put(connection, sink, sink, {"paused": paused, "updated_at": now})
+
+
+def _put(connection: sa.Connection, lane: str, sink: str, values: dict[str, Any]) -> None:
+    insert = insert_statement(connection, lanes).values(lane=lane, sink=sink, **values)
+    connection.execute(insert.on_conflict_do_update(index_elements=[lanes.c.lane], set_=values))

@@ -51,20 +51,8 @@ def lapse_claims(connection: sa.Connection, now: float) -> int:
 
 
 def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[Any]:
-    return connection.execute(
-        sa.select(
-            deliveries.c.id,
-            deliveries.c.attempts,
-            deliveries.c.claim_owner,
-            deliveries.c.prefetched,
-            deliveries.c.updated_at,
-            deliveries.c.lane,
-        )
-        .where(SENDING, condition)
-        .order_by(deliveries.c.id)
-        .limit(500)
-        .with_for_update(skip_locked=True)
-    ).all()
+    found = sa.select(deliveries).where(SENDING, condition).order_by(deliveries.c.id).limit(500)
+    return connection.execute(found.with_for_update(skip_locked=True)).all()
 
 
 def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: int, now: float) -> None:

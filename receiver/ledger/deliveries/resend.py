@@ -55,29 +55,20 @@ def resend(
 
 def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, DeliveryStatus]:
     """Return the status of each of these deliveries that exists."""
-    found = {
-        row.id: DeliveryStatus(DeliveryState(row.state))
-        for row in connection.execute(
-            sa.select(deliveries.c.id, deliveries.c.state).where(bulk.among(connection, deliveries.c.id, list(ids)))
-        )
-    }
-    made = connection.execute(
-        sa.select(attempts)
-        .where(bulk.among(connection, attempts.c.delivery_id, list(ids)))
-        .order_by(attempts.c.delivery_id, attempts.c.number)
+    rows = connection.execute(
+        sa.select(deliveries.c.id, deliveries.c.state, attempts)
+        .outerjoin(attempts, attempts.c.delivery_id == deliveries.c.id)
+        .where(bulk.among(connection, deliveries.c.id, list(ids)))
+        .order_by(attempts.c.number)
     )
-    for row in made:
-        if row.delivery_id in found:
+    found: dict[str, DeliveryStatus] = {}
+    for row in rows:  # the newest attempt comes last
+        state = DeliveryState(row.state)
+        found[row.id] = DeliveryStatus(state)
+        if row.number is not None:
             note = json.loads(row.receipt).get("note", "") if row.receipt else ""
-            found[row.delivery_id] = DeliveryStatus(
-                found[row.delivery_id].state,
-                row.number,
-                row.outcome,
-                row.reason,
-                note,
-                row.started_at,
-                row.ended_at,
-            )
+            newest = (row.number, row.outcome, row.reason, note, row.started_at, row.ended_at)
+            found[row.id] = DeliveryStatus(state, *newest)
     return found
 
 

@@ -476,6 +476,21 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
     assert [plan for plan, index in zip(plans, indexes, strict=True) if f"ix_{index}" not in plan] == []
 
 
+def test_claims_are_found_by_an_index_over_what_is_being_sent(ledger: Ledger, explain: Callable[[], list[str]]) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", "results") for n in range(50)))
+
+    def work(connection: sa.Connection) -> None:
+        claims.claim(connection, "results", 3, "w", 1, NOW, 15, concurrency=3)
+        recovery.release_claims(connection, "w", NOW)
+
+    ledger.write(work)
+
+    plans = explain()
+    counted, released = plans[0], plans[-1]  # the slots that are taken, and the claims of an owner
+    for plan in (counted, released):
+        assert "ix_deliveries_sending" in plan or "ix_deliveries_state" in plan
+
+
 @pytest.fixture
 def explain(ledger: Ledger) -> Callable[[], list[str]]:
     """The plans of the SELECTs on deliveries and operations that were run, as the database explains them."""
