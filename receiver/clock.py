@@ -24,16 +24,16 @@ from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.redis_client import connect
 
+# Seconds between two checks of what is due.
 TICK = 1.0
-"""Seconds between two checks of what is due."""
+# Seconds between two sweeps of RQ's own lists.
 REPAIR_EVERY = 2.0
-"""Seconds between two sweeps of RQ's own lists."""
+# Seconds between two checks of what is rarely out of order.
 SLOW_EVERY = 15.0
-"""Seconds between two checks of what is rarely out of order."""
+# Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
 PATIENCE = 6.0
-"""Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile."""
+# Seconds of one check of the ledger from which on it counts as having been away.
 AWAY = 3.0
-"""Seconds of one check of the ledger from which on it counts as having been away."""
 
 log = logging.getLogger("runhook.clock")
 

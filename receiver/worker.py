@@ -33,12 +33,12 @@ from receiver.wakeups import DISPATCH, TURN, JobBody, Stop, deliver_queue, run_w
 
 log = logging.getLogger("runhook.worker")
 
+# Seconds that Redis and the ledger have to answer when the worker starts.
 PATIENCE: Final = 120.0
-"""Seconds that Redis and the ledger have to answer when the worker starts."""
 
 
+# By queue: builds the body of its jobs, for a worker process of the name given to it.
 Bodies = dict[str, Callable[[str], JobBody]]
-"""By queue: builds the body of its jobs, for a worker process of the name given to it."""
 
 
 def bodies(settings: Settings, config: Config) -> Bodies:

@@ -1,5 +1,5 @@
-"""What `make demo` runs: everything on the embedded default, some sample runs, and what became of each; then the whole
-loop, with a simulated Skyvern: runs submitted through us, one webhook lost on purpose, its result there all the same.
+"""`make demo`: run everything on the embedded default, send sample runs and show the outcome of each; then the whole
+loop with a simulated Skyvern: runs submitted through us, one webhook lost on purpose, and its result polled.
 
 With --once it checks that the rows and files are there, stops everything, and exits 0 or 1.
 """
@@ -58,7 +58,7 @@ def main() -> int:
     arguments.add_argument("--once", action="store_true", help="check, stop and exit")
     once = arguments.parse_args().once
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what others print must not overtake us
+        sys.stdout.reconfigure(line_buffering=True)  # what other processes print must not overtake us
     shutil.rmtree(DATA, ignore_errors=True)
     port = free_port(8000)
     url = f"http://127.0.0.1:{port}"
@@ -67,17 +67,17 @@ def main() -> int:
     skyvern = f"http://127.0.0.1:{free_port(8090)}"
     environ |= {"PUBLIC_URL": url, "SKYVERN_BASE_URL": skyvern, "RUNHOOK_CONFIG": write_config()}
     simulation: subprocess.Popen[bytes] | None = None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop is a stop, however it is asked for
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops it as Ctrl-C does
     dev = spawn([str(RUNHOOK), "dev", "--port", str(port)], env=environ, cwd=ROOT)
     try:
         if not wait_until(lambda: dev.poll() is not None or ready(url)) or dev.poll() is not None:
-            print("demo: the parts did not come up; the lines above say why", file=sys.stderr)
+            print("demo: the processes did not come up; the lines above say why", file=sys.stderr)
             return 1
         heading("Sending sample runs, signed as Skyvern signs them")
         subprocess.run([RUNHOOK, "trigger", "--url", url, *SAMPLES], env=environ, cwd=ROOT, check=True)
         simulation = spawn([str(RUNHOOK), "simulate", "--port", skyvern.rpartition(":")[2]], env=environ, cwd=ROOT)
         submitted = submit_all(url, skyvern, environ)
-        wait_until(lambda: settled(environ))
+        wait_until(lambda: all_ended(environ))
         show(environ)
         found = [*submitted, *problems(environ)]
         for line in found:
@@ -98,7 +98,7 @@ def main() -> int:
 
 
 def write_config() -> str:
-    """The shipped config, with what a Skyvern on this machine needs. Its path."""
+    """Write the shipped config with what a Skyvern on this machine needs, and return its path."""
     shipped = Path(os.environ.get("RUNHOOK_CONFIG") or ROOT / "config" / "runhook.yaml")
     written = DATA / "runhook.yaml"
     DATA.mkdir(parents=True)
@@ -108,7 +108,7 @@ def write_config() -> str:
 
 
 def submit_all(url: str, skyvern: str, environ: dict[str, str]) -> list[str]:
-    """Submit runs through us, as an app with the official SDK does, and wait for each. What went wrong."""
+    """Submit runs through us, as an app with the official SDK does, and wait for each. Return what went wrong."""
     heading("Submitting runs to a simulated Skyvern, through us; one webhook is lost on purpose")
     if not wait_until(lambda: answers(f"{skyvern}/api/v1/heartbeat")):
         return ["the simulated Skyvern did not come up"]
@@ -123,7 +123,7 @@ def submit_all(url: str, skyvern: str, environ: dict[str, str]) -> list[str]:
         print(f"POST {path:<15} {body.get('prompt') or body['agent_id']:<24} → {answer.get('run_id') or answer}")
     for run_id in filter(None, runs):
         answer, source = call(f"{url}/v1/runs/{run_id}?wait=50", headers)
-        via = ", ".join(each["via"] for each in ask(environ, "events", "--run", run_id)) or "nothing yet"
+        via = ", ".join(each["via"] for each in query(environ, "events", "--run", run_id)) or "nothing yet"
         print(f"GET  /v1/runs/{run_id} → {answer.get('status')}, from the {source}, known by {via}")
         if answer.get("status") != "completed":
             wrong.append(f"run {run_id} is {answer.get('status') or answer}")
@@ -141,7 +141,7 @@ def answers(url: str) -> bool:
 
 
 def call(url: str, headers: dict[str, str], body: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:
-    """The answer to a call, parsed, and where it came from."""
+    """Return the parsed answer to a call, and where it came from."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers)
     try:
@@ -154,7 +154,7 @@ def call(url: str, headers: dict[str, str], body: dict[str, Any] | None = None) 
 
 
 def free_port(wanted: int) -> int:
-    """`wanted`, or a free one when that is taken."""
+    """Return the port `wanted`, or a free one when that is taken."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -183,19 +183,19 @@ def ready(url: str) -> bool:
         return False
 
 
-def ask(environ: dict[str, str], *command: str) -> Any:
-    """What a runhook command prints as JSON."""
+def query(environ: dict[str, str], *command: str) -> Any:
+    """Return what a runhook command prints as JSON, parsed."""
     output = subprocess.run(
         [RUNHOOK, *command, "--json", "-n", "1000"], env=environ, cwd=ROOT, check=True, capture_output=True
     ).stdout
     return json.loads(output)
 
 
-def settled(environ: dict[str, str]) -> bool:
+def all_ended(environ: dict[str, str]) -> bool:
     """Whether every sample is in the ledger and every delivery has ended."""
-    states = [each["state"] for each in ask(environ, "deliveries")]
+    states = [each["state"] for each in query(environ, "deliveries")]
     return (
-        len(ask(environ, "runs")) >= len(SAMPLES) + len(SUBMITS)
+        len(query(environ, "runs")) >= len(SAMPLES) + len(SUBMITS)
         and bool(states)
         and set(states) <= {"delivered", "dead"}
     )
@@ -206,7 +206,7 @@ def heading(text: str) -> None:
 
 
 def show(environ: dict[str, str]) -> None:
-    heading("What became of each: event → sink → receipt")
+    heading("The outcome of each: event → sink → receipt")
     subprocess.run([RUNHOOK, "deliveries", "-n", "1000"], env=environ, cwd=ROOT, check=True)
     heading("Where it is")
     database, archive = places()
@@ -236,10 +236,10 @@ def rows(database: Path) -> list[tuple[Any, ...]]:
 
 
 def problems(environ: dict[str, str]) -> list[str]:
-    """What should be there and is not."""
+    """Return what is missing."""
     database, archive = places()
     found = []
-    runs = {each["run_id"]: each["outcome"] for each in ask(environ, "runs")}
+    runs = {each["run_id"]: each["outcome"] for each in query(environ, "runs")}
     stored = {row[0]: row[2] for row in rows(database)}
     if len(runs) < (expected := len(SAMPLES) + len(SUBMITS)):
         found.append(f"the ledger has {len(runs)} runs of {expected}")
@@ -250,7 +250,7 @@ def problems(environ: dict[str, str]) -> list[str]:
             found.append(f"run {run_id} has no file in {archive.relative_to(ROOT)}")
     return found + [
         f"delivery {each['id']} to {each['sink']} is {each['state']}: {each['reason']}"
-        for each in ask(environ, "deliveries")
+        for each in query(environ, "deliveries")
         if each["state"] != "delivered"
     ]
 

@@ -20,10 +20,10 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 
+# Seconds after which it is printed why no event can be kept yet.
 UNREADY_FOR = 4.0
-"""Seconds after which it is printed why no event can be kept yet."""
+# Seconds that each program has to end after Ctrl-C; the worker's own children a little less.
 STOP_TIMEOUT = 8.0
-"""Seconds that each program has to end after Ctrl-C; the worker's own children a little less."""
 
 
 def dev(

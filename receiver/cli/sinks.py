@@ -23,8 +23,8 @@ from receiver.ledger import Connection, queries
 from receiver.ledger.deliveries import lanes
 from receiver.skyvern import samples
 
+# Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3
-"""Origins with an open breaker whose reason the table shows; --json shows all."""
 
 app = typer.Typer(help="List, pause, resume and test sinks.", no_args_is_help=True)
 

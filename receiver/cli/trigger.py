@@ -25,8 +25,8 @@ from receiver.skyvern import samples
 DEFAULT = "completed"
 EVERY = "all"
 CONCURRENCY = 16
+# Seconds: as long as Skyvern waits.
 TIMEOUT = 30.0
-"""Seconds: as long as Skyvern waits."""
 
 # What Skyvern's own client sends, and nothing that it does not.
 _HEADERS = {

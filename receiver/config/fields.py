@@ -97,5 +97,5 @@ Rate = Annotated[
 ]
 Keys = Annotated[list[SecretStr], BeforeValidator(_keys)]
 OptionalKey = Annotated[SecretStr | None, BeforeValidator(_optional_key)]
+# Names of sources and sinks, which are used in URLs, queue names, metrics and templates.
 Name = Annotated[str, Field(pattern=NAME)]
-"""Names of sources and sinks, which are used in URLs, queue names, metrics and templates."""

@@ -14,8 +14,8 @@ from receiver.config.messages import model_in
 from receiver.config.models import Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
 from receiver.config.settings import Settings
 
+# Pattern of a text that takes its value from the environment.
 VARIABLE = r"\$\{[A-Za-z_]"
-"""Pattern of a text that takes its value from the environment."""
 
 BEGIN = "<!-- made by `runhook schema --docs --output docs/configuration.md` -->"
 END = "<!-- end -->"

@@ -17,11 +17,11 @@ from urllib.parse import quote, urlsplit
 from handlers.support.url import hide_password
 from receiver.errors import ConfigError
 
+# File in the data directory with the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set.
 LOCAL_KEY_FILE = "skyvern-api-key"
-"""File in the data directory with the signing key that `runhook dev` makes when SKYVERN_API_KEY is not set."""
 
+# File in the data directory with the master secret, when RUNHOOK_SECRET is not set.
 SECRET_FILE = "runhook-secret"  # noqa: S105 - a name
-"""File in the data directory with the master secret, when RUNHOOK_SECRET is not set."""
 
 _SHORTEST_SECRET = 16
 _SOCKET_PATH_LIMIT = 103  # bytes: 107 on Linux, 103 on macOS
@@ -78,11 +78,10 @@ class Settings:
             "made when it is needed: runhook-secret in the data directory",
         ),
     )
+    # True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it.
+    #
+    # `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
     local_key: bool = False
-    """True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it.
-
-    `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
-    """
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:

@@ -20,8 +20,8 @@ from yaml.reader import ReaderError
 
 from receiver.errors import ConfigError
 
+# The path of a value: ("sinks", "ops", "webhook_url").
 Key = tuple[str | int, ...]
-"""The path of a value: ("sinks", "ops", "webhook_url")."""
 
 MAX_BYTES = 256 << 10
 MAX_NODES = 20_000
@@ -56,11 +56,11 @@ class Document:
     path: Path
     value: Any = None
     lines: dict[Key, int] = field(default_factory=dict)
+    # Text of each scalar before variables were replaced.
     raw: dict[Key, str] = field(default_factory=dict)
-    """Text of each scalar before variables were replaced."""
     problems: list[tuple[int, Key, str]] = field(default_factory=list)
+    # Keys whose value could not be read, so that nothing more can be checked there.
     lost: set[Key] = field(default_factory=set)
-    """Keys whose value could not be read, so that nothing more can be checked there."""
 
     def line(self, key: Key) -> int:
         """Return the line, from 1, of `key`, or of the nearest value around it."""

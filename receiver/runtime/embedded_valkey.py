@@ -20,8 +20,8 @@ from receiver.errors import NotStarted
 from receiver.runtime.process import spawn
 from receiver.runtime.redis_client import connect
 
+# Seconds in which a server must answer at its start, not counting the time in which it loads its data.
 START_TIMEOUT: Final = 30.0
-"""Seconds in which a server must answer at its start, not counting the time in which it loads its data."""
 
 _FULL = 1 << 20  # free bytes with which a disk counts as full
 _LOG_CAP = 1 << 20  # bytes after which the log file is set aside at a start

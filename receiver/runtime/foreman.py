@@ -18,8 +18,8 @@ from typing import Final, TextIO
 from receiver.errors import NotStarted, RunhookError, UsageError
 from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, respawn_delay, spawn, stop_signals
 
+# How a program of ours begins a line about its start, above all why it could not.
 ERROR_PREFIX: Final = "runhook: "
-"""How a program of ours begins a line about its start, above all why it could not."""
 
 _COLOURS = (36, 33, 32, 35, 34, 31)
 
@@ -40,8 +40,8 @@ class Program:
     process: subprocess.Popen[bytes] | None = None
     restarts: Restarts = field(default_factory=Restarts)
     errors: list[str] = field(default_factory=list)
+    # A last line of its output whose end has not come yet.
     unfinished: bytes = b""
-    """A last line of its output whose end has not come yet."""
 
 
 def program(name: str, command: Sequence[str], environ: Mapping[str, str], grace: float = 10.0) -> Program:

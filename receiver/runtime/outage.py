@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+# Seconds between two tries.
 RETRY_AFTER: Final = 1.0
-"""Seconds between two tries."""
+# Seconds after which an outage that lasts is logged again.
 LOG_EVERY: Final = 60.0
-"""Seconds after which an outage that lasts is logged again."""
 _POLL: Final = 0.05  # seconds between two checks whether the worker must stop
 
 

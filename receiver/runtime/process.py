@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Final
 
+# Seconds of life after which a process's end is not counted together with those before.
 STABLE_AFTER: Final = 10.0
-"""Seconds of life after which a process's end is not counted together with those before."""
 
 _PR_SET_PDEATHSIG = 1
 _GC_THRESHOLDS = gc.get_threshold()

@@ -36,11 +36,11 @@ from receiver.runtime.process import (
 
 log = logging.getLogger("runhook.worker")
 
+# Seconds after a job's timeout at which its child is killed: what an alarm could not interrupt must end before its
+# claims lapse.
 OVERSTAY: Final = 1.0
-"""Seconds after a job's timeout at which its child is killed: what an alarm could not interrupt must end before its
-claims lapse."""
+# Exit code of a child that asks for a fresh process in its place.
 REPLACE: Final = 75
-"""Exit code of a child that asks for a fresh process in its place."""
 
 _TICK = 0.25  # seconds between two checks of the children's status
 
@@ -96,8 +96,8 @@ class ChildContext:
     predecessors: tuple[str, ...]
 
 
+# What a child runs after the fork; it returns the exit code.
 ChildMain = Callable[[ChildContext], int]
-"""What a child runs after the fork; it returns the exit code."""
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from typing import Final
 
 import redis
 
+# Seconds that a process counts by itself after Redis failed.
 LOCAL_FOR: Final = 5.0
-"""Seconds that a process counts by itself after Redis failed."""
 
 
 class TokenBucket:

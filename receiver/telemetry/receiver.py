@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+# How a request to /webhooks/… ended.
 OUTCOMES: Final = (
     "accepted",
     "bad_signature",
@@ -27,7 +28,6 @@ OUTCOMES: Final = (
     "malformed",
     "unavailable",
 )
-"""How a request to /webhooks/… ended."""
 STORES: Final = ("redis", "spool")
 
 

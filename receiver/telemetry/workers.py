@@ -18,8 +18,8 @@ import redis
 
 KEY: Final = "runhook:metrics:deliver"
 DISPATCH_KEY: Final = "runhook:metrics:dispatch"
+# Seconds of one send.
 BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Seconds of one send."""
 # An older program counted these dispositions by another name; their counters must not fall.
 _RENAMED: Final = {"news": "new"}
 

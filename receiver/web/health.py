@@ -14,8 +14,8 @@ from receiver.errors import RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.web.part import Context, WebPart
 
+# Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
-"""Seconds for which an answer of /readyz is reused: each new one costs a real write."""
 
 
 def health(context: Context) -> WebPart:

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+# Bytes of a request line and headers; llhttp itself has no limit.
 MAX_HEAD: Final = 64 << 10
-"""Bytes of a request line and headers; llhttp itself has no limit."""
 
+# Seconds that a request's head may take, and a new connection may be silent. uvicorn itself has no limit.
 HEAD_SECONDS: Final = 10.0
-"""Seconds that a request's head may take, and a new connection may be silent. uvicorn itself has no limit."""
 
 
 class Protocol(HttpToolsProtocol):

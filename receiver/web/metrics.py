@@ -26,8 +26,8 @@ from receiver.runtime.redis_client import connect_async
 from receiver.telemetry import workers
 from receiver.web.part import Context, WebPart
 
+# Seconds for which the answers of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
-"""Seconds for which the answers of Redis and the ledger are reused."""
 DISPOSITIONS: Final = ("new", "interim", "repeat", "superseded", "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 

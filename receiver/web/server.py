@@ -11,12 +11,12 @@ from typing import Any
 
 from receiver.errors import NotStarted
 
+# Connections that may wait to be accepted.
 BACKLOG = 2048
-"""Connections that may wait to be accepted."""
+# Seconds within which the process ends once everything is answered, written and closed.
 LEAVE_WITHIN = 1.0
-"""Seconds within which the process ends once everything is answered, written and closed."""
+# Seconds that requests in flight have to end when the process is stopped.
 STOP_TIMEOUT = 5
-"""Seconds that requests in flight have to end when the process is stopped."""
 
 
 def listen(host: str, port: int) -> socket.socket:
