@@ -244,7 +244,7 @@ def _schedule_polls(
         if each.event.via == "poll" and each.key in bound and each.event.submission_id == bound[each.key].id
     }
     over, once_more = [], []
-    for key in runs.final_ones(connection, bound):
+    for key in runs.final_runs(connection, bound):
         first = not any(each.final for each in known[key].history)
         if not deduplication.may_lack_output(histories[key]) or (key in polled and not first):
             over.append(key)
@@ -255,7 +255,7 @@ def _schedule_polls(
 
 
 def _part(entries: list[Entry]) -> list[Entry]:
-    """The first entries, up to PART_BYTES of bodies, and at least one."""
+    """Return the first entries, up to PART_BYTES of bodies, and at least one."""
     size = 0
     for count, entry in enumerate(entries):
         size += len(entry.event.body) if entry.event is not None else 0
@@ -264,9 +264,12 @@ def _part(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def build(settings: Settings, config: Config, owner: str) -> Dispatcher:
-    """The dispatcher of a worker process called `owner`. Opens its connections on first use."""
-    connection = connect(settings.redis_url, timeout=LINGER + 5, connect_timeout=2.0, retries=1)
+def build(settings: Settings, config: Config, owner: str, connection: redis.Redis | None = None) -> Dispatcher:
+    """Build the dispatcher of a process called `owner`. It opens its connections on first use.
+
+    `connection`: to Redis, of a caller that has one. Only `run` needs one of its own, for its blocking reads.
+    """
+    connection = connection or connect(settings.redis_url, timeout=LINGER + 5, connect_timeout=2.0, retries=1)
     return Dispatcher(
         Ledger(settings.database_url),
         Router(config.routes),

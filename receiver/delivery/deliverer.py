@@ -120,7 +120,7 @@ class Deliverer(wakeups.JobBody):
             self._take_pause(error, stop)
             if self._unsettled or self._withdrawn or self._senders:
                 # The clock wakes the queue for what is due. Of these only we know, and they would be sent twice.
-                wakeups.enqueue_raised(self._redis, self._queue)
+                wakeups.wake(self._redis, self._queue, force=True)
             else:
                 wakeups.lower_flag(self._redis, self._queue)
 

@@ -75,28 +75,17 @@ def narrowed(
 
 def matching_events(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
     """Narrow `query`, which is of events, to those that are wanted."""
+    it = events.c
     return narrowed(
-        query,
-        wanted,
-        source=events.c.source,
-        run_id=events.c.run_id,
-        event_id=events.c.id,
-        status=events.c.outcome,
-        moment=events.c.recorded_at,
+        query, wanted, source=it.source, run_id=it.run_id, event_id=it.id, status=it.outcome, moment=it.recorded_at
     )
 
 
 def list_runs(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]:
     """Runs, the one that changed last first, each with the count of its deliveries by state."""
     query = sa.select(runs).order_by(runs.c.updated_at.desc(), runs.c.run_id).limit(wanted.limit).offset(wanted.offset)
-    query = narrowed(
-        query,
-        wanted,
-        source=runs.c.source,
-        run_id=runs.c.run_id,
-        status=runs.c.outcome,
-        moment=runs.c.updated_at,
-    )
+    it = runs.c
+    query = narrowed(query, wanted, source=it.source, run_id=it.run_id, status=it.outcome, moment=it.updated_at)
     found = [dict(row._mapping) for row in connection.execute(query)]
     counts: dict[tuple[str, str], dict[str, int]] = {}
     for row in connection.execute(
@@ -190,26 +179,18 @@ def list_submissions(
     be its own.
     """
     columns = [column for column in submissions.c if column.name not in _UNSHOWN]
-    query = (
+    query: sa.Select[Any] = (
         sa.select(*columns, sa.func.coalesce(runs.c.outcome, "").label("status"))
         .outerjoin(runs, sa.and_(runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id))
         .order_by(submissions.c.created_at.desc(), submissions.c.id)
     )
-    if wanted.source:
-        query = query.where(submissions.c.source == wanted.source)
-    if wanted.run_id:
-        query = query.where(submissions.c.run_id == wanted.run_id)
-    if wanted.state:
-        query = query.where(submissions.c.state.in_(wanted.state))
-    if wanted.status:
-        query = query.where(runs.c.outcome.in_(wanted.status))
-    if wanted.since is not None:
-        query = query.where(submissions.c.created_at >= wanted.since)
-    if wanted.until is not None:
-        query = query.where(submissions.c.created_at < wanted.until)
+    it = submissions.c
+    query = narrowed(
+        query, wanted, source=it.source, run_id=it.run_id, status=runs.c.outcome, moment=it.created_at, state=it.state
+    )
     for name, value in sorted((labels or {}).items()):
         # As json.dumps writes a pair; no name and no value can be taken for another, for both are quoted there.
-        query = query.where(submissions.c.labels.contains(f"{json.dumps(name)}: {json.dumps(value)}", autoescape=True))
+        query = query.where(it.labels.contains(f"{json.dumps(name)}: {json.dumps(value)}", autoescape=True))
     found = [dict(row._mapping) for row in connection.execute(query.limit(wanted.limit).offset(wanted.offset))]
     for each in found:
         each["labels"] = json.loads(each["labels"])

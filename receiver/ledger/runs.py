@@ -77,17 +77,15 @@ def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def final_ones(connection: sa.Connection, keys: Iterable[RunKey]) -> list[RunKey]:
+def final_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> set[RunKey]:
     """Return those of the runs whose end the ledger knows."""
-    return [(source, each) for source, ids in bulk.by_source(keys) for each in final_runs(connection, source, ids)]
-
-
-def final_runs(connection: sa.Connection, source: str, run_ids: Collection[str]) -> set[str]:
-    """Return those of one source's runs whose end the ledger knows."""
-    query = sa.select(runs.c.run_id).where(
-        runs.c.source == source, bulk.among(connection, runs.c.run_id, sorted(run_ids)), runs.c.final
-    )
-    return set(connection.execute(query).scalars())
+    found: set[RunKey] = set()
+    for source, run_ids in bulk.by_source(keys):
+        query = sa.select(runs.c.source, runs.c.run_id).where(
+            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.final
+        )
+        found |= {(row[0], row[1]) for row in connection.execute(query)}
+    return found
 
 
 def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | None:

@@ -45,10 +45,10 @@ def import_runs(ledger: Ledger, source: PolledSource, since: float, dispatch: Di
             report.trouble = f"page {page}: {said}"
             break
         young = [row for row in rows if row.created_at is None or row.created_at >= since]
-        ids = [row.run_id for row in young]
-        known = ledger.read(lambda connection, ids=ids: runs.final_runs(connection, source.name, ids))  # type: ignore[misc]
+        keys = [(source.name, row.run_id) for row in young]
+        known = ledger.read(lambda connection, keys=keys: runs.final_runs(connection, keys))  # type: ignore[misc]
         report.final += len(young)
-        missing = [row for row in young if row.run_id not in known]
+        missing = [row for row in young if (source.name, row.run_id) not in known]
         report.missing += missing
         if dispatch is not None:
             report.imported += [row.run_id for row in missing if _import(dispatch, source, row)]

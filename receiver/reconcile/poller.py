@@ -20,24 +20,21 @@ from http import HTTPStatus
 import redis
 
 from handlers.support.daemon_pool import DaemonPool
-from receiver import wakeups
+from receiver import dispatch, wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config, ReconcileConfig
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event, Via, event_id
-from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
-from receiver.inbox import InboxReader
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile import poll_hints
 from receiver.reconcile.resolver import Resolver
-from receiver.routing.router import Router
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits
 from receiver.skyvern import Answer, Answered, Patience, SkyvernReader
@@ -161,7 +158,9 @@ class Reconciler:
         if gone or self._has_ended(source, submission, answer, now):
             self._ledger.write(lambda connection: polls.stop_polling(connection, submission.id, reason, now))
         else:
-            self._postpone(submission, reason, self._settings.longest, retry_after)
+            longest = self._settings.longest
+            again = poll_schedule.next_poll(submission.polls, now, random.random(), longest, retry_after=retry_after)
+            self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 
     def _has_ended(self, source: PolledSource, submission: Submission, answer: Answer, now: float) -> bool:
         """Whether this was the one more poll of a run whose end is known: it is repeated only while Skyvern has
@@ -170,11 +169,6 @@ class Reconciler:
         status = answer.status if isinstance(answer, Answered) else HTTPStatus.GATEWAY_TIMEOUT
         trouble = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
         return ended is not None and not (trouble and ended > now - poll_schedule.LOST_AFTER)
-
-    def _postpone(self, submission: Submission, reason: str, longest: float, retry_after: float | None = None) -> None:
-        now = time.time()
-        again = poll_schedule.next_poll(submission.polls, now, random.random(), longest, retry_after=retry_after)
-        self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 
     def _resolve(self, source: PolledSource, leased: Sequence[Submission]) -> None:
         """Search for the runs of submissions whose answer was lost: those that are due, and all others as well."""
@@ -269,13 +263,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
     """Build the reconciler for these settings. It opens its connections on first use. Raises ConfigError."""
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     ledger = Ledger(settings.database_url)
-    dispatcher = Dispatcher(
-        Ledger(settings.database_url),
-        Router(config.routes),
-        Redactor(config.redact),
-        InboxReader(connection, "reconcile"),
-        connection,
-    )
+    dispatcher = dispatch.build(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
     polled = []
     for name, source in config.sources.items():

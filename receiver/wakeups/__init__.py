@@ -20,7 +20,6 @@ from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import Swept, clear_dead, sweep
 from receiver.wakeups.flags import (
     FLAG_TTL,
-    enqueue_raised,
     flag_key,
     lower_flag,
     nudge_key,
@@ -48,7 +47,6 @@ __all__ = [
     "Swept",
     "clear_dead",
     "deliver_queue",
-    "enqueue_raised",
     "flag_key",
     "lower_flag",
     "nudge_key",

@@ -72,12 +72,12 @@ def wake_command(queue: str, *, force: bool = False) -> tuple[Any, ...]:
     return ("EVAL", _SCRIPT, len(keys), *keys, *arguments, *record(queue), "created_at", stamp, "enqueued_at", stamp)
 
 
-def wake(client: redis.Redis, queue: str) -> bool:
+def wake(client: redis.Redis, queue: str, *, force: bool = False) -> bool:
     """Enqueue a wake-up for `queue` unless one is outstanding; then a lingering job is nudged instead.
 
-    Call it after the work is committed. True if a wake-up was enqueued. Raises redis.RedisError.
+    Call it after the work is committed. `force`: see `wake_command`. True if it enqueued one. Raises redis.RedisError.
     """
-    return bool(client.execute_command(*wake_command(queue)))
+    return bool(client.execute_command(*wake_command(queue, force=force)))
 
 
 def wake_dispatcher(client: Any) -> Any:
@@ -91,11 +91,6 @@ def wake_sinks(client: redis.Redis, sinks: Iterable[str]) -> int:
     for sink in sinks:
         pipeline.execute_command(*wake_command(deliver_queue(sink)))
     return sum(pipeline.execute())
-
-
-def enqueue_raised(client: redis.Redis, queue: str) -> bool:
-    """Enqueue the wake-up of a flag that the caller has raised just now. Raises redis.RedisError."""
-    return bool(client.execute_command(*wake_command(queue, force=True)))
 
 
 def lower_flag(client: redis.Redis, queue: str) -> None:

@@ -30,7 +30,7 @@ from rq.worker_registration import register
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect
 from receiver.wakeups.cleanup import clear_dead, forget
-from receiver.wakeups.flags import RECORD_TTL, enqueue_raised, lower_flag
+from receiver.wakeups.flags import RECORD_TTL, lower_flag, wake
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
 
 log = logging.getLogger("runhook.worker")
@@ -259,7 +259,7 @@ def run_worker(
                 queue, client, f"{name}.{life}", body=lambda: perform(stop), timeout=timeout, on_job=on_job
             )
             worker.register_birth()
-            enqueue_raised(client, queue)  # poll at once, whatever became of earlier wake-ups
+            wake(client, queue, force=True)  # poll at once, whatever became of earlier wake-ups
             if away:
                 log.warning("%s: Redis is back", queue)
             pause, away = 0.1, False

@@ -26,7 +26,8 @@ from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.reconcile.poller import Reconciler
 from receiver.skyvern import Answered, Unreachable
-from receiver.skyvern.simulator.bodies import dumps, webhook
+from receiver.skyvern.samples import dumps
+from receiver.skyvern.simulator.bodies import webhook
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator

@@ -101,7 +101,7 @@ def test_several_queues_are_woken_in_one_go(client: redis.Redis) -> None:
 
 def test_a_caller_that_raised_the_flag_itself_gets_its_wake_up(client: redis.Redis) -> None:
     client.set(flag_key(QUEUE), 1, nx=True, ex=10)
-    assert wakeups.enqueue_raised(client, QUEUE)
+    assert wakeups.wake(client, QUEUE, force=True)
     assert queued(client) == 1
 
 
@@ -300,7 +300,7 @@ def test_a_stop_is_heeded_between_two_jobs_and_the_next_job_stays_queued(redis_u
 
     def body(stop: Stop) -> None:
         stop.ask()
-        wakeups.enqueue_raised(client, QUEUE)
+        wakeups.wake(client, QUEUE, force=True)
         ended.append(1)
 
     wakeups.wake(client, QUEUE)
