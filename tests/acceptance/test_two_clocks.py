@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.submission import SubmissionMove
-from receiver.ledger import events as recording
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claims import Claimed
-from receiver.ledger.events import NewEvent
+from receiver.ledger.events import NewEvent, lock_runs
+from receiver.ledger.events import record as record_events
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
@@ -59,8 +59,8 @@ class Work(Deployment):
         """Events whose deliveries are claimed in the transaction that makes them, before any worker can."""
 
         def work(connection: sa.Connection) -> list[Claimed]:
-            recording.lock_runs(connection, [each.key for each in events], now)
-            recording.record(connection, events, now)
+            lock_runs(connection, [each.key for each in events], now)
+            record_events(connection, events, now)
             return claims.claim(connection, "hook", EACH, owner, 1, now, 15)
 
         claimed = self.ledger.write(work)

@@ -14,7 +14,7 @@ from receiver.domain.api_key import RESUBMIT
 from receiver.domain.run import RunKey
 from receiver.ledger import api_keys, bulk
 from receiver.ledger.api_keys import Key
-from receiver.ledger.schema import submissions as table
+from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import Submission
 
@@ -49,8 +49,10 @@ def webhook_of(connection: sa.Connection, run: RunKey, key: Key) -> tuple[Submis
 
 def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[str], key: Key) -> dict[str, str]:
     """Return the webhooks that `key` may see, by submission id."""
-    query = sa.select(table.c.id, table.c.key_id, table.c.callback_url).where(
-        table.c.source == source, table.c.callback_url != "", bulk.among(connection, table.c.id, submission_ids)
+    query = sa.select(submissions.c.id, submissions.c.key_id, submissions.c.callback_url).where(
+        submissions.c.source == source,
+        submissions.c.callback_url != "",
+        bulk.among(connection, submissions.c.id, submission_ids),
     )
     found = {}
     for row in connection.execute(query).all():
