@@ -110,10 +110,7 @@ def url_identity(url: str) -> str:
 
 def is_content_path(url: str) -> bool:
     """Whether `url` has the path of the API's artifact contents: the only one that is sent the API key unasked."""
-    try:
-        return bool(_CONTENT_PATH.search(urlsplit(url).path))
-    except ValueError:
-        return False
+    return bool(_CONTENT_PATH.search(_path(url)))
 
 
 def _named(run: Mapping[str, Any]) -> Iterator[Artifact]:
@@ -170,23 +167,24 @@ def _identity(artifact: Artifact) -> str:
 
 
 def _id_of(url: str) -> str | None:
-    try:
-        path = urlsplit(url).path
-    except ValueError:
-        return None
+    path = _path(url)
     match = _CONTENT_PATH.search(path) or _STORED_NAME.search(path)
     return match[1] if match else None
 
 
 def _basename(url: str) -> str:
     """Return the last part of the path; "" when that is the API's `/content`."""
-    try:
-        path = urlsplit(url).path
-    except ValueError:
-        return ""
+    path = _path(url)
     if _CONTENT_PATH.search(path):
         return ""
     return unquote(path.rstrip("/").rpartition("/")[2], errors="replace")
+
+
+def _path(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""
 
 
 def _list(value: Any) -> Sequence[Any]:

@@ -38,7 +38,8 @@ from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.store import FETCHING_THREADS, ObjectTarget, Store
 from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
-from handlers.support.guarded_client import Deadline, GuardedClient, without_query
+from handlers.support.guarded_client import Deadline, GuardedClient
+from handlers.support.url import without_query
 
 MAX_OPTIMISTIC_WRITE = 1024 * 1024
 """Largest body, in bytes, that is written without first reading whether it is stored: more would be sent in vain."""

@@ -21,7 +21,7 @@ def mrkdwn(text: object, limit: int) -> str:
 
     Backticks are replaced, so the result may also be put inside code.
     """
-    return _fit(_SHOUT.sub("@" + WORD_JOINER, visible_text(text, limit)), limit, _ENTITIES)
+    return _fit(visible_text(text, limit), limit, _ENTITIES)
 
 
 def plain(text: object, limit: int) -> str:
@@ -29,29 +29,25 @@ def plain(text: object, limit: int) -> str:
 
     Angle brackets become look-alikes: they read the same whether or not Slack decodes escapes there, and never mention.
     """
-    line = " ".join(visible_text(text, limit).split())
-    return _fit(_SHOUT.sub("@" + WORD_JOINER, line), limit, {"<": "‹", ">": "›"})
+    return _fit(_one_line(text, limit), limit, {"<": "‹", ">": "›"})
 
 
 def code(text: object, limit: int = 200) -> str:
     """Return `text` as inline code, or "" when nothing of it is left."""
-    line = " ".join(visible_text(text, limit).split())
-    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, line), limit - 2, _ENTITIES)
+    inner = _fit(_one_line(text, limit), limit - 2, _ENTITIES)
     return f"`{inner}`" if inner else ""
 
 
 def code_block(text: object, limit: int) -> str:
     """Return `text` as a code block of at most `limit` units, or "" when nothing of it is left."""
-    stripped = visible_text(text, limit).strip("\n").rstrip()
-    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, stripped), limit - 8, _ENTITIES)
+    inner = _fit(visible_text(text, limit).strip("\n").rstrip(), limit - 8, _ENTITIES)
     return f"```\n{inner}\n```" if inner else ""
 
 
 def link(url: object, label: object, limit: int = 80) -> str:
     """Return a Slack link to `url`, or "" when that is no safe http(s) URL."""
     address = safe_url(url)
-    text = " ".join(visible_text(label, limit).split())
-    inner = _fit(_SHOUT.sub("@" + WORD_JOINER, text), limit, {**_ENTITIES, "|": "¦"})
+    inner = _fit(_one_line(label, limit), limit, {**_ENTITIES, "|": "¦"})
     return f"<{address}|{inner}>" if address and inner else ""
 
 
@@ -60,8 +56,13 @@ def utf16_length(text: str) -> int:
     return len(text) + sum(char > "\uffff" for char in text)
 
 
+def _one_line(text: object, limit: int) -> str:
+    return " ".join(visible_text(text, limit).split())
+
+
 def _fit(text: str, limit: int, replacements: dict[str, str]) -> str:
-    """Return `text` with `replacements`, cut before the first character that no longer fits, with an ellipsis."""
+    """Return `text` with `replacements` and no @here, cut with an ellipsis before what does not fit."""
+    text = _SHOUT.sub("@" + WORD_JOINER, text)
     out: list[str] = []
     length = 0
     # How much of `out` leaves room for the ellipsis.

@@ -197,14 +197,12 @@ class GuardedClient:
         max_connections: int = 64,
         resolver: Resolver = resolve,
         tls: ssl.SSLContext | None = None,
-        user_agent: str = "runhook",
     ) -> None:
         self._calls = threading.local()
         self._timeout = timeout
         self._max_redirects = max_redirects
         self._max_connections = max_connections
         self._tls = tls
-        self._user_agent = user_agent
         self._backend = _Backend(AllowedAddresses(allowed), resolver, self._calls)
         self._lock = threading.Lock()
         self._pool: httpcore2.ConnectionPool | None = None
@@ -287,7 +285,7 @@ class GuardedClient:
         self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None
     ) -> httpcore2.Response:
         sent = {"host": url.netloc.decode(), "accept": "*/*", "accept-encoding": "identity"}
-        sent["user-agent"] = self._user_agent
+        sent["user-agent"] = "runhook"
         if content is not None:
             sent["content-length"] = str(len(content))
         sent.update((name.lower(), value) for name, value in headers.items())
@@ -332,17 +330,6 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
     if url.userinfo:
         raise Refused(f"{url.host}: an address with a user name or password in it is not called")
     return url.copy_with(fragment=None)
-
-
-def without_query(text: str) -> str:
-    """Return `text` without query, fragment and user name, which may be shown: signatures are in the query.
-
-    Never raises: what is no URL at all is cut at the first ? or #.
-    """
-    bare = text.partition("#")[0].partition("?")[0]
-    scheme, mark, rest = bare.partition("://")
-    host, slash, path = rest.partition("/")
-    return scheme + mark + host.rpartition("@")[2] + slash + path
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int]:

@@ -51,6 +51,17 @@ def split_userinfo(url: str) -> tuple[str, str]:
     return bare, "Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
 
 
+def without_query(text: str) -> str:
+    """Return `text` without query, fragment and user name, which may be shown: signatures are in the query.
+
+    Never raises: what is no URL at all is cut at the first ? or #.
+    """
+    bare = text.partition("#")[0].partition("?")[0]
+    scheme, mark, rest = bare.partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + mark + host.rpartition("@")[2] + slash + path
+
+
 def hide_password(url: str) -> str:
     """Return `url` with the password in its authority, and in its query, replaced by stars."""
     # A password may hold a slash, for SQLAlchemy takes it; after a host's port there is none.
