@@ -1,0 +1,22 @@
+"""The states of a submission."""
+
+from __future__ import annotations
+
+import pytest
+
+from receiver.domain import submission
+from receiver.domain.delivery import IllegalMove
+
+
+def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:
+    legal = 0
+    for state in submission.SubmissionState:
+        for move in submission.SubmissionMove:
+            if (state, move) in submission.MOVES:
+                assert submission.after(state, move) in submission.SubmissionState
+                assert state in submission.sources(move)
+                legal += 1
+            else:
+                with pytest.raises(IllegalMove):
+                    submission.after(state, move)
+    assert legal == len(submission.MOVES)

@@ -1,0 +1,76 @@
+"""What callers get for each of Skyvern's answers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from receiver.skyvern import Answered, Unreachable
+from receiver.submit import replies
+
+
+def answered(status: int, body: bytes, **headers: str) -> Answered:
+    return Answered(status, body, {"content-type": "application/json", **headers})
+
+
+def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
+    ours, theirs = b'"https://us/webhooks/s/sub_1"', b'"https://them/hook"'
+    body = b'{"run_id":"tsk_1","run_request":{"webhook_url":"https://us/webhooks/s/sub_1"}}'
+
+    reply = replies.submit_reply(answered(200, body), [], {ours: theirs})
+
+    assert json.loads(reply.body)["run_request"]["webhook_url"] == "https://them/hook"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (answered(200, b"<html>"), 502),
+        (answered(200, b"[]"), 502),
+        (answered(307, b""), 502),
+        (answered(408, b"{}"), 504),
+        (answered(403, b'{"detail":"Invalid credentials"}'), 403),
+        (answered(500, b'{"error":"x"}'), 500),
+        (answered(503, b"<html>"), 503),
+        (answered(200, b'{"run_id":"the-key"}'), 502),
+        (Unreachable(False, "can't connect"), 503),
+        (Unreachable(True, "x did not answer in time"), 504),
+        (Unreachable(True, "the connection broke"), 502),
+    ],
+)
+def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, status: int) -> None:
+    reply = replies.submit_reply(answer, [b"the-key"], {}).for_submission("sub_1")
+
+    assert reply.status == status
+    assert json.loads(reply.body)["submission_id"] == reply.headers["x-runhook-submission-id"] == "sub_1"
+    assert b"the-key" not in reply.body
+
+
+def test_an_error_keeps_its_retry_after_and_only_what_creates_nothing_says_later() -> None:
+    busy = answered(503, b'{"detail":"busy"}', **{"retry-after": "7", "set-cookie": "a"})
+
+    assert replies.relay(busy).headers == {"content-type": "application/json", "retry-after": "7"}
+    assert "retry-after" in replies.unreachable(Unreachable(False, "x")).headers
+    assert "retry-after" not in replies.unreachable(Unreachable(True, "x")).headers
+
+
+def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
+    assert replies.relay(answered(200, b'{"run_id":"tsk_1"}'), [b"s", b""]).status == 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "held"),
+    [
+        (answered(200, b'{"run_id":"tsk_1"}'), True),
+        (answered(422, b"{}"), True),
+        (answered(429, b"{}"), False),
+        (answered(403, b"{}"), False),
+        (answered(503, b"{}", **{"retry-after": "1"}), False),
+        (answered(503, b"{}"), True),
+        (Unreachable(True, ""), True),
+        (Unreachable(False, ""), False),
+    ],
+)
+def test_an_idempotency_key_stays_with_what_would_be_answered_the_same(answer: Answered, held: bool) -> None:
+    assert replies.keeps_idempotency_key(answer) is held
