@@ -95,12 +95,6 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
             worn_out = True
             stop.ask()
 
-    def on_job(deadline: float) -> None:
-        context.status.deadline = deadline
-
-    def on_ready() -> None:
-        context.status.ready = True
-
     run_worker(
         queue,
         perform,
@@ -109,8 +103,8 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
         stop=stop,
         timeout=body.job_timeout,
         predecessors=context.predecessors,
-        on_job=on_job,
-        on_ready=on_ready,
+        on_job=partial(setattr, context.status, "deadline"),
+        on_ready=partial(setattr, context.status, "ready", True),
         alone=body.run_without_redis,
     )
     body.close()

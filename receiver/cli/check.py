@@ -23,13 +23,14 @@ from receiver.config.yaml_file import Key
 from receiver.domain import deduplication
 from receiver.domain.event import event_id
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, parse
+from receiver.domain.run import parse
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show
 from receiver.routing.router import Router, RunView, Verdict
 from receiver.skyvern import samples
 
 STARS = "********"
+_RUN_FIELDS = ("run_id", "run_type", "status", "outcome", "attempt", "problem")
 
 
 def check(
@@ -256,7 +257,7 @@ def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> d
         verdict = Router(loaded.config.routes).match(view, explain=True)
     return {
         "body": name,
-        **_described(run),
+        **{field: getattr(run, field) for field in _RUN_FIELDS},
         "event_id": event,
         "disposition": disposition,
         "redacted": redacted is not body,
@@ -265,17 +266,6 @@ def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> d
             for each in verdict.explanations
         ],
         "deliveries": [{"sink": each.sink, "route": each.route, "after": list(each.after)} for each in verdict.targets],
-    }
-
-
-def _described(run: Run) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "run_type": run.run_type,
-        "status": run.status,
-        "outcome": run.outcome,
-        "attempt": run.attempt,
-        "problem": run.problem,
     }
 
 

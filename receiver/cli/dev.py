@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
+from receiver.web.server import display_host, listen
 
 # Seconds after which it is printed why no event can be kept yet.
 UNREADY_FOR = 4.0
@@ -45,7 +45,7 @@ def dev(
         "PYTHONUNBUFFERED": "1",
     }
     loaded = load(settings.config, environ)
-    check_port(host, port)
+    listen(host, port).close()  # before anything is started
     runhook = [sys.executable, "-m", "receiver.cli"]
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
     programs = [
@@ -87,18 +87,6 @@ def _no_redis(settings: Settings, reason: str) -> NoReturn:
     raise NotStarted(f"Redis can't be used ({where}): {reason.rstrip('.')}; {hint}")
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise NotStarted when nothing can listen there, before anything is started."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise NotStarted(f"can't listen on {host} port {port}: {reason}; choose another with --port") from None
-
-
 class Readiness:
     """Polls whether the receiver can keep events now. After UNREADY_FOR without, `say` gets each new reason once."""
 
@@ -134,8 +122,7 @@ def summary(settings: Settings, config: Config, host: str, port: int, durability
     """Return lines about what is running and where its data is."""
     sinks = ", ".join(config.sinks) or "none"
     redis = "embedded Valkey in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
-    shown = f"[{host}]" if ":" in host else host
-    lines = [f"ready: http://{shown}:{port}/webhooks/{source}" for source in config.sources]
+    lines = [f"ready: http://{display_host(host)}:{port}/webhooks/{source}" for source in config.sources]
     lines += [
         f"config: {settings.config}, sinks: {sinks}",
         durability,

@@ -132,14 +132,5 @@ def _sorted(key: Key) -> list[str]:
 
 
 def _row(key: Key) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "hint": key.hint,
-        "scopes": _sorted(key),
-        "source": key.source,
-        "rate": key.rate,
-        "created_at": key.created_at,
-        "used_at": key.used_at,
-        "revoked_at": key.revoked_at,
-    }
+    names = ("id", "name", "hint", "scopes", "source", "rate", "created_at", "used_at", "revoked_at")
+    return {name: getattr(key, name) for name in names} | {"scopes": _sorted(key)}

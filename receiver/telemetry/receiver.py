@@ -37,12 +37,12 @@ class Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.sum = 0.0  # of all observed values
 
     def observe(self, value: float) -> None:
         """Count one value, in the unit of the bounds."""
         self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
         """Return (upper bound, how many values up to it) of each bucket, as Prometheus wants them."""
@@ -51,11 +51,6 @@ class Histogram:
             total += count
             pairs.append((bound, float(total)))
         return pairs
-
-    @property
-    def sum(self) -> float:
-        """The sum of all observed values."""
-        return self._sum
 
 
 class ReceiverMetrics(Collector):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -29,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        reason = "the port is in use" if error.errno == 98 else str(error.strerror or error).lower()
+        reason = "the port is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error).lower()
         raise NotStarted(f"can't listen on {display_host(host)}:{port}: {reason}; choose another with --port") from None
     listener.set_inheritable(False)
     return listener

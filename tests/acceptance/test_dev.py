@@ -129,7 +129,7 @@ def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., De
             command = [sys.executable, "-m", "receiver.cli", "dev", "--port", str(dev.port), *dev.options(tmp_path)]
             dev.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         line = refused(dev, 3)
-    assert f"can't listen on 127.0.0.1 port {dev.port}" in line
+    assert f"can't listen on 127.0.0.1:{dev.port}" in line
     assert not (dev.data / "redis").exists()
 
 
