@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from receiver.config.models import RetryPolicy
 
+# Seconds. A sink that asks for more than a day is asked again after one.
 RETRY_AFTER_CAP = 86_400.0
-"""Seconds. A sink that asks for more than a day is asked again after one."""
 
 
 def delay(policy: RetryPolicy, spent: int, chance: float) -> float:

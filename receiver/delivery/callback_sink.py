@@ -30,8 +30,8 @@ from receiver.ledger.submissions import lifecycle, visibility
 from receiver.ledger.submissions.lifecycle import Submission
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
+# The 4xx that Skyvern retries; a caller's server may count on that.
 RETRIED = frozenset({403, 408, 425, 429})
-"""The 4xx that Skyvern retries; a caller's server may count on that."""
 _MAX_ANSWER = 64 * 1024
 
 

@@ -35,18 +35,18 @@ from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.workers import AttemptCounter
 
+# Seconds that a job waits for more before it ends.
 LINGER = 1.0
-"""Seconds that a job waits for more before it ends."""
+# Seconds after which a claim that nobody renews lapses: how long a killed worker's deliveries wait at the most.
 CLAIM = 15.0
-"""Seconds after which a claim that nobody renews lapses: how long a killed worker's deliveries wait at the most."""
+# Seconds between two renewals of the claims of what is under way.
 RENEW = 4.0
-"""Seconds between two renewals of the claims of what is under way."""
+# Seconds that a send may overrun its sink's own time-out before it is given up.
 GRACE = 2.0
-"""Seconds that a send may overrun its sink's own time-out before it is given up."""
+# Batches in flight for a sink that takes many at once: one is sent while the next is claimed.
 BATCHES = 2
-"""Batches in flight for a sink that takes many at once: one is sent while the next is claimed."""
+# Seconds after which a sink with many lanes, or with prefetching, claims again although all sends are slow.
 CLAIM_AGAIN = 0.25
-"""Seconds after which a sink with many lanes, or with prefetching, claims again although all sends are slow."""
 POISONED = "its attempts are spent, and the last one ended with its worker: sending it may be what kills workers"
 log = logging.getLogger("runhook.deliver")
 
@@ -57,8 +57,8 @@ class ClaimedBatch(NamedTuple):
     number: int
     claimed: list[Claimed]
     receipts: dict[str, Receipts]
+    # Of what was due; it is dead now.
     poisoned: list[Claimed]
-    """Of what was due; it is dead now."""
 
 
 class Deliverer(wakeups.JobBody):
@@ -101,8 +101,8 @@ class Deliverer(wakeups.JobBody):
         alone = self._many or rate is not None or lane_limit
         self._prefetch = None if alone or not per_slot else Prefetch(self._senders, owner, per_slot)
         self._unsettled: list[SendTask] = []
+        # Whether the ledger may hold claims of ours that we don't know: the reply to a COMMIT was lost.
         self._orphans = False
-        """Whether the ledger may hold claims of ours that we don't know: the reply to a COMMIT was lost."""
         self._numbers = itertools.count(1)
         self._renewed = 0.0
         self._pause = Pause(log, "deliver")

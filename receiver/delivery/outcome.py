@@ -19,8 +19,8 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 
+# Characters of a reason that are kept.
 REASON_CAP = 500
-"""Characters of a reason that are kept."""
 
 
 class BreakerChange(NamedTuple):

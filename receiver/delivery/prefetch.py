@@ -14,12 +14,12 @@ from receiver.delivery.sender import SenderPool, SendTask
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import claims
 
+# Prefetched deliveries for each slot.
 PER_SLOT = 4
-"""Prefetched deliveries for each slot."""
+# Seconds of a send up to which its sink is fast. So what is prefetched waits about a second at the most.
 FAST = 0.25
-"""Seconds of a send up to which its sink is fast. So what is prefetched waits about a second at the most."""
+# Seconds without trouble before anything is prefetched again.
 CALM = 1.0
-"""Seconds without trouble before anything is prefetched again."""
 
 
 def unrecorded_starts(slots: int) -> int:
@@ -36,8 +36,8 @@ class Prefetch:
         self._owner = owner
         self._limit = per_slot * senders.slots
         self._trouble_at = float("-inf")
+        # Will not start any more, and are to be handed back.
         self.withdrawn: list[SendTask] = []
-        """Will not start any more, and are to be handed back."""
 
     def wanted(self) -> int:
         """Return how many to claim: none while the sink is slow or in trouble, nor before half of them have started."""

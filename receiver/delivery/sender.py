@@ -20,8 +20,8 @@ from handlers.support.daemon_pool import DaemonPool
 from receiver.domain.run import parse
 from receiver.ledger.deliveries.claims import Claimed
 
+# By sink.
 Receipts = Mapping[str, dict[str, object] | None]
-"""By sink."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +36,8 @@ class SendTask:
     answers: list[Receipt | Exception] = field(default_factory=list)
     seconds: float = 0.0  # that the send took
     ended: bool = False
+    # The queued task that has started in its slot.
     next_task: SendTask | None = None
-    """The queued task that has started in its slot."""
 
     @property
     def accepted(self) -> bool:
@@ -74,8 +74,8 @@ class SenderPool:
         self._handover = threading.Lock()  # held while a slot passes from one task to another
         self._queued: deque[SendTask] = deque()
         self._running: dict[int, SendTask] = {}
+        # Seconds that a send takes, as seen lately; infinite before the first.
         self.pace = float("inf")
-        """Seconds that a send takes, as seen lately; infinite before the first."""
 
     def __bool__(self) -> bool:
         return bool(self._running or self._queued)

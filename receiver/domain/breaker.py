@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+# Unavailable answers in a row that open the breaker.
 THRESHOLD = 5
-"""Unavailable answers in a row that open the breaker."""
+# Seconds before the first probe, and before each one at the most.
 FIRST, LONGEST = 2.0, 60.0
-"""Seconds before the first probe, and before each one at the most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from receiver.ledger.deliveries import creation
 from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
 
+# Deliveries that one step moves at the most.
 STEP = 500
-"""Deliveries that one step moves at the most."""
 
 
 @dataclass(frozen=True, slots=True)

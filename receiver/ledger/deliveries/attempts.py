@@ -22,8 +22,8 @@ from receiver.ledger.schema import attempts, deliveries
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """The result of one attempt. `move`: ACCEPT, DEFER or DIE. `outcome`: the word in the attempts table. Times are
-    seconds since the epoch, `retry_after` is seconds."""
+    """The result of one attempt. `move`: ACCEPT, DEFER, DIE or LAPSE. `outcome`: the word in the attempts table. Times
+    are seconds since the epoch, `retry_after` is seconds."""
 
     id: str
     number: int
@@ -45,21 +45,7 @@ def settle(
 
     An attempt is recorded even when the claim has lapsed meanwhile; the delivery then stays as its new owner has it.
     """
-    rows = [
-        {
-            "delivery_id": each.id,
-            "number": each.number,
-            "outcome": each.outcome,
-            "reason": each.reason,
-            "receipt": json.dumps(each.receipt) if each.receipt is not None else None,
-            "retry_after": each.retry_after,
-            "started_at": each.started_at,
-            "ended_at": each.ended_at,
-            "worker": owner,
-        }
-        for each in sorted(itertools.chain(*results.values()), key=lambda each: each.id)
-    ]
-    bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
+    record(connection, [(owner, each) for each in itertools.chain(*results.values())])
     ended: list[str] = []
     for number, of_claim in sorted(results.items()):
         accepted = sorted(each.id for each in of_claim if each.move is DeliveryMove.ACCEPT)
@@ -74,6 +60,25 @@ def settle(
                 if each.move is DeliveryMove.DIE:
                     ended += moved
     return _release_held(connection, ended, now) if ended else []
+
+
+def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
+    """Record attempts, each with the worker that made it. One that is there already stays."""
+    rows = [
+        {
+            "delivery_id": each.id,
+            "number": each.number,
+            "outcome": each.outcome,
+            "reason": each.reason,
+            "receipt": json.dumps(each.receipt) if each.receipt is not None else None,
+            "retry_after": each.retry_after,
+            "started_at": each.started_at,
+            "ended_at": each.ended_at,
+            "worker": worker,
+        }
+        for worker, each in sorted(results, key=lambda each: each[1].id)
+    ]
+    bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
 
 
 def give_up(connection: sa.Connection, owner: str, number: int, ids: Sequence[str], reason: str, now: float) -> None:

@@ -38,13 +38,13 @@ from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.schema import deliveries, events, runs
 
+# Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory.
 CLAIM_BYTES = 64 << 20
-"""Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory."""
 
+# The columns of a delivery that nobody has claimed.
 UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefetched": False, "claim_until": None}
-"""The columns of a delivery that nobody has claimed."""
+# The condition for a claimed delivery; a literal, for the partial index needs it.
 SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
-"""The condition for a claimed delivery; a literal, for the partial index needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,26 +204,12 @@ def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until
 
 def take_slots(connection: sa.Connection, owner: str, started: Mapping[str, int], now: float) -> None:
     """Give prefetched deliveries that have started, id → claim number, the slots that the same transaction frees."""
-    for number, ids in _by_number(started).items():
-        connection.execute(
-            sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, ids), _of(owner, [number]), deliveries.c.prefetched)
-            .values(prefetched=False, updated_at=now)
-        )
+    _change(connection, owner, started, deliveries.c.prefetched, {"prefetched": False, "updated_at": now})
 
 
 def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int], now: float) -> None:
     """Queue prefetched deliveries that never started, id → claim number. What is not the owner's any more is left."""
-    for number, ids in _by_number(unstarted).items():
-        connection.execute(
-            sa.update(deliveries)
-            .where(
-                bulk.among(connection, deliveries.c.id, ids),
-                _of(owner, [number]),
-                deliveries.c.state.in_(sources(DeliveryMove.HAND_BACK)),
-            )
-            .values(handed_back(now))
-        )
+    _change(connection, owner, unstarted, deliveries.c.state.in_(sources(DeliveryMove.HAND_BACK)), handed_back(now))
 
 
 def release_orphans(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
@@ -249,11 +235,19 @@ def _of(owner: str, numbers: Collection[int]) -> sa.ColumnElement[bool]:
     return sa.and_(deliveries.c.claim_owner == owner, deliveries.c.claim_number.in_(sorted(numbers)))
 
 
-def _by_number(claims: Mapping[str, int]) -> dict[int, list[str]]:
-    grouped: dict[int, list[str]] = {}
-    for delivery in sorted(claims):
-        grouped.setdefault(claims[delivery], []).append(delivery)
-    return grouped
+def _change(
+    connection: sa.Connection,
+    owner: str,
+    claimed: Mapping[str, int],
+    condition: sa.ColumnElement[bool],
+    values: Mapping[str, Any],
+) -> None:
+    ids: dict[int, list[str]] = {}
+    for delivery in sorted(claimed):
+        ids.setdefault(claimed[delivery], []).append(delivery)
+    for number, of_claim in ids.items():
+        mine = sa.and_(bulk.among(connection, deliveries.c.id, of_claim), _of(owner, [number]))
+        connection.execute(sa.update(deliveries).where(mine, condition).values(values))
 
 
 def has_due(connection: sa.Connection, sink: str, now: float) -> bool:

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger.schema import deliveries
 
+# Deliveries, the oldest, that are read before the lanes are searched one by one.
 WINDOW = 200
-"""Deliveries, the oldest, that are read before the lanes are searched one by one."""
 
 _QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")  # literal: the partial indexes need it
 _ORDER = (deliveries.c.due_at, deliveries.c.id)

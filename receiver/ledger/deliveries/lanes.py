@@ -15,8 +15,8 @@ from receiver.domain.breaker import Lane
 from receiver.ledger.bulk import insert_statement
 from receiver.ledger.schema import lanes
 
+# Seconds after which a probe whose worker vanished may be made by another.
 PROBE_LEASE = 15.0
-"""Seconds after which a probe whose worker vanished may be made by another."""
 
 
 def _from(row: sa.Row[tuple[object, ...]]) -> Lane:

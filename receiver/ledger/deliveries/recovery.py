@@ -6,6 +6,7 @@ Each check that finds nothing costs one indexed query.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import lanes
-from receiver.ledger.deliveries.attempts import release_held
+from receiver.ledger.deliveries.attempts import AttemptResult, record, release_held
 from receiver.ledger.deliveries.claims import SENDING, UNCLAIMED, handed_back
 from receiver.ledger.schema import attempts, deliveries
 
@@ -65,28 +66,11 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     with it again and again.
     """
     before = _lapses(connection, held)
-    rows = [
-        {
-            "delivery_id": row.id,
-            "number": row.attempts,
-            "outcome": "lapsed",
-            "reason": reason,
-            "receipt": None,
-            "retry_after": None,
-            "started_at": row.updated_at,
-            "ended_at": now,
-            "worker": row.claim_owner,
-        }
-        for row in held
-    ]
-    bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
-    changes = {
-        "state": target(DeliveryMove.LAPSE),
-        "updated_at": now,
-        "reason": reason,
-        **UNCLAIMED,
-        "spent": deliveries.c.spent + spends,
-    }
+    result = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
+    made = [(row.claim_owner, result(id=row.id, number=row.attempts, started_at=row.updated_at)) for row in held]
+    record(connection, made)
+    changes = {"state": target(DeliveryMove.LAPSE), "updated_at": now, "reason": reason, **UNCLAIMED}
+    changes["spent"] = deliveries.c.spent + spends
     fresh, again = [row for row in held if row.id not in before], [row for row in held if row.id in before]
     if fresh:
         connection.execute(_these(connection, fresh).values(**changes, due_at=now))
