@@ -37,7 +37,7 @@ COMMIT_BYTES: Final = 4 << 20
 # Seconds between two checks of free disk space, and of the inbox's depth.
 WATCH_EVERY: Final = 0.5
 ADOPT_EVERY: Final = 2.0
-# Files of another process's lane that are opened at a time: all who wait for the spool wait for that.
+# Files of another process's partition that are opened at a time: all who wait for the spool wait for that.
 ADOPT_FILES: Final = 2
 EXAMINE_EVERY: Final = 30.0
 # An inbox that was over its limits takes events again when it is down to this part of them.
@@ -55,8 +55,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`max_events`, `max_bytes`: of the inbox. `max_body`: bytes of the largest event. `accept_weaker`: use a Redis
-    that does not write to disk before it answers. `shares_disk`: Redis is the embedded one, on the spool's disk."""
+    """Limits of ingest. `max_events`, `max_bytes`: of the inbox. `max_body`: bytes of the largest event.
+
+    `accept_weaker`: use a Redis that does not write to disk before it answers. `shares_disk`: Redis is the embedded
+    one, on the spool's disk.
+    """
 
     max_events: int
     max_bytes: int
@@ -71,16 +74,10 @@ class GroupCommit:
     A wake-up of the dispatcher that fails changes nothing, since the clock polls the inbox as well.
     """
 
-    def __init__(
-        self,
-        redis_url: str,
-        spool: Spool,
-        limits: Limits,
-        metrics: ReceiverMetrics,
-    ) -> None:
+    def __init__(self, redis_url: str, spool: Spool, limits: Limits, metrics: ReceiverMetrics) -> None:
         self._redis_url = redis_url
-        # Not lazy: after a connection broke, another server may answer, and must be examined first.
         flag = wakeups.flag_key(wakeups.DISPATCH)
+        # Not lazy: after a connection broke, another server may answer, and must be examined first.
         self._writer = InboxWriter(redis_url, lazy=False, wake_flag=flag)
         self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False, wake_flag=flag)
         self._spool = spool

@@ -1,12 +1,12 @@
 """The spool: a local store that takes events while Redis is away, each of them on disk before `append` returns.
 
-Each process has a directory of its own in it, a lane, and holds a lock there as long as it lives. A lane whose lock
-is free belonged to a process that is gone: the next process adopts it and drains it. So several receivers can share a
-data directory, and kill -9 leaves nothing behind that the next one does not find.
+Each process has a directory of its own in it, a partition, and holds a lock there as long as it lives. A partition
+whose lock is free belonged to a process that is gone: the next process adopts it and drains it. So several receivers
+can share a data directory, and kill -9 leaves nothing behind that the next one does not find.
 
-    spool/lock                     held for a moment by a process that makes or adopts a lane
-    spool/<lane>/lock              held by the lane's owner
-    spool/<lane>/00000001.seg      events, in order; see spool_segment.py
+    spool/lock                        held for a moment by a process that makes or adopts a partition
+    spool/<partition>/lock            held by the partition's owner
+    spool/<partition>/00000001.seg    events, in order; see spool_segment.py
 
 Used by one thread at a time; it knows neither Redis nor the event loop.
 """
@@ -48,7 +48,7 @@ class Batch:
     frames: int = 0
 
 
-class _Lane:
+class _Partition:
     """One directory of segments, and the lock that makes it ours."""
 
     def __init__(self, path: Path, lock: int, unopened: Sequence[Path] = ()) -> None:
@@ -100,7 +100,7 @@ class _Lane:
         os.close(self._lock)
 
     def remove(self) -> None:
-        """Delete an empty lane; one in which something was set aside stays, for a person to examine."""
+        """Delete an empty partition; one in which something was set aside stays, for a person to examine."""
         with suppress(OSError):
             (self.path / "lock").unlink()
             self.path.rmdir()
@@ -110,7 +110,7 @@ class _Lane:
 class Spool:
     """The spool of this process. `directory` is made if need be.
 
-    `max_bytes`: most bytes in the whole spool, other processes' lanes included.
+    `max_bytes`: most bytes in the whole spool, other processes' partitions included.
     `reserve_bytes`: free disk space that is left alone.
     """
 
@@ -118,26 +118,26 @@ class Spool:
         self._directory = directory
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
-        self._own: _Lane | None = None
-        self._adopted: list[_Lane] = []
+        self._own: _Partition | None = None
+        self._adopted: list[_Partition] = []
         self._others_bytes = 0
         self._measured_at = float("-inf")
-        # How many events wait in this process's lane and in those it adopted, as far as they were opened, and never 0
-        # before all of that was. Any thread may read it.
+        # How many events wait in this process's partition and in those it adopted, as far as they were opened, and
+        # never 0 before all of that was. Any thread may read it.
         self.events = 0
-        # How many bytes those lanes take up. Any thread may read it.
+        # How many bytes those partitions take up. Any thread may read it.
         self.bytes = 0
 
     def open(self) -> None:
-        """Make this process's lane and adopt what earlier processes left. Raises NotStarted."""
+        """Make this process's partition and adopt what earlier processes left. Raises NotStarted."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with self._locked():
                 path = self._directory / f"{time.time_ns():020d}-{os.getpid()}"
                 path.mkdir(mode=0o700)
                 lock = _lock(path / "lock")
-                assert lock is not None, "a lane that was made just now is locked"
-                self._own = _Lane(path, lock)
+                assert lock is not None, "a partition that was made just now is locked"
+                self._own = _Partition(path, lock)
             sync_directory(self._directory)
         except OSError as error:
             raise NotStarted(f"can't use the spool {self._directory}: {error.strerror}; set RUNHOOK_DATA") from None
@@ -146,10 +146,10 @@ class Spool:
     @property
     def whole(self) -> bool:
         """Whether all that was adopted has been opened. Any thread may read it."""
-        return all(lane.whole for lane in self._adopted)
+        return all(partition.whole for partition in self._adopted)
 
     def adopt(self, most: int | None = None) -> int:
-        """Adopt the lanes of processes that are gone. Returns how many events were found; what can't be read is logged.
+        """Adopt the partitions of processes that are gone. Returns how many events were found; logs what can't be read.
 
         `most`: how many files to open; the rest is opened at the next calls, or when its turn comes. To open one takes
         some 50 ms, in which nothing is appended.
@@ -160,13 +160,13 @@ class Spool:
                 for path in sorted(self._directory.iterdir()):
                     if path.is_dir() and not self._is_ours(path) and (path / "lock").exists():
                         self._adopt(path)
-            for lane in self._adopted:
+            for partition in self._adopted:
                 events = 0
-                while not lane.whole and (most is None or most > 0):
-                    events += lane.open_next()
+                while not partition.whole and (most is None or most > 0):
+                    events += partition.open_next()
                     most = None if most is None else most - 1
                 if events:
-                    log.warning("spool.adopted lane=%s events=%d", lane.path.name, events)
+                    log.warning("spool.adopted partition=%s events=%d", partition.path.name, events)
                 found += events
             self._tidy()
         except OSError as error:
@@ -174,7 +174,7 @@ class Spool:
         return found
 
     def _is_ours(self, path: Path) -> bool:
-        return any(lane.path == path for lane in self._lanes())
+        return any(partition.path == path for partition in self._partitions())
 
     def _adopt(self, path: Path) -> None:
         try:
@@ -182,7 +182,7 @@ class Spool:
         except FileNotFoundError:  # its owner has removed it just now
             return
         if lock is not None:
-            self._adopted.append(_Lane(path, lock, sorted(path.glob("*.seg"))))
+            self._adopted.append(_Partition(path, lock, sorted(path.glob("*.seg"))))
 
     def append(self, events: Sequence[Event]) -> None:
         """Add `events` and return when they are on disk. Raises SpoolFull or OSError; none of them is kept then."""
@@ -233,50 +233,50 @@ class Spool:
             self._tidy()
 
     def _oldest(self) -> Segment | None:
-        return next((segment for lane in self._lanes() if (segment := lane.oldest()) is not None), None)
+        return next((segment for partition in self._partitions() if (segment := partition.oldest()) is not None), None)
 
     def _tidy(self) -> None:
-        """Delete drained segments and adopted lanes without any."""
-        for lane in self._lanes():
-            for segment in [each for each in lane.segments if each.empty]:
-                lane.segments.remove(segment)
+        """Delete drained segments and adopted partitions without any."""
+        for partition in self._partitions():
+            for segment in [each for each in partition.segments if each.empty]:
+                partition.segments.remove(segment)
                 if segment.damaged:
                     log.error("spool.damaged file=%s frames=%d: set aside", segment.path, segment.damaged)
                 segment.remove()
-        for lane in [each for each in self._adopted if each.whole and not each.segments and not each.unreadable]:
-            self._adopted.remove(lane)
-            lane.remove()
+        for partition in [each for each in self._adopted if each.whole and not each.segments and not each.unreadable]:
+            self._adopted.remove(partition)
+            partition.remove()
         self._count()
 
-    def _lanes(self) -> Iterator[_Lane]:
-        """Adopted lanes first, the oldest first: they were filled before ours was made."""
+    def _partitions(self) -> Iterator[_Partition]:
+        """Adopted partitions first, the oldest first: they were filled before ours was made."""
         yield from self._adopted
         if self._own is not None:
             yield self._own
 
     def _count(self) -> None:
-        events = sum(segment.events for lane in self._lanes() for segment in lane.segments)
+        events = sum(segment.events for partition in self._partitions() for segment in partition.segments)
         self.events = max(events, 0 if self.whole else 1)
-        self.bytes = sum(lane.bytes for lane in self._lanes())
+        self.bytes = sum(partition.bytes for partition in self._partitions())
 
     def free(self) -> int:
         """Free bytes on the spool's disk beyond the reserve; less than 0 when the reserve is eaten into."""
         return free_bytes(self._directory) - self._reserve_bytes
 
     def _others(self) -> int:
-        """Return the bytes in the lanes of other live processes, as of a moment ago."""
+        """Return the bytes in the partitions of other live processes, as of a moment ago."""
         now = time.monotonic()
         if now - self._measured_at >= _MEASURE_EVERY:
             self._measured_at = now
-            ours = {lane.path for lane in self._lanes()}
+            ours = {partition.path for partition in self._partitions()}
             files = [file for path in self._directory.iterdir() if path not in ours for file in path.glob("*.*")]
             self._others_bytes = sum(_size(file) for file in files)
         return self._others_bytes
 
     def close(self) -> None:
-        """Close the lanes. What is left in them is adopted by the next process."""
-        for lane in self._adopted:
-            lane.close()
+        """Close the partitions. What is left in them is adopted by the next process."""
+        for partition in self._adopted:
+            partition.close()
         self._adopted.clear()
         own, self._own = self._own, None
         if own is not None:
@@ -289,7 +289,7 @@ class Spool:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the making and adopting of lanes: else a new one could be adopted before its owner has locked it."""
+        """Lock the making and adopting of partitions: a new one must not be adopted before its owner has locked it."""
         handle = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -124,10 +124,10 @@ def _drop_executions(pipeline: Any, queue: str, entries: Iterable[bytes]) -> Non
 
 
 def _drop_intermediate(pipeline: Any, queue: str, raw_ids: Iterable[bytes]) -> None:
-    lane = f"rq:queue:{queue}:intermediate"
+    queue_key = f"rq:queue:{queue}:intermediate"
     for raw_id in raw_ids:
-        pipeline.lrem(lane, 0, raw_id)
-        pipeline.delete(f"{lane}:first_seen:{_text(raw_id)}")
+        pipeline.lrem(queue_key, 0, raw_id)
+        pipeline.delete(f"{queue_key}:first_seen:{_text(raw_id)}")
         forget(pipeline, _text(raw_id))
 
 
@@ -159,10 +159,10 @@ def _orphans(client: redis.Redis, entries: Iterable[bytes]) -> set[bytes]:
 
 def _is_stuck(client: redis.Redis, queue: str, job_id: str) -> bool:
     """Whether an earlier sweep saw the job there, long enough ago."""
-    lane = IntermediateQueue(f"rq:queue:{queue}", client)
-    if lane.set_first_seen(job_id):
+    intermediate = IntermediateQueue(f"rq:queue:{queue}", client)
+    if intermediate.set_first_seen(job_id):
         return False
-    seen = lane.get_first_seen(job_id)
+    seen = intermediate.get_first_seen(job_id)
     return seen is not None and (now() - seen).total_seconds() >= _STUCK
 
 

@@ -165,8 +165,8 @@ class RunhookWorker(SimpleWorker):
             with self.connection.pipeline() as pipeline:
                 self._beat(pipeline, "idle", self.worker_ttl)
                 pipeline.execute()
-        lane = self.queue.intermediate_queue_key
-        raw_id = self.connection.blmove(self.queue.key, lane, _POLL)  # type: ignore[arg-type]
+        intermediate = self.queue.intermediate_queue_key
+        raw_id = self.connection.blmove(self.queue.key, intermediate, _POLL)  # type: ignore[arg-type]
         if raw_id is None:
             return None
         assert isinstance(raw_id, bytes)
@@ -176,7 +176,7 @@ class RunhookWorker(SimpleWorker):
         except (NoSuchJobError, NotAWakeUp, ResponseError, ValueError) as error:
             if not isinstance(error, NoSuchJobError):
                 log.warning("%s: dropped a job that is no wake-up of ours (%.80r)", self.queue.name, raw_id)
-            self.connection.lrem(lane, 0, raw_id)  # type: ignore[arg-type]
+            self.connection.lrem(intermediate, 0, raw_id)  # type: ignore[arg-type]
             self.connection.delete(Job.redis_job_namespace_prefix.encode() + raw_id)
             return None
         job.origin = self.queue.name

@@ -106,7 +106,7 @@ def test_what_was_drained_before_a_stop_is_not_drained_again(tmp_path: Path) -> 
     second.close()
 
 
-def test_a_lane_whose_owner_lives_is_left_alone_and_adopted_when_it_is_gone(tmp_path: Path) -> None:
+def test_a_partition_whose_owner_lives_is_left_alone_and_adopted_when_it_is_gone(tmp_path: Path) -> None:
     first, second = open_spool(tmp_path), open_spool(tmp_path)
     first.append(events(0, 3))
     second.append(events(3, 5))
@@ -282,10 +282,10 @@ def test_a_hole_in_the_middle_costs_only_what_was_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"RHSP", b"something else altogether"])
 def test_a_file_that_is_no_segment_holds_nothing_up(tmp_path: Path, content: bytes) -> None:
-    lane = tmp_path / "spool" / "0-1"
-    lane.mkdir(parents=True)
-    (lane / "lock").touch()
-    (lane / "00000001.seg").write_bytes(content)
+    partition = tmp_path / "spool" / "0-1"
+    partition.mkdir(parents=True)
+    (partition / "lock").touch()
+    (partition / "00000001.seg").write_bytes(content)
     spool = open_spool(tmp_path)
     assert drained(spool) == []
     spool.append(events(0, 1))
