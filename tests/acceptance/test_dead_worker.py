@@ -1,6 +1,6 @@
 """A whole worker is killed, its supervisor included: what it held is free at once, and not when its claims run out.
 
-Its sink takes one delivery at a time and holds all its places, so until its claims are given back nothing is sent.
+Its sink takes one delivery at a time and holds all its slots, so until its claims are released nothing is sent.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from tests.servers.http import Reply, ScriptedServer
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
 
-PLACES = 2
+SLOTS = 2
 
 
 class Held(Deployment):
-    """A deployment whose first worker hangs in as many sends as its sink has places."""
+    """A deployment whose first worker hangs in as many sends as its sink has slots."""
 
     consumer: ScriptedServer
     claims: dict[str, float]
 
     def start_and_hang(self) -> None:
         with_tables(self.ledger)
-        self.consumer.script += [Reply(until=threading.Event())] * PLACES
-        record(self.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(2 * PLACES)))
+        self.consumer.script += [Reply(until=threading.Event())] * SLOTS
+        record(self.ledger, *(new_event(f"tsk_{number}", "hook") for number in range(2 * SLOTS)))
         self.run("worker")
-        eventually(lambda: len(self.consumer.requests) == PLACES)
+        eventually(lambda: len(self.consumer.requests) == SLOTS)
 
     def kill_worker(self) -> None:
         self.claims = self._claims()
-        assert len(self.claims) == PLACES
+        assert len(self.claims) == SLOTS
         self.kill_part("worker")
 
     def _claims(self) -> dict[str, float]:
@@ -51,7 +51,7 @@ class Held(Deployment):
         return found
 
     def ended(self) -> dict[str, float]:
-        """When each claim was given back."""
+        """When each claim was released."""
         query = sa.select(attempts.c.delivery_id, attempts.c.ended_at).where(attempts.c.outcome == "lapsed")
         return {row[0]: row[1] for row in self.ledger.read(lambda connection: connection.execute(query).all())}
 
@@ -59,7 +59,7 @@ class Held(Deployment):
 @pytest.fixture
 def held(tmp_path: Any, redis_url: str) -> Any:
     with ScriptedServer() as consumer:
-        sinks = {"hook": {"type": "http", "url": consumer.url, "timeout": 600, "concurrency": PLACES}}
+        sinks = {"hook": {"type": "http", "url": consumer.url, "timeout": 600, "concurrency": SLOTS}}
         it = Held(
             tmp_path / "it",
             redis_url,
@@ -71,35 +71,35 @@ def held(tmp_path: Any, redis_url: str) -> Any:
         it.end()
 
 
-def test_the_next_worker_gives_back_what_a_killed_one_held(held: Held) -> None:
+def test_the_next_worker_releases_what_a_killed_one_held(held: Held) -> None:
     # Given a worker that is killed in the middle, and no clock that would take back what has lapsed
     held.start_and_hang()
     held.kill_worker()
     # When another starts
     held.run("worker")
-    held.all_delivered(2 * PLACES)
-    # Then what was cut off is known as such, and was given back before its claim ran out
-    assert sorted(held.outcomes().values()) == [["accepted"]] * PLACES + [["lapsed", "accepted"]] * PLACES
+    held.all_delivered(2 * SLOTS)
+    # Then what was cut off is known as such, and was released before its claim ran out
+    assert sorted(held.outcomes().values()) == [["accepted"]] * SLOTS + [["lapsed", "accepted"]] * SLOTS
     assert held.ended().keys() == held.claims.keys()
     assert all(held.ended()[each] < until for each, until in held.claims.items())
 
 
-def test_the_clock_gives_the_places_of_a_killed_worker_to_one_that_lives(held: Held) -> None:
-    # Given two workers, of which one holds all the places
+def test_the_clock_gives_the_slots_of_a_killed_worker_to_one_that_lives(held: Held) -> None:
+    # Given two workers, of which one holds all the slots
     held.start_and_hang()
     first = held.parts.pop("worker")
     second = held.run("worker")
     try:
         eventually(lambda: held.log_of("worker").count("worker.started") == 2)
         held.run("clock")
-        assert len(held.consumer.requests) == PLACES
+        assert len(held.consumer.requests) == SLOTS
         # When that one is killed
         held.parts["worker"] = first
         held.kill_worker()
         held.parts["worker"] = second
         # Then the other goes on before the claims run out, and the living one's own were never touched
-        held.all_delivered(2 * PLACES)
-        assert sorted(held.outcomes().values()) == [["accepted"]] * PLACES + [["lapsed", "accepted"]] * PLACES
+        held.all_delivered(2 * SLOTS)
+        assert sorted(held.outcomes().values()) == [["accepted"]] * SLOTS + [["lapsed", "accepted"]] * SLOTS
         assert all(held.ended()[each] < until for each, until in held.claims.items())
     finally:
         for process in (first, second):

@@ -78,15 +78,15 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
 
 @pytest.fixture
 def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., None]]:
-    """Delivers what is due, `places` at once and 2 to one origin."""
+    """Delivers what is due, at most `slots` at once and 2 to one origin."""
     made: list[Deliverer] = []
 
-    def run(*allowed: str, master: str = MASTER, places: int = 4, stop: Callable[[], bool] = lambda: False) -> None:
+    def run(*allowed: str, master: str = MASTER, slots: int = 4, stop: Callable[[], bool] = lambda: False) -> None:
         url = ledger.url.render_as_string(hide_password=False)
         sink: Any = CallbackSink(CallbackOptions(timeout=30), Lent(), Ledger(url), lambda: master, allowed)
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         retry = RetryPolicy(first=100)
-        made.append(Deliverer(Ledger(url), sink, retry, places, connection, "w", linger=0.02, lane_limit=2))
+        made.append(Deliverer(Ledger(url), sink, retry, slots, connection, "w", linger=0.02, lane_limit=2))
         made[-1].run(stop)
 
     yield run

@@ -49,7 +49,7 @@ def test_what_is_due_behind_a_long_backlog_of_a_shut_lane_is_taken(ledger: Ledge
     backlog(ledger, "z", 1, NOW + 2)
 
     assert taken(ledger) == {"a": 3, "z": 1}
-    assert taken(ledger) == {}  # the places of a are taken, and z has nothing more
+    assert taken(ledger) == {}  # the slots of a are taken, and z has nothing more
 
 
 def test_a_lane_that_has_all_its_places_holds_up_nobody_behind_it(ledger: Ledger) -> None:
