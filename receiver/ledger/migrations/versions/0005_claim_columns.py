@@ -19,7 +19,5 @@ def upgrade() -> None:
     set_claim = sa.text("UPDATE deliveries SET claim_owner = :o, claim_number = :n, prefetched = :p WHERE id = :id")
     for delivery, claim in claimed:
         owner, _, number = claim.removesuffix("+").rpartition("/")
-        connection.execute(set_claim, {"o": owner, "n": int(number), "p": claim.endswith("+"), "id": delivery})
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        connection.execute(set_claim, {"o": owner, "n": int(number or 0), "p": claim.endswith("+"), "id": delivery})
     op.drop_column("deliveries", "claim")
