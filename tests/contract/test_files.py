@@ -186,7 +186,7 @@ from pathlib import Path
 from dataclasses import replace
 from handlers.testing.conformance import make_delivery
 from handlers.files import FilesSink
-from tests.support.mirror_suite import Loopback
+from tests.support.mirror import Loopback
 root, run, event = sys.argv[1:]
 sink = FilesSink("a", FilesSink.Options(path=Path(root)), Loopback())
 sink.send(replace(make_delivery(json.loads(run)), event_id=event))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import json
 import os
 import random
@@ -15,15 +14,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from pydantic import ValidationError
 
-from handlers.contract import Delivery, Refused, Services, Sink, Unavailable
+from handlers.contract import Delivery, Refused, Services, Unavailable
 from handlers.s3 import S3Sink
 from handlers.s3.errors import translated_errors
 from handlers.testing.conformance import (
@@ -39,20 +36,8 @@ from tests.servers.seaweedfs import S3Server
 from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, full_run, sha
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.processes import launch
+from tests.support.s3_objects import Objects, calls_of, events_of, not_implemented, options_for, without_condition
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
-
-_numbers = itertools.count(1)
-
-
-def options_for(server: S3Server, bucket: str, **more: Any) -> dict[str, Any]:
-    return {
-        "bucket": bucket,
-        "endpoint_url": server.endpoint,
-        "region": server.region,
-        "access_key_id": server.access_key,
-        "secret_access_key": server.secret_key,
-        **more,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -61,36 +46,6 @@ def bucket(s3_server: S3Server) -> Iterator[str]:
     name = s3_server.new_bucket()
     yield name
     s3_server.delete_bucket(name)
-
-
-class Objects:
-    """What is in the bucket below a prefix of the test's own."""
-
-    def __init__(self, server: S3Server, bucket: str) -> None:
-        self.server = server
-        self.bucket = bucket
-        self.root = f"t{next(_numbers)}/"
-
-    def listed(self) -> list[str]:
-        pages = self.server.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.root)
-        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-
-    def head(self, ending: str) -> dict[str, Any]:
-        (key,) = [key for key in self.listed() if key.endswith(ending)]
-        found = self.server.client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
-        assert isinstance(found, dict)
-        return found
-
-    def tree(self) -> dict[str, bytes]:
-        client = self.server.client
-        return {
-            key.removeprefix(self.root): client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-            for key in self.listed()
-        }
-
-    def uploads(self) -> list[str]:
-        found = self.server.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.root).get("Uploads", [])
-        return [upload["Key"] for upload in found]
 
 
 @pytest.fixture
@@ -305,41 +260,19 @@ class TestS3Mirror(MirrorSuite):
         assert self.one(place, "/recording.webm") == body
 
 
-def events_of(sink: Sink[Any]) -> Any:
-    """Where boto3 tells of each call that the sink makes."""
-    assert isinstance(sink, S3Sink)
-    return sink._store._client().meta.events
-
-
-def calls_of(sink: Sink[Any]) -> list[str]:
-    """The calls that the sink makes from now on, as they come."""
-    calls: list[str] = []
-    events_of(sink).register("before-call.s3", lambda model, **_: calls.append(model.name))
-    return calls
-
-
-def without_condition(params: dict[str, Any], **_: Any) -> None:
-    for name in ("If-None-Match", "If-Match"):
-        params["headers"].pop(name, None)
-
-
-def not_implemented(request: AWSPreparedRequest, **_: Any) -> AWSResponse | None:
-    if not {"If-None-Match", "If-Match"} & set(request.headers):
-        return None
-    body = SimpleNamespace(stream=lambda: [b"<Error><Code>NotImplemented</Code></Error>"])
-    return AWSResponse(request.url, 501, {}, body)
-
-
 _CHILD = """
 import json, sys
 from dataclasses import replace
 from handlers.testing.conformance import make_delivery
 from handlers.s3 import S3Sink
-from tests.support.mirror_suite import Loopback
+from tests.support.mirror import Loopback
 options, run, event = sys.argv[1:]
 sink = S3Sink("mirror", S3Sink.Options.model_validate(json.loads(options)), Loopback())
 sink.send(replace(make_delivery(json.loads(run)), event_id=event))
 """
+
+
+# Errors
 
 
 def answered(code: str, status: int, **headers: str) -> ClientError:
@@ -369,6 +302,9 @@ def test_each_answer_of_s3_is_one_clear_line(error: Exception, kind: type[Except
     assert words in str(caught.value)
     assert "HUSH" not in str(caught.value)
     assert getattr(caught.value, "retry_after", None) == (9 if "SlowDown" in words else None)
+
+
+# Options and links
 
 
 @pytest.mark.parametrize(

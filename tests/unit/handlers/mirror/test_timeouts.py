@@ -1,0 +1,61 @@
+"""A timeout counts against the store or against the artifact's host."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from handlers.contract import Unavailable
+from handlers.files import LocalStore
+from handlers.mirror.download import IncomingFile
+from handlers.mirror.mirror import Mirror
+from handlers.mirror.options import MirrorOptions
+from handlers.mirror.store import ObjectTarget
+from handlers.testing.conformance import make_delivery, sample_run
+from tests.servers.artifacts import ArtifactServer
+from tests.support.mirror import Loopback
+
+
+class SlowStore(LocalStore):
+    """A place that takes longer over the first piece of a file than a send may take."""
+
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
+        for _ in incoming:
+            time.sleep(2)
+
+
+def test_a_store_that_takes_all_the_time_is_not_excused_by_the_artifacts_host(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with ArtifactServer() as server:
+        run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
+        mirror = Mirror(MirrorOptions(timeout=1.5), Loopback(), SlowStore(tmp_path))
+        with pytest.raises(Unavailable) as caught:
+            mirror.send(make_delivery(run))
+        mirror.close()
+        stop.set()
+    assert not caught.value.dependency
+
+
+class LastMoment(LocalStore):
+    """A place that is at work on a piece when the time runs out, and had none of the time before."""
+
+    def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
+        for _ in incoming:
+            if (left := target.deadline.remaining()) < 0.1:
+                time.sleep(left)
+            target.deadline.remaining()
+
+
+def test_a_timeout_between_two_chunks_counts_against_the_host_that_took_the_time(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with ArtifactServer() as server:
+        run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
+        mirror = Mirror(MirrorOptions(timeout=0.5), Loopback(), LastMoment(tmp_path))
+        with pytest.raises(Unavailable, match=r"not done within 0\.5 s") as caught:
+            mirror.send(make_delivery(run))
+        mirror.close()
+        stop.set()
+    assert caught.value.dependency
