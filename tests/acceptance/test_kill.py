@@ -110,7 +110,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresProcess) -
     assert "Traceback" not in it.log + it.log_of("worker") + it.log_of("clock")
 
 
-# --- the worker, killed whole at each of its steps -----------------------------------------------------------------
+# --- The worker, killed whole at each of its steps
 
 
 @dataclass
@@ -191,7 +191,7 @@ def test_a_probe_that_died_with_its_worker_is_made_by_another(aftermath: Afterma
     aftermath.over.at_most(PROMISE)
 
 
-# --- everything else -----------------------------------------------------------------------------------------------
+# --- Everything else
 
 
 @pytest.fixture

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
-import os
-import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,219 +25,15 @@ from standardwebhooks import Webhook
 
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import Run, parse
-from receiver.domain.signature import HEADER, sign
-from receiver.ledger import Ledger, queries
 from receiver.skyvern import samples
-from tests.servers.artifacts import ArtifactServer, Page
-from tests.servers.http import Reply, Request, ScriptedServer
+from tests.servers.http import Reply, Request
 from tests.servers.postgres import PostgresProcess
 from tests.servers.seaweedfs import S3Server
-from tests.servers.slack import FakeSlack
-from tests.servers.valkey import ValkeyProcess, free_port
-from tests.support.paths import ROOT
-from tests.support.processes import launch
-from tests.support.waiting import PATIENCE, eventually
+from tests.servers.system import BILLING_SECRET, KEY, SEPARATOR, System, open_ones, surroundings
+from tests.servers.valkey import ValkeyProcess
+from tests.support.hostile import hostile_bodies
 
-KEY = "the-api-key-that-skyvern-signs-with"
-BILLING_SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBiaWxsaW5nIHNlcnZpY2U="
 BAD = {"failed", "timed_out", "terminated"}
-
-CONFIG = """\
-sources:
-  skyvern: {secrets: ["${SKYVERN_API_KEY}"]}
-sinks:
-  results: {type: database, url: "${RESULTS_URL:-sqlite:///var/results.db}", table: skyvern_runs}
-  archive: {type: files, path: var/archive}
-  mirror:  {type: s3, bucket: "${MIRROR_BUCKET:-my-runs}", prefix: "{{ run.run_type }}/{{ run.run_id }}/",
-            endpoint_url: "${S3_ENDPOINT_URL:-}"}
-  ops:     {type: slack, webhook_url: "${SLACK_WEBHOOK_URL}", retry: {first: 200ms}}
-  billing: {type: http, url: "${BILLING_URL}", secret: "${BILLING_SECRET}", retry: {first: 200ms}}
-routes:
-  - {name: everything, to: [results, archive, mirror]}
-  - {name: failures, when: {status: [failed, timed_out, terminated]}, to: [ops]}
-  - {name: big invoices, when: 'run.status == "completed" && run.output.total > 1000.0', to: [billing]}
-allowed_addresses: [127.0.0.1]
-"""
-
-
-class SampleArtifacts(ArtifactServer):
-    """Serves the files of every sample run, as Skyvern's API does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pages = _SamplePages()
-
-
-class _SamplePages(dict[str, Any]):
-    def get(self, path: str, default: Any = None) -> Any:
-        parts = path.split("/")
-        if SEPARATOR in path:
-            return Page(status=302, headers={"location": f"http://{parts[3].partition(SEPARATOR)[2]}/"})
-        found = samples.artifact(parts[3]) if path.startswith("/v1/artifacts/") and len(parts) > 3 else None
-        return Page(found[1], headers={"content-type": found[0]}) if found else default
-
-
-@dataclass
-class System:
-    """The three processes, and what is around them."""
-
-    directory: Path
-    environ: dict[str, str]
-    slack: FakeSlack
-    billing: ScriptedServer
-    artifacts: SampleArtifacts
-    s3: S3Server
-    port: int
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def bucket(self) -> str:
-        return self.environ["MIRROR_BUCKET"]
-
-    @property
-    def log(self) -> str:
-        return "\n".join(path.read_text(errors="replace")[-3000:] for path in self.directory.glob("*.log"))
-
-    def start(self, *parts: str) -> None:
-        for part in parts:
-            options = ["--port", str(self.port)] if part in ("serve", "dev") else []
-            line = [sys.executable, "-m", "receiver.cli", part, *options]
-            log = self.directory / f"{part}.log"
-            self.processes[part] = launch(line, log, env=self.environ, cwd=self.directory)
-        self.until(self.ready, "the receiver is ready")
-
-    def ready(self) -> bool:
-        try:
-            return httpx2.get(f"{self.url}/readyz", timeout=10).status_code == 200
-        except httpx2.HTTPError:
-            return False
-
-    def stop(self) -> dict[str, int]:
-        """SIGTERM to all; their exit codes."""
-        for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
-        try:
-            return {name: process.wait(PATIENCE) for name, process in self.processes.items()}
-        finally:
-            for process in self.processes.values():
-                process.kill()
-                process.wait()
-
-    def until(self, condition: Callable[[], Any], what: str, seen: Callable[[], Any] = lambda: "") -> None:
-        def ended() -> dict[str, int]:
-            return {name: code for name, each in self.processes.items() if (code := each.poll()) is not None}
-
-        eventually(lambda: ended() or condition(), what=lambda: f"{what}\n{seen()}\n{self.log}")
-        assert not ended(), f"{ended()}\n{self.log}"
-
-    def runhook(self, *arguments: str, code: int = 0) -> str:
-        """`runhook …` as a user types it; its output. Fails when it ends otherwise than with `code`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "receiver.cli", *arguments],
-            env=self.environ,
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        assert KEY not in done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def json(self, *arguments: str) -> Any:
-        """What `runhook … --json` prints."""
-        return json.loads(self.runhook(*arguments, "--json"))
-
-    def trigger(self, *what: str) -> list[dict[str, Any]]:
-        """Send samples with files; what was answered to each."""
-        sent: list[dict[str, Any]] = self.json("trigger", *what, "--url", self.url, "--artifacts", self.artifacts.url)
-        assert {each["status"] for each in sent} == {202}
-        return sent
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """To look into, without the half second that a command takes."""
-        return Ledger(self.environ.get("DATABASE_URL") or f"sqlite:///{self.directory / 'var' / 'ledger.db'}")
-
-    def post(self, body: bytes) -> tuple[int, dict[str, Any]]:
-        """A signed webhook with this body; the answer."""
-        answer = httpx2.post(
-            f"{self.url}/webhooks/skyvern", content=body, headers={HEADER: sign(body, KEY)}, timeout=20
-        )
-        return answer.status_code, answer.json()
-
-    def deliveries(self, **wanted: Any) -> list[dict[str, Any]]:
-        """The deliveries that a filter finds."""
-        return self.ledger.read(lambda connection: queries.list_deliveries(connection, _filter(wanted)))
-
-    def events(self, **wanted: Any) -> dict[str, dict[str, Any]]:
-        """The events that a filter finds, by id."""
-        found = self.ledger.read(lambda connection: queries.list_events(connection, _filter(wanted)))
-        return {each["id"]: each for each in found}
-
-    def delivered(self, *, count: int, **wanted: Any) -> list[dict[str, Any]]:
-        """The deliveries that a filter finds, as soon as there are `count` and all of them are delivered."""
-        found: list[dict[str, Any]] = []
-
-        def there() -> bool:
-            found[:] = self.deliveries(**wanted)
-            return len(found) == count and all(each["state"] == "delivered" for each in found)
-
-        self.until(there, f"{count} deliveries of {wanted} are delivered", lambda: _open(found))
-        return found
-
-    def objects(self) -> dict[str, bytes]:
-        """All that is in the bucket, by key."""
-        pages = self.s3.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        with ThreadPoolExecutor(8) as pool:
-            bodies = pool.map(lambda key: self.s3.client.get_object(Bucket=self.bucket, Key=key)["Body"].read(), keys)
-            return dict(zip(keys, bodies, strict=True))
-
-    def files(self) -> dict[str, bytes]:
-        """All that is in the archive, by path."""
-        root = self.directory / "var" / "archive"
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-@contextlib.contextmanager
-def surroundings(directory: Path, s3: S3Server, **environ: str) -> Iterator[System]:
-    """Everything but our own processes; these are stopped at the end."""
-    (directory / "config").mkdir()
-    (directory / "config" / "runhook.yaml").write_text(CONFIG)
-    bucket = s3.new_bucket()
-    slack = FakeSlack()
-    with ScriptedServer() as billing, SampleArtifacts() as artifacts:
-        inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        variables = {
-            **inherited,
-            "HOME": str(directory),
-            "PYTHONPATH": str(ROOT),
-            "SKYVERN_API_KEY": KEY,
-            "MIRROR_BUCKET": bucket,
-            "S3_ENDPOINT_URL": s3.endpoint,
-            "AWS_ACCESS_KEY_ID": s3.access_key,
-            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
-            "AWS_REGION": s3.region,
-            "SLACK_WEBHOOK_URL": slack.webhook_url,
-            "BILLING_URL": f"{billing.url}/hooks",
-            "BILLING_SECRET": BILLING_SECRET,
-            **environ,
-        }
-        system = System(directory, variables, slack, billing, artifacts, s3, free_port())
-        try:
-            yield system
-        finally:
-            for process in system.processes.values():
-                process.kill()
-                process.wait()
-            system.ledger.close()
-            slack.close()
-            s3.delete_bucket(bucket)
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +139,7 @@ def test_every_kind_of_run_arrives_everywhere_it_should(system: System, postgres
         found[:] = [each for each in system.deliveries() if each["event_id"] in names]
         return names.keys() <= system.events().keys() and all(each["state"] == "delivered" for each in found)
 
-    system.until(all_done, "every delivery is delivered", lambda: _open(found))
+    system.until(all_done, "every delivery is delivered", lambda: open_ones(found))
     files, objects = system.files(), system.objects()
     bodies = bodies_of(files, final)
     runs = {event: parse(body) for event, body in bodies.items()}
@@ -453,18 +242,6 @@ def test_a_dead_letter_is_shown_and_sent_again_on_demand(system: System) -> None
     assert not system.deliveries(state=["dead"])
 
 
-def _filter(wanted: Mapping[str, Any]) -> queries.Filter:
-    return queries.Filter(**{"limit": 10_000, **wanted})
-
-
-def _open(found: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"{each['sink']} {each['state']} {each['attempts']} {each['reason']}"
-        for each in found
-        if each["state"] != "delivered"
-    ]
-
-
 def _dead(system: System, run_id: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
 
@@ -562,7 +339,7 @@ def test_no_body_stops_a_neighbour_reaches_inside_or_speaks_in_our_name(
             states = {each["state"] for each in system.deliveries() if each["event_id"] in events}
             return set(events) <= found.keys() and states <= {"delivered", "dead"}
 
-        system.until(ended, "every delivery has ended", lambda: _open(system.deliveries()))
+        system.until(ended, "every delivery has ended", lambda: open_ones(system.deliveries()))
         # And each good one is where it should be
         table = rows(system, postgres)
         assert {f"tsk_good_{n}" for n in range(len(good))} <= table.keys()
@@ -596,82 +373,6 @@ def test_no_body_stops_a_neighbour_reaches_inside_or_speaks_in_our_name(
     everything = system.log + json.dumps([*table.values(), *system.deliveries(), *found.values()], default=str)
     assert "the-secret-header" not in everything
     assert not any(b"the-secret-header" in content for content in system.files().values())
-
-
-SEPARATOR = "--to--"
-
-
-def hostile_bodies(inside: str, redirect: str) -> list[bytes]:
-    """Bodies as no Skyvern sends them."""
-    number = itertools.count()
-
-    def run(**more: Any) -> dict[str, Any]:
-        base = {"run_id": f"tsk_bad_{next(number)}", "run_type": "task_v1", "status": "failed", "output": None}
-        return base | {"failure_reason": "because", "created_at": "2026-11-24T10:00:00"} | more
-
-    def raw(text: str) -> bytes:
-        return json.dumps(run(output="@@")).replace('"@@"', text).encode()
-
-    deep = "[" * 300 + "]" * 300
-    deeper = '{"a":' * 5000 + "1" + "}" * 5000
-    files = [
-        {"filename": name, "url": f"http://{inside}/x", "checksum": "0" * 64} for name in ("../../x", "/etc/x", "\0")
-    ]
-    urls = [
-        f"http://{inside}/",
-        f"http://user@{inside}/",
-        f"http://[::ffff:127.0.0.2]:{inside.rpartition(':')[2]}/",
-        f"http://2130706434:{inside.rpartition(':')[2]}/",
-        f"http://0x7f.0.0.2:{inside.rpartition(':')[2]}/",
-        "http://169.254.169.254/latest/meta-data/",
-        "file:///etc/passwd",
-        "gopher://127.0.0.1/",
-        redirect,
-    ]
-    mention = "<!channel> <@U012345> <#C1> <http://evil.example|click> *b* `c` &lt;!here&gt; @here"
-    values = [
-        *(run(recording_url=url) for url in urls),
-        run(downloaded_files=files),
-        run(downloaded_files="x", recording_urls={"a": 1}, screenshot_urls=[None, 1, [], "\ud800"]),
-        run(failure_reason=mention, title=mention, workflow_title=mention, output={"a": mention}),
-        run(failure_reason="{{ 7*7 }}{% for x in range(10**9) %}x{% endfor %}", title="${jndi:ldap://x}"),
-        run(
-            extra_http_headers={"authorization": "the-secret-header"},
-            output={"extra_http_headers": "the-secret-header"},
-        ),
-        run(run_id="../../../../etc/passwd"),
-        run(run_id="..", run_type=".."),
-        run(run_id="a/b\\c:d", run_type="x/../y"),
-        run(run_id="\u202egnp.exe"),
-        run(run_id="' OR 1=1; DROP TABLE runs; --"),
-        run(run_id="x" * 201),
-        run(run_id=5),
-        run(run_id=None),
-        run(status=["failed"]),
-        run(status="failed\nforged line", run_type="\x1b[2Jx"),
-        run(attempt=10**30, created_at="0000-99-99", modified_at="9999-12-31T23:59:59+14:00", finished_at=1e308),
-        run(errors={"a": "b"}, attempts="x", retry_pending="yes"),
-        run(output={"x" * 5000: "y", "": {"": ""}, "__class__": {"__init__": 1}, "a.b": 1}),
-        run(output={f"k{n}": n for n in range(20_000)}),
-        run(output={"total": "x" * 400_000}),
-    ]
-    return [
-        *(json.dumps(each).encode() for each in values),
-        raw('"\\u0000"'),
-        raw('"\\ud800"'),
-        raw("NaN"),
-        raw("1e400"),
-        raw("9" * 5000),
-        raw(deep),
-        raw(deeper),
-        raw('"\xff"').replace(b"\xc3\xbf", b"\xff"),
-        b"",
-        b"null",
-        b"[]",
-        b"{",
-        b"\x00\xff\xfe",
-        b'{"run_id": "tsk_dup", "status": "failed", "run_id": "tsk_dup2"}',
-    ]
 
 
 # --- On nothing but this machine

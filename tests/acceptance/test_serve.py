@@ -29,7 +29,7 @@ def one_line(receiver: ReceiverProcess, code: int) -> str:
     return line
 
 
-# --- the end -------------------------------------------------------------------------------------------------------
+# --- The end
 
 
 def test_sigterm_answers_what_it_has_accepted_and_exits_0(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
@@ -115,7 +115,7 @@ def test_two_receivers_share_a_data_directory_and_one_drains_what_the_other_left
     assert len(ids_in_inbox(server)) == len(acked)
 
 
-# --- the start -----------------------------------------------------------------------------------------------------
+# --- The start
 
 
 def test_the_summary_says_where_it_listens_and_which_promise_holds(receiver_factory: Receivers, redis_url: str) -> None:

@@ -124,7 +124,7 @@ class _Conductor:
     def _has_table(self) -> bool:
         return bool(self.system.results("SELECT 1 FROM pg_tables WHERE tablename = 'runs'"))
 
-    # --- the plan ----------------------------------------------------------------------------------------------------
+    # --- The plan
 
     def _wait(self, until: float) -> None:
         while True:
@@ -251,7 +251,7 @@ class _Conductor:
             time.sleep(0.25)
         self.say("it does not become quiet")
 
-    # --- the evidence ------------------------------------------------------------------------------------------------
+    # --- The evidence
 
     def _evidence(self, out: Path, windows: dict[str, tuple[float, float]], codes: dict[str, int]) -> Evidence:
         system = self.system

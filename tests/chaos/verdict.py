@@ -101,7 +101,7 @@ class Evidence:
         ]
 
 
-# --- the ways to fail: each yields one line a failure --------------------------------------------------------------
+# --- The ways to fail: each yields one line a failure
 
 
 def nothing_missing(found: Evidence) -> Iterator[str]:
@@ -269,7 +269,7 @@ def failures(found: Evidence) -> list[str]:
     return lines
 
 
-# --- figures -------------------------------------------------------------------------------------------------------
+# --- Figures
 
 
 def doubles(found: Evidence) -> Counter[str]:

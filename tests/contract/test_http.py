@@ -78,7 +78,7 @@ class TestHttpConforms(SinkConformance):
             )
 
 
-# What is sent
+# --- What is sent
 
 
 def test_the_body_is_sent_as_it_was_received(server: ScriptedServer) -> None:
@@ -186,7 +186,7 @@ def test_a_template_that_a_run_does_not_fit_refuses_it(server: ScriptedServer, t
     assert server.requests == []
 
 
-# What answers mean
+# --- What answers mean
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -282,7 +282,7 @@ def test_a_slow_answer_is_left_in_time(server: ScriptedServer, reply: Reply) -> 
         watch.at_most(4)
 
 
-# Connections
+# --- Connections
 
 
 def test_connections_are_used_again_also_by_many_threads(server: ScriptedServer) -> None:
@@ -309,7 +309,7 @@ def test_no_proxy_of_the_environment_is_used(server: ScriptedServer, monkeypatch
     assert send(server).path == "/hooks"
 
 
-# TLS
+# --- TLS
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_a_certificate_that_is_missing_or_broken_waits_for_the_operator(authorit
             sink.send(make_delivery())
 
 
-# Options
+# --- Options
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class TestResubmitConforms(SinkConformance):
             )
 
 
-# The request
+# --- The request
 
 
 def test_the_request_is_the_first_one_without_what_was_not_given(api: FakeSubmitApi, sink_at: MakeSink) -> None:
@@ -169,7 +169,7 @@ def test_a_run_whose_request_is_not_told_is_refused(api: FakeSubmitApi, sink_at:
     assert api.made == {}
 
 
-# Whether the run is submitted again
+# --- Whether the run is submitted again
 
 
 def old(delivery: Delivery, hours: float) -> Delivery:
@@ -233,7 +233,7 @@ def test_a_server_that_is_no_runhook_gets_no_submit_for_the_count_would_be_lost(
     assert api.made == {}
 
 
-# Answers of the API
+# --- Answers of the API
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_test_tells_of_a_key_that_may_not_submit(api: FakeSubmitApi, sink_at: 
         sink_at(api.url).send(make_delivery(test=True))
 
 
-# Options
+# --- Options
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_mistake_in_the_options_is_told_at_load(options: dict[str, Any], words
         ResubmitOptions.model_validate({"base_url": "http://127.0.0.1:8000", "key": KEY, **options})
 
 
-# In front of the real submit API
+# --- In front of the real submit API
 
 
 @pytest.mark.parametrize("kind", ["task", "workflow", "task_v2"])

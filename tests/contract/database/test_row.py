@@ -130,7 +130,7 @@ def test_a_body_that_names_no_run_is_refused_with_the_reason(database: ResultsDb
         database.sink().send(make_delivery(body=b"{}", problem=""))
 
 
-# Columns of the operator's own
+# --- Columns of the operator's own
 
 
 def test_mapped_columns_have_their_types_and_what_does_not_fit_is_null_and_noted(database: ResultsDb) -> None:

@@ -47,7 +47,7 @@ def test_a_channel_may_be_given_by_name(slack: FakeSlack, bot: Make) -> None:
     assert len(slack.messages) == 1
 
 
-# Posted once
+# --- Posted once
 
 
 def test_a_message_whose_answer_was_lost_is_not_posted_again(slack: FakeSlack, bot: Make) -> None:

@@ -118,7 +118,7 @@ def test_a_state_or_label_that_is_none_is_a_users_mistake(runhook: Runhook) -> N
         runhook("submissions", "--label", "team")
 
 
-# The sink that stands in no config.
+# --- The sink that stands in no config
 
 
 def trouble(book: Ledger) -> None:

@@ -98,6 +98,12 @@ def make_due(ledger: Ledger) -> None:
     ledger.write(lambda connection: connection.exec_driver_sql("UPDATE deliveries SET due_at = 0"))
 
 
+# --- One sink
+
+
+# --- One sink
+
+
 def test_what_is_due_is_sent_and_its_receipt_kept(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops", "other") for n in range(20)))
     sink = ScriptedSink(accept)
@@ -136,6 +142,12 @@ def test_a_sink_that_takes_many_gets_batches(ledger: Ledger, deliver: Callable[.
     assert max(sink.sizes) == 50
     assert [row["run_id"] for row in rows(ledger, state=["dead"])] == ["tsk_7"]
     assert len(rows(ledger, state=["delivered"])) == 119
+
+
+# --- Errors, retries and breakers
+
+
+# --- Errors, retries and breakers
 
 
 def _raise(error: Exception) -> Receipt:
@@ -227,6 +239,12 @@ def test_an_open_breaker_parks_deliveries_without_spending_their_attempts(
     assert {row["state"] for row in rows(ledger)} == {"delivered"}
 
 
+# --- Stops and waits
+
+
+# --- Stops and waits
+
+
 def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(6)))
     release = threading.Event()
@@ -281,6 +299,12 @@ def test_a_sink_that_waited_for_another_gets_its_receipt(ledger: Ledger, deliver
     assert ops.seen[0].receipts["archive"]["urls"] == {"run.json": "https://x/run.json"}
 
 
+# --- Several workers
+
+
+# --- Several workers
+
+
 def test_many_deliverers_send_each_delivery_once(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
     sinks = [ScriptedSink(accept) for _ in range(3)]
@@ -320,6 +344,12 @@ def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..
 
     assert {row["state"] for row in rows(ledger)} == {"delivered"}
     assert 1 < most <= 3
+
+
+# --- Prefetching
+
+
+# --- Prefetching
 
 
 def test_the_slots_of_a_fast_sink_are_not_empty_while_the_ledger_commits(
@@ -403,6 +433,12 @@ def test_what_is_prefetched_when_its_sink_meets_trouble_is_handed_back_untried(
     assert {state for state, _, _ in states} == {"delivered", "waiting", "queued"}
 
 
+# --- Claims that nobody heard of
+
+
+# --- Claims that nobody heard of
+
+
 def test_a_claim_whose_commit_was_not_heard_of_is_handed_back_by_its_owner_and_not_renewed(
     postgres: PostgresProcess, redis_url: str
 ) -> None:
@@ -445,6 +481,12 @@ def test_a_delivery_whose_attempts_all_ended_with_their_worker_is_dead_and_not_s
     (row,) = rows(ledger, sink="ops")
     assert (row["state"], row["attempts"], row["reason"]) == ("dead", 2, POISONED)
     assert rows(ledger, sink="next")[0]["state"] == "queued"
+
+
+# --- Rates
+
+
+# --- Rates
 
 
 def test_a_rate_holds_over_all_workers_and_spends_no_attempts(

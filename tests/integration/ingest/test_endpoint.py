@@ -73,7 +73,7 @@ def head(receiver: ReceiverProcess, content: bytes, *lines: str, path: str = "/w
     return "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", signed, *lines, "", ""]).encode()
 
 
-# --- accepted ------------------------------------------------------------------------------------------------------
+# --- Accepted
 
 
 def test_a_signed_body_is_acked_and_stands_in_the_inbox_byte_for_byte(shared: ReceiverProcess) -> None:
@@ -180,7 +180,7 @@ def test_an_ack_wakes_the_dispatcher_once(shared: ReceiverProcess) -> None:
     client.close()
 
 
-# --- refused -------------------------------------------------------------------------------------------------------
+# --- Refused
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_slow_client_does_not_delay_the_others(shared: ReceiverProcess) -> Non
         assert shared.post(body(62)).status_code == 202
 
 
-# --- health --------------------------------------------------------------------------------------------------------
+# --- Health
 
 
 def test_health_says_alive_and_ready_and_which_promise_holds(shared: ReceiverProcess) -> None:

@@ -30,7 +30,7 @@ def listed(receiver: ReceiverProcess) -> list[dict[str, object]]:
     return found
 
 
-# --- the store -----------------------------------------------------------------------------------------------------
+# --- The store
 
 
 def test_a_request_is_kept_whole(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
-# --- the receiver and the command ----------------------------------------------------------------------------------
+# --- The receiver and the command
 
 
 def test_a_refused_request_is_let_in_after_its_secret_was_added(

@@ -27,7 +27,7 @@ def store(receiver: ReceiverProcess) -> str:
     return str(httpx2.get(f"{receiver.url}/readyz").json().get("store"))
 
 
-# --- away and back -------------------------------------------------------------------------------------------------
+# --- Away and back
 
 
 def test_kill_9_of_redis_under_load_loses_nothing_and_refuses_nothing(
@@ -120,7 +120,7 @@ def test_the_spool_moves_on_in_order_and_wakes_the_dispatcher(
     client.close()
 
 
-# --- refusing ------------------------------------------------------------------------------------------------------
+# --- Refusing
 
 
 def test_a_redis_without_memory_is_not_asked_until_it_has_some(
@@ -179,7 +179,7 @@ def test_a_key_of_another_type_in_the_inboxs_place_is_our_trouble_not_the_sender
     all_arrive(server, acked)
 
 
-# --- backpressure --------------------------------------------------------------------------------------------------
+# --- Backpressure
 
 
 @pytest.mark.parametrize("limit", [{"max_events": 30}, {"max_bytes": "1MiB"}])
@@ -207,7 +207,7 @@ def test_a_backlog_over_its_limit_goes_to_the_spool_and_moves_on_as_the_inbox_em
     assert "ingest.inbox_full" in receiver.log
 
 
-# --- full ----------------------------------------------------------------------------------------------------------
+# --- Full
 
 
 def test_a_full_spool_is_503_with_retry_after_30_and_takes_again_later(
@@ -263,7 +263,7 @@ def test_an_embedded_redis_is_spared_a_full_disk(receiver_factory: Receivers, tm
         server.kill()
 
 
-# --- not to be trusted ---------------------------------------------------------------------------------------------
+# --- Not to be trusted
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_a_submission_whose_process_died_is_due_and_can_be_resolved(ledger: Ledg
         ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.ACCEPT, NOW))
 
 
-# The command.
+# --- The command
 
 
 def call(data: Path, *arguments: str, **environ: str) -> Result:

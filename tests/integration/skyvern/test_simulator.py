@@ -50,7 +50,7 @@ def task(sim: SkyvernSimulator, prompt: str, hook: ScriptedServer, **fields: Any
     return str(sim.submit(prompt, TASK, webhook_url=hook.url + "/hook?corr=1", **fields)["run_id"])
 
 
-# The API.
+# --- The API
 
 
 def test_a_submit_is_answered_at_once_and_the_run_goes_on_by_itself(skyvern_simulator: SkyvernSimulator) -> None:
@@ -139,7 +139,7 @@ def test_runs_are_listed_newest_first_in_pages_and_found_by_title(skyvern_simula
     assert skyvern_simulator.get("/v1/runs")[0].keys() >= {"run_id", "task_run_type", "status", "title", "created_at"}
 
 
-# Webhooks.
+# --- Webhooks
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_retry_webhook_is_400_while_the_run_goes_on(simulate_skyvern: Simulate, 
     assert "has not reached a terminal state" in answer.json()["detail"]
 
 
-# Cancelling.
+# --- Cancelling
 
 
 def test_a_cancelled_run_sends_null_output_at_once_and_output_after_clean_up(
@@ -321,7 +321,7 @@ def test_many_runs_are_cancelled_at_once(simulate_skyvern: Simulate, hook: Scrip
     assert sim.client.post("/v1/runs/tsk_0/cancel").status_code == 404
 
 
-# Artifacts.
+# --- Artifacts
 
 
 def test_artifacts_are_real_bytes_under_signed_urls(skyvern_simulator: SkyvernSimulator, hook: ScriptedServer) -> None:
@@ -392,7 +392,7 @@ def test_a_server_with_local_storage_gives_no_urls_that_can_be_fetched(simulate_
     assert sim.client.get(f"/v1/artifacts/{listed[0]['artifact_id']}/content").status_code == 200
 
 
-# Misbehaviour.
+# --- Misbehaviour
 
 
 def test_which_faults_a_run_has_hangs_on_the_seed_alone() -> None:
@@ -557,7 +557,7 @@ def test_a_pass_through_can_be_checked_and_tells_no_key(skyvern_simulator: Skyve
     assert KEY not in answer.text
 
 
-# The command.
+# --- The command
 
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -157,7 +157,7 @@ def test_a_lost_answer_of_the_older_workflow_call_is_made_good_in_its_own_shape(
     assert (answer.status_code, answer.json()) == (200, {"workflow_id": "wpid_9", "workflow_run_id": run_id})
 
 
-# No doubles.
+# --- No doubles
 
 
 def test_fifty_requests_with_one_idempotency_key_make_one_run(submitting: Make, simulate_skyvern: Simulate) -> None:
@@ -256,7 +256,7 @@ def test_a_client_that_retries_on_errors_never_makes_a_second_run(submitting: Ma
     assert len(sim.world.runs) == 2  # for this caller has heard of the first one
 
 
-# Upstream trouble.
+# --- Upstream trouble
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_ledger_that_is_away_sends_nothing(submitting: Make, skyvern_simulator
     assert len(skyvern_simulator.world.runs) == 1
 
 
-# Keys.
+# --- Keys
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_a_ledger_that_takes_no_note_of_a_keys_use_refuses_no_request(rig: Submi
     assert rig.client.get("/v1/runs").status_code == 200
 
 
-# Passing on.
+# --- Passing on
 
 
 def test_other_calls_are_passed_on_as_they_are_with_skyverns_key_instead_of_ours(rig: Submitting) -> None:
@@ -476,7 +476,7 @@ def test_a_large_file_passes_through_in_pieces(submitting: Make, scripted_server
     assert (answer.headers["content-type"], answer.headers["etag"]) == ("video/webm", '"e"')
 
 
-# Results.
+# --- Results
 
 
 def test_a_final_run_is_answered_from_the_ledger_without_asking_skyvern(

@@ -86,7 +86,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-# --- check
+# --- Check
 
 
 def test_a_right_file_is_summed_up_with_stars_for_secrets(runhook: Runhook, config: Path) -> None:
@@ -364,7 +364,7 @@ def test_the_production_example_names_every_variable_that_it_needs(runhook: Runh
         assert f"the variable {name} is not set" in result.err
 
 
-# --- schema
+# --- Schema
 
 
 def test_the_schema_is_printed_and_written(runhook: Runhook, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) ->
     )
 
 
-# --- what an event is, given those before it -------------------------------------------------------------------------
+# --- What an event is, given those before it
 
 
 def event(
@@ -280,7 +280,7 @@ def test_what_an_event_is(events: list[Facts], expected: str) -> None:
     assert " ".join(shown) == expected
 
 
-# --- whole bodies ----------------------------------------------------------------------------------------------------
+# --- Whole bodies
 
 
 def judge_bodies(*bodies: bytes) -> list[str]:
@@ -325,7 +325,7 @@ def test_a_completed_run_whose_webhook_failed_is_told_once() -> None:
     assert judge_bodies(tangled, completed) == ["new", "repeat"]
 
 
-# --- properties ------------------------------------------------------------------------------------------------------
+# --- Properties
 
 scalars = st.booleans() | st.integers(-(10**25), 10**25) | st.floats(-1e9, 1e9) | st.text(max_size=6)
 outputs = st.recursive(

@@ -241,7 +241,7 @@ def test_a_duration_reads_as_people_say_it(seconds: float, words: str) -> None:
     assert wording.format_duration(seconds) == words
 
 
-# Templates
+# --- Templates
 
 
 def test_an_operators_words_take_the_place_of_ours_and_values_in_them_are_escaped() -> None:
@@ -289,7 +289,7 @@ def test_a_long_body_is_laid_out_in_sections_that_fit() -> None:
     assert "line 399" in all_text(message)
 
 
-# Incidents
+# --- Incidents
 
 
 def failing(reason: str, **changes: Any) -> Delivery:

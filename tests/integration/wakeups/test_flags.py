@@ -1,0 +1,147 @@
+"""Wake-ups against a real Valkey: none is lost, and none comes twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import redis
+import redis.asyncio
+
+from receiver import wakeups
+from receiver.runtime import redis_client
+from receiver.wakeups import Stop, flag_key
+from tests.support.waiting import Stopwatch
+from tests.support.wakeups import QUEUE, client_url, queued, serve
+
+# --- Waking
+
+
+def test_only_the_first_of_many_wake_ups_is_enqueued(client: redis.Redis) -> None:
+    assert [wakeups.wake(client, QUEUE) for _ in range(3)] == [True, False, False]
+    assert queued(client) == 1
+    assert 0 < client.ttl(flag_key(QUEUE)) <= wakeups.FLAG_TTL
+
+
+def test_a_lowered_flag_lets_the_next_wake_up_through(client: redis.Redis) -> None:
+    wakeups.wake(client, QUEUE)
+    serve(client_url(client), lambda stop: (wakeups.lower_flag(client, QUEUE), stop.ask())[0])
+    assert wakeups.wake(client, QUEUE)
+
+
+def test_a_flag_that_lapsed_while_its_wake_up_waits_does_not_add_a_second(client: redis.Redis) -> None:
+    wakeups.wake(client, QUEUE)
+    client.delete(flag_key(QUEUE))
+    assert not wakeups.wake(client, QUEUE)
+    assert queued(client) == 1
+
+
+def test_several_queues_are_woken_in_one_go(client: redis.Redis) -> None:
+    wakeups.wake(client, "deliver:a")
+    assert wakeups.wake_sinks(client, ["a", "b", "c"]) == 2
+    assert wakeups.wake_sinks(client, []) == 0
+
+
+def test_a_caller_that_raised_the_flag_itself_gets_its_wake_up(client: redis.Redis) -> None:
+    client.set(flag_key(QUEUE), 1, nx=True, ex=10)
+    assert wakeups.wake(client, QUEUE, force=True)
+    assert queued(client) == 1
+
+
+async def test_a_wake_up_travels_in_a_transaction_of_an_async_client(redis_url: str, client: redis.Redis) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as ingest, ingest.pipeline(transaction=True) as pipeline:
+        pipeline.xadd("stream", {"a": "b"})
+        wakeups.wake_dispatcher(pipeline)
+        assert (await pipeline.execute())[1] == 1
+    assert client.llen("rq:queue:dispatch") == 1
+
+
+def test_settle_wakes_again_when_work_came_before_the_flag_went_down(client: redis.Redis) -> None:
+    client.set(flag_key(QUEUE), 1)
+    assert wakeups.settle(client, QUEUE, lambda: True)
+    assert queued(client) == 1
+
+
+def test_settle_leaves_the_flag_down_when_there_is_nothing(client: redis.Redis) -> None:
+    client.set(flag_key(QUEUE), 1)
+    assert not wakeups.settle(client, QUEUE, lambda: False)
+    assert client.exists(flag_key(QUEUE)) == 0
+
+
+@pytest.mark.parametrize("moment", ["before the flag goes down", "after the last look"])
+def test_work_that_comes_while_a_job_ends_is_done(redis_url: str, client: redis.Redis, moment: str) -> None:
+    # Given one piece of work more, written and woken for at the worst moment of the first job's end
+    taken: list[int] = []
+
+    def one_more() -> None:
+        client.incr("work")
+        wakeups.wake(client, QUEUE)
+
+    def look() -> bool:
+        found = int(client.get("work") or 0) > 0
+        if moment == "after the last look" and len(taken) == 1:
+            one_more()
+        return found
+
+    def body(stop: Stop) -> None:
+        taken.append(int(client.getset("work", 0) or 0))
+        if moment == "before the flag goes down" and len(taken) == 1:
+            one_more()
+        wakeups.settle(client, QUEUE, look)
+        if len(taken) == 2:
+            stop.ask()
+
+    one_more()
+    serve(redis_url, body)
+    assert taken == [1, 1]
+
+
+def test_no_wake_up_is_lost_between_a_busy_producer_and_a_worker(redis_url: str, client: redis.Redis) -> None:
+    # Given work that is counted in Redis, and a producer that wakes after each piece, at every moment of the protocol
+    pieces, taken = 250, 0
+    pauses = [0.0, 0.0005, 0.001, 0.002, 0.004]
+
+    def produce() -> None:
+        with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as mine:
+            for number in range(pieces):
+                mine.incr("work")
+                wakeups.wake(mine, QUEUE)
+                time.sleep(pauses[number % len(pauses)])
+
+    def body(stop: Stop) -> None:
+        nonlocal taken
+        taken += int(client.getset("work", 0) or 0)
+        wakeups.settle(client, QUEUE, lambda: int(client.get("work") or 0) > 0)
+        if taken == pieces:
+            stop.ask()
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    # When nobody sweeps and no clock runs, then the worker still sees every piece
+    serve(redis_url, body)
+    producer.join()
+    assert taken == pieces
+
+
+# --- Nudges
+
+
+def test_waking_a_queue_whose_job_lingers_nudges_it(client: redis.Redis) -> None:
+    wakeups.wake(client, QUEUE)
+    assert not wakeups.wait_nudge(client, QUEUE, 0.05)
+    wakeups.wake(client, QUEUE)
+    wakeups.wake(client, QUEUE)
+    assert wakeups.wait_nudge(client, QUEUE, 1)
+    assert not wakeups.wait_nudge(client, QUEUE, 0.05)
+
+
+def test_a_nudge_ends_the_wait_at_once(redis_url: str, client: redis.Redis) -> None:
+    watch = Stopwatch()
+    client.set(flag_key(QUEUE), 1)
+    with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as other:
+        timer = threading.Timer(0.1, lambda: wakeups.wake(other, QUEUE))
+        timer.start()
+        assert wakeups.wait_nudge(client, QUEUE, 4)
+        timer.join()
+    watch.at_most(3)

@@ -1,0 +1,50 @@
+"""A worker of one queue, served in the test's own process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from receiver import wakeups
+from receiver.wakeups import Stop
+from tests.support.waiting import PATIENCE
+
+QUEUE = "deliver:ops"
+LANE = f"rq:queue:{QUEUE}:intermediate"
+
+
+def serve(
+    url: str, body: Callable[[Stop], None], *, name: str = "w", seconds: float = PATIENCE, **options: Any
+) -> None:
+    """Run a worker until its body asks it to stop; fail when it does not within `seconds`."""
+    stop = Stop(wakeups.TURN)
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        stop.ask()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.start()
+    try:
+        wakeups.run_worker(QUEUE, body, url, name, stop=stop, **options)
+    finally:
+        timer.cancel()
+    assert not late.is_set(), f"the worker did not come to an end within {seconds} s"
+
+
+def once(stop: Stop) -> None:
+    stop.ask()
+
+
+def queued(client: redis.Redis) -> int:
+    return int(client.llen(f"rq:queue:{QUEUE}"))
+
+
+def client_url(client: redis.Redis) -> str:
+    options = client.connection_pool.connection_kwargs
+    return f"redis://{options['host']}:{options['port']}/{options['db']}"
