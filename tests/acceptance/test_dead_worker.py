@@ -25,6 +25,7 @@ class Held(Deployment):
 
     consumer: ScriptedServer
     claims: dict[str, float]
+    """When the claim of each delivery runs out."""
 
     def start_and_hang(self) -> None:
         with_tables(self.ledger)
@@ -34,14 +35,17 @@ class Held(Deployment):
         eventually(lambda: len(self.consumer.requests) == SLOTS)
 
     def kill_worker(self) -> None:
-        self.claims = self._claims()
-        assert len(self.claims) == SLOTS
-        self.kill_part("worker")
+        """kill -9. Its claims run out long after another worker has started, on any machine."""
 
-    def _claims(self) -> dict[str, float]:
-        """When each claim runs out."""
-        query = sa.select(deliveries.c.id, deliveries.c.claim_until).where(deliveries.c.state == "sending")
-        return {row[0]: row[1] for row in self.ledger.read(lambda connection: connection.execute(query).all())}
+        def work(connection: sa.Connection) -> None:
+            longer = sa.update(deliveries).where(deliveries.c.state == "sending")
+            connection.execute(longer.values(claim_until=deliveries.c.claim_until + 600))
+            query = sa.select(deliveries.c.id, deliveries.c.claim_until).where(deliveries.c.state == "sending")
+            self.claims = {row[0]: row[1] for row in connection.execute(query)}
+            self.kill_part("worker")  # here, where it can't renew them once more
+
+        self.ledger.write(work)
+        assert len(self.claims) == SLOTS
 
     def outcomes(self) -> dict[str, list[str]]:
         query = sa.select(attempts.c.delivery_id, attempts.c.outcome).order_by(attempts.c.number)

@@ -16,7 +16,7 @@ import pytest
 from receiver.runtime.process import die_with_parent
 from tests.support.paths import ROOT
 from tests.support.processes import alive
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def running(clone: Path) -> list[int]:
 def test_the_demo_shows_what_became_of_each_and_leaves_nothing_behind(clone: Path) -> None:
     demo = start(clone, "--once", stdout=subprocess.PIPE)
     try:
-        shown, _ = demo.communicate(timeout=120)
+        shown, _ = demo.communicate(timeout=2 * PATIENCE)
     finally:
         demo.kill()
     assert demo.returncode == 0, shown

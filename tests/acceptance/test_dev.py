@@ -41,9 +41,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., De
 # --- From start to end
 
 
-# --- From start to end
-
-
 def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[..., Dev]) -> None:
     # Given runhook dev with nothing set
     dev = start().ready()
@@ -118,9 +115,6 @@ def test_a_killed_dispatcher_and_a_killed_deliverer_cost_a_moment(start: Callabl
 # --- What it refuses
 
 
-# --- What it refuses
-
-
 def refused(dev: Dev, code: int) -> str:
     """The one line with which it ended."""
     assert dev.process.wait(60) == code, dev.log
@@ -160,9 +154,6 @@ def test_a_redis_that_is_away_is_one_line(start: Callable[..., Dev]) -> None:
     line = refused(start(REDIS_URL="redis://:secret@127.0.0.1:1/0"), 3)
     assert "Redis can't be used (redis://:********@127.0.0.1:1/0): " in line
     assert "; start it, or unset REDIS_URL for the embedded Valkey" in line
-
-
-# --- With a Redis of its own, and on a terminal
 
 
 # --- With a Redis of its own, and on a terminal

@@ -80,9 +80,6 @@ def start(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 # --- Kills and stops
 
 
-# --- Kills and stops
-
-
 def test_each_queue_has_a_process_of_its_own_and_work_is_done(start: Callable[..., Worker]) -> None:
     worker = start()
     assert worker.pid("dispatch") != worker.pid("deliver:ops") != worker.process.pid
@@ -169,9 +166,6 @@ def test_a_second_signal_a_second_later_does_not_wait(start: Callable[..., Worke
 # --- Jobs that take too long
 
 
-# --- Jobs that take too long
-
-
 def test_a_job_that_no_alarm_can_interrupt_is_killed_and_its_work_done_again(
     start: Callable[..., Worker],
 ) -> None:
@@ -195,9 +189,6 @@ def test_a_job_that_sleeps_past_its_timeout_is_cut_off_without_a_kill(start: Cal
     worker.order("deliver:ops", "next")  # the clock would wake it
     eventually(lambda: worker.done("deliver:ops") == ["slow", "next"])
     assert worker.pid("deliver:ops") == pid
-
-
-# --- Children that end by themselves
 
 
 # --- Children that end by themselves
@@ -227,9 +218,6 @@ def test_a_body_that_is_worn_out_gets_a_fresh_process(start: Callable[..., Worke
     worker.order("deliver:ops", "first")
     eventually(lambda: worker.done("deliver:ops") == ["last", "first"])
     assert "a fresh process takes over" in worker.log
-
-
-# --- Redis away
 
 
 # --- Redis away

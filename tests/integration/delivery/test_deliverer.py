@@ -101,9 +101,6 @@ def make_due(ledger: Ledger) -> None:
 # --- One sink
 
 
-# --- One sink
-
-
 def test_what_is_due_is_sent_and_its_receipt_kept(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops", "other") for n in range(20)))
     sink = ScriptedSink(accept)
@@ -142,9 +139,6 @@ def test_a_sink_that_takes_many_gets_batches(ledger: Ledger, deliver: Callable[.
     assert max(sink.sizes) == 50
     assert [row["run_id"] for row in rows(ledger, state=["dead"])] == ["tsk_7"]
     assert len(rows(ledger, state=["delivered"])) == 119
-
-
-# --- Errors, retries and breakers
 
 
 # --- Errors, retries and breakers
@@ -242,9 +236,6 @@ def test_an_open_breaker_parks_deliveries_without_spending_their_attempts(
 # --- Stops and waits
 
 
-# --- Stops and waits
-
-
 def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(6)))
     release = threading.Event()
@@ -302,9 +293,6 @@ def test_a_sink_that_waited_for_another_gets_its_receipt(ledger: Ledger, deliver
 # --- Several workers
 
 
-# --- Several workers
-
-
 def test_many_deliverers_send_each_delivery_once(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
     sinks = [ScriptedSink(accept) for _ in range(3)]
@@ -344,9 +332,6 @@ def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..
 
     assert {row["state"] for row in rows(ledger)} == {"delivered"}
     assert 1 < most <= 3
-
-
-# --- Prefetching
 
 
 # --- Prefetching
@@ -436,9 +421,6 @@ def test_what_is_prefetched_when_its_sink_meets_trouble_is_handed_back_untried(
 # --- Claims that nobody heard of
 
 
-# --- Claims that nobody heard of
-
-
 def test_a_claim_whose_commit_was_not_heard_of_is_handed_back_by_its_owner_and_not_renewed(
     postgres: PostgresProcess, redis_url: str
 ) -> None:
@@ -481,9 +463,6 @@ def test_a_delivery_whose_attempts_all_ended_with_their_worker_is_dead_and_not_s
     (row,) = rows(ledger, sink="ops")
     assert (row["state"], row["attempts"], row["reason"]) == ("dead", 2, POISONED)
     assert rows(ledger, sink="next")[0]["state"] == "queued"
-
-
-# --- Rates
 
 
 # --- Rates

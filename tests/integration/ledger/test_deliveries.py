@@ -26,9 +26,6 @@ from tests.support.ledger import NOW, claim, new_event, record, settle, states
 # --- Tables
 
 
-# --- Tables
-
-
 def test_the_migrations_make_the_tables_that_the_code_declares(ledger: Ledger) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
@@ -113,9 +110,6 @@ def test_threads_that_use_a_ledger_first_at_the_same_moment_share_its_connection
 # --- Events
 
 
-# --- Events
-
-
 def test_an_event_is_recorded_once_however_often_it_comes(ledger: Ledger) -> None:
     item = new_event("tsk_1", "results", "archive")
 
@@ -163,9 +157,6 @@ def test_a_value_that_the_database_refuses_is_told_from_a_ledger_that_is_away(le
     with pytest.raises(LedgerDataError):
         record(ledger, NewEvent(surrogate, item.run, b"", None, disposition="unreadable"))
     assert ledger.read(lambda connection: queries.list_events(connection, queries.Filter())) == []
-
-
-# --- Claims
 
 
 # --- Claims
@@ -252,9 +243,6 @@ def test_a_renewed_claim_does_not_lapse(ledger: Ledger) -> None:
 # --- Prefetched claims
 
 
-# --- Prefetched claims
-
-
 def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_before(ledger: Ledger) -> None:
     # Given a sink with two slots, and an owner that has taken both and prefetched three more
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
@@ -326,9 +314,6 @@ def test_what_a_dead_worker_had_prefetched_says_how_much_is_known_of_it(ledger: 
 # --- Claims that lapse
 
 
-# --- Claims that lapse
-
-
 def test_what_lapses_a_second_time_is_due_one_after_the_other(ledger: Ledger) -> None:
     # Given four deliveries whose worker is killed, which may be the doing of one of them
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
@@ -368,9 +353,6 @@ def test_a_dead_workers_claims_are_released_at_once_and_nobody_elses(ledger: Led
     assert ledger.write(lambda connection: recovery.release_claims(connection, "w_1", NOW)) == 1
 
     assert sorted(states(ledger).values()) == ["queued", "sending"]
-
-
-# --- Waiting and held
 
 
 # --- Waiting and held
@@ -419,9 +401,6 @@ def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> No
 # --- Lanes
 
 
-# --- Lanes
-
-
 def put(ledger: Ledger, lane: Lane) -> None:
     ledger.write(lambda connection: lanes.put(connection, lane, NOW))
 
@@ -461,9 +440,6 @@ def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None
 
     ledger.write(lambda connection: lanes.set_paused(connection, "ops", False, NOW))
     assert len(claim(ledger, "ops")) == 1
-
-
-# --- Retention, and many at once
 
 
 # --- Retention, and many at once

@@ -118,9 +118,6 @@ def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
 # --- Runs that are overdue
 
 
-# --- Runs that are overdue
-
-
 def test_an_overdue_run_is_polled_and_its_result_is_an_event_once_however_late_the_webhook_comes(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
@@ -215,9 +212,6 @@ def test_trouble_at_skyvern_is_written_down_and_tried_again(
     it.ledger.write(lambda c: polls.make_due(c, [TOKEN], time.time()))
     it.reconciler.drain(20)
     assert it.events() == [(run_id, "poll", "new")]
-
-
-# --- Submissions whose answer was lost
 
 
 # --- Submissions whose answer was lost
@@ -374,9 +368,6 @@ def test_a_list_that_can_not_be_had_proves_nothing(
 # --- Limits
 
 
-# --- Limits
-
-
 def test_a_result_that_was_too_large_to_take_is_fetched_at_once(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], redis_url: str
 ) -> None:
@@ -433,9 +424,6 @@ def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig:
 # --- Runs that nobody submitted through us
 
 
-# --- Runs that nobody submitted through us
-
-
 def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_them(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
@@ -469,9 +457,6 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
 
     assert (it.submission().state, it.submission().run_id) == (SubmissionState.ACCEPTED, run_id)
     assert it.deliveries() == 2
-
-
-# --- Cancelled runs
 
 
 # --- Cancelled runs
