@@ -1,4 +1,4 @@
-"""How many rows a second the database sink writes, in batches of 256 rows of 2 kB, with every commit on disk.
+"""Measure the rows per second of the database sink, in batches of 256 rows of 2 kB, with every commit on disk.
 
     python bench/database_sink.py [--rows 51200]
 
@@ -24,7 +24,7 @@ from tests.servers.postgres import PostgresProcess  # noqa: E402
 
 
 def deliveries(rows: int, modified_at: str) -> list[Delivery]:
-    """One for each run, with a body of about 2 kB."""
+    """Return one delivery for each run, with a body of about 2 kB."""
     output = {"lines": [{"item": f"item {number}", "price": number * 1.25} for number in range(32)]}
     return [
         make_delivery(sample_run(f"tsk_{number:09d}", modified_at=modified_at, output=output)) for number in range(rows)

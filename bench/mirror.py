@@ -1,4 +1,4 @@
-"""Measures the sink `s3` against a real SeaweedFS on this machine.
+"""Measure the sink `s3` against a real SeaweedFS on this machine.
 
     python -m bench.mirror large [--size-mb 1024] [--rounds 3]
         one recording from a local HTTP server into the bucket, in turns with boto3's own upload_file of the same file
@@ -6,8 +6,8 @@
     python -m bench.mirror small [--runs 1000] [--latency-ms 20] [--s3-latency-ms 10]
         runs of 5 small files each: the sink as a worker uses it (8 deliveries at once) against a sequential loop; with
         a network's waits for the files and for the bucket, for the files alone, and with none, where only the
-        processors of this machine are measured, which the server shares: how much of them a run costs on each side is
-        told too, for it stays the same when other work slows all of it down
+        processors of this machine are measured, which the server shares: the processor time of a run is
+        printed for each side too, since it stays the same when other work slows everything down
 
 Everything it starts it ends, and everything it writes is in a temporary folder (give --dir for a disk with room: the
 large one takes about 2.5 times the size for each round).
@@ -61,7 +61,7 @@ def sink_for(server: S3Server, bucket: str) -> S3Sink:
 
 
 def serve_file(path: str, ready: Any, parent: int) -> None:
-    """A process that sends one file to whoever connects."""
+    """Start a process that sends one file to every client."""
     die_with_parent(parent)
     with socket.create_server(("127.0.0.1", 0)) as server, Path(path).open("rb") as file:
         ready.put(server.getsockname()[1])
@@ -76,7 +76,7 @@ def serve_file(path: str, ready: Any, parent: int) -> None:
 
 
 def serve_small(size: int, latency: float, ready: Any, parent: int) -> None:
-    """A process that answers each path with `size` bytes of its own, `latency` seconds after it was asked."""
+    """Start a process that answers each path with its own `size` bytes, `latency` seconds after the request."""
     die_with_parent(parent)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,7 +99,7 @@ def serve_small(size: int, latency: float, ready: Any, parent: int) -> None:
 
 
 def delay(port: int, latency: float, ready: Any, parent: int) -> None:
-    """A process that passes connections on to `port`, and each piece of a request `latency` seconds late."""
+    """Start a process that forwards connections to `port`, each piece of a request `latency` seconds late."""
     die_with_parent(parent)
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: float) -> None:
@@ -150,7 +150,7 @@ def serving(target: Any, *arguments: Any) -> Iterator[int]:
 
 
 def rss() -> int:
-    """Bytes of this process in memory (Linux)."""
+    """Return the resident memory of this process in bytes (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -247,7 +247,7 @@ def large(folder: Path, size_mb: int, rounds: int) -> None:
 
 
 def sequential(client: Any, bucket: str, delivery: Delivery) -> None:
-    """What a plain script does: one file after the other, checked, then a list of them."""
+    """Do what a plain script does: download and check one file after the other, then write a list of them."""
     folder = f"loop/{delivery.run_id}/"
     client.put_object(Bucket=bucket, Key=folder + "run.json", Body=delivery.body, ContentType="application/json")
     done = []

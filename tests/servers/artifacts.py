@@ -1,9 +1,9 @@
-"""A real HTTP server that plays the place where Skyvern keeps a run's files, with the faults that such places have.
+"""A fake of the server that has a run's files, with the faults that such servers have.
 
     with ArtifactServer() as server:
         url = server.add("/a.pdf", b"...")            # served with Content-Length
         url = server.add("/b.pdf", b"...", short=10)  # breaks off 10 bytes early
-        server.seen                                   # what was asked for, in order
+        server.seen                                   # the requests, in order
 
 It runs in a thread of the test and listens on 127.0.0.1 on a free port.
 """
@@ -29,7 +29,7 @@ class Page:
     no_length: bool = False
     gate: threading.Event | None = None
     trickle: threading.Event | None = None
-    """Sends a byte whenever it can, for ever, until the event is set."""
+    """Sends single bytes without end, until the event is set."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class ArtifactServer:
             self.seen.append(seen)
 
     def paths(self) -> list[str]:
-        """What was asked for, without queries."""
+        """Return the paths of the requests, without queries."""
         return [seen.path.partition("?")[0] for seen in self.seen]
 
     def __enter__(self) -> Self:

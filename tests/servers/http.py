@@ -1,4 +1,4 @@
-"""A scripted HTTP server on loopback: it does what the next line of its script says, and keeps every request.
+"""A scripted HTTP server on loopback: it gives the next reply of its script, and records every request.
 
     with ScriptedServer() as server:
         server.script += [Reply(503, {"retry-after": "7"}), Reply(drop=True)]
@@ -64,7 +64,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves early is part of the play."""
+        """Ignore clients that leave early."""
 
 
 class ScriptedServer:
@@ -109,7 +109,7 @@ class ScriptedServer:
             return self.script.pop(0) if self.script else Reply()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        play = self
+        owner = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -122,9 +122,11 @@ class ScriptedServer:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 certificate = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                reply = play._next(Request(self.command, self.path, headers, body, self.client_address[1], certificate))
-                play._stopping.wait(reply.delay)
-                while reply.until and not reply.until.wait(0.02) and not play._stopping.is_set():
+                reply = owner._next(
+                    Request(self.command, self.path, headers, body, self.client_address[1], certificate)
+                )
+                owner._stopping.wait(reply.delay)
+                while reply.until and not reply.until.wait(0.02) and not owner._stopping.is_set():
                     pass
                 if reply.drop:
                     self.close_connection = True
@@ -143,7 +145,7 @@ class ScriptedServer:
                     return
                 for start in range(len(sent)):
                     self.wfile.write(sent[start : start + 1])
-                    if play._stopping.wait(reply.drip):
+                    if owner._stopping.wait(reply.drip):
                         return
 
             def _head(self, reply: Reply) -> bytes:

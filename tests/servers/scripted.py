@@ -1,6 +1,6 @@
-"""A server on loopback that answers what a test tells it to, and keeps what it was sent.
+"""A scripted HTTP server on loopback for JSON APIs: it gives the next reply of its script, and records every call.
 
-scripted_server   answers 200 unless told otherwise: scripted_server.script = [Reply(status=503), Reply(hang_up=True)]
+scripted_server   answers 200 without a script: scripted_server.script = [Reply(status=503), Reply(hang_up=True)]
 """
 
 from __future__ import annotations

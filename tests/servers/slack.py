@@ -1,4 +1,4 @@
-"""A Slack of our own on loopback: it checks messages as Slack does, keeps them, and fails when a test says so.
+"""A fake Slack on loopback: it validates messages as Slack does, stores them, and fails when a test wants it to.
 
 A workspace has one channel, one webhook and one bot token. Every request is kept in `calls`.
 """
@@ -22,7 +22,7 @@ HOOK = "/services/T00000000/B00000000/secretsecretsecret"
 
 @dataclass
 class Fault:
-    """What the next `times` requests to a path that contains `where` get instead of an answer."""
+    """The reply to the next `times` requests whose path contains `where`."""
 
     where: str
     status: int = 200
@@ -249,7 +249,7 @@ class FakeSlack:
 
 
 def _problem(message: dict[str, Any]) -> str:
-    """Slack's word for what is wrong with `message`, or ""."""
+    """Return Slack's error code for `message`, or ""."""
     if not message.get("text"):
         return "no_text"
     blocks = message.get("blocks") or []

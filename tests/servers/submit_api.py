@@ -11,7 +11,7 @@ ASKED: dict[str, Any] = {"prompt": "Get the invoice", "engine": "skyvern-1.0", "
 
 
 class FakeSubmitApi(ScriptedServer):
-    """A submit API that knows every run: as failed, and asked for as `asked` says. A script comes before that."""
+    """Knows every run as failed, with the request `asked`. A script is used first."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from tests.servers.artifacts import ArtifactServer
 
 @dataclass
 class Place:
-    """`build(services, **options)` makes a sink; `tree()` is all that is kept, by its key below the place's own root.
+    """`build(services, **options)` makes a sink; `tree()` is all that is stored, by its key below the store's root.
 
     `outside()` lists what is there and should not be.
     """
@@ -36,7 +36,7 @@ class Place:
 
 
 class Loopback(NoServices):
-    """Services of an operator who lists this machine; `fresh` is what the API would list, `origin` gets the key."""
+    """Services that allow loopback; `fresh` is what the API lists, `origin` is sent the key."""
 
     def __init__(self, fresh: Sequence[Artifact] = (), origin: str = "") -> None:
         self.fresh = list(fresh)

@@ -23,7 +23,7 @@ JSON = {"output", "errors", "labels", "links"}
 
 
 class ResultsDb:
-    """A database and a reader of its own, so that nothing is believed that is not committed."""
+    """A database with its own connection for reading, which sees only what is committed."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -49,7 +49,7 @@ class ResultsDb:
         return []
 
     def _plain(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row as SQL gives it, with SQLite's text read as what it stands for."""
+        """Return the row, with SQLite's text parsed as JSON and times."""
         found = dict(row)
         if self.engine.dialect.name == "sqlite":
             for name in JSON & {name for name, value in found.items() if value is not None}:

@@ -20,7 +20,7 @@ Make = Callable[..., SlackSink]
 
 
 class Host(NoServices):
-    """Lets loopback be fetched from, as if the operator had listed it, and knows fresh addresses."""
+    """Services that allow loopback addresses and have fresh URLs of screenshots."""
 
     def __init__(self, slack: FakeSlack) -> None:
         self.slack = slack
@@ -37,7 +37,7 @@ def make(options: Mapping[str, Any], services: NoServices | None = None) -> Slac
 
 
 def now(delivery: Delivery) -> Delivery:
-    """The delivery as if it had come in just now: the fake's timestamps are real ones."""
+    """Return the delivery as if it had arrived now, since the fake's timestamps are real."""
     return replace(delivery, received_at=datetime.now(UTC))
 
 
