@@ -123,14 +123,14 @@ class CallbackSink(Sink[CallbackOptions]):
 
 
 def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
-    """The submission that created the run, its caller's key, and the URL that was given with retry_webhook, or ""."""
+    """Return the run's submission, its caller's key, and the URL that was given with retry_webhook, or ""."""
     submission = lifecycle.of_run(connection, delivery.source, delivery.run_id)
     key = visibility.caller_of(connection, submission) if submission else None
     return submission, key, resend.target_of(connection, delivery.key)
 
 
 def signed_headers(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:
-    """The headers of a caller's webhook: Skyvern's, and those of Standard Webhooks. `now`: seconds since the epoch."""
+    """Return the headers of a caller's webhook: Skyvern's, and Standard Webhooks'. `now`: seconds since the epoch."""
     timestamp = int(now)
     return {
         "content-type": "application/json",
@@ -156,8 +156,8 @@ def raise_for_status(answer: Response, now: float) -> None:
 
 
 def _with_url(delivery: Delivery, submission: Submission, shown: str) -> bytes:
-    """The body with `shown`, or null, in place of our callback URL. A server at a URL that was given with retry_webhook
-    may not see the submission's own."""
+    """Return the body with `shown`, or null, in place of our callback URL. A server at a URL that was given with
+    retry_webhook may not see the submission's own."""
     ours = f"/webhooks/{delivery.source}/{submission.id}".encode()
     if ours not in delivery.body:
         return delivery.body

@@ -29,10 +29,10 @@ def derive(master: str, key_id: str) -> str:
 
 
 def digest(key: str) -> str:
-    """The hash of a key that the ledger stores: SHA-256, in hex."""
+    """Return the hash of a key that the ledger stores: SHA-256, in hex."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def hint(key: str) -> str:
-    """The first characters of a key: enough to tell it from others, too few to use it."""
+    """Return the first characters of a key: enough to tell it from others, too few to use it."""
     return key[:_HINT_LENGTH]

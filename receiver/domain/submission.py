@@ -57,7 +57,7 @@ OPEN = frozenset({SubmissionState.PENDING, SubmissionState.UNKNOWN})
 
 
 def after(state: SubmissionState, move: SubmissionMove) -> SubmissionState:
-    """The state that `move` leads to from `state`. Raises IllegalMove."""
+    """Return the state that `move` leads to from `state`. Raises IllegalMove."""
     try:
         return MOVES[state, move]
     except KeyError:
@@ -65,5 +65,5 @@ def after(state: SubmissionState, move: SubmissionMove) -> SubmissionState:
 
 
 def sources(move: SubmissionMove) -> list[SubmissionState]:
-    """The states in which `move` is legal: what an UPDATE's WHERE clause must say."""
+    """Return the states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]

@@ -37,19 +37,19 @@ def create(connection: sa.Connection, key: Key) -> None:
 
 
 def by_hash(connection: sa.Connection, digest: str) -> Key | None:
-    """The key with this hash that is not revoked."""
+    """Return the key with this hash that is not revoked."""
     row = connection.execute(sa.select(keys).where(keys.c.hash == digest, keys.c.revoked_at.is_(None))).first()
     return None if row is None else _of_row(row)
 
 
 def one(connection: sa.Connection, key_id: str) -> Key | None:
-    """The key with this id, revoked or not."""
+    """Return the key with this id, revoked or not."""
     row = connection.execute(sa.select(keys).where(keys.c.id == key_id)).first()
     return None if row is None else _of_row(row)
 
 
 def every(connection: sa.Connection) -> list[Key]:
-    """All keys, the oldest first."""
+    """Return all keys, the oldest first."""
     return [_of_row(row) for row in connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))]
 
 

@@ -64,8 +64,7 @@ class _Origin:
             return Unreachable(False, "the call can't be put into a request")
 
     def failure(self, error: Exception, call: ApiCall) -> Unreachable:
-        """The answer that `error` stands for. Its reason is fixed text: a library's own could quote a header, and so
-        the key."""
+        """Return the answer for `error`. Its reason is fixed text: a library's own could quote the key."""
         unsent = isinstance(
             error,
             httpx2.ConnectError
@@ -104,7 +103,7 @@ def _answer(response: httpx2.Response, body: bytes) -> Answered:
 
 
 def _no_cookies() -> CookieJar:
-    """A cookie jar that stores nothing: one caller's answer must leave no trace in another's request."""
+    """Return a cookie jar that stores nothing: one caller's answer must leave no trace in another's request."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
@@ -158,7 +157,7 @@ class SkyvernAPI(_Client):
         self._clients: dict[bool, httpx2.AsyncClient] = {}
 
     async def submit(self, path: str, body: bytes, headers: Mapping[str, str] | None = None, query: str = "") -> Answer:
-        """A call that creates a run, such as POST /v1/run/tasks. Read the answer with `submitted`.
+        """Send a call that creates a run, such as POST /v1/run/tasks. Read the answer with `submitted`.
 
         `headers`: the caller's, filtered here. `path` and `query` as they were on the wire.
         """

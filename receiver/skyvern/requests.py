@@ -40,7 +40,7 @@ class ApiCall:
 
 
 def submit(path: str, body: bytes, headers: Mapping[str, str], query: str = "") -> ApiCall:
-    """One of the calls that create runs. `headers`: the caller's."""
+    """Return a call that creates a run. `headers`: the caller's."""
     return ApiCall(
         "POST", path, "submit", SUBMIT_LIMIT, query=query, body=body, headers={**_JSON, **_forwarded(headers)}
     )
@@ -63,7 +63,7 @@ def artifacts(run_id: str) -> ApiCall:
 
 
 def forward(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiCall:
-    """A caller's own request. Any POST may create a run, as far as is known here, so only a GET or HEAD is a read."""
+    """Return a caller's own request. As any POST may create a run, only a GET or HEAD is a read."""
     method = method.upper()
     if method in ("GET", "HEAD"):
         return ApiCall(method, path, "read", READ_LIMIT, query=query, body=body or None, headers=_forwarded(headers))
@@ -71,8 +71,8 @@ def forward(method: str, path: str, query: str, headers: Mapping[str, str], body
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of a caller's headers that concern Skyvern. Never credentials: those are the source's own; and none that
-    could make a proxy before Skyvern take the request for another one than the one whose scope was checked."""
+    """Return those of a caller's headers that concern Skyvern. Never credentials: those are the source's own; and none
+    that could make a proxy before Skyvern take the request for another one than the one whose scope was checked."""
     kept = {}
     for name, value in headers.items():
         lowered = name.lower()

@@ -42,7 +42,7 @@ class Answered:
         return retry_after(self.headers, time.time())
 
     def json(self) -> Any:
-        """The body parsed, or None when it is no JSON."""
+        """Return the body parsed, or None when it is no JSON."""
         try:
             return orjson.loads(self.body)
         except orjson.JSONDecodeError:
@@ -62,7 +62,7 @@ Answer = Answered | Unreachable
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A run exists. `status` and `run_type` are "" where the answer did not tell (the legacy call)."""
+    """A run exists. `status` and `run_type` are "" where the answer has none (the legacy call)."""
 
     run_id: str
     run_type: str = ""
@@ -79,7 +79,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Nobody knows whether there is a run: its webhook, or a search, will tell."""
+    """It is not known whether there is a run; its webhook, or a search, will show it."""
 
     reason: str
 
@@ -109,7 +109,7 @@ class ListedArtifact:
 
 
 def submitted(answer: Answer) -> Created | Rejected | Lost:
-    """What became of a submit."""
+    """Return what the answer to a submit says of its run."""
     if isinstance(answer, Unreachable):
         return Lost(answer.reason) if answer.ambiguous else Rejected(503)
     if answer.ok:
@@ -128,7 +128,7 @@ def submitted(answer: Answer) -> Created | Rejected | Lost:
 
 
 def listed_runs(answer: Answered) -> list[ListedRun] | None:
-    """The runs of a GET /v1/runs, or None when the answer is no such list. Lines without a run id are left out."""
+    """Return the runs of a GET /v1/runs that have an id, or None when the answer is no such list."""
     rows = answer.json() if answer.ok else None
     if not isinstance(rows, list):
         return None
@@ -147,7 +147,7 @@ def listed_runs(answer: Answered) -> list[ListedRun] | None:
 
 
 def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
-    """The artifacts of a run, or None when the answer is no such list."""
+    """Return the artifacts of a run, or None when the answer is no such list."""
     rows = answer.json() if answer.ok else None
     if not isinstance(rows, list):
         return None
@@ -190,7 +190,7 @@ class Retries:
         self._tries, self._waited = 0, 0.0
 
     def pause_after(self, answer: Answer, jitter: float) -> float | None:
-        """Seconds to wait before the next attempt, or None when `answer` is the last one. `jitter`: in [0, 1)."""
+        """Return the seconds until the next attempt, or None when `answer` is the last one. `jitter`: in [0, 1)."""
         self._tries += 1
         if self._tries >= self._patience.tries or not self._is_safe(answer):
             return None
@@ -201,7 +201,7 @@ class Retries:
         return pause if self._waited <= self._patience.budget else None
 
     def _is_safe(self, answer: Answer) -> bool:
-        """Whether a further attempt may help and can create no second run."""
+        """Return whether a further attempt may help and can create no second run."""
         if isinstance(answer, Unreachable):
             return not answer.ambiguous
         if self._kind == "read":

@@ -74,7 +74,7 @@ log = logging.getLogger("runhook.submit")
 
 
 def submit(context: Context) -> WebPart:
-    """The part that serves /v1 and /api/v1."""
+    """Return the part that serves /v1 and /api/v1."""
     api = _Api(context)
 
     @asynccontextmanager
@@ -143,7 +143,7 @@ class _Api:
         self._retrier = WebhookRetrier(self._ledger, self._results, self._deliveries_poll, mask, self._wake)
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """`handler` for authenticated callers, with a response for each way in which it may end, and for a stop."""
+        """Return `handler` for authenticated callers, with a response for each error, and for a stop."""
 
         async def serve(request: Request) -> Response:
             self._stopping = self._stopping or asyncio.get_running_loop().create_future()
@@ -192,7 +192,7 @@ class _Api:
     # The handlers.
 
     def submit(self, endpoint: Endpoint) -> Handler:
-        """The handler of an endpoint that creates runs."""
+        """Return the handler of an endpoint that creates runs."""
 
         async def handle(request: Request, caller: Caller) -> Response:
             body = await self._body(request)
@@ -228,7 +228,7 @@ class _Api:
         return _response(reply)
 
     async def events(self, request: Request, caller: Caller) -> Response:
-        """The server-sent events of a run."""
+        """Return the server-sent events of a run."""
         found = await self._results.events(*caller, request.path_params["run_id"])
         if isinstance(found, Reply):
             return _response(found)
@@ -236,7 +236,7 @@ class _Api:
         return _Stream(self._while_valid(found, caller.key), 200, headers)
 
     async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
-        """`events`, until the key is revoked: a stream may last for as long as its run."""
+        """Return `events`, until the key is revoked: a stream may last for as long as its run."""
         with contextlib.suppress(LedgerUnavailable):
             async with contextlib.aclosing(events):
                 async for event in events:
@@ -252,7 +252,7 @@ class _Api:
         return await self._forward(request, caller, body) if reply is None else _response(reply)
 
     async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
-        """The older call, which has no URL of its own and is answered with the task, whatever came of it."""
+        """Serve the older call, which has no URL of its own and is answered with the task, whatever came of it."""
         body, task = await self._body(request), request.path_params["run_id"]
         reply = await _while_connected(request, self._retrier.retry(*caller, task, b""))
         if reply is None or reply.status != 200:
@@ -261,7 +261,7 @@ class _Api:
         return _response(await self._proxy.forward(*caller, "GET", path, "", request.headers, b""))
 
     async def proxy(self, request: Request, caller: Caller) -> Response:
-        """Any other call, forwarded to Skyvern."""
+        """Forward any other call to Skyvern."""
         if request.method not in ("GET", "HEAD"):
             return await self._forward(request, caller, await self._body(request))
         work = self._proxy.read(*caller, request.method, _path(request), _query(request), request.headers)
@@ -316,7 +316,7 @@ class _Api:
 
 
 def _path(request: Request) -> str:
-    """The path as it was on the wire."""
+    """Return the path as it was on the wire."""
     raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
     return raw.split(b"?")[0].decode("latin-1")
 

@@ -51,7 +51,7 @@ class Authenticator:
         self._pool = ThreadPoolExecutor(2, "submit-rates")
 
     async def authenticate(self, headers: Mapping[str, str], scope: str | None) -> Key:
-        """The caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks, 429 over its rate.
+        """Return the caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks, 429 over its rate.
 
         `scope`: None for a call that no key may make. Raises LedgerUnavailable.
         """
@@ -69,7 +69,7 @@ class Authenticator:
         return key
 
     async def is_valid(self, key: Key) -> bool:
-        """Whether a key that was authenticated before is still not revoked. Raises LedgerUnavailable."""
+        """Return whether a key that was authenticated before is still not revoked. Raises LedgerUnavailable."""
         return await self._lookup(key.hash) is not None
 
     async def _lookup(self, digest: str) -> Key | None:
@@ -114,13 +114,13 @@ class Authenticator:
 
 
 def _presented(headers: Mapping[str, str]) -> str:
-    """The key in `x-api-key`, or in `authorization` as a Bearer token; "" when there is none."""
+    """Return the key in `x-api-key`, or in `authorization` as a Bearer token; "" when there is none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()
 
 
 def scope_of(method: str, path: str) -> str | None:
-    """The scope that a call needs, or None when no key may make it. `path`: as it was on the wire."""
+    """Return the scope that a call needs, or None when no key may make it. `path`: as it was on the wire."""
     decoded = unquote(unquote(path)).replace("\\", "/")
     segments = tuple(decoded.lower().removesuffix("/").split("/")[1:])
     if not decoded.startswith("/") or _REFUSED & set(segments):

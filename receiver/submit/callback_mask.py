@@ -26,7 +26,7 @@ class CallbackMask:
         self._patterns: dict[str, re.Pattern[bytes]] = {}
 
     async def apply(self, source: Source, key: Key | None, body: bytes) -> bytes:
-        """`body` with each of our callback URLs replaced by the webhook address that `key` may see, or null.
+        """Return `body` with each of our callback URLs replaced by the webhook address that `key` may see, or null.
 
         A `key` of None may see none. Where the ledger is unavailable, all become null.
         """

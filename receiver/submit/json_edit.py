@@ -34,7 +34,7 @@ class _Member(NamedTuple):
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """The object in `text`, as Skyvern's own parser reads it, except that only UTF-8 is taken. Raises NotAnObject."""
+    """Return the object in `text`, read as by Skyvern's own parser, but UTF-8 only. Raises NotAnObject."""
     try:
         value = json.loads(text.decode())
     except json.JSONDecodeError as error:
@@ -49,7 +49,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
 
 def edit_members(text: bytes, changes: Mapping[str, bytes | None]) -> bytes:
-    """`text`, a JSON object that `parse_object` takes, with other top-level members.
+    """Return `text`, a JSON object that `parse_object` takes, with other top-level members.
 
     `changes`: by name, the new value as JSON text, or None to drop the member. A name that is not there is added as
     the first member; of one that is there several times, all are changed.
@@ -71,7 +71,7 @@ def edit_members(text: bytes, changes: Mapping[str, bytes | None]) -> bytes:
 
 
 def _members(text: bytes) -> tuple[int, list[_Member], int]:
-    """Where the object's inside begins, its members, and where the inside ends."""
+    """Return where the object's inside begins, its members, and where the inside ends."""
     start = opening = _skip_space(text, 0) + 1
     members: list[_Member] = []
     while True:
@@ -96,7 +96,7 @@ def _skip_space(text: bytes, start: int) -> int:
 
 
 def _value_end(text: bytes, start: int) -> int:
-    """Where the value at `start` ends."""
+    """Return where the value at `start` ends."""
     first = text[start : start + 1]
     if first not in (b"{", b"["):
         found = (_STRING if first == b'"' else _LITERAL).match(text, start)

@@ -40,7 +40,7 @@ class LongPoll(Generic[K, V]):
         return self._count
 
     async def wait_for_change(self, key: K, known: V | None, seconds: float) -> V | None:
-        """The value of `key` as soon as it is another than `known`; None after `seconds`, or when `stop` was called.
+        """Return the value of `key` once it is another than `known`; None after `seconds`, or when `stop` was called.
 
         Raises TooManyWaiters.
         """
@@ -66,7 +66,7 @@ class LongPoll(Generic[K, V]):
                 self._waiting.pop(key, None)
 
     async def wait_until(self, key: K, condition: Callable[[V], bool], seconds: float) -> V | None:
-        """The value of `key` once `condition` holds for it; None after `seconds`, or when `stop` was called.
+        """Return the value of `key` once `condition` holds for it; None after `seconds`, or when `stop` was called.
 
         Raises TooManyWaiters.
         """

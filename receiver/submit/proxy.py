@@ -30,7 +30,7 @@ class Proxy:
     async def read(
         self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str]
     ) -> Reply | tuple[Reply, ProxiedBody]:
-        """The answer to a GET or HEAD; of a large one its head, and its body, which must be closed."""
+        """Return the answer to a GET or HEAD; of a large one its head, and its body, which must be closed."""
         answer = await source.api.stream(method, path, query, headers)
         if isinstance(answer, Unreachable):
             return error(504 if "in time" in answer.reason else 503, answer.reason, retry_after="5")
@@ -63,7 +63,7 @@ class Proxy:
     async def forward(
         self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
     ) -> Reply:
-        """The answer to any other call."""
+        """Return the answer to any other call."""
         reply = relay(await source.api.forward(method, path, query, headers, body), source.secrets)
         return Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
 

@@ -45,11 +45,11 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def with_headers(self, **more: str) -> Reply:
-        """This reply with more headers; underscores stand for hyphens."""
+        """Return this reply with more headers; underscores stand for hyphens."""
         return Reply(self.status, self.body, {**self.headers, **{k.replace("_", "-"): v for k, v in more.items()}})
 
     def for_submission(self, submission_id: str) -> Reply:
-        """This reply with the submission's id: in a header, and in the object of an error."""
+        """Return this reply with the submission's id: in a header, and in the object of an error."""
         body = self.body
         if self.status >= 400:
             with suppress(NotAnObject):
@@ -59,18 +59,18 @@ class Reply:
 
 
 def error(status: int, detail: Any, **headers: str) -> Reply:
-    """An error in Skyvern's shape: {"detail": …}. Underscores in header names stand for hyphens."""
+    """Return an error in Skyvern's shape: {"detail": …}. Underscores in header names stand for hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status, json.dumps({"detail": detail}).encode(), {"content-type": "application/json", **named})
 
 
 def invalid(where: str | None, message: str, kind: str = "value_error") -> Reply:
-    """A 422 as FastAPI writes it. `where`: the member of the body, or None for the body itself."""
+    """Return a 422 as FastAPI writes it. `where`: the member of the body, or None for the body itself."""
     return error(422, [{"type": kind, "loc": ["body", *([where] if where else [])], "msg": message, "input": None}])
 
 
 def malformed(problem: NotAnObject) -> Reply:
-    """The 422 for a body that is no JSON object, as Skyvern words it."""
+    """Return the 422 for a body that is no JSON object, as Skyvern words it."""
     if problem.position is None:
         return invalid(
             None, "Input should be a valid dictionary or object to extract fields from", "model_attributes_type"
@@ -80,8 +80,8 @@ def malformed(problem: NotAnObject) -> Reply:
 
 
 def relay(answer: Answer, secrets: Collection[bytes] = (), *, replacing: Mapping[bytes, bytes] | None = None) -> Reply:
-    """Skyvern's `answer` as a caller may see it. `replacing`: texts of the body, such as our callback URL, and their
-    replacements. `secrets`: of the source; an answer that holds one of them becomes a 502."""
+    """Return Skyvern's `answer` as a caller may see it. `replacing`: texts of the body, such as our callback URL, and
+    their replacements. `secrets`: of the source; an answer that holds one of them becomes a 502."""
     if isinstance(answer, Unreachable):
         return unreachable(answer)
     if answer.status != _NOT_MODIFIED and not 200 <= answer.status < 300 and answer.status < 400:
@@ -99,18 +99,17 @@ def relay(answer: Answer, secrets: Collection[bytes] = (), *, replacing: Mapping
 
 
 def relayed_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of an answer's headers that are passed on to the caller."""
+    """Return those of an answer's headers that are passed on to the caller."""
     return {name: value for name, value in headers.items() if name in _RELAYED}
 
 
 def holds_secret(text: bytes, secrets: Collection[bytes]) -> bool:
-    """Whether `text` contains one of `secrets`. Those of less than 6 bytes are ignored: any text may contain them."""
+    """Return whether `text` contains one of `secrets`, but for those so short that any text may contain them."""
     return any(secret in text for secret in secrets if len(secret) >= _SHORTEST_SECRET)
 
 
 def unreachable(answer: Unreachable) -> Reply:
-    """The error for a call without a usable answer: 503 when it certainly did nothing, else 504 after a time-out, or
-    502."""
+    """Return the error for a call without an answer: 503 when it did nothing, else 504 after a time-out or 502."""
     if not answer.ambiguous:
         return error(
             503, f"Skyvern can't be reached; no run was created: {answer.reason}", retry_after=f"{RETRY_AFTER}"
@@ -119,7 +118,7 @@ def unreachable(answer: Unreachable) -> Reply:
 
 
 def submit_reply(answer: Answer, secrets: Collection[bytes], replacing: Mapping[bytes, bytes]) -> Reply:
-    """The reply to a submit. `secrets` and `replacing`: see `relay`."""
+    """Return the reply to a submit. `secrets` and `replacing`: see `relay`."""
     if isinstance(answer, Answered) and answer.ok and not isinstance(answer.json(), dict):
         return error(502, "Skyvern's answer to the submit was not understood; whether a run exists is not known yet")
     if isinstance(answer, Answered) and answer.status == 408:
@@ -128,8 +127,8 @@ def submit_reply(answer: Answer, secrets: Collection[bytes], replacing: Mapping[
 
 
 def keeps_idempotency_key(answer: Answer) -> bool:
-    """Whether the Idempotency-Key of a submit stays bound to this answer. An answer that says "later", or that an
-    operator can put right (a wrong key of ours), frees the key for another request."""
+    """Return whether the Idempotency-Key of a submit stays bound to this answer. An answer that says "later", or that
+    an operator can put right (a wrong key of ours), frees the key for another request."""
     result = submitted(answer)
     return not isinstance(result, Rejected) or result.status in _LASTING_REFUSALS
 

@@ -81,7 +81,7 @@ class Results:
         self._committed: dict[tuple[str, str, int, str], float] = {}
 
     async def get(self, source: Source, key: Key, run_id: str, wait: float = 0.0) -> Reply:
-        """The run. `wait`: seconds to hold the request until it is final. Raises LedgerUnavailable only if `wait`."""
+        """Return the run. `wait`: seconds to wait until it is final; only then LedgerUnavailable may be raised."""
         found = await self._from_ledger(source, key, run_id)
         if found is not None:
             return found
@@ -99,7 +99,7 @@ class Results:
         return found or await self._after_wait(source, key, run_id)
 
     async def get_from_skyvern(self, source: Source, key: Key, run_id: str) -> Reply:
-        """Skyvern's current answer, with the run's request, which most webhooks lack. Raises LedgerUnavailable.
+        """Return Skyvern's current answer, with the run's request, which most webhooks lack. Raises LedgerUnavailable.
 
         Skyvern does not know the webhook that the caller asked for: a header has it, percent-encoded, if `key` may see
         it.
@@ -114,15 +114,15 @@ class Results:
         return reply.for_submission(submission.id).with_headers(**webhook)
 
     async def wait(self, key: RunKey, seconds: float) -> RunStatus | None:
-        """The run's status once it is final in the ledger; None after `seconds`, or when the process stops.
+        """Return the run's status once it is final in the ledger; None after `seconds`, or when the process stops.
 
         Raises TooManyWaiters.
         """
         return await self._runs_poll.wait_until(key, lambda status: status.final, seconds)
 
     async def _after_wait(self, source: Source, key: Key, run_id: str) -> Reply:
-        """The run as it is when the time is up. Requests with one key that waited for it share an answer: when the
-        process stops, all end at once, and Skyvern has STOP_LIMIT seconds to answer."""
+        """Return the run as it is when the time is up. Requests with one key that waited for it share an answer: when
+        the process stops, all end at once, and Skyvern has STOP_LIMIT seconds to answer."""
         shared = ((source.name, run_id), key.id)
         task = self._skyvern_tasks.get(shared)
         if task is None:
@@ -135,7 +135,7 @@ class Results:
             return error(503, "The receiver is being stopped; ask again", retry_after="2")
 
     async def events(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
-        """The run's server-sent events until it is final; or a Reply when there is no such run."""
+        """Return the run's server-sent events until it is final; or a Reply when there is no such run."""
         if not await self._is_known(source, run_id):
             reply = await self._from_skyvern(source, key, run_id)
             if reply.status != 200:
@@ -170,14 +170,14 @@ class Results:
             yield _sse("status", status.event_id, json.dumps(data).encode())
 
     async def _is_known(self, source: Source, run_id: str) -> bool:
-        """Whether the run is in the ledger: then Skyvern need not be asked whether it exists."""
+        """Return whether the run is in the ledger: then Skyvern need not be asked whether it exists."""
         key = (source.name, run_id)
         return await self._ledger.read(
             lambda connection: bool(runs.run_statuses(connection, [key])) or runs.is_ours(connection, *key)
         )
 
     async def _from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
-        """The final run as the ledger has it, with new URLs where those in it have expired. None: ask Skyvern.
+        """Return the final run as the ledger has it, with new URLs where those in it have expired. None: ask Skyvern.
 
         Concurrent requests with one key share one answer: a thousand that wait for a run are woken at once.
         """
@@ -226,7 +226,7 @@ class Results:
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 
     async def _from_skyvern(self, source: Source, key: Key, run_id: str, *, known: bool = False) -> Reply:
-        """Skyvern's answer. `known`: the ledger has the result, so that none need be committed."""
+        """Return Skyvern's answer. `known`: the ledger has the result, so that none need be committed."""
         answer = await source.api.get_run(run_id)
         if isinstance(answer, Unreachable):
             return error(504 if "in time" in answer.reason else 503, answer.reason, retry_after="5")
@@ -269,13 +269,13 @@ class Results:
 
 
 def _sse(kind: str, event: str, data: bytes) -> bytes:
-    """One server-sent event. `data` may have lines."""
+    """Return one server-sent event. `data` may have lines."""
     lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
     return b"event: " + kind.encode() + b"\n" + (b"id: " + event.encode() + b"\n" if event else b"") + lines + b"\n"
 
 
 def expires_at(body: bytes) -> float | None:
-    """When the first signed URL in `body` expires, in seconds since the epoch; None when there is none."""
+    """Return when the first signed URL in `body` expires, in seconds since the epoch; None when there is none."""
     expiries = [expiry for found in _URL.finditer(body) if (expiry := _expiry_of(found[0])) is not None]
     return min(expiries, default=None)
 

@@ -56,7 +56,7 @@ class WebhookRetrier:
         self._wake = wake
 
     async def retry(self, source: Source, key: Key, run_id: str, body: bytes) -> Reply | None:
-        """The reply to retry_webhook; None for a run that was not submitted here. Raises Refusal, LedgerUnavailable."""
+        """Return the reply; None for a run that was not submitted here. Raises Refusal and LedgerUnavailable."""
         if not run_id:
             return None
         submission, visible = await self._ledger.read(
@@ -109,7 +109,7 @@ class WebhookRetrier:
         return relay(answer, source.secrets).for_submission(submission.id)
 
     async def _final_result(self, source: Source, key: Key, run_id: str, deadline: float) -> RunResult | Reply:
-        """The run's result; or the reply to the caller, when it has none, or it is not in the ledger yet."""
+        """Return the run's result; or the reply to the caller, when it has none, or it is not in the ledger yet."""
         result = await self._result(source, run_id)
         if result is not None:
             return result
@@ -129,7 +129,7 @@ class WebhookRetrier:
         return await self._ledger.read(lambda connection: runs.result(connection, source.name, run_id))
 
     async def _wait_for_attempt(self, delivery: str, before: DeliveryStatus, deadline: float) -> DeliveryStatus | None:
-        """The delivery after its next attempt; None when there was none in time."""
+        """Return the delivery after its next attempt; None when there was none in time."""
 
         def ended(now: DeliveryStatus) -> bool:
             return now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed")
@@ -141,7 +141,7 @@ class WebhookRetrier:
 
 
 def _url_in(body: bytes) -> str:
-    """The webhook URL in the body, "" when it names none. Raises Refusal."""
+    """Return the webhook URL in the body, "" when it names none. Raises Refusal."""
     if body.strip() in (b"", b"null"):
         return ""
     try:

@@ -55,7 +55,7 @@ IsDisconnected = Callable[[], Awaitable[bool]]
 
 
 def _awaits_answer(submission: Submission) -> bool:
-    """Whether its answer may still come. Its webhook may have come before."""
+    """Return whether Skyvern's answer may still come. Its webhook may have come before."""
     young = time.time() - submission.created_at < lifecycle.PENDING_LIMIT
     return submission.state is SubmissionState.PENDING or (
         submission.state is SubmissionState.ACCEPTED and submission.answered_at is None and young
@@ -91,7 +91,7 @@ class Submitter:
         headers: Mapping[str, str],
         is_disconnected: IsDisconnected,
     ) -> Reply:
-        """The reply to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent.
+        """Return the reply to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent.
 
         Where the caller has disconnected, so that it does not know of the run, the reply is kept for the same request.
         """
@@ -138,8 +138,8 @@ class Submitter:
         return reply
 
     async def _record_outcome(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
-        """Record how a submit ended. None when the ledger does not take it: the caller gets its reply all the same, and
-        the clock finds the submission pending."""
+        """Record how a submit ended. Returns None when the ledger does not take it: the caller gets its reply, and the
+        clock finds the submission pending."""
         for pause in (*_WRITE_RETRIES, None):
             try:
                 return await self._ledger.write(
@@ -171,7 +171,7 @@ class Submitter:
         return reply.for_submission(submission.id).with_headers(**{REPLAYED_HEADER: "true"})
 
     async def _wait_for_answer(self, submission: Submission) -> Submission:
-        """The submission once it is answered, or as it is when REPEAT_WAIT is over."""
+        """Return the submission once it is answered, or as it is when REPEAT_WAIT is over."""
         now = time.monotonic()
         deadline, resolve_at = now + REPEAT_WAIT, now + RESOLVE_INTERVAL
         while _awaits_answer(submission) and time.monotonic() < deadline:
@@ -196,7 +196,7 @@ class Submitter:
         return await self._ledger.read(lambda connection: lifecycle.one(connection, submission.id))
 
     async def _earlier_reply(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply:
-        """The reply that was recorded for the submission, or one that can be given now that more is known."""
+        """Return the reply that was recorded for the submission, or one that can be given now that more is known."""
         recorded = None
         if submission.answer_status is not None and submission.answer is not None:
             recorded = _json_reply(submission.answer_status, submission.answer)
@@ -208,8 +208,8 @@ class Submitter:
         return resolved or recorded or error(502, "what became of the call is not known yet")
 
     async def _resolve(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply | None:
-        """The reply to a submit whose answer was lost, once its run is known, by webhook or by a search in Skyvern's
-        API. None while it is not."""
+        """Return the reply to a submit whose answer was lost, once its run is known, by webhook or by a search in
+        Skyvern's API. None while it is not."""
         answer = None
         try:
             current = await self._reload(submission)
@@ -230,7 +230,7 @@ class Submitter:
         return reply
 
     async def _run_reply(self, source: Source, submission: Submission, answer: Answer | None) -> Reply:
-        """The reply to a submit, made of the run that it created. `answer`: to a GET of the run, if it was fetched."""
+        """Return the reply to a submit, made of its run. `answer`: to a GET of the run, if it was fetched."""
         body = short_answer(submission.call, submission.run_id)
         if body is None:
             answer = answer or await source.api.get_run(submission.run_id)

@@ -46,12 +46,12 @@ ALIASES: dict[str, str] = {
 
 
 def names() -> list[str]:
-    """The names that `build` takes, without aliases and series."""
+    """Return the names that `build` takes, without aliases and series."""
     return list(_NAMES)
 
 
 def expand(name: str) -> tuple[str, ...]:
-    """The samples that a name, an alias or a series stands for, in order of sending. Raises KeyError."""
+    """Return the samples that a name, an alias or a series stands for, in order of sending. Raises KeyError."""
     name = ALIASES.get(name, name)
     if name in SERIES:
         return SERIES[name]
@@ -61,12 +61,12 @@ def expand(name: str) -> tuple[str, ...]:
 
 
 def run_type(name: str) -> str:
-    """The run type of a sample."""
+    """Return the run type of a sample."""
     return name.partition(".")[0]
 
 
 def build(name: str, *, now: float, run_id: str | None = None, seq: int = 0, artifacts: str = "") -> bytes:
-    """The body of sample `name` (or of an alias for one), sent at `now` (seconds since the epoch).
+    """Return the body of sample `name` (or of an alias for one), sent at `now` (seconds since the epoch).
 
     `run_id`: by default one made from `now` and `seq`. `seq`: its place among several, which also varies the invoice.
     `artifacts`: base URL at which recording, screenshots and files are (their bytes: `artifact(id)`); without it the

@@ -1,4 +1,4 @@
-"""The files of the sample runs: small, valid, always the same, so that their checksums can be told in the body."""
+"""The files of the sample runs: small, valid, always the same, so that a body can hold their checksums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 LIFETIME = 3600
-"""Seconds that a signed URL says it is good for."""
+"""Seconds for which a signed URL says that it is valid."""
 
 
 def _png(width: int, height: int, rgb: tuple[int, int, int]) -> bytes:
@@ -58,17 +58,17 @@ CONTENTS: dict[str, tuple[str, bytes]] = {
 
 
 def artifact_id(number: str, name: str) -> str:
-    """The id of file `name` of the run with `number` in its id."""
+    """Return the id of file `name` of the run with `number` in its id."""
     return f"a_{number}_{name}"
 
 
 def artifact(artifact_id: str) -> tuple[str, bytes] | None:
-    """Content type and bytes of a sample run's file, for whoever serves `/v1/artifacts/{artifact_id}/content`."""
+    """Return content type and bytes of a file, the answer to GET `/v1/artifacts/{artifact_id}/content`, or None."""
     return CONTENTS.get(artifact_id.rpartition("_")[2])
 
 
 def url(base: str, number: str, name: str, now: float) -> str:
-    """The signed URL of a file as it is made at `now`: another one at every answer, as Skyvern's are."""
+    """Return the signed URL of a file as it is made at `now`: another one in each answer, as Skyvern's are."""
     identity = artifact_id(number, name)
     expiry = int(now) + LIFETIME
     signature = hashlib.sha256(f"{identity}:{now!r}".encode()).hexdigest()
@@ -76,7 +76,7 @@ def url(base: str, number: str, name: str, now: float) -> str:
 
 
 def downloaded_file(base: str, number: str, now: float, modified_at: str) -> dict[str, Any]:
-    """The invoice, as an entry of `downloaded_files`."""
+    """Return the invoice, as an entry of `downloaded_files`."""
     content = CONTENTS["invoice"][1]
     return {
         "url": url(base, number, "invoice", now),

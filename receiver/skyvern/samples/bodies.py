@@ -40,19 +40,19 @@ class Moment:
     artifacts: str
 
     def number(self, run_id: str | None) -> str:
-        """What the ids have in common: the end of `run_id`, else digits of their own for each moment and `seq`."""
+        """Return what the ids have in common: the end of `run_id`, else digits made of the moment and `seq`."""
         if run_id:
             return "".join(filter(str.isalnum, run_id.rpartition("_")[2])) or "0"
         return f"{int(self.now * 1e6)}{self.seq:03d}"
 
     def ago(self, seconds: float) -> str:
-        """A time as Skyvern writes it: UTC without saying so, with microseconds."""
+        """Return a time as Skyvern writes it: naive UTC, with microseconds."""
         moment = datetime.fromtimestamp(self.now - seconds, UTC).replace(tzinfo=None)
         return moment.isoformat(timespec="microseconds")
 
 
 def dumps(body: Mapping[str, Any]) -> bytes:
-    """The bytes of a webhook: compact, unescaped, integral floats as integers."""
+    """Return the bytes of a webhook: compact, unescaped, integral floats as integers."""
     return json.dumps(_integral(body), separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -65,7 +65,7 @@ def _integral(value: Any) -> Any:
 
 
 def invoice(seq: int) -> dict[str, Any]:
-    """The output of a run: an invoice whose total is over 1,000 for about half of all `seq`s, 0 among them."""
+    """Return the output of a run: an invoice whose total is over 1,000 for about half of all `seq`s, 0 among them."""
     units = (seq + 5) % 9 + 1
     net = round(units * 179.5, 2)
     return {
@@ -82,7 +82,7 @@ def invoice(seq: int) -> dict[str, Any]:
 
 
 def _files(moment: Moment, number: str, *, downloads: bool) -> dict[str, Any]:
-    """The signed URLs and the downloaded file of a run; nulls when there are none."""
+    """Return the signed URLs and the downloaded file of a run; nulls when there are none."""
     base = moment.artifacts
     modified = moment.ago(1)
     files = [artifacts.downloaded_file(base, number, moment.now, modified)] if base and downloads else []
@@ -96,7 +96,7 @@ def _files(moment: Moment, number: str, *, downloads: bool) -> dict[str, Any]:
 
 
 def ordered(keys: str, *values: Mapping[str, Any]) -> dict[str, Any]:
-    """A body with these keys (separated by spaces) in this order, null where there is no value."""
+    """Return a body with these keys (separated by spaces) in this order, null where there is no value."""
     body: dict[str, Any] = dict.fromkeys(keys.split())
     for each in values:
         assert each.keys() <= body.keys(), each.keys() - body.keys()
@@ -107,7 +107,7 @@ def ordered(keys: str, *values: Mapping[str, Any]) -> dict[str, Any]:
 def _common(
     run_type: str, ending: str, run_id: str, moment: Moment, seconds: float, files: dict[str, Any], steps: int
 ) -> dict[str, Any]:
-    """What each kind of run has. `seconds`: since it started."""
+    """Return the values that each kind of run has. `seconds`: since it started."""
     return {
         "run_id": run_id,
         "run_type": run_type,
@@ -137,7 +137,7 @@ step_count browser_session_id run_id output screenshot_urls app_url browser_prof
 
 
 def task(run_type: str, ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
-    """A task of one of TASK_TYPES: 31 keys."""
+    """Return a task of one of TASK_TYPES: 31 keys."""
     number = moment.number(run_id)
     run_id = run_id or f"tsk_{number}"
     done = ending == "completed"
@@ -168,7 +168,7 @@ browser_session_id browser_profile_id max_screenshot_scrolls script_run errors s
 
 
 def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
-    """A task of the second kind: 44 keys. `undelivered` is the ending that Skyvern 1.0.50 calls failed."""
+    """Return a task of the second kind: 44 keys. `undelivered` is the ending that Skyvern 1.0.50 calls failed."""
     number = moment.number(run_id)
     run_id = run_id or f"tsk_v2_{number}"
     undelivered = ending == "undelivered"
@@ -220,7 +220,7 @@ extra_http_headers cdp_connect_headers browser_address ai_fallback run_with brow
 
 
 def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
-    """A run of a workflow: 58 keys. With a retry policy it sends one body an attempt."""
+    """Return a run of a workflow: 58 keys. With a retry policy it sends one body an attempt."""
     status, attempt, pending, brings_output = _ENDINGS.get(ending, (ending, 1, False, False))
     number = moment.number(run_id)
     run_id = run_id or f"wr_{number}"
@@ -260,7 +260,7 @@ def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, A
 
 
 def _outputs(moment: Moment, number: str, files: dict[str, Any], status: str) -> dict[str, Any]:
-    """What the workflow's one block brought, with the signed URLs that Skyvern writes anew inside of it."""
+    """Return the output of the workflow's one block, with the signed URLs that Skyvern renews inside of it."""
     found = invoice(moment.seq)
     block = {
         "task_id": f"tsk_{number}",
@@ -279,7 +279,7 @@ def _outputs(moment: Moment, number: str, files: dict[str, Any], status: str) ->
 
 
 def _attempts(moment: Moment, status: str, attempt: int, next_attempt: str | None) -> list[dict[str, Any]]:
-    """The attempts so far. Those before the last one failed and were tried again."""
+    """Return the attempts so far. Those before the last one failed and were retried."""
     entries = []
     for number in range(1, attempt + 1):
         last = number == attempt

@@ -54,7 +54,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(options: Options | None = None) -> Starlette:
-    """The simulation as an ASGI app. Its World is `app.state.world` once it has started."""
+    """Return the simulation as an ASGI app. Its World is `app.state.world` once it has started."""
     chosen = options or Options()
 
     @asynccontextmanager
@@ -131,7 +131,7 @@ def _submit(
     arguments: Callable[[Request, dict[str, Any]], dict[str, Any]],
     answer: Callable[[SimRun], dict[str, Any]] = bodies.first_answer,
 ) -> Handler:
-    """The handler of an endpoint that creates runs."""
+    """Return the handler of an endpoint that creates runs."""
 
     async def handle(request: Request) -> Response:
         world, key = world_of(request), key_of(request)
@@ -267,7 +267,7 @@ async def _list_workflows(request: Request) -> Response:
 
 
 async def _echo(request: Request) -> Response:
-    """The request as it was received, for tests of the proxy; of its key only the number is shown."""
+    """Return the request as it was received, for tests of the proxy; of its key only the number is shown."""
     key = key_of(request)
     headers = {name: value for name, value in request.headers.items() if name != "x-api-key"}
     head = {"method": request.method, "path": request.url.path, "query": request.url.query, "headers": headers}
@@ -304,7 +304,7 @@ async def _runs(request: Request) -> Response:
 
 
 async def _change_faults(request: Request) -> Response:
-    """Other ratios from now on: {"lose": 0.2, "429": 0}."""
+    """Replace ratios of faults: {"lose": 0.2, "429": 0}."""
     options = world_of(request).options
     try:
         options.change(check(await json_of(request)))

@@ -45,18 +45,18 @@ class StoredArtifact:
 
 
 def make(artifact_id: str, type_: str, name: str, run_id: str, created_at: datetime) -> StoredArtifact:
-    """A new artifact with its bytes."""
+    """Return a new artifact with its bytes."""
     made = content(type_, run_id)
     return StoredArtifact(artifact_id, type_, name, run_id, created_at, made, hashlib.sha256(made).hexdigest())
 
 
 def sign(path: str, expiry: int, secret: bytes) -> str:
-    """The query of a signed URL for `path` that is valid until `expiry` (seconds since the epoch)."""
+    """Return the query of a signed URL for `path` that is valid until `expiry` (seconds since the epoch)."""
     return f"expiry={expiry}&kid={KEY_ID}&sig={_signature(path, str(expiry), secret)}"
 
 
 def verify(path: str, expiry: str, kid: str, sig: str, now: float, secret: bytes) -> bool:
-    """Whether the query of a URL was signed with `secret` and has not expired."""
+    """Return whether the query of a URL was signed with `secret` and has not expired."""
     if kid != KEY_ID or not (expiry.isascii() and expiry.isdigit()) or int(expiry) <= now:
         return False
     return hmac.compare_digest(_signature(path, expiry, secret).encode(), sig.encode())
@@ -68,7 +68,7 @@ def _signature(path: str, expiry: str, secret: bytes) -> str:
 
 
 def byte_range(header: str | None, length: int) -> tuple[int, int] | Literal["unsatisfiable"] | None:
-    """(first, last) byte of a Range header; None when it is to be ignored: several ranges, or none of bytes."""
+    """Return (first, last) byte of a Range header; None when it is to be ignored: several ranges, or none of bytes."""
     unit, _, spec = (header or "").strip().partition("=")
     first, dash, last = spec.strip().partition("-")
     if unit.strip().lower() != "bytes" or not dash or not all(_digits(part) for part in (first, last) if part):
@@ -87,7 +87,7 @@ def _digits(text: str) -> bool:
 
 
 def content(type_: str, run_id: str) -> bytes:
-    """The bytes of an artifact: valid files of their kind, but no two runs' are the same."""
+    """Return the bytes of an artifact: valid files of their kind, but no two runs' are the same."""
     mark = f"run {run_id}".encode()
     if type_ == "recording":
         # A Void element of 48 KiB, which every reader of Matroska skips.

@@ -43,14 +43,14 @@ archived organization_id
 
 
 def webhook(run: SimRun, link: Link) -> dict[str, Any]:
-    """The body of the webhook for `run` as it is now."""
+    """Return the body of the webhook for `run` as it is now."""
     if run.type == WORKFLOW:
         return _times(_workflow(run, link))
     return _times(_task_v2(run, link) if run.type == TASK_V2 else _task_v1(run, link))
 
 
 def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
-    """The body that retry_webhook sends: fewer keys."""
+    """Return the body that retry_webhook sends: fewer keys."""
     if run.type == TASK_V2:
         return _times(_common(run, link))
     if run.type == WORKFLOW:
@@ -60,7 +60,7 @@ def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
 
 
 def answer(run: SimRun, link: Link, *, attempts: bool) -> dict[str, Any]:
-    """The answer to GET /v1/runs/{id}. `attempts`: whether a workflow's has attempt and retry_pending."""
+    """Return the answer to GET /v1/runs/{id}. `attempts`: whether a workflow's has attempt and retry_pending."""
     body = _common(run, link) | _workflow_only(run)
     if run.type == WORKFLOW and attempts:
         body |= _attempts(run)
@@ -68,13 +68,13 @@ def answer(run: SimRun, link: Link, *, attempts: bool) -> dict[str, Any]:
 
 
 def first_answer(run: SimRun) -> dict[str, Any]:
-    """The answer to a submit: the run as it was a moment after its creation."""
+    """Return the answer to a submit: the run as it was a moment after its creation."""
     body = _common(run, lambda _: None) | {"downloaded_files": None, "screenshot_urls": None, "step_count": None}
     return _times(body | _workflow_only(run) | _request(run))
 
 
 def listed(run: SimRun) -> dict[str, Any]:
-    """One line of GET /v1/runs."""
+    """Return one line of GET /v1/runs."""
     return _times(
         {
             "task_run_id": "tr_" + run.id.rpartition("_")[2],
@@ -95,7 +95,7 @@ def listed(run: SimRun) -> dict[str, Any]:
 
 
 def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, Any]:
-    """One line of GET /v1/runs/{id}/artifacts."""
+    """Return one line of GET /v1/runs/{id}/artifacts."""
     name = stored.name or f"{stored.id}.{stored.content_type.rpartition('/')[2]}"
     values = {
         "created_at": stored.created_at,
@@ -115,7 +115,7 @@ def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, 
 
 
 def _workflow_only(run: SimRun) -> dict[str, Any]:
-    """The keys of the API's answer that only a workflow's run has."""
+    """Return the keys of the API's answer that only a workflow's run has."""
     if run.type != WORKFLOW:
         return {}
     names = ("run_with", "ai_fallback", "script_id", "browser_seed_source", "browser_settings_receipt")
@@ -124,7 +124,7 @@ def _workflow_only(run: SimRun) -> dict[str, Any]:
 
 
 def _common(run: SimRun, link: Link) -> dict[str, Any]:
-    """The 21 keys that every kind of run has in common."""
+    """Return the 21 keys that every kind of run has in common."""
     recordings = run.of_type("recording")
     return {
         "run_id": run.id,
@@ -207,7 +207,7 @@ def _workflow_sample(run: SimRun) -> dict[str, Any]:
 
 
 def _filled(sample: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """`sample` with this run's values: its keys and their order are what the run type sends."""
+    """Return `sample` with this run's values: its keys and their order are what the run type sends."""
     unknown = values.keys() - sample.keys()
     assert not unknown, unknown
     return sample | values
@@ -250,7 +250,7 @@ def _file(stored: StoredArtifact, link: Link) -> dict[str, Any]:
 
 
 def _linked(output: Any, run: SimRun, link: Link) -> Any:
-    """`output` with the signed URLs that Skyvern writes anew into each block's part of a workflow's output."""
+    """Return `output` with the signed URLs that Skyvern renews in each block's part of a workflow's output."""
     if run.type != WORKFLOW or not isinstance(output, dict):
         return output
     fresh = {
@@ -271,7 +271,7 @@ def _category(run: SimRun) -> list[dict[str, Any]] | None:
 
 
 def _times(body: Mapping[str, Any], zone: str = "") -> dict[str, Any]:
-    """`body` with each datetime as the text that Skyvern sends."""
+    """Return `body` with each datetime as the text that Skyvern sends."""
     return {key: _timed(part, zone) for key, part in body.items()}
 
 

@@ -74,7 +74,7 @@ ENDINGS = {
 
 
 def drawn(ratios: Mapping[Fault, float], seed: int, number: int, text: str = "") -> frozenset[Fault]:
-    """The faults of the `number`th run or call: those whose ratio its draw falls under, and those that `text` names."""
+    """Return the faults of the `number`th run or call: those drawn by their ratio, and those that `text` names."""
     return frozenset(
         fault
         for fault in Fault
@@ -83,12 +83,12 @@ def drawn(ratios: Mapping[Fault, float], seed: int, number: int, text: str = "")
 
 
 def chance(seed: int, what: str, number: int) -> float:
-    """A number in [0, 1) that is always the same for the same arguments."""
+    """Return a number in [0, 1) that is always the same for the same arguments."""
     return random.Random(f"{seed}/{what}/{number}").random()
 
 
 def check(ratios: Mapping[str, float]) -> dict[Fault, float]:
-    """`ratios` by fault. Raises ValueError for a fault that there is not, and for a ratio that is not in 0 to 1."""
+    """Return `ratios` by fault. Raises ValueError for an unknown fault, and for a ratio that is not in 0 to 1."""
     checked = {}
     for name, ratio in ratios.items():
         if name not in list(Fault):

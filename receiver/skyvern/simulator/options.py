@@ -36,11 +36,11 @@ class Options:
     clock_skew: float = 0.0
 
     def pause(self, seconds: float) -> float:
-        """`seconds` at this simulation's speed."""
+        """Return `seconds` at this simulation's speed."""
         return seconds / self.speed
 
     def spread(self, what: str, number: int, seconds: float) -> float:
-        """Half to one and a half times `seconds`, at this simulation's speed, always the same for the same run."""
+        """Return 0.5 to 1.5 times `seconds`, at this simulation's speed: always the same for the same run."""
         return self.pause(seconds * (0.5 + chance(self.seed, what, number)))
 
     def change(self, ratios: Mapping[Fault, float]) -> None:

@@ -92,13 +92,13 @@ class Page(BaseModel):
 
 
 def world_of(request: Request) -> World:
-    """The World that serves the request."""
+    """Return the World that serves the request."""
     world: World = request.app.state.world
     return world
 
 
 def key_of(request: Request) -> str | None:
-    """The caller's API key; None when a valid one came as a Bearer token. Raises Rejection (403) for any other."""
+    """Return the caller's API key; None for a valid one that came as a Bearer token. Raises Rejection (403)."""
     keys = world_of(request).options.api_keys
     given = request.headers.get("x-api-key")
     if given in keys:
@@ -111,7 +111,7 @@ def key_of(request: Request) -> str | None:
 
 
 def run_of(request: Request, message: str = "Task run not found {}") -> SimRun:
-    """The run that the path names. Raises Rejection (404) with `message` when there is none."""
+    """Return the run that the path names. Raises Rejection (404) with `message` when there is none."""
     run_id = request.path_params["run_id"]
     if run_id not in world_of(request).runs:
         raise Rejection(404, message.format(run_id))
@@ -119,8 +119,7 @@ def run_of(request: Request, message: str = "Task run not found {}") -> SimRun:
 
 
 async def apply_faults(world: World, text: str = "") -> frozenset[Fault]:
-    """Wait, or raise Rejection, where this call's faults say so. Returns the faults. `text`: of a submit; it may name
-    some."""
+    """Wait, or raise Rejection, as this call's faults require, and return them. `text`: of a submit; may name some."""
     faults = world.call_faults(text)
     if Fault.SLOW in faults:
         world.stats["calls_slow"] += 1
@@ -143,7 +142,7 @@ async def apply_faults(world: World, text: str = "") -> frozenset[Fault]:
 
 
 async def json_of(request: Request) -> dict[str, Any]:
-    """The request's body. Raises Rejection (422) for one that is no JSON object."""
+    """Return the request's body. Raises Rejection (422) for one that is no JSON object."""
     try:
         parsed = await request.json()
     except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -162,7 +161,7 @@ async def json_of(request: Request) -> dict[str, Any]:
 
 
 def validated(model: type[M], given: Mapping[str, Any], where: str = "body") -> M:
-    """`given` as a model. Raises Rejection (422), which names the fields. `where`: body or query."""
+    """Return `given` as a model. Raises Rejection (422), which names the fields. `where`: body or query."""
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -174,7 +173,7 @@ def validated(model: type[M], given: Mapping[str, Any], where: str = "body") -> 
 
 
 def callback_of(url: str | None) -> str | None:
-    """`url` itself. Raises Rejection (400) for one that Skyvern does not support."""
+    """Return `url` itself. Raises Rejection (400) for one that Skyvern does not support."""
     if url and not url.strip().startswith(("http://", "https://")):
         raise Rejection(
             400, f"Invalid URL: {url}. Skyvern supports HTTP and HTTPS urls with max 2083 character length."
@@ -183,7 +182,7 @@ def callback_of(url: str | None) -> str | None:
 
 
 def max_steps_of(request: Request) -> int | None:
-    """The limit in the header x-max-steps-override, or None."""
+    """Return the limit in the header x-max-steps-override, or None."""
     given = request.headers.get("x-max-steps-override", "")
     return int(given) if given.isdigit() else None
 
@@ -201,13 +200,13 @@ class Dropped(Exception):
 
 
 async def rejection(_: Request, error: Exception) -> Response:
-    """The answer to a request that raised Rejection."""
+    """Return the answer to a request that raised Rejection."""
     assert isinstance(error, Rejection)
     return error.answer
 
 
 async def http_error(_: Request, error: Exception) -> Response:
-    """The answer to a request for a path or method that there is not."""
+    """Return the answer to a request for a path or method that there is not."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 

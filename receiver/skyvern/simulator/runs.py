@@ -33,7 +33,7 @@ _REASONS = {
 
 
 def now() -> datetime:
-    """The time as Skyvern keeps it: UTC, naive."""
+    """Return the time as Skyvern keeps it: UTC, naive."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -93,7 +93,7 @@ class SimRun:
         return [each for each in self.artifacts if each.type == "download"]
 
     def of_type(self, prefix: str) -> list[StoredArtifact]:
-        """Its artifacts whose type begins with `prefix`."""
+        """Return its artifacts whose type begins with `prefix`."""
         return [each for each in self.artifacts if each.type.startswith(prefix)]
 
     def move(self, status: str) -> None:

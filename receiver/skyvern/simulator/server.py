@@ -16,7 +16,7 @@ from receiver.errors import NotStarted
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at `host`; `port` 0 takes a free one. Raises NotStarted."""
+    """Return a socket that listens at `host`; `port` 0 takes a free one. Raises NotStarted."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

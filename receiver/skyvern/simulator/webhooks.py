@@ -21,7 +21,7 @@ USER_AGENT = "python-httpx/0.28.1"
 
 
 def headers(body: bytes, key: str, skew: float = 0.0) -> dict[str, str]:
-    """The headers of a webhook. The timestamp is not part of what is signed."""
+    """Return the headers of a webhook. The timestamp is not part of what is signed."""
     return {
         "x-skyvern-timestamp": str(int(time.time() + skew)),
         HEADER: sign(body, key),
@@ -31,7 +31,7 @@ def headers(body: bytes, key: str, skew: float = 0.0) -> dict[str, str]:
 
 
 def pause(number: int, header: str | None, chance: float) -> float:
-    """Seconds after attempt `number` (from 1): 1 to 2, then 2 to 3, or what the receiver asked for, up to 30."""
+    """Return the pause after attempt `number`, in seconds: 1 to 2, then 2 to 3, or as the receiver asked, up to 30."""
     asked = retry_after({"retry-after": header or ""}, time.time())
     return min(asked, RETRY_AFTER_CAP) if asked is not None else 2.0 ** (number - 1) + chance
 

@@ -130,7 +130,7 @@ class World:
         }
 
     def search(self, statuses: Iterable[str] = (), run_types: Iterable[str] = (), text: str = "") -> list[SimRun]:
-        """Runs with one of these statuses and types and with `text` in title, URL or id, newest first."""
+        """Return runs with one of these statuses and types and with `text` in title, URL or id, newest first."""
         wanted, types, sought = set(statuses), set(run_types), text.lower()
         return [
             run
@@ -141,7 +141,7 @@ class World:
         ]
 
     def link(self, stored: StoredArtifact, *, lapsed: bool = False) -> str | None:
-        """A fresh signed URL of an artifact; on local storage what such a server gives instead."""
+        """Return a fresh signed URL of an artifact; with local storage a file URL, or None."""
         if self.options.local_storage:
             return f"file:///data/artifacts/{stored.id}" if stored.type == "recording" else None
         sensitive = stored.type in artifacts.SENSITIVE
@@ -150,11 +150,11 @@ class World:
         return f"{self.runs[stored.run_id].base}{stored.path}?{artifacts.sign(stored.path, expiry, self._secret)}"
 
     def verify(self, stored_path: str, expiry: str, kid: str, sig: str) -> bool:
-        """Whether a signed URL is good now."""
+        """Return whether a signed URL is valid now."""
         return artifacts.verify(stored_path, expiry, kid, sig, time.time(), self._secret)
 
     def unreported(self) -> list[SimRun]:
-        """Final runs with a callback whose last state no webhook has reported: only polling can find it."""
+        """Return final runs with a callback whose last state no webhook has reported: only polling can find it."""
         return [run for run in self.runs.values() if run.final and run.callback and not run.reported]
 
     async def aclose(self) -> None:
@@ -289,6 +289,6 @@ class World:
 
 
 def marked(request: Mapping[str, Any]) -> str:
-    """The text of a submit that may hold the names of faults in square brackets."""
+    """Return the text of a submit that may hold the names of faults in square brackets."""
     parts = (request.get(name) for name in ("prompt", "navigation_goal", "title", "workflow_id", "agent_id"))
     return " ".join(part for part in parts if isinstance(part, str))

@@ -37,7 +37,7 @@ _BY_NAME: Final = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
 
 def short_answer(name: str, run_id: str, run: Any = None) -> bytes | None:
-    """The body of an endpoint's answer that holds ids only. `run`: the answer to GET /v1/runs/{id}, if it was fetched.
+    """Return the body of an endpoint's answer that holds ids only. `run`: of GET /v1/runs/{id}, if it was fetched.
 
     None when the endpoint answers with the run itself, or when `run` is needed and does not have the workflow's id.
     """

@@ -24,11 +24,11 @@ class Source:
     allowed: AllowedAddresses = field(default_factory=AllowedAddresses)
 
     def callback_url(self, submission_id: str) -> str:
-        """The callback URL of a submission, or "" without a public URL."""
+        """Return the callback URL of a submission, or "" without a public URL."""
         return f"{self.callback_base}/{submission_id}" if self.callback_base else ""
 
     def webhook_url(self, given: str) -> str:
-        """The caller's webhook URL as it is kept, "" for none. Raises Refusal for one that can never be called.
+        """Return the caller's webhook URL as it is kept, "" for none. Raises Refusal for one that can never be called.
 
         Our own callback URL counts as none: the webhook would only come back here.
         """
@@ -42,13 +42,13 @@ class Source:
         return url
 
     def _is_ours(self, url: str) -> bool:
-        """Whether `url` is where this source's webhooks reach us, with a token or without, however it is spelt."""
+        """Return whether `url` is this source's callback URL, with a token or without, however it is spelt."""
         ours = _origin_and_path(self.callback_base)
         return bool(self.callback_base) and f"{_origin_and_path(url)}/".startswith(f"{ours}/")
 
 
 def _origin_and_path(url: str) -> str:
-    """`url` without user, default port, query, and a dot behind its host, which is in lower case. "" for no URL."""
+    """Return the normalized origin and the path of `url`, "" for no URL."""
     try:
         path = urlsplit(url.strip()).path
     except ValueError:

@@ -19,8 +19,8 @@ class InvalidWebhookURL(ValueError):
 
 
 def normalize(given: str) -> str:
-    """`given` without surrounding white space, and with the https:// that Skyvern puts before an address without a
-    scheme. "" stays "". Raises InvalidWebhookURL."""
+    """Return `given` without surrounding white space, and with the https:// that Skyvern puts before an address without
+    a scheme. "" stays "". Raises InvalidWebhookURL."""
     text = given.strip()
     if "\0" in text or any("\ud800" <= each <= "\udfff" for each in text):
         raise InvalidWebhookURL("Invalid URL: it holds characters that no URL has")
