@@ -1,7 +1,7 @@
-"""The `runhook` command. Each group of commands has a file of its own; here they are put together.
+"""The `runhook` command, put together from one file for each group of commands.
 
-A user's mistake is one line on standard error and an exit code that means something:
-0 done, 1 it did not work out, 2 something a person wrote is wrong, 3 a part that is needed could not be started.
+An error is one line on standard error and an exit code:
+0 done, 1 failed, 2 a wrong call, file or variable, 3 something that is needed can't be reached or used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from receiver.runtime.process import relax_gc_for_imports
 if TYPE_CHECKING:
     import typer
 
-# Where each command lives. A module is imported only for the command that was asked for: start-up stays quick.
+# The module and function of each command. Only the one that is called is imported, so that start-up stays quick.
 COMMANDS: dict[str, tuple[str, str]] = {
     "dev": ("receiver.cli.dev", "dev"),
     "serve": ("receiver.cli.serve", "serve"),
@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def build_app(wanted: str | None = None) -> typer.Typer:
-    """The command line; with only command `wanted` when that is one of ours."""
+    """Return the command line, with only the command `wanted` when that is one of ours."""
     import typer
 
     app = typer.Typer(
@@ -78,7 +78,7 @@ def build_app(wanted: str | None = None) -> typer.Typer:
 
 
 def main() -> None:
-    """The entry point of the `runhook` command."""
+    """Run the `runhook` command: its entry point."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
     arguments = sys.argv[1:]
@@ -93,7 +93,7 @@ def main() -> None:
     except RunhookError as error:
         _end([*str(error).splitlines(), *_hints(error)], error.exit_code)
     except BrokenPipeError:
-        # Whoever read has left; Python would say so once more when it flushes at its end.
+        # The reader is gone; Python would report it once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
@@ -115,17 +115,17 @@ def _end(lines: list[str], code: int) -> NoReturn:
 
 
 def _wrong_call(error: Any) -> list[str]:
-    """What typer found wrong with the command line, in one line; nothing when it has shown the help instead."""
+    """Return in one line what typer found wrong with the call; nothing when it has shown the help instead."""
     text = " ".join(error.format_message().split()).rstrip(".")
     if not text:
         return []
     context = error.ctx
-    asked = f"{context.command_path} -h" if context else "runhook -h"
-    return [f"{text[:1].lower()}{text[1:]}; see `{asked}`"]
+    help_command = f"{context.command_path} -h" if context else "runhook -h"
+    return [f"{text[:1].lower()}{text[1:]}; see `{help_command}`"]
 
 
 def _hints(error: RunhookError) -> list[str]:
-    """For the first minute: the shipped config needs one variable."""
+    """Return what helps at the first start, when the shipped config lacks its one variable."""
     if isinstance(error, ConfigError) and "SKYVERN_API_KEY is not set" in str(error):
         return ["to try it without an account, start `runhook dev`: it makes a SKYVERN_API_KEY for this machine"]
     return []

@@ -68,14 +68,14 @@ def dead(
 
 
 def attempts(
-    thing: Annotated[str, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's.")],
+    identifier: Annotated[str, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's.")],
     data: DataDirectory = None,
     as_json: Json = False,
 ) -> None:
     """List every attempt of one delivery, or of all that an event or a run has."""
-    _check_id(thing)
+    _check_id(identifier)
     print_rows(
-        read_ledger(data, lambda connection: queries.list_attempts(connection, thing)),
+        read_ledger(data, lambda connection: queries.list_attempts(connection, identifier)),
         {
             "delivery": lambda row: short_id(row["delivery_id"]),
             "sink": "sink",
@@ -86,13 +86,13 @@ def attempts(
             "worker": "worker",
             "receipt or reason": lambda row: relative_path(row["receipt"]["id"]) if row["receipt"] else row["reason"],
         },
-        f"no attempts of {clean(thing, 60)}",
+        f"no attempts of {clean(identifier, 60)}",
         as_json=as_json,
     )
 
 
 def replay(
-    things: Annotated[
+    ids: Annotated[
         list[str] | None, typer.Argument(metavar="[DELIVERY|EVENT|RUN]…", help="Ids: dlv_…, evt_… or a run's.")
     ] = None,
     data: DataDirectory = None,
@@ -117,7 +117,7 @@ def replay(
     """Send deliveries again, under the same idempotency key. The clock does it step by step, across restarts."""
     if unknown := set(state or ()) - set(REPLAYABLE):
         raise UsageError(f"--state {min(unknown)}: only dead and delivered ones can be replayed")
-    if not (things or sink or state or source or status or since or until or backfill or everything):
+    if not (ids or sink or state or source or status or since or until or backfill or everything):
         raise UsageError(
             "say what to replay: ids, --sink, --state, --status, --since, --until, or --all for all dead letters"
         )
@@ -130,7 +130,7 @@ def replay(
     chosen = Selection(
         sink=sink, state=tuple(state or ()), source=source, status=tuple(status or ()), **parse_time_range(since, until)
     )
-    selections = [_narrowed(chosen, thing) for thing in things or ()] or [chosen]
+    selections = [_narrowed(chosen, identifier) for identifier in ids or ()] or [chosen]
 
     def count(connection: Any) -> list[int]:
         return [replays.count(connection, kind, each, backfill, force=force) for each in selections]
@@ -141,7 +141,7 @@ def replay(
     if dry_run:
         out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}")
         return
-    if empty := [clean(thing, 60) for thing, found in zip(things or (), counts, strict=False) if not found]:
+    if empty := [clean(identifier, 60) for identifier, found in zip(ids or (), counts, strict=False) if not found]:
         more = "" if force or backfill else "; what was delivered already is sent again with --force"
         raise RunhookError(f"nothing to {kind} of {', '.join(empty)}{more}")
 
@@ -167,21 +167,21 @@ def replay(
         _watch(data, made)
 
 
-def _narrowed(chosen: Selection, thing: str) -> Selection:
-    _check_id(thing)
-    if thing.startswith("dlv_"):
-        return replace(chosen, delivery_ids=(thing,))
-    if thing.startswith("evt_"):
-        return replace(chosen, event_id=thing)
-    return replace(chosen, run_id=thing)
+def _narrowed(chosen: Selection, identifier: str) -> Selection:
+    _check_id(identifier)
+    if identifier.startswith("dlv_"):
+        return replace(chosen, delivery_ids=(identifier,))
+    if identifier.startswith("evt_"):
+        return replace(chosen, event_id=identifier)
+    return replace(chosen, run_id=identifier)
 
 
-def _check_id(thing: str) -> None:
+def _check_id(identifier: str) -> None:
     """Raise UsageError for an id cut shorter than tables cut it: one letter would mean all of them."""
-    if not thing.strip():
+    if not identifier.strip():
         raise UsageError("an id is empty")
-    if thing.startswith(("dlv_", "evt_")) and not _ID.fullmatch(thing):
-        raise UsageError(f"{clean(thing, 60)}: an id has 8 to 32 hex digits after {thing[:4]}")
+    if identifier.startswith(("dlv_", "evt_")) and not _ID.fullmatch(identifier):
+        raise UsageError(f"{clean(identifier, 60)}: an id has 8 to 32 hex digits after {identifier[:4]}")
 
 
 def _watch(data: DataDirectory, made: list[Operation]) -> None:
@@ -199,21 +199,21 @@ def _watch(data: DataDirectory, made: list[Operation]) -> None:
 
 
 def cancel(
-    things: Annotated[list[str], typer.Argument(metavar="DELIVERY|OPERATION…", help="Ids: dlv_… or op_….")],
+    ids: Annotated[list[str], typer.Argument(metavar="DELIVERY|OPERATION…", help="Ids: dlv_… or op_….")],
     data: DataDirectory = None,
 ) -> None:
     """Cancel deliveries that wait, or operations that are running."""
     failed = []
-    for thing in things:
-        if thing.startswith("op_"):
-            done = write_ledger(data, partial(replays.cancel, operation_id=thing, now=time.time()))
+    for identifier in ids:
+        if identifier.startswith("op_"):
+            done = write_ledger(data, partial(replays.cancel, operation_id=identifier, now=time.time()))
         else:
-            _check_id(thing)
-            done = bool(write_ledger(data, partial(replays.cancel_deliveries, ids=[thing], now=time.time())))
+            _check_id(identifier)
+            done = bool(write_ledger(data, partial(replays.cancel_deliveries, ids=[identifier], now=time.time())))
         if done:
-            out().print(f"{thing}: cancelled")
+            out().print(f"{identifier}: cancelled")
         else:
-            failed.append(thing)
+            failed.append(identifier)
     if failed:
         raise RunhookError(f"not cancelled, for it has ended, is being sent or is not there: {', '.join(failed)}")
 

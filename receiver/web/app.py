@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.errors import RequestError
+from receiver.errors import NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits, spool_trouble
@@ -132,7 +132,7 @@ async def _request_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    code = {404: NotFound.code, 405: NotAllowed.code}.get(error.status_code, "http_error")
     return JSONResponse({"error": {"code": code, "message": error.detail}}, error.status_code, error.headers)
 
 

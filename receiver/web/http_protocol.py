@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from receiver.errors import BadRequest, TooLarge
+
 # Bytes of a request line and headers; llhttp itself has no limit.
 MAX_HEAD: Final = 64 << 10
 
@@ -55,7 +57,7 @@ class Protocol(HttpToolsProtocol):
         """Parse `data`, or answer 431 when the head is over MAX_HEAD."""
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD + len(data):
-            self._refuse("431 Request Header Fields Too Large", "too_large", "the head of the request is too large")
+            self._refuse("431 Request Header Fields Too Large", TooLarge.code, "the head of the request is too large")
             return
         super().data_received(data)
 
@@ -72,7 +74,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 in our JSON shape: what came is no HTTP."""
-        self._refuse("400 Bad Request", "bad_request", msg)
+        self._refuse("400 Bad Request", BadRequest.code, msg)
 
     def _refuse(self, status: str, code: str, message: str) -> None:
         body = b'{"error":{"code":"%b","message":"%b"}}' % (code.encode(), message.encode())

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import redis.asyncio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.domain.deduplication import Disposition
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.stats import COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
@@ -28,7 +29,7 @@ from receiver.web.part import Context, WebPart
 
 # Seconds for which the answers of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
-DISPOSITIONS: Final = ("new", "interim", "repeat", "superseded", "unreadable")
+DISPOSITIONS: Final = (*get_args(Disposition), "unreadable")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 
 
