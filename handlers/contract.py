@@ -151,8 +151,8 @@ class Sink(ABC, Generic[O]):
     """
 
     Options: ClassVar[type[SinkOptions]] = SinkOptions
+    # How many deliveries `send_many` takes at once; 1 means that the caller runs `send` concurrently instead.
     batch_size: ClassVar[int] = 1
-    """How many deliveries `send_many` takes at once; 1 means that the caller runs `send` concurrently instead."""
 
     def __init__(self, name: str, options: O, services: Services) -> None:
         self.name = name

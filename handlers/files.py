@@ -34,7 +34,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class FilesOptions(MirrorOptions):
     """Options of a `files` sink."""
 
-    path: Path = Field(description="The folder that everything is kept in; it is made if it is not there.")
+    path: Path = Field(description="The folder to store everything in; it is created if missing.")
 
     @field_validator("path")
     @classmethod

@@ -28,10 +28,10 @@ from handlers.support.guarded_client import ANY_ADDRESS, Deadline, GuardedClient
 from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 
+# Bytes of a response body that are read and dropped: only the status counts.
 MAX_ANSWER = 64 * 1024
-"""Bytes of a response body that are read and dropped: only the status counts."""
+# The 4xx that are about the moment and not about the request.
 RETRYABLE = frozenset({408, 425, 429})
-"""The 4xx that are about the moment and not about the request."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
@@ -40,18 +40,20 @@ _RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "c
 class HttpOptions(SinkOptions):
     """A request to a program of yours, with the event's body as it was received or as a template makes it."""
 
-    url: SecretStr = Field(description="Where to, http:// or https://. Only its host is ever shown.")
+    url: SecretStr = Field(description="URL to call, http:// or https://. Only its host is ever shown.")
     method: Literal["POST", "PUT", "PATCH"] = Field("POST", description="POST, PUT or PATCH.")
     secret: SecretStr | tuple[SecretStr, ...] | None = Field(
         None,
-        description="Signs the request: whsec_… (base64) or any text. A list, while keys are being exchanged: each"
+        description="Signs the request: whsec_… (base64) or any text. A list, while secrets are rotated: each"
         " gives a signature, and one that fits is enough.",
     )
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="More headers, such as authorization.")
     template: str | None = Field(
         None, description="Jinja2 template of the body: '{\"text\": {{ run.failure_reason | tojson }} }'."
     )
-    content_type: str = Field("application/json", pattern=r"^[\x21-\x7e][\x20-\x7e]*$", description="Of the body.")
+    content_type: str = Field(
+        "application/json", pattern=r"^[\x21-\x7e][\x20-\x7e]*$", description="Content type of the body."
+    )
     cert: Path | None = Field(
         None, description="Client certificate for mTLS, a PEM file; its key too, if `key` is not given."
     )

@@ -50,8 +50,8 @@ class NotifyOptions(SinkOptions):
         max_length=20,
         description="Apprise URLs (one, or a list), such as discord://…, msteams://…, mailto://…; each is a secret.",
     )
-    title: str = Field("", description="Template of the title (Jinja, sandboxed). Left out: what became of the run.")
-    body: str = Field("", description="Template of the body, plain text. Left out: reason, duration, steps and links.")
+    title: str = Field("", description="Template of the title (Jinja, sandboxed). Default: the run's name and outcome.")
+    body: str = Field("", description="Template of the body, plain text. Default: reason, duration, steps and links.")
 
     @field_validator("urls", mode="before")
     @classmethod

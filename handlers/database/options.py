@@ -14,8 +14,8 @@ from handlers.database.table import RESERVED
 
 ColumnType = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
 
+# Most mapped columns, so that a batch still fits SQLite's 32,766 parameters.
 MAX_MAPPED = 90
-"""Most mapped columns, so that a batch still fits SQLite's 32,766 parameters."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RIGHT = "right would be sqlite:///var/results.db or postgresql://user:password@host/name"
@@ -51,8 +51,8 @@ def _from_shorthand(value: Any) -> Any:
     return {"path": value} if isinstance(value, (str, list, tuple)) else value
 
 
+# What an operator may write for a column.
 _Column = MappedColumn | str | list[str]
-"""What an operator may write for a column."""
 
 
 class DatabaseOptions(SinkOptions):

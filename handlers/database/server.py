@@ -26,19 +26,18 @@ from sqlalchemy import event, exc
 from handlers.contract import Unavailable
 from handlers.support.file_lock import FileLock, NotLocked
 
+# Longest time for connecting, in seconds, even if a send may take longer.
 MAX_CONNECT = 10.0
-"""Longest time for connecting, in seconds, even if a send may take longer."""
 LATE = "the server did not answer in time"
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
+# SQLSTATE classes caused by the row: wrong data, constraints, sizes, what a trigger raised.
+#
+# All others (connections, rights, missing tables, deadlocks, full disks) pass, or an operator can fix them.
 _ROW_ERRORS = {"21", "22", "23", "38", "39", "44", "54", "P0"}
-"""SQLSTATE classes caused by the row: wrong data, constraints, sizes, what a trigger raised.
-
-All others (connections, rights, missing tables, deadlocks, full disks) pass, or an operator can fix them.
-"""
+# Classes whose message may quote the row or the statement, and so is not shown.
 _QUOTING_ERRORS = _ROW_ERRORS | {"42"}
-"""Classes whose message may quote the row or the statement, and so is not shown."""
 
 
 class RowRejected(Exception):

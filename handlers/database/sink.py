@@ -19,8 +19,8 @@ from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.database.upsert import Upsert
 
+# Bytes of one transaction's rows. A single larger row gets its own.
 MAX_BYTES = 8 * 1024 * 1024
-"""Bytes of one transaction's rows. A single larger row gets its own."""
 
 Answers = list[Receipt | Exception | None]
 

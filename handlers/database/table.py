@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# One of text, integer, number, boolean, timestamp and json.
 Kind = str
-"""One of text, integer, number, boolean, timestamp and json."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ from handlers.database.values import INT64
 FINAL = ("completed", "failed", "terminated", "timed_out", "canceled")
 
 OnConflict = Callable[[Any], Any]
+# SQL in the driver's paramstyle, and its parameters.
 Statement = tuple[str, Any]
-"""SQL in the driver's paramstyle, and its parameters."""
 
 _POSTGRESQL: dict[str, sa.types.TypeEngine[Any]] = {
     "text": sa.Text(),

@@ -17,20 +17,20 @@ from handlers.contract import Artifact
 from handlers.mirror.names import UsedNames, safe_file_name
 from handlers.support.guarded_client import MAX_URL
 
+# Names in the event's directory that no artifact gets.
 RESERVED = ("run.json", "manifest.json", "latest.json")
-"""Names in the event's directory that no artifact gets."""
 
+# Artifacts of one run that are considered.
 MAX_LISTED = 10_000
-"""Artifacts of one run that are considered."""
 
+# Characters read of a URL: one that long is refused anyway.
 _MAX_READ = MAX_URL + 1
-"""Characters read of a URL: one that long is refused anyway."""
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTENT_PATH = re.compile(r"/artifacts/([A-Za-z0-9_-]{1,200})/content/?$")
+# Skyvern's name of a stored file: <time>_<artifact id>_<type>.<ending>. A server that stores files on its own disk
+# gives such a path and no URL.
 _STORED_NAME = re.compile(r"_(a_[0-9]{1,40})_[a-z0-9_]+\.[a-z0-9.]{1,16}$")
-"""Skyvern's name of a stored file: <time>_<artifact id>_<type>.<ending>. A server that stores files on its own disk
-gives such a path and no URL."""
 _ENDING = re.compile(r"\.([a-z0-9]{1,8})$")
 _VIDEO = frozenset({"webm", "mp4", "mov", "mkv"})
 _IMAGE = frozenset({"png", "jpg", "jpeg", "webp", "gif"})

@@ -25,8 +25,8 @@ from handlers.support.retry_after import retry_after
 
 _RETRYABLE = frozenset({408, 425, 429})
 
+# Age of an event up to which Skyvern may still be storing the run's files. Seen: a second, at a cancel.
 _MAY_BE_PENDING = timedelta(seconds=60)
-"""Age of an event up to which Skyvern may still be storing the run's files. Seen: a second, at a cancel."""
 _PENDING_RETRY = 20.0  # seconds until a pending file is tried again, once
 
 

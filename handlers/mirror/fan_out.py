@@ -10,8 +10,8 @@ from handlers.contract import Unavailable
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
+# Seconds past the deadline that we wait for the work itself to time out, since its error says whose fault it is.
 GRACE = 1.0
-"""Seconds past the deadline that we wait for the work itself to time out, since its error says whose fault it is."""
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -41,10 +41,10 @@ from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline, GuardedClient
 from handlers.support.url import without_query
 
+# Largest body, in bytes, that is written without first reading whether it is stored: more would be sent in vain.
 MAX_OPTIMISTIC_WRITE = 1024 * 1024
-"""Largest body, in bytes, that is written without first reading whether it is stored: more would be sent in vain."""
+# Attempts to replace `latest.json` before the delivery is put off because other writers are faster.
 MAX_SWAPS = 8
-"""Attempts to replace `latest.json` before the delivery is put off because other writers are faster."""
 
 
 class Mirror:

@@ -13,16 +13,16 @@ from typing import Any
 
 from handlers.support.templating import plain
 
+# Longest file name, in bytes: file systems take 255, and a temporary name adds to it.
 MAX_NAME = 180
-"""Longest file name, in bytes: file systems take 255, and a temporary name adds to it."""
+# Longest value in a prefix, in bytes.
 MAX_PART = 120
-"""Longest value in a prefix, in bytes."""
 
 _SEPARATORS = '/\\:*?"<>|#%^`{}~'
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _ENDING = 16
+# Characters read of a name's beginning (and 2 * _ENDING of its end), since a payload's can have millions.
 _READ = 2048
-"""Characters read of a name's beginning (and 2 * _ENDING of its end), since a payload's can have millions."""
 
 
 def safe_file_name(text: str, cap: int = MAX_NAME) -> str:

@@ -11,10 +11,10 @@ from handlers.contract import SinkOptions
 from handlers.mirror.names import key_part
 from handlers.support import templating
 
+# Longest rendered prefix, in bytes. S3 takes keys of 1,024; the event's directory and a file name come after it.
 MAX_PREFIX = 600
-"""Longest rendered prefix, in bytes. S3 takes keys of 1,024; the event's directory and a file name come after it."""
+# Largest cap on one file, in bytes: what fits one multipart upload.
 MAX_ARTIFACT = 80 * 1000**3
-"""Largest cap on one file, in bytes: what fits one multipart upload."""
 
 
 class MirrorOptions(SinkOptions):
@@ -33,13 +33,13 @@ class MirrorOptions(SinkOptions):
     max_artifact_bytes: ByteSize = Field(
         ByteSize(4 * 1024**3), gt=0, le=MAX_ARTIFACT, description="Size of the largest file that is kept, such as 2GiB."
     )
-    max_artifacts: int = Field(200, ge=0, le=10_000, description="How many files of one event are kept at the most.")
+    max_artifacts: int = Field(200, ge=0, le=10_000, description="Most files of one event that are kept.")
     on_missing: Literal["note", "fail"] = Field(
         "note", description="A file that is gone or must not be fetched: note it in the manifest, or fail the delivery."
     )
-    parallel: int = Field(8, ge=1, le=64, description="How many files of one run are fetched at the same time.")
+    parallel: int = Field(8, ge=1, le=64, description="Files of one run that are fetched at the same time.")
     public_url: str = Field(
-        "", description="Address under which people reach what is kept, such as https://files.example/; for links."
+        "", description="URL under which people reach the stored files, such as https://files.example/; for links."
     )
 
     @field_validator("prefix")

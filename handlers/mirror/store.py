@@ -10,10 +10,10 @@ from handlers.contract import Delivery
 from handlers.mirror.download import IncomingFile
 from handlers.support.guarded_client import Deadline
 
+# Largest manifest that is read back, in bytes.
 MAX_DOCUMENT = 32 * 1024 * 1024
-"""Largest manifest that is read back, in bytes."""
+# Files that all runs together fetch at once, besides one for each run.
 FETCHING_THREADS = 32
-"""Files that all runs together fetch at once, besides one for each run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from handlers.contract import Receipt, Refused, SinkError, Unavailable
 from handlers.queue.message import QueueMessage, size
 
+# Messages that one call of either service takes.
 BATCH = 10
-"""Messages that one call of either service takes."""
 
 _REFUSALS = frozenset({"InvalidMessageContents", "MessageTooLong", "BatchRequestTooLong"})
 _REFUSALS_OF_ENTRY = _REFUSALS | {"InvalidParameterValue", "InvalidParameter", "ParameterValueInvalid"}

@@ -48,14 +48,14 @@ class QueueOptions(SinkOptions):
         None, description="sns: ARN of the topic; in one that ends in .fifo a run's messages keep their order."
     )
     region: str | None = Field(None, description="sqs, sns: AWS region, if it is not in the address.")
-    endpoint_url: str | None = Field(None, description="sqs, sns: another server than AWS's own.")
+    endpoint_url: str | None = Field(None, description="sqs, sns: address of a server other than AWS's.")
     max_bytes: int = Field(
         256 * 1024,
         ge=8192,
         le=1024 * 1024,
-        description="sqs, sns: bytes that one message may have; for a body that is larger a short one is sent.",
+        description="sqs, sns: largest message in bytes; for a larger body a short one is sent.",
     )
-    access_key_id: SecretStr | None = Field(None, description="sqs, sns: access key; left out: AWS's usual places.")
+    access_key_id: SecretStr | None = Field(None, description="sqs, sns: access key; default: AWS's usual places.")
     secret_access_key: SecretStr | None = Field(None, description="sqs, sns: the access key's secret.")
 
     @field_validator("access_key_id", "secret_access_key", mode="before")

@@ -24,7 +24,7 @@ class ResubmitOptions(SinkOptions):
     )
     changes: dict[str, Any] = Field(
         default_factory=dict,
-        description="Fields of the request that are to be different, as a JSON merge patch; texts may be templates:"
+        description="Changed fields of the request, as a JSON merge patch; texts may be templates:"
         ' {max_steps: 50, title: "{{ run.title }} again"}. null leaves a field out.',
     )
     max_age: float = Field(

@@ -15,12 +15,12 @@ from pydantic import SecretStr
 from handlers.contract import Delivery, Refused
 from handlers.support import templating
 
+# Variables of templates in `changes`: `request` is the first request, `try` the number of the new try.
 VARIABLES: Final = templating.VARIABLES | {"request", "try"}
-"""Variables of templates in `changes`: `request` is the first request, `try` the number of the new try."""
+# What replaces a secret: the first where Runhook has redacted, the second in headers that Skyvern returns.
 MASKS: Final = ("[redacted]", "***")
-"""What replaces a secret: the first where Runhook has redacted, the second in headers that Skyvern returns."""
+# Fields of a request that `run_request` may lack, and that runs and webhooks have beside it.
 FIELDS_BESIDE_REQUEST: Final = ("extra_http_headers", "cdp_connect_headers", "model", "run_with", "ai_fallback")
-"""Fields of a request that `run_request` may lack, and that runs and webhooks have beside it."""
 
 MAX_DEPTH = 50
 _STEPS = "max_steps"

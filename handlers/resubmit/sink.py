@@ -23,15 +23,15 @@ from handlers.support.resubmit_chain import CHAIN, RETRIED, TRY, next_labels, sk
 from handlers.support.retry_after import retry_after
 
 SCOPES: Final = "submit, read and resubmit"
+# The header that marks an answer as Runhook's. Skyvern itself would lose the labels.
 FROM_HEADER: Final = "x-runhook-from"
-"""The header that marks an answer as Runhook's. Skyvern itself would lose the labels."""
+# The header with the webhook URL that the first caller gave, which Skyvern does not know.
 WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
-"""The header with the webhook URL that the first caller gave, which Skyvern was not."""
+# Bytes of an answer that are read: a run has all of its output beside its request.
 MAX_ANSWER = 64 * 1024 * 1024
-"""Bytes of an answer that are read: a run has all of its output beside its request."""
 
+# The 4xx that are not about the request: a key that an operator can fix, too many calls, not yet.
 _RETRYABLE = frozenset({401, 403, 408, 409, 425, 429})
-"""The 4xx that are not about the request: a key that an operator can fix, too many calls, not yet."""
 
 
 class ResubmitSink(Sink[ResubmitOptions]):

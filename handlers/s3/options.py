@@ -22,12 +22,12 @@ def tag_value(value: Any) -> str:
 class S3Options(MirrorOptions):
     """Options of an `s3` sink. Empty strings count as absent, so that `${S3_ENDPOINT_URL:-}` works."""
 
-    bucket: str = Field(description="Name of the bucket; it has to be there.")
+    bucket: str = Field(description="Name of the bucket, which must exist.")
     region: str | None = Field(
         None, description="Region of the bucket; default: what boto3 finds (AWS_REGION, its files)."
     )
     endpoint_url: str | None = Field(
-        None, description="Address of a server that speaks S3, such as http://minio.internal:9000; default: Amazon."
+        None, description="Address of a server with an S3 API, such as http://minio.internal:9000; default: Amazon."
     )
     path_style: bool | None = Field(
         None, description="Put the bucket in the path, not the host; default: yes where endpoint_url is set."
@@ -45,7 +45,8 @@ class S3Options(MirrorOptions):
         default_factory=dict, max_length=10, description="Tags of each object; the values are templates."
     )
     checksums: bool = Field(
-        True, description="Have the server check and keep a SHA-256 of each object; off for servers that know none."
+        True,
+        description="Have the server verify and store a SHA-256 of each object; off for servers without checksums.",
     )
 
     @model_validator(mode="before")

@@ -25,8 +25,8 @@ from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
+# Largest body, in bytes, that is sent without a buffer of the pool.
 SMALL = 1024 * 1024
-"""Largest body, in bytes, that is sent without a buffer of the pool."""
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
 

@@ -21,10 +21,10 @@ from handlers.s3.errors import error_code, translated_errors
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
 
+# Size of a part in bytes: 10,000 of them, S3's limit, are 80 GB.
 PART = 8 * 1024 * 1024
-"""Size of a part in bytes: 10,000 of them, S3's limit, are 80 GB."""
+# Parts in memory at once: one being filled and four being sent, or five runs that take turns.
 BUFFERS = 5
-"""Parts in memory at once: one being filled and four being sent, or five runs that take turns."""
 _ABORT_WAIT = 5.0
 
 

@@ -18,8 +18,8 @@ from handlers.slack.client import Api
 from handlers.support.guarded_client import Deadline, GuardedClient
 from handlers.support.wording import stored_links
 
+# Largest screenshot that is uploaded.
 MAX_BYTES = 10 * 1024 * 1024
-"""Largest screenshot that is uploaded."""
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+# (host, port, seconds) → addresses as text. Raises OSError, TimeoutError among them.
 Resolver = Callable[[str, int, float], Sequence[str]]
-"""(host, port, seconds) → addresses as text. Raises OSError, TimeoutError among them."""
 
 _FORBIDDEN: tuple[tuple[IPNetwork, str], ...] = tuple(
     (ipaddress.ip_network(network), why)

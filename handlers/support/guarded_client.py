@@ -34,8 +34,8 @@ import httpx2
 from handlers.contract import Refused, Unavailable
 from handlers.support.address_policy import AllowedAddresses, IPAddress, Resolver, resolve
 
+# What a client for an operator's own URL allows: all addresses, private ones too.
 ANY_ADDRESS = ("0.0.0.0/0", "::/0")
-"""What a client for an operator's own URL allows: all addresses, private ones too."""
 MAX_REDIRECTS = 5
 MAX_URL = 8192
 MAX_HOST = 253

@@ -14,8 +14,8 @@ from handlers.contract import Delivery, Refused
 
 CHAIN: Final = "runhook-chain"
 TRY: Final = "runhook-try"
+# Statuses that are submitted again. A cancelled run was stopped by a person, and a completed one has its result.
 RETRIED: Final = frozenset({"failed", "timed_out", "terminated"})
-"""Statuses that are submitted again. A cancelled run was stopped by a person, and a completed one has its result."""
 
 
 def try_number(labels: Mapping[str, str]) -> int:

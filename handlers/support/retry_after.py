@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+# Longest wait that a server can impose, in seconds.
 MAX_RETRY_AFTER = 86_400.0
-"""Longest wait that a server can impose, in seconds."""
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

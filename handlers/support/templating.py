@@ -24,13 +24,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from handlers.contract import Delivery, Refused
 
+# Longest template, in characters.
 MAX_SOURCE = 64 * 1024
-"""Longest template, in characters."""
+# Longest result unless the caller sets less, in characters.
 MAX_OUTPUT = 256 * 1024
-"""Longest result unless the caller sets less, in characters."""
 
+# The names that `context_of` gives: pass them to `compile`.
 VARIABLES = frozenset({"run", "event", "source", "labels", "received_at", "date", "receipts", "route", "test"})
-"""The names that `context_of` gives: pass them to `compile`."""
 
 
 class TemplateError(ValueError):
@@ -148,8 +148,8 @@ def _check(tree: nodes.Template, name: str, variables: Collection[str]) -> None:
 
 
 _GLOBALS: dict[str, Any] = {"range": jinja2.sandbox.safe_range, "dict": dict, "namespace": jinja2.utils.Namespace}
+# `random` would differ at every attempt; the rest are for HTML or debugging, and escaping is the job of `finalize`.
 _DROPPED_FILTERS = ("random", "pprint", "xmlattr", "safe", "forceescape", "escape", "e", "urlize", "striptags")
-"""`random` would differ at every attempt; the rest are for HTML or debugging, and escaping is the job of `finalize`."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):

@@ -7,8 +7,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+# The default port of each scheme.
 PORTS = {"http": 80, "https": 443}
-"""The default port of each scheme."""
 
 
 class Origin(NamedTuple):

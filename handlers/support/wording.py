@@ -106,8 +106,8 @@ def run_name(delivery: Delivery) -> str:
     return next((name for name in names if name), run_kind(delivery.run_type).capitalize() or "A run")
 
 
+# The names that `template_context` gives.
 TEMPLATE_VARIABLES = frozenset({"headline", "title", "reason", "duration"})
-"""The names that `template_context` gives."""
 
 
 def template_context(delivery: Delivery) -> dict[str, str]:

@@ -157,7 +157,7 @@ class SinkConformance:
         self.assert_clean(target, f"{options!r} {options} {sink!r} {sink}")
         sink.close()
 
-    # Life
+    # Building and closing
 
     def test_the_constructor_opens_nothing(self, target: SinkUnderTest) -> None:
         """Check that a sink may be built before a fork: no file, connection or thread."""
@@ -280,7 +280,7 @@ class SinkConformance:
         """Check `send_many` of nothing."""
         assert sink.send_many([]) == []
 
-    # Trouble
+    # Failures
 
     def test_a_server_that_is_away_is_unavailable_in_time(
         self, target: SinkUnderTest, caplog: pytest.LogCaptureFixture

@@ -13,8 +13,8 @@ from typing import Any
 
 from handlers.contract import Delivery
 
+# Text in every sample's output and failure reason, which must appear in no error and no log line.
 MARKER = "MARKER-5b1f0c"
-"""Text in every sample's output and failure reason, which must appear in no error and no log line."""
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -127,6 +127,7 @@ def _nested(depth: int) -> Any:
     return value
 
 
+# Bodies that have broken some layer of some program. A sink accepts or refuses each, and goes on.
 BODIES: Mapping[str, bytes] = {
     "no output": _body(output=None, failure_reason=None),
     "output is a list": _body(output=[{"a": 1}, MARKER]),
@@ -171,4 +172,3 @@ BODIES: Mapping[str, bytes] = {
     "not JSON": b"<html>" + MARKER.encode() + b"</html>",
     "not UTF-8": b'{"run_id":"tsk_\xff","output":"' + MARKER.encode() + b'"}',
 }
-"""Bodies that have broken some layer of some program. A sink accepts or refuses each, and goes on."""
