@@ -1,10 +1,10 @@
-"""The closed loop's proof: runs submitted through us, webhooks lost, doubled, late, in disorder, the receiver killed.
+"""Proof of the closed loop: runs submitted through us, webhooks lost, doubled, late, in disorder, the receiver killed.
 
     python bench/loop.py [--runs 1000] [--seed 0] [--postgres]
 
 A simulated Skyvern is the truth to compare with: each submission must be final in the ledger with the status that its
 run has there, each run must have been created once, and each sink and each caller must have each distinct final event
-exactly once. The number of polls is printed beside the least possible: one for each run that no webhook reported.
+exactly once. The number of polls is printed beside the fewest possible: one for each run that no webhook reported.
 """
 
 from __future__ import annotations
@@ -57,30 +57,30 @@ SUBMITTERS = 8
 
 
 @dataclass(frozen=True)
-class Found:
-    """What came out. `wrong`: each thing that is not as it must be; empty when the loop is closed."""
+class LoopReport:
+    """The result of a loop. `errors`: each violation of what must hold; `min_polls`: the fewest that were possible."""
 
     runs: int
     seconds: float
     polls: int
-    least: int
+    min_polls: int
     webhooks: dict[str, int]
-    wrong: list[str]
+    errors: list[str]
 
     def __str__(self) -> str:
         lines = [
             f"{self.runs} runs in {self.seconds:.1f} s; receiver killed twice; "
             + ", ".join(f"{count} {name}" for name, count in self.webhooks.items()),
-            f"polls: {self.polls}, the least possible: {self.least}",
-            *(f"WRONG: {each}" for each in self.wrong),
+            f"polls: {self.polls}, the fewest possible: {self.min_polls}",
+            *(f"ERROR: {each}" for each in self.errors),
         ]
         return "\n".join(
-            lines if self.wrong else [*lines, "every submission final, each final event once at each sink"]
+            lines if self.errors else [*lines, "every submission final, each final event once at each sink"]
         )
 
 
 class Loop:
-    """One loop: the servers, what is submitted, and what must hold at the end."""
+    """One loop: its servers, its submissions, and the checks at its end."""
 
     def __init__(self, count: int, seed: int, directory: Path, redis_url: str, database_url: str = "") -> None:
         self.count = count
@@ -122,8 +122,8 @@ class Loop:
         world: World = self._app.state.world
         return world
 
-    def run(self, patience: float) -> Found:
-        """Do it all, and look. `patience`: seconds for every submission to come to its end, once all are answered."""
+    def run(self, patience: float) -> LoopReport:
+        """Run the loop. `patience`: seconds in which every submission must be final, once all are answered."""
         started = time.monotonic()
         with self._skyvern, self._sinks["first"], self._sinks["second"], self._sinks["caller"]:
             try:
@@ -132,9 +132,9 @@ class Loop:
                 self.system.run("worker", "--dispatchers", "2")
                 self.system.run("clock")
                 self._submit_all()
-                self._kill()  # its webhooks are on their way
-                wrong = self._wait(time.monotonic() + patience)
-                return self._judge(wrong, time.monotonic() - started)
+                self._kill()  # while webhooks are being sent
+                errors = self._wait(time.monotonic() + patience)
+                return self._report(errors, time.monotonic() - started)
             finally:
                 self.system.end()
 
@@ -149,14 +149,14 @@ class Loop:
         with ThreadPoolExecutor(SUBMITTERS) as pool:
             work = [pool.submit(self._submit, number, half) for number in range(self.count)]
             half.wait(60)
-            self._kill()  # requests and webhooks are on their way
+            self._kill()  # while requests and webhooks are being sent
             for each in work:
                 each.result()
 
     def _submit(self, number: int, half: threading.Event) -> None:
-        """As an app does that is sure of its runs: the same Idempotency-Key until there is an answer.
+        """Submit as an app should: with the same Idempotency-Key until there is an answer.
 
-        One that the kill caught before anything was sent has its answer when it is certain that there is no run.
+        One that was killed before anything was sent has its answer once it is certain that there is no run.
         """
         path, body = self._request(number)
         headers = {"x-api-key": self._key, "idempotency-key": f"loop-{number}"}
@@ -197,10 +197,10 @@ class Loop:
         legacy = {"webhook_callback_url": hook["webhook_url"]}
         return "/api/v1/tasks", {"url": "https://shop.example", "navigation_goal": f"g{number}", **legacy}
 
-    # Looking.
+    # Checking.
 
     def _wait(self, deadline: float) -> list[str]:
-        """Until nothing is open any more: no run at Skyvern, no submission, no delivery, no webhook on its way."""
+        """Wait until nothing is open: no run at Skyvern, no submission, no delivery, no webhook. Returns violations."""
         while time.monotonic() < deadline:
             open_ones = self.system.ledger.read(_count_open)
             states = self.system.states()
@@ -208,41 +208,41 @@ class Loop:
             if not open_ones and set(states) == {"delivered"} and (quiet or self._waited_for_webhooks()):
                 return []
             time.sleep(0.2)
-        return [f"not at rest in time: {open_ones} submissions open, deliveries {states}"]
+        return [f"not finished in time: {open_ones} submissions open, deliveries {states}"]
 
     def _waited_for_webhooks(self) -> bool:
-        """Whether the simulation has given up on all webhooks that it will not deliver."""
+        """Return whether the simulation has given up on all webhooks that it will not deliver."""
         stats = self.world.stats
         failed = stats["webhooks_failed"]
         missing = sum(not run.reported and Fault.LOSE not in run.faults for run in self.world.runs.values())
         return missing <= failed
 
-    def _judge(self, wrong: list[str], seconds: float) -> Found:
+    def _report(self, errors: list[str], seconds: float) -> LoopReport:
         world = self.world
         if len(world.runs) != self.count:
-            wrong.append(f"{len(world.runs)} runs were created for {self.count} submissions")
+            errors.append(f"{len(world.runs)} runs were created for {self.count} submissions")
         rows = self.system.ledger.read(_rows)
         for submission_id, run_id in self._submitted.items():
             state, bound, status, final = rows.get(submission_id, ("missing", "", "", False))
             truth = world.runs[run_id].status
             if (state, bound, status, bool(final)) != ("accepted", run_id, truth, True):
-                wrong.append(f"{submission_id}: {state} {bound} {status} final={final}; Skyvern has {run_id} {truth}")
-        wrong += self._wrong_at("first", set(world.runs))
+                errors.append(f"{submission_id}: {state} {bound} {status} final={final}; Skyvern has {run_id} {truth}")
+        errors += self._errors_at("first", set(world.runs))
         odd = {run.id for run in world.runs.values() if self._number(run.callback) % 2}
-        wrong += self._wrong_at("second", odd)
-        wrong += self._wrong_at_callers()
+        errors += self._errors_at("second", odd)
+        errors += self._errors_at_callers()
         stats = world.stats
-        return Found(
+        return LoopReport(
             runs=self.count,
             seconds=seconds,
             polls=sum(run.polls for run in world.runs.values()),
-            least=len(world.unreported()),
+            min_polls=len(world.unreported()),
             webhooks={name: stats[f"webhooks_{name}"] for name in ("delivered", "lost", "failed")},
-            wrong=wrong,
+            errors=errors,
         )
 
     def _number(self, callback: str | None) -> int:
-        """Which submit a run came of, by the token in its callback."""
+        """Return the number of the submit that created a run, by the token in its callback URL."""
         token = (callback or "").rpartition("/")[2]
         return self._numbers().get(token, 0)
 
@@ -253,36 +253,36 @@ class Loop:
             self._by_token = {row.id: int((row.idempotency_key or "loop-0").removeprefix("loop-")) for row in found}
         return self._by_token
 
-    def _wrong_at(self, sink: str, expected: set[str]) -> list[str]:
-        """What is wrong at a sink that must have the final event of each of these runs, once."""
+    def _errors_at(self, sink: str, expected: set[str]) -> list[str]:
+        """Return the violations at a sink that must have the final event of each of these runs, once."""
         requests = self._sinks[sink].requests
         keys = Counter(each.headers["webhook-id"] for each in requests)
         got = Counter(json.loads(each.body)["run_id"] for each in requests)
-        wrong = [f"{sink}: delivery {key} came {count} times" for key, count in keys.items() if count != 1]
-        wrong += [f"{sink}: {count} final events of run {run}" for run, count in got.items() if count != 1]
+        errors = [f"{sink}: delivery {key} came {count} times" for key, count in keys.items() if count != 1]
+        errors += [f"{sink}: {count} final events of run {run}" for run, count in got.items() if count != 1]
         if set(got) != expected:
-            wrong.append(f"{sink}: {len(expected - set(got))} runs missing, {len(set(got) - expected)} too many")
-        return wrong
+            errors.append(f"{sink}: {len(expected - set(got))} runs missing, {len(set(got) - expected)} too many")
+        return errors
 
-    def _wrong_at_callers(self) -> list[str]:
-        wrong: list[str] = []
+    def _errors_at_callers(self) -> list[str]:
+        errors: list[str] = []
         final: Counter[str] = Counter()
         for each in self._sinks["caller"].requests:
-            said = json.loads(each.body)
+            body = json.loads(each.body)
             if not verify(each.body, each.headers["x-skyvern-signature"], [self._key]):
-                wrong.append("caller: a webhook with a signature that does not fit")
+                errors.append("caller: a webhook with an invalid signature")
             if b"/webhooks/skyvern/" in each.body:
-                wrong.append("caller: our own callback URL in a body")
-            if not said.get("retry_pending"):
-                final[said["run_id"]] += 1
-        wrong += [f"caller: {count} final events of run {run}" for run, count in final.items() if count != 1]
+                errors.append("caller: our own callback URL in a body")
+            if not body.get("retry_pending"):
+                final[body["run_id"]] += 1
+        errors += [f"caller: {count} final events of run {run}" for run, count in final.items() if count != 1]
         if missing := set(self.world.runs) - set(final):
-            wrong.append(f"caller: {len(missing)} runs missing")
-        return wrong
+            errors.append(f"caller: {len(missing)} runs missing")
+        return errors
 
 
 def _count_open(connection: Connection) -> int:
-    """How many submissions have no end yet."""
+    """Return how many submissions are not final."""
     ended = sa.exists().where(
         runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id, runs.c.final
     )
@@ -300,7 +300,7 @@ def _rows(connection: Connection) -> dict[str, tuple[str, str, str, bool]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The closed loop's proof.")
+    parser = argparse.ArgumentParser(description="Proof of the closed loop.")
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--postgres", action="store_true", help="The ledger on PostgreSQL instead of SQLite.")
@@ -319,7 +319,7 @@ def main() -> int:
             if postgres:
                 postgres.kill()
     print(found)
-    return 1 if found.wrong else 0
+    return 1 if found.errors else 0
 
 
 if __name__ == "__main__":

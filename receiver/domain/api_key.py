@@ -11,11 +11,11 @@ import hashlib
 import hmac
 from typing import Final
 
+# submit creates runs; read sees runs and results; operate changes them: cancel, retry_webhook, all other calls.
 SCOPES: Final = ("submit", "read", "operate")
-"""submit creates runs; read sees runs and results; operate changes them: cancel, retry_webhook, all other calls."""
+# A scope that is given by name only: what is resubmitted with such a key counts as its first caller's own, whose
+# webhook is then signed with that caller's key.
 RESUBMIT: Final = "resubmit"
-"""A scope that is given by name only: what is resubmitted with such a key counts as its first caller's own, whose
-webhook is then signed with that caller's key."""
 ALL_SCOPES: Final = (*SCOPES, RESUBMIT)
 
 _PREFIX = "rhk_"

@@ -52,8 +52,8 @@ MOVES: dict[tuple[SubmissionState, SubmissionMove], SubmissionState] = {
     (SubmissionState.LOST, SubmissionMove.ACCEPT): SubmissionState.ACCEPTED,
 }
 
+# It is not known yet whether there is a run.
 OPEN = frozenset({SubmissionState.PENDING, SubmissionState.UNKNOWN})
-"""It is not known yet whether there is a run."""
 
 
 def after(state: SubmissionState, move: SubmissionMove) -> SubmissionState:

@@ -15,10 +15,10 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable
 T = TypeVar("T")
 
 THREADS = 8
+# Seconds that running transactions have to end when the ledger is closed: one that hangs may never answer.
 CLOSE_WAIT = 1.0
-"""Seconds that running transactions have to end when the ledger is closed: one that hangs may never answer."""
+# Transactions that may run or wait for a thread. So many, because one event may wake thousands of held requests.
 MAX_PENDING = 10_000
-"""Transactions that may run or wait for a thread. So many, because one event may wake thousands of held requests."""
 
 
 class AsyncLedger:

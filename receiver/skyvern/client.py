@@ -25,10 +25,10 @@ from receiver.skyvern import requests
 from receiver.skyvern.requests import ApiCall
 from receiver.skyvern.responses import Answer, Answered, Patience, Retries, Unreachable
 
+# Seconds.
 CONNECT_LIMIT = 5.0
-"""Seconds."""
+# Bytes. One output can be 100 MB.
 ANSWER_CAP = 128 << 20
-"""Bytes. One output can be 100 MB."""
 
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding")

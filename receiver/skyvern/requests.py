@@ -9,11 +9,11 @@ from urllib.parse import quote, urlencode
 
 from receiver.skyvern.responses import Kind
 
+# Seconds. Without a url, Skyvern asks a language model for one before it answers.
 SUBMIT_LIMIT: Final = 60.0
-"""Seconds. Without a url, Skyvern asks a language model for one before it answers."""
 READ_LIMIT: Final = 30.0
+# Seconds for all other calls. A cancel sends the webhook before it answers: three attempts of 30 s, and the pauses.
 ACT_LIMIT: Final = 110.0
-"""Of all other calls. A cancel sends the webhook before it answers: three attempts of 30 s, and the pauses."""
 
 _JSON: Final = {"content-type": "application/json"}
 _FORWARDED: Final = frozenset(

@@ -19,8 +19,8 @@ import orjson
 from handlers.support.retry_after import retry_after
 from handlers.support.timestamps import epoch
 
+# submit may create a run; read changes nothing.
 Kind = Literal["submit", "read"]
-"""submit may create a run; read changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,12 +50,12 @@ from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.submitter import Submitter
 from receiver.web.part import Context, WebPart
 
+# Seconds from the beginning of a stop until which submits may still be answered by Skyvern.
 STOP_LIMIT: Final = 8.0
-"""Seconds from the beginning of a stop until which submits may still be answered by Skyvern."""
+# Seconds from the beginning of a stop after which a caller gets an error instead of the reply it waits for.
 REPLY_LIMIT: Final = 3.5
-"""Seconds from the beginning of a stop after which a caller gets an error instead of the reply it waits for."""
+# Seconds in which a request's body must be received; files are uploaded through here too.
 BODY_TIMEOUT: Final = 120.0
-"""Seconds in which a request's body must be received; files are uploaded through here too."""
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 T = TypeVar("T")

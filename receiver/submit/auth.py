@@ -18,12 +18,13 @@ from receiver.ledger import LedgerDataError, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.runtime.throttle import RateLimits
+from receiver.submit.long_poll import SingleFlight
 from receiver.submit.replies import Refusal, error
 
+# Seconds that a key is cached: so long is one that was revoked still accepted.
 CACHE_SECONDS = 5.0
-"""Seconds that a key is cached: so long is one that was revoked still accepted."""
+# Seconds between two updates of a key's `used_at` in the ledger.
 USED_AT_INTERVAL = 60.0
-"""Seconds between two updates of a key's `used_at` in the ledger."""
 INVALID_KEY: Final = "Invalid credentials"
 _CACHE_SIZE = 4096
 _SUBMITS = frozenset({"/v1/run/tasks", "/v1/run/agents", "/v1/run/workflows", "/api/v1/tasks"})
@@ -44,7 +45,7 @@ class Authenticator:
         self._redis = client
         self._default_rate = default_rate
         self._cache: dict[str, tuple[float, Key | None]] = {}
-        self._lookups: dict[str, asyncio.Task[Key | None]] = {}
+        self._lookups: SingleFlight[str, Key | None] = SingleFlight()
         self._limits = RateLimits(client)
         self._used_at: dict[str, float] = {}
         self._updates: set[asyncio.Task[None]] = set()
@@ -76,12 +77,8 @@ class Authenticator:
         seen_at, key = self._cache.get(digest, (float("-inf"), None))
         if time.monotonic() - seen_at <= CACHE_SECONDS:
             return key
-        # One query serves all who ask at the same time: a thousand held requests may end in one moment.
-        task = self._lookups.get(digest)
-        if task is None:
-            task = self._lookups[digest] = asyncio.create_task(self._query(digest))
-            task.add_done_callback(lambda _: self._lookups.pop(digest, None))
-        return await asyncio.shield(task)
+        # One query serves all that ask at the same time: a thousand held requests may end at once.
+        return await self._lookups.run(digest, lambda: self._query(digest))
 
     async def _query(self, digest: str) -> Key | None:
         now = time.monotonic()

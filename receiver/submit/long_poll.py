@@ -1,4 +1,4 @@
-"""Long polling of the ledger: one query at an interval serves all requests of this process that wait for a change.
+"""Work that many requests share: one query for all that wait for a change, one task for all that ask the same.
 
 A waiting request costs a future. This knows no HTTP and asks Skyvern nothing.
 """
@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from typing import Any, Generic, TypeVar
 
 from receiver.ledger import LedgerUnavailable
 
+# Seconds between two queries.
 POLL_INTERVAL = 0.3
-"""Seconds between two queries."""
+# Seconds until the next query when the ledger was unavailable.
 RETRY_INTERVAL = 1.0
-"""Seconds until the next query when the ledger was unavailable."""
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class SingleFlight(Generic[K, V]):
+    """Runs one task for all concurrent calls with the same key. A call that is cancelled leaves the task running."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[K, asyncio.Task[V]] = {}
+
+    async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        """Return what `work` returns, started by this call or by an earlier one with the same key."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        return await asyncio.shield(task)
 
 
 class TooManyWaiters(Exception):

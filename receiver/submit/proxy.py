@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Mapping
 from receiver.ledger.api_keys import Key
 from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.replies import Reply, error, holds_secret, relay, relayed_headers
+from receiver.submit.replies import Reply, error, holds_secret, read_failed, relay, relayed_headers
 from receiver.submit.request.source import Source
 
+# Bytes up to which an answer is read before it is passed on, so that our callback URLs in it can be masked.
 BUFFER_LIMIT = 4 << 20
-"""Bytes up to which an answer is read before it is passed on, so that our callback URLs in it can be masked."""
 
 
 class SecretInBody(Exception):
@@ -33,7 +33,7 @@ class Proxy:
         """Return the answer to a GET or HEAD; of a large one its head, and its body, which must be closed."""
         answer = await source.api.stream(method, path, query, headers)
         if isinstance(answer, Unreachable):
-            return error(504 if "in time" in answer.reason else 503, answer.reason, retry_after="5")
+            return read_failed(answer)
         body = bytearray()
         complete = False
         try:

@@ -19,12 +19,12 @@ from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
 REPLAYED_HEADER: Final = "idempotent-replayed"
 STATUS_HEADER: Final = "x-runhook-skyvern-status"
+# ledger | skyvern: where the answer to a GET of a run comes from.
 SOURCE_HEADER: Final = "x-runhook-from"
-"""ledger | skyvern: where the answer to a GET of a run comes from."""
+# The webhook that a run's own caller asked for, percent-encoded; empty when none.
 WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
-"""The webhook that a run's own caller asked for, percent-encoded; empty when none."""
-RETRY_AFTER: Final = 5
-"""Seconds after which a caller may retry what certainly created no run."""
+# Seconds after which a caller may retry what certainly created no run.
+RETRY_AFTER: Final = "5"
 
 _RELAYED = frozenset(
     ("content-type", "content-disposition", "content-range", "content-encoding", "content-language", "accept-ranges")
@@ -111,10 +111,13 @@ def holds_secret(text: bytes, secrets: Collection[bytes]) -> bool:
 def unreachable(answer: Unreachable) -> Reply:
     """Return the error for a call without an answer: 503 when it did nothing, else 504 after a time-out or 502."""
     if not answer.ambiguous:
-        return error(
-            503, f"Skyvern can't be reached; no run was created: {answer.reason}", retry_after=f"{RETRY_AFTER}"
-        )
+        return error(503, f"Skyvern can't be reached; no run was created: {answer.reason}", retry_after=RETRY_AFTER)
     return error(504 if "in time" in answer.reason else 502, f"what became of the call is not known: {answer.reason}")
+
+
+def read_failed(answer: Unreachable) -> Reply:
+    """Return the error for a GET without an answer: 504 after a time-out, else 503."""
+    return error(504 if "in time" in answer.reason else 503, answer.reason, retry_after=RETRY_AFTER)
 
 
 def submit_reply(answer: Answer, secrets: Collection[bytes], replacing: Mapping[bytes, bytes]) -> Reply:

@@ -27,7 +27,7 @@ from receiver.reconcile.resolver import token_of
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
-from receiver.submit.long_poll import LongPoll, TooManyWaiters
+from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters
 from receiver.submit.replies import (
     SOURCE_HEADER,
     STATUS_HEADER,
@@ -35,18 +35,19 @@ from receiver.submit.replies import (
     WEBHOOK_HEADER,
     Reply,
     error,
+    read_failed,
     relay,
 )
 from receiver.submit.request.source import Source
 
+# Seconds for which the signed URLs of the ledger's body must still be valid; else Skyvern is asked for new ones.
 URL_MARGIN = 30.0
-"""Seconds for which the signed URLs of the ledger's body must still be valid; else Skyvern is asked for new ones."""
+# Seconds between two signs of life in a stream of events.
 KEEP_ALIVE = 15.0
-"""Seconds between two signs of life in a stream of events."""
+# Seconds in which Skyvern must answer when the process stops.
 STOP_LIMIT = 3.0
-"""Seconds in which Skyvern must answer when the process stops."""
+# Seconds in which the same final answer is not committed again: the dispatcher may not have recorded it yet.
 COMMIT_INTERVAL = 60.0
-"""Seconds in which the same final answer is not committed again: the dispatcher may not have recorded it yet."""
 _MAX_COMMITTED = 10_000
 # Characters of a URL that a header may have too; not %, so that all can be decoded again.
 _UNQUOTED = ":/?&=#+@,;~*()'!$[]"
@@ -76,8 +77,8 @@ class Results:
         self._runs_poll = runs_poll
         self._mask = mask
         self._commit = commit
-        self._ledger_tasks: dict[_SharedKey, asyncio.Task[Reply | None]] = {}
-        self._skyvern_tasks: dict[_SharedKey, asyncio.Task[Reply]] = {}
+        self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
+        self._after_wait_once: SingleFlight[_SharedKey, Reply] = SingleFlight()
         self._committed: dict[tuple[str, str, int, str], float] = {}
 
     async def get(self, source: Source, key: Key, run_id: str, wait: float = 0.0) -> Reply:
@@ -124,13 +125,9 @@ class Results:
         """Return the run as it is when the time is up. Requests with one key that waited for it share an answer: when
         the process stops, all end at once, and Skyvern has STOP_LIMIT seconds to answer."""
         shared = ((source.name, run_id), key.id)
-        task = self._skyvern_tasks.get(shared)
-        if task is None:
-            task = self._skyvern_tasks[shared] = asyncio.create_task(self._from_skyvern(source, key, run_id))
-            task.add_done_callback(lambda _: self._skyvern_tasks.pop(shared, None))
         try:
             async with asyncio.timeout(STOP_LIMIT if self._runs_poll.stopped else None):
-                return await asyncio.shield(task)
+                return await self._after_wait_once.run(shared, lambda: self._from_skyvern(source, key, run_id))
         except TimeoutError:
             return error(503, "The receiver is being stopped; ask again", retry_after="2")
 
@@ -182,11 +179,7 @@ class Results:
         Concurrent requests with one key share one answer: a thousand that wait for a run are woken at once.
         """
         shared = ((source.name, run_id), key.id)
-        task = self._ledger_tasks.get(shared)
-        if task is None:
-            task = self._ledger_tasks[shared] = asyncio.create_task(self._read_final(source, key, run_id))
-            task.add_done_callback(lambda _: self._ledger_tasks.pop(shared, None))
-        return await asyncio.shield(task)
+        return await self._from_ledger_once.run(shared, lambda: self._read_final(source, key, run_id))
 
     async def _read_final(self, source: Source, key: Key, run_id: str) -> Reply | None:
         try:
@@ -229,7 +222,7 @@ class Results:
         """Return Skyvern's answer. `known`: the ledger has the result, so that none need be committed."""
         answer = await source.api.get_run(run_id)
         if isinstance(answer, Unreachable):
-            return error(504 if "in time" in answer.reason else 503, answer.reason, retry_after="5")
+            return read_failed(answer)
         if answer.ok and not isinstance(answer.json(), dict):
             return error(502, "Skyvern's answer was not understood")
         reply = relay(answer, source.secrets)

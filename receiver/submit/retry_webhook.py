@@ -31,10 +31,10 @@ from receiver.submit.replies import SUBMISSION_HEADER, Refusal, Reply, error, in
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 
+# Seconds that the call waits for the attempt. Skyvern itself takes up to 60; SDKs wait that long.
 WAIT: Final = 30.0
-"""Seconds that the call waits for the attempt. Skyvern itself takes up to 60; SDKs wait that long."""
+# The route that lists show for a delivery to a URL that was given with the call.
 RETRY_ROUTE: Final = "retry_webhook"
-"""The route that lists show for a delivery to a URL that was given with the call."""
 _ANSWERED = re.compile(r"answered ([1-5][0-9]{2})")
 
 

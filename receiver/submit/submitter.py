@@ -37,21 +37,21 @@ from receiver.submit.request.endpoints import Endpoint, short_answer
 from receiver.submit.request.prepare import Prepared, prepare
 from receiver.submit.request.source import Source
 
+# Seconds that a request waits for the answer to an earlier one that it repeats.
 REPEAT_WAIT = 60.0
-"""Seconds that a request waits for the answer to an earlier one that it repeats."""
+# Seconds between two reads of a submission whose answer another process waits for.
 POLL_INTERVAL = 0.3
-"""Seconds between two reads of a submission whose answer another process waits for."""
+# Seconds that such an answer may take before Skyvern is asked whether there is a run.
 RESOLVE_INTERVAL = 3.0
-"""Seconds that such an answer may take before Skyvern is asked whether there is a run."""
 _WRITE_RETRIES = (0.2, 1.0, 3.0)
 _DISCONNECTED = 499  # as nginx has it: the client closed the connection before the response
 
 log = logging.getLogger("runhook.submit")
 
+# Searches Skyvern for the run of a submission whose answer was lost: the GET of it, or None.
 FindRun = Callable[[Submission], Awaitable[Answered | None]]
-"""Searches Skyvern for the run of a submission whose answer was lost: the GET of it, or None."""
+# Whether the caller has closed its connection.
 IsDisconnected = Callable[[], Awaitable[bool]]
-"""Whether the caller has closed its connection."""
 
 
 def _awaits_answer(submission: Submission) -> bool:

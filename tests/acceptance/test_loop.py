@@ -14,7 +14,7 @@ def test_every_submission_comes_to_its_end_though_webhooks_are_lost_and_the_rece
 
     found = loop.run(patience=60)
 
-    assert found.wrong == []
-    assert found.least > 0
+    assert found.errors == []
+    assert found.min_polls > 0
     logs = loop.system.log + loop.system.log_of("worker") + loop.system.log_of("clock")
     assert "Traceback" not in logs, logs[-3000:]

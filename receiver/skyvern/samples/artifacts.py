@@ -8,8 +8,8 @@ import zlib
 from typing import Any
 from urllib.parse import urlencode
 
+# Seconds for which a signed URL says that it is valid.
 LIFETIME = 3600
-"""Seconds for which a signed URL says that it is valid."""
 
 
 def _png(width: int, height: int, rgb: tuple[int, int, int]) -> bytes:

@@ -45,8 +45,8 @@ from receiver.skyvern.simulator.requests import (
 from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW, SimRun
 from receiver.skyvern.simulator.world import World, marked
 
+# Ratio of tasks without an engine that Skyvern runs with another one than its default.
 REROUTED = 0.1
-"""Ratio of tasks without an engine that Skyvern runs with another one than its default."""
 
 _GARBAGE = "<html><body><h1>Welcome to nginx!</h1></body></html>"
 

@@ -17,8 +17,8 @@ from receiver.skyvern.samples.artifacts import CONTENTS
 
 CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "screenshot_action": "image/png"}
 KEY_ID = "k1"
+# Types whose URLs are valid for an hour only: they show what was on the screen.
 SENSITIVE = frozenset(CONTENT_TYPES)
-"""Types whose URLs are valid for an hour only: they show what was on the screen."""
 
 
 @dataclass(frozen=True, slots=True)

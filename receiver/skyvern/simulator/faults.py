@@ -62,8 +62,8 @@ HELP: dict[Fault, str] = {
     Fault.GARBAGE: "the API answers with a page of HTML; a run is created all the same",
 }
 
+# Drawn for each call of the API, submits and reads alike. A marker applies to the first submit that carries it.
 OF_CALLS = frozenset({Fault.SLOW, Fault.THROTTLE, Fault.BUSY, Fault.CRASH, Fault.GARBAGE})
-"""Drawn for each call of the API, submits and reads alike. A marker applies to the first submit that carries it."""
 
 ENDINGS = {
     Fault.FAIL: "failed",

@@ -13,6 +13,7 @@ from receiver.skyvern.simulator.faults import Fault
 
 WORKFLOW = "workflow_run"
 TASK_V2 = "task_v2"
+# Run types by engine.
 RUN_TYPES = {
     "skyvern-1.0": "task_v1",
     "skyvern-2.0": TASK_V2,
@@ -22,7 +23,6 @@ RUN_TYPES = {
     "ui-tars": "ui_tars",
     "yutori-navigator": "yutori_navigator",
 }
-"""By engine."""
 STATUSES = ("created", "queued", "running", "paused", *sorted(FINAL))
 
 _REASONS = {

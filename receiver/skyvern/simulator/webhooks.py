@@ -15,8 +15,8 @@ from receiver.skyvern.simulator.options import Options
 
 ATTEMPTS = 3
 RETRY_AFTER_CAP = 30.0
+# The 4xx that are retried, as is every 5xx. All other answers that are not 2xx, redirects among them, are not.
 RETRIED = frozenset({403, 408, 425, 429})
-"""And every 5xx. All other answers that are not 2xx, redirects among them, are not retried."""
 USER_AGENT = "python-httpx/0.28.1"
 
 

@@ -14,10 +14,10 @@ from handlers.support.resubmit_chain import CHAIN, TRY
 
 HEADER: Final = "x-runhook-labels"
 MEMBER: Final = "labels"
+# Without the two that the resubmit sink adds, so that each submission can be resubmitted.
 MAX_LABELS: Final = 32
-"""Without the two that the resubmit sink adds, so that each submission can be resubmitted."""
+# Characters of a value.
 MAX_VALUE: Final = 256
-"""Characters of a value."""
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
