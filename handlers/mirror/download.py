@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
@@ -124,33 +124,25 @@ class ArtifactListing:
             return self._found
 
 
+@dataclass(frozen=True)
 class ArtifactFetcher:
     """Fetches the artifacts of one delivery, each of at most `cap` bytes."""
 
-    def __init__(
-        self,
-        client: GuardedClient,
-        services: Services,
-        delivery: Delivery,
-        listing: ArtifactListing,
-        cap: int,
-        deadline: Deadline,
-    ) -> None:
-        self._client = client
-        self._services = services
-        self._delivery = delivery
-        self._listing = listing
-        self._cap = cap
-        self._deadline = deadline
+    client: GuardedClient
+    services: Services
+    delivery: Delivery
+    listing: ArtifactListing
+    cap: int
+    deadline: Deadline
 
     def fetch(self, artifact: Artifact, receive: Receive) -> IncomingFile:
         """Pass the artifact's bytes to `receive`. Raises SkipArtifact, Unavailable, and whatever `receive` raises."""
-        if artifact.size is not None and artifact.size > self._cap:
-            raise SkipArtifact(_over_cap(self._cap))
+        if artifact.size is not None and artifact.size > self.cap:
+            raise SkipArtifact(_over_cap(self.cap))
         try:
             return self._from(artifact, receive)
         except _UrlFailed as error:
-            fresh = renewed(artifact, self._listing.get()) or self._by_id(artifact)
+            fresh = renewed(artifact, self.listing.get()) or self._by_id(artifact)
             if fresh is None:
                 raise SkipArtifact(f"{error}, and no fresh address for it was given") from None
             try:
@@ -161,13 +153,13 @@ class ArtifactFetcher:
 
     def _by_id(self, artifact: Artifact) -> Artifact | None:
         """Return the artifact at the API's own URL: the API does not list a task_v2's artifacts, yet serves them."""
-        url = self._services.artifact_url(self._delivery, artifact.artifact_id) if artifact.artifact_id else ""
+        url = self.services.artifact_url(self.delivery, artifact.artifact_id) if artifact.artifact_id else ""
         return replace(artifact, url=url) if is_content_path(url) else None  # an id may be anything
 
     def _retry_if_pending(self, reason: str) -> None:
         """Raise Unavailable once if the run has just ended: Skyvern converts a recording while it sends the webhook."""
-        age = datetime.now(UTC) - self._delivery.received_at
-        if self._delivery.attempt == 1 and age < _MAY_BE_PENDING:
+        age = datetime.now(UTC) - self.delivery.received_at
+        if self.delivery.attempt == 1 and age < _MAY_BE_PENDING:
             raise Unavailable(f"{reason}, and it may not be ready yet", retry_after=_PENDING_RETRY, dependency=True)
 
     def _from(self, artifact: Artifact, receive: Receive, *, trusted: bool = False) -> IncomingFile:
@@ -175,17 +167,17 @@ class ArtifactFetcher:
             raise _UrlFailed("the sender gave a local path" if artifact.url else "the sender gave no address")
         # Only artifact URLs are sent the key: a payload must not have us call other parts of the API.
         needs_key = trusted or is_content_path(artifact.url)
-        headers = self._services.artifact_headers(self._delivery, artifact.url) if needs_key else {}
+        headers = self.services.artifact_headers(self.delivery, artifact.url) if needs_key else {}
         started = time.monotonic()
         with ExitStack() as stack:
             try:
-                stream = self._client.get_stream(artifact.url, headers=headers, deadline=self._deadline)
+                stream = self.client.get_stream(artifact.url, headers=headers, deadline=self.deadline)
                 with as_dependency_failure():
                     download = stack.enter_context(stream)
             except Refused as error:
                 raise SkipArtifact(str(error)) from None
             _raise_for_status(download)
-            incoming = IncomingFile(download, artifact, self._cap, self._deadline, started)
+            incoming = IncomingFile(download, artifact, self.cap, self.deadline, started)
             with incoming.timeout_attributed():
                 receive(incoming)
             return incoming

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
 from handlers.contract import Unavailable
@@ -67,21 +68,15 @@ class FanOut(Generic[T, R]):
 
 def run_within(deadline: Deadline, work: Callable[[], R]) -> R:
     """Return or raise what `work` does, run in a thread of its own. Raises Unavailable if it outlasts the deadline."""
-    results: list[R] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
+    future: Future[R] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
+            future.set_result(work())
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            errors.append(error)
-        finally:
-            done.set()
+            future.set_exception(error)
 
     threading.Thread(target=run, name="send", daemon=True).start()
-    if not done.wait(deadline.extended(GRACE).remaining()):
+    if not wait([future], deadline.extended(GRACE).remaining()).done:
         raise Unavailable(f"not done within {deadline.seconds:g} s")
-    if errors:
-        raise errors[0]
-    return results[0]
+    return future.result()

@@ -10,6 +10,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -132,25 +133,20 @@ def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
 
     A look-up that hangs is left behind in its thread; there are at most 64 of those.
     """
-    found: list[str] = []
-    failed: list[OSError] = []
+    future: Future[list[str]] = Future()
 
     def look_up() -> None:
         try:
             answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            found.extend(str(answer[4][0]) for answer in answers)
+            future.set_result([str(answer[4][0]) for answer in answers])
         except (OSError, UnicodeError) as error:
-            failed.append(error if isinstance(error, OSError) else OSError("not a host name"))
+            future.set_exception(error if isinstance(error, OSError) else OSError("not a host name"))
         finally:
             _lookups.release()
 
     if not _lookups.acquire(timeout=seconds):
         raise TimeoutError("too many look-ups hang")
-    thread = threading.Thread(target=look_up, name="resolve", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if thread.is_alive():
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    if not wait([future], seconds).done:
         raise TimeoutError("the look-up took too long")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(future.result()))
