@@ -205,7 +205,7 @@ class Evaluation:
         inside = sum(units[use.path] for use in expression.uses if use.whole and use.inside)
         work = values**expression.power * expression.weight * (inside if inside and expression.power == 1 else 1)
         if values > VALUE_LIMIT:
-            self._refused[expression.source] = f"it would look at more than {VALUE_LIMIT} values"
+            self._refused[expression.source] = f"it would read more than {VALUE_LIMIT} values"
         elif work > WORK_LIMIT:
             self._refused[expression.source] = (
                 f"it would take more than {WORK_LIMIT} steps on the {values} values there"

@@ -115,7 +115,7 @@ def test_a_killed_dispatchers_batch_comes_back_and_makes_nothing_twice(
     client.close()
 
 
-def test_only_news_is_routed_and_everything_else_says_what_it_is(dispatcher: Dispatcher, ledger: Ledger) -> None:
+def test_only_new_results_are_routed_and_all_else_says_what_it_is(dispatcher: Dispatcher, ledger: Ledger) -> None:
     first = body("wr_1", modified_at="2026-01-01T00:00:02", output={"a": 1})
     again = body("wr_1", modified_at="2026-01-01T00:00:03", output={"a": 1})
     older = body("wr_1", "failed", modified_at="2026-01-01T00:00:01")
@@ -263,15 +263,15 @@ def test_large_bodies_are_taken_in_parts_and_only_what_is_not_recorded_yet_is_ta
 def test_an_event_appended_while_a_job_ends_is_not_forgotten(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str
 ) -> None:
-    # given a flag that is still up, so that the receiver rings no bell
+    # given a flag that is still up, so that the receiver sends no wake-up
     connection = redis.Redis.from_url(redis_url)
     connection.set(flag_key("dispatch"), "x")
     append(redis_url, event(body("tsk_late")))
 
-    # when the job ends without another look at the inbox
+    # when the job ends without another read of the inbox
     dispatcher.run(lambda: True)
 
-    # then it looked once more after lowering the flag, and woke the next one
+    # then it read once more after lowering the flag, and woke the next one
     assert connection.exists(flag_key("dispatch")) == 1
     assert deliveries(ledger) == {"tsk_late": ["archive", "results"]}
     connection.close()

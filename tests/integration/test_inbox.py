@@ -188,7 +188,7 @@ async def test_an_error_reply_means_that_nothing_was_added(valkey_factory: Calla
     await writer.close()
 
 
-async def test_a_password_in_the_url_is_used_and_not_told(valkey_factory: Callable[..., ValkeyProcess]) -> None:
+async def test_a_password_in_the_url_is_used_and_not_shown(valkey_factory: Callable[..., ValkeyProcess]) -> None:
     server = valkey_factory()
     client = server.connect()
     client.config_set("requirepass", "hunter2")

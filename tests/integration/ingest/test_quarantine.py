@@ -167,7 +167,7 @@ def test_nothing_is_let_in_and_nothing_lost_while_redis_is_away(
 @pytest.mark.parametrize(
     "arguments", [["drop"], ["drop", "evt_1", "--all"], ["drop", "evt_nope"], ["verify", "evt_nope"]]
 )
-def test_a_wrong_call_is_told_in_one_line(
+def test_a_wrong_call_is_reported_in_one_line(
     receiver_factory: Callable[..., ReceiverProcess], arguments: list[str]
 ) -> None:
     receiver = receiver_factory("redis://127.0.0.1:1/0", start=False)

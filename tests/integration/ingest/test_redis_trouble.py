@@ -316,7 +316,7 @@ def test_a_redis_that_forbids_config_says_so_in_its_own_words(
     client.close()
 
 
-def test_a_wrong_password_is_told_in_one_line(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
+def test_a_wrong_password_is_reported_in_one_line(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
     server = valkey_factory()
     client = server.connect()
     client.config_set("requirepass", "right")
@@ -330,7 +330,7 @@ def test_a_wrong_password_is_told_in_one_line(valkey_factory: Valkeys, receiver_
         assert "wr0ng" not in line
 
 
-def test_a_database_that_redis_does_not_have_is_told_in_one_line(
+def test_a_database_that_redis_does_not_have_is_reported_in_one_line(
     valkey_factory: Valkeys, receiver_factory: Receivers
 ) -> None:
     receiver = receiver_factory(f"redis://127.0.0.1:{valkey_factory().port}/123456", start=False)

@@ -247,7 +247,7 @@ def test_a_damaged_length_loses_nothing_that_can_still_be_read(
     spool = open_spool(tmp_path)
     found = drained(spool, 2)
     spool.close()
-    # Then all five are there, the file is kept for a person to look at, and a line says so
+    # Then all five are there, the file is kept for a person to examine, and a line says so
     assert found == events(0, 5)
     assert [name.rpartition(".")[2] for name in files(tmp_path)] == ["damaged"]
     assert [record.message.split()[0] for record in caplog.records if record.levelname == "ERROR"] == ["spool.damaged"]
@@ -342,7 +342,7 @@ def test_a_write_that_fails_keeps_none_of_its_events_and_the_next_goes_on(tmp_pa
     spool.close()
 
 
-def test_a_directory_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("a file")
     with pytest.raises(NotStarted, match=r"can't use the spool .*spool: File exists; set RUNHOOK_DATA"):
         open_spool(tmp_path)

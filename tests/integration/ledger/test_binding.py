@@ -124,7 +124,7 @@ def test_the_caller_hears_of_each_attempt_and_of_no_repeat(
     assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "wr_1", None)
 
 
-def test_the_same_final_event_again_still_ends_the_looking(
+def test_the_same_final_event_again_still_ends_the_polling(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     # given a run whose event came before anybody knew that it was submitted by us

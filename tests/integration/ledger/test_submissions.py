@@ -85,7 +85,7 @@ def test_an_answer_outranks_the_token_of_a_webhook(ledger: Ledger) -> None:
     assert owner(ledger, "tsk_2") == ("sub_a", '{"team": "a"}')
 
 
-def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_looked_for(ledger: Ledger) -> None:
+def test_a_run_that_a_wrong_token_took_is_given_back_and_the_other_is_searched_for(ledger: Ledger) -> None:
     begin(ledger, "a")
     begin(ledger, "b")
     webhook(ledger, "tsk_b", "sub_a")
@@ -176,7 +176,7 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
         (["revoke", "nobody"], UsageError),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line(tmp_path: Path, arguments: list[str], kind: type[Exception]) -> None:
+def test_a_wrong_call_is_reported_in_one_line(tmp_path: Path, arguments: list[str], kind: type[Exception]) -> None:
     ended = call(tmp_path, *arguments)
 
     assert isinstance(ended.exception, kind)

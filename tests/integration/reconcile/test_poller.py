@@ -1,4 +1,4 @@
-"""Results that no webhook has told, looked for at a simulated Skyvern."""
+"""Results that no webhook has brought, polled for at a simulated Skyvern."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Rig:
     def due_now(self, token: str = TOKEN) -> None:
         self.ledger.write(lambda c: polls.make_due(c, [token], time.time()))
 
-    def told(self, run_id: str, fields: dict[str, Any]) -> Event:
+    def webhook(self, run_id: str, fields: dict[str, Any]) -> Event:
         """A webhook's event of this run, with these fields, for the submission."""
         content = dumps({"run_id": run_id, "run_type": "task_v1", **fields})
         return Event(event_id("skyvern", content), "skyvern", content, time.time())
@@ -174,7 +174,7 @@ def test_the_poll_and_the_webhook_of_each_kind_say_the_same(
     assert [(via, what) for _, via, what in it.events()] == [("webhook", "new"), ("poll", "repeat")]
 
 
-def test_a_run_that_goes_on_is_looked_at_ever_more_rarely(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
+def test_a_run_that_goes_on_is_polled_ever_more_rarely(simulate_skyvern: Simulate, rig: Callable[..., Rig]) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     it = rig(sim)
     run_id = sim.submit("invoice")["run_id"]
@@ -273,8 +273,8 @@ class Unsent:
         it.sim.wait_final(run_id)
         it.reconciler.drain(20)
 
-    def look(self, age: float) -> lifecycle.Submission:
-        """What the submission is after a look at this age, in seconds."""
+    def search(self, age: float) -> lifecycle.Submission:
+        """What the submission is after a search at this age, in seconds."""
         change = f"UPDATE submissions SET due_at = 1, created_at = {time.time() - age} WHERE id = '{TOKEN}'"
         self.it.ledger.write(lambda c: c.exec_driver_sql(change))
         self.it.reconciler.drain(20)
@@ -286,18 +286,18 @@ def test_a_submission_that_certainly_has_no_run_gives_its_idempotency_key_back(
 ) -> None:
     unsent = Unsent(rig(skyvern_simulator))
 
-    young = unsent.look(200)  # it may be on its way to Skyvern still
+    young = unsent.search(200)  # it may be on its way to Skyvern still
     assert (young.state, young.idempotency_key) == (SubmissionState.UNKNOWN, "order-1")
     assert young.due_at == pytest.approx(time.time() + 15, abs=15)
 
-    old = unsent.look(700)
+    old = unsent.search(700)
     assert (old.state, old.idempotency_key, old.due_at) == (SubmissionState.LOST, None, None)
     assert old.reason == "Skyvern has no run with its token"
     unsent.it.begin("sub_" + "1" * 32, idempotency_key="order-1")
     assert unsent.it.submission("sub_" + "1" * 32).state is SubmissionState.PENDING
 
 
-def test_a_submission_without_a_run_is_told_from_many_that_came_after_it(
+def test_a_submission_without_a_run_is_told_apart_from_many_that_came_after_it(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = rig(skyvern_simulator, budget="1000/s")
@@ -311,7 +311,7 @@ def test_a_submission_without_a_run_is_told_from_many_that_came_after_it(
     real = source.reader.list_runs
     monkeypatch.setattr(source.reader, "list_runs", lambda page, _: real(page, 1))  # 13 pages, as with 1,300 runs
 
-    assert unsent.look(700).state is SubmissionState.LOST
+    assert unsent.search(700).state is SubmissionState.LOST
 
 
 def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
@@ -323,15 +323,15 @@ def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
     with monkeypatch.context() as patch:  # it is in the list, and can't be read just now
         (source,) = unsent.it.reconciler.sources
         patch.setattr(source.reader, "get_run", lambda _: Unreachable("reset", ambiguous=True))
-        assert unsent.look(700).state is SubmissionState.UNKNOWN
+        assert unsent.search(700).state is SubmissionState.UNKNOWN
 
-    assert unsent.look(700).run_id == run_id
+    assert unsent.search(700).run_id == run_id
 
 
 def test_a_list_that_shows_no_tokens_proves_nothing(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
-    assert Unsent(rig(skyvern_simulator), shown=False).look(700).state is SubmissionState.UNKNOWN
+    assert Unsent(rig(skyvern_simulator), shown=False).search(700).state is SubmissionState.UNKNOWN
 
 
 def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
@@ -341,10 +341,10 @@ def test_a_list_by_a_clock_that_is_far_behind_proves_nothing(
     change = f"UPDATE submissions SET created_at = created_at + 3600 WHERE id = '{OTHER}'"
     unsent.it.ledger.write(lambda c: c.exec_driver_sql(change))
 
-    assert unsent.look(700).state is SubmissionState.UNKNOWN
+    assert unsent.search(700).state is SubmissionState.UNKNOWN
 
 
-def test_a_run_whose_request_is_not_told_leaves_a_submission_unknown(
+def test_a_run_whose_request_is_not_shown_leaves_a_submission_unknown(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsent = Unsent(rig(skyvern_simulator))
@@ -352,9 +352,9 @@ def test_a_run_whose_request_is_not_told_leaves_a_submission_unknown(
     with monkeypatch.context() as patch:
         (source,) = unsent.it.reconciler.sources
         patch.setattr(source.reader, "get_run", lambda _: Answered(200, b'{"status": "created"}', {}))
-        assert unsent.look(700).state is SubmissionState.UNKNOWN
+        assert unsent.search(700).state is SubmissionState.UNKNOWN
 
-    assert unsent.look(700).run_id == run_id
+    assert unsent.search(700).run_id == run_id
 
 
 def test_a_list_that_can_not_be_had_proves_nothing(
@@ -362,7 +362,7 @@ def test_a_list_that_can_not_be_had_proves_nothing(
 ) -> None:
     unsent = Unsent(rig(skyvern_simulator))
     skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
-    assert unsent.look(700).state is SubmissionState.UNKNOWN
+    assert unsent.search(700).state is SubmissionState.UNKNOWN
 
 
 # --- Limits
@@ -424,7 +424,7 @@ def test_several_clocks_share_the_work(skyvern_simulator: SkyvernSimulator, rig:
 # --- Runs that nobody submitted through us
 
 
-def test_a_walk_finds_final_runs_that_nobody_submitted_through_us_and_imports_them(
+def test_an_import_finds_final_runs_that_nobody_submitted_through_us_and_imports_them(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
@@ -462,7 +462,7 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
 # --- Cancelled runs
 
 
-def test_a_cancelled_run_is_looked_at_once_more_for_the_output_that_its_second_webhook_would_have_told(
+def test_a_cancelled_run_is_polled_once_more_for_the_output_that_its_second_webhook_would_have_brought(
     simulate_skyvern: Simulate, rig: Callable[..., Rig]
 ) -> None:
     # Given a run that is cancelled while it runs: null output at once, output after clean-up
@@ -472,14 +472,14 @@ def test_a_cancelled_run_is_looked_at_once_more_for_the_output_that_its_second_w
     it.begin()
     it.answered(run_id, due_at=time.time() + 1000)
     sim.client.post(f"/v1/runs/{run_id}/cancel")
-    first = it.told(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000001"})
+    first = it.webhook(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000001"})
 
     # When only its first webhook arrives, and a second cancel call says the same again
     it.dispatcher.dispatch([first])
-    again = it.told(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000002"})
+    again = it.webhook(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000002"})
     it.dispatcher.dispatch([again, first])
 
-    # Then it is looked at some time later, and its output is new
+    # Then it is polled some time later, and its output is new
     due_at = it.submission().due_at
     assert due_at is not None
     assert 100 < due_at - time.time() < 130
@@ -501,12 +501,12 @@ def test_a_cancelled_run_without_any_output_is_polled_once_and_no_more(
     it.begin()
     it.answered("tsk_1", due_at=time.time() + 1000)
     body = {"run_id": "tsk_1", "run_type": "task_v1", "status": "canceled", "output": None}
-    it.dispatcher.dispatch([it.told("tsk_1", body)])
+    it.dispatcher.dispatch([it.webhook("tsk_1", body)])
     scripted_server.default = Reply(503)
 
     it.due_now()
     it.reconciler.drain(20)
-    assert it.submission().due_at is not None  # Skyvern was in trouble: that was no look
+    assert it.submission().due_at is not None  # Skyvern was in trouble: that was no poll
     polls = len(scripted_server.calls)
     it.due_now()
     scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
@@ -517,7 +517,7 @@ def test_a_cancelled_run_without_any_output_is_polled_once_and_no_more(
     assert it.events() == [("tsk_1", "webhook", "new")]
 
 
-def test_a_run_that_is_not_cancelled_or_told_its_output_is_finished_at_once(
+def test_a_run_that_is_not_cancelled_or_sent_its_output_is_finished_at_once(
     simulate_skyvern: Simulate, rig: Callable[..., Rig]
 ) -> None:
     it = rig(simulate_skyvern())
@@ -526,6 +526,6 @@ def test_a_run_that_is_not_cancelled_or_told_its_output_is_finished_at_once(
         it.begin(token)
         it.answered(f"tsk_{number}", token, due_at=time.time() + 1000)
 
-        it.dispatcher.dispatch([it.told(f"tsk_{number}", body)])
+        it.dispatcher.dispatch([it.webhook(f"tsk_{number}", body)])
 
         assert it.submission(token).due_at is None

@@ -69,7 +69,7 @@ def test_settle_leaves_the_flag_down_when_there_is_nothing(client: redis.Redis) 
     assert client.exists(flag_key(QUEUE)) == 0
 
 
-@pytest.mark.parametrize("moment", ["before the flag goes down", "after the last look"])
+@pytest.mark.parametrize("moment", ["before the flag goes down", "after the last poll"])
 def test_work_that_comes_while_a_job_ends_is_done(redis_url: str, client: redis.Redis, moment: str) -> None:
     # Given one piece of work more, written and woken for at the worst moment of the first job's end
     taken: list[int] = []
@@ -78,9 +78,9 @@ def test_work_that_comes_while_a_job_ends_is_done(redis_url: str, client: redis.
         client.incr("work")
         wakeups.wake(client, QUEUE)
 
-    def look() -> bool:
+    def poll() -> bool:
         found = int(client.get("work") or 0) > 0
-        if moment == "after the last look" and len(taken) == 1:
+        if moment == "after the last poll" and len(taken) == 1:
             one_more()
         return found
 
@@ -88,7 +88,7 @@ def test_work_that_comes_while_a_job_ends_is_done(redis_url: str, client: redis.
         taken.append(int(client.getset("work", 0) or 0))
         if moment == "before the flag goes down" and len(taken) == 1:
             one_more()
-        wakeups.settle(client, QUEUE, look)
+        wakeups.settle(client, QUEUE, poll)
         if len(taken) == 2:
             stop.ask()
 

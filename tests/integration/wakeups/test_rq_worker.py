@@ -70,7 +70,7 @@ def test_a_body_that_fails_costs_one_line_and_the_next_job_runs(
     assert client.zcard(f"rq:failed:{QUEUE}") == 0
 
 
-def test_a_body_that_misses_redis_is_told_as_such_and_its_job_leaves_no_trace(
+def test_a_body_that_misses_redis_is_logged_as_such_and_its_job_leaves_no_trace(
     redis_url: str, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = []

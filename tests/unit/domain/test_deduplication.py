@@ -166,7 +166,7 @@ def canceled(says: str, at: float, *, null: bool = False) -> Facts:
 
 
 def record(events: Sequence[Facts]) -> list[Classification]:
-    """Judge events in the order of their arrival. The nth gets the id "n"."""
+    """Classify events in the order of their arrival. The nth gets the id "n"."""
     history: list[Facts] = []
     verdicts = []
     for number, each in enumerate(events, 1):
@@ -217,7 +217,7 @@ def record(events: Sequence[Facts]) -> list[Classification]:
         pytest.param(
             [failed("A", 2, 1, pending=False), failed("A", 1, 1, pending=True)],
             "new superseded",
-            id="the retry was called off, told in the wrong order",
+            id="the retry was called off, sent in the wrong order",
         ),
         pytest.param(
             [
@@ -231,7 +231,7 @@ def record(events: Sequence[Facts]) -> list[Classification]:
             id="a retry policy's series",
         ),
         pytest.param(
-            [event("B", 3, attempt=2), failed("A", 1, 1, pending=True)], "new superseded", id="a series told backwards"
+            [event("B", 3, attempt=2), failed("A", 1, 1, pending=True)], "new superseded", id="a series sent backwards"
         ),
         pytest.param(
             [canceled("A", 1, null=True), canceled("B", 2), canceled("A", 3, null=True)],
@@ -283,7 +283,7 @@ def test_what_an_event_is(events: list[Facts], expected: str) -> None:
 # --- Whole bodies
 
 
-def judge_bodies(*bodies: bytes) -> list[str]:
+def classify_bodies(*bodies: bytes) -> list[str]:
     return [
         verdict.disposition
         for verdict in record([deduplication.of("", parse(body), 0) for body in bodies])
@@ -300,7 +300,7 @@ def test_any_sample_sent_again_with_fresh_urls_is_a_repeat(name: str) -> None:
         fewer.pop(key, None)
 
     assert first != again
-    assert judge_bodies(first, again, json.dumps(fewer).encode())[1:] == ["repeat", "repeat"]
+    assert classify_bodies(first, again, json.dumps(fewer).encode())[1:] == ["repeat", "repeat"]
 
 
 @pytest.mark.parametrize(
@@ -310,19 +310,19 @@ def test_any_sample_sent_again_with_fresh_urls_is_a_repeat(name: str) -> None:
         ("workflow_run.canceled_twice", ["new", "new"]),
     ],
 )
-def test_a_series_of_samples_is_judged_as_skyvern_means_it(series: str, expected: list[str]) -> None:
+def test_a_series_of_samples_is_classified_as_skyvern_means_it(series: str, expected: list[str]) -> None:
     bodies = [samples.build(name, now=NOW + i, run_id="wr_1") for i, name in enumerate(samples.SERIES[series])]
 
-    assert judge_bodies(*bodies) == expected
-    assert judge_bodies(*bodies, *bodies)[len(bodies) :] == ["repeat"] * len(bodies)
+    assert classify_bodies(*bodies) == expected
+    assert classify_bodies(*bodies, *bodies)[len(bodies) :] == ["repeat"] * len(bodies)
 
 
-def test_a_completed_run_whose_webhook_failed_is_told_once() -> None:
+def test_a_completed_run_whose_webhook_failed_is_new_once() -> None:
     completed = samples.build("task_v2.completed", now=NOW, run_id="tsk_v2_1")
     tangled = samples.build("task_v2.undelivered", now=NOW + 5, run_id="tsk_v2_1")
 
-    assert judge_bodies(completed, tangled) == ["new", "repeat"]
-    assert judge_bodies(tangled, completed) == ["new", "repeat"]
+    assert classify_bodies(completed, tangled) == ["new", "repeat"]
+    assert classify_bodies(tangled, completed) == ["new", "repeat"]
 
 
 # --- Properties
@@ -418,8 +418,8 @@ def test_null_output_never_replaces_output(before: list[Facts], new: Facts) -> N
 
 
 def test_the_newest_facts_are_new_in_whatever_order_they_come() -> None:
-    told = [event(says, at) for at, says in enumerate("ABC", 1)]
-    for arrived in itertools.permutations([*told, *told]):
+    sent = [event(says, at) for at, says in enumerate("ABC", 1)]
+    for arrived in itertools.permutations([*sent, *sent]):
         verdicts = record(arrived)
         new = [each.fingerprint for each, v in zip(arrived, verdicts, strict=True) if v.disposition == "new"]
         assert new == sorted(set(new)), "each at most once, never backwards"

@@ -1,4 +1,4 @@
-"""When a submission is looked for."""
+"""When a submission is polled."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_the_first_poll_comes_when_the_request_allows_no_more(
 
 
 @given(st.integers(-1, 10**6), st.floats(0, 0.999), st.floats(1, 1e6))
-def test_looks_grow_rarer_up_to_the_longest_pause(polls: int, chance: float, longest: float) -> None:
+def test_polls_grow_rarer_up_to_the_longest_pause(polls: int, chance: float, longest: float) -> None:
     wait = next_poll(polls, 0.0, chance, longest)
     assert min(AGAIN, longest) * 0.75 <= wait <= longest * 1.25
 
 
-def test_skyvern_may_ask_for_a_later_look_but_not_for_none() -> None:
+def test_skyvern_may_ask_for_a_later_poll_but_not_for_none() -> None:
     assert next_poll(0, 0.0, 0.5, 3600, retry_after=100) == 100
     assert next_poll(0, 0.0, 0.5, 3600, retry_after=1) == AGAIN
     assert next_poll(0, 0.0, 0.5, 3600, retry_after=1e12) == LONGEST_FIRST

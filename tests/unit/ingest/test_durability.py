@@ -65,7 +65,7 @@ def test_what_could_not_be_asked_is_not_known() -> None:
         (redis.ResponseError("DB index is out of range"), "has no database of that number: write another one"),
     ],
 )
-def test_a_redis_that_will_never_let_us_in_is_told_with_what_would_be_right(error: Exception, said: str) -> None:
+def test_a_redis_that_will_never_let_us_in_is_reported_with_what_would_be_right(error: Exception, said: str) -> None:
     assert said in no_entry("redis://h:1/9", error)
 
 

@@ -40,7 +40,7 @@ class Refusals:
         self.bodies.append(body)
 
 
-class Hints:
+class PollHints:
     def __init__(self) -> None:
         self.submissions: list[str] = []
 
@@ -52,14 +52,14 @@ class Bench:
     """An Ingest and what stands around it."""
 
     def __init__(self) -> None:
-        self.group_commit, self.refusals, self.hints, self.metrics = (
+        self.group_commit, self.refusals, self.poll_hints, self.metrics = (
             FakeGroupCommit(),
             Refusals(),
-            Hints(),
+            PollHints(),
             ReceiverMetrics(),
         )
         sources = {"skyvern": (SECRET,)}
-        self.app = endpoint.Ingest(sources, MAX_BODY, self.group_commit, self.refusals, self.hints, self.metrics)
+        self.app = endpoint.Ingest(sources, MAX_BODY, self.group_commit, self.refusals, self.poll_hints, self.metrics)
 
     async def post(
         self, pieces: Sequence[Any], path: str = "/webhooks/skyvern", secret: str = SECRET, **headers: str
@@ -125,11 +125,11 @@ async def test_a_client_that_hangs_up_gets_no_answer_and_leaves_nothing(bench: B
     assert bench.metrics.requests["disconnected"] == 1
 
 
-async def test_source_and_length_are_looked_at_before_the_body(bench: Bench) -> None:
+async def test_source_and_length_are_checked_before_the_body(bench: Bench) -> None:
     assert (await bench.post([AssertionError("the body was read")], "/webhooks/nobody"))[0] == 404
     too_long = {"content-length": str(MAX_BODY + 1)}
     assert (await bench.post([AssertionError("the body was read")], "/webhooks/skyvern/sub_1", **too_long))[0] == 413
-    assert bench.hints.submissions == ["sub_1"]
+    assert bench.poll_hints.submissions == ["sub_1"]
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1e9", " ", "+5"])
@@ -142,7 +142,7 @@ async def test_the_limit_holds_for_what_comes_whatever_was_announced(bench: Benc
     assert (await bench.post(pieces, "/webhooks/skyvern/sub_1", **{"content-length": "5"}))[0] == 413
     assert (await bench.post([b"x" * (MAX_BODY + 1)]))[0] == 413
     assert (await bench.post(pieces[:4]))[0] == 202
-    assert bench.hints.submissions == ["sub_1"]
+    assert bench.poll_hints.submissions == ["sub_1"]
 
 
 async def test_a_refused_signature_is_quarantined_and_not_kept(bench: Bench) -> None:

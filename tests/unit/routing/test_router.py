@@ -350,7 +350,7 @@ def test_no_list_that_a_stranger_sends_takes_more_than_a_moment(rule: str) -> No
     assert time.thread_time() - started < 2
 
 
-def test_a_rule_that_would_look_at_too_much_does_not_hinder_the_others() -> None:
+def test_a_rule_that_would_read_too_much_does_not_hinder_the_others() -> None:
     router = Router([route("map", "run.output.list.map(x, x).size() > 5"), route("fine", "run.output.ok == 'yes'")])
 
     found = router.match(view({**RUN, "output": {"list": ["x"] * 5_000, "ok": "yes"}})).explanations
@@ -416,7 +416,7 @@ def test_whatever_a_run_holds_matching_never_raises(output: Any) -> None:
         ("unreadable", {"repeats": True, "interim": True, "superseded": True}, "completed", False),
     ],
 )
-def test_a_route_sees_final_news_and_what_it_asks_for(
+def test_a_route_sees_new_final_results_and_what_it_asks_for(
     disposition: str, flags: dict[str, bool], status: str, seen: bool
 ) -> None:
     found = Router([route(**flags)]).match(view({**RUN, "status": status}, disposition=disposition))
