@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from receiver.wakeups.job import JOB_TIMEOUT
 
 
-class JobBody:
+class JobBody(ABC):
     """What the jobs of one queue do in one worker process. A subclass overrides `run` and `close`, and what it needs
     of the rest."""
 
@@ -21,13 +22,13 @@ class JobBody:
         """Whether a fresh process should replace this one after the current job."""
         return False
 
+    @abstractmethod
     def run(self, stop: Callable[[], bool]) -> None:
         """Work until nothing is left to do or `stop()` is true."""
-        raise NotImplementedError
 
-    def run_without_redis(self, stop: Callable[[], bool]) -> None:
+    def run_without_redis(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - not every body can
         """Do what can be done while Redis is away. Does nothing unless overridden."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close all connections."""
-        raise NotImplementedError

@@ -21,8 +21,10 @@ from receiver.ledger.schema import attempts, deliveries
 _STARTED: Final = "while sending: it may have arrived"
 _UNKNOWN: Final = "with it prefetched: it may have arrived, or was never sent"
 
-_APART: Final = 5.0
-_LONGEST: Final = 20.0  # seconds: work goes on within 30 s of a kill
+# Seconds over which deliveries that lapse again are spread, doubled each time; the most, for work is to go on within
+# 30 s of a kill.
+_SPREAD: Final = 5.0
+_LONGEST: Final = 20.0
 
 
 def release_claims(connection: sa.Connection, owner: str, now: float, started: Collection[str] | None = None) -> int:
@@ -75,7 +77,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     if fresh:
         connection.execute(_these(connection, fresh).values(**changes, due_at=now))
     for place, row in enumerate(again, 1):
-        due_at = now + min(_APART * 2 ** before[row.id], _LONGEST) * place / len(again)
+        due_at = now + min(_SPREAD * 2 ** before[row.id], _LONGEST) * place / len(again)
         connection.execute(_these(connection, [row]).values(**changes, due_at=due_at))
 
 
