@@ -54,6 +54,8 @@ class StandIn(wakeups.JobBody):
         self.client.rpush(f"began:{self.queue}", order["id"])
         if first and "sleep" in order:
             time.sleep(order["sleep"])
+        while first and "hold" in order and not self.client.exists(f"release:{order['id']}"):
+            time.sleep(0.02)
         if first and "hang" in order:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # as code in C that no handler interrupts
             time.sleep(order["hang"])

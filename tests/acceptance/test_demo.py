@@ -55,6 +55,7 @@ def test_the_demo_shows_what_became_of_each_and_leaves_nothing_behind(clone: Pat
         shown, _ = demo.communicate(timeout=2 * PATIENCE)
     finally:
         demo.kill()
+        demo.wait()
     assert demo.returncode == 0, shown
     assert "Traceback" not in shown
     # A line says of each delivery where its row or files are

@@ -120,10 +120,12 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan(start: Callable[..., Worker])
 def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worker]) -> None:
     worker = start()
     pids = [worker.pid(queue) for queue in QUEUES]
-    worker.order("deliver:ops", "short", sleep=1)
+    worker.order("deliver:ops", "short", hold=1)
     worker.order("deliver:ops", "next")
     eventually(lambda: worker.began("deliver:ops"))
     worker.process.terminate()
+    eventually(lambda: not alive(worker.pid("dispatch")))  # it has nothing to do: the stop has reached it
+    worker.client.set("release:short", 1)
     assert worker.process.wait(PATIENCE) == 0
     assert worker.done("deliver:ops") == ["short"]
     assert worker.client.llen("rq:queue:deliver:ops") == 1  # what was not done is on its way to the next worker
@@ -151,7 +153,7 @@ def test_a_job_that_does_not_end_in_time_is_killed_at_the_stop_and_handed_back(s
 
 
 def test_a_second_signal_a_second_later_does_not_wait(start: Callable[..., Worker]) -> None:
-    worker = start(stop_timeout=60)
+    worker = start(stop_timeout=600)
     worker.order("deliver:ops", "long", sleep=20)
     eventually(lambda: worker.began("deliver:ops"))
     worker.process.terminate()
@@ -159,7 +161,7 @@ def test_a_second_signal_a_second_later_does_not_wait(start: Callable[..., Worke
     time.sleep(1.1)
     assert worker.process.poll() is None
     worker.process.terminate()
-    assert worker.process.wait(15) == 1  # long before the job would end
+    assert worker.process.wait(PATIENCE) == 1  # 0 after the job's end
     assert "deliver:ops: a second signal came; killing process" in worker.log
 
 

@@ -308,13 +308,16 @@ def test_many_deliverers_send_each_delivery_once(ledger: Ledger, deliver: Callab
 
 def test_concurrency_holds_over_all_workers(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(24)))
-    now, most, lock = 0, 0, threading.Lock()
+    now, most, lock, together = 0, 0, threading.Lock(), threading.Event()
 
     def answer(delivery: Delivery) -> Receipt:
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
+            if now > 1:
+                together.set()
+        together.wait(60)
         time.sleep(0.02)
         with lock:
             now -= 1

@@ -169,14 +169,17 @@ def test_those_who_wait_are_answered_when_the_process_stops(
 
 
 async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
-    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
+    polls: list[LongPoll[Any, Any]],
+    submitting: Make,
+    upstream: Callable[[int, int], Upstream],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(results, "STOP_LIMIT", 0.3)
     skyvern = upstream(0, 10)
     rig = submitting(skyvern.url, dispatching=False)
     _known(rig, "tsk_1")
     asked = asyncio.create_task(asyncio.to_thread(rig.client.get, "/v1/runs/tsk_1?wait=60"))
-    await asyncio.sleep(0.5)
+    await asyncio.to_thread(eventually, lambda: polls and len(polls[0]) == 1)
 
     rig.serving.stop()
 

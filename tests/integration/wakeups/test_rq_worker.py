@@ -98,7 +98,7 @@ def test_a_job_that_outlives_its_timeout_is_cut_off_even_through_except_exceptio
     def body(stop: Stop) -> None:
         stop.ask()
         try:
-            time.sleep(10)
+            time.sleep(60)
         except Exception:
             pytest.fail("a time-out must not pass for a failure")
         except JobTimeout:
@@ -106,7 +106,7 @@ def test_a_job_that_outlives_its_timeout_is_cut_off_even_through_except_exceptio
             raise
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, body, timeout=0.2)
+    serve(redis_url, body, timeout=1)
     assert cut == [1]
     assert "cut off" in caplog.text
     assert client.exists(flag_key(QUEUE)) == 0
