@@ -129,12 +129,16 @@ def test_a_skyvern_that_loses_answers_and_then_hangs_holds_no_submit_for_long(
 ) -> None:
     monkeypatch.setattr(resolver, "INLINE_FOR", 2.0)
     rig = submitting(scripted_server.url, dispatching=False)
-    scripted_server.script = [Reply(500, b'{"error": "x"}')] * 12
+    all_there = threading.Event()
+    scripted_server.script = [Reply(500, b'{"error": "x"}', until=all_there)] * 12
     scripted_server.default = Reply(200, b"[]", delay=6.0)
-    watch = Stopwatch()
 
     with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda n: rig.client.post("/v1/run/tasks", json={"prompt": f"p{n}"}), range(12)))
+        asked = pool.map(lambda n: rig.client.post("/v1/run/tasks", json={"prompt": f"p{n}"}), range(12))
+        eventually(lambda: len(scripted_server.calls) == 12)
+        watch = Stopwatch()
+        all_there.set()
+        answers = list(asked)
 
     assert {answer.status_code for answer in answers} == {500}
     watch.at_most(5)
