@@ -5,8 +5,8 @@ pending ──▶ accepted ◀── unknown ──▶ lost
    │  └─────────────────────┘         └──▶ accepted (a webhook proves the run after all)
    └──▶ rejected
 
-pending: recorded, not yet answered. unknown: its answer was lost, so a run may exist or not; its webhook, or proof from
-Skyvern's API, tells. lost: no run was found for a day.
+pending: recorded, not yet answered. unknown: its answer was lost, so a run may exist or not, until its webhook or
+Skyvern's API proves it. lost: no run was found for a day.
 """
 
 from __future__ import annotations

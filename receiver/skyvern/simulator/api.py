@@ -160,7 +160,7 @@ async def _get_run(request: Request) -> Response:
     faults = await apply_faults(world)
     run = run_of(request)
     run.polls += 1
-    return _answer(bodies.answer(run, world.link, attempts=world.options.tells_attempts), faults)
+    return _answer(bodies.answer(run, world.link, attempts=world.options.shows_attempts), faults)
 
 
 async def _list_runs(request: Request) -> Response:

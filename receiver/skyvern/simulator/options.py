@@ -16,7 +16,7 @@ class Options:
     `public_url`: where others reach this server; "" means the address that each request came to.
     `ratios`: may be changed while it runs. `local_storage`: artifact URLs are null or file://, as on a self-hosted
     server without object storage. `clock_skew`: what is added to the webhooks' timestamp header.
-    `tells_attempts`: whether GET /v1/runs/{id} of a workflow has attempt and retry_pending, as Skyvern 1.0.56 does.
+    `shows_attempts`: whether GET /v1/runs/{id} of a workflow has attempt and retry_pending, as Skyvern 1.0.56 does.
     """
 
     api_keys: tuple[str, ...] = ("simulated-key",)
@@ -32,7 +32,7 @@ class Options:
     public_url: str = ""
     ratios: dict[Fault, float] = field(default_factory=dict)
     local_storage: bool = False
-    tells_attempts: bool = True
+    shows_attempts: bool = True
     clock_skew: float = 0.0
 
     def pause(self, seconds: float) -> float:

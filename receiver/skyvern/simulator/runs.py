@@ -84,7 +84,7 @@ class SimRun:
 
     @property
     def state(self) -> tuple[str, int, bool, bool]:
-        """What tells its states apart in a webhook."""
+        """What distinguishes its states in a webhook."""
         return self.status, self.attempt, self.retry_pending, self.output is None
 
     @property

@@ -1,5 +1,5 @@
 """How calls of the submit API end when something changes under them: the caller hangs up, its key is revoked, or
-somebody else hears of the run first."""
+another key sees the end of the run first."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def revoke(rig: Submitting, key: str) -> None:
 PROMPT = b'{"prompt": "p"}'
 
 
-def submit_and_hang_up(rig: Submitting, heard: Callable[[], Any], headers: str = "") -> None:
-    """Submit a task, and close the connection without waiting for more than `heard`."""
+def submit_and_hang_up(rig: Submitting, condition: Callable[[], Any], headers: str = "") -> None:
+    """Submit a task, and close the connection without waiting for more than `condition`."""
     head = f"POST /v1/run/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\ncontent-length: {len(PROMPT)}\r\n"
     with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=60) as connection:
         connection.sendall(f"{head}{headers}\r\n".encode() + PROMPT)
-        eventually(heard)
+        eventually(condition)
 
 
 def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that_there_is(
@@ -78,7 +78,7 @@ def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that
     assert again.headers["x-runhook-submission-id"] == rig.rows()[0]["id"]
     assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
     rig.client.post("/v1/run/tasks", content=PROMPT)
-    assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller had heard of it
+    assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller knew of it
 
 
 def test_who_hangs_up_again_and_again_still_makes_one_run(submitting: Make, scripted_server: ScriptedServer) -> None:
@@ -169,11 +169,11 @@ def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
     run_id = rig.task().json()["run_id"]
     key = rig.key("read")
-    heard: dict[str, httpx2.Response] = {}
+    replies: dict[str, httpx2.Response] = {}
 
     def ask(path: str) -> None:
         with httpx2.Client(base_url=rig.url, headers={"x-api-key": key}, trust_env=False, timeout=30) as client:
-            heard[path] = client.get(f"/v1/runs/{run_id}{path}")
+            replies[path] = client.get(f"/v1/runs/{run_id}{path}")
 
     waiting = [threading.Thread(target=ask, args=(path,)) for path in ("?wait=4", "/events")]
     for each in waiting:
@@ -185,9 +185,9 @@ def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
     watch.at_most(2.5)
     waiting[0].join(PATIENCE)
 
-    assert (heard["?wait=4"].status_code, heard["?wait=4"].json()) == (403, {"detail": "Invalid credentials"})
-    assert heard["/events"].status_code == 200
-    assert "event: result" not in heard["/events"].text
+    assert (replies["?wait=4"].status_code, replies["?wait=4"].json()) == (403, {"detail": "Invalid credentials"})
+    assert replies["/events"].status_code == 200
+    assert "event: result" not in replies["/events"].text
 
 
 def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_saw_its_end_first(

@@ -75,10 +75,10 @@ def test_runs_that_always_fail_are_tried_as_often_as_the_budget_says_and_never_m
     sim = simulate_skyvern(ratios={Fault.FAIL: 1.0}, run_seconds=0.2)
     settings = {} if public else {"public_url": ""}
     rig = submitting(sim.url, sinks={"again": SINK}, routes=[ROUTE], **settings)
-    heard = "https://app.example/h"
+    wanted = "https://app.example/h"
 
     with delivering(rig, redis_url, budget=budget, changes={"max_steps": "{{ 25 * try }}"}):
-        first = rig.task("p", webhook_url=heard, labels={"team": "billing"}).json()["run_id"]
+        first = rig.task("p", webhook_url=wanted, labels={"team": "billing"}).json()["run_id"]
 
         def spent() -> bool:
             if not public:  # nothing else asks for the results here
@@ -93,7 +93,7 @@ def test_runs_that_always_fail_are_tried_as_often_as_the_budget_says_and_never_m
 
     assert made == len(sim.world.runs) == budget + 1
     rows = rig.rows()
-    assert [row["callback_url"] for row in rows] == [heard] * (budget + 1)
+    assert [row["callback_url"] for row in rows] == [wanted] * (budget + 1)
     chain = [json.loads(row["labels"]) for row in rows]
     assert chain[0] == {"team": "billing"}
     assert [labels["runhook-try"] for labels in chain[1:]] == [str(number) for number in range(2, budget + 2)]

@@ -53,15 +53,15 @@ def test_our_own_delivery_is_sent_again_under_the_same_key(
 
     answer = rig.client.post(f"/v1/runs/{run_id}/retry_webhook", headers={"content-length": "0"})
 
-    told = answer.json()
+    reply = answer.json()
     first, second = caller.requests
-    assert (answer.status_code, set(told)) == (200, FIELDS | set(told) & {"submission_id"})
-    assert (told["run_id"], told["run_type"], told["error"], told["status_code"]) == (run_id, "task_v1", None, 204)
-    assert told["default_webhook_url"] == told["target_webhook_url"] == caller.url + "/hook"
-    assert told["payload"].encode() == second.body == first.body
-    assert first.headers["webhook-id"] == second.headers["webhook-id"] == told["headers"]["webhook-id"]
+    assert (answer.status_code, set(reply)) == (200, FIELDS | set(reply) & {"submission_id"})
+    assert (reply["run_id"], reply["run_type"], reply["error"], reply["status_code"]) == (run_id, "task_v1", None, 204)
+    assert reply["default_webhook_url"] == reply["target_webhook_url"] == caller.url + "/hook"
+    assert reply["payload"].encode() == second.body == first.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"] == reply["headers"]["webhook-id"]
     assert verify(second.body, second.headers["x-skyvern-signature"], [rig.whole_key])
-    assert isinstance(told["latency_ms"], int)
+    assert isinstance(reply["latency_ms"], int)
     assert (len(deliveries(rig)), deliveries(rig)[0]["attempts"]) == (1, 2)
     assert "webhook_retries" not in skyvern_simulator.stats()
 
@@ -86,14 +86,14 @@ def test_another_address_has_a_delivery_of_its_own_through_the_guarded_way(
     run_id = delivered(rig, caller)
     path = f"/v1/runs/{run_id}/retry_webhook"
     with ScriptedServer() as other:
-        told = rig.client.post(path, json={"webhook_url": other.url + "/again"}).json()
+        reply = rig.client.post(path, json={"webhook_url": other.url + "/again"}).json()
         rig.client.post(path, json={"webhook_url": other.url + "/again"})
         refused = rig.client.post(path, json={"webhook_url": "http://169.254.169.254/x"})
         none = rig.client.post(path, json={"webhook_url": " "}).json()
 
         first, second = other.requests
-    assert (told["target_webhook_url"], told["error"]) == (other.url + "/again", None)
-    assert told["default_webhook_url"] == caller.url + "/hook"
+    assert (reply["target_webhook_url"], reply["error"]) == (other.url + "/again", None)
+    assert reply["default_webhook_url"] == caller.url + "/hook"
     assert first.headers["webhook-id"] == second.headers["webhook-id"] != caller.requests[0].headers["webhook-id"]
     assert verify(first.body, first.headers["x-skyvern-signature"], [rig.whole_key])
     assert refused.status_code == 400
@@ -139,9 +139,9 @@ def test_a_result_whose_webhook_was_lost_is_fetched_and_sent(
     run_id = rig.task(webhook_url=caller.url).json()["run_id"]
     sim.wait_final(run_id)
 
-    told = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+    reply = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
 
-    assert (told["error"], told["status_code"]) == (None, 204)
+    assert (reply["error"], reply["status_code"]) == (None, 204)
     assert caller.requests
 
 
@@ -153,10 +153,10 @@ def test_nobody_to_send_it_is_told_in_time_and_it_stays_due(
     run_id = rig.task(webhook_url=caller.url).json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")
 
-    told = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+    reply = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
 
-    assert told["error"].startswith("not sent within 0.5 s; it stays due")
-    assert (told["status_code"], told["latency_ms"]) == (None, None)
+    assert reply["error"].startswith("not sent within 0.5 s; it stays due")
+    assert (reply["status_code"], reply["latency_ms"]) == (None, None)
     assert [each["state"] for each in deliveries(rig)] == ["queued"]
 
 
@@ -187,7 +187,7 @@ def test_the_retry_of_a_run_that_is_not_ours_is_passed_on(
     run_id = skyvern_simulator.submit("elsewhere", webhook_url=caller.url)["run_id"]
     caller.wait_for_requests(1)
 
-    told = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
+    reply = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
 
-    assert (told["target_webhook_url"], skyvern_simulator.stats()["webhook_retries"]) == (caller.url, 1)
+    assert (reply["target_webhook_url"], skyvern_simulator.stats()["webhook_retries"]) == (caller.url, 1)
     assert rig.client.post("/v1/runs/tsk_nowhere/retry_webhook").status_code == 404

@@ -29,7 +29,7 @@ def caller() -> Iterator[ScriptedServer]:
         yield server
 
 
-def told(answer: httpx2.Response) -> str:
+def visible(answer: httpx2.Response) -> str:
     return answer.text + str(dict(answer.headers))
 
 
@@ -54,10 +54,10 @@ def test_a_callers_address_is_shown_to_its_own_key_and_no_other_key_of_the_sourc
             mine = pool.submit(rig.client.get, path)
             other = pool.submit(lambda path=path: rig.client.get(path, headers=theirs))  # type: ignore[misc]
         assert mine.result().status_code == other.result().status_code, path
-        assert not any(word in told(other.result()) for word in WORDS), path
-        assert "/webhooks/skyvern" not in told(other.result()), path
+        assert not any(word in visible(other.result()) for word in WORDS), path
+        assert "/webhooks/skyvern" not in visible(other.result()), path
         if run_id in path and "/workflows/" not in path:
-            assert "s3cr3t" in told(mine.result()), path
+            assert "s3cr3t" in visible(mine.result()), path
 
     assert rig.client.get(f"/v1/runs/{run_id}", headers=theirs).json()["run_request"]["webhook_url"] is None
     assert "x-runhook-webhook-url" not in rig.client.get(f"/v1/runs/{run_id}?from=skyvern", headers=theirs).headers
@@ -107,16 +107,16 @@ def test_who_has_the_webhook_of_another_key_sent_again_is_not_told_where_to(
     answer = rig.client.post(path, headers=theirs)
     with ScriptedServer() as other:
         elsewhere = rig.client.post(path, headers=theirs, json={"webhook_url": other.url})
-        (heard,) = other.requests
+        (received,) = other.requests
 
     assert (answer.json()["error"], answer.json()["status_code"]) == (None, 204)
     assert [answer.json()[f"{each}_webhook_url"] for each in ("default", "target")] == [None, None]
-    assert "s3cr3t" not in told(answer)
+    assert "s3cr3t" not in visible(answer)
     assert elsewhere.json()["target_webhook_url"] == other.url
-    assert "s3cr3t" not in told(elsewhere)
-    assert b"s3cr3t" not in heard.body
-    assert json.loads(heard.body)["run_request"]["webhook_url"] is None
-    assert elsewhere.json()["payload"].encode() == heard.body
+    assert "s3cr3t" not in visible(elsewhere)
+    assert b"s3cr3t" not in received.body
+    assert json.loads(received.body)["run_request"]["webhook_url"] is None
+    assert elsewhere.json()["payload"].encode() == received.body
     assert json.loads(caller.requests[0].body)["run_request"]["webhook_url"] == hook
 
 
