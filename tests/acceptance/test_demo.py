@@ -73,7 +73,7 @@ def test_a_demo_that_is_killed_leaves_nothing_behind(clone: Path, number: signal
     try:
         eventually(lambda: len(running(clone)) >= 6)  # demo, dev, Valkey, serve, worker, clock
         demo.send_signal(number)
-        demo.wait(40)
+        demo.wait(120)
         eventually(lambda: not running(clone))
     finally:
         demo.kill()

@@ -82,7 +82,7 @@ def strace(pids: Sequence[int], *options: str) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()
-        tracer.wait(20)
+        tracer.wait(120)
         if tracer.stderr:
             tracer.stderr.close()
 

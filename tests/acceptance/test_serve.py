@@ -60,7 +60,7 @@ def test_sigterm_finishes_a_request_whose_body_is_still_coming(
         eventually(lambda: refuses(receiver))
         connection.sendall(content[10:])
         assert connection.recv(1000).startswith(b"HTTP/1.1 202")
-    assert receiver.process.wait(30) == 0
+    assert receiver.process.wait(120) == 0
     assert len(ids_in_inbox(server)) == 2
 
 

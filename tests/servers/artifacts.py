@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b".")
         if page.gate is not None:
             self.wfile.write(sent[: len(sent) // 2])
-            page.gate.wait(30)
+            page.gate.wait(120)
             sent = sent[len(sent) // 2 :]
         if page.chunked:
             sent = b"%x\r\n%s\r\n" % (len(sent), sent) + (b"" if page.short else b"0\r\n\r\n")

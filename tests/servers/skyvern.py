@@ -17,7 +17,7 @@ from receiver.skyvern.simulator import Options, create_app
 from receiver.skyvern.simulator.runs import SimRun
 from receiver.skyvern.simulator.server import Serving
 from receiver.skyvern.simulator.world import World
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 KEY = "simulated-key"
 QUICK: dict[str, Any] = {"api_keys": (KEY,), "speed": 20.0, "run_seconds": 1.0}
@@ -75,7 +75,7 @@ def simulate_skyvern(stopping_simulators: list[Serving]) -> Iterator[Callable[..
             serving = Serving(app).__enter__()
             stopping_simulators.append(serving)
             stack.callback(serving.stop)
-            client = httpx2.Client(base_url=serving.url, headers={"x-api-key": KEY}, trust_env=False, timeout=20)
+            client = httpx2.Client(base_url=serving.url, headers={"x-api-key": KEY}, trust_env=False, timeout=PATIENCE)
             stack.enter_context(client)
             return SkyvernSimulator(serving, app.state.world, client)
 

@@ -211,7 +211,7 @@ class FakeSlack:
                 if path.startswith("/api/"):
                     token = self.headers.get("Authorization", "")
                     if gate := fake.gates.get(path.removeprefix("/api/")):
-                        gate.wait(30)
+                        gate.wait(120)
                     return 200, json.dumps(fake.api(path.removeprefix("/api/"), arguments, token)).encode()
                 return 404, b"no_service"
 

@@ -35,6 +35,7 @@ from receiver.web.health import health
 from tests.servers.skyvern import KEY
 from tests.servers.valkey import free_port
 from tests.support.ledger import with_tables
+from tests.support.waiting import PATIENCE
 
 MASTER = "a-master-secret-of-the-tests"
 
@@ -48,7 +49,9 @@ class Submitting:
         self.settings = settings
         self.ledger = ledger
         self.whole_key = self.key(*api_key.SCOPES)
-        self.client = httpx2.Client(base_url=url, headers={"x-api-key": self.whole_key}, trust_env=False, timeout=30)
+        self.client = httpx2.Client(
+            base_url=url, headers={"x-api-key": self.whole_key}, trust_env=False, timeout=PATIENCE
+        )
 
     def key(self, *scopes: str, rate: str | None = None, source: str = "skyvern") -> str:
         """A new key with these scopes."""
@@ -125,6 +128,6 @@ def _working(worker: Dispatcher | Deliverer) -> Callable[[], None]:
 
     def end() -> None:
         ended.set()
-        thread.join(10)
+        thread.join(120)
 
     return end

@@ -49,7 +49,7 @@ def test_many_processes_may_make_the_tables_at_once(ledger_url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     for each in ledgers:
         each.close()
     assert failures == []
@@ -59,7 +59,7 @@ def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path
     failures: list[BaseException] = []
 
     def begin(ledger: Ledger, go: threading.Barrier) -> None:
-        go.wait(10)
+        go.wait(120)
         try:
             migrate.ensure_schema(ledger)
         except BaseException as error:
@@ -73,7 +73,7 @@ def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
 
     assert failures == []
 
@@ -93,14 +93,14 @@ def test_threads_that_use_a_ledger_first_at_the_same_moment_share_its_connection
     ledger, go = Ledger(ledger_url), threading.Barrier(6)
 
     def use() -> None:
-        go.wait(10)
+        go.wait(120)
         ledger.read(lambda connection: connection.execute(sa.select(1)).scalar())
 
     threads = [threading.Thread(target=use) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     ledger.close()
 
     assert len(made) == 1
@@ -176,7 +176,7 @@ def test_a_claim_has_one_owner(ledger: Ledger) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
 
     everything = [each for mine in taken for each in mine]
     assert len(everything) == len(set(everything)) == 40

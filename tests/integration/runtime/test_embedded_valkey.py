@@ -110,7 +110,7 @@ def test_a_full_disk_is_one_clear_line(data: Path, monkeypatch: pytest.MonkeyPat
     with connect(server) as client, pytest.raises(redis.ConnectionError):
         client.set("key", "x" * 100_000)
     assert server.process is not None
-    server.process.wait(5)
+    server.process.wait(120)
     assert server.why().startswith("it could not write to its disk (")
     server.stop()
 

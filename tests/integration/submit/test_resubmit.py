@@ -50,7 +50,7 @@ def delivering(rig: Submitting, redis_url: str, **options: Any) -> Iterator[None
         yield
     finally:
         ended.set()
-        thread.join(20)
+        thread.join(120)
 
 
 def deliveries(rig: Submitting, state: str = "delivered") -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ async def answers(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(pause)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             return await reader.read()
     finally:
         writer.close()

@@ -56,7 +56,7 @@ def target() -> Iterator[Target]:
                 state.most_at_once = max(state.most_at_once, state.at_once)
                 later = bool(state.requests)
             if state.gate and later:
-                state.gate.wait(10)
+                state.gate.wait(120)
             with state.lock:
                 state.at_once -= 1
                 state.requests.append((self.path, dict(self.headers.items()), body))

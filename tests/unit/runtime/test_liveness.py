@@ -110,7 +110,7 @@ def test_whatever_else_lies_in_the_folder_stops_nobody(tmp_path: Path) -> None:
     it = Releaser()
     looking = threading.Thread(target=liveness.reap, args=(tmp_path, it), daemon=True)
     looking.start()
-    looking.join(10)
+    looking.join(120)
     # Then that one is found, and nothing else
     assert not looking.is_alive()
     assert it.released == [("deliver:ops", "ops@a.1")]
