@@ -90,7 +90,7 @@ class Dispatcher(wakeups.JobBody):
                     break
                 self._process(entries)
             self._counter.flush()
-            wakeups.settle(self._redis, QUEUE, self._read_once_more)
+            wakeups.finish(self._redis, QUEUE, self._read_once_more)
         except LedgerUnavailable as error:
             # What was read stays here; the clock sends a wake-up in a moment.
             self._pause.wait(f"ledger={error} kept={len(self._unfinished)}", stop)

@@ -115,7 +115,7 @@ class Deliverer(wakeups.JobBody):
         try:
             self._deliver(stop, lambda: wakeups.wait_nudge(self._redis, self._queue, self._linger))
             self._counter.flush()
-            wakeups.settle(self._redis, self._queue, self._more_due)
+            wakeups.finish(self._redis, self._queue, self._more_due)
         except LedgerUnavailable as error:
             self._take_pause(error, stop)
             if self._unsettled or self._withdrawn or self._senders:

@@ -2,10 +2,10 @@
 
 A wake-up is an RQ job that carries nothing, so a lost one is only lateness: the clock finds the work and wakes again.
 At most one is outstanding for a queue, because it is enqueued only while the queue's flag is down. The flag goes up
-with the enqueueing, in one script, and the job's body lowers it at its end and then polls once more (`settle`): work
+with the enqueueing, in one script, and the job's body lowers it at its end and then polls once more (`finish`): work
 that was written before the flag went down is seen by that poll, and work written after it finds the flag down.
 
-    body      what the jobs of a queue do, as the worker sees it
+    body       what the jobs of a queue do, as the worker sees it
     job        what a wake-up is in RQ's terms, and why nothing else runs
     flags      flags, wake-ups and nudges: the producers' side
     rq_worker  the consumer: one queue, one process
@@ -20,10 +20,10 @@ from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import Swept, clear_dead, sweep
 from receiver.wakeups.flags import (
     FLAG_TTL,
+    finish,
     flag_key,
     lower_flag,
     nudge_key,
-    settle,
     wait_nudge,
     wake,
     wake_command,
@@ -47,11 +47,11 @@ __all__ = [
     "Swept",
     "clear_dead",
     "deliver_queue",
+    "finish",
     "flag_key",
     "lower_flag",
     "nudge_key",
     "run_worker",
-    "settle",
     "sweep",
     "wait_nudge",
     "wake",

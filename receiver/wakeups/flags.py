@@ -94,12 +94,12 @@ def wake_sinks(client: redis.Redis, sinks: Iterable[str]) -> int:
 
 
 def lower_flag(client: redis.Redis, queue: str) -> None:
-    """Lower the flag, so that new work enqueues a new wake-up. Poll for work once more after this: see `settle`."""
+    """Lower the flag, so that new work enqueues a new wake-up. Poll for work once more after this: see `finish`."""
     client.delete(flag_key(queue))
 
 
-def settle(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
-    """End a job's body: lower the flag, poll for work once more, wake again if there is some.
+def finish(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
+    """Finish a job: lower the flag, poll for work once more, wake again if there is some.
 
     `more` must see all work that was committed before it is called. True if it found some. Raises redis.RedisError.
     """

@@ -46,7 +46,7 @@ _MAX_WAIT = 2.0  # seconds between two tries to reach a Redis that is away (stoc
 
 class Stop:
     """What a job's body asks between two batches: must it end? True when the worker was asked to stop, or when this
-    job's turn is over. The body then hands back what it holds, settles the flag and returns.
+    job's turn is over. The body then hands back what it holds, lowers the flag and returns.
 
     `turn`: seconds that one job's turn takes.
     """

@@ -47,7 +47,7 @@ class StandIn(wakeups.JobBody):
                 self.client.lpop(f"orders:{self.queue}")
             elif not wakeups.wait_nudge(self.client, self.queue, min(0.3, stop_left(stop))):
                 break
-        wakeups.settle(self.client, self.queue, lambda: bool(self.client.llen(f"orders:{self.queue}")))
+        wakeups.finish(self.client, self.queue, lambda: bool(self.client.llen(f"orders:{self.queue}")))
 
     def obey(self, order: dict[str, Any], stop: Callable[[], bool]) -> None:
         first = self.client.incr(f"tries:{order['id']}") == 1

@@ -59,13 +59,13 @@ async def test_a_wake_up_travels_in_a_transaction_of_an_async_client(redis_url: 
 
 def test_settle_wakes_again_when_work_came_before_the_flag_went_down(client: redis.Redis) -> None:
     client.set(flag_key(QUEUE), 1)
-    assert wakeups.settle(client, QUEUE, lambda: True)
+    assert wakeups.finish(client, QUEUE, lambda: True)
     assert queued(client) == 1
 
 
 def test_settle_leaves_the_flag_down_when_there_is_nothing(client: redis.Redis) -> None:
     client.set(flag_key(QUEUE), 1)
-    assert not wakeups.settle(client, QUEUE, lambda: False)
+    assert not wakeups.finish(client, QUEUE, lambda: False)
     assert client.exists(flag_key(QUEUE)) == 0
 
 
@@ -88,7 +88,7 @@ def test_work_that_comes_while_a_job_ends_is_done(redis_url: str, client: redis.
         taken.append(int(client.getset("work", 0) or 0))
         if moment == "before the flag goes down" and len(taken) == 1:
             one_more()
-        wakeups.settle(client, QUEUE, poll)
+        wakeups.finish(client, QUEUE, poll)
         if len(taken) == 2:
             stop.ask()
 
@@ -112,7 +112,7 @@ def test_no_wake_up_is_lost_between_a_busy_producer_and_a_worker(redis_url: str,
     def body(stop: Stop) -> None:
         nonlocal taken
         taken += int(client.getset("work", 0) or 0)
-        wakeups.settle(client, QUEUE, lambda: int(client.get("work") or 0) > 0)
+        wakeups.finish(client, QUEUE, lambda: int(client.get("work") or 0) > 0)
         if taken == pieces:
             stop.ask()
 

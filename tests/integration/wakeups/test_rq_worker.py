@@ -41,7 +41,7 @@ def test_a_job_leaves_no_trace(redis_url: str, client: redis.Redis) -> None:
     def body(stop: Stop) -> None:
         assert client.zcard(f"rq:wip:{QUEUE}") == 1
         assert client.llen(LANE) == 0
-        wakeups.settle(client, QUEUE, lambda: False)
+        wakeups.finish(client, QUEUE, lambda: False)
         stop.ask()
 
     wakeups.wake(client, QUEUE)
