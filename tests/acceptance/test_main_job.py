@@ -155,7 +155,7 @@ def test_every_kind_of_run_arrives_everywhere_it_should(system: System, postgres
     events = system.events()
     assert {event for event in names if events[event]["disposition"] == "interim"} == interim
     assert not [each for each in found if each["event_id"] in interim]
-    # And failures, only they, are told in Slack
+    # And failures, only they, are reported in Slack
     bad = {event: run for event, run in runs.items() if run.outcome in BAD}
     messages = system.slack.messages[slack_before:]
     assert len(messages) == len(bad)
@@ -173,8 +173,8 @@ def test_every_kind_of_run_arrives_everywhere_it_should(system: System, postgres
     expected = 3 * len(final) + len(bad) + len(posts)
     assert len(found) == expected
     assert all(each["receipt"]["id"] for each in found)
-    told = {each["id"]: each for each in system.json("deliveries", "-n", "1000")}
-    assert all(told[each["id"]]["receipt"] == each["receipt"] for each in found)
+    listed = {each["id"]: each for each in system.json("deliveries", "-n", "1000")}
+    assert all(listed[each["id"]]["receipt"] == each["receipt"] for each in found)
 
 
 def test_a_repeat_changes_nothing_and_a_series_ends_in_its_last(system: System, postgres: PostgresProcess) -> None:
@@ -207,15 +207,15 @@ def test_a_sink_that_is_away_gets_it_when_it_is_back(system: System) -> None:
     system.trigger("failed", "--run-id", "tsk_patient_too")
     # Then each arrives at last, under one key, and the other sinks did not wait
     (billed,) = system.delivered(run_id="tsk_patient", sink="billing", count=1)
-    (told,) = system.delivered(run_id="tsk_patient_too", sink="ops", count=1)
+    (message,) = system.delivered(run_id="tsk_patient_too", sink="ops", count=1)
     requests = system.billing.requests[before:]
     assert {each.headers["webhook-id"] for each in requests} == {delivery_id(good["event_id"], "billing")}
     assert len(requests) == billed["attempts"] == 4
-    assert told["attempts"] == 2
+    assert message["attempts"] == 2
     tries = system.json("attempts", billed["id"])
     assert [each["outcome"] for each in tries] == ["unavailable"] * 3 + ["accepted"]
     assert tries[2]["retry_after"] == 1.0
-    assert told["id"] in {each["delivery_id"] for each in system.json("attempts", "tsk_patient_too")}
+    assert message["id"] in {each["delivery_id"] for each in system.json("attempts", "tsk_patient_too")}
     archived = system.delivered(run_id="tsk_patient", sink="archive", count=1)
     assert archived[0]["updated_at"] < billed["updated_at"]
 

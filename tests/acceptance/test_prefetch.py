@@ -64,7 +64,7 @@ def test_what_a_killed_worker_had_prefetched_was_an_attempt_only_if_it_had_start
         assert {rows[each]["state"] for each in claims} == {"queued"}
         assert tried.keys() == claims.keys() - untried
         assert all(reason.endswith("ended while sending: it may have arrived") for reason in tried.values())
-        # And in the end each request that came is told by an attempt
+        # And in the end each request that came has an attempt
         consumer.script.clear()
         it.run("worker")
         it.all_delivered(COUNT)

@@ -1,4 +1,4 @@
-"""While Redis is away no bell rings: the workers look into the ledger by themselves."""
+"""While Redis is away no wake-up is sent: the workers poll the ledger by themselves."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_is_due_is_delivered_while_redis_hangs(
         log = it.log_of("worker")
         assert "deliver:hook: Redis can't be used now (TimeoutError); trying again" in log
         assert "failed" not in log
-        # And when it goes on, bells ring again
+        # And when it goes on, wake-ups are sent again
         server.resume()
         eventually(lambda: it.log_of("worker").count("Redis is back") == 3)
         record(it.ledger, new_event("tsk_20", "hook"))

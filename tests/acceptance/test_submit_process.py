@@ -102,8 +102,8 @@ def test_a_receiver_stopped_before_a_slow_skyvern_answers_a_submit_tells_of_the_
     submitting_to: Start, scripted_server: ScriptedServer
 ) -> None:
     # Given a Skyvern that takes longer to answer than a stop waits for callers, and less than it waits for submits
-    told = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued", "created_at": "", "modified_at": ""}
-    answer = Reply(200, json.dumps(told).encode(), {"content-type": "application/json"})
+    run = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued", "created_at": "", "modified_at": ""}
+    answer = Reply(200, json.dumps(run).encode(), {"content-type": "application/json"})
     late = threading.Event()
     scripted_server.script = [replace(answer, until=late)]
     scripted_server.default = answer
@@ -121,7 +121,7 @@ def test_a_receiver_stopped_before_a_slow_skyvern_answers_a_submit_tells_of_the_
     it.start()
     again = client.post("/v1/run/tasks", json={"prompt": "p"})
 
-    # Then the caller, who was told of trouble and asks again without an Idempotency-Key, hears of that run
+    # Then the caller, who was answered 502 and asks again without an Idempotency-Key, hears of that run
     assert (again.status_code, again.json()["run_id"]) == (200, "tsk_1")
     assert [call.method for call in scripted_server.calls] == ["POST", "GET"]
 

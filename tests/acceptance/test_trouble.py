@@ -88,7 +88,7 @@ def test_a_postgresql_that_is_killed_and_one_that_hangs_pause_the_work_and_nothi
         eventually(lambda: it.states().get("delivered", 0) > delivered)
         print(f"{watch.seconds:.2f} seconds from the return of PostgreSQL to the next delivery")
         watch.at_most(20)
-    # Then every sender got its 202 at once, the trouble was told once by each process, and nothing is lost
+    # Then every sender got its 202 at once, each process logged the trouble once, and nothing is lost
     assert (load.statuses, load.lost) == ([], 0)
     assert load.slowest < 1.5 + 10 * calm
     assert 1 <= len(while_away) <= 2, paused_lines(it)

@@ -31,7 +31,7 @@ EACH = 12
 
 
 class Work(Deployment):
-    """A deployment in which much comes due at one moment: retries, lapsed claims, looks at runs that nobody told of."""
+    """A deployment in which much comes due at one moment: retries, lapsed claims, polls of runs without a webhook."""
 
     consumer: ScriptedServer
     skyvern: SkyvernSimulator

@@ -117,7 +117,7 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan(start: Callable[..., Worker])
     eventually(lambda: not any(alive(pid) for pid in pids))
 
 
-def test_sigterm_lets_the_job_in_hand_end_and_exits_0(start: Callable[..., Worker]) -> None:
+def test_sigterm_lets_the_running_job_end_and_exits_0(start: Callable[..., Worker]) -> None:
     worker = start()
     pids = [worker.pid(queue) for queue in QUEUES]
     worker.order("deliver:ops", "short", hold=1)

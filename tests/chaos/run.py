@@ -128,15 +128,15 @@ class _Conductor:
 
     def _wait(self, until: float) -> None:
         while True:
-            self._look()
+            self._supervise()
             if (left := until - time.monotonic()) <= 0:
                 return
             time.sleep(min(left, 0.02))
 
     def _until(self, condition: Callable[[], Any], seconds: float, what: str) -> None:
-        eventually(lambda: (self._look(), condition())[1], seconds, what=lambda: f"{what}\n{self.system.tail()}")
+        eventually(lambda: (self._supervise(), condition())[1], seconds, what=lambda: f"{what}\n{self.system.tail()}")
 
-    def _look(self) -> None:
+    def _supervise(self) -> None:
         """What goes on besides the plan's next step: parts come back, and are seen to be back."""
         now = time.monotonic()
         for due in [each for each in self._returns if each[0] <= now]:
@@ -147,7 +147,7 @@ class _Conductor:
             if is_back():
                 self._awaited.remove(each)
                 self.faults.append(Fault(str(step), at, time.time(), doubles))
-        self.system.look()
+        self.system.supervise()
 
     def _do(self, step: Step, load: Program) -> None:
         if step.action in ("kill", "hang", "flush", "quiet") and not step.amid:
@@ -181,7 +181,7 @@ class _Conductor:
         rate, deadline = self._rates[-1][1], time.monotonic() + seconds
         self._set_rate(load, 0)
         while not (there := condition()) and time.monotonic() < deadline:
-            self._look()
+            self._supervise()
             time.sleep(0.01)
         self._set_rate(load, rate)
         return there
@@ -242,7 +242,7 @@ class _Conductor:
         began = moved = time.monotonic()
         last = -1
         while time.monotonic() - began < PATIENCE and time.monotonic() - moved < STALLED:
-            self._look()
+            self._supervise()
             quiet, number = self.system.quiet()
             if quiet:
                 return

@@ -117,7 +117,7 @@ class Program:
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
-    def look(self) -> None:
+    def supervise(self) -> None:
         """Start it again if it has ended by itself a moment ago."""
         if not self.wanted or self.running:
             return
@@ -225,12 +225,12 @@ class System:
 
     def until(self, condition: Callable[[], Any], seconds: float, what: str) -> float:
         """Wait for a condition, parts being restarted meanwhile; how long it took. Fails after `seconds`."""
-        return seconds_until(lambda: (self.look(), condition())[1], seconds, what=lambda: f"{what}\n{self.tail()}")
+        return seconds_until(lambda: (self.supervise(), condition())[1], seconds, what=lambda: f"{what}\n{self.tail()}")
 
-    def look(self) -> None:
+    def supervise(self) -> None:
         """Be the process manager for a moment."""
         for program in self.programs.values():
-            program.look()
+            program.supervise()
 
     def serves(self, child: int) -> str:
         """The sink that this process of the worker serves, by its sign of life; "" when it has none yet."""

@@ -189,9 +189,9 @@ def doubles_explained(found: Evidence) -> Iterator[str]:
 def arrivals_told(found: Evidence) -> Iterator[str]:
     """Each request that came is an attempt in the ledger: what may have been sent is not taken for unsent."""
     for (sink, key), count in Counter((each.sink, each.key) for each in found.arrivals).items():
-        told = found.attempts.get(key, Counter()).total()
-        if count > told:
-            yield f"{sink}: {key} came {count} times, and the ledger tells of {told} attempts"
+        recorded = found.attempts.get(key, Counter()).total()
+        if count > recorded:
+            yield f"{sink}: {key} came {count} times, and the ledger has {recorded} attempts"
 
 
 def work_goes_on(found: Evidence) -> Iterator[str]:
@@ -230,7 +230,7 @@ def plan_done(found: Evidence) -> Iterator[str]:
 
 
 def no_tracebacks(found: Evidence) -> Iterator[str]:
-    """Trouble that was foreseen is told in a line."""
+    """Trouble that was foreseen is logged in a line."""
     yield from (f"a traceback in the log of {text}" for text in found.tracebacks)
 
 

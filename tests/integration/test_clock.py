@@ -1,4 +1,4 @@
-"""The clock rings the bells that Redis lost, and repairs what killed workers left."""
+"""The clock sends the wake-ups that Redis lost, and repairs what killed workers left."""
 
 from __future__ import annotations
 

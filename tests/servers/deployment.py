@@ -34,7 +34,7 @@ class Deployment(ReceiverProcess):
         self.more: dict[str, str] = {}
         """Further environment variables."""
         self.ledger = Ledger(database_url)
-        """To look into, without the half second that a command takes."""
+        """For queries, without the half second that a command takes."""
 
     @property
     def environment(self) -> dict[str, str]:

@@ -153,7 +153,7 @@ class System:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """To look into, without the half second that a command takes."""
+        """For queries, without the half second that a command takes."""
         return Ledger(self.environ.get("DATABASE_URL") or f"sqlite:///{self.directory / 'var' / 'ledger.db'}")
 
     def post(self, body: bytes) -> tuple[int, dict[str, Any]]:
