@@ -150,7 +150,7 @@ class Dispatcher(wakeups.JobBody):
             body, data = self._redactor.apply(event.body, run.data)
             run = run.redacted(data)
             readable = bool(run.run_id) and not run.problem
-            return ParsedEvent(event, run, body, deduplication.of(event.id, run, 0) if readable else None)
+            return ParsedEvent(event, run, body, deduplication.facts_of(event.id, run, 0) if readable else None)
         except Exception as error:
             log.exception("dispatch.unreadable event=%s", event.id)
             return self._marked(event, f"could not be read: {type(error).__name__}")

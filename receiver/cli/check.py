@@ -249,7 +249,7 @@ def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> d
     run = replace(run, data=kept)
     event = event_id(source, body)
     disposition = (
-        "unreadable" if run.problem else deduplication.classify(deduplication.of(event, run, 1), []).disposition
+        "unreadable" if run.problem else deduplication.classify(deduplication.facts_of(event, run, 1), []).disposition
     )
     verdict = Verdict([], [])
     if not run.problem:

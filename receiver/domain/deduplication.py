@@ -62,7 +62,7 @@ class Classification:
     repeat_of: str | None = None
 
 
-def of(event_id: str, run: Run, seq: int) -> Facts:
+def facts_of(event_id: str, run: Run, seq: int) -> Facts:
     """Return the facts of event `event_id` with body `run`, the `seq`th of its run to be recorded."""
     return Facts(
         event_id=event_id,

@@ -50,7 +50,13 @@ def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "new", 
     run = parse(body)
     made = [sink if isinstance(sink, NewDelivery) else NewDelivery(sink, "everything") for sink in sinks]
     return NewEvent(
-        event, run, body, deduplication.of(event.id, run, 0), disposition=disposition, newest=True, deliveries=made
+        event,
+        run,
+        body,
+        deduplication.facts_of(event.id, run, 0),
+        disposition=disposition,
+        newest=True,
+        deliveries=made,
     )
 
 

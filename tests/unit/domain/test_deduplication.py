@@ -286,7 +286,7 @@ def test_what_an_event_is(events: list[Facts], expected: str) -> None:
 def classify_bodies(*bodies: bytes) -> list[str]:
     return [
         verdict.disposition
-        for verdict in record([deduplication.of("", parse(body), 0) for body in bodies])
+        for verdict in record([deduplication.facts_of("", parse(body), 0) for body in bodies])
     ]  # fmt: skip
 
 
