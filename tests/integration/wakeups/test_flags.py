@@ -57,13 +57,13 @@ async def test_a_wake_up_travels_in_a_transaction_of_an_async_client(redis_url: 
     assert client.llen("rq:queue:dispatch") == 1
 
 
-def test_settle_wakes_again_when_work_came_before_the_flag_went_down(client: redis.Redis) -> None:
+def test_finish_wakes_again_when_work_came_before_the_flag_went_down(client: redis.Redis) -> None:
     client.set(flag_key(QUEUE), 1)
     assert wakeups.finish(client, QUEUE, lambda: True)
     assert queued(client) == 1
 
 
-def test_settle_leaves_the_flag_down_when_there_is_nothing(client: redis.Redis) -> None:
+def test_finish_leaves_the_flag_down_when_there_is_nothing(client: redis.Redis) -> None:
     client.set(flag_key(QUEUE), 1)
     assert not wakeups.finish(client, QUEUE, lambda: False)
     assert client.exists(flag_key(QUEUE)) == 0
