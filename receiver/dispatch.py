@@ -213,8 +213,8 @@ class Dispatcher(wakeups.JobBody):
         failed = [each for each in verdict.explanations if each.error]
         newest = found.disposition in ("new", "interim")
         deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
-        if submission and submission.callback_url and newest:  # as Skyvern would: one for each attempt's end too
-            lane = callback.lane_of(submission.callback_url)
+        if submission and submission.webhook_url and newest:  # as Skyvern would: one for each attempt's end too
+            lane = callback.lane_of(submission.webhook_url)
             deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
         return NewEvent(
             *parsed,

@@ -73,7 +73,7 @@ class CallbackSink(Sink[CallbackOptions]):
             submission, owner, target = self._ledger.read(lambda connection: _destination(connection, delivery))
         except LedgerUnavailable:
             raise Unavailable("the ledger is unavailable, so the caller's webhook URL is not known") from None
-        wanted = target or (submission.callback_url if submission else "")
+        wanted = target or (submission.webhook_url if submission else "")
         if submission is None or not wanted or owner is None:
             raise Refused("no webhook was requested for this run")
         key = self._key(owner.id, owner.hash)
@@ -81,7 +81,7 @@ class CallbackSink(Sink[CallbackOptions]):
             url, authorization = split_userinfo(wanted.strip())
         except ValueError:
             raise Refused("the caller's webhook URL is invalid") from None
-        body = _with_url(delivery, submission, "" if target else submission.callback_url)
+        body = _with_url(delivery, submission, "" if target else submission.webhook_url)
         now = time.time()
         headers = signed_headers(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
         if authorization:

@@ -188,7 +188,7 @@ submissions = Table(
     Column("run_type", Text, nullable=False, server_default=""),
     Column("title", Text),
     Column("labels", Text, nullable=False, server_default="{}"),  # JSON
-    Column("callback_url", Text, nullable=False, server_default=""),  # the caller's own webhook
+    Column("callback_url", Text, nullable=False, server_default=""),  # the caller's; elsewhere: webhook_url
     Column("idempotency_key", Text),
     Column("request_hash", Text, nullable=False),  # the request itself may hold secrets and is not kept
     Column("answer_status", Integer),

@@ -111,7 +111,7 @@ class Results:
         reply = await self._from_skyvern(source, key, run_id, known=status is not None and status.final)
         if submission is None or reply.status != 200:
             return reply
-        webhook = {WEBHOOK_HEADER: quote(submission.callback_url, safe=_UNQUOTED)} if visible else {}
+        webhook = {WEBHOOK_HEADER: quote(submission.webhook_url, safe=_UNQUOTED)} if visible else {}
         return reply.for_submission(submission.id).with_headers(**webhook)
 
     async def wait(self, key: RunKey, seconds: float) -> RunStatus | None:

@@ -65,10 +65,10 @@ class WebhookRetrier:
         if submission is None:
             return None
         given = source.webhook_url(_url_in(body))
-        url = given or submission.callback_url
+        url = given or submission.webhook_url
         if not url:
             raise Refusal(error(400, "No webhook URL configured for the run."))
-        if given == submission.callback_url:
+        if given == submission.webhook_url:
             given = ""
         deadline = time.monotonic() + WAIT
         result = await self._final_result(source, key, run_id, deadline)
@@ -84,7 +84,7 @@ class WebhookRetrier:
         # A reason names the host, which not every key may see.
         if problem and not (visible or given):
             problem = problem.replace(urlsplit(url).hostname or url, "the caller's server")
-        default = submission.callback_url if visible else ""
+        default = submission.webhook_url if visible else ""
         answered = _ANSWERED.search((attempt.note or attempt.reason) if attempt else "")
         payload = await self._mask.apply(source, None if given else key, result.body)
         members = {

@@ -237,7 +237,7 @@ class Submitter:
             run = answer.json() if isinstance(answer, Answered) and answer.ok else None
             body = short_answer(submission.call, submission.run_id, run)
             if body is None:
-                ours, theirs = source.callback_url(submission.id), submission.callback_url or None
+                ours, theirs = source.callback_url(submission.id), submission.webhook_url or None
                 replacing = {json.dumps(ours).encode(): json.dumps(theirs).encode()} if ours else {}
                 return relay(answer, source.secrets, replacing=replacing).for_submission(submission.id)
         return _json_reply(200, body).for_submission(submission.id)

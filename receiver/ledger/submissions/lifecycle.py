@@ -39,13 +39,13 @@ class NewSubmission:
     request_hash: str
     title: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    callback_url: str = ""
+    webhook_url: str = ""  # the caller's
     idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One row. `answer`: the caller's, after redaction. `due_at`: when to poll next; None is never."""
+    """One row. `webhook_url`, `answer`: the caller's; the answer after redaction. `due_at`: of the next poll, or None."""
 
     id: str
     source: str
@@ -56,7 +56,7 @@ class Submission:
     run_type: str
     title: str | None
     labels: Mapping[str, str]
-    callback_url: str = field(repr=False)
+    webhook_url: str = field(repr=False)
     idempotency_key: str | None = field(repr=False)
     request_hash: str
     answer_status: int | None
@@ -86,6 +86,7 @@ class SubmitOutcome:
 def from_row(row: sa.Row[tuple[object, ...]]) -> Submission:
     """Return the submission of a whole row of the table."""
     fields = dict(row._mapping)
+    fields["webhook_url"] = fields.pop("callback_url")
     fields["state"] = SubmissionState(fields["state"])
     fields["labels"] = json.loads(fields["labels"])
     fields["answer"] = None if fields["answer"] is None else bytes(fields["answer"])
@@ -130,7 +131,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "state": SubmissionState.PENDING,
         "title": new.title,
         "labels": json.dumps(dict(new.labels)),
-        "callback_url": new.callback_url,
+        "callback_url": new.webhook_url,
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
         "due_at": now + PENDING_POLL,

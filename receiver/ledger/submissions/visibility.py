@@ -28,7 +28,7 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
     key = api_keys.one(connection, submission.key_id)
     if key and RESUBMIT in key.scopes and (first := submission.labels.get(CHAIN)):
         origin = lifecycle.of_run(connection, submission.source, first)
-        if origin and origin.callback_url == submission.callback_url:
+        if origin and origin.webhook_url == submission.webhook_url:
             return api_keys.one(connection, origin.key_id)
     return key
 

@@ -82,7 +82,7 @@ def prepare(
         request_hash=_hash(endpoint.name, label_header, steps, body, *location),
         title=parse(json.dumps({"title": title}).encode()).title if isinstance(title, str) else None,
         labels=found,
-        callback_url=wanted,
+        webhook_url=wanted,
         idempotency_key=idempotency_key,
     )
     return Prepared(new, path, query, edit_members(body, changes), headers, replacing, fields)

@@ -24,7 +24,7 @@ class Source:
     allowed: AllowedAddresses = field(default_factory=AllowedAddresses)
 
     def callback_url(self, submission_id: str) -> str:
-        """Return the callback URL of a submission, or "" without a public URL."""
+        """Return our own URL, which Skyvern calls for a submission; "" without a public URL."""
         return f"{self.callback_base}/{submission_id}" if self.callback_base else ""
 
     def webhook_url(self, given: str) -> str:

@@ -58,7 +58,7 @@ def runhook(book: Ledger) -> Runhook:
 
 
 def submit(book: Ledger, name: str, move: SubmissionMove | None, age: float, **labels: str) -> None:
-    new = NewSubmission(f"sub_{name * 32}", "skyvern", "k1", "tasks", name, labels=labels, callback_url="http://u:p@h/")
+    new = NewSubmission(f"sub_{name * 32}", "skyvern", "k1", "tasks", name, labels=labels, webhook_url="http://u:p@h/")
     now = time.time()
     book.write(lambda connection: lifecycle.begin(connection, new, now - age))
     if move is not None:

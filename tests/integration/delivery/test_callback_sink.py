@@ -62,10 +62,10 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
     ledger.write(lambda c: api_keys.create(c, key))
 
     def make(
-        run_id: str, callback_url: str, key_id: str = "a1", labels: dict[str, str] | None = None, **fields: Any
+        run_id: str, webhook_url: str, key_id: str = "a1", labels: dict[str, str] | None = None, **fields: Any
     ) -> bytes:
         submission = lifecycle.NewSubmission(
-            f"sub_{run_id}", "skyvern", key_id, "tasks", run_id, None, labels or {}, callback_url
+            f"sub_{run_id}", "skyvern", key_id, "tasks", run_id, None, labels or {}, webhook_url
         )
         ledger.write(lambda c: lifecycle.begin(c, submission, time.time()))
         content = body(run_id, **fields)

@@ -62,7 +62,7 @@ def stands(ledger: Ledger, name: str) -> tuple[SubmissionState, str, float | Non
 def test_a_webhook_that_comes_before_the_answer_binds_its_submission_by_the_token(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
-    submit("sub_1", labels={"team": "billing"}, callback_url=CALLER)
+    submit("sub_1", labels={"team": "billing"}, webhook_url=CALLER)
 
     woken = dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
 
@@ -90,7 +90,7 @@ def test_a_run_that_is_known_by_the_answer_needs_no_token(
 def test_a_token_that_contradicts_what_is_known_binds_nothing(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], token: str
 ) -> None:
-    submit("sub_1", "tsk_1", labels={"team": "billing"}, callback_url=CALLER)
+    submit("sub_1", "tsk_1", labels={"team": "billing"}, webhook_url=CALLER)
 
     dispatcher.dispatch([event(body("tsk_2"), submission_id=token)])
 
@@ -101,7 +101,7 @@ def test_a_token_that_contradicts_what_is_known_binds_nothing(
 def test_a_token_of_another_source_binds_nothing(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
-    submit("sub_1", source="other", callback_url=CALLER)
+    submit("sub_1", source="other", webhook_url=CALLER)
 
     dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
 
@@ -112,7 +112,7 @@ def test_a_token_of_another_source_binds_nothing(
 def test_the_caller_hears_of_each_attempt_and_of_no_repeat(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
-    submit("sub_1", "wr_1", callback_url=CALLER)
+    submit("sub_1", "wr_1", webhook_url=CALLER)
 
     first = event(body("wr_1", "failed", attempt=1, retry_pending=True))
     dispatcher.dispatch([first])

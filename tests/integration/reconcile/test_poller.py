@@ -447,7 +447,7 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
 ) -> None:
     it, sim = rig(skyvern_simulator, budget="1000/s"), skyvern_simulator
-    it.begin(callback_url="https://app.example/h")
+    it.begin(webhook_url="https://app.example/h")
     it.lost()
     run_id = sim.submit("p [lose]", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
     sim.wait_final(run_id)
