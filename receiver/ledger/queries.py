@@ -108,12 +108,6 @@ def list_events(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any
     return [dict(row._mapping) for row in connection.execute(query)]
 
 
-def event_body(connection: sa.Connection, event_id: str) -> bytes | None:
-    """Return the event's body as the ledger keeps it (redacted), or None."""
-    body = connection.execute(sa.select(events.c.body).where(events.c.id == event_id)).scalar()
-    return None if body is None else bytes(body)
-
-
 def matching_deliveries(wanted: Filter) -> sa.Select[Any]:
     """Return the query for deliveries, without order or limit, joined with their events."""
     query = sa.select(

@@ -20,6 +20,7 @@ from receiver.ledger.events import NewEvent
 from receiver.routing.router import Router
 from receiver.wakeups import deliver_queue, flag_key
 from tests.support.events import body, count_parses, event
+from tests.support.ledger import event_body
 
 ROUTES = [
     RouteConfig(name="everything", to=["results", "archive"]),
@@ -173,7 +174,7 @@ def test_one_bad_body_is_kept_and_stops_none_of_its_neighbours(
 
     kept = deliveries(ledger)
     assert kept["before"] == kept["after"] == ["archive", "results"]
-    assert ledger.read(lambda connection: queries.event_body(connection, event(bad).id)) == bad
+    assert event_body(ledger, event(bad).id) == bad
 
 
 def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_marked(
@@ -202,7 +203,7 @@ def test_what_is_redacted_never_reaches_the_ledger(dispatcher: Dispatcher, ledge
 
     dispatcher.dispatch([event(content)])
 
-    stored = ledger.read(lambda connection: queries.event_body(connection, event(content).id))
+    stored = event_body(ledger, event(content).id)
     assert stored is not None
     assert b"hunter2" not in stored
     assert json.loads(stored)["output"]["n"] == 1

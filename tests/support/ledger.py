@@ -20,6 +20,7 @@ from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.schema import events as tables
 
 NOW = 1_700_000_000.0
 
@@ -93,3 +94,10 @@ def settle(
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:
     rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000, **wanted)))  # type: ignore[arg-type]
     return {f"{row['run_id']}:{row['sink']}": row["state"] for row in rows}
+
+
+def event_body(ledger: Ledger, event_id: str) -> bytes | None:
+    """The body of an event as the ledger keeps it."""
+    return ledger.read(
+        lambda connection: connection.execute(sa.select(tables.c.body).where(tables.c.id == event_id)).scalar()
+    )

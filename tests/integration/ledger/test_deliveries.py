@@ -21,7 +21,7 @@ from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import metadata
-from tests.support.ledger import NOW, claim, new_event, record, settle, states
+from tests.support.ledger import NOW, claim, event_body, new_event, record, settle, states
 
 # --- Tables
 
@@ -147,7 +147,7 @@ def test_bodies_that_no_text_column_takes_are_kept_byte_for_byte(ledger: Ledger)
     for body in (b"\x00\xff\xfe", b'{"run_id":"a","status":"completed","output":"\\u0000\\ud800"}', b"9" * 5000):
         event = Event(event_id("skyvern", body), "skyvern", body, NOW)
         record(ledger, NewEvent(event, parse(body), body, None, disposition="unreadable"))
-        assert ledger.read(lambda connection: queries.event_body(connection, event.id)) == body  # noqa: B023
+        assert event_body(ledger, event.id) == body
 
 
 def test_a_value_that_the_database_refuses_is_told_from_a_ledger_that_is_away(ledger: Ledger) -> None:
