@@ -52,9 +52,9 @@ log = logging.getLogger("runhook.deliver")
 
 
 class ClaimedBatch(NamedTuple):
-    """What one transaction has claimed. `number`: of the claim."""
+    """What one transaction has claimed."""
 
-    number: int
+    claim_number: int
     claimed: list[Claimed]
     receipts: dict[str, Receipts]
     # Of what was due; it is dead now.
@@ -217,13 +217,13 @@ class Deliverer(wakeups.JobBody):
         return batch if batch.claimed or batch.poisoned else None
 
     def _claim_in(self, connection: Connection, limit: int, ahead: int, now: float) -> ClaimedBatch:
-        number = next(self._numbers)  # of this try: see claims.py on orphans
+        claim_number = next(self._numbers)  # of this try: see claims.py on orphans
         claimed = claims.claim(
             connection,
             self._sink.name,
             limit,
             self._owner,
-            number,
+            claim_number,
             now,
             CLAIM,
             concurrency=None if self._many else self._concurrency,
@@ -232,13 +232,13 @@ class Deliverer(wakeups.JobBody):
         )
         poisoned = attempts.poisoned(connection, claimed, self._budget)
         if poisoned:
-            attempts.give_up(connection, self._owner, number, [each.id for each in poisoned], POISONED, now)
+            attempts.give_up(connection, self._owner, claim_number, [each.id for each in poisoned], POISONED, now)
             lanes.end_probes(connection, sorted({each.lane for each in poisoned if each.probe}), now)
             claimed = [each for each in claimed if each not in poisoned]
         receipts: dict[str, Receipts] = {
             each.id: attempts.receipts(connection, each.event_id, each.after) for each in claimed if each.after
         }
-        return ClaimedBatch(number, claimed, receipts, poisoned)
+        return ClaimedBatch(claim_number, claimed, receipts, poisoned)
 
     def _allowed(self, wanted: int) -> int:
         """Return how many of `wanted` the sink's rate allows now."""
@@ -260,7 +260,7 @@ class Deliverer(wakeups.JobBody):
         """Start what was claimed with a slot, and queue what was prefetched."""
         units = [batch.claimed] if self._many and batch.claimed else [[each] for each in batch.claimed]
         for unit in units:
-            task = SendTask(batch.number, unit, batch.receipts)
+            task = SendTask(batch.claim_number, unit, batch.receipts)
             if unit[0].prefetched:
                 self._senders.enqueue(task)
             else:
@@ -272,7 +272,7 @@ class Deliverer(wakeups.JobBody):
         now = time.monotonic()
         if self._senders and now - self._renewed > RENEW:
             self._renewed = now
-            numbers = self._senders.numbers()
+            numbers = self._senders.claim_numbers()
             self._ledger.write(lambda connection: claims.renew(connection, self._owner, numbers, time.time() + CLAIM))
 
     def _settle(self, *, closing: bool) -> None:
@@ -285,7 +285,8 @@ class Deliverer(wakeups.JobBody):
 
         def work(connection: Connection) -> tuple[set[str], Results]:
             if self._orphans:
-                known = self._senders.numbers() | {task.number for task in (*self._unsettled, *self._withdrawn)}
+                known = self._senders.claim_numbers()
+                known |= {task.claim_number for task in (*self._unsettled, *self._withdrawn)}
                 claims.release_orphans(connection, self._owner, known, now)
             found = self._settlement.record(connection, self._unsettled, now)
             if self._prefetch:

@@ -61,7 +61,7 @@ def outcome_of(
     ) -> AttemptResult:
         return AttemptResult(
             id=claimed.id,
-            number=claimed.number,
+            attempt_number=claimed.attempt_number,
             move=move,
             outcome=outcome,
             reason="" if isinstance(answer, Receipt) else reason(answer),

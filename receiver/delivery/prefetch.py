@@ -55,10 +55,12 @@ class Prefetch:
 
     def record(self, connection: Connection, settled: Sequence[SendTask], now: float) -> None:
         """Hand back what was withdrawn, and give what has started the slots that `settled` frees: one transaction."""
-        claims.hand_back(connection, self._owner, {task.claimed[0].id: task.number for task in self.withdrawn}, now)
+        claims.hand_back(
+            connection, self._owner, {task.claimed[0].id: task.claim_number for task in self.withdrawn}, now
+        )
         ended = set(settled)
         started = {
-            task.next_task.claimed[0].id: task.next_task.number
+            task.next_task.claimed[0].id: task.next_task.claim_number
             for task in settled
             if task.next_task is not None and task.next_task not in ended
         }

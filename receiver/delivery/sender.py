@@ -26,9 +26,9 @@ Receipts = Mapping[str, dict[str, object] | None]
 
 @dataclass(slots=True, eq=False)
 class SendTask:
-    """What one thread sends at a time: one delivery, or a batch. `number`: of its claim."""
+    """What one thread sends at a time: one delivery, or a batch of one claim."""
 
-    number: int
+    claim_number: int
     claimed: Sequence[Claimed]
     receipts: dict[str, Receipts]
     started: float = 0.0  # monotonic; 0.0 while it is queued
@@ -100,14 +100,14 @@ class SenderPool:
         """So many sends have hung that the process should be replaced by a fresh one."""
         return self._threads.abandoned > 4 * self.slots
 
-    def numbers(self) -> set[int]:
+    def claim_numbers(self) -> set[int]:
         """Return the claim numbers of all that has not been collected."""
         with self._handover:
-            numbers = {task.number for task in self._queued}
+            numbers = {task.claim_number for task in self._queued}
             for first in self._running.values():
                 task: SendTask | None = first
                 while task is not None:
-                    numbers.add(task.number)
+                    numbers.add(task.claim_number)
                     task = task.next_task
             return numbers
 
@@ -223,7 +223,7 @@ def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
         key=each.id,
         event_id=each.event_id,
         sink=each.sink,
-        attempt=each.number,
+        attempt=each.attempt_number,
         source=each.source,
         run_id=each.run_id,
         run_type=run.run_type,

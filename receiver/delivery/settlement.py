@@ -39,7 +39,7 @@ class Settlement:
         results."""
         changes = self._breaker_changes(connection, tasks, now)
         results: Results = []
-        by_number: dict[int, list[AttemptResult]] = {}
+        by_claim: dict[int, list[AttemptResult]] = {}
         for task in tasks:
             found = [
                 outcome.outcome_of(
@@ -47,9 +47,9 @@ class Settlement:
                 )
                 for each, answer in zip(task.claimed, task.answers, strict=True)
             ]
-            by_number.setdefault(task.number, []).extend(found)
+            by_claim.setdefault(task.claim_number, []).extend(found)
             results.append((task, found))
-        return set(attempts.settle(connection, self._owner, by_number, now)), results
+        return set(attempts.settle(connection, self._owner, by_claim, now)), results
 
     def log(self, results: Results) -> None:
         """Count and log results, once they are committed."""
@@ -100,7 +100,7 @@ def _log(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -
         claimed.id,
         claimed.sink,
         claimed.event_id,
-        claimed.number,
+        claimed.attempt_number,
         result.outcome,
         result.reason,
         exc_info=bug,

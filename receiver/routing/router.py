@@ -100,7 +100,7 @@ class _CompiledRoute:
             RouteVerdict(config.name, False, f"{each.path} is not {each.wanted}") for each in self.conditions
         ]
 
-    def closed(self, view: RunView) -> RouteVerdict | None:
+    def skipped(self, view: RunView) -> RouteVerdict | None:
         """Return the verdict on an event of a kind that the route does not take, else None."""
         if view.disposition == "new" and view.run.final:
             return None
@@ -172,8 +172,8 @@ class _Subject:
     _evaluation: cel.Evaluation | None = field(default=None, init=False)
 
     def test(self, route: _CompiledRoute) -> RouteVerdict:
-        if closed := route.closed(self.view):
-            return closed
+        if skipped := route.skipped(self.view):
+            return skipped
         if route.expression:
             return self._expression(route, route.expression)
         if not route.conditions:

@@ -79,16 +79,16 @@ def settle(
     move: DeliveryMove,
     owner: str = "w",
     now: float = NOW,
-    number: int = 1,
+    claim_number: int = 1,
     **fields: object,
 ) -> list[str]:
     outcome = {DeliveryMove.ACCEPT: "accepted", DeliveryMove.DEFER: "unavailable", DeliveryMove.DIE: "refused"}[move]
     reason = "" if move is DeliveryMove.ACCEPT else "no"
     results = [
-        AttemptResult(each.id, each.number, move, outcome, reason, now, now, **fields)  # type: ignore[arg-type]
+        AttemptResult(each.id, each.attempt_number, move, outcome, reason, now, now, **fields)  # type: ignore[arg-type]
         for each in claimed
     ]
-    return ledger.write(lambda connection: attempts.settle(connection, owner, {number: results}, now))
+    return ledger.write(lambda connection: attempts.settle(connection, owner, {claim_number: results}, now))
 
 
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:

@@ -26,7 +26,7 @@ class AttemptResult:
     are seconds since the epoch, `retry_after` is seconds."""
 
     id: str
-    number: int
+    attempt_number: int
     move: DeliveryMove
     outcome: str
     reason: str
@@ -47,16 +47,16 @@ def settle(
     """
     record(connection, [(owner, each) for each in itertools.chain(*results.values())])
     ended: list[str] = []
-    for number, of_claim in sorted(results.items()):
+    for claim_number, of_claim in sorted(results.items()):
         accepted = sorted(each.id for each in of_claim if each.move is DeliveryMove.ACCEPT)
         if accepted:
-            ended += _move(connection, accepted, owner, number, DeliveryMove.ACCEPT, {"reason": ""}, now)
+            ended += _move(connection, accepted, owner, claim_number, DeliveryMove.ACCEPT, {"reason": ""}, now)
         for each in sorted(of_claim, key=lambda each: each.id):
             if each.move is not DeliveryMove.ACCEPT:
                 values: dict[str, Any] = {"reason": each.reason, "due_at": each.due_at}
                 if each.spends:
                     values["spent"] = deliveries.c.spent + 1
-                moved = _move(connection, [each.id], owner, number, each.move, values, now)
+                moved = _move(connection, [each.id], owner, claim_number, each.move, values, now)
                 if each.move is DeliveryMove.DIE:
                     ended += moved
     return _release_held(connection, ended, now) if ended else []
@@ -67,7 +67,7 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
     rows = [
         {
             "delivery_id": each.id,
-            "number": each.number,
+            "number": each.attempt_number,
             "outcome": each.outcome,
             "reason": each.reason,
             "receipt": json.dumps(each.receipt) if each.receipt is not None else None,
@@ -81,10 +81,12 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
     bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
 
 
-def give_up(connection: sa.Connection, owner: str, number: int, ids: Sequence[str], reason: str, now: float) -> None:
+def give_up(
+    connection: sa.Connection, owner: str, claim_number: int, ids: Sequence[str], reason: str, now: float
+) -> None:
     """End claimed deliveries as dead, unsent. The claim was no attempt."""
     changes = {"reason": reason, "attempts": deliveries.c.attempts - 1}
-    ended = _move(connection, sorted(ids), owner, number, DeliveryMove.DIE, changes, now)
+    ended = _move(connection, sorted(ids), owner, claim_number, DeliveryMove.DIE, changes, now)
     if ended:
         _release_held(connection, ended, now)
 
@@ -93,7 +95,7 @@ def _move(
     connection: sa.Connection,
     ids: Sequence[str],
     owner: str,
-    number: int,
+    claim_number: int,
     move: DeliveryMove,
     values: dict[str, Any],
     now: float,
@@ -103,7 +105,7 @@ def _move(
         .where(
             bulk.among(connection, deliveries.c.id, ids),
             deliveries.c.claim_owner == owner,
-            deliveries.c.claim_number == number,
+            deliveries.c.claim_number == claim_number,
             deliveries.c.state.in_(sources(move)),
         )
         .values(state=target(move), updated_at=now, **UNCLAIMED, **values)
@@ -174,4 +176,4 @@ def poisoned(connection: sa.Connection, claimed: Sequence[Claimed], budget: int)
             bulk.among(connection, attempts.c.delivery_id, sorted(spent)), attempts.c.outcome == "lapsed"
         )
     )
-    return [spent[row.delivery_id] for row in lapsed if row.number == spent[row.delivery_id].number - 1]
+    return [spent[row.delivery_id] for row in lapsed if row.number == spent[row.delivery_id].attempt_number - 1]

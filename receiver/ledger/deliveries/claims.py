@@ -56,7 +56,7 @@ class Claimed:
     sink: str
     lane: str
     route: str
-    number: int  # of this attempt
+    attempt_number: int  # of the attempt that this claim allows
     spent: int
     probe: bool
     source: str
@@ -76,7 +76,7 @@ def claim(
     sink: str,
     limit: int,
     owner: str,
-    number: int,
+    claim_number: int,
     now: float,
     seconds: float,
     *,
@@ -95,26 +95,27 @@ def claim(
         limit = min(limit, concurrency - _slots_taken(connection, sink))
         if limit <= 0 and not prefetch:
             return []
-    closed = lanes.not_closed(connection, sink)
-    if any(lane.paused for lane in closed):
+    shut = lanes.not_closed(connection, sink)
+    if any(lane.paused for lane in shut):
         return []
-    shut = {lane.lane for lane in closed}
+
+    made = {"claim_owner": owner, "claim_number": claim_number, "claim_until": now + seconds}
 
     def take(condition: sa.ColumnElement[bool], limit: int, *, prefetched: bool = False) -> list[str]:
-        values = {"claim_owner": owner, "claim_number": number, "prefetched": prefetched, "claim_until": now + seconds}
-        return _take(connection, sink, condition, limit, values, now)
+        return _take(connection, sink, condition, limit, {**made, "prefetched": prefetched}, now)
 
     ids: list[str] = []
     if limit <= 0:
         pass
-    elif lane_limit is None and not closed:
+    elif lane_limit is None and not shut:
         ids = take(sa.true(), limit)
     else:
         claimed = _claimed_lanes(connection, sink) if lane_limit is not None else None
-        chosen = fair_queue.choose(connection, sink, shut, limit, now, lane_limit=lane_limit, claimed=claimed)
+        names = {lane.lane for lane in shut}
+        chosen = fair_queue.choose(connection, sink, names, limit, now, lane_limit=lane_limit, claimed=claimed)
         ids = take(bulk.among(connection, deliveries.c.id, chosen), limit) if chosen else []
     probes: list[str] = []
-    for lane in closed:
+    for lane in shut:
         # A sink with one lane has nothing else to send then; one with many has, and probes beside it.
         if len(ids) >= limit or (lane_limit is None and ids):
             break
@@ -124,10 +125,10 @@ def claim(
                 lanes.end_probe(connection, lane, now)
             probes += probe
             ids = [*ids, *probe]
-    ahead: list[str] = []
-    if prefetch and not closed and (ids or not wanted):  # a lane that is shut says that the sink is slow, not fast
-        ahead = take(deliveries.c.attempts == 0, prefetch, prefetched=True)
-    return _load(connection, [*ids, *ahead], probes) if ids or ahead else []
+    without_slot: list[str] = []
+    if prefetch and not shut and (ids or not wanted):  # a lane that is shut says that the sink is slow, not fast
+        without_slot = take(deliveries.c.attempts == 0, prefetch, prefetched=True)
+    return _load(connection, [*ids, *without_slot], probes) if ids or without_slot else []
 
 
 def _slots_taken(connection: sa.Connection, sink: str) -> int:
@@ -180,7 +181,7 @@ def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]
     rows = connection.execute(
         sa.select(
             *(deliveries.c[name] for name in of_delivery),
-            deliveries.c.attempts.label("number"),
+            deliveries.c.attempts.label("attempt_number"),
             *(events.c[name] for name in of_event),
             runs.c.labels,
         )
@@ -252,8 +253,8 @@ def _change(
 
 def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
     """Whether `sink` has something that a worker could send now (a parked lane's deliveries don't count)."""
-    closed = lanes.not_closed(connection, sink)
-    if any(lane.paused for lane in closed):
+    shut = lanes.not_closed(connection, sink)
+    if any(lane.paused for lane in shut):
         return False
-    parked = {lane.lane for lane in closed if lane.until > now}
+    parked = {lane.lane for lane in shut if lane.until > now}
     return fair_queue.any_due(connection, sink, parked, now)

@@ -68,9 +68,9 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     with it again and again.
     """
     before = _lapses(connection, held)
-    result = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
-    made = [(row.claim_owner, result(id=row.id, number=row.attempts, started_at=row.updated_at)) for row in held]
-    record(connection, made)
+    lapsed = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
+    results = [lapsed(row.id, row.attempts, started_at=row.updated_at) for row in held]
+    record(connection, [(row.claim_owner, result) for row, result in zip(held, results, strict=True)])
     changes = {"state": target(DeliveryMove.LAPSE), "updated_at": now, "reason": reason, **UNCLAIMED}
     changes["spent"] = deliveries.c.spent + spends
     fresh, again = [row for row in held if row.id not in before], [row for row in held if row.id in before]

@@ -45,7 +45,7 @@ class NewSubmission:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One row. `webhook_url`, `answer`: the caller's; the answer after redaction. `due_at`: of the next poll, or None."""
+    """One row. `webhook_url`, `answer`: the caller's; the latter redacted. `due_at`: of the next poll, or None."""
 
     id: str
     source: str

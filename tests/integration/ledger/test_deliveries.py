@@ -199,7 +199,12 @@ def test_a_claimed_delivery_brings_its_event(ledger: Ledger) -> None:
     (claimed,) = claim(ledger, "results")
 
     assert claimed.id == delivery_id(item.event.id, "results")
-    assert (claimed.body, claimed.number, claimed.outcome, claimed.received_at) == (item.body, 1, "completed", NOW)
+    assert (claimed.body, claimed.attempt_number, claimed.outcome, claimed.received_at) == (
+        item.body,
+        1,
+        "completed",
+        NOW,
+    )
 
 
 @pytest.mark.parametrize(
@@ -267,7 +272,7 @@ def test_what_is_prefetched_takes_no_slot_until_it_has_started_and_no_attempt_be
     ledger.write(exchange)
     # Then there is still no slot for others, and what was handed back was never tried
     assert take("v") == []
-    assert {each.id: each.number for each in take("v", prefetch=9, slots=0)}[unstarted.id] == 1
+    assert {each.id: each.attempt_number for each in take("v", prefetch=9, slots=0)}[unstarted.id] == 1
     # And when their owner dies, only what had a slot has spent an attempt
     assert ledger.write(lambda connection: recovery.release_claims(connection, "w", NOW)) == 3
     rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=99)))

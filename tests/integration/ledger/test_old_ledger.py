@@ -119,8 +119,10 @@ def test_work_goes_on(old: Ledger) -> None:
     settle(old, more, DeliveryMove.ACCEPT, receipt={"id": "r"})
     # When one of them ends what it had, then what waited for that is released
     (sent,) = (row for row in old.read(content)["deliveries"] if row["claim_owner"] == SLOW)
-    waiting_for = [claims.Claimed(**(dict.fromkeys(claims.Claimed.__slots__, "") | {"id": sent["id"], "number": 1}))]  # type: ignore[arg-type]
-    assert settle(old, waiting_for, DeliveryMove.ACCEPT, SLOW, number=7, receipt={"id": "r"}) == ["after"]
+    waiting_for = [
+        claims.Claimed(**(dict.fromkeys(claims.Claimed.__slots__, "") | {"id": sent["id"], "attempt_number": 1}))
+    ]  # type: ignore[arg-type]
+    assert settle(old, waiting_for, DeliveryMove.ACCEPT, SLOW, claim_number=7, receipt={"id": "r"}) == ["after"]
     # And when the other is found dead, what it had prefetched and never started is as it was
     assert old.write(lambda it: recovery.release_claims(it, FAST, NOW + 42, frozenset())) == 4
     of_fast = [row for row in old.read(content)["deliveries"] if row["sink"] == "fast" and row["state"] == "queued"]

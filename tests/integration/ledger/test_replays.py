@@ -82,7 +82,7 @@ def test_a_replay_works_a_second_and_a_third_time_with_the_same_key(ledger: Ledg
         )
         finish(ledger)
         (again,) = claim(ledger, "ops", now=NOW + 20)
-        assert (again.id, again.number, again.spent) == (first.id, number, 0)
+        assert (again.id, again.attempt_number, again.spent) == (first.id, number, 0)
         settle(ledger, [again], DeliveryMove.DIE)
 
 
