@@ -39,13 +39,13 @@ VOLATILE_IN_FILE = frozenset({"url", "modified_at"})
 class Facts:
     """The facts of one event that decide whether it is a repeat.
 
-    `status`: the outcome, after untangling. `modified_at`: seconds since the epoch, or None when the body had none.
+    `outcome`: see `domain.run.Run`. `modified_at`: seconds since the epoch, or None when the body had none.
     `fingerprint`, `output_null`: see the functions of these names. `seq`: the order in which events were recorded.
     """
 
     event_id: str
     attempt: int
-    status: str
+    outcome: str
     retry_pending: bool
     final: bool
     modified_at: float | None
@@ -67,7 +67,7 @@ def facts_of(event_id: str, run: Run, seq: int) -> Facts:
     return Facts(
         event_id=event_id,
         attempt=run.attempt,
-        status=run.outcome,
+        outcome=run.outcome,
         retry_pending=run.retry_pending,
         final=run.final,
         modified_at=run.modified_at,
@@ -100,15 +100,15 @@ def may_lack_output(history: Sequence[Facts]) -> bool:
     cancelled runs in a second webhook, after clean-up."""
     newest = max((each.attempt for each in history), default=1)
     ends = [each for each in history if each.final and each.attempt == newest]
-    return bool(ends) and all(each.status == CANCELED and each.output_null for each in ends)
+    return bool(ends) and all(each.outcome == CANCELED and each.output_null for each in ends)
 
 
 def _series(event: Facts) -> tuple[int, str, bool]:
-    return event.attempt, event.status, event.retry_pending
+    return event.attempt, event.outcome, event.retry_pending
 
 
 def _says(event: Facts) -> tuple[int, str, bool, str]:
-    return event.attempt, event.status, event.retry_pending, event.fingerprint
+    return event.attempt, event.outcome, event.retry_pending, event.fingerprint
 
 
 def _rank(event: Facts) -> tuple[int, float, bool, int]:

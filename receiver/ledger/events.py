@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -78,7 +78,7 @@ def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> 
     history: dict[RunKey, list[Facts]] = {key: [] for key in wanted}
     for source, run_ids in bulk.by_source(wanted):
         found = connection.execute(
-            sa.select(*_HISTORY)
+            sa.select(events.c.run_id, *_FACTS)
             .where(
                 events.c.source == source,
                 bulk.among(connection, events.c.run_id, run_ids),
@@ -87,26 +87,15 @@ def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> 
             .order_by(events.c.seq)
         )
         for row in found:
-            history[source, row[0]].append(Facts(*row[1:]))
+            history[source, row.run_id].append(Facts(*row[1:]))
     return {
         (row.source, row.run_id): KnownRun(json.loads(row.labels), row.submission_id, history[row.source, row.run_id])
         for row in rows
     }
 
 
-# The run, and then the fields of Facts in their order.
-_HISTORY = [
-    events.c.run_id,
-    events.c.id,
-    events.c.attempt,
-    events.c.outcome,
-    events.c.retry_pending,
-    events.c.final,
-    events.c.modified_at,
-    events.c.fingerprint,
-    events.c.output_null,
-    events.c.seq,
-]
+# The column of each field of Facts.
+_FACTS = [events.c["id" if each.name == "event_id" else each.name] for each in fields(Facts)]
 
 
 def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> list[NewEvent]:
