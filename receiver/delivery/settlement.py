@@ -12,7 +12,7 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery import outcome
 from receiver.delivery.sender import SendTask
 from receiver.domain import breaker
-from receiver.domain.delivery import target
+from receiver.domain.delivery import state_after
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
@@ -96,7 +96,7 @@ def _log(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -
     log.log(
         logging.ERROR if bug else logging.WARNING,
         "delivery.%s id=%s sink=%s event=%s attempt=%d outcome=%s reason=%s",
-        target(result.move),
+        state_after(result.move),
         claimed.id,
         claimed.sink,
         claimed.event_id,

@@ -1,10 +1,11 @@
 """The life of a delivery, as a table. An illegal move raises. Pure.
 
-held ──▶ queued ──▶ sending ──▶ delivered
-          ▲  ▲         │  └────▶ dead ──┐
-          │  └─────────┘ lapsed claim   │ replay
-          │  waiting ◀─┘ retry later    │
-          └─────┴───────────────────────┘
+held ──▶ queued ──▶ sending ──▶ delivered ──┐
+          ▲  ▲         │  └────▶ dead ──────┤ replay
+          │  └─────────┤ lapsed claim,      │
+          │            │ hand back          │
+          │  waiting ◀─┘ retry later        │
+          └─────┴───────────────────────────┘
 an operator may cancel held, queued and waiting.
 """
 
@@ -71,12 +72,12 @@ def after(state: DeliveryState, move: DeliveryMove) -> DeliveryState:
         raise IllegalMove(f"a delivery that is {state} can't {move}") from None
 
 
-def sources(move: DeliveryMove) -> list[DeliveryState]:
+def states_before(move: DeliveryMove) -> list[DeliveryState]:
     """Return the states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]
 
 
-def target(move: DeliveryMove) -> DeliveryState:
+def state_after(move: DeliveryMove) -> DeliveryState:
     """Return the one state that `move` leads to, wherever it starts."""
     (state,) = {end for (_, candidate), end in MOVES.items() if candidate is move}
     return state

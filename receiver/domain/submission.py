@@ -64,6 +64,6 @@ def after(state: SubmissionState, move: SubmissionMove) -> SubmissionState:
         raise IllegalMove(f"a submission that is {state} can't {move}") from None
 
 
-def sources(move: SubmissionMove) -> list[SubmissionState]:
+def states_before(move: SubmissionMove) -> list[SubmissionState]:
     """Return the states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger.deliveries import creation
 from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
@@ -61,7 +61,7 @@ class Operation:
 def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
     """Select the ids of the deliveries that a replay takes: never one under way, one that succeeded only by force."""
     takes = [DeliveryState.DEAD, DeliveryState.DELIVERED] if force else [DeliveryState.DEAD]
-    assert set(takes) <= set(sources(DeliveryMove.REPLAY))
+    assert set(takes) <= set(states_before(DeliveryMove.REPLAY))
     found = matching_deliveries(selection).where(deliveries.c.state.in_([state.value for state in takes]))
     if selection.delivery_ids:
         found = found.where(sa.or_(*(begins(deliveries.c.id, each) for each in selection.delivery_ids)))
@@ -179,8 +179,8 @@ def _replay(connection: sa.Connection, operation: Operation, limit: int, now: fl
         return 0, "", set()
     moved = connection.execute(
         sa.update(deliveries)
-        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(sources(DeliveryMove.REPLAY)))
-        .values(state=target(DeliveryMove.REPLAY), spent=0, due_at=now, updated_at=now, reason="")
+        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.REPLAY)))
+        .values(state=state_after(DeliveryMove.REPLAY), spent=0, due_at=now, updated_at=now, reason="")
         .returning(deliveries.c.sink)
     ).scalars()
     sinks = list(moved)
@@ -208,9 +208,9 @@ def cancel_deliveries(connection: sa.Connection, ids: list[str], now: float) -> 
         sa.update(deliveries)
         .where(
             sa.or_(*(begins(deliveries.c.id, each) for each in ids)),
-            deliveries.c.state.in_(sources(DeliveryMove.CANCEL)),
+            deliveries.c.state.in_(states_before(DeliveryMove.CANCEL)),
         )
-        .values(state=target(DeliveryMove.CANCEL), reason="cancelled by an operator", updated_at=now)
+        .values(state=state_after(DeliveryMove.CANCEL), reason="cancelled by an operator", updated_at=now)
         .returning(deliveries.c.id)
     )
     return list(connection.execute(statement).scalars())

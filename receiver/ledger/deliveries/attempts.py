@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, sources, target
+from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries.claims import UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries
@@ -106,9 +106,9 @@ def _move(
             bulk.among(connection, deliveries.c.id, ids),
             deliveries.c.claim_owner == owner,
             deliveries.c.claim_number == claim_number,
-            deliveries.c.state.in_(sources(move)),
+            deliveries.c.state.in_(states_before(move)),
         )
-        .values(state=target(move), updated_at=now, **UNCLAIMED, **values)
+        .values(state=state_after(move), updated_at=now, **UNCLAIMED, **values)
         .returning(deliveries.c.id)
     )
     return list(connection.execute(statement).scalars())
@@ -143,7 +143,7 @@ def release_held(connection: sa.Connection, condition: sa.ColumnElement[bool], n
         connection.execute(
             sa.update(deliveries)
             .where(deliveries.c.id.in_([row.id for row in ready]), deliveries.c.state == DeliveryState.HELD)
-            .values(state=target(DeliveryMove.RELEASE), due_at=now, updated_at=now)
+            .values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now)
         )
     return sorted({row.sink for row in ready})
 

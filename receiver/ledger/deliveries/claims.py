@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.schema import deliveries, events, runs
@@ -170,7 +170,7 @@ def _take(
         connection.execute(
             sa.update(deliveries)
             .where(bulk.among(connection, deliveries.c.id, found))
-            .values(state=target(DeliveryMove.CLAIM), attempts=deliveries.c.attempts + 1, updated_at=now, **values)
+            .values(state=state_after(DeliveryMove.CLAIM), attempts=deliveries.c.attempts + 1, updated_at=now, **values)
         )
     return found
 
@@ -210,7 +210,9 @@ def take_slots(connection: sa.Connection, owner: str, started: Mapping[str, int]
 
 def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int], now: float) -> None:
     """Queue prefetched deliveries that never started, id → claim number. What is not the owner's any more is left."""
-    _change(connection, owner, unstarted, deliveries.c.state.in_(sources(DeliveryMove.HAND_BACK)), handed_back(now))
+    _change(
+        connection, owner, unstarted, deliveries.c.state.in_(states_before(DeliveryMove.HAND_BACK)), handed_back(now)
+    )
 
 
 def release_orphans(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
@@ -225,7 +227,7 @@ def release_orphans(connection: sa.Connection, owner: str, known: Collection[int
 def handed_back(now: float) -> dict[str, Any]:
     """The columns of a delivery that was claimed and never started: its claim was no attempt."""
     return {
-        "state": target(DeliveryMove.HAND_BACK),
+        "state": state_after(DeliveryMove.HAND_BACK),
         "attempts": deliveries.c.attempts - 1,
         "updated_at": now,
         **UNCLAIMED,

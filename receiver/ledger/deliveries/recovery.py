@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.attempts import AttemptResult, record, release_held
@@ -71,7 +71,7 @@ def _lapse(connection: sa.Connection, held: Sequence[Any], reason: str, spends: 
     lapsed = partial(AttemptResult, move=DeliveryMove.LAPSE, outcome="lapsed", reason=reason, ended_at=now)
     results = [lapsed(row.id, row.attempts, started_at=row.updated_at) for row in held]
     record(connection, [(row.claim_owner, result) for row, result in zip(held, results, strict=True)])
-    changes = {"state": target(DeliveryMove.LAPSE), "updated_at": now, "reason": reason, **UNCLAIMED}
+    changes = {"state": state_after(DeliveryMove.LAPSE), "updated_at": now, "reason": reason, **UNCLAIMED}
     changes["spent"] = deliveries.c.spent + spends
     fresh, again = [row for row in held if row.id not in before], [row for row in held if row.id in before]
     if fresh:
@@ -111,8 +111,10 @@ def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
     if due:
         connection.execute(
             sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, due), deliveries.c.state.in_(sources(DeliveryMove.DUE)))
-            .values(state=target(DeliveryMove.DUE), updated_at=now)
+            .where(
+                bulk.among(connection, deliveries.c.id, due), deliveries.c.state.in_(states_before(DeliveryMove.DUE))
+            )
+            .values(state=state_after(DeliveryMove.DUE), updated_at=now)
         )
     return len(due)
 

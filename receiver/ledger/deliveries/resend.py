@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, sources, target
+from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation
 from receiver.ledger.runs import RunStatus
@@ -47,8 +47,8 @@ def resend(
     for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "reason": ""}), (DeliveryMove.DUE, {})):
         connection.execute(
             sa.update(deliveries)
-            .where(deliveries.c.id == wanted, deliveries.c.state.in_(sources(move)))
-            .values(state=target(move), due_at=now, updated_at=now, **fresh)
+            .where(deliveries.c.id == wanted, deliveries.c.state.in_(states_before(move)))
+            .values(state=state_after(move), due_at=now, updated_at=now, **fresh)
         )
     return wanted, statuses(connection, [wanted])[wanted]
 

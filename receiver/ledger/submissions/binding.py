@@ -12,7 +12,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.domain.submission import SubmissionMove, SubmissionState, sources
+from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
 from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
@@ -52,7 +52,7 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
         found = by_id.get(token)
         if found is None or found.source != source or found.run_id or (source, run_id) in bound:
             continue
-        if found.state not in sources(SubmissionMove.ACCEPT):
+        if found.state not in states_before(SubmissionMove.ACCEPT):
             continue
         by_id[token] = bound[source, run_id] = replace(
             found, state=SubmissionState.ACCEPTED, run_id=run_id, reason="", updated_at=now

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from receiver.domain.delivery import IllegalMove
-from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, sources
+from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.engine import LedgerUnavailable
 from receiver.ledger.schema import runs, submissions
@@ -243,7 +243,7 @@ def _unbind_others(connection: sa.Connection, source: str, run_id: str, submissi
             submissions.c.source == source,
             submissions.c.run_id == run_id,
             submissions.c.id != submission_id,
-            submissions.c.state.in_(sources(SubmissionMove.UNBIND)),
+            submissions.c.state.in_(states_before(SubmissionMove.UNBIND)),
         )
         .values(state=SubmissionState.UNKNOWN, run_id="", due_at=now, reason="its run was another's", updated_at=now)
         .returning(submissions.c.id)
@@ -291,12 +291,12 @@ def resolve(
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
     there = one(connection, submission_id)
-    if there is None or there.state not in sources(move) or there.run_id not in ("", run_id):
+    if there is None or there.state not in states_before(move) or there.run_id not in ("", run_id):
         return False
     known = _lock_runs(connection, there.source, [run_id] if run_id else [])
     result = connection.execute(
         sa.update(submissions)
-        .where(submissions.c.id == submission_id, submissions.c.state.in_(sources(move)))
+        .where(submissions.c.id == submission_id, submissions.c.state.in_(states_before(move)))
         .values(
             state=after(there.state, move),
             run_id=run_id,

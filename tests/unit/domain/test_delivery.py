@@ -2,7 +2,16 @@
 
 import pytest
 
-from receiver.domain.delivery import ENDED, MOVES, DeliveryMove, DeliveryState, IllegalMove, after, sources, target
+from receiver.domain.delivery import (
+    ENDED,
+    MOVES,
+    DeliveryMove,
+    DeliveryState,
+    IllegalMove,
+    after,
+    state_after,
+    states_before,
+)
 
 LEGAL = {
     ("held", "release"): "queued",
@@ -33,7 +42,7 @@ def test_only_the_moves_in_the_table_are_legal(state: DeliveryState, move: Deliv
 
 def test_each_move_leads_to_one_state_from_the_states_it_names() -> None:
     for move in DeliveryMove:
-        assert {after(state, move) for state in sources(move)} == {target(move)}
+        assert {after(state, move) for state in states_before(move)} == {state_after(move)}
 
 
 def test_what_has_ended_moves_only_by_replay() -> None:

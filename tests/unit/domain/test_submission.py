@@ -14,7 +14,7 @@ def test_every_move_of_a_submission_that_is_not_in_the_table_raises() -> None:
         for move in submission.SubmissionMove:
             if (state, move) in submission.MOVES:
                 assert submission.after(state, move) in submission.SubmissionState
-                assert state in submission.sources(move)
+                assert state in submission.states_before(move)
                 legal += 1
             else:
                 with pytest.raises(IllegalMove):
