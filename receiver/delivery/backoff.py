@@ -1,4 +1,4 @@
-"""When a delivery is tried again, and when a breaker lets a probe through. Pure: time and chance are passed in."""
+"""When a delivery is tried again. Pure: time and chance are passed in."""
 
 from __future__ import annotations
 

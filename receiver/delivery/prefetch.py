@@ -41,7 +41,7 @@ class Prefetch:
 
     def wanted(self) -> int:
         """Return how many to claim: none while the sink is slow or in trouble, nor before half of them have started."""
-        if not self._is_calm() or self._senders.pace > FAST:
+        if not self._is_calm() or self._senders.typical_seconds > FAST:
             return 0
         missing = self._limit - self._senders.queued
         return missing if missing >= self._limit // 2 else 0

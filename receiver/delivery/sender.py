@@ -75,7 +75,7 @@ class SenderPool:
         self._queued: deque[SendTask] = deque()
         self._running: dict[int, SendTask] = {}
         # Seconds that a send takes, as seen lately; infinite before the first.
-        self.pace = float("inf")
+        self.typical_seconds = float("inf")
 
     def __bool__(self) -> bool:
         return bool(self._running or self._queued)
@@ -163,7 +163,8 @@ class SenderPool:
             return  # it had been given up
         if task.next_task is not None:
             self._running[id(task.next_task)] = task.next_task
-        self.pace = task.seconds if self.pace == float("inf") else 0.8 * self.pace + 0.2 * task.seconds
+        known = self.typical_seconds if self.typical_seconds < float("inf") else task.seconds
+        self.typical_seconds = 0.8 * known + 0.2 * task.seconds
         found.append(task)
 
     def _give_up(self, task: SendTask, now: float) -> bool:

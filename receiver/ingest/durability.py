@@ -29,7 +29,7 @@ _PROBE = "runhook:probe"
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """`problems`: one line each, [] when the promise holds. `known`: False when Redis does not show its settings."""
+    """`problems`: one line each, none when the promise holds. `known`: False when Redis does not show its settings."""
 
     problems: tuple[str, ...] = ()
     known: bool = True
@@ -117,11 +117,11 @@ def check_at_start(
         away(str(error) or type(error).__name__)
         return None
     if not durability.strong and not accept_weaker:
-        raise NotStarted(refusal(redis_url, durability, config_file))
+        raise NotStarted(explain(redis_url, durability, config_file))
     return durability
 
 
-def refusal(redis_url: str, durability: Durability, config_file: str = "the config") -> str:
+def explain(redis_url: str, durability: Durability, config_file: str = "the config") -> str:
     """Explain why the receiver does not use this Redis, and what to do, in one line."""
     return (
         f"Redis at {hide_password(redis_url)} does not keep the promise that a 202 means on disk: "

@@ -69,7 +69,7 @@ class Commits(Protocol):
         """Commit an event."""
 
 
-class Refusals(Protocol):
+class QuarantineSink(Protocol):
     """The part of the quarantine that ingest needs."""
 
     def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
@@ -104,7 +104,7 @@ class Ingest:
         sources: Mapping[str, Sequence[str]],
         max_body: int,
         group_commit: Commits,
-        quarantine: Refusals,
+        quarantine: QuarantineSink,
         poll_hints: PollHints,
         metrics: ReceiverMetrics,
     ) -> None:

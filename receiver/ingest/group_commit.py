@@ -253,7 +253,7 @@ class GroupCommit:
             if found.strong or self._limits.accept_weaker:
                 self._recovered(found)
                 return True
-            reason = durability.refusal(self._redis_url, found)
+            reason = durability.explain(self._redis_url, found)
             if found != self.durability or not self.trouble:
                 log.error("ingest.redis_unusable reason=%s: %s", reason, self._elsewhere())
             self.durability = found

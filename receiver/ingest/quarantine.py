@@ -1,6 +1,6 @@
-"""The quarantine: requests that failed the signature check, so that a wrong secret loses nothing.
+"""The quarantine: the latest requests that failed the signature check, to be replayed when the secret was wrong.
 
-Files in one directory, bounded in number and bytes, the oldest going first. Strangers write here: so the rate is
+Files in one directory, bounded in number and bytes: the oldest are dropped. Strangers write here: so the rate is
 bounded as well, the answer never waits for it, and what is over the limits is dropped and counted. Never in the ledger.
 
     quarantine/<event id>.req    a line of JSON about the request, then its body

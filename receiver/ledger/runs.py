@@ -1,4 +1,4 @@
-"""The status and results of runs, for those who wait for them. Changes nothing."""
+"""Queries for the status and result of runs. Reads only: events.py writes the runs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _JOURNAL_MARK: Final = "begun"
 _ENTRY_BYTES: Final = 64
 
 
-def kernel() -> str:
+def boot_id() -> str:
     """Return what identifies this machine since its start: file locks mean something only within it.
 
     Containers on one machine share it, so one that takes another's place on the same volume finds what that one held.
@@ -49,7 +49,7 @@ class LivenessLock:
         self._handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(self._handle, f"{queue}\n{kernel()}\n".encode())
+            os.write(self._handle, f"{queue}\n{boot_id()}\n".encode())
             draft.rename(self._path)
         except OSError:
             draft.unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def started_items(directory: Path, name: str) -> frozenset[str] | None:
         lines = [line.strip() for line in (_folder(directory) / name).read_text(errors="replace").splitlines()]
     except OSError:
         return None
-    return frozenset(filter(None, lines[3:])) if lines[1:3] == [kernel(), _JOURNAL_MARK] else None
+    return frozenset(filter(None, lines[3:])) if lines[1:3] == [boot_id(), _JOURNAL_MARK] else None
 
 
 def _entry(text: str) -> bytes:
@@ -134,7 +134,7 @@ def reap(directory: Path, release: Callable[[str, str], bool]) -> int:
             continue
         try:
             queue, where, age = _read(handle)
-            if where == kernel():
+            if where == boot_id():
                 if not release(queue, path.name):
                     break
                 reaped += 1

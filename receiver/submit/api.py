@@ -51,7 +51,7 @@ from receiver.submit.submitter import Submitter
 from receiver.web.part import Context, WebPart
 
 # Seconds from the beginning of a stop until which submits may still be answered by Skyvern.
-STOP_LIMIT: Final = 8.0
+SUBMIT_STOP_LIMIT: Final = 8.0
 # Seconds from the beginning of a stop after which a caller gets an error instead of the reply it waits for.
 REPLY_LIMIT: Final = 3.5
 # Seconds in which a request's body must be received; files are uploaded through here too.
@@ -303,7 +303,7 @@ class _Api:
     async def close(self) -> None:
         """Wait for submits that are being sent, then close all connections."""
         stopped_at = time.monotonic() if self._stopped_at is None else self._stopped_at
-        await self._submitter.close(max(0.5, stopped_at + STOP_LIMIT - time.monotonic()))
+        await self._submitter.close(max(0.5, stopped_at + SUBMIT_STOP_LIMIT - time.monotonic()))
         await self._runs_poll.close()
         await self._deliveries_poll.close()
         for source in self.sources.values():

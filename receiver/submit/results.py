@@ -45,7 +45,7 @@ URL_MARGIN = 30.0
 # Seconds between two signs of life in a stream of events.
 KEEP_ALIVE = 15.0
 # Seconds in which Skyvern must answer when the process stops.
-STOP_LIMIT = 3.0
+FETCH_STOP_LIMIT = 3.0
 # Seconds in which the same final answer is not committed again: the dispatcher may not have recorded it yet.
 COMMIT_INTERVAL = 60.0
 _MAX_COMMITTED = 10_000
@@ -123,10 +123,10 @@ class Results:
 
     async def _after_wait(self, source: Source, key: Key, run_id: str) -> Reply:
         """Return the run as it is when the time is up. Requests with one key that waited for it share an answer: when
-        the process stops, all end at once, and Skyvern has STOP_LIMIT seconds to answer."""
+        the process stops, all end at once, and Skyvern has FETCH_STOP_LIMIT seconds to answer."""
         shared = ((source.name, run_id), key.id)
         try:
-            async with asyncio.timeout(STOP_LIMIT if self._runs_poll.stopped else None):
+            async with asyncio.timeout(FETCH_STOP_LIMIT if self._runs_poll.stopped else None):
                 return await self._after_wait_once.run(shared, lambda: self._from_skyvern(source, key, run_id))
         except TimeoutError:
             return error(503, "The receiver is being stopped; ask again", retry_after="2")

@@ -109,7 +109,7 @@ class ReceiverMetrics(Collector):
             "runhook_spool_bytes": ("Bytes of this process's segments of the spool.", self.spool_bytes),
             "runhook_quarantine_requests": ("Requests in quarantine.", self.quarantine_count),
             "runhook_quarantine_bytes": ("Bytes in quarantine.", self.quarantine_bytes),
-            "runhook_held_requests": ("Requests that are held until a run changes.", self.held()),
+            "runhook_held_requests": ("Requests that are held until a run or a delivery changes.", self.held()),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, float(value))

@@ -13,7 +13,7 @@ from rq import Queue
 from rq.job import Job
 from rq.utils import now, utcformat
 
-from receiver.wakeups.job import DISPATCH, deliver_queue, record
+from receiver.wakeups.job import DISPATCH, deliver_queue, job_fields
 
 # Seconds after which a flag lapses whose wake-up was lost: the clock then wakes the queue again.
 FLAG_TTL: Final = 10
@@ -69,7 +69,8 @@ def wake_command(queue: str, *, force: bool = False) -> tuple[Any, ...]:
     )
     lingers = 0 if queue == DISPATCH else 1  # dispatch lingers on the inbox itself
     arguments = (FLAG_TTL, RECORD_TTL, job_id, lingers, int(force))
-    return ("EVAL", _SCRIPT, len(keys), *keys, *arguments, *record(queue), "created_at", stamp, "enqueued_at", stamp)
+    times = ("created_at", stamp, "enqueued_at", stamp)
+    return ("EVAL", _SCRIPT, len(keys), *keys, *arguments, *job_fields(queue), *times)
 
 
 def wake(client: redis.Redis, queue: str, *, force: bool = False) -> bool:

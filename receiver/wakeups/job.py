@@ -113,8 +113,8 @@ _NO_CONNECTION: Any = _NoConnection()
 
 
 @functools.lru_cache(maxsize=1024)
-def record(queue: str) -> tuple[Any, ...]:
-    """Return the record of a wake-up of `queue`, names and values in turn, as RQ would write it, but for its times."""
+def job_fields(queue: str) -> tuple[Any, ...]:
+    """Return the fields of a wake-up of `queue` as RQ writes them, names and values alternating, without its times."""
     job = RunhookJob.create(
         _FUNCTION,
         connection=_NO_CONNECTION,

@@ -1,7 +1,7 @@
 """The web application: the webhook endpoint, and the routes that other modules add. Knows no sink and no ledger.
 
-To add routes (submit API, console, metrics), write a function from Context to WebPart in a module of its own, and list
-it where receiver.cli.serve calls `create_app`.
+To add routes, as the submit API and /metrics do, write a function from Context to WebPart in a module of its own, and
+list it where receiver.cli.serve calls `create_app`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What the clock repairs in the ledger: claims that ran out, waits that are over, deliveries that nobody released.
+"""Recovery of deliveries: the reaper releases the claims of dead workers; the clock lapses claims that ran out, makes
+waiting deliveries due, and releases held ones that nobody released.
 
 Each check that finds nothing costs one indexed query.
 """

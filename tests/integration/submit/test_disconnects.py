@@ -174,7 +174,7 @@ async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
     upstream: Callable[[int, int], Upstream],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(results, "STOP_LIMIT", 0.3)
+    monkeypatch.setattr(results, "FETCH_STOP_LIMIT", 0.3)
     skyvern = upstream(0, 10)
     rig = submitting(skyvern.url, dispatching=False)
     _known(rig, "tsk_1")

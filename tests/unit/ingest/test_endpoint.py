@@ -32,7 +32,7 @@ class FakeGroupCommit:
         self.events.append(event)
 
 
-class Refusals:
+class RefusedRequests:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
 
@@ -54,7 +54,7 @@ class Bench:
     def __init__(self) -> None:
         self.group_commit, self.refusals, self.poll_hints, self.metrics = (
             FakeGroupCommit(),
-            Refusals(),
+            RefusedRequests(),
             PollHints(),
             ReceiverMetrics(),
         )

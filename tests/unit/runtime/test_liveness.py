@@ -121,7 +121,7 @@ def test_a_process_of_another_machine_is_left_alone_and_its_file_swept_up_one_da
 ) -> None:
     # Given files on a shared disk, whose locks say nothing here
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(liveness, "kernel", lambda: "another")
+        elsewhere.setattr(liveness, "boot_id", lambda: "another")
         for name in ("ops@b.1", "ops@b.2"):
             LivenessLock(tmp_path, name, "deliver:ops")._unlock()
     two_days_ago = time.time() - 2 * 86400
@@ -173,7 +173,7 @@ def test_without_a_journal_that_can_be_trusted_nobody_knows_what_was_started(
     StartedJournal(tmp_path, "ops@a.2", capacity=3).add("dlv_1")
     StartedJournal(tmp_path, "ops@a.1", capacity=3).add("dlv_1")
     with monkeypatch.context() as later:
-        later.setattr(liveness, "kernel", lambda: "another")
+        later.setattr(liveness, "boot_id", lambda: "another")
         assert liveness.started_items(tmp_path, "ops@a.1") is None
     # And one that could not be written to any more is not believed
     it = StartedJournal(tmp_path, "ops@a.1", capacity=3)

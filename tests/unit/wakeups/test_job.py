@@ -12,7 +12,7 @@ from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 
 from receiver.wakeups import FLAG_TTL, RunhookJob, Stop, deliver_queue, flag_key, wake_command
-from receiver.wakeups.job import NotAWakeUp, record
+from receiver.wakeups.job import NotAWakeUp, job_fields
 
 OURS = zlib.compress(json.dumps(["receiver.wakeups.work", None, [], {}]).encode())
 
@@ -24,7 +24,7 @@ def a_job(fields: dict[str, Any]) -> RunhookJob:
 
 
 def test_the_record_of_a_wake_up_carries_nothing_but_a_constant_name() -> None:
-    given = record("deliver:ops")
+    given = job_fields("deliver:ops")
     fields = dict(zip(given[::2], given[1::2], strict=True))
     assert json.loads(zlib.decompress(fields["data"])) == ["receiver.wakeups.work", None, [], {}]
     assert fields["description"] == "wake-up"
