@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from receiver.ingest.durability import Durability, assess, refusal
+from receiver.ingest.durability import Durability, assess, explain
 from receiver.runtime.redis_client import no_entry
 
 GOOD = {
@@ -77,7 +77,7 @@ def test_a_redis_that_may_let_us_in_later_is_waited_for(error: Exception) -> Non
 
 
 def test_the_refusal_is_one_line_that_names_the_way_out_and_no_password() -> None:
-    text = refusal("redis://:hunter2@redis.example/0", assess({**GOOD, "appendfsync": "everysec"}), "runhook.yaml")
+    text = explain("redis://:hunter2@redis.example/0", assess({**GOOD, "appendfsync": "everysec"}), "runhook.yaml")
     assert "\n" not in text
     assert "hunter2" not in text
     assert "appendfsync is everysec" in text
