@@ -10,8 +10,7 @@ from receiver.domain.event import Via
 from receiver.domain.run import FINAL, Run, parse
 from receiver.ledger import Ledger, runs
 from receiver.reconcile.poller import PolledSource
-from receiver.reconcile.resolver import token_of
-from receiver.skyvern import Answered, ListedRun, listed_runs
+from receiver.skyvern import Answered, ListedRun, listed_runs, token_of
 
 # (source, body of the run, the run parsed from it, via, submission id or "") → whether it was final, and so dispatched
 Dispatch = Callable[[str, bytes, Run, Via, str], bool]

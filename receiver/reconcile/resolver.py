@@ -10,21 +10,20 @@ was fetched, and which has another run of the same call that shows its token, an
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import OPEN, SubmissionMove
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
+from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs, token_of
 
 # Seconds by which Skyvern's clock may differ from ours.
 SKEW: Final = 120.0
@@ -41,7 +40,6 @@ INLINE_FOR: Final = 25.0
 # Of one call in those searches.
 INLINE_PATIENCE: Final = Patience(tries=1, limit=8.0)
 _REMEMBERED: Final = 5000
-_TOKEN: Final = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
 
 
 class FetchedRun(NamedTuple):
@@ -49,18 +47,6 @@ class FetchedRun(NamedTuple):
 
     answer: Answered
     run: Run
-
-
-def token_of(run: Any) -> str:
-    """Return the token in the callback URL of a run, given the JSON of GET /v1/runs/{id}; "" when there is none."""
-    request = run.get("run_request") if isinstance(run, dict) else None
-    for place in (request, run):
-        for name in ("webhook_url", "webhook_callback_url"):
-            url = place.get(name) if isinstance(place, dict) else None
-            found = _TOKEN.search(url) if isinstance(url, str) else None
-            if found:
-                return found[1]
-    return ""
 
 
 def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> list[str]:

@@ -14,9 +14,11 @@ from receiver.skyvern.responses import (
     Patience,
     Rejected,
     Unreachable,
+    expires_at,
     listed_artifacts,
     listed_runs,
     submitted,
+    token_of,
 )
 
 __all__ = [
@@ -33,7 +35,9 @@ __all__ = [
     "SkyvernReader",
     "Streamed",
     "Unreachable",
+    "expires_at",
     "listed_artifacts",
     "listed_runs",
     "submitted",
+    "token_of",
 ]

@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -21,6 +23,14 @@ from handlers.support.timestamps import epoch
 
 # submit may create a run; read changes nothing.
 Kind = Literal["submit", "read"]
+
+_TOKEN = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
+# The expiry of signed URLs: Skyvern's own and Google's, Amazon's, Azure's.
+_URL = re.compile(rb'https?:[^\s"<>]+')
+_EPOCH = re.compile(rb"(?:[?&]|\\u0026|&amp;)(?:expiry|Expires)=([0-9]{9,11})(?![0-9])")
+_AMAZON_DATE = re.compile(rb"X-Amz-Date=([0-9]{8}T[0-9]{6})Z")
+_AMAZON_SECONDS = re.compile(rb"X-Amz-Expires=([0-9]{1,7})(?![0-9])")
+_AZURE = re.compile(rb"(?:[?&]|\\u0026)se=([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}(?:%3A|:)[0-9]{2}(?:%3A|:)[0-9]{2})Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +177,38 @@ def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
             )
         )
     return found
+
+
+def token_of(run: Any) -> str:
+    """Return the token in the callback URL of a run, given the JSON of GET /v1/runs/{id}; "" when there is none."""
+    request = run.get("run_request") if isinstance(run, dict) else None
+    for place in (request, run):
+        for name in ("webhook_url", "webhook_callback_url"):
+            url = place.get(name) if isinstance(place, dict) else None
+            found = _TOKEN.search(url) if isinstance(url, str) else None
+            if found:
+                return found[1]
+    return ""
+
+
+def expires_at(body: bytes) -> float | None:
+    """Return when the first signed URL in `body` expires, in seconds since the epoch; None when there is none."""
+    expiries = [expiry for found in _URL.finditer(body) if (expiry := _expiry_of(found[0])) is not None]
+    return min(expiries, default=None)
+
+
+def _expiry_of(url: bytes) -> float | None:
+    try:
+        if found := _EPOCH.search(url):
+            return float(found[1])
+        if (date := _AMAZON_DATE.search(url)) and (seconds := _AMAZON_SECONDS.search(url)):
+            signed_at = datetime.strptime(date[1].decode(), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            return signed_at.timestamp() + int(seconds[1])
+        if found := _AZURE.search(url):
+            return datetime.fromisoformat(found[1].decode().replace("%3A", ":")).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None  # not a date
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
@@ -23,8 +21,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult, RunStatus
 from receiver.ledger.submissions.visibility import webhook_of
-from receiver.reconcile.resolver import token_of
-from receiver.skyvern import Answered, Unreachable
+from receiver.skyvern import Answered, Unreachable, expires_at, token_of
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
 from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters
@@ -53,12 +50,6 @@ _MAX_COMMITTED = 10_000
 _UNQUOTED = ":/?&=#+@,;~*()'!$[]"
 # The smallest run object that the official SDK accepts.
 _REQUIRED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
-# The expiry of signed URLs: Skyvern's own and Google's, Amazon's, Azure's.
-_URL = re.compile(rb'https?:[^\s"<>]+')
-_EPOCH = re.compile(rb"(?:[?&]|\\u0026|&amp;)(?:expiry|Expires)=([0-9]{9,11})(?![0-9])")
-_AMAZON_DATE = re.compile(rb"X-Amz-Date=([0-9]{8}T[0-9]{6})Z")
-_AMAZON_SECONDS = re.compile(rb"X-Amz-Expires=([0-9]{1,7})(?![0-9])")
-_AZURE = re.compile(rb"(?:[?&]|\\u0026)se=([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}(?:%3A|:)[0-9]{2}(?:%3A|:)[0-9]{2})Z")
 
 _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, another may not
 
@@ -265,23 +256,3 @@ def _sse(kind: str, event: str, data: bytes) -> bytes:
     """Return one server-sent event. `data` may have lines."""
     lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
     return b"event: " + kind.encode() + b"\n" + (b"id: " + event.encode() + b"\n" if event else b"") + lines + b"\n"
-
-
-def expires_at(body: bytes) -> float | None:
-    """Return when the first signed URL in `body` expires, in seconds since the epoch; None when there is none."""
-    expiries = [expiry for found in _URL.finditer(body) if (expiry := _expiry_of(found[0])) is not None]
-    return min(expiries, default=None)
-
-
-def _expiry_of(url: bytes) -> float | None:
-    try:
-        if found := _EPOCH.search(url):
-            return float(found[1])
-        if (date := _AMAZON_DATE.search(url)) and (seconds := _AMAZON_SECONDS.search(url)):
-            signed_at = datetime.strptime(date[1].decode(), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-            return signed_at.timestamp() + int(seconds[1])
-        if found := _AZURE.search(url):
-            return datetime.fromisoformat(found[1].decode().replace("%3A", ":")).replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return None  # not a date
-    return None

@@ -22,7 +22,6 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
-from receiver.submit.results import expires_at
 
 NOW = 1_700_000_000.0
 
@@ -190,17 +189,3 @@ def test_a_host_with_another_master_secret_says_so_instead_of_signing_wrongly(tm
 
     assert isinstance(ended.exception, ConfigError)
     assert "RUNHOOK_SECRET" in str(ended.exception)
-
-
-@pytest.mark.parametrize(
-    ("body", "moment"),
-    [
-        (b'{"a": "https://x/y?expiry=1700000000&kid=1&sig=z"}', 1_700_000_000.0),
-        (b'["http://x/?X-Amz-Date=20231114T221320Z&X-Amz-Expires=60&X-Amz-Signature=f"]', 1_700_000_060.0),
-        (b'["https://x/?Expires=1700000000", "https://x/?sv=1&se=2023-11-14T22%3A13%3A10Z&sig=a"]', 1_699_999_990.0),
-        (b'["https://x/?X-Amz-Date=20239914T221320Z&X-Amz-Expires=60"]', None),
-        (b'["https://x/plain.pdf"]', None),
-    ],
-)
-def test_when_signed_urls_lapse(body: bytes, moment: float | None) -> None:
-    assert expires_at(body) == moment

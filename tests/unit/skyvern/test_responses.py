@@ -17,6 +17,7 @@ from receiver.skyvern import (
     SkyvernAPI,
     SkyvernReader,
     Unreachable,
+    expires_at,
     listed_artifacts,
     listed_runs,
     submitted,
@@ -174,3 +175,17 @@ def test_a_key_that_no_header_carries_is_refused_and_not_shown() -> None:
 def test_nothing_that_is_printed_holds_the_key() -> None:
     assert "hidden" not in repr(SkyvernAPI("http://user:hidden@127.0.0.1:1", "hidden"))
     assert "hidden" not in repr(answered(200, {"x": "hidden"}, set_cookie="hidden"))
+
+
+@pytest.mark.parametrize(
+    ("body", "moment"),
+    [
+        (b'{"a": "https://x/y?expiry=1700000000&kid=1&sig=z"}', 1_700_000_000.0),
+        (b'["http://x/?X-Amz-Date=20231114T221320Z&X-Amz-Expires=60&X-Amz-Signature=f"]', 1_700_000_060.0),
+        (b'["https://x/?Expires=1700000000", "https://x/?sv=1&se=2023-11-14T22%3A13%3A10Z&sig=a"]', 1_699_999_990.0),
+        (b'["https://x/?X-Amz-Date=20239914T221320Z&X-Amz-Expires=60"]', None),
+        (b'["https://x/plain.pdf"]', None),
+    ],
+)
+def test_when_signed_urls_lapse(body: bytes, moment: float | None) -> None:
+    assert expires_at(body) == moment
