@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,67 +14,14 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Ledger, LedgerDataError, events, migrate, queries, replays, retention
+from receiver.ledger import Ledger, LedgerDataError, events, queries, replays, retention
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
-from receiver.ledger.schema import metadata
 from tests.support.ledger import NOW, claim, event_body, new_event, record, settle, states
 
-# --- Tables
-
-
-def test_the_migrations_make_the_tables_that_the_code_declares(ledger: Ledger) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    assert ledger.read(lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)) == []
-    assert ScriptDirectory("receiver/ledger/migrations").get_current_head() == migrate.HEAD
-
-
-def test_many_processes_may_make_the_tables_at_once(ledger_url: str) -> None:
-    ledgers = [Ledger(ledger_url) for _ in range(4)]
-    failures: list[BaseException] = []
-
-    def work(ledger: Ledger) -> None:
-        try:
-            migrate.ensure_schema(ledger)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(each,)) for each in ledgers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    for each in ledgers:
-        each.close()
-    assert failures == []
-
-
-def test_processes_that_begin_together_on_a_new_sqlite_ledger_all_begin(tmp_path: Path) -> None:
-    failures: list[BaseException] = []
-
-    def begin(ledger: Ledger, go: threading.Barrier) -> None:
-        go.wait(120)
-        try:
-            migrate.ensure_schema(ledger)
-        except BaseException as error:
-            failures.append(error)
-        ledger.close()
-
-    for number in range(25):  # the race that this is about was lost in every twentieth round
-        go = threading.Barrier(6)
-        ledgers = [Ledger(f"sqlite:///{tmp_path / str(number)}.db") for _ in range(6)]
-        threads = [threading.Thread(target=begin, args=(each, go)) for each in ledgers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(120)
-
-    assert failures == []
+# --- Connections
 
 
 def test_threads_that_use_a_ledger_first_at_the_same_moment_share_its_connections(
