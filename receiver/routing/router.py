@@ -17,14 +17,13 @@ from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import show
-from receiver.routing.validation import Route, order_problems, rule_problems
+from receiver.routing.validation import OPT_IN, Route, order_problems, rule_problems
 
 if TYPE_CHECKING:
     from receiver.domain.run import Run
 
 TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
 
-_OPT_IN = {"interim": "interim", "repeat": "repeats", "superseded": "superseded"}
 _NOT_NEW = {
     "interim": "the run has not ended, and the route does not say `interim: true`",
     "repeat": "it says nothing new, and the route does not say `repeats: true`",
@@ -105,7 +104,7 @@ class _CompiledRoute:
         if view.disposition == "new" and view.run.final:
             return None
         for disposition in (view.disposition, "new" if view.run.final else "interim"):
-            if disposition != "new" and not getattr(self.config, _OPT_IN.get(disposition, ""), False):
+            if disposition != "new" and not getattr(self.config, OPT_IN.get(disposition, ""), False):
                 why = _NOT_NEW.get(disposition, f"an event that is {disposition} is not routed")
                 return RouteVerdict(self.config.name, False, why)
         return None

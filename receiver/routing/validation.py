@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from receiver.domain.run import FINAL
 from receiver.errors import suggest
@@ -81,7 +81,11 @@ _TYPES = (
     *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),
 )
 _VALUES = {"status": _STATUSES, "outcome": _STATUSES, "original_status": _STATUSES, "run_type": _TYPES}
-_COMPARED = re.compile(rf"\brun\.({'|'.join(_VALUES)})\s*(?:[=!]=\s*|in\s*\[)([^\])&|]*)")
+_DISPOSITION = "event.disposition"
+_NAMES = "|".join([*(f"run.{name}" for name in _VALUES), _DISPOSITION]).replace(".", r"\.")
+_COMPARED = re.compile(rf"(?<![\w.])({_NAMES})\s*(?:[=!]=\s*|in\s*\[)([^\])&|]*)")
+# The option of a route that lets it see events of a disposition; each route sees those that are new.
+OPT_IN: Final[dict[str, str]] = {"interim": "interim", "repeat": "repeats", "superseded": "superseded"}
 
 
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
@@ -112,7 +116,12 @@ def rule_warnings(route: Route) -> list[str]:
         if name not in FIELDS and (guess := suggest(name, FIELDS, cutoff=0.8))
     ]
     for name, value in _mentioned_values(route.when):
-        if value in _INTERIM and name != "run_type" and not route.interim:
+        if name == _DISPOSITION:
+            if value != "new" and value not in OPT_IN:
+                found.append(f"no event has the disposition {value}: it is new, {', '.join(OPT_IN)}")
+            elif value in OPT_IN and not getattr(route, OPT_IN[value]):
+                found.append(f"the route sees no event that is {value} without `{OPT_IN[value]}: true`")
+        elif value in _INTERIM and name != "run_type" and not route.interim:
             found.append(f"the route sees no run that is {value}: it has not ended; add `interim: true`")
         elif value not in _VALUES[name] and (guess := suggest(value, _VALUES[name], cutoff=0.8)):
             found.append(f"Skyvern sends no {name} {value}; did you mean {guess}?")
@@ -120,14 +129,17 @@ def rule_warnings(route: Route) -> list[str]:
 
 
 def _mentioned_values(when: str | Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Return the texts that a rule compares statuses and run types with, each with the field; globs are none."""
+    """Return the texts that a rule compares a status, run type or disposition with, each with the field; no globs."""
     if isinstance(when, str):
-        compared = [(field, re.findall(r"[\"']([^\"']*)[\"']", text)) for field, text in _COMPARED.findall(when)]
+        compared = [
+            (path.removeprefix("run."), re.findall(r"[\"']([^\"']*)[\"']", text))
+            for path, text in _COMPARED.findall(when)
+        ]
     else:
         compared = [
-            (condition.parts[0], [value for value in condition.values if isinstance(value, str)])
+            (name, [value for value in condition.values if isinstance(value, str)])
             for condition in mapping.compile_mapping(when or {})[0]
-            if len(condition.parts) == 1 and condition.parts[0] in _VALUES
+            if (name := ".".join(condition.parts)) in _VALUES or name == _DISPOSITION
         ]
     return [(field, value) for field, values in compared for value in values if not set("*?") & set(value)]
 

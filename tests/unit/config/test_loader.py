@@ -151,6 +151,17 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path) -> None:
         ("'run.status == \"complete\"'", "Skyvern sends no status complete; did you mean completed?"),
         ('\'run.status in ["failed", "cancelled"]\'', "Skyvern sends no status cancelled; did you mean canceled?"),
         ("{status: running}", "the route sees no run that is running: it has not ended; add `interim: true`"),
+        ("{event.disposition: news}", "no event has the disposition news: it is new, interim, repeat, superseded"),
+        (
+            '\'event.disposition in ["new", "news"]\'',
+            "no event has the disposition news: it is new, interim, repeat, superseded",
+        ),
+        (
+            "'event.disposition == \"repeat\"'",
+            "the route sees no event that is repeat without `repeats: true`",
+        ),
+        ("{event.disposition: [new, 're*'], disposition: news}", ""),
+        ('\'event.disposition == "new" && run.event.disposition == "x"\'', ""),
         ("{status: [failed, timed_out, 'comp*'], run_type: [task_v1, brand_new]}", ""),
         ('\'run.status != "completed" && run.output.status == "complete"\'', ""),
         ("{output.status: complete, status: 3}", ""),
@@ -162,8 +173,13 @@ def test_a_value_that_skyvern_never_sends_is_a_warning(file: Path, rule: str, wa
     assert load_file(file, ENVIRON).warnings == ([f"{file}:8: routes[1].when: {warning}"] if warning else [])
 
 
-def test_a_route_that_sees_interim_events_may_name_their_statuses(file: Path) -> None:
-    file.write_text(GOOD.replace("{status: [failed, timed_out]}", "{status: running}, interim: true"))
+@pytest.mark.parametrize(
+    "rule",
+    ["{status: running}, interim: true", "{event.disposition: repeat}, repeats: true"],
+    ids=["interim", "repeats"],
+)
+def test_a_route_that_sees_such_events_may_name_what_they_are(file: Path, rule: str) -> None:
+    file.write_text(GOOD.replace("{status: [failed, timed_out]}", rule))
 
     assert load_file(file, ENVIRON).warnings == []
 
