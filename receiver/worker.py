@@ -86,26 +86,15 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
             liveness.forget(settings.data, name)
     _lock_as_alive(settings, context.name, queue)
     body = build(context.name)
-    worn_out = False
-
-    def perform(stop: Stop) -> None:
-        nonlocal worn_out
-        body.run(stop)
-        if body.worn_out:
-            worn_out = True
-            stop.ask()
-
-    run_worker(
+    worn_out = run_worker(
         queue,
-        perform,
+        body,
         settings.redis_url,
         context.name,
         stop=stop,
-        timeout=body.job_timeout,
         predecessors=context.predecessors,
         on_job=partial(setattr, context.status, "deadline"),
         on_ready=partial(setattr, context.status, "ready", True),
-        alone=body.run_without_redis,
     )
     body.close()
     return REPLACE if worn_out else 0

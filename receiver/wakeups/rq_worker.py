@@ -1,4 +1,4 @@
-"""The worker: one queue, in this process, until it is asked to stop. It knows a job's body only as a function.
+"""The worker: one queue, in this process, until it is asked to stop. What its jobs do is a JobBody.
 
 RQ's own loop is not used. That one loses a job when it is stopped or killed at the wrong moment, quits when Redis goes
 away, takes commands by pub/sub from all who can publish, and spends 18 round trips on a job; here it is three.
@@ -29,6 +29,7 @@ from rq.worker_registration import register
 
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect
+from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import clear_dead, forget
 from receiver.wakeups.flags import RECORD_TTL, lower_flag, wake
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
@@ -228,26 +229,31 @@ class RunhookWorker(SimpleWorker):
 
 def run_worker(
     queue: str,
-    perform: Callable[[Stop], None],
+    body: JobBody,
     redis_url: str,
     name: str,
     *,
-    stop: Stop | None = None,
-    timeout: float = JOB_TIMEOUT,
+    stop: Stop,
     predecessors: Iterable[str] = (),
     on_job: Callable[[float], None] = lambda _deadline: None,
     on_ready: Callable[[], None] = lambda: None,
-    alone: Callable[[Stop], None] = lambda _stop: None,
-) -> None:
-    """Serve one queue in this process until `stop` is asked. Redis may go away and come back meanwhile.
+) -> bool:
+    """Serve one queue in this process until `stop` is asked, or `body` is worn out: then return True.
 
-    `perform`: the job's body. `name`: unique to this process. `timeout`: seconds that one job may take. `predecessors`:
-    names of dead workers whose traces are removed first. `on_job`: see RunhookWorker. `on_ready`: called each time that
-    Redis was reached and the worker is about to serve. `alone`: called every few seconds while Redis is away, within
-    the same limits as a job.
-    Call it in the main thread: a job's timeout is an alarm signal.
+    Redis may go away and come back meanwhile: every few seconds `body.run_without_redis` is called then, within the
+    limits of a job. `name`: unique to this process. `predecessors`: names of dead workers whose traces are removed
+    first. `on_job`: see RunhookWorker. `on_ready`: called each time that Redis was reached and the worker is about to
+    serve. Call it in the main thread: a job's timeout is an alarm signal.
     """
-    stop = stop or Stop(TURN)
+    worn_out = False
+
+    def perform() -> None:
+        nonlocal worn_out
+        body.run(stop)
+        if body.worn_out:
+            worn_out = True
+            stop.ask()
+
     client = connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0)
     pause, away, life, dead = 0.1, False, 0, list(predecessors)
     while not stop.asked:
@@ -256,7 +262,7 @@ def run_worker(
                 clear_dead(client, queue, each)
             dead, life = [name], life + 1  # what this life can't remove at its end, the next one does
             worker = RunhookWorker(
-                queue, client, f"{name}.{life}", body=lambda: perform(stop), timeout=timeout, on_job=on_job
+                queue, client, f"{name}.{life}", body=perform, timeout=body.job_timeout, on_job=on_job
             )
             worker.register_birth()
             wake(client, queue, force=True)  # poll at once, whatever became of earlier wake-ups
@@ -272,20 +278,20 @@ def run_worker(
             client.connection_pool.disconnect()
             _sleep(pause, stop)
             if not stop.asked:
-                _work_alone(queue, alone, stop, timeout, on_job)
+                _run_without_redis(queue, body, stop, on_job)
             pause = min(pause * 2, _MAX_WAIT)
     client.close()
+    return worn_out
 
 
-def _work_alone(
-    queue: str, alone: Callable[[Stop], None], stop: Stop, timeout: float, on_job: Callable[[float], None]
-) -> None:
+def _run_without_redis(queue: str, body: JobBody, stop: Stop, on_job: Callable[[float], None]) -> None:
     """Do one turn without Redis. What it raises ends here."""
+    timeout = body.job_timeout
     stop.begin()
     on_job(time.monotonic() + timeout)
     try:
         with _alarm(timeout):
-            alone(stop)
+            body.run_without_redis(stop)
     except JobTimeout:
         log.error("%s: a turn without Redis took more than %g s and was cut off", queue, timeout)
     except Exception as error:

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import redis
 import redis.asyncio
 
 from receiver import wakeups
 from receiver.wakeups import Stop
+from receiver.wakeups.job import JOB_TIMEOUT
 from tests.support.waiting import PATIENCE
 
 QUEUE = "deliver:ops"
 LANE = f"rq:queue:{QUEUE}:intermediate"
 
 
+class FunctionBody(wakeups.JobBody):
+    """A job's body that is a function."""
+
+    job_timeout = 0.0
+
+    def __init__(self, function: Callable[[Stop], None], job_timeout: float) -> None:
+        self.function = function
+        self.job_timeout = job_timeout
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        self.function(cast("Stop", stop))
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def serve(
-    url: str, body: Callable[[Stop], None], *, name: str = "w", seconds: float = PATIENCE, **options: Any
+    url: str,
+    body: Callable[[Stop], None],
+    *,
+    name: str = "w",
+    seconds: float = PATIENCE,
+    timeout: float = JOB_TIMEOUT,
+    **options: Any,
 ) -> None:
     """Run a worker until its body asks it to stop; fail when it does not within `seconds`."""
     stop = Stop(wakeups.TURN)
@@ -31,7 +54,7 @@ def serve(
     timer = threading.Timer(seconds, give_up)
     timer.start()
     try:
-        wakeups.run_worker(QUEUE, body, url, name, stop=stop, **options)
+        wakeups.run_worker(QUEUE, FunctionBody(body, timeout), url, name, stop=stop, **options)
     finally:
         timer.cancel()
     assert not late.is_set(), f"the worker did not come to an end within {seconds} s"
