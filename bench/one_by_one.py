@@ -72,7 +72,7 @@ def measure(database_url: str, redis_url: str, port: int, count: int, concurrenc
         record(ledger, *(new_event(f"tsk_{number}", "hook", filler="x" * 1500) for number in numbers))
     sink = registry.build("hook", "http", {"url": f"http://127.0.0.1:{port}", "secret": "s" * 32}, NoServices())
     client = redis.Redis.from_url(redis_url, socket_timeout=10)
-    deliverer = Deliverer(ledger, sink, RetryPolicy(), concurrency, client, "bench", linger=0.01, per_slot=per_slot)
+    deliverer = Deliverer(ledger, sink, RetryPolicy(), concurrency, client, "bench", idle_wait=0.01, per_slot=per_slot)
     started, used = time.perf_counter(), time.process_time()
     deliverer.run(lambda: False)
     took, used = time.perf_counter() - started, time.process_time() - used

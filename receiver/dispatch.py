@@ -39,7 +39,7 @@ BATCH = 256
 # parsed, and all who write wait for a transaction.
 PART_BYTES = 8 << 20
 # Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up.
-LINGER = 1.0
+IDLE_WAIT = 1.0
 RECLAIM_EVERY = 4.0
 
 log = logging.getLogger("runhook.dispatch")
@@ -85,7 +85,7 @@ class Dispatcher(wakeups.JobBody):
                     self._reclaimed_at = time.monotonic()
                     while reclaimed := self._reader.reclaim():
                         self._process(reclaimed)
-                entries = self._reader.read(BATCH) or self._reader.read(BATCH, block_ms=int(LINGER * 1000))
+                entries = self._reader.read(BATCH) or self._reader.read(BATCH, block_ms=int(IDLE_WAIT * 1000))
                 if not entries:
                     break
                 self._process(entries)
@@ -269,7 +269,7 @@ def build(settings: Settings, config: Config, owner: str, connection: redis.Redi
 
     `connection`: to Redis, of a caller that has one. Only `run` needs one of its own, for its blocking reads.
     """
-    connection = connection or connect(settings.redis_url, timeout=LINGER + 5, connect_timeout=2.0, retries=1)
+    connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     return Dispatcher(
         Ledger(settings.database_url),
         Router(config.routes),

@@ -58,7 +58,7 @@ def plain(value: Any) -> str:
 def context_of(delivery: Delivery) -> dict[str, Any]:
     """Return the variables that every sink's templates have. The same at every attempt of a delivery.
 
-    `run`: the body's fields, with run_id, run_type and outcome (the status after untangling) always there.
+    `run`: the body's fields, with run_id, run_type and outcome (the status after correction) always there.
     `event`: id, source, via, key (the delivery's idempotency key). `received_at`: datetime in UTC; `date`: its year,
     month, day, hour as digits of fixed width. `receipts`: of the sinks that this one waited for.
     """

@@ -66,7 +66,7 @@ def check(
             raise
         print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
         raise typer.Exit(error.exit_code) from None
-    if warning := loaded.config.unproven(settings.skyvern_base_url, settings.public_url):
+    if warning := loaded.config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
         loaded.warnings.append(warning)
     labels = parse_labels(label)
     if source and source not in loaded.config.sources:

@@ -130,6 +130,6 @@ def summary(settings: Settings, config: Config, host: str, port: int, durability
     ]
     if settings.local_key:
         lines.append("no SKYVERN_API_KEY is set: a key made for local use signs what `runhook trigger` sends")
-    if warning := config.unproven(settings.skyvern_base_url, settings.public_url):
+    if warning := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
         lines.append(f"WARNING: {warning}")
     return [*lines, "Ctrl-C stops everything"]

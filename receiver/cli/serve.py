@@ -41,7 +41,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
         *(f"{name} = {value}" for name, value in settings.summary().items()),
         promise,
     ]
-    if warning := config.unproven(settings.skyvern_base_url, settings.public_url):
+    if warning := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
         lines.append(f"WARNING: {warning}")
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")

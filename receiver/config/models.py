@@ -289,7 +289,7 @@ class Config(Model):
         """Whether runs can be submitted here: a source has a key for Skyvern's API."""
         return any(source.api_key for source in self.sources.values())
 
-    def unproven(self, default_base: str, public_url: str) -> str:
+    def no_webhooks_warning(self, default_base: str, public_url: str) -> str:
         """Return a warning when runs can be submitted but Skyvern gets no URL for their webhooks; else ""."""
         names = [name for name, source in self.sources.items() if source.api(default_base) is not None]
         if public_url or not names:

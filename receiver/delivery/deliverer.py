@@ -36,7 +36,7 @@ from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.workers import AttemptCounter
 
 # Seconds that a job waits for more before it ends.
-LINGER = 1.0
+IDLE_WAIT = 1.0
 # Seconds after which a claim that nobody renews lapses: how long a killed worker's deliveries wait at the most.
 CLAIM = 15.0
 # Seconds between two renewals of the claims of what is under way.
@@ -78,7 +78,7 @@ class Deliverer(wakeups.JobBody):
         owner: str,
         *,
         rate: SharedRate | None = None,
-        linger: float = LINGER,
+        idle_wait: float = IDLE_WAIT,
         lane_limit: int | None = None,
         per_slot: int = prefetch.PER_SLOT,
         on_start: Callable[[str], None] = lambda _delivery: None,
@@ -91,7 +91,7 @@ class Deliverer(wakeups.JobBody):
         self._rate = rate
         self._rate_spent = False
         self._without_redis = False
-        self._linger = linger
+        self._idle_wait = idle_wait
         self._lane_limit = lane_limit
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
@@ -113,7 +113,7 @@ class Deliverer(wakeups.JobBody):
     def run(self, stop: Callable[[], bool]) -> None:
         """Deliver until nothing is due or `stop()` says so: the worker stops, or this job's turn is over."""
         try:
-            self._deliver(stop, lambda: wakeups.wait_nudge(self._redis, self._queue, self._linger))
+            self._deliver(stop, lambda: wakeups.wait_nudge(self._redis, self._queue, self._idle_wait))
             self._counter.flush()
             wakeups.finish(self._redis, self._queue, self._more_due)
         except LedgerUnavailable as error:
@@ -307,7 +307,7 @@ class Deliverer(wakeups.JobBody):
 
 def build(settings: Settings, config: Config, name: str, owner: str) -> Deliverer:
     """Return the deliverer for sink `name` in the worker process `owner`. Opens its connections on first use."""
-    connection = connect(settings.redis_url, timeout=LINGER + 5, connect_timeout=2.0, retries=1)
+    connection = connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     services = SourceServices(config, settings.skyvern_base_url)
     ledger = Ledger(settings.database_url)
     if name == CALLBACK:

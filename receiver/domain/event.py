@@ -32,7 +32,7 @@ class Event:
     """One authentic inbound fact about a run.
 
     `body`: bytes exactly as received, not yet redacted. `received_at`: seconds since the epoch.
-    `submission_id`: the token of the callback URL, unproven (the URL is not signed), or "".
+    `submission_id`: the token of the callback URL (which is not signed), or "".
     """
 
     id: str

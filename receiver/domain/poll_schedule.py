@@ -49,15 +49,15 @@ def next_resolve(
     polls: int,
     now: float,
     chance: float,
-    turns: Sequence[float],
+    ages: Sequence[float],
     longest: float = UNKNOWN_LONGEST,
 ) -> float:
-    """Return when to search again for the run of a lost answer: as `next_poll`, but at once at an age of `turns`.
+    """Return when to search again for the run of a lost answer: as `next_poll`, or sooner: at the next of `ages`.
 
-    `submission_age` and `turns`: seconds; at each of those ages more can be decided than before.
+    `submission_age`, `ages`: seconds since the submission; at each of those ages more can be decided than before.
     """
     again = next_poll(polls, now, chance, longest)
-    return min([again, *(now + turn - submission_age for turn in turns if turn > submission_age)])
+    return min([again, *(now + age - submission_age for age in ages if age > submission_age)])
 
 
 def _number(value: object) -> float | None:

@@ -53,7 +53,7 @@ _UNDELIVERED = re.compile(
 class Run:
     """What one body says of its run.
 
-    `status` is as sent; `outcome` is the status after untangling: a run that failed only because its webhook could not
+    `status` is as sent; `outcome` is the status after correction: a run that failed only because its webhook could not
     be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
     `data`: the whole body ({} when it is no JSON object). `problem`: why the body can't be understood, or "";
     it holds nothing of the payload. With a problem any other field may be empty.

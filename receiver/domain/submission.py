@@ -29,7 +29,7 @@ class SubmissionState(StrEnum):
 class SubmissionMove(StrEnum):
     """What changes the state of a submission."""
 
-    # Its run is known: by the answer, by its webhook, or by proof.
+    # Its run is known: by the answer, by its webhook, or by its token in a run that Skyvern's API shows.
     ACCEPT = "accept"
     # There is certainly no run.
     REJECT = "reject"

@@ -14,7 +14,7 @@ from receiver.ledger.schema import events, runs, submissions
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A run as its newest event says. `status` is as Skyvern says, `outcome` after untangling."""
+    """A run as its newest event says. `status` is as Skyvern says, `outcome` after correction: see domain.run.Run."""
 
     source: str
     run_id: str

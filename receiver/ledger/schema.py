@@ -44,7 +44,7 @@ runs = Table(
     Column("run_id", Text, nullable=False),
     Column("run_type", Text, nullable=False, server_default=""),
     Column("status", Text, nullable=False, server_default=""),  # as Skyvern says
-    Column("outcome", Text, nullable=False, server_default=""),  # after untangling
+    Column("outcome", Text, nullable=False, server_default=""),  # after correction, see domain/run.undelivered
     Column("attempt", Integer, nullable=False, server_default="1"),
     Column("retry_pending", Boolean, nullable=False, server_default=text("false")),
     Column("final", Boolean, nullable=False, server_default=text("false")),

@@ -1,7 +1,7 @@
 """Polls Skyvern's API for results that no webhook has brought. Bounded, and goes on without Redis.
 
 A final answer becomes an event, via poll, and goes through the same Dispatcher as one from the inbox: a webhook that
-comes later is a repeat. A submission whose answer was lost is first resolved by proof. Each poll is leased in the
+comes later is a repeat. A submission whose answer was lost is first resolved by its token. Each poll is leased in the
 ledger, so several clocks share the work, and what a killed one was polling is polled again.
 """
 
@@ -213,8 +213,8 @@ class Reconciler:
 
     def _search_again(self, submission: Submission) -> None:
         now = time.time()
-        turns = [lifecycle.PENDING_LIMIT, self._settings.absent_after]
-        again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), turns)
+        ages = [lifecycle.PENDING_LIMIT, self._settings.absent_after]
+        again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), ages)
         reason = "no run with its token was found"
         self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
 

@@ -1,4 +1,4 @@
-"""Finds the run of a submission whose answer was lost, by proof: the token in the run's callback URL.
+"""Finds the run of a submission whose answer was lost, by its token: that is in the run's callback URL.
 
 Skyvern gives the callback URL of a run in `run_request`. So the newest runs are listed, the few candidates are fetched,
 and a run with the submission's token is its own. What was fetched once is remembered.
@@ -31,8 +31,8 @@ SKEW: Final = 120.0
 PAGES: Final = 20
 # Runs that one search fetches at the most.
 READS: Final = 40
-# Runs that may show that the list has the tokens of a call.
-CONTROLS: Final = 3
+# Runs of the same call that are fetched at the most, to see whether the list shows its tokens.
+REFERENCE_RUNS: Final = 3
 # Pauses before the searches that are made while the caller of a submit still waits, in seconds.
 INLINE: Final = (0.5, 2.0, 4.0)
 # Seconds that those searches may take in all: a Skyvern that has just lost an answer may well hang.
@@ -58,7 +58,7 @@ def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> lis
 
 
 class Resolver:
-    """Finds runs by proof, for one source. Threads may share it. `allow`: takes one API call from a budget."""
+    """Finds runs by their tokens, for one source. Threads may share it. `allow`: takes one API call from a budget."""
 
     def __init__(
         self, source: str, reader: SkyvernReader, ledger: Ledger, allow: Callable[[], bool] = lambda: True
@@ -71,7 +71,7 @@ class Resolver:
         self._lock = threading.Lock()
 
     def find(self, wanted: Sequence[Submission]) -> dict[str, tuple[str, FetchedRun]]:
-        """Return the run (its id, and what was fetched) of each submission that has one by proof, by submission id.
+        """Return the run (its id, and what was fetched) of each submission whose token a run has, by submission id.
 
         Raises LedgerUnavailable.
         """
@@ -118,7 +118,7 @@ class Resolver:
         made = [run for run in listed if run.run_id in owners and owners[run.run_id].call == call]
         in_step = [
             run
-            for run in made[:CONTROLS]
+            for run in made[:REFERENCE_RUNS]
             if run.created_at is None or run.created_at >= owners[run.run_id].created_at - SKEW / 2
         ]
         return any(self._token(run.run_id) == owners[run.run_id].id for run in in_step)
@@ -194,7 +194,7 @@ class Resolver:
         return found is not None and found.state in OPEN
 
 
-async def prove(
+async def search_for_run(
     resolver: Resolver, submission: Submission, due_at: Callable[[float], float], pool: Executor | None = None
 ) -> Answered | None:
     """Search for the run of a lost answer a few times, while the caller of the submit waits. None if that is in vain.

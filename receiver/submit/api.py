@@ -34,7 +34,7 @@ from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, prove
+from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
@@ -187,7 +187,7 @@ class _Api:
         resolver = self._resolvers.get(submission.source)
         if resolver is None:
             return None
-        return await prove(resolver, submission, lambda now: now + self._poll_after, self._resolver_pool)
+        return await search_for_run(resolver, submission, lambda now: now + self._poll_after, self._resolver_pool)
 
     # The handlers.
 

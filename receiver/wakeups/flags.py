@@ -48,7 +48,7 @@ def flag_key(queue: str) -> str:
 
 
 def nudge_key(queue: str) -> str:
-    """Return the Redis key of the list on which a lingering job of `queue` waits for more work."""
+    """Return the Redis key of the list on which an idle job of `queue` waits for more work."""
     return f"runhook:nudge:{queue}"
 
 
@@ -67,14 +67,14 @@ def wake_command(queue: str, *, force: bool = False) -> tuple[Any, ...]:
         Queue.redis_queues_keys,
         nudge_key(queue),
     )
-    lingers = 0 if queue == DISPATCH else 1  # dispatch lingers on the inbox itself
-    arguments = (FLAG_TTL, RECORD_TTL, job_id, lingers, int(force))
+    nudges = 0 if queue == DISPATCH else 1  # an idle dispatcher waits on the inbox itself
+    arguments = (FLAG_TTL, RECORD_TTL, job_id, nudges, int(force))
     times = ("created_at", stamp, "enqueued_at", stamp)
     return ("EVAL", _SCRIPT, len(keys), *keys, *arguments, *job_fields(queue), *times)
 
 
 def wake(client: redis.Redis, queue: str, *, force: bool = False) -> bool:
-    """Enqueue a wake-up for `queue` unless one is outstanding; then a lingering job is nudged instead.
+    """Enqueue a wake-up for `queue` unless one is outstanding; then an idle job is nudged instead.
 
     Call it after the work is committed. `force`: see `wake_command`. True if it enqueued one. Raises redis.RedisError.
     """
@@ -112,5 +112,5 @@ def finish(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
 
 
 def wait_nudge(client: redis.Redis, queue: str, seconds: float) -> bool:
-    """Linger: wait for a nudge, at most `seconds` (less than the client's socket timeout). True if one came."""
+    """Wait for a nudge, at most `seconds` (less than the client's socket timeout). True if one came."""
     return seconds > 0 and client.blpop([nudge_key(queue)], seconds) is not None

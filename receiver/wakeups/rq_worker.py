@@ -68,7 +68,7 @@ class Stop:
 
     @property
     def left(self) -> float:
-        """Seconds of the turn that are left, 0.0 when the body must end: the longest that a linger may take."""
+        """Seconds of the turn that are left, 0.0 when the body must end: the longest that it may wait for more work."""
         return 0.0 if self.asked else max(0.0, self._end - self._clock())
 
     def __call__(self) -> bool:

@@ -77,8 +77,8 @@ class Submitting:
 def submitting(
     redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Submitting]]:
-    monkeypatch.setattr(dispatch, "LINGER", 0.1)
-    monkeypatch.setitem(Deliverer.__init__.__kwdefaults__, "linger", 0.1)  # type: ignore[arg-type]
+    monkeypatch.setattr(dispatch, "IDLE_WAIT", 0.1)
+    monkeypatch.setitem(Deliverer.__init__.__kwdefaults__, "idle_wait", 0.1)  # type: ignore[arg-type]
     with ExitStack() as stack:
 
         def make(

@@ -23,7 +23,7 @@ def test_a_row_tells_what_became_of_the_run(database: ResultsDb) -> None:
     run = sample_run("tsk_1", run_request={"title": "Invoices"}, queued_at="2026-03-01T10:00:01")
     delivery = make_delivery(
         run,
-        status="completed",  # untangled: failed only because its webhook could not be delivered
+        status="completed",  # corrected: failed only because its webhook could not be delivered
         labels={"team": "billing"},
         receipts={"archive": {"id": "1", "urls": {"recording": "https://files.example/1.webm"}}, "gone": None},
     )

@@ -86,7 +86,7 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., None]]:
         sink: Any = CallbackSink(CallbackOptions(timeout=30), Lent(), Ledger(url), lambda: master, allowed)
         connection = redis.Redis.from_url(redis_url, socket_timeout=10)
         retry = RetryPolicy(first=100)
-        made.append(Deliverer(Ledger(url), sink, retry, slots, connection, "w", linger=0.02, lane_limit=2))
+        made.append(Deliverer(Ledger(url), sink, retry, slots, connection, "w", idle_wait=0.02, lane_limit=2))
         made[-1].run(stop)
 
     yield run

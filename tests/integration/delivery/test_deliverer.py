@@ -74,7 +74,7 @@ def deliver(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., Deliverer]
             connection,
             f"w{len(made)}",
             rate=rate,
-            linger=0.02,
+            idle_wait=0.02,
         )
         made.append(it)
         return it
@@ -445,7 +445,7 @@ def test_a_claim_whose_commit_was_not_heard_of_is_handed_back_by_its_owner_and_n
         record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
         sink = ScriptedSink(accept)
         client = redis.Redis.from_url(redis_url, socket_timeout=10)
-        deliverer = Deliverer(Ledger(url), sink, RetryPolicy(), 2, client, "w", linger=0.02)
+        deliverer = Deliverer(Ledger(url), sink, RetryPolicy(), 2, client, "w", idle_wait=0.02)
         cut = gate.catch(b"COMMIT", "cut", after=b"attempts=(deliveries.attempts")
         # When it goes on, and no clock takes back what has lapsed
         deliverer.run(lambda: False)

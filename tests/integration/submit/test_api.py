@@ -550,7 +550,7 @@ def test_skyvern_can_be_asked_for_what_the_ledger_has_not_which_makes_no_event(
     assert rig.ledger.read(lambda connection: queries.list_events(connection, queries.Filter())) == events
 
 
-def test_an_untangled_run_is_completed_and_the_status_of_skyvern_stands_in_a_header(
+def test_a_corrected_run_is_completed_and_the_status_of_skyvern_stands_in_a_header(
     submitting: Make, simulate_skyvern: Simulate
 ) -> None:
     sim = simulate_skyvern()

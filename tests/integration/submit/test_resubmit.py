@@ -36,7 +36,7 @@ def delivering(rig: Submitting, redis_url: str, **options: Any) -> Iterator[None
     )
     sink: Any = ResubmitSink("again", validated, NoServices())
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    deliverer = Deliverer(Ledger(rig.settings.database_url), sink, RetryPolicy(), 4, connection, "w", linger=0.1)
+    deliverer = Deliverer(Ledger(rig.settings.database_url), sink, RetryPolicy(), 4, connection, "w", idle_wait=0.1)
     ended = threading.Event()
 
     def work() -> None:

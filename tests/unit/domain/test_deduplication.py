@@ -84,7 +84,7 @@ HARMLESS = {"failure_reason": "Failed to send webhook. task_v2_id=tsk_v2_1"}
         ({"output": {"a": 1, "b": {"c": 2, "d": 3}}}, {"output": {"b": {"d": 3, "c": 2}, "a": 1}}),
         ({"downloaded_files": [A, B]}, {"downloaded_files": [B, A]}),
         ({"output": {"downloaded_files": [A, B]}}, {"output": {"downloaded_files": [B, A]}}),
-        # untangling
+        # correction of the status
         ({"output": [1]}, {"output": [1], "status": "failed", **HARMLESS}),
     ],
 )
