@@ -190,35 +190,19 @@ def _update_status(insert: Any) -> Any:
     return insert.on_conflict_do_update(
         index_elements=[runs.c.source, runs.c.run_id],
         set_={
-            **{name: insert.excluded[name] for name in _REPLACED},
+            **{name: insert.excluded[name] for name in (*_REPLACED, "event_id")},
             **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
             "events": runs.c.events + insert.excluded.events,
         },
     )
 
 
+# Fields of a run that its newest event replaces.
+_REPLACED = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason")
 # A later event with fewer keys (retry_webhook sends some) does not take away what an earlier one had.
 _KEPT = ("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at")
-_REPLACED = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason", "event_id")
 
 
 def _status(item: NewEvent) -> dict[str, Any]:
-    run = item.run
-    return {
-        "source": item.event.source,
-        "run_id": run.run_id,
-        "run_type": run.run_type,
-        "status": run.status,
-        "outcome": run.outcome,
-        "attempt": run.attempt,
-        "retry_pending": run.retry_pending,
-        "final": run.final,
-        "title": run.title,
-        "workflow_id": run.workflow_id,
-        "failure_reason": run.failure_reason,
-        "created_at": run.created_at,
-        "started_at": run.started_at,
-        "finished_at": run.finished_at,
-        "modified_at": run.modified_at,
-        "event_id": item.event.id,
-    }
+    of_run = {name: getattr(item.run, name) for name in ("run_id", *_REPLACED, *_KEPT)}
+    return {"source": item.event.source, "event_id": item.event.id, **of_run}
