@@ -107,10 +107,11 @@ class InboxWriter:
 
     `timeout`: seconds that a connect, or a commit of an ordinary size, may take. `client`: for what is no commit.
     `lazy`: connect when it is needed; otherwise only `connect` does, so that its caller can examine the server first.
-    `wake_flag`: the key that exists while a wake-up of the dispatcher is outstanding; "" for who wakes nobody.
+    `wake_flag`: the key that exists while a wake-up of the dispatcher is outstanding; by default one that then exists,
+    for callers that wake nobody.
     """
 
-    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT, lazy: bool = True, wake_flag: str = "") -> None:
+    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT, lazy: bool = True, wake_flag: str = STREAM) -> None:
         self._timeout = timeout
         self._lazy = lazy
         self._head = b"".join(map(_bulk, (b"EVAL", _APPEND.encode(), b"2", STREAM.encode(), wake_flag.encode())))

@@ -23,13 +23,15 @@ class DaemonPool:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._waiting = 0
+        self._unfinished = 0  # submitted work that has not returned; what hangs is counted for ever
         self.abandoned = 0
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run `work` as soon as a thread is free. It must not raise."""
         with self._lock:
-            if self._work.qsize() >= self._waiting and self._threads < self._size:
+            self._unfinished += 1
+            # Not the idle threads: one that has just taken its work would still count as idle.
+            if self._threads < min(self._size, self._unfinished):
                 self._threads += 1
                 threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
             self._work.put(work)
@@ -48,14 +50,8 @@ class DaemonPool:
             self._threads = 0
 
     def _run(self) -> None:
-        while (work := self._take()) is not None:
+        while (work := self._work.get()) is not None:
             work()
             del work  # it may hold a buffer
-
-    def _take(self) -> Callable[[], None] | None:
-        with self._lock:
-            self._waiting += 1
-        work = self._work.get()
-        with self._lock:
-            self._waiting -= 1
-        return work
+            with self._lock:
+                self._unfinished -= 1
