@@ -76,7 +76,7 @@ class Dispatcher(wakeups.JobBody):
         self._reclaimed_at = 0.0
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's turn is over."""
+        """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
         self._reader.ensure()
         try:
             self._process(self._unfinished)

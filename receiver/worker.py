@@ -29,7 +29,7 @@ from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import connect, no_entry
 from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
-from receiver.wakeups import DISPATCH, TURN, JobBody, Stop, deliver_queue, run_worker
+from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, Stop, deliver_queue, run_worker
 
 log = logging.getLogger("runhook.worker")
 
@@ -79,7 +79,7 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
 
     Raises RunhookError when its body can't be built.
     """
-    stop = Stop(TURN)
+    stop = Stop(TIME_SLICE)
     signal.signal(signal.SIGTERM, lambda *_: stop.ask())
     for name in context.predecessors:
         if release(settings, queue, name):

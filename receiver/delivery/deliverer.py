@@ -111,7 +111,7 @@ class Deliverer(wakeups.JobBody):
         self._settlement = Settlement(sink.name, retry, owner, self._counter)
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Deliver until nothing is due or `stop()` says so: the worker stops, or this job's turn is over."""
+        """Deliver until nothing is due or `stop()` says so: the worker stops, or this job's time slice is over."""
         try:
             self._deliver(stop, lambda: wakeups.wait_nudge(self._redis, self._queue, self._idle_wait))
             self._counter.flush()
@@ -152,8 +152,8 @@ class Deliverer(wakeups.JobBody):
 
     @property
     def job_timeout(self) -> float:
-        """Seconds after which one of its jobs is overdue: its turn, and the longest send that may start in it."""
-        return wakeups.TURN + self._limit + 10
+        """Seconds after which one of its jobs is overdue: its time slice, and the longest send that may start in it."""
+        return wakeups.TIME_SLICE + self._limit + 10
 
     @property
     def worn_out(self) -> bool:

@@ -31,7 +31,7 @@ from receiver.wakeups.flags import (
     wake_sinks,
 )
 from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
-from receiver.wakeups.rq_worker import TURN, JobTimeout, Stop, run_worker
+from receiver.wakeups.rq_worker import TIME_SLICE, JobTimeout, Stop, run_worker
 
 logging.getLogger("rq").setLevel(logging.CRITICAL)  # it logs every job, and tracebacks with whatever they hold
 
@@ -39,7 +39,7 @@ __all__ = [
     "DISPATCH",
     "FLAG_TTL",
     "JOB_TIMEOUT",
-    "TURN",
+    "TIME_SLICE",
     "JobBody",
     "JobTimeout",
     "RunhookJob",

@@ -22,7 +22,7 @@ from rq.utils import decode_redis_hash
 
 # The queue of the workers that take events from the inbox into the ledger.
 DISPATCH: Final = "dispatch"
-# Seconds that a job may take at the most: its turn, and the longest wait that its last batch may contain.
+# Seconds that a job may take at the most: its time slice, and the longest wait that its last batch may contain.
 JOB_TIMEOUT: Final = 60.0
 
 _DESCRIPTION = "wake-up"

@@ -37,7 +37,7 @@ from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQue
 log = logging.getLogger("runhook.worker")
 
 # Seconds after which a job's body is told to stop, so that a busy queue gets a new job with a fresh timeout.
-TURN: Final = 5.0
+TIME_SLICE: Final = 5.0
 
 _POLL = 1.0  # seconds of one blocking wait for a job: so late a stop is noticed
 _WORKER_TTL = 16  # seconds that an idle worker's record outlives its last heartbeat
@@ -47,28 +47,28 @@ _MAX_WAIT = 2.0  # seconds between two tries to reach a Redis that is away (stoc
 
 class Stop:
     """What a job's body asks between two batches: must it end? True when the worker was asked to stop, or when this
-    job's turn is over. The body then hands back what it holds, lowers the flag and returns.
+    job's time slice is over. The body then hands back what it holds, lowers the flag and returns.
 
-    `turn`: seconds that one job's turn takes.
+    `time_slice`: seconds that one job may work before it ends.
     """
 
-    def __init__(self, turn: float = float("inf"), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, time_slice: float = float("inf"), clock: Callable[[], float] = time.monotonic) -> None:
         self.asked = False
-        self._turn = turn
+        self._time_slice = time_slice
         self._clock = clock
-        self._end = clock() + turn
+        self._end = clock() + time_slice
 
     def ask(self) -> None:
         """Stop the worker, after the job under way. Safe in a signal handler."""
         self.asked = True
 
     def begin(self) -> None:
-        """Begin the turn of a new job."""
-        self._end = self._clock() + self._turn
+        """Begin the time slice of a new job."""
+        self._end = self._clock() + self._time_slice
 
     @property
     def left(self) -> float:
-        """Seconds of the turn that are left, 0.0 when the body must end: the longest that it may wait for more work."""
+        """Seconds that are left, 0.0 when the body must end: the longest that it may wait for more work."""
         return 0.0 if self.asked else max(0.0, self._end - self._clock())
 
     def __call__(self) -> bool:
@@ -285,7 +285,7 @@ def run_worker(
 
 
 def _run_without_redis(queue: str, body: JobBody, stop: Stop, on_job: Callable[[float], None]) -> None:
-    """Do one turn without Redis. What it raises ends here."""
+    """Work for one time slice without Redis. What it raises ends here."""
     timeout = body.job_timeout
     stop.begin()
     on_job(time.monotonic() + timeout)

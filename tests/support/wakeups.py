@@ -44,7 +44,7 @@ def serve(
     **options: Any,
 ) -> None:
     """Run a worker until its body asks it to stop; fail when it does not within `seconds`."""
-    stop = Stop(wakeups.TURN)
+    stop = Stop(wakeups.TIME_SLICE)
     late = threading.Event()
 
     def give_up() -> None:

@@ -125,7 +125,7 @@ def test_a_stop_comes_at_the_end_of_the_turn_and_not_before() -> None:
     assert not stop()
 
 
-def test_a_stop_that_was_asked_for_is_not_undone_by_a_new_turn() -> None:
+def test_a_stop_that_was_asked_for_is_not_undone_by_a_new_time_slice() -> None:
     stop = Stop(5.0)
     stop.ask()
     stop.begin()
