@@ -27,7 +27,6 @@ from receiver.domain.run import parse
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show
 from receiver.routing.router import Router, RunView, Verdict
-from receiver.skyvern import samples
 
 STARS = "********"
 _RUN_FIELDS = ("run_id", "run_type", "status", "outcome", "attempt", "problem")
@@ -280,6 +279,8 @@ def _body(name: str) -> bytes:
 
 
 def _sample(name: str) -> bytes | None:
+    from receiver.skyvern import samples
+
     try:
         return samples.build(name, now=time.time())
     except KeyError:

@@ -21,7 +21,6 @@ from receiver.domain.run import parse
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, queries
 from receiver.ledger.deliveries import lanes
-from receiver.skyvern import samples
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3
@@ -159,6 +158,8 @@ def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = Non
 
 def sample_delivery(sink: str, source: str, now: float) -> Delivery:
     """Return a delivery that is marked as a test, of a made-up run."""
+    from receiver.skyvern import samples
+
     body = samples.build("completed", now=now, run_id=f"tsk_test_{int(now)}")
     run = parse(body)
     return Delivery(

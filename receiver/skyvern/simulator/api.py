@@ -115,7 +115,7 @@ def _login(_: Request, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _download_files(_: Request, given: dict[str, Any]) -> dict[str, Any]:
-    return _workflow("wpid_downloadfiles", validated(DownloadFiles, given).webhook_url)
+    return _workflow("wpid_download", validated(DownloadFiles, given).webhook_url)
 
 
 def _legacy_workflow(request: Request, given: dict[str, Any]) -> dict[str, Any]:
