@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,8 +41,7 @@ class NewDelivery:
     after: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event to be recorded, with all that was found out about it."""
 
     event: Event
@@ -201,8 +201,13 @@ def _update_status(insert: Any) -> Any:
 _REPLACED = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason")
 # A later event with fewer keys (retry_webhook sends some) does not take away what an earlier one had.
 _KEPT = ("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at")
+_OF_RUN = ("run_id", *_REPLACED, *_KEPT)
+_values = attrgetter(*_OF_RUN)
 
 
 def _status(item: NewEvent) -> dict[str, Any]:
-    of_run = {name: getattr(item.run, name) for name in ("run_id", *_REPLACED, *_KEPT)}
-    return {"source": item.event.source, "event_id": item.event.id, **of_run}
+    return {
+        "source": item.event.source,
+        "event_id": item.event.id,
+        **dict(zip(_OF_RUN, _values(item.run), strict=True)),
+    }

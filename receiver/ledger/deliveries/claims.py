@@ -46,6 +46,27 @@ UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefe
 # The condition for a claimed delivery; a literal, for the partial index needs it.
 SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
 
+# What is built once, for each claim builds its statements anew.
+_DUE = (
+    sa.select(deliveries.c.id, sa.func.length(events.c.body))
+    .join(events, events.c.id == deliveries.c.event_id)
+    .order_by(deliveries.c.due_at, deliveries.c.id)
+    .with_for_update(skip_locked=True, of=deliveries)
+)
+_OF_DELIVERY = ("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id", "prefetched")
+_OF_EVENT = ("outcome", "via", "problem", "received_at", "body")
+_CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels")
+_CLAIMED = (
+    sa.select(
+        *(deliveries.c[name] for name in _OF_DELIVERY),
+        *(events.c[name] for name in _OF_EVENT),
+        deliveries.c.attempts,
+        runs.c.labels,
+    )
+    .join(events, events.c.id == deliveries.c.event_id)
+    .outerjoin(runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -151,14 +172,7 @@ def _take(
     values: Mapping[str, Any],
     now: float,
 ) -> list[str]:
-    due = (
-        sa.select(deliveries.c.id, sa.func.length(events.c.body))
-        .join(events, events.c.id == deliveries.c.event_id)
-        .where(fair_queue.due(sink, now), condition)
-        .order_by(deliveries.c.due_at, deliveries.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=deliveries)
-    )
+    due = _DUE.where(fair_queue.due(sink, now), condition).limit(limit)
     found: list[str] = []
     size = 0
     for delivery, length in connection.execute(due):
@@ -176,24 +190,12 @@ def _take(
 
 
 def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]) -> list[Claimed]:
-    of_delivery = ("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id", "prefetched")
-    of_event = ("outcome", "via", "problem", "received_at", "body")
-    rows = connection.execute(
-        sa.select(
-            *(deliveries.c[name] for name in of_delivery),
-            deliveries.c.attempts.label("attempt_number"),
-            *(events.c[name] for name in of_event),
-            runs.c.labels,
-        )
-        .join(events, events.c.id == deliveries.c.event_id)
-        .outerjoin(runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id))
-        .where(bulk.among(connection, deliveries.c.id, ids))
-    )
     found = {}
-    for row in rows:
-        fields = {**row._mapping, "body": bytes(row.body), "after": tuple(json.loads(row.after))}
-        fields["labels"] = json.loads(row.labels or "{}")
-        found[row.id] = Claimed(**fields, probe=row.id in probes)
+    for row in connection.execute(_CLAIMED.where(bulk.among(connection, deliveries.c.id, ids))):
+        fields = dict(zip(_CLAIMED_FIELDS, row, strict=True))
+        fields["body"], fields["after"] = bytes(fields["body"]), tuple(json.loads(fields["after"]))
+        fields["labels"] = json.loads(fields["labels"] or "{}")
+        found[fields["id"]] = Claimed(**fields, probe=fields["id"] in probes)
     return [found[each] for each in ids if each in found]
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -121,7 +120,7 @@ def test_a_route_that_could_not_be_evaluated_is_no_problem_of_the_body(
     ledger: Ledger, deliver: Callable[..., Deliverer]
 ) -> None:
     event = new_event("tsk_1", "ops")
-    record(ledger, replace(event, note="route big can't be evaluated: the types don't fit"))
+    record(ledger, event._replace(note="route big can't be evaluated: the types don't fit"))
     sink = ScriptedSink(accept)
 
     deliver(sink).run(lambda: False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -70,7 +69,7 @@ def test_an_event_is_recorded_once_however_often_it_comes(ledger: Ledger) -> Non
 
 def test_a_run_stands_as_its_newest_event_says_and_counts_all(ledger: Ledger) -> None:
     record(ledger, new_event("wr_1", status="running", workflow_title="Invoices"))
-    stale = replace(new_event("wr_1", status="failed", failure_reason="old"), newest=False)
+    stale = new_event("wr_1", status="failed", failure_reason="old")._replace(newest=False)
     record(ledger, stale, new_event("wr_1", status="completed"))
 
     (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
