@@ -6,6 +6,9 @@ for itself how long it waits for Redis.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import redis
 import redis.asyncio
 import redis.asyncio.retry
@@ -39,7 +42,28 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
         socket_connect_timeout=connect_timeout,
         retry=redis.asyncio.retry.Retry(NoBackoff(), retries, supported_errors=_RETRIED),
     )
+    pool = client.connection_pool
+    pool.connection_class = _seeing_resets(pool.connection_class)  # type: ignore[arg-type]
     return client
+
+
+@cache
+def _seeing_resets(kind: type[Any]) -> type[Any]:
+    """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost.
+
+    After a reset uvloop raises RuntimeError ("… the handler is closed") on a write; redis-py knows only OSError.
+    """
+
+    class Connection(kind):  # type: ignore[misc]
+        async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+            try:
+                await super().send_packed_command(*arguments, **options)
+            except RuntimeError as error:
+                if "closed" not in str(error):
+                    raise
+                raise redis.ConnectionError("the connection was reset") from error
+
+    return Connection
 
 
 def no_entry(redis_url: str, error: Exception) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Literal, Self
@@ -53,11 +54,21 @@ class _Pair:
         self.seen = b""
         self.met: set[Caught] = set()
         self.muted: Caught | None = None
+        self.was_reset = False
 
     def close(self) -> None:
-        for end in (self.client, self.server):
+        """End both ways in good order (FIN)."""
+        for end in () if self.was_reset else (self.client, self.server):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def reset(self) -> None:
+        """Break both ways off (RST): the threads that read wake up, and their closing then sends it."""
+        self.was_reset = True
+        for end in (self.client, self.server):
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RD)
 
 
 class Gate:
@@ -102,6 +113,13 @@ class Gate:
             pair.close()
         yield
         self._shut = False
+
+    def reset(self) -> int:
+        """Reset all connections that there are (RST, as a firewall or a crashed host does it). Returns how many."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            pair.reset()
+        return len(pairs)
 
     def __enter__(self) -> Self:
         return self
