@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md describes: floors, circles, who owns a technology, and the map itself."""
+"""The structure that docs/architecture.md describes: layers, import cycles, owners of technologies, the list of modules."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# From the bottom up. What stands on one floor imports from the floors below it, and nothing of its own floor.
-FLOORS = (
+# From the bottom up. A package imports from the layers below its own, and nothing of its own layer.
+LAYERS = (
     {"errors"},
     {"runtime", "domain", "telemetry"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox"},
@@ -105,13 +105,13 @@ def within(name: str, places: set[str]) -> bool:
     return any(name == place or name.startswith(place + "/") for place in places)
 
 
-def room(module: str) -> str:
+def package_of(module: str) -> str:
     """`receiver.ledger.deliveries.claims` → `ledger`."""
     return module.split(".")[1] if "." in module else ""
 
 
-def floor(module: str) -> int:
-    return next(level for level, rooms in enumerate(FLOORS) if room(module) in rooms)
+def layer(module: str) -> int:
+    return next(level for level, packages in enumerate(LAYERS) if package_of(module) in packages)
 
 
 def test_handlers_never_import_the_receiver() -> None:
@@ -121,28 +121,32 @@ def test_handlers_never_import_the_receiver() -> None:
     assert guilty == set()
 
 
-def test_each_part_of_the_receiver_has_a_floor() -> None:
-    assert {room(module) for module in OURS if room(module) and module.startswith("receiver.")} == set().union(*FLOORS)
+def test_each_part_of_the_receiver_has_a_layer() -> None:
+    assert {
+        package_of(module) for module in OURS if package_of(module) and module.startswith("receiver.")
+    } == set().union(*LAYERS)
 
 
-def test_imports_lead_to_a_lower_floor() -> None:
+def test_imports_lead_to_a_lower_layer() -> None:
     guilty = {
-        f"{module} (floor {floor(module)}) imports {target} (floor {floor(target)})"
+        f"{module} (layer {layer(module)}) imports {target} (layer {layer(target)})"
         for module, path in OURS.items()
         if module.startswith("receiver.")
         for target in imports(path)
-        if target.startswith("receiver.") and room(target) != room(module) and floor(target) >= floor(module)
+        if target.startswith("receiver.")
+        and package_of(target) != package_of(module)
+        and layer(target) >= layer(module)
     }
     assert guilty == set()
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {module: imports(path) & OURS.keys() for module, path in OURS.items()}
-    assert list(circles(graph)) == []
+    assert list(cycles(graph)) == []
 
 
-def circles(graph: dict[str, frozenset[str]]) -> Iterator[list[str]]:
-    """The circles that a walk from each module meets, each once."""
+def cycles(graph: dict[str, frozenset[str]]) -> Iterator[list[str]]:
+    """The cycles that a walk from each module meets, each once."""
     done: set[str] = set()
 
     def walk(module: str, trail: list[str]) -> Iterator[list[str]]:
@@ -229,7 +233,7 @@ def test_no_two_public_classes_share_a_name() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
-def on_the_map() -> set[str]:
+def listed() -> set[str]:
     """The modules that docs/architecture.md lists: a row a folder, its modules in backticks in the second column."""
     page = (ROOT / "docs" / "architecture.md").read_text()
     found = set()
@@ -240,14 +244,14 @@ def on_the_map() -> set[str]:
     return found
 
 
-def test_the_map_shows_each_module_and_no_other() -> None:
+def test_the_page_lists_each_module_and_no_other() -> None:
     unmapped = {"__init__", "__main__", "env"}
     there = {
         name_of(path)
         for path in modules("receiver", "handlers")
         if path.stem not in unmapped and "/versions/" not in name_of(path)
     }
-    assert on_the_map() == there
+    assert listed() == there
 
 
 def test_what_the_page_refers_to_is_there() -> None:
