@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md describes: layers, import cycles, owners of technologies, the list of modules."""
+"""What docs/architecture.md describes: layers, import cycles, owners of technologies, the list of modules."""
 
 from __future__ import annotations
 
