@@ -1,4 +1,4 @@
-"""Masks what must not be stored: the fields that the config's `redact` paths name. Pure.
+"""Masks what the ledger must not hold: the fields that the config's `redact` paths name. Pure; dispatch applies it.
 
 A path is names with dots between. `*` is one level (any name, any item of a list), `**` any number of levels, none
 included. A list needs no mention: `errors.reasoning` is the reasoning of each error. What is masked keeps its shape,

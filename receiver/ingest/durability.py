@@ -1,4 +1,4 @@
-"""Durability of a 202 with the Redis in use: is each event on disk before it, and can it be evicted afterwards?
+"""What Redis's settings promise: is each event on disk before its 202, can it be evicted afterwards? Writes nothing.
 
 Checked at start, whenever Redis comes back, and now and then in between. `assess` is pure; `examine` does the I/O.
 """
