@@ -151,6 +151,8 @@ class Sink(ABC, Generic[O]):
     """
 
     Options: ClassVar[type[SinkOptions]] = SinkOptions
+    # Whether it wants a later event of a result that it has, which has more files or fields, to complete what it keeps.
+    takes_updates: ClassVar[bool] = False
     # How many deliveries `send_many` takes at once; 1 means that the caller runs `send` concurrently instead.
     batch_size: ClassVar[int] = 1
 

@@ -149,6 +149,11 @@ class RouteConfig(Model):
     )
     interim: bool = Field(False, description="Also events of runs that have not ended, or will be tried again.")
     repeats: bool = Field(False, description="Also events that say nothing new.")
+    updates: bool = Field(
+        False,
+        description="Tell its sinks again when a later event of the same result has more files or fields. Sinks that"
+        " complete what they keep (database, files, s3) get those anyway.",
+    )
     superseded: bool = Field(False, description="Also final events older than the newest one of their run.")
     stop: bool = Field(False, description="When this route matches, the ones after it are not evaluated.")
 
@@ -230,6 +235,13 @@ class ReconcileConfig(Model):
         le=604800,
         description="Time after which a run without a result is polled, where its request sets no limit: seconds, or"
         " such as 10m.",
+    )
+    webhook_grace: Seconds = Field(
+        120.0,
+        ge=0,
+        le=86400,
+        description="Time that an end which Skyvern's API shows waits for its webhook, which has the same facts and"
+        " more files; then the API's answer is taken: seconds, or such as 2m.",
     )
     longest: Seconds = Field(
         3600.0, gt=0, le=604800, description="Longest pause between two polls of one run: seconds, or such as 1h."

@@ -55,6 +55,7 @@ class Run:
 
     `status` is as sent; `outcome` is the status after correction: a run that failed only because its webhook could not
     be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
+    `retried_from`, `retried_by`: ids of the runs that Skyvern started again as this one, and for this one.
     `data`: the whole body ({} when it is no JSON object). `problem`: why the body can't be understood, or "";
     it holds nothing of the payload. With a problem any other field may be empty.
     """
@@ -72,6 +73,8 @@ class Run:
     failure_reason: str | None = None
     title: str | None = None
     workflow_id: str | None = None
+    retried_from: str | None = None
+    retried_by: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
@@ -112,12 +115,14 @@ def parse(body: bytes) -> Run:
 
 
 def _texts(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are only shown: a run's title, workflow and failure reason."""
+    """Return the fields that are texts: a run's title, workflow, failure reason, and the runs that it is linked to."""
     return {
         "failure_reason": _text(data.get("failure_reason"), MAX_REASON),
         "title": next((title[:MAX_TITLE] for title in titles(data) if title), None),
         "workflow_id": _text(data.get("workflow_permanent_id"), MAX_RUN_ID)
         or _text(data.get("workflow_id"), MAX_RUN_ID),
+        "retried_from": _text(data.get("retried_from_workflow_run_id"), MAX_RUN_ID) or None,
+        "retried_by": _text(data.get("retried_by_workflow_run_id"), MAX_RUN_ID) or None,
     }
 
 

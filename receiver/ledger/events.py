@@ -200,7 +200,10 @@ def _update_status(insert: Any) -> Any:
 # Fields of a run that its newest event replaces.
 _REPLACED = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason")
 # A later event with fewer keys (retry_webhook sends some) does not take away what an earlier one had.
-_KEPT = ("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at")
+_KEPT = (
+    *("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at"),
+    *("retried_from", "retried_by"),
+)
 _OF_RUN = ("run_id", *_REPLACED, *_KEPT)
 _values = attrgetter(*_OF_RUN)
 

@@ -61,8 +61,14 @@ runs = Table(
     Column("labels", Text, nullable=False, server_default="{}"),
     Column("first_seen_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("retried_from", Text),  # the run that Skyvern started again as this one
+    Column("retried_by", Text),  # the run that Skyvern started again for this one
+    Column("noted_at", Double),  # when Skyvern's API first showed its end, though no event has brought it yet
+    Column("due_at", Double),  # when Skyvern is asked next for a run without a submission; null: never
+    Column("polls", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("source", "run_id"),
     Index(None, "updated_at"),
+    _partial("ix_runs_due", "due_at IS NOT NULL", "due_at"),
 )
 
 events = Table(
@@ -81,8 +87,10 @@ events = Table(
     Column("final", Boolean, nullable=False),
     Column("modified_at", Double),
     Column("fingerprint", Text, nullable=False),
+    Column("statement", Text, nullable=False, server_default=""),  # the fingerprint without the files
+    Column("extent", Text, nullable=False, server_default=""),  # how much it has: see domain/extent.py
     Column("output_null", Boolean, nullable=False),
-    Column("disposition", Text, nullable=False),  # new | interim | repeat | superseded | unreadable
+    Column("disposition", Text, nullable=False),  # new | interim | update | repeat | superseded | unreadable
     Column("repeat_of", Text),
     Column("unrouted", Boolean, nullable=False),
     Column("problem", Text, nullable=False),
@@ -90,6 +98,7 @@ events = Table(
     Column("received_at", Double, nullable=False),
     Column("recorded_at", Double, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("completion", Text, nullable=False, server_default=""),  # JSON object: members that the body lacks, or ""
     Index("uq_events_id", "id", unique=True),
     Index(None, "source", "run_id"),
     Index(None, "recorded_at"),
@@ -190,7 +199,8 @@ submissions = Table(
     Column("labels", Text, nullable=False, server_default="{}"),  # JSON
     Column("callback_url", Text, nullable=False, server_default=""),  # the caller's; elsewhere: webhook_url
     Column("idempotency_key", Text),
-    Column("request_hash", Text, nullable=False),  # the request itself may hold secrets and is not kept
+    Column("request_hash", Text, nullable=False),  # of the request as it was sent
+    Column("request", Text),  # JSON: what was asked for, after redaction; null when it was not kept
     Column("answer_status", Integer),
     Column("answer", LargeBinary),  # the answer to the caller, after redaction
     Column("due_at", Double),  # when to poll next; null: never

@@ -53,6 +53,10 @@ class Route(Protocol):
         """Whether it takes events that say nothing new."""
 
     @property
+    def updates(self) -> bool:
+        """Whether it tells its sinks again of a result that has more files or fields than before."""
+
+    @property
     def superseded(self) -> bool:
         """Whether it takes events older than the newest of their run."""
 

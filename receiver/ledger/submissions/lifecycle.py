@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -41,11 +42,15 @@ class NewSubmission:
     labels: Mapping[str, str] = field(default_factory=dict)
     webhook_url: str = ""  # the caller's
     idempotency_key: str | None = None
+    request: Mapping[str, Any] | None = field(default=None, repr=False)  # what was asked for, after redaction
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One row. `webhook_url`, `answer`: the caller's; the latter redacted. `due_at`: of the next poll, or None."""
+    """One row. `webhook_url`, `answer`: the caller's; the latter redacted. `due_at`: of the next poll, or None.
+
+    `request`: the members of its request, redacted; None when they were not kept.
+    """
 
     id: str
     source: str
@@ -59,6 +64,7 @@ class Submission:
     webhook_url: str = field(repr=False)
     idempotency_key: str | None = field(repr=False)
     request_hash: str
+    request: Mapping[str, Any] | None = field(repr=False)
     answer_status: int | None
     answer: bytes | None = field(repr=False)
     due_at: float | None
@@ -89,6 +95,7 @@ def from_row(row: sa.Row[tuple[object, ...]]) -> Submission:
     fields["webhook_url"] = fields.pop("callback_url")
     fields["state"] = SubmissionState(fields["state"])
     fields["labels"] = json.loads(fields["labels"])
+    fields["request"] = None if fields["request"] is None else json.loads(fields["request"])
     fields["answer"] = None if fields["answer"] is None else bytes(fields["answer"])
     return Submission(**fields)
 
@@ -134,6 +141,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "callback_url": new.webhook_url,
         "idempotency_key": new.idempotency_key,
         "request_hash": new.request_hash,
+        "request": None if new.request is None else json.dumps(new.request),
         "due_at": now + PENDING_POLL,
         "created_at": now,
         "updated_at": now,

@@ -77,6 +77,13 @@ def copy(connection: sa.Connection, before: Rows) -> None:
     connection.exec_driver_sql("SELECT setval(pg_get_serial_sequence('events', 'seq'), (SELECT max(seq) FROM events))")
 
 
+NEW_COLUMNS: dict[str, dict[str, Any]] = {
+    "events": {"statement": "", "extent": "", "completion": ""},
+    "submissions": {"request": None},
+    "runs": {"retried_from": None, "retried_by": None, "noted_at": None, "due_at": None, "polls": 0},
+}
+
+
 def in_todays_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
     row = dict(row)
     if table == "events" and row["disposition"] == "news":
@@ -87,7 +94,7 @@ def in_todays_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
         claimed = row.pop("claim")
         owner, _, number = claimed.removesuffix("+").rpartition("/")
         row |= {"claim_owner": owner, "claim_number": int(number or 0), "prefetched": claimed.endswith("+")}
-    return row
+    return row | NEW_COLUMNS.get(table, {})
 
 
 def test_the_old_ledger_has_rows_of_every_kind(before: Rows) -> None:

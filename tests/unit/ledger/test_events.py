@@ -7,8 +7,12 @@ from receiver.domain.run import parse
 from receiver.ledger import events
 from receiver.ledger.schema import runs
 
-# Columns that other statements write: the count of events, the binding to a submission, the times of the row itself.
-BOOKKEEPING = {"events", "submission_id", "labels", "first_seen_at", "updated_at"}
+# Columns that other statements write: the count of events, the binding to a submission, the times of the row itself,
+# and when Skyvern is asked for the run.
+BOOKKEEPING = {
+    *("events", "submission_id", "labels", "first_seen_at", "updated_at"),
+    *("noted_at", "due_at", "polls"),
+}
 WHERE = "edit _REPLACED or _KEPT, which name what an event writes, in receiver/ledger/events.py: "
 
 
