@@ -25,7 +25,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey, parse
 from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, events, runs
-from receiver.ledger.events import KnownRun, NewDelivery, NewEvent
+from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions import binding, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.routing.router import Router, RunView
@@ -140,6 +140,8 @@ class Dispatcher(wakeups.JobBody):
                 (time.monotonic() - started) * 1000,
             )
         for item in recorded:
+            if item.disposition == "test":
+                _log_test(item)
             self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
         return sorted({new.sink for item in recorded for new in item.deliveries if not new.after})
 
@@ -176,8 +178,9 @@ class Dispatcher(wakeups.JobBody):
     def _decide(self, connection: Connection, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
         """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones."""
         now = time.time()
-        known = events.lock_runs(connection, [each.key for each in batch if each.run.run_id], now)
-        bound = binding.bind(connection, [(*each.key, each.event.submission_id) for each in batch], now)
+        of_runs = [each for each in batch if each.run.run_id and not each.run.test]
+        known = events.lock_runs(connection, [each.key for each in of_runs], now)
+        bound = binding.bind(connection, [(*each.key, each.event.submission_id) for each in of_runs], now)
         histories = {key: list(run.history) for key, run in known.items()}
         decided: list[NewEvent] = []
         for each in batch:
@@ -186,6 +189,9 @@ class Dispatcher(wakeups.JobBody):
                 continue  # recorded before: its dispatcher was killed between commit and acknowledgement
             if each.facts is None:
                 decided.append(NewEvent(*each, disposition="unreadable"))
+                continue
+            if each.run.test:
+                decided.append(self._route(each, deduplication.TEST, NO_RUN, None))
                 continue
             facts = replace(each.facts, seq=history[-1].seq + 1 if history else 1)
             found = deduplication.classify(facts, history)
@@ -225,6 +231,17 @@ class Dispatcher(wakeups.JobBody):
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),
         )
+
+
+def _log_test(test: NewEvent) -> None:
+    """Log that a test webhook arrived, and where it goes: often the first thing that a new user sends."""
+    sinks = ",".join(each.sink for each in test.deliveries)
+    log.info(
+        "dispatch.test test webhook arrived, signature right: source=%s event=%s %s",
+        test.event.source,
+        test.event.id,
+        f"sinks={sinks}" if sinks else "no route that matches says `test: true`, so it goes nowhere",
+    )
 
 
 def _schedule_polls(

@@ -218,7 +218,7 @@ def _context_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
             yield context(
                 f"⚠️ The sink {code(sink, 60)} did not take this result, so links to what it keeps are missing."
             )
-    parts = ["sent by `runhook sink test`"] if delivery.test else []
+    parts = ["only a test, about no run of yours"] if delivery.test else []
     parts += [f"source {code(delivery.source, 60)}"] if delivery.source else []
     parts += [f"route {code(delivery.route, 60)}"] if delivery.route else []
     parts += [code(delivery.event_id, 60)] if delivery.event_id else []

@@ -146,7 +146,7 @@ def _summary(loaded: Loaded) -> dict[str, Any]:
                 "name": route.name,
                 "when": route.when,
                 "to": [{"sink": target.sink, "after": target.after} for target in route.targets],
-                **{flag: True for flag in ("interim", "repeats", "superseded", "stop") if getattr(route, flag)},
+                **{flag: True for flag in ("interim", "repeats", "superseded", "test", "stop") if getattr(route, flag)},
             }
             for route in config.routes
         ],
@@ -222,7 +222,7 @@ def _short(value: Any) -> str:
 
 
 def _when(route: RouteConfig) -> str:
-    sees = [flag for flag in ("interim", "repeats", "superseded") if getattr(route, flag)]
+    sees = [flag for flag in ("interim", "repeats", "superseded", "test") if getattr(route, flag)]
     also = f" (also {', '.join(sees)})" if sees else ""
     if isinstance(route.when, dict):
         return " and ".join(f"{path} is {_wanted(value)}" for path, value in route.when.items()) + also
@@ -247,9 +247,10 @@ def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> d
     redacted, kept = Redactor(loaded.config.redact).apply(body, run.data)
     run = replace(run, data=kept)
     event = event_id(source, body)
-    disposition = (
-        "unreadable" if run.problem else deduplication.classify(deduplication.facts_of(event, run, 1), []).disposition
-    )
+    disposition: str = "unreadable"
+    if not run.problem:
+        facts = deduplication.facts_of(event, run, 1)
+        disposition = (deduplication.TEST if run.test else deduplication.classify(facts, [])).disposition
     verdict = Verdict([], [])
     if not run.problem:
         view = RunView(run, source, "webhook", disposition, labels, time.time(), event)

@@ -73,7 +73,7 @@ def events(
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
-    """List the events, the newest first, with what each one was: new, interim, repeat, superseded or unreadable."""
+    """List the events, the newest first, and what each one was: new, interim, repeat, superseded, test or unreadable."""
     wanted = queries.Filter(
         source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
     )
@@ -103,6 +103,8 @@ def _disposition(event: Mapping[str, Any]) -> str:
         return f"unreadable: {event['problem']}"
     if event["repeat_of"]:
         return f"repeat of {short_id(event['repeat_of'])}"
+    if event["disposition"] == "test":
+        return "test webhook, signature right"
     unrouted = ", unrouted" if event["unrouted"] else ""
     return str(event["disposition"]) + unrouted + (f" ({event['problem']})" if event["problem"] else "")
 

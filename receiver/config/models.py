@@ -155,6 +155,7 @@ class RouteConfig(Model):
         " complete what they keep (database, files, s3) get those anyway.",
     )
     superseded: bool = Field(False, description="Also final events older than the newest one of their run.")
+    test: bool = Field(False, description="Also the test webhooks that Skyvern's Test button sends.")
     stop: bool = Field(False, description="When this route matches, the ones after it are not evaluated.")
 
     @property

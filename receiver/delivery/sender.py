@@ -237,4 +237,5 @@ def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
         problem=run.problem,  # of the body; the event's own may be that a route could not be evaluated
         labels=each.labels,
         receipts=receipts,
+        test=run.test,
     )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from receiver.domain.run import Run
 
-Disposition = Literal["new", "interim", "repeat", "superseded"]
+Disposition = Literal["new", "interim", "repeat", "superseded", "test"]
 
 # At any depth of output, Skyvern puts fresh signed URLs here whenever it answers.
 VOLATILE = frozenset(
@@ -60,6 +60,10 @@ class Classification:
 
     disposition: Disposition
     repeat_of: str | None = None
+
+
+# A test webhook is compared with nothing: each press of the Test button counts, and none is a result of its run.
+TEST = Classification("test")
 
 
 def facts_of(event_id: str, run: Run, seq: int) -> Facts:

@@ -38,6 +38,11 @@ MAX_DIGITS = 4300  # Python's own limit between text and int
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
+# What the Test button of Skyvern's UI makes up (services/webhook_service.py of 1.0.56): the id of the run, unless one
+# was chosen, and always that of the browser session. The ids of real ones end in digits alone.
+_SAMPLE_RUN = re.compile(r"[a-z]{1,10}_sample_[0-9A-Za-z_]{1,100}", re.ASCII)
+SAMPLE_SESSION = "pbs_sample_"
+
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 # The sentence of Skyvern 1.0.50's FailedToSendWebhook, alone or after "Failed to run task 2.0: ". It ends in ids. A
@@ -56,6 +61,7 @@ class Run:
     `status` is as sent; `outcome` is the status after correction: a run that failed only because its webhook could not
     be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
     `retried_from`, `retried_by`: ids of the runs that Skyvern started again as this one, and for this one.
+    `test`: it is a test webhook of Skyvern's UI, about a run that never was.
     `data`: the whole body ({} when it is no JSON object). `problem`: why the body can't be understood, or "";
     it holds nothing of the payload. With a problem any other field may be empty.
     """
@@ -75,6 +81,7 @@ class Run:
     workflow_id: str | None = None
     retried_from: str | None = None
     retried_by: str | None = None
+    test: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
@@ -108,9 +115,17 @@ def parse(body: bytes) -> Run:
         modified_at=epoch(data.get("modified_at")),
         started_at=epoch(data.get("started_at")),
         finished_at=epoch(data.get("finished_at")),
+        test=_is_test(run_id, data),
         data=data,
         problem=problem,
         **_texts(data),
+    )
+
+
+def _is_test(run_id: str, data: dict[str, Any]) -> bool:
+    session = data.get("browser_session_id")
+    return _SAMPLE_RUN.fullmatch(run_id) is not None or (
+        isinstance(session, str) and session.startswith(SAMPLE_SESSION)
     )
 
 

@@ -31,6 +31,10 @@ class KnownRun:
     history: Sequence[Facts]
 
 
+# What is known of the run of a test webhook: there is none.
+NO_RUN = KnownRun({}, "", ())
+
+
 @dataclass(frozen=True, slots=True)
 class NewDelivery:
     """A delivery to be made. `lane`: what its breaker guards, normally the sink itself."""
@@ -82,7 +86,7 @@ def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> 
             .where(
                 events.c.source == source,
                 bulk.among(connection, events.c.run_id, run_ids),
-                events.c.disposition != "unreadable",
+                events.c.disposition.not_in(("unreadable", "test")),
             )
             .order_by(events.c.seq)
         )
@@ -125,7 +129,7 @@ def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: fl
             "output_null": item.facts.output_null if item.facts else True,
             "disposition": item.disposition,
             "repeat_of": item.repeat_of,
-            "unrouted": item.disposition not in ("repeat", "superseded") and not item.deliveries,
+            "unrouted": item.disposition not in ("repeat", "superseded", "test") and not item.deliveries,
             "problem": item.run.problem or item.note,
             "submission_id": item.event.submission_id,
             "received_at": item.event.received_at,
@@ -169,7 +173,7 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
     newest: dict[RunKey, NewEvent] = {}
     counts: dict[RunKey, int] = {}
     for item in batch:
-        if not item.run.run_id:
+        if not item.run.run_id or item.disposition == "test":
             continue
         counts[item.key] = counts.get(item.key, 0) + 1
         if item.newest:

@@ -90,7 +90,7 @@ events = Table(
     Column("statement", Text, nullable=False, server_default=""),  # the fingerprint without the files
     Column("extent", Text, nullable=False, server_default=""),  # how much it has: see domain/extent.py
     Column("output_null", Boolean, nullable=False),
-    Column("disposition", Text, nullable=False),  # new | interim | update | repeat | superseded | unreadable
+    Column("disposition", Text, nullable=False),  # new | interim | update | repeat | superseded | test | unreadable
     Column("repeat_of", Text),
     Column("unrouted", Boolean, nullable=False),
     Column("problem", Text, nullable=False),

@@ -27,6 +27,7 @@ TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", 
 _NOT_NEW = {
     "interim": "the run has not ended, and the route does not say `interim: true`",
     "repeat": "it says nothing new, and the route does not say `repeats: true`",
+    "test": "it is a test webhook, and the route does not say `test: true`",
     "superseded": "a newer event of the run is known, and the route does not say `superseded: true`",
 }
 
@@ -35,7 +36,7 @@ _NOT_NEW = {
 class RunView:
     """An event as the routes see it.
 
-    `disposition`: new, interim, repeat or superseded. `received_at`: seconds since the epoch.
+    `disposition`: new, interim, repeat, superseded or test. `received_at`: seconds since the epoch.
     """
 
     run: Run

@@ -60,6 +60,10 @@ class Route(Protocol):
     def superseded(self) -> bool:
         """Whether it takes events older than the newest of their run."""
 
+    @property
+    def test(self) -> bool:
+        """Whether it takes test webhooks."""
+
 
 # Fields that Skyvern 1.0.50 to 1.0.56 sends, and ours. Others are seen as well; this is to find misspelt ones.
 FIELDS = frozenset(
@@ -89,7 +93,7 @@ _DISPOSITION = "event.disposition"
 _NAMES = "|".join([*(f"run.{name}" for name in _VALUES), _DISPOSITION]).replace(".", r"\.")
 _COMPARED = re.compile(rf"(?<![\w.])({_NAMES})\s*(?:[=!]=\s*|in\s*\[)([^\])&|]*)")
 # The option of a route that lets it see events of a disposition; each route sees those that are new.
-OPT_IN: Final[dict[str, str]] = {"interim": "interim", "repeat": "repeats", "superseded": "superseded"}
+OPT_IN: Final[dict[str, str]] = {"interim": "interim", "repeat": "repeats", "superseded": "superseded", "test": "test"}
 
 
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:

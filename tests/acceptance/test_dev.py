@@ -20,6 +20,7 @@ import pytest
 
 from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.valkey import ValkeyProcess
+from tests.support.button import press
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants
 from tests.support.waiting import Stopwatch, eventually, seconds_until
@@ -51,6 +52,10 @@ def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[.
     dev.post(a_run(1))
     # Then the sink has it
     eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
+    # And a press of Skyvern's Test button, which often comes first, is told as what it is
+    pressed = dev.post(press())
+    said = f"test webhook arrived, signature right: source=skyvern event={pressed}"
+    eventually(lambda: said in dev.log, what=lambda: dev.log)
     # And one Ctrl-C ends all, soon
     pids = descendants(dev.process.pid)
     assert len(pids) >= 5  # valkey, receiver, clock, worker and its children

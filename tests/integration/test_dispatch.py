@@ -19,6 +19,7 @@ from receiver.ledger import Connection, Ledger, LedgerDataError, events, queries
 from receiver.ledger.events import NewEvent
 from receiver.routing.router import Router
 from receiver.wakeups import deliver_queue, flag_key
+from tests.support.button import RUN_IDS, press
 from tests.support.events import body, count_parses, event
 from tests.support.ledger import event_body
 
@@ -27,6 +28,7 @@ ROUTES = [
     RouteConfig(name="failures", when={"status": ["failed", "timed_out"]}, to=["ops"]),
     RouteConfig(name="big", when="run.output.total > 1000.0", to=["billing"]),
 ]
+WITH_TESTS = [*ROUTES, RouteConfig(name="tests", when={"run_type": "task_v1"}, to=["ops"], test=True)]
 
 
 @pytest.fixture
@@ -133,6 +135,51 @@ def test_only_new_results_are_routed_and_all_else_says_what_it_is(dispatcher: Di
         ("unreadable", True),
     ]
     assert deliveries(ledger) == {"wr_1": ["archive", "results"]}
+
+
+def test_each_press_of_the_test_button_is_shown_and_goes_only_where_tests_are_asked_for(
+    ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a route that takes tests, and others that do not
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    dispatcher = Dispatcher(ledger, Router(WITH_TESTS), Redactor([]), InboxReader(connection, "d1"), connection)
+    caplog.set_level("INFO", "runhook.dispatch")
+
+    # When the button is pressed ten times, and once for a workflow, some of them in one batch
+    presses = [event(press("task", number)) for number in range(10)]
+    sinks = dispatcher.dispatch(presses[:1])
+    for batch in (presses[1:4], presses[4:], [event(press("workflow"))], presses[:1]):
+        dispatcher.dispatch(batch)
+
+    # Then the tenth is as the first, the workflow's goes nowhere, and one that comes again is none
+    assert sinks == ["ops"]
+    assert dispositions(ledger) == [("test", False)] * 11
+    assert deliveries(ledger) == {RUN_IDS["task"]: ["ops"] * 10}
+    lines = [line for line in caplog.messages if "test webhook arrived, signature right" in line]
+    assert [line.endswith("sinks=ops") for line in lines] == [True] * 10 + [False]
+    assert "`test: true`" in lines[-1]
+    # And no run was made of them
+    assert ledger.read(lambda connection: queries.list_runs(connection, queries.Filter())) == []
+    dispatcher.close()
+
+
+def test_a_test_webhook_under_the_id_of_a_real_run_is_no_result_of_it(dispatcher: Dispatcher, ledger: Ledger) -> None:
+    # Given a press for a chosen run, that the run's result follows, and another press
+    dispatcher.dispatch([event(press("task", 1, run_id="tsk_1"))])
+    dispatcher.dispatch([event(body("tsk_1", "failed", failure_reason="x")), event(press("task", 2, run_id="tsk_1"))])
+
+    # Then the result is new, routed, and what the run has
+    assert [each for each, _ in dispositions(ledger)] == ["test", "new", "test"]
+    assert deliveries(ledger) == {"tsk_1": ["archive", "ops", "results"]}
+    (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
+    assert (run["outcome"], run["events"], run["event_id"]) == (
+        "failed",
+        1,
+        event(body("tsk_1", "failed", failure_reason="x")).id,
+    )
+    # And what says the same as it later is a repeat, whatever the tests said
+    dispatcher.dispatch([event(body("tsk_1", "failed", failure_reason="x", modified_at="2027-01-01T00:00:00"))])
+    assert dispositions(ledger)[-1] == ("repeat", False)
 
 
 def test_a_rule_that_can_not_be_evaluated_is_no_match_and_is_shown(dispatcher: Dispatcher, ledger: Ledger) -> None:

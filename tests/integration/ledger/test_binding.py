@@ -16,6 +16,7 @@ from receiver.inbox import InboxReader
 from receiver.ledger import Ledger, queries
 from receiver.ledger.submissions import lifecycle
 from receiver.routing.router import Router
+from tests.support.button import press
 from tests.support.events import body, event
 
 ROUTES = [
@@ -141,3 +142,15 @@ def test_the_same_final_event_again_still_ends_the_polling(
 
     assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
     assert sinks(ledger) == [("tsk_1", "results", "everything")]
+
+
+def test_a_test_webhook_to_the_address_of_a_submission_does_not_take_it(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    # Given a submission whose run is not known yet, and a test webhook to its callback URL
+    submit("s1")
+    dispatcher.dispatch([event(press("task"), submission_id="s1")])
+    # Then it waits for its own run, and gets that
+    assert stands(ledger, "s1")[1] == ""
+    dispatcher.dispatch([event(body("tsk_1"), submission_id="s1")])
+    assert stands(ledger, "s1")[1] == "tsk_1"

@@ -17,6 +17,7 @@ from receiver.config.json_schema import json_schema
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import read
 from receiver.skyvern import samples
+from tests.support.button import press
 from tests.support.json_schema import KNOWN, keywords, mismatches
 from tests.support.paths import ROOT
 
@@ -207,6 +208,24 @@ def test_every_sample_gets_a_verdict(runhook: Runhook, config: Path, name: str) 
     assert trial["problem"] == ""
     assert trial["disposition"] == ("interim" if "retry_pending" in name else "new")
     assert bool(trial["deliveries"]) is (trial["disposition"] == "new")
+
+
+def test_a_test_webhook_goes_only_where_tests_are_asked_for(runhook: Runhook, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "press.json").write_bytes(press("workflow"))
+
+    result = runhook("check", config, "--json", "--against", tmp_path / "press.json")
+
+    (trial,) = json.loads(result.out)["against"]
+    assert (trial["disposition"], trial["deliveries"]) == ("test", [])
+    assert all(
+        "it is a test webhook, and the route does not say `test: true`" in each["why"] for each in trial["routes"]
+    )
+    config.write_text(config.read_text().replace("- {name: everything,", "- {name: everything, test: true,"))
+    result = runhook("check", config, "--json", "--against", tmp_path / "press.json")
+    assert json.loads(result.out)["against"][0]["deliveries"] == [
+        {"sink": "results", "route": "everything", "after": []}
+    ]
+    assert "(also test)" in runhook("check", config).out
 
 
 def test_a_run_that_only_lost_its_webhook_is_shown_as_what_it_is(runhook: Runhook, config: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,13 @@ from rich.console import Console
 from receiver import __version__
 from receiver.cli import COMMANDS, main, output
 from receiver.cli.options import parse_time
+from receiver.config.settings import Settings
+from receiver.dispatch import Dispatcher
+from receiver.domain.event import Event
+from receiver.domain.redaction import Redactor
+from receiver.ledger import Ledger
+from receiver.routing.router import Router
+from tests.support.ledger import with_tables
 from tests.support.paths import ROOT
 
 
@@ -140,6 +148,16 @@ def test_an_empty_list_says_whether_there_is_nothing_at_all(runhook: Run) -> Non
     assert runhook("runs") == (0, "no runs yet: send one with `runhook trigger`\n", "")
     assert runhook("runs", "--status", "failed") == (0, "no such runs\n", "")
     assert runhook("events", "--since", "2h") == (0, "no such events\n", "")
+
+
+def test_a_test_webhook_is_listed_as_one(runhook: Run, tmp_path: Path) -> None:
+    body = json.dumps({"run_id": "tsk_sample_123456789", "status": "completed"}).encode()
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path / "d").database_url))
+    Dispatcher(ledger, Router([]), Redactor([]), None, None).dispatch([Event("evt_1", "skyvern", body, 1.0)])  # type: ignore[arg-type]
+    ledger.close()
+
+    assert "test webhook, signature right" in runhook("events", "--data", "d")[1]
+    assert runhook("runs", "--data", "d")[1].startswith("no runs yet")
 
 
 def test_what_an_operation_takes_is_shown_for_people(runhook: Run, tmp_path: Path) -> None:

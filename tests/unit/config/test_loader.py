@@ -151,10 +151,13 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path) -> None:
         ("'run.status == \"complete\"'", "Skyvern sends no status complete; did you mean completed?"),
         ('\'run.status in ["failed", "cancelled"]\'', "Skyvern sends no status cancelled; did you mean canceled?"),
         ("{status: running}", "the route sees no run that is running: it has not ended; add `interim: true`"),
-        ("{event.disposition: news}", "no event has the disposition news: it is new, interim, repeat, superseded"),
+        (
+            "{event.disposition: news}",
+            "no event has the disposition news: it is new, interim, repeat, superseded, test",
+        ),
         (
             '\'event.disposition in ["new", "news"]\'',
-            "no event has the disposition news: it is new, interim, repeat, superseded",
+            "no event has the disposition news: it is new, interim, repeat, superseded, test",
         ),
         (
             "'event.disposition == \"repeat\"'",

@@ -2,11 +2,15 @@
 
 import threading
 import time
+from dataclasses import replace
+
+import pytest
 
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
-from receiver.delivery.sender import SenderPool, SendTask
+from receiver.delivery.sender import SenderPool, SendTask, to_delivery
 from receiver.ledger.deliveries.claims import Claimed
+from tests.support.button import press
 from tests.support.waiting import eventually
 
 
@@ -69,3 +73,11 @@ def test_what_is_queued_just_when_a_slot_becomes_empty_is_sent_once_and_collecte
 
     assert [each.claimed[0].id for each in found] == ["first", "second"]
     assert sorted(sink.sent) == ["first", "second"]
+
+
+@pytest.mark.parametrize("kind", ["task", "workflow"])
+def test_a_sink_is_told_that_a_test_webhook_is_one(kind: str) -> None:
+    claimed = task("first").claimed[0]
+
+    assert to_delivery(replace(claimed, body=press(kind)), {}).test
+    assert not to_delivery(claimed, {}).test

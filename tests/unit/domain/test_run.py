@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain.run import FINAL, MAX_DEPTH, Run, parse
+from tests.support.button import press
 
 R = "\N{REPLACEMENT CHARACTER}"
 
@@ -318,3 +319,46 @@ def test_the_quick_parsers_still_have_the_limits_that_their_use_rests_on() -> No
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(b"1e400")
     assert sys.get_int_max_str_digits() == 4300
+
+
+# --- Test webhooks
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        press("task"),
+        press("workflow"),
+        press("task", run_id="tsk_512345678901234567"),
+        press("workflow", run_id="wr_512345678901234567"),
+        body(run_id="tsk_sample_42"),
+        body(run_id="wr_sample_a_b"),
+        body(run_id="", task_id="tsk_sample_1"),
+    ],
+)
+def test_what_the_test_button_sends_is_a_test(content: bytes) -> None:
+    assert parse(content).test
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run_id": "tsk_512345678901234567"},
+        {"run_id": "wr_1", "browser_session_id": "pbs_512345678901234567"},
+        {"run_id": "wr_1", "browser_session_id": None},
+        {"run_id": "wr_1", "browser_session_id": ["pbs_sample_1"]},
+        {"run_id": "wr_1", "workflow_title": "Sample Workflow", "output": {"sample_field": "tsk_sample_123456789"}},
+        {"run_id": "my_tsk_sample_1"},
+        {"run_id": "tsk_sample_"},
+        {"run_id": "TSK_sample_1"},
+        {"run_id": "tsk_sample_1\n2026 INFO forged"},
+    ],
+)
+def test_a_run_of_its_own_is_no_test(fields: dict[str, Any]) -> None:
+    assert not parse(body(**fields)).test
+
+
+def test_a_test_stays_one_when_its_body_is_redacted() -> None:
+    run = parse(press("task", run_id="tsk_1"))
+
+    assert run.redacted({**run.data, "browser_session_id": "***"}).test

@@ -413,6 +413,9 @@ def test_whatever_a_run_holds_matching_never_raises(output: Any) -> None:
         ("superseded", {}, "completed", False),
         ("superseded", {"superseded": True}, "completed", True),
         ("superseded", {"repeats": True, "interim": True}, "completed", False),
+        ("test", {"repeats": True, "interim": True, "superseded": True}, "completed", False),
+        ("test", {"test": True}, "completed", True),
+        ("new", {"test": True}, "completed", True),
         ("unreadable", {"repeats": True, "interim": True, "superseded": True}, "completed", False),
     ],
 )
