@@ -73,7 +73,7 @@ def events(
     limit: Limit = queries.LIMIT,
     as_json: Json = False,
 ) -> None:
-    """List the events, the newest first, and what each one was: new, interim, repeat, superseded, test or unreadable."""
+    """List the events, the newest first, and what each one was, such as new, repeat, superseded, test or unreadable."""
     wanted = queries.Filter(
         source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
     )

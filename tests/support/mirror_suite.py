@@ -395,6 +395,11 @@ class MirrorSuite:
         assert folder + "日本語.pdf" in tree
         assert place.outside() == []
 
+    def test_the_files_that_a_test_webhook_names_are_not_asked_for(self, place: Place, server: ArtifactServer) -> None:
+        place.sink(artifacts=["recording"], on_missing="fail").send(make_delivery(full_run(server), test=True))
+        assert {key.rpartition("/")[2] for key in place.tree()} == {"run.json", "manifest.json"}
+        assert server.seen == []
+
     def test_a_test_delivery_stands_apart_and_moves_no_latest(self, place: Place) -> None:
         receipt = place.sink().send(make_delivery(sample_run("tsk_1"), test=True))
         assert all("/test-evt_" in key for key in place.tree())
