@@ -81,14 +81,17 @@ class ProxiedBody:
         self._secrets = source.secrets
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        # What may be the beginning of a secret is held back until its end could have come.
         overlap = max((len(secret) for secret in self._secrets), default=1) - 1
-        tail = self._beginning[-overlap:] if overlap else b""
-        yield self._beginning
+        held = self._beginning
         async for chunk in self._answer.chunks:
-            if holds_secret(tail + chunk, self._secrets):
+            held += chunk
+            if holds_secret(held, self._secrets):
                 raise SecretInBody
-            tail = (tail + chunk)[-overlap:] if overlap else b""
-            yield chunk
+            if (free := len(held) - overlap) > 0:
+                yield held[:free]
+                held = held[free:]
+        yield held
 
     async def aclose(self) -> None:
         """Release the connection."""
