@@ -22,7 +22,7 @@ from receiver.runtime.throttle import SharedRate
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import new_event, record, with_tables
-from tests.support.waiting import Stopwatch, eventually
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 Answer = Callable[[Delivery], Receipt]
 
@@ -254,6 +254,30 @@ def test_a_send_that_hangs_is_given_up_and_holds_up_nobody(ledger: Ledger, deliv
         **{f"tsk_{n}": "delivered" for n in range(1, 6)},
     }
     assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 0.5 s"
+
+
+def test_the_claim_of_a_slow_send_is_renewed_until_it_ends(
+    ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a send that takes longer than a claim holds
+    monkeypatch.setattr("receiver.delivery.deliverer.RENEW", 0.05)
+    record(ledger, new_event("tsk_1", "ops"))
+    release = threading.Event()
+    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=2 * PATIENCE)
+    thread = threading.Thread(target=deliver(sink).run, args=(lambda: False,))
+    thread.start()
+    try:
+        first = eventually(lambda: rows(ledger, state=["sending"]))[0]["claim_until"]
+        # When the time of its first claim is over
+        eventually(lambda: rows(ledger)[0]["claim_until"] > first, 20)
+        lapsed = ledger.write(lambda connection: recovery.lapse_claims(connection, first + 0.001))
+    finally:
+        release.set()
+        thread.join(PATIENCE)
+    # Then it has not lapsed, and was sent once
+    assert lapsed == 0
+    assert [(row["state"], row["attempts"]) for row in rows(ledger)] == [("delivered", 1)]
+    assert len(sink.seen) == 1
 
 
 def test_a_stop_ends_claims_and_what_is_under_way_is_finished(

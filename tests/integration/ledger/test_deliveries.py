@@ -407,6 +407,20 @@ def test_retention_removes_what_ended_and_keeps_what_is_under_way(ledger: Ledger
     assert [run["run_id"] for run in runs] == ["tsk_open"]
 
 
+def test_a_run_of_which_an_event_is_left_stays_however_long_nothing_changed(ledger: Ledger) -> None:
+    # Given two old events of one run, one of them not sent yet
+    record(ledger, new_event("tsk_1", "results"), new_event("tsk_1", "ops", status="failed"))
+    settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
+
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
+
+    assert [run["run_id"] for run in ledger.read(lambda c: queries.list_runs(c, queries.Filter()))] == ["tsk_1"]
+    # And it goes with the last of them
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.ACCEPT, receipt={"id": "x"})
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
+    assert ledger.read(lambda c: queries.list_runs(c, queries.Filter())) == []
+
+
 def test_dispatchers_that_meet_on_the_same_runs_neither_deadlock_nor_double(ledger: Ledger) -> None:
     batches = [[new_event(f"tsk_{n}", "results", "archive") for n in order] for order in (range(60), range(59, -1, -1))]
     new: list[set[str]] = []

@@ -24,3 +24,10 @@ def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> No
     assert found.oldest_due == {"ops": NOW, "archive": NOW}
     assert [(lane.lane, lane.breaker) for lane in found.lanes] == [("ops", "open")]
     assert found.newest_event == NOW
+
+
+def test_the_oldest_due_is_the_one_that_has_waited_longest(ledger: Ledger) -> None:
+    for late in (20.0, 0.0, 10.0):
+        record(ledger, new_event(f"r{late}", "ops", n=late), now=NOW + late)
+    record(ledger, new_event("later", "archive"), now=NOW + 5)
+    assert ledger.read(stats.read).oldest_due == {"ops": NOW, "archive": NOW + 5}

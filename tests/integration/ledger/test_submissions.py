@@ -106,6 +106,19 @@ def test_a_token_binds_no_second_run_and_none_of_another_source(ledger: Ledger) 
     assert webhook(ledger, "tsk_3", "sub_nobody") == {}
 
 
+@pytest.mark.parametrize(("later", "joins"), [(1.0, True), (599.0, True), (600.0, False), (86_400.0, False)])
+def test_an_identical_request_joins_one_whose_end_is_not_known_for_ten_minutes(
+    ledger: Ledger, later: float, joins: bool
+) -> None:
+    begin(ledger, "a", request_hash="h")
+    answered(ledger, "a", SubmissionMove.MISS)
+
+    new = NewSubmission("sub_b", "skyvern", "k1", "tasks", "h")
+    found, made = ledger.write(lambda connection: lifecycle.begin(connection, new, NOW + later))
+
+    assert (found.id, made) == (("sub_a", False) if joins else ("sub_b", True))
+
+
 def test_a_refused_request_makes_way_for_another_with_its_idempotency_key_and_no_other_does(ledger: Ledger) -> None:
     begin(ledger, "a", idempotency_key="k")
     assert begin(ledger, "b", idempotency_key="k").id == "sub_a"  # nobody knows yet whether there is a run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -96,6 +96,28 @@ def test_a_key_that_may_submit_reaches_nothing_else(rig: Submitting, scripted_se
 
     assert ask(rig, "POST", "/v1/run%2ftasks", key, b'{"prompt": "p"}')[0] == 200
     assert [row["call"] for row in rig.rows()] == ["tasks"]  # however it is spelt, it is a submission
+
+
+def test_a_body_over_the_limit_goes_nowhere_whether_its_length_is_announced_or_not(
+    submitting: Make, scripted_server: ScriptedServer
+) -> None:
+    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
+    rig = submitting(scripted_server.url, dispatching=False, server={"max_body": 4096})
+    largest = b'{"prompt": "p"}'.ljust(4096)
+
+    def pieces(content: bytes) -> Iterator[bytes]:
+        yield from (content[:1000], content[1000:4096], content[4096:])
+
+    for path in ("/v1/run/tasks", "/v1/runs/tsk_1/cancel"):
+        assert ask(rig, "POST", path, rig.whole_key, largest + b" ") == (
+            413,
+            b'{"detail": "The body is over 4096 bytes"}',
+        )
+        assert rig.client.post(path, content=pieces(largest + b" ")).status_code == 413
+    assert (scripted_server.calls, rig.rows()) == ([], [])
+
+    assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, largest)[0] == 200
+    assert rig.client.post("/v1/run/tasks", content=pieces(largest)).status_code == 200
 
 
 @pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:12]))

@@ -62,13 +62,18 @@ class Bench:
         self.app = endpoint.Ingest(sources, MAX_BODY, self.group_commit, self.refusals, self.poll_hints, self.metrics)
 
     async def post(
-        self, pieces: Sequence[Any], path: str = "/webhooks/skyvern", secret: str = SECRET, **headers: str
+        self,
+        pieces: Sequence[Any],
+        path: str = "/webhooks/skyvern",
+        secret: str = SECRET,
+        several: Sequence[tuple[bytes, bytes]] = (),
+        **headers: str,
     ) -> tuple[int, dict[str, Any], dict[str, str]]:
         """(status, JSON, headers) of the answer to a body that comes in these pieces; each is bytes, an ASGI message
-        or something to await first. (0, {}, {}) when there is no answer."""
+        or something to await first. (0, {}, {}) when there is no answer. `several`: headers in place of all others."""
         whole = b"".join(piece for piece in pieces if isinstance(piece, bytes))
         headers = {HEADER: sign(whole, secret), **headers}
-        scope = {"type": "http", "method": "POST", "path": path, "headers": _encoded(headers)}
+        scope = {"type": "http", "method": "POST", "path": path, "headers": list(several) or _encoded(headers)}
         sent: list[MutableMapping[str, Any]] = []
         messages = self._messages(pieces)
 
@@ -191,3 +196,15 @@ async def test_an_authentic_body_that_is_no_run_is_kept_and_counted(bench: Bench
     assert bench.metrics.unreadable == 6
     assert (await bench.post([b'{"run_id":"a","status":"completed"}']))[0] == 202
     assert bench.metrics.unreadable == 6
+
+
+@pytest.mark.parametrize("given", [["right", "wrong"], ["wrong", "right"], ["right", "wrong", "right"]])
+async def test_two_signatures_that_differ_are_none_in_either_order(bench: Bench, given: list[str]) -> None:
+    signatures = {"right": sign(b"{}", SECRET), "wrong": "0" * 64}
+    several = [(HEADER.encode(), signatures[each].encode()) for each in given]
+    assert (await bench.post([b"{}"], several=several))[0] == 401
+    assert bench.group_commit.events == []
+
+
+async def test_the_same_signature_twice_is_one(bench: Bench) -> None:
+    assert (await bench.post([b"{}"], several=[(HEADER.encode(), sign(b"{}", SECRET).encode())] * 2))[0] == 202

@@ -1,0 +1,98 @@
+"""What Skyvern's answer to a poll makes of the next one: it is later, as Skyvern asks, or there is none any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.domain.poll_schedule import LOST_AFTER
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger import Ledger
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
+from receiver.reconcile import poller
+from receiver.reconcile.poller import Reconciler
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.support.events import body
+from tests.support.ledger import with_tables
+
+TOKEN = "sub_" + "0123456789abcdef" * 2
+NOT_FOUND = Reply(404, b'{"detail": "Run not found"}', {"content-type": "application/json"})
+
+# Begins a submission of this age in seconds, its run known, and polls once for it; returns what became of it.
+Poll = Callable[[float], Submission]
+
+
+@pytest.fixture
+def reconciler(tmp_path: Path, redis_url: str, scripted_server: ScriptedServer) -> Iterator[Reconciler]:
+    settings = Settings.from_env(
+        {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "RUNHOOK_DATA": str(tmp_path)}
+    )
+    source = {"secrets": ["x"], "api_base": scripted_server.url, "api_key": "key"}
+    it = poller.build(settings, Config.model_validate({"sources": {"skyvern": source}}))
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+
+    def once(age: float) -> Submission:
+        began = time.time() - age
+        new = lifecycle.NewSubmission(TOKEN, "skyvern", "k", "tasks", "hash")
+        answer = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=1.0)
+        ledger.write(lambda connection: lifecycle.begin(connection, new, began))
+        ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, began))
+        assert reconciler.drain(20) == 1
+        found = ledger.read(lambda connection: lifecycle.one(connection, TOKEN))
+        assert found is not None
+        return found
+
+    yield once
+    ledger.close()
+
+
+@pytest.mark.parametrize("status", [200, 404, 429, 503])
+def test_the_next_poll_comes_no_sooner_than_skyvern_asks(
+    poll: Poll, scripted_server: ScriptedServer, status: int
+) -> None:
+    scripted_server.default = Reply(status, body("tsk_1", "running"), {"retry-after": "3000"})
+    began = time.time()
+
+    due_at = poll(60.0).due_at
+
+    assert due_at is not None
+    assert 3000 <= due_at - began < 3060 + (time.time() - began)
+
+
+def test_a_poll_that_is_not_told_to_wait_comes_again_soon(poll: Poll, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = Reply(503)
+
+    due_at = poll(60.0).due_at
+
+    assert due_at is not None
+    assert 0 < due_at - time.time() < 60
+
+
+@pytest.mark.parametrize(("age", "goes_on"), [(60.0, True), (LOST_AFTER - 60, True), (LOST_AFTER + 60, False)])
+def test_a_run_that_skyvern_does_not_know_is_polled_for_a_day_and_no_longer(
+    poll: Poll, scripted_server: ScriptedServer, age: float, goes_on: bool
+) -> None:
+    scripted_server.default = NOT_FOUND
+
+    found = poll(age)
+
+    assert (found.due_at is not None) is goes_on
+    assert found.reason == "Skyvern answered 404"
+
+
+def test_a_run_that_takes_longer_than_a_day_is_polled_on(poll: Poll, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = Reply(200, body("tsk_1", "running"))
+
+    assert poll(30 * LOST_AFTER).due_at is not None

@@ -1,0 +1,53 @@
+"""What a GET of a run leaves behind: nothing, as long as the run has not ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from receiver.inbox import InboxReader
+from receiver.ledger import queries
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.submitting import Submitting
+from tests.support.events import body
+
+Make = Callable[..., Submitting]
+JSON = {"content-type": "application/json"}
+TIMES = {"created_at": "2026-11-25T10:00:00", "modified_at": "2026-11-25T10:00:01"}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"status": "created"},
+        {"status": "queued"},
+        {"status": "running"},
+        {"status": "paused"},
+        {"status": "failed", "retry_pending": True},
+        {"status": "something_new"},
+    ],
+    ids=lambda state: "-".join(map(str, state.values())),
+)
+@pytest.mark.parametrize("path", ["", "?from=skyvern"])
+def test_a_run_that_has_not_ended_is_shown_and_not_noted(
+    submitting: Make, scripted_server: ScriptedServer, redis_url: str, state: dict[str, object], path: str
+) -> None:
+    # Given a run of ours
+    rig = submitting(scripted_server.url, dispatching=False)
+    scripted_server.script = [Reply(200, body("tsk_1", "queued", **TIMES), JSON)]
+    assert rig.task().json()["run_id"] == "tsk_1"
+    scripted_server.default = Reply(200, body("tsk_1", **state, **TIMES), JSON)
+    before = rig.rows()
+
+    # When it is asked for
+    answer = rig.client.get(f"/v1/runs/tsk_1{path}")
+
+    # Then its caller sees it, nothing is on its way to the ledger, and it is polled no sooner and no later
+    assert (answer.status_code, answer.json()["status"]) == (200, state["status"])
+    client = redis.Redis.from_url(redis_url)
+    assert InboxReader(client, "x").depth()[0] == 0
+    client.close()
+    assert rig.rows() == before
+    assert [row["outcome"] for row in rig.ledger.read(lambda c: queries.list_runs(c, queries.Filter()))] in ([], [""])
