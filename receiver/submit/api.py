@@ -30,7 +30,7 @@ from receiver.domain.run import RunKey
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.submissions.lifecycle import Submission
@@ -163,6 +163,7 @@ class _Api:
                 work.cancel()
 
         async def respond(request: Request) -> Response:
+            limit_waits()
             try:
                 scope = scope_of(request.method, _path(request))
                 key = await self._authenticator.authenticate(request.headers, scope)

@@ -74,7 +74,12 @@ class Results:
 
     async def get(self, source: Source, key: Key, run_id: str, wait: float = 0.0) -> Reply:
         """Return the run. `wait`: seconds to wait until it is final; only then LedgerUnavailable may be raised."""
-        found = await self._from_ledger(source, key, run_id)
+        try:
+            found = await self._from_ledger(source, key, run_id)
+        except LedgerUnavailable:
+            if wait > 0:
+                raise
+            found = None
         if found is not None:
             return found
         if wait <= 0:
@@ -173,10 +178,7 @@ class Results:
         return await self._from_ledger_once.run(shared, lambda: self._read_final(source, key, run_id))
 
     async def _read_final(self, source: Source, key: Key, run_id: str) -> Reply | None:
-        try:
-            result = await self._ledger.read(lambda connection: runs.result(connection, source.name, run_id))
-        except LedgerUnavailable:
-            return None
+        result = await self._ledger.read(lambda connection: runs.result(connection, source.name, run_id))
         if result is None:
             return None
         body, origin = result.body, "ledger"

@@ -43,7 +43,9 @@ REPEAT_WAIT = 60.0
 POLL_INTERVAL = 0.3
 # Seconds that such an answer may take before Skyvern is asked whether there is a run.
 RESOLVE_INTERVAL = 3.0
-_WRITE_RETRIES = (0.2, 1.0, 3.0)
+# Seconds that the caller's reply waits until the answer is recorded. A ledger that hangs records it later.
+RECORD_WAIT = 4.0
+_WRITE_RETRIES = (0.2, 1.0, 3.0, 10.0, 30.0)
 _DISCONNECTED = 499  # as nginx has it: the client closed the connection before the response
 
 log = logging.getLogger("runhook.submit")
@@ -79,6 +81,7 @@ class Submitter:
         self._find_run = find_run
         self._poll_after = poll_after
         self._tasks: dict[str, asyncio.Task[Reply]] = {}
+        self._recordings: set[asyncio.Task[Submission | None]] = set()
 
     async def submit(
         self,
@@ -99,9 +102,16 @@ class Submitter:
         new, now = prepared.new, time.time()
         if new.idempotency_key is not None:
             is_disconnected = _never  # by its key it finds the answer anyway
-        submission, is_new = await self._ledger.write(lambda connection: lifecycle.begin(connection, new, now))
-        if not is_new:
-            return await self._repeat(source, prepared, submission, is_disconnected)
+        while True:
+            submission, is_new = await self._ledger.write(
+                lambda connection: lifecycle.begin(connection, new, now),
+                undo=lambda connection: lifecycle.withdraw(connection, new.id, time.time()),
+            )
+            if is_new:
+                break
+            reply = await self._repeat(source, prepared, submission, is_disconnected)
+            if reply is not None:
+                return reply
         # A shielded task: the caller may disconnect, the request is sent and its answer recorded all the same.
         task = asyncio.create_task(self._send(source, prepared, is_disconnected))
         self._tasks[submission.id] = task
@@ -126,7 +136,7 @@ class Submitter:
             outcome = SubmitOutcome(SubmissionMove.REJECT, reason=reason, release=not keeps_idempotency_key(answer))
         status, shown = (_DISCONNECTED, None) if unread else (reply.status, body)
         outcome = replace(outcome, status=status, body=shown)
-        submission = await self._record_outcome(new.id, outcome)
+        submission = await self._record_outcome_in_time(new.id, outcome)
         if isinstance(result, Created) and not unread:
             await self._withdraw_if_unread(new.id, is_disconnected)
         log.info(
@@ -137,12 +147,20 @@ class Submitter:
             return await self._resolve(source, submission, is_disconnected) or reply
         return reply
 
+    async def _record_outcome_in_time(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
+        """Record how a submit ended. Returns None when that takes longer than the caller may wait; it goes on then."""
+        recording = asyncio.create_task(self._record_outcome(submission_id, outcome))
+        self._recordings.add(recording)
+        recording.add_done_callback(self._recordings.discard)
+        await asyncio.wait({recording}, timeout=RECORD_WAIT)
+        return recording.result() if recording.done() else None
+
     async def _record_outcome(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
         """Record how a submit ended. Returns None when the ledger does not take it: the caller gets its reply, and the
         clock finds the submission pending."""
         for pause in (*_WRITE_RETRIES, None):
             try:
-                return await self._ledger.write(
+                return await self._ledger.write_patiently(
                     lambda connection: lifecycle.record_outcome(connection, submission_id, outcome, time.time())
                 )
             except (LedgerUnavailable, LedgerDataError) as trouble:
@@ -160,10 +178,13 @@ class Submitter:
 
     async def _repeat(
         self, source: Source, prepared: Prepared, submission: Submission, is_disconnected: IsDisconnected
-    ) -> Reply:
+    ) -> Reply | None:
+        """Return the reply to a request that repeats an earlier one; None when the earlier one was taken back."""
         if submission.request_hash != prepared.new.request_hash:
             return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
         submission = await self._wait_for_answer(submission)
+        if submission.state is SubmissionState.REJECTED and submission.reason == lifecycle.NEVER_SENT:
+            return None
         if submission.state is SubmissionState.PENDING:
             reply = error(409, "The first request with this content is still on its way", retry_after="5")
         else:
@@ -254,8 +275,11 @@ class Submitter:
             )
 
     async def close(self, seconds: float) -> None:
-        """Wait up to `seconds` for submits to be answered. The clock resolves those that are not."""
+        """Wait up to `seconds` for submits to be answered, and recorded. The clock resolves those that are not."""
+        until = time.monotonic() + seconds
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=seconds)
-        for task in list(self._tasks.values()):
+        if self._recordings:
+            await asyncio.wait(list(self._recordings), timeout=max(0.0, until - time.monotonic()))
+        for task in (*self._tasks.values(), *self._recordings):
             task.cancel()

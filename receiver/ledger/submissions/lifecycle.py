@@ -27,6 +27,8 @@ PENDING_POLL = 15.0
 ATTACH_WITHIN = 600.0
 # The status of no answer; every status that is no success is at least 300.
 NO_ANSWER = 1000
+# Why a submission was withdrawn: its caller had gone by when it was recorded.
+NEVER_SENT = "the ledger was too slow; it was never sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,21 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
             .values(idempotency_key=None, updated_at=now)
         )
     raise LedgerUnavailable("the Idempotency-Key changes hands too fast")
+
+
+def withdraw(connection: sa.Connection, submission_id: str, now: float) -> None:
+    """Take back a submission whose request will never go out, so that the same request makes a new one."""
+    connection.execute(
+        sa.update(submissions)
+        .where(submissions.c.id == submission_id, submissions.c.state == SubmissionState.PENDING)
+        .values(
+            state=after(SubmissionState.PENDING, SubmissionMove.REJECT),
+            idempotency_key=None,
+            due_at=None,
+            reason=NEVER_SENT,
+            updated_at=now,
+        )
+    )
 
 
 def _serialize(connection: sa.Connection, what: str) -> None:

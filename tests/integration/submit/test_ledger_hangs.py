@@ -1,0 +1,208 @@
+"""A ledger that hangs: no call waits for it longer than 5 s, and no submit is lost or made twice by that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers.support.file_lock import FileLock
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, async_ledger
+from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.ledger.submissions import lifecycle
+from receiver.submit import submitter
+from tests.servers.postgres import PostgresProcess
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+from tests.support.waiting import Stopwatch, eventually
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+# Seconds that any call may take.
+LONGEST = 5.0
+
+
+@contextlib.contextmanager
+def hanging(rig: Submitting, server: PostgresProcess) -> Iterator[None]:
+    """A ledger that answers nobody, on either database: a stopped server, or a lock that is held."""
+    if rig.ledger.dialect == "postgresql":
+        server.hang()
+        try:
+            yield
+        finally:
+            server.resume()
+    else:
+        with FileLock(Path(f"{rig.ledger.url.database}.lock")).held(5):
+            yield
+
+
+def test_no_call_waits_longer_than_5_s_and_what_was_not_recorded_is_not_sent(
+    submitting: Make, simulate_skyvern: Simulate, ledger_url: str, postgres: PostgresProcess
+) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url, database_url=ledger_url, dispatching=False)
+    run_id = rig.task("known").json()["run_id"]
+    headers = {"idempotency-key": "k"}
+    calls: dict[str, Callable[[], Any]] = {
+        "submit": lambda: rig.task("p", headers),
+        "submit without a key": lambda: rig.task("q"),
+        "get": lambda: rig.client.get(f"/v1/runs/{run_id}"),
+        "wait": lambda: rig.client.get(f"/v1/runs/{run_id}?wait=0.5"),
+        "events": lambda: rig.client.get("/v1/runs/tsk_unknown/events"),
+        "retry_webhook": lambda: rig.client.post(f"/v1/runs/{run_id}/retry_webhook"),
+    }
+    watch = Stopwatch()
+
+    def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+        began = time.monotonic()
+        return call(), time.monotonic() - began
+
+    with hanging(rig, postgres), ThreadPoolExecutor(len(calls)) as pool:
+        answers = dict(zip(calls, pool.map(timed, calls.values()), strict=True))
+        watch.at_most(LONGEST)
+
+    assert {name: seconds for name, (_, seconds) in answers.items() if seconds > LONGEST * watch.slowness} == {}
+    for name in ("submit", "submit without a key"):
+        answer, _ = answers[name]
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True), name
+    assert {answer.status_code for answer, _ in answers.values()} <= {200, 400, 404, 503}
+    eventually(lambda: rig.client.get("/v1/runs").status_code == 200)
+    again = [rig.task("p", headers), rig.task("q")]
+    assert [answer.status_code for answer in again] == [200, 200]
+    assert sorted(run.title for run in sim.world.runs.values()) == ["known", "p", "q"]
+    assert rig.task("p", headers).json()["run_id"] == again[0].json()["run_id"]
+
+
+def test_an_answer_of_skyvern_reaches_its_caller_though_the_ledger_hangs_and_is_recorded_later(
+    submitting: Make,
+    simulate_skyvern: Simulate,
+    ledger_url: str,
+    postgres: PostgresProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submitter, "RECORD_WAIT", 0.5)
+    sim = simulate_skyvern(run_seconds=1000.0, slow_seconds=20.0)  # 1 s at this speed
+    rig = submitting(sim.url, database_url=ledger_url, dispatching=False)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(rig.task("p [slow]")))
+    asking.start()
+    eventually(rig.rows)
+
+    with hanging(rig, postgres):
+        watch = Stopwatch()
+        asking.join()
+        watch.at_most(1 + LONGEST)
+
+    (answer,) = answers
+    assert (answer.status_code, answer.json()["run_id"]) == (200, *sim.world.runs)
+    eventually(lambda: rig.rows()[0]["state"] == "accepted")
+    assert rig.rows()[0]["run_id"] == answer.json()["run_id"]
+
+
+class _LateCommit(Ledger):
+    """A ledger whose first commit takes until it is let go."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.let_go = threading.Event()
+        self.began = threading.Event()
+        self.late = True
+
+    def write(self, work: Callable[[Connection], Any]) -> Any:
+        result = super().write(work)
+        if self.late:
+            self.late = False
+            self.began.set()
+            self.let_go.wait(60)
+        return result
+
+
+async def test_a_submission_that_was_committed_after_its_caller_was_refused_is_taken_back(
+    ledger_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_ledger, "WAIT", 0.3)
+    slow = _LateCommit(ledger.url.render_as_string(hide_password=False))
+    one = AsyncLedger(slow)
+    new = lifecycle.NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
+
+    with pytest.raises(LedgerUnavailable, match="no answer within"):
+        await one.write(
+            lambda connection: lifecycle.begin(connection, new, 1.0),
+            undo=lambda connection: lifecycle.withdraw(connection, new.id, 2.0),
+        )
+    slow.let_go.set()
+
+    def state() -> tuple[str, str | None, float | None]:
+        found = ledger.read(lambda connection: lifecycle.one(connection, "sub_1"))
+        assert found is not None
+        return found.state, found.idempotency_key, found.due_at
+
+    await asyncio.to_thread(eventually, lambda: state() == ("rejected", None, None))
+    await one.close()
+
+
+async def test_what_is_given_up_before_its_commit_is_rolled_back(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_ledger, "WAIT", 0.3)
+    one = AsyncLedger(ledger)
+    go_on = threading.Event()
+    new = lifecycle.NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash")
+
+    def begin_slowly(connection: Connection) -> None:
+        lifecycle.begin(connection, new, 1.0)
+        go_on.wait(60)
+
+    with pytest.raises(LedgerUnavailable):
+        await one.write(begin_slowly)
+    go_on.set()
+    await one.write(lambda connection: lifecycle.one(connection, "none"))  # it has the lock: the first one has ended
+
+    assert ledger.read(lambda connection: lifecycle.one(connection, "sub_1")) is None
+    await one.close()
+
+
+async def test_all_waits_of_one_request_are_limited_together(
+    postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_ledger, "WAIT", 0.6)
+    one = AsyncLedger(postgres_ledger)
+    go_on = threading.Event()
+    limit_waits()
+    watch = Stopwatch()
+
+    for _ in range(4):
+        with pytest.raises(LedgerUnavailable):
+            await one.read(lambda _: go_on.wait(60))
+
+    watch.at_most(1.8)
+    go_on.set()
+    await asyncio.to_thread(eventually, lambda: not one._hung)
+    assert await one.read(lambda _: 1) == 1
+    await one.close()
+
+
+async def test_when_every_thread_hangs_nobody_waits_at_all(
+    postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(async_ledger, "WAIT", 0.2)
+    one = AsyncLedger(postgres_ledger)
+    go_on = threading.Event()
+
+    async def hang() -> None:
+        with contextlib.suppress(LedgerUnavailable):
+            await one.read(lambda _: go_on.wait(60))
+
+    await asyncio.gather(*(hang() for _ in range(async_ledger.THREADS)))
+    with pytest.raises(LedgerUnavailable, match="hangs"):
+        await one.read(lambda _: 1)
+    go_on.set()
+    await one.close()
