@@ -26,6 +26,9 @@ def simulate(
     seed: Annotated[int, typer.Option("--seed", help="Which runs the faults fall on.")] = 0,
     speed: Annotated[float, typer.Option("--speed", min=0.01, help="How many times faster all waits are.")] = 1.0,
     run_seconds: Annotated[float, typer.Option("--run-seconds", min=0, help="How long a run takes, about.")] = 2.0,
+    gap_seconds: Annotated[
+        float, typer.Option("--gap-seconds", min=0, help="Between a run's final status and its webhook, about.")
+    ] = 0.8,
     late_seconds: Annotated[float, typer.Option("--late-seconds", min=0, help="How late a late webhook is.")] = 20.0,
     url_seconds: Annotated[
         float, typer.Option("--url-seconds", min=1, help="How long signed URLs of artifacts are good for.")
@@ -55,6 +58,7 @@ def simulate(
         seed=seed,
         speed=speed,
         run_seconds=run_seconds,
+        gap_seconds=gap_seconds,
         late_seconds=late_seconds,
         url_seconds=url_seconds,
         screenshot_url_seconds=min(url_seconds, 3600.0),

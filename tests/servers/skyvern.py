@@ -53,8 +53,8 @@ class SkyvernSimulator:
         return self.world.runs[run_id]
 
     def wait_final(self, *run_ids: str) -> None:
-        """Until these runs have ended."""
-        eventually(lambda: all(self.run(run_id).final for run_id in run_ids))
+        """Until these runs have ended, and their files are there."""
+        eventually(lambda: all(self.run(run_id).settled for run_id in run_ids))
 
 
 @pytest.fixture(scope="session")

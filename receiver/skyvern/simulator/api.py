@@ -1,10 +1,9 @@
-"""The simulated API over HTTP: Skyvern's paths, answers and errors. What happens behind it is in world.py."""
+"""The simulated API over HTTP, about runs: Skyvern's paths, answers and errors. What is behind it is in world.py."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,15 +14,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver.skyvern.simulator import bodies
+from receiver.skyvern.simulator import agents, bodies
+from receiver.skyvern.simulator.account_api import ACCOUNT_ROUTES
 from receiver.skyvern.simulator.artifacts import byte_range
-from receiver.skyvern.simulator.faults import Fault, chance, check
+from receiver.skyvern.simulator.control import CONTROL_ROUTES
+from receiver.skyvern.simulator.faults import Fault, chance
 from receiver.skyvern.simulator.options import Options
 from receiver.skyvern.simulator.requests import (
     Agent,
     BulkCancel,
     DownloadFiles,
     Dropped,
+    Handler,
     LegacyRun,
     LegacyTask,
     Login,
@@ -32,6 +34,7 @@ from receiver.skyvern.simulator.requests import (
     Task,
     abort_connection,
     apply_faults,
+    base_of,
     callback_of,
     http_error,
     json_of,
@@ -42,15 +45,15 @@ from receiver.skyvern.simulator.requests import (
     validated,
     world_of,
 )
-from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW, SimRun
+from receiver.skyvern.simulator.runs import RUN_TYPES, TASK_V2, WORKFLOW, SimRun
 from receiver.skyvern.simulator.world import World, marked
 
+# Runs that a search finds at the most.
+MOST_MATCHES = 1000
 # Ratio of tasks without an engine that Skyvern runs with another one than its default.
 REROUTED = 0.1
 
 _GARBAGE = "<html><body><h1>Welcome to nginx!</h1></body></html>"
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(options: Options | None = None) -> Starlette:
@@ -137,8 +140,15 @@ def _submit(
         world, key = world_of(request), key_of(request)
         given = await json_of(request)
         faults = await apply_faults(world, marked(given))
-        base = str(request.base_url).rstrip("/")
-        run = world.create(request=given, key=key, base=base, **arguments(request, given))
+        asked = arguments(request, given)
+        taken = [each for each in given.get("file_ids") or () if world.files.get(each, "gone")]
+        if taken:
+            raise Rejection(
+                422,
+                "These file ids are not available to attach — each must name a file uploaded by this organization"
+                f" that is not deleted and not already attached to another run: {', '.join(map(str, taken))}",
+            )
+        run = world.create(request=given, key=key, base=base_of(request), **asked)
         if Fault.DROP in run.faults:
             world.stats["answers_dropped"] += 1
             raise Dropped
@@ -160,7 +170,23 @@ async def _get_run(request: Request) -> Response:
     faults = await apply_faults(world)
     run = run_of(request)
     run.polls += 1
-    return _answer(bodies.answer(run, world.link, attempts=world.options.shows_attempts), faults)
+    return _answer(bodies.answer(run, world.storage.link, attempts=world.options.shows_attempts), faults)
+
+
+async def _get_whole(request: Request) -> Response:
+    """Answer one of the calls of Skyvern's own UI about a run: each knows runs of its own kind only."""
+    world, _ = world_of(request), key_of(request)
+    world.stats["looks"] += 1
+    faults = await apply_faults(world)
+    path = request.url.path
+    kind = "workflows" if "/workflows/" in path else "v2" if path.startswith("/api/v2/") else "v1"
+    run = run_of(request)
+    if kind != {WORKFLOW: "workflows", TASK_V2: "v2"}.get(run.type, "v1"):
+        raise Rejection(404, f"Task run not found {run.id}")
+    body = bodies.whole(run, world.storage.link)
+    if path.startswith("/v1/") and run.workflow_id:
+        body |= {"workflow": agents.body(world.agent(run.workflow_id))}
+    return _answer(body, faults)
 
 
 async def _list_runs(request: Request) -> Response:
@@ -169,9 +195,16 @@ async def _list_runs(request: Request) -> Response:
     await apply_faults(world)
     query = request.query_params
     given: dict[str, Any] = {name: query[name] for name in ("page", "page_size", "search_key") if name in query}
-    given |= {name: query.getlist(name) for name in ("status", "run_type") if name in query}
+    several = ("status", "run_type", "workflow_permanent_id")
+    given |= {name: query.getlist(name) for name in several if name in query}
     page = validated(Page, given, "query")
-    found = world.search(page.status, page.run_type, page.search_key or "")
+    if (page.search_key or page.workflow_permanent_id) and (page.page - 1) * page.page_size >= MOST_MATCHES:
+        raise Rejection(
+            400, f"Search pagination is limited to the first {MOST_MATCHES} matches. Use a narrower search."
+        )
+    found = world.search(page.status, page.run_type, page.search_key or "", page.workflow_permanent_id)
+    if page.search_key or page.workflow_permanent_id:
+        found = found[:MOST_MATCHES]
     start = (page.page - 1) * page.page_size
     return JSONResponse([bodies.listed(run) for run in found[start : start + page.page_size]])
 
@@ -196,12 +229,31 @@ async def _cancel_runs(request: Request) -> Response:
     )
 
 
+async def _retry_run(request: Request) -> Response:
+    """Start a workflow run again as a person asks for it: with the same callback URL, and linked by nothing."""
+    world, key = world_of(request), key_of(request)
+    await apply_faults(world)
+    run = run_of(request, "Workflow run not found {}")
+    if run.type != WORKFLOW:
+        raise Rejection(404, f"Workflow run not found {run.id}")
+    if not run.final:
+        raise Rejection(400, "Only terminal workflow runs can be retried")
+    again = world.create(
+        run.type, run.request, key, run.base, callback=run.callback, workflow_id=run.workflow_id, trigger="manual"
+    )
+    return JSONResponse(bodies.first_answer(again))
+
+
 async def _retry_webhook(request: Request) -> Response:
     world, key = world_of(request), key_of(request)
     world.stats["webhook_retries"] += 1
     await apply_faults(world)
     given = await json_of(request) if await request.body() else {}
     run = run_of(request, "Run {} not found")
+    if run.type == "yutori_navigator":
+        raise Rejection(400, f"Run type {run.type} is not supported for webhook replay.")
+    if run.faults & {Fault.RETRY, Fault.RETRIES} and run.type == WORKFLOW and not run.final:
+        raise Rejection(409, f"Run {run.id} is not final; webhook replay is unavailable until it is final.")
     if not run.final:
         raise Rejection(400, f"Run {run.id} has not reached a terminal state (status={run.status}).")
     url = (given or {}).get("webhook_url") or run.callback
@@ -217,12 +269,12 @@ async def _list_artifacts(request: Request) -> Response:
     world, _ = world_of(request), key_of(request)
     world.stats["artifact_lists"] += 1
     await apply_faults(world)
-    run = world.runs.get(request.path_params["run_id"])
+    run = world.artifact_owner(request.path_params["run_id"])
     wanted = request.query_params.getlist("artifact_type")
     return JSONResponse(
         [
-            bodies.artifact(stored, run, world.link(stored))
-            for stored in (run.artifacts if run else ())
+            bodies.artifact(stored, run, world.storage.link(stored))
+            for stored in sorted(run.artifacts if run else (), key=lambda each: each.created_at)
             if run and (not wanted or stored.type in wanted)
         ]
     )
@@ -234,10 +286,10 @@ async def _artifact_content(request: Request) -> Response:
     signed = all(name in query for name in ("expiry", "kid", "sig"))
     if not signed:
         key_of(request)
-    elif not world.verify(f"/v1/artifacts/{artifact_id}/content", query["expiry"], query["kid"], query["sig"]):
+    elif not world.storage.verify(f"/v1/artifacts/{artifact_id}/content", query["expiry"], query["kid"], query["sig"]):
         world.stats["contents_refused"] += 1
         raise Rejection(403, "Invalid or expired artifact URL")
-    stored = world.artifacts.get(artifact_id)
+    stored = world.storage.get(artifact_id)
     if stored is None:
         raise Rejection(404, f"Artifact not found {artifact_id}")
     world.stats["contents"] += 1
@@ -253,64 +305,8 @@ async def _artifact_content(request: Request) -> Response:
     return Response(stored.content[part[0] : part[1] + 1], 206, headers, stored.content_type)
 
 
-# The rest, and what only a simulation has.
-
-
 async def _heartbeat(_: Request) -> Response:
     return PlainTextResponse("Server is running.")
-
-
-async def _list_workflows(request: Request) -> Response:
-    key_of(request)
-    workflow = {"workflow_id": "w_1", "workflow_permanent_id": "wpid_1", "title": "Download invoices", "version": 1}
-    return JSONResponse([workflow])
-
-
-async def _echo(request: Request) -> Response:
-    """Return the request as it was received, for tests of the proxy; of its key only the number is shown."""
-    key = key_of(request)
-    headers = {name: value for name, value in request.headers.items() if name != "x-api-key"}
-    head = {"method": request.method, "path": request.url.path, "query": request.url.query, "headers": headers}
-    number = list(world_of(request).options.api_keys).index(key) if key else None
-    return JSONResponse({**head, "body": (await request.body()).decode("utf-8", "replace"), "key": number})
-
-
-async def _stats(request: Request) -> Response:
-    world = world_of(request)
-    statuses = Counter(run.status for run in world.runs.values())
-    active = sum(not run.final for run in world.runs.values())
-    counted = {**world.stats, "runs": len(world.runs), "active": active, "unreported": len(world.unreported())}
-    return JSONResponse({**counted, "statuses": statuses})
-
-
-async def _runs(request: Request) -> Response:
-    return JSONResponse(
-        [
-            {
-                "run_id": run.id,
-                "run_type": run.type,
-                "status": run.status,
-                "final": run.final,
-                "title": run.title,
-                "callback": run.callback,
-                "faults": sorted(run.faults),
-                "polls": run.polls,
-                "webhooks": run.webhooks,
-                "reported": run.reported,
-            }
-            for run in world_of(request).runs.values()
-        ]
-    )
-
-
-async def _change_faults(request: Request) -> Response:
-    """Replace ratios of faults: {"lose": 0.2, "429": 0}."""
-    options = world_of(request).options
-    try:
-        options.change(check(await json_of(request)))
-    except (ValueError, TypeError) as error:
-        raise Rejection(400, str(error)) from None
-    return JSONResponse(options.ratios)
 
 
 ROUTES: list[tuple[str, str, Handler]] = [
@@ -330,14 +326,16 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/v1/runs/{run_id}", _get_run),
     ("POST", "/v1/runs/{run_id}/cancel", _cancel_run),
     ("POST", "/v1/runs/{run_id}/retry_webhook", _retry_webhook),
+    ("POST", "/v1/workflows/runs/{run_id}/retry", _retry_run),
+    ("POST", "/v1/agents/runs/{run_id}/retry", _retry_run),
     ("GET", "/v1/runs/{run_id}/artifacts", _list_artifacts),
     ("GET", "/v1/artifacts/{artifact_id}/content", _artifact_content),
-    ("GET", "/v1/agents", _list_workflows),
-    ("GET", "/v1/workflows", _list_workflows),
+    ("GET", "/v1/workflows/runs/{run_id}", _get_whole),
+    ("GET", "/api/v1/workflows/runs/{run_id}", _get_whole),
+    ("GET", "/api/v1/workflows/{workflow_id}/runs/{run_id}", _get_whole),
+    ("GET", "/api/v1/tasks/{run_id}", _get_whole),
+    ("GET", "/api/v2/tasks/{run_id}", _get_whole),
     ("GET", "/api/v1/heartbeat", _heartbeat),
-    ("GET", "/v1/_sim/echo", _echo),
-    ("POST", "/v1/_sim/echo", _echo),
-    ("GET", "/_sim/stats", _stats),
-    ("GET", "/_sim/runs", _runs),
-    ("POST", "/_sim/faults", _change_faults),
+    *ACCOUNT_ROUTES,
+    *CONTROL_ROUTES,
 ]

@@ -1,4 +1,4 @@
-"""The artifacts of a simulated run: screenshots, a recording and an invoice, and signed URLs to them.
+"""The artifacts of a simulated run: screenshots, a recording, an invoice and logs, and signed URLs to them.
 
 The signature is Skyvern's: HMAC-SHA256 of method, path, expiry and key id, in 43 URL-safe base64 characters. Pure.
 """
@@ -9,7 +9,7 @@ import base64
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -19,11 +19,18 @@ CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "sc
 KEY_ID = "k1"
 # Types whose URLs are valid for an hour only: they show what was on the screen.
 SENSITIVE = frozenset(CONTENT_TYPES)
+# Types that are in the list of a run's artifacts only: no answer and no webhook names them.
+LISTED_ONLY = ("har", "skyvern_log", "browser_console_log")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredArtifact:
-    """One artifact. `name` is that of the file, for downloads."""
+    """One artifact. `name` is that of the file, for downloads.
+
+    `size`: what its record says, in bytes, which can be ahead of `content` while a recording is written out.
+    `checksum`: as its record has it: Skyvern computes one of downloaded files only, else it is None. `base`: where its
+    URL begins.
+    """
 
     id: str
     type: str
@@ -31,7 +38,9 @@ class StoredArtifact:
     run_id: str
     created_at: datetime
     content: bytes
-    checksum: str
+    size: int
+    checksum: str | None
+    base: str = ""
 
     @property
     def path(self) -> str:
@@ -43,11 +52,21 @@ class StoredArtifact:
         """Its media type."""
         return CONTENT_TYPES.get(self.type, "application/octet-stream")
 
+    def seed(self) -> StoredArtifact:
+        """Return the first half of it, as Skyvern stores a recording at a run's first steps: its record fits that."""
+        half = self.content[: len(self.content) // 2]
+        return replace(self, content=half, size=len(half))
+
+    def announced(self) -> StoredArtifact:
+        """Return the seed under a record that already has the whole size: Skyvern changes the record, then uploads."""
+        return replace(self.seed(), size=self.size)
+
 
 def make(artifact_id: str, type_: str, name: str, run_id: str, created_at: datetime) -> StoredArtifact:
     """Return a new artifact with its bytes."""
     made = content(type_, run_id)
-    return StoredArtifact(artifact_id, type_, name, run_id, created_at, made, hashlib.sha256(made).hexdigest())
+    checksum = hashlib.sha256(made).hexdigest() if type_ == "download" else None
+    return StoredArtifact(artifact_id, type_, name, run_id, created_at, made, len(made), checksum)
 
 
 def sign(path: str, expiry: int, secret: bytes) -> str:
@@ -95,4 +114,8 @@ def content(type_: str, run_id: str) -> bytes:
         return CONTENTS["recording"][1] + b"\xec" + struct.pack(">Q", 1 << 56 | len(filling)) + filling
     if type_ == "download":
         return CONTENTS["invoice"][1] + b"% " + mark + b"\n"
+    if type_ == "har":
+        return b'{"log": {"version": "1.2", "creator": {"name": "simulated", "version": "1"}, "comment": "%s"}}' % mark
+    if type_ in LISTED_ONLY:
+        return type_.encode() + b" of " + mark + b"\n"
     return CONTENTS["screenshot1" if type_ == "screenshot_action" else "screenshot2"][1] + mark

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from receiver.skyvern.samples import bodies
+from receiver.skyvern.simulator import run_request
 from receiver.skyvern.simulator.artifacts import StoredArtifact
 from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun
 
@@ -19,21 +20,6 @@ Link = Callable[[StoredArtifact], str | None]
 _MOMENT = bodies.Moment(0.0, 0, "")  # every time and artifact of a sample is overwritten
 _NOT_SENT_AGAIN = frozenset(
     {"webhook_callback_url", "totp_verification_url", "totp_identifier", "extra_http_headers", "run_request"}
-)
-_TASK_REQUEST = bodies.ordered(
-    """
-    prompt url engine title proxy_location data_extraction_schema error_code_mapping max_steps webhook_url
-    totp_identifier totp_url browser_session_id browser_profile_id start_fresh_browser model extra_http_headers
-    cdp_connect_headers publish_workflow include_action_history_in_verification max_screenshot_scrolls browser_address
-    run_with
-    """,
-    {
-        "engine": "skyvern-1.0",
-        "proxy_location": "RESIDENTIAL",
-        "start_fresh_browser": False,
-        "publish_workflow": False,
-        "include_action_history_in_verification": False,
-    },
 )
 _ARTIFACT_KEYS = """
 created_at modified_at artifact_id artifact_type uri bundle_key checksum file_size task_id step_id workflow_run_id
@@ -55,7 +41,7 @@ def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
         return _times(_common(run, link))
     if run.type == WORKFLOW:
         again = {key: value for key, value in _workflow(run, link).items() if key not in _NOT_SENT_AGAIN}
-        return _times(again | {"step_count": None})
+        return _times(again | {"step_count": None, "total_steps": None})
     return _times(_task_v1(run, link))
 
 
@@ -64,13 +50,26 @@ def answer(run: SimRun, link: Link, *, attempts: bool) -> dict[str, Any]:
     body = _common(run, link) | _workflow_only(run)
     if run.type == WORKFLOW and attempts:
         body |= _attempts(run)
-    return _times(body | _request(run), zone="Z" if run.number % 2 else "")
+    return _times(body | {"run_request": run_request.polled(run)}, zone="Z" if run.number % 2 else "")
+
+
+def whole(run: SimRun, link: Link) -> dict[str, Any]:
+    """Return what Skyvern's own UI is shown of a run: the webhook's first members, among them all that a poll lacks."""
+    body = webhook(run, link)
+    names = list(body)
+    if run.type == WORKFLOW:
+        return {name: body[name] for name in names[: names.index("agent_run_id") + 1]}
+    if run.type == TASK_V2:
+        return {name: body[name] for name in names[: names.index("modified_at") + 1]}
+    echo = run_request.polled(run)
+    asked = {"url": echo["url"], "navigation_goal": echo["prompt"], "webhook_callback_url": run.callback}
+    return {"request": asked} | {name: body[name] for name in names[: names.index("browser_session_id") + 1]}
 
 
 def first_answer(run: SimRun) -> dict[str, Any]:
     """Return the answer to a submit: the run as it was a moment after its creation."""
     body = _common(run, lambda _: None) | {"downloaded_files": None, "screenshot_urls": None, "step_count": None}
-    return _times(body | _workflow_only(run) | _request(run))
+    return _times(body | _workflow_only(run) | {"run_request": run_request.submitted(run)})
 
 
 def listed(run: SimRun) -> dict[str, Any]:
@@ -88,8 +87,11 @@ def listed(run: SimRun) -> dict[str, Any]:
             "workflow_permanent_id": run.workflow_id,
             "workflow_deleted": False,
             "script_run": False,
-            "trigger_type": "api",
+            "trigger_type": run.trigger if run.type == WORKFLOW else None,
             "created_by": None,
+            "attempt": run.attempt,
+            "retry_pending": run.retry_pending,
+            "next_attempt_at": run.next_attempt_at,
         }
     )
 
@@ -104,8 +106,9 @@ def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, 
         "artifact_type": stored.type,
         "uri": f"s3://simulated-bucket/{bodies.ORGANIZATION}/{run.id}/{name}",
         "checksum": stored.checksum,
-        "file_size": len(stored.content),
-        "workflow_run_id" if run.type == WORKFLOW else "task_id": run.id,
+        "file_size": stored.size,
+        "workflow_run_id": run.id if run.type == WORKFLOW else run.workflow_run_id,
+        "task_id": run.id if not (run.type == WORKFLOW or run.workflow_run_id) else None,
         "run_id": run.id,
         "signed_url": url,
         "archived": False,
@@ -120,7 +123,8 @@ def _workflow_only(run: SimRun) -> dict[str, Any]:
         return {}
     names = ("run_with", "ai_fallback", "script_id", "browser_seed_source", "browser_settings_receipt")
     sample = _workflow_sample(run)
-    return {name: sample[name] for name in names} | {"ai_fallback": run.request.get("ai_fallback")}
+    fallback = run.request.get("ai_fallback")
+    return {name: sample[name] for name in names} | {"ai_fallback": True if fallback is None else fallback}
 
 
 def _common(run: SimRun, link: Link) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def _common(run: SimRun, link: Link) -> dict[str, Any]:
         "queued_at": run.queued_at,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
-        "app_url": f"{run.base}/app/runs/{run.id}",
+        "app_url": _app_url(run),
         "browser_session_id": None,
         "browser_profile_id": None,
         "max_screenshot_scrolls": None,
@@ -175,6 +179,8 @@ def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
         "webhook_failure_reason": run.webhook_failure_reason,
         "extracted_information_schema": run.request.get("data_extraction_schema"),
         "failure_category": _category(run),
+        "workflow_run_id": run.workflow_run_id,
+        "proxy_location": run.request.get("proxy_location") or "RESIDENTIAL",
     }
     same = ("totp_identifier", "error_code_mapping", "extra_http_headers", "cdp_connect_headers", "browser_address")
     own |= {name: run.request.get(name) for name in same}
@@ -186,19 +192,24 @@ def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
     own = {
         "workflow_id": run.workflow_id,
         "agent_id": run.workflow_id,
+        "agent_run_id": run.id,
+        "workflow_run_id": run.id,
         "failure_category": _category(run),
+        "retried_from_workflow_run_id": run.retried_from,
+        "retried_by_workflow_run_id": run.retried_by,
+        "proxy_location": run.request.get("proxy_location") or "RESIDENTIAL",
         "webhook_callback_url": run.callback,
         "webhook_failure_reason": run.webhook_failure_reason,
         "totp_verification_url": run.request.get("totp_url"),
-        "parameters": run.request.get("parameters") or {},
+        "parameters": run.request.get("parameters") or run.request.get("data") or {},
         "recording_urls": recordings or None,
         "downloaded_file_urls": [link(each) for each in run.downloads] or None,
         "outputs": _linked(run.output, run, link),
         "total_steps": run.step_count,
         "workflow_title": run.title,
     }
-    same = ("totp_identifier", "extra_http_headers", "cdp_connect_headers", "browser_address", "ai_fallback")
-    own |= {name: run.request.get(name) for name in same} | _request(run)
+    same = ("totp_identifier", "extra_http_headers", "cdp_connect_headers", "browser_address")
+    own |= {name: run.request.get(name) for name in same} | {"run_request": run_request.sent(run)}
     return _filled(_workflow_sample(run), own | _attempts(run) | _common(run, link))
 
 
@@ -222,16 +233,11 @@ def _attempts(run: SimRun) -> dict[str, Any]:
     }
 
 
-def _request(run: SimRun) -> dict[str, Any]:
-    own: dict[str, Any] = {"webhook_url": run.callback}
-    if run.type == WORKFLOW:
-        known: dict[str, Any] = _workflow_sample(run)["run_request"]
-        own |= {"workflow_id": run.workflow_id, "title": run.title, "parameters": run.request.get("parameters") or {}}
-    else:
-        known = _TASK_REQUEST
-        own |= {"prompt": run.request.get("prompt") or run.request.get("navigation_goal"), "max_steps": run.max_steps}
-    given = {key: value for key, value in run.request.items() if key in known and value is not None}
-    return {"run_request": known | given | own}
+def _app_url(run: SimRun) -> str:
+    """Return the page of the run: that of a task_v2 names the workflow run that it ran as."""
+    if run.type == WORKFLOW or run.workflow_run_id:
+        return f"{run.base}/runs/{run.workflow_run_id or run.id}"
+    return f"{run.base}/tasks/{run.id}"
 
 
 def _screenshots(run: SimRun, link: Link) -> list[str | None] | None:
@@ -243,7 +249,7 @@ def _file(stored: StoredArtifact, link: Link) -> dict[str, Any]:
         "url": link(stored) or "",
         "checksum": stored.checksum,
         "filename": stored.name,
-        "file_size": len(stored.content),
+        "file_size": stored.size,
         "modified_at": stored.created_at,
         "artifact_id": stored.id,
     }

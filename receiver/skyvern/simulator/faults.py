@@ -19,6 +19,13 @@ class Fault(StrEnum):
     TERMINATE = "terminate"
     TIMEOUT = "timeout"
     CANCEL = "cancel"
+    # How it gets there.
+    QUEUE = "queue"
+    PAUSE = "pause"
+    RESTART = "restart"
+    # What happens between its end and its webhook.
+    GAP = "gap"
+    HALF = "half"
     # What happens to its webhook.
     LOSE = "lose"
     LATE = "late"
@@ -26,6 +33,7 @@ class Fault(StrEnum):
     ECHO = "echo"
     DISORDER = "disorder"
     RETRY = "retry"
+    RETRIES = "retries"
     TWICE = "twice"
     TANGLED = "tangled"
     LAPSED = "lapsed"
@@ -44,12 +52,19 @@ HELP: dict[Fault, str] = {
     Fault.TERMINATE: "the run ends terminated, with an error code",
     Fault.TIMEOUT: "the run ends timed_out",
     Fault.CANCEL: "the run is cancelled while it runs, as if by a person: null output at once, output after clean-up",
+    Fault.QUEUE: "the run waits in the queue for long",
+    Fault.PAUSE: "the run is paused for a while, as for a person",
+    Fault.RESTART: "a workflow fails, and Skyvern starts it again as another run with the same callback URL",
+    Fault.GAP: "the time between final status and webhook is long, and so is that in which files are missing",
+    Fault.HALF: "the recording is still half when the webhook comes, and whole some seconds later",
     Fault.LOSE: "no webhook ever comes",
     Fault.LATE: "the webhook comes late",
     Fault.DOUBLE: "the webhook comes twice: the same facts with fresh signed URLs and another modified_at",
     Fault.ECHO: "the webhook comes twice, byte for byte the same",
-    Fault.DISORDER: "the webhook comes after those of younger runs, and a first attempt's after the last one's",
+    Fault.DISORDER: "the webhook comes after those of younger runs, a first attempt's after the last one's, and a"
+    " cancelled run's first one after the one that follows clean-up",
     Fault.RETRY: "a workflow fails with retry_pending first, and completes at its second attempt",
+    Fault.RETRIES: "a workflow fails with retry_pending twice, and completes at its third attempt",
     Fault.TWICE: "a cancelled run is cancelled a second time, which sends its webhook once more",
     Fault.TANGLED: "a task_v2 is said to be failed only because its webhook could not be delivered (Skyvern 1.0.50)",
     Fault.LAPSED: "the signed URLs in the webhook have expired already",

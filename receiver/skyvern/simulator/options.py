@@ -14,15 +14,24 @@ class Options:
 
     `api_keys`: all of them are accepted; the last one is the newest, which signs the webhooks of task_v2.
     `public_url`: where others reach this server; "" means the address that each request came to.
-    `ratios`: may be changed while it runs. `local_storage`: artifact URLs are null or file://, as on a self-hosted
-    server without object storage. `clock_skew`: what is added to the webhooks' timestamp header.
-    `shows_attempts`: whether GET /v1/runs/{id} of a workflow has attempt and retry_pending, as Skyvern 1.0.56 does.
+    `gap_seconds`: between a run's final status and its webhook, about; in it the recording is written out, uploads end
+    and downloads are saved. `long_gap_seconds`: the same under the fault `gap`. `half_seconds`: how long after the
+    uploads a recording stays half under the fault `half`. `paused_seconds`, `queued_seconds`: of the faults `pause`
+    and `queue`. `ratios`: may be changed while it runs. `local_storage`: artifact URLs are null or file://, as on a
+    self-hosted server without object storage. `clock_skew`: what is added to the webhooks' timestamp header.
+    `schedules_stopped`: no schedule fires by itself. `shows_attempts`: whether GET /v1/runs/{id} of a workflow has
+    attempt and retry_pending, as Skyvern 1.0.56 does.
     """
 
     api_keys: tuple[str, ...] = ("simulated-key",)
     seed: int = 0
     speed: float = 1.0
     run_seconds: float = 2.0
+    gap_seconds: float = 0.8
+    long_gap_seconds: float = 8.0
+    half_seconds: float = 5.0
+    paused_seconds: float = 20.0
+    queued_seconds: float = 20.0
     late_seconds: float = 20.0
     slow_seconds: float = 3.0
     retry_after: float = 1.0
@@ -34,6 +43,7 @@ class Options:
     local_storage: bool = False
     shows_attempts: bool = True
     clock_skew: float = 0.0
+    schedules_stopped: bool = False
 
     def pause(self, seconds: float) -> float:
         """Return `seconds` at this simulation's speed."""

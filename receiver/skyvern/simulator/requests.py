@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from json import JSONDecodeError
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,6 +17,7 @@ from receiver.skyvern.simulator.runs import RUN_TYPES, STATUSES, WORKFLOW, SimRu
 from receiver.skyvern.simulator.world import World
 
 M = TypeVar("M", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class _Submit(BaseModel):
@@ -75,6 +76,42 @@ class LegacyRun(_Submit):
     webhook_callback_url: str | None = None
 
 
+class PressedTest(BaseModel):
+    """The body of POST /v1/internal/test-webhook, which the Test button of Skyvern's UI calls."""
+
+    webhook_url: str
+    run_type: Literal["task", "workflow_run"]
+    run_id: str | None = None
+
+
+class AgentDefinition(_Submit):
+    """The definition in the body of a call that makes or changes an agent."""
+
+    title: str
+    webhook_callback_url: str | None = None
+    workflow_definition: dict[str, Any]
+
+
+class ScheduleRequest(BaseModel):
+    """The body of a call that makes or changes a schedule."""
+
+    cron_expression: str | None = None
+    interval_seconds: int | None = Field(None, ge=300)
+    first_fire_at: AwareDatetime | None = None
+    run_at: AwareDatetime | None = None
+    timezone: str
+    enabled: bool | None = True
+    parameters: dict[str, Any] | None = None
+    name: str | None = None
+    description: str | None = None
+
+    @model_validator(mode="after")
+    def _one_cadence(self) -> Self:
+        if sum(each is not None for each in (self.cron_expression, self.interval_seconds, self.run_at)) != 1:
+            raise ValueError("Set exactly one of cron_expression, interval_seconds or run_at")
+        return self
+
+
 class BulkCancel(BaseModel):
     """The body of POST /v1/runs/cancel."""
 
@@ -89,12 +126,18 @@ class Page(BaseModel):
     status: list[Literal[STATUSES]] = []  # type: ignore[valid-type]
     run_type: list[Literal[(*RUN_TYPES.values(), WORKFLOW)]] = []  # type: ignore[valid-type]
     search_key: str | None = Field(None, min_length=3)
+    workflow_permanent_id: list[str] = Field([], max_length=50)
 
 
 def world_of(request: Request) -> World:
     """Return the World that serves the request."""
     world: World = request.app.state.world
     return world
+
+
+def base_of(request: Request) -> str:
+    """Return where the caller reached this server, without a slash at the end."""
+    return str(request.base_url).rstrip("/")
 
 
 def key_of(request: Request) -> str | None:
@@ -113,9 +156,10 @@ def key_of(request: Request) -> str | None:
 def run_of(request: Request, message: str = "Task run not found {}") -> SimRun:
     """Return the run that the path names. Raises Rejection (404) with `message` when there is none."""
     run_id = request.path_params["run_id"]
-    if run_id not in world_of(request).runs:
+    run = world_of(request).find(run_id)
+    if run is None:
         raise Rejection(404, message.format(run_id))
-    return world_of(request).runs[run_id]
+    return run
 
 
 async def apply_faults(world: World, text: str = "") -> frozenset[Fault]:

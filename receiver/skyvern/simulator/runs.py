@@ -39,10 +39,12 @@ def now() -> datetime:
 
 @dataclass(slots=True)
 class SimRun:
-    """One run. `key` signs its webhook: None when the submit came with a Bearer token, and then none is sent.
+    """One run. `key` signs its webhook: None when a task's submit came with a Bearer token, and then none is sent.
 
     `base`: of its artifacts' URLs. `number`: counts the runs of this simulation, from 1. `reported`: whether a webhook
-    with its current state was delivered.
+    with its current state was delivered. `workflow_run_id`: of a task_v2, the run that its artifacts are listed under.
+    `saving`: it has ended, and its files are not all there yet. `trigger`: what started it, as lists show it.
+    `retried_from`: the run that Skyvern started again as this one; `retried_by`: the run that this one became.
     """
 
     number: int
@@ -57,6 +59,13 @@ class SimRun:
     modified_at: datetime
     title: str | None = None
     workflow_id: str | None = None
+    version_id: str | None = None
+    workflow_run_id: str | None = None
+    trigger: str = "api"
+    retried_from: str | None = None
+    retried_by: str | None = None
+    file_ids: tuple[str, ...] = ()
+    saving: bool = False
     max_steps: int | None = None
     status: str = "created"
     attempt: int = 1
@@ -83,6 +92,11 @@ class SimRun:
         return self.status in FINAL and not self.retry_pending
 
     @property
+    def settled(self) -> bool:
+        """Whether it has ended, and all its files are there."""
+        return self.final and not self.saving
+
+    @property
     def state(self) -> tuple[str, int, bool, bool]:
         """What distinguishes its states in a webhook."""
         return self.status, self.attempt, self.retry_pending, self.output is None
@@ -107,11 +121,10 @@ class SimRun:
             self.started_at = self.started_at or self.modified_at
             self.retry_pending, self.next_attempt_at = False, None
 
-    def end(self, status: str, output: Any = None, artifacts: list[StoredArtifact] | None = None) -> None:
+    def end(self, status: str, output: Any = None) -> None:
         """End the run, or an attempt of it."""
         self.modified_at = self.finished_at = now()
         self.status, self.output = status, output
-        self.artifacts = artifacts or []
         self.step_count = 0 if status == "canceled" else 3 + self.number % 4
         self.reported = False
         self.failure_reason = _REASONS.get(status)
@@ -133,11 +146,12 @@ class SimRun:
         """Begin the next attempt."""
         self.attempt += 1
         self.failure_reason, self.errors, self.output, self.finished_at = None, [], None, None
+        self.artifacts = []
         self.move("running")
 
-    def clean_up(self, output: Any, artifacts: list[StoredArtifact]) -> None:
+    def clean_up(self, output: Any) -> None:
         """Add what a cancelled run had found until then."""
-        self.output, self.artifacts = output, artifacts
+        self.output = output
         self.modified_at = now()
         self.reported = False
 

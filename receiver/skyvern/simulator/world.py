@@ -1,39 +1,35 @@
-"""The simulated Skyvern itself: its runs, how they proceed by themselves, and its counters. Knows no HTTP server: the
-API (api.py) calls it.
+"""The simulated Skyvern itself: its runs, agents, schedules, uploads and counters.
+
+Knows no HTTP server: the API (api.py, account_api.py, control.py) calls it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import secrets
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
-from datetime import timedelta
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import Any
 
 from receiver.skyvern.samples import bodies as samples
-from receiver.skyvern.simulator import artifacts, bodies
-from receiver.skyvern.simulator.artifacts import StoredArtifact
-from receiver.skyvern.simulator.faults import ENDINGS, OF_CALLS, Fault, drawn
+from receiver.skyvern.samples import test_button
+from receiver.skyvern.simulator import bodies
+from receiver.skyvern.simulator.agents import SimAgent
+from receiver.skyvern.simulator.faults import OF_CALLS, Fault, drawn
+from receiver.skyvern.simulator.lifecycle import Lifecycle
 from receiver.skyvern.simulator.options import Options
 from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun, now
+from receiver.skyvern.simulator.schedules import SimSchedule
+from receiver.skyvern.simulator.storage import Storage
 from receiver.skyvern.simulator.webhooks import Sender
 
-RETRY_PAUSE = 1.0
-CLEAN_UP = 0.5
-DISORDER = 6.0
-BIG = 17 << 20
+# Seconds between two looks at the schedules.
+_TICK = 0.1
 
 log = logging.getLogger("runhook.simulate")
-
-
-class SimWebhook(NamedTuple):
-    """A webhook's body, and the state of the run that it reports."""
-
-    body: bytes
-    state: tuple[str, int, bool, bool]
 
 
 class World:
@@ -43,15 +39,24 @@ class World:
         self.options = options
         self.stats: Counter[str] = Counter()
         self.runs: dict[str, SimRun] = {}
-        self.artifacts: dict[str, StoredArtifact] = {}
-        self._secret = secrets.token_bytes(32)
+        self.agents: dict[str, SimAgent] = {}
+        self.schedules: dict[str, SimSchedule] = {}
+        # The run that an uploaded file is attached to, by file id; "" when it is free.
+        self.files: dict[str, str] = {}
         self._first = time.time_ns() // 1000  # ids of a later simulation never meet those of an earlier one
         self._sender = Sender(options, self.stats)
+        self.storage = Storage(options, self._first)
+        self._lifecycle = Lifecycle(
+            options, self.stats, self.storage, self._sender, self._spawn, self._restart, self._release
+        )
+        self._workflow_runs: dict[str, SimRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls = 0
+        self._numbers = 0
         self._marked: set[tuple[Fault, str]] = set()
+        self.add_agent("Download invoices", "wpid_1")
 
-    # What the API calls.
+    # Runs.
 
     def create(
         self,
@@ -63,32 +68,53 @@ class World:
         callback: str | None = None,
         workflow_id: str | None = None,
         max_steps: int | None = None,
+        trigger: str = "api",
+        again: SimRun | None = None,
     ) -> SimRun:
-        """Create a run and start it. `key`: what its webhook is signed with; None sends none."""
+        """Create a run and start it. `key`: that of the call, which signs its webhook: without one a task sends none,
+        and a workflow's is signed with the newest key. `again`: the run that Skyvern starts again as this one."""
         number = len(self.runs) + 1
         prefix = {WORKFLOW: "wr", TASK_V2: "tsk_v2"}.get(run_type, "tsk")
-        text = marked(request)
         moment = now()
+        agent = self.agent(workflow_id) if workflow_id else None
+        faults = drawn(self.options.ratios, self.options.seed, number, marked(request)) - OF_CALLS
         run = SimRun(
             number=number,
             id=f"{prefix}_{self._first + number}",
             type=run_type,
             request=request,
-            key=self.options.api_keys[-1] if run_type == TASK_V2 else key,
-            callback=(callback or "").strip() or None,
+            key=self._signing_key(run_type, key),
+            callback=(callback or "").strip() or (agent.callback if agent else None),
             base=self.options.public_url or base,
-            faults=drawn(self.options.ratios, self.options.seed, number, text) - OF_CALLS,
+            faults=faults - {Fault.RESTART, Fault.DROP} if again else faults,
             created_at=moment,
             modified_at=moment,
-            title=request.get("title") or (f"Workflow {workflow_id}" if workflow_id else None),
+            title=agent.title if agent else request.get("title"),
             workflow_id=workflow_id,
+            version_id=agent.version_id if agent else None,
+            workflow_run_id=f"wr_{self._first + number}" if run_type == TASK_V2 else None,
             max_steps=max_steps,
+            trigger=trigger,
+            retried_from=again.id if again else None,
+            file_ids=tuple(request.get("file_ids") or ()),
         )
+        self.files.update(dict.fromkeys(run.file_ids, run.id))
         self.runs[run.id] = run
+        if run.workflow_run_id:
+            self._workflow_runs[run.workflow_run_id] = run
         self.stats["submits"] += 1
         self.stats.update(f"fault_{fault}" for fault in run.faults)
-        self._start(self._live(run))
+        self._spawn(self._lifecycle.live(run))
         return run
+
+    def find(self, run_id: str) -> SimRun | None:
+        """Return the run with this id, or the task_v2 that ran as this workflow run."""
+        return self.runs.get(run_id) or self._workflow_runs.get(run_id)
+
+    def artifact_owner(self, run_id: str) -> SimRun | None:
+        """Return the run whose artifacts are listed under this id: those of a task_v2 are under its workflow run's."""
+        run = self.runs.get(run_id)
+        return self._workflow_runs.get(run_id) if run is None else None if run.type == TASK_V2 else run
 
     def call_faults(self, text: str = "") -> frozenset[Fault]:
         """Draw the faults of one call of the API. A marker in `text` (of a submit) counts once."""
@@ -102,16 +128,11 @@ class World:
 
     async def cancel(self, run: SimRun, key: str | None) -> None:
         """Cancel `run`; returns after its webhook was sent. For a cancelled run its webhook is sent once more."""
-        if run.status == "canceled":
-            await self._announce(run, key)
-        elif not run.final:
-            run.end("canceled")
-            self._start(self._clean_up(run, key))
-            await self._announce(run, key)
+        await self._lifecycle.cancel(run, key if run.type != TASK_V2 else run.key)
 
     async def retry_webhook(self, run: SimRun, url: str, key: str) -> dict[str, Any]:
         """Send the webhook of a final run once, with fewer keys. Returns the answer of the API."""
-        body = samples.dumps(bodies.webhook_again(run, self._link))
+        body = samples.dumps(bodies.webhook_again(run, self.storage.link))
         began = time.monotonic()
         status, failure = await self._sender.send(url, body, key, attempts=1)
         if not failure and url == run.callback:
@@ -129,33 +150,80 @@ class World:
             "error": failure or None,
         }
 
-    def search(self, statuses: Iterable[str] = (), run_types: Iterable[str] = (), text: str = "") -> list[SimRun]:
-        """Return runs with one of these statuses and types and with `text` in title, URL or id, newest first."""
-        wanted, types, sought = set(statuses), set(run_types), text.lower()
+    async def press_test_button(self, run_type: str, url: str, run_id: str | None) -> dict[str, Any]:
+        """Send the webhook of Skyvern's Test button to `url`. Returns the answer of the API."""
+        body = samples.dumps(test_button.body(run_type, time.time(), run_id))
+        began = time.monotonic()
+        status, failure = await self._sender.send(url, body, self.options.api_keys[-1], attempts=1)
+        latency = int((time.monotonic() - began) * 1000)
+        error = failure if status is None else None
+        return {"status_code": status, "latency_ms": latency, "response_body": "", "headers_sent": {}, "error": error}
+
+    def search(
+        self,
+        statuses: Iterable[str] = (),
+        run_types: Iterable[str] = (),
+        text: str = "",
+        workflow_ids: Iterable[str] = (),
+    ) -> list[SimRun]:
+        """Return runs with one of these statuses, types and agents, and with `text` in what a search looks at, newest
+        first: title, URL and ids of all runs, and inputs and callback URL of workflow runs."""
+        wanted, types, agents, sought = set(statuses), set(run_types), set(workflow_ids), text.lower()
         return [
             run
             for run in reversed(self.runs.values())
             if (not wanted or run.status in wanted)
             and (not types or run.type in types)
-            and sought in f"{run.title or ''} {run.request.get('url') or ''} {run.id}".lower()
+            and (not agents or run.workflow_id in agents)
+            and (not sought or sought in _searched(run))
         ]
-
-    def link(self, stored: StoredArtifact, *, lapsed: bool = False) -> str | None:
-        """Return a fresh signed URL of an artifact; with local storage a file URL, or None."""
-        if self.options.local_storage:
-            return f"file:///data/artifacts/{stored.id}" if stored.type == "recording" else None
-        sensitive = stored.type in artifacts.SENSITIVE
-        seconds = self.options.screenshot_url_seconds if sensitive else self.options.url_seconds
-        expiry = int(time.time() + (-60 if lapsed else seconds))
-        return f"{self.runs[stored.run_id].base}{stored.path}?{artifacts.sign(stored.path, expiry, self._secret)}"
-
-    def verify(self, stored_path: str, expiry: str, kid: str, sig: str) -> bool:
-        """Return whether a signed URL is valid now."""
-        return artifacts.verify(stored_path, expiry, kid, sig, time.time(), self._secret)
 
     def unreported(self) -> list[SimRun]:
         """Return final runs with a callback whose last state no webhook has reported: only polling can find it."""
         return [run for run in self.runs.values() if run.final and run.callback and not run.reported]
+
+    # Agents, schedules, uploads.
+
+    def agent(self, workflow_id: str) -> SimAgent:
+        """Return the agent with this permanent id, which is made if there is none."""
+        if workflow_id not in self.agents:
+            self.add_agent(f"Workflow {workflow_id}", workflow_id)
+        return self.agents[workflow_id]
+
+    def add_agent(self, title: str, workflow_id: str | None = None, callback: str | None = None) -> SimAgent:
+        """Add an agent. `callback`: the URL that its runs use when their call names none."""
+        moment, number = now(), len(self.agents) + 1
+        permanent = workflow_id or f"wpid_{self._first + self._number()}"
+        agent = SimAgent(number, permanent, title, moment, moment, callback=callback)
+        self.agents[agent.id] = agent
+        return agent
+
+    def add_schedule(self, workflow_id: str, cadence: Mapping[str, Any]) -> SimSchedule:
+        """Add a schedule. `cadence`: fields of SimSchedule."""
+        moment = datetime.now(UTC)
+        fields = {"created_at": moment, "modified_at": moment, **cadence}
+        if fields.get("run_at") is not None:
+            fields["dispatch_status"] = "pending"
+        schedule = SimSchedule(f"wfs_{self._first + self._number()}", workflow_id, **fields)
+        if not self.schedules:
+            self._spawn(self._keep_schedules())
+        self.schedules[schedule.id] = schedule
+        return schedule
+
+    def fire(self, schedule: SimSchedule, base: str = "") -> SimRun:
+        """Start the run of a schedule, which names no webhook: its agent's callback URL counts, if it has one."""
+        schedule.fired = datetime.now(UTC)
+        request = {"workflow_id": schedule.workflow_id, "parameters": dict(schedule.parameters)}
+        run = self.create(WORKFLOW, request, None, base, workflow_id=schedule.workflow_id, trigger="scheduled")
+        if schedule.run_at is not None:
+            schedule.dispatch_status, schedule.workflow_run_id = "fired", run.id
+        return run
+
+    def upload(self) -> str:
+        """Take in a file. Returns its id; it can be attached to one run, and is deleted at that run's end."""
+        file_id = f"file_{self._first + self._number()}"
+        self.files[file_id] = ""
+        return file_id
 
     async def aclose(self) -> None:
         """Stop all runs."""
@@ -164,9 +232,9 @@ class World:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.aclose()
 
-    # How a run proceeds by itself.
+    # What goes on by itself.
 
-    def _start(self, what: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -176,119 +244,49 @@ class World:
         if not task.cancelled() and task.exception() is not None:
             log.error("a run broke off", exc_info=task.exception())
 
-    async def _live(self, run: SimRun) -> None:
-        seconds = self.options.spread("pace", run.number, self.options.run_seconds)
-        await asyncio.sleep(seconds * 0.05)
-        if not run.final:
-            run.move("queued")
-            await asyncio.sleep(seconds * 0.15)
-        if not run.final:
-            run.move("running")
-            if Fault.CANCEL in run.faults:
-                await asyncio.sleep(seconds * 0.4)
-                await self._cancel_by_itself(run)
-                return
-            await asyncio.sleep(seconds * 0.8)
-        held = None
-        if Fault.RETRY in run.faults and run.type == WORKFLOW and not run.final:
-            held = await self._fail_first(run)
-            await asyncio.sleep(seconds * 0.8)
-        if not run.final:
-            ending = next((status for fault, status in ENDINGS.items() if fault in run.faults), "completed")
-            run.end(ending, self._output(run) if ending == "completed" else None, self._artifacts(run, ending))
-            await self._announce(run, run.key)
-        if held and run.callback and run.key and Fault.LOSE not in run.faults:
-            await asyncio.sleep(self.options.pause(1.0))
-            await self._send(run, held, run.key)
+    def _release(self, run: SimRun) -> None:
+        for file_id in run.file_ids:
+            self.files.pop(file_id, None)
 
-    async def _cancel_by_itself(self, run: SimRun) -> None:
-        await self.cancel(run, run.key)
-        if Fault.TWICE in run.faults:
-            await asyncio.sleep(self.options.pause(0.2))
-            await self.cancel(run, run.key)
+    def _restart(self, run: SimRun) -> None:
+        again = self.create(
+            run.type,
+            run.request,
+            None,
+            run.base,
+            callback=run.callback,
+            workflow_id=run.workflow_id,
+            max_steps=run.max_steps,
+            trigger=run.trigger,
+            again=run,
+        )
+        run.retried_by = again.id
 
-    async def _fail_first(self, run: SimRun) -> SimWebhook | None:
-        """Let a workflow's first attempt fail. Returns its webhook where that is to come after the last attempt's."""
-        run.fail_attempt(now() + timedelta(seconds=self.options.pause(RETRY_PAUSE)))
-        held = self._webhook(run) if Fault.DISORDER in run.faults else None
-        if not held:
-            await self._announce(run, run.key)
-        await asyncio.sleep(self.options.pause(RETRY_PAUSE))
-        if not run.final:
-            run.next_attempt()
-        return held
+    async def _keep_schedules(self) -> None:
+        while True:
+            moment = datetime.now(UTC)
+            for schedule in list(self.schedules.values()):
+                if not self.options.schedules_stopped and schedule.due(moment):
+                    self.fire(schedule, self.options.public_url)
+            await asyncio.sleep(_TICK)
 
-    async def _clean_up(self, run: SimRun, key: str | None) -> None:
-        await asyncio.sleep(self.options.pause(CLEAN_UP))
-        run.clean_up(self._output(run), self._artifacts(run, "canceled"))
-        await self._announce(run, key)
+    def _signing_key(self, run_type: str, key: str | None) -> str | None:
+        newest = self.options.api_keys[-1]
+        return newest if run_type == TASK_V2 or (run_type == WORKFLOW and key is None) else key
 
-    async def _announce(self, run: SimRun, key: str | None) -> None:
-        """Send the webhook with the current state of `run`, as the run's faults have it."""
-        faults = run.faults
-        if not run.callback or not key:
-            self.stats["webhooks_none"] += 1
-            return
-        if Fault.LOSE in faults:
-            self.stats["webhooks_lost"] += 1
-            log.info("%s %s: its webhook is lost on purpose", run.id, run.status)
-            return
-        if Fault.TANGLED in faults and run.type == TASK_V2 and run.status == "completed":
-            run.tangle()
-        webhook = self._webhook(run)
-        if Fault.LATE in faults:
-            await asyncio.sleep(self.options.pause(self.options.late_seconds))
-        elif Fault.DISORDER in faults and Fault.RETRY not in faults:
-            await asyncio.sleep(self.options.spread("disorder", run.number, DISORDER))
-        await self._send(run, webhook, key)
-        if Fault.ECHO in faults:
-            await self._send(run, webhook, key)
-        if Fault.DOUBLE in faults:
-            await asyncio.sleep(self.options.pause(0.2))
-            await self._send(run, self._webhook(run), key)
-
-    async def _send(self, run: SimRun, webhook: SimWebhook, key: str) -> None:
-        assert run.callback is not None
-        _, failure = await self._sender.send(run.callback, webhook.body, key)
-        log.info("%s %s: webhook %s", run.id, webhook.state[0], failure or "delivered")
-        if webhook.state == run.state:
-            run.delivered(failure)
-
-    def _webhook(self, run: SimRun) -> SimWebhook:
-        return SimWebhook(samples.dumps(bodies.webhook(run, self._link_of(run))), run.state)
-
-    def _link_of(self, run: SimRun) -> bodies.Link:
-        lapsed = Fault.LAPSED in run.faults
-        return lambda stored: self.link(stored, lapsed=lapsed)
-
-    def _link(self, stored: StoredArtifact) -> str | None:
-        return self.link(stored)
-
-    def _output(self, run: SimRun) -> Any:
-        found = samples.invoice(run.number)
-        # A float that the API sends as 1500.0 and the webhook as 1500; text and a number that trip up careless code.
-        found |= {"total": float(round(found["total"])), "reference": 12345678901234567890 + run.number}
-        found["note"] = "line one\u2028line two </script>"
-        if Fault.BIG in run.faults:
-            found["filling"] = "x" * BIG
-        if run.type == WORKFLOW:
-            return {"extract_invoice_output": {"extracted_information": found}, "extracted_information": [found]}
-        return found
-
-    def _artifacts(self, run: SimRun, ending: str) -> list[StoredArtifact]:
-        """Create the artifacts of an ended run, the newest screenshot first."""
-        wanted = [("screenshot_final", ""), ("recording", "")]
-        if ending in ("completed", "canceled"):
-            wanted += [("screenshot_action", ""), ("download", "invoice.pdf")]
-        made = []
-        for type_, name in wanted:
-            stored = artifacts.make(f"a_{self._first + len(self.artifacts) + 1}", type_, name, run.id, now())
-            self.artifacts[stored.id] = stored
-            made.append(stored)
-        return made
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
 
 
 def marked(request: Mapping[str, Any]) -> str:
     """Return the text of a submit that may hold the names of faults in square brackets."""
     parts = (request.get(name) for name in ("prompt", "navigation_goal", "title", "workflow_id", "agent_id"))
     return " ".join(part for part in parts if isinstance(part, str))
+
+
+def _searched(run: SimRun) -> str:
+    parts = [run.title or "", str(run.request.get("url") or ""), run.id, run.workflow_id or ""]
+    if run.type == WORKFLOW:
+        parts += [json.dumps(run.request.get("parameters") or {}, ensure_ascii=False), run.callback or ""]
+    return "\n".join(parts).lower()

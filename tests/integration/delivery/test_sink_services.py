@@ -53,12 +53,13 @@ def test_on_local_storage_the_api_itself_serves_the_bytes_for_its_key(
 
     found = lent.fresh_artifacts(about)
 
-    assert len(found) == 4
+    assert {each.kind for each in found} >= {"recording", "screenshot", "download", "har", "skyvern_log"}
     assert [lent.artifact_url(about, each.artifact_id or "") for each in found] == [each.url for each in found]
     assert lent.artifact_url(delivery(run_id, "other"), "a_1") == ""
     for artifact in found:
         answer = httpx2.get(artifact.url, headers=lent.artifact_headers(about, artifact.url), trust_env=False)
-        assert hashlib.sha256(answer.content).hexdigest() == artifact.sha256
+        assert len(answer.content) == artifact.size
+        assert artifact.sha256 in (None, hashlib.sha256(answer.content).hexdigest())
     lent.close()
 
 

@@ -331,10 +331,13 @@ async def test_the_client_and_the_simulated_skyvern_understand_each_other(skyver
     listed = reader.list_runs(status=["completed"])
     assert isinstance(listed, Answered)
     assert [each.run_id for each in listed_runs(listed) or []] == [legacy.run_id, created.run_id]
-    artifacts = reader.artifacts(created.run_id)
+    workflow_run_id = run.json()["app_url"].rpartition("/")[2]
+    own, artifacts = reader.artifacts(created.run_id), reader.artifacts(workflow_run_id)
+    assert isinstance(own, Answered)
     assert isinstance(artifacts, Answered)
+    assert listed_artifacts(own) == []  # those of a task_v2 are listed under its workflow run
     kinds = {each.artifact_type for each in listed_artifacts(artifacts) or []}
-    assert kinds == {"recording", "screenshot_final", "screenshot_action", "download"}
+    assert kinds > {"recording", "screenshot_final", "screenshot_action", "download", "har", "skyvern_log"}
     missing = reader.get_run("tsk_0")
     assert isinstance(missing, Answered)
     assert missing.status == 404

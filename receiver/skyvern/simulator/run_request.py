@@ -1,0 +1,79 @@
+"""`run_request`, the echo of a run's request, which differs from answer to answer. Pure.
+
+The answer to a submit has the request as it came; a poll, and a workflow's webhook, only what Skyvern 1.0.56 builds
+anew from the run's row: no title of a task, no headers, no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from receiver.skyvern.samples.bodies import ordered
+from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW, SimRun
+
+_TASK = ordered(
+    """
+    prompt url engine title proxy_location data_extraction_schema error_code_mapping max_steps webhook_url
+    totp_identifier totp_url browser_session_id browser_profile_id start_fresh_browser model extra_http_headers
+    cdp_connect_headers publish_workflow include_action_history_in_verification max_screenshot_scrolls browser_address
+    run_with file_ids
+    """,
+    {
+        "engine": "skyvern-1.0",
+        "proxy_location": "RESIDENTIAL",
+        "start_fresh_browser": False,
+        "publish_workflow": False,
+        "include_action_history_in_verification": False,
+    },
+)
+_WORKFLOW = ordered(
+    """
+    workflow_id parameters title proxy_location webhook_url totp_url totp_identifier browser_session_id
+    reuse_browser_session browser_profile_id start_fresh_browser max_screenshot_scrolls max_elapsed_time_minutes
+    extra_http_headers cdp_connect_headers browser_address ai_fallback run_with browser_type run_metadata file_ids
+    """,
+    {"proxy_location": "RESIDENTIAL", "start_fresh_browser": False},
+)
+_ENGINES = {run_type: engine for engine, run_type in RUN_TYPES.items()}
+# What a poll keeps of the request, by run type: that of a task_v2 has fewer.
+_POLLED_TASK_V2 = frozenset(
+    {"url", "totp_identifier", "totp_url", "proxy_location", "data_extraction_schema", "error_code_mapping"}
+)
+_POLLED_TASK = _POLLED_TASK_V2 | {"max_steps", "max_screenshot_scrolls"}
+# What a workflow's webhook keeps of it, and what a poll does.
+_BOTH = frozenset({"proxy_location", "totp_url", "totp_identifier", "start_fresh_browser", "browser_type"})
+_SENT = _BOTH | {"reuse_browser_session"}
+_POLLED_WORKFLOW = _BOTH | {"max_screenshot_scrolls", "browser_address", "browser_profile_id", "browser_session_id"}
+
+
+def submitted(run: SimRun) -> dict[str, Any]:
+    """Return the echo in the answer to a submit: the whole request, with defaults."""
+    known = _WORKFLOW if run.type == WORKFLOW else _TASK
+    return _echo(run, known, known.keys(), {} if run.type == WORKFLOW else {"title": run.request.get("title")})
+
+
+def polled(run: SimRun) -> dict[str, Any]:
+    """Return the echo in the answer to GET /v1/runs/{id}."""
+    if run.type == WORKFLOW:
+        return _echo(run, _WORKFLOW, _POLLED_WORKFLOW)
+    return _echo(run, _TASK, _POLLED_TASK_V2 if run.workflow_run_id else _POLLED_TASK)
+
+
+def sent(run: SimRun) -> dict[str, Any]:
+    """Return the echo in a workflow's webhook."""
+    return _echo(run, _WORKFLOW, _SENT)
+
+
+def _echo(run: SimRun, known: Mapping[str, Any], kept: Any, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    given = {name: value for name, value in run.request.items() if name in kept and value is not None}
+    own: dict[str, Any] = {"webhook_url": run.callback}
+    if run.type == WORKFLOW:
+        parameters = run.request.get("parameters") or run.request.get("data") or {}
+        own |= {"workflow_id": run.workflow_id, "title": run.title, "parameters": parameters}
+    else:
+        own |= {"prompt": run.request.get("prompt") or run.request.get("navigation_goal") or ""}
+        own |= {"engine": _ENGINES[run.type]}
+        if "max_steps" in kept:
+            own |= {"max_steps": run.max_steps}
+    return {**known, **given, **own, **(more or {})}
