@@ -15,9 +15,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from receiver.ledger import Ledger
 from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
 
 CALLS = "read,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,fsync,fdatasync"
@@ -146,6 +148,20 @@ def test_the_spool_syncs_each_event_before_its_202(
     with traced(tmp_path / "trace", receiver.pid) as trace:
         acked = receiver.acked(*(body(number) for number in range(8)))
     assert [trace.synced_before_answer(event, "pwrite64") for event in acked] == [True] * 8
+
+
+def test_the_ledger_syncs_each_commit_before_it_says_so(tmp_path: Path) -> None:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    with (tmp_path / "told").open("wb", buffering=0) as told, traced(tmp_path / "trace", os.getpid()) as trace:
+        for number in range(5):
+            record(ledger, new_event(f"tsk_synced_{number}"))
+            told.write(f"committed {number}".encode())
+    ledger.close()
+    for number in range(5):
+        written_at = trace.first(rf"^pwrite64\(.*tsk_synced_{number}")
+        synced_at = trace.first(r"^f(?:data)?sync\(\d+ ?\) += 0", written_at)
+        told_at = trace.first(rf"^write\(.*committed {number}")
+        assert written_at < synced_at < told_at < len(trace.lines)
 
 
 class Commits:
