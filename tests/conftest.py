@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.servers.postgres",
     "tests.servers.seaweedfs",
     "tests.servers.skyvern",
+    "tests.servers.skyvern_sdk",
     "tests.servers.scripted",
     "tests.servers.submitting",
 ]

@@ -1,42 +1,16 @@
-"""The official Skyvern SDK, unchanged but for its base URL and key, against our API in front of a simulated Skyvern.
-
-It pins older versions of what we use, so it lives in an environment of its own under .cache, made on demand.
-"""
+"""The official Skyvern SDK, unchanged but for its base URL and key, against our API in front of a simulated Skyvern."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
-from tests.support.paths import ROOT
-
-VERSION = "1.0.56"
-HOME = ROOT / ".cache" / f"skyvern-{VERSION}"
-
-
-@pytest.fixture(scope="session")
-def sdk_python() -> Path:
-    """The Python that has the SDK. Several test processes may ask at once: one makes it."""
-    python, done = HOME / "bin" / "python", HOME / ".installed"
-    HOME.parent.mkdir(exist_ok=True)
-    with (HOME.parent / f"{HOME.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(HOME)], check=True)
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, "install", "--no-compile", f"skyvern=={VERSION}"], check=True, timeout=600)
-            done.touch()
-    return python
 
 
 def test_the_official_sdk_needs_no_change(
