@@ -5,7 +5,10 @@ options    the sink's options
 table      the standard columns (pure)
 columns    the row that a delivery makes (pure)
 values     text, numbers, times and JSON converted for a database (pure)
-upsert     the SQL statements, which never let an older event replace a newer one
+merge      what several events say of one run, as one row (pure)
+statements the SQL of one table
+inspection which columns a table has, and those it is to get
+writing    a batch of rows into one table
 server     connections, locks, time limits, and a driver's errors as ours
 """
 

@@ -1,9 +1,4 @@
-"""Make the row of a delivery. Pure: knows no SQL.
-
-`keep_on_null` columns keep their value when a newer event of the same attempt and status has none: Skyvern sends fewer
-fields when a webhook is sent again, and at once a null output when a run is cancelled. All other columns follow the
-newest event, nulls included.
-"""
+"""Make the row of a delivery. Pure: knows no SQL, and no other event of the run (merge.py)."""
 
 from __future__ import annotations
 
@@ -34,83 +29,104 @@ _CONVERT: Mapping[Kind, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A delivery's values in the order of the columns. JSON is bytes, numbers are int or Decimal, times are UTC.
+    """A delivery's values by column. JSON is bytes, numbers are int or Decimal, times are UTC.
 
     `size`: about its bytes. `unconverted`: names of mapped columns whose value did not fit and is null.
     """
 
     run_id: str
-    values: tuple[Any, ...]
+    cells: Mapping[str, Any]
     size: int
     unconverted: tuple[str, ...] = ()
 
 
 class Columns:
-    """The standard columns and the operator's own."""
+    """The standard columns and the operator's own, which win over later standard ones of the same name."""
 
     def __init__(self, mapped: Mapping[str, MappedColumn]) -> None:
-        self.all: tuple[Column, ...] = (
-            *STANDARD,
-            *(Column(name, each.type, keep_on_null=True) for name, each in mapped.items()),
-        )
-        self.names = tuple(column.name for column in self.all)
+        taken = {name.lower() for name in mapped}
+        self.standard = tuple(column for column in STANDARD if column.name not in taken)
+        self.own = tuple(Column(name, each.type, "result") for name, each in mapped.items())
+        self.all: tuple[Column, ...] = (*self.standard, *self.own)
         self._mapped = [(name, each.keys, _CONVERT[each.type]) for name, each in mapped.items()]
 
     def row(self, delivery: Delivery, now: datetime) -> Row:
         """Return the row of `delivery`. Raises Refused when its body could not be parsed or names no run."""
         if delivery.problem or not delivery.run_id:
             raise Refused(f"no row can be made of the body: {delivery.problem or 'it has no run_id'}")
-        run = delivery.run
         try:
-            output = _json(_output(run))
-            fixed = (
-                values.storable(delivery.run_id),
-                values.storable(delivery.source),
-                values.storable(delivery.run_type) or None,
-                values.storable(delivery.status),
-                _text(run.get("status")),
-                _attempt(run.get("attempt")),
-                run.get("retry_pending") is True,
-                _text(run.get("failure_reason")),
-                output,
-                _json(run.get("errors") or None),
-                _title(run),
-                _text(run.get("workflow_permanent_id")) or _text(run.get("workflow_id")),
-                _or_none(values.to_integer, run.get("step_count")),
-                _text(run.get("app_url")),
-                _text(run.get("recording_url")),
-                _time(run.get("created_at")),
-                _time(run.get("modified_at")),
-                _time(run.get("queued_at")),
-                _time(run.get("started_at")),
-                _time(run.get("finished_at")),
-                _json(dict(delivery.labels) or None),
-                _json(links(delivery) or None),
-                values.storable(delivery.event_id),
-                values.storable(delivery.via),
-                delivery.test,
-                delivery.received_at.astimezone(UTC),
-                now,
-            )
+            cells = self._fixed(delivery, now)
             mapped, unconverted = self._map(delivery)
         except RecursionError:
             raise Refused("no row can be made of the body: it is nested too deeply") from None
-        cells = (*fixed, *mapped)
-        size = 64 + sum(len(cell) for cell in cells if isinstance(cell, (str, bytes)))
-        return Row(fixed[0], cells, size, unconverted)
+        cells |= mapped
+        size = 64 + sum(len(cell) for cell in cells.values() if isinstance(cell, (str, bytes)))
+        return Row(cells["run_id"], cells, size, unconverted)
 
-    def _map(self, delivery: Delivery) -> tuple[list[Any], tuple[str, ...]]:
+    def _fixed(self, delivery: Delivery, now: datetime) -> dict[str, Any]:
+        run = delivery.run
+        asked = run.get("run_request")
+        request: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {}
+        run_id, run_type = values.storable(delivery.run_id), values.storable(delivery.run_type) or None
+        return {
+            "run_id": run_id,
+            "source": values.storable(delivery.source),
+            "run_type": run_type,
+            "status": values.storable(delivery.status),
+            "original_status": _text(run.get("status")),
+            "attempt": _attempt(run.get("attempt")),
+            "retry_pending": run.get("retry_pending") is True,
+            "failure_reason": _text(run.get("failure_reason")),
+            "output": _json(_output(run)),
+            "errors": _json(run.get("errors")),
+            "summary": _text(run.get("summary")),
+            "title": _title(run),
+            "prompt": _first_text(run.get("prompt"), request.get("prompt")),
+            "url": _first_text(run.get("url"), request.get("url")),
+            "parameters": _json(_first(run.get("parameters"), request.get("parameters"))),
+            "workflow_id": _first_text(
+                run.get("workflow_permanent_id"),
+                run.get("workflow_id"),
+                run.get("agent_id"),
+                request.get("workflow_id"),
+                request.get("agent_id"),
+            ),
+            "workflow_title": _text(run.get("workflow_title")),
+            "workflow_run_id": _first_text(run.get("workflow_run_id"), run_id if run_type == "workflow_run" else None),
+            "retried_from": _first_text(run.get("retried_from_workflow_run_id")),
+            "retried_by": _first_text(run.get("retried_by_workflow_run_id")),
+            "step_count": _or_none(values.to_integer, run.get("step_count")),
+            "app_url": _text(run.get("app_url")),
+            "recording_url": _text(run.get("recording_url")),
+            "screenshot_urls": _json(run.get("screenshot_urls")),
+            "downloaded_files": _json(run.get("downloaded_files")),
+            "created_at": _time(run.get("created_at")),
+            "modified_at": _time(run.get("modified_at")),
+            "queued_at": _time(run.get("queued_at")),
+            "started_at": _time(run.get("started_at")),
+            "finished_at": _time(run.get("finished_at")),
+            "labels": _json(dict(delivery.labels) or None),
+            "links": _json(links(delivery) or None),
+            "event_id": values.storable(delivery.event_id),
+            "via": values.storable(delivery.via),
+            "is_test": delivery.test,
+            "received_at": delivery.received_at.astimezone(UTC),
+            "delivered_at": now,
+            "merged_from": None,
+        }
+
+    def _map(self, delivery: Delivery) -> tuple[dict[str, Any], tuple[str, ...]]:
         if not self._mapped:
-            return [], ()
+            return {}, ()
         found = {**delivery.run, "outcome": delivery.status, "labels": delivery.labels}
-        cells: list[Any] = []
+        cells: dict[str, Any] = {}
         unconverted: list[str] = []
         for name, keys, convert in self._mapped:
             value = values.value_at(found, keys)
             try:
-                cells.append(None if value is None else convert(value))
+                cells[name] = None if value is None else convert(value)
             except ConversionError:
-                cells.append(None)
+                cells[name] = None
                 unconverted.append(name)
         return cells, tuple(unconverted)
 
@@ -131,6 +147,15 @@ def _output(run: Mapping[str, Any]) -> Any:
 
 def _text(value: Any) -> str | None:
     return values.storable(value) if isinstance(value, str) else None
+
+
+def _first(*values_: Any) -> Any:
+    return next((each for each in values_ if each is not None), None)
+
+
+def _first_text(*values_: Any) -> str | None:
+    """Return the first that is text and not empty."""
+    return next((values.storable(each) for each in values_ if isinstance(each, str) and each), None)
 
 
 def _json(value: Any) -> bytes | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -14,8 +14,8 @@ from handlers.database.table import RESERVED
 
 ColumnType = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
 
-# Most mapped columns, so that a batch still fits SQLite's 32,766 parameters.
 MAX_MAPPED = 90
+HISTORY = "_history"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _RIGHT = "right would be sqlite:///var/results.db or postgresql://user:password@host/name"
@@ -62,7 +62,12 @@ class DatabaseOptions(SinkOptions):
         description="Where the database is: sqlite:///var/results.db or postgresql://user@host/name."
     )
     table: str = Field("skyvern_runs", description="The table, on PostgreSQL also schema.table.")
-    create: bool = Field(True, description="Create the table, and columns that it lacks, at the first delivery.")
+    create: bool = Field(
+        True, description="Create the table, and columns of your own that it lacks, at the first delivery."
+    )
+    history: bool = Field(
+        False, description="Also write each event to a second table, named like the first with _history added."
+    )
     columns: dict[str, Annotated[MappedColumn, BeforeValidator(_from_shorthand, json_schema_input_type=_Column)]] = (
         Field(
             default_factory=dict,
@@ -84,6 +89,19 @@ class DatabaseOptions(SinkOptions):
         if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
             raise ValueError("is no table name: letters, digits and _, at most 63 of them, or schema.table")
         return value
+
+    @model_validator(mode="after")
+    def _history_has_a_name(self) -> Self:
+        if self.history and not _NAME.fullmatch(self.history_table.rpartition(".")[2]):
+            raise ValueError(
+                "table: with history: true its name has at most 55 characters, for _history is added to it"
+            )
+        return self
+
+    @property
+    def history_table(self) -> str:
+        """The table of all events, when `history` is on."""
+        return f"{self.table}{HISTORY}"
 
     @field_validator("columns")
     @classmethod

@@ -1,4 +1,4 @@
-"""The sink `database`: one row for each run, from its newest event.
+"""The sink `database`: one row for each run, of what all its events say; and a row for each event, if asked for.
 
 It decides what goes into one transaction, and finds the delivery that made one fail.
 """
@@ -8,21 +8,33 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar
-
-import sqlalchemy as sa
+from typing import ClassVar, Final
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.database.columns import Columns, Row
+from handlers.database.inspection import Inspected, TableInspection
 from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.server import Database, RowRejected, TableMismatch
-from handlers.database.upsert import Upsert
+from handlers.database.statements import Statements
+from handlers.database.writing import write_rows
 
 # Bytes of one transaction's rows. A single larger row gets its own.
 MAX_BYTES = 8 * 1024 * 1024
+# Seconds after which a table that lacked columns is looked at again, for they may have been added.
+LOOK_AGAIN: Final = 60.0
 
 Answers = list[Receipt | Exception | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The statements for the tables as they are. `look_again`: monotonic, or None when they are whole."""
+
+    runs: Statements
+    events: Statements | None
+    look_again: float | None
 
 
 class DatabaseSink(Sink[DatabaseOptions]):
@@ -30,14 +42,24 @@ class DatabaseSink(Sink[DatabaseOptions]):
 
     Options: ClassVar[type[SinkOptions]] = DatabaseOptions
     batch_size: ClassVar[int] = 256
+    takes_updates: ClassVar[bool] = True
 
     def __init__(self, name: str, options: DatabaseOptions, services: Services) -> None:
         super().__init__(name, options, services)
         self._columns = Columns(options.columns)
         self._database = Database(parse_url(options.url.get_secret_value()), options.timeout)
-        self._upsert = Upsert(options.table, self._columns, self._database.dialect)
-        self._table_checked = False
+        dialect = self._database.dialect
+        self._runs = TableInspection(name, options.table, self._columns, dialect)
+        self._inspections = [self._runs]
+        if options.history:
+            self._inspections.append(
+                TableInspection(name, options.history_table, self._columns, dialect, all_events=True)
+            )
+        self._max_rows = self._runs.statements(self._columns.all).max_rows
+        self._tables: _Tables | None = None
         self._preparing = threading.Lock()
+        self._notice = ""  # what the next receipt tells of the tables
+        self._told = ""
 
     def send(self, delivery: Delivery) -> Receipt:
         """Write the row. The receipt's id is table/run_id; a note says so when the row already holds a newer event."""
@@ -47,7 +69,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         return answer
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Write the rows in one transaction of one statement, unless a run occurs twice or the batch is very large."""
+        """Write the rows in one transaction, unless the batch is very large."""
         deadline = time.monotonic() + self.options.timeout
         now = datetime.now(UTC)
         answers: Answers = [None] * len(deliveries)
@@ -62,6 +84,21 @@ class DatabaseSink(Sink[DatabaseOptions]):
         assert None not in answers
         return answers  # type: ignore[return-value]
 
+    def missing_columns(self) -> list[str]:
+        """Return the statements that would make the tables whole, which may be none. Raises Unavailable."""
+        with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
+            return [sql for each in self._inspections for sql in each.plan(each.look(connection))]
+
+    def add_columns(self) -> list[str]:
+        """Make the tables whole; return the statements that did. Raises Unavailable, and then nothing is changed."""
+        done: list[str] = []
+        with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
+            for each in self._inspections:
+                for sql in each.plan(each.look(connection)):
+                    connection.exec_driver_sql(sql)
+                    done.append(sql)
+        return done
+
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
@@ -70,7 +107,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         part: list[tuple[int, Row]] = []
         size = 0
         for each in rows:
-            if part and (size + each[1].size > MAX_BYTES or len(part) == self._upsert.max_rows):
+            if part and (size + each[1].size > MAX_BYTES or len(part) == self._max_rows):
                 yield part
                 part, size = [], 0
             part.append(each)
@@ -94,83 +131,63 @@ class DatabaseSink(Sink[DatabaseOptions]):
                 answers[number] = Unavailable(str(error))
         else:
             for (number, row), fresh in zip(part, written, strict=True):
-                answers[number] = Receipt(f"{self.options.table}/{row.run_id}", note=_note(row, fresh))
+                notice, self._notice = self._notice, ""
+                answers[number] = Receipt(f"{self.options.table}/{row.run_id}", note=_note(row, fresh, notice))
 
     def _in_one_transaction(self, rows: Sequence[Row], deadline: float) -> list[bool]:
         """Write the rows. Returns for each whether it was written, or else was older than the table's."""
-        self._prepare(deadline)
-        written = [False] * len(rows)
+        tables = self._prepare(deadline)
         try:
             with self._database.transaction(deadline) as connection:
-                for numbers in _rounds(rows):
-                    chosen = [rows[number] for number in numbers]
-                    fresh = {run_id for (run_id,) in connection.exec_driver_sql(*self._upsert.write(chosen))}
-                    if older := [row for row in chosen if row.run_id not in fresh]:
-                        connection.exec_driver_sql(*self._upsert.fill(older))
-                    for number in numbers:
-                        written[number] = rows[number].run_id in fresh
+                fresh = write_rows(connection, tables.runs, rows)
+                if tables.events is not None:
+                    events = {row.cells["event_id"]: row.cells for row in rows}
+                    connection.exec_driver_sql(*tables.events.put([events[event_id] for event_id in sorted(events)]))
         except TableMismatch as error:
-            self._table_checked = False  # checked, and fixed, again before the next attempt
+            self._tables = None  # inspected again before the next attempt
             raise Unavailable(
-                f"{error}; {self.options.table} needs a unique run_id: {self._upsert.unique_index()}"
+                f"{error}; {self.options.table} needs a unique run_id: {tables.runs.unique_index()}"
             ) from None
-        return written
+        return fresh
 
-    def _prepare(self, deadline: float) -> None:
-        """Check the table once; create it, or its missing columns, if the option `create` allows it."""
-        if self._table_checked:
-            return
+    def _prepare(self, deadline: float) -> _Tables:
+        """Inspect the tables, once as long as they are whole; create what the option `create` allows."""
+        tables = self._tables
+        if tables is not None and (tables.look_again is None or time.monotonic() < tables.look_again):
+            return tables
         if not self._preparing.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise Unavailable("another thread has been checking the table for too long")
         try:
-            if not self._table_checked:
+            if self._tables is tables or self._tables is None:
                 with self._database.transaction(deadline) as connection:
-                    self._create_missing(connection)
-                self._table_checked = True
+                    found = [each.prepare(connection, self.options.create) for each in self._inspections]
+                self._tables = self._as_found(found)
+            return self._tables
         except RowRejected as error:  # another process is creating the same table
             raise Unavailable(f"the table {self.options.table} could not be made: {error}") from None
         finally:
             self._preparing.release()
 
-    def _create_missing(self, connection: sa.Connection) -> None:
-        table, options = self._upsert.table, self.options
-        if not self._database.is_sqlite:
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%(name)s))", {"name": table.fullname})
-        inspector = sa.inspect(connection)
-        if not inspector.has_table(table.name, table.schema):
-            if not options.create:
-                raise Unavailable(f"there is no table {options.table}, and create is false")
-            connection.exec_driver_sql(self._upsert.create_table())
-            return
-        missing = self._upsert.missing([each["name"] for each in inspector.get_columns(table.name, table.schema)])
-        if missing and not options.create:
-            names = ", ".join(column.name for column in missing)
-            raise Unavailable(f"the table {options.table} lacks the columns {names}, and create is false")
-        for column in missing:
-            connection.exec_driver_sql(self._upsert.add_column(column))
+    def _as_found(self, found: Sequence[Inspected]) -> _Tables:
+        statements = [each.statements(seen.usable) for each, seen in zip(self._inspections, found, strict=True)]
+        notices = [each.notice(seen) for each, seen in zip(self._inspections, found, strict=True)]
+        told = "; ".join(notice for notice in notices if notice)
+        if told != self._told:
+            self._told = self._notice = told
+        whole = not any(seen.missing for seen in found)
+        return _Tables(
+            statements[0],
+            statements[1] if len(statements) > 1 else None,
+            None if whole else time.monotonic() + LOOK_AGAIN,
+        )
 
 
-def _rounds(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Yield indexes of `rows` in rounds that have each run once, since a statement can't touch a row twice.
-
-    The first round has every run, sorted, so that concurrent batches lock in the same order and never deadlock.
-    """
-    left = range(len(rows))
-    while left:
-        seen: set[str] = set()
-        first: list[int] = []
-        again: list[int] = []
-        for number in left:
-            (again if rows[number].run_id in seen else first).append(number)
-            seen.add(rows[number].run_id)
-        yield sorted(first, key=lambda number: rows[number].run_id)
-        left = again  # type: ignore[assignment]
-
-
-def _note(row: Row, written: bool) -> str:
+def _note(row: Row, written: bool, notice: str) -> str:
     notes = []
     if not written:
-        notes.append("the row holds a newer event of this run, and was left as it is")
+        notes.append("the row holds a newer event of this run, and took only what it lacked")
     if row.unconverted:
         notes.append(f"null for want of a fitting value: {', '.join(row.unconverted)}")
+    if notice:
+        notes.append(notice)
     return "; ".join(notes)

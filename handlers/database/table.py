@@ -1,23 +1,34 @@
-"""The table's standard columns: names, kinds, and whether a null overwrites them. Pure."""
+"""The table's standard columns: names, kinds, and what becomes of a value when another event says otherwise. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 # One of text, integer, number, boolean, timestamp and json.
 Kind = str
 
+# For how long a value stays: while its event is the newest, within one attempt and status, within one attempt, always.
+Scope = Literal["event", "result", "attempt", "run"]
+
+# Which of two values in one scope stays: the newest, the newest that is not {} or [], the one with most items.
+Prefers = Literal["newest", "filled", "longest"]
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `keep_on_null`: see columns.py."""
+    """One column. A null never replaces a value in the scope of that value; see merge.py."""
 
     name: str
     kind: Kind
-    keep_on_null: bool = False
+    scope: Scope = "event"
+    prefers: Prefers = "newest"
 
 
-STANDARD: tuple[Column, ...] = (
+# Holds what merging must remember of earlier events; null as long as all of a row came from one event.
+MERGED_FROM: Final = Column("merged_from", "json")
+
+STANDARD: Final[tuple[Column, ...]] = (
     Column("run_id", "text"),
     Column("source", "text"),
     Column("run_type", "text"),
@@ -25,26 +36,56 @@ STANDARD: tuple[Column, ...] = (
     Column("original_status", "text"),
     Column("attempt", "integer"),
     Column("retry_pending", "boolean"),
-    Column("failure_reason", "text"),
-    Column("output", "json", keep_on_null=True),
-    Column("errors", "json"),
-    Column("title", "text", keep_on_null=True),
-    Column("workflow_id", "text", keep_on_null=True),
-    Column("step_count", "integer", keep_on_null=True),
-    Column("app_url", "text", keep_on_null=True),
-    Column("recording_url", "text", keep_on_null=True),
-    Column("created_at", "timestamp", keep_on_null=True),
+    Column("failure_reason", "text", "result"),
+    Column("output", "json", "result", "filled"),
+    Column("errors", "json", "result", "longest"),
+    Column("summary", "text", "result"),
+    Column("title", "text", "run"),
+    Column("prompt", "text", "run"),
+    Column("url", "text", "run"),
+    Column("parameters", "json", "run", "filled"),
+    Column("workflow_id", "text", "run"),
+    Column("workflow_title", "text", "run"),
+    Column("workflow_run_id", "text", "run"),
+    Column("retried_from", "text", "run"),
+    Column("retried_by", "text", "run"),
+    Column("step_count", "integer", "attempt"),
+    Column("app_url", "text", "run"),
+    Column("recording_url", "text", "attempt"),
+    Column("screenshot_urls", "json", "attempt", "longest"),
+    Column("downloaded_files", "json", "attempt", "longest"),
+    Column("created_at", "timestamp", "run"),
     Column("modified_at", "timestamp"),
-    Column("queued_at", "timestamp", keep_on_null=True),
-    Column("started_at", "timestamp", keep_on_null=True),
-    Column("finished_at", "timestamp", keep_on_null=True),
-    Column("labels", "json", keep_on_null=True),
-    Column("links", "json", keep_on_null=True),
+    Column("queued_at", "timestamp", "run"),
+    Column("started_at", "timestamp", "attempt"),
+    Column("finished_at", "timestamp", "result"),
+    Column("labels", "json", "run", "filled"),
+    Column("links", "json", "result", "longest"),
     Column("event_id", "text"),
     Column("via", "text"),
     Column("is_test", "boolean"),
     Column("received_at", "timestamp"),
     Column("delivered_at", "timestamp"),
+    MERGED_FROM,
 )
 
-RESERVED = frozenset(column.name for column in STANDARD)
+# Without these an older event can't be told from a newer one, so every table needs them.
+REQUIRED: Final = frozenset({"run_id", "attempt", "status", "retry_pending", "modified_at", "received_at", "event_id"})
+
+# Came after the first release: configs may have columns of their own by these names, and theirs win.
+LATER: Final = frozenset(
+    {
+        "summary",
+        "prompt",
+        "url",
+        "parameters",
+        "workflow_title",
+        "workflow_run_id",
+        "retried_from",
+        "retried_by",
+        "screenshot_urls",
+        "downloaded_files",
+        MERGED_FROM.name,
+    }
+)
+RESERVED: Final = frozenset(column.name for column in STANDARD) - LATER | {MERGED_FROM.name}

@@ -1,4 +1,4 @@
-"""`runhook sink list|pause|resume|test`: the sinks, their breakers, and whether they are paused."""
+"""`runhook sink list|pause|resume|test|columns`: the sinks, their breakers, and whether they are paused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from receiver.ledger.deliveries import lanes
 # Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3
 
-app = typer.Typer(help="List, pause, resume and test sinks.", no_args_is_help=True)
+app = typer.Typer(help="List, pause, resume and test sinks; add columns to their tables.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
@@ -154,6 +154,51 @@ def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = Non
         output.out().print(f"  {output.clean(key)}")
     if receipt.note:
         output.out().print(f"  {output.clean(receipt.note)}")
+
+
+@app.command()
+def columns(
+    name: Name,
+    apply: Annotated[bool, typer.Option("--apply", help="Add them. Without it, only the SQL is shown.")] = False,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+    as_json: Json = False,
+) -> None:
+    """Show the SQL that gives a database sink's table the columns that it lacks, and run it with --apply.
+
+    A table that exists gets the columns of a new release in no other way. Rows are written without them until then.
+    """
+    from handlers import SinkError, registry
+    from handlers.database import DatabaseSink
+    from receiver.delivery.sink_services import SourceServices
+
+    settings, loaded = load_config(config, data)
+    require_sink(loaded, name)
+    chosen = loaded.sinks.get(name)
+    if chosen is None or not issubclass(registry.sink_type(chosen.type), DatabaseSink):
+        databases = [each for each, sink in loaded.sinks.items() if sink.type == "database"]
+        raise UsageError(f"{name} is no database sink; those here are {', '.join(databases) or 'none'}")
+    sink = registry.build(name, chosen.type, chosen.options, SourceServices(loaded, settings.skyvern_base_url))
+    assert isinstance(sink, DatabaseSink)
+    try:
+        statements = sink.missing_columns()
+        applied = sink.add_columns() if apply and statements else []
+    except SinkError as error:
+        hint = "; to have them run by the table's owner: runhook sink columns without --apply" if apply else ""
+        raise RunhookError(f"{name}: {error}{hint}") from None
+    finally:
+        sink.close()
+    if as_json:
+        output.print_json({"sink": name, "missing": [] if applied else statements, "applied": applied})
+        return
+    for statement in applied or statements:
+        output.out().print(f"{statement};", markup=False, soft_wrap=True)
+    if not statements:
+        output.out().print(f"{name}: nothing is missing")
+    elif applied:
+        output.out().print("done; workers that run use them within a minute, and a replay fills them in older rows")
+    else:
+        output.out().print(f"nothing was changed; `runhook sink columns {name} --apply` does this")
 
 
 def sample_delivery(sink: str, source: str, now: float) -> Delivery:

@@ -12,14 +12,15 @@ import sqlalchemy as sa
 
 from handlers.contract import Delivery
 from handlers.database import DatabaseOptions, DatabaseSink
+from handlers.database.table import STANDARD
 from handlers.testing.conformance import (
     NoServices,
     make_delivery,
     sample_run,
 )
 
-TIMES = {"created_at", "modified_at", "queued_at", "started_at", "finished_at", "received_at", "delivered_at"}
-JSON = {"output", "errors", "labels", "links"}
+TIMES = {column.name for column in STANDARD if column.kind == "timestamp"}
+JSON = {column.name for column in STANDARD if column.kind == "json"}
 
 
 class ResultsDb:

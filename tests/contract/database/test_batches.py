@@ -18,7 +18,9 @@ def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: Res
     """Here by a rule that the operator made."""
     database.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, step_count INTEGER CHECK (step_count < 100))")
     batch = [event(f"tsk_{number}", 1, step_count=number * 2) for number in range(64)]
-    answers = database.sink().send_many(batch)
+    sink = database.sink()
+    sink.add_columns()
+    answers = sink.send_many(batch)
     refused = {number: answer for number, answer in enumerate(answers) if not isinstance(answer, Receipt)}
     assert set(refused) == set(range(50, 64))
     assert all(isinstance(answer, Refused) for answer in refused.values())
@@ -28,6 +30,7 @@ def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: Res
 
 def test_a_refusal_quotes_nothing_of_the_row(pg: ResultsDb) -> None:
     pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, failure_reason VARCHAR(3), title TEXT NOT NULL)")
+    pg.sink().add_columns()
     for run in (sample_run(failure_reason="SECRET"), sample_run(failure_reason="abc", app_url="SECRET")):
         with pytest.raises(Refused) as caught:
             pg.sink().send(make_delivery(run))

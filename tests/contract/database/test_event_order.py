@@ -8,12 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from handlers.contract import Receipt
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from handlers.contract import Delivery, Receipt
+from handlers.database import DatabaseSink
 from handlers.testing.conformance import (
     make_delivery,
     sample_run,
 )
 from tests.support.results_db import ResultsDb, event
+from tests.support.run_events import run_events
 
 
 def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: ResultsDb) -> None:
@@ -21,7 +26,7 @@ def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: Resu
     sink.send(event("tsk_1", 1, status="running", output=None))
     assert sink.send(event("tsk_1", 3, status="completed", output={"n": 3})).note == ""
     late = sink.send(event("tsk_1", 2, status="failed", output={"n": 2}))
-    assert late.note == "the row holds a newer event of this run, and was left as it is"
+    assert late.note == "the row holds a newer event of this run, and took only what it lacked"
     assert (database.row()["status"], database.row()["output"]) == ("completed", {"n": 3})
 
 
@@ -54,11 +59,13 @@ def test_null_output_never_replaces_output_of_the_same_attempt_and_status(databa
 def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: ResultsDb) -> None:
     sink = database.sink(columns={"total": {"path": "output.invoice.total", "type": "number"}})
     sink.send(event("tsk_1", 1))
+    whole = database.row()
     few = {"run_id": "tsk_1", "status": "failed", "run_type": "task_v1", "modified_at": "2026-03-01T10:09:00"}
     sink.send(make_delivery(few))
     row = database.row()
-    assert (row["step_count"], row["total"], row["started_at"].minute) == (3, 1500, 0)
-    assert row["failure_reason"] is None, "what went wrong is as the newest event says"
+    own = {"modified_at", "event_id", "received_at", "delivered_at", "merged_from"}
+    assert {name: row[name] for name in row.keys() - own} == {name: whole[name] for name in whole.keys() - own}
+    assert row["modified_at"].minute == 9
 
 
 def test_an_event_without_a_time_is_as_new_as_its_arrival(database: ResultsDb) -> None:
@@ -128,6 +135,82 @@ def test_whatever_the_order_of_arrival_the_row_is_the_same(database: ResultsDb) 
         assert (row["output"], row["modified_at"].minute, row["step_count"]) == ({"n": 2}, 4, 3)
         database.execute("DELETE FROM skyvern_runs")
     assert len(outcomes) == 1
+
+
+def _write(sink: DatabaseSink, order: list[Delivery], batches: Any) -> None:
+    """Write events in batches of drawn sizes."""
+    left = list(order)
+    while left:
+        size = batches.randint(1, 3)
+        answers = sink.send_many(left[:size])
+        assert all(isinstance(answer, Receipt) for answer in answers), answers
+        del left[:size]
+
+
+def test_events_of_any_kind_make_the_same_row_in_every_order_and_batching(database: ResultsDb) -> None:
+    """As a webhook, a poll and a webhook sent again do, whichever is routed first: nothing is lost, nothing differs."""
+    sink = database.sink(columns={"n": {"path": "output.n", "type": "number"}}, history=True)
+    sink.add_columns()
+
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(run_events(), min_size=2, max_size=4), st.randoms(use_true_random=False))
+    def check(events: list[Delivery], chance: Any) -> None:
+        for table in ("skyvern_runs", "skyvern_runs_history"):
+            database.execute(f"DELETE FROM {table}")
+        found: list[dict[str, Any]] = []
+        for again in range(3):
+            order = list(events) + events[:again]  # the last time some come again
+            chance.shuffle(order)
+            _write(sink, order, chance)
+            row = database.row()
+            found.append({name: value for name, value in row.items() if name != "delivered_at"})
+            database.execute("DELETE FROM skyvern_runs")
+        assert found[0] == found[1] == found[2]
+        rows = database.rows("skyvern_runs_history")
+        assert sorted(row["event_id"] for row in rows) == sorted(delivery.event_id for delivery in events)
+
+    check()
+
+
+def test_an_update_completes_the_row_and_a_half_list_takes_nothing_from_a_whole_one(database: ResultsDb) -> None:
+    """A poll between the status and the uploads, then the webhook: and the same in the other order."""
+    poll = event("wr_1", 1, status="completed", recording_url=None, downloaded_files=[{"filename": "a"}])
+    files = [{"filename": "a"}, {"filename": "b"}]
+    webhook = event(
+        "wr_1",
+        1,
+        status="completed",
+        recording_url="https://files.example/1.webm",
+        screenshot_urls=["https://files.example/1.png"],
+        downloaded_files=files,
+        errors=[],
+        summary="Done",
+    )
+    sink = database.sink()
+    for order in ((poll, webhook), (webhook, poll)):
+        for delivery in order:
+            sink.send(delivery)
+        row = database.row()
+        assert (row["downloaded_files"], row["errors"], row["summary"]) == (files, [], "Done")
+        assert (row["recording_url"], len(row["screenshot_urls"])) == ("https://files.example/1.webm", 1)
+        database.execute("DELETE FROM skyvern_runs")
+
+
+def test_the_history_has_each_event_once_as_it_was_though_the_run_has_one_row(database: ResultsDb) -> None:
+    sink = database.sink(history=True, columns={"total": "output.invoice.total"})
+    first = event("tsk_1", 1, status="running", output=None)
+    last = event("tsk_1", 2, recording_url="https://files.example/1.webm")
+    fewer = event("tsk_1", 3, output=None)
+    for delivery in (first, last, last, fewer, first):
+        sink.send(delivery)
+    rows = sorted(database.rows("skyvern_runs_history"), key=lambda row: str(row["modified_at"]))
+    assert [row["event_id"] for row in rows] == [first.event_id, last.event_id, fewer.event_id]
+    assert [(row["status"], row["output"], row["total"]) for row in rows] == [
+        ("running", None, None),
+        ("failed", last.run["output"], "1500"),
+        ("failed", None, None),
+    ]
+    assert database.row()["output"] == last.run["output"]
 
 
 def test_the_same_event_again_fills_columns_that_are_new(database: ResultsDb) -> None:

@@ -90,7 +90,7 @@ def test_a_deadlock_is_tried_again_by_the_caller(pg: ResultsDb) -> None:
     sink.send_many([event("tsk_1", 1), event("tsk_2", 1)])
     with pg.engine.connect() as other:
         other.execute(sa.text("SET deadlock_timeout = '10s'"))  # so that the other one is not the victim
-        other.execute(sa.text("UPDATE skyvern_runs SET title = 'x' WHERE run_id = 'tsk_2'"))
+        other.execute(sa.text("SELECT 1 FROM skyvern_runs WHERE run_id = 'tsk_2' FOR UPDATE"))
         answers: list[Receipt | Exception] = []
         batch = [event("tsk_1", 2), event("tsk_2", 2)]
         thread = threading.Thread(target=lambda: answers.extend(sink.send_many(batch)))

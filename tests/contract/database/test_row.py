@@ -20,7 +20,14 @@ from tests.support.results_db import ResultsDb
 
 
 def test_a_row_tells_what_became_of_the_run(database: ResultsDb) -> None:
-    run = sample_run("tsk_1", run_request={"title": "Invoices"}, queued_at="2026-03-01T10:00:01")
+    run = sample_run(
+        "tsk_1",
+        run_request={"title": "Invoices", "prompt": "Get the total", "url": "https://shop.example"},
+        queued_at="2026-03-01T10:00:01",
+        screenshot_urls=["https://files.example/1.png"],
+        downloaded_files=[{"filename": "invoice.pdf", "url": "https://files.example/1"}],
+        parameters={"year": 2026},
+    )
     delivery = make_delivery(
         run,
         status="completed",  # corrected: failed only because its webhook could not be delivered
@@ -43,12 +50,22 @@ def test_a_row_tells_what_became_of_the_run(database: ResultsDb) -> None:
         "attempt": 1,
         "failure_reason": run["failure_reason"],
         "output": run["output"],
-        "errors": None,
+        "errors": [],
+        "summary": None,
         "title": "Invoices",
+        "prompt": "Get the total",
+        "url": "https://shop.example",
+        "parameters": {"year": 2026},
         "workflow_id": None,
+        "workflow_title": None,
+        "workflow_run_id": None,
+        "retried_from": None,
+        "retried_by": None,
         "step_count": 3,
         "app_url": "https://app.example/tasks/tsk_1",
         "recording_url": None,
+        "screenshot_urls": ["https://files.example/1.png"],
+        "downloaded_files": [{"filename": "invoice.pdf", "url": "https://files.example/1"}],
         "created_at": datetime(2026, 3, 1, 10, 0, 0, 1, tzinfo=UTC),
         "modified_at": datetime(2026, 3, 1, 10, 2, 5, 500000, tzinfo=UTC),
         "queued_at": datetime(2026, 3, 1, 10, 0, 1, tzinfo=UTC),
@@ -59,7 +76,20 @@ def test_a_row_tells_what_became_of_the_run(database: ResultsDb) -> None:
         "event_id": delivery.event_id,
         "via": "webhook",
         "received_at": delivery.received_at,
+        "merged_from": None,
     }
+
+
+def test_a_workflow_run_has_its_workflow_and_its_run_by_whichever_names_they_came(database: ResultsDb) -> None:
+    workflow = {"run_type": "workflow_run", "workflow_title": "Monthly", "retried_from_workflow_run_id": "wr_0"}
+    sent = workflow | {"workflow_id": "wpid_1", "workflow_run_id": "wr_1", "parameters": {"year": 2026}}
+    asked = workflow | {"run_request": {"agent_id": "wpid_1", "parameters": {"year": 2026}}}
+    database.sink().send(make_delivery(sample_run("wr_1", **sent)))
+    database.sink().send(make_delivery(sample_run("wr_2", **asked)))
+    columns = ("workflow_id", "workflow_title", "title", "parameters", "retried_from", "workflow_run_id")
+    found = [tuple(row[name] for name in columns) for row in database.rows()]
+    common = ("wpid_1", "Monthly", "Monthly", {"year": 2026}, "wr_0")
+    assert found == [(*common, "wr_1"), (*common, "wr_2")]
 
 
 def test_times_are_times_to_the_database_whatever_the_session_thinks_of_zones(pg: ResultsDb) -> None:

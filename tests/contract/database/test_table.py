@@ -1,4 +1,4 @@
-"""The table is made, extended, and checked."""
+"""The table is made, extended by a command, and checked."""
 
 from __future__ import annotations
 
@@ -6,12 +6,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from handlers.contract import Receipt, Unavailable
+from handlers.database import sink as sink_module
+from handlers.database.table import LATER, STANDARD
 from handlers.testing.conformance import (
     make_delivery,
+    sample_run,
 )
 from tests.support.results_db import ResultsDb, event
+
+
+def _make_first_release(database: ResultsDb) -> None:
+    """Make the table as it was before there were the later columns, with a view on it."""
+    database.sink().add_columns()
+    for column in sorted(LATER):
+        database.execute(f"ALTER TABLE skyvern_runs DROP COLUMN {column}")
+    database.execute("CREATE VIEW failures AS SELECT * FROM skyvern_runs WHERE status = 'failed'")
+
+
+def _columns(database: ResultsDb, table: str = "skyvern_runs") -> set[str]:
+    return {column["name"] for column in sa.inspect(database.engine).get_columns(table)}
+
+
+ALL = {column.name for column in STANDARD}
 
 
 def test_the_folder_and_the_table_are_made(tmp_path: Path) -> None:
@@ -23,17 +42,102 @@ def test_the_folder_and_the_table_are_made(tmp_path: Path) -> None:
 
 def test_a_table_in_another_schema_is_used(pg: ResultsDb) -> None:
     pg.execute("CREATE SCHEMA analytics")
-    sink = pg.sink(table="analytics.Runs", columns={"Order": "output.invoice.number"})
+    sink = pg.sink(table="analytics.Runs", columns={"Order": "output.invoice.number"}, history=True)
     receipt = sink.send(event("tsk_1", 1))
     sink.send(event("tsk_1", 0))
     assert receipt.id == "analytics.Runs/tsk_1"
     assert pg.row('analytics."Runs"')["Order"] == "2026-17"
+    assert len(pg.rows('analytics."Runs_history"')) == 2
 
 
-def test_columns_that_a_table_lacks_are_added_and_others_are_left_alone(database: ResultsDb) -> None:
+def test_a_table_of_an_earlier_release_is_used_as_it_is_and_the_command_that_adds_columns_is_told_once(
+    database: ResultsDb,
+) -> None:
+    _make_first_release(database)
+    before = _columns(database)
+    sink = database.sink()
+    files = {"downloaded_files": [{"filename": "a.pdf"}]}
+    note = sink.send(event("tsk_1", 1, **files)).note
+    assert note.startswith("the table skyvern_runs lacks the columns summary, prompt, ")
+    assert "`runhook sink columns results`" in note
+    assert sink.send(event("tsk_1", 2, output=None)).note == "", "told once"
+    assert _columns(database) == before
+    assert (database.row()["output"], database.row()["modified_at"].minute) == (event("tsk_1", 1).run["output"], 2)
+    assert len(database.query("SELECT * FROM failures")) == 1
+
+
+def test_the_command_adds_what_it_shows_and_running_sinks_of_both_releases_go_on(
+    database: ResultsDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make_first_release(database)
+    running = database.sink()
+    files = [{"filename": "a.pdf"}]
+    running.send(event("tsk_1", 1, downloaded_files=files))
+    shown = database.sink().missing_columns()
+    assert len(shown) == len(LATER)
+    assert all(sql.startswith("ALTER TABLE skyvern_runs ADD COLUMN ") for sql in shown)
+    assert database.sink().add_columns() == shown
+    assert database.sink().missing_columns() == database.sink().add_columns() == []
+    assert _columns(database) == ALL
+    running.send(event("tsk_2", 1, downloaded_files=files))
+    assert database.rows()[1]["downloaded_files"] is None, "columns are looked for once a minute, not at each batch"
+    monkeypatch.setattr(sink_module.time, "monotonic", lambda real=sink_module.time.monotonic: real() + 61)
+    running.send(event("tsk_3", 1, downloaded_files=files))
+    assert database.rows()[2]["downloaded_files"] == files
+    # As the first release writes: it names its own columns.
+    database.execute("INSERT INTO skyvern_runs (run_id, status, attempt) VALUES ('tsk_0', 'failed', 1)")
+    assert len(database.query("SELECT * FROM failures")) == 4
+
+
+def test_a_replay_fills_the_columns_that_were_added(database: ResultsDb) -> None:
+    _make_first_release(database)
+    delivery = event("tsk_1", 1, downloaded_files=[{"filename": "a.pdf"}])
+    database.sink().send(delivery)
+    database.sink().add_columns()
+    database.sink().send(delivery)
+    assert database.row()["downloaded_files"] == [{"filename": "a.pdf"}]
+
+
+def test_a_table_of_somebody_else_is_used_and_not_altered(pg: ResultsDb) -> None:
+    _make_first_release(pg)
+    pg.execute("CREATE ROLE writer LOGIN")
+    pg.execute("GRANT USAGE ON SCHEMA public TO writer")
+    pg.execute("GRANT SELECT, INSERT, UPDATE ON skyvern_runs TO writer")
+    guest = ResultsDb(pg.url.replace("postgres@", "writer@"))
+    try:
+        assert isinstance(guest.sink().send(event("tsk_1", 1)), Receipt)
+        assert len(guest.sink().missing_columns()) == len(LATER)
+        with pytest.raises(Unavailable, match="must be owner of table skyvern_runs"):
+            guest.sink().add_columns()
+        assert _columns(pg) == ALL - LATER
+    finally:
+        guest.close()
+        pg.execute("DROP OWNED BY writer")
+        pg.execute("DROP ROLE writer")
+
+
+def test_other_columns_are_left_alone_and_those_of_another_type_are_named(pg: ResultsDb) -> None:
+    _make_first_release(pg)
+    pg.execute("ALTER TABLE skyvern_runs ADD COLUMN mine INTEGER DEFAULT 7, ADD COLUMN parameters TEXT DEFAULT 'x'")
+    sink = pg.sink()
+    assert "another type are not written: parameters (TEXT)" in sink.send(event("tsk_1", 1, parameters={"a": 1})).note
+    sink.add_columns()
+    pg.sink().send(event("tsk_1", 2, parameters={"a": 1}, summary="Done"))
+    assert {name: pg.row()[name] for name in ("mine", "parameters", "summary")} == {
+        "mine": 7,
+        "parameters": "x",
+        "summary": "Done",
+    }
+
+
+def test_a_table_needs_the_columns_that_order_events_and_the_command_adds_them(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id VARCHAR(200) UNIQUE, mine INTEGER DEFAULT 7, status TEXT)")
     database.execute("INSERT INTO skyvern_runs (run_id, status) VALUES ('tsk_1', 'old'), ('tsk_2', 'old')")
-    database.sink().send(event("tsk_1", 1))
+    sink = database.sink()
+    with pytest.raises(Unavailable, match=r"lacks the columns attempt, .*, which every row needs: `runhook sink col"):
+        sink.send(event("tsk_1", 1))
+    database.sink().add_columns()
+    sink.send(event("tsk_1", 1))
     rows = database.rows()
     assert [(row["run_id"], row["status"], row["mine"]) for row in rows] == [
         ("tsk_1", "failed", 7),
@@ -41,19 +145,42 @@ def test_columns_that_a_table_lacks_are_added_and_others_are_left_alone(database
     ]
 
 
-def test_with_create_off_the_table_must_be_there_and_be_whole(database: ResultsDb) -> None:
-    sink = database.sink(create=False)
+def test_a_column_of_the_operators_own_by_a_later_name_stays_the_operators(database: ResultsDb) -> None:
+    sink = database.sink(columns={"url": "output.invoice.number", "Summary": {"path": "step_count", "type": "integer"}})
+    sink.send(make_delivery(sample_run("tsk_1", url="https://shop.example", summary="Done")))
+    row = database.row()
+    assert (row["url"], row["Summary"]) == ("2026-17", 3)
+    assert "summary" not in row
+
+
+def test_with_create_off_the_table_and_columns_of_ones_own_must_be_there(database: ResultsDb) -> None:
+    sink = database.sink(create=False, columns={"total": "output.invoice.total"})
     with pytest.raises(Unavailable, match=r"^there is no table skyvern_runs, and create is false$"):
         sink.send(make_delivery())
-    database.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY)")
-    with pytest.raises(Unavailable, match=r"lacks the columns source, run_type, .*, and create is false$"):
+    database.sink().add_columns()
+    with pytest.raises(Unavailable, match=r"lacks the columns total, and create is false: `runhook sink columns"):
         sink.send(make_delivery())
-    database.sink(create=True).send(make_delivery())
+    assert sink.add_columns() == ["ALTER TABLE skyvern_runs ADD COLUMN total TEXT"]
     assert isinstance(sink.send(make_delivery()), Receipt), "put right by the operator, it goes on"
+
+
+def test_columns_of_ones_own_are_added_when_the_config_asks_for_them(database: ResultsDb) -> None:
+    _make_first_release(database)
+    database.sink(columns={"total": {"path": "output.invoice.total", "type": "integer"}}).send(event("tsk_1", 1))
+    assert database.row()["total"] == 1500
+    assert _columns(database) == ALL - LATER | {"total"}
+
+
+def test_the_command_makes_tables_that_are_not_there(database: ResultsDb) -> None:
+    sink = database.sink(history=True)
+    assert len(sink.missing_columns()) == len(sink.add_columns()) == 3
+    assert database.rows() == database.rows("skyvern_runs_history") == []
+    assert _columns(database, "skyvern_runs_history") == ALL
 
 
 def test_a_table_that_lets_a_run_have_two_rows_is_named_with_the_remedy(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id TEXT)")
+    database.sink().add_columns()
     with pytest.raises(Unavailable, match=r"CREATE UNIQUE INDEX .*ON skyvern_runs \(run_id\)"):
         database.sink().send(make_delivery())
 
@@ -69,8 +196,8 @@ def test_a_table_that_is_dropped_under_us_is_made_again(database: ResultsDb) -> 
 
 
 def test_sinks_that_start_together_make_one_table(database: ResultsDb) -> None:
-    sinks = [database.sink() for _ in range(6)]
+    sinks = [database.sink(history=True) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda sink: sink.send_many([make_delivery()]), sinks))
     assert all(isinstance(answer, Receipt) for (answer,) in answers), answers
-    assert len(database.rows()) == 6
+    assert len(database.rows()) == len(database.rows("skyvern_runs_history")) == 6

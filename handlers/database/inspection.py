@@ -1,0 +1,132 @@
+"""Compare a table with the columns that the sink would write, and create or alter it when that is asked for.
+
+A table that is missing is created whole. One that exists is only altered by `runhook sink columns --apply`, but for the
+operator's own columns, which the config asks for: two versions of the product may use it at the same time, views and
+other programs read it, and it may be owned by somebody else. Standard columns that it lacks are not written meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from handlers.contract import Unavailable
+from handlers.database.columns import Columns
+from handlers.database.statements import Statements
+from handlers.database.table import REQUIRED, Column
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What there is of a table. `usable`: the columns that can be written; all of them when there is no table yet.
+
+    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are left alone.
+    """
+
+    exists: bool
+    usable: tuple[Column, ...]
+    missing: tuple[Column, ...] = ()
+    unlike: tuple[str, ...] = ()
+
+
+class TableInspection:
+    """One table of the sink `sink`: `all_events` for the one that has a row for each event."""
+
+    def __init__(self, sink: str, table: str, columns: Columns, dialect: str, *, all_events: bool = False) -> None:
+        self._sink = sink
+        self._name = table
+        self._columns = columns
+        self._dialect = dialect
+        self._key = "event_id" if all_events else "run_id"
+        self._whole = self.statements(columns.all)
+
+    def statements(self, columns: Sequence[Column]) -> Statements:
+        """Return the statements for `columns` of the table."""
+        return Statements(self._name, columns, self._dialect, self._key)
+
+    def look(self, connection: sa.Connection) -> Inspected:
+        """Read which columns the table has."""
+        if not self._whole.postgresql:
+            return self._compare(connection)
+        # One process at a time, for CREATE TABLE IF NOT EXISTS fails when two do it at once.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%(name)s))", {"name": self._name})
+        return self._compare(connection)
+
+    def prepare(self, connection: sa.Connection, create: bool) -> Inspected:
+        """Make the table if it is missing, and add the operator's own columns, if `create` allows that.
+
+        Raises Unavailable, with what would help, when rows could not be written.
+        """
+        found = self.look(connection)
+        if not found.exists:
+            if not create:
+                raise Unavailable(f"there is no table {self._name}, and create is false")
+            for statement in self.plan(found):
+                connection.exec_driver_sql(statement)
+            return found
+        if needed := [column.name for column in found.missing if column.name in REQUIRED]:
+            raise Unavailable(
+                f"the table {self._name} lacks the columns {', '.join(needed)}, which every row needs: {self.remedy}"
+            )
+        own = [column for column in found.missing if column in self._columns.own]
+        if own and not create:
+            names = ", ".join(column.name for column in own)
+            raise Unavailable(f"the table {self._name} lacks the columns {names}, and create is false: {self.remedy}")
+        for column in own:
+            connection.exec_driver_sql(self._whole.add_column(column))
+        missing = tuple(column for column in found.missing if column not in own)
+        return Inspected(True, (*found.usable, *own), missing, found.unlike)
+
+    def plan(self, found: Inspected) -> list[str]:
+        """Return the statements that make the table whole."""
+        if found.exists:
+            return [self._whole.add_column(column) for column in found.missing]
+        index = [] if self._key == "run_id" else [self._whole.create_index("run_id")]
+        return [self._whole.create_table(), *index]
+
+    def notice(self, found: Inspected) -> str:
+        """Return what an operator should know of the table, or ""."""
+        parts = []
+        if found.missing:
+            names = ", ".join(column.name for column in found.missing)
+            parts.append(f"the table {self._name} lacks the columns {names}, which are not written: {self.remedy}")
+        if found.unlike:
+            parts.append(f"columns of {self._name} with another type are not written: {', '.join(found.unlike)}")
+        return "; ".join(parts)
+
+    @property
+    def remedy(self) -> str:
+        """The command that shows and adds what is missing."""
+        return f"`runhook sink columns {self._sink}` shows the SQL, and adds them with --apply"
+
+    def _compare(self, connection: sa.Connection) -> Inspected:
+        inspector = sa.inspect(connection)
+        table = self._whole.table
+        if not inspector.has_table(table.name, table.schema):
+            return Inspected(False, self._columns.all)
+        present = {each["name"].lower(): each["type"] for each in inspector.get_columns(table.name, table.schema)}
+        missing = tuple(column for column in self._columns.all if column.name.lower() not in present)
+        unlike = {
+            column: f"{column.name} ({present[column.name.lower()]})"
+            for column in self._columns.all
+            if column.name.lower() in present
+            and column.name not in REQUIRED
+            and column in self._columns.standard
+            and self._whole.postgresql  # SQLite stores any value in any column
+            and not isinstance(present[column.name.lower()], _ALIKE[column.kind])
+        }
+        usable = tuple(column for column in self._columns.all if column not in missing and column not in unlike)
+        return Inspected(True, usable, missing, tuple(unlike.values()))
+
+
+_ALIKE: dict[str, type | tuple[type, ...]] = {
+    "text": sa.String,
+    "integer": (sa.Integer, sa.Numeric),
+    "number": (sa.Numeric, sa.Integer),
+    "boolean": sa.Boolean,
+    "timestamp": sa.DateTime,
+    "json": postgresql.JSONB,
+}

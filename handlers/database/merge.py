@@ -1,0 +1,270 @@
+"""Merge what several events say of one run into one row, in whatever order they arrive. Pure: knows no SQL.
+
+Events of a run are ordered by (attempt, final or not, modified_at, received_at, event id). Final comes before the time,
+since within one attempt nothing follows a final event, and an interim one with a fast clock must not hide it. An event
+without modified_at counts as modified when it was received.
+
+A row has the newest event's status, attempt, times of arrival and so on. For all other columns (`Column.scope`) a value
+stays until a better one comes in the same scope: within the attempt and status ("result"), the attempt, or the run. The
+better one is the newer, or first the one that has more (`Column.prefers`): a half list of files is completed, and never
+takes the place of a whole one.
+
+`join` is commutative, associative and idempotent; so the row is the same in any order, alone or in batches. For that a
+row remembers in `merged_from` which columns are of another event than its newest, and what the other statuses of the
+same attempt had said: that is shown again if their status returns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from handlers.database.table import MERGED_FROM, Column
+from handlers.database.values import to_json
+
+FINAL: Final = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
+# Empty, as Skyvern means it: these never replace a value that is not.
+EMPTY: Final = ("{}", "[]")
+
+# (attempt, final, modified at, received at, event id)
+Order: TypeAlias = tuple[int, bool, datetime, datetime, str]
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+class _InTable:
+    """Stands for a value that is in the table, and was not read."""
+
+    def __repr__(self) -> str:
+        return "STORED"
+
+
+STORED: Final = _InTable()
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A column's value: which event said it, and how much it holds (`weight`)."""
+
+    cell: Any
+    weight: int
+    order: Order
+
+    @property
+    def rank(self) -> tuple[int, Order]:
+        """What decides between two values."""
+        return self.weight, self.order
+
+
+Values: TypeAlias = Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What is known of one run.
+
+    `newest`: the newest event. `event`: its own columns, or None when they are in the table already. `lasting`: by
+    column, of the run and of the attempt. `results`: by status, of this attempt.
+    """
+
+    newest: Order
+    status: str
+    event: Mapping[str, Any] | None
+    run: Values
+    attempt: Values
+    results: Mapping[str, Values]
+
+    @property
+    def visible(self) -> Values:
+        """The values that the row shows."""
+        return {**self.run, **self.attempt, **self.results.get(self.status, {})}
+
+
+def order_of(cells: Mapping[str, Any]) -> Order:
+    """Return where the event of `cells` stands among its run's. Rows of an operator's own table may have nulls."""
+    received = cells["received_at"] or _NEVER
+    return (
+        cells["attempt"] or 0,
+        cells["status"] in FINAL and not cells["retry_pending"],
+        cells["modified_at"] or received,
+        received,
+        cells["event_id"] or "",
+    )
+
+
+def weight_of(column: Column, cell: Any) -> int:
+    """Return how much a new cell holds, as the statement of `statements.kept` counts it in a table."""
+    if column.prefers == "newest" or not isinstance(cell, bytes):
+        return 0
+    if column.prefers == "filled":
+        return int(cell.decode() not in EMPTY)
+    try:
+        value = orjson.loads(cell)
+    except ValueError:  # too deep for it
+        value = json.loads(cell)
+    return len(value) if isinstance(value, (list, dict)) else 1
+
+
+def of_event(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
+    """Return the state of a run of which one event is known."""
+    order = order_of(cells)
+    kept: dict[str, dict[str, Value]] = {"run": {}, "attempt": {}, "result": {}}
+    event: dict[str, Any] = {}
+    for column in columns:
+        cell = cells[column.name]
+        if column.scope == "event":
+            if column is not MERGED_FROM:
+                event[column.name] = cell
+        elif cell is not None:
+            kept[column.scope][column.name] = Value(cell, weight_of(column, cell), order)
+    return RunState(order, cells["status"], event, kept["run"], kept["attempt"], {cells["status"]: kept["result"]})
+
+
+def of_row(columns: Sequence[Column], cells: Mapping[str, Any], weights: Mapping[str, int | None]) -> RunState:
+    """Return the state that a row of the table holds.
+
+    `cells`: the columns that `order_of` reads, and merged_from (JSON). `weights`: of each column that is kept; None for
+    null.
+    """
+    newest = order_of(cells)
+    memory = _memory(cells)
+    origins, others = memory.get("columns", {}), memory.get("results", {})
+    kinds = {column.name: column.kind for column in columns}
+    kept: dict[str, dict[str, Value]] = {"run": {}, "attempt": {}, "result": {}}
+    for column in columns:
+        weight = weights.get(column.name)
+        if column.scope != "event" and weight is not None:
+            origin = origins.get(column.name)
+            kept[column.scope][column.name] = Value(STORED, weight, _order(origin) if origin else newest)
+    results = {
+        status: {
+            name: Value(_decoded(kinds[name], text), weight, _order(order))
+            for name, (order, weight, text) in values.items()
+            if name in kinds
+        }
+        for status, values in others.items()
+    }
+    status = cells["status"] or ""
+    return RunState(newest, status, None, kept["run"], kept["attempt"], {**results, status: kept["result"]})
+
+
+def join(old: RunState, new: RunState) -> RunState:
+    """Return what is known when both are. Where the same event said both, `new` wins."""
+    newest, older = (new, old) if new.newest >= old.newest else (old, new)
+    run = _better(old.run, new.run)
+    if newest.newest[0] != older.newest[0]:
+        return replace(newest, run=run)
+    results: dict[str, Values] = {
+        status: _better(old.results.get(status, {}), new.results.get(status, {}))
+        for status in (*old.results, *new.results)
+        if status == newest.status or status in FINAL or not newest.newest[1]
+    }
+    return replace(newest, run=run, attempt=_better(old.attempt, new.attempt), results=results)
+
+
+def hides_result(old: RunState, new: RunState) -> bool:
+    """Whether `join` must remember the result that the table shows now: its values have to be read first."""
+    return (
+        bool(old.results.get(old.status))
+        and old.newest[0] == new.newest[0]
+        and new.newest >= old.newest
+        and old.status != new.status
+        and (old.status in FINAL or not new.newest[1])
+    )
+
+
+def with_result(old: RunState, cells: Mapping[str, Any]) -> RunState:
+    """Return `old` with the values of its visible result, read from the table."""
+    visible = {name: replace(value, cell=cells[name]) for name, value in old.results[old.status].items()}
+    return replace(old, results={**old.results, old.status: visible})
+
+
+def changes(columns: Sequence[Column], old: RunState, joined: RunState) -> dict[str, Any]:
+    """Return the cells of the row that differ in `joined` from the table, which holds `old`."""
+    found = dict(joined.event or {})
+    before, after = old.visible, joined.visible
+    for name in {*before, *after}:
+        value = after.get(name)
+        if value is None:
+            found[name] = None
+        elif value.cell is not STORED:
+            found[name] = value.cell
+    if MERGED_FROM in columns:
+        memory = memory_of(columns, joined)
+        if found or memory != memory_of(columns, old):
+            found[MERGED_FROM.name] = memory
+    return found
+
+
+def cells_of(columns: Sequence[Column], state: RunState) -> dict[str, Any]:
+    """Return the whole row of a state that is not in the table yet."""
+    cells: dict[str, Any] = {column.name: None for column in columns} | dict(state.event or {})
+    cells.update((name, value.cell) for name, value in state.visible.items())
+    if MERGED_FROM in columns:
+        cells[MERGED_FROM.name] = memory_of(columns, state)
+    return cells
+
+
+def memory_of(columns: Sequence[Column], state: RunState) -> bytes | None:
+    """Return the value of `merged_from`, or None when there is nothing to remember."""
+    kinds = {column.name: column.kind for column in columns}
+    origins = {name: value.order for name, value in state.visible.items() if value.order != state.newest}
+    others = {
+        status: {name: (value.order, value.weight, _encoded(kinds[name], value.cell)) for name, value in values.items()}
+        for status, values in state.results.items()
+        if status != state.status and values
+    }
+    if not origins and not others:
+        return None
+    memory: dict[str, Any] = {"event_id": state.newest[-1], "columns": origins}
+    return orjson.dumps(memory | ({"results": others} if others else {}), option=orjson.OPT_SORT_KEYS)
+
+
+def _better(old: Values, new: Values) -> Values:
+    if not old or not new:
+        return old or new
+    merged = dict(old)
+    for name, value in new.items():
+        if name not in merged or value.rank >= merged[name].rank:
+            merged[name] = value
+    return merged
+
+
+def _memory(cells: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the row remembers: nothing when another program has written a newer event without it since."""
+    text = cells.get(MERGED_FROM.name)
+    if not text:
+        return {}
+    memory = json.loads(text)
+    return memory if isinstance(memory, dict) and memory.get("event_id") == cells["event_id"] else {}
+
+
+def _order(parts: Sequence[Any]) -> Order:
+    attempt, final, modified, received, event_id = parts
+    return attempt, final, datetime.fromisoformat(modified), datetime.fromisoformat(received), event_id
+
+
+def _encoded(kind: str, cell: Any) -> Any:
+    if kind == "json":
+        return orjson.Fragment(cell)
+    if kind == "timestamp":
+        return cell.isoformat()
+    return str(cell) if kind == "number" else cell
+
+
+_DECODE: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "json": to_json,
+    "timestamp": datetime.fromisoformat,
+    "number": Decimal,
+}
+
+
+def _decoded(kind: str, value: Any) -> Any:
+    decode = _DECODE.get(kind)
+    return decode(value) if decode else value

@@ -1,0 +1,134 @@
+"""A run's row does not depend on the order in which its events arrive: the laws that this rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import reduce
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.contract import Delivery
+from handlers.database import merge
+from handlers.database.columns import Columns
+from handlers.database.merge import RunState
+from handlers.database.options import MappedColumn
+from tests.support.results_db import event
+from tests.support.run_events import run_events
+
+COLUMNS = Columns({"n": MappedColumn(path="output.n", type="number")})
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
+
+states = run_events().map(lambda delivery: _state(delivery))
+histories = st.lists(run_events(), min_size=1, max_size=5)
+
+
+def _state(delivery: Delivery) -> RunState:
+    return merge.of_event(COLUMNS.all, COLUMNS.row(delivery, NOW).cells)
+
+
+def _row(deliveries: Iterable[Delivery]) -> dict[str, Any]:
+    return merge.cells_of(COLUMNS.all, reduce(merge.join, map(_state, deliveries)))
+
+
+@given(states, states)
+def test_two_events_make_the_same_row_in_either_order(one: RunState, other: RunState) -> None:
+    assert merge.join(one, other) == merge.join(other, one)
+
+
+@given(states, states, states)
+def test_it_does_not_matter_which_two_are_joined_first(one: RunState, other: RunState, third: RunState) -> None:
+    assert merge.join(merge.join(one, other), third) == merge.join(one, merge.join(other, third))
+
+
+@given(states, states)
+def test_an_event_again_changes_nothing(one: RunState, other: RunState) -> None:
+    both = merge.join(one, other)
+    assert merge.join(both, one) == merge.join(both, other) == merge.join(both, both) == both
+
+
+@given(histories, st.randoms(use_true_random=False))
+def test_a_value_is_lost_to_no_event_of_its_result(history: list[Delivery], chance: Any) -> None:
+    """What the newest attempt and status have said in any event, the row says, and of lists the longest."""
+    row = _row(history)
+    chance.shuffle(history)
+    assert _row(history) == row
+    newest = max(history, key=lambda delivery: merge.order_of(COLUMNS.row(delivery, NOW).cells))
+    rows = [COLUMNS.row(delivery, NOW).cells for delivery in history]
+    attempt = [cells for cells in rows if cells["attempt"] == newest.run["attempt"]]
+    result = [cells for cells in attempt if cells["status"] == newest.status]
+    for scope, column in (
+        *((result, name) for name in ("output", "errors", "failure_reason", "summary", "finished_at", "n")),
+        *((attempt, name) for name in ("recording_url", "step_count")),
+        *((rows, name) for name in ("workflow_title", "parameters", "labels")),
+    ):
+        said = {cells[column] for cells in scope} - {None}
+        assert row[column] in (said or {None}), column
+    for column in ("downloaded_files", "screenshot_urls"):
+        longest = max((len(cells[column] or b"") for cells in attempt), default=0)
+        assert len(row[column] or b"") == longest, "all items are of one length here"
+    assert row["status"] == newest.status
+    assert row["event_id"] == newest.event_id
+
+
+def test_a_poll_between_status_and_uploads_is_completed_by_the_webhook_and_the_other_way_round() -> None:
+    half = event("tsk_1", 1, downloaded_files=[{"filename": "a"}], screenshot_urls=None, recording_url=None)
+    whole = event(
+        "tsk_1",
+        1,
+        downloaded_files=[{"filename": "a"}, {"filename": "b"}],
+        screenshot_urls=["https://files.example/1"],
+        recording_url="https://files.example/2",
+    )
+    for order in ((half, whole), (whole, half)):
+        row = _row(order)
+        assert row["downloaded_files"] == b'[{"filename":"a"},{"filename":"b"}]'
+        assert row["screenshot_urls"] == b'["https://files.example/1"]'
+        assert row["recording_url"] == "https://files.example/2"
+
+
+def test_another_status_shows_nothing_of_the_result_before_and_its_return_shows_it_again() -> None:
+    failed = event("tsk_1", 1, status="failed", output={"n": 1}, failure_reason="why")
+    completed = event("tsk_1", 2, status="completed", output=None, failure_reason=None)
+    again = event("tsk_1", 3, status="failed", output=None, failure_reason=None)
+    assert {name: _row([failed, completed])[name] for name in ("status", "output", "failure_reason")} == {
+        "status": "completed",
+        "output": None,
+        "failure_reason": None,
+    }
+    row = _row([failed, completed, again])
+    assert (row["output"], row["failure_reason"]) == (b'{"n":1}', "why")
+
+
+def test_a_new_attempt_starts_with_no_files_and_no_recording_but_with_what_the_run_is() -> None:
+    first = event("wr_1", 1, attempt=1, recording_url="https://files.example/1", workflow_title="Monthly")
+    second = event("wr_1", 2, attempt=2, recording_url=None, workflow_title=None, status="running", output=None)
+    row = _row([first, second])
+    assert (row["recording_url"], row["workflow_title"], row["output"]) == (None, "Monthly", None)
+
+
+@given(histories)
+def test_what_a_row_remembers_is_read_back_from_it(history: list[Delivery]) -> None:
+    joined = reduce(merge.join, map(_state, history))
+    cells = merge.cells_of(COLUMNS.all, joined)
+    weights = {
+        column.name: None if cells[column.name] is None else merge.weight_of(column, cells[column.name])
+        for column in COLUMNS.all
+    }
+    found = merge.of_row(COLUMNS.all, cells, weights)
+    assert merge.changes(COLUMNS.all, found, merge.join(found, found)) == {}
+    orders = {name: value.rank for name, value in found.visible.items()}
+    assert orders == {name: value.rank for name, value in joined.visible.items()}
+    others = {status: dict(values) for status, values in joined.results.items() if values and status != joined.status}
+    assert {status: dict(values) for status, values in found.results.items() if status != found.status} == others
+
+
+def test_a_memory_that_another_program_has_written_past_is_not_believed() -> None:
+    older, newer = event("tsk_1", 1), event("tsk_1", 2, recording_url=None, output=None)
+    row = _row([older, newer])
+    assert row["merged_from"] is not None
+    written_past = row | {"event_id": "evt_other", "modified_at": NOW}
+    found = merge.of_row(COLUMNS.all, written_past, {"output": 1})
+    assert found.visible["output"].order == found.newest
