@@ -178,7 +178,7 @@ async def test_bodies_in_memory_are_bounded_and_small_ones_pass_all_the_same(
     monkeypatch.setattr(endpoint, "HELD_BYTES", 0)  # then it is four of the largest bodies
     bench = Bench()
     large = b"x" * MAX_BODY
-    hanging = [asyncio.create_task(bench.post([large, never()])) for _ in range(4)]
+    hanging = [asyncio.create_task(bench.post([large[:-1], b"x", never()])) for _ in range(4)]
     await asyncio.sleep(0.05)
     status, _, headers = await bench.post([large[:-1], b"x"])
     assert (status, headers["retry-after"]) == (503, "2")
@@ -208,3 +208,36 @@ async def test_two_signatures_that_differ_are_none_in_either_order(bench: Bench,
 
 async def test_the_same_signature_twice_is_one(bench: Bench) -> None:
     assert (await bench.post([b"{}"], several=[(HEADER.encode(), sign(b"{}", SECRET).encode())] * 2))[0] == 202
+
+
+# --- What it tells of itself
+
+
+async def test_each_request_is_counted_once_by_how_it_ended(bench: Bench) -> None:
+    await bench.post([b"{}"])
+    await bench.post([b"{}"], secret="wrong")
+    await bench.post([b"{}"], "/webhooks/nobody")
+    await bench.post([b"x" * (MAX_BODY + 1)])
+    await bench.post([b"{}"], **{"content-length": "x"})
+    await bench.post([GONE])
+    bench.group_commit.error = Busy("full")
+    await bench.post([b"{}"])
+    assert bench.metrics.requests == {
+        "accepted": 1,
+        "bad_signature": 1,
+        "unknown_source": 1,
+        "too_large": 1,
+        "malformed": 1,
+        "disconnected": 1,
+        "unavailable": 1,
+        "timed_out": 0,
+    }
+    assert bench.metrics.request_seconds.buckets()[-1] == ("+Inf", 1.0), "what was accepted, and nothing else"
+
+
+async def test_refusals_are_logged_and_a_flood_of_them_is_not(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(60):
+        await bench.post([b"{}"], f"/webhooks/nobody-{number}")
+    lines = [line for line in caplog.messages if line.startswith("ingest.refused status=404 code=")]
+    assert "nobody-0" in lines[0]
+    assert 20 <= len(lines) < 30
