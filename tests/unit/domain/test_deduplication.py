@@ -448,3 +448,27 @@ def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> N
 
     assert len(body) > 100_000
     assert best(lambda: deduplication.fingerprint(run)) < 20 * best(lambda: parse(body))
+
+
+# --- Output that may still come
+
+
+@pytest.mark.parametrize(
+    ("events", "may"),
+    [
+        ([], False),
+        ([canceled("A", 1, null=True)], True),
+        ([canceled("A", 1, null=True), canceled("A", 2, null=True)], True),
+        ([canceled("A", 1)], False),
+        ([canceled("A", 1, null=True), canceled("B", 2)], False),
+        ([event(null=True)], False),
+        ([event(status="running", null=True)], False),
+        ([canceled("A", 1, null=True), event(at=2, null=True)], False),
+        ([failed("A", 1, 1, pending=True), canceled("B", 2, null=True)], True),
+        # Of an earlier attempt nothing more is to come, and what an earlier one brought is not this one's.
+        ([canceled("A", 1, null=True), event(at=2, attempt=2, status="running", null=True)], False),
+        ([event("A", 1), replace(canceled("B", 2, null=True), attempt=2)], True),
+    ],
+)
+def test_only_a_run_that_was_cancelled_without_output_may_still_bring_some(events: list[Facts], may: bool) -> None:
+    assert deduplication.may_lack_output(events) is may
