@@ -102,7 +102,10 @@ def write_config() -> str:
     shipped = Path(os.environ.get("RUNHOOK_CONFIG") or ROOT / "config" / "runhook.yaml")
     written = DATA / "runhook.yaml"
     DATA.mkdir(parents=True)
-    more = "allowed_addresses: [127.0.0.1] # the simulated Skyvern's artifacts\nreconcile: {after: 5s}\n"
+    more = (
+        "allowed_addresses: [127.0.0.1] # the simulated Skyvern's artifacts\n"
+        "reconcile: {after: 5s, webhook_grace: 5s}\n"
+    )
     written.write_text(shipped.read_text() + "\n" + more)
     return str(written)
 

@@ -37,7 +37,7 @@ def reconcile(
         if not polled:
             raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
         polls = reconciler.drain(seconds)
-        reports = [import_runs(ledger, each, oldest, reconciler.dispatch if take else None) for each in polled]
+        reports = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in polled]
     if as_json:
         print_json(
             {
@@ -53,6 +53,7 @@ def reconcile(
                                 "status": run.status,
                                 "created_at": iso(run.created_at),
                                 "imported": run.run_id in each.imported,
+                                "young": run.run_id in each.young,
                             }
                             for run in each.missing
                         ],
@@ -78,9 +79,12 @@ def reconcile(
         print_table(["source", "run", "type", "status", "created", ""], rows, "No result is missing.")
         final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
         taken = sum(len(each.imported) for each in reports)
+        young = sum(len(each.young) for each in reports)
         out().print(
             f"{polls} overdue submissions polled; {final} final runs since {show_time(oldest)}, "
-            f"{missing} of them were missing" + (f", {taken} imported." if take else "; --import takes them in.")
+            f"{missing} of them were missing"
+            + (f", {taken} imported." if take else "; --import takes them in.")
+            + (f" The webhook of {young} may still come: take them in later." if young else "")
         )
     trouble = [f"{each.source}: {each.trouble}" for each in reports if each.trouble]
     if trouble:
@@ -90,4 +94,6 @@ def reconcile(
 
 
 def _what(run_id: str, report: ImportReport) -> str:
-    return "imported" if run_id in report.imported else "missing"
+    if run_id in report.imported:
+        return "imported"
+    return "its webhook may still come" if run_id in report.young else "missing"

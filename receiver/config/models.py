@@ -70,6 +70,11 @@ class SourceConfig(Model):
         " Without it, nothing is asked from the API. It counts as one of the secrets: Skyvern signs with the key that"
         " a run was submitted with.",
     )
+    watch: bool = Field(
+        False,
+        description="Walk Skyvern's list of runs, and take in the end of every run of the account that no webhook"
+        " brought: runs of its UI, of schedules, of n8n and others too. Needs api_key.",
+    )
 
     @property
     def signing_secrets(self) -> tuple[str, ...]:
@@ -243,6 +248,22 @@ class ReconcileConfig(Model):
         le=86400,
         description="Time that an end which Skyvern's API shows waits for its webhook, which has the same facts and"
         " more files; then the API's answer is taken: seconds, or such as 2m.",
+    )
+    stuck_after: Seconds = Field(
+        14400.0,
+        gt=0,
+        le=2592000,
+        description="Age at which a run that is still queued or running becomes an interim event, once, as one that is"
+        " paused does at its first poll: seconds, or such as 4h.",
+    )
+    watch_every: Seconds = Field(
+        60.0, ge=1, le=86400, description="Pause between two walks of Skyvern's list of runs: seconds, or such as 1m."
+    )
+    watch_back: Seconds = Field(
+        86400.0,
+        ge=0,
+        le=2592000,
+        description="How far back the first walk of a source goes: seconds, or such as 1d.",
     )
     longest: Seconds = Field(
         3600.0, gt=0, le=604800, description="Longest pause between two polls of one run: seconds, or such as 1h."

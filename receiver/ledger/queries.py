@@ -85,6 +85,7 @@ def list_runs(connection: sa.Connection, wanted: Filter) -> list[dict[str, Any]]
     """Runs, the one that changed last first, each with the count of its deliveries by state."""
     query = sa.select(runs).order_by(runs.c.updated_at.desc(), runs.c.run_id).limit(wanted.limit).offset(wanted.offset)
     it = runs.c
+    query = query.where(it.events > 0)  # of the others, nothing is known but that Skyvern is to be asked for them
     query = narrowed(query, wanted, source=it.source, run_id=it.run_id, status=it.outcome, moment=it.updated_at)
     found = [dict(row._mapping) for row in connection.execute(query)]
     counts: dict[tuple[str, str], dict[str, int]] = {}

@@ -66,9 +66,11 @@ runs = Table(
     Column("noted_at", Double),  # when Skyvern's API first showed its end, though no event has brought it yet
     Column("due_at", Double),  # when Skyvern is asked next for a run without a submission; null: never
     Column("polls", Integer, nullable=False, server_default="0"),
+    Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
     PrimaryKeyConstraint("source", "run_id"),
     Index(None, "updated_at"),
     _partial("ix_runs_due", "due_at IS NOT NULL", "due_at"),
+    _partial("ix_runs_durations", "final", "source", "workflow_id", "updated_at"),
 )
 
 events = Table(
@@ -215,6 +217,55 @@ submissions = Table(
     _partial("ix_submissions_due", "due_at IS NOT NULL", "due_at"),
     Index(None, "source", "run_id"),
     Index(None, "key_id", "request_hash", "created_at"),
+)
+
+# Walks of Skyvern's list of runs. Times of `watermark` are by Skyvern's clock.
+watches = Table(
+    "watches",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("watermark", Double),  # each run that was created before is known, or remembered in active_runs
+    Column("due_at", Double, nullable=False, server_default="0"),  # of the next walk; while one is made, its lease
+    Column("walked_at", Double),  # when a walk was last complete
+    Column("gap_at", Double),  # when the list last ended before the watermark was reached
+    Column("trouble", Text, nullable=False, server_default=""),  # why the last walk was not complete
+)
+
+# Runs that a walk saw under way. A run that leaves this list of Skyvern's has ended.
+active_runs = Table(
+    "active_runs",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Double),  # by Skyvern's clock
+    Column("seen_at", Double, nullable=False),
+    Column("first_seen_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "run_id"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("schedule_id", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("next_run", Double),  # the next time at which it is to start a run
+    Column("missed", Double),  # the last such time at which it did not
+    Column("checked_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "schedule_id"),
+)
+
+# What `runhook connect --undo` puts back.
+agent_changes = Table(
+    "agent_changes",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("agent_id", Text, nullable=False),
+    Column("before", Text),  # the agent's callback URL before it was ours
+    Column("after", Text, nullable=False),
+    Column("changed_at", Double, nullable=False),
+    PrimaryKeyConstraint("source", "agent_id"),
 )
 
 keys = Table(

@@ -1,8 +1,9 @@
 """Polls Skyvern's API for results that no webhook has brought. Bounded, and goes on without Redis.
 
-A final answer becomes an event, via poll, and goes through the same Dispatcher as one from the inbox: a webhook that
-comes later is a repeat. A submission whose answer was lost is first resolved by its token. Each poll is leased in the
-ledger, so several clocks share the work, and what a killed one was polling is polled again.
+A final answer becomes an event, via poll, and goes through the same Dispatcher as one from the inbox; when it may is
+decided in intake.py. A submission whose answer was lost is first resolved by its token. Each poll is leased in the
+ledger, so several clocks share the work, and what a killed one was polling is polled again. Submissions have leases of
+their own; other runs are asked for in run_polls.py, and found by the walks of watcher.py.
 """
 
 from __future__ import annotations
@@ -13,28 +14,31 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 
 import redis
 
 from handlers.support.daemon_pool import DaemonPool
-from receiver import dispatch, wakeups
+from receiver import dispatch
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config, ReconcileConfig
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
 from receiver.domain import poll_schedule
-from receiver.domain.event import Event, Via, event_id
+from receiver.domain.event import Via
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, runs
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, run_polls, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile import poll_hints
+from receiver.reconcile.intake import Intake, ResultIntake, RunAge
 from receiver.reconcile.resolver import Resolver
+from receiver.reconcile.run_polls import RunPolls
+from receiver.reconcile.source import PolledSource
+from receiver.reconcile.watcher import Watcher
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits
 from receiver.skyvern import Answer, Answered, Patience, SkyvernReader
@@ -44,16 +48,6 @@ PATIENCE = Patience(tries=1, limit=25.0)
 _MAX_UNKNOWN = 50
 
 log = logging.getLogger("runhook.reconcile")
-
-
-@dataclass(slots=True)
-class PolledSource:
-    """A source whose API can be called. `budget`: how many of so many calls may be made now."""
-
-    name: str
-    reader: SkyvernReader
-    budget: Callable[[int], int]
-    resolver: Resolver
 
 
 class Reconciler:
@@ -76,7 +70,10 @@ class Reconciler:
         self._pool = DaemonPool(self._slots, "reconcile")
         self._running: Counter[str] = Counter()  # polls under way, by source
         self._counting = threading.Lock()
-        self._dispatching = threading.Lock()  # the router is not made for two threads at once
+        self._closed = False
+        self._intake = ResultIntake(ledger, dispatcher, connection, settings)
+        self._run_polls = RunPolls(ledger, self._intake, settings)
+        self._watcher = Watcher(ledger, settings, lambda: self._closed)
 
     def tick(self) -> int:
         """Start the polls that are due and within the budget; waits for nothing. Returns how many it started.
@@ -84,6 +81,11 @@ class Reconciler:
         Raises LedgerUnavailable.
         """
         self._take_hints()
+        for source in self._watcher.due(self.sources):
+            self._start(source, partial(self._watcher.walk, source))
+        return self._poll_submissions() + self._poll_runs()
+
+    def _poll_submissions(self) -> int:
         now = time.time()
         waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, 4 * self._slots))
         started = 0
@@ -91,8 +93,7 @@ class Reconciler:
             source = self._sources.get(name)
             if source is None:
                 continue  # it is no longer in the config, or has no key: its submissions wait
-            free = self._settings.concurrency - self._running[name]
-            granted = source.budget(min(free, count)) if free > 0 else 0
+            granted = self._grant(source, count)
             if granted <= 0:
                 continue
             leased = self._ledger.write(
@@ -106,6 +107,28 @@ class Reconciler:
             if unresolved:  # one search serves all whose answer was lost
                 self._start(source, partial(self._resolve, source, unresolved))
         return started
+
+    def _poll_runs(self) -> int:
+        now = time.time()
+        waiting = self._ledger.read(lambda connection: run_polls.count_due(connection, now, 4 * self._slots))
+        started = 0
+        for name, count in sorted(waiting.items()):
+            source = self._sources.get(name)
+            granted = self._grant(source, count) if source is not None else 0
+            if source is None or granted <= 0:
+                continue
+            leased = self._ledger.write(
+                lambda connection, name=name, granted=granted: run_polls.lease_due(connection, name, now, granted)  # type: ignore[misc]
+            )
+            started += len(leased)
+            for each in leased:
+                self._start(source, partial(self._run_polls.poll, source, each))
+        return started
+
+    def _grant(self, source: PolledSource, wanted: int) -> int:
+        """Take up to `wanted` calls from the source's budget, as many as may run at once."""
+        free = self._settings.concurrency - self._running[source.name]
+        return source.budget(min(free, wanted)) if free > 0 else 0
 
     def _start(self, source: PolledSource, work: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -143,14 +166,23 @@ class Reconciler:
     def _handle(self, source: PolledSource, submission: Submission, answer: Answer, run: Run | None) -> None:
         """Dispatch the run if it is final; else end the polling of its submission, or postpone it."""
         now = time.time()
-        if isinstance(answer, Answered) and run and self.dispatch(source.name, answer.body, run, "poll", submission.id):
+        found = Intake(False)
+        if isinstance(answer, Answered) and run:
+            age = RunAge(submitted_at=submission.created_at)
+            found = self._intake.take(source, answer.body, run, "poll", age, submission.id)
+        if found.taken:
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
             still = self._ledger.read(lambda connection: lifecycle.one(connection, submission.id))
             if still is None or still.due_at is None:
                 return
+        elif (again_at := found.again_at) is not None:
+            self._ledger.write(
+                lambda connection: lifecycle.postpone(connection, submission.id, again_at, found.reason, now)
+            )
+            return
         gone, retry_after = False, None
         if isinstance(answer, Answered):
-            reason = f"the run is {run.status or 'unreadable'}" if run else f"Skyvern answered {answer.status}"
+            reason = found.reason or f"the run is {run.status}" if run else f"Skyvern answered {answer.status}"
             retry_after = answer.retry_after
             gone = answer.status == HTTPStatus.NOT_FOUND and submission.created_at < now - poll_schedule.LOST_AFTER
         else:
@@ -220,16 +252,13 @@ class Reconciler:
 
     def dispatch(self, source: str, body: bytes, run: Run, via: Via, submission_id: str = "") -> bool:
         """Dispatch a run that the API returned, if it is final. `run`: parsed from `body`. Raises LedgerUnavailable."""
-        if not run.final:
-            return False
-        event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
-        with self._dispatching:
-            sinks = self._dispatcher.dispatch([event], {event.id: run})
-        try:
-            wakeups.wake_sinks(self._redis, sinks)
-        except redis.RedisError:
-            log.info("reconcile.unheard redis is away; the clock wakes the sinks when it is back")
-        return True
+        if run.final:
+            self._intake.dispatch(source, body, run, via, submission_id)
+        return run.final
+
+    def take(self, source: PolledSource, body: bytes, run: Run, age: RunAge, submission_id: str = "") -> Intake:
+        """Take in a run that a list has shown. Raises LedgerUnavailable."""
+        return self._intake.take(source, body, run, "import", age, submission_id)
 
     # By hand.
 
@@ -252,6 +281,7 @@ class Reconciler:
 
     def close(self) -> None:
         """Close everything. A poll that is under way ends with the process, and its lease runs out."""
+        self._closed = True
         self._pool.close()
         for source in self._sources.values():
             source.reader.close()
@@ -274,7 +304,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
         except ConfigError as problem:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
-        polled.append(
-            PolledSource(name, reader, budget, Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0))  # type: ignore[misc]
-        )
+        resolver = Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
+        hooks = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
+        polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks))
     return Reconciler(ledger, dispatcher, connection, config.reconcile, polled)

@@ -1,7 +1,9 @@
 """Finds the run of a submission whose answer was lost, by its token: that is in the run's callback URL.
 
-Skyvern gives the callback URL of a run in `run_request`. So the newest runs are listed, the few candidates are fetched,
-and a run with the submission's token is its own. What was fetched once is remembered.
+Skyvern gives the callback URL of a run in `run_request`. Since 1.0.56 a list can be searched for the callback URL of a
+workflow run, so that one call finds it. Where that finds nothing (other runs, older versions), the newest runs are
+listed, the few candidates are fetched, and a run with the submission's token is its own. What was fetched once is
+remembered.
 
 That there is no such run is proved the same way, with more care: by a list that is complete, of which every candidate
 was fetched, and which has another run of the same call that shows its token, and when it was submitted.
@@ -27,6 +29,10 @@ from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, liste
 
 # Seconds by which Skyvern's clock may differ from ours.
 SKEW: Final = 120.0
+# Submissions of workflow runs that are searched for by their tokens at the most: each takes a call.
+TOKEN_SEARCHES: Final = 5
+# The calls that make workflow runs, whose callback URLs Skyvern's search covers.
+_SEARCHABLE: Final = frozenset({"agents", "workflows", "login", "download_files", "legacy_workflow"})
 # Pages of 100 runs that one search lists at the most: only as far back as the oldest submission that it is for.
 PAGES: Final = 20
 # Runs that one search fetches at the most.
@@ -76,7 +82,11 @@ class Resolver:
         Raises LedgerUnavailable.
         """
         missing = {each.id for each in wanted}
-        found: dict[str, tuple[str, FetchedRun]] = {}
+        found = self._search(wanted)
+        missing -= found.keys()
+        if not missing:
+            return found
+        wanted = [each for each in wanted if each.id in missing]
         listed, _ = self._listed(wanted)
         run_ids = candidates(listed, wanted)
         owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
@@ -96,6 +106,24 @@ class Resolver:
             if token in missing:
                 missing.remove(token)
                 found[token] = run_id, fetched
+        return found
+
+    def _search(self, wanted: Sequence[Submission]) -> dict[str, tuple[str, FetchedRun]]:
+        """Search Skyvern's list for the tokens of workflow runs, and fetch what it finds: the token must be the run's
+        own. A search that fails (time-out: 400 or 503) or finds nothing proves nothing."""
+        found: dict[str, tuple[str, FetchedRun]] = {}
+        for each in [each for each in wanted if each.call in _SEARCHABLE][:TOKEN_SEARCHES]:
+            if not self._allow():
+                break
+            answer = self._reader.list_runs(1, 10, search_key=each.id)
+            rows = listed_runs(answer) if isinstance(answer, Answered) else None
+            if rows is None:
+                break
+            for row in rows:
+                read = self._read(row.run_id)
+                if read is not None and read[0] == each.id:
+                    found[each.id] = row.run_id, read[1]
+                    break
         return found
 
     def absent(self, wanted: Sequence[Submission]) -> set[str]:

@@ -254,9 +254,23 @@ class SkyvernReader(_Client):
         """GET /v1/runs/{id}: 404 when there is no such run."""
         return self._send(requests.get_run(run_id))
 
-    def list_runs(self, page: int = 1, page_size: int = 100, status: Sequence[str] = ()) -> Answer:
-        """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
-        return self._send(requests.list_runs(page, page_size, status))
+    def list_runs(
+        self,
+        page: int = 1,
+        page_size: int = 100,
+        status: Sequence[str] = (),
+        run_type: Sequence[str] = (),
+        search_key: str = "",
+    ) -> Answer:
+        """GET /v1/runs, newest first. Read the answer with `listed_runs`.
+
+        `search_key`: what titles, ids, and (1.0.56) the callback URLs of workflow runs are searched for.
+        """
+        return self._send(requests.list_runs(page, page_size, status, run_type, search_key))
+
+    def get_agent(self, agent_id: str) -> Answer:
+        """GET /v1/agents/{id}: title and settings of an agent."""
+        return self._send(requests.get_agent(agent_id))
 
     def artifacts(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""

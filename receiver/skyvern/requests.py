@@ -14,6 +14,9 @@ SUBMIT_LIMIT: Final = 60.0
 READ_LIMIT: Final = 30.0
 # Seconds for all other calls. A cancel sends the webhook before it answers: three attempts of 30 s, and the pauses.
 ACT_LIMIT: Final = 110.0
+# Pages and runs a page that GET /v1/runs gives at the most (1.0.56, agent_protocol.get_runs_v2).
+MAX_PAGES: Final = 100
+PAGE_SIZE: Final = 100
 
 _JSON: Final = {"content-type": "application/json"}
 _FORWARDED: Final = frozenset(
@@ -51,10 +54,20 @@ def get_run(run_id: str) -> ApiCall:
     return ApiCall("GET", f"/v1/runs/{_segment(run_id)}", "read", READ_LIMIT)
 
 
-def list_runs(page: int, page_size: int, status: Sequence[str]) -> ApiCall:
-    """GET /v1/runs."""
+def list_runs(
+    page: int, page_size: int, status: Sequence[str], run_type: Sequence[str] = (), search_key: str = ""
+) -> ApiCall:
+    """GET /v1/runs. Skyvern 1.0.56 refuses a page over MAX_PAGES with 422."""
     query = [("page", str(page)), ("page_size", str(page_size)), *(("status", each) for each in status)]
+    query += [("run_type", each) for each in run_type]
+    if search_key:
+        query.append(("search_key", search_key))
     return ApiCall("GET", "/v1/runs", "read", READ_LIMIT, query=urlencode(query))
+
+
+def get_agent(agent_id: str) -> ApiCall:
+    """GET /v1/agents/{id}. `agent_id`: the permanent one (wpid_…)."""
+    return ApiCall("GET", f"/v1/agents/{_segment(agent_id)}", "read", READ_LIMIT)
 
 
 def artifacts(run_id: str) -> ApiCall:

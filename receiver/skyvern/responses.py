@@ -20,6 +20,7 @@ import orjson
 
 from handlers.support.retry_after import retry_after
 from handlers.support.timestamps import epoch
+from receiver.domain.run import FINAL
 
 # submit may create a run; read changes nothing.
 Kind = Literal["submit", "read"]
@@ -96,7 +97,10 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
-    """One line of GET /v1/runs. Times are seconds since the epoch."""
+    """One line of GET /v1/runs. Times are seconds since the epoch.
+
+    `workflow_id`: the agent's permanent id. `trigger`: who started it ("scheduled", "api" …), where Skyvern says so.
+    """
 
     run_id: str
     run_type: str
@@ -104,6 +108,14 @@ class ListedRun:
     title: str | None = None
     created_at: float | None = None
     finished_at: float | None = None
+    retry_pending: bool = False
+    workflow_id: str = ""
+    trigger: str = ""
+
+    @property
+    def final(self) -> bool:
+        """Whether the run has ended, and no retry of it is pending."""
+        return self.status in FINAL and not self.retry_pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,9 @@ def listed_runs(answer: Answered) -> list[ListedRun] | None:
             title=row.get("title") if isinstance(row.get("title"), str) else None,
             created_at=epoch(row.get("created_at")),
             finished_at=epoch(row.get("finished_at")),
+            retry_pending=row.get("retry_pending") is True,
+            workflow_id=_text(row.get("workflow_permanent_id")),
+            trigger=_text(row.get("trigger_type")),
         )
         for row in rows
         if isinstance(row, dict) and _text(row.get("run_id"))

@@ -84,7 +84,7 @@ def work(
             "sources": {"skyvern": source},
             "sinks": {"hook": {"type": "http", "url": consumer.url}},
             "routes": [{"name": "all", "to": ["hook"]}],
-            "reconcile": {"budget": "100/s"},
+            "reconcile": {"budget": "100/s", "webhook_grace": 0},
         }
         it = Work(tmp_path / "work", redis_url, url, config)
         it.consumer, it.skyvern = consumer, skyvern_simulator

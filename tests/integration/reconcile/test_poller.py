@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import redis
 
-from receiver.config.models import Config
-from receiver.config.settings import Settings
-from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
-from receiver.domain.run import parse
-from receiver.domain.submission import SubmissionMove, SubmissionState
-from receiver.ledger import Ledger, queries
+from receiver.domain.submission import SubmissionState
 from receiver.ledger.submissions import lifecycle, polls
-from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.reconcile import poller
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
-from receiver.reconcile.poller import Reconciler
 from receiver.skyvern import Answered, Unreachable
 from receiver.skyvern.samples import dumps
 from receiver.skyvern.simulator.bodies import webhook
@@ -33,86 +24,10 @@ from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.valkey import free_port
 from tests.support.events import count_parses
-from tests.support.ledger import with_tables
+from tests.support.reconciling import OTHER, TOKEN, Rig
 from tests.support.waiting import eventually
 
 Simulate = Callable[..., SkyvernSimulator]
-TOKEN = "sub_" + "0123456789abcdef" * 2
-OTHER = "sub_" + "fedcba9876543210" * 2
-
-
-class Rig:
-    """A reconciler with its ledger, at one simulator."""
-
-    def __init__(self, sim: SkyvernSimulator, tmp_path: Path, redis_url: str, **config: Any) -> None:
-        environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db"}
-        source = {"secrets": ["x"], "api_base": sim.url, "api_key": sim.key}
-        routes = [{"name": "all", "to": ["results"]}]
-        sinks = {"results": {"type": "files", "path": str(tmp_path / "files")}}
-        self.settings = Settings.from_env({**environ, "RUNHOOK_DATA": str(tmp_path)})
-        self.config = Config.model_validate(
-            {"sources": {"skyvern": source}, "sinks": sinks, "routes": routes, "reconcile": config}
-        )
-        self.sim = sim
-        self.ledger = with_tables(Ledger(self.settings.database_url))
-        self.reconciler: Reconciler = poller.build(self.settings, self.config)
-
-    def begin(self, token: str = TOKEN, **fields: Any) -> None:
-        new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}", **fields)
-        self.ledger.write(lambda c: lifecycle.begin(c, new, time.time()))
-
-    def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
-        answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
-        self.ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, time.time()))
-
-    def lost(self, token: str = TOKEN) -> None:
-        self.ledger.write(
-            lambda c: lifecycle.record_outcome(
-                c, token, SubmitOutcome(SubmissionMove.MISS, reason="lost", due_at=1.0), time.time()
-            )
-        )
-
-    def submission(self, token: str = TOKEN) -> lifecycle.Submission:
-        found = self.ledger.read(lambda c: lifecycle.one(c, token))
-        assert found is not None
-        return found
-
-    def due_now(self, token: str = TOKEN) -> None:
-        self.ledger.write(lambda c: polls.make_due(c, [token], time.time()))
-
-    def webhook(self, run_id: str, fields: dict[str, Any]) -> Event:
-        """A webhook's event of this run, with these fields, for the submission."""
-        content = dumps({"run_id": run_id, "run_type": "task_v1", **fields})
-        return Event(event_id("skyvern", content), "skyvern", content, time.time())
-
-    def take(self, content: bytes) -> None:
-        """Dispatch what Skyvern's API says of a run."""
-        self.reconciler.dispatch("skyvern", content, parse(content), "poll")
-
-    def events(self) -> list[tuple[str, str, str]]:
-        rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter(limit=100)))
-        return [(row["run_id"], row["via"], row["disposition"]) for row in reversed(rows)]
-
-    def deliveries(self) -> int:
-        return len(self.ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(limit=100))))
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        return self.reconciler._dispatcher
-
-
-@pytest.fixture
-def rig(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Rig]]:
-    made: list[Rig] = []
-
-    def make(sim: SkyvernSimulator, url: str = redis_url, **config: Any) -> Rig:
-        made.append(Rig(sim, tmp_path, url, **config))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.reconciler.close()
-        each.ledger.close()
 
 
 # --- Runs that are overdue
@@ -150,7 +65,7 @@ def test_what_the_api_says_of_a_run_is_parsed_once(
     parsed = count_parses(monkeypatch)
 
     if road == "import":
-        import_runs(it.ledger, it.reconciler.sources[0], 0.0, it.reconciler.dispatch)
+        import_runs(it.ledger, it.reconciler.sources[0], 0.0, it.reconciler.take)
     else:
         it.reconciler.drain(20)
 
@@ -309,7 +224,9 @@ def test_a_submission_without_a_run_is_told_apart_from_many_that_came_after_it(
         it.answered(skyvern_simulator.submit(f"more {number}", webhook_url=callback)["run_id"], token)
     (source,) = it.reconciler.sources
     real = source.reader.list_runs
-    monkeypatch.setattr(source.reader, "list_runs", lambda page, _: real(page, 1))  # 13 pages, as with 1,300 runs
+    monkeypatch.setattr(
+        source.reader, "list_runs", lambda page, *_, **__: real(page, 1)
+    )  # 13 pages, as with 1,300 runs
 
     assert unsent.search(700).state is SubmissionState.LOST
 
@@ -436,9 +353,9 @@ def test_an_import_finds_final_runs_that_nobody_submitted_through_us_and_imports
     seen = import_runs(it.ledger, source, 0.0)
     assert (seen.final, len(seen.missing), seen.imported) == (120, 119, [])
     since = sim.run(runs[-10]).created_at.replace(tzinfo=UTC).timestamp()
-    taken = import_runs(it.ledger, source, since, it.reconciler.dispatch)
+    taken = import_runs(it.ledger, source, since, it.reconciler.take)
     assert sorted(taken.imported) == sorted(runs[-10:])
-    assert import_runs(it.ledger, source, since, it.reconciler.dispatch).missing == []
+    assert import_runs(it.ledger, source, since, it.reconciler.take).missing == []
     assert sorted(it.events()) == sorted([(runs[0], "poll", "new"), *((each, "import", "new") for each in runs[-10:])])
     assert it.deliveries() == 11
 
@@ -453,7 +370,7 @@ def test_an_imported_run_whose_answer_was_lost_has_its_submission_and_its_caller
     sim.wait_final(run_id)
     (source,) = it.reconciler.sources
 
-    import_runs(it.ledger, source, 0.0, it.reconciler.dispatch)
+    import_runs(it.ledger, source, 0.0, it.reconciler.take)
 
     assert (it.submission().state, it.submission().run_id) == (SubmissionState.ACCEPTED, run_id)
     assert it.deliveries() == 2

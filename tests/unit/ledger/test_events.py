@@ -11,7 +11,7 @@ from receiver.ledger.schema import runs
 # and when Skyvern is asked for the run.
 BOOKKEEPING = {
     *("events", "submission_id", "labels", "first_seen_at", "updated_at"),
-    *("noted_at", "due_at", "polls"),
+    *("noted_at", "due_at", "polls", "found_by"),
 }
 WHERE = "edit _REPLACED or _KEPT, which name what an event writes, in receiver/ledger/events.py: "
 

@@ -1,0 +1,214 @@
+"""Runs of which Skyvern is asked by their id, for no submission does it: ends that a list or a GET has shown, results
+that were too large, webhooks that lack what an answer has.
+
+A poll is leased, so that of several clocks one makes it; the lease of a clock that was killed runs out. A run may have
+a row here before any event of it: that row has no event yet, and no list shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from receiver.domain.run import RunKey
+from receiver.ledger import bulk
+from receiver.ledger.schema import runs, submissions
+from receiver.ledger.submissions.polls import LEASE
+
+# How a walk of Skyvern's list marks what it found: the event of such a run has `via: import`.
+IMPORT = "import"
+
+
+@dataclass(frozen=True, slots=True)
+class DueRun:
+    """A run that Skyvern is asked for. `final`, `status`: as its newest event says, if there is one. `noted_at`: when
+    its end was first seen. `first_seen_at`: when we first heard of it. `found_by`: see IMPORT."""
+
+    source: str
+    run_id: str
+    status: str
+    final: bool
+    events: int
+    noted_at: float | None
+    polls: int
+    found_by: str
+    first_seen_at: float
+
+
+_DUE = [
+    *(runs.c.source, runs.c.run_id, runs.c.status, runs.c.final, runs.c.events),
+    *(runs.c.noted_at, runs.c.polls, runs.c.found_by, runs.c.first_seen_at),
+]
+
+
+def count_due(connection: sa.Connection, now: float, limit: int) -> dict[str, int]:
+    """Count the runs of each source that are due, at most `limit` in all."""
+    oldest = sa.select(runs.c.source).where(runs.c.due_at <= now).limit(limit).subquery()
+    found = connection.execute(sa.select(oldest.c.source, sa.func.count()).group_by(oldest.c.source))
+    return {row[0]: row[1] for row in found}
+
+
+def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[DueRun]:
+    """Lease and return up to `limit` runs that are due, the one that waits longest first."""
+    taken = [
+        DueRun(*row)
+        for row in connection.execute(
+            sa.select(*_DUE)
+            .where(runs.c.due_at <= now, runs.c.source == source)
+            .order_by(runs.c.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+    ]
+    if taken:
+        connection.execute(
+            sa.update(runs)
+            .where(runs.c.source == source, bulk.among(connection, runs.c.run_id, [each.run_id for each in taken]))
+            .values(due_at=now + LEASE)
+        )
+    return taken
+
+
+def note_end(connection: sa.Connection, source: str, run_id: str, now: float) -> float:
+    """Note that Skyvern's API shows the end of a run. Returns when that was noted first."""
+    insert = bulk.insert_statement(connection, runs).values(
+        source=source, run_id=run_id, noted_at=now, first_seen_at=now, updated_at=now
+    )
+    noted = insert.on_conflict_do_update(
+        index_elements=[runs.c.source, runs.c.run_id],
+        set_={"noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at)},
+    )
+    return float(connection.execute(noted.returning(runs.c.noted_at)).scalar_one())
+
+
+def postpone(connection: sa.Connection, source: str, run_id: str, due_at: float) -> None:
+    """Ask for the run again at `due_at`, unless it is asked for no more."""
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.due_at.is_not(None))
+        .values(due_at=due_at, polls=runs.c.polls + 1)
+    )
+
+
+def clear_note(connection: sa.Connection, source: str, run_id: str) -> None:
+    """Forget that an end of the run was seen: it goes on after all."""
+    connection.execute(
+        sa.update(runs)
+        .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(False), runs.c.noted_at.is_not(None))
+        .values(noted_at=None)
+    )
+
+
+def stop(connection: sa.Connection, source: str, run_id: str) -> None:
+    """Ask for the run no more. One that no event is known of is forgotten."""
+    here = sa.and_(runs.c.source == source, runs.c.run_id == run_id)
+    connection.execute(sa.update(runs).where(here).values(due_at=None))
+    connection.execute(sa.delete(runs).where(here, runs.c.events == 0, runs.c.submission_id == ""))
+
+
+def ask(
+    connection: sa.Connection,
+    source: str,
+    wanted: Mapping[str, float],
+    now: float,
+    *,
+    found_by: str = "",
+    grace: float | None = None,
+) -> int:
+    """Ask for runs whose end no event has brought, each at its time, or when it was to be asked for if that is sooner.
+
+    `wanted`: by run id. `grace`: seconds; given when their ends have been seen, which were so long before those times.
+    A submission whose run is among them is polled then. Returns how many of the runs are asked for.
+    """
+    if not wanted:
+        return 0
+    ids = sorted(wanted)
+    owned = _hasten_submissions(connection, source, wanted, now)
+    rows = [
+        {
+            "source": source,
+            "run_id": run_id,
+            "due_at": wanted[run_id],
+            "noted_at": None if grace is None else min(wanted[run_id] - grace, now),
+            "found_by": found_by,
+            "first_seen_at": now,
+            "updated_at": now,
+        }
+        for run_id in ids
+        if run_id not in owned
+    ]
+    made = bulk.insert(
+        connection,
+        runs,
+        rows,
+        lambda insert: insert.on_conflict_do_update(
+            index_elements=[runs.c.source, runs.c.run_id],
+            set_={
+                "due_at": _earlier(runs.c.due_at, insert.excluded.due_at),
+                "noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at),
+                "found_by": sa.case((runs.c.events == 0, insert.excluded.found_by), else_=runs.c.found_by),
+            },
+            where=runs.c.final.is_(False),
+        ),
+        [runs.c.run_id],
+    )
+    return len(made) + len(owned)
+
+
+def _earlier(there: sa.ColumnElement[float | None], new: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
+    """Return the earlier of two times. MIN of two values is LEAST on PostgreSQL."""
+    return sa.case((there.is_(None), new), (there < new, there), else_=new)
+
+
+def _hasten_submissions(
+    connection: sa.Connection, source: str, wanted: Mapping[str, float], now: float
+) -> Collection[str]:
+    """Poll the submissions of these runs no later than wanted. Returns the runs that a submission is polled for."""
+    there = connection.execute(
+        sa.select(submissions.c.id, submissions.c.run_id, submissions.c.due_at)
+        .where(
+            submissions.c.source == source,
+            bulk.among(connection, submissions.c.run_id, sorted(wanted)),
+            submissions.c.due_at.is_not(None),
+        )
+        .order_by(submissions.c.id)
+        .with_for_update()
+    ).all()
+    for row in there:
+        if row.due_at > wanted[row.run_id]:
+            connection.execute(
+                sa.update(submissions)
+                .where(submissions.c.id == row.id)
+                .values(due_at=wanted[row.run_id], updated_at=now)
+            )
+    return {row.run_id for row in there}
+
+
+def statuses(connection: sa.Connection, keys: Sequence[RunKey]) -> dict[RunKey, str]:
+    """Return the status of those runs of which an event is known, as the newest says."""
+    found: dict[RunKey, str] = {}
+    for source, run_ids in bulk.by_source(keys):
+        query = sa.select(runs.c.run_id, runs.c.status).where(
+            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.event_id != ""
+        )
+        found |= {(source, row.run_id): row.status for row in connection.execute(query)}
+    return found
+
+
+def durations(connection: sa.Connection, source: str, workflow_id: str, limit: int = 50) -> list[float]:
+    """Return the seconds that the latest ended runs of an agent took, by Skyvern's own clock."""
+    latest = connection.execute(
+        sa.select(runs.c.created_at, runs.c.finished_at)
+        .where(
+            runs.c.source == source,
+            runs.c.workflow_id == workflow_id,
+            runs.c.final,
+            runs.c.created_at.is_not(None),
+            runs.c.finished_at.is_not(None),
+        )
+        .order_by(runs.c.updated_at.desc())
+        .limit(limit)
+    )
+    return [row.finished_at - row.created_at for row in latest]

@@ -1,0 +1,132 @@
+"""Takes in what Skyvern's API says of a run: decides whether it is the result yet, and hands it to dispatch.
+
+An end is taken for the result only when it is `webhook_grace` old, for its webhook has the same facts and more files.
+A state that needs a person becomes an interim event, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import redis
+
+from receiver import wakeups
+from receiver.config.models import ReconcileConfig
+from receiver.dispatch import Dispatcher
+from receiver.domain.attention import needs_telling
+from receiver.domain.event import Event, Via, event_id
+from receiver.domain.run import Run
+from receiver.domain.webhook_grace import ended_for
+from receiver.ledger import Ledger, run_polls, runs
+from receiver.reconcile.agents import AgentFacts, AgentUnknown, Facts, agent_of
+from receiver.reconcile.source import PolledSource
+
+# Seconds for which an end waits for the facts of its agent; then it goes without.
+AGENT_PATIENCE: Final = 600.0
+# Seconds between two tries to get them.
+AGENT_AGAIN: Final = 30.0
+
+log = logging.getLogger("runhook.reconcile")
+
+
+@dataclass(frozen=True, slots=True)
+class RunAge:
+    """What dates a run: when it was submitted, first heard of, first seen final, all by our clock; and when another run
+    of the same list was created, by Skyvern's. None: not known."""
+
+    submitted_at: float | None = None
+    first_seen_at: float | None = None
+    noted_at: float | None = None
+    listed_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What became of a body. `taken`: it is an event now. `again_at`: when to ask again for an end that is too young,
+    in seconds since the epoch. `reason`: why it was not taken."""
+
+    taken: bool
+    again_at: float | None = None
+    reason: str = ""
+
+
+class ResultIntake:
+    """Takes in bodies for all sources. Threads may share it: they take turns at the dispatcher."""
+
+    def __init__(
+        self, ledger: Ledger, dispatcher: Dispatcher, connection: redis.Redis, settings: ReconcileConfig
+    ) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._redis = connection
+        self._settings = settings
+        self._agents = AgentFacts()
+        self._dispatching = threading.Lock()  # the router is not made for two threads at once
+
+    def take(
+        self, source: PolledSource, body: bytes, run: Run, via: Via, age: RunAge, submission_id: str = ""
+    ) -> Intake:
+        """Take in what the API said of a run. Raises LedgerUnavailable."""
+        now = time.time()
+        key = source.name, run.run_id
+        known = self._ledger.read(lambda connection: runs.run_statuses(connection, [key])).get(key)
+        if not run.final:
+            return self._interim(source.name, body, run, via, age, known.status if known else None, submission_id)
+        if known is None or not known.final:
+            left = self._settings.webhook_grace - self._ended_for(source.name, run, age, now)
+            if left > 0:
+                return Intake(False, now + left, f"the run is {run.status}; its webhook may still come")
+        try:
+            agent = agent_of(run)
+            facts = self._agents.of(source, agent) if agent else {}
+        except AgentUnknown as error:
+            noted_at = self._ledger.write(lambda connection: run_polls.note_end(connection, *key, now))
+            if now - noted_at < AGENT_PATIENCE:
+                return Intake(False, now + AGENT_AGAIN, str(error))
+            facts = {}
+        self.dispatch(source.name, body, run, via, submission_id, facts)
+        return Intake(True)
+
+    def _ended_for(self, source: str, run: Run, age: RunAge, now: float) -> float:
+        ended = ended_for(run, now, noted_at=age.noted_at, submitted_at=age.submitted_at, listed_at=age.listed_at)
+        if ended >= self._settings.webhook_grace:
+            return ended
+        noted_at = self._ledger.write(lambda connection: run_polls.note_end(connection, source, run.run_id, now))
+        return max(ended, now - noted_at)
+
+    def _interim(
+        self, source: str, body: bytes, run: Run, via: Via, age: RunAge, known: str | None, submission_id: str
+    ) -> Intake:
+        since = age.submitted_at if age.submitted_at is not None else age.first_seen_at
+        seconds = time.time() - since if since is not None else 0.0
+        if (
+            run.run_id
+            and not run.retry_pending
+            and needs_telling(run.status, seconds, known, self._settings.stuck_after)
+        ):
+            log.info("reconcile.attention source=%s run=%s status=%s", source, run.run_id, run.status)
+            self.dispatch(source, body, run, via, submission_id)
+        return Intake(False, None, f"the run is {run.status or 'unreadable'}")
+
+    def dispatch(
+        self,
+        source: str,
+        body: bytes,
+        run: Run,
+        via: Via,
+        submission_id: str = "",
+        facts: Facts | None = None,  # noqa: ARG002 - the dispatcher does not take them yet
+    ) -> None:
+        """Make what the API said an event, now. `run`: parsed from `body`. `facts`: of its agent. Raises
+        LedgerUnavailable."""
+        event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
+        with self._dispatching:
+            sinks = self._dispatcher.dispatch([event], {event.id: run})
+        try:
+            wakeups.wake_sinks(self._redis, sinks)
+        except redis.RedisError:
+            log.info("reconcile.unheard redis is away; the clock wakes the sinks when it is back")

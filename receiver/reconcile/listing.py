@@ -1,0 +1,109 @@
+"""Reads Skyvern's list of runs back to a moment, page by page, within the budget.
+
+The list is ordered by the time of creation, the newest first, and new runs push others to later pages: a run may be
+read twice, and none is missed. It ends at page 100 (1.0.56), that is after 10,000 runs, and cannot be asked for a time.
+Where it ends too early, it is read again for each status by itself, and then for each type of run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from receiver.domain.attention import ACTIVE
+from receiver.domain.run import FINAL
+from receiver.reconcile.source import PolledSource
+from receiver.skyvern import Answered, ListedRun, listed_runs
+from receiver.skyvern.requests import MAX_PAGES, PAGE_SIZE
+
+STATUSES: Final = (*sorted(FINAL), *ACTIVE)
+# Types of runs of Skyvern 1.0.56 (RunType). One that this version does not know is in the plain list all the same.
+RUN_TYPES: Final = (
+    *("workflow_run", "task_v1", "task_v2", "task_v3"),
+    *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),
+)
+
+OnPage = Callable[[Sequence[ListedRun]], None]
+
+
+@dataclass(slots=True)
+class Listing:
+    """What reading the list came to. `newest`, `oldest`: creation of the runs that were read. `reached`: whether it
+    goes back to where it should. `trouble`: why it was broken off, or ""."""
+
+    newest: float | None = None
+    oldest: float | None = None
+    reached: bool = True
+    trouble: str = ""
+    calls: int = 0
+
+
+def read_back(
+    source: PolledSource,
+    since: float,
+    on_page: OnPage,
+    *,
+    statuses: Sequence[str] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> Listing:
+    """Read the runs that were created since `since` (epoch seconds, Skyvern's clock), and hand each page to `on_page`.
+
+    `statuses`: only runs that have one of them. `stopped`: whether to break off.
+    """
+    listing = Listing()
+    if not _read(source, since, on_page, listing, statuses, (), stopped) and not listing.trouble:
+        _read_parts(source, since, on_page, listing, statuses or STATUSES, stopped)
+    return listing
+
+
+def _read_parts(
+    source: PolledSource,
+    since: float,
+    on_page: OnPage,
+    listing: Listing,
+    statuses: Sequence[str],
+    stopped: Callable[[], bool],
+) -> None:
+    for status in statuses:
+        if _read(source, since, on_page, listing, [status], (), stopped):
+            continue
+        for run_type in RUN_TYPES:
+            if listing.trouble:
+                return
+            if not _read(source, since, on_page, listing, [status], [run_type], stopped) and not listing.trouble:
+                listing.reached = False
+
+
+def _read(
+    source: PolledSource,
+    since: float,
+    on_page: OnPage,
+    listing: Listing,
+    statuses: Sequence[str],
+    run_types: Sequence[str],
+    stopped: Callable[[], bool],
+) -> bool:
+    """Read one list. Returns whether it goes back to `since`; if not, there is trouble, or it ends too early."""
+    if listing.trouble:
+        return False
+    for page in range(1, MAX_PAGES + 1):
+        if not source.wait_for_budget(stopped):
+            listing.trouble = "the process is being stopped"
+            return False
+        answer = source.reader.list_runs(page, PAGE_SIZE, statuses, run_types)
+        listing.calls += 1
+        rows = listed_runs(answer) if isinstance(answer, Answered) else None
+        if rows is None:
+            said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
+            listing.trouble = f"page {page}: {said}"
+            return False
+        times = [row.created_at for row in rows if row.created_at is not None]
+        listing.newest = max([*times, *([] if listing.newest is None else [listing.newest])], default=None)
+        listing.oldest = min([*times, *([] if listing.oldest is None else [listing.oldest])], default=None)
+        young = [row for row in rows if row.created_at is None or row.created_at >= since]
+        if young:
+            on_page(young)
+        if len(rows) < PAGE_SIZE or (times and min(times) < since):
+            return True
+    return False

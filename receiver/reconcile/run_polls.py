@@ -1,0 +1,86 @@
+"""Polls of runs that no submission is polled for: ends that a walk or a GET has shown, results that were too large, and
+webhooks that lack what an answer has.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from http import HTTPStatus
+
+from receiver.config.models import ReconcileConfig
+from receiver.domain import poll_schedule
+from receiver.domain.event import Via
+from receiver.domain.run import parse
+from receiver.ledger import Ledger, run_polls, watches
+from receiver.ledger.run_polls import DueRun
+from receiver.reconcile.intake import ResultIntake, RunAge
+from receiver.reconcile.source import PolledSource
+from receiver.skyvern import Answered, token_of
+
+log = logging.getLogger("runhook.reconcile")
+
+
+class RunPolls:
+    """Asks Skyvern for single runs, and has what it says taken in."""
+
+    def __init__(self, ledger: Ledger, intake: ResultIntake, settings: ReconcileConfig) -> None:
+        self._ledger = ledger
+        self._intake = intake
+        self._settings = settings
+
+    def poll(self, source: PolledSource, due: DueRun) -> None:
+        """Make one poll, and decide whether there is another. Raises LedgerUnavailable."""
+        answer = source.reader.get_run(due.run_id)
+        now = time.time()
+        if not isinstance(answer, Answered):
+            self._again(due, now, answer.reason)
+        elif answer.ok:
+            self._answered(source, due, answer, now)
+        elif answer.status == HTTPStatus.NOT_FOUND and (due.noted_at is None or _is_old(due, now)):
+            # It was only said to be there, by a request that nobody signed; or it has been gone for a day.
+            self._stop(due, "Skyvern knows no such run")
+        elif due.final and 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
+            self._stop(due, f"Skyvern answered {answer.status}")  # its end is known: this was for completeness
+        else:
+            self._again(due, now, f"Skyvern answered {answer.status}", answer.retry_after)
+
+    def _answered(self, source: PolledSource, due: DueRun, answer: Answered, now: float) -> None:
+        run = parse(answer.body)
+        if run.run_id != due.run_id:
+            self._again(due, now, "Skyvern's answer is of no such run")
+            return
+        first_seen_at = due.first_seen_at
+        if not run.final:
+            active = self._ledger.read(lambda connection: watches.active(connection, source.name, [due.run_id]))
+            first_seen_at = min([first_seen_at, *(each.first_seen_at for each in active)])
+            if due.noted_at is not None:
+                self._ledger.write(lambda connection: run_polls.clear_note(connection, source.name, due.run_id))
+        age = RunAge(first_seen_at=first_seen_at, noted_at=due.noted_at)
+        via: Via = "import" if due.found_by == run_polls.IMPORT and not due.final else "poll"
+        taken = self._intake.take(source, answer.body, run, via, age, token_of(run.data))
+        if taken.taken:
+            log.info("reconcile.found source=%s run=%s via=%s", source.name, due.run_id, via)
+            self._stop(due, "")
+        elif (at := taken.again_at) is not None:
+            self._ledger.write(lambda connection: run_polls.postpone(connection, due.source, due.run_id, at))
+        else:
+            self._again(due, now, taken.reason, answer.retry_after)
+
+    def _again(self, due: DueRun, now: float, reason: str, retry_after: float | None = None) -> None:
+        if due.final and _is_old(due, now):
+            self._stop(due, reason)
+            return
+        at = poll_schedule.next_poll(due.polls, now, random.random(), self._settings.longest, retry_after=retry_after)
+        log.debug("reconcile.again source=%s run=%s reason=%s", due.source, due.run_id, reason)
+        self._ledger.write(lambda connection: run_polls.postpone(connection, due.source, due.run_id, at))
+
+    def _stop(self, due: DueRun, reason: str) -> None:
+        if reason:
+            log.info("reconcile.stopped source=%s run=%s reason=%s", due.source, due.run_id, reason)
+        self._ledger.write(lambda connection: run_polls.stop(connection, due.source, due.run_id))
+
+
+def _is_old(due: DueRun, now: float) -> bool:
+    return due.first_seen_at < now - poll_schedule.LOST_AFTER

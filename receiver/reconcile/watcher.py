@@ -1,0 +1,197 @@
+"""Walks Skyvern's list of runs and finds the ends that no webhook has brought, also of runs that its UI, a schedule or
+another program started.
+
+A walk reads the list back to the watermark, which is where the last one began. What has ended and is not known here is
+asked for, once it is as old as `webhook_grace`: until then its webhook may come. What is still under way is remembered;
+when a list of what is under way no longer shows it, it has ended, and is asked for too. So a run whose webhook comes
+costs its share of a page, and one whose webhook is missing one call more.
+
+All times of the list are by Skyvern's clock, and are compared with each other only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from receiver.config.models import ReconcileConfig
+from receiver.domain.attention import ACTIVE, PAUSED
+from receiver.ledger import Connection, Ledger, run_polls, runs, watches
+from receiver.ledger.watches import ActiveRun, Watch
+from receiver.reconcile.listing import read_back
+from receiver.reconcile.source import PolledSource
+from receiver.skyvern import ListedRun
+
+# Seconds by which a walk reads further back than the watermark: a run may become visible after a younger one.
+OVERLAP: Final = 120.0
+# Seconds between two checks of the ledger for a walk that is due.
+_CHECK_EVERY: Final = 1.0
+# Seconds until the next walk after one that was broken off.
+_AFTER_TROUBLE: Final = 30.0
+
+log = logging.getLogger("runhook.watch")
+
+
+class Watcher:
+    """The walks of all sources. `stopped`: whether the process is being stopped."""
+
+    def __init__(self, ledger: Ledger, settings: ReconcileConfig, stopped: Callable[[], bool]) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._stopped = stopped
+        self._not_before: dict[str, float] = {}
+        self._trouble: dict[str, str] = {}
+
+    def due(self, sources: Sequence[PolledSource]) -> list[PolledSource]:
+        """Return the sources whose walk may be due. Asks the ledger nothing: `walk` takes the lease."""
+        now = time.monotonic()
+        found = [each for each in sources if each.watch and now >= self._not_before.get(each.name, 0.0)]
+        for each in found:
+            self._not_before[each.name] = now + max(_CHECK_EVERY, min(self._settings.watch_every / 4, 15.0))
+        return found
+
+    def walk(self, source: PolledSource) -> None:
+        """Make the walk of a source, if it is due and no other clock makes it. Raises LedgerUnavailable."""
+        now = time.time()
+        found = self._ledger.read(lambda connection: {each.source: each for each in watches.every(connection)})
+        if source.name in found and found[source.name].due_at > now:
+            return
+        watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))
+        if watch is not None:
+            _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report).run()
+
+    def _report(self, source: str, trouble: str) -> None:
+        """Log trouble when it begins and when it is over."""
+        before = self._trouble.get(source, "")
+        self._trouble[source] = trouble
+        if trouble and trouble != before:
+            log.warning("watch.trouble source=%s %s", source, trouble)
+        elif before and not trouble:
+            log.warning("watch.well again source=%s", source)
+
+
+class _Walk:
+    """One walk of one source."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: ReconcileConfig,
+        source: PolledSource,
+        watch: Watch,
+        stopped: Callable[[], bool],
+        report: Callable[[str, str], None],
+    ) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._source = source
+        self._watch = watch
+        self._stopped = stopped
+        self._report = report
+        self._began = time.time()
+        self._newest: float | None = None
+        self._seen = 0
+        self._asked = 0
+
+    def run(self) -> None:
+        """Read the list back to the watermark, then what is under way, and record how far this came."""
+        since = self._began - self._settings.watch_back
+        if self._watch.watermark is not None:
+            since = self._watch.watermark - OVERLAP
+        listing = read_back(self._source, since, self._page, stopped=self._stopped)
+        calls, trouble = listing.calls, listing.trouble
+        if not trouble and self._others_active():
+            active = read_back(self._source, float("-inf"), self._page, statuses=ACTIVE, stopped=self._stopped)
+            calls, trouble = calls + active.calls, active.trouble
+            if not trouble and active.reached:
+                self._ended()
+        now = time.time()
+        if trouble:
+            self._ledger.write(
+                lambda connection: watches.break_off(connection, self._source.name, now + _AFTER_TROUBLE, trouble)
+            )
+        else:
+            due_at = max(self._began + self._settings.watch_every, now)
+            self._ledger.write(
+                lambda connection: watches.finish(connection, self._source.name, listing.newest, due_at, now)
+            )
+        if not listing.reached:
+            self._ledger.write(lambda connection: watches.record_gap(connection, self._source.name, now))
+            log.error(
+                "watch.gap source=%s Skyvern's list ends before the last walk: runs of that time may be missing",
+                self._source.name,
+            )
+        if not self._stopped():
+            self._report(self._source.name, trouble)
+        level = logging.INFO if self._asked else logging.DEBUG
+        log.log(
+            level, "watch.walked source=%s runs=%d asked=%d calls=%d", self._source.name, self._seen, self._asked, calls
+        )
+
+    def _page(self, rows: Sequence[ListedRun]) -> None:
+        """Ask for what has ended and is not known here; remember what has not ended."""
+        source, now, grace = self._source.name, time.time(), self._settings.webhook_grace
+        self._newest = max([each.created_at for each in rows if each.created_at is not None], default=self._newest)
+        ended = {each.run_id: each for each in rows if each.final}
+        active = [each for each in rows if not each.final]
+
+        def work(connection: Connection) -> int:
+            watches.renew(connection, source, now)
+            known = runs.final_runs(connection, [(source, run_id) for run_id in ended])
+            missing = [each for run_id, each in ended.items() if (source, run_id) not in known]
+            watches.remember(
+                connection, source, [ActiveRun(each.run_id, each.status, each.created_at, now) for each in active], now
+            )
+            watches.forget(connection, source, list(ended))
+            wanted = {each.run_id: self._due_at(each, now) for each in missing}
+            asked = run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
+            return asked + self._ask_for_attention(connection, active, now)
+
+        self._seen += len(rows)
+        self._asked += self._ledger.write(work)
+
+    def _due_at(self, run: ListedRun, now: float) -> float:
+        """Return when to ask for an end: at once when a run that was created long after it is in the same list."""
+        ended_for = 0.0
+        if self._newest is not None and run.finished_at is not None:
+            ended_for = max(0.0, self._newest - run.finished_at)
+        return now + self._settings.webhook_grace - ended_for
+
+    def _ask_for_attention(self, connection: Connection, active: Sequence[ListedRun], now: float) -> int:
+        """Ask for runs whose state needs a person and is not told yet. Returns how many there are."""
+        source = self._source.name
+        there = watches.active(connection, source, [each.run_id for each in active])
+        first_seen = {each.run_id: each.first_seen_at for each in there}
+        needy = [
+            each
+            for each in active
+            if each.status == PAUSED or now - first_seen.get(each.run_id, now) > self._settings.stuck_after
+        ]
+        known = run_polls.statuses(connection, [(source, each.run_id) for each in needy])
+        wanted = {each.run_id: now for each in needy if known.get((source, each.run_id)) != each.status}
+        return run_polls.ask(connection, source, wanted, now)
+
+    def _others_active(self) -> bool:
+        """Whether runs are under way that this walk has not seen; at the first walk nobody knows."""
+        if self._watch.watermark is None:
+            return True
+        return bool(
+            self._ledger.read(lambda connection: watches.not_seen_since(connection, self._source.name, self._began))
+        )
+
+    def _ended(self) -> None:
+        """Ask for the runs that were under way and are no longer shown as that."""
+        source, now = self._source.name, time.time()
+
+        def work(connection: Connection) -> int:
+            gone = watches.not_seen_since(connection, source, self._began)
+            known = runs.final_runs(connection, [(source, each.run_id) for each in gone])
+            wanted = {
+                each.run_id: now + self._settings.webhook_grace for each in gone if (source, each.run_id) not in known
+            }
+            watches.forget(connection, source, [each.run_id for each in gone])
+            return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT)
+
+        self._asked += self._ledger.write(work)

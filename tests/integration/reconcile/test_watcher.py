@@ -1,0 +1,433 @@
+"""Walks of a simulated Skyvern's list of runs: every run of the account has its result, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from receiver.domain.event import Event, event_id
+from receiver.ledger import watches
+from receiver.ledger.schema import active_runs, runs
+from receiver.reconcile import listing, poller
+from receiver.skyvern.samples import dumps
+from receiver.skyvern.simulator.bodies import webhook
+from receiver.skyvern.simulator.faults import Fault
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.skyvern import SkyvernSimulator
+from tests.support.reconciling import TOKEN, Rig
+from tests.support.waiting import eventually
+
+Simulate = Callable[..., SkyvernSimulator]
+MakeRig = Callable[..., Rig]
+
+
+def walk(it: Rig, seconds: float = 20) -> None:
+    """Make the next walk now, and all that comes of it."""
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE watches SET due_at = 0"))
+    it.reconciler._watcher._not_before.clear()
+    it.reconciler.drain(seconds)
+    it.reconciler.drain(seconds)  # what the walk asked for, if it ended as the last thing
+
+
+def watch_of(it: Rig) -> watches.Watch:
+    (found,) = it.ledger.read(watches.every)
+    return found
+
+
+def take_webhook(it: Rig, sim: SkyvernSimulator, run_id: str) -> None:
+    content = dumps(webhook(sim.run(run_id), lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
+    it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time())])
+
+
+def asked_for(it: Rig) -> dict[str, float]:
+    """The runs that Skyvern is asked for, and in how many seconds."""
+    rows = it.ledger.read(lambda c: c.execute(runs.select().where(runs.c.due_at.is_not(None))).all())
+    return {row.run_id: row.due_at - time.time() for row in rows}
+
+
+def remembered(it: Rig) -> set[str]:
+    return {row.run_id for row in it.ledger.read(lambda c: c.execute(active_runs.select()).all())}
+
+
+def test_a_run_that_nobody_submitted_here_is_taken_in_once(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+    # Given a run of Skyvern's UI, without a webhook, beside one whose webhook has come
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    told, alone = sim.submit("told")["run_id"], sim.submit("alone")["run_id"]
+    sim.wait_final(told, alone)
+    take_webhook(it, sim, told)
+
+    # When its list is walked twice
+    walk(it)
+    walk(it)
+
+    # Then the run is an event, and was fetched once; the other was not fetched at all
+    assert it.events() == [(told, "webhook", "new"), (alone, "import", "new")]
+    assert it.deliveries() == 2
+    assert (sim.run(told).polls, sim.run(alone).polls) == (0, 1)
+    assert asked_for(it) == {}
+
+
+def test_without_watch_nothing_is_walked(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("alone")["run_id"]
+    sim.wait_final(run_id)
+
+    it.reconciler.drain(1)
+
+    assert it.events() == []
+    assert sim.world.stats["lists"] == 0
+
+
+def test_an_end_waits_for_its_webhook_first(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+    # Given a run that a walk shows as ended just now
+    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    sim.wait_final(run_id)
+    walk(it)
+    assert it.events() == []
+    assert asked_for(it) == {run_id: pytest.approx(100, abs=5)}
+
+    # When its webhook comes in time
+    take_webhook(it, sim, run_id)
+    due_now(it)
+    it.reconciler.drain(20)
+
+    # Then that is the only event
+    assert it.events()[0] == (run_id, "webhook", "new")
+    assert [what for _, _, what in it.events()].count("new") == 1
+
+
+def due_now(it: Rig) -> None:
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET due_at = 1 WHERE due_at IS NOT NULL"))
+
+
+def test_an_end_whose_webhook_does_not_come_is_taken_in_after_the_grace(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig
+) -> None:
+    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    sim.wait_final(run_id)
+    walk(it)
+
+    # When it is asked for too early, by whatever reason
+    due_now(it)
+    it.reconciler.drain(20)
+    assert it.events() == []
+
+    # And when the end was noted long ago
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET due_at = 1, noted_at = noted_at - 100"))
+    it.reconciler.drain(20)
+
+    assert it.events() == [(run_id, "import", "new")]
+
+
+def test_an_end_that_is_older_than_another_run_of_the_list_does_not_wait(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig
+) -> None:
+    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=1), skyvern_simulator
+    first = sim.submit("first")["run_id"]
+    sim.wait_final(first)
+    time.sleep(1.1)  # by the clock of the simulator
+    second = sim.submit("second")["run_id"]
+    sim.wait_final(second)
+
+    walk(it)
+
+    assert (first, "import", "new") in it.events()
+    eventually(lambda: (it.reconciler.tick(), len(it.events()) == 2)[1])
+    assert it.events() == [(first, "import", "new"), (second, "import", "new")]
+
+
+def test_a_run_that_ends_long_after_its_walk_is_remembered_and_found(simulate_skyvern: Simulate, rig: MakeRig) -> None:
+    # Given a run that is under way when it is first seen, and the watermark far beyond it later
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim, watch=True)
+    slow = sim.submit("slow")["run_id"]
+    walk(it)
+    assert remembered(it) == {slow}
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE watches SET watermark = watermark + 1e6"))
+    walk(it)
+    assert (remembered(it), it.events()) == ({slow}, [])
+
+    # When it ends
+    sim.client.post(f"/v1/runs/{slow}/cancel")
+    eventually(lambda: sim.run(slow).output)
+    walk(it)
+
+    # Then it is found although no walk reads so far back
+    assert it.events() == [(slow, "import", "new")]
+    assert remembered(it) == set()
+
+
+def test_a_run_that_was_made_before_the_first_walk_and_ends_after_it_is_found(
+    simulate_skyvern: Simulate, rig: MakeRig
+) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim, watch=True, watch_back=0)
+    slow = sim.submit("slow")["run_id"]
+    sim.run(slow).created_at = sim.run(slow).created_at.replace(year=2020)
+
+    walk(it)
+    sim.client.post(f"/v1/runs/{slow}/cancel")
+    eventually(lambda: sim.run(slow).output)
+    walk(it)
+
+    assert it.events() == [(slow, "import", "new")]
+
+
+def test_the_first_walk_goes_back_as_far_as_it_is_told(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+    it, sim = rig(skyvern_simulator, watch=True, watch_back=3600), skyvern_simulator
+    old, new = sim.submit("old")["run_id"], sim.submit("new")["run_id"]
+    sim.wait_final(old, new)
+    sim.run(old).created_at = sim.run(old).created_at.replace(year=2020)
+
+    walk(it)
+
+    assert it.events() == [(new, "import", "new")]
+
+
+def test_a_walk_that_was_broken_off_begins_where_it_did(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+    # Given a watermark, and a Skyvern that is away for a day
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    walk(it)
+    first = sim.submit("first")["run_id"]
+    sim.wait_final(first)
+    walk(it)
+    before = watch_of(it)
+    sim.world.options.change({Fault.CRASH: 1.0})
+    walk(it)
+    assert watch_of(it).trouble == "page 1: Skyvern answered 500"
+    assert watch_of(it).watermark == before.watermark
+
+    # When it is back
+    sim.world.options.change({Fault.CRASH: 0.0})
+    second = sim.submit("second")["run_id"]
+    sim.wait_final(second)
+    walk(it)
+
+    assert it.events() == [(first, "import", "new"), (second, "import", "new")]
+    assert watch_of(it).trouble == ""
+
+
+def test_several_clocks_make_one_walk_and_ask_once(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
+    it, sim = rig(skyvern_simulator, watch=True, watch_every=3600), skyvern_simulator
+    another = poller.build(it.settings, it.config)
+    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(12)]
+    sim.wait_final(*made)
+
+    eventually(lambda: (it.reconciler.tick(), another.tick(), len(it.events()) >= 12)[-1])
+    it.reconciler.drain(5)
+    another.drain(5)
+    another.close()
+
+    assert sorted(it.events()) == sorted((run_id, "import", "new") for run_id in made)
+    assert [sim.run(run_id).polls for run_id in made] == [1] * 12
+    assert sim.world.stats["lists"] <= 3  # one walk: a page, the end of the list, what is under way
+
+
+def test_many_runs_are_found_over_pages_while_new_ones_appear(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a list of pages of 5 that grows by three runs with each page that is read
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    monkeypatch.setattr(listing, "PAGE_SIZE", 5)
+    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(23)]
+    (source,) = it.reconciler.sources
+    real = source.reader.list_runs
+
+    def growing(*args: Any, **kwargs: Any) -> Any:
+        if len(made) < 40:
+            made.extend(sim.submit("late")["run_id"] for _ in range(3))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(source.reader, "list_runs", growing)
+    walk(it)
+    sim.wait_final(*made)
+    walk(it)
+
+    assert sorted(run_id for run_id, _, _ in it.events()) == sorted(made)
+    assert {(via, what) for _, via, what in it.events()} == {("import", "new")}
+
+
+def test_a_run_with_a_submission_is_polled_sooner_and_stays_a_poll(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig
+) -> None:
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id, due_at=time.time() + 1000)
+    sim.wait_final(run_id)
+
+    walk(it)
+
+    assert it.events() == [(run_id, "poll", "new")]
+    assert it.submission().due_at is None
+
+
+def test_a_found_run_has_the_submission_whose_answer_was_lost(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig
+) -> None:
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    it.begin(labels={"team": "ops"})
+    run_id = sim.submit("p [lose]", webhook_url=f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}")["run_id"]
+    sim.wait_final(run_id)
+
+    walk(it)
+
+    assert it.events() == [(run_id, "import", "new")]
+    assert it.submission().run_id == run_id
+
+
+# --- Where the list ends too early
+
+
+def row(run_id: str, at: str, status: str = "completed", **fields: Any) -> dict[str, Any]:
+    return {"run_id": run_id, "task_run_type": "task_v1", "status": status, "created_at": at, "title": None, **fields}
+
+
+class Paged:
+    """A list of runs behind Skyvern's limits: so many pages of so many."""
+
+    def __init__(self, rows: list[dict[str, Any]], pages: int, size: int) -> None:
+        self.rows, self.pages, self.size = rows, pages, size
+        self.calls: list[tuple[int, tuple[str, ...], tuple[str, ...]]] = []
+
+    def list_runs(self, page: int, size: int, status: Any = (), run_type: Any = (), search_key: str = "") -> Any:
+        from receiver.skyvern import Answered
+
+        self.calls.append((page, tuple(status), tuple(run_type)))
+        if page > self.pages:
+            return Answered(422, b"{}")
+        found = [
+            each
+            for each in self.rows
+            if (not status or each["status"] in status) and (not run_type or each["task_run_type"] in run_type)
+        ]
+        return Answered(200, orjson.dumps(found[(page - 1) * self.size : page * self.size]))
+
+
+def read(paged: Paged, since: float, monkeypatch: pytest.MonkeyPatch) -> tuple[listing.Listing, set[str]]:
+    monkeypatch.setattr(listing, "MAX_PAGES", paged.pages)
+    monkeypatch.setattr(listing, "PAGE_SIZE", paged.size)
+    seen: set[str] = set()
+    source: Any = SimpleNamespace(reader=paged, wait_for_budget=lambda _: True)
+    found = listing.read_back(source, since, lambda rows: seen.update(each.run_id for each in rows))
+    return found, seen
+
+
+def test_a_list_that_ends_too_early_is_read_by_status_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses = ("completed", "failed", "canceled")
+    types = ("task_v1", "workflow_run")
+    rows = [
+        row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00", statuses[number % 3], task_run_type=types[number % 2])
+        for number in range(40)
+    ]
+    paged = Paged(rows, pages=2, size=5)  # 10 of a list, where 14 have each status and 7 each status and type
+
+    found, seen = read(paged, 0.0, monkeypatch)
+
+    assert seen == {each["run_id"] for each in rows}
+    assert (found.reached, found.trouble) == (True, "")
+    assert max(page for page, _, _ in paged.calls) == 2
+
+
+def test_a_list_that_ends_too_early_even_so_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(40)]
+
+    found, seen = read(Paged(rows, pages=2, size=5), 0.0, monkeypatch)
+
+    assert len(seen) == 10
+    assert (found.reached, found.trouble) == (False, "")
+
+
+def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(40)]
+    paged = Paged(rows, pages=99, size=5)
+    since = time.mktime((2026, 1, 1, 0, 51, 0, 0, 0, 0)) - time.timezone
+
+    found, seen = read(paged, since, monkeypatch)
+
+    assert seen == {f"r{number}" for number in range(9)}  # equal times included
+    assert len(paged.calls) == 2
+    assert found.reached
+
+
+def test_a_gap_is_recorded_and_the_watch_goes_on(
+    scripted_server: ScriptedServer, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, webhook_grace=1000)
+    monkeypatch.setattr(listing, "MAX_PAGES", 1)
+    monkeypatch.setattr(listing, "PAGE_SIZE", 3)
+    page = [row(f"tsk_{number}", "2099-01-01T00:00:00", finished_at="2099-01-01T00:00:01") for number in range(3)]
+    scripted_server.default = Reply(200, dumps(page), {"content-type": "application/json"})
+
+    walk(it)
+
+    found = watch_of(it)
+    assert found.gap_at == pytest.approx(time.time(), abs=30)
+    assert found.watermark == pytest.approx(4070908800)
+    assert set(asked_for(it)) == {"tsk_0", "tsk_1", "tsk_2"}
+
+
+# --- States that need a person
+
+
+def test_a_paused_run_is_told_once_and_its_end_follows(scripted_server: ScriptedServer, rig: MakeRig) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    it.begin()
+    it.answered("tsk_1")
+
+    def says(status: str, second: int) -> None:
+        body = {
+            "run_id": "tsk_1",
+            "run_type": "task_v1",
+            "status": status,
+            "modified_at": f"2026-01-01T00:00:{second:02d}",
+        }
+        scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
+        it.due_now()
+        it.reconciler.drain(20)
+
+    for second, status in enumerate(("running", "paused", "paused", "running", "running", "paused", "completed")):
+        says(status, second)
+
+    told = [(via, what) for _, via, what in it.events()]
+    assert told == [("poll", "interim"), ("poll", "interim"), ("poll", "interim"), ("poll", "new")]
+
+
+def test_a_run_that_is_queued_for_too_long_is_told_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), stuck_after=600)
+    it.begin()
+    it.answered("tsk_1")
+    body = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued"}
+    scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
+    it.due_now()
+    it.reconciler.drain(20)
+    assert it.events() == []
+
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE submissions SET created_at = created_at - 601"))
+    for _ in range(2):
+        it.due_now()
+        it.reconciler.drain(20)
+
+    assert it.events() == [("tsk_1", "poll", "interim")]
+
+
+def test_a_walk_tells_of_a_run_that_is_paused(simulate_skyvern: Simulate, rig: MakeRig) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    it = rig(sim, watch=True)
+    run_id = sim.submit("invoice")["run_id"]
+    eventually(lambda: sim.run(run_id).status == "running")
+    walk(it)
+    assert it.events() == []
+
+    sim.run(run_id).status = "paused"
+    walk(it)
+    walk(it)
+
+    assert [(run, what) for run, _, what in it.events()] == [(run_id, "interim")]

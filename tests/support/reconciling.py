@@ -1,0 +1,86 @@
+"""A reconciler with its ledger, at a simulated Skyvern, and what tests ask of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.dispatch import Dispatcher
+from receiver.domain.event import Event, event_id
+from receiver.domain.run import parse
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger import Ledger, queries
+from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.reconcile import poller
+from receiver.reconcile.poller import Reconciler
+from receiver.skyvern.samples import dumps
+from tests.servers.skyvern import SkyvernSimulator
+from tests.support.ledger import with_tables
+
+TOKEN = "sub_" + "0123456789abcdef" * 2
+OTHER = "sub_" + "fedcba9876543210" * 2
+
+
+class Rig:
+    """A reconciler with its ledger, at one simulator."""
+
+    def __init__(self, sim: SkyvernSimulator, tmp_path: Path, redis_url: str, **config: Any) -> None:
+        environ = {"REDIS_URL": redis_url, "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db"}
+        source = {"secrets": ["x"], "api_base": sim.url, "api_key": sim.key, "watch": config.pop("watch", False)}
+        config = {"webhook_grace": 0, "budget": "1000/s", **config}
+        routes = [{"name": "all", "to": ["results"]}]
+        sinks = {"results": {"type": "files", "path": str(tmp_path / "files")}}
+        self.settings = Settings.from_env({**environ, "RUNHOOK_DATA": str(tmp_path)})
+        self.config = Config.model_validate(
+            {"sources": {"skyvern": source}, "sinks": sinks, "routes": routes, "reconcile": config}
+        )
+        self.sim = sim
+        self.ledger = with_tables(Ledger(self.settings.database_url))
+        self.reconciler: Reconciler = poller.build(self.settings, self.config)
+
+    def begin(self, token: str = TOKEN, **fields: Any) -> None:
+        new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}", **fields)
+        self.ledger.write(lambda c: lifecycle.begin(c, new, time.time()))
+
+    def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:
+        answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=due_at)
+        self.ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, time.time()))
+
+    def lost(self, token: str = TOKEN) -> None:
+        self.ledger.write(
+            lambda c: lifecycle.record_outcome(
+                c, token, SubmitOutcome(SubmissionMove.MISS, reason="lost", due_at=1.0), time.time()
+            )
+        )
+
+    def submission(self, token: str = TOKEN) -> lifecycle.Submission:
+        found = self.ledger.read(lambda c: lifecycle.one(c, token))
+        assert found is not None
+        return found
+
+    def due_now(self, token: str = TOKEN) -> None:
+        self.ledger.write(lambda c: polls.make_due(c, [token], time.time()))
+
+    def webhook(self, run_id: str, fields: dict[str, Any]) -> Event:
+        """A webhook's event of this run, with these fields, for the submission."""
+        content = dumps({"run_id": run_id, "run_type": "task_v1", **fields})
+        return Event(event_id("skyvern", content), "skyvern", content, time.time())
+
+    def take(self, content: bytes) -> None:
+        """Dispatch what Skyvern's API says of a run."""
+        self.reconciler.dispatch("skyvern", content, parse(content), "poll")
+
+    def events(self) -> list[tuple[str, str, str]]:
+        rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter(limit=100)))
+        return [(row["run_id"], row["via"], row["disposition"]) for row in reversed(rows)]
+
+    def deliveries(self) -> int:
+        return len(self.ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(limit=100))))
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        return self.reconciler._dispatcher
