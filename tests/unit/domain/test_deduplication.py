@@ -84,6 +84,9 @@ HARMLESS = {"failure_reason": "Failed to send webhook. task_v2_id=tsk_v2_1"}
         ({"output": {"a": 1, "b": {"c": 2, "d": 3}}}, {"output": {"b": {"d": 3, "c": 2}, "a": 1}}),
         ({"downloaded_files": [A, B]}, {"downloaded_files": [B, A]}),
         ({"output": {"downloaded_files": [A, B]}}, {"output": {"downloaded_files": [B, A]}}),
+        # files as bare addresses
+        ({"downloaded_files": ["https://x/a?sig=1"]}, {"downloaded_files": ["https://x/a?sig=2"]}),
+        ({"output": {"downloaded_files": ["https://x/a?sig=1"]}}, {"output": {"downloaded_files": ["https://x/a"]}}),
         # correction of the status
         ({"output": [1]}, {"output": [1], "status": "failed", **HARMLESS}),
     ],
@@ -116,6 +119,7 @@ def test_the_same_facts_in_other_words(one: dict[str, Any], other: dict[str, Any
         ({"errors": [{"error_code": "A"}]}, {"errors": []}),
         ({"downloaded_files": [A]}, {"downloaded_files": [A, B]}),
         ({"downloaded_files": [a_file(checksum="c1")]}, {"downloaded_files": [a_file(checksum="c9")]}),
+        ({"downloaded_files": ["https://x/a?sig=1"]}, {"downloaded_files": ["https://x/b?sig=1"]}),
         ({"downloaded_files": [A]}, {"output": [A]}),
         ({"output": ["a"]}, {"errors": ["a"]}),
         ({"output": [1]}, {"output": [1], "status": "failed", "failure_reason": "sold out"}),
