@@ -7,8 +7,6 @@ calls it, and each origin has a lane of its own.
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from handlers.support.retry_after import retry_after
 from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
+from receiver.domain.callback_url import mask_bytes
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
@@ -81,7 +80,8 @@ class CallbackSink(Sink[CallbackOptions]):
             url, authorization = split_userinfo(wanted.strip())
         except ValueError:
             raise Refused("the caller's webhook URL is invalid") from None
-        body = _with_url(delivery, submission, "" if target else submission.webhook_url)
+        # A server at a URL that was given with retry_webhook may not see the submission's own.
+        body = mask_bytes(delivery.body, {} if target else {submission.id: submission.webhook_url})
         now = time.time()
         headers = signed_headers(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
         if authorization:
@@ -153,13 +153,3 @@ def raise_for_status(answer: Response, now: float) -> None:
     if 300 <= status < 400:
         raise Refused(f"the caller's server answered {status}; redirects are not followed")
     raise Refused(f"the caller's server answered {status}")
-
-
-def _with_url(delivery: Delivery, submission: Submission, shown: str) -> bytes:
-    """Return the body with `shown`, or null, in place of our callback URL. A server at a URL that was given with
-    retry_webhook may not see the submission's own."""
-    ours = f"/webhooks/{delivery.source}/{submission.id}".encode()
-    if ours not in delivery.body:
-        return delivery.body
-    theirs = json.dumps(shown or None, ensure_ascii=False).encode()
-    return re.sub(rb'"https?://[^"\\\s]{1,2000}' + re.escape(ours) + b'"', lambda _: theirs, delivery.body)

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
+from receiver.domain.callback import CALLBACK
+from receiver.domain.callback_url import mask_bytes
 from receiver.domain.run import parse
 from receiver.ledger.deliveries.claims import Claimed
 
@@ -218,8 +220,12 @@ def _mark_started(task: SendTask) -> None:
 
 
 def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
-    """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for."""
-    run = parse(each.body)
+    """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for.
+
+    No sink sees our callback URL, but the one that puts the caller's own in its place.
+    """
+    body = each.body if each.sink == CALLBACK else mask_bytes(each.body)
+    run = parse(body)
     return Delivery(
         key=each.id,
         event_id=each.event_id,
@@ -230,7 +236,7 @@ def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
         run_type=run.run_type,
         status=each.outcome,
         received_at=datetime.fromtimestamp(each.received_at, UTC),
-        body=each.body,
+        body=body,
         run=run.data,
         via=each.via,
         route=each.route,

@@ -62,14 +62,18 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
     ledger.write(lambda c: api_keys.create(c, key))
 
     def make(
-        run_id: str, webhook_url: str, key_id: str = "a1", labels: dict[str, str] | None = None, **fields: Any
+        run_id: str,
+        webhook_url: str,
+        key_id: str = "a1",
+        labels: dict[str, str] | None = None,
+        token: str = "",
+        **fields: Any,
     ) -> bytes:
-        submission = lifecycle.NewSubmission(
-            f"sub_{run_id}", "skyvern", key_id, "tasks", run_id, None, labels or {}, webhook_url
-        )
+        token = token or f"sub_{run_id}"
+        submission = lifecycle.NewSubmission(token, "skyvern", key_id, "tasks", run_id, None, labels or {}, webhook_url)
         ledger.write(lambda c: lifecycle.begin(c, submission, time.time()))
         content = body(run_id, **fields)
-        dispatcher.dispatch([event(content, submission_id=f"sub_{run_id}")])
+        dispatcher.dispatch([event(content, submission_id=token)])
         return content
 
     yield make
@@ -153,14 +157,22 @@ def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_no
 def test_the_caller_finds_its_own_address_in_the_body_and_not_ours(
     ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
 ) -> None:
-    ours = "https://hooks.example/webhooks/skyvern/sub_wr_1"
-    ended("wr_1", caller.url + '/"é', run_request={"webhook_url": ours}, output={"n": 12345678901234567890, "f": 1.0})
+    token = "sub_0123456789abcdef0123456789abcdef"
+    ours = f"https://hooks.example/webhooks/skyvern/{token}"
+    ended(
+        "wr_1",
+        caller.url + '/"é',
+        token=token,
+        run_request={"webhook_url": ours},
+        webhook_failure_reason=f"no answer of {ours}",
+        output={"n": 12345678901234567890, "f": 1.0},
+    )
 
     deliver("127.0.0.1")
 
     (request,) = caller.requests
     assert json.loads(request.body)["run_request"]["webhook_url"] == caller.url + '/"é'
-    assert b"sub_wr_1" not in request.body
+    assert token.encode() not in request.body
     assert b'"n": 12345678901234567890, "f": 1.0' in request.body
     assert verify(request.body, request.headers["x-skyvern-signature"], [KEY])
 

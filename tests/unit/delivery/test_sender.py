@@ -1,5 +1,6 @@
 """Slots, and what is queued behind them. The threads are real; only the moment is chosen."""
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -81,3 +82,15 @@ def test_a_sink_is_told_that_a_test_webhook_is_one(kind: str) -> None:
 
     assert to_delivery(replace(claimed, body=press(kind)), {}).test
     assert not to_delivery(claimed, {}).test
+
+
+def test_no_sink_sees_our_callback_url_but_the_one_that_puts_the_callers_in_its_place() -> None:
+    token = "sub_0123456789abcdef0123456789abcdef"
+    ours = f"https://hooks.example/webhooks/skyvern/{token}"
+    run = {"run_id": "wr_1", "status": "failed", "webhook_callback_url": ours, "run_request": {"webhook_url": ours}}
+    claimed = replace(task("first").claimed[0], body=json.dumps(run).encode())
+
+    seen = to_delivery(claimed, {})
+    assert json.loads(seen.body) == seen.run
+    assert (seen.run["webhook_callback_url"], seen.run["run_request"]) == (None, {"webhook_url": None})
+    assert to_delivery(replace(claimed, sink="callback"), {}).body == claimed.body

@@ -1,0 +1,62 @@
+"""Our own callback URLs in what others write: the token in them is secret, so no sink and no caller sees one. Pure.
+
+Skyvern repeats the URL in `webhook_callback_url`, in `run_request`, and in the sentence that says why a webhook could
+not be delivered. A member that is nothing but such a URL becomes the caller's own URL, or null; inside longer text, and
+in names of members, the token becomes stars.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+STARS: Final = "sub_********"
+
+_SLASH = r"(?:\\?/|%2[Ff])"
+_SECRET = rf"(webhooks{_SLASH}[^/\\%\"\x00-\x20]{{1,200}}{_SLASH})(sub_[0-9a-f]{{32}})"
+# A URL up to our path. Text in JSON has escapes, which only slashes may need here.
+_BEFORE = r"https?:(?:[^\"\\\x00-\x20]|\\/){1,2000}\\?/"
+_IN_TEXT = re.compile(_SECRET)
+_IN_BYTES = re.compile(_SECRET.encode())
+_WHOLE = re.compile(_BEFORE + _SECRET)
+# A string that is only such a URL, and is no name of a member.
+_STRING = re.compile(f'"{_BEFORE}{_SECRET}"'.encode() + rb"(?!\s*:)")
+
+
+def mask_bytes(body: bytes, shown: Mapping[str, str] | None = None) -> bytes:
+    """Return the JSON text `body` without our tokens; every other byte stays. The very same object if it has none.
+
+    `shown`: callers' webhook URLs by token. Where there is none, or "", the member becomes null.
+    """
+    if b"sub_" not in body or b"webhooks" not in body or not _IN_BYTES.search(body):
+        return body
+
+    def member(found: re.Match[bytes]) -> bytes:
+        return json.dumps((shown or {}).get(found[2].decode()) or None, ensure_ascii=False).encode()
+
+    return _IN_BYTES.sub(rb"\1" + STARS.encode(), _STRING.sub(member, body))
+
+
+def mask_data(data: Mapping[str, Any], shown: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return parsed JSON without our tokens, as `mask_bytes` does it with text. `data` is not changed."""
+    return {_mask_name(name): _mask(value, shown or {}) for name, value in data.items()}
+
+
+def _mask(value: Any, shown: Mapping[str, str]) -> Any:
+    kind = type(value)
+    if kind is str:
+        if "sub_" not in value:
+            return value
+        found = _WHOLE.fullmatch(value)
+        return (shown.get(found[2]) or None) if found else _mask_name(value)
+    if kind is dict:
+        return {_mask_name(name): _mask(item, shown) for name, item in value.items()}
+    if kind is list:
+        return [_mask(item, shown) for item in value]
+    return value
+
+
+def _mask_name(text: str) -> str:
+    return _IN_TEXT.sub(rf"\1{STARS}", text) if "sub_" in text else text

@@ -1,0 +1,84 @@
+"""No token of ours is left in a body, and nothing else of it is touched."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.domain.callback_url import STARS, mask_bytes, mask_data
+
+TOKEN = "sub_0123456789abcdef0123456789abcdef"
+OTHER = "sub_ffffffffffffffffffffffffffffffff"
+OURS = f"https://hooks.example/webhooks/skyvern/{TOKEN}"
+PREFIXED = f"http://[::1]:8080/a%20b/webhooks/two-words/{OTHER}"
+THEIRS = "https://app.example/done?ünï=1"
+TEXT = f"Failed to send webhook to {OURS}. task_id=tsk_1"
+
+
+@pytest.mark.parametrize(
+    ("member", "shown", "masked"),
+    [
+        (OURS, {}, None),
+        (OURS, {TOKEN: THEIRS}, THEIRS),
+        (OURS, {TOKEN: ""}, None),
+        (OURS, {OTHER: THEIRS}, None),
+        (PREFIXED, {}, None),
+        (TEXT, {TOKEN: THEIRS}, TEXT.replace(TOKEN, STARS)),
+        (f"{OURS}?again", {}, f"{OURS}?again".replace(TOKEN, STARS)),
+        (f"to={OURS}".replace("/", "%2F"), {}, f"to={OURS}".replace("/", "%2F").replace(TOKEN, STARS)),
+        ([OURS, {"a": TEXT, OURS: OURS}], {}, [None, {"a": TEXT.replace(TOKEN, STARS), OURS[:-36] + STARS: None}]),
+        # Nothing of ours: other words, other paths, other ids.
+        (TOKEN, {}, TOKEN),
+        (
+            "https://pay.example/subscriptions/sub_0123456789abcdef",
+            {},
+            "https://pay.example/subscriptions/sub_0123456789abcdef",
+        ),
+        (f"https://x.example/{TOKEN}", {}, f"https://x.example/{TOKEN}"),
+        ("https://hooks.example/webhooks/skyvern", {}, "https://hooks.example/webhooks/skyvern"),
+        (THEIRS, {TOKEN: "x"}, THEIRS),
+    ],
+)
+def test_a_url_of_ours_becomes_the_callers_or_null_and_a_token_in_text_stars(
+    member: Any, shown: dict[str, str], masked: Any
+) -> None:
+    body = {"webhook_callback_url": member, "run_request": {"webhook_url": member}, "n": 12345678901234567890}
+    expected = body | {"webhook_callback_url": masked, "run_request": {"webhook_url": masked}}
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    assert mask_data(body, shown) == expected
+    assert mask_bytes(text, shown) == json.dumps(expected, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def test_a_body_without_a_token_is_the_same_object_and_the_data_is_never_changed() -> None:
+    body = b'{"webhook_callback_url": "https://app.example/webhooks/sub_1",  "output": 1.0}'
+    assert mask_bytes(body) is body
+    data = {"a": [OURS], "b": {"c": OURS}}
+    mask_data(data)
+    assert data == {"a": [OURS], "b": {"c": OURS}}
+
+
+def test_escaped_slashes_hide_no_token() -> None:
+    body = json.dumps({"a": OURS, "b": TEXT}).replace("/", "\\/").encode()
+    assert json.loads(mask_bytes(body)) == {"a": None, "b": TEXT.replace(TOKEN, STARS)}
+
+
+_words = st.sampled_from([OURS, PREFIXED, TEXT, OURS.replace("/", "%2f"), "\u2028</script>", "x"]) | st.text(max_size=5)
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | _words | st.builds("".join, st.lists(_words, max_size=3)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_words, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(_words, _json, max_size=4), st.booleans())
+def test_whatever_the_body_the_text_and_the_data_say_the_same_and_hold_no_token(data: Any, spaced: bool) -> None:
+    text = json.dumps(data, ensure_ascii=False, separators=(" , ", " : ") if spaced else (",", ":"))
+    shown = {TOKEN: THEIRS}
+    masked = mask_bytes(text.encode("utf-8", "surrogatepass"), shown)
+    assert TOKEN.encode() not in masked
+    assert OTHER.encode() not in masked
+    assert json.loads(masked.decode("utf-8", "surrogatepass")) == mask_data(data, shown)
