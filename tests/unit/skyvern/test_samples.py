@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from receiver.domain.run import parse
 from receiver.skyvern import samples
+from receiver.skyvern.samples import dumps, test_button
+from tests.support.button import press
 
 NOW = 1_790_000_000.25
 KEYS = {"task_v2": 44, "workflow_run": 58}  # every other run type: 31
@@ -128,3 +131,14 @@ def test_the_second_cancel_brings_the_outputs() -> None:
 
     assert first["output"] is None
     assert second["output"]["download_invoice_output"]["extracted_information"]["total"] > 0
+
+
+@pytest.mark.parametrize(("run_type", "kind"), [("task", "task"), ("workflow_run", "workflow")])
+def test_the_test_button_sends_what_skyvern_sent(run_type: str, kind: str) -> None:
+    moment = datetime(2026, 11, 25, 16, 5, 7, 605112, tzinfo=UTC).timestamp()
+    sent = json.loads(press(kind, 7))
+
+    ours = test_button.body(run_type, moment)
+
+    assert list(ours.items()) == list({**sent, "app_url": ours["app_url"]}.items())  # that is the server's own address
+    assert (parse(dumps(ours)).test, parse(dumps(ours)).final) == (True, True)
