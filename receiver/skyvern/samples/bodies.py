@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from receiver.skyvern.samples import artifacts
+from receiver.skyvern.samples import artifacts, keys
 
 TASK_TYPES = ("task_v1", "task_v3", "openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars")
 
@@ -95,9 +95,9 @@ def _files(moment: Moment, number: str, *, downloads: bool) -> dict[str, Any]:
     }
 
 
-def ordered(keys: str, *values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body with these keys (separated by spaces) in this order, null where there is no value."""
-    body: dict[str, Any] = dict.fromkeys(keys.split())
+def ordered(names: Iterable[str], *values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body with these members in this order, null where there is no value."""
+    body: dict[str, Any] = dict.fromkeys(names)
     for each in values:
         assert each.keys() <= body.keys(), each.keys() - body.keys()
         body |= each
@@ -128,14 +128,6 @@ def _common(
     }
 
 
-_TASK_KEYS = """
-task_id status created_at modified_at extracted_information action_screenshot_urls screenshot_url recording_url
-recording_archived browser_console_log_url downloaded_files downloaded_file_urls failure_reason failure_category
-webhook_failure_reason errors max_steps_per_run workflow_run_id queued_at started_at finished_at max_screenshot_scrolls
-step_count browser_session_id run_id output screenshot_urls app_url browser_profile_id script_run run_type
-"""
-
-
 def task(run_type: str, ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
     """Return a task of one of TASK_TYPES: 31 keys."""
     number = moment.number(run_id)
@@ -154,17 +146,7 @@ def task(run_type: str, ending: str, moment: Moment, run_id: str | None) -> dict
         "max_steps_per_run": 10,
         "app_url": f"{APP}/tasks/{run_id}",
     }
-    return ordered(_TASK_KEYS, _common(run_type, ending, run_id, moment, 62, files, 4 if done else 2), own)
-
-
-_TASK_V2_KEYS = """
-task_id status organization_id workflow_run_id workflow_id workflow_permanent_id prompt url summary output
-totp_verification_url totp_identifier proxy_location webhook_callback_url webhook_failure_reason
-extracted_information_schema error_code_mapping workflow_system_prompt model queued_at started_at finished_at
-max_screenshot_scrolling_times extra_http_headers cdp_connect_headers browser_address run_with failure_category
-created_at modified_at run_id downloaded_files recording_url recording_archived screenshot_urls failure_reason app_url
-browser_session_id browser_profile_id max_screenshot_scrolls script_run errors step_count run_type
-"""
+    return ordered(keys.WEBHOOK[keys.TASK], _common(run_type, ending, run_id, moment, 62, files, 4 if done else 2), own)
 
 
 def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
@@ -191,7 +173,9 @@ def task_v2(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
     if undelivered:
         reason = f"Failed to run task 2.0: Failed to send webhook.    task_v2_id={run_id}"
         own |= {"status": "failed", "failure_reason": reason}
-    return ordered(_TASK_V2_KEYS, _common("task_v2", ending, run_id, moment, 92, files, 6 if done else 3), own)
+    return ordered(
+        keys.WEBHOOK[keys.TASK_V2], _common("task_v2", ending, run_id, moment, 92, files, 6 if done else 3), own
+    )
 
 
 _ENDINGS: dict[str, tuple[str, int, bool, bool]] = {
@@ -202,21 +186,6 @@ _ENDINGS: dict[str, tuple[str, int, bool, bool]] = {
     "completed_after_retries": ("completed", 3, False, True),
     "canceled_with_output": ("canceled", 1, False, True),
 }
-_WORKFLOW_KEYS = """
-workflow_id workflow_run_id status attempt retry_pending next_attempt_at attempts failure_reason failure_category
-retried_from_workflow_run_id retried_by_workflow_run_id proxy_location webhook_callback_url webhook_failure_reason
-totp_verification_url totp_identifier extra_http_headers cdp_connect_headers queued_at started_at finished_at created_at
-modified_at parameters screenshot_urls recording_url recording_urls recording_archived downloaded_files
-downloaded_file_urls outputs total_steps total_cost credits_used cached_credits_used task_v2 workflow_title
-browser_session_id browser_profile_id browser_seed_source browser_sink_profile_id max_screenshot_scrolls browser_address
-run_with browser_type script_run script_id errors agent_id agent_run_id run_id output app_url step_count run_type
-ai_fallback browser_settings_receipt run_request
-"""
-_RUN_REQUEST_KEYS = """
-workflow_id parameters title proxy_location webhook_url totp_url totp_identifier browser_session_id
-reuse_browser_session browser_profile_id start_fresh_browser max_screenshot_scrolls max_elapsed_time_minutes
-extra_http_headers cdp_connect_headers browser_address ai_fallback run_with browser_type run_metadata file_ids
-"""
 
 
 def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, Any]:
@@ -254,9 +223,11 @@ def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, A
         "browser_seed_source": "fresh",
         "run_with": "agent",
         "app_url": f"{APP}/runs/{run_id}",
-        "run_request": ordered(_RUN_REQUEST_KEYS, asked, request),
+        "run_request": ordered(keys.RUN_REQUEST[keys.WORKFLOW], asked, request),
     }
-    return ordered(_WORKFLOW_KEYS, _common("workflow_run", status, run_id, moment, 47, files, 5), asked, own)
+    return ordered(
+        keys.WEBHOOK[keys.WORKFLOW], _common("workflow_run", status, run_id, moment, 47, files, 5), asked, own
+    )
 
 
 def _outputs(moment: Moment, number: str, files: dict[str, Any], status: str) -> dict[str, Any]:

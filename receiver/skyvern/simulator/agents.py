@@ -11,17 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from receiver.skyvern.samples import keys
 from receiver.skyvern.samples.bodies import ORGANIZATION, ordered
 
-_KEYS = """
-workflow_id organization_id title workflow_permanent_id version is_saved_task is_template description
-workflow_definition proxy_location webhook_callback_url totp_verification_url totp_identifier persist_browser_session
-reuse_browser_session mask_secrets pin_saved_session_ip browser_profile_id browser_profile_key model status
-max_screenshot_scrolls max_elapsed_time_minutes extra_http_headers cdp_connect_headers run_with browser_type ai_fallback
-cache_key adaptive_caching enable_self_healing code_version generate_script_on_terminal run_sequentially sequential_key
-folder_id import_error created_by edited_by copilot_authored original_created_by original_created_at created_at
-modified_at deleted_at agent_id
-"""
 # What an update may set, and what becomes of a member that it leaves out.
 _DEFAULTS: Mapping[str, Any] = {
     "description": None,
@@ -111,4 +103,4 @@ def body(agent: SimAgent) -> dict[str, Any]:
         "modified_at": agent.modified_at.isoformat(),
     }
     settings = {name: value for name, value in agent.members.items() if name != "webhook_callback_url"}
-    return ordered(_KEYS, _DEFAULTS, own, {name: value for name, value in settings.items() if value is not None})
+    return ordered(keys.AGENT, _DEFAULTS, own, {name: value for name, value in settings.items() if value is not None})

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from receiver.skyvern.samples import bodies
+from receiver.skyvern.samples import bodies, keys
 from receiver.skyvern.simulator import run_request
 from receiver.skyvern.simulator.artifacts import StoredArtifact
 from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun
@@ -18,14 +18,6 @@ from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun
 Link = Callable[[StoredArtifact], str | None]
 
 _MOMENT = bodies.Moment(0.0, 0, "")  # every time and artifact of a sample is overwritten
-_NOT_SENT_AGAIN = frozenset(
-    {"webhook_callback_url", "totp_verification_url", "totp_identifier", "extra_http_headers", "run_request"}
-)
-_ARTIFACT_KEYS = """
-created_at modified_at artifact_id artifact_type uri bundle_key checksum file_size task_id step_id workflow_run_id
-workflow_run_block_id run_id browser_session_id observer_cruise_id observer_thought_id ai_suggestion_id signed_url
-archived organization_id
-"""
 
 
 def webhook(run: SimRun, link: Link) -> dict[str, Any]:
@@ -40,7 +32,8 @@ def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
     if run.type == TASK_V2:
         return _times(_common(run, link))
     if run.type == WORKFLOW:
-        again = {key: value for key, value in _workflow(run, link).items() if key not in _NOT_SENT_AGAIN}
+        whole = _workflow(run, link)
+        again = {name: whole[name] for name in keys.SENT_AGAIN[keys.WORKFLOW]}
         return _times(again | {"step_count": None, "total_steps": None})
     return _times(_task_v1(run, link))
 
@@ -56,14 +49,11 @@ def answer(run: SimRun, link: Link, *, attempts: bool) -> dict[str, Any]:
 def whole(run: SimRun, link: Link) -> dict[str, Any]:
     """Return what Skyvern's own UI is shown of a run: the webhook's first members, among them all that a poll lacks."""
     body = webhook(run, link)
-    names = list(body)
-    if run.type == WORKFLOW:
-        return {name: body[name] for name in names[: names.index("agent_run_id") + 1]}
-    if run.type == TASK_V2:
-        return {name: body[name] for name in names[: names.index("modified_at") + 1]}
     echo = run_request.polled(run)
-    asked = {"url": echo["url"], "navigation_goal": echo["prompt"], "webhook_callback_url": run.callback}
-    return {"request": asked} | {name: body[name] for name in names[: names.index("browser_session_id") + 1]}
+    if run.type not in (WORKFLOW, TASK_V2):
+        asked = {"url": echo["url"], "navigation_goal": echo["prompt"], "webhook_callback_url": run.callback}
+        body = {"request": asked} | body
+    return {name: body[name] for name in keys.DETAILS[keys.family(run.type)]}
 
 
 def first_answer(run: SimRun) -> dict[str, Any]:
@@ -114,7 +104,7 @@ def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, 
         "archived": False,
         "organization_id": bodies.ORGANIZATION,
     }
-    return _times(bodies.ordered(_ARTIFACT_KEYS, values))
+    return _times(bodies.ordered(keys.ARTIFACT, values))
 
 
 def _workflow_only(run: SimRun) -> dict[str, Any]:

@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from receiver.skyvern.samples import keys
 from receiver.skyvern.samples.bodies import ordered
 from receiver.skyvern.simulator.runs import RUN_TYPES, WORKFLOW, SimRun
 
 _TASK = ordered(
-    """
-    prompt url engine title proxy_location data_extraction_schema error_code_mapping max_steps webhook_url
-    totp_identifier totp_url browser_session_id browser_profile_id start_fresh_browser model extra_http_headers
-    cdp_connect_headers publish_workflow include_action_history_in_verification max_screenshot_scrolls browser_address
-    run_with file_ids
-    """,
+    keys.RUN_REQUEST[keys.TASK],
     {
         "engine": "skyvern-1.0",
         "proxy_location": "RESIDENTIAL",
@@ -28,11 +24,7 @@ _TASK = ordered(
     },
 )
 _WORKFLOW = ordered(
-    """
-    workflow_id parameters title proxy_location webhook_url totp_url totp_identifier browser_session_id
-    reuse_browser_session browser_profile_id start_fresh_browser max_screenshot_scrolls max_elapsed_time_minutes
-    extra_http_headers cdp_connect_headers browser_address ai_fallback run_with browser_type run_metadata file_ids
-    """,
+    keys.RUN_REQUEST[keys.WORKFLOW],
     {"proxy_location": "RESIDENTIAL", "start_fresh_browser": False},
 )
 _ENGINES = {run_type: engine for engine, run_type in RUN_TYPES.items()}

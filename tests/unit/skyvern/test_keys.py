@@ -1,0 +1,65 @@
+"""The members that Skyvern sends: the samples and the simulator have them, and docs/skyvern.md lists them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from receiver.skyvern import samples
+from receiver.skyvern.samples import keys, test_button
+from tests.support.paths import ROOT
+
+PAGE = (ROOT / "docs" / "skyvern.md").read_text()
+FAMILIES = (keys.TASK, keys.TASK_V2, keys.WORKFLOW)
+
+
+@pytest.mark.parametrize("name", samples.names())
+def test_a_sample_has_the_members_of_its_run_type(name: str) -> None:
+    body = json.loads(samples.build(name, now=1_790_000_000.0))
+
+    assert tuple(body) == keys.WEBHOOK[keys.family(body["run_type"])]
+
+
+@pytest.mark.parametrize("run_type", ["task", "workflow_run"])
+def test_the_sample_of_the_test_button_has_its_members(run_type: str) -> None:
+    assert set(test_button.body(run_type, 1_790_000_000.0)) == set(keys.TEST_BUTTON[run_type])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_poll_and_the_details_are_the_webhook(family: str) -> None:
+    both = {*keys.POLL[family], *keys.DETAILS[family]} - {"request"}
+
+    assert both - {"run_request"} == set(keys.WEBHOOK[family]) - {"run_request"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_derived_is_what_a_poll_lacks(family: str) -> None:
+    assert keys.DERIVED[family].keys() <= keys.lacking(family)
+    for path in keys.DERIVED[family].values():
+        first, _, rest = path.partition(".")
+        assert first in keys.POLL[family]
+        assert not rest or rest in keys.RUN_REQUEST[family]
+        assert rest not in keys.LEFT_OUT[family]
+
+
+def row(family: str, heading: str) -> set[str]:
+    """The names in backticks in a family's row of the table below a heading of the page."""
+    section = PAGE.partition(f"\n### {heading}\n")[2].partition("\n#")[0]
+    (line,) = re.findall(rf"^\| {family} \|(.*)\|$", section, re.MULTILINE)
+    return set(re.findall(r"`([a-z0-9_]+)`", line))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_page_lists_what_a_poll_lacks(family: str) -> None:
+    assert row(family, "What a poll lacks") == keys.lacking(family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_page_lists_what_run_request_leaves_out(family: str) -> None:
+    assert row(family, "What `run_request` leaves out") == set(keys.LEFT_OUT[family])
+
+
+def test_the_page_names_the_version() -> None:
+    assert f"Skyvern {keys.VERSION}" in PAGE
