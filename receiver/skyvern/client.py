@@ -192,6 +192,16 @@ class SkyvernAPI(_Client):
         head = _answer(response, b"")
         return Streamed(head.status, head.headers, _chunks(response), response.aclose)
 
+    async def upload(self, path: str, query: str, headers: Mapping[str, str], body: AsyncIterator[bytes]) -> Answer:
+        """Like `forward` for a POST whose body is passed on while it is received. Not retried.
+
+        Raises what `body` raises; then Skyvern has got no whole request.
+        """
+        call = requests.upload(path, query, headers, body)
+        client = self._client(keep_alive=False)
+        request = self._origin.request(client, call, call.limit)
+        return request if isinstance(request, Unreachable) else await self._attempt(client, request, call, call.limit)
+
     async def aclose(self) -> None:
         """Close the connections."""
         for client in self._clients.values():

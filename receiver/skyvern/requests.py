@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -14,6 +14,8 @@ SUBMIT_LIMIT: Final = 60.0
 READ_LIMIT: Final = 30.0
 # Seconds for all other calls. A cancel sends the webhook before it answers: three attempts of 30 s, and the pauses.
 ACT_LIMIT: Final = 110.0
+# Seconds for a file of 30 MB, which is the largest that Skyvern takes, over a slow line.
+UPLOAD_LIMIT: Final = 600.0
 # Pages and runs a page that GET /v1/runs gives at the most (1.0.56, agent_protocol.get_runs_v2).
 MAX_PAGES: Final = 100
 PAGE_SIZE: Final = 100
@@ -38,7 +40,7 @@ class ApiCall:
     kind: Kind
     limit: float
     query: str = ""
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | AsyncIterator[bytes] | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -81,6 +83,15 @@ def forward(method: str, path: str, query: str, headers: Mapping[str, str], body
     if method in ("GET", "HEAD"):
         return ApiCall(method, path, "read", READ_LIMIT, query=query, body=body or None, headers=_forwarded(headers))
     return ApiCall(method, path, "submit", ACT_LIMIT, query=query, body=body, headers=_forwarded(headers))
+
+
+def upload(path: str, query: str, headers: Mapping[str, str], body: AsyncIterator[bytes]) -> ApiCall:
+    """Return a caller's POST with a body that is still being received. It can be sent once only."""
+    forwarded = _forwarded(headers)
+    length = headers.get("content-length", "")
+    if length.isdecimal():
+        forwarded["content-length"] = length
+    return ApiCall("POST", path, "submit", UPLOAD_LIMIT, query=query, body=body, headers=forwarded)
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:

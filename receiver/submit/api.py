@@ -54,8 +54,12 @@ from receiver.web.part import Context, WebPart
 SUBMIT_STOP_LIMIT: Final = 8.0
 # Seconds from the beginning of a stop after which a caller gets an error instead of the reply it waits for.
 REPLY_LIMIT: Final = 3.5
-# Seconds in which a request's body must be received; files are uploaded through here too.
+# Seconds in which a request's body must be received, and an uploaded file.
 BODY_TIMEOUT: Final = 120.0
+UPLOAD_TIMEOUT: Final = 600.0
+# Uploads are passed on while they are received, so server.max_body need not bound them. Skyvern refuses over 30 MB.
+UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
+MAX_UPLOAD: Final = 64 << 20
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 T = TypeVar("T")
@@ -264,6 +268,10 @@ class _Api:
     async def proxy(self, request: Request, caller: Caller) -> Response:
         """Forward any other call to Skyvern."""
         if request.method not in ("GET", "HEAD"):
+            if request.method == "POST" and _path(request).rstrip("/") in UPLOADS:
+                chunks = _chunks(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
+                answer = self._proxy.upload(*caller, _path(request), _query(request), request.headers, chunks)
+                return _response(await answer)
             return await self._forward(request, caller, await self._body(request))
         work = self._proxy.read(*caller, request.method, _path(request), _query(request), request.headers)
         found = await _while_connected(request, work)
@@ -278,14 +286,8 @@ class _Api:
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self._max_body:
-                        raise Refusal(error(413, f"The body is over {self._max_body} bytes"))
-        except TimeoutError:
-            raise Refusal(error(408, "The body did not come in time", connection="close")) from None
+        async for chunk in _chunks(request, self._max_body, BODY_TIMEOUT):
+            body += chunk
         return bytes(body)
 
     async def _wake(self) -> None:
@@ -314,6 +316,24 @@ class _Api:
         self._resolver_pool.shutdown(wait=False, cancel_futures=True)
         self._authenticator.close()
         await self._ledger.close()
+
+
+async def _chunks(request: Request, limit: int, seconds: float) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes. Raises Refusal for more than `limit` bytes, and when it takes too long."""
+    received, deadline = 0, asyncio.get_running_loop().time() + seconds
+    chunks = request.stream()
+    try:
+        while True:
+            async with asyncio.timeout_at(deadline):
+                chunk = await anext(chunks)
+            received += len(chunk)
+            if received > limit:
+                raise Refusal(error(413, f"The body is over {limit} bytes"))
+            yield chunk
+    except StopAsyncIteration:
+        return
+    except TimeoutError:
+        raise Refusal(error(408, "The body did not come in time", connection="close")) from None
 
 
 def _path(request: Request) -> str:

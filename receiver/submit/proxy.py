@@ -67,6 +67,13 @@ class Proxy:
         reply = relay(await source.api.forward(method, path, query, headers, body), source.secrets)
         return Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
 
+    async def upload(
+        self, source: Source, key: Key, path: str, query: str, headers: Mapping[str, str], body: AsyncIterator[bytes]
+    ) -> Reply:
+        """Return the answer to an upload, whose `body` is passed on while it is received. Raises what `body` raises."""
+        reply = relay(await source.api.upload(path, query, headers, body), source.secrets)
+        return Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
+
 
 class ProxiedBody:
     """A body that is still being received, searched for secrets also across the boundaries of its chunks.
