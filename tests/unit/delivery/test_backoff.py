@@ -28,6 +28,12 @@ def test_a_sinks_own_retry_after_makes_it_later_but_never_sooner() -> None:
     assert next_try(POLICY, 1, 1000, 0.0, retry_after=1e12) == 1000 + RETRY_AFTER_CAP
 
 
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+def test_what_failed_together_comes_back_apart_and_none_of_it_before_the_sink_asked(chance: float) -> None:
+    due = next_try(POLICY, 1, 1000, chance, retry_after=60)
+    assert due == pytest.approx(1060 + 3 * chance)
+
+
 @given(
     spent=st.integers(0, 10**6),
     factor=st.floats(1, 100),

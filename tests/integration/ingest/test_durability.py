@@ -1,0 +1,51 @@
+"""What a real Redis says of its settings, where it shows them and where it forbids that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from receiver.ingest.durability import Durability, examine
+from receiver.runtime.redis_client import connect_async
+from tests.servers.valkey import ValkeyProcess
+
+Valkeys = Callable[..., ValkeyProcess]
+
+
+async def examined(url: str, max_body: int = 0) -> Durability:
+    client = connect_async(url, timeout=30.0, connect_timeout=30.0, retries=0)
+    try:
+        return await examine(client, max_body)
+    finally:
+        await client.aclose()
+
+
+async def test_a_redis_that_shows_its_settings_is_judged_by_them(valkey: ValkeyProcess) -> None:
+    assert (await examined(valkey.url)).strong
+    (problem,) = (await examined(valkey.url, max_body=1 << 40)).problems
+    assert problem.startswith("proto-max-bulk-len is ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, []),
+        ({"appendonly": "no"}, ["INFO says that appendonly is no"]),
+        ({"maxmemory_policy": "allkeys-lfu"}, ["INFO says that maxmemory-policy is allkeys-lfu"]),
+        ({"maxmemory_policy": "volatile-lru"}, []),
+    ],
+)
+async def test_a_redis_that_forbids_config_is_judged_by_its_info(
+    valkey_factory: Valkeys, settings: dict[str, str], says: list[str]
+) -> None:
+    server = valkey_factory(**settings)
+    client = server.connect()
+    client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-config")
+    client.close()
+
+    found = await examined(f"redis://app:pw@127.0.0.1:{server.port}/0")
+
+    assert (found.known, found.strong) == (False, False)
+    assert "forbids CONFIG GET" in found.problems[0]
+    assert list(found.problems[1:]) == says
