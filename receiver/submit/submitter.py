@@ -24,6 +24,7 @@ from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
 from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
+from receiver.submit.durations import RunDurations
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     Reply,
@@ -80,6 +81,7 @@ class Submitter:
         self._redactor = redactor
         self._find_run = find_run
         self._poll_after = poll_after
+        self._durations = RunDurations(ledger)
         self._tasks: dict[str, asyncio.Task[Reply]] = {}
         self._recordings: set[asyncio.Task[Submission | None]] = set()
 
@@ -120,12 +122,13 @@ class Submitter:
 
     async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
         new = prepared.new
+        durations = asyncio.create_task(self._durations.of(new.source, prepared.fields))  # while Skyvern answers
         answer = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
         reply = submit_reply(answer, source.secrets, prepared.replacing).for_submission(new.id)
         result, now = submitted(answer), time.time()
         unread, body = False, reply.body
         if isinstance(result, Created):
-            due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after)
+            due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after, await durations)
             outcome = SubmitOutcome(SubmissionMove.ACCEPT, result.run_id, result.run_type, due_at=due_at)
             unread = await is_disconnected()
             body = self._redacted(reply.body)
