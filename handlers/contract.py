@@ -67,8 +67,10 @@ class Delivery:
     """One event for one sink, as a sink sees it.
 
     `key` is the idempotency key: the same at every attempt and every replay, never shared by two deliveries.
-    `run` is the parsed body after redaction ({} when the body could not be parsed, and then `problem` says why);
-    `body` the bytes that were received (re-serialised only if something in them was redacted).
+    `run` is the run after redaction, with the same members by whichever road it came ({} when the body could not be
+    parsed, and then `problem` says why); `body` the bytes that were received (re-serialised only if something in them
+    was redacted); `payload` the body as a webhook has it, for sinks that pass it on: `body` itself unless it came by a
+    poll or an import.
     `status` is the run's outcome, which can differ from run["status"].
     `receipts`: the receipts (`Receipt.to_dict()`) of the sinks that this one waited for, by sink name;
     None for one that ended dead.
@@ -91,6 +93,11 @@ class Delivery:
     labels: Mapping[str, str] = field(default_factory=dict)
     receipts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     test: bool = False
+    payload: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not self.payload:
+            object.__setattr__(self, "payload", self.body)
 
 
 @dataclass(frozen=True, slots=True)

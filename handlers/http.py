@@ -204,7 +204,7 @@ class HttpSink(Sink[HttpOptions]):
 
     def _body(self, delivery: Delivery) -> bytes:
         if self._template is None:
-            return delivery.body
+            return delivery.payload
         text = self._template.render(templating.context_of(delivery))
         if "json" in self.options.content_type:
             try:

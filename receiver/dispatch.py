@@ -11,20 +11,23 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any
 
 import redis
 
+from handlers.registry import sink_type
 from receiver import wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain import callback, deduplication, poll_schedule
+from receiver.domain import callback, deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
+from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey, parse
+from receiver.domain.run import Run, RunKey
 from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, events, runs
+from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions import binding, polls
 from receiver.ledger.submissions.lifecycle import Submission
@@ -43,20 +46,6 @@ IDLE_WAIT = 1.0
 RECLAIM_EVERY = 4.0
 
 log = logging.getLogger("runhook.dispatch")
-
-
-class ParsedEvent(NamedTuple):
-    """An event and what its body says: all that is known before the ledger is asked."""
-
-    event: Event
-    run: Run
-    body: bytes  # after redaction
-    facts: Facts | None  # None: unreadable
-
-    @property
-    def key(self) -> RunKey:
-        """The run that the event is about."""
-        return self.event.source, self.run.run_id
 
 
 class Dispatcher(wakeups.JobBody):
@@ -121,15 +110,23 @@ class Dispatcher(wakeups.JobBody):
             self._unfinished = self._unfinished[len(part) :]
             wakeups.wake_sinks(self._redis, sinks)
 
-    def dispatch(self, accepted: Collection[Event], parsed: Mapping[str, Run] = {}) -> list[str]:
+    def dispatch(
+        self,
+        accepted: Collection[Event],
+        parsed: Mapping[str, Run] = {},
+        details: Mapping[str, Mapping[str, Any]] = {},
+    ) -> list[str]:
         """Record events and make their deliveries. Returns the sinks that now have something to send.
 
-        `parsed`: the runs, by event id, of bodies that the caller has parsed already. Raises LedgerUnavailable; nothing
-        of the batch is recorded then.
+        `parsed`: the runs, by event id, of bodies that the caller has parsed already. `details`: what further calls of
+        Skyvern's API answered, by event id: see shape.of_details. Raises LedgerUnavailable; nothing of the batch is
+        recorded then.
         """
         started = time.monotonic()
         unique = {event.id: event for event in accepted}.values()
-        recorded = self._record([self._parse(event, parsed.get(event.id)) for event in unique])
+        recorded = self._record(
+            [self._parse(event, parsed.get(event.id), details.get(event.id, {})) for event in unique]
+        )
         self._pause.end()
         if accepted:
             log.info(
@@ -145,20 +142,13 @@ class Dispatcher(wakeups.JobBody):
             self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
         return sorted({new.sink for item in recorded for new in item.deliveries if not new.after})
 
-    def _parse(self, event: Event, run: Run | None) -> ParsedEvent:
-        """Parse and redact a body, unless `run` is that already. Never raises: what can't be parsed is marked."""
+    def _parse(self, event: Event, run: Run | None, details: Mapping[str, Any]) -> ParsedEvent:
+        """Parse, redact and complete an event. Never raises: what can't be read is marked."""
         try:
-            run = run or parse(event.body)
-            body, data = self._redactor.apply(event.body, run.data)
-            run = run.redacted(data)
-            readable = bool(run.run_id) and not run.problem
-            return ParsedEvent(event, run, body, deduplication.facts_of(event.id, run, 0) if readable else None)
+            return parse_event(event, self._redactor, run, details)
         except Exception as error:
             log.exception("dispatch.unreadable event=%s", event.id)
-            return self._marked(event, f"could not be read: {type(error).__name__}")
-
-    def _marked(self, event: Event, problem: str) -> ParsedEvent:
-        return ParsedEvent(event, Run(problem=problem), self._redactor.apply(event.body, {})[0], None)
+            return unreadable(event, self._redactor, f"could not be read: {type(error).__name__}")
 
     def _record(self, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
         """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
@@ -172,7 +162,7 @@ class Dispatcher(wakeups.JobBody):
                 return self._record(batch[:half]) + self._record(batch[half:])
             event = batch[0].event
             log.warning("dispatch.marked event=%s problem=%s", event.id, error)
-            marked = self._marked(event, f"the ledger refused a value of it: {error}")
+            marked = unreadable(event, self._redactor, f"the ledger refused a value of it: {error}")
             return self._ledger.write(lambda connection: self._decide(connection, [marked]))
 
     def _decide(self, connection: Connection, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
@@ -182,29 +172,59 @@ class Dispatcher(wakeups.JobBody):
         known = events.lock_runs(connection, [each.key for each in of_runs], now)
         bound = binding.bind(connection, [(*each.key, each.event.submission_id) for each in of_runs], now)
         histories = {key: list(run.history) for key, run in known.items()}
+        earlier = EarlierEvents(connection)
         decided: list[NewEvent] = []
         for each in batch:
             history = histories.get(each.key, [])
             if any(past.event_id == each.event.id for past in history):
                 continue  # recorded before: its dispatcher was killed between commit and acknowledgement
             if each.facts is None:
-                decided.append(NewEvent(*each, disposition="unreadable"))
-                continue
-            if each.run.test:
-                decided.append(self._route(each, deduplication.TEST, NO_RUN, None))
-                continue
-            facts = replace(each.facts, seq=history[-1].seq + 1 if history else 1)
-            found = deduplication.classify(facts, history)
-            history.append(facts)
-            decided.append(self._route(each, found, known[each.key], bound.get(each.key)))
+                decided.append(_new_event(each, "unreadable"))
+            elif each.run.test:
+                decided.append(self._route(each, deduplication.TEST, NO_RUN, None, ()))
+            else:
+                decided.append(self._classify(each, each.facts, history, known[each.key], bound.get(each.key), earlier))
         recorded = events.record(connection, decided, now)
         if bound:
             _schedule_polls(connection, batch, known, histories, bound, now)
         return recorded
 
-    def _route(
-        self, parsed: ParsedEvent, found: Classification, run: KnownRun, submission: Submission | None
+    def _classify(
+        self,
+        parsed: ParsedEvent,
+        facts: Facts,
+        history: list[Facts],
+        run: KnownRun,
+        submission: Submission | None,
+        earlier: EarlierEvents,
     ) -> NewEvent:
+        """Complete, classify and route one event, and add its facts to the `history` of its run."""
+        if submission and submission.request is not None:
+            parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=submission.request))
+        own = replace(parsed.facts or facts, seq=history[-1].seq + 1 if history else 1)
+        found = deduplication.classify(own, history)
+        told: Collection[str] = ()
+        if history:
+            parsed = self._complete(parsed, earlier.completion(parsed.run.data, own, history))
+            if found.disposition == "update":
+                told = earlier.sinks_told(own, history)
+        history.append(replace(parsed.facts or facts, seq=own.seq))
+        event = self._route(parsed, found, run, submission, told)
+        earlier.add(parsed.run.data, event)
+        return event
+
+    def _complete(self, parsed: ParsedEvent, completion: Mapping[str, Any]) -> ParsedEvent:
+        return complete(parsed, self._redactor, completion) if completion else parsed
+
+    def _route(
+        self,
+        parsed: ParsedEvent,
+        found: Classification,
+        run: KnownRun,
+        submission: Submission | None,
+        told: Collection[str],
+    ) -> NewEvent:
+        """Return the event with its deliveries. `told`: the sinks that an update of a result does not tell again."""
         event = parsed.event
         view = RunView(
             run=parsed.run,
@@ -215,18 +235,18 @@ class Dispatcher(wakeups.JobBody):
             received_at=event.received_at,
             event_id=event.id,
         )
-        verdict = self._router.match(view)
+        verdict = self._router.match(view, told=told)
         failed = [each for each in verdict.explanations if each.error]
-        newest = found.disposition in ("new", "interim")
+        tells_more = found.disposition in ("new", "interim")
         deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
-        if submission and submission.webhook_url and newest:  # as Skyvern would: one for each attempt's end too
+        if submission and submission.webhook_url and tells_more:  # as Skyvern would: one for each attempt's end too
             lane = callback.lane_of(submission.webhook_url)
             deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
-        return NewEvent(
-            *parsed,
-            disposition=found.disposition,
+        return _new_event(
+            parsed,
+            found.disposition,
             repeat_of=found.repeat_of,
-            newest=newest,
+            newest=tells_more or found.disposition == "update",
             note="; ".join(f"route {each.route} {each.why}" for each in failed),
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),
@@ -241,6 +261,12 @@ def _log_test(test: NewEvent) -> None:
         test.event.source,
         test.event.id,
         f"sinks={sinks}" if sinks else "no route that matches says `test: true`, so it goes nowhere",
+    )
+
+
+def _new_event(parsed: ParsedEvent, disposition: str, **more: Any) -> NewEvent:
+    return NewEvent(
+        parsed.event, parsed.run, parsed.body, parsed.facts, disposition, completion=parsed.completion, **more
     )
 
 
@@ -281,6 +307,11 @@ def _part(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
+def _completing(config: Config) -> list[str]:
+    """Return the sinks whose type takes updates."""
+    return [name for name, sink in config.sinks.items() if sink_type(sink.type).takes_updates]
+
+
 def build(settings: Settings, config: Config, owner: str, connection: redis.Redis | None = None) -> Dispatcher:
     """Build the dispatcher of a process called `owner`. It opens its connections on first use.
 
@@ -289,7 +320,7 @@ def build(settings: Settings, config: Config, owner: str, connection: redis.Redi
     connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     return Dispatcher(
         Ledger(settings.database_url),
-        Router(config.routes),
+        Router(config.routes, _completing(config)),
         Redactor(config.redact),
         InboxReader(connection, owner),
         connection,

@@ -47,17 +47,17 @@ class QueueMessage:
 
 def as_bytes(delivery: Delivery) -> QueueMessage:
     """Return the message for a queue that takes any bytes of any length."""
-    return QueueMessage(delivery.key, group_of(delivery), _fields(delivery, "whole"), delivery.body)
+    return QueueMessage(delivery.key, group_of(delivery), _fields(delivery, "whole"), delivery.payload)
 
 
 def as_text(delivery: Delivery, limit: int) -> QueueMessage:
     """Return the message for a queue that takes XML text of `limit` bytes, fields included; else omit the body."""
-    how: Encoding = "whole" if _is_text(delivery.body) else "base64"
-    body = delivery.body if how == "whole" else base64.b64encode(delivery.body)
+    how: Encoding = "whole" if _is_text(delivery.payload) else "base64"
+    body = delivery.payload if how == "whole" else base64.b64encode(delivery.payload)
     fields = _fields(delivery, how)
     if body and len(body) + _size(fields) <= limit:
         return QueueMessage(delivery.key, group_of(delivery), fields, body)
-    note = f"the body of {len(delivery.body):,} bytes is not in the message: the queue does not take it"
+    note = f"the body of {len(delivery.payload):,} bytes is not in the message: the queue does not take it"
     return QueueMessage(delivery.key, group_of(delivery), _fields(delivery, "omitted"), _substitute(delivery), note)
 
 
@@ -101,8 +101,8 @@ def _substitute(delivery: Delivery) -> bytes:
         "run_type": delivery.run_type[:FIELD_MAX],
         "status": delivery.status[:FIELD_MAX],
         "omitted": {
-            "bytes": len(delivery.body),
-            "sha256": hashlib.sha256(delivery.body).hexdigest(),
+            "bytes": len(delivery.payload),
+            "sha256": hashlib.sha256(delivery.payload).hexdigest(),
             "event_id": delivery.event_id,
             "urls": urls,
         },

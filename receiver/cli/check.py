@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +20,9 @@ from receiver.config.models import RouteConfig
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import Key
 from receiver.domain import deduplication
-from receiver.domain.event import event_id
+from receiver.domain.event import Event, event_id
+from receiver.domain.parsed_event import parse_event
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import parse
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show
 from receiver.routing.router import Router, RunView, Verdict
@@ -146,7 +145,11 @@ def _summary(loaded: Loaded) -> dict[str, Any]:
                 "name": route.name,
                 "when": route.when,
                 "to": [{"sink": target.sink, "after": target.after} for target in route.targets],
-                **{flag: True for flag in ("interim", "repeats", "superseded", "test", "stop") if getattr(route, flag)},
+                **{
+                    flag: True
+                    for flag in ("interim", "updates", "repeats", "superseded", "test", "stop")
+                    if getattr(route, flag)
+                },
             }
             for route in config.routes
         ],
@@ -222,7 +225,7 @@ def _short(value: Any) -> str:
 
 
 def _when(route: RouteConfig) -> str:
-    sees = [flag for flag in ("interim", "repeats", "superseded", "test") if getattr(route, flag)]
+    sees = [flag for flag in ("interim", "updates", "repeats", "superseded", "test") if getattr(route, flag)]
     also = f" (also {', '.join(sees)})" if sees else ""
     if isinstance(route.when, dict):
         return " and ".join(f"{path} is {_wanted(value)}" for path, value in route.when.items()) + also
@@ -243,24 +246,22 @@ def _to(route: RouteConfig) -> str:
 
 def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> dict[str, Any]:
     body = _body(name)
-    run = parse(body)
-    redacted, kept = Redactor(loaded.config.redact).apply(body, run.data)
-    run = replace(run, data=kept)
-    event = event_id(source, body)
+    now = time.time()
+    parsed = parse_event(Event(event_id(source, body), source, body, now), Redactor(loaded.config.redact))
+    run, event = parsed.run, parsed.event.id
     disposition: str = "unreadable"
-    if not run.problem:
-        facts = deduplication.facts_of(event, run, 1)
-        disposition = (deduplication.TEST if run.test else deduplication.classify(facts, [])).disposition
+    if parsed.facts is not None:
+        disposition = (deduplication.TEST if run.test else deduplication.classify(parsed.facts, [])).disposition
     verdict = Verdict([], [])
     if not run.problem:
-        view = RunView(run, source, "webhook", disposition, labels, time.time(), event)
+        view = RunView(run, source, "webhook", disposition, labels, now, event)
         verdict = Router(loaded.config.routes).match(view, explain=True)
     return {
         "body": name,
         **{field: getattr(run, field) for field in _RUN_FIELDS},
         "event_id": event,
         "disposition": disposition,
-        "redacted": redacted is not body,
+        "redacted": parsed.body is not body,
         "routes": [
             {"route": each.route, "matched": each.matched, "why": each.why, "error": each.error}
             for each in verdict.explanations

@@ -81,7 +81,7 @@ class CallbackSink(Sink[CallbackOptions]):
         except ValueError:
             raise Refused("the caller's webhook URL is invalid") from None
         # A server at a URL that was given with retry_webhook may not see the submission's own.
-        body = mask_bytes(delivery.body, {} if target else {submission.id: submission.webhook_url})
+        body = mask_bytes(delivery.payload, {} if target else {submission.id: submission.webhook_url})
         now = time.time()
         headers = signed_headers(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
         if authorization:

@@ -7,6 +7,7 @@ in a slot. A send that met trouble frees its slot only when the caller has colle
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -20,6 +21,7 @@ from handlers.support.daemon_pool import DaemonPool
 from receiver.domain.callback import CALLBACK
 from receiver.domain.callback_url import mask_bytes
 from receiver.domain.run import parse
+from receiver.domain.shape import completed, webhook_body
 from receiver.ledger.deliveries.claims import Claimed
 
 # By sink.
@@ -224,8 +226,11 @@ def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
 
     No sink sees our callback URL, but the one that puts the caller's own in its place.
     """
-    body = each.body if each.sink == CALLBACK else mask_bytes(each.body)
+    body, completion = each.body, each.completion.encode() or b"{}"
+    if each.sink != CALLBACK:
+        body, completion = mask_bytes(body), mask_bytes(completion)
     run = parse(body)
+    data = run.data if run.problem else completed(run.data, json.loads(completion))
     return Delivery(
         key=each.id,
         event_id=each.event_id,
@@ -237,11 +242,12 @@ def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
         status=each.outcome,
         received_at=datetime.fromtimestamp(each.received_at, UTC),
         body=body,
-        run=run.data,
+        run=data,
         via=each.via,
         route=each.route,
         problem=run.problem,  # of the body; the event's own may be that a route could not be evaluated
         labels=each.labels,
         receipts=receipts,
         test=run.test,
+        payload=body if run.problem or each.via == "webhook" else webhook_body(body, run.data, data),
     )

@@ -1,8 +1,9 @@
 """Deduplication: the facts of an event, compared with those known of its run. Pure.
 
 Skyvern sends several webhooks for one run, so neither the body's hash nor the run's id shows a repeat. Two events say
-the same when attempt, outcome, retry_pending and facts (output, failure reason, errors, downloaded files) are the
-same; what Skyvern writes anew at every answer (signed URLs, modified_at) is no fact. `modified_at` only orders.
+the same when attempt, outcome, retry_pending and statement (output, failure reason, errors) are the same; what Skyvern
+writes anew at every answer (signed URLs, modified_at) is no fact. `modified_at` only orders. One that says the same and
+has more than all before it (files, members: see extent.py) is an update, any other a repeat.
 The rules and their reasons are in docs/decisions/0003-what-makes-a-repeat.md.
 """
 
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from receiver.domain.extent import parse_extent
 from receiver.domain.run import Run
 
-Disposition = Literal["new", "interim", "repeat", "superseded", "test"]
+Disposition = Literal["new", "interim", "update", "repeat", "superseded", "test"]
 
 # At any depth of output, Skyvern puts fresh signed URLs here whenever it answers.
 VOLATILE = frozenset(
@@ -40,7 +42,9 @@ class Facts:
     """The facts of one event that decide whether it is a repeat.
 
     `outcome`: see `domain.run.Run`. `modified_at`: seconds since the epoch, or None when the body had none.
-    `fingerprint`, `output_null`: see the functions of these names. `seq`: the order in which events were recorded.
+    `fingerprint`, `statement`: hashes of the facts with and without the files, see `fingerprints`. `extent`: the text
+    of an `extent.Extent`. Events of older ledgers have neither statement nor extent. `output_null`: see the function.
+    `seq`: the order in which events were recorded.
     """
 
     event_id: str
@@ -52,11 +56,13 @@ class Facts:
     fingerprint: str
     output_null: bool
     seq: int
+    statement: str = ""
+    extent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What an event is. `repeat_of`: the id of the first event that said the same, for a repeat."""
+    """What an event is. `repeat_of`: the id of the first event that said the same, for a repeat or an update."""
 
     disposition: Disposition
     repeat_of: str | None = None
@@ -67,7 +73,11 @@ TEST = Classification("test")
 
 
 def facts_of(event_id: str, run: Run, seq: int) -> Facts:
-    """Return the facts of event `event_id` with body `run`, the `seq`th of its run to be recorded."""
+    """Return the facts of event `event_id` with body `run`, the `seq`th of its run to be recorded.
+
+    Without the extent, which depends on more than the body.
+    """
+    fingerprint, statement = fingerprints(run)
     return Facts(
         event_id=event_id,
         attempt=run.attempt,
@@ -75,9 +85,10 @@ def facts_of(event_id: str, run: Run, seq: int) -> Facts:
         retry_pending=run.retry_pending,
         final=run.final,
         modified_at=run.modified_at,
-        fingerprint=fingerprint(run),
+        fingerprint=fingerprint,
         output_null=output_null(run),
         seq=seq,
+        statement=statement,
     )
 
 
@@ -89,11 +100,12 @@ def classify(new: Facts, history: Sequence[Facts]) -> Classification:
     loses_output = new.output_null and any(
         not old.output_null and _series(old) == _series(new) for old in history
     )  # a second call to cancel is answered with nulls, after the outputs were sent
-    same = [old for old in history if _says(old) == _says(new)]
+    same = [old for old in history if says_same(old, new)]
     if same:
-        returned = _says(newest) != _says(new) and _newer(new, newest)  # A, B, A: the run is at A again
-        if loses_output or not returned:
-            return Classification("repeat", min(same, key=lambda old: old.seq).event_id)
+        still = says_same(newest, new)
+        if loses_output or still or not _newer(new, newest):  # else A, B, A: the run is at A again
+            more = still and _exceeds(new, same)
+            return Classification("update" if more else "repeat", min(same, key=lambda old: old.seq).event_id)
     if loses_output or any(_outranks(old, new) for old in history):
         return Classification("superseded")
     return Classification("new" if new.final else "interim")
@@ -111,8 +123,21 @@ def _series(event: Facts) -> tuple[int, str, bool]:
     return event.attempt, event.outcome, event.retry_pending
 
 
-def _says(event: Facts) -> tuple[int, str, bool, str]:
-    return event.attempt, event.outcome, event.retry_pending, event.fingerprint
+def says_same(one: Facts, other: Facts) -> bool:
+    """Whether both events tell the same result, whatever files and further members they have."""
+    if _series(one) != _series(other):
+        return False
+    if one.statement and other.statement:
+        return one.statement == other.statement
+    return one.fingerprint == other.fingerprint
+
+
+def _exceeds(new: Facts, same: Sequence[Facts]) -> bool:
+    """Whether `new` has more than all of `same`. Where the extent of one was not kept, that is not known."""
+    mine = parse_extent(new.extent)
+    theirs = [parse_extent(old.extent) for old in same]
+    known = [each for each in theirs if each is not None]
+    return mine is not None and len(known) == len(theirs) and mine.exceeds(known)
 
 
 def _rank(event: Facts) -> tuple[int, float, bool, int]:
@@ -141,13 +166,21 @@ def _outranks(old: Facts, new: Facts) -> bool:
     return _newer(old, new)
 
 
-def fingerprint(run: Run) -> str:
-    """Return 32 hex digits that are the same for two bodies with the same facts. 2.5 ms for an output of 100 kB."""
+def fingerprints(run: Run) -> tuple[str, str]:
+    """Return two texts of 32 hex digits: one is the same for two bodies with the same facts, the other also when they
+    differ in their downloaded files. 2.5 ms for an output of 100 kB."""
     data = run.data
     reason = None if run.outcome != run.status else _normal(data.get("failure_reason")) or None
-    known = [_output(run), reason, _normal(data.get("errors")), _files(data.get(FILES))]
-    text = json.dumps(known, sort_keys=True, separators=(",", ":"), check_circular=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+    said = _dump([_output(run), reason, _normal(data.get("errors"))])
+    statement = hashlib.sha256(said[:-1])
+    fingerprint = statement.copy()
+    statement.update(b"]")
+    fingerprint.update(b"," + _dump(_files(data.get(FILES))) + b"]")
+    return fingerprint.hexdigest()[:32], statement.hexdigest()[:32]
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), check_circular=False).encode("ascii")
 
 
 def output_null(run: Run) -> bool:

@@ -48,6 +48,11 @@ class Redactor:
             return body, data
         return json.dumps(masked, ensure_ascii=False, separators=(",", ":"), check_circular=False).encode(), masked
 
+    def mask(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return `data` masked, or itself when nothing had to be. For members that no body has in that place."""
+        masked: dict[str, Any] = self._walk(data, self._places)
+        return masked
+
     def _may_match(self, body: bytes) -> bool:
         """Whether a walk is worth its while: a path's last name occurs in the bytes with something other than null."""
         if self._nameless or b"\\u" in body:  # a name can be spelt with escapes, though Skyvern never does

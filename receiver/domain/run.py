@@ -90,8 +90,8 @@ class Run:
         """No more is to come of this run: it has ended, and no retry of it is pending."""
         return self.status in FINAL and not self.retry_pending
 
-    def redacted(self, data: dict[str, Any]) -> Run:
-        """Return this run with the masked `data` and the texts that come from it. All other fields stay."""
+    def with_data(self, data: dict[str, Any]) -> Run:
+        """Return this run with other `data`, masked or completed, and the texts that come from it. The rest stays."""
         return self if data is self.data else replace(self, data=data, **_texts(data))
 
 

@@ -58,6 +58,7 @@ class NewEvent(NamedTuple):
     note: str = ""  # what an operator should see although the event is readable
     failed_rules: tuple[str, ...] = ()  # routes that could not be evaluated
     deliveries: Sequence[NewDelivery] = ()
+    completion: Mapping[str, Any] = {}  # members of the run that the body lacks
 
     @property
     def key(self) -> RunKey:
@@ -111,6 +112,10 @@ def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> 
     return recorded
 
 
+# Dispositions of events that no route need take.
+_NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
+
+
 def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> set[str]:
     rows = [
         {
@@ -126,15 +131,18 @@ def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: fl
             "final": item.run.final,
             "modified_at": item.run.modified_at,
             "fingerprint": item.facts.fingerprint if item.facts else "",
+            "statement": item.facts.statement if item.facts else "",
+            "extent": item.facts.extent if item.facts else "",
             "output_null": item.facts.output_null if item.facts else True,
             "disposition": item.disposition,
             "repeat_of": item.repeat_of,
-            "unrouted": item.disposition not in ("repeat", "superseded", "test") and not item.deliveries,
+            "unrouted": item.disposition not in _NEVER_UNROUTED and not item.deliveries,
             "problem": item.run.problem or item.note,
             "submission_id": item.event.submission_id,
             "received_at": item.event.received_at,
             "recorded_at": now,
             "body": item.body,
+            "completion": json.dumps(item.completion, check_circular=False) if item.completion else "",
         }
         for item in batch
     ]

@@ -7,7 +7,7 @@ was sent, `attempt` and `retry_pending` are always there, `labels` are the submi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -17,7 +17,7 @@ from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import show
-from receiver.routing.validation import OPT_IN, Route, order_problems, rule_problems
+from receiver.routing.validation import OPT_IN, UPDATE, Route, order_problems, rule_problems
 
 if TYPE_CHECKING:
     from receiver.domain.run import Run
@@ -36,7 +36,7 @@ _NOT_NEW = {
 class RunView:
     """An event as the routes see it.
 
-    `disposition`: new, interim, repeat, superseded or test. `received_at`: seconds since the epoch.
+    `disposition`: new, interim, update, repeat, superseded or test. `received_at`: seconds since the epoch.
     """
 
     run: Run
@@ -102,19 +102,22 @@ class _CompiledRoute:
 
     def skipped(self, view: RunView) -> RouteVerdict | None:
         """Return the verdict on an event of a kind that the route does not take, else None."""
-        if view.disposition == "new" and view.run.final:
+        if view.disposition in ("new", UPDATE) and view.run.final:
             return None
         for disposition in (view.disposition, "new" if view.run.final else "interim"):
-            if disposition != "new" and not getattr(self.config, OPT_IN.get(disposition, ""), False):
+            if disposition not in ("new", UPDATE) and not getattr(self.config, OPT_IN.get(disposition, ""), False):
                 why = _NOT_NEW.get(disposition, f"an event that is {disposition} is not routed")
                 return RouteVerdict(self.config.name, False, why)
         return None
 
 
 class Router:
-    """The routes, compiled. Raises ConfigError with every rule that can't be used."""
+    """The routes, compiled. Raises ConfigError with every rule that can't be used.
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    `completing`: the sinks that take updates, to complete what they keep of a result.
+    """
+
+    def __init__(self, routes: Sequence[Route], completing: Collection[str] = ()) -> None:
         problems = [
             f"routes[{index}].when: {text}"
             for index, route in enumerate(routes)
@@ -123,14 +126,17 @@ class Router:
         problems += [f"routes[{key[0]}].to: {text}" for key, text in order_problems(routes)]
         if problems:
             raise ConfigError(*problems)
+        self._completing = frozenset(completing)
         self._routes = [_CompiledRoute(route) for route in routes]
         self._rules = cel.Rules(route.expression for route in self._routes if route.expression)
         # By route, how often its expression could not be evaluated since this process began.
         self.failures: Counter[str] = Counter()
 
-    def match(self, view: RunView, *, explain: bool = False) -> Verdict:
+    def match(self, view: RunView, *, told: Collection[str] = (), explain: bool = False) -> Verdict:
         """Match an event against the routes, from top to bottom. Never raises.
 
+        `told`: the sinks that got the result before, of which `view` is an update: only those that complete what they
+        keep get it, and those of routes that say `updates: true` or `repeats: true`.
         `explain`: let the reasons name values of the run, to show to a person. Without it they hold nothing of it.
         """
         subject = _Subject(view, self._rules, explain)
@@ -148,7 +154,8 @@ class Router:
                 self.failures[config.name] += 1
             if verdict.matched:
                 for target in route.targets:
-                    targets.setdefault(target.sink, target)
+                    if target.sink not in told or target.sink in self._completing or config.updates or config.repeats:
+                        targets.setdefault(target.sink, target)
                 if config.stop:
                     stopped = config.name
         return Verdict([_present(target, targets) for target in targets.values()], explanations)

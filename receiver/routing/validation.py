@@ -94,6 +94,8 @@ _NAMES = "|".join([*(f"run.{name}" for name in _VALUES), _DISPOSITION]).replace(
 _COMPARED = re.compile(rf"(?<![\w.])({_NAMES})\s*(?:[=!]=\s*|in\s*\[)([^\])&|]*)")
 # The option of a route that lets it see events of a disposition; each route sees those that are new.
 OPT_IN: Final[dict[str, str]] = {"interim": "interim", "repeat": "repeats", "superseded": "superseded", "test": "test"}
+# An event that says the same and has more: each route sees it, for sinks that want it or were not told before.
+UPDATE: Final = "update"
 
 
 def rule_problems(when: str | Mapping[str, Any] | None) -> list[Problem]:
@@ -125,8 +127,8 @@ def rule_warnings(route: Route) -> list[str]:
     ]
     for name, value in _mentioned_values(route.when):
         if name == _DISPOSITION:
-            if value != "new" and value not in OPT_IN:
-                found.append(f"no event has the disposition {value}: it is new, {', '.join(OPT_IN)}")
+            if value not in ("new", UPDATE) and value not in OPT_IN:
+                found.append(f"no event has the disposition {value}: it is new, {', '.join((*OPT_IN, UPDATE))}")
             elif value in OPT_IN and not getattr(route, OPT_IN[value]):
                 found.append(f"the route sees no event that is {value} without `{OPT_IN[value]}: true`")
         elif value in _INTERIM and name != "run_type" and not route.interim:

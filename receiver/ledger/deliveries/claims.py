@@ -54,7 +54,7 @@ _DUE = (
     .with_for_update(skip_locked=True, of=deliveries)
 )
 _OF_DELIVERY = ("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id", "prefetched")
-_OF_EVENT = ("outcome", "via", "problem", "received_at", "body")
+_OF_EVENT = ("outcome", "via", "problem", "received_at", "body", "completion")
 _CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels")
 _CLAIMED = (
     sa.select(
@@ -89,6 +89,7 @@ class Claimed:
     body: bytes
     labels: Mapping[str, str]
     after: tuple[str, ...]
+    completion: str = ""  # JSON object: members of the run that the body lacks, or ""
     prefetched: bool = False
 
 

@@ -153,11 +153,11 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path) -> None:
         ("{status: running}", "the route sees no run that is running: it has not ended; add `interim: true`"),
         (
             "{event.disposition: news}",
-            "no event has the disposition news: it is new, interim, repeat, superseded, test",
+            "no event has the disposition news: it is new, interim, repeat, superseded, test, update",
         ),
         (
             '\'event.disposition in ["new", "news"]\'',
-            "no event has the disposition news: it is new, interim, repeat, superseded, test",
+            "no event has the disposition news: it is new, interim, repeat, superseded, test, update",
         ),
         (
             "'event.disposition == \"repeat\"'",

@@ -236,11 +236,11 @@ def test_title_and_workflow_come_from_where_each_run_type_has_them(
 
 def test_a_redacted_run_keeps_what_it_is_and_shows_no_masked_text() -> None:
     run = parse(body(failure_reason="secret", workflow_title="secret", status="failed"))
-    masked = run.redacted({**run.data, "failure_reason": "[redacted]", "workflow_title": "[redacted]", "run_id": "x"})
+    masked = run.with_data({**run.data, "failure_reason": "[redacted]", "workflow_title": "[redacted]", "run_id": "x"})
 
     assert "secret" not in repr(masked)
     assert (masked.run_id, masked.outcome) == ("wr_1", "failed")
-    assert run.redacted(run.data) is run
+    assert run.with_data(run.data) is run
 
 
 json_values = st.recursive(
@@ -361,4 +361,4 @@ def test_a_run_of_its_own_is_no_test(fields: dict[str, Any]) -> None:
 def test_a_test_stays_one_when_its_body_is_redacted() -> None:
     run = parse(press("task", run_id="tsk_1"))
 
-    assert run.redacted({**run.data, "browser_session_id": "***"}).test
+    assert run.with_data({**run.data, "browser_session_id": "***"}).test

@@ -1,0 +1,99 @@
+"""How much an event has of its run: which members, how many screenshots and recordings, which files. Pure.
+
+Two events with the same facts may differ in that: Skyvern sets the status of a run before it has saved its files, and a
+poll lacks what the webhook has. The ledger keeps the extent of each event as a short text, so that it can be compared
+without the bodies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from receiver.domain.shape import is_empty
+
+# Bit n of a mask is the nth: the ledger keeps masks, so names may only be added at the end.
+MEMBERS: Final = (
+    *("run_request", "prompt", "url", "parameters", "title", "workflow_title", "workflow_id", "workflow_permanent_id"),
+    *("workflow_run_id", "organization_id", "proxy_location", "summary", "failure_category", "app_url", "step_count"),
+    *("queued_at", "started_at", "finished_at", "browser_console_log_url", "total_cost", "credits_used"),
+    *("retried_from_workflow_run_id", "retried_by_workflow_run_id", "script_id", "browser_settings_receipt"),
+    *("extra_http_headers", "max_steps_per_run", "error_code_mapping", "extracted_information_schema", "attempts"),
+)
+# Files that are kept apart; of more only the number counts.
+_MOST_FILES: Final = 100
+
+
+class Extent(NamedTuple):
+    """`mask`: which of MEMBERS have a value. `files`: short hashes of the names and checksums of downloaded files."""
+
+    mask: int
+    screenshots: int
+    recordings: int
+    downloads: int
+    files: frozenset[str]
+
+    def __str__(self) -> str:
+        counts = f"{self.mask:x}.{self.screenshots}.{self.recordings}.{self.downloads}"
+        return ".".join([counts, *sorted(self.files)])
+
+    @property
+    def size(self) -> tuple[int, int, int, int]:
+        """How much it is, to be compared with others."""
+        return self.mask.bit_count(), self.downloads, self.recordings, self.screenshots
+
+    def exceeds(self, others: Iterable[Extent]) -> bool:
+        """Whether it has something that none of `others` has."""
+        mask, screenshots, recordings, downloads = 0, 0, 0, 0
+        files: set[str] = set()
+        for other in others:
+            mask |= other.mask
+            screenshots = max(screenshots, other.screenshots)
+            recordings = max(recordings, other.recordings)
+            downloads = max(downloads, other.downloads)
+            files |= other.files
+        more = (self.screenshots > screenshots, self.recordings > recordings, self.downloads > downloads)
+        return bool(self.mask & ~mask) or any(more) or not self.files <= files
+
+
+def extent_of(run: Mapping[str, Any]) -> Extent:
+    """Return the extent of a run's completed members."""
+    mask = 0
+    for bit, name in enumerate(MEMBERS):
+        if not is_empty(run.get(name)):
+            mask |= 1 << bit
+    files = _list(run.get("downloaded_files"))
+    return Extent(
+        mask=mask,
+        screenshots=max(len(_list(run.get("screenshot_urls"))), 0 if is_empty(run.get("screenshot_url")) else 1),
+        recordings=_recordings(run),
+        downloads=len(files),
+        files=frozenset(map(_hash, files)) if len(files) <= _MOST_FILES else frozenset(),
+    )
+
+
+def _recordings(run: Mapping[str, Any]) -> int:
+    """Return 2 for each recording, and 1 more when one is written out: Skyvern records .webm, and makes .mp4 of it
+    between the end of the run and its webhook (of a cancelled run: between two of its webhooks)."""
+    urls = [run.get("recording_url"), *_list(run.get("recording_urls"))]
+    count = max(len(_list(run.get("recording_urls"))), 0 if is_empty(urls[0]) else 1)
+    written = any(isinstance(url, str) and url.partition("?")[0].endswith(".mp4") for url in urls)
+    return 2 * count + written
+
+
+def parse_extent(text: str) -> Extent | None:
+    """Return the extent that was kept as `text`; None for an event of which it was not kept."""
+    if not text:
+        return None
+    mask, screenshots, recordings, downloads, *files = text.split(".")
+    return Extent(int(mask, 16), int(screenshots), int(recordings), int(downloads), frozenset(files))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _hash(file: Any) -> str:
+    known = (file.get("filename"), file.get("checksum")) if isinstance(file, dict) else (str(file).partition("?")[0],)
+    return hashlib.sha256(repr(known).encode("utf-8", "replace")).hexdigest()[:8]

@@ -1,0 +1,274 @@
+"""One run, one shape: the members that a run has, whichever road its body came by. Pure.
+
+A webhook, a poll and a webhook that is sent again have different members (docs/skyvern.md, section "Bodies"): a task's
+webhook lacks its request, a poll lacks ten to twenty-eight of the webhook's members. What a body lacks comes from
+
+    the body itself      `run_request` has the prompt, the parameters, the workflow; a task's `task_id` is its `run_id`
+    its completion       kept beside the body: the request of its submission, what earlier events of the run had, and
+                         what one more call of Skyvern's API tells
+
+and what nobody knows is null, so that a rule sees null whichever way the body came. Bodies stay as they came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from receiver.domain.requested import run_request
+
+Data = Mapping[str, Any]
+
+WORKFLOW: Final = "workflow_run"
+TASK_V2: Final = "task_v2"
+# All other types: Skyvern builds their bodies alike.
+TASK: Final = "task"
+
+# Members that describe the run whatever its result, so that any of its events may tell them of all.
+DESCRIPTIVE: Final = (
+    *("run_request", "prompt", "url", "parameters", "title", "workflow_title", "workflow_id", "workflow_permanent_id"),
+    *("workflow_run_id", "organization_id", "proxy_location", "agent_id", "agent_run_id"),
+    *("max_steps_per_run", "extracted_information_schema", "error_code_mapping", "workflow_system_prompt", "model"),
+    *("totp_verification_url", "totp_identifier", "extra_http_headers", "browser_address", "run_with", "ai_fallback"),
+    *("retried_from_workflow_run_id", "retried_by_workflow_run_id", "task_v2", "browser_type"),
+)
+# Members of one result: an event that says the same may tell them of another.
+OF_RESULT: Final = (
+    *("summary", "failure_category", "recording_url", "recording_urls", "screenshot_urls", "action_screenshot_urls"),
+    *("screenshot_url", "downloaded_files", "downloaded_file_urls", "browser_console_log_url", "app_url"),
+    *("step_count", "total_steps", "total_cost", "credits_used", "cached_credits_used", "queued_at", "started_at"),
+    *("finished_at", "script_run", "script_id", "browser_profile_id", "browser_seed_source"),
+    *("browser_sink_profile_id", "browser_settings_receipt"),
+)
+
+Deriving = Callable[[Data], Any]
+
+
+def _same_as(*names: str) -> Deriving:
+    return lambda data: next((data[name] for name in names if data.get(name) is not None), None)
+
+
+def _asked(*names: str) -> Deriving:
+    """Return what the run's request says under the first of `names` that it has."""
+
+    def asked(data: Data) -> Any:
+        request = data.get("run_request")
+        if not isinstance(request, dict):
+            return None
+        return next((request[name] for name in names if request.get(name) is not None), None)
+
+    return asked
+
+
+def _first_screenshot(data: Data) -> Any:
+    urls = data.get("screenshot_urls")
+    return urls[0] if isinstance(urls, list) and urls else None
+
+
+def _file_urls(data: Data) -> Any:
+    files = data.get("downloaded_files")
+    urls = [file.get("url") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    return urls or None
+
+
+def _recordings(data: Data) -> Any:
+    url = data.get("recording_url")
+    return [url] if isinstance(url, str) and url else None
+
+
+def _workflow_run(data: Data) -> Any:
+    """Return the id of the workflow run in which a task_v2 does its work: its page in Skyvern's UI is that run's."""
+    url = data.get("app_url")
+    last = url.rstrip("/").rpartition("/")[2] if isinstance(url, str) else ""
+    return last if last.startswith("wr_") else None
+
+
+def _unknown(_: Data) -> None:
+    return None
+
+
+# By run type, the members of its webhook that a body may lack, and where they are in it then.
+_WEBHOOK: Final[dict[str, dict[str, Deriving]]] = {
+    TASK: {
+        "task_id": _same_as("run_id"),
+        "extracted_information": _same_as("output"),
+        "action_screenshot_urls": _same_as("screenshot_urls"),
+        "screenshot_url": _first_screenshot,
+        "browser_console_log_url": _unknown,
+        "downloaded_file_urls": _file_urls,
+        "failure_category": _unknown,
+        "webhook_failure_reason": _unknown,
+        "max_steps_per_run": _asked("max_steps"),
+        "workflow_run_id": _unknown,
+    },
+    TASK_V2: {
+        "task_id": _same_as("run_id"),
+        "organization_id": _unknown,
+        "workflow_run_id": _workflow_run,
+        "workflow_id": _unknown,
+        "workflow_permanent_id": _unknown,
+        "prompt": _asked("prompt"),
+        "url": _asked("url"),
+        "summary": _unknown,
+        "totp_verification_url": _asked("totp_url"),
+        "totp_identifier": _asked("totp_identifier"),
+        "proxy_location": _asked("proxy_location"),
+        "webhook_callback_url": _unknown,
+        "webhook_failure_reason": _unknown,
+        "extracted_information_schema": _asked("data_extraction_schema"),
+        "error_code_mapping": _asked("error_code_mapping"),
+        "workflow_system_prompt": _unknown,
+        "model": _asked("model"),
+        "max_screenshot_scrolling_times": _asked("max_screenshot_scrolls"),
+        "extra_http_headers": _asked("extra_http_headers"),
+        "cdp_connect_headers": _asked("cdp_connect_headers"),
+        "browser_address": _asked("browser_address"),
+        "run_with": _asked("run_with"),
+        "failure_category": _unknown,
+    },
+    WORKFLOW: {
+        "workflow_id": _asked("workflow_id"),
+        "workflow_run_id": _same_as("run_id"),
+        "failure_category": _unknown,
+        "retried_from_workflow_run_id": _unknown,
+        "retried_by_workflow_run_id": _unknown,
+        "proxy_location": _asked("proxy_location"),
+        "webhook_callback_url": _unknown,
+        "webhook_failure_reason": _unknown,
+        "totp_verification_url": _asked("totp_url"),
+        "totp_identifier": _asked("totp_identifier"),
+        "extra_http_headers": _asked("extra_http_headers"),
+        "cdp_connect_headers": _asked("cdp_connect_headers"),
+        "parameters": _asked("parameters"),
+        "recording_urls": _recordings,
+        "downloaded_file_urls": _file_urls,
+        "outputs": _same_as("output"),
+        "step_count": _same_as("total_steps"),
+        "total_steps": _same_as("step_count"),
+        "total_cost": _unknown,
+        "credits_used": _unknown,
+        "cached_credits_used": _unknown,
+        "task_v2": _unknown,
+        "workflow_title": _asked("title"),
+        "browser_sink_profile_id": _unknown,
+        "browser_address": _asked("browser_address"),
+        "browser_type": _asked("browser_type"),
+        "agent_id": _same_as("workflow_id"),
+        "agent_run_id": _same_as("run_id"),
+        "run_request": _unknown,
+    },
+}
+# What tells of the delivery of a webhook, and not of the run.
+_OF_DELIVERY: Final = frozenset({"webhook_callback_url", "webhook_failure_reason", "run_request"})
+# By run type, further members that each run has, for rules and columns.
+_FURTHER: Final[dict[str, dict[str, Deriving]]] = {
+    TASK: {
+        "run_request": _unknown,
+        "prompt": _asked("prompt"),
+        "url": _asked("url"),
+        "summary": _unknown,
+        "parameters": _unknown,
+        "proxy_location": _asked("proxy_location"),
+        "totp_verification_url": _asked("totp_url"),
+        "totp_identifier": _asked("totp_identifier"),
+        "extracted_information_schema": _asked("data_extraction_schema"),
+        "error_code_mapping": _asked("error_code_mapping"),
+    },
+    TASK_V2: {"run_request": _unknown, "parameters": _unknown, "extracted_information": _same_as("output")},
+    WORKFLOW: {
+        "prompt": _asked("prompt"),
+        "url": _asked("url"),
+        "summary": _unknown,
+        "ai_fallback": _asked("ai_fallback"),
+    },
+}
+_MEMBERS: Final = {kind: tuple({**sent, **_FURTHER[kind]}.items()) for kind, sent in _WEBHOOK.items()}
+
+
+def _kind(run: Data) -> str:
+    """Return the key of the tables above; "" for a run whose type is not known."""
+    run_type = run.get("run_type")
+    if run_type in (WORKFLOW, TASK_V2):
+        return str(run_type)
+    return TASK if isinstance(run_type, str) and run_type else ""
+
+
+def completed(data: Data, completion: Data | None = None) -> dict[str, Any]:
+    """Return the members of a run: those of its body `data`, of `completion` where the body has no value, and what
+    follows from them; null for what is not known. `data` is not changed."""
+    run = dict(data)
+    for name, value in (completion or {}).items():
+        there = run.get(name)
+        if is_empty(there):
+            run[name] = value
+        elif name == "run_request" and isinstance(there, dict) and isinstance(value, dict):
+            run[name] = {**there, **{each: value[each] for each in value if is_empty(there.get(each))}}
+    for name, derive in _MEMBERS.get(_kind(run), ()):
+        if run.get(name) is None:
+            run[name] = derive(run)
+    return run
+
+
+def completion_of(
+    run: Data,
+    *,
+    request: Data | None = None,
+    details: Data | None = None,
+    same_result: Data | None = None,
+    earlier: Data | None = None,
+) -> dict[str, Any]:
+    """Return the members that the completed `run` lacks still and that are known from elsewhere.
+
+    `request`: the members of its submission's request. `details`: see `of_details`. `same_result`, `earlier`:
+    the completed members of an event of the run that said the same, and of any other.
+    """
+    found: dict[str, Any] = {}
+    if request is not None:
+        asked, there = run_request(str(run.get("run_type")), request), run.get("run_request")
+        if isinstance(there, dict):  # Skyvern leaves out some of what was asked for
+            asked = {name: asked[name] for name in asked if is_empty(there.get(name)) and not is_empty(asked[name])}
+        if asked:
+            found["run_request"] = asked
+            run = completed(run, found)  # the rest of it follows from that, each time
+    for values, names in (
+        (same_result, (*DESCRIPTIVE, *OF_RESULT)),
+        (earlier, DESCRIPTIVE),
+        (details, tuple(details or ())),
+    ):
+        for name in names:
+            if values and name not in found and is_empty(run.get(name)) and not is_empty(values.get(name)):
+                found[name] = values[name]
+    return found
+
+
+def of_details(run: Data, details: Data) -> dict[str, Any]:
+    """Return what one more call of Skyvern's API tells of a polled `run`, under the names that its webhook has.
+
+    `details`: the answer to GET /api/v1/tasks/{id} (a task), /api/v2/tasks/{id} (a task_v2) or /v1/workflows/runs/{id}
+    (a workflow's run). They have all that a poll lacks, with the webhook's values. What a delivery changes is left out.
+    """
+    names = _WEBHOOK.get(_kind(run), {}).keys() - _OF_DELIVERY
+    return {name: details[name] for name in names if not is_empty(details.get(name))}
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a member says nothing: it is absent, null, or empty."""
+    return value is None or value in ("", [], {})
+
+
+def webhook_body(body: bytes, data: Data, run: Data) -> bytes:
+    """Return `body` as a webhook would have it: with the members of its run type's webhook that it lacks.
+
+    `data`: the body's members; `run`: the completed ones. Returns `body` itself when it lacks none.
+    """
+    wanted = _WEBHOOK.get(_kind(run), {})
+    lacking = {name: run[name] for name in wanted if name in run and name not in data}
+    filled = {name: run[name] for name in data if is_empty(data[name]) and not is_empty(run.get(name))}
+    if filled or not data:
+        return _dump({**data, **lacking, **filled}) if data else body
+    return body.rstrip()[:-1] + b"," + _dump(lacking)[1:] if lacking else body
+
+
+def _dump(members: Data) -> bytes:
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":"), check_circular=False).encode()

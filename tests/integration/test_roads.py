@@ -1,0 +1,207 @@
+"""Every run type and ending by every road: the same routes, the same deliveries with the same run, and none twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from receiver.config.models import RouteConfig
+from receiver.delivery.sender import to_delivery
+from receiver.dispatch import Dispatcher
+from receiver.domain.event import Event, event_id
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import RunKey
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger import Ledger
+from receiver.ledger.deliveries import claims
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.routing.router import Router
+from tests.support import roads
+
+NOW = time.time()
+# `rows` completes what it keeps, `chat` must never be told twice.
+ROUTES = [
+    RouteConfig(name="everything", to=["rows"]),
+    RouteConfig(name="workflows", when='run.workflow_title != "" && run.parameters.size() >= 0', to=["chat"]),
+    RouteConfig(name="by prompt", when='run.prompt.startsWith("Get") && run.url.startsWith("https")', to=["chat"]),
+    RouteConfig(name="failures", when={"status": ["failed", "timed_out", "terminated"]}, to=["pages"]),
+    RouteConfig(name="webhook's own names", when="run.extracted_information.price > 0", to=["prices"]),
+]
+Road = Callable[[dict[str, Any]], dict[str, Any]]
+WEBHOOK, POLL, EARLY, AGAIN = dict, roads.poll, roads.early_poll, roads.sent_again
+ORDERS: list[tuple[Road, ...]] = [
+    *((road,) for road in (POLL, AGAIN, EARLY)),
+    *itertools.permutations((WEBHOOK, POLL), 2),
+    *itertools.permutations((WEBHOOK, EARLY), 2),
+    *itertools.permutations((WEBHOOK, EARLY, AGAIN), 3),
+    (EARLY, POLL, WEBHOOK, AGAIN),
+]
+
+
+class Account:
+    """A ledger and the dispatcher that fills it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.dispatcher = Dispatcher(
+            ledger,
+            Router(ROUTES, completing=["rows"]),
+            Redactor(["**.secret"]),
+            None,
+            _NoRedis(),  # type: ignore[arg-type]
+        )
+
+    def submitted(self, requests: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> None:
+        def work(connection: Any) -> None:
+            for run_id, request in requests.items():
+                new = NewSubmission(
+                    f"sub_{run_id}", "s", "key_1", "tasks", f"hash {run_id}", labels=labels, request=request
+                )
+                lifecycle.begin(connection, new, NOW)
+                outcome = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "", status=200, body=b"{}")
+                lifecycle.record_outcome(connection, new.id, outcome, NOW)
+
+        self.ledger.write(work)
+
+    def take(self, *bodies: tuple[Mapping[str, Any], str]) -> None:
+        """Dispatch bodies, each with the road that it came by, in one batch."""
+        batch = []
+        for body, via in bodies:
+            content = json.dumps(body).encode()
+            batch.append(Event(event_id("s", content), "s", content, time.time(), via))  # type: ignore[arg-type]
+        self.dispatcher.dispatch(batch)
+
+    def told(self, sink: str) -> dict[RunKey, list[Any]]:
+        """The deliveries that a sink gets, by run, in the order in which they came due."""
+        found: dict[RunKey, list[Any]] = {}
+        while claimed := self.ledger.write(lambda it: claims.claim(it, sink, 500, "w", 1, time.time() + 5, 60)):
+            for each in claimed:
+                found.setdefault((each.source, each.run_id), []).append(to_delivery(each, {}))
+        return found
+
+
+class _NoRedis:
+    def __getattr__(self, _: str) -> Any:
+        raise AssertionError("dispatch of a batch needs no Redis")
+
+
+@pytest.fixture
+def account(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Account:
+    monkeypatch.setattr("receiver.dispatch.DispatchCounter", lambda _: _Uncounted())
+    return Account(ledger)
+
+
+class _Uncounted:
+    def add(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+def run_of(name: str, order: tuple[Road, ...]) -> str:
+    """The id of a run of its own; its last part, a long number, is in the other ids of the run too."""
+    prefix = "wr" if "workflow" in name else "tsk"
+    number = 7_000_000 + 1000 * roads.FINISHED.index(name) + [(WEBHOOK,), *ORDERS].index(order)
+    return f"{prefix}_{'.'.join(road.__name__ for road in order)}_{number}"
+
+
+def of_any_run(value: Any, run_id: str) -> str:
+    """A value as text, without the ids of its run, and signatures and checksums of its files."""
+    text = str(value).replace(run_id, "").replace(run_id.rpartition("_")[2], "")
+    return re.sub("[0-9a-f]{64}", "", text)
+
+
+# What a result's row has, whichever way it came; the rest depends on Skyvern's own files and clocks.
+COMPARED = (
+    *("run_id", "run_type", "status", "output", "errors", "failure_reason", "attempt", "workflow_title", "parameters"),
+    *("prompt", "url", "workflow_run_id", "task_id", "extracted_information", "outputs", "started_at", "finished_at"),
+    *("step_count", "max_steps_per_run", "agent_id"),
+)
+
+
+@pytest.mark.parametrize("batches", ["one by one", "all at once"])
+def test_every_road_leads_to_the_same_deliveries_of_the_same_run(account: Account, batches: str) -> None:
+    # Given runs of every type and ending that were submitted here, whose results come by every road and in every order
+    names = roads.FINISHED
+    first: dict[str, Mapping[str, Any]] = {}
+    rounds: list[list[tuple[Mapping[str, Any], str]]] = [[] for _ in range(max(map(len, ORDERS)))]
+    for name, order in itertools.product(names, [(WEBHOOK,), *ORDERS]):
+        run_id = run_of(name, order)
+        first[run_id] = webhook = roads.webhook(name, NOW, run_id)
+        for number, road in enumerate(order):
+            moved = datetime.fromisoformat(webhook["modified_at"]) + timedelta(milliseconds=number)
+            body = road({**webhook, "modified_at": moved.isoformat()})
+            rounds[number].append((body, "webhook" if road in (WEBHOOK, AGAIN) else "poll"))
+    account.submitted({run_id: roads.request_of(dict(body)) for run_id, body in first.items()}, {"team": "a"})
+
+    # When the bodies are dispatched
+    for batch in rounds if batches == "one by one" else [list(itertools.chain(*rounds))]:
+        account.take(*batch)
+
+    # Then each road made the deliveries that the webhook alone would have made
+    rows, chat, pages, prices = (account.told(sink) for sink in ("rows", "chat", "pages", "prices"))
+    for name in names:
+        of_webhook = run_of(name, (WEBHOOK,))
+        for order in ORDERS:
+            run_id = run_of(name, order)
+            for sink in (chat, pages, prices):
+                assert len(sink.get(("s", run_id), [])) == len(sink.get(("s", of_webhook), [])) <= 1, (run_id, sink)
+            expected, found = rows["s", of_webhook][-1], rows["s", run_id]
+            assert found, run_id
+            for each in found:
+                assert each.labels == {"team": "a"}
+                for member in COMPARED:
+                    mine, theirs = each.run.get(member), expected.run.get(member)
+                    assert of_any_run(mine, run_id) == of_any_run(theirs, of_webhook), (run_id, member)
+            # and one of those that complete the row has all files, where a body had them
+            if order != (EARLY,):
+                for member in ("recording_url", "screenshot_urls", "downloaded_files"):
+                    assert any(each.run[member] for each in found) or not first[run_id][member], (run_id, member)
+
+
+def test_a_body_by_poll_is_passed_on_as_a_webhook_has_it_and_a_webhook_as_it_came(account: Account) -> None:
+    webhook = roads.webhook("workflow_run.completed", NOW, "wr_1")
+    account.take((roads.poll(webhook), "poll"))
+    other = roads.webhook("workflow_run.completed", NOW, "wr_2")
+    account.take((other, "webhook"))
+
+    rows = account.told("rows")
+
+    (polled,), (sent,) = rows["s", "wr_1"], rows["s", "wr_2"]
+    assert json.loads(polled.payload).keys() >= webhook.keys()
+    assert json.loads(polled.body) == roads.poll(webhook)
+    assert sent.payload == sent.body == json.dumps(other).encode()
+
+
+def test_what_a_path_masks_is_masked_by_every_road(ledger: Ledger, account: Account) -> None:
+    account.dispatcher._redactor = Redactor(["parameters.token"])
+    webhook = roads.webhook("workflow_run.completed", NOW, "wr_1")
+    webhook["parameters"] = webhook["run_request"]["parameters"] = {"token": "t0p"}
+
+    account.take((roads.poll(webhook), "poll"))
+    account.take((webhook, "webhook"))
+
+    for each in account.told("rows")["s", "wr_1"]:
+        assert each.run["parameters"] == {"token": "[redacted]"}
+        assert b'"parameters":{"token":"t0p"}' not in each.payload.replace(b" ", b"").partition(b'"run_request"')[0]
+
+
+def test_an_update_goes_to_the_sinks_that_were_not_told_yet(account: Account) -> None:
+    # Given a run of somebody else, whose webhook does not say what was asked for
+    webhook = roads.webhook("task_v1.completed", NOW, "tsk_1")
+    account.take((webhook, "webhook"))
+    assert ("s", "tsk_1") not in account.told("chat")
+
+    # When Skyvern's API tells, then the route that asks for it matches, once
+    account.take((roads.poll(webhook), "poll"))
+    account.take((roads.poll(webhook) | {"modified_at": "2030-01-01T00:00:00"}, "poll"))
+    assert len(account.told("chat")["s", "tsk_1"]) == 1
+    (first, second) = account.told("rows")["s", "tsk_1"]
+    assert first.run["prompt"] is None
+    assert second.run["prompt"] == roads.PROMPT
