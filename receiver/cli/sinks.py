@@ -158,7 +158,7 @@ def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = Non
 
 @app.command()
 def columns(
-    name: Name,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The sink's name. Default: all database sinks.")] = "",
     apply: Annotated[bool, typer.Option("--apply", help="Add them. Without it, only the SQL is shown.")] = False,
     config: ConfigFile = None,
     data: DataDirectory = None,
@@ -168,37 +168,61 @@ def columns(
 
     A table that exists gets the columns of a new release in no other way. Rows are written without them until then.
     """
+    settings, loaded = load_config(config, data)
+    databases = [each for each, sink in loaded.sinks.items() if sink.type == "database"]
+    if name:
+        require_sink(loaded, name)
+        if name not in databases:
+            raise UsageError(f"{name} is no database sink; those here are {', '.join(databases) or 'none'}")
+    elif apply and len(databases) != 1:
+        raise UsageError(f"--apply needs the name of one sink; those here are {', '.join(databases) or 'none'}")
+    found = [_columns_of(loaded, settings.skyvern_base_url, each, apply) for each in ([name] if name else databases)]
+    if as_json:
+        output.print_json(found)
+    else:
+        for each in found:
+            _print_columns(each)
+    if any(each["error"] for each in found):
+        raise typer.Exit(RunhookError.exit_code)
+
+
+def _columns_of(config: Config, default_base: str, name: str, apply: bool) -> dict[str, Any]:
+    """Return the statements that the tables of a sink lack, those that were run, and why not, or ""."""
     from handlers import SinkError, registry
     from handlers.database import DatabaseSink
     from receiver.delivery.sink_services import SourceServices
 
-    settings, loaded = load_config(config, data)
-    require_sink(loaded, name)
-    chosen = loaded.sinks.get(name)
-    if chosen is None or not issubclass(registry.sink_type(chosen.type), DatabaseSink):
-        databases = [each for each, sink in loaded.sinks.items() if sink.type == "database"]
-        raise UsageError(f"{name} is no database sink; those here are {', '.join(databases) or 'none'}")
-    sink = registry.build(name, chosen.type, chosen.options, SourceServices(loaded, settings.skyvern_base_url))
+    chosen = config.sinks[name]
+    sink = registry.build(name, chosen.type, chosen.options, SourceServices(config, default_base))
     assert isinstance(sink, DatabaseSink)
+    found: dict[str, Any] = {"sink": name, "missing": [], "applied": [], "error": ""}
     try:
-        statements = sink.missing_columns()
-        applied = sink.add_columns() if apply and statements else []
+        found["missing"] = sink.missing_columns()
+        if apply and found["missing"]:
+            found["applied"] = sink.add_columns()
+            found["missing"] = []
     except SinkError as error:
-        hint = "; to have them run by the table's owner: runhook sink columns without --apply" if apply else ""
-        raise RunhookError(f"{name}: {error}{hint}") from None
+        found["error"] = str(error)
     finally:
         sink.close()
-    if as_json:
-        output.print_json({"sink": name, "missing": [] if applied else statements, "applied": applied})
-        return
-    for statement in applied or statements:
-        output.out().print(f"{statement};", markup=False, soft_wrap=True)
-    if not statements:
-        output.out().print(f"{name}: nothing is missing")
+    return found
+
+
+def _print_columns(found: Mapping[str, Any]) -> None:
+    name, missing, applied = found["sink"], found["missing"], found["applied"]
+    for statement in applied or missing:
+        output.out().print(f"{output.clean(statement)};")
+    if found["error"]:
+        whose = "; the table's owner can run the statements above" if missing else ""
+        output.out().print(f"{name}: {output.clean(found['error'])}{whose}")
     elif applied:
-        output.out().print("done; workers that run use them within a minute, and a replay fills them in older rows")
+        output.out().print(
+            f"{name}: done; workers that run use them within a minute, and a replay fills them in older rows"
+        )
+    elif missing:
+        output.out().print(f"{name}: nothing was changed; `runhook sink columns {name} --apply` does this")
     else:
-        output.out().print(f"nothing was changed; `runhook sink columns {name} --apply` does this")
+        output.out().print(f"{name}: nothing is missing")
 
 
 def sample_delivery(sink: str, source: str, now: float) -> Delivery:

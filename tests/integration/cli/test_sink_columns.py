@@ -7,12 +7,13 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
 from receiver.cli import build_app
-from receiver.errors import RunhookError, UsageError
+from receiver.errors import UsageError
 
 Runhook = Callable[..., Result]
 
@@ -43,23 +44,56 @@ def test_the_sql_is_shown_and_nothing_changes_until_it_is_asked_for(runhook: Run
     assert shown.exit_code == 0
     assert shown.output.splitlines() == [
         "ALTER TABLE skyvern_runs ADD COLUMN downloaded_files TEXT;",
-        "nothing was changed; `runhook sink columns results --apply` does this",
+        "results: nothing was changed; `runhook sink columns results --apply` does this",
     ]
-    assert json.loads(runhook("columns", "results", "--json").output)["missing"] == [
-        "ALTER TABLE skyvern_runs ADD COLUMN downloaded_files TEXT"
-    ]
+    (found,) = json.loads(runhook("columns", "results", "--json").output)
+    assert found["missing"] == ["ALTER TABLE skyvern_runs ADD COLUMN downloaded_files TEXT"]
     assert "done" in runhook("columns", "results", "--apply").output
     assert runhook("columns", "results", "--apply").output == "results: nothing is missing\n"
     with sqlite3.connect(tmp_path / "results.db") as database:
         assert database.execute("SELECT downloaded_files FROM skyvern_runs").fetchall() == []
 
 
-def test_a_sink_without_a_table_or_one_that_is_away_is_an_error_in_words(runhook: Runhook) -> None:
-    for name, error, words in (
-        ("ops", UsageError, "ops is no database sink; those here are results, away"),
-        ("nobody", UsageError, "no sink is called nobody"),
-        ("away", RunhookError, "away: "),
+def test_a_sink_without_a_table_is_an_error_in_words(runhook: Runhook) -> None:
+    for arguments, words in (
+        (["ops"], "ops is no database sink; those here are results, away"),
+        (["nobody"], "no sink is called nobody"),
+        (["--apply"], "--apply needs the name of one sink; those here are results, away"),
     ):
-        done = runhook("columns", name)
-        assert isinstance(done.exception, error)
+        done = runhook("columns", *arguments)
+        assert isinstance(done.exception, UsageError)
         assert words in str(done.exception)
+
+
+def test_without_a_name_all_are_shown_though_one_is_away(runhook: Runhook, tmp_path: Path) -> None:
+    done = runhook("columns")
+    lines = done.output.splitlines()
+    assert done.exit_code == 1
+    assert any(line.startswith("results: nothing was changed") for line in lines)
+    assert any(line.startswith("away: the database file can't be") for line in lines), lines
+
+
+def test_where_the_table_is_somebody_elses_the_sql_is_for_its_owner(
+    runhook: Runhook, tmp_path: Path, postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as owner:
+        config = json.loads((tmp_path / "c.json").read_text())
+        config["sinks"] = {"results": {"type": "database", "url": postgres_url}}
+        (tmp_path / "c.json").write_text(json.dumps(config))
+        assert "done" in runhook("columns", "--apply").output
+        owner.execute("ALTER TABLE skyvern_runs DROP COLUMN summary")
+        owner.execute("CREATE ROLE guest LOGIN")
+        try:
+            owner.execute("GRANT USAGE ON SCHEMA public TO guest")
+            owner.execute("GRANT SELECT, INSERT, UPDATE ON skyvern_runs TO guest")
+            config["sinks"]["results"]["url"] = postgres_url.replace("postgres@", "guest@")
+            (tmp_path / "c.json").write_text(json.dumps(config))
+            done = runhook("columns", "results", "--apply")
+        finally:
+            owner.execute("DROP OWNED BY guest")
+            owner.execute("DROP ROLE guest")
+    assert done.exit_code == 1
+    first, second = done.output.splitlines()
+    assert first == "ALTER TABLE skyvern_runs ADD COLUMN summary TEXT;"
+    assert second.startswith("results: PostgreSQL: must be owner of table skyvern_runs")
+    assert second.endswith("; the table's owner can run the statements above")
