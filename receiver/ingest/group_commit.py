@@ -155,6 +155,7 @@ class GroupCommit:
                 self._arrived.clear()
                 await self._arrived.wait()
                 await asyncio.sleep(0)  # those that arrived at the same moment come along
+                continue  # at a stop nothing has arrived
             batch = self._next_batch()
             try:
                 await self._commit([event for event, _ in batch])

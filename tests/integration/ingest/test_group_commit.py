@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from receiver.domain.event import Event
+from receiver.inbox import Appended
+from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
-from tests.support.waiting import PATIENCE
+from tests.servers.valkey import ValkeyProcess
+from tests.support.events import event
+from tests.support.inbox import ids_in_inbox
+from tests.support.waiting import PATIENCE, eventually
+
+
+@asynccontextmanager
+async def started(redis_url: str, tmp_path: Path, limits: Limits | None = None) -> AsyncIterator[GroupCommit]:
+    it = GroupCommit(
+        redis_url, Spool(tmp_path / "spool", 1 << 20, 0), limits or Limits(100, 1 << 20), ReceiverMetrics()
+    )
+    await it.start()
+    try:
+        yield it
+    finally:
+        await it.close()
+
+
+async def becomes(check: Callable[[], Any]) -> None:
+    """Wait for a state while the event loop goes on."""
+    await asyncio.to_thread(eventually, check)
 
 
 async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_redis(
@@ -32,3 +57,54 @@ async def test_a_stop_does_not_wait_for_a_task_that_lost_its_cancellation_in_red
     await asyncio.wait_for(asked.wait(), PATIENCE)
 
     await asyncio.wait_for(group_commit.close(), PATIENCE)
+
+
+async def test_a_commit_is_bounded_in_events_and_bytes_and_keeps_their_order(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given commits of three events or a thousand bytes at the most
+    monkeypatch.setattr(module, "COMMIT_EVENTS", 3)
+    monkeypatch.setattr(module, "COMMIT_BYTES", 1000)
+    server = valkey_factory()
+    commits: list[list[int]] = []
+    async with started(server.url, tmp_path) as it:
+        append = it._writer.append
+
+        async def noted(events: Sequence[Event]) -> Appended:
+            commits.append([len(each.body) for each in events])
+            return await append(events)
+
+        monkeypatch.setattr(it._writer, "append", noted)
+        # When eight small events come at once, then large ones, of which one alone is over the bound
+        small = [event(b"%d" % number) for number in range(8)]
+        await asyncio.gather(*map(it.commit, small))
+        large = [event(b"%d" % number * size) for number, size in enumerate((600, 400, 1, 5000, 1))]
+        await asyncio.gather(*map(it.commit, large))
+
+    assert commits == [[1] * 3, [1] * 3, [1] * 2, [600, 400], [1], [5000], [1]]
+    assert ids_in_inbox(server) == [each.id for each in small + large]
+
+
+async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXAMINE_EVERY", 0.05)
+    monkeypatch.setattr(module, "WATCH_EVERY", 0.02)
+    server = valkey_factory()
+    client = server.connect()
+    first, second = event(b"first"), event(b"second")
+    async with started(server.url, tmp_path) as it:
+        await it.commit(first)
+        assert it.store == "redis"
+        # When somebody changes its settings
+        client.config_set("appendfsync", "everysec")
+        # Then it is noticed, and events go to the spool
+        await becomes(lambda: it.store == "spool")
+        assert "appendfsync is everysec" in it.trouble
+        await it.commit(second)
+        assert ids_in_inbox(server) == [first.id]
+        # And to Redis again once the settings are right
+        client.config_set("appendfsync", "always")
+        await becomes(lambda: ids_in_inbox(server) == [first.id, second.id])
+        assert (it.store, it.trouble) == ("redis", "")
+    client.close()
