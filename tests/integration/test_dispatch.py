@@ -245,6 +245,31 @@ def test_a_batch_that_the_database_refuses_is_halved_until_the_one_to_blame_is_m
     ]
 
 
+def test_a_bug_of_ours_in_the_reading_of_a_body_marks_it_and_stops_none_of_its_neighbours(
+    ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Redactor):
+        def apply(self, body: bytes, data: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+            if data.get("run_id") == "tsk_bad":
+                raise ZeroDivisionError("of a secret")
+            return super().apply(body, data)
+
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    dispatcher = Dispatcher(ledger, Router(ROUTES), Broken([]), InboxReader(connection, "d1"), connection)
+    bad = event(body("tsk_bad"))
+
+    dispatcher.dispatch([event(body("tsk_1")), bad, event(body("tsk_2"))])
+
+    assert sorted(deliveries(ledger)) == ["tsk_1", "tsk_2"]
+    rows = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
+    assert [(row["id"], row["disposition"], row["problem"]) for row in rows if row["problem"]] == [
+        (bad.id, "unreadable", "could not be read: ZeroDivisionError")
+    ]
+    assert event_body(ledger, bad.id) == bad.body
+    assert f"dispatch.unreadable event={bad.id}" in caplog.messages
+    dispatcher.close()
+
+
 def test_what_is_redacted_never_reaches_the_ledger(dispatcher: Dispatcher, ledger: Ledger) -> None:
     content = body("tsk_1", output={"secret": "hunter2", "n": 1})
 

@@ -62,6 +62,24 @@ def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, mov
     assert "secret" not in found.reason
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason", "retry_after", "receipt"),
+    [
+        (Receipt("r", note="n"), "", None, {"id": "r", "note": "n"}),
+        (Refused("no such channel"), "no such channel", None, None),
+        (Unavailable("away"), "away", None, None),
+        (Unavailable("too many", retry_after=7), "too many", 7, None),
+    ],
+)
+def test_an_attempt_keeps_what_the_sink_said(
+    answer: Receipt | Exception, reason: str, retry_after: float | None, receipt: dict[str, str] | None
+) -> None:
+    found = result(answer)
+
+    assert (found.reason, found.retry_after, found.receipt) == (reason, retry_after, receipt)
+    assert (found.started_at, found.ended_at) == (99.0, 100.0)
+
+
 def test_a_sink_that_is_away_costs_no_attempts_while_its_breaker_is_open() -> None:
     found = result(Unavailable("away"), spent=2, change=OPEN)
 
