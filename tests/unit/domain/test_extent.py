@@ -1,0 +1,121 @@
+"""How much an event has of its run, and when that is more than others have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.domain.extent import MEMBERS, Extent, extent_of, parse_extent
+
+A = {"filename": "a.pdf", "checksum": "c1", "url": "https://x/a?sig=1"}
+B = {"filename": "b.pdf", "checksum": "c2", "url": "https://x/b?sig=1"}
+
+extents = st.builds(
+    Extent,
+    st.integers(0, 2 ** len(MEMBERS) - 1),
+    st.integers(0, 3),
+    st.integers(0, 5),
+    st.integers(0, 3),
+    st.frozensets(st.sampled_from(["0a", "1b", "2c"])),
+)
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({}, {"summary": "s"}),
+        ({"summary": None}, {"summary": "s"}),
+        ({"summary": "s"}, {"summary": "s", "prompt": "p"}),
+        *(({}, {name: "there"}) for name in MEMBERS),
+        # screenshots
+        ({"screenshot_urls": None}, {"screenshot_urls": ["https://x/1"]}),
+        ({"screenshot_urls": ["https://x/1"]}, {"screenshot_urls": ["https://x/1", "https://x/2"]}),
+        ({"screenshot_urls": []}, {"screenshot_url": "https://x/1"}),
+        # recordings
+        ({"recording_url": None}, {"recording_url": "https://x/r.webm?sig=1"}),
+        ({"recording_url": "https://x/r.webm?sig=1"}, {"recording_url": "https://x/r.mp4?sig=1"}),
+        ({"recording_urls": ["https://x/1.webm"]}, {"recording_urls": ["https://x/1.mp4"]}),
+        ({"recording_urls": ["https://x/1.mp4"]}, {"recording_urls": ["https://x/1.mp4", "https://x/2.webm"]}),
+        # downloads
+        ({"downloaded_files": []}, {"downloaded_files": [A]}),
+        ({"downloaded_files": [A]}, {"downloaded_files": [A, B]}),
+        ({"downloaded_files": [A]}, {"downloaded_files": [A, A]}),
+    ],
+)
+def test_what_is_more(less: dict[str, Any], more: dict[str, Any]) -> None:
+    assert extent_of(more).exceeds([extent_of(less)])
+    assert not extent_of(less).exceeds([extent_of(more)])
+    assert extent_of(more).size > extent_of(less).size
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"summary": "", "parameters": {}, "attempts": [], "recording_urls": []}),
+        ({"summary": "s"}, {"summary": "another"}),
+        ({"screenshot_url": "https://x/1"}, {"screenshot_urls": ["https://x/1?sig=2"]}),
+        ({"recording_url": "https://x/r.mp4?sig=1"}, {"recording_urls": ["https://x/r.mp4?sig=2"]}),
+        ({"recording_url": "https://x/r.webm?name=a.mp4"}, {"recording_url": "https://x/r.webm"}),
+        ({"downloaded_files": [A, B]}, {"downloaded_files": [B, {**A, "url": "https://x/a?sig=2"}]}),
+        ({"downloaded_files": ["https://x/a?sig=1"]}, {"downloaded_files": ["https://x/a?sig=2"]}),
+        ({"status": "completed", "output": {"a": 1}}, {"status": "failed"}),
+        ({"downloaded_files": [A] * 101}, {"downloaded_files": [B] * 101}),
+    ],
+)
+def test_what_is_as_much(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert not extent_of(one).exceeds([extent_of(other)])
+    assert not extent_of(other).exceeds([extent_of(one)])
+
+
+@pytest.mark.parametrize("instead", [B, {**A, "checksum": None}, "https://x/a"])
+def test_another_file_is_more_though_they_are_as_many(instead: Any) -> None:
+    one, other = extent_of({"downloaded_files": [A]}), extent_of({"downloaded_files": [instead]})
+
+    assert one.exceeds([other])
+    assert other.exceeds([one])
+
+
+def test_of_very_many_files_only_the_number_counts() -> None:
+    many, more = ([{**A, "filename": str(number)} for number in range(count)] for count in (100, 101))
+
+    assert extent_of({"downloaded_files": more}).exceeds([extent_of({"downloaded_files": many})])
+    assert (len(extent_of({"downloaded_files": many}).files), extent_of({"downloaded_files": more}).files) == (
+        100,
+        frozenset(),
+    )
+
+
+def test_more_than_each_is_no_more_than_all() -> None:
+    both = extent_of({"summary": "s", "screenshot_urls": ["https://x/1"], "downloaded_files": [A]})
+    parts = [{"summary": "s"}, {"screenshot_urls": ["https://x/1"]}, {"downloaded_files": [A]}]
+
+    assert all(both.exceeds([extent_of(part)]) for part in parts)
+    assert not both.exceeds(map(extent_of, parts))
+
+
+@pytest.mark.parametrize("odd", [None, 5, "x", {}, [None], [5], [[]], True])
+def test_no_value_is_too_odd(odd: Any) -> None:
+    names = ("screenshot_urls", "screenshot_url", "recording_url", "recording_urls", "downloaded_files", *MEMBERS)
+
+    assert parse_extent(str(extent_of(dict.fromkeys(names, odd)))) is not None
+
+
+@given(extents)
+def test_an_extent_is_read_as_it_was_written(extent: Extent) -> None:
+    assert parse_extent(str(extent)) == extent
+
+
+def test_none_is_known_of_an_event_that_was_recorded_without() -> None:
+    assert parse_extent("") is None
+    assert parse_extent(str(extent_of({}))) == Extent(0, 0, 0, 0, frozenset())
+
+
+@given(st.lists(extents), extents)
+def test_nothing_exceeds_itself_or_what_it_was_compared_with(others: list[Extent], mine: Extent) -> None:
+    assert not mine.exceeds([*others, mine])
+    assert not mine.exceeds([]) or mine != Extent(0, 0, 0, 0, frozenset())
+    if not mine.exceeds(others):
+        assert not mine.exceeds([*others, *others])
