@@ -221,6 +221,13 @@ def test_the_same_event_again_fills_columns_that_are_new(database: ResultsDb) ->
     assert database.row()["total"] == 1500
 
 
+def test_the_same_event_again_rewrites_what_the_config_says_otherwise_now(database: ResultsDb) -> None:
+    delivery = event("tsk_1", 1)
+    database.sink(columns={"total": "output.invoice.number"}).send(delivery)
+    database.sink(columns={"total": "output.invoice.total"}).send(delivery)
+    assert database.row()["total"] == "1500"
+
+
 def test_many_writers_at_once_end_with_the_newest_of_each_run(database: ResultsDb) -> None:
     events = [event(f"tsk_{run}", minute, output={"n": minute}) for run in range(40) for minute in range(6)]
     random.Random(3).shuffle(events)
