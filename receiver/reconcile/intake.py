@@ -22,13 +22,13 @@ from receiver.domain.event import Event, Via, event_id
 from receiver.domain.run import Run
 from receiver.domain.webhook_grace import ended_for
 from receiver.ledger import Ledger, run_polls, runs
-from receiver.reconcile.agents import AgentFacts, AgentUnknown, Facts, agent_of
+from receiver.reconcile.details import Details, DetailsUnavailable, details_of
 from receiver.reconcile.source import PolledSource
 
-# Seconds for which an end waits for the facts of its agent; then it goes without.
-AGENT_PATIENCE: Final = 600.0
+# Seconds for which an end waits for the details of its run; then it goes without.
+DETAILS_PATIENCE: Final = 600.0
 # Seconds between two tries to get them.
-AGENT_AGAIN: Final = 30.0
+DETAILS_AGAIN: Final = 30.0
 
 log = logging.getLogger("runhook.reconcile")
 
@@ -64,7 +64,6 @@ class ResultIntake:
         self._dispatcher = dispatcher
         self._redis = connection
         self._settings = settings
-        self._agents = AgentFacts()
         self._dispatching = threading.Lock()  # the router is not made for two threads at once
 
     def take(
@@ -80,15 +79,15 @@ class ResultIntake:
             left = self._settings.webhook_grace - self._ended_for(source.name, run, age, now)
             if left > 0:
                 return Intake(False, now + left, f"the run is {run.status}; its webhook may still come")
+        details: Details = {}
         try:
-            agent = agent_of(run)
-            facts = self._agents.of(source, agent) if agent else {}
-        except AgentUnknown as error:
+            if known is None or not known.final:  # else the event that brought its end has them
+                details = details_of(source, run)
+        except DetailsUnavailable as error:
             noted_at = self._ledger.write(lambda connection: run_polls.note_end(connection, *key, now))
-            if now - noted_at < AGENT_PATIENCE:
-                return Intake(False, now + AGENT_AGAIN, str(error))
-            facts = {}
-        self.dispatch(source.name, body, run, via, submission_id, facts)
+            if now - noted_at < DETAILS_PATIENCE:
+                return Intake(False, now + DETAILS_AGAIN, str(error))
+        self.dispatch(source.name, body, run, via, submission_id, details)
         return Intake(True)
 
     def _ended_for(self, source: str, run: Run, age: RunAge, now: float) -> float:
@@ -119,13 +118,12 @@ class ResultIntake:
         run: Run,
         via: Via,
         submission_id: str = "",
-        facts: Facts | None = None,  # noqa: ARG002 - the dispatcher does not take them yet
+        details: Details | None = None,
     ) -> None:
-        """Make what the API said an event, now. `run`: parsed from `body`. `facts`: of its agent. Raises
-        LedgerUnavailable."""
+        """Make what the API said an event, now. `run`: parsed from `body`. Raises LedgerUnavailable."""
         event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
         with self._dispatching:
-            sinks = self._dispatcher.dispatch([event], {event.id: run})
+            sinks = self._dispatcher.dispatch([event], {event.id: run}, {event.id: details or {}})
         try:
             wakeups.wake_sinks(self._redis, sinks)
         except redis.RedisError:

@@ -282,6 +282,10 @@ class SkyvernReader(_Client):
         """GET /v1/agents/{id}: title and settings of an agent."""
         return self._send(requests.get_agent(agent_id))
 
+    def get_details(self, run_type: str, run_id: str, agent_id: str = "") -> Answer:
+        """GET what a poll of the run lacks. `agent_id`: of a workflow's run; "" when it is not known."""
+        return self._send(requests.get_details(run_type, run_id, agent_id))
+
     def artifacts(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
         return self._send(requests.artifacts(run_id))

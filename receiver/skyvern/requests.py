@@ -72,6 +72,18 @@ def get_agent(agent_id: str) -> ApiCall:
     return ApiCall("GET", f"/v1/agents/{_segment(agent_id)}", "read", READ_LIMIT)
 
 
+def get_details(run_type: str, run_id: str, agent_id: str = "") -> ApiCall:
+    """GET what a poll of the run lacks. `agent_id`: of a workflow's run; "" when it is not known.
+
+    Not in Skyvern's documentation: its UI uses these calls, and an API key is enough (measured on 1.0.56).
+    """
+    if run_type == "workflow_run":
+        within = f"/api/v1/workflows/{_segment(agent_id)}/runs" if agent_id else "/v1/workflows/runs"
+    else:
+        within = "/api/v2/tasks" if run_type == "task_v2" else "/api/v1/tasks"
+    return ApiCall("GET", f"{within}/{_segment(run_id)}", "read", READ_LIMIT)
+
+
 def artifacts(run_id: str) -> ApiCall:
     """GET /v1/runs/{id}/artifacts."""
     return ApiCall("GET", f"/v1/runs/{_segment(run_id)}/artifacts", "read", READ_LIMIT)
