@@ -218,6 +218,17 @@ class SubmitConfig(Model):
         le=100_000,
         description="Requests that may be held at once in one process; over it the answer is 503.",
     )
+    waiter_share: Number = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Part of the places for held requests that one key may take of those which other keys leave free.",
+    )
+    look_budget: Rate = Field(
+        "2/s",
+        description="Most calls of a source's API in a time, over all processes, to look at runs that requests wait"
+        " for, such as 2/s. Not counted: the one answer that each of them would have asked for itself.",
+    )
 
 
 class CallbacksConfig(Model):

@@ -1,4 +1,5 @@
-"""Queries for the status and result of runs. Reads only: events.py writes the runs."""
+"""The status and result of runs, and notes of ends that no event has brought yet. What else is known of runs is written
+by events.py."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ from receiver.ledger.schema import events, runs, submissions
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A run as its newest event says. `status` is as Skyvern says, `outcome` after correction: see domain.run.Run."""
+    """A run as its newest event says. `status` is as Skyvern says, `outcome` after correction: see domain.run.Run.
+
+    Without any event, `event_id` and what comes of it are "". `noted`: Skyvern's API has shown its end, which no event
+    has brought yet. `retried_by`: the run that Skyvern started again for it, or "".
+    """
 
     source: str
     run_id: str
@@ -25,6 +30,8 @@ class RunStatus:
     final: bool
     event_id: str
     submission_id: str
+    noted: bool = False
+    retried_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,9 @@ class RunResult:
     received_at: float
 
 
+# Runs that Skyvern starts again for one, one after the other.
+_LONGEST_CHAIN = 50
+
 _STATUS = [
     runs.c.source,
     runs.c.run_id,
@@ -46,15 +56,20 @@ _STATUS = [
     runs.c.final,
     runs.c.event_id,
     runs.c.submission_id,
+    sa.and_(runs.c.noted_at.is_not(None), sa.not_(runs.c.final)).label("noted"),
+    sa.func.coalesce(runs.c.retried_by, "").label("retried_by"),
 ]
 
 
 def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
-    """Return the status of those runs of which an event is known. One query a source, however many are asked for."""
+    """Return the status of those runs of which an event is known, or an end noted. One query a source, however many
+    are asked for."""
     found: dict[RunKey, RunStatus] = {}
     for source, run_ids in bulk.by_source(keys):
         query = sa.select(*_STATUS).where(
-            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), runs.c.event_id != ""
+            runs.c.source == source,
+            bulk.among(connection, runs.c.run_id, run_ids),
+            sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None)),
         )
         for row in connection.execute(query):
             found[row.source, row.run_id] = RunStatus(*row)
@@ -69,6 +84,19 @@ def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | N
         .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(True))
     ).first()
     return None if row is None else RunResult(RunStatus(*row[: len(_STATUS)]), bytes(row.body), row.received_at)
+
+
+def last_of_chain(connection: sa.Connection, source: str, run_id: str) -> str:
+    """Return the id of the run that Skyvern started last for this one; its own when there is none."""
+    seen = {run_id}
+    while len(seen) <= _LONGEST_CHAIN:
+        query = sa.select(runs.c.retried_by).where(runs.c.source == source, runs.c.run_id == run_id)
+        following = connection.execute(query).scalar()
+        if not following or following in seen:
+            break
+        run_id = following
+        seen.add(run_id)
+    return run_id
 
 
 def is_ours(connection: sa.Connection, source: str, run_id: str) -> bool:
@@ -92,3 +120,43 @@ def ended_at(connection: sa.Connection, source: str, run_id: str) -> float | Non
     """Return when a run whose end the ledger knows changed last; None when it does not know its end."""
     query = sa.select(runs.c.updated_at).where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final)
     return connection.execute(query).scalar()
+
+
+def note_end(
+    connection: sa.Connection, source: str, run_id: str, now: float, due_at: float, *, noted_at: float | None = None
+) -> bool:
+    """Note that Skyvern's API shows the end of a run, so that it is asked again at `due_at` unless its webhook comes
+    before. Call it for runs that have ended only. False when the ledger knows the end, or has noted it.
+
+    `noted_at`: since when the end is known, if not since `now`; the earliest counts.
+    """
+    noted_at = now if noted_at is None else noted_at
+    insert = bulk.insert_statement(connection, runs).values(
+        source=source, run_id=run_id, first_seen_at=now, updated_at=now, noted_at=noted_at
+    )
+    noted = insert.on_conflict_do_update(
+        index_elements=[runs.c.source, runs.c.run_id],
+        set_={"noted_at": insert.excluded.noted_at},
+        where=sa.and_(
+            sa.not_(runs.c.final), sa.or_(runs.c.noted_at.is_(None), runs.c.noted_at > insert.excluded.noted_at)
+        ),
+    )
+    if connection.execute(noted.returning(runs.c.run_id)).first() is None:
+        return False
+    sooner = sa.or_(submissions.c.due_at.is_(None), submissions.c.due_at > due_at)
+    connection.execute(
+        sa.update(submissions)
+        .where(submissions.c.source == source, submissions.c.run_id == run_id, sooner)
+        .values(due_at=due_at, updated_at=now)
+    )
+    if not is_ours(connection, source, run_id):
+        connection.execute(
+            sa.update(runs)
+            .where(
+                runs.c.source == source,
+                runs.c.run_id == run_id,
+                sa.or_(runs.c.due_at.is_(None), runs.c.due_at > due_at),
+            )
+            .values(due_at=due_at)
+        )
+    return True

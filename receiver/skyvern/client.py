@@ -167,6 +167,10 @@ class SkyvernAPI(_Client):
         """GET /v1/runs/{id}: 404 when there is no such run."""
         return await self._send(requests.get_run(run_id))
 
+    async def list_runs(self, page: int = 1, page_size: int = 100, status: Sequence[str] = ()) -> Answer:
+        """GET /v1/runs, newest first. Read the answer with `listed_runs`."""
+        return await self._send(requests.list_runs(page, page_size, status))
+
     async def forward(
         self, method: str, path: str, query: str = "", headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:

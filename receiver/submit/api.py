@@ -10,43 +10,45 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import redis
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
+from receiver.config.fields import parse_rate
 from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import RunKey
+from receiver.domain.run import Run, RunKey
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
-from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
-from receiver.runtime.redis_client import connect
-from receiver.runtime.throttle import TokenBucket
-from receiver.skyvern import Answered, SkyvernAPI, SkyvernReader
+from receiver.runtime.redis_client import connect, connect_async
+from receiver.runtime.throttle import RateLimits, TokenBucket
+from receiver.skyvern import Answered, Patience, SkyvernAPI, SkyvernReader
 from receiver.submit.auth import INVALID_KEY, Authenticator, scope_of
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.long_poll import LongPoll
+from receiver.submit.connection import StreamedResponse, chunks_of, path_of, query_of, to_response, while_connected
+from receiver.submit.event_stream import EventStreams
+from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
 from receiver.submit.proxy import Proxy
 from receiver.submit.replies import Refusal, Reply, error
 from receiver.submit.request.endpoints import ENDPOINTS, Endpoint
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
+from receiver.submit.run_watch import LookClaims, RunWatch, WaitedRun, WaitedRuns
 from receiver.submit.submitter import Submitter
 from receiver.web.part import Context, WebPart
 
@@ -60,6 +62,8 @@ UPLOAD_TIMEOUT: Final = 600.0
 # Uploads are passed on while they are received, so server.max_body need not bound them. Skyvern refuses over 30 MB.
 UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
 MAX_UPLOAD: Final = 64 << 20
+# Of a look at a run that is waited for: the next look is the retry.
+LOOK_PATIENCE: Final = Patience(tries=1, limit=5.0)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 T = TypeVar("T")
@@ -115,6 +119,9 @@ class _Api:
         self.sources: dict[str, Source] = {}
         self._readers: list[SkyvernReader] = []
         self._resolvers: dict[str, Resolver] = {}
+        self._watches: dict[str, RunWatch] = {}
+        self._claims = LookClaims(connect_async(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1))
+        self._look_limit = parse_rate(config.submit.look_budget)
         self._resolver_pool = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
         allowed = AllowedAddresses(config.allowed_addresses)
         for name, source in config.sources.items():
@@ -129,22 +136,28 @@ class _Api:
             self.sources[name] = Source(name, api, callback_base, secrets, allowed)
             self._readers.append(reader)
             self._resolvers[name] = Resolver(name, reader, ledger)
+            look_api = SkyvernAPI(*found, patience=LOOK_PATIENCE)
+            self._watches[name] = RunWatch(name, look_api, self._claims, self._take_look(name), self._note_end(name))
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
+        self._look_limits = RateLimits(self._redis)
+        self._look_pool = ThreadPoolExecutor(2, "submit-looks")
         self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate)
-        self._runs_poll: LongPoll[RunKey, RunStatus] = LongPoll(
-            lambda keys: self._ledger.read(lambda connection: run_statuses(connection, keys)), config.submit.max_waiters
-        )
+        self._states: LongPoll[RunKey, WaitedRun] = LongPoll(WaitedRuns(self._ledger, self._watches).query)
         self._deliveries_poll: LongPoll[str, DeliveryStatus] = LongPoll(
-            lambda ids: self._ledger.read(lambda connection: statuses(connection, ids)), config.submit.max_waiters
+            lambda ids: self._ledger.read(lambda connection: statuses(connection, ids))
         )
-        context.metrics.held = lambda: len(self._runs_poll) + len(self._deliveries_poll)
+        self._places = WaiterLimit(config.submit.max_waiters, config.submit.waiter_share)
+        context.metrics.held = lambda: len(self._places)
         self._stopped_at: float | None = None
         self._stopping: asyncio.Future[None] | None = None
         mask = CallbackMask(self._ledger)
         self._submitter = Submitter(self._ledger, Redactor(config.redact), self._find_run, self._poll_after)
-        self._results = Results(self._ledger, self._runs_poll, mask, context.group_commit.commit)
+        self._results = Results(self._ledger, self._states, self._places, mask, config.reconcile.webhook_grace)
+        self._streams = EventStreams(self._results, self._states, self._places)
         self._proxy = Proxy(mask)
-        self._retrier = WebhookRetrier(self._ledger, self._results, self._deliveries_poll, mask, self._wake)
+        self._retrier = WebhookRetrier(
+            self._ledger, self._results, self._states, self._deliveries_poll, mask, self._wake
+        )
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""
@@ -161,32 +174,48 @@ class _Api:
                     return work.result()
                 request.state.abandoned = True
                 if request.method in ("GET", "HEAD"):
-                    return _response(error(503, "The receiver is being stopped; ask again", retry_after="2"))
-                return _response(error(502, "The receiver is being stopped; what became of the call is not known yet"))
+                    return to_response(error(503, "The receiver is being stopped; ask again", retry_after="2"))
+                return to_response(
+                    error(502, "The receiver is being stopped; what became of the call is not known yet")
+                )
             finally:
                 work.cancel()
 
         async def respond(request: Request) -> Response:
             limit_waits()
             try:
-                scope = scope_of(request.method, _path(request))
+                scope = scope_of(request.method, path_of(request))
                 key = await self._authenticator.authenticate(request.headers, scope)
                 source = self.sources.get(key.source)
                 if source is None:
                     raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
                 return await handler(request, Caller(source, key))
             except Refusal as refusal:
-                return _response(refusal.reply)
+                return to_response(refusal.reply)
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("submit.unavailable ledger=%s", trouble)
-                return _response(error(503, "The ledger is away; nothing was done", retry_after="5"))
+                return to_response(error(503, "The ledger is away; nothing was done", retry_after="5"))
             except LedgerDataError:
-                return _response(error(422, "The request holds a text that can't be kept"))
+                return to_response(error(422, "The request holds a text that can't be kept"))
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody reads it
 
         return serve
+
+    def _take_look(self, source: str) -> Callable[[int], Awaitable[int]]:
+        """Return what takes calls for looks at waited runs out of the budget of a source."""
+
+        async def take(wanted: int) -> int:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._look_pool, self._look_limits.take, f"looks/{source}", self._look_limit, wanted
+            )
+
+        return take
+
+    def _note_end(self, source: str) -> Callable[[Run], Awaitable[None]]:
+        return lambda run: self._results.note_end(source, run)
 
     async def _find_run(self, submission: Submission) -> Answered | None:
         resolver = self._resolvers.get(submission.source)
@@ -201,13 +230,13 @@ class _Api:
 
         async def handle(request: Request, caller: Caller) -> Response:
             body = await self._body(request)
-            path, query = _path(request).rstrip("/"), _query(request)
+            path, query = path_of(request).rstrip("/"), query_of(request)
 
             async def is_disconnected() -> bool:
                 return getattr(request.state, "abandoned", False) or await request.is_disconnected()
 
             reply = await self._submitter.submit(*caller, endpoint, path, query, body, request.headers, is_disconnected)
-            return _response(reply)
+            return to_response(reply)
 
         return handle
 
@@ -223,22 +252,22 @@ class _Api:
         if origin not in (None, "skyvern") or (origin and wait):
             raise Refusal(error(422, "from: can be skyvern alone, and not together with wait"))
         if origin:
-            return _response(await self._results.get_from_skyvern(*caller, run_id))
+            return to_response(await self._results.get_from_skyvern(*caller, run_id))
         work = self._results.get(*caller, run_id, min(wait, self._max_wait))
         if not wait:
-            return _response(await work)
-        reply = await _while_connected(request, work)
+            return to_response(await work)
+        reply = await while_connected(request, work)
         if not await self._authenticator.is_valid(caller.key):
             raise Refusal(error(403, INVALID_KEY))
-        return _response(reply)
+        return to_response(reply)
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """Return the server-sent events of a run."""
-        found = await self._results.events(*caller, request.path_params["run_id"])
+        found = await self._streams.open(*caller, request.path_params["run_id"])
         if isinstance(found, Reply):
-            return _response(found)
+            return to_response(found)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": "text/event-stream"}
-        return _Stream(self._while_valid(found, caller.key), 200, headers)
+        return StreamedResponse(self._while_valid(found, caller.key), 200, headers)
 
     async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
         """Return `events`, until the key is revoked: a stream may last for as long as its run."""
@@ -252,41 +281,47 @@ class _Api:
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
         """Resend the caller's webhook; Skyvern does it for runs that were not submitted here."""
         body = await self._body(request)
-        work = self._retrier.retry(*caller, request.path_params["run_id"], body)
-        reply = await _while_connected(request, work)
-        return await self._forward(request, caller, body) if reply is None else _response(reply)
+        reply = await self._retry(request, caller, body)
+        return await self._forward(request, caller, body) if reply is None else to_response(reply)
+
+    async def _retry(self, request: Request, caller: Caller, body: bytes) -> Reply | None:
+        try:
+            with self._places.place(caller.key.id):
+                return await while_connected(request, self._retrier.retry(*caller, request.path_params["run_id"], body))
+        except TooManyWaiters as problem:
+            raise Refusal(error(503, str(problem), retry_after="5")) from None
 
     async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
         """Serve the older call, which has no URL of its own and is answered with the task, whatever came of it."""
         body, task = await self._body(request), request.path_params["run_id"]
-        reply = await _while_connected(request, self._retrier.retry(*caller, task, b""))
+        reply = await self._retry(request, caller, b"")
         if reply is None or reply.status != 200:
             return await self._forward(request, caller, body)
         path = f"/api/v1/tasks/{quote(task, safe='')}"
-        return _response(await self._proxy.forward(*caller, "GET", path, "", request.headers, b""))
+        return to_response(await self._proxy.forward(*caller, "GET", path, "", request.headers, b""))
 
     async def proxy(self, request: Request, caller: Caller) -> Response:
         """Forward any other call to Skyvern."""
         if request.method not in ("GET", "HEAD"):
-            if request.method == "POST" and _path(request).rstrip("/") in UPLOADS:
-                chunks = _chunks(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
-                answer = self._proxy.upload(*caller, _path(request), _query(request), request.headers, chunks)
-                return _response(await answer)
+            if request.method == "POST" and path_of(request).rstrip("/") in UPLOADS:
+                chunks = chunks_of(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
+                answer = self._proxy.upload(*caller, path_of(request), query_of(request), request.headers, chunks)
+                return to_response(await answer)
             return await self._forward(request, caller, await self._body(request))
-        work = self._proxy.read(*caller, request.method, _path(request), _query(request), request.headers)
-        found = await _while_connected(request, work)
+        work = self._proxy.read(*caller, request.method, path_of(request), query_of(request), request.headers)
+        found = await while_connected(request, work)
         if isinstance(found, Reply):
-            return _response(found)
+            return to_response(found)
         reply, body = found
-        return _Stream(body, reply.status, dict(reply.headers))
+        return StreamedResponse(body, reply.status, dict(reply.headers))
 
     async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:
-        path, query = _path(request), _query(request)
-        return _response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
+        path, query = path_of(request), query_of(request)
+        return to_response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
-        async for chunk in _chunks(request, self._max_body, BODY_TIMEOUT):
+        async for chunk in chunks_of(request, self._max_body, BODY_TIMEOUT):
             body += chunk
         return bytes(body)
 
@@ -300,15 +335,19 @@ class _Api:
         self._stopped_at = time.monotonic()
         if self._stopping is not None and not self._stopping.done():
             self._stopping.set_result(None)
-        self._runs_poll.stop()
+        self._states.stop()
         self._deliveries_poll.stop()
 
     async def close(self) -> None:
         """Wait for submits that are being sent, then close all connections."""
         stopped_at = time.monotonic() if self._stopped_at is None else self._stopped_at
         await self._submitter.close(max(0.5, stopped_at + SUBMIT_STOP_LIMIT - time.monotonic()))
-        await self._runs_poll.close()
+        await self._states.close()
         await self._deliveries_poll.close()
+        for watch in self._watches.values():
+            await watch.close()
+        await self._claims.close()
+        self._look_pool.shutdown(wait=False, cancel_futures=True)
         for source in self.sources.values():
             await source.api.aclose()
         for reader in self._readers:
@@ -316,76 +355,3 @@ class _Api:
         self._resolver_pool.shutdown(wait=False, cancel_futures=True)
         self._authenticator.close()
         await self._ledger.close()
-
-
-async def _chunks(request: Request, limit: int, seconds: float) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes. Raises Refusal for more than `limit` bytes, and when it takes too long."""
-    received, deadline = 0, asyncio.get_running_loop().time() + seconds
-    chunks = request.stream()
-    try:
-        while True:
-            async with asyncio.timeout_at(deadline):
-                chunk = await anext(chunks)
-            received += len(chunk)
-            if received > limit:
-                raise Refusal(error(413, f"The body is over {limit} bytes"))
-            yield chunk
-    except StopAsyncIteration:
-        return
-    except TimeoutError:
-        raise Refusal(error(408, "The body did not come in time", connection="close")) from None
-
-
-def _path(request: Request) -> str:
-    """Return the path as it was on the wire."""
-    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
-    return raw.split(b"?")[0].decode("latin-1")
-
-
-def _query(request: Request) -> str:
-    query: bytes = request.scope["query_string"]
-    return query.decode("latin-1")
-
-
-def _response(reply: Reply) -> Response:
-    return Response(reply.body, reply.status, dict(reply.headers))
-
-
-class _Body(Protocol):
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    async def aclose(self) -> None: ...
-
-
-class _Stream(StreamingResponse):
-    """A body in chunks that is closed however its response ends: a caller may disconnect before the first one, too."""
-
-    def __init__(self, body: _Body, status: int, headers: Mapping[str, str]) -> None:
-        super().__init__(body, status, headers)
-        self._body = body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._body.aclose()
-
-
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Return what `work` returns; cancel it and raise ClientDisconnect when the caller disconnects."""
-
-    async def disconnected() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for each in (task, disconnect):
-            each.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await each

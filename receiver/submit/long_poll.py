@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from receiver.ledger import LedgerUnavailable
@@ -37,15 +38,45 @@ class SingleFlight(Generic[K, V]):
 
 
 class TooManyWaiters(Exception):
-    """As many requests wait already as may."""
+    """As many requests wait already as may, in all or with one key. The message says which."""
+
+
+class WaiterLimit:
+    """How many requests of this process may wait at once: `limit` in all. One key has at most `share` (from 0 to 1) of
+    the places that the others leave, so that no key, and no few of them, can take all."""
+
+    def __init__(self, limit: int, share: float) -> None:
+        self._limit = limit
+        self._share = share
+        self._held: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._held.total()
+
+    @contextlib.contextmanager
+    def place(self, key_id: str) -> Iterator[None]:
+        """Hold a place for a request with this key. Raises TooManyWaiters."""
+        others = len(self) - self._held[key_id]
+        if len(self) >= self._limit:
+            raise TooManyWaiters("too many requests wait for runs")
+        if self._held[key_id] >= max(1, int(self._share * (self._limit - others))):
+            raise TooManyWaiters(
+                f"{self._held[key_id]} requests with this key wait for runs already, and other keys need places as well"
+            )
+        self._held[key_id] += 1
+        try:
+            yield
+        finally:
+            self._held[key_id] -= 1
+            if not self._held[key_id]:
+                del self._held[key_id]
 
 
 class LongPoll(Generic[K, V]):
-    """`query`: the current values of all these keys; it may raise LedgerUnavailable. `limit`: how many may wait."""
+    """`query`: the current values of all these keys; it may raise LedgerUnavailable."""
 
-    def __init__(self, query: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], limit: int) -> None:
+    def __init__(self, query: Callable[[Collection[K]], Awaitable[Mapping[K, V]]]) -> None:
         self._query = query
-        self._limit = limit
         self._waiting: dict[K, dict[asyncio.Future[V | None], V | None]] = {}
         self._count = 0
         self._task: asyncio.Task[None] | None = None
@@ -55,12 +86,7 @@ class LongPoll(Generic[K, V]):
         return self._count
 
     async def wait_for_change(self, key: K, known: V | None, seconds: float) -> V | None:
-        """Return the value of `key` once it is another than `known`; None after `seconds`, or when `stop` was called.
-
-        Raises TooManyWaiters.
-        """
-        if self._count >= self._limit:
-            raise TooManyWaiters
+        """Return the value of `key` once it is another than `known`; None after `seconds`, or when it is stopped."""
         if self.stopped:
             return None
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
@@ -81,10 +107,7 @@ class LongPoll(Generic[K, V]):
                 self._waiting.pop(key, None)
 
     async def wait_until(self, key: K, condition: Callable[[V], bool], seconds: float) -> V | None:
-        """Return the value of `key` once `condition` holds for it; None after `seconds`, or when `stop` was called.
-
-        Raises TooManyWaiters.
-        """
+        """Return the value of `key` once `condition` holds for it; None after `seconds`, or when `stop` was called."""
         loop = asyncio.get_running_loop()
         deadline, value = loop.time() + seconds, None
         while (left := deadline - loop.time()) > 0:

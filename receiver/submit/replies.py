@@ -23,6 +23,11 @@ STATUS_HEADER: Final = "x-runhook-skyvern-status"
 SOURCE_HEADER: Final = "x-runhook-from"
 # The webhook that a run's own caller asked for, percent-encoded; empty when none.
 WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
+# The newest event of a run that is answered from the ledger.
+EVENT_HEADER: Final = "x-runhook-event-id"
+# The run that Skyvern started again last for the one that was asked for, and the other way round.
+RETRIED_BY_HEADER: Final = "x-runhook-retried-by"
+RETRIED_FROM_HEADER: Final = "x-runhook-retried-from"
 # Seconds after which a caller may retry what certainly created no run.
 RETRY_AFTER: Final = "5"
 

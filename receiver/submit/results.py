@@ -1,7 +1,7 @@
-"""GET of a run: from the ledger once it is final, else from Skyvern; on request held until it is final, or streamed.
+"""GET of a run: from the ledger once it is final, else from Skyvern; on request held until it has ended.
 
-A final answer that Skyvern gives before its webhook came is committed as an event, via poll, and dispatched like any
-other.
+An end that Skyvern shows before its webhook came is told to the caller at once, and noted in the ledger: the clock
+asks for it when the webhook has had its time to come.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
-from receiver.domain.event import Event, event_id
-from receiver.domain.run import RunKey, parse
-from receiver.errors import RequestError
-from receiver.ledger import LedgerUnavailable, runs
+from receiver.domain.run import Run, RunKey, parse
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, runs
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
-from receiver.ledger.runs import RunResult, RunStatus
+from receiver.ledger.runs import RunResult
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.visibility import webhook_of
-from receiver.skyvern import Answered, Unreachable, expires_at, token_of
+from receiver.skyvern import Answer, Answered, Unreachable, expires_at, token_of
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
-from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters
+from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
 from receiver.submit.replies import (
+    EVENT_HEADER,
+    RETRIED_BY_HEADER,
+    RETRIED_FROM_HEADER,
     SOURCE_HEADER,
     STATUS_HEADER,
     SUBMISSION_HEADER,
@@ -36,16 +38,15 @@ from receiver.submit.replies import (
     relay,
 )
 from receiver.submit.request.source import Source
+from receiver.submit.run_watch import WaitedRun
 
 # Seconds for which the signed URLs of the ledger's body must still be valid; else Skyvern is asked for new ones.
 URL_MARGIN = 30.0
-# Seconds between two signs of life in a stream of events.
-KEEP_ALIVE = 15.0
 # Seconds in which Skyvern must answer when the process stops.
 FETCH_STOP_LIMIT = 3.0
-# Seconds in which the same final answer is not committed again: the dispatcher may not have recorded it yet.
-COMMIT_INTERVAL = 60.0
-_MAX_COMMITTED = 10_000
+# Seconds in which the same end is not noted again.
+NOTE_INTERVAL = 60.0
+_MAX_NOTED = 10_000
 # Characters of a URL that a header may have too; not %, so that all can be decoded again.
 _UNQUOTED = ":/?&=#+@,;~*()'!$[]"
 # The smallest run object that the official SDK accepts.
@@ -55,48 +56,53 @@ _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, 
 
 
 class Results:
-    """Results for callers. `commit`: puts an event into the inbox; it may raise RequestError."""
+    """Results for callers. `states`: of runs that are waited for. `grace`: seconds that a noted end waits for its
+    webhook."""
 
     def __init__(
         self,
         ledger: AsyncLedger,
-        runs_poll: LongPoll[RunKey, RunStatus],
+        states: LongPoll[RunKey, WaitedRun],
+        places: WaiterLimit,
         mask: CallbackMask,
-        commit: Callable[[Event], Awaitable[None]],
+        grace: float,
     ) -> None:
         self._ledger = ledger
-        self._runs_poll = runs_poll
+        self._states = states
+        self._places = places
         self._mask = mask
-        self._commit = commit
+        self._grace = grace
         self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
-        self._after_wait_once: SingleFlight[_SharedKey, Reply] = SingleFlight()
-        self._committed: dict[tuple[str, str, int, str], float] = {}
+        self._fetch_once: SingleFlight[RunKey, Answer] = SingleFlight()
+        self._noted: dict[tuple[str, str, int, str], float] = {}
 
     async def get(self, source: Source, key: Key, run_id: str, wait: float = 0.0) -> Reply:
-        """Return the run. `wait`: seconds to wait until it is final; only then LedgerUnavailable may be raised."""
-        try:
-            found = await self._from_ledger(source, key, run_id)
-        except LedgerUnavailable:
-            if wait > 0:
-                raise
-            found = None
-        if found is not None:
-            return found
+        """Return the run. `wait`: seconds to wait until it has ended; only then LedgerUnavailable may be raised."""
         if wait <= 0:
-            return await self._from_skyvern(source, key, run_id)
-        if not await self._is_known(source, run_id):
-            reply = await self._from_skyvern(source, key, run_id)
+            try:
+                found = await self.from_ledger(source, key, run_id)
+            except LedgerUnavailable:
+                found = None
+            return found or await self.from_skyvern(source, key, run_id)
+        last = await self.last_of_chain((source.name, run_id))
+        found = await self.from_ledger(source, key, last)
+        if found is None and not await self.is_known(source, last):
+            reply = await self.from_skyvern(source, key, last)
             if reply.status != 200 or parse(reply.body).final:
                 return reply
-        try:
-            status = await self.wait((source.name, run_id), wait)
-        except TooManyWaiters:
-            return error(503, "too many requests wait for runs", retry_after="5")
-        found = await self._from_ledger(source, key, run_id) if status else None
-        return found or await self._after_wait(source, key, run_id)
+        if found is None:
+            try:
+                with self._places.place(key.id):
+                    last, state = await self.wait(source, last, wait)
+            except TooManyWaiters as problem:
+                return error(503, str(problem), retry_after="5")
+            found = await self.after_wait(source, key, last, state)
+        if last != run_id and found.status == 200:
+            found = found.with_headers(**{RETRIED_FROM_HEADER: quote(run_id, safe="")})
+        return found
 
     async def get_from_skyvern(self, source: Source, key: Key, run_id: str) -> Reply:
-        """Return Skyvern's current answer, with the run's request, which most webhooks lack. Raises LedgerUnavailable.
+        """Return Skyvern's current answer. Raises LedgerUnavailable.
 
         Skyvern does not know the webhook that the caller asked for: a header has it, percent-encoded, if `key` may see
         it.
@@ -104,75 +110,63 @@ class Results:
         run = (source.name, run_id)
         status = (await self._ledger.read(lambda connection: runs.run_statuses(connection, [run]))).get(run)
         submission, visible = await self._ledger.read(lambda connection: webhook_of(connection, run, key))
-        reply = await self._from_skyvern(source, key, run_id, known=status is not None and status.final)
+        reply = await self.from_skyvern(source, key, run_id, known=status is not None and status.final)
         if submission is None or reply.status != 200:
             return reply
         webhook = {WEBHOOK_HEADER: quote(submission.webhook_url, safe=_UNQUOTED)} if visible else {}
         return reply.for_submission(submission.id).with_headers(**webhook)
 
-    async def wait(self, key: RunKey, seconds: float) -> RunStatus | None:
-        """Return the run's status once it is final in the ledger; None after `seconds`, or when the process stops.
+    async def wait(self, source: Source, run_id: str, seconds: float) -> tuple[str, WaitedRun | None]:
+        """Wait until the run, and each that Skyvern started again for it, has ended. Returns the id of the last of
+        them, and its state; None for the state after `seconds`, or when the process stops."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        believed = True  # an end that is only noted
+        while True:
+            state = await self._states.wait_until(
+                (source.name, run_id), WaitedRun.has_ended if believed else WaitedRun.is_proven, until - loop.time()
+            )
+            if state is None:
+                return run_id, None
+            if state.status and state.status.retried_by:
+                run_id, believed = state.status.retried_by, True
+            elif state.is_proven():
+                return run_id, state
+            else:  # another process has seen the end
+                answer = await self._fetch(source, run_id)
+                if isinstance(answer, Answered) and answer.ok and parse(answer.body).final:
+                    return run_id, state.with_answer(answer)
+                believed = False
 
-        Raises TooManyWaiters.
-        """
-        return await self._runs_poll.wait_until(key, lambda status: status.final, seconds)
-
-    async def _after_wait(self, source: Source, key: Key, run_id: str) -> Reply:
-        """Return the run as it is when the time is up. Requests with one key that waited for it share an answer: when
-        the process stops, all end at once, and Skyvern has FETCH_STOP_LIMIT seconds to answer."""
-        shared = ((source.name, run_id), key.id)
+    async def after_wait(self, source: Source, key: Key, run_id: str, state: WaitedRun | None) -> Reply:
+        """Return the run as it is after a wait that ended with `state`. When the process stops, all waits end at once,
+        and Skyvern has FETCH_STOP_LIMIT seconds to answer."""
+        if state is not None and state.is_known() and (found := await self.from_ledger(source, key, run_id)):
+            return found
+        if state is not None and state.answer is not None:
+            return await self._reply(source, key, state.answer)
         try:
-            async with asyncio.timeout(FETCH_STOP_LIMIT if self._runs_poll.stopped else None):
-                return await self._after_wait_once.run(shared, lambda: self._from_skyvern(source, key, run_id))
+            async with asyncio.timeout(FETCH_STOP_LIMIT if self._states.stopped else None):
+                return await self.from_skyvern(source, key, run_id)
         except TimeoutError:
             return error(503, "The receiver is being stopped; ask again", retry_after="2")
 
-    async def events(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
-        """Return the run's server-sent events until it is final; or a Reply when there is no such run."""
-        if not await self._is_known(source, run_id):
-            reply = await self._from_skyvern(source, key, run_id)
-            if reply.status != 200:
-                return reply
-        return self._events(source, key, run_id)
-
-    async def _events(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None]:
-        known: RunStatus | None = None
-        yield b"retry: 2000\n\n"
-        while True:
-            try:
-                status = await self._runs_poll.wait_for_change((source.name, run_id), known, KEEP_ALIVE)
-            except TooManyWaiters:
-                yield _sse("error", "", b'{"detail":"too many requests wait for runs"}')
-                return
-            if status is None and self._runs_poll.stopped:
-                return  # the client connects again, to the next process
-            if status is None:
-                yield b": still here\n\n"
-                continue
-            known = status
-            if status.final and (reply := await self._from_ledger(source, key, run_id)) is not None:
-                yield _sse("result", status.event_id, reply.body)
-                return
-            data = {
-                "run_id": run_id,
-                "run_type": status.run_type,
-                "status": status.outcome,
-                "attempt": status.attempt,
-                "final": status.final,
-            }
-            yield _sse("status", status.event_id, json.dumps(data).encode())
-
-    async def _is_known(self, source: Source, run_id: str) -> bool:
+    async def is_known(self, source: Source, run_id: str) -> bool:
         """Return whether the run is in the ledger: then Skyvern need not be asked whether it exists."""
         key = (source.name, run_id)
         return await self._ledger.read(
             lambda connection: bool(runs.run_statuses(connection, [key])) or runs.is_ours(connection, *key)
         )
 
-    async def _from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
+    async def last_of_chain(self, run: RunKey) -> str:
+        """Return the id of the run that Skyvern started last for this one; its own when there is none."""
+        return await self._ledger.read(lambda connection: runs.last_of_chain(connection, *run))
+
+    async def from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
         """Return the final run as the ledger has it, with new URLs where those in it have expired. None: ask Skyvern.
 
-        Concurrent requests with one key share one answer: a thousand that wait for a run are woken at once.
+        Concurrent requests with one key share one answer: a thousand that wait for a run are woken at once. Raises
+        LedgerUnavailable.
         """
         shared = ((source.name, run_id), key.id)
         return await self._from_ledger_once.run(shared, lambda: self._read_final(source, key, run_id))
@@ -184,7 +178,7 @@ class Results:
         body, origin = result.body, "ledger"
         expiry = expires_at(body)
         if expiry is not None and expiry < time.time() + URL_MARGIN:
-            answer = await source.api.get_run(run_id)
+            answer = await self._fetch(source, run_id)
             # Skyvern is asked for its URLs only: the run's outcome is in the ledger.
             if isinstance(answer, Answered) and answer.ok and parse(answer.body).run_id == run_id:
                 body, origin = answer.body, "skyvern"
@@ -202,18 +196,34 @@ class Results:
             return None
         if any(name not in members for name in _REQUIRED):
             return None
-        headers = {"content-type": "application/json", SOURCE_HEADER: origin}
+        headers = {"content-type": "application/json", SOURCE_HEADER: origin, EVENT_HEADER: status.event_id}
         if status.submission_id:
             headers[SUBMISSION_HEADER] = status.submission_id
+        changes: dict[str, bytes | None] = {}
         if members["status"] != status.outcome:
             headers[STATUS_HEADER] = quote(str(members["status"])[:100], safe="")
-            body = edit_members(body, {"status": json.dumps(status.outcome).encode()})
+            changes["status"] = json.dumps(status.outcome).encode()
+        if status.retried_by:
+            last = await self.last_of_chain((status.source, status.run_id))
+            headers[RETRIED_BY_HEADER] = quote(last, safe="")
+            changes["retried_by_workflow_run_id"] = json.dumps(last).encode()
+        body = edit_members(body, changes) if changes else body
         reply = relay(Answered(200, await self._mask.apply(source, key, body), headers), source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 
-    async def _from_skyvern(self, source: Source, key: Key, run_id: str, *, known: bool = False) -> Reply:
-        """Return Skyvern's answer. `known`: the ledger has the result, so that none need be committed."""
-        answer = await source.api.get_run(run_id)
+    async def from_skyvern(self, source: Source, key: Key, run_id: str, *, known: bool = False) -> Reply:
+        """Return Skyvern's answer. `known`: the ledger has the result, so that its end need not be noted."""
+        answer = await self._fetch(source, run_id)
+        reply = await self._reply(source, key, answer)
+        if reply.status == 200 and not known and isinstance(answer, Answered):
+            await self.note_end(source.name, parse(answer.body))
+        return reply
+
+    async def _fetch(self, source: Source, run_id: str) -> Answer:
+        """GET a run of Skyvern. Requests that come while the answer is on its way share it."""
+        return await self._fetch_once.run((source.name, run_id), lambda: source.api.get_run(run_id))
+
+    async def _reply(self, source: Source, key: Key, answer: Answer) -> Reply:
         if isinstance(answer, Unreachable):
             return read_failed(answer)
         if answer.ok and not isinstance(answer.json(), dict):
@@ -221,8 +231,6 @@ class Results:
         reply = relay(answer, source.secrets)
         if reply.status != 200:
             return reply
-        if not known:
-            await self._commit_final(source, run_id, answer)
         run = parse(answer.body)
         body = await self._mask.apply(source, key, reply.body)
         headers = {**reply.headers, SOURCE_HEADER: "skyvern"}
@@ -231,30 +239,41 @@ class Results:
             body = edit_members(body, {"status": json.dumps(run.outcome).encode()})
         return Reply(200, body, headers)
 
-    async def _commit_final(self, source: Source, run_id: str, answer: Answered) -> None:
-        """Commit a final answer as an event. Where that fails the request goes on: the clock polls the run later.
+    async def note_end(self, source: str, run: Run, *, at_once: bool = False) -> None:
+        """Note that Skyvern shows the end of a run, if it does. Where that fails the request goes on: a run that was
+        submitted here is polled when it is overdue.
 
-        A run without a submission is bound by the token in its callback URL, as by a webhook: the answer to its submit
-        was lost, and its caller waits for a webhook.
+        `at_once`: its webhook is not waited for. A run without a submission is bound by the token in its callback URL,
+        which only Skyvern's own answer proves: the answer to its submit was lost, and its caller waits for a webhook.
         """
-        body = answer.body
-        run = parse(body)
         now = time.monotonic()
-        key = (source.name, run.run_id, run.attempt, run.status)
-        if not run.final or run.problem or now - self._committed.get(key, float("-inf")) < COMMIT_INTERVAL:
+        key = (source, run.run_id, run.attempt, run.status)
+        if not run.final or run.problem:
             return
-        if len(self._committed) >= _MAX_COMMITTED:
-            self._committed.clear()
-        self._committed[key] = now
+        if not at_once and now - self._noted.get(key, float("-inf")) < NOTE_INTERVAL:
+            return
+        if len(self._noted) >= _MAX_NOTED:
+            self._noted.clear()
+        self._noted[key] = now
+        token = token_of(run.data)
+        grace = 0.0 if at_once else self._grace
+
+        def work(connection: Connection) -> None:
+            now = time.time()
+            due_at, noted_at = now + grace, now - self._grace if at_once else None
+            if token and not runs.is_ours(connection, source, run.run_id):
+                lifecycle.resolve(
+                    connection,
+                    token,
+                    SubmissionMove.ACCEPT,
+                    now,
+                    run_id=run.run_id,
+                    run_type=run.run_type,
+                    due_at=due_at,
+                )
+            runs.note_end(connection, source, run.run_id, now, due_at, noted_at=noted_at)
+
         try:
-            ours = await self._ledger.read(lambda connection: runs.is_ours(connection, source.name, run_id))
-            token = "" if ours else token_of(answer.json())
-            await self._commit(Event(event_id(source.name, body), source.name, body, time.time(), "poll", token))
-        except (RequestError, LedgerUnavailable):
-            self._committed.pop(key, None)
-
-
-def _sse(kind: str, event: str, data: bytes) -> bytes:
-    """Return one server-sent event. `data` may have lines."""
-    lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
-    return b"event: " + kind.encode() + b"\n" + (b"id: " + event.encode() + b"\n" if event else b"") + lines + b"\n"
+            await self._ledger.write(work)
+        except (LedgerUnavailable, LedgerDataError):
+            self._noted.pop(key, None)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from receiver.domain.callback import CALLBACK, ROUTE, lane_of
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.run import parse
+from receiver.domain.run import RunKey, parse
 from receiver.ledger import runs
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
@@ -26,10 +26,11 @@ from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, parse_object
-from receiver.submit.long_poll import LongPoll, TooManyWaiters
+from receiver.submit.long_poll import LongPoll
 from receiver.submit.replies import SUBMISSION_HEADER, Refusal, Reply, error, invalid, malformed, relay
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
+from receiver.submit.run_watch import WaitedRun
 
 # Seconds that the call waits for the attempt. Skyvern itself takes up to 60; SDKs wait that long.
 WAIT: Final = 30.0
@@ -45,12 +46,14 @@ class WebhookRetrier:
         self,
         ledger: AsyncLedger,
         results: Results,
+        states: LongPoll[RunKey, WaitedRun],
         deliveries_poll: LongPoll[str, DeliveryStatus],
         mask: CallbackMask,
         wake: Callable[[], Awaitable[None]],
     ) -> None:
         self._ledger = ledger
         self._results = results
+        self._states = states
         self._deliveries_poll = deliveries_poll
         self._mask = mask
         self._wake = wake
@@ -113,14 +116,15 @@ class WebhookRetrier:
         result = await self._result(source, run_id)
         if result is not None:
             return result
-        # Its webhook may have been lost: a final answer of Skyvern is committed, and becomes the caller's webhook.
-        reply = await self._results.get(source, key, run_id)
+        # Its webhook may have been lost: the clock takes a final answer of Skyvern, which becomes the caller's webhook.
+        reply = await self._results.from_skyvern(source, key, run_id, known=True)
         if reply.status != 200:
             return reply
         run = parse(reply.body)
         if not run.final:
             return error(400, f"Run {run_id} has not reached a terminal state (status={run.status}).")
-        await self._results.wait((source.name, run_id), deadline - time.monotonic())
+        await self._results.note_end(source.name, run, at_once=True)
+        await self._states.wait_until((source.name, run_id), WaitedRun.is_known, deadline - time.monotonic())
         return await self._result(source, run_id) or error(
             503, "The run's result has only just been fetched and is not in the ledger yet", retry_after="5"
         )
@@ -134,10 +138,7 @@ class WebhookRetrier:
         def ended(now: DeliveryStatus) -> bool:
             return now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed")
 
-        try:
-            return await self._deliveries_poll.wait_until(delivery, ended, deadline - time.monotonic())
-        except TooManyWaiters:
-            return None
+        return await self._deliveries_poll.wait_until(delivery, ended, deadline - time.monotonic())
 
 
 def _url_in(body: bytes) -> str:

@@ -1,6 +1,7 @@
 """A receiver with the submit API in front of a simulated Skyvern, in threads of the test's own process.
 
-submitting   makes one: submitting(sim) → .url, .key("submit", …), .ledger; its webhooks reach the ledger by themselves
+submitting   makes one: submitting(sim) → .url, .key("submit", …), .ledger; its webhooks reach the ledger by themselves;
+             with polling=True a clock's polls are made too
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from receiver.domain.callback import CALLBACK
 from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions
+from receiver.reconcile import poller
+from receiver.reconcile.poller import Reconciler
 from receiver.skyvern.simulator.server import Serving
 from receiver.submit.api import submit
 from receiver.web.app import create_app
@@ -88,6 +91,7 @@ def submitting(
             redis: str = "",
             dispatching: bool = True,
             delivering: bool = False,
+            polling: bool = False,
             **config: Any,
         ) -> Any:
             port = free_port()
@@ -107,11 +111,32 @@ def submitting(
                 stack.callback(_working(dispatch.build(settings, loaded, "test")))
             if delivering:
                 stack.callback(_working(deliverer.build(settings, loaded, CALLBACK, "test")))
+            if polling:
+                stack.callback(_ticking(poller.build(settings, loaded)))
             rig = Submitting(url, settings, ledger, serving)
             stack.enter_context(rig.client)
             return rig
 
         yield make
+
+
+def _ticking(reconciler: Reconciler) -> Callable[[], None]:
+    """Poll in a thread, as the clock would; returns what ends it."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.1):
+            reconciler.tick()
+        reconciler.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def end() -> None:
+        ended.set()
+        thread.join(120)
+
+    return end
 
 
 def _working(worker: Dispatcher | Deliverer) -> Callable[[], None]:

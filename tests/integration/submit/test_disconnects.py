@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.ledger.schema import submissions
-from receiver.submit import results
+from receiver.submit import event_stream, results
 from receiver.submit.long_poll import LongPoll
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
@@ -90,7 +90,7 @@ def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
 def test_a_stream_of_events_leaves_nothing_behind_when_its_client_hangs_up(
     polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "KEEP_ALIVE", 3600.0)  # it would be noticed at the next sign of life
+    monkeypatch.setattr(event_stream, "KEEP_ALIVE", 3600.0)  # it would be noticed at the next sign of life
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_id = rig.task().json()["run_id"]
     held = [hold(rig, f"/v1/runs/{run_id}/events") for _ in range(5)]

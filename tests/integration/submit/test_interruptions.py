@@ -18,7 +18,7 @@ import pytest
 from receiver.domain.api_key import digest
 from receiver.ledger import api_keys, queries
 from receiver.reconcile import resolver
-from receiver.submit import api, auth, results
+from receiver.submit import api, auth, event_stream
 from receiver.submit.long_poll import LongPoll
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
@@ -165,7 +165,7 @@ def test_a_key_that_is_revoked_while_it_waits_hears_no_more(
     polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "CACHE_SECONDS", 0.1)
-    monkeypatch.setattr(results, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(event_stream, "KEEP_ALIVE", 0.2)
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
     run_id = rig.task().json()["run_id"]
     key = rig.key("read")
@@ -195,7 +195,7 @@ def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_
 ) -> None:
     monkeypatch.setattr(resolver, "INLINE", ())
     sim = simulate_skyvern()
-    rig = submitting(sim.url)
+    rig = submitting(sim.url, polling=True, reconcile={"webhook_grace": 0})
     assert rig.task("p [drop] [lose]", webhook_url="https://app.example/h").status_code == 502
     (run_id,) = sim.world.runs
     sim.wait_final(run_id)
@@ -204,5 +204,7 @@ def test_a_run_whose_answer_was_lost_has_its_callers_webhook_though_another_key_
 
     assert answer.json()["status"] == "completed"
     eventually(lambda: rig.rows()[0]["run_id"] == run_id)
-    rows = rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(run_id=run_id)))
+    rows = eventually(
+        lambda: rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(run_id=run_id)))
+    )
     assert [(row["sink"], row["route"]) for row in rows] == [("callback", "caller")]

@@ -73,7 +73,7 @@ def test_runs_that_always_fail_are_tried_as_often_as_the_budget_says_and_never_m
     budget: int,
 ) -> None:
     sim = simulate_skyvern(ratios={Fault.FAIL: 1.0}, run_seconds=0.2)
-    settings = {} if public else {"public_url": ""}
+    settings = {} if public else {"public_url": "", "polling": True, "reconcile": {"webhook_grace": 0}}
     rig = submitting(sim.url, sinks={"again": SINK}, routes=[ROUTE], **settings)
     wanted = "https://app.example/h"
 

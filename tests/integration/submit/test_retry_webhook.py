@@ -135,9 +135,10 @@ def test_a_result_whose_webhook_was_lost_is_fetched_and_sent(
     submitting: Make, simulate_skyvern: Simulate, caller: ScriptedServer
 ) -> None:
     sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
-    rig = submitting(sim.url, delivering=True, allowed_addresses=["127.0.0.1"])
+    rig = submitting(sim.url, delivering=True, polling=True, allowed_addresses=["127.0.0.1"])
     run_id = rig.task(webhook_url=caller.url).json()["run_id"]
     sim.wait_final(run_id)
+    rig.client.get(f"/v1/runs/{run_id}")  # its end is noted, and waits for its webhook
 
     reply = rig.client.post(f"/v1/runs/{run_id}/retry_webhook").json()
 

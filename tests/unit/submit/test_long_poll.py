@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Collection
+from contextlib import ExitStack
 
 import pytest
 
 from receiver.submit import long_poll
-from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters
+from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
 
 
 async def test_concurrent_calls_with_one_key_share_a_task_and_later_ones_do_not() -> None:
@@ -42,11 +44,9 @@ async def test_one_query_wakes_those_whose_value_changed(monkeypatch: pytest.Mon
         asked.append(set(keys))
         return {key: values[key] for key in keys}
 
-    poll: LongPoll[str, int] = LongPoll(query, 3)
+    poll: LongPoll[str, int] = LongPoll(query)
     waits = [asyncio.create_task(poll.wait_for_change(key, 1, 30)) for key in ("a", "a", "b")]
     await asyncio.sleep(0)
-    with pytest.raises(TooManyWaiters):
-        await poll.wait_for_change("a", 1, 30)
     values["a"] = 2
 
     assert await asyncio.gather(*waits[:2]) == [2, 2]
@@ -55,3 +55,37 @@ async def test_one_query_wakes_those_whose_value_changed(monkeypatch: pytest.Mon
     poll.stop()
     assert await waits[2] is None
     await poll.close()
+
+
+def admitted(limit: WaiterLimit, stack: ExitStack, key: str) -> int:
+    """Let requests with this key wait until one is refused; how many there are."""
+    for count in itertools.count():
+        try:
+            stack.enter_context(limit.place(key))
+        except TooManyWaiters:
+            return count
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize(
+    ("share", "places"), [(0.5, [50, 25, 12, 6, 3, 2, 1, 1]), (1.0, [100]), (0.1, [10, 9, 8, 7, 6, 6, 5])]
+)
+def test_a_key_gets_its_share_of_what_the_others_leave(share: float, places: list[int]) -> None:
+    limit = WaiterLimit(100, share)
+
+    with ExitStack() as stack:
+        assert [admitted(limit, stack, f"k{number}") for number in range(len(places))] == places
+        assert len(limit) == sum(places)
+    assert len(limit) == 0
+
+
+def test_a_refusal_says_whether_the_key_or_the_process_is_full() -> None:
+    limit = WaiterLimit(2, 0.5)
+
+    with limit.place("a"):
+        with pytest.raises(TooManyWaiters, match="1 requests with this key"), limit.place("a"):
+            pass
+        with limit.place("b"), pytest.raises(TooManyWaiters, match="too many requests wait"), limit.place("c"):
+            pass
+    with limit.place("a"):
+        pass

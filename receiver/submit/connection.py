@@ -1,0 +1,95 @@
+"""A caller's connection: its request as it came, the response to it, and what ends when it disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from typing import Protocol, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from receiver.submit.replies import Refusal, Reply, error
+
+T = TypeVar("T")
+
+
+def path_of(request: Request) -> str:
+    """Return the path as it was on the wire."""
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return raw.split(b"?")[0].decode("latin-1")
+
+
+def query_of(request: Request) -> str:
+    """Return the query as it was on the wire."""
+    query: bytes = request.scope["query_string"]
+    return query.decode("latin-1")
+
+
+def to_response(reply: Reply) -> Response:
+    """Return the response that `reply` stands for."""
+    return Response(reply.body, reply.status, dict(reply.headers))
+
+
+async def chunks_of(request: Request, limit: int, seconds: float) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes. Raises Refusal for more than `limit` bytes, and when it takes too long."""
+    received, deadline = 0, asyncio.get_running_loop().time() + seconds
+    chunks = request.stream()
+    try:
+        while True:
+            async with asyncio.timeout_at(deadline):
+                chunk = await anext(chunks)
+            received += len(chunk)
+            if received > limit:
+                raise Refusal(error(413, f"The body is over {limit} bytes"))
+            yield chunk
+    except StopAsyncIteration:
+        return
+    except TimeoutError:
+        raise Refusal(error(408, "The body did not come in time", connection="close")) from None
+
+
+class Body(Protocol):
+    """A body in chunks that must be closed."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the chunks."""
+
+    async def aclose(self) -> None:
+        """Release what it holds."""
+
+
+class StreamedResponse(StreamingResponse):
+    """A body in chunks that is closed however its response ends: a caller may disconnect before the first one, too."""
+
+    def __init__(self, body: Body, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(body, status, headers)
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._body.aclose()
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Return what `work` returns; cancel it and raise ClientDisconnect when the caller disconnects."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for each in (task, disconnect):
+            each.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await each

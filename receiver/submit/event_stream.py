@@ -1,0 +1,118 @@
+"""The server-sent events of a run: its status now, each change of it, and the whole run at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import NamedTuple
+
+from receiver.domain.run import Run, RunKey, parse
+from receiver.ledger.api_keys import Key
+from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
+from receiver.submit.replies import EVENT_HEADER, Reply, error
+from receiver.submit.request.source import Source
+from receiver.submit.results import Results
+from receiver.submit.run_watch import WaitedRun
+
+# Seconds between two signs of life in a stream of events.
+KEEP_ALIVE = 15.0
+
+
+class EventStreams:
+    """Streams of the runs of all sources. `states`: of runs that are waited for."""
+
+    def __init__(self, results: Results, states: LongPoll[RunKey, WaitedRun], places: WaiterLimit) -> None:
+        self._results = results
+        self._states = states
+        self._places = places
+
+    async def open(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
+        """Return the run's events until it has ended; or a Reply when there is no such run, or no place for a stream.
+
+        Raises LedgerUnavailable.
+        """
+        last = await self._results.last_of_chain((source.name, run_id))
+        first = await self._results.from_ledger(source, key, last)
+        if first is None:
+            first = await self._results.from_skyvern(source, key, last)
+            if first.status != 200 and not await self._results.is_known(source, last):
+                return first
+        try:
+            with self._places.place(key.id):
+                pass  # the place is held from the first event on: a stream that nobody reads is never begun
+        except TooManyWaiters as problem:
+            return error(503, str(problem), retry_after="5")
+        return self._held(source, key, last, first)
+
+    async def _held(self, source: Source, key: Key, run_id: str, first: Reply) -> AsyncGenerator[bytes, None]:
+        try:
+            with self._places.place(key.id):
+                async for event in self._events(source, key, run_id, first):
+                    yield event
+        except TooManyWaiters as problem:
+            yield _sse("error", "", json.dumps({"detail": str(problem)}).encode())
+
+    async def _events(self, source: Source, key: Key, run_id: str, first: Reply) -> AsyncIterator[bytes]:
+        yield b"retry: 2000\n\n"
+        now = parse(first.body) if first.status == 200 else Run()
+        if now.final:
+            yield _result(first)
+            return
+        told: _Told | None = None
+        if now.status:
+            told = _Told(run_id, now.run_type, now.outcome, now.attempt)
+            yield told.event("")
+        known: WaitedRun | None = None
+        while True:
+            state = await self._states.wait_for_change((source.name, run_id), known, KEEP_ALIVE)
+            if state is None and self._states.stopped:
+                return  # the client connects again, to the next process
+            if state is None:
+                yield b": still here\n\n"
+                continue
+            if state.has_ended():
+                if state.status and state.status.retried_by:
+                    run_id, known = state.status.retried_by, None
+                    continue
+                reply = await self._results.after_wait(source, key, run_id, state)
+                if reply.status == 200 and parse(reply.body).final:
+                    yield _result(reply)
+                    return
+            news = _news(run_id, state, known)
+            known = state
+            if news is not None and news[0] != told:
+                told, event_id = news
+                yield told.event(event_id)
+
+
+class _Told(NamedTuple):
+    """What an event of kind `status` says."""
+
+    run_id: str
+    run_type: str
+    status: str
+    attempt: int
+    final: bool = False
+
+    def event(self, event_id: str) -> bytes:
+        return _sse("status", event_id, json.dumps(self._asdict()).encode())
+
+
+def _news(run_id: str, state: WaitedRun, known: WaitedRun | None) -> tuple[_Told, str] | None:
+    """Return what is new in `state`, with the id of the event that said it; "" when a look at Skyvern did."""
+    status, look = state.status, state.look
+    if status is not None and status.event_id and status != (known.status if known else None):
+        return _Told(run_id, status.run_type, status.outcome, status.attempt, status.final), status.event_id
+    if look is not None and look != (known.look if known else None):
+        return _Told(run_id, look.run_type, look.status, look.attempt, look.final), ""
+    return None
+
+
+def _result(reply: Reply) -> bytes:
+    return _sse("result", reply.headers.get(EVENT_HEADER, ""), reply.body)
+
+
+def _sse(kind: str, event: str, data: bytes) -> bytes:
+    """Return one server-sent event. `data` may have lines."""
+    lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
+    return b"event: " + kind.encode() + b"\n" + (b"id: " + event.encode() + b"\n" if event else b"") + lines + b"\n"

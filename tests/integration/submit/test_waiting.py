@@ -1,0 +1,184 @@
+"""Requests that wait for a run whose webhook is lost: they end soon after it, for few calls, and no key takes all."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from receiver.skyvern.simulator.faults import Fault
+from receiver.submit import api
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+
+def end_of(sim: SkyvernSimulator, run_id: str) -> float:
+    """When the run ended, in epoch seconds; waits for that."""
+    sim.wait_final(run_id)
+    return time.time()
+
+
+def stream(rig: Submitting, run_id: str, key: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """All events of a run: their kinds, and what they say."""
+    headers = {"x-api-key": key or rig.whole_key}
+    with httpx2.stream(
+        "GET", f"{rig.url}/v1/runs/{run_id}/events", headers=headers, trust_env=False, timeout=60
+    ) as said:
+        assert said.status_code == 200, said.read()
+        blocks = "".join(said.iter_text()).split("\n\n")
+    found = []
+    for block in blocks:
+        lines = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
+        if "event" in lines:
+            found.append((lines["event"], json.loads(lines["data"])))
+    return found
+
+
+@pytest.mark.parametrize("redis", ["", "redis://127.0.0.1:9/0"], ids=["with Redis", "without"])
+def test_waits_and_streams_end_within_5_s_of_an_end_whose_webhook_is_lost_for_one_look_at_a_time(
+    submitting: Make, simulate_skyvern: Simulate, redis: str
+) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0}, run_seconds=60.0)  # 1.5 to 4.5 s at this speed
+    rig = submitting(sim.url, redis=redis, dispatching=False)
+    run_id = rig.task().json()["run_id"]
+    ended: list[float] = []
+
+    def wait(_: int) -> tuple[httpx2.Response, float]:
+        answer = rig.client.get(f"/v1/runs/{run_id}?wait=60")
+        return answer, time.time()
+
+    watcher = threading.Thread(target=lambda: ended.append(end_of(sim, run_id)))
+    watcher.start()
+    watch = Stopwatch()
+    with ThreadPoolExecutor(21) as pool:
+        streaming = pool.submit(stream, rig, run_id)
+        waits = list(pool.map(wait, range(20)))
+        events = streaming.result(60)
+    watcher.join()
+
+    assert {answer.json()["status"] for answer, _ in waits} == {"completed"}
+    watch.at_most(60)
+    assert max(at for _, at in waits) - ended[0] < 5 * watch.slowness
+    assert events[-1][0] == "result"
+    assert events[-1][1]["status"] == "completed"
+    seconds = max(at for _, at in waits) - sim.run(run_id).created_at.timestamp()
+    assert sim.run(run_id).polls <= seconds / 3 + 3  # the first answer of the stream among them
+    (row,) = rig.rows()
+    assert row["due_at"] < time.time() + 121  # noted: the clock asks when the webhook has had its time
+
+
+def test_two_processes_look_at_a_run_by_turns_and_what_one_sees_ends_the_waits_of_both(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0}, run_seconds=40.0)
+    rigs = [submitting(sim.url, dispatching=False) for _ in range(2)]
+    run_id = rigs[0].task().json()["run_id"]
+    began = time.monotonic()
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda n: rigs[n % 2].client.get(f"/v1/runs/{run_id}?wait=60"), range(20)))
+
+    assert {answer.json()["status"] for answer in answers} == {"completed"}
+    assert sim.run(run_id).polls <= (time.monotonic() - began) / 2.7 + 2  # and one answer for the other process
+
+
+def test_many_waited_runs_are_looked_at_in_lists(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0}, run_seconds=50.0)
+    rig = submitting(sim.url, dispatching=False)
+    run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(12)]
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda run_id: rig.client.get(f"/v1/runs/{run_id}?wait=60"), run_ids))
+
+    assert {answer.json()["status"] for answer in answers} == {"completed"}
+    stats = sim.stats()
+    assert stats["lists"] >= 1
+    assert stats["polls"] <= 2 * len(run_ids)
+
+
+def test_a_stream_begins_with_the_run_as_it_is_though_no_event_has_told_of_it(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0}, run_seconds=60.0)
+    rig = submitting(sim.url, dispatching=False)
+    elsewhere = sim.submit("elsewhere")["run_id"]
+
+    with ThreadPoolExecutor(2) as pool:
+        known, unknown = pool.map(lambda run_id: stream(rig, run_id), [rig.task().json()["run_id"], elsewhere])
+
+    for events in (known, unknown):
+        kind, first = events[0]
+        assert kind == "status"
+        assert (first["status"] in ("created", "queued", "running", "completed"), first["final"]) == (True, False)
+        assert [kind for kind, _ in events].count("result") == 1
+        told = [(said["status"], said["attempt"]) for kind, said in events if kind == "status"]
+        assert len(told) == len(set(told))  # each state once
+    over = stream(rig, elsewhere)
+    assert [kind for kind, _ in over] == ["result"]
+
+
+def test_a_wait_that_begins_after_the_end_is_over_at_once(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern(ratios={Fault.LOSE: 1.0})
+    rig = submitting(sim.url, dispatching=False)
+    run_id = rig.task().json()["run_id"]
+    sim.wait_final(run_id)
+    watch = Stopwatch()
+
+    first = rig.client.get(f"/v1/runs/{run_id}?wait=60")
+    second = rig.client.get(f"/v1/runs/{run_id}?wait=60")  # by now the end is noted
+
+    watch.at_most(5)
+    assert first.json()["status"] == second.json()["status"] == "completed"
+    assert sim.run(run_id).polls <= 2
+
+
+@contextmanager
+def held(rig: Submitting, path: str, key: str, count: int) -> Iterator[None]:
+    """So many requests that wait until the end."""
+    with (
+        httpx2.Client(base_url=rig.url, trust_env=False, timeout=PATIENCE) as client,
+        ThreadPoolExecutor(count) as pool,
+    ):
+        for _ in range(count):
+            pool.submit(client.get, path, headers={"x-api-key": key})
+        yield
+
+
+def test_one_key_takes_a_share_of_the_places_and_others_find_some_left(
+    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_count: list[Callable[[], int]] = []
+    made = api.WaiterLimit.__init__
+
+    def note(self: Any, *arguments: Any) -> None:
+        made(self, *arguments)
+        held_count.append(self.__len__)
+
+    monkeypatch.setattr(api.WaiterLimit, "__init__", note)
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url, dispatching=False, submit={"max_waiters": 8})
+    run_id = rig.task().json()["run_id"]
+    greedy, other = rig.key("read"), rig.key("read")
+
+    with held(rig, f"/v1/runs/{run_id}?wait=3", greedy, 4):
+        eventually(lambda: held_count[0]() == 4)
+        refused = [
+            rig.client.get(f"/v1/runs/{run_id}{path}", headers={"x-api-key": greedy}) for path in ("?wait=3", "/events")
+        ]
+        served = rig.client.get(f"/v1/runs/{run_id}?wait=0.1", headers={"x-api-key": other})
+
+    for answer in refused:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["detail"].startswith("4 requests with this key wait for runs already")
+    assert served.status_code == 200
