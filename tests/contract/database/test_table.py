@@ -91,11 +91,13 @@ def test_the_command_adds_what_it_shows_and_running_sinks_of_both_releases_go_on
 
 def test_a_replay_fills_the_columns_that_were_added(database: ResultsDb) -> None:
     _make_first_release(database)
+    database.execute("DROP VIEW failures")
+    database.execute("ALTER TABLE skyvern_runs DROP COLUMN via")
     delivery = event("tsk_1", 1, downloaded_files=[{"filename": "a.pdf"}])
     database.sink().send(delivery)
     database.sink().add_columns()
     database.sink().send(delivery)
-    assert database.row()["downloaded_files"] == [{"filename": "a.pdf"}]
+    assert (database.row()["downloaded_files"], database.row()["via"]) == ([{"filename": "a.pdf"}], "webhook")
 
 
 def test_a_table_of_somebody_else_is_used_and_not_altered(pg: ResultsDb) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,6 +109,30 @@ def test_a_new_attempt_starts_with_no_files_and_no_recording_but_with_what_the_r
     second = event("wr_1", 2, attempt=2, recording_url=None, workflow_title=None, status="running", output=None)
     row = _row([first, second])
     assert (row["recording_url"], row["workflow_title"], row["output"]) == (None, "Monthly", None)
+
+
+def test_what_was_modified_last_is_the_newest_though_it_arrived_first() -> None:
+    last = event("tsk_1", 5, status="completed")
+    late = replace(event("tsk_1", 3, status="failed"), received_at=NOW)
+    assert _row([last, late])["status"] == _row([late, last])["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hidden"),
+    [
+        ({"status": "failed"}, {"status": "completed"}, True),
+        ({"status": "failed"}, {"status": "failed"}, False),
+        ({"status": "failed", "attempt": 1}, {"status": "completed", "attempt": 2}, False),
+        ({"status": "failed", "minute": 9}, {"status": "completed"}, False),
+        ({"status": "running"}, {"status": "completed"}, False),
+        ({"status": "running"}, {"status": "paused"}, True),
+    ],
+)
+def test_the_values_of_a_result_are_read_back_only_when_they_may_be_shown_again(
+    old: dict[str, Any], new: dict[str, Any], hidden: bool
+) -> None:
+    before, after = (_state(event("wr_1", **{"minute": minute, **fields})) for minute, fields in ((1, old), (2, new)))
+    assert merge.hides_result(before, after) is hidden
 
 
 @given(histories)
