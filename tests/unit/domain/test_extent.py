@@ -106,6 +106,7 @@ def test_no_value_is_too_odd(odd: Any) -> None:
 @given(extents)
 def test_an_extent_is_read_as_it_was_written(extent: Extent) -> None:
     assert parse_extent(str(extent)) == extent
+    assert str(extent).split(".")[4:] == sorted(extent.files)
 
 
 def test_none_is_known_of_an_event_that_was_recorded_without() -> None:
