@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.event import Event
-from receiver.inbox import Appended
+from receiver.inbox import STREAM, Appended
 from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.spool import Spool
@@ -107,4 +107,58 @@ async def test_a_redis_that_is_made_weaker_while_it_is_used_gets_no_more_events(
         client.config_set("appendfsync", "always")
         await becomes(lambda: ids_in_inbox(server) == [first.id, second.id])
         assert (it.store, it.trouble) == ("redis", "")
+    client.close()
+
+
+async def nobody_watches(_: GroupCommit) -> None:
+    """In place of the look at Redis twice a second, which would notice by itself."""
+
+
+async def test_the_first_failure_of_redis_is_noticed_by_the_commit_that_meets_it(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
+    server = valkey_factory()
+    kept = [event(b"%d" % number) for number in range(3)]
+    async with started(server.url, tmp_path) as it:
+        await it.commit(kept[0])
+        server.kill()
+        # Given an event that finds no Redis, then it is in the spool, and so is the next one without a look at Redis
+        await it.commit(kept[1])
+        assert it.store == "spool"
+        assert it.trouble
+        await it.commit(kept[2])
+        # And when Redis is back it is used again, and gets what the spool has
+        server.start()
+        await becomes(lambda: ids_in_inbox(server) == [each.id for each in kept])
+        assert it.store == "redis"
+
+
+async def test_to_be_ready_means_that_a_write_went_through_just_now(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GroupCommit, "_watch", nobody_watches)
+    server = valkey_factory()
+    async with started(server.url, tmp_path) as it:
+        assert await it.ready() == "redis"
+        server.kill()
+        assert await it.ready() == "spool"
+        assert it.store == "spool"
+
+
+async def test_an_inbox_that_was_full_takes_events_again_when_it_is_well_below_its_limit(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WATCH_EVERY", 0.02)
+    server = valkey_factory()
+    client = server.connect()
+    async with started(server.url, tmp_path, Limits(20, 1 << 20)) as it:
+        for number in range(20):
+            assert it.store == "redis"
+            await it.commit(event(b"%d" % number))
+        assert it.store == "spool"
+        for left, store in ((19, "spool"), (18, "spool"), (17, "redis")):
+            client.xtrim(STREAM, maxlen=left, approximate=False)
+            await becomes(lambda left=left: it._metrics.inbox_events == left)  # type: ignore[misc]
+            assert it.store == store, left
     client.close()
