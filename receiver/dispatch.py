@@ -17,6 +17,7 @@ import redis
 
 from handlers.registry import sink_type
 from receiver import wakeups
+from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import callback, deduplication, poll_schedule, shape
@@ -26,7 +27,7 @@ from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unr
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.inbox import Entry, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, events, runs
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, events, run_polls, runs
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
 from receiver.ledger.submissions import binding, polls
@@ -34,6 +35,7 @@ from receiver.ledger.submissions.lifecycle import Submission
 from receiver.routing.router import Router, RunView
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
+from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.workers import DispatchCounter
 
 QUEUE = wakeups.DISPATCH
@@ -52,13 +54,21 @@ class Dispatcher(wakeups.JobBody):
     """The body of the dispatch jobs of one process."""
 
     def __init__(
-        self, ledger: Ledger, router: Router, redactor: Redactor, reader: InboxReader, connection: redis.Redis
+        self,
+        ledger: Ledger,
+        router: Router,
+        redactor: Redactor,
+        reader: InboxReader,
+        connection: redis.Redis,
+        may_ask: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """`may_ask`: whether a source's API may be asked once more now, for what a webhook lacks."""
         self._ledger = ledger
         self._router = router
         self._redactor = redactor
         self._reader = reader
         self._redis = connection
+        self._may_ask = may_ask
         self._counter = DispatchCounter(connection)
         self._pause = Pause(log, "dispatch")
         self._unfinished: list[Entry] = []  # read, but the ledger was away
@@ -187,7 +197,20 @@ class Dispatcher(wakeups.JobBody):
         recorded = events.record(connection, decided, now)
         if bound:
             _schedule_polls(connection, batch, known, histories, bound, now)
+        lacking = {item.key for item in recorded if item.key not in bound and self._lacks_request(item)}
+        if lacking:
+            run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
         return recorded
+
+    def _lacks_request(self, item: NewEvent) -> bool:
+        """Whether it is a task's end that does not say what was asked for, and Skyvern may be asked for it."""
+        return (
+            item.disposition == "new"
+            and item.event.via == "webhook"
+            and item.run.final
+            and item.run.data.get("run_request", "") is None
+            and self._may_ask(item.event.source)
+        )
 
     def _classify(
         self,
@@ -312,6 +335,19 @@ def _completing(config: Config) -> list[str]:
     return [name for name, sink in config.sinks.items() if sink_type(sink.type).takes_updates]
 
 
+def _asking(settings: Settings, config: Config) -> Callable[[str], bool]:
+    """Return whether a source may be asked for what a webhook lacks: it has an API, and half of the budget is left."""
+    if not config.reconcile.enabled:
+        return lambda _: False
+    count, seconds = parse_rate(config.reconcile.budget)
+    buckets = {
+        name: TokenBucket(count / seconds / 2, max(1.0, count / 2))
+        for name, source in config.sources.items()
+        if source.api(settings.skyvern_base_url)
+    }
+    return lambda source: source in buckets and buckets[source].take(1, time.monotonic())
+
+
 def build(settings: Settings, config: Config, owner: str, connection: redis.Redis | None = None) -> Dispatcher:
     """Build the dispatcher of a process called `owner`. It opens its connections on first use.
 
@@ -324,4 +360,5 @@ def build(settings: Settings, config: Config, owner: str, connection: redis.Redi
         Redactor(config.redact),
         InboxReader(connection, owner),
         connection,
+        _asking(settings, config),
     )

@@ -102,7 +102,7 @@ def _disposition(event: Mapping[str, Any]) -> str:
     if event["disposition"] == "unreadable":
         return f"unreadable: {event['problem']}"
     if event["repeat_of"]:
-        return f"repeat of {short_id(event['repeat_of'])}"
+        return f"{event['disposition']} of {short_id(event['repeat_of'])}"
     if event["disposition"] == "test":
         return "test webhook, signature right"
     unrouted = ", unrouted" if event["unrouted"] else ""

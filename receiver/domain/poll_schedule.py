@@ -23,6 +23,8 @@ UNKNOWN_LONGEST: Final = 900.0
 LOST_AFTER: Final = 86_400.0
 # Seconds after which a run that was cancelled without output is polled once more: it is cleaned up by then.
 AFTER_CANCEL: Final = 120.0
+# Seconds after which Skyvern is asked for what the webhook of a run lacks that was not submitted here.
+FOR_MORE: Final = 10.0
 
 
 def first_poll(

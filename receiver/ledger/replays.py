@@ -69,10 +69,30 @@ def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
 
 
 def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
-    """The events that a backfill takes: new ones that `sink` has no delivery for."""
-    has_one = sa.select(sa.literal(1)).where(deliveries.c.event_id == events.c.id, deliveries.c.sink == sink).exists()
+    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it."""
+    other, later = events.alias("other"), events.alias("later")
+    result = sa.func.coalesce(events.c.repeat_of, events.c.id)
+
+    def of_result(event: sa.FromClause) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            event.c.source == events.c.source,
+            event.c.run_id == events.c.run_id,
+            sa.func.coalesce(event.c.repeat_of, event.c.id) == result,
+        )
+
+    has_one = (
+        sa.select(sa.literal(1))
+        .select_from(other.join(deliveries, deliveries.c.event_id == other.c.id))
+        .where(of_result(other), deliveries.c.sink == sink)
+        .exists()
+    )
+    has_later = (
+        sa.select(sa.literal(1))
+        .where(of_result(later), later.c.disposition == "update", later.c.seq > events.c.seq)
+        .exists()
+    )
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
-        events.c.disposition == "new", ~has_one
+        events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
     )
     return matching_events(found, selection)
 

@@ -73,7 +73,7 @@ class DispatchCounter(_Hash):
     def add(self, disposition: str, *, routed: bool, unevaluated: Iterable[str] = ()) -> None:
         """Count one event. `routed`: it has a delivery. `unevaluated`: the routes whose rule failed on it."""
         self._counts[f"event|{disposition}"] += 1
-        if not routed and disposition not in ("repeat", "superseded", "test"):
+        if not routed and disposition not in ("update", "repeat", "superseded", "test"):
             self._counts["unrouted"] += 1
         for route in unevaluated:
             self._counts[f"unevaluated|{route}"] += 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.redaction import Redactor
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, run_polls
 from tests.support import roads
 from tests.support.account import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, run_of
 
@@ -122,3 +122,23 @@ def test_an_update_goes_to_the_sinks_that_were_not_told_yet(account: Account) ->
     (first, second) = account.told("rows")["s", "tsk_1"]
     assert first.run["prompt"] is None
     assert second.run["prompt"] == roads.PROMPT
+
+
+def test_skyvern_is_asked_for_what_the_webhook_of_somebody_elses_task_lacks(ledger: Ledger, account: Account) -> None:
+    # Given a source that may be asked once
+    allowed = iter([True])
+    account.dispatcher._may_ask = lambda _: next(allowed, False)
+    account.submitted({"tsk_1": {"prompt": roads.PROMPT}}, {})
+
+    # When webhooks of tasks and workflows come, some of them submitted here
+    for name, run_id in [
+        ("task_v1.completed", "tsk_1"),
+        ("workflow_run.completed", "wr_1"),
+        ("task_v2.failed", "tsk_2"),
+    ]:
+        account.take((roads.webhook(name, NOW, run_id), "webhook"))
+    account.take((roads.webhook("task_v1.completed", NOW, "tsk_3"), "webhook"))
+
+    # Then only the one is asked for
+    due = ledger.write(lambda it: run_polls.lease_due(it, "s", NOW + 3600, 10))
+    assert [each.run_id for each in due] == ["tsk_2"]

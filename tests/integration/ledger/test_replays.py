@@ -142,6 +142,27 @@ def test_a_cancelled_operation_takes_no_more(ledger: Ledger, monkeypatch: pytest
     assert not ledger.write(lambda connection: replays.cancel(connection, "op_1", NOW + 12))
 
 
+def test_a_new_sink_is_filled_with_the_fullest_event_of_a_result_and_not_if_it_has_one_of_them(ledger: Ledger) -> None:
+    # Given two results with updates, one of which the sink has got
+    for run in ("tsk_1", "tsk_2"):
+        first = new_event(run, *(["chat"] if run == "tsk_2" else []))
+        more = new_event(run, disposition="update", recording_url="r")._replace(repeat_of=first.event.id)
+        most = new_event(run, disposition="update", recording_url="r", summary="s")._replace(repeat_of=first.event.id)
+        for event in (first, more, most):
+            record(ledger, event)
+
+    # When it is filled
+    create(ledger, Selection(), "backfill", sink="chat")
+    finish(ledger)
+
+    # Then it gets the other, with all that is known
+    by_run = {each.run_id: each.event_id for each in claim(ledger, "chat", now=NOW + 20)}
+    assert by_run == {
+        "tsk_1": new_event("tsk_1", recording_url="r", summary="s").event.id,
+        "tsk_2": new_event("tsk_2").event.id,
+    }
+
+
 def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
     record(
         ledger,
