@@ -43,6 +43,10 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SAMPLE_RUN = re.compile(r"[a-z]{1,10}_sample_[0-9A-Za-z_]{1,100}", re.ASCII)
 SAMPLE_SESSION = "pbs_sample_"
 
+# One of Skyvern's ids, none of a page's: tsk_1, tsk_v2_1, wr_1.
+_ID_IN_BEGINNING = re.compile(
+    rb'"(?:run_id|task_id|workflow_run_id)"\s*:\s*"([a-z0-9]{1,16}(?:_[A-Za-z0-9]{1,64}){1,4})"'
+)
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 # The sentence of Skyvern 1.0.50's FailedToSendWebhook, alone or after "Failed to run task 2.0: ". It ends in ids. A
@@ -139,6 +143,15 @@ def _texts(data: dict[str, Any]) -> dict[str, Any]:
         "retried_from": _text(data.get("retried_from_workflow_run_id"), MAX_RUN_ID) or None,
         "retried_by": _text(data.get("retried_by_workflow_run_id"), MAX_RUN_ID) or None,
     }
+
+
+def scan_run_id(beginning: bytes) -> str:
+    """Return the id of the run that a body is about, of which only `beginning` is there; "" when it does not tell.
+
+    Skyvern writes the ids of a run first, before anything that a page or a model wrote.
+    """
+    found = _ID_IN_BEGINNING.search(beginning)
+    return found[1].decode() if found else ""
 
 
 def undelivered(data: dict[str, Any]) -> bool:

@@ -16,13 +16,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
 import orjson
 
 from receiver.domain.event import Event, event_id
-from receiver.domain.run import parse
+from receiver.domain.run import parse, scan_run_id
 from receiver.domain.signature import HEADER, verify
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
 from receiver.runtime.throttle import TokenBucket
@@ -33,6 +33,9 @@ PREFIX: Final = "/webhooks/"
 OFF_LOOP: Final = 256 << 10
 # Seconds that a body may take to come in, as many as Skyvern gives a whole delivery.
 BODY_TIMEOUT: Final = 30.0
+# Bytes of a body that is too large in which its run's id is looked for, and seconds that they may take to come in.
+BEGINNING: Final = 4096
+BEGINNING_TIMEOUT: Final = 2.0
 # Bytes of bodies that may be in memory at once, over all requests.
 HELD_BYTES: Final = 256 << 20
 
@@ -81,6 +84,12 @@ class PollHints(Protocol):
 
     async def add(self, submission_id: str) -> None:
         """Ask for a poll of the submission."""
+
+    def takes_runs(self) -> bool:
+        """Whether `add_run` would be heeded now: looking for a run's id has a cost of its own."""
+
+    async def add_run(self, source: str, run_id: str) -> None:
+        """Ask for a poll of a run that nobody submitted here."""
 
 
 class _Disconnected(Exception):
@@ -144,6 +153,7 @@ class Ingest:
         """Commit the request's event, and return its id. Raises RequestError or _Disconnected."""
         source, secrets, submission_id = self._address(scope)
         length, signature = _headers(scope)
+        message: Message = {}
         try:
             if length > self._max_body:
                 raise TooLarge(f"the body is over {self._max_body} bytes")
@@ -157,7 +167,19 @@ class Ingest:
         except TooLarge:
             if submission_id:
                 await self._poll_hints.add(submission_id)
+            elif self._poll_hints.takes_runs():
+                await self._hint_run(source, message, receive)
             raise
+
+    async def _hint_run(self, source: str, message: Message, receive: Receive) -> None:
+        """Ask for a poll of the run that a body too large is about. Its id is among the first bytes, which nobody has
+        signed. `message`: the first piece of the body, if it was received."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEGINNING_TIMEOUT):
+                message = message or await receive()
+        run_id = scan_run_id(message.get("body", b"")[:BEGINNING])
+        if run_id:
+            await self._poll_hints.add_run(source, run_id)
 
     async def _accept(
         self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes

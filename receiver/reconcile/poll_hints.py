@@ -1,9 +1,12 @@
-"""Poll hints: submissions whose webhook was too large, so that their result should be polled for, soon.
+"""Poll hints: submissions and runs whose webhook was too large, so that their result should be polled for, soon.
 
-A hint comes from a request that nobody has authenticated. So it is bounded in rate and number, and the worst that a
-false one does is a poll too early. Losing one does no harm either: an overdue run is polled anyway.
+A hint comes from a request that nobody has authenticated. So it is bounded in rate and number, those of runs that
+nobody submitted here more than the others, and the worst that a false one does is a poll too early. Losing one does no
+harm either: an overdue run is polled anyway, and a watched source is walked.
 
-    runhook:hints    sorted set: submission id → when, in seconds since the epoch
+    runhook:hints            sorted set: submission id → when, in seconds since the epoch
+    runhook:hints:runs       sorted set: source and run id → when
+    runhook:hints:unknown    sorted set: source and run id that Skyvern did not know → when
 """
 
 from __future__ import annotations
@@ -15,12 +18,19 @@ from typing import Any, Final
 
 import redis
 
+from receiver.domain.run import RunKey
 from receiver.runtime.redis_client import connect_async
 from receiver.runtime.throttle import TokenBucket
 
 KEY: Final = "runhook:hints"
+RUNS_KEY: Final = "runhook:hints:runs"
+UNKNOWN_KEY: Final = "runhook:hints:unknown"
 # Hints in Redis; the oldest are dropped first.
 MAX_HINTS: Final = 10_000
+MAX_RUN_HINTS: Final = 500
+# Runs that Skyvern did not know, and seconds for which it is not asked for one of them again.
+MAX_UNKNOWN: Final = 10_000
+UNKNOWN_FOR: Final = 86_400.0
 _PENDING: Final = 1000
 _TIMEOUT: Final = 0.5
 _RETRY_EVERY: Final = 2.0
@@ -32,14 +42,27 @@ class PollHintWriter:
     def __init__(self, redis_url: str) -> None:
         self._client = connect_async(redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
         self._bucket = TokenBucket(rate=20, burst=100)
-        self._pending: dict[str, float] = {}
+        self._run_bucket = TokenBucket(rate=0.5, burst=20)
+        self._pending: dict[tuple[str, str], float] = {}
         self._retrying: asyncio.Task[None] | None = None
 
     async def add(self, submission_id: str) -> None:
         """Add a hint that `submission_id` should be polled. While Redis is away it is kept in memory."""
-        if not self._bucket.take(1, time.monotonic()) or len(self._pending) >= _PENDING:
+        if self._bucket.take(1, time.monotonic()):
+            await self._add(KEY, submission_id)
+
+    def takes_runs(self) -> bool:
+        """Take one hint of a run from what is left for them; False when there is none."""
+        return self._run_bucket.take(1, time.monotonic())
+
+    async def add_run(self, source: str, run_id: str) -> None:
+        """Add a hint that a run should be polled, after `takes_runs` has said so."""
+        await self._add(RUNS_KEY, f"{source} {run_id}")
+
+    async def _add(self, key: str, member: str) -> None:
+        if len(self._pending) >= _PENDING:
             return
-        self._pending[submission_id] = time.time()
+        self._pending[key, member] = time.time()
         if self._retrying is None or self._retrying.done():
             if await self._flush():
                 return
@@ -50,12 +73,14 @@ class PollHintWriter:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 pipeline: Any = self._client.pipeline(transaction=True)
-                pipeline.zadd(KEY, hints).zremrangebyrank(KEY, 0, -MAX_HINTS - 1)
+                for (key, member), at in hints.items():
+                    pipeline.zadd(key, {member: at})
+                pipeline.zremrangebyrank(KEY, 0, -MAX_HINTS - 1).zremrangebyrank(RUNS_KEY, 0, -MAX_RUN_HINTS - 1)
                 await pipeline.execute()
         except (redis.RedisError, OSError, TimeoutError):
             return False
-        for submission_id in hints:
-            self._pending.pop(submission_id, None)
+        for hint in hints:
+            self._pending.pop(hint, None)
         return True
 
     async def _retry(self) -> None:
@@ -76,5 +101,27 @@ class PollHintWriter:
 
 def pop_poll_hints(client: redis.Redis, count: int = 100) -> list[str]:
     """Remove and return up to `count` submission ids to poll, the oldest first. Raises redis.RedisError."""
-    popped: Any = client.zpopmin(KEY, count)
+    return _pop(client, KEY, count)
+
+
+def pop_run_hints(client: redis.Redis, count: int = 10) -> list[RunKey]:
+    """Remove and return up to `count` runs to poll, (source, run id) each, but those that Skyvern did not know. Raises
+    redis.RedisError."""
+    found = []
+    for member in _pop(client, RUNS_KEY, count):
+        source, _, run_id = member.partition(" ")
+        unknown_at: Any = client.zscore(UNKNOWN_KEY, member)
+        if run_id and (unknown_at is None or unknown_at < time.time() - UNKNOWN_FOR):
+            found.append((source, run_id))
+    return found
+
+
+def mark_unknown(client: redis.Redis, source: str, run_id: str) -> None:
+    """Note that Skyvern does not know a run: hints of it are ignored for a day. Raises redis.RedisError."""
+    client.zadd(UNKNOWN_KEY, {f"{source} {run_id}": time.time()})
+    client.zremrangebyrank(UNKNOWN_KEY, 0, -MAX_UNKNOWN - 1)
+
+
+def _pop(client: redis.Redis, key: str, count: int) -> list[str]:
+    popped: Any = client.zpopmin(key, count)
     return [member.decode(errors="replace") if isinstance(member, bytes) else str(member) for member, _ in popped]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 
@@ -40,12 +41,15 @@ from receiver.reconcile.run_polls import RunPolls
 from receiver.reconcile.source import PolledSource
 from receiver.reconcile.watcher import Watcher
 from receiver.runtime.redis_client import connect
-from receiver.runtime.throttle import RateLimits
+from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern import Answer, Answered, Patience, SkyvernReader
 
 # Of one poll: shorter than its lease, and the next poll is the retry.
 PATIENCE = Patience(tries=1, limit=25.0)
 _MAX_UNKNOWN = 50
+# Polls of runs that only a request which nobody signed has named: one in ten seconds, and so many at once.
+RUN_HINTS_PER_SECOND = 0.1
+RUN_HINTS_AT_ONCE = 10.0
 
 log = logging.getLogger("runhook.reconcile")
 
@@ -72,7 +76,8 @@ class Reconciler:
         self._counting = threading.Lock()
         self._closed = False
         self._intake = ResultIntake(ledger, dispatcher, connection, settings)
-        self._run_polls = RunPolls(ledger, self._intake, settings)
+        self._run_polls = RunPolls(ledger, self._intake, settings, self._mark_unknown)
+        self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
         self._watcher = Watcher(ledger, settings, lambda: self._closed)
 
     def tick(self) -> int:
@@ -150,11 +155,24 @@ class Reconciler:
         """Make due the submissions whose webhook was too large."""
         try:
             ids = poll_hints.pop_poll_hints(self._redis)
+            # At most so many a tick: whoever knows the URL could make them up.
+            keys = poll_hints.pop_run_hints(self._redis, 1) if self._run_hints.take(1, time.monotonic()) else []
         except redis.RedisError:
             return
         if ids:
             made = self._ledger.write(lambda connection: polls.make_due(connection, ids, time.time()))
             log.info("reconcile.hints count=%d due=%d", len(ids), made)
+        for source, run_id in keys:
+            if source in self._sources:
+                self._ledger.write(
+                    lambda connection, source=source, run_id=run_id: run_polls.ask(  # type: ignore[misc]
+                        connection, source, {run_id: time.time()}, time.time()
+                    )
+                )
+
+    def _mark_unknown(self, source: str, run_id: str) -> None:
+        with suppress(redis.RedisError):
+            poll_hints.mark_unknown(self._redis, source, run_id)
 
     # One poll.
 

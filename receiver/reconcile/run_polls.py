@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 
 from receiver.config.models import ReconcileConfig
@@ -23,12 +24,19 @@ log = logging.getLogger("runhook.reconcile")
 
 
 class RunPolls:
-    """Asks Skyvern for single runs, and has what it says taken in."""
+    """Asks Skyvern for single runs, and has what it says taken in. `mark_unknown`: called for runs that are not there."""
 
-    def __init__(self, ledger: Ledger, intake: ResultIntake, settings: ReconcileConfig) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        intake: ResultIntake,
+        settings: ReconcileConfig,
+        mark_unknown: Callable[[str, str], None],
+    ) -> None:
         self._ledger = ledger
         self._intake = intake
         self._settings = settings
+        self._mark_unknown = mark_unknown
 
     def poll(self, source: PolledSource, due: DueRun) -> None:
         """Make one poll, and decide whether there is another. Raises LedgerUnavailable."""
@@ -40,6 +48,7 @@ class RunPolls:
             self._answered(source, due, answer, now)
         elif answer.status == HTTPStatus.NOT_FOUND and (due.noted_at is None or _is_old(due, now)):
             # It was only said to be there, by a request that nobody signed; or it has been gone for a day.
+            self._mark_unknown(due.source, due.run_id)
             self._stop(due, "Skyvern knows no such run")
         elif due.final and 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
             self._stop(due, f"Skyvern answered {answer.status}")  # its end is known: this was for completeness

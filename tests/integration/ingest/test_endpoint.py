@@ -17,7 +17,7 @@ import redis
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
 from receiver.inbox import InboxReader
-from receiver.reconcile.poll_hints import pop_poll_hints
+from receiver.reconcile.poll_hints import pop_poll_hints, pop_run_hints
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import eventually
@@ -248,6 +248,17 @@ def test_hints_of_a_stranger_are_bounded(shared: ReceiverProcess) -> None:
     for number in range(300):
         raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}", path=f"/webhooks/skyvern/sub_{number}"))
     assert 0 < len(pop_poll_hints(client, 1000)) < 300
+    client.close()
+
+
+def test_a_result_over_the_limit_of_a_run_from_elsewhere_leaves_its_id_within_bounds(shared: ReceiverProcess) -> None:
+    client = redis.Redis.from_url(shared.redis_url)
+    for number in range(60):
+        beginning = f'{{"task_id": "tsk_{number}", '.encode()
+        raw(shared, head(shared, b"", f"Content-Length: {MAX_BODY + 1}") + beginning)
+    found = pop_run_hints(client, 1000)
+    assert ("skyvern", "tsk_0") in found
+    assert len(found) < 40
     client.close()
 
 

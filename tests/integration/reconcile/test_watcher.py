@@ -9,11 +9,13 @@ from typing import Any
 
 import orjson
 import pytest
+import redis
 
 from receiver.domain.event import Event, event_id
 from receiver.ledger import watches
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
+from receiver.reconcile.poll_hints import RUNS_KEY
 from receiver.skyvern.samples import dumps
 from receiver.skyvern.simulator.bodies import webhook
 from receiver.skyvern.simulator.faults import Fault
@@ -431,3 +433,53 @@ def test_a_walk_tells_of_a_run_that_is_paused(simulate_skyvern: Simulate, rig: M
     walk(it)
 
     assert [(run, what) for run, _, what in it.events()] == [(run_id, "interim")]
+
+
+# --- Results that were too large, of runs that nobody submitted here
+
+
+def test_a_result_too_large_of_a_run_from_elsewhere_is_fetched(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, redis_url: str
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    sim.wait_final(run_id)
+    client = redis.Redis.from_url(redis_url)
+    client.zadd(RUNS_KEY, {f"skyvern {run_id}": 1.0, "nobody tsk_1": 0.5})
+    client.close()
+
+    it.reconciler.tick()
+    it.reconciler.drain(20)
+
+    assert it.events() == [(run_id, "poll", "new")]
+    assert sim.run(run_id).polls == 1
+
+
+def test_a_run_that_skyvern_does_not_know_costs_one_call(
+    scripted_server: ScriptedServer, rig: MakeRig, redis_url: str
+) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
+    client = redis.Redis.from_url(redis_url)
+    for _ in range(3):
+        client.zadd(RUNS_KEY, {"skyvern tsk_9": 1.0})
+        it.reconciler.drain(20)
+
+    assert len(scripted_server.calls) == 1
+    assert client.zcard(RUNS_KEY) == 0
+    assert it.ledger.read(lambda c: c.execute(runs.select()).all()) == []
+    client.close()
+
+
+def test_hints_of_strangers_cost_few_calls(scripted_server: ScriptedServer, rig: MakeRig, redis_url: str) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
+    client = redis.Redis.from_url(redis_url)
+    client.zadd(RUNS_KEY, {f"skyvern tsk_{number}": float(number) for number in range(100)})
+    client.close()
+
+    for _ in range(50):
+        it.reconciler.tick()
+    it.reconciler.drain(10)
+
+    assert 0 < len(scripted_server.calls) < 20

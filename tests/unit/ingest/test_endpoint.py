@@ -43,9 +43,17 @@ class RefusedRequests:
 class PollHints:
     def __init__(self) -> None:
         self.submissions: list[str] = []
+        self.runs: list[tuple[str, str]] = []
+        self.most_runs = 10
 
     async def add(self, submission_id: str) -> None:
         self.submissions.append(submission_id)
+
+    def takes_runs(self) -> bool:
+        return len(self.runs) < self.most_runs
+
+    async def add_run(self, source: str, run_id: str) -> None:
+        self.runs.append((source, run_id))
 
 
 class Bench:
@@ -148,6 +156,36 @@ async def test_the_limit_holds_for_what_comes_whatever_was_announced(bench: Benc
     assert (await bench.post([b"x" * (MAX_BODY + 1)]))[0] == 413
     assert (await bench.post(pieces[:4]))[0] == 202
     assert bench.poll_hints.submissions == ["sub_1"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_too_large_of_a_run_that_was_not_submitted_here_leaves_its_id(
+    bench: Bench, announced: bool
+) -> None:
+    beginning = b'{"workflow_id":"wpid_1","workflow_run_id":"wr_7","status":"completed","outputs":{"run_id":"tsk_no"'
+    pieces = [beginning, *[b"x" * (1 << 20)] * 5]
+    headers = {"content-length": str(MAX_BODY + 1)} if announced else {}
+
+    assert (await bench.post(pieces, **headers))[0] == 413
+
+    assert bench.poll_hints.runs == [("skyvern", "wr_7")]
+    assert bench.poll_hints.submissions == []
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"x" * 5000, b'{"run_id": "../../v1"', b'{"run_id": 7', b" " * 5000 + b'{"run_id": "tsk_1"', GONE],
+)
+async def test_a_body_too_large_whose_beginning_tells_no_run_is_refused_all_the_same(
+    bench: Bench, beginning: Any
+) -> None:
+    assert (await bench.post([beginning, b"x"], **{"content-length": str(MAX_BODY + 1)}))[0] == 413
+    assert bench.poll_hints.runs == []
+
+
+async def test_nothing_of_a_body_too_large_is_read_when_no_more_ids_are_taken(bench: Bench) -> None:
+    bench.poll_hints.most_runs = 0
+    assert (await bench.post([AssertionError("was read")], **{"content-length": str(MAX_BODY + 1)}))[0] == 413
 
 
 async def test_a_refused_signature_is_quarantined_and_not_kept(bench: Bench) -> None:
