@@ -18,8 +18,10 @@ from receiver.skyvern import Answered
 Details = Mapping[str, Any]
 # Seconds to wait for a call in the budget: less than a poll's lease.
 BUDGET_WAIT: Final = 20.0
-# Skyvern has no such call or no such run: older servers, and runs of types that are not known yet.
-_NONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.UNPROCESSABLE_ENTITY})
+# Skyvern has no such call, no such run, or not for this key: older servers, runs of types that are not known yet.
+_NONE = frozenset(
+    {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.UNPROCESSABLE_ENTITY}
+)
 
 
 class DetailsUnavailable(Exception):

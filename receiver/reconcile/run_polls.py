@@ -24,7 +24,7 @@ log = logging.getLogger("runhook.reconcile")
 
 
 class RunPolls:
-    """Asks Skyvern for single runs, and has what it says taken in. `mark_unknown`: called for runs that are not there."""
+    """Asks Skyvern for single runs, and has what it says taken in. `mark_unknown`: called for one that is not there."""
 
     def __init__(
         self,

@@ -42,8 +42,8 @@ class Rig:
         self.ledger = with_tables(Ledger(self.settings.database_url))
         self.reconciler: Reconciler = poller.build(self.settings, self.config)
 
-    def begin(self, token: str = TOKEN, **fields: Any) -> None:
-        new = lifecycle.NewSubmission(token, "skyvern", "k", "tasks", f"hash of {token}", **fields)
+    def begin(self, token: str = TOKEN, call: str = "tasks", **fields: Any) -> None:
+        new = lifecycle.NewSubmission(token, "skyvern", "k", call, f"hash of {token}", **fields)
         self.ledger.write(lambda c: lifecycle.begin(c, new, time.time()))
 
     def answered(self, run_id: str, token: str = TOKEN, due_at: float = 1.0) -> None:

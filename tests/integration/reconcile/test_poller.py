@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from datetime import UTC
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
 
+from receiver.domain import shape
 from receiver.domain.event import Event, event_id
+from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionState
+from receiver.ledger.schema import events
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.reconcile import poller
 from receiver.reconcile.importer import import_runs
@@ -71,6 +76,154 @@ def test_what_the_api_says_of_a_run_is_parsed_once(
 
     assert [what for _, _, what in it.events()] == ["new"]
     assert sum(b"run_request" in each for each in parsed) == 1, "lists of runs have none"
+
+
+@pytest.mark.parametrize(
+    ("path", "engine"),
+    [("/v1/run/tasks", "skyvern-1.0"), ("/v1/run/tasks", "skyvern-2.0"), ("/v1/run/agents", "")],
+)
+def test_a_polled_run_has_each_member_of_its_webhook(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], path: str, engine: str
+) -> None:
+    # Given a run whose webhook is lost
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    body = {"engine": engine} if engine else {"agent_id": "wpid_1", "parameters": {"a": 1}}
+    run_id = sim.submit("invoice", path, **body)["run_id"]
+    it.begin()
+    it.answered(run_id)
+    sim.wait_final(run_id)
+
+    # When it is polled
+    it.reconciler.drain(20)
+
+    # Then the run has what its webhook would have had, but for where that went and what became of it
+    sent = parse(dumps(webhook(sim.run(run_id), lambda stored: f"https://files.example/{stored.id}"))).data
+    row = it.ledger.read(lambda c: c.execute(events.select()).one())
+    had = shape.completed(parse(row.body).data, json.loads(row.completion or "{}"))
+    wanted = {name: value for name, value in sent.items() if not shape.is_empty(value)}
+    apart = {"webhook_callback_url", "webhook_failure_reason", "modified_at"}
+    files = ("downloaded_files", "output", "outputs", "extracted_information")  # with URLs that are signed anew
+    signed = {name for name in sent if "url" in name or name in files}
+    signed |= {"attempts", *(name for name in sent if name.endswith("_at"))}  # times are written with Z, or without
+    assert [name for name in wanted if shape.is_empty(had.get(name)) and name not in apart] == []
+    same = wanted.keys() - apart - signed
+    assert {name: had[name] for name in same} == {name: wanted[name] for name in same}
+    assert len(same) > 5
+
+
+def test_details_that_can_not_be_had_are_waited_for_and_then_done_without(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a Skyvern whose call for details is in trouble
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id)
+    sim.wait_final(run_id)
+    (source,) = it.reconciler.sources
+    monkeypatch.setattr(source.reader, "get_details", lambda *_: Answered(502, b""))
+
+    # When it is polled, it waits for them
+    it.reconciler.drain(20)
+    assert it.events() == []
+    assert it.submission().reason == "its details: Skyvern answered 502"
+    assert it.submission().due_at == pytest.approx(time.time() + 30, abs=15)
+
+    # And after ten minutes it goes without
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET noted_at = noted_at - 601"))
+    it.due_now()
+    it.reconciler.drain(20)
+    assert it.events() == [(run_id, "poll", "new")]
+
+
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_a_skyvern_without_a_call_for_details_delays_nothing(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    run_id = sim.submit("invoice")["run_id"]
+    it.begin()
+    it.answered(run_id)
+    sim.wait_final(run_id)
+    (source,) = it.reconciler.sources
+    monkeypatch.setattr(source.reader, "get_details", lambda *_: Answered(status, b""))
+
+    it.reconciler.drain(20)
+
+    assert it.events() == [(run_id, "poll", "new")]
+
+
+def test_a_lost_answer_of_a_workflow_is_found_by_one_search(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given many runs, and one with the token, whose answer was lost
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
+    run_id = sim.submit("mine", "/v1/run/agents", agent_id="wpid_1", webhook_url=callback)["run_id"]
+    sim.wait_final(run_id, *(sim.submit(f"another {number}")["run_id"] for number in range(8)))
+    it.begin(call="agents")
+    it.lost()
+
+    it.reconciler.drain(20)
+
+    assert it.events() == [(run_id, "poll", "new")]
+    assert sim.world.stats["lists"] == 1
+    assert sum(each.polls for each in sim.world.runs.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [Answered(400, b""), Answered(503, b""), Answered(200, b"[]"), Unreachable(False, "x")]
+)
+def test_a_search_that_fails_or_finds_nothing_proves_nothing(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    it, sim = rig(skyvern_simulator), skyvern_simulator
+    callback = f"http://127.0.0.1:9/webhooks/skyvern/{TOKEN}"
+    run_id = sim.submit("mine", "/v1/run/agents", agent_id="wpid_1", webhook_url=callback)["run_id"]
+    sim.wait_final(run_id)
+    it.begin(call="agents")
+    it.lost()
+    (source,) = it.reconciler.sources
+    real = source.reader.list_runs
+    monkeypatch.setattr(
+        source.reader, "list_runs", lambda *given, **more: answer if more.get("search_key") else real(*given, **more)
+    )
+
+    it.reconciler.drain(20)
+
+    assert it.events() == [(run_id, "poll", "new")]
+
+
+@pytest.mark.parametrize(("seconds", "earliest"), [("100", 95), ("1", 10), ("Fri, 01 Jan 2100 00:00:00 GMT", 86_000)])
+def test_retry_after_of_a_poll_is_honoured(
+    scripted_server: ScriptedServer, rig: Callable[..., Rig], seconds: str, earliest: float
+) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    it.begin()
+    it.answered("tsk_1")
+    scripted_server.default = Reply(429, b"{}", {"retry-after": seconds})
+
+    it.reconciler.drain(20)
+
+    due_at = it.submission().due_at
+    assert due_at is not None
+    assert earliest < due_at - time.time() < max(20, earliest + 1000)
+
+
+@pytest.mark.parametrize(("age", "polled"), [(86_000, True), (86_500, False)])
+def test_a_run_that_is_not_there_is_polled_for_a_day(
+    scripted_server: ScriptedServer, rig: Callable[..., Rig], age: float, polled: bool
+) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    it.begin()
+    it.answered("tsk_1")
+    it.ledger.write(lambda c: c.exec_driver_sql(f"UPDATE submissions SET created_at = {time.time() - age}"))
+    scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
+
+    it.reconciler.drain(20)
+
+    assert (it.submission().due_at is not None) is polled
+    assert it.submission().reason == "Skyvern answered 404"
 
 
 @pytest.mark.parametrize("path", ["/v1/run/tasks", "/v1/run/agents"])
@@ -430,14 +583,14 @@ def test_a_cancelled_run_without_any_output_is_polled_once_and_no_more(
     it.due_now()
     it.reconciler.drain(20)
     assert it.submission().due_at is not None  # Skyvern was in trouble: that was no poll
-    polls = len(scripted_server.calls)
+    polls = len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"])
     it.due_now()
     scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
     it.reconciler.drain(20)
 
     assert it.submission().due_at is None
-    assert len(scripted_server.calls) == polls + 1
-    assert it.events() == [("tsk_1", "webhook", "new")]
+    assert len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"]) == polls + 1
+    assert [what for _, _, what in it.events() if what == "new"] == ["new"]
 
 
 def test_a_run_that_is_not_cancelled_or_sent_its_output_is_finished_at_once(
