@@ -454,6 +454,30 @@ def test_a_large_output_is_fingerprinted_about_as_quickly_as_it_is_parsed() -> N
     assert best(lambda: deduplication.fingerprints(run)) < 20 * best(lambda: parse(body))
 
 
+# --- The statement: the facts without the files
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"downloaded_files": [A]}, {"downloaded_files": [A, B]}, True),
+        ({"downloaded_files": []}, {"downloaded_files": [B]}, True),
+        ({"output": {"block": {"n": 1}}}, {"output": {"block": {"n": 1, "downloaded_files": [A]}}}, True),
+        ({"output": {"block": {"downloaded_files": [A]}}}, {"output": None}, True),
+        ({"output": [{"downloaded_files": [A]}, {"n": 1}]}, {"output": [{}, {"n": 1}]}, True),
+        ({"output": {"n": 1}}, {"output": {"n": 2}}, False),
+        ({"errors": [{"e": 1}]}, {"errors": []}, False),
+        ({"failure_reason": "a"}, {"failure_reason": "b"}, False),
+        ({"output": {"files": [A]}}, {"output": {"files": [B]}}, False),
+    ],
+)
+def test_files_are_no_part_of_the_statement(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    def statement(**fields: Any) -> str:
+        return deduplication.fingerprints(parse(json.dumps({"run_id": "r", "status": "failed", **fields}).encode()))[1]
+
+    assert (statement(**one) == statement(**other)) is same
+
+
 # --- Output that may still come
 
 
