@@ -38,9 +38,9 @@ test: lint types
 chaos: install
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-# Runs submitted through us while webhooks are lost and the receiver is killed; a simulated Skyvern is the truth.
+# Runs submitted through us and past us, with every fault of a simulated Skyvern, which is the truth. Some minutes.
 loop: install
-	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS))
+	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS)) $(ARGS)
 
 # Each bench in a short form, about two minutes in all. PART=ingest runs one of them, ARGS="--seconds 8" at full length.
 bench-ingest := --seconds 2 --rounds 1

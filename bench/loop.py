@@ -1,23 +1,25 @@
-"""Proof of the closed loop: runs submitted through us, webhooks lost, doubled, late, in disorder, the receiver killed.
+"""Proof of the closed loop: runs submitted through us and past us, while Skyvern does all that it is known to do.
 
-    python bench/loop.py [--runs 1000] [--seed 0] [--postgres]
+    python bench/loop.py [--runs 2000] [--seed 0] [--postgres] [--all] [--verbose]
 
-A simulated Skyvern is the truth to compare with: each submission must be final in the ledger with the status that its
-run has there, each run must have been created once, and each sink and each caller must have each distinct final event
-exactly once. The number of polls is printed beside the fewest possible: one for each run that no webhook reported.
+A simulated Skyvern with every fault on is the truth to compare with. Webhooks are lost, late, doubled, out of order;
+callers ask before, between and after them; recordings are half written; runs are started again, and from the UI; the
+receiver is killed twice. At the end each run must have been routed where its webhook alone would have been routed, have
+one row with the columns that its webhook alone would have given, whole files, and each result told once. It prints a
+table, and ends with 1 on any difference. `--all` shows every violation, and not the first few of a kind.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,263 +30,332 @@ sys.path.insert(0, str(ROOT))
 import httpx2  # noqa: E402
 import sqlalchemy as sa  # noqa: E402
 
-from receiver.domain.signature import verify  # noqa: E402
+from bench import loop_checks as checks  # noqa: E402
+from bench.loop_callers import MANNERS, Callers, press_test_button, start_outside  # noqa: E402
+from bench.loop_checks import Check  # noqa: E402
+from bench.loop_truth import MAPPED, TITLES, Expected, expect, routes  # noqa: E402
 from receiver.domain.submission import OPEN  # noqa: E402
 from receiver.ledger import Connection  # noqa: E402
 from receiver.ledger.schema import runs, submissions  # noqa: E402
 from receiver.skyvern.simulator import Options, create_app  # noqa: E402
 from receiver.skyvern.simulator.faults import Fault  # noqa: E402
+from receiver.skyvern.simulator.runs import TASK_V2  # noqa: E402
 from receiver.skyvern.simulator.server import Serving  # noqa: E402
 from receiver.skyvern.simulator.world import World  # noqa: E402
 from tests.servers.deployment import Deployment  # noqa: E402
 from tests.servers.http import ScriptedServer  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
+from tests.servers.slack import FakeSlack  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
 
 KEY = "the-key-of-the-loop"
 SECRET = "the-master-secret-of-the-loop"
+SPEED = 2.0
+GRACE = 4.0
+# Drawn for each run, and for its submit. A run of a few seconds has several of them.
 FAULTS = {
     Fault.LOSE: 0.2,
     Fault.DOUBLE: 0.1,
+    Fault.ECHO: 0.05,
     Fault.LATE: 0.05,
     Fault.DISORDER: 0.05,
     Fault.FAIL: 0.08,
     Fault.TERMINATE: 0.04,
     Fault.TIMEOUT: 0.04,
-    Fault.RETRY: 0.3,
+    Fault.CANCEL: 0.04,
+    Fault.TWICE: 0.3,
+    Fault.RETRY: 0.1,
+    Fault.RETRIES: 0.05,
+    Fault.RESTART: 0.05,
+    Fault.TANGLED: 0.1,
+    Fault.LAPSED: 0.05,
+    Fault.GAP: 0.1,
+    Fault.HALF: 0.05,
+    Fault.PAUSE: 0.02,
+    Fault.QUEUE: 0.02,
+    Fault.BIG: 0.001,
+    Fault.DROP: 0.01,
+    Fault.SLOW: 0.01,
+    Fault.THROTTLE: 0.01,
+    Fault.BUSY: 0.01,
+    Fault.CRASH: 0.01,
+    Fault.GARBAGE: 0.01,
 }
-SUBMITTERS = 8
+# Of any call of the API, polls and lists among them: which calls they fall on hangs on who asks when.
+OF_READS = {Fault.SLOW: 0.01, Fault.THROTTLE: 0.01, Fault.BUSY: 0.005, Fault.CRASH: 0.005, Fault.GARBAGE: 0.005}
+HTTP_SINKS = ("first", "odd", "orders", "invoices", "north")
+OUTSIDE = 0.1
+PRESSES = 4
+# Seconds for which nothing may move before the loop is over: what is noted of a run is acted upon after the grace.
+STILL = 2 * GRACE + 4
 
 
 @dataclass(frozen=True)
 class LoopReport:
-    """The result of a loop. `errors`: each violation of what must hold; `min_polls`: the fewest that were possible."""
+    """The result of a loop. `min_polls`: the fewest that were possible: one for each run that no webhook reported."""
 
     runs: int
     seconds: float
     polls: int
     min_polls: int
     webhooks: dict[str, int]
-    errors: list[str]
+    asked: dict[str, int]
+    faults: dict[str, int]
+    checks: list[Check]
 
-    def __str__(self) -> str:
+    @property
+    def errors(self) -> list[str]:
+        """Every violation of what must hold."""
+        return [f"{check.name}: {each}" for check in self.checks for each in check.wrong]
+
+    def text(self, most: int = 5) -> str:
+        """Return the table, with the first `most` violations of each check."""
         lines = [
-            f"{self.runs} runs in {self.seconds:.1f} s; receiver killed twice; "
+            f"{self.runs} runs in {self.seconds:.0f} s; receiver killed twice; webhooks: "
             + ", ".join(f"{count} {name}" for name, count in self.webhooks.items()),
+            "faults: " + ", ".join(f"{count} {name}" for name, count in self.faults.items()),
+            "callers asked: " + ", ".join(f"{count} {name}" for name, count in self.asked.items()),
             f"polls: {self.polls}, the fewest possible: {self.min_polls}",
-            *(f"ERROR: {each}" for each in self.errors),
+            "",
+            f"{'':<49} {'runs':>6} {'wrong':>6}",
         ]
-        return "\n".join(
-            lines if self.errors else [*lines, "every submission final, each final event once at each sink"]
-        )
+        for check in self.checks:
+            lines.append(str(check))
+            lines += [f"       {each}" for each in check.wrong[:most]]
+            lines += [f"       … and {len(check.wrong) - most} more"] if len(check.wrong) > most else []
+        return "\n".join(lines)
 
 
 class Loop:
-    """One loop: its servers, its submissions, and the checks at its end."""
+    """One loop: its servers, its callers, and the checks at its end."""
 
-    def __init__(self, count: int, seed: int, directory: Path, redis_url: str, database_url: str = "") -> None:
-        self.count = count
-        self._random = random.Random(seed)
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        directory: Path,
+        redis_url: str,
+        database_url: str = "",
+        faults: Mapping[Fault, float] = FAULTS,
+        of_reads: Mapping[Fault, float] = OF_READS,
+    ) -> None:
+        self.count, self.seed, self.directory, self.faults = count, seed, directory, dict(faults)
         self._app = create_app(
-            Options(api_keys=(KEY,), seed=seed, speed=2.0, run_seconds=2.0, late_seconds=10.0, ratios=dict(FAULTS))
+            Options(
+                api_keys=(KEY,),
+                seed=seed,
+                speed=SPEED,
+                late_seconds=10.0,
+                slow_seconds=2.0,
+                half_seconds=8.0,
+                paused_seconds=10.0,
+                queued_seconds=10.0,
+                ratios=dict(of_reads),
+            )
         )
         self._skyvern = Serving(self._app)
-        self._sinks = {name: ScriptedServer() for name in ("first", "second", "caller")}
-        urls = {name: server.url for name, server in self._sinks.items()}
-        self._caller_url = f"{urls['caller']}/hook"
+        self._sinks = {name: ScriptedServer() for name in (*HTTP_SINKS, "caller")}
+        self._slack = FakeSlack()
+        self._hook = f"{self._sinks['caller'].url}/hook"
         directory.mkdir(parents=True, exist_ok=True)
-        self.system = Deployment(
-            directory,
-            redis_url,
-            database_url or f"sqlite:///{directory / 'data' / 'ledger.db'}",
-            {
-                "sources": {"skyvern": {"secrets": ["another"], "api_base": self._skyvern.url, "api_key": KEY}},
-                "sinks": {
-                    name: {"type": "http", "url": urls[name], "concurrency": 16, "retry": {"first": "500ms"}}
-                    for name in ("first", "second")
-                },
-                "routes": [
-                    {"name": "everything", "to": ["first"]},
-                    {"name": "odd ones", "when": {"labels.parity": "odd"}, "to": ["second"]},
-                ],
-                "reconcile": {
-                    "after": "4s",
-                    "webhook_grace": "3s",
-                    "budget": "50/s",
-                    "concurrency": 16,
-                    "absent_after": "1m",
-                },
-                "callbacks": {"per_origin": 16, "retry": {"first": "500ms"}},
-                "allowed_addresses": ["127.0.0.1"],
-                "spool": {"reserve_bytes": 0},
-            },
-        )
+        url = database_url or f"sqlite:///{directory / 'data' / 'ledger.db'}"
+        self.system = Deployment(directory, redis_url, url, self._config())
         self.system.more = {"PUBLIC_URL": self.system.url, "RUNHOOK_SECRET": SECRET}
-        self._submitted: dict[str, str] = {}  # submission → run
-        self._lock = threading.Lock()
+        self._outside: dict[str, str] = {}
+        self._presses: list[int] = []
+        self.verbose = False
+        self._started = time.monotonic()
 
     @property
     def world(self) -> World:
+        """The state of the simulated Skyvern."""
         world: World = self._app.state.world
         return world
 
+    def _config(self) -> dict[str, Any]:
+        source = {"secrets": ["another"], "api_base": self._skyvern.url, "api_key": KEY, "watch": True}
+        reconcile = {
+            "after": "4s",
+            "webhook_grace": f"{GRACE:g}s",
+            "watch_every": "3s",
+            "budget": "100/s",
+            "concurrency": 16,
+            "absent_after": "1m",
+        }
+        quick = {"retry": {"first": "500ms"}}
+        results = f"sqlite:///{self.directory / 'results.db'}"
+        return {
+            "sources": {"skyvern": source},
+            "sinks": {
+                **{
+                    name: {"type": "http", "url": self._sinks[name].url, "concurrency": 16, **quick}
+                    for name in HTTP_SINKS
+                },
+                "rows": {"type": "database", "url": results, "table": "runs", "columns": MAPPED},
+                "archive": {"type": "files", "path": str(self.directory / "archive"), "concurrency": 8, **quick},
+                "chat": {"type": "slack", "webhook_url": self._slack.webhook_url, "concurrency": 8, **quick},
+            },
+            "routes": routes(),
+            "reconcile": reconcile,
+            "callbacks": {"per_origin": 16, **quick},
+            "allowed_addresses": ["127.0.0.1"],
+            "spool": {"reserve_bytes": 0},
+        }
+
     def run(self, patience: float) -> LoopReport:
-        """Run the loop. `patience`: seconds in which every submission must be final, once all are answered."""
-        started = time.monotonic()
-        with self._skyvern, self._sinks["first"], self._sinks["second"], self._sinks["caller"]:
+        """Run the loop. `patience`: seconds in which all must be still, once all submits are answered."""
+        self._started = time.monotonic()
+        with self._skyvern:
+            for server in self._sinks.values():
+                server.__enter__()
             try:
                 self.system.start()
-                self._key = json.loads(self.system.runhook("keys", "create", "loop", "--json"))["key"]
+                key = json.loads(self.system.runhook("keys", "create", "loop", "--json"))["key"]
                 self.system.run("worker", "--dispatchers", "2")
                 self.system.run("clock")
-                self._submit_all()
-                self._kill()  # while webhooks are being sent
-                errors = self._wait(time.monotonic() + patience)
-                return self._report(errors, time.monotonic() - started)
+                callers = Callers(self.system.url, key, self._hook, self.count, self.seed, self.faults)
+                self._work(callers)
+                unsettled = self._wait(time.monotonic() + patience)
+                return self._report(callers, unsettled, time.monotonic() - self._started)
             finally:
                 self.system.end()
+                self._slack.close()
+                for server in self._sinks.values():
+                    server.__exit__()
+
+    def _work(self, callers: Callers) -> None:
+        """Submit everything, start runs outside, press the Test button; the receiver is killed meanwhile, twice."""
+        for workflow_id, title in TITLES.items():
+            body = {"workflow_id": workflow_id, "title": title}
+            httpx2.post(f"{self._skyvern.url}/_sim/agents", json=body, trust_env=False).raise_for_status()
+        half, asking = threading.Event(), list[Future[None]]()
+        submitting = threading.Thread(target=lambda: asking.extend(callers.submit_all(half)))
+        submitting.start()
+        callback = f"{self.system.url}/webhooks/skyvern"
+        self._outside = start_outside(self._skyvern.url, callers, max(round(self.count * OUTSIDE), 10), callback)
+        self._presses = press_test_button(self._skyvern.url, KEY, callback, PRESSES)
+        half.wait(300)
+        self._kill()  # while requests and webhooks are being sent
+        submitting.join()
+        self._tell(f"{len(callers.submitted)} submits answered; slow ones: {callers.slow}")
+        self._kill()  # while webhooks are being sent
+        for each in asking:
+            each.result()
+        self._tell("every caller has its answer")
 
     def _kill(self) -> None:
         self.system.kill()
         self.system.start()
 
-    # Submitting.
-
-    def _submit_all(self) -> None:
-        half = threading.Event()
-        with ThreadPoolExecutor(SUBMITTERS) as pool:
-            work = [pool.submit(self._submit, number, half) for number in range(self.count)]
-            half.wait(60)
-            self._kill()  # while requests and webhooks are being sent
-            for each in work:
-                each.result()
-
-    def _submit(self, number: int, half: threading.Event) -> None:
-        """Submit as an app should: with the same Idempotency-Key until there is an answer.
-
-        One that was killed before anything was sent has its answer once it is certain that there is no run.
-        """
-        path, body = self._request(number)
-        headers = {"x-api-key": self._key, "idempotency-key": f"loop-{number}"}
-        headers["x-runhook-labels"] = f"parity={'odd' if number % 2 else 'even'},number={number}"
-        deadline = time.monotonic() + 300
-        with httpx2.Client(base_url=self.system.url, trust_env=False, timeout=90) as client:
-            while True:
-                try:
-                    answer = client.post(path, json=body, headers=headers)
-                    if answer.status_code == 200:
-                        break
-                    if answer.status_code not in (409, 429, 502, 503, 504):
-                        raise AssertionError(f"{path} answered {answer.status_code}: {answer.text[:300]}")
-                except httpx2.HTTPError:
-                    pass
-                if time.monotonic() > deadline:
-                    raise AssertionError(f"{path} was not answered")
-                time.sleep(0.2)
-        found = answer.json()
-        with self._lock:
-            self._submitted[answer.headers["x-runhook-submission-id"]] = found.get("run_id") or found["task_id"]
-            if len(self._submitted) >= self.count // 2:
-                half.set()
-
-    def _request(self, number: int) -> tuple[str, dict[str, Any]]:
-        kind = number % 6
-        hook = {"webhook_url": f"{self._caller_url}/{number}"}
-        if kind == 0:
-            return "/v1/run/tasks", {"prompt": f"p{number}", "engine": "skyvern-1.0", **hook}
-        if kind == 1:
-            return "/v1/run/tasks", {"prompt": f"p{number}", "engine": "skyvern-2.0", **hook}
-        if kind == 2:
-            return "/v1/run/tasks", {"prompt": f"p{number}", "title": f"t{number}", **hook}
-        if kind == 3:
-            return "/v1/run/agents", {"agent_id": "wpid_1", "parameters": {"n": number}, **hook}
-        if kind == 4:
-            return "/v1/run/workflows", {"workflow_id": "wpid_2", "parameters": {"n": number}, **hook}
-        legacy = {"webhook_callback_url": hook["webhook_url"]}
-        return "/api/v1/tasks", {"url": "https://shop.example", "navigation_goal": f"g{number}", **legacy}
-
-    # Checking.
-
     def _wait(self, deadline: float) -> list[str]:
-        """Wait until nothing is open: no run at Skyvern, no submission, no delivery, no webhook. Returns violations."""
+        """Wait until nothing has moved for a while: no run, no submission, no delivery. Returns what still moves."""
+        seen: Any = None
+        still_since = time.monotonic()
         while time.monotonic() < deadline:
-            open_ones = self.system.ledger.read(_count_open)
             states = self.system.states()
-            quiet = all(run.final and (run.reported or Fault.LOSE in run.faults) for run in self.world.runs.values())
-            if not open_ones and set(states) == {"delivered"} and (quiet or self._waited_for_webhooks()):
+            open_ones = self.system.ledger.read(_count_open)
+            unsettled = sum(not run.settled for run in self.world.runs.values())
+            waiting = (
+                sum(
+                    not run.reported and run.callback is not None and Fault.LOSE not in run.faults
+                    for run in self.world.runs.values()
+                )
+                - self.world.stats["webhooks_failed"]
+            )
+            now = (states, open_ones, unsettled, max(waiting, 0), len(self.world.runs))
+            if now != seen or open_ones or unsettled or set(states) - {"delivered", "dead"}:
+                if now != seen:
+                    self._tell(f"{open_ones} submissions open, {unsettled} runs not settled, deliveries {states}")
+                seen, still_since = now, time.monotonic()
+            elif time.monotonic() - still_since > STILL:
                 return []
-            time.sleep(0.2)
-        return [f"not finished in time: {open_ones} submissions open, deliveries {states}"]
+            time.sleep(0.3)
+        return [f"{open_ones} submissions open, {unsettled} runs not settled, deliveries {states}"]
 
-    def _waited_for_webhooks(self) -> bool:
-        """Return whether the simulation has given up on all webhooks that it will not deliver."""
-        stats = self.world.stats
-        failed = stats["webhooks_failed"]
-        missing = sum(not run.reported and Fault.LOSE not in run.faults for run in self.world.runs.values())
-        return missing <= failed
+    def _tell(self, text: str) -> None:
+        if self.verbose:
+            print(f"{time.monotonic() - self._started:6.1f} s  {text}", file=sys.stderr)
 
-    def _report(self, errors: list[str], seconds: float) -> LoopReport:
+    # What came of it.
+
+    def _report(self, callers: Callers, unsettled: list[str], seconds: float) -> LoopReport:
         world = self.world
-        if len(world.runs) != self.count:
-            errors.append(f"{len(world.runs)} runs were created for {self.count} submissions")
-        rows = self.system.ledger.read(_rows)
-        for submission_id, run_id in self._submitted.items():
-            state, bound, status, final = rows.get(submission_id, ("missing", "", "", False))
-            truth = world.runs[run_id].status
-            if (state, bound, status, bool(final)) != ("accepted", run_id, truth, True):
-                errors.append(f"{submission_id}: {state} {bound} {status} final={final}; Skyvern has {run_id} {truth}")
-        errors += self._errors_at("first", set(world.runs))
-        odd = {run.id for run in world.runs.values() if self._number(run.callback) % 2}
-        errors += self._errors_at("second", odd)
-        errors += self._errors_at_callers()
+        expected = self._expected(callers)
+        requests = {name: self._sinks[name].requests for name in HTTP_SINKS}
+        got = {name: [json.loads(each.body)["run_id"] for each in several] for name, several in requests.items()}
+        names = {run.workflow_run_id: run.id for run in world.runs.values() if run.workflow_run_id}
+        chat = [checks.mentioned(json.dumps(arguments)) for _, arguments in self._slack.calls]
+        all_checks = [
+            Check("all is still", 1, unsettled),
+            self._created(callers),
+            self._submissions(callers),
+            *(
+                checks.at_sink(name, expected, got[name], [each.headers["webhook-id"] for each in requests[name]])
+                for name in HTTP_SINKS
+            ),
+            checks.at_sink("chat", expected, [names.get(each, each) for each in chat], []),
+            *checks.rows(expected, self.directory / "results.db"),
+            checks.files(expected, self.directory / "archive"),
+            checks.callers(expected, self._sinks["caller"].requests, callers.key),
+            checks.leaks(requests, self.directory / "archive"),
+            checks.answers(expected, world, self.system.url, callers.key),
+            self._dead(),
+            Check("Test button: 202", PRESSES, [f"answered {each}" for each in self._presses if each != 202]),
+        ]
         stats = world.stats
         return LoopReport(
-            runs=self.count,
+            runs=len(world.runs),
             seconds=seconds,
             polls=sum(run.polls for run in world.runs.values()),
             min_polls=len(world.unreported()),
-            webhooks={name: stats[f"webhooks_{name}"] for name in ("delivered", "lost", "failed")},
-            errors=errors,
+            webhooks={name: stats[f"webhooks_{name}"] for name in ("delivered", "lost", "failed", "none")},
+            asked=dict(callers.asked),
+            faults={name[6:]: count for name, count in sorted(stats.items()) if name.startswith("fault_")},
+            checks=all_checks,
         )
 
-    def _number(self, callback: str | None) -> int:
-        """Return the number of the submit that created a run, by the token in its callback URL."""
-        token = (callback or "").rpartition("/")[2]
-        return self._numbers().get(token, 0)
+    def _expected(self, callers: Callers) -> list[Expected]:
+        numbers = {run_id: number for number, run_id in callers.submitted.items()}
+        found = []
+        for run in self.world.runs.values():
+            first = run
+            while first.retried_from:
+                first = self.world.runs[first.retried_from]
+            number = numbers.get(first.id)
+            if number is None:
+                found.append(expect(self.world, run, {}, None, self._outside.get(run.id, "")))
+            else:
+                manner = MANNERS[number % len(MANNERS)]
+                found.append(expect(self.world, run, callers.labels(number), f"{self._hook}/{number}", manner))
+        return found
 
-    def _numbers(self) -> dict[str, int]:
-        if not hasattr(self, "_by_token"):
-            query = sa.select(submissions.c.id, submissions.c.idempotency_key)
-            found = self.system.ledger.read(lambda connection: connection.execute(query).all())
-            self._by_token = {row.id: int((row.idempotency_key or "loop-0").removeprefix("loop-")) for row in found}
-        return self._by_token
+    def _created(self, callers: Callers) -> Check:
+        """Each submit has made one run, though its answer may have been lost."""
+        tokens = Counter(
+            (run.callback or "").rpartition("/")[2] for run in self.world.runs.values() if not run.retried_from
+        )
+        wrong = [
+            f"submit {number}: {tokens[token]} runs" for number, token in callers.tokens.items() if tokens[token] != 1
+        ]
+        return Check("submits: one run each", self.count, wrong)
 
-    def _errors_at(self, sink: str, expected: set[str]) -> list[str]:
-        """Return the violations at a sink that must have the final event of each of these runs, once."""
-        requests = self._sinks[sink].requests
-        keys = Counter(each.headers["webhook-id"] for each in requests)
-        got = Counter(json.loads(each.body)["run_id"] for each in requests)
-        errors = [f"{sink}: delivery {key} came {count} times" for key, count in keys.items() if count != 1]
-        errors += [f"{sink}: {count} final events of run {run}" for run, count in got.items() if count != 1]
-        if set(got) != expected:
-            errors.append(f"{sink}: {len(expected - set(got))} runs missing, {len(set(got) - expected)} too many")
-        return errors
+    def _submissions(self, callers: Callers) -> Check:
+        """Each submission is final in the ledger, with the status of its run, or of the one that it became."""
+        rows = self.system.ledger.read(_rows)
+        wrong = []
+        for number, run_id in callers.submitted.items():
+            run = self.world.runs[run_id]
+            tangled = Fault.TANGLED in run.faults and run.type == TASK_V2 and run.status == "failed"
+            truth = "completed" if tangled and run.output else run.status
+            state, status, final = rows.get((callers.tokens[number], run_id), ("missing", "", False))
+            if (state, status, bool(final)) != ("accepted", truth, True):
+                wrong.append(f"{run_id}: {state} {status} final={final}; Skyvern has {truth}")
+        return Check("ledger: submissions final", self.count, wrong)
 
-    def _errors_at_callers(self) -> list[str]:
-        errors: list[str] = []
-        final: Counter[str] = Counter()
-        for each in self._sinks["caller"].requests:
-            body = json.loads(each.body)
-            if not verify(each.body, each.headers["x-skyvern-signature"], [self._key]):
-                errors.append("caller: a webhook with an invalid signature")
-            if b"/webhooks/skyvern/" in each.body:
-                errors.append("caller: our own callback URL in a body")
-            if not body.get("retry_pending"):
-                final[body["run_id"]] += 1
-        errors += [f"caller: {count} final events of run {run}" for run, count in final.items() if count != 1]
-        if missing := set(self.world.runs) - set(final):
-            errors.append(f"caller: {len(missing)} runs missing")
-        return errors
+    def _dead(self) -> Check:
+        states = self.system.states()
+        dead = [f"{each['sink']}: {each['reason']}" for each in self.system.deliveries(state=["dead"])[:50]]
+        return Check("deliveries: none dead", sum(states.values()), dead)
 
 
 def _count_open(connection: Connection) -> int:
@@ -298,18 +369,21 @@ def _count_open(connection: Connection) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _rows(connection: Connection) -> dict[str, tuple[str, str, str, bool]]:
+def _rows(connection: Connection) -> dict[tuple[str, str], tuple[str, str, bool]]:
+    """Return state, outcome and finality of each submission's run, by submission id and run id."""
     query = sa.select(
-        submissions.c.id, submissions.c.state, submissions.c.run_id, runs.c.outcome, runs.c.final
+        submissions.c.id, submissions.c.run_id, submissions.c.state, runs.c.outcome, runs.c.final
     ).outerjoin(runs, sa.and_(runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id))
-    return {row[0]: (row[1], row[2], row[3], row[4]) for row in connection.execute(query)}
+    return {(row[0], row[1]): (row[2], row[3], row[4]) for row in connection.execute(query)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Proof of the closed loop.")
-    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--postgres", action="store_true", help="The ledger on PostgreSQL instead of SQLite.")
+    parser.add_argument("--all", action="store_true", help="Show every violation.")
+    parser.add_argument("--verbose", action="store_true", help="Tell what still moves.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
@@ -319,12 +393,14 @@ def main() -> int:
         try:
             url = postgres.url(postgres.create_database()) if postgres else ""
             redis_url = f"redis://127.0.0.1:{valkey.port}/0"
-            found = Loop(options.runs, options.seed, here / "loop", redis_url, url).run(600)
+            loop = Loop(options.runs, options.seed, here / "loop", redis_url, url)
+            loop.verbose = options.verbose
+            found = loop.run(900)
         finally:
             valkey.kill()
             if postgres:
                 postgres.kill()
-    print(found)
+    print(found.text(10**9 if options.all else 5))
     return 1 if found.errors else 0
 
 
