@@ -34,6 +34,13 @@ def test_a_run_that_has_just_ended_is_young_though_it_was_submitted_long_ago() -
     assert ended_for(run, NOW, noted_at=NOW, submitted_at=NOW - HOURS) == 0
 
 
+def test_where_a_time_is_missing_our_own_note_counts() -> None:
+    assert ended_for(Run(finished_at=NOW - 60), NOW, noted_at=NOW - 3, submitted_at=NOW - HOURS) == 3
+    assert ended_for(Run(created_at=NOW - HOURS, finished_at=NOW - 60), NOW, noted_at=NOW - 3) == 3
+    assert ended_for(Run(created_at=NOW - HOURS), NOW, noted_at=NOW - 3, submitted_at=NOW - HOURS) == 3
+    assert ended_for(Run(created_at=NOW - HOURS), NOW, noted_at=NOW - 3, listed_at=NOW) == 3
+
+
 def test_a_later_run_in_the_same_list_dates_an_end() -> None:
     assert ended_for(Run(finished_at=NOW - 7 * HOURS), NOW, listed_at=NOW - 6 * HOURS) == HOURS
     assert ended_for(Run(finished_at=NOW), NOW, listed_at=NOW - 6 * HOURS) == 0
