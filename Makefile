@@ -8,7 +8,7 @@ JOBS ?= 6
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install demo test lint format types chaos bench loop clean
+.PHONY: install demo test lint format types chaos bench loop upstream clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ chaos: install
 # Runs submitted through us and past us, with every fault of a simulated Skyvern, which is the truth. Some minutes.
 loop: install
 	@$(BIN)/python bench/loop.py $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+
+# The newest Skyvern of the package registry against what docs/skyvern.md says. ARGS="--version 1.0.56", "--keep FOLDER".
+upstream: install
+	@$(BIN)/python -m tests.upstream $(ARGS)
 
 # Each bench in a short form, about two minutes in all. PART=ingest runs one of them, ARGS="--seconds 8" at full length.
 bench-ingest := --seconds 2 --rounds 1
