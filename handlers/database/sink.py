@@ -18,7 +18,7 @@ from handlers.database.inspection import Inspected, TableInspection
 from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.database.statements import Statements
-from handlers.database.writing import write_rows
+from handlers.database.writing import RowMissing, write_rows
 
 # Bytes of one transaction's rows. A single larger row gets its own.
 MAX_BYTES = 8 * 1024 * 1024
@@ -119,13 +119,13 @@ class DatabaseSink(Sink[DatabaseOptions]):
         """Write `part` and set its answers. A part that fails for its data is halved until the bad row is alone."""
         try:
             written = self._in_one_transaction([row for _, row in part], deadline)
-        except RowRejected as error:
+        except (RowRejected, RowMissing) as error:
             if len(part) > 1:
                 middle = len(part) // 2
                 self._write(part[:middle], answers, deadline)
                 self._write(part[middle:], answers, deadline)
             else:
-                answers[part[0][0]] = Refused(str(error))
+                answers[part[0][0]] = error if isinstance(error, RowMissing) else Refused(str(error))
         except Unavailable as error:
             for number, _ in part:
                 answers[number] = Unavailable(str(error))

@@ -15,10 +15,14 @@ from handlers.database.merge import RunState
 from handlers.database.statements import Statements
 
 
+class RowMissing(Unavailable):
+    """The database holds no row of a run, and said nothing: it was deleted meanwhile, or a trigger drops it."""
+
+
 def write_rows(connection: sa.Connection, statements: Statements, rows: Sequence[Row]) -> list[bool]:
     """Write `rows`. Returns for each whether no event of its run is newer.
 
-    Raises Unavailable when a row that was there is deleted meanwhile.
+    Raises RowMissing when one was neither inserted nor found.
     """
     by_run: dict[str, list[Row]] = {}
     for row in rows:
@@ -69,7 +73,7 @@ def _merge_into(
             changed.pop("run_id", None)
             updates.setdefault(tuple(sorted(changed)), []).append({"run_id": run_id, **changed})
     if len(newest) < len(new):
-        raise Unavailable("a row was deleted while it was being written")
+        raise RowMissing("the database keeps no row of this run: it was deleted meanwhile, or a trigger drops it")
     for names, rows in updates.items():
         connection.exec_driver_sql(*statements.update(names, rows))
     return newest

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from handlers.contract import Receipt, Refused
+from handlers.contract import Receipt, Refused, Unavailable
 from handlers.testing.conformance import (
     make_delivery,
     sample_run,
@@ -26,6 +26,44 @@ def test_one_row_that_the_database_refuses_costs_its_batch_nothing(database: Res
     assert all(isinstance(answer, Refused) for answer in refused.values())
     assert "refused the row" in str(refused[50])
     assert len(database.rows()) == 50
+
+
+def test_a_run_whose_row_a_trigger_drops_gets_no_receipt_and_costs_its_batch_nothing(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.add_columns()
+    if database.engine.dialect.name == "sqlite":
+        database.execute(
+            "CREATE TRIGGER dropping BEFORE INSERT ON skyvern_runs WHEN new.run_id = 'tsk_3'"
+            " BEGIN SELECT RAISE(IGNORE); END"
+        )
+    else:
+        database.execute("CREATE FUNCTION dropping() RETURNS trigger AS 'BEGIN RETURN NULL; END' LANGUAGE plpgsql")
+        database.execute(
+            "CREATE TRIGGER dropping BEFORE INSERT ON skyvern_runs FOR EACH ROW WHEN (new.run_id = 'tsk_3')"
+            " EXECUTE FUNCTION dropping()"
+        )
+    answers = sink.send_many([event(f"tsk_{number}", 1) for number in range(8)])
+    (missing,) = [answer for answer in answers if not isinstance(answer, Receipt)]
+    assert missing is answers[3]
+    assert isinstance(missing, Unavailable)
+    assert "keeps no row of this run" in str(missing)
+    assert len(database.rows()) == 7
+
+
+def test_rows_are_written_in_one_order_so_that_writers_never_lock_each_other_out(sqlite: ResultsDb) -> None:
+    runs = [f"tsk_{number}" for number in range(100, 140)]
+    random.Random(2).shuffle(runs)
+    sqlite.sink().send_many([event(run, 1) for run in runs])
+    assert [row["run_id"] for row in sqlite.query("SELECT run_id FROM skyvern_runs ORDER BY rowid")] == sorted(runs)
+
+
+def test_an_event_that_a_newer_one_in_its_batch_outdates_is_told_so(sqlite: ResultsDb) -> None:
+    answers = sqlite.sink().send_many([event("tsk_1", 5), event("tsk_1", 1), event("tsk_2", 1)])
+    assert [answer.note for answer in answers if isinstance(answer, Receipt)] == [
+        "",
+        "the row holds a newer event of this run, and took only what it lacked",
+        "",
+    ]
 
 
 def test_a_refusal_quotes_nothing_of_the_row(pg: ResultsDb) -> None:

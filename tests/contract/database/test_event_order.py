@@ -25,7 +25,9 @@ def test_a_newer_event_replaces_the_row_and_an_older_one_does_not(database: Resu
     sink = database.sink()
     sink.send(event("tsk_1", 1, status="running", output=None))
     assert sink.send(event("tsk_1", 3, status="completed", output={"n": 3})).note == ""
-    late = sink.send(event("tsk_1", 2, status="failed", output={"n": 2}))
+    written = database.row()["delivered_at"]
+    late = sink.send(event("tsk_1", 2, status="failed", output={"n": 2}, workflow_title="Monthly"))
+    assert database.row()["delivered_at"] > written, "it had a title"
     assert late.note == "the row holds a newer event of this run, and took only what it lacked"
     assert (database.row()["status"], database.row()["output"]) == ("completed", {"n": 3})
 
@@ -194,6 +196,31 @@ def test_an_update_completes_the_row_and_a_half_list_takes_nothing_from_a_whole_
         assert (row["downloaded_files"], row["errors"], row["summary"]) == (files, [], "Done")
         assert (row["recording_url"], len(row["screenshot_urls"])) == ("https://files.example/1.webm", 1)
         database.execute("DELETE FROM skyvern_runs")
+
+
+def test_a_status_that_returns_has_what_it_had_whichever_event_came_first(database: ResultsDb) -> None:
+    history = [
+        event("tsk_1", 1, status="failed", output={"n": 1}),
+        event("tsk_1", 2, status="completed", output=None, failure_reason=None),
+        event("tsk_1", 3, status="failed", output=None, failure_reason=None),
+    ]
+    sink = database.sink()
+    for order in itertools.permutations(history):
+        for delivery in order:
+            sink.send(delivery)
+        assert (database.row()["status"], database.row()["output"]) == ("failed", {"n": 1})
+        assert database.row()["failure_reason"] == history[0].run["failure_reason"]
+        database.execute("DELETE FROM skyvern_runs")
+
+
+def test_what_a_row_remembers_goes_when_another_program_has_written_past_it(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.send(event("tsk_1", 1))
+    sink.send(event("tsk_1", 2, output=None))
+    assert database.row()["merged_from"]["columns"].keys() >= {"output"}
+    database.execute("UPDATE skyvern_runs SET event_id = 'evt_other'")
+    sink.send(event("tsk_1", 3))
+    assert database.row()["merged_from"] is None
 
 
 def test_the_history_has_each_event_once_as_it_was_though_the_run_has_one_row(database: ResultsDb) -> None:
