@@ -135,8 +135,13 @@ class Resolver:
         run_ids = [run.run_id for run in listed]
         owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
         meant = [run_id for run_id in candidates(listed, wanted) if run_id not in owners]
-        tokens = [self._token(run_id) for run_id in meant] if whole and len(meant) <= READS else [None]
+        with self._lock:
+            unread = [run_id for run_id in meant if run_id not in self._seen]
+        # In an account with many runs from elsewhere the rest is read at the next search, and the next but one.
+        tokens = [self._token(run_id) for run_id in meant] if whole and len(unread) <= READS else [None]
         if None in tokens:
+            for run_id in unread[:READS] if whole else ():
+                self._token(run_id)
             return set()
         return {each.id for each in wanted if each.id not in tokens and self._shows(each.call, listed, owners)}
 

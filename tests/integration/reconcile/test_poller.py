@@ -18,7 +18,7 @@ from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionState
 from receiver.ledger.schema import events
 from receiver.ledger.submissions import lifecycle, polls
-from receiver.reconcile import poller
+from receiver.reconcile import poller, resolver
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.skyvern import Answered, Unreachable
@@ -384,6 +384,23 @@ def test_a_submission_without_a_run_is_told_apart_from_many_that_came_after_it(
     )  # 13 pages, as with 1,300 runs
 
     assert unsent.search(700).state is SubmissionState.LOST
+
+
+def test_a_submission_without_a_run_is_told_apart_from_many_that_others_started(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an account in which more runs are started past us than one search reads
+    monkeypatch.setattr(resolver, "READS", 2)
+    unsent = Unsent(rig(skyvern_simulator, budget="1000/s"))
+    for number in range(9):
+        skyvern_simulator.submit(f"of another app {number}")
+
+    # When it is searched for again and again
+    found = [unsent.search(700).state for _ in range(4)]
+
+    # Then each search reads further, until it is certain
+    assert found[0] is SubmissionState.UNKNOWN
+    assert found[-1] is SubmissionState.LOST
 
 
 def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
