@@ -74,6 +74,8 @@ class Delivery:
     `status` is the run's outcome, which can differ from run["status"].
     `receipts`: the receipts (`Receipt.to_dict()`) of the sinks that this one waited for, by sink name;
     None for one that ended dead.
+    `other_events`: whether the ledger knows other events of the run, so that a sink may find there what one of them
+    has left. `last_attempt`: whether this attempt spends the last of the delivery's budget: what fails now is dead.
     """
 
     key: str
@@ -94,6 +96,8 @@ class Delivery:
     receipts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     test: bool = False
     payload: bytes = b""
+    other_events: bool = False
+    last_attempt: bool = False
 
     def __post_init__(self) -> None:
         if not self.payload:
@@ -105,7 +109,8 @@ class Artifact:
     """One file of a run.
 
     `kind`: recording, screenshot, download, or Skyvern's own artifact type. `url` may be signed and may have expired.
-    `sha256`: lower-case hex as the sender gave it, or None. `size`: bytes, or None.
+    `sha256`: lower-case hex as the sender gave it, or None. `size`: bytes, or None. `unchanged_since`: when the
+    sender made its record of the file, in seconds since the epoch, if it has not changed it since; else None.
     """
 
     kind: str
@@ -114,14 +119,16 @@ class Artifact:
     sha256: str | None = None
     size: int | None = None
     artifact_id: str | None = None
+    unchanged_since: float | None = None
 
 
 class Services(Protocol):
     """What the host provides to a sink, which may ignore it."""
 
-    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
+    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:
         """Return the run's artifacts with new signed URLs from the source's API; () when the source has no API key.
 
+        `types`: Skyvern's artifact types to ask for; all when empty. Others may be among the answer all the same.
         Raises Unavailable when the API can't answer now.
         """
         ...

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, field_validator
 
@@ -48,6 +49,7 @@ class FilesSink(Sink[FilesOptions]):
     """Stores each event and its run's files under `path`."""
 
     Options = FilesOptions
+    takes_updates: ClassVar[bool] = True
 
     def __init__(self, name: str, options: FilesOptions, services: Services) -> None:
         super().__init__(name, options, services)
@@ -156,7 +158,10 @@ class LocalStore:
         directory, _, name = target.key.rpartition("/")
         with _translated_errors(self._root), self._opened(directory, make=True) as folder:
             assert folder is not None
-            temporary = f".{name}.part"
+            # Another event of the run may write the same file at the same time; each attempt of this one takes over
+            # what its last one left.
+            writer = hashlib.sha256(target.delivery.event_id.encode(errors="replace")).hexdigest()[:8]
+            temporary = f".{name}.{writer}.part"
             descriptor = _open_locked(folder, temporary)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 try:

@@ -1,6 +1,8 @@
 """The mirror that the sinks `files` and `s3` share: it copies an event's body and its run's files into a store.
 
-mirror          one delivery: in which order things are written, what is stored already, what the receipt says
+mirror          one delivery: in which order things are written, and what the receipt says
+run_folder      what is stored of a run already, and where its files go
+completeness    whether a recording is whole, by Skyvern's record of it (pure)
 artifacts       which files belong to a run (pure)
 names           safe file names and key parts (pure)
 content_types   content types by file ending (pure)

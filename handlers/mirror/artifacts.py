@@ -32,7 +32,7 @@ _CONTENT_PATH = re.compile(r"/artifacts/([A-Za-z0-9_-]{1,200})/content/?$")
 # gives such a path and no URL.
 _STORED_NAME = re.compile(r"_(a_[0-9]{1,40})_[a-z0-9_]+\.[a-z0-9.]{1,16}$")
 _ENDING = re.compile(r"\.([a-z0-9]{1,8})$")
-_VIDEO = frozenset({"webm", "mp4", "mov", "mkv"})
+VIDEO = frozenset({"webm", "mp4", "mov", "mkv"})
 _IMAGE = frozenset({"png", "jpg", "jpeg", "webp", "gif"})
 _SIGNING = re.compile(
     r"(?i)^(x-amz-.*|x-goog-.*|awsaccesskeyid|signature|expires|policy|key-pair-id"
@@ -62,7 +62,11 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
 
 
 def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
-    """Return `named`, and those of `listed` (from the API) whose type matches one of the globs `types`, each once."""
+    """Return `named`, and those of `listed` (from the API) whose type matches one of the globs `types`, each once.
+
+    Sizes in the API's list are left out where there is no checksum: Skyvern's record keeps the first size of a log that
+    grows, and the size before compression of a HAR.
+    """
     found = list(named)
     taken = UsedNames((*RESERVED, *(artifact.name for artifact in named)))
     known = {_identity(artifact) for artifact in named}
@@ -71,7 +75,8 @@ def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Se
             continue
         known.add(_identity(artifact))
         name = safe_file_name(artifact.name or artifact.artifact_id or artifact.kind)
-        found.append(replace(artifact, name=taken.reserve(name)))
+        size = artifact.size if artifact.sha256 is not None else None
+        found.append(replace(artifact, name=taken.reserve(name), size=size))
     return found[:MAX_LISTED]
 
 
@@ -80,6 +85,17 @@ def renewed(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
 
     None when no entry is certainly the same file.
     """
+    other = same_file(artifact, [each for each in listed if each.url])
+    if other is None:
+        return None
+    return replace(artifact, url=other.url, artifact_id=artifact.artifact_id or other.artifact_id)
+
+
+def same_file(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
+    """Return the entry of `listed` that is the same file as `artifact`; None when none certainly is.
+
+    A run's only recording is the same one, whatever its URL.
+    """
     tests = (
         lambda other: artifact.artifact_id is not None and other.artifact_id == artifact.artifact_id,
         lambda other: artifact.sha256 is not None and other.sha256 == artifact.sha256,
@@ -87,11 +103,10 @@ def renewed(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
     )
     for test in tests:
         for other in listed:
-            if other.url and test(other):
-                return replace(artifact, url=other.url, artifact_id=artifact.artifact_id or other.artifact_id)
-    of_kind = [other for other in listed if other.url and other.kind == artifact.kind]
-    if artifact.kind == "recording" and len(of_kind) == 1:
-        return replace(artifact, url=of_kind[0].url, artifact_id=of_kind[0].artifact_id)
+            if test(other):
+                return other
+    if artifact.kind == "recording" and len(only := [other for other in listed if other.kind == "recording"]) == 1:
+        return only[0] if None in (artifact.artifact_id, only[0].artifact_id) else None
     return None
 
 
@@ -116,7 +131,7 @@ def is_content_path(url: str) -> bool:
 def _named(run: Mapping[str, Any]) -> Iterator[Artifact]:
     yield from _downloads(run)
     for number, url in enumerate(_urls(run, "recording_urls", "recording_url")):
-        yield _of_url("recording", url, "recording", "" if not number else f"-{number + 1}", _VIDEO, "webm")
+        yield _of_url("recording", url, "recording", "" if not number else f"-{number + 1}", VIDEO, "webm")
     for number, url in enumerate(_urls(run, "screenshot_urls", "action_screenshot_urls", "screenshot_url")):
         yield _of_url("screenshot", url, "screenshot", f"-{number + 1}", _IMAGE, "png")
     for url in _urls(run, "browser_console_log_url"):

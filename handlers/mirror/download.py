@@ -4,8 +4,9 @@
     SkipArtifact   it can't be had or must not be: gone for good, over the cap, a forbidden address
     Unavailable    it may be had later: the network, a failing server, bytes that don't match
 
-When a URL has expired, the API is asked for fresh ones, once for the whole delivery. A timeout counts against whichever
-took more of the time, the artifact's host or the store. This file knows no particular store.
+When a URL has expired, the API is asked for fresh ones, once for the whole delivery. A file that may come, since its
+run has only just ended, is looked for again, for a bounded time. A timeout counts against whichever took more of the
+time, the artifact's host or the store. This file knows no particular store.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from handlers.support.retry_after import retry_after
 
 _RETRYABLE = frozenset({408, 425, 429})
 
-# Age of an event up to which Skyvern may still be storing the run's files. Seen: a second, at a cancel.
-_MAY_BE_PENDING = timedelta(seconds=60)
-_PENDING_RETRY = 20.0  # seconds until a pending file is tried again, once
+# Age of an event up to which Skyvern may still be storing the run's files: it converts a recording for up to 300 s
+# (VIDEO_COMPRESSION_TIMEOUT_SECONDS) and waits 30 s for its uploads.
+LOOK_FOR = timedelta(seconds=360)
+LOOK_AGAIN = 20.0  # seconds until such a file is looked for again, at the least
 
 
 class SkipArtifact(Exception):
@@ -36,6 +38,13 @@ class SkipArtifact(Exception):
 
 class _UrlFailed(SkipArtifact):
     """The URL does not give the file (any more); a fresh one may."""
+
+
+class NotAsAnnounced(Unavailable):
+    """The bytes are not those that the sender's checksum or size is of. They may be, later."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after, dependency=True)
 
 
 class IncomingFile:
@@ -61,6 +70,7 @@ class IncomingFile:
             self.content_encoding = ""
         if self.announced is not None and self.announced > cap:
             raise SkipArtifact(_over_cap(cap))
+        self._compare_size(self.announced)  # before anything is transferred in vain
 
     @property
     def sha256(self) -> str:
@@ -92,36 +102,51 @@ class IncomingFile:
                 raise SkipArtifact(_over_cap(self._cap))
             self._hash.update(chunk)
             yield chunk
-        what = f"a {self.artifact.kind} from {self._download.url.host}"
-        for announced in (self.artifact.size, self.announced):
-            if announced is not None and self.size != announced:
-                raise Unavailable(f"{what} has {self.size:,} bytes, and {announced:,} were announced", dependency=True)
+        if self.announced is not None and self.size != self.announced:
+            raise Unavailable(
+                f"{self._what} has {self.size:,} bytes, and {self.announced:,} were announced", dependency=True
+            )
+        self._compare_size(self.size)
         if self.artifact.sha256 is not None and self.sha256 != self.artifact.sha256:
-            raise Unavailable(f"{what} is not what the sender's SHA-256 says", dependency=True)
+            raise NotAsAnnounced(f"{self._what} is not what the sender's SHA-256 says")
+
+    def _compare_size(self, size: int | None) -> None:
+        wanted = self.artifact.size
+        if None not in (size, wanted) and size != wanted:
+            raise NotAsAnnounced(f"{self._what} has {size:,} bytes, and {wanted:,} were announced")
+
+    @property
+    def _what(self) -> str:
+        return f"a {self.artifact.kind} from {self._download.url.host}"
 
 
 Receive = Callable[[IncomingFile], None]
 
 
 class ArtifactListing:
-    """The artifacts that the API lists for a delivery's run, asked for once, at first use."""
+    """The artifacts that the API lists for a delivery's run. Asked for at first use, and once."""
 
     def __init__(self, services: Services, delivery: Delivery) -> None:
         self._services = services
         self._delivery = delivery
         self._lock = threading.Lock()
-        self._found: Sequence[Artifact] | None = None
+        self._found: dict[tuple[str, ...], Sequence[Artifact]] = {}
 
-    def get(self) -> Sequence[Artifact]:
-        """Return the artifacts; () when the source has no key or the API refuses. Raises Unavailable."""
+    def get(self, *types: str) -> Sequence[Artifact]:
+        """Return the artifacts; () when the source has no key or the API refuses. Raises Unavailable.
+
+        `types`: Skyvern's types that are needed, for a shorter answer; others may be among it.
+        """
         with self._lock:
-            if self._found is None:
+            known = self._found.get((), self._found.get(types))
+            if known is None:
                 try:
                     with as_dependency_failure():
-                        self._found = tuple(self._services.fresh_artifacts(self._delivery))
+                        known = tuple(self._services.fresh_artifacts(self._delivery, types))
                 except Refused:
-                    self._found = ()
-            return self._found
+                    known = ()
+                self._found[types] = known
+            return known
 
 
 @dataclass(frozen=True)
@@ -135,14 +160,18 @@ class ArtifactFetcher:
     cap: int
     deadline: Deadline
 
-    def fetch(self, artifact: Artifact, receive: Receive) -> IncomingFile:
-        """Pass the artifact's bytes to `receive`. Raises SkipArtifact, Unavailable, and whatever `receive` raises."""
+    def fetch(self, artifact: Artifact, receive: Receive, *, trusted: bool = False) -> IncomingFile:
+        """Pass the artifact's bytes to `receive`. Raises SkipArtifact, Unavailable, and whatever `receive` raises.
+
+        `trusted`: the URL is the API's own, and no payload's.
+        """
         if artifact.size is not None and artifact.size > self.cap:
             raise SkipArtifact(_over_cap(self.cap))
         try:
-            return self._from(artifact, receive)
+            return self._from(artifact, receive, trusted=trusted)
         except _UrlFailed as error:
-            fresh = renewed(artifact, self.listing.get()) or self._by_id(artifact)
+            listed = self.listing.get(*(["recording"] if artifact.kind == "recording" else []))
+            fresh = renewed(artifact, listed) or self._by_id(artifact)
             if fresh is None:
                 raise SkipArtifact(f"{error}, and no fresh address for it was given") from None
             try:
@@ -157,10 +186,9 @@ class ArtifactFetcher:
         return replace(artifact, url=url) if is_content_path(url) else None  # an id may be anything
 
     def _retry_if_pending(self, reason: str) -> None:
-        """Raise Unavailable once if the run has just ended: Skyvern converts a recording while it sends the webhook."""
-        age = datetime.now(UTC) - self.delivery.received_at
-        if self.delivery.attempt == 1 and age < _MAY_BE_PENDING:
-            raise Unavailable(f"{reason}, and it may not be ready yet", retry_after=_PENDING_RETRY, dependency=True)
+        """Raise Unavailable if the run has just ended: Skyvern may send the webhook before the recording is stored."""
+        if may_look_again(self.delivery):
+            raise Unavailable(f"{reason}, and it may not be ready yet", retry_after=LOOK_AGAIN, dependency=True)
 
     def _from(self, artifact: Artifact, receive: Receive, *, trusted: bool = False) -> IncomingFile:
         if not artifact.url.lower().startswith(("http://", "https://")):
@@ -183,6 +211,11 @@ class ArtifactFetcher:
             return incoming
 
 
+def may_look_again(delivery: Delivery) -> bool:
+    """Whether a file that is not there, or only in part, may come, and a further attempt is left to look for it."""
+    return not delivery.last_attempt and datetime.now(UTC) - delivery.received_at < LOOK_FOR
+
+
 def _raise_for_status(download: Download) -> None:
     status = download.status
     if status == 200:
@@ -202,6 +235,8 @@ def as_dependency_failure() -> Iterator[None]:
     try:
         yield
     except Unavailable as error:
+        if error.dependency:
+            raise
         raise Unavailable(str(error), retry_after=error.retry_after, dependency=True) from None
 
 

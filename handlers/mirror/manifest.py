@@ -1,7 +1,7 @@
 """The documents that a mirrored event has beside its files, as values. Pure.
 
     <prefix><event>/run.json        the event's body, byte for byte
-    <prefix><event>/manifest.json   which files are stored and which are not; written last, so all of it is there
+    <prefix><event>/manifest.json   which files are stored, and where, and which are not; written last, so all is there
     <prefix>latest.json             which event of this prefix is the newest
 
 The events of a run are ordered by (attempt, modified_at), as Skyvern means them, and equal ones by arrival.
@@ -16,15 +16,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from handlers.contract import Delivery
+from handlers.mirror.names import safe_file_name
 from handlers.support.timestamps import epoch
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that is stored. `checked`: its SHA-256 was compared with one that the sender gave. `source`: its URL
-    without the signature, "" for the event's body. `stored_at`: ISO 8601 in UTC."""
+    """A file that is stored. `path`: where, from the event's directory ("../files/…"); "" when it is there under its
+    name. `checked`: its SHA-256 was compared with one that the sender gave; `size_checked`: its size was. `incomplete`:
+    why it may be only a part; "" when nothing says so. `source`: its URL without the signature, "" for the event's
+    body. `stored_at`: ISO 8601 in UTC."""
 
     name: str
     kind: str
@@ -36,6 +39,9 @@ class StoredFile:
     checked: bool = False
     content_encoding: str = ""
     stored_at: str = ""
+    path: str = ""
+    size_checked: bool = False
+    incomplete: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ def stored_files(document: bytes) -> dict[str, StoredFile]:
     try:
         for entry in json.loads(document)["files"]:
             file = StoredFile(**{name: value for name, value in entry.items() if name in names})
-            if isinstance(file.name, str) and isinstance(file.sha256, str) and isinstance(file.size, int):
+            texts = (file.name, file.kind, file.sha256, file.path, file.incomplete)
+            if isinstance(file.size, int) and all(isinstance(text, str) for text in texts) and _stays_in_run(file.path):
                 found[file.name] = file
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
@@ -134,9 +141,24 @@ def order_in_latest(document: bytes) -> Order | None:
         return None
 
 
+def manifest_in_latest(document: bytes) -> str:
+    """Return where the manifest is that a `latest.json` names, relative to that file; "" when it can't be read."""
+    try:
+        directory, slash, name = str(json.loads(document)["manifest"]).rpartition("/")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f"{directory}/{name}" if slash and directory == safe_file_name(directory) else ""
+
+
 def iso_utc(moment: datetime) -> str:
     """Return ISO 8601 in UTC with Z, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _stays_in_run(path: str) -> bool:
+    """Whether a file's path leads from its event's directory to a place in the same run's folder."""
+    parts = path.removeprefix("../").split("/") if path else []
+    return all(part == safe_file_name(part) for part in parts)
 
 
 def _without_empty(entry: Mapping[str, Any]) -> dict[str, Any]:

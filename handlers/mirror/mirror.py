@@ -1,26 +1,36 @@
 """Mirror one delivery into a store: the body first, then the files, then the manifest, then `latest.json`.
 
-    <prefix><event id>/run.json, the files, manifest.json       of this event alone, never another's
-    <prefix>latest.json                                         moves to newer events only
+    <prefix><event id>/run.json, manifest.json      of this event alone, never another's
+    <prefix>files/                                  the run's files, each once, however many events name it
+    <prefix>latest.json                             moves to newer events only
 
 The body goes first, so a file that can't be had never holds back the result. The manifest goes last, so a crash in the
-middle leaves a directory without one; the next attempt writes the same names and fetches only what is missing. A new
-event costs one write for each object and no reads: its body and `latest.json` are written with put-if-absent, and only
-when that fails the store is read. This file knows neither S3 nor disks: a `Store` does.
+middle leaves a directory without one; the next attempt writes the same names and fetches only what is missing. The
+first event of a run costs one write for each object and no reads: its body and `latest.json` are written with
+put-if-absent, and only when that fails, or another event of the run is known, the store is read. A recording is kept as
+whole only if Skyvern's record of it does not speak against that. This file knows neither S3 nor disks: a `Store` does.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Unavailable
 from handlers.mirror.artifacts import artifacts_of, with_listed
-from handlers.mirror.content_types import DEFAULT, JSON, content_type
-from handlers.mirror.download import ArtifactFetcher, ArtifactListing, SkipArtifact, as_dependency_failure
+from handlers.mirror.completeness import RECORDING, expected, named_as, record_of, unfinished
+from handlers.mirror.content_types import JSON
+from handlers.mirror.download import (
+    LOOK_AGAIN,
+    ArtifactFetcher,
+    ArtifactListing,
+    IncomingFile,
+    NotAsAnnounced,
+    SkipArtifact,
+    as_dependency_failure,
+    may_look_again,
+)
 from handlers.mirror.fan_out import FanOut, run_within
 from handlers.mirror.manifest import (
     Manifest,
@@ -28,21 +38,17 @@ from handlers.mirror.manifest import (
     StoredFile,
     event_fields,
     event_order,
-    iso_utc,
     latest_document,
     order_in_latest,
-    stored_files,
 )
-from handlers.mirror.names import safe_file_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
+from handlers.mirror.run_folder import RunFolder
 from handlers.mirror.store import FETCHING_THREADS, ObjectTarget, Store
 from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline, GuardedClient
 from handlers.support.url import without_query
 
-# Largest body, in bytes, that is written without first reading whether it is stored: more would be sent in vain.
-MAX_OPTIMISTIC_WRITE = 1024 * 1024
 # Attempts to replace `latest.json` before the delivery is put off because other writers are faster.
 MAX_SWAPS = 8
 
@@ -69,23 +75,22 @@ class Mirror:
         self._client.close()
 
     def _send(self, delivery: Delivery, deadline: Deadline) -> Receipt:
-        prefix = self._prefix_of(delivery)
-        folder = ("test-" if delivery.test else "") + safe_file_name(delivery.event_id) + "/"
-        directory = _EventDirectory(self._store, delivery, prefix + folder, deadline)
-        body = directory.write_body()
+        folder = RunFolder(self._store, delivery, self._prefix_of(delivery), deadline)
+        body = folder.write_body()
         listing = ArtifactListing(self._services, delivery)
         wanted, skipped = self._wanted(delivery, listing)
         cap = self._options.max_artifact_bytes
         fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, cap, deadline)
-        fan_out = FanOut(wanted, lambda artifact: self._store_artifact(directory, fetcher, artifact))
-        results = fan_out.run(self._pool, self._options.parallel - 1, deadline)
+        names = frozenset(artifact.name for artifact in wanted)
+        transfer = _Transfer(self._store, folder, fetcher, names, self._options.on_missing)
+        results = FanOut(wanted, transfer.store).run(self._pool, self._options.parallel - 1, deadline)
         _raise_most_severe([result for result in results if isinstance(result, Exception)])
         stored = [body, *(result for result in results if isinstance(result, StoredFile))]
         skipped = [*(result for result in results if isinstance(result, SkippedFile)), *skipped]
-        directory.write_manifest(Manifest(event_fields(delivery), stored, skipped))
+        folder.write_manifest(Manifest(event_fields(delivery), stored, skipped))
         if not delivery.test:
-            self._update_latest(prefix, folder, directory)
-        return self._receipt(directory.path, stored, skipped)
+            self._update_latest(folder)
+        return self._receipt(folder, stored, skipped)
 
     def _prefix_of(self, delivery: Delivery) -> str:
         rendered = self._prefix.render(templating.context_of(delivery))
@@ -106,27 +111,11 @@ class Mirror:
         most = self._options.max_artifacts
         return artifacts[:most], [_skipped(artifact, f"more than {most} files") for artifact in artifacts[most:]]
 
-    def _store_artifact(
-        self, directory: _EventDirectory, fetcher: ArtifactFetcher, artifact: Artifact
-    ) -> StoredFile | SkippedFile:
-        with as_dependency_failure():  # not started: the files that took the time decide whose fault it is
-            directory.deadline.remaining()
-        if (stored := directory.find_stored(artifact)) is not None:
-            return stored
-        target = directory.target(artifact.name, content_type(artifact.name))
-        try:
-            incoming = fetcher.fetch(artifact, lambda incoming: self._store.put_stream(target, incoming))
-        except SkipArtifact as reason:
-            if self._options.on_missing == "fail" and not str(reason).startswith("larger"):
-                raise Unavailable(f"a {artifact.kind} is missing: {reason}", dependency=True) from None
-            return _skipped(artifact, str(reason))
-        return _stored(artifact, incoming.size, incoming.sha256, target.content_type, incoming.content_encoding)
-
-    def _update_latest(self, prefix: str, folder: str, directory: _EventDirectory) -> None:
-        delivery, deadline = directory.delivery, directory.deadline
-        target = ObjectTarget(prefix + "latest.json", JSON, delivery, deadline, mutable=True)
-        mine, document = event_order(delivery), latest_document(delivery, folder)
-        if directory.is_new and self._store.put_if_absent(target, document):
+    def _update_latest(self, folder: RunFolder) -> None:
+        delivery, deadline = folder.delivery, folder.deadline
+        target = ObjectTarget(folder.prefix + "latest.json", JSON, delivery, deadline, mutable=True)
+        mine, document = event_order(delivery), latest_document(delivery, folder.directory)
+        if folder.is_new and not delivery.other_events and self._store.put_if_absent(target, document):
             return
         for _ in range(MAX_SWAPS):
             current = self._store.read(target.key, deadline)
@@ -138,99 +127,106 @@ class Mirror:
             deadline.remaining()
         raise Unavailable("latest.json is being changed by others all the time")
 
-    def _receipt(self, directory: str, stored: list[StoredFile], skipped: list[SkippedFile]) -> Receipt:
-        names = [*(entry.name for entry in stored), "manifest.json"]
-        base = self._options.public_url
-        urls = {name: base + quote(directory + name) if base else self._store.url(directory + name) for name in names}
-        note = ""
-        if skipped:
-            reasons = "; ".join(dict.fromkeys(entry.reason for entry in skipped))
-            total = len(stored) - 1 + len(skipped)
-            note = f"{len(skipped)} of {total} files are not kept ({reasons[:300]}); see manifest.json"
+    def _receipt(self, folder: RunFolder, stored: list[StoredFile], skipped: list[SkippedFile]) -> Receipt:
+        keys, base = folder.keys(stored), self._options.public_url
+        urls = {name: base + quote(key) if base else self._store.url(key) for name, key in keys.items()}
         return Receipt(
-            id=self._store.location(directory),
-            keys=tuple(self._store.location(directory + name) for name in names),
+            id=self._store.location(folder.path),
+            keys=tuple(self._store.location(key) for key in keys.values()),
             urls={name: url for name, url in urls.items() if url},
-            note=note,
+            note=_note(stored, skipped),
         )
 
 
-class _EventDirectory:
-    """The directory of one delivery's event in the store: what earlier attempts wrote, and what this one adds."""
+@dataclass(frozen=True)
+class _Transfer:
+    """Brings the files of one delivery into the store, each at most once.
 
-    def __init__(self, store: Store, delivery: Delivery, path: str, deadline: Deadline) -> None:
-        self.delivery = delivery
-        self.path = path
-        self.deadline = deadline
-        # The store reported at the first write that it had nothing of this event.
-        self.is_new = False
-        self._store = store
-        self._sizes: Mapping[str, int] = {}
-        self._manifest = b""
-        self._listed: Mapping[str, StoredFile] = {}
+    `names`: those of all of them. `on_missing`: see MirrorOptions.
+    """
 
-    def write_body(self) -> StoredFile:
-        """Write the event's body; where it is stored already, read what else is."""
-        body, target = self.delivery.body, self.target("run.json", DEFAULT if self.delivery.problem else JSON)
-        if self.delivery.attempt == 1 and len(body) <= MAX_OPTIMISTIC_WRITE and self._store.put_if_absent(target, body):
-            self.is_new = True
-            return _event_file(body, target.content_type)
-        self._sizes = self._store.list_directory(self.path, self.deadline)
-        manifest = self.path + "manifest.json"
-        if "manifest.json" in self._sizes and (document := self._store.read(manifest, self.deadline)):
-            self._manifest = document.body
-        self._listed = stored_files(self._manifest)
-        same = self.find_stored(
-            Artifact("event", "run.json", "", sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+    backend: Store
+    folder: RunFolder
+    fetcher: ArtifactFetcher
+    names: Collection[str]
+    on_missing: str
+
+    def store(self, artifact: Artifact) -> StoredFile | SkippedFile:
+        """Store one file, or say why it is not. Raises Unavailable, and what a bug raises."""
+        with as_dependency_failure():  # not started: the files that took the time decide whose fault it is
+            self.folder.deadline.remaining()
+        try:
+            return self._recording(artifact) if artifact.kind == RECORDING else self._file(artifact)
+        except SkipArtifact as reason:
+            if self.on_missing == "fail" and not str(reason).startswith("larger"):
+                raise Unavailable(f"a {artifact.kind} is missing: {reason}", dependency=True) from None
+            return _skipped(artifact, str(reason))
+
+    def _recording(self, artifact: Artifact) -> StoredFile:
+        """Store a recording that is whole, as far as Skyvern's record tells; else look again, and at last take it."""
+        again = may_look_again(self.folder.delivery)
+        record: Artifact | None = None
+        try:
+            record = record_of(artifact, self.fetcher.listing.get(RECORDING))
+            why = unfinished(record, self.folder.delivery.run)
+        except Unavailable as error:
+            if again:
+                raise
+            why = str(error)
+        trusted = record is not None and bool(record.url)
+        artifact = named_as(expected(artifact, record), record, self.names)
+        try:
+            if why:
+                raise NotAsAnnounced(f"a recording may be only a part: {why}")
+            return self._file(artifact, trusted=trusted)
+        except NotAsAnnounced as error:
+            if again:
+                raise NotAsAnnounced(str(error), retry_after=LOOK_AGAIN) from None
+            if self.on_missing == "fail":
+                raise
+            return self._file(replace(artifact, size=None, sha256=None), trusted=trusted, incomplete=str(error))
+
+    def _file(self, artifact: Artifact, *, trusted: bool = False, incomplete: str = "") -> StoredFile:
+        """Store one file. `trusted`: its URL is the API's. `incomplete`: why it may be a part, and is kept as one."""
+        folder = self.folder
+        if not incomplete and (found := folder.find(artifact, artifact.size)) is not None:
+            return found
+        written: list[ObjectTarget] = []
+
+        def receive(incoming: IncomingFile) -> None:
+            size = incoming.announced
+            if not incomplete and size is not None and (same := folder.find(artifact, size)) is not None:
+                raise _Found(same)
+            target = folder.target_of(artifact, size, incomplete=bool(incomplete))
+            self.backend.put_stream(target, incoming)
+            written.append(target)
+
+        try:
+            incoming = self.fetcher.fetch(artifact, receive, trusted=trusted)
+        except _Found as found:
+            return found.entry
+        encoding = incoming.content_encoding
+        return folder.stored(
+            artifact, written[-1], incoming.size, incoming.sha256, encoding=encoding, why=incomplete[:300]
         )
-        if same is not None:
-            return replace(same, content_type=target.content_type)
-        self._store.put(target, body)
-        return _event_file(body, target.content_type)
-
-    def target(self, name: str, content_type: str) -> ObjectTarget:
-        """Return where a file of this event is written."""
-        return ObjectTarget(self.path + name, content_type, self.delivery, self.deadline)
-
-    def find_stored(self, artifact: Artifact) -> StoredFile | None:
-        """Return the stored file if it is whole and the same, and so needs no download; else None."""
-        name = artifact.name
-        size = self._sizes.get(name)
-        if size is None or (artifact.size is not None and artifact.size != size):
-            return None
-        before = self._listed.get(name)
-        if before is not None and before.size == size:
-            sha256: str | None = before.sha256
-        else:
-            before, sha256 = None, self._store.digest(self.path + name, size, self.deadline)
-        if sha256 is None or artifact.sha256 not in (None, sha256):
-            return None
-        return before or _stored(artifact, size, sha256, content_type(name), "")
-
-    def write_manifest(self, manifest: Manifest) -> None:
-        """Write the manifest, unless the stored one is the same."""
-        document = manifest.dump()
-        if document != self._manifest:
-            self._store.put(self.target("manifest.json", JSON), document)
 
 
-def _event_file(body: bytes, content_type: str) -> StoredFile:
-    return _stored(Artifact("event", "run.json", ""), len(body), hashlib.sha256(body).hexdigest(), content_type, "")
+class _Found(Exception):
+    """The file whose transfer has begun is stored already, as its size shows."""
+
+    def __init__(self, entry: StoredFile) -> None:
+        super().__init__(entry.name)
+        self.entry = entry
 
 
-def _stored(artifact: Artifact, size: int, sha256: str, content_type: str, encoding: str) -> StoredFile:
-    return StoredFile(
-        name=artifact.name,
-        kind=artifact.kind,
-        size=size,
-        sha256=sha256,
-        content_type=content_type,
-        source=without_query(artifact.url)[:2000],
-        artifact_id=artifact.artifact_id,
-        checked=artifact.sha256 is not None,
-        content_encoding=encoding,
-        stored_at=iso_utc(datetime.now(UTC)),
-    )
+def _note(stored: Sequence[StoredFile], skipped: Sequence[SkippedFile]) -> str:
+    """Return what an operator should see: which files are not kept, or only in part, and why."""
+    notes = []
+    if skipped:
+        reasons = "; ".join(dict.fromkeys(entry.reason for entry in skipped))
+        notes.append(f"{len(skipped)} of {len(stored) - 1 + len(skipped)} files are not kept ({reasons[:300]})")
+    notes += [f"{entry.name} may be only a part ({entry.incomplete})" for entry in stored if entry.incomplete]
+    return "; ".join([*notes, "see manifest.json"]) if notes else ""
 
 
 def _skipped(artifact: Artifact, reason: str) -> SkippedFile:

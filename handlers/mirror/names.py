@@ -36,8 +36,22 @@ def safe_file_name(text: str, cap: int = MAX_NAME) -> str:
         if not dot or not stem or len(ending.encode()) > _ENDING:
             stem, dot, ending = name, "", ""
         room = cap - len((dot + ending).encode())
-        name = _trim(stem.encode()[:room].decode(errors="ignore").rstrip() + dot + ending)
+        name = _trim(_cut(stem, room) + dot + ending)
     return name
+
+
+def with_suffix(name: str, suffix: str) -> str:
+    """Return a safe file name with `suffix` before its ending, no longer than MAX_NAME."""
+    stem, dot, ending = name.rpartition(".")
+    if not dot or not stem or len(ending.encode()) > _ENDING:
+        stem, dot, ending = name, "", ""
+    tail = suffix + dot + ending
+    return _cut(stem, MAX_NAME - len(tail.encode())) + tail
+
+
+def _cut(stem: str, room: int) -> str:
+    """Return the beginning of `stem` that has at most `room` bytes and does not end in a space."""
+    return stem.encode()[:room].decode(errors="ignore").rstrip()
 
 
 def _safe(char: str) -> str:

@@ -68,6 +68,9 @@ def translated_errors(bucket: str) -> Iterator[None]:
         code, status = error_code(error)
         if code in _REFUSED:
             raise Refused(f"{where}: {_REFUSED[code]}") from None
+        if code == "NoSuchUpload":
+            why = f"{where}: another worker stores the same file"
+            raise Unavailable(why, retry_after=2.0, dependency=True) from None
         headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         words = _MESSAGES.get(code) or f"the server answered {status} {code[:60]}".rstrip()
         raise Unavailable(f"{where}: {words}", retry_after=retry_after(headers, time.time())) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from handlers.contract import Delivery, Receipt, Services, Sink
 from handlers.mirror.mirror import Mirror
 from handlers.s3.options import S3Options
@@ -12,6 +14,7 @@ class S3Sink(Sink[S3Options]):
     """Stores each event and its run's files in a bucket."""
 
     Options = S3Options
+    takes_updates: ClassVar[bool] = True
 
     def __init__(self, name: str, options: S3Options, services: Services) -> None:
         super().__init__(name, options, services)

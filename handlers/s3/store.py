@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -28,6 +29,20 @@ from handlers.support.guarded_client import Deadline
 # Largest body, in bytes, that is sent without a buffer of the pool.
 SMALL = 1024 * 1024
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+
+
+# Seconds by which the server's clock may differ from ours: S3 refuses requests beyond.
+_CLOCKS_APART = 900.0
+
+
+def _left_before(target: ObjectTarget) -> float:
+    """Return when an upload of the object must have begun to be a leftover and no other event's, under way now.
+
+    At a later attempt all are taken for leftovers of the earlier one: if another event's is among them, its delivery is
+    tried again, and finds the object stored.
+    """
+    now = time.time() + _CLOCKS_APART
+    return now if target.delivery.attempt > 1 else now - target.deadline.seconds - 2 * _CLOCKS_APART
 
 
 class S3Store:
@@ -126,6 +141,7 @@ class S3Store:
             put=lambda body: self._put(target, body, **encoding),
             create=lambda: {**self._settings(target), **encoding, **create},
             checksums=self._options.checksums,
+            left_before=_left_before(target),
         )
         with upload:
             upload.write(head)

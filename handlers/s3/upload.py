@@ -59,7 +59,8 @@ def b64_sha256(body: bytes | bytearray) -> str:
 class Upload:
     """One object, written in pieces. Leaving the `with` without `finish` stores nothing.
 
-    `put`: writes a short body as one object. `create`: returns the arguments of CreateMultipartUpload.
+    `put`: writes a short body as one object. `create`: returns the arguments of CreateMultipartUpload. `left_before`:
+    uploads of the same object that began before (seconds since the epoch) are what a crash has left.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Upload:
         put: Callable[[bytes], None],
         create: Callable[[], Mapping[str, Any]],
         checksums: bool,
+        left_before: float,
     ) -> None:
         self._client = client
         self._object = {"Bucket": bucket, "Key": key}
@@ -83,6 +85,7 @@ class Upload:
         self._put = put
         self._create = create
         self._checksums = checksums
+        self._left_before = left_before
         self._buffer: bytearray | None = None
         self._filled = 0
         self._upload_id = ""
@@ -199,5 +202,5 @@ class Upload:
             key = self._object["Key"]
             found = self._client.list_multipart_uploads(Bucket=self._object["Bucket"], Prefix=key)
             for upload in found.get("Uploads", ()):
-                if upload.get("Key") == key:
+                if upload.get("Key") == key and upload["Initiated"].timestamp() < self._left_before:
                     self._client.abort_multipart_upload(**self._object, UploadId=upload["UploadId"])

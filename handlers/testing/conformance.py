@@ -46,7 +46,7 @@ __all__ = [
 class NoServices:
     """Services of a host that provides nothing."""
 
-    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:  # noqa: ARG002
+    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:  # noqa: ARG002
         """Return (), as without an API key."""
         return ()
 

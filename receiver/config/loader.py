@@ -101,7 +101,7 @@ def _check_sink(document: Document, name: str, sink: Mapping[str, Any]) -> None:
 class _NoServices:
     """The services of a sink that is only built to check its options."""
 
-    def fresh_artifacts(self, delivery: object) -> list[Any]:  # noqa: ARG002 - the protocol's names
+    def fresh_artifacts(self, delivery: object, types: object = ()) -> list[Any]:  # noqa: ARG002 - the protocol's names
         return []
 
     def artifact_url(self, delivery: object, artifact_id: str) -> str:  # noqa: ARG002

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from handlers import Artifact, Delivery, Unavailable
 from handlers.support.url import origin
 from receiver.config.models import Config
-from receiver.skyvern import Answered, Patience, SkyvernReader, listed_artifacts
+from receiver.skyvern import Answered, Patience, SkyvernReader, artifacts_run_id, listed_artifacts
 
 KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download": "download"}
 
@@ -32,12 +32,15 @@ class SourceServices:
         self._readers: dict[str, SkyvernReader] = {}
         self._opening = threading.Lock()
 
-    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
-        """Return the run's artifacts with new signed URLs; [] when the source has no API key. Raises Unavailable."""
+    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:
+        """Return the run's artifacts with new signed URLs; [] when the source has no API key. Raises Unavailable.
+
+        `types`: Skyvern's artifact types to ask for; all when empty.
+        """
         reader = self._reader(delivery.source)
         if reader is None or not delivery.run_id:
             return []
-        answer = reader.artifacts(delivery.run_id)
+        answer = reader.artifacts(artifacts_run_id(delivery.run_id, delivery.run), types)
         if not isinstance(answer, Answered):
             raise Unavailable(f"Skyvern's API can't be reached for fresh artifact URLs: {answer.reason}")
         found = listed_artifacts(answer)
@@ -51,11 +54,12 @@ class SourceServices:
         return [
             Artifact(
                 kind=KINDS.get(each.artifact_type, each.artifact_type),
-                name=each.uri.rsplit("/", 1)[-1] or each.artifact_id,
+                name=each.name or each.artifact_id,
                 url=each.signed_url or self.artifact_url(delivery, each.artifact_id),
                 sha256=each.checksum,
                 size=each.file_size,
                 artifact_id=each.artifact_id,
+                unchanged_since=each.unchanged_since,
             )
             for each in found
         ]

@@ -290,9 +290,9 @@ class SkyvernReader(_Client):
         """GET what a poll of the run lacks. `agent_id`: of a workflow's run; "" when it is not known."""
         return self._send(requests.get_details(run_type, run_id, agent_id))
 
-    def artifacts(self, run_id: str) -> Answer:
+    def artifacts(self, run_id: str, types: Sequence[str] = ()) -> Answer:
         """GET /v1/runs/{id}/artifacts, with fresh signed URLs. Read the answer with `listed_artifacts`."""
-        return self._send(requests.artifacts(run_id))
+        return self._send(requests.artifacts(run_id, types))
 
     def close(self) -> None:
         """Close the connections."""

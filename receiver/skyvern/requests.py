@@ -84,9 +84,10 @@ def get_details(run_type: str, run_id: str, agent_id: str = "") -> ApiCall:
     return ApiCall("GET", f"{within}/{_segment(run_id)}", "read", READ_LIMIT)
 
 
-def artifacts(run_id: str) -> ApiCall:
-    """GET /v1/runs/{id}/artifacts."""
-    return ApiCall("GET", f"/v1/runs/{_segment(run_id)}/artifacts", "read", READ_LIMIT)
+def artifacts(run_id: str, types: Sequence[str] = ()) -> ApiCall:
+    """GET /v1/runs/{id}/artifacts, of the artifact types `types` or of all."""
+    query = urlencode([("artifact_type", each) for each in types])
+    return ApiCall("GET", f"/v1/runs/{_segment(run_id)}/artifacts", "read", READ_LIMIT, query=query)
 
 
 def forward(method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> ApiCall:

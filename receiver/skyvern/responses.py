@@ -26,6 +26,8 @@ from receiver.domain.run import FINAL
 Kind = Literal["submit", "read"]
 
 _TOKEN = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
+_WORKFLOW_RUN = re.compile(r"wr_[A-Za-z0-9_-]{1,100}")
+_SAME_MOMENT = 0.05  # seconds
 # The expiry of signed URLs: Skyvern's own and Google's, Amazon's, Azure's.
 _URL = re.compile(rb'https?:[^\s"<>]+')
 _EPOCH = re.compile(rb"(?:[?&]|\\u0026|&amp;)(?:expiry|Expires)=([0-9]{9,11})(?![0-9])")
@@ -120,14 +122,19 @@ class ListedRun:
 
 @dataclass(frozen=True, slots=True)
 class ListedArtifact:
-    """One line of GET /v1/runs/{id}/artifacts. `signed_url` is None when it is absent, or is no http(s) URL."""
+    """One line of GET /v1/runs/{id}/artifacts.
+
+    `name`: of the file, also of one that stands in an archive. `signed_url` is None when it is absent, or is no http(s)
+    URL. `unchanged_since`: when the record was made, in seconds since the epoch; None once Skyvern has changed it.
+    """
 
     artifact_id: str
     artifact_type: str
-    uri: str
+    name: str
     signed_url: str | None = None
     checksum: str | None = None
     file_size: int | None = None
+    unchanged_since: float | None = None
 
 
 def submitted(answer: Answer) -> Created | Rejected | Lost:
@@ -185,13 +192,32 @@ def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
             ListedArtifact(
                 artifact_id=row["artifact_id"],
                 artifact_type=_text(row.get("artifact_type")),
-                uri=_text(row.get("uri")),
+                name=(_text(row.get("bundle_key")) or _text(row.get("uri"))).rpartition("/")[2],
                 signed_url=url if url.lower().startswith(("http://", "https://")) else None,
                 checksum=_text(row.get("checksum")).lower() or None,
                 file_size=size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
+                unchanged_since=_unchanged_since(row),
             )
         )
     return found
+
+
+def _unchanged_since(row: Mapping[str, Any]) -> float | None:
+    """Return when a record was made that was never changed. Its two times are taken one after the other."""
+    created, modified = epoch(row.get("created_at")), epoch(row.get("modified_at"))
+    return created if created is not None and modified is not None and modified - created < _SAME_MOMENT else None
+
+
+def artifacts_run_id(run_id: str, run: Mapping[str, Any]) -> str:
+    """Return the run under which the artifacts of `run_id` are listed. `run`: its body.
+
+    Those of a task_v2 stand under its workflow run; under its own id the list is empty. A webhook names that run; a
+    poll only as the last part of `app_url` (seen with Skyvern 1.0.56).
+    """
+    if not run_id.startswith("tsk_v2_"):
+        return run_id
+    named = _text(run.get("workflow_run_id")) or _text(run.get("app_url")).rstrip("/").rpartition("/")[2]
+    return named if _WORKFLOW_RUN.fullmatch(named) else run_id
 
 
 def token_of(run: Any) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pydantic import ValidationError
@@ -21,7 +24,7 @@ from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer
-from tests.support.mirror import PDF, Loopback, Place, entry, full_run
+from tests.support.mirror import PDF, Loopback, Place, entry, full_run, plain
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.processes import launch
 from tests.support.waiting import eventually
@@ -84,10 +87,15 @@ class TestFilesMirror(MirrorSuite):
         victim.write_text("precious")
         delivery = make_delivery(sample_run("tsk_1", downloaded_files=[entry(server.add("/a", PDF))]))
         folder = tmp_path / "deep" / "archive" / "task_v1" / "tsk_1" / delivery.event_id
-        folder.mkdir(parents=True)
+        place.sink().send(delivery)
+        (invoice,) = (folder.parent / "files").iterdir()
+        shutil.rmtree(folder)
+        invoice.unlink()
+        (folder.parent / "latest.json").unlink()
+        folder.mkdir()
         (folder / "run.json").symlink_to(victim)
         (folder.parent / "latest.json").symlink_to(victim)
-        os.mkfifo(folder / "invoice.pdf")
+        os.mkfifo(invoice)
         with pytest.raises(Unavailable, match="something that is no folder"):
             place.sink().send(delivery)
         (folder.parent / "latest.json").unlink()
@@ -95,7 +103,7 @@ class TestFilesMirror(MirrorSuite):
         assert victim.read_text() == "precious"
         assert (folder / "run.json").read_bytes() == delivery.body
         assert not (folder / "run.json").is_symlink()
-        assert (folder / "invoice.pdf").read_bytes() == PDF
+        assert invoice.read_bytes() == PDF
 
     def test_a_link_for_a_temporary_file_is_not_followed(self, place: Place, tmp_path: Path) -> None:
         victim = tmp_path / "victim"
@@ -103,7 +111,8 @@ class TestFilesMirror(MirrorSuite):
         delivery = make_delivery(sample_run("tsk_1"))
         folder = tmp_path / "deep" / "archive" / "task_v1" / "tsk_1" / delivery.event_id
         folder.mkdir(parents=True)
-        (folder / ".run.json.part").symlink_to(victim)
+        writer = hashlib.sha256(delivery.event_id.encode()).hexdigest()[:8]
+        (folder / f".run.json.{writer}.part").symlink_to(victim)
         with pytest.raises(Unavailable):
             place.sink().send(delivery)
         assert victim.read_text() == "precious"
@@ -141,16 +150,19 @@ class TestFilesMirror(MirrorSuite):
         assert receipt.id.startswith(str(tmp_path / "var/archive/task_v1/"))
         assert all(Path(key).is_file() for key in receipt.keys)
 
-    def test_links_are_given_where_people_can_reach_the_folder(self, place: Place, server: ArtifactServer) -> None:
+    def test_links_are_given_where_people_can_reach_the_folder(
+        self, place: Place, server: ArtifactServer, tmp_path: Path
+    ) -> None:
         files = [entry(server.add("/a", PDF), filename="Rechnung März.pdf")]
         delivery = make_delivery(sample_run("tsk_1", downloaded_files=files))
         assert place.sink().send(delivery).urls == {}
         urls = place.sink(public_url="https://files.example/runs").send(delivery).urls
-        base = f"https://files.example/runs/task_v1/tsk_1/{delivery.event_id}/"
+        base = "https://files.example/runs/task_v1/tsk_1/"
+        (invoice,) = (tmp_path / "deep" / "archive" / "task_v1" / "tsk_1" / "files").iterdir()
         assert urls == {
-            "run.json": base + "run.json",
-            "Rechnung März.pdf": base + "Rechnung%20M%C3%A4rz.pdf",
-            "manifest.json": base + "manifest.json",
+            "run.json": f"{base}{delivery.event_id}/run.json",
+            "Rechnung März.pdf": f"{base}files/{quote(invoice.name)}",
+            "manifest.json": f"{base}{delivery.event_id}/manifest.json",
         }
 
     def test_a_kill_in_the_middle_leaves_nothing_that_the_next_try_does_not_mend(
@@ -165,7 +177,7 @@ class TestFilesMirror(MirrorSuite):
         child = launch(line, tmp_path / "log")
 
         def begun() -> bool:
-            return any(path.stat().st_size > 0 for path in root.rglob(".recording.webm.part"))
+            return any(path.stat().st_size > 0 for path in root.rglob(".recording-*.part"))
 
         eventually(lambda: begun() or child.poll() is not None)
         assert child.poll() is None
@@ -175,9 +187,8 @@ class TestFilesMirror(MirrorSuite):
         child.wait()
         gate.set()
         place.sink().send(replace(delivery, attempt=2))
-        names = sorted(key.rpartition("/")[2] for key in place.tree())
-        kept = ["invoice.pdf", "recording.webm", "screenshot-1.png", "screenshot-2.png"]
-        assert names == sorted([*kept, "latest.json", "manifest.json", "run.json"])
+        kept = ["invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png"]
+        assert sorted(map(plain, place.tree())) == sorted([*kept, "latest.json", "manifest.json", "run.json"])
 
 
 _CHILD = """

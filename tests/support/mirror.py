@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,10 +44,13 @@ class Loopback(NoServices):
         self.origin = origin
         self.asked = 0
         self.api = ""
+        self.trouble: Exception | None = None
 
-    def fresh_artifacts(self, delivery: Delivery) -> Sequence[Artifact]:
+    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:
         self.asked += 1
-        return self.fresh
+        if self.trouble is not None:
+            raise self.trouble
+        return [each for each in self.fresh if not types or each.kind in types]
 
     def artifact_url(self, delivery: Delivery, artifact_id: str) -> str:
         return f"{self.api}/v1/artifacts/{artifact_id}/content" if self.api else ""
@@ -56,6 +60,11 @@ class Loopback(NoServices):
 
     def allowed_addresses(self) -> Sequence[str]:
         return ["127.0.0.1"]
+
+
+def plain(key: str) -> str:
+    """Return the name of a stored file as its manifest has it, without the mark that tells its bytes from others."""
+    return re.sub(r"-[0-9a-f]{12}(\.[^.]*)?$", r"\1", key.rpartition("/")[2])
 
 
 PDF = b"%PDF-1.7 " + b"invoice" * 1000

@@ -11,15 +11,16 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Unavailable
+from handlers.mirror.download import LOOK_FOR
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer, Page
-from tests.support.mirror import PDF, PICTURE, VIDEO, Loopback, Place, entry, escaped, full_run, sha
+from tests.support.mirror import PDF, PICTURE, VIDEO, Loopback, Place, entry, escaped, full_run, plain, sha
 from tests.support.waiting import Stopwatch
 
 
@@ -31,9 +32,21 @@ class MirrorSuite:
         with ArtifactServer() as server:
             yield server
 
-    def one(self, place: Place, ending: str) -> bytes:
-        """Return the only object whose key has this ending."""
-        (found,) = [body for key, body in place.tree().items() if key.endswith(ending)]
+    def one(self, place: Place, name: str) -> bytes:
+        """Return the only object with this name."""
+        (found,) = [body for key, body in place.tree().items() if plain(key) == name.removeprefix("/")]
+        return found
+
+    def kept(self, place: Place, delivery: Delivery) -> dict[str, bytes]:
+        """Return the files of an event by name, each where its manifest says, and checked against what that says."""
+        tree = place.tree()
+        run = f"task_v1/{delivery.run_id}/"
+        found = {}
+        for file in json.loads(tree[f"{run}{delivery.event_id}/manifest.json"])["files"]:
+            path = file.get("path", file["name"])
+            key = run + path.removeprefix("../") if path.startswith("../") else f"{run}{delivery.event_id}/{path}"
+            found[file["name"]] = tree[key]
+            assert (len(tree[key]), sha(tree[key])) == (file["size"], file["sha256"])
         return found
 
     def manifest(self, place: Place) -> dict[str, Any]:
@@ -46,18 +59,19 @@ class MirrorSuite:
     def test_a_run_is_kept_with_all_that_belongs_to_it(self, place: Place, server: ArtifactServer) -> None:
         delivery = make_delivery(full_run(server))
         receipt = place.sink().send(delivery)
-        folder = f"task_v1/{delivery.run_id}/{delivery.event_id}/"
-        tree = place.tree()
-        assert {key: body for key, body in tree.items() if not key.endswith(("manifest.json", "latest.json"))} == {
-            folder + "run.json": delivery.body,
-            folder + "invoice.pdf": PDF,
-            folder + "recording.webm": VIDEO,
-            folder + "screenshot-1.png": PICTURE + b"1",
-            folder + "screenshot-2.png": PICTURE + b"2",
+        run = f"task_v1/{delivery.run_id}/"
+        assert self.kept(place, delivery) == {
+            "run.json": delivery.body,
+            "invoice.pdf": PDF,
+            "recording.webm": VIDEO,
+            "screenshot-1.png": PICTURE + b"1",
+            "screenshot-2.png": PICTURE + b"2",
         }
-        names = ["run.json", "invoice.pdf", "recording.webm", "screenshot-1.png", "screenshot-2.png", "manifest.json"]
-        assert [key.rpartition("/")[2] for key in receipt.keys] == names
-        assert receipt.id.endswith(folder)
+        files = sorted(key.removeprefix(run + "files/") for key in place.tree() if "/files/" in key)
+        assert [plain(name) for name in files] == ["invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png"]
+        names = ["run.json", "invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png", "manifest.json"]
+        assert [plain(key) for key in receipt.keys] == names
+        assert receipt.id.endswith(run + delivery.event_id + "/")
         assert receipt.note == ""
         assert sorted(server.paths()) == sorted(server.pages), "each file is fetched once"
 
@@ -66,14 +80,15 @@ class MirrorSuite:
         place.sink().send(delivery)
         manifest = self.manifest(place)
         files = {entry.pop("name"): entry for entry in manifest["files"]}
-        stored_at = files["invoice.pdf"].pop("stored_at")
-        assert stored_at.endswith("Z")
+        assert files["invoice.pdf"].pop("stored_at").endswith("Z")
+        assert plain(files["invoice.pdf"].pop("path")) == "invoice.pdf"
         assert files["invoice.pdf"] == {
             "kind": "download",
             "size": len(PDF),
             "sha256": sha(PDF),
             "content_type": "application/pdf",
             "checked": True,
+            "size_checked": True,
             "source": f"{server.url}/v1/artifacts/a_1/content",
             "artifact_id": "a_1",
         }
@@ -133,8 +148,7 @@ class MirrorSuite:
         broken = server.add("/v1/artifacts/a_9/content", VIDEO, short=10)
         with pytest.raises(Unavailable):
             place.sink().send(delivery)
-        names = {key.rpartition("/")[2] for key in place.tree()}
-        assert names == {"run.json", "invoice.pdf", "screenshot-1.png", "screenshot-2.png"}
+        assert sorted(map(plain, place.tree())) == ["invoice.pdf", "run.json", "screenshot.png", "screenshot.png"]
         server.add("/v1/artifacts/a_9/content", VIDEO)
         server.seen.clear()
         place.sink().send(replace(delivery, attempt=2))
@@ -206,7 +220,7 @@ class MirrorSuite:
         ]
         services = Loopback(fresh, server.url + "/new/")
         receipt = place.sink(services).send(make_delivery(run))
-        assert services.asked == 1
+        assert services.asked == 2, "the recording's record, and all files for the invoice"
         assert receipt.note == ""
         assert self.one(place, "/invoice.pdf") == PDF
         assert self.one(place, "/recording.webm") == VIDEO
@@ -223,7 +237,7 @@ class MirrorSuite:
         (skipped,) = self.manifest(place)["skipped"]
         assert skipped["name"] == "invoice.pdf"
         assert skipped["reason"] == f"127.0.0.1 answered {status}, and no fresh address for it was given"
-        assert not [key for key in place.tree() if key.endswith("invoice.pdf")]
+        assert "invoice.pdf" not in map(plain, place.tree())
         assert self.one(place, "/recording.webm") == VIDEO
 
     def test_a_file_that_is_gone_fails_the_delivery_where_the_operator_wants_that(
@@ -269,9 +283,13 @@ class MirrorSuite:
         assert (caught.value.retry_after, caught.value.dependency) == (20.0, True)
         server.add("/v1/artifacts/a_9/content", VIDEO)
         assert sink.send(replace(delivery, attempt=2)).note == ""
-        assert self.one(place, "/recording.webm") == VIDEO
+        assert self.one(place, "/recording.mp4") == VIDEO
 
-    @pytest.mark.parametrize("changes", [{"attempt": 2}, {"received_at": datetime.now(UTC) - timedelta(minutes=2)}])
+    @pytest.mark.parametrize(
+        "changes",
+        [{"last_attempt": True}, {"received_at": datetime.now(UTC) - LOOK_FOR}],
+        ids=["last-attempt", "long-ago"],
+    )
     def test_it_is_noted_when_it_does_not_come(
         self, place: Place, server: ArtifactServer, changes: dict[str, Any]
     ) -> None:
@@ -377,22 +395,20 @@ class MirrorSuite:
         files = [entry(server.add(f"/{n}", b"%d" % n), b"%d" % n, name) for n, name in enumerate(names)]
         delivery = escaped(sample_run("tsk_1", downloaded_files=files))
         place.sink().send(delivery)
-        folder = f"task_v1/tsk_1/{delivery.event_id}/"
-        tree = place.tree()
-        assert sorted(tree[key] for key in tree if not key.endswith(".json") or "-2" in key) == sorted(
+        folder, tree = "task_v1/tsk_1/", place.tree()
+        assert sorted(tree[key] for key in tree if key.startswith(folder + "files/")) == sorted(
             b"%d" % n for n in range(len(names))
         ), "each file is there once, as it was"
-        assert tree[folder + "run.json"] == delivery.body
+        assert tree[f"{folder}{delivery.event_id}/run.json"] == delivery.body
         for key in tree:
             name = key.rpartition("/")[2]
-            assert key.startswith(folder) or key == "task_v1/tsk_1/latest.json"
+            assert key.startswith((folder + "files/", f"{folder}{delivery.event_id}/")) or key == folder + "latest.json"
             assert name not in ("", ".", "..")
             assert not name.startswith(".")
             assert name.isprintable()
             assert len(name.encode()) <= 200
             assert not set(name) & set('/\\:*?"<>|#%')
-        assert folder + "Rechnung März [1].pdf" in tree
-        assert folder + "日本語.pdf" in tree
+        assert {"Rechnung März [1].pdf", "日本語.pdf"} < set(map(plain, tree))
         assert place.outside() == []
 
     def test_the_files_that_a_test_webhook_names_are_not_asked_for(self, place: Place, server: ArtifactServer) -> None:
@@ -446,9 +462,8 @@ class MirrorSuite:
         assert all(isinstance(receipt, Receipt) for receipt in receipts)
         tree = place.tree()
         for delivery in deliveries:
-            folder = f"task_v1/{delivery.run_id}/{delivery.event_id}/"
-            assert tree[folder + "run.json"] == delivery.body
-            assert tree[folder + "recording.webm"] == VIDEO
+            kept = self.kept(place, delivery)
+            assert (kept["run.json"], kept["recording.webm"]) == (delivery.body, VIDEO)
         assert len(tree) == 8 * 7
 
     def test_a_hundred_files_are_kept_through_few_threads(self, place: Place, server: ArtifactServer) -> None:

@@ -11,6 +11,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from handlers.contract import Sink
 from handlers.s3 import S3Sink
 from tests.servers.seaweedfs import S3Server
+from tests.support.mirror import plain
 
 _numbers = itertools.count(1)
 
@@ -38,8 +39,8 @@ class Objects:
         pages = self.server.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.root)
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
-    def head(self, ending: str) -> dict[str, Any]:
-        (key,) = [key for key in self.listed() if key.endswith(ending)]
+    def head(self, name: str) -> dict[str, Any]:
+        (key,) = [key for key in self.listed() if plain(key) == name.removeprefix("/")]
         found = self.server.client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         assert isinstance(found, dict)
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,7 @@ class Host(NoServices):
     def allowed_addresses(self) -> list[str]:
         return ["127.0.0.1"]
 
-    def fresh_artifacts(self, delivery: Delivery) -> list[Artifact]:
+    def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> list[Artifact]:
         return [Artifact("screenshot", "s.png", self.slack.url + path) for path in self.slack.pages]
 
 

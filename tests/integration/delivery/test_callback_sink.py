@@ -34,7 +34,7 @@ RESUBMIT_KEY = derive(MASTER, "b2")
 class Lent:
     """Services that allow loopback: for artifacts, so that no caller's webhook may use it."""
 
-    def fresh_artifacts(self, delivery: object) -> list[Any]:
+    def fresh_artifacts(self, delivery: object, types: object = ()) -> list[Any]:
         raise NotImplementedError
 
     def artifact_url(self, delivery: object, artifact_id: str) -> str:
