@@ -115,6 +115,16 @@ class LocalStore:
         """See Store. A file that fails in the middle is removed."""
         self._write(target, incoming)
 
+    def discard_partial(self, target: ObjectTarget, size: int) -> None:  # noqa: ARG002 - the protocol's names
+        """See Store. A temporary file that another worker writes now is left."""
+        directory, _, name = target.key.rpartition("/")
+        with _translated_errors(self._root), self._opened(directory, make=False) as folder:
+            temporary = _temporary_name(target, name)
+            if folder is None or temporary not in os.listdir(folder):  # noqa: PTH208 - of an open folder
+                return
+            os.close(_open_locked(folder, temporary))
+            os.unlink(temporary, dir_fd=folder)
+
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """See Store. All writers of the file hold the folder's lock while they compare and replace."""
         directory, _, _ = target.key.rpartition("/")
@@ -158,10 +168,7 @@ class LocalStore:
         directory, _, name = target.key.rpartition("/")
         with _translated_errors(self._root), self._opened(directory, make=True) as folder:
             assert folder is not None
-            # Another event of the run may write the same file at the same time; each attempt of this one takes over
-            # what its last one left.
-            writer = hashlib.sha256(target.delivery.event_id.encode(errors="replace")).hexdigest()[:8]
-            temporary = f".{name}.{writer}.part"
+            temporary = _temporary_name(target, name)
             descriptor = _open_locked(folder, temporary)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 try:
@@ -243,6 +250,15 @@ def _open_locked(folder: int, name: str) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its last holder has renamed it: start over
+
+
+def _temporary_name(target: ObjectTarget, name: str) -> str:
+    """Return the name under which this event writes the file: another event of the run may write it at the same time.
+
+    The same at each attempt, so that one takes over what the last one left.
+    """
+    writer = hashlib.sha256(target.delivery.event_id.encode(errors="replace")).hexdigest()[:8]
+    return f".{name}.{writer}.part"
 
 
 def _write_all(write: Callable[[memoryview], int | None], chunk: bytes) -> None:

@@ -62,4 +62,4 @@ def unfinished(record: Artifact | None, run: Mapping[str, Any]) -> str:
     ended = epoch(run.get("finished_at"))
     if ended is None or record.unchanged_since >= ended:
         return ""
-    return "Skyvern has not written it out since the run's end"
+    return "Skyvern has not written the recording out since the run's end"

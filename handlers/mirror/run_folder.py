@@ -56,7 +56,7 @@ class RunFolder:
 
     def write_body(self) -> StoredFile:
         """Write the event's body; then, unless all is new, read what is stored of the run."""
-        body, target = self.delivery.body, self.target("run.json", DEFAULT if self.delivery.problem else JSON)
+        body, target = self.delivery.payload, self.target("run.json", DEFAULT if self.delivery.problem else JSON)
         optimistic = self.delivery.attempt == 1 and len(body) <= MAX_OPTIMISTIC_WRITE
         self.is_new = optimistic and self._store.put_if_absent(target, body)
         if not self.is_new or self.delivery.other_events:

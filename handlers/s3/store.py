@@ -21,7 +21,7 @@ from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.s3.errors import error_code, is_missing, translated_errors
 from handlers.s3.options import S3Options, tag_value
-from handlers.s3.upload import BUFFERS, BufferPool, Upload, b64_sha256
+from handlers.s3.upload import BUFFERS, PART, BufferPool, Upload, abort_leftovers, b64_sha256
 from handlers.support import templating
 from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline
@@ -149,6 +149,12 @@ class S3Store:
             for chunk in chunks:
                 upload.write(chunk)
             upload.finish()
+
+    def discard_partial(self, target: ObjectTarget, size: int) -> None:
+        """See Store. Only what is longer than a part was uploaded in parts."""
+        if size > PART:
+            with translated_errors(self._name):
+                abort_leftovers(self._client(), self._name, target.key, _left_before(target))
 
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """See Store. Without conditional writes at the server, the version just read has to do."""

@@ -56,6 +56,18 @@ def b64_sha256(body: bytes | bytearray) -> str:
     return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
+def abort_leftovers(client: Any, bucket: str, key: str, before: float) -> None:
+    """Abort uploads of an object that a crash has left: their parts cost money and nobody sees them.
+
+    `before`: those that began before, in seconds since the epoch.
+    """
+    with suppress(ClientError):
+        found = client.list_multipart_uploads(Bucket=bucket, Prefix=key)
+        for upload in found.get("Uploads", ()):
+            if upload.get("Key") == key and upload["Initiated"].timestamp() < before:
+                client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+
+
 class Upload:
     """One object, written in pieces. Leaving the `with` without `finish` stores nothing.
 
@@ -147,7 +159,7 @@ class Upload:
             raise self._error
         if not self._upload_id:
             with translated_errors(self._object["Bucket"]):
-                self._abort_leftovers()
+                abort_leftovers(self._client, self._object["Bucket"], self._object["Key"], self._left_before)
                 answer = self._client.create_multipart_upload(**self._object, **self._create())
             self._upload_id = answer["UploadId"]
         buffer, filled = self._buffer, self._filled
@@ -195,12 +207,3 @@ class Upload:
         with self._change:
             while self._in_flight:
                 self._change.wait(deadline.remaining())
-
-    def _abort_leftovers(self) -> None:
-        """Abort uploads of this object that a crash has left: their parts cost money and nobody sees them."""
-        with suppress(ClientError):
-            key = self._object["Key"]
-            found = self._client.list_multipart_uploads(Bucket=self._object["Bucket"], Prefix=key)
-            for upload in found.get("Uploads", ()):
-                if upload.get("Key") == key and upload["Initiated"].timestamp() < self._left_before:
-                    self._client.abort_multipart_upload(**self._object, UploadId=upload["UploadId"])

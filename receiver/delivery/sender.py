@@ -67,12 +67,15 @@ class SenderPool:
         slots: int,
         limit: float,
         on_start: Callable[[str], None] = lambda _delivery: None,
+        *,
+        attempts: int = 0,
     ) -> None:
         self.slots = slots
         self._sink = sink
         self._many = sink.batch_size > 1
         self._limit = limit
         self._on_start = on_start
+        self._attempts = attempts
         self._threads = DaemonPool(slots, f"send-{sink.name}")
         self._ended: queue.SimpleQueue[SendTask] = queue.SimpleQueue()
         self._handover = threading.Lock()  # held while a slot passes from one task to another
@@ -204,7 +207,7 @@ class SenderPool:
 
     def _send(self, task: SendTask) -> list[Receipt | Exception]:
         try:
-            deliveries = [to_delivery(each, task.receipts.get(each.id, {})) for each in task.claimed]
+            deliveries = [to_delivery(each, task.receipts.get(each.id, {}), self._attempts) for each in task.claimed]
             answers: list[Receipt | Exception] = []
             if self._many:
                 answers += self._sink.send_many(deliveries)
@@ -221,8 +224,9 @@ def _mark_started(task: SendTask) -> None:
     task.started, task.started_at = time.monotonic(), time.time()
 
 
-def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
+def to_delivery(each: Claimed, receipts: Receipts, attempts: int = 0) -> Delivery:
     """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for.
+    `attempts`: how many its budget has; 0 is not known.
 
     No sink sees our callback URL, but the one that puts the caller's own in its place.
     """
@@ -249,5 +253,7 @@ def to_delivery(each: Claimed, receipts: Receipts) -> Delivery:
         labels=each.labels,
         receipts=receipts,
         test=run.test,
+        other_events=each.run_events > 1,
+        last_attempt=0 < attempts <= each.spent + 1,
         payload=body if run.problem or each.via == "webhook" else webhook_body(body, run.data, data),
     )

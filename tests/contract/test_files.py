@@ -24,7 +24,8 @@ from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer
-from tests.support.mirror import PDF, Loopback, Place, entry, full_run, plain
+from tests.support.mirror import PDF, Loopback, Place, entry, files_of, full_run, plain
+from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.processes import launch
 from tests.support.waiting import eventually
@@ -68,6 +69,10 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(build, lambda: tree_of(root), outside)
     yield place
     place.close()
+
+
+class TestFilesEvents(MirrorEventsSuite):
+    """Several events of a run, and recordings in part, on a disk."""
 
 
 class TestFilesMirror(MirrorSuite):
@@ -189,6 +194,60 @@ class TestFilesMirror(MirrorSuite):
         place.sink().send(replace(delivery, attempt=2))
         kept = ["invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png"]
         assert sorted(map(plain, place.tree())) == sorted([*kept, "latest.json", "manifest.json", "run.json"])
+
+    def test_what_a_kill_has_left_goes_when_another_event_has_stored_the_file(
+        self, place: Place, tmp_path: Path, server: ArtifactServer
+    ) -> None:
+        run = full_run(server)
+        gate = threading.Event()
+        server.add("/v1/artifacts/a_9/content", b"v" * 4_000_000, gate=gate)
+        delivery = make_delivery(run)
+        root = tmp_path / "deep" / "archive"
+        child = launch([sys.executable, "-c", _CHILD, str(root), json.dumps(run), delivery.event_id], tmp_path / "log")
+        eventually(lambda: any(root.rglob(".recording-*.part")) or child.poll() is not None)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        gate.set()
+        update = make_delivery({**run, "modified_at": "2030-01-01T00:00:00"}, other_events=True)
+        place.sink().send(update)
+        assert list(root.rglob(".*")) != []
+        place.sink().send(replace(delivery, attempt=2))
+        assert list(root.rglob(".*")) == []
+        assert files_of(place.tree(), delivery)["recording.webm"] == b"v" * 4_000_000
+        assert [plain(key) for key in place.tree()].count("recording.webm") == 1
+
+    def test_each_file_is_on_disk_before_it_has_its_name_and_the_name_before_the_receipt(
+        self, place: Place, tmp_path: Path, server: ArtifactServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Kill -9 can't show it, for the page cache survives that: it is in the order of the calls."""
+        fsync, rename, mkdir = os.fsync, os.rename, os.mkdir
+        synced: set[tuple[int, int]] = set()  # (inode, size) of files, as synced
+        unsynced: set[int] = set()  # folders with a new name in them
+        renamed: list[str] = []
+
+        def synced_now(descriptor: int) -> None:
+            fsync(descriptor)
+            status = os.fstat(descriptor)
+            synced.add((status.st_ino, status.st_size))
+            unsynced.discard(status.st_ino)
+
+        def named_now(source: str, name: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+            status = os.stat(source, dir_fd=src_dir_fd)
+            assert (status.st_ino, status.st_size) in synced, f"{name} has its name before it is on disk"
+            rename(source, name, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+            renamed.append(name)
+            unsynced.add(os.fstat(dst_dir_fd).st_ino)
+
+        def made_now(name: str, mode: int, *, dir_fd: int) -> None:
+            mkdir(name, mode, dir_fd=dir_fd)
+            unsynced.add(os.fstat(dir_fd).st_ino)
+
+        (tmp_path / "deep" / "archive").mkdir(parents=True)
+        for name, call in (("fsync", synced_now), ("rename", named_now), ("mkdir", made_now)):
+            monkeypatch.setattr(os, name, call)
+        receipt = place.sink().send(make_delivery(full_run(server)))
+        assert unsynced == set(), "folders whose names are not on disk"
+        assert len(renamed) == len(receipt.keys) + 1, "and latest.json"
 
 
 _CHILD = """

@@ -33,7 +33,8 @@ from handlers.testing.conformance import (
 )
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
-from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, full_run, plain, sha
+from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, files_of, full_run, plain, sha
+from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.processes import launch
 from tests.support.s3_objects import Objects, calls_of, events_of, not_implemented, options_for, without_condition
@@ -91,6 +92,10 @@ class TestConformance(SinkConformance):
                 secrets=[objects.server.secret_key, objects.server.access_key],
                 is_marked=lambda key: "/test-" in key,
             )
+
+
+class TestS3Events(MirrorEventsSuite):
+    """Several events of a run, and recordings in part, in a bucket."""
 
 
 class TestS3Mirror(MirrorSuite):
@@ -161,6 +166,60 @@ class TestS3Mirror(MirrorSuite):
         kept = ["invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png"]
         assert sorted(map(plain, objects.listed())) == sorted([*kept, "latest.json", "manifest.json", "run.json"])
         assert objects.head("/recording.webm")["ContentLength"] == len(body)
+
+    def test_what_a_kill_has_left_goes_when_another_event_has_stored_the_file(
+        self, place: Place, objects: Objects, server: ArtifactServer, tmp_path: Path
+    ) -> None:
+        gate = threading.Event()
+        body = b"v" * (40 << 20)
+        run = full_run(server, recording_url=server.add("/recording.webm", body, gate=gate))
+        delivery = make_delivery(run)
+        options = options_for(
+            objects.server, objects.bucket, prefix=objects.root + "{{ run.run_type }}/{{ run.run_id }}/"
+        )
+        line = [sys.executable, "-c", _CHILD, json.dumps(options), json.dumps(run), delivery.event_id]
+        child = launch(line, tmp_path / "log")
+        eventually(lambda: objects.uploads() or child.poll() is not None, every=0.05)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        gate.set()
+        place.sink().send(make_delivery({**run, "modified_at": "2030-01-01T00:00:00"}, other_events=True))
+        assert len(objects.uploads()) == 1, "it may be another worker's, under way"
+        place.sink().send(replace(delivery, attempt=2))
+        assert objects.uploads() == []
+        tree = place.tree()
+        assert files_of(tree, delivery)["recording.webm"] == body
+        assert [plain(key) for key in tree].count("recording.webm") == 1
+
+    def test_an_upload_that_another_worker_ends_is_tried_again_and_no_fault_of_the_bucket(
+        self, place: Place, objects: Objects, server: ArtifactServer
+    ) -> None:
+        gate = threading.Event()
+        body = b"v" * (20 << 20)
+        delivery = make_delivery(sample_run(recording_url=server.add("/r.webm", body, gate=gate)))
+        sink, client = place.sink(), objects.server.client
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(sink.send, delivery)
+            eventually(objects.uploads, every=0.05)
+            (found,) = client.list_multipart_uploads(Bucket=objects.bucket, Prefix=objects.root)["Uploads"]
+            client.abort_multipart_upload(Bucket=objects.bucket, Key=found["Key"], UploadId=found["UploadId"])
+            gate.set()
+            with pytest.raises(Unavailable, match="another worker stores the same file") as caught:
+                sending.result(timeout=PATIENCE)
+        assert (caught.value.dependency, caught.value.retry_after) == (True, 2.0)
+        sink.send(replace(delivery, attempt=2))
+        assert self.one(place, "/recording.webm") == body
+
+    def test_a_later_event_costs_four_reads_and_no_file_again(self, place: Place, server: ArtifactServer) -> None:
+        sink = place.sink()
+        sink.send(make_delivery())
+        run = full_run(server)
+        sink.send(make_delivery(run))
+        calls, fetched = calls_of(sink), len(server.seen)
+        sink.send(make_delivery({**run, "modified_at": "2030-01-01T00:00:00"}, other_events=True))
+        # latest.json and the manifest that it names, which files there are; latest.json once more, to move it.
+        assert sorted(calls) == [*["GetObject"] * 3, "ListObjectsV2", *["PutObject"] * 3]
+        assert server.paths()[fetched:] == ["/v1/artifacts/a_9/content"], "the recording is asked for its size"
 
     def test_without_a_manifest_what_is_there_is_compared_by_checksum(
         self, place: Place, objects: Objects, server: ArtifactServer

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from tests.support.waiting import eventually
+
 
 @dataclass
 class Page:
@@ -128,6 +130,10 @@ class ArtifactServer:
     def record(self, seen: Seen) -> None:
         with self._lock:
             self.seen.append(seen)
+
+    def wait_for(self, path: str, count: int) -> None:
+        """Wait until there were `count` requests for `path`."""
+        eventually(lambda: self.paths().count(path) >= count)
 
     def paths(self) -> list[str]:
         """Return the paths of the requests, without queries."""

@@ -67,6 +67,18 @@ def plain(key: str) -> str:
     return re.sub(r"-[0-9a-f]{12}(\.[^.]*)?$", r"\1", key.rpartition("/")[2])
 
 
+def files_of(tree: Mapping[str, bytes], delivery: Delivery) -> dict[str, bytes]:
+    """Return the files of an event by name, each from where its manifest says, and compared with what that says."""
+    run = f"{delivery.run_type}/{delivery.run_id}/"
+    found = {}
+    for file in json.loads(tree[f"{run}{delivery.event_id}/manifest.json"])["files"]:
+        path = file.get("path", file["name"])
+        key = run + path.removeprefix("../") if path.startswith("../") else f"{run}{delivery.event_id}/{path}"
+        found[file["name"]] = body = tree[key]
+        assert (len(body), sha(body)) == (file["size"], file["sha256"])
+    return found
+
+
 PDF = b"%PDF-1.7 " + b"invoice" * 1000
 VIDEO = bytes(range(256)) * 4000
 PICTURE = b"\x89PNG" + b"p" * 5000

@@ -20,7 +20,7 @@ from handlers.contract import Artifact, Delivery, Receipt, Refused, Unavailable
 from handlers.mirror.download import LOOK_FOR
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer, Page
-from tests.support.mirror import PDF, PICTURE, VIDEO, Loopback, Place, entry, escaped, full_run, plain, sha
+from tests.support.mirror import PDF, PICTURE, VIDEO, Loopback, Place, entry, escaped, files_of, full_run, plain, sha
 from tests.support.waiting import Stopwatch
 
 
@@ -37,18 +37,6 @@ class MirrorSuite:
         (found,) = [body for key, body in place.tree().items() if plain(key) == name.removeprefix("/")]
         return found
 
-    def kept(self, place: Place, delivery: Delivery) -> dict[str, bytes]:
-        """Return the files of an event by name, each where its manifest says, and checked against what that says."""
-        tree = place.tree()
-        run = f"task_v1/{delivery.run_id}/"
-        found = {}
-        for file in json.loads(tree[f"{run}{delivery.event_id}/manifest.json"])["files"]:
-            path = file.get("path", file["name"])
-            key = run + path.removeprefix("../") if path.startswith("../") else f"{run}{delivery.event_id}/{path}"
-            found[file["name"]] = tree[key]
-            assert (len(tree[key]), sha(tree[key])) == (file["size"], file["sha256"])
-        return found
-
     def manifest(self, place: Place) -> dict[str, Any]:
         document = json.loads(self.one(place, "/manifest.json"))
         assert isinstance(document, dict)
@@ -60,7 +48,7 @@ class MirrorSuite:
         delivery = make_delivery(full_run(server))
         receipt = place.sink().send(delivery)
         run = f"task_v1/{delivery.run_id}/"
-        assert self.kept(place, delivery) == {
+        assert files_of(place.tree(), delivery) == {
             "run.json": delivery.body,
             "invoice.pdf": PDF,
             "recording.webm": VIDEO,
@@ -462,7 +450,7 @@ class MirrorSuite:
         assert all(isinstance(receipt, Receipt) for receipt in receipts)
         tree = place.tree()
         for delivery in deliveries:
-            kept = self.kept(place, delivery)
+            kept = files_of(place.tree(), delivery)
             assert (kept["run.json"], kept["recording.webm"]) == (delivery.body, VIDEO)
         assert len(tree) == 8 * 7
 

@@ -55,13 +55,14 @@ _DUE = (
 )
 _OF_DELIVERY = ("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id", "prefetched")
 _OF_EVENT = ("outcome", "via", "problem", "received_at", "body", "completion")
-_CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels")
+_CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
 _CLAIMED = (
     sa.select(
         *(deliveries.c[name] for name in _OF_DELIVERY),
         *(events.c[name] for name in _OF_EVENT),
         deliveries.c.attempts,
         runs.c.labels,
+        runs.c.events,
     )
     .join(events, events.c.id == deliveries.c.event_id)
     .outerjoin(runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id))
@@ -91,6 +92,7 @@ class Claimed:
     after: tuple[str, ...]
     completion: str = ""  # JSON object: members of the run that the body lacks, or ""
     prefetched: bool = False
+    run_events: int = 1  # how many events its run has, this one included
 
 
 def claim(
@@ -196,6 +198,7 @@ def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]
         fields = dict(zip(_CLAIMED_FIELDS, row, strict=True))
         fields["body"], fields["after"] = bytes(fields["body"]), tuple(json.loads(fields["after"]))
         fields["labels"] = json.loads(fields["labels"] or "{}")
+        fields["run_events"] = fields["run_events"] or 1  # a body that tells no run has none
         found[fields["id"]] = Claimed(**fields, probe=fields["id"] in probes)
     return [found[each] for each in ids if each in found]
 

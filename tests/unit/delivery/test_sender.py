@@ -76,6 +76,23 @@ def test_what_is_queued_just_when_a_slot_becomes_empty_is_sent_once_and_collecte
     assert sorted(sink.sent) == ["first", "second"]
 
 
+@pytest.mark.parametrize(
+    ("spent", "attempts", "last"),
+    [(0, 3, False), (1, 3, False), (2, 3, True), (5, 3, True), (0, 1, True), (9, 0, False)],
+)
+def test_a_sink_is_told_which_attempt_is_the_last(spent: int, attempts: int, last: bool) -> None:
+    claimed = replace(task("first").claimed[0], spent=spent)
+
+    assert to_delivery(claimed, {}, attempts).last_attempt == last
+
+
+@pytest.mark.parametrize(("events", "others"), [(1, False), (2, True)])
+def test_a_sink_is_told_whether_the_run_has_other_events(events: int, others: bool) -> None:
+    claimed = replace(task("first").claimed[0], run_events=events)
+
+    assert to_delivery(claimed, {}).other_events == others
+
+
 @pytest.mark.parametrize("kind", ["task", "workflow"])
 def test_a_sink_is_told_that_a_test_webhook_is_one(kind: str) -> None:
     claimed = task("first").claimed[0]

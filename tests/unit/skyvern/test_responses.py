@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
@@ -17,6 +19,7 @@ from receiver.skyvern import (
     SkyvernAPI,
     SkyvernReader,
     Unreachable,
+    artifacts_run_id,
     expires_at,
     listed_artifacts,
     listed_runs,
@@ -108,15 +111,55 @@ def test_only_http_urls_of_artifacts_are_taken_over() -> None:
         {"artifact_id": "a_2", "artifact_type": "download", "uri": "file:///d/x.pdf", "signed_url": "file:///d/x.pdf"},
         {"artifact_id": "a_3", "artifact_type": "pdf", "signed_url": None, "checksum": "AB", "file_size": 7},
         {"artifact_id": "a_4", "artifact_type": "pdf", "file_size": True, "checksum": 9, "uri": 4},
+        {"artifact_id": "a_5", "artifact_type": "har", "uri": "s3://b/task.zip", "bundle_key": "run/har.har"},
         {"artifact_type": "pdf"},
     ]
 
     assert listed_artifacts(answered(200, rows)) == [
-        ListedArtifact("a_1", "recording", "s3://b/r.webm", "https://s/1?sig=x"),
-        ListedArtifact("a_2", "download", "file:///d/x.pdf"),
+        ListedArtifact("a_1", "recording", "r.webm", "https://s/1?sig=x"),
+        ListedArtifact("a_2", "download", "x.pdf"),
         ListedArtifact("a_3", "pdf", "", None, "ab", 7),
         ListedArtifact("a_4", "pdf", ""),
+        ListedArtifact("a_5", "har", "har.har"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("created", "modified", "since"),
+    [
+        ("2026-03-01T10:00:00.000001", "2026-03-01T10:00:00.000014", 1772359200.000001),
+        ("2026-03-01T10:00:00.000001", "2026-03-01T10:00:09", None),
+        ("2026-03-01T10:00:00", None, None),
+        (None, "2026-03-01T10:00:00", None),
+    ],
+)
+def test_a_record_that_was_changed_is_told_from_one_that_was_not(
+    created: str | None, modified: str | None, since: float | None
+) -> None:
+    row = {"artifact_id": "a_1", "created_at": created, "modified_at": modified}
+
+    (found,) = listed_artifacts(answered(200, [row])) or ()
+
+    assert found.unchanged_since == since
+
+
+@pytest.mark.parametrize(
+    ("run_id", "run", "listed_under"),
+    [
+        ("tsk_v2_1", {"workflow_run_id": "wr_7"}, "wr_7"),
+        ("tsk_v2_1", {"app_url": "https://app.skyvern.com/runs/wr_7"}, "wr_7"),
+        ("tsk_v2_1", {"app_url": "https://app.skyvern.com/runs/wr_7/", "workflow_run_id": None}, "wr_7"),
+        ("tsk_v2_1", {"workflow_run_id": "../organizations/keys"}, "tsk_v2_1"),
+        ("tsk_v2_1", {"workflow_run_id": 7, "app_url": 7}, "tsk_v2_1"),
+        ("tsk_v2_1", {}, "tsk_v2_1"),
+        ("tsk_1", {"workflow_run_id": "wr_7"}, "tsk_1"),
+        ("wr_1", {"workflow_run_id": "wr_1"}, "wr_1"),
+    ],
+)
+def test_the_artifacts_of_a_task_v2_are_listed_under_its_workflow_run(
+    run_id: str, run: dict[str, Any], listed_under: str
+) -> None:
+    assert artifacts_run_id(run_id, run) == listed_under
 
 
 @pytest.mark.parametrize("answer", [answered(200, HTML), answered(200, {}), answered(200, None), answered(404, [])])
