@@ -68,12 +68,19 @@ def plain(key: str) -> str:
 
 
 def files_of(tree: Mapping[str, bytes], delivery: Delivery) -> dict[str, bytes]:
-    """Return the files of an event by name, each from where its manifest says, and compared with what that says."""
-    run = f"{delivery.run_type}/{delivery.run_id}/"
+    """Return the files of an event by name: see `files_in`."""
+    return files_in(tree, f"{delivery.run_type}/{delivery.run_id}/", delivery.event_id)
+
+
+def files_in(tree: Mapping[str, bytes], run: str, event: str) -> dict[str, bytes]:
+    """Return the files of an event by name, each from where its manifest says, and compared with what that says.
+
+    `run`: the folder of the run, which ends in /.
+    """
     found = {}
-    for file in json.loads(tree[f"{run}{delivery.event_id}/manifest.json"])["files"]:
+    for file in json.loads(tree[f"{run}{event}/manifest.json"])["files"]:
         path = file.get("path", file["name"])
-        key = run + path.removeprefix("../") if path.startswith("../") else f"{run}{delivery.event_id}/{path}"
+        key = run + path.removeprefix("../") if path.startswith("../") else f"{run}{event}/{path}"
         found[file["name"]] = body = tree[key]
         assert (len(body), sha(body)) == (file["size"], file["sha256"])
     return found
