@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.servers.seaweedfs",
     "tests.servers.skyvern",
     "tests.servers.skyvern_sdk",
+    "tests.servers.slack_emulator",
     "tests.servers.scripted",
     "tests.servers.submitting",
 ]

@@ -33,6 +33,21 @@ def _installed(home: Path, install: Callable[[], None]) -> None:
             done.touch()
 
 
+def install_once(home: Path, package: str) -> None:
+    """Install a package of npm in the folder `home`, once. Skips the test, with npm's reason, where that fails."""
+
+    def install() -> None:
+        home.mkdir(exist_ok=True)
+        (home / "package.json").write_text('{"private": true}')  # else npm looks for a project in the folders above
+        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", package]
+        ended = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=300)
+        if ended.returncode:
+            said = next((line for line in ended.stderr.splitlines() if "404" in line), ended.stderr.strip()[-200:])
+            pytest.skip(f"npm can't install {package}: {said}")
+
+    _installed(home, install)
+
+
 @pytest.fixture(scope="session")
 def sdk_python() -> Path:
     home = CACHE / f"skyvern-{VERSION}"
@@ -52,15 +67,5 @@ def sdk_typescript() -> Path:
     if missing := [name for name in ("node", "npm") if not shutil.which(name)]:
         pytest.skip(f"the TypeScript SDK needs {' and '.join(missing)}")
     home = CACHE / "skyvern-typescript"
-
-    def install() -> None:
-        home.mkdir(exist_ok=True)
-        (home / "package.json").write_text('{"private": true}')  # else npm looks for a project in the folders above
-        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", TYPESCRIPT]
-        ended = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=300)
-        if ended.returncode:
-            said = next((line for line in ended.stderr.splitlines() if "404" in line), ended.stderr.strip()[-200:])
-            pytest.skip(f"npm can't install {TYPESCRIPT}: {said}")
-
-    _installed(home, install)
+    install_once(home, TYPESCRIPT)
     return home
