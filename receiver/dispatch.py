@@ -227,11 +227,12 @@ class Dispatcher(wakeups.JobBody):
         own = replace(parsed.facts or facts, seq=history[-1].seq + 1 if history else 1)
         found = deduplication.classify(own, history)
         told: Collection[str] = ()
-        if history:
-            parsed = self._complete(parsed, earlier.completion(parsed.run.data, own, history))
-            if found.disposition == "update":
-                told = earlier.sinks_told(own, history)
-        history.append(replace(parsed.facts or facts, seq=own.seq))
+        if history and (completion := earlier.completion(parsed.run.data, own, history)):
+            parsed = self._complete(parsed, completion)
+            own = replace(own, extent=parsed.facts.extent if parsed.facts else "")
+        if found.disposition == "update":
+            told = earlier.sinks_told(own, history)
+        history.append(own)
         event = self._route(parsed, found, run, submission, told)
         earlier.add(parsed.run.data, event)
         return event

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from receiver.domain.extent import parse_extent
 from receiver.domain.run import Run
@@ -72,10 +72,10 @@ class Classification:
 TEST = Classification("test")
 
 
-def facts_of(event_id: str, run: Run, seq: int) -> Facts:
+def facts_of(event_id: str, run: Run, seq: int, extent: str = "") -> Facts:
     """Return the facts of event `event_id` with body `run`, the `seq`th of its run to be recorded.
 
-    Without the extent, which depends on more than the body.
+    `extent`: of the run as it is known from the body and from elsewhere.
     """
     fingerprint, statement = fingerprints(run)
     return Facts(
@@ -89,6 +89,7 @@ def facts_of(event_id: str, run: Run, seq: int) -> Facts:
         output_null=output_null(run),
         seq=seq,
         statement=statement,
+        extent=extent,
     )
 
 
@@ -195,8 +196,11 @@ def _without_files(value: Any) -> Any:
     return value
 
 
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
+
+
 def _dump(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), check_circular=False).encode("ascii")
+    return b"null" if value is None else _ENCODER.encode(value).encode("ascii")
 
 
 def output_null(run: Run) -> bool:

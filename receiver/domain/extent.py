@@ -21,8 +21,10 @@ MEMBERS: Final = (
     *("retried_from_workflow_run_id", "retried_by_workflow_run_id", "script_id", "browser_settings_receipt"),
     *("extra_http_headers", "max_steps_per_run", "error_code_mapping", "extracted_information_schema", "attempts"),
 )
+_BITS: Final = tuple((1 << number, name) for number, name in enumerate(MEMBERS))
 # Files that are kept apart; of more only the number counts.
 _MOST_FILES: Final = 100
+_NO_FILES: Final[frozenset[str]] = frozenset()
 
 
 class Extent(NamedTuple):
@@ -59,26 +61,29 @@ class Extent(NamedTuple):
 
 def extent_of(run: Mapping[str, Any]) -> Extent:
     """Return the extent of a run's completed members."""
-    mask = 0
-    for bit, name in enumerate(MEMBERS):
-        if not is_empty(run.get(name)):
-            mask |= 1 << bit
+    mask, get = 0, run.get
+    for bit, name in _BITS:
+        value = get(name)
+        if value or not is_empty(value):
+            mask |= bit
     files = _list(run.get("downloaded_files"))
     return Extent(
         mask=mask,
         screenshots=max(len(_list(run.get("screenshot_urls"))), 0 if is_empty(run.get("screenshot_url")) else 1),
         recordings=_recordings(run),
         downloads=len(files),
-        files=frozenset(map(_hash, files)) if len(files) <= _MOST_FILES else frozenset(),
+        files=frozenset(map(_hash, files)) if 0 < len(files) <= _MOST_FILES else _NO_FILES,
     )
 
 
 def _recordings(run: Mapping[str, Any]) -> int:
     """Return 2 for each recording, and 1 more when one is written out: Skyvern records .webm, and makes .mp4 of it
     between the end of the run and its webhook (of a cancelled run: between two of its webhooks)."""
-    urls = [run.get("recording_url"), *_list(run.get("recording_urls"))]
-    count = max(len(_list(run.get("recording_urls"))), 0 if is_empty(urls[0]) else 1)
-    written = any(isinstance(url, str) and url.partition("?")[0].endswith(".mp4") for url in urls)
+    url, others = run.get("recording_url"), _list(run.get("recording_urls"))
+    count = max(len(others), 0 if is_empty(url) else 1)
+    if not count:
+        return 0
+    written = any(isinstance(each, str) and each.partition("?")[0].endswith(".mp4") for each in (url, *others))
     return 2 * count + written
 
 

@@ -45,27 +45,34 @@ def parse_event(
     run = run.with_data(data)
     if not run.run_id or run.problem:
         return ParsedEvent(event, run, body, data=data)
-    facts = deduplication.facts_of(event.id, run, 0)
-    found = shape.of_details(data, redactor.mask(dict(details))) if details else {}
-    return complete(ParsedEvent(event, run, body, facts, data=data), redactor, found)
+    known = shape.of_details(data, redactor.mask(dict(details))) if details else {}
+    members, found = _completed(data, data, redactor, known)
+    facts = deduplication.facts_of(event.id, run, 0, str(extent_of(members)))
+    return ParsedEvent(event, run.with_data(members), body, facts, found, data)
 
 
 def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, Any]) -> ParsedEvent:
-    """Return the event with the members that follow from its body and from `completion`, which it lacked so far.
+    """Return the event with the members of `completion`, which it lacked so far, and those that follow from them."""
+    members, completion = _completed(parsed.data, parsed.run.data, redactor, {**parsed.completion, **completion})
+    facts = replace(parsed.facts, extent=str(extent_of(members))) if parsed.facts else None
+    return parsed._replace(run=parsed.run.with_data(members), facts=facts, completion=completion)
 
-    A path of the redaction is followed in the completed members too: `parameters.token` is masked, though a poll has it
-    as `run_request.parameters.token`.
+
+def _completed(
+    data: Mapping[str, Any], run: Mapping[str, Any], redactor: Redactor, completion: Mapping[str, Any]
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Return the completed members of `run`, and the completion with what of it must be masked.
+
+    `data`: of the body alone. A path of the redaction is followed in the completed members too: `parameters.token` is
+    masked, though a poll has it as `run_request.parameters.token`.
     """
-    run = shape.completed(parsed.run.data, completion)
-    added = {name: value for name, value in run.items() if value is not None and value is not parsed.data.get(name)}
-    masked = redactor.mask(added)
-    hidden = {name: value for name, value in masked.items() if value is not added[name]}
-    facts = replace(parsed.facts, extent=str(extent_of(run))) if parsed.facts else None
-    return parsed._replace(
-        run=parsed.run.with_data({**run, **hidden}),
-        facts=facts,
-        completion={**parsed.completion, **completion, **hidden},
-    )
+    members = shape.completed(run, completion)
+    names = {*shape.derived_members(members), *completion}
+    added = {name: members[name] for name in names if members[name] is not None and data.get(name) is not members[name]}
+    if added and (masked := redactor.mask(added)) is not added:
+        hidden = {name: value for name, value in masked.items() if value is not added[name]}
+        return {**members, **hidden}, {**completion, **hidden}
+    return members, completion
 
 
 def unreadable(event: Event, redactor: Redactor, problem: str) -> ParsedEvent:

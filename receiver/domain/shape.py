@@ -13,7 +13,7 @@ and what nobody knows is null, so that a rule sees null whichever way the body c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from receiver.domain.requested import run_request
@@ -45,18 +45,16 @@ OF_RESULT: Final = (
 Deriving = Callable[[Data], Any]
 
 
-def _same_as(*names: str) -> Deriving:
-    return lambda data: next((data[name] for name in names if data.get(name) is not None), None)
+def _same_as(name: str) -> Deriving:
+    return lambda data: data.get(name)
 
 
-def _asked(*names: str) -> Deriving:
-    """Return what the run's request says under the first of `names` that it has."""
+def _asked(name: str) -> Deriving:
+    """Return what the run's request says under `name`."""
 
     def asked(data: Data) -> Any:
         request = data.get("run_request")
-        if not isinstance(request, dict):
-            return None
-        return next((request[name] for name in names if request.get(name) is not None), None)
+        return request.get(name) if type(request) is dict else None
 
     return asked
 
@@ -204,10 +202,16 @@ def completed(data: Data, completion: Data | None = None) -> dict[str, Any]:
             run[name] = value
         elif name == "run_request" and isinstance(there, dict) and isinstance(value, dict):
             run[name] = {**there, **{each: value[each] for each in value if is_empty(there.get(each))}}
+    get = run.get
     for name, derive in _MEMBERS.get(_kind(run), ()):
-        if run.get(name) is None:
+        if get(name) is None:
             run[name] = derive(run)
     return run
+
+
+def derived_members(run: Data) -> Iterator[str]:
+    """Yield the names of the members of a completed run that may follow from others."""
+    return (name for name, _ in _MEMBERS.get(_kind(run), ()))
 
 
 def completion_of(
@@ -252,9 +256,12 @@ def of_details(run: Data, details: Data) -> dict[str, Any]:
     return {name: details[name] for name in names if not is_empty(details.get(name))}
 
 
+_EMPTY: Final = frozenset({str, list, dict})
+
+
 def is_empty(value: Any) -> bool:
     """Whether a member says nothing: it is absent, null, or empty."""
-    return value is None or value in ("", [], {})
+    return not value and (value is None or value.__class__ in _EMPTY)
 
 
 def webhook_body(body: bytes, data: Data, run: Data) -> bytes:
