@@ -29,7 +29,7 @@ class StoredArtifact:
 
     `size`: what its record says, in bytes, which can be ahead of `content` while a recording is written out.
     `checksum`: as its record has it: Skyvern computes one of downloaded files only, else it is None. `base`: where its
-    URL begins.
+    URL begins. `modified_at`: when its record was changed; None when it was not since it was made.
     """
 
     id: str
@@ -41,6 +41,7 @@ class StoredArtifact:
     size: int
     checksum: str | None
     base: str = ""
+    modified_at: datetime | None = None
 
     @property
     def path(self) -> str:
@@ -56,6 +57,10 @@ class StoredArtifact:
         """Return the first half of it, as Skyvern stores a recording at a run's first steps: its record fits that."""
         half = self.content[: len(self.content) // 2]
         return replace(self, content=half, size=len(half))
+
+    def changed(self, moment: datetime) -> StoredArtifact:
+        """Return it with a record that was changed at `moment`, as Skyvern's is when a recording is written out."""
+        return replace(self, modified_at=moment)
 
     def announced(self) -> StoredArtifact:
         """Return the seed under a record that already has the whole size: Skyvern changes the record, then uploads."""

@@ -91,7 +91,7 @@ def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, 
     name = stored.name or f"{stored.id}.{stored.content_type.rpartition('/')[2]}"
     values = {
         "created_at": stored.created_at,
-        "modified_at": stored.created_at,
+        "modified_at": stored.modified_at or stored.created_at,
         "artifact_id": stored.id,
         "artifact_type": stored.type,
         "uri": f"s3://simulated-bucket/{bodies.ORGANIZATION}/{run.id}/{name}",

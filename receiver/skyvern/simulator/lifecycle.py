@@ -171,6 +171,7 @@ class Lifecycle:
         recording = self._recordings.pop(run.id, None)
         await asyncio.sleep(gap * 0.3)
         if recording:
+            recording = recording.changed(now())
             self._storage.show(run, recording.announced())
         await asyncio.sleep(gap * 0.3)
         recording = recording or self._storage.create(run, "recording")

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from handlers import Delivery, Unavailable
+from handlers.files import FilesSink
 from receiver.config.models import Config
 from receiver.delivery.sink_services import SourceServices
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
+from tests.support.waiting import eventually
 
 
 def delivery(run_id: str, source: str = "skyvern") -> Delivery:
     now = datetime.now(UTC)
     return Delivery("dlv_1", "evt_1", "files", 1, source, run_id, "task_v1", "completed", now, b"{}", {})
+
+
+def final(sim: SkyvernSimulator, **request: str) -> dict[str, Any]:
+    """Return what a poll says of a run that has ended, with its files saved."""
+    run_id = sim.submit("p", **request)["run_id"]
+    sim.wait_final(run_id)
+    eventually(lambda: sim.run(run_id).settled)
+    said = sim.get(f"/v1/runs/{run_id}")
+    assert isinstance(said, dict)
+    return said
 
 
 def services(base: str | None, key: str | None = KEY, **more: object) -> SourceServices:
@@ -39,6 +55,39 @@ def test_fresh_artifacts_have_urls_that_work(skyvern_simulator: SkyvernSimulator
     assert (invoice.name, invoice.size) == ("invoice.pdf", len(content))
     assert invoice.sha256 == hashlib.sha256(content).hexdigest()
     assert {"recording", "screenshot"} <= found.keys()
+    lent.close()
+
+
+def test_the_artifacts_of_a_task_v2_are_found_under_its_workflow_run(
+    skyvern_simulator: SkyvernSimulator,
+) -> None:
+    said = final(skyvern_simulator, engine="skyvern-2.0")
+    assert said["run_id"].startswith("tsk_v2_")
+    assert skyvern_simulator.get(f"/v1/runs/{said['run_id']}/artifacts") == []
+    lent = services(skyvern_simulator.url)
+    about = replace(delivery(said["run_id"]), run=said)
+
+    assert {each.kind for each in lent.fresh_artifacts(about)} >= {"recording", "har", "skyvern_log"}
+    assert {each.kind for each in lent.fresh_artifacts(about, ["har", "skyvern_log"])} == {"har", "skyvern_log"}
+    lent.close()
+
+
+@pytest.mark.parametrize("engine", ["skyvern-1.0", "skyvern-2.0"])
+def test_a_mirror_keeps_logs_and_har_and_renews_what_has_lapsed(
+    skyvern_simulator: SkyvernSimulator, tmp_path: Path, engine: str
+) -> None:
+    said = json.loads(json.dumps(final(skyvern_simulator, engine=engine)).replace("&sig=", "&sig=lapsed"))
+    lent = services(skyvern_simulator.url)
+    options = {"path": tmp_path / "kept", "artifacts": ["har", "skyvern_log*", "browser_console*"]}
+    sink = FilesSink("archive", FilesSink.Options.model_validate(options), lent)
+    body = json.dumps(said).encode()
+
+    receipt = sink.send(replace(delivery(said["run_id"]), body=body, payload=body, run=said))
+
+    assert receipt.note == ""
+    manifest = json.loads(next((tmp_path / "kept").rglob("manifest.json")).read_bytes())
+    assert {file["kind"] for file in manifest["files"]} >= {"recording", "download", "har", "skyvern_log"}
+    sink.close()
     lent.close()
 
 

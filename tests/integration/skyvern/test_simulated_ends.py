@@ -73,17 +73,22 @@ def test_a_recording_grows_and_its_record_is_ahead_of_its_bytes(
 ) -> None:
     sim = simulate_skyvern(speed=5.0, long_gap_seconds=5.0, seed=1)
     sizes: list[tuple[int, int]] = []
+    records: set[tuple[int, bool]] = set()  # size, and whether the record was changed since it was made
     run_ids = [start(sim, hook, "p [gap]", engine="skyvern-1.0") for _ in range(6)]
 
     def look() -> bool:
         for run_id in run_ids:
-            sizes.extend((each["file_size"], each["got"]) for each in recordings(sim, run_id))
+            found = recordings(sim, run_id)
+            sizes.extend((each["file_size"], each["got"]) for each in found)
+            records.update((each["file_size"], each["modified_at"] != each["created_at"]) for each in found)
         return all(sim.run(run_id).settled for run_id in run_ids)
 
     eventually(look)
     whole = max(size for size, _ in sizes)
     half = whole // 2
     assert {(half, half), (whole, half), (whole, whole)} <= set(sizes)
+    assert {(half, False), (whole, True)} <= records
+    assert (half, True) not in records
 
 
 def test_a_recording_can_be_half_when_the_webhook_comes(simulate_skyvern: Simulate, hook: ScriptedServer) -> None:
