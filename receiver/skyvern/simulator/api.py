@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -36,6 +36,7 @@ from receiver.skyvern.simulator.requests import (
     apply_faults,
     base_of,
     callback_of,
+    caller_gone,
     http_error,
     json_of,
     key_of,
@@ -73,7 +74,12 @@ def create_app(options: Options | None = None) -> Starlette:
             Route(path + slash, handler, methods=[method]) for method, path, handler in ROUTES for slash in ("", "/")
         ],
         lifespan=lifespan,
-        exception_handlers={HTTPException: http_error, Rejection: rejection, Dropped: abort_connection},
+        exception_handlers={
+            HTTPException: http_error,
+            Rejection: rejection,
+            Dropped: abort_connection,
+            ClientDisconnect: caller_gone,
+        },
     )
     app.router.redirect_slashes = False
     return app

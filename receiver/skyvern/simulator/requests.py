@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from receiver.skyvern.simulator.faults import Fault
@@ -253,6 +253,12 @@ async def http_error(_: Request, error: Exception) -> Response:
     """Return the answer to a request for a path or method that there is not."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+async def caller_gone(_: Request, error: Exception) -> Response:
+    """Return the answer to a request whose caller went away before all of it had come: nobody reads it."""
+    assert isinstance(error, ClientDisconnect)
+    return Response(status_code=400)
 
 
 async def abort_connection(request: Request, _: Exception) -> Response:

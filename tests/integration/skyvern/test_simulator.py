@@ -139,6 +139,19 @@ def test_runs_are_listed_newest_first_in_pages_and_found_by_title(skyvern_simula
     assert skyvern_simulator.get("/v1/runs")[0].keys() >= {"run_id", "task_run_type", "status", "title", "created_at"}
 
 
+def test_a_caller_that_goes_away_in_the_middle_of_its_submit_makes_no_run(
+    skyvern_simulator: SkyvernSimulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, _, port = skyvern_simulator.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST {TASK} HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: 99\r\n\r\n"
+        connection.sendall(head.encode() + b'{"prompt":')
+    skyvern_simulator.submit("another")
+
+    assert len(skyvern_simulator.world.runs) == 1
+    assert "Exception" not in capfd.readouterr().err
+
+
 # --- Webhooks
 
 
