@@ -15,7 +15,7 @@ from receiver.delivery.sender import to_delivery
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, queries
 from receiver.ledger.deliveries import claims
 from receiver.routing.router import Router
 from tests.support import roads
@@ -107,3 +107,19 @@ def test_a_run_of_its_own_lends_nothing_to_another(take: Take, told: Told) -> No
         ("tsk_v2_2", None, None),
         ("tsk_v2_2", None, None),
     ]
+
+
+def test_a_run_is_what_its_newest_update_says_and_no_less_after_a_repeat(
+    take: Take, ledger: Ledger, told: Told
+) -> None:
+    whole = roads.webhook("workflow_run.completed", NOW, "wr_1")
+    take(whole | NO_FILES, roads.poll(whole), whole | NO_FILES)
+
+    rows = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
+    assert [row["disposition"] for row in reversed(rows)] == ["new", "update", "repeat"]
+    first, update, repeat = reversed(rows)
+    assert (update["repeat_of"], repeat["repeat_of"]) == (first["id"], first["id"])
+    assert [row["unrouted"] for row in rows] == [False] * 3
+    (run,) = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
+    assert (run["event_id"], run["events"], run["outcome"]) == (update["id"], 3, "completed")
+    assert len(told("rows")) == 2

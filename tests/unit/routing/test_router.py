@@ -413,7 +413,10 @@ def test_whatever_a_run_holds_matching_never_raises(output: Any) -> None:
         ("superseded", {}, "completed", False),
         ("superseded", {"superseded": True}, "completed", True),
         ("superseded", {"repeats": True, "interim": True}, "completed", False),
-        ("test", {"repeats": True, "interim": True, "superseded": True}, "completed", False),
+        ("update", {}, "completed", True),
+        ("update", {"updates": True, "repeats": True}, "running", False),
+        ("update", {"interim": True}, "running", True),
+        ("test", {"repeats": True, "interim": True, "superseded": True, "updates": True}, "completed", False),
         ("test", {"test": True}, "completed", True),
         ("new", {"test": True}, "completed", True),
         ("unreadable", {"repeats": True, "interim": True, "superseded": True}, "completed", False),
@@ -425,6 +428,46 @@ def test_a_route_sees_new_final_results_and_what_it_asks_for(
     found = Router([route(**flags)]).match(view({**RUN, "status": status}, disposition=disposition))
 
     assert bool(found.targets) is seen
+
+
+@pytest.mark.parametrize(
+    ("flags", "told", "sinks"),
+    [
+        ({}, [], ["rows", "chat", "mail"]),
+        ({}, ["chat"], ["rows", "mail"]),
+        ({}, ["rows"], ["rows", "chat", "mail"]),
+        ({}, ["rows", "chat", "mail"], ["rows"]),
+        ({}, ["another"], ["rows", "chat", "mail"]),
+        ({"updates": True}, ["rows", "chat", "mail"], ["rows", "chat", "mail"]),
+        ({"repeats": True}, ["rows", "chat", "mail"], ["rows", "chat", "mail"]),
+        ({"superseded": True, "interim": True, "test": True}, ["rows", "chat", "mail"], ["rows"]),
+    ],
+)
+def test_an_update_tells_no_sink_again_but_those_that_complete_what_they_keep(
+    flags: dict[str, bool], told: list[str], sinks: list[str]
+) -> None:
+    router = Router([route(to=["rows", "chat", "mail"], **flags)], completing=["rows", "elsewhere"])
+
+    found = router.match(view(RUN, disposition="update"), told=told)
+
+    assert [target.sink for target in found.targets] == sinks
+    assert found.explanations[0].matched
+
+
+def test_a_sink_that_is_told_waits_for_none_that_is_not_told_again() -> None:
+    to = ["chat", {"sink": "mail", "after": ["chat"]}]
+
+    found = Router([route(to=to)]).match(view(RUN, disposition="update"), told=["chat"])
+
+    assert [(target.sink, target.after) for target in found.targets] == [("mail", ())]
+
+
+def test_a_route_that_asks_for_updates_tells_a_sink_that_another_route_spared() -> None:
+    router = Router([route(to=["chat"]), route("all of it", to=["chat"], updates=True)])
+
+    (target,) = router.match(view(RUN, disposition="update"), told=["chat"]).targets
+
+    assert (target.sink, target.route) == ("chat", "all of it")
 
 
 def test_a_failure_of_the_webhook_only_is_routed_by_its_outcome() -> None:
