@@ -71,6 +71,10 @@ class TableInspection:
             raise Unavailable(
                 f"the table {self._name} lacks the columns {', '.join(needed)}, which every row needs: {self.remedy}"
             )
+        if unlike := [each for each in found.unlike if each.partition(" ")[0] in REQUIRED]:
+            raise Unavailable(
+                f"the table {self._name} has another type than every row needs in the columns {', '.join(unlike)}"
+            )
         own = [column for column in found.missing if column in self._columns.own]
         if own and not create:
             names = ", ".join(column.name for column in own)
@@ -113,7 +117,6 @@ class TableInspection:
             column: f"{column.name} ({present[column.name.lower()]})"
             for column in self._columns.all
             if column.name.lower() in present
-            and column.name not in REQUIRED
             and column in self._columns.standard
             and self._whole.postgresql  # SQLite stores any value in any column
             and not isinstance(present[column.name.lower()], _ALIKE[column.kind])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -221,6 +222,14 @@ def test_what_a_row_remembers_goes_when_another_program_has_written_past_it(data
     database.execute("UPDATE skyvern_runs SET event_id = 'evt_other'")
     sink.send(event("tsk_1", 3))
     assert database.row()["merged_from"] is None
+
+
+def test_more_links_stay_when_a_later_delivery_has_fewer(database: ResultsDb) -> None:
+    sink = database.sink()
+    links = {"run.json": "https://files.example/run.json", "recording": "https://files.example/1.webm"}
+    sink.send(replace(event("tsk_1", 1), receipts={"archive": {"id": "1", "urls": links}}))
+    sink.send(replace(event("tsk_1", 2), receipts={"archive": {"id": "1", "urls": {"run.json": "https://x.example"}}}))
+    assert database.row()["links"] == links
 
 
 def test_the_history_has_each_event_once_as_it_was_though_the_run_has_one_row(database: ResultsDb) -> None:

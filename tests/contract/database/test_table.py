@@ -147,6 +147,13 @@ def test_a_table_needs_the_columns_that_order_events_and_the_command_adds_them(d
     ]
 
 
+def test_a_column_that_orders_events_and_has_another_type_is_an_error_in_words(pg: ResultsDb) -> None:
+    pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, attempt TEXT)")
+    pg.sink().add_columns()
+    with pytest.raises(Unavailable, match=r"has another type than every row needs in the columns attempt \(TEXT\)"):
+        pg.sink().send(event("tsk_1", 1))
+
+
 def test_a_column_of_the_operators_own_by_a_later_name_stays_the_operators(database: ResultsDb) -> None:
     sink = database.sink(columns={"url": "output.invoice.number", "Summary": {"path": "step_count", "type": "integer"}})
     sink.send(make_delivery(sample_run("tsk_1", url="https://shop.example", summary="Done")))
