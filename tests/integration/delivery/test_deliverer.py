@@ -15,10 +15,11 @@ from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import POISONED, Deliverer
 from receiver.domain import breaker
-from receiver.ledger import Ledger, queries
+from receiver.ledger import Ledger, LedgerUnavailable, queries
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.runtime.throttle import SharedRate
+from receiver.wakeups import deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import new_event, record, with_tables
@@ -311,6 +312,39 @@ def test_a_sink_that_waited_for_another_gets_its_receipt(ledger: Ledger, deliver
 
     assert ops.seen[0].receipts["archive"] is not None
     assert ops.seen[0].receipts["archive"]["urls"] == {"run.json": "https://x/run.json"}
+
+
+@pytest.mark.parametrize("sent", [True, False], ids=["after a send", "before any"])
+def test_a_ledger_that_goes_away_makes_nothing_be_sent_twice(
+    ledger: Ledger, deliver: Callable[..., Deliverer], redis_url: str, monkeypatch: pytest.MonkeyPatch, sent: bool
+) -> None:
+    # Given a ledger that is gone when the delivery is claimed, or when it was sent and is to be settled
+    record(ledger, new_event("tsk_1", "ops"))
+    sink = ScriptedSink(accept)
+    it = deliver(sink)
+    client = redis.Redis.from_url(redis_url)
+    client.set(flag_key(deliver_queue("ops")), "x")
+    write, calls = it._ledger.write, iter([sent])
+
+    def until_then(work: Callable[[Any], Any]) -> Any:
+        if next(calls, False):
+            return write(work)
+        raise LedgerUnavailable("gone")
+
+    monkeypatch.setattr("receiver.runtime.outage.RETRY_AFTER", 0.0)
+    monkeypatch.setattr(it._ledger, "write", until_then)
+    it.run(lambda: False)
+
+    # Then only what is known to nobody else keeps a wake-up for itself; the clock finds the rest
+    assert len(sink.seen) == sent
+    assert client.exists(flag_key(deliver_queue("ops"))) == sent
+    assert client.llen("rq:queue:deliver:ops") == sent
+    # And when it is back, all is delivered once
+    monkeypatch.setattr(it._ledger, "write", write)
+    it.run(lambda: False)
+    assert [row["state"] for row in rows(ledger)] == ["delivered"]
+    assert len(sink.seen) == 1
+    client.close()
 
 
 # --- Several workers
