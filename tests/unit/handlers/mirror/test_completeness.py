@@ -1,0 +1,89 @@
+"""Whether a recording is whole, by Skyvern's record of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from handlers.contract import Artifact
+from handlers.mirror.artifacts import with_listed
+from handlers.mirror.completeness import expected, named_as, record_of, unfinished
+
+URL = "https://api.example/v1/artifacts/a_9/content"
+ENDED = "2026-03-01T10:00:00.5"
+ENDED_AT = 1772359200.5  # the same
+
+
+def recording(**changes: Any) -> Artifact:
+    return Artifact(**({"kind": "recording", "name": "recording.webm", "url": URL, "artifact_id": "a_9"} | changes))
+
+
+@pytest.mark.parametrize(
+    ("record", "run", "doubted"),
+    [
+        ({"size": 5, "unchanged_since": ENDED_AT - 3}, {"finished_at": ENDED}, True),
+        ({"size": 0, "unchanged_since": ENDED_AT - 3}, {"finished_at": ENDED + "Z"}, True),
+        ({"size": 5, "unchanged_since": None}, {"finished_at": ENDED}, False),  # changed: it was written out
+        ({"size": 5, "unchanged_since": ENDED_AT}, {"finished_at": ENDED}, False),  # made when it was written out
+        ({"size": 5, "unchanged_since": ENDED_AT - 3, "sha256": "0" * 64}, {"finished_at": ENDED}, False),
+        ({"size": None, "unchanged_since": ENDED_AT - 3}, {"finished_at": ENDED}, False),  # an older server
+        ({"size": 5, "unchanged_since": ENDED_AT - 3}, {}, False),
+        ({"size": 5, "unchanged_since": ENDED_AT - 3}, {"finished_at": 7}, False),
+    ],
+)
+def test_a_record_from_before_the_end_that_nobody_changed_is_of_a_part(
+    record: dict[str, Any], run: dict[str, Any], doubted: bool
+) -> None:
+    assert bool(unfinished(recording(**record), run)) == doubted
+
+
+def test_without_a_record_nothing_is_doubted_and_nothing_is_expected() -> None:
+    assert unfinished(None, {"finished_at": ENDED}) == ""
+    assert expected(recording(), None) == recording()
+    assert named_as(recording(), None, ()) == recording()
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ([recording(size=1), recording(artifact_id="a_8", size=2)], 1),
+        ([recording(artifact_id="a_8", url=URL + "?8", size=2)], None),  # another recording, though the only one
+        ([recording(artifact_id=None, url="https://b.example/x", size=3)], 3),  # the only one, and no id to compare
+        ([recording(kind="har", size=4)], None),
+        ([], None),
+    ],
+)
+def test_a_record_is_of_the_same_recording(listed: list[Artifact], found: int | None) -> None:
+    record = record_of(recording(), listed)
+    assert (record.size if record else None) == found
+
+
+def test_the_bytes_are_to_be_as_the_record_says_and_from_where_it_says() -> None:
+    record = recording(size=7, sha256="0" * 64, url="https://b.example/x.mp4", name="x.mp4")
+    wanted = expected(recording(artifact_id=None), record)
+    assert (wanted.size, wanted.sha256, wanted.url, wanted.artifact_id) == (7, "0" * 64, record.url, "a_9")
+    assert expected(recording(), recording(url="")).url == URL
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "given"),
+    [
+        ("2026_a_9_recording.mp4", (), "recording.mp4"),
+        ("2026_a_9_recording.MP4", (), "recording.mp4"),
+        ("2026_a_9_recording.mp4", ("recording.mp4",), "recording.webm"),
+        ("2026_a_9_recording.webm", ("recording.webm",), "recording.webm"),
+        ("2026_a_9_recording.exe", (), "recording.webm"),
+        ("recording", (), "recording.webm"),
+    ],
+)
+def test_a_recording_has_the_ending_of_its_record(name: str, taken: tuple[str, ...], given: str) -> None:
+    assert named_as(recording(), recording(name=name), taken).name == given
+
+
+def test_of_listed_files_only_a_checksum_vouches_for_the_size() -> None:
+    listed = [
+        Artifact("skyvern_log", "a.log", URL, size=5, artifact_id="a_1"),
+        Artifact("download", "b.pdf", URL, size=6, sha256="0" * 64, artifact_id="a_2"),
+    ]
+    assert [each.size for each in with_listed([], listed, ["*"])] == [None, 6]
