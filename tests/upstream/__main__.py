@@ -2,13 +2,15 @@
 
     python -m tests.upstream [--version V] [--python PYTHON] [--keep FOLDER]
 
-Prints a line for each difference, and ends with 1 when something that docs/skyvern.md says is not so.
+Prints a line for each difference. Ends with 1 when something that docs/skyvern.md says is not so, with 2 when it could
+not compare.
 """
 
 from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,6 +52,9 @@ def main() -> int:
     except KeyboardInterrupt:
         say("stopped")
         return 130
+    except (AssertionError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        say(f"can't compare: {error}")
+        return 2
 
 
 def compare(python: Path, directory: Path) -> int:

@@ -19,6 +19,8 @@ from tests.support.processes import launch
 from tests.support.waiting import eventually
 
 CACHE = ROOT / ".cache"
+START_WITHIN = 300.0
+"""Seconds. The first start of an installation compiles a gigabyte of packages."""
 # Its server listens on all interfaces; here on loopback only.
 _LOOPBACK = """
 import sys, uvicorn
@@ -103,7 +105,10 @@ class SkyvernServer:
             except httpx2.HTTPError:
                 return False
 
-        eventually(lambda: process.poll() is not None or answers(), every=0.2, what=lambda: self.log[-3000:])
+        def ended_or_ready() -> bool:
+            return process.poll() is not None or answers()
+
+        eventually(ended_or_ready, START_WITHIN, every=0.2, what=lambda: self.log[-3000:])
         assert process.poll() is None, f"Skyvern did not start:\n{self.log[-3000:]}"
         return self
 

@@ -54,6 +54,7 @@ class ThroughUs:
         self.target = target
         self.report = report
         self.rows_file = directory / "rows.db"
+        self.chosen: list[str] = []  # runs that the rule chooses
         failing = http_block("get", f"{target.url}/bad")
         self.ok = skyvern.agent("Ok agent", http_block("get", f"{target.url}/ok"))["agent_id"]
         self.bad = skyvern.agent("Bad agent", failing)["agent_id"]
@@ -201,6 +202,8 @@ class ThroughUs:
             self.report.expect_members(f"agent {name}, submit", keys.POLL[keys.WORKFLOW], run.submitted)
             self.follow(run)
             self.report.expect(f"agent {name}, status", name, run.webhook["status"])
+            if agent_id == self.ok:
+                self.chosen.append(run.run_id)
             wait(lambda name=name: self.target.hooks(f"caller-{name}"), "the caller's webhook")
             called = self.target.bodies(f"caller-{name}")
             self.report.expect(f"agent {name}, the caller's webhook", [run.run_id], [each["run_id"] for each in called])
@@ -278,6 +281,7 @@ class ThroughUs:
 
         eventually(imported, WAIT, every=0.5, what=lambda: "the run was imported")
         self.same_row("run of nobody, imported", usual.run_id, run_id)
+        self.chosen += [usual.run_id, run_id]
         wait(
             lambda: run_id in [each["run_id"] for each in self.target.bodies("chosen")], "the import was routed by rule"
         )
@@ -288,6 +292,8 @@ class ThroughUs:
         told = [each["run_id"] for each in self.target.bodies("told") if each["status"] != "canceled"]
         twice = sorted({run_id for run_id in told if told.count(run_id) > 1})
         self.report.expect("runs that a sink was told twice", [], twice)
+        by_rule = [each["run_id"] for each in self.target.bodies("chosen")]
+        self.report.expect("runs that a rule chose by agent and parameter", sorted(self.chosen), sorted(by_rule))
         known = {each["run_id"] for each in self.rows()}
         self.report.expect("runs that a sink was told and that have no row", [], sorted(set(told) - known))
 
