@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from receiver.domain.shape import completed
 from receiver.skyvern import samples
 from receiver.skyvern.samples import keys, test_button
 from tests.support.paths import ROOT
@@ -42,6 +43,24 @@ def test_what_is_derived_is_what_a_poll_lacks(family: str) -> None:
         assert first in keys.POLL[family]
         assert not rest or rest in keys.RUN_REQUEST[family]
         assert rest not in keys.LEFT_OUT[family]
+
+
+@pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
+def test_a_completed_poll_has_the_members_of_the_webhook(run_type: str) -> None:
+    """Each from where the table says, but for our own callback URL."""
+    family = keys.family(run_type)
+    request = {name: f"asked {name}" for name in keys.RUN_REQUEST[family]}
+    poll = {name: f"polled {name}" for name in keys.POLL[family]} | {"run_type": run_type, "run_request": request}
+
+    run = completed(poll)
+
+    assert set(keys.WEBHOOK[family]) <= run.keys()
+    expected = {
+        name: request[path.removeprefix("run_request.")] if "." in path else poll[path]
+        for name, path in keys.DERIVED[family].items()
+        if name != "webhook_callback_url"
+    }
+    assert {name: run[name] for name in expected} == expected
 
 
 def row(family: str, heading: str) -> set[str]:
