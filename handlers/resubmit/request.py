@@ -1,7 +1,9 @@
 """Build the request that submits a run again: that of the first submission, with changes. Pure.
 
-GET /v1/runs/{id} has `run_request`, which leaves out some fields (seen in the sources of Skyvern 1.0.56); a few of
-those are in the run's own body. A masked value is never sent as if it were the real one.
+Runhook keeps the request of each submission, redacted: that is what is sent again, to the same path. What is masked in
+it is taken from `run_request`, Skyvern's own echo of it. Of a run without such a request the echo is all there is, and
+it leaves out some fields (seen in the sources of Skyvern 1.0.56); a few of those are in the run's own body. A masked
+value is never sent as if it were the real one.
 """
 
 from __future__ import annotations
@@ -22,13 +24,25 @@ MASKS: Final = ("[redacted]", "***")
 # Fields of a request that `run_request` may lack, and that runs and webhooks have beside it.
 FIELDS_BESIDE_REQUEST: Final = ("extra_http_headers", "cdp_connect_headers", "model", "run_with", "ai_fallback")
 
+# Fields of Skyvern's older calls, and what they are called in a `run_request`.
+_ECHOED_AS: Final = {
+    "navigation_goal": "prompt",
+    "data": "parameters",
+    "extracted_information_schema": "data_extraction_schema",
+    "totp_verification_url": "totp_url",
+    "webhook_callback_url": "webhook_url",
+    "agent_id": "workflow_id",
+}
+
 MAX_DEPTH = 50
 _STEPS = "max_steps"
 _STEPS_HEADER = "x-max-steps-override"
+_TASKS = "/v1/run/tasks"
+_OLDER = "/api/"
 
 
 class Request(NamedTuple):
-    """The request to post. `headers`: those that belong to the request itself."""
+    """The request to post. `path`: with its query. `headers`: those that belong to the request itself."""
 
     path: str
     fields: dict[str, Any]
@@ -50,29 +64,64 @@ class Changes:
         return _merged(fields, self._patch, context)
 
 
-def build_request(run: Mapping[str, Any], delivery: Delivery, changes: Changes, number: int) -> Request:
-    """Return the request for try `number` of a run. `run`: the answer to a GET of it. Raises Refused."""
+def build_request(
+    run: Mapping[str, Any],
+    delivery: Delivery,
+    changes: Changes,
+    number: int,
+    kept: Mapping[str, Any] | None = None,
+) -> Request:
+    """Return the request for try `number` of a run. Raises Refused.
+
+    `run`: the answer to a GET of it, from Skyvern. `kept`: the answer to a GET of it with `from=submission`, or None.
+    """
+    if kept is not None and isinstance(kept.get("request"), Mapping) and isinstance(kept.get("path"), str):
+        path, query, fields = _of_kept(run, kept)
+    else:
+        path, query, fields = "", "", _of_echo(run, delivery)
+    fields = changes.apply(fields, {**templating.context_of(delivery), "request": fields, "try": number})
+    if masked := sorted(name for name, value in fields.items() if _is_masked(value, name, MAX_DEPTH)):
+        raise Refused(
+            f"{', '.join(masked)[:200]}: masked, here and in Skyvern's answer; set it in changes, or null to leave it"
+            " out"
+        )
+    if not path and (fields.get("workflow_id") or fields.get("agent_id")):
+        path = "/v1/run/workflows"
+    elif not path and fields.get("prompt"):
+        path = _TASKS
+    elif not path:
+        raise Refused("the request is unknown: Skyvern returned neither a prompt nor a workflow")
+    headers = {}
+    if path != _TASKS and (steps := fields.pop(_STEPS, None)):  # elsewhere it is a header
+        headers[_STEPS_HEADER] = str(steps)
+    if not all(value.isascii() and value.isprintable() for value in headers.values()):
+        raise Refused("changes: max_steps gives no number")
+    return Request(f"{path}?{query}" if query else path, fields, headers)
+
+
+def _of_kept(run: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Return path, query and fields of the request that made the run, as it was sent."""
+    request, echo, headers = kept["request"], run.get("run_request"), kept.get("headers")
+    fields = {name: value for name, value in request.items() if value is not None}
+    for name, value in fields.items():
+        if _is_masked(value, name, MAX_DEPTH) and isinstance(echo, Mapping):
+            fields[name] = echo.get(_ECHOED_AS.get(name, name)) or value
+    if isinstance(headers, Mapping) and isinstance(steps := headers.get(_STEPS_HEADER), str):
+        fields.setdefault(_STEPS, int(steps) if steps.isascii() and steps.isdigit() else steps)
+    if kept.get("webhook_url"):
+        fields["webhook_callback_url" if kept["path"].startswith(_OLDER) else "webhook_url"] = kept["webhook_url"]
+    return kept["path"], str(kept.get("query") or ""), fields
+
+
+def _of_echo(run: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
+    """Return the fields that Skyvern's answer has of the request, and the run's own body beside it."""
     asked = run.get("run_request")
     fields = {name: value for name, value in asked.items() if value is not None} if isinstance(asked, Mapping) else {}
     for name in FIELDS_BESIDE_REQUEST:
         for source in (run, delivery.run):
             if name not in fields and source.get(name) not in (None, "", {}, []):
                 fields[name] = source[name]
-    fields = changes.apply(fields, {**templating.context_of(delivery), "request": fields, "try": number})
-    if masked := sorted(name for name, value in fields.items() if _is_masked(value, name, MAX_DEPTH)):
-        raise Refused(
-            f"{', '.join(masked)[:200]}: masked in Skyvern's answer; set it in changes, or null to leave it out"
-        )
-    if fields.get("workflow_id") or fields.get("agent_id"):
-        headers = {}
-        if steps := fields.pop(_STEPS, None):  # for a workflow it is a header
-            headers[_STEPS_HEADER] = str(steps)
-        if not all(value.isascii() and value.isprintable() for value in headers.values()):
-            raise Refused("changes: max_steps gives no number")
-        return Request("/v1/run/workflows", fields, headers)
-    if fields.get("prompt"):
-        return Request("/v1/run/tasks", fields, {})
-    raise Refused("the request is unknown: Skyvern returned neither a prompt nor a workflow")
+    return fields
 
 
 def _compiled(value: Any, name: str, levels: int) -> Any:

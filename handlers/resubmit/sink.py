@@ -27,6 +27,10 @@ SCOPES: Final = "submit, read and resubmit"
 FROM_HEADER: Final = "x-runhook-from"
 # The header with the webhook URL that the first caller gave, which Skyvern does not know.
 WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
+# The header with the run that was submitted, where the one that is asked for is one that Skyvern started for it.
+FIRST_HEADER: Final = "x-runhook-submitted-run"
+# The header with the run that Skyvern itself started for the one that is asked for.
+RETRIED_BY_HEADER: Final = "x-runhook-retried-by"
 # Bytes of an answer that are read: a run has all of its output beside its request.
 MAX_ANSWER = 64 * 1024 * 1024
 
@@ -59,20 +63,26 @@ class ResubmitSink(Sink[ResubmitOptions]):
         note = skip_reason(delivery, self.options.budget, self.options.max_age, datetime.now(UTC))
         if note:
             return Receipt(delivery.run_id, note=note)
-        run = self._fetch_run(delivery, deadline)
+        run, first, following = self._fetch_run(delivery, deadline)
+        if following:
+            return Receipt(delivery.run_id, note=f"Skyvern itself has started {following} for it: not submitted again")
         if run.get("status") not in RETRIED or run.get("retry_pending") is True:
             return Receipt(delivery.run_id, note="Skyvern says by now that the run is no failure: not submitted again")
-        labels = next_labels(delivery)
+        labels = next_labels(delivery, first)
         number = int(labels[TRY])
-        request = build_request(run, delivery, self._changes, number)
-        return self._submit(delivery, request, labels, number, deadline)
+        request = build_request(run, delivery, self._changes, number, self._fetch_request(delivery, deadline))
+        return self._submit(first, request, labels, number, deadline)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _fetch_run(self, delivery: Delivery, deadline: Deadline) -> dict[str, Any]:
-        """Fetch the run from Skyvern: the delivery's body has no request for most kinds of runs, or a masked one."""
+    def _fetch_run(self, delivery: Delivery, deadline: Deadline) -> tuple[dict[str, Any], str, str]:
+        """Fetch the run from Skyvern: whether it is still a failure, and the request with nothing masked.
+
+        Returns it, the id of the run that was submitted (this one, or the first of those that Skyvern itself started
+        again), and the id of the run that Skyvern started for this one, or "".
+        """
         answer = self._call("GET", f"/v1/runs/{quote(delivery.run_id, safe='')}?from=skyvern", deadline)
         self._raise_for_status(answer)
         if FROM_HEADER not in answer.headers:
@@ -83,18 +93,29 @@ class ResubmitSink(Sink[ResubmitOptions]):
         webhook = answer.headers.get(WEBHOOK_HEADER)
         if webhook is not None and isinstance(run.get("run_request"), dict):
             run["run_request"]["webhook_url"] = unquote(webhook) or None
-        return run
+        first = unquote(answer.headers.get(FIRST_HEADER, "")) or delivery.run_id
+        return run, first, unquote(answer.headers.get(RETRIED_BY_HEADER, ""))
+
+    def _fetch_request(self, delivery: Delivery, deadline: Deadline) -> dict[str, Any] | None:
+        """Fetch the request that made the run, as Runhook keeps it. None for a run that was not submitted through it,
+        or whose request was not kept."""
+        answer = self._call("GET", f"/v1/runs/{quote(delivery.run_id, safe='')}?from=submission", deadline)
+        if answer.status in (404, 422):  # the latter from an earlier version
+            return None
+        self._raise_for_status(answer)
+        return _object(answer)
 
     def _submit(
-        self, delivery: Delivery, request: Request, labels: Mapping[str, str], number: int, deadline: Deadline
+        self, first: str, request: Request, labels: Mapping[str, str], number: int, deadline: Deadline
     ) -> Receipt:
         body = json.dumps({**request.fields, "labels": dict(labels)}, sort_keys=True).encode()
-        once = "again-" + hashlib.sha256(delivery.run_id.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        once = "again-" + hashlib.sha256(first.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         headers = {**request.headers, "idempotency-key": once}
         answer = self._call("POST", request.path, deadline, body, headers)
         self._raise_for_status(answer)
         run = _object(answer)
-        run_id, link = run.get("run_id"), run.get("app_url")
+        run_id = run.get("run_id") or run.get("task_id") or run.get("workflow_run_id")  # the latter of older calls
+        link = run.get("app_url")
         if not isinstance(run_id, str) or not run_id:
             raise Unavailable(f"{self._host} answered without the new run's id")
         note = f"try {number} of {self.options.budget + 1} since {labels[CHAIN]}"

@@ -26,9 +26,10 @@ def try_number(labels: Mapping[str, str]) -> int:
     return int(text)
 
 
-def next_labels(delivery: Delivery) -> dict[str, str]:
-    """Return the labels of the next try. Raises Refused."""
-    chain = {CHAIN: delivery.labels.get(CHAIN) or delivery.run_id, TRY: str(try_number(delivery.labels) + 1)}
+def next_labels(delivery: Delivery, first: str = "") -> dict[str, str]:
+    """Return the labels of the next try. Raises Refused. `first`: the run that was submitted, if it is another: the
+    delivery's run is one that Skyvern itself started again for it, and both together are one try."""
+    chain = {CHAIN: delivery.labels.get(CHAIN) or first or delivery.run_id, TRY: str(try_number(delivery.labels) + 1)}
     return {**delivery.labels, **chain}
 
 
@@ -37,7 +38,7 @@ def skip_reason(delivery: Delivery, budget: int, max_age: float, now: datetime) 
     if delivery.status not in RETRIED:
         what = delivery.status if delivery.status in ("completed", "canceled") else "not ended, as far as is known"
         return f"the run is {what}: not submitted again"
-    if delivery.run.get("retry_pending") is True:
+    if delivery.run.get("retry_pending") is True or delivery.run.get("retried_by_workflow_run_id"):
         return "Skyvern itself will try the run again: not submitted again"
     done = try_number(delivery.labels)
     if done > budget:

@@ -3,8 +3,10 @@ by events.py."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -36,11 +38,17 @@ class RunStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run with the body of its newest event, as the ledger keeps it, and when that came."""
+    """A run with the body of its newest event, as the ledger keeps it, and when that came.
+
+    `completion`: what the body lacks. `request`, `answer`: of its submission, if it has one that was kept.
+    """
 
     status: RunStatus
     body: bytes = field(repr=False)
     received_at: float
+    completion: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    request: Mapping[str, Any] | None = field(repr=False, default=None)
+    answer: bytes | None = field(repr=False, default=None)
 
 
 # Runs that Skyvern starts again for one, one after the other.
@@ -79,11 +87,24 @@ def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[Ru
 def result(connection: sa.Connection, source: str, run_id: str) -> RunResult | None:
     """Return the run's result, or None when it is not final."""
     row = connection.execute(
-        sa.select(*_STATUS, events.c.body, events.c.received_at)
+        sa.select(
+            *_STATUS,
+            *(events.c.body, events.c.received_at, events.c.completion, submissions.c.request, submissions.c.answer),
+        )
         .join(events, events.c.id == runs.c.event_id)
+        .join(submissions, submissions.c.id == runs.c.submission_id, isouter=True)
         .where(runs.c.source == source, runs.c.run_id == run_id, runs.c.final.is_(True))
     ).first()
-    return None if row is None else RunResult(RunStatus(*row[: len(_STATUS)]), bytes(row.body), row.received_at)
+    if row is None:
+        return None
+    return RunResult(
+        RunStatus(*row[: len(_STATUS)]),
+        bytes(row.body),
+        row.received_at,
+        json.loads(row.completion) if row.completion else {},
+        None if row.request is None else json.loads(row.request),
+        None if row.answer is None else bytes(row.answer),
+    )
 
 
 def last_of_chain(connection: sa.Connection, source: str, run_id: str) -> str:

@@ -249,8 +249,10 @@ class _Api:
                 raise ValueError
         except ValueError:
             raise Refusal(error(422, "wait: must be a number of seconds")) from None
-        if origin not in (None, "skyvern") or (origin and wait):
-            raise Refusal(error(422, "from: can be skyvern alone, and not together with wait"))
+        if origin not in (None, "skyvern", "submission") or (origin and wait):
+            raise Refusal(error(422, "from: can be skyvern or submission, and not together with wait"))
+        if origin == "submission":
+            return to_response(await self._results.get_request(*caller, run_id))
         if origin:
             return to_response(await self._results.get_from_skyvern(*caller, run_id))
         work = self._results.get(*caller, run_id, min(wait, self._max_wait))

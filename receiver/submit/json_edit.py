@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
@@ -68,6 +68,15 @@ def edit_members(text: bytes, changes: Mapping[str, bytes | None]) -> bytes:
     if not members:
         inside += text[opening:closing]  # an empty object may hold white space
     return text[:opening] + inside + text[closing:]
+
+
+def arrange_members(text: bytes, names: Iterable[str], values: Mapping[str, bytes]) -> bytes:
+    """Return an object with the members `names`, in that order: those of `values` (JSON text), the others as they are
+    in `text`, a JSON object that `parse_object` takes and that has them. Of one that is there several times, the last.
+    """
+    there = {member.name: text[member.value_start : member.value_end] for member in _members(text)[1]}
+    members = (json.dumps(name).encode() + b":" + (values[name] if name in values else there[name]) for name in names)
+    return b"{" + b",".join(members) + b"}"
 
 
 def _members(text: bytes) -> tuple[int, list[_Member], int]:

@@ -19,7 +19,7 @@ from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
 REPLAYED_HEADER: Final = "idempotent-replayed"
 STATUS_HEADER: Final = "x-runhook-skyvern-status"
-# ledger | skyvern: where the answer to a GET of a run comes from.
+# ledger | skyvern | submission: where the answer to a GET of a run comes from.
 SOURCE_HEADER: Final = "x-runhook-from"
 # The webhook that a run's own caller asked for, percent-encoded; empty when none.
 WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
@@ -28,6 +28,8 @@ EVENT_HEADER: Final = "x-runhook-event-id"
 # The run that Skyvern started again last for the one that was asked for, and the other way round.
 RETRIED_BY_HEADER: Final = "x-runhook-retried-by"
 RETRIED_FROM_HEADER: Final = "x-runhook-retried-from"
+# The run that the submit made: of runs that Skyvern started again, the first.
+SUBMITTED_RUN_HEADER: Final = "x-runhook-submitted-run"
 # Seconds after which a caller may retry what certainly created no run.
 RETRY_AFTER: Final = "5"
 

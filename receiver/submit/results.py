@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Final
 from urllib.parse import quote
 
 from receiver.domain.run import Run, RunKey, parse
@@ -22,8 +21,9 @@ from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answer, Answered, Unreachable, expires_at, token_of
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
+from receiver.submit.json_edit import NotAnObject, edit_members
 from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
+from receiver.submit.polling_body import polling_body
 from receiver.submit.replies import (
     EVENT_HEADER,
     RETRIED_BY_HEADER,
@@ -31,12 +31,14 @@ from receiver.submit.replies import (
     SOURCE_HEADER,
     STATUS_HEADER,
     SUBMISSION_HEADER,
+    SUBMITTED_RUN_HEADER,
     WEBHOOK_HEADER,
     Reply,
     error,
     read_failed,
     relay,
 )
+from receiver.submit.request.kept import CALL, masked_members
 from receiver.submit.request.source import Source
 from receiver.submit.run_watch import WaitedRun
 
@@ -49,9 +51,6 @@ NOTE_INTERVAL = 60.0
 _MAX_NOTED = 10_000
 # Characters of a URL that a header may have too; not %, so that all can be decoded again.
 _UNQUOTED = ":/?&=#+@,;~*()'!$[]"
-# The smallest run object that the official SDK accepts.
-_REQUIRED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
-
 _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, another may not
 
 
@@ -111,10 +110,37 @@ class Results:
         status = (await self._ledger.read(lambda connection: runs.run_statuses(connection, [run]))).get(run)
         submission, visible = await self._ledger.read(lambda connection: webhook_of(connection, run, key))
         reply = await self.from_skyvern(source, key, run_id, known=status is not None and status.final)
+        if status is not None and status.retried_by and reply.status == 200:
+            reply = reply.with_headers(**{RETRIED_BY_HEADER: quote(status.retried_by, safe="")})
         if submission is None or reply.status != 200:
             return reply
         webhook = {WEBHOOK_HEADER: quote(submission.webhook_url, safe=_UNQUOTED)} if visible else {}
-        return reply.for_submission(submission.id).with_headers(**webhook)
+        first = {SUBMITTED_RUN_HEADER: quote(submission.run_id, safe="")}
+        return reply.for_submission(submission.id).with_headers(**webhook, **first)
+
+    async def get_request(self, source: Source, key: Key, run_id: str) -> Reply:
+        """Return the request that made the run, as it is kept: for the key that made it, and for those that submit for
+        others. Raises LedgerUnavailable."""
+        submission, visible = await self._ledger.read(
+            lambda connection: webhook_of(connection, (source.name, run_id), key)
+        )
+        if submission is None:
+            return error(404, f"Run {run_id} was not submitted here")
+        if not visible:
+            return error(403, "The request can be seen with the key that made it, or one with the scope resubmit")
+        if submission.request is None:
+            return error(404, "The request was not kept: it was too large, or made before requests were kept")
+        members = {name: value for name, value in submission.request.items() if name != CALL}
+        said = {
+            "submission_id": submission.id,
+            "run_id": submission.run_id,
+            **submission.request.get(CALL, {}),
+            "webhook_url": submission.webhook_url or None,
+            "request": members,
+            "masked": masked_members(members),
+        }
+        answer = Answered(200, json.dumps(said).encode(), {"content-type": "application/json"})
+        return relay(answer, source.secrets).for_submission(submission.id).with_headers(**{SOURCE_HEADER: "submission"})
 
     async def wait(self, source: Source, run_id: str, seconds: float) -> tuple[str, WaitedRun | None]:
         """Wait until the run, and each that Skyvern started again for it, has ended. Returns the id of the last of
@@ -189,25 +215,25 @@ class Results:
     async def _result_reply(
         self, source: Source, key: Key, result: RunResult, body: bytes, origin: str
     ) -> Reply | None:
+        """Return the reply to a GET: in the form of Skyvern's own, whatever the event's body lacks or has beside it."""
         status = result.status
-        try:
-            members = parse_object(body)
-        except NotAnObject:
-            return None
-        if any(name not in members for name in _REQUIRED):
-            return None
         headers = {"content-type": "application/json", SOURCE_HEADER: origin, EVENT_HEADER: status.event_id}
-        if status.submission_id:
-            headers[SUBMISSION_HEADER] = status.submission_id
-        changes: dict[str, bytes | None] = {}
-        if members["status"] != status.outcome:
-            headers[STATUS_HEADER] = quote(str(members["status"])[:100], safe="")
-            changes["status"] = json.dumps(status.outcome).encode()
+        more: dict[str, object] = {}
         if status.retried_by:
             last = await self.last_of_chain((status.source, status.run_id))
             headers[RETRIED_BY_HEADER] = quote(last, safe="")
-            changes["retried_by_workflow_run_id"] = json.dumps(last).encode()
-        body = edit_members(body, changes) if changes else body
+            more["retried_by_workflow_run_id"] = last
+        callback = source.callback_url(status.submission_id) if status.submission_id else ""
+        try:
+            body, said = polling_body(result, body, callback, more)
+        except NotAnObject:
+            return None
+        if said is None:
+            return None
+        if status.submission_id:
+            headers[SUBMISSION_HEADER] = status.submission_id
+        if said != status.outcome:
+            headers[STATUS_HEADER] = quote(said[:100], safe="")
         reply = relay(Answered(200, await self._mask.apply(source, key, body), headers), source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 

@@ -35,6 +35,7 @@ from receiver.submit.replies import (
     submit_reply,
 )
 from receiver.submit.request.endpoints import Endpoint, short_answer
+from receiver.submit.request.kept import kept_request
 from receiver.submit.request.prepare import Prepared, prepare
 from receiver.submit.request.source import Source
 
@@ -101,6 +102,8 @@ class Submitter:
         Where the caller has disconnected, so that it does not know of the run, the reply is kept for the same request.
         """
         prepared = prepare(source, key, endpoint, path, query, body, headers)
+        kept = kept_request(endpoint, path, query, body, prepared.fields, headers, self._redactor)
+        prepared = replace(prepared, new=replace(prepared.new, request=kept))
         new, now = prepared.new, time.time()
         if new.idempotency_key is not None:
             is_disconnected = _never  # by its key it finds the answer anyway

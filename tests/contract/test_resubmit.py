@@ -98,7 +98,7 @@ def test_the_request_is_the_first_one_without_what_was_not_given(api: FakeSubmit
     assert receipt.keys[0].startswith("sub_again-")
     assert receipt.urls == {"next try": "https://app.example/1"}
     assert receipt.note == "try 2 of 3 since tsk_1"
-    asked, sent = api.requests
+    asked, _, sent = api.requests
     assert asked.path == "/v1/runs/tsk_1?from=skyvern"
     assert (sent.path, sent.headers["x-api-key"]) == ("/v1/run/tasks", KEY)
 
@@ -147,7 +147,9 @@ def test_what_is_masked_where_it_is_told_is_never_sent(api: FakeSubmitApi, sink_
     api.asked = {**ASKED, "cdp_connect_headers": {"x-key": mask}}
     delivery = make_delivery()
 
-    with pytest.raises(Refused, match="cdp_connect_headers: masked in Skyvern's answer; set it in changes, or null"):
+    with pytest.raises(
+        Refused, match="cdp_connect_headers: masked, here and in Skyvern's answer; set it in changes, or null"
+    ):
         sink_at(api.url).send(delivery)
     assert api.made == {}
 
@@ -155,6 +157,136 @@ def test_what_is_masked_where_it_is_told_is_never_sent(api: FakeSubmitApi, sink_
     assert api.submitted["cdp_connect_headers"] == {"x-key": "real"}
     sink_at(api.url, changes={"cdp_connect_headers": None}).send(delivery)
     assert "cdp_connect_headers" not in api.submitted
+
+
+@pytest.mark.parametrize(
+    ("kept", "changes", "path", "expected", "steps"),
+    [
+        (
+            {"path": "/v1/run/tasks", "request": {**ASKED, "file_ids": ["file_1"], "title": "T", "url": None}},
+            {},
+            "/v1/run/tasks",
+            {
+                "prompt": "Get the invoice",
+                "engine": "skyvern-1.0",
+                "max_steps": 25,
+                "file_ids": ["file_1"],
+                "title": "T",
+            },
+            None,
+        ),
+        (
+            {
+                "path": "/v1/run/agents",
+                "query": "template=true",
+                "headers": {"x-max-steps-override": "7"},
+                "request": {"agent_id": "wpid_1", "parameters": {"a": 1}, "run_metadata": {"k": "v"}},
+                "webhook_url": "https://app.example/h",
+            },
+            {},
+            "/v1/run/agents?template=true",
+            {
+                "agent_id": "wpid_1",
+                "parameters": {"a": 1},
+                "run_metadata": {"k": "v"},
+                "webhook_url": "https://app.example/h",
+            },
+            "7",
+        ),
+        (
+            {
+                "path": "/v1/run/workflows",
+                "headers": {"x-max-steps-override": "7"},
+                "request": {"workflow_id": "wpid_1"},
+            },
+            {"max_steps": "{{ request.max_steps * try }}"},
+            "/v1/run/workflows",
+            {"workflow_id": "wpid_1"},
+            "14",
+        ),
+        (
+            {
+                "path": "/api/v1/tasks",
+                "request": {"navigation_goal": "g", "navigation_payload": {"a": 1}, "totp_verification_url": MASK},
+                "webhook_url": "https://app.example/h",
+            },
+            {},
+            "/api/v1/tasks",
+            {
+                "navigation_goal": "g",
+                "navigation_payload": {"a": 1},
+                "totp_verification_url": "https://totp.example",
+                "webhook_callback_url": "https://app.example/h",
+            },
+            None,
+        ),
+    ],
+    ids=["a task", "an agent", "steps that change", "the older call"],
+)
+def test_the_request_that_was_kept_is_sent_again_as_it_was(
+    api: FakeSubmitApi,
+    sink_at: MakeSink,
+    kept: dict[str, Any],
+    changes: dict[str, Any],
+    path: str,
+    expected: dict[str, Any],
+    steps: str | None,
+) -> None:
+    api.asked = {"prompt": "an echo, which has less", "totp_url": "https://totp.example"}
+    api.kept = kept
+
+    sink_at(api.url, changes=changes).send(make_delivery(sample_run("tsk_1")))
+
+    sent = api.requests[-1]
+    assert sent.path == path
+    assert {name: value for name, value in api.submitted.items() if name != "labels"} == expected
+    assert sent.headers.get("x-max-steps-override") == steps
+
+
+def test_what_is_masked_in_the_kept_request_is_taken_from_skyvern_or_refused(
+    api: FakeSubmitApi, sink_at: MakeSink
+) -> None:
+    api.asked = {"prompt": "p", "parameters": {"user": "me", "password": "real"}}
+    request = {"workflow_id": "wpid_1", "parameters": {"user": "me", "password": MASK}}
+    api.kept = {"path": "/v1/run/agents", "request": request}
+    delivery = make_delivery(sample_run("tsk_1"))
+
+    sink_at(api.url).send(delivery)
+    assert api.submitted["parameters"] == {"user": "me", "password": "real"}
+
+    api.kept = {"path": "/v1/run/agents", "request": {**request, "extra_http_headers": {"authorization": MASK}}}
+    with pytest.raises(Refused, match="extra_http_headers: masked, here and in Skyvern's answer"):
+        sink_at(api.url).send(delivery)
+
+
+def test_a_run_that_skyvern_started_again_counts_as_the_one_that_was_submitted(
+    api: FakeSubmitApi, sink_at: MakeSink
+) -> None:
+    api.beside_headers = {"x-runhook-submitted-run": "wr_first"}
+
+    receipt = sink_at(api.url).send(make_delivery(sample_run("wr_second")))
+    again = sink_at(api.url).send(make_delivery(sample_run("wr_third")))
+
+    assert receipt.note == "try 2 of 3 since wr_first"
+    assert (again.id, again.note) == (receipt.id, "try 2 of 3 since wr_first, submitted before")
+    assert len(api.made) == 1
+
+
+@pytest.mark.parametrize("told", ["in the body", "by Runhook"])
+def test_what_skyvern_itself_has_started_again_is_not_submitted_again(
+    api: FakeSubmitApi, sink_at: MakeSink, told: str
+) -> None:
+    run = sample_run("wr_1")
+    if told == "in the body":
+        run = {**run, "retried_by_workflow_run_id": "wr_2"}
+    else:
+        api.beside_headers = {"x-runhook-retried-by": "wr_2"}
+
+    receipt = sink_at(api.url).send(make_delivery(run))
+
+    assert "not submitted again" in receipt.note
+    assert receipt.id == "wr_1"
+    assert api.made == {}
 
 
 def test_the_first_mask_is_that_of_the_receiver() -> None:

@@ -1,0 +1,88 @@
+"""A run as Skyvern's own GET /v1/runs/{id} answers with it, made of what a webhook has. Pure.
+
+The members and their order are in samples/keys.py. What a poll's `run_request` leaves out of the request is the default
+here too, so that an answer is the same before the webhook and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from receiver.domain.requested import run_request
+from receiver.skyvern.samples import keys
+
+_ENGINES: Final = {
+    "task_v1": "skyvern-1.0",
+    "task_v2": "skyvern-2.0",
+    "task_v3": "skyvern-3.0",
+    "openai_cua": "openai-cua",
+    "anthropic_cua": "anthropic-cua",
+    "ui_tars": "ui-tars",
+    "yutori_navigator": "yutori-navigator",
+}
+# What the members are that no body need have: the defaults of Skyvern's own model.
+_DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}
+# Members of a workflow's poll that its webhook has as null or default, whatever was asked for.
+_ASKED: Final = ("browser_session_id", "browser_profile_id", "max_screenshot_scrolls", "run_with", "ai_fallback")
+
+
+def polled(
+    body: Mapping[str, Any], run: Mapping[str, Any], answered: Mapping[str, Any] | None = None, callback: str = ""
+) -> dict[str, Any]:
+    """Return the members of the polling answer.
+
+    `body`: the members of the newest event's body; those of `run`, the completed run, that nothing is changed of are
+    the very same objects. `answered`: the `run_request` of Skyvern's answer to the submit, which has the request as it
+    understood it. `callback`: the callback URL that the run has, where the body does not say.
+    """
+    family = keys.family(str(run.get("run_type")))
+    names = keys.POLL[family]
+    elsewhere = keys.lacking(str(run.get("run_type")))
+    found = {name: run.get(name, _DEFAULTS.get(name)) for name in names}
+    request = run.get("run_request")
+    asked = request if isinstance(request, Mapping) else {}
+    if family == keys.WORKFLOW and asked:
+        for name in _ASKED:
+            if asked.get(name) is not None and (found[name] is None or name == "run_with"):
+                found[name] = asked[name]
+        found["run_with"] = found["run_with"] or "agent"
+    found["run_request"] = _request(family, body, run, asked, answered or {}, callback) if asked else None
+    # What a later version of Skyvern has beside these.
+    more = {name: value for name, value in body.items() if name not in found and name not in elsewhere}
+    return {**found, **more}
+
+
+def _request(
+    family: str,
+    body: Mapping[str, Any],
+    run: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    answered: Mapping[str, Any],
+    callback: str,
+) -> dict[str, Any]:
+    names = keys.RUN_REQUEST[family]
+    own = body.get("run_request")
+    if isinstance(own, Mapping) and not body.keys() & keys.lacking(str(run.get("run_type"))):
+        return dict(own)  # the body is an answer to a poll itself
+    left_out = keys.LEFT_OUT[family]
+    told = own if isinstance(own, Mapping) else {}
+    defaults = run_request(str(run.get("run_type")), {})
+    found = {}
+    for name in names:
+        values = (told.get(name), answered.get(name), asked.get(name))
+        value = None if name in left_out else next((each for each in values if each is not None), None)
+        found[name] = defaults.get(name) if value is None else value
+    if family == keys.WORKFLOW:
+        if found["parameters"] is None:
+            found["parameters"] = {}
+        if found["start_fresh_browser"]:
+            found |= {"browser_session_id": None, "browser_profile_id": None}
+        own_url = told.get("webhook_url")
+    else:
+        own_url = run.get("webhook_callback_url")
+        found["engine"] = _ENGINES.get(str(run.get("run_type")), found["engine"])
+        found["prompt"] = found["prompt"] or ""
+        if family == keys.TASK and run.get("max_steps_per_run") is not None:
+            found["max_steps"] = run["max_steps_per_run"]
+    return {**found, "webhook_url": own_url or callback or None}

@@ -1,0 +1,59 @@
+"""The body of an answer to a GET, made of a result in the ledger: in the form of Skyvern's own. Pure.
+
+Members that are as they came stay so to the byte: no 20-digit integer becomes a float on the way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from receiver.domain import shape
+from receiver.domain.run import parse
+from receiver.ledger.runs import RunResult
+from receiver.skyvern.polling import polled
+from receiver.submit.json_edit import NotAnObject, arrange_members, parse_object
+
+# The smallest run object that the official SDK accepts.
+_REQUIRED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
+
+
+def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[str, object]) -> tuple[bytes, str | None]:
+    """Return the body of the answer, and the status that Skyvern gave; None for the latter when the run lacks what
+    each must have. Raises NotAnObject.
+
+    `body`: of the result, or what Skyvern answers now. `callback`: the callback URL of its submission, or "". `more`:
+    further members.
+    """
+    parse_object(body)  # its members are taken over as text
+    data = parse(body).data
+    run = shape.completed(data, _completion(result, data))
+    members = {**polled(data, run, _answered(result), callback), **more}
+    if any(members.get(name) is None for name in _REQUIRED):
+        return body, None
+    said = str(members["status"])
+    if said != result.status.outcome:
+        members["status"] = result.status.outcome
+    changed = {
+        name: json.dumps(value, separators=(",", ":")).encode()
+        for name, value in members.items()
+        if name not in data or data[name] is not value
+    }
+    return arrange_members(body, members, changed), said
+
+
+def _completion(result: RunResult, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the body lacks. An event of an earlier version was recorded without that."""
+    if result.completion or result.request is None:
+        return result.completion
+    return shape.completion_of(shape.completed(data), request=result.request)
+
+
+def _answered(result: RunResult) -> Mapping[str, Any] | None:
+    """Return the `run_request` of Skyvern's answer to the submit, if it was recorded."""
+    try:
+        said = parse_object(result.answer or b"").get("run_request")
+    except NotAnObject:
+        return None
+    return said if isinstance(said, Mapping) else None

@@ -1,0 +1,63 @@
+"""The request of a submission as it is kept with it: redacted, and bounded in size. Pure.
+
+It tells what a run was asked for, which Skyvern's own answers leave out in part, and what submitting it again takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from receiver.domain.redaction import MASK, Redactor
+from receiver.submit.request import labels
+from receiver.submit.request.endpoints import Endpoint
+
+# Characters of JSON over which a request is not kept.
+LIMIT: Final = 256 << 10
+# The member that holds where the request went; every other member is one of the request.
+CALL: Final = "x-runhook-call"
+# Headers that belong to the request itself.
+_HEADERS: Final = ("x-max-steps-override",)
+
+
+def kept_request(
+    endpoint: Endpoint,
+    path: str,
+    query: str,
+    body: bytes,
+    fields: Mapping[str, Any],
+    headers: Mapping[str, str],
+    redactor: Redactor,
+) -> dict[str, Any] | None:
+    """Return what is kept of a request: its members without labels and webhook, which are kept by themselves, and
+    where it went. None for one that is too large.
+
+    `fields`: parsed from `body`. What `redactor` masks in a run's body, or in the `run_request` of one, is masked.
+    """
+    own = {name: value for name, value in fields.items() if name not in (labels.MEMBER, endpoint.url_field)}
+    # The names that `redact` has may be those of the request beside the run's other members, or inside of them.
+    own = redactor.apply(body, own)[1] if own else own
+    own = redactor.apply(b'{"run_request":' + body + b"}", {"run_request": own})[1]["run_request"]
+    sent = {name: headers[name] for name in _HEADERS if name in headers}
+    call = {"path": path.rstrip("/"), "query": query, "headers": sent}
+    kept = {**own, CALL: {name: value for name, value in call.items() if value}}
+    return kept if len(json.dumps(kept)) <= LIMIT else None
+
+
+def masked_members(request: Mapping[str, Any]) -> list[str]:
+    """Return the members of a kept request in which something is masked."""
+    return sorted(name for name, value in request.items() if _holds_mask(value))
+
+
+def _holds_mask(value: Any) -> bool:
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if each == MASK:
+            return True
+        if isinstance(each, dict):
+            pending += each.values()
+        elif isinstance(each, list):
+            pending += each
+    return False

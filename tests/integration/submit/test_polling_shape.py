@@ -1,0 +1,171 @@
+"""GET of a run has Skyvern's own members before its webhook and after it, whichever road its result came by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from receiver.skyvern.samples import keys
+from receiver.skyvern.simulator.faults import Fault
+from receiver.submit.request import kept
+from tests.servers.skyvern import SkyvernSimulator
+from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+HOOK = "https://app.example/hook?token=x"
+TASK = {
+    "prompt": "Get the invoice",
+    "url": "https://suppliers.example/",
+    "title": "Invoices",
+    "max_steps": 12,
+    "data_extraction_schema": {"type": "object"},
+}
+REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "task_v1": ("/v1/run/tasks", {**TASK, "engine": "skyvern-1.0"}),
+    "task_v2": ("/v1/run/tasks", {**TASK, "engine": "skyvern-2.0"}),
+    "task_v3": ("/v1/run/tasks", {**TASK, "engine": "skyvern-3.0"}),
+    "anthropic_cua": ("/v1/run/tasks", {**TASK, "engine": "anthropic-cua"}),
+    "legacy": ("/api/v1/tasks", {"url": "https://suppliers.example/", "navigation_goal": "Get the invoice"}),
+    "workflow_run": (
+        "/v1/run/agents",
+        {
+            "agent_id": "wpid_1",
+            "parameters": {"order": 7},
+            "title": "mine",
+            "ai_fallback": True,
+            "run_metadata": {"a": "b"},
+        },
+    ),
+}
+# Skyvern signs URLs anew for each answer, and a delivery moves the time; with another answer comes another zone.
+MOVING = {"modified_at"}
+
+
+def comparable(body: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps({name: value for name, value in body.items() if name not in MOVING})
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: of(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [of(each) for each in value]
+        if isinstance(value, str):
+            return value.partition("?")[0].removesuffix("Z") if value.startswith(("http", "20")) else value
+        return value
+
+    return dict(of(json.loads(text)))
+
+
+@pytest.mark.parametrize("road", ["webhook", "poll"])
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_run_is_answered_as_by_skyvern_itself_before_its_webhook_and_after_it(
+    submitting: Make, simulate_skyvern: Simulate, kind: str, road: str
+) -> None:
+    lost = {Fault.LOSE: 1.0} if road == "poll" else {}
+    sim = simulate_skyvern(ratios=lost)
+    rig = submitting(sim.url, polling=road == "poll", reconcile={"webhook_grace": 0})
+    path, request = REQUESTS[kind]
+    url_field = "webhook_callback_url" if kind == "legacy" else "webhook_url"
+    told = rig.client.post(path, json={**request, url_field: HOOK}).json()
+    run_id = told.get("run_id") or told["task_id"]
+
+    def direct() -> dict[str, Any]:
+        answer = sim.get(f"/v1/runs/{run_id}")
+        assert answer["run_request"]["webhook_url"].startswith(rig.url)
+        answer["run_request"]["webhook_url"] = HOOK
+        return dict(answer)
+
+    before = rig.client.get(f"/v1/runs/{run_id}")
+    sim.wait_final(run_id)
+    rig.client.get(f"/v1/runs/{run_id}")
+    after = eventually(
+        lambda: (
+            answer if (answer := rig.client.get(f"/v1/runs/{run_id}")).headers["x-runhook-from"] == "ledger" else None
+        )
+    )
+
+    family = keys.family(sim.run(run_id).type)
+    assert before.headers["x-runhook-from"] == "skyvern"
+    assert list(after.json()) == list(keys.POLL[family])
+    assert before.json().keys() == after.json().keys()
+    assert comparable(after.json()) == comparable(direct())
+    assert {name: type(value) for name, value in after.json().items()} == {
+        name: type(value) for name, value in direct().items()
+    }
+    assert rig.url not in after.text
+    other = rig.client.get(f"/v1/runs/{run_id}", headers={"x-api-key": rig.key("read")}).json()
+    assert other["run_request"]["webhook_url"] is None
+
+
+def test_numbers_and_texts_of_a_result_stay_as_they_came(submitting: Make, simulate_skyvern: Simulate) -> None:
+    sim = simulate_skyvern()
+    rig = submitting(sim.url)
+    run_id = rig.task("p").json()["run_id"]
+
+    answer = rig.client.get(f"/v1/runs/{run_id}?wait=10")
+
+    if answer.headers["x-runhook-from"] != "ledger":
+        answer = eventually(
+            lambda: (a := rig.client.get(f"/v1/runs/{run_id}")).headers["x-runhook-from"] == "ledger" and a
+        )
+    assert b'"reference":1234567890123456789' in answer.content
+    assert "line one\u2028line two </script>" in answer.text
+
+
+def test_the_request_of_a_run_is_kept_without_its_secrets_and_shown_to_who_made_it(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    rig = submitting(
+        simulate_skyvern(run_seconds=1000.0).url, dispatching=False, redact=["**.totp_identifier", "**.password"]
+    )
+    path, request = REQUESTS["workflow_run"]
+    body = {**request, "parameters": {"user": "me", "password": "MARK"}, "totp_identifier": "MARK", "webhook_url": HOOK}
+    headers = {"x-max-steps-override": "9", "x-runhook-labels": "a=b"}
+
+    told = rig.client.post(f"{path}?template=false", json={**body, "labels": {"c": "d"}}, headers=headers)
+
+    run_id, submission = told.json()["run_id"], told.headers["x-runhook-submission-id"]
+    answer = rig.client.get(f"/v1/runs/{run_id}?from=submission")
+    assert answer.headers["x-runhook-from"] == "submission"
+    assert answer.json() == {
+        "submission_id": submission,
+        "run_id": run_id,
+        "path": "/v1/run/agents",
+        "query": "template=false",
+        "headers": {"x-max-steps-override": "9"},
+        "webhook_url": HOOK,
+        "request": {
+            **request,
+            "parameters": {"user": "me", "password": "[redacted]"},
+            "totp_identifier": "[redacted]",
+        },
+        "masked": ["parameters", "totp_identifier"],
+    }
+    (row,) = rig.rows()
+    assert "MARK" not in row["request"]
+    other = rig.client.get(f"/v1/runs/{run_id}?from=submission", headers={"x-api-key": rig.key("read")})
+    resubmitter = rig.client.get(
+        f"/v1/runs/{run_id}?from=submission", headers={"x-api-key": rig.key("read", "resubmit")}
+    )
+    assert (other.status_code, resubmitter.status_code) == (403, 200)
+    assert rig.client.get("/v1/runs/tsk_elsewhere?from=submission").status_code == 404
+
+
+def test_a_request_that_is_too_large_is_not_kept_and_goes_out_all_the_same(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url, dispatching=False)
+
+    told = rig.task("p", data_extraction_schema={"x": "y" * kept.LIMIT})
+
+    assert told.status_code == 200
+    assert rig.rows()[0]["request"] is None
+    answer = rig.client.get(f"/v1/runs/{told.json()['run_id']}?from=submission")
+    assert (answer.status_code, "too large" in answer.json()["detail"]) == (404, True)

@@ -1,0 +1,123 @@
+"""A webhook becomes what Skyvern answers to a poll: checked on the simulator's bodies, which are compared with a real
+server's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from receiver.domain import shape
+from receiver.skyvern.polling import polled
+from receiver.skyvern.samples import keys
+from receiver.skyvern.simulator import bodies, run_request
+from receiver.skyvern.simulator.runs import RUN_TYPES, SimRun, now
+
+CALLBACK = "https://hooks.example/webhooks/skyvern/sub_1"
+TASK: dict[str, Any] = {
+    "prompt": "Get the invoice",
+    "url": "https://suppliers.example/",
+    "title": "Invoices",
+    "max_steps": 12,
+    "max_screenshot_scrolls": 2,
+    "totp_identifier": "me@example.com",
+    "totp_url": "https://totp.example/",
+    "proxy_location": "RESIDENTIAL_DE",
+    "data_extraction_schema": {"type": "object"},
+    "error_code_mapping": {"OUT": "sold out"},
+    "extra_http_headers": {"a": "b"},
+    "file_ids": ["file_1"],
+    "run_with": "code",
+}
+AGENT: dict[str, Any] = {
+    "agent_id": "wpid_1",
+    "title": "asked for",
+    "parameters": {"order": 7},
+    "proxy_location": "NONE",
+    "totp_identifier": "me@example.com",
+    "max_screenshot_scrolls": 3,
+    "browser_session_id": "pbs_1",
+    "browser_type": "chrome",
+    "ai_fallback": False,
+    "run_metadata": {"a": "b"},
+    "max_elapsed_time_minutes": 5,
+}
+
+
+def run_of(run_type: str, request: dict[str, Any]) -> SimRun:
+    moment = now()
+    run = SimRun(
+        number=2,
+        id="wr_1" if run_type == "workflow_run" else "tsk_1",
+        type=run_type,
+        request=request,
+        key="k",
+        callback=CALLBACK,
+        base="https://sky.example",
+        faults=frozenset(),
+        created_at=moment,
+        modified_at=moment,
+        title="The workflow's own" if run_type == "workflow_run" else request.get("title"),
+        workflow_id=request.get("agent_id"),
+        max_steps=request.get("max_steps"),
+    )
+    if run_type == "task_v2":
+        run.workflow_run_id = "wr_9"
+    run.move("running")
+    run.end("completed", {"n": 1})
+    return run
+
+
+def plain(body: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(body, default=str)))
+
+
+@pytest.mark.parametrize("request_kept", [True, False])
+@pytest.mark.parametrize("run_type", sorted({*RUN_TYPES.values(), "workflow_run"}))
+def test_a_webhook_becomes_the_answer_to_a_poll_member_by_member(run_type: str, request_kept: bool) -> None:
+    asked = AGENT if run_type == "workflow_run" else TASK
+    run = run_of(run_type, asked)
+    sent, direct = (plain(each) for each in (bodies.webhook(run, str), bodies.answer(run, str, attempts=True)))
+    kept = {"run_request": run_request.submitted(run)} if request_kept else {}
+    completion = shape.completion_of(shape.completed(sent), request=asked) if request_kept else {}
+
+    found = polled(sent, shape.completed(sent, completion), kept.get("run_request"), CALLBACK)
+
+    assert list(found) == list(keys.POLL[keys.family(run_type)])
+    if request_kept:
+        expected = direct
+        # Skyvern's answer has the session of the request; of a task's it has none, and the simulator plays none at all.
+        if run_type == "workflow_run":
+            expected |= {name: asked[name] for name in ("browser_session_id", "max_screenshot_scrolls")}
+        assert found == expected
+    elif run_type == "workflow_run":
+        assert found["run_request"]["parameters"] == {"order": 7}
+        assert found["ai_fallback"] is None  # nobody says
+    else:
+        assert found["run_request"] is None
+        assert {**found, "run_request": 0} == {**direct, "run_request": 0}
+
+
+@pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
+def test_an_answer_to_a_poll_stays_as_it_is(run_type: str) -> None:
+    run = run_of(run_type, AGENT if run_type == "workflow_run" else TASK)
+    direct = plain(bodies.answer(run, str, attempts=True))
+    completion = shape.completion_of(shape.completed(direct), request=run.request)
+
+    found = polled(direct, shape.completed(direct, completion), run_request.submitted(run), "")
+
+    expected = direct
+    if run_type == "workflow_run":
+        expected |= {name: AGENT[name] for name in ("browser_session_id", "max_screenshot_scrolls")}
+    assert found == expected
+    assert found["output"] is direct["output"]
+
+
+def test_what_is_new_in_a_later_version_is_not_lost() -> None:
+    sent = plain(bodies.webhook(run_of("task_v1", TASK), str)) | {"carbon": 1}
+
+    found = polled(sent, shape.completed(sent))
+
+    assert found["carbon"] == 1
+    assert "task_id" not in found
