@@ -323,10 +323,15 @@ class Loop:
                 first = self.world.runs[first.retried_from]
             number = numbers.get(first.id)
             if number is None:
-                found.append(expect(self.world, run, {}, None, self._outside.get(run.id, "")))
+                manner = self._outside.get(run.id, "")
+                found.append(expect(self.world, run, {}, None, manner, manner))
             else:
                 manner = MANNERS[number % len(MANNERS)]
-                found.append(expect(self.world, run, callers.labels(number), f"{self._hook}/{number}", manner))
+                found.append(
+                    expect(
+                        self.world, run, callers.labels(number), f"{self._hook}/{number}", manner, callers.form(number)
+                    )
+                )
         return found
 
     def _created(self, callers: Callers) -> Check:

@@ -84,6 +84,11 @@ class Callers:
         legacy = {"webhook_callback_url": hook["webhook_url"]}
         return "/api/v1/tasks", {"url": site, "navigation_goal": text, **legacy}
 
+    def form(self, number: int) -> str:
+        """Return what submits have in common that ask for the same: path and members."""
+        path, body = self.request(number)
+        return " ".join([path, *sorted(body)])
+
     def labels(self, number: int) -> dict[str, str]:
         """Return the labels of a submit."""
         return {"parity": "odd" if number % 2 else "even", "number": str(number)}
