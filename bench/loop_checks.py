@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 
 from bench.loop_truth import Expected, differences, whole_files
+from receiver.domain.run import FINAL
 from receiver.domain.signature import verify
 from receiver.skyvern.simulator import bodies
 from receiver.skyvern.simulator.world import World
@@ -122,7 +123,9 @@ def callers(expected: Iterable[Expected], requests: Sequence[Request], key: str)
             wrong.append(f"{body['run_id']}: a webhook with an invalid signature")
         if b"/webhooks/skyvern/" in request.body:
             wrong.append(f"{body['run_id']}: our own callback URL in a body")
-        if not body.get("retry_pending"):
+        if body["status"] not in FINAL:
+            wrong.append(f"{body['run_id']}: a webhook that says {body['status']}, which Skyvern sends none of")
+        elif not body.get("retry_pending"):
             final[f"{body['run_id']} at {request.path}"] += 1
     wanted = [each for each in expected if each.caller_url]
     for each in wanted:

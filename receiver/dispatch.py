@@ -20,7 +20,7 @@ from receiver import wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain import callback, deduplication, poll_schedule, shape
+from receiver.domain import attention, callback, deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
@@ -263,7 +263,8 @@ class Dispatcher(wakeups.JobBody):
         failed = [each for each in verdict.explanations if each.error]
         tells_more = found.disposition in ("new", "interim")
         deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
-        if submission and submission.webhook_url and tells_more:  # as Skyvern would: one for each attempt's end too
+        # As Skyvern would: one for each attempt's end too, but none of a run that is paused or waits.
+        if submission and submission.webhook_url and tells_more and parsed.run.status not in attention.ACTIVE:
             lane = callback.lane_of(submission.webhook_url)
             deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
         return _new_event(

@@ -11,8 +11,9 @@ import orjson
 import pytest
 import redis
 
+from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
-from receiver.ledger import watches
+from receiver.ledger import queries, watches
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.poll_hints import RUNS_KEY
@@ -381,7 +382,7 @@ def test_a_gap_is_recorded_and_the_watch_goes_on(
 
 def test_a_paused_run_is_told_once_and_its_end_follows(scripted_server: ScriptedServer, rig: MakeRig) -> None:
     it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
-    it.begin()
+    it.begin(webhook_url="https://app.example/hook")
     it.answered("tsk_1")
 
     def says(status: str, second: int) -> None:
@@ -400,6 +401,9 @@ def test_a_paused_run_is_told_once_and_its_end_follows(scripted_server: Scripted
 
     told = [(via, what) for _, via, what in it.events()]
     assert told == [("poll", "interim"), ("poll", "interim"), ("poll", "interim"), ("poll", "new")]
+    # The caller's own webhook is called as Skyvern would call it: at the end only.
+    found = it.ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(sink=CALLBACK)))
+    assert [each["status"] for each in found] == ["completed"]
 
 
 def test_a_run_that_is_queued_for_too_long_is_told_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
