@@ -28,6 +28,8 @@ class DueRun:
 
     source: str
     run_id: str
+    run_type: str
+    submission_id: str
     status: str
     final: bool
     events: int
@@ -38,7 +40,7 @@ class DueRun:
 
 
 _DUE = [
-    *(runs.c.source, runs.c.run_id, runs.c.status, runs.c.final, runs.c.events),
+    *(runs.c.source, runs.c.run_id, runs.c.run_type, runs.c.submission_id, runs.c.status, runs.c.final, runs.c.events),
     *(runs.c.noted_at, runs.c.polls, runs.c.found_by, runs.c.first_seen_at),
 ]
 

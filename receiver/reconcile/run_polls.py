@@ -12,8 +12,10 @@ from http import HTTPStatus
 
 from receiver.config.models import ReconcileConfig
 from receiver.domain import poll_schedule
+from receiver.domain.deduplication import CANCELED
 from receiver.domain.event import Via
 from receiver.domain.run import parse
+from receiver.domain.shape import WORKFLOW
 from receiver.ledger import Ledger, run_polls, watches
 from receiver.ledger.run_polls import DueRun
 from receiver.reconcile.intake import ResultIntake, RunAge
@@ -40,6 +42,9 @@ class RunPolls:
 
     def poll(self, source: PolledSource, due: DueRun) -> None:
         """Make one poll, and decide whether there is another. Raises LedgerUnavailable."""
+        if _has_come(due):
+            self._stop(due, "")
+            return
         answer = source.reader.get_run(due.run_id)
         now = time.time()
         if not isinstance(answer, Answered):
@@ -89,6 +94,13 @@ class RunPolls:
         if reason:
             log.info("reconcile.stopped source=%s run=%s reason=%s", due.source, due.run_id, reason)
         self._ledger.write(lambda connection: run_polls.stop(connection, due.source, due.run_id))
+
+
+def _has_come(due: DueRun) -> bool:
+    """Whether the end of the run has come by an event since it was seen, and has all that there is: a workflow's has,
+    and of a run that was submitted here the request is known. A cancelled run may have output still."""
+    complete = due.run_type == WORKFLOW or due.submission_id != ""
+    return due.final and due.noted_at is not None and complete and due.status != CANCELED
 
 
 def _is_old(due: DueRun, now: float) -> bool:

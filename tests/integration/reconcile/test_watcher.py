@@ -72,7 +72,7 @@ def test_a_run_that_nobody_submitted_here_is_taken_in_once(skyvern_simulator: Sk
     assert it.events() == [(told, "webhook", "new"), (alone, "import", "new")]
     assert it.deliveries() == 2
     assert (sim.run(told).polls, sim.run(alone).polls) == (0, 1)
-    assert asked_for(it) == {}
+    assert alone not in asked_for(it)
 
 
 def test_without_watch_nothing_is_walked(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
@@ -107,6 +107,23 @@ def test_an_end_waits_for_its_webhook_first(skyvern_simulator: SkyvernSimulator,
 
 def due_now(it: Rig) -> None:
     it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET due_at = 1 WHERE due_at IS NOT NULL"))
+
+
+@pytest.mark.parametrize(("path", "polls"), [("/v1/run/agents", 0), ("/v1/run/tasks", 1)])
+def test_an_end_whose_webhook_came_after_all_is_asked_for_only_where_that_lacks_something(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, path: str, polls: int
+) -> None:
+    it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
+    run_id = sim.submit("invoice", path, agent_id="wpid_1")["run_id"]
+    sim.wait_final(run_id)
+    walk(it)
+    take_webhook(it, sim, run_id)
+
+    due_now(it)
+    it.reconciler.drain(20)
+
+    assert sim.run(run_id).polls == polls
+    assert asked_for(it) == {}
 
 
 def test_an_end_whose_webhook_does_not_come_is_taken_in_after_the_grace(
