@@ -29,6 +29,7 @@ ENGINES = {
     "anthropic_cua": "anthropic-cua",
     "yutori_navigator": "yutori-navigator",
 }
+OUR_CALLBACK = "/webhooks/skyvern/sub_"  # its end is the token of a submission
 WAIT = 45.0
 """Seconds for what Skyvern, or we, should have done in a few."""
 # What no two runs have in common, or is known only of a run whose webhook came.
@@ -163,8 +164,7 @@ class ThroughUs:
         if isinstance(request, Mapping):
             asked = {name: theirs[name] for name in theirs if name != "webhook_url" and theirs[name]}
             self.report.expect_same_values(f"{run.name}, our run_request and Skyvern's", asked, request)
-            shown = str(request.get("webhook_url"))
-            self.report.expect(f"{run.name}, our token in our GET", False, "/webhooks/skyvern/" in shown)
+        self.report.expect(f"{run.name}, our callback URL in our GET", False, OUR_CALLBACK in json.dumps(ours))
 
     # The checks.
 
@@ -292,6 +292,10 @@ class ThroughUs:
         told = [each["run_id"] for each in self.target.bodies("told") if each["status"] != "canceled"]
         twice = sorted({run_id for run_id in told if told.count(run_id) > 1})
         self.report.expect("runs that a sink was told twice", [], twice)
+        shown = [each["run_id"] for each in self.target.bodies("told") if OUR_CALLBACK in json.dumps(each)]
+        self.report.expect("runs whose body shows a sink our callback URL", [], sorted(set(shown)))
+        rows = [each["run_id"] for each in self.rows() if OUR_CALLBACK in json.dumps(each, default=str)]
+        self.report.expect("runs whose row shows our callback URL", [], rows)
         by_rule = [each["run_id"] for each in self.target.bodies("chosen")]
         self.report.expect("runs that a rule chose by agent and parameter", sorted(self.chosen), sorted(by_rule))
         known = {each["run_id"] for each in self.rows()}
