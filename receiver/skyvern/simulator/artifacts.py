@@ -54,9 +54,8 @@ class StoredArtifact:
         return CONTENT_TYPES.get(self.type, "application/octet-stream")
 
     def seed(self) -> StoredArtifact:
-        """Return the first half of it, as Skyvern stores a recording at a run's first steps: its record fits that."""
-        half = self.content[: len(self.content) // 2]
-        return replace(self, content=half, size=len(half))
+        """Return the first half of it, as Skyvern stores a recording while a run goes on: its record says 0 bytes."""
+        return replace(self, content=self.content[: len(self.content) // 2], size=0)
 
     def changed(self, moment: datetime) -> StoredArtifact:
         """Return it with a record that was changed at `moment`, as Skyvern's is when a recording is written out."""
