@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "operations": ("receiver.cli.replay", "operations"),
     "sink": ("receiver.cli.sinks", "app"),
     "reconcile": ("receiver.cli.reconcile", "reconcile"),
+    "connect": ("receiver.cli.connect", "connect"),
     "quarantine": ("receiver.cli.quarantine", "app"),
     "keys": ("receiver.cli.keys", "app"),
     "simulate": ("receiver.cli.simulate", "simulate"),

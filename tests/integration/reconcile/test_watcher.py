@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import redis
 
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
-from receiver.ledger import queries, watches
+from receiver.ledger import account, queries, watches
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.poll_hints import RUNS_KEY
@@ -29,7 +30,7 @@ Simulate = Callable[..., SkyvernSimulator]
 MakeRig = Callable[..., Rig]
 
 
-def walk(it: Rig, seconds: float = 20) -> None:
+def walk(it: Rig, seconds: float = 60) -> None:
     """Make the next walk now, and all that comes of it."""
     it.ledger.write(lambda c: c.exec_driver_sql("UPDATE watches SET due_at = 0"))
     it.reconciler._watcher._not_before.clear()
@@ -237,32 +238,32 @@ def test_a_walk_that_was_broken_off_begins_where_it_did(skyvern_simulator: Skyve
 def test_several_clocks_make_one_walk_and_ask_once(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     it, sim = rig(skyvern_simulator, watch=True, watch_every=3600), skyvern_simulator
     another = poller.build(it.settings, it.config)
-    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(12)]
+    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(6)]
     sim.wait_final(*made)
 
-    eventually(lambda: (it.reconciler.tick(), another.tick(), len(it.events()) >= 12)[-1])
+    eventually(lambda: (it.reconciler.tick(), another.tick(), len(it.events()) >= 6)[-1])
     it.reconciler.drain(5)
     another.drain(5)
     another.close()
 
     assert sorted(it.events()) == sorted((run_id, "import", "new") for run_id in made)
-    assert [sim.run(run_id).polls for run_id in made] == [1] * 12
+    assert [sim.run(run_id).polls for run_id in made] == [1] * 6
     assert sim.world.stats["lists"] <= 3  # one walk: a page, the end of the list, what is under way
 
 
 def test_many_runs_are_found_over_pages_while_new_ones_appear(
     skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a list of pages of 5 that grows by three runs with each page that is read
+    # Given a list of pages of 3 that grows by two runs with each page that is read
     it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
-    monkeypatch.setattr(listing, "PAGE_SIZE", 5)
-    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(23)]
+    monkeypatch.setattr(listing, "PAGE_SIZE", 3)
+    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(8)]
     (source,) = it.reconciler.sources
     real = source.reader.list_runs
 
     def growing(*args: Any, **kwargs: Any) -> Any:
-        if len(made) < 40:
-            made.extend(sim.submit("late")["run_id"] for _ in range(3))
+        if len(made) < 14:
+            made.extend(sim.submit("late")["run_id"] for _ in range(2))
         return real(*args, **kwargs)
 
     monkeypatch.setattr(source.reader, "list_runs", growing)
@@ -270,6 +271,8 @@ def test_many_runs_are_found_over_pages_while_new_ones_appear(
     sim.wait_final(*made)
     walk(it)
 
+    doubled = [each for each in it.events() if [e[0] for e in it.events()].count(each[0]) > 1]
+    assert doubled == []
     assert sorted(run_id for run_id, _, _ in it.events()) == sorted(made)
     assert {(via, what) for _, via, what in it.events()} == {("import", "new")}
 
@@ -504,3 +507,33 @@ def test_hints_of_strangers_cost_few_calls(scripted_server: ScriptedServer, rig:
     it.reconciler.drain(10)
 
     assert 0 < len(scripted_server.calls) < 20
+
+
+# --- Schedules
+
+
+def test_a_schedule_that_started_no_run_is_logged_once(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a schedule that was due half an hour ago
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    sim.client.post("/_sim/schedules/stop", json={"stopped": True})
+    due = datetime.now(UTC) - timedelta(minutes=30)
+    body = {"workflow_id": "wpid_7", "interval_seconds": 86_400, "first_fire_at": due.isoformat()}
+    made = sim.client.post("/_sim/schedules", json=body).json()["workflow_schedule_id"]
+    sim.world.schedules[made].modified_at = due - timedelta(days=1)
+
+    # When its list is walked twice, and it runs at last
+    for _ in range(2):
+        it.reconciler._watcher._schedules_at.clear()
+        walk(it)
+    missed = it.ledger.read(account.count_missed)
+    sim.client.post(f"/_sim/schedules/{made}/fire")
+    it.reconciler._watcher._schedules_at.clear()
+    walk(it)
+
+    # Then that is told once, and is over with the run
+    lines = [each for each in caplog.messages if each.startswith("watch.schedule_missed")]
+    assert len(lines) == 1
+    assert f"schedule={made} agent=wpid_7 at={due.isoformat()[:19]}" in lines[0]
+    assert (missed, it.ledger.read(account.count_missed)) == ({"skyvern": 1}, {"skyvern": 0})

@@ -1,0 +1,154 @@
+"""Where the results of an account's agents and schedules go, and making them go here.
+
+A run that names no URL of its own, as those of schedules and of Skyvern's UI, posts to its agent's. Changing that is a
+new version of the agent, so everything else of it is read first, sent back as it was, and compared afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from handlers.support.url import without_query
+from receiver.domain.callback import lane_of
+from receiver.errors import RunhookError
+from receiver.ledger import Ledger, account
+from receiver.ledger.account import AgentChange
+from receiver.reconcile.schedules import ScheduleCheck, check_schedules
+from receiver.reconcile.source import PolledSource
+from receiver.skyvern import Answer, Answered
+from receiver.skyvern.account import ListedAgent, as_yaml, definition_of, differences, listed_agents
+from receiver.skyvern.requests import PAGE_SIZE
+
+Where = Literal["here", "elsewhere", "nowhere"]
+_MOST_PAGES: Final = 100
+# A title that Skyvern replaces whenever the agent is saved.
+_UNTITLED: Final = "New Workflow"
+
+
+class NotChanged(RunhookError):
+    """An agent was not changed as it should be, for a reason that holds nothing secret. `untouched`: certainly not."""
+
+    def __init__(self, reason: str, *, untouched: bool = True) -> None:
+        super().__init__(reason)
+        self.untouched = untouched
+
+
+@dataclass(slots=True)
+class Survey:
+    """The agents and schedules of one source. `changed`: agents whose URL is ours by this command."""
+
+    source: str
+    agents: list[ListedAgent] = field(default_factory=list)
+    schedules: list[ScheduleCheck] = field(default_factory=list)
+    changed: dict[str, AgentChange] = field(default_factory=dict)
+    trouble: str = ""
+
+
+def where(url: str | None, hooks: str) -> Where:
+    """Return where results go that are posted to `url`. `hooks`: our own URL of the source, without a token."""
+    if not url:
+        return "nowhere"
+    return "here" if hooks and f"{_place(url)}/".startswith(f"{_place(hooks)}/") else "elsewhere"
+
+
+def _place(url: str) -> str:
+    """Return the normalized origin and path of a URL."""
+    try:
+        return lane_of(url) + urlsplit(url.strip()).path.rstrip("/")
+    except ValueError:
+        return ""
+
+
+def shown(url: str | None) -> str:
+    """Return a URL as it may be shown: without query and password, which may be secret."""
+    return without_query(url) if url else ""
+
+
+def survey(ledger: Ledger, source: PolledSource) -> Survey:
+    """List agents and schedules, and check whether the last run of each schedule happened. Raises LedgerUnavailable."""
+    found = Survey(source.name)
+    found.changed = ledger.read(lambda connection: account.changes(connection, source.name))
+    for page in range(1, _MOST_PAGES + 1):
+        source.wait_for_budget()
+        answer = source.reader.list_agents(page, PAGE_SIZE)
+        rows = listed_agents(answer) if isinstance(answer, Answered) else None
+        if rows is None:
+            found.trouble = f"agents, page {page}: {_said(answer)}"
+            return found
+        found.agents += rows
+        if len(rows) < PAGE_SIZE:
+            break
+    found.schedules, found.trouble = check_schedules(source, time.time())
+    return found
+
+
+def connect(ledger: Ledger, source: PolledSource, agent: ListedAgent) -> None:
+    """Have an agent's results sent here, and remember where they went. Raises NotChanged, LedgerUnavailable."""
+    now = time.time()
+    there = ledger.read(lambda connection: account.changes(connection, source.name)).get(agent.id)
+    change = AgentChange(source.name, agent.id, agent.callback_url, source.hooks, now)
+    ledger.write(lambda connection: account.record_change(connection, change))
+    try:
+        _set_url(source, agent, source.hooks)
+    except NotChanged as error:
+        if there is None and error.untouched:
+            ledger.write(lambda connection: account.forget_change(connection, source.name, agent.id))
+        raise
+
+
+def undo(ledger: Ledger, source: PolledSource, agent: ListedAgent, change: AgentChange) -> None:
+    """Put back where an agent's results went. Raises NotChanged, LedgerUnavailable."""
+    if agent.callback_url != change.after:
+        ledger.write(lambda connection: account.forget_change(connection, source.name, agent.id))
+        raise NotChanged("it was changed by somebody else meanwhile, and is left as it is")
+    _set_url(source, agent, change.before)
+    ledger.write(lambda connection: account.forget_change(connection, source.name, agent.id))
+
+
+def _set_url(source: PolledSource, agent: ListedAgent, url: str | None) -> None:
+    """Set the callback URL of an agent, and nothing else. Raises NotChanged."""
+    if agent.title == _UNTITLED:
+        raise NotChanged(f"Skyvern gives an agent that is called {_UNTITLED!r} another title when it is saved")
+    before = _get(source, agent.id)
+    if (before.get("webhook_callback_url") or None) != agent.callback_url:
+        raise NotChanged("it was changed by somebody else meanwhile; look again")
+    definition = {**definition_of(before), "webhook_callback_url": url}
+    source.wait_for_budget()
+    answer = source.reader.update_agent(agent.id, as_yaml(definition), int(before.get("version") or 0))
+    if not isinstance(answer, Answered) or not answer.ok:
+        refused = isinstance(answer, Answered) and 400 <= answer.status < 500
+        raise NotChanged(_said(answer), untouched=refused)
+    try:
+        after = _get(source, agent.id)
+    except NotChanged as error:
+        raise NotChanged(f"it was changed, and can't be compared: {error}", untouched=False) from None
+    changed = [name for name in differences(before, after) if name != "webhook_callback_url"]
+    if (after.get("webhook_callback_url") or None) != url:
+        raise NotChanged("Skyvern took the change, and the agent does not have it", untouched=False)
+    if changed:
+        raise NotChanged(
+            f"Skyvern changed more than the URL: {', '.join(changed)}; before it was version {before.get('version')}",
+            untouched=False,
+        )
+
+
+def _get(source: PolledSource, agent_id: str) -> dict[str, Any]:
+    source.wait_for_budget()
+    answer = source.reader.get_agent(agent_id)
+    found = answer.json() if isinstance(answer, Answered) and answer.ok else None
+    if not isinstance(found, dict):
+        raise NotChanged(_said(answer))
+    return found
+
+
+def _said(answer: Answer) -> str:
+    """Return why a call failed, with what Skyvern says of it: it names fields, and no URL."""
+    if not isinstance(answer, Answered):
+        return answer.reason
+    found = answer.json()
+    detail = found.get("detail") if isinstance(found, dict) else None
+    words = f"Skyvern answered {answer.status}"
+    return f"{words}: {detail[:300]}" if isinstance(detail, str) else words

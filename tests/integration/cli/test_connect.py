@@ -1,0 +1,257 @@
+"""`runhook connect`: where the results of a simulated account's agents go, and what changes that and puts it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from receiver.cli import build_app
+from receiver.errors import ConfigError, UsageError
+from receiver.ledger import Ledger, account
+from receiver.reconcile.connect import where
+from receiver.skyvern.simulator.faults import Fault
+from tests.servers.skyvern import SkyvernSimulator
+from tests.support.ledger import with_tables
+
+HERE = "https://hooks.example.com/webhooks/skyvern"
+ELSEWHERE = "https://someone.example/hook?token=secret-of-theirs"
+DEFINITION = {
+    "version": 1,
+    "parameters": [{"parameter_type": "workflow", "key": "name", "workflow_parameter_type": "string"}],
+    "blocks": [{"label": "one", "block_type": "http_request", "url": "https://x.example", "parameter_keys": ["name"]}],
+}
+Connect = Callable[..., Result]
+
+
+@pytest.fixture
+def connect(
+    skyvern_simulator: SkyvernSimulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> Connect:
+    monkeypatch.delenv("RUNHOOK_CONFIG", raising=False)
+    for name, value in {
+        "RUNHOOK_DATA": str(tmp_path),
+        "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
+        "REDIS_URL": redis_url,
+        "PUBLIC_URL": "https://hooks.example.com",
+        "COLUMNS": "400",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    source = {"secrets": ["s"], "api_key": skyvern_simulator.key, "api_base": skyvern_simulator.url}
+    config = {"sources": {"skyvern": source}, "reconcile": {"budget": "1000/s"}}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db")).close()
+    skyvern_simulator.world.agents.clear()
+
+    def run(*arguments: str, answer: str = "") -> Result:
+        found = CliRunner().invoke(
+            build_app("connect"), ["connect", "--config", "c.json", *arguments], input=answer, catch_exceptions=True
+        )
+        if isinstance(found.exception, Exception):
+            raise found.exception
+        return found
+
+    return run
+
+
+def agent(sim: SkyvernSimulator, title: str, url: str | None = None, **settings: Any) -> str:
+    """Make an agent with a definition and settings of its own. Returns its id."""
+    definition = {"title": title, "workflow_definition": DEFINITION, "webhook_callback_url": url, **settings}
+    return str(sim.client.post("/v1/agents", json={"json_definition": definition}).json()["workflow_permanent_id"])
+
+
+def places(found: Result) -> dict[str, str]:
+    (source,) = json.loads(found.stdout)["sources"]
+    return {each["title"]: each["results"] for each in source["agents"]}
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        (None, "nowhere"),
+        ("", "nowhere"),
+        (HERE, "here"),
+        (HERE + "/", "here"),
+        (HERE + "/sub_1", "here"),
+        ("HTTPS://Hooks.Example.com:443/webhooks/skyvern", "here"),
+        ("https://hooks.example.com/webhooks/skyvern2", "elsewhere"),
+        ("http://hooks.example.com/webhooks/skyvern", "elsewhere"),
+        ("https://other.example/webhooks/skyvern", "elsewhere"),
+        ("http://[", "elsewhere"),
+    ],
+)
+def test_results_go_here_elsewhere_or_nowhere(url: str | None, place: str) -> None:
+    assert where(url, HERE) == place
+
+
+def test_agents_are_listed_with_where_their_results_go_and_nothing_is_changed(
+    skyvern_simulator: SkyvernSimulator, connect: Connect
+) -> None:
+    sim = skyvern_simulator
+    made = [agent(sim, title, url) for title, url in (("A", HERE), ("B", ELSEWHERE), ("C", None))]
+
+    found = connect("--json")
+    table = connect().stdout
+
+    assert places(found) == {"A": "here", "B": "elsewhere", "C": "nowhere"}
+    assert "secret-of-theirs" not in found.stdout + table
+    assert all(each in table for each in (*made, "elsewhere", "https://someone.example/hook"))
+    assert [sim.world.agents[each].version for each in made] == [1, 1, 1]
+
+
+def test_apply_shows_each_change_asks_and_makes_it_and_undo_puts_it_back(
+    skyvern_simulator: SkyvernSimulator, connect: Connect
+) -> None:
+    # Given agents with settings of their own, whose results go nowhere and elsewhere
+    sim = skyvern_simulator
+    settings = {"description": "d", "ai_fallback": False, "max_screenshot_scrolls": 3, "run_sequentially": True}
+    silent, other = agent(sim, "Silent", **settings), agent(sim, "Other", ELSEWHERE)
+    before = sim.get(f"/v1/agents/{silent}")
+
+    # When nobody agrees, nothing is changed
+    refused = connect("--apply", answer="n\n")
+    assert refused.exit_code == 1
+    assert f"-> {HERE}" in refused.stdout
+    assert sim.world.agents[silent].callback is None
+
+    # When somebody agrees, the one whose results go nowhere is changed, and nothing else of it
+    done = connect("--apply", answer="y\n")
+    assert (done.exit_code, "1 of 1 agents changed" in done.stdout) == (0, True)
+    after = sim.get(f"/v1/agents/{silent}")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"webhook_callback_url", "version", "workflow_id", "modified_at"}
+    assert after["webhook_callback_url"] == HERE
+    assert sim.world.agents[other].callback == ELSEWHERE
+    assert json.loads(connect("--apply", "--yes", "--json").stdout)["sources"][0]["agents"][0]["changed"] is False
+
+    # And the other one when it is named
+    connect("--apply", "--yes", "--agent", other)
+    assert sim.world.agents[other].callback == HERE
+
+    # Then undo puts back what was there
+    assert connect("--undo", "--yes").exit_code == 0
+    assert (sim.world.agents[silent].callback, sim.world.agents[other].callback) == (None, ELSEWHERE)
+    assert "changed" not in connect("--undo", "--yes").stdout
+
+
+def test_undo_leaves_an_agent_that_was_changed_by_somebody_else(
+    skyvern_simulator: SkyvernSimulator, connect: Connect
+) -> None:
+    sim = skyvern_simulator
+    one = agent(sim, "One")
+    connect("--apply", "--yes")
+    sim.world.agents[one].callback = ELSEWHERE
+
+    found = connect("--undo", "--yes")
+
+    assert found.exit_code == 1
+    assert "changed by somebody else" in found.stderr
+    assert sim.world.agents[one].callback == ELSEWHERE
+
+
+def test_an_agent_that_somebody_saves_meanwhile_is_left_and_nothing_is_remembered_of_it(
+    skyvern_simulator: SkyvernSimulator, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from receiver.skyvern.client import SkyvernReader
+
+    one = agent(skyvern_simulator, "One")
+    real = SkyvernReader.update_agent
+
+    def late(self: SkyvernReader, agent_id: str, definition: bytes, version: int) -> Any:
+        skyvern_simulator.world.agents[agent_id].version += 1
+        return real(self, agent_id, definition, version)
+
+    monkeypatch.setattr(SkyvernReader, "update_agent", late)
+
+    found = connect("--apply", "--yes")
+
+    assert found.exit_code == 1
+    assert f"{one}: Skyvern answered 409: Concurrent update detected" in found.stderr
+    assert skyvern_simulator.world.agents[one].callback is None
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    assert ledger.read(lambda connection: account.changes(connection, "skyvern")) == {}
+    ledger.close()
+
+
+def test_a_change_that_lost_something_is_said_to_have(
+    skyvern_simulator: SkyvernSimulator, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from receiver.reconcile import connect as connecting
+
+    one = agent(skyvern_simulator, "One", description="d")
+    real = connecting.definition_of
+    monkeypatch.setattr(
+        connecting,
+        "definition_of",
+        lambda found: {name: value for name, value in real(found).items() if name != "description"},
+    )
+
+    found = connect("--apply", "--yes")
+
+    assert found.exit_code == 1
+    assert f"{one}: Skyvern changed more than the URL: description; before it was version 1" in found.stderr
+    assert connect("--undo", "--yes").exit_code == 0  # the URL can be put back all the same
+    assert skyvern_simulator.world.agents[one].callback is None
+
+
+def test_a_wrong_call_says_what_would_be_right(
+    connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments, words in (
+        (["--apply", "--undo"], "one of them"),
+        (["--apply", "--json"], "say --yes too"),
+        (["--agent", "wpid_nobody"], "no such agent"),
+        (["--source", "nobody"], "set api_key of nobody"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            connect(*arguments)
+    monkeypatch.delenv("PUBLIC_URL")
+    with pytest.raises(ConfigError, match="PUBLIC_URL is not set"):
+        connect("--apply")
+
+
+def test_a_skyvern_that_does_not_answer_is_told_and_nothing_is_guessed(
+    connect: Connect, skyvern_simulator: SkyvernSimulator
+) -> None:
+    agent(skyvern_simulator, "One")
+    skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
+
+    found = connect("--apply", "--yes")
+
+    assert found.exit_code == 1
+    assert "agents, page 1: Skyvern answered 500" in found.stderr
+
+
+def test_a_schedule_that_should_have_run_and_did_not_is_missing(
+    connect: Connect, skyvern_simulator: SkyvernSimulator
+) -> None:
+    # Given two schedules that were due half an hour ago, of which one has run
+    sim = skyvern_simulator
+    sim.client.post("/_sim/schedules/stop", json={"stopped": True})
+    due = datetime.now(UTC) - timedelta(minutes=30)
+    made = {}
+    for title in ("Ran", "Silent"):
+        body = {
+            "workflow_id": agent(sim, title),
+            "interval_seconds": 86_400,
+            "first_fire_at": due.isoformat(),
+            "name": title,
+        }
+        made[title] = sim.client.post("/_sim/schedules", json=body).json()["workflow_schedule_id"]
+    for each in sim.world.schedules.values():
+        each.modified_at = due - timedelta(days=1)
+    run = sim.client.post(f"/_sim/schedules/{made['Ran']}/fire").json()["run_id"]
+    sim.wait_final(run)
+
+    (source,) = json.loads(connect("--json").stdout)["sources"]
+    table = connect().stdout
+
+    assert {each["name"]: each["ran"] for each in source["schedules"]} == {"Ran": True, "Silent": False}
+    assert {each["results"] for each in source["schedules"]} == {"nowhere"}
+    assert table.count("missing: none was started at") == 1
