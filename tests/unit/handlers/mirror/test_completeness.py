@@ -48,7 +48,10 @@ def test_without_a_record_nothing_is_doubted_and_nothing_is_expected() -> None:
     ("listed", "found"),
     [
         ([recording(size=1), recording(artifact_id="a_8", size=2)], 1),
-        ([recording(artifact_id="a_8", url=URL + "?8", size=2)], None),  # another recording, though the only one
+        (
+            [recording(artifact_id="a_8", url="https://api.example/v1/artifacts/a_8/content", size=2)],
+            None,
+        ),  # another recording, though the only one
         ([recording(artifact_id=None, url="https://b.example/x", size=3)], 3),  # the only one, and no id to compare
         ([recording(kind="har", size=4)], None),
         ([], None),
