@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.poll_schedule import LOST_AFTER
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Ledger
+from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
 from receiver.reconcile import poller
@@ -24,8 +27,9 @@ from tests.support.ledger import with_tables
 TOKEN = "sub_" + "0123456789abcdef" * 2
 NOT_FOUND = Reply(404, b'{"detail": "Run not found"}', {"content-type": "application/json"})
 
-# Begins a submission of this age in seconds, its run known, and polls once for it; returns what became of it.
-Poll = Callable[[float], Submission]
+# Begins a submission of this age in seconds, its run known, and polls once for it; returns what became of it. `ended`:
+# the seconds since the run's end, which the ledger knows.
+Poll = Callable[..., Submission]
 
 
 @pytest.fixture
@@ -43,12 +47,16 @@ def reconciler(tmp_path: Path, redis_url: str, scripted_server: ScriptedServer) 
 def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
 
-    def once(age: float) -> Submission:
+    def once(age: float, ended: float | None = None) -> Submission:
         began = time.time() - age
         new = lifecycle.NewSubmission(TOKEN, "skyvern", "k", "tasks", "hash")
         answer = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=1.0)
         ledger.write(lambda connection: lifecycle.begin(connection, new, began))
         ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, began))
+        if ended is not None:
+            row = {"source": "skyvern", "run_id": "tsk_1", "final": True, "first_seen_at": 1.0}
+            end = sa.insert(runs).values(**row, updated_at=time.time() - ended)
+            ledger.write(lambda connection: connection.execute(end).rowcount)
         assert reconciler.drain(20) == 1
         found = ledger.read(lambda connection: lifecycle.one(connection, TOKEN))
         assert found is not None
@@ -96,3 +104,35 @@ def test_a_run_that_takes_longer_than_a_day_is_polled_on(poll: Poll, scripted_se
     scripted_server.default = Reply(200, body("tsk_1", "running"))
 
     assert poll(30 * LOST_AFTER).due_at is not None
+
+
+def test_an_end_that_is_young_is_looked_at_again_when_its_webhook_has_had_its_time(
+    poll: Poll, scripted_server: ScriptedServer
+) -> None:
+    # Given a run that has ended just now, and a webhook that may come within two minutes
+    now = datetime.now(UTC).replace(tzinfo=None)
+    times = {"created_at": (now - timedelta(seconds=5)).isoformat(), "finished_at": now.isoformat()}
+    scripted_server.default = Reply(200, body("tsk_1", "completed", modified_at=now.isoformat(), **times))
+    began = time.time()
+
+    due_at = poll(10.0).due_at
+
+    assert due_at is not None
+    assert 100 < due_at - began < 121 + (time.time() - began)
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "goes_on"),
+    [
+        (LOST_AFTER - 60, 503, True),
+        (LOST_AFTER - 60, 429, True),
+        (LOST_AFTER + 60, 503, False),
+        (60.0, 404, False),
+    ],
+)
+def test_trouble_is_no_answer_for_a_day_to_what_else_a_run_that_has_ended_may_bring(
+    poll: Poll, scripted_server: ScriptedServer, ended: float, status: int, goes_on: bool
+) -> None:
+    scripted_server.default = Reply(status)
+
+    assert (poll(60.0, ended=ended).due_at is not None) is goes_on
