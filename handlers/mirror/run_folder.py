@@ -141,7 +141,7 @@ class RunFolder:
         if size is None or artifact.size not in (None, size):
             return None
         before = self._listed.get(key)
-        if before is not None and (before.size != size or before.incomplete):
+        if before is not None and before.size != size:
             before = None
         sha256 = before.sha256 if before is not None else self._store.digest(key, size, self.deadline)
         if sha256 is None or artifact.sha256 not in (None, sha256):

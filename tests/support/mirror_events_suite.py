@@ -187,6 +187,16 @@ class MirrorEventsSuite:
         assert sink.send(second).note == ""
         assert files_of(place.tree(), second)["recording.webm"] == VIDEO
 
+    def test_a_part_is_known_by_its_announced_size_and_not_transferred(
+        self, place: Place, server: ArtifactServer
+    ) -> None:
+        gate = threading.Event()
+        server.add(RECORDING, PART, gate=gate)
+        sink = place.sink(Loopback([record(server, len(VIDEO))]), timeout=8)
+        with pytest.raises(Unavailable, match="1,024,000 were announced"):
+            sink.send(just_now(polled(server)))
+        gate.set()
+
     def test_where_files_must_be_there_a_part_is_never_kept(self, place: Place, server: ArtifactServer) -> None:
         server.add(RECORDING, PART)
         sink = place.sink(Loopback([record(server, len(VIDEO))]), on_missing="fail")
@@ -203,6 +213,9 @@ class MirrorEventsSuite:
         assert caught.value.dependency
         receipt = place.sink(services).send(replace(delivery, attempt=9, last_attempt=True))
         assert receipt.note.startswith("recording.webm may be only a part (the API can't be reached)")
+        services.trouble, services.fresh = None, [record(server, len(VIDEO))]
+        assert place.sink(services).send(replace(delivery, attempt=10)).note == ""
+        assert "recording.webm" in self.shared(place), "under the name of what is whole"
 
     def test_the_recording_is_fetched_where_its_record_says(self, place: Place, server: ArtifactServer) -> None:
         """A signed URL of a store leads to the object of that name: the part, when the whole is called .mp4."""
