@@ -26,6 +26,7 @@ SETTINGS: Final = (
     *("adaptive_caching", "enable_self_healing", "code_version", "generate_script_on_terminal", "run_sequentially"),
     *("sequential_key",),
 )
+_NULL_HEADERS: Final = ((None, "extra_http_headers"), (None, "cdp_connect_headers"))
 # What each version has anew.
 _OF_VERSION: Final = frozenset({"workflow_id", "created_at", "modified_at", "deleted_at"})
 _SURROGATES: Final = re.compile(r"\\(u[dD][89abAB][0-9a-fA-F]{2})\\(u[dD][c-fC-F][0-9a-fA-F]{2})|\\.")
@@ -116,7 +117,9 @@ def definition_of(agent: Mapping[str, Any]) -> dict[str, Any]:
     parameters = [_parameter(each) for each in found.get("parameters") or () if isinstance(each, dict)]
     found["parameters"] = [each for each in parameters if each is not None]
     found["blocks"] = [_block(each) for each in found.get("blocks") or () if isinstance(each, dict)]
-    return {**{name: agent[name] for name in SETTINGS if name in agent}, "workflow_definition": found}
+    # Null headers would become empty ones; left out, they stay as they are.
+    settings = {name: agent[name] for name in SETTINGS if name in agent and (agent[name], name) not in _NULL_HEADERS}
+    return {**settings, "workflow_definition": found}
 
 
 def _parameter(given: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -36,9 +36,10 @@ BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
 class PolledMetrics(Collector):
     """The ledger's and the workers' samples as of the last poll; None for what was away then."""
 
-    def __init__(self, sinks: list[str], routes: list[str]) -> None:
+    def __init__(self, sinks: list[str], routes: list[str], sources: list[str]) -> None:
         self._sinks = sinks
         self._routes = routes
+        self._sources = sources
         self.gauges: Gauges | None = None
         self.counts: dict[str, workers.SinkCounts] | None = None
         self.dispatched = workers.DispatchCounts()
@@ -84,6 +85,30 @@ class PolledMetrics(Collector):
                 gauges.newest_event,
             )
 
+        yield from self._watches(gauges)
+
+    def _watches(self, gauges: Gauges) -> Iterator[Any]:
+        walked = GaugeMetricFamily(
+            "runhook_watch_walked_timestamp_seconds",
+            "When Skyvern's list was last walked whole; 0: never.",
+            labels=["source"],
+        )
+        gap = GaugeMetricFamily(
+            "runhook_watch_gap_timestamp_seconds",
+            "When Skyvern's list last ended before a walk had reached the one before; 0: never.",
+            labels=["source"],
+        )
+        missed = GaugeMetricFamily(
+            "runhook_schedules_missed", "Schedules that started no run when they should have last.", labels=["source"]
+        )
+        watches = {watch.source: watch for watch in gauges.watches}
+        for source in self._sources:
+            watch = watches.get(source)
+            walked.add_metric([source], watch.walked_at or 0.0 if watch else 0.0)
+            gap.add_metric([source], watch.gap_at or 0.0 if watch else 0.0)
+            missed.add_metric([source], float(gauges.missed.get(source, 0)))
+        yield from (walked, gap, missed)
+
     def _workers(self, found: dict[str, workers.SinkCounts]) -> Iterator[Any]:
         attempts = CounterMetricFamily("runhook_attempts", "Delivery attempts by outcome.", labels=["sink", "outcome"])
         seconds = HistogramMetricFamily("runhook_attempt_seconds", "Duration of a delivery attempt.", labels=["sink"])
@@ -113,7 +138,9 @@ def metrics(context: Context) -> WebPart:
     """Return the route /metrics."""
     ledger = Ledger(context.settings.database_url)
     client = connect_async(context.settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
-    state = PolledMetrics(context.config.destinations, [route.name for route in context.config.routes])
+    state = PolledMetrics(
+        context.config.destinations, [route.name for route in context.config.routes], list(context.config.sources)
+    )
     context.registry.register(state)
     lock = asyncio.Lock()
 

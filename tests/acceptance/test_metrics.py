@@ -97,7 +97,8 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
     # And no label holds what a stranger can mint
     sinks, routes = {"hooks", "paused", "callback"}, {"finished", "big | odd", "later"}
     labels = {(name, text) for samples in found.values() for each in samples for name, text in each.labels.items()}
-    assert {name for name, _ in labels} <= {"sink", "state", "route", *FIXED}
+    assert {name for name, _ in labels} <= {"sink", "state", "route", "source", *FIXED}
+    assert {text for name, text in labels if name == "source"} <= {"skyvern", "other"}
     assert {text for name, text in labels if name == "sink"} <= sinks
     assert {text for name, text in labels if name == "route"} <= routes
     # And the page lists all of it and nothing else
