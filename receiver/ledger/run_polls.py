@@ -162,7 +162,7 @@ def ask(
             set_={
                 "due_at": _earlier(runs.c.due_at, insert.excluded.due_at),
                 "noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at),
-                "found_by": sa.case((runs.c.events == 0, insert.excluded.found_by), else_=runs.c.found_by),
+                "found_by": sa.case((insert.excluded.found_by != "", insert.excluded.found_by), else_=runs.c.found_by),
             },
             where=runs.c.final.is_(False),
         ),

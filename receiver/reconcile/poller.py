@@ -316,6 +316,8 @@ def build(settings: Settings, config: Config) -> Reconciler:
     polled = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:
+            if source.watch:
+                log.warning("watch.off source=%s: it has no api_key, so its runs can't be listed", name)
             continue
         try:
             reader = SkyvernReader(*found, patience=PATIENCE)

@@ -204,7 +204,7 @@ class _Walk:
         ]
         known = run_polls.statuses(connection, [(source, each.run_id) for each in needy])
         wanted = {each.run_id: now for each in needy if known.get((source, each.run_id)) != each.status}
-        return run_polls.ask(connection, source, wanted, now)
+        return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT)
 
     def _others_active(self) -> bool:
         """Whether runs are under way that this walk has not seen; at the first walk nobody knows."""

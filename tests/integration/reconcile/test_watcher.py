@@ -87,6 +87,19 @@ def test_without_watch_nothing_is_walked(skyvern_simulator: SkyvernSimulator, ri
     assert sim.world.stats["lists"] == 0
 
 
+def test_a_source_without_a_key_is_not_watched_and_that_is_said(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = rig(skyvern_simulator)
+    source = it.config.sources["skyvern"].model_copy(update={"api_key": None, "watch": True})
+
+    reconciler = poller.build(it.settings, it.config.model_copy(update={"sources": {"skyvern": source}}))
+
+    assert reconciler.sources == []
+    assert "watch.off source=skyvern: it has no api_key, so its runs can't be listed" in caplog.messages
+    reconciler.close()
+
+
 def test_an_end_waits_for_its_webhook_first(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     # Given a run that a walk shows as ended just now
     it, sim = rig(skyvern_simulator, watch=True, webhook_grace=100), skyvern_simulator
@@ -456,7 +469,12 @@ def test_a_walk_tells_of_a_run_that_is_paused(simulate_skyvern: Simulate, rig: M
     walk(it)
     walk(it)
 
-    assert [(run, what) for run, _, what in it.events()] == [(run_id, "interim")]
+    assert it.events() == [(run_id, "import", "interim")]
+    sim.client.post(f"/v1/runs/{run_id}/cancel")
+    eventually(lambda: sim.run(run_id).output)
+    due_now(it)
+    walk(it)
+    assert it.events() == [(run_id, "import", "interim"), (run_id, "import", "new")]
 
 
 # --- Results that were too large, of runs that nobody submitted here
