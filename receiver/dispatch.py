@@ -20,7 +20,7 @@ from receiver import wakeups
 from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain import attention, callback, deduplication, poll_schedule, shape
+from receiver.domain import attention, callback, callback_url, deduplication, poll_schedule, shape
 from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
@@ -179,8 +179,10 @@ class Dispatcher(wakeups.JobBody):
         """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones."""
         now = time.time()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
-        known = events.lock_runs(connection, [each.key for each in of_runs], now)
-        bound = binding.bind(connection, [(*each.key, each.event.submission_id) for each in of_runs], now)
+        wanted = [_wanted(each) for each in of_runs]
+        linked = [key for each in wanted for key in each.linked]
+        known = events.lock_runs(connection, [*(each.key for each in of_runs), *linked], now)
+        bound = binding.bind(connection, wanted, now)
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)
         decided: list[NewEvent] = []
@@ -200,6 +202,9 @@ class Dispatcher(wakeups.JobBody):
         lacking = {item.key for item in recorded if item.key not in bound and self._lacks_request(item)}
         if lacking:
             run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
+        for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
+            if self._may_ask(source):  # no submission is polled for that run
+                run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
         return recorded
 
     def _lacks_request(self, item: NewEvent) -> bool:
@@ -276,6 +281,13 @@ class Dispatcher(wakeups.JobBody):
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),
         )
+
+
+def _wanted(each: ParsedEvent) -> binding.Wanted:
+    """Return what tells whose run it is."""
+    named = callback_url.token_of(each.run.data)
+    links = each.run.retried_from or "", each.run.retried_by or ""
+    return binding.Wanted(*each.key, each.event.submission_id, named, *links)
 
 
 def _log_test(test: NewEvent) -> None:

@@ -23,6 +23,19 @@ _IN_BYTES = re.compile(_SECRET.encode())
 _WHOLE = re.compile(_BEFORE + _SECRET)
 # A string that is only such a URL, and is no name of a member.
 _STRING = re.compile(f'"{_BEFORE}{_SECRET}"'.encode() + rb"(?!\s*:)")
+_TOKEN = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
+
+
+def token_of(run: Any) -> str:
+    """Return the token in the callback URL that a run's own members name; "" when there is none."""
+    request = run.get("run_request") if isinstance(run, Mapping) else None
+    for place in (request, run):
+        for name in ("webhook_url", "webhook_callback_url"):
+            url = place.get(name) if isinstance(place, Mapping) else None
+            found = _TOKEN.search(url) if isinstance(url, str) else None
+            if found:
+                return found[1]
+    return ""
 
 
 def mask_bytes(body: bytes, shown: Mapping[str, str] | None = None) -> bytes:

@@ -25,6 +25,8 @@ LOST_AFTER: Final = 86_400.0
 AFTER_CANCEL: Final = 120.0
 # Seconds after which Skyvern is asked for what the webhook of a run lacks that was not submitted here.
 FOR_MORE: Final = 10.0
+# Seconds after which a run that Skyvern itself has started again is asked for, if no event of it has come.
+AFTER_RESTART: Final = 600.0
 
 
 def first_poll(

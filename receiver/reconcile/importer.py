@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from receiver.domain.callback_url import token_of
 from receiver.domain.run import FINAL, Run, parse
 from receiver.ledger import Ledger, runs
 from receiver.reconcile.intake import Intake, RunAge
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, ListedRun, token_of
+from receiver.skyvern import Answered, ListedRun
 
 # (source, body of the run, the run parsed from it, what dates it, submission id or "") → what became of it
 Take = Callable[[PolledSource, bytes, Run, RunAge, str], Intake]

@@ -20,12 +20,13 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import OPEN, SubmissionMove
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
-from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs, token_of
+from receiver.skyvern import Answered, ListedRun, Patience, SkyvernReader, listed_runs
 
 # Seconds by which Skyvern's clock may differ from ours.
 SKEW: Final = 120.0

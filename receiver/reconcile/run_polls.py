@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 from receiver.config.models import ReconcileConfig
 from receiver.domain import poll_schedule
+from receiver.domain.callback_url import token_of
 from receiver.domain.deduplication import CANCELED
 from receiver.domain.event import Via
 from receiver.domain.run import parse
@@ -20,7 +21,7 @@ from receiver.ledger import Ledger, run_polls, watches
 from receiver.ledger.run_polls import DueRun
 from receiver.reconcile.intake import ResultIntake, RunAge
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, token_of
+from receiver.skyvern import Answered
 
 log = logging.getLogger("runhook.reconcile")
 

@@ -19,7 +19,6 @@ from receiver.skyvern.responses import (
     listed_artifacts,
     listed_runs,
     submitted,
-    token_of,
 )
 
 __all__ = [
@@ -41,5 +40,4 @@ __all__ = [
     "listed_artifacts",
     "listed_runs",
     "submitted",
-    "token_of",
 ]

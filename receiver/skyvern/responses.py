@@ -25,7 +25,6 @@ from receiver.domain.run import FINAL
 # submit may create a run; read changes nothing.
 Kind = Literal["submit", "read"]
 
-_TOKEN = re.compile(r"/webhooks/[^/]+/(sub_[0-9a-f]{32})\Z")
 _WORKFLOW_RUN = re.compile(r"wr_[A-Za-z0-9_-]{1,100}")
 _SAME_MOMENT = 0.05  # seconds
 # The expiry of signed URLs: Skyvern's own and Google's, Amazon's, Azure's.
@@ -218,18 +217,6 @@ def artifacts_run_id(run_id: str, run: Mapping[str, Any]) -> str:
         return run_id
     named = _text(run.get("workflow_run_id")) or _text(run.get("app_url")).rstrip("/").rpartition("/")[2]
     return named if _WORKFLOW_RUN.fullmatch(named) else run_id
-
-
-def token_of(run: Any) -> str:
-    """Return the token in the callback URL of a run, given the JSON of GET /v1/runs/{id}; "" when there is none."""
-    request = run.get("run_request") if isinstance(run, dict) else None
-    for place in (request, run):
-        for name in ("webhook_url", "webhook_callback_url"):
-            url = place.get(name) if isinstance(place, dict) else None
-            found = _TOKEN.search(url) if isinstance(url, str) else None
-            if found:
-                return found[1]
-    return ""
 
 
 def expires_at(body: bytes) -> float | None:

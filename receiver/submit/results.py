@@ -11,6 +11,7 @@ import json
 import time
 from urllib.parse import quote
 
+from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, RunKey, parse
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, runs
@@ -19,7 +20,7 @@ from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.visibility import webhook_of
-from receiver.skyvern import Answer, Answered, Unreachable, expires_at, token_of
+from receiver.skyvern import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, edit_members
 from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit

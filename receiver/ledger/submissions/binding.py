@@ -1,13 +1,18 @@
 """Binding runs to the submissions that they came of, while a batch of events is recorded.
 
+A submission has one run that its submit made. Runs that Skyvern itself started again for that one, with the same
+callback URL, are bound as well: they have its labels, its caller's webhook and its budget, in whatever order their
+events come.
+
 Locks are taken in the order of events.py: runs first, sorted; then submissions, sorted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -18,26 +23,48 @@ from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.lifecycle import Submission, from_row
 
 
-def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now: float) -> dict[RunKey, Submission]:
+class Wanted(NamedTuple):
+    """A run whose submission is wanted. `token`: of the callback URL that its event came by, which is not signed; "".
+
+    What its own body says, which is authentic: `named`, the token in the callback URL of the run; `retried_from` and
+    `retried_by`, the runs that it is linked to; each may be "".
+    """
+
+    source: str
+    run_id: str
+    token: str = ""
+    named: str = ""
+    retried_from: str = ""
+    retried_by: str = ""
+
+    @property
+    def linked(self) -> list[RunKey]:
+        """The runs that it is linked to."""
+        return [(self.source, each) for each in (self.retried_from, self.retried_by) if each]
+
+
+def bind(connection: sa.Connection, wanted: Iterable[Wanted], now: float) -> dict[RunKey, Submission]:
     """Bind runs to submissions, and return the submission of each run that has one.
 
-    `wanted`: (source, run id, token of the callback URL or "").
-    Call it between events.lock_runs and events.record. A submission that knows the run's id is its own, with or
-    without a token; a token binds only a submission of the same source that knows no run yet, or this one. What is
-    bound for the first time is accepted, and the run gets the submission's id and labels.
+    Call it between events.lock_runs, for these runs and those that they are linked to, and events.record. A submission
+    that knows the run's id is its own, with or without a token; a token binds only a submission of the same source that
+    knows no run yet, or this one. What is bound for the first time is accepted, and the run gets the submission's id
+    and labels. A further run of a submission is bound where it is linked to one that is, or says itself that
+    it has the submission's callback URL.
     """
-    asked = sorted({(source, run_id, token) for source, run_id, token in wanted if run_id})
-    tokens = sorted({token for _, _, token in asked if token})
-    run_ids = sorted({run_id for _, run_id, _ in asked})
+    asked = sorted({each for each in wanted if each.run_id})
+    tokens = sorted({each.token for each in asked if each.token})
+    run_ids = sorted({each.run_id for each in asked})
     if not asked:
         return {}
+    _link(connection, asked)
     rows = connection.execute(
         sa.select(submissions)
         .where(
             sa.or_(
                 bulk.among(connection, submissions.c.id, tokens),
                 sa.and_(
-                    bulk.among(connection, submissions.c.source, sorted({source for source, _, _ in asked})),
+                    bulk.among(connection, submissions.c.source, sorted({each.source for each in asked})),
                     bulk.among(connection, submissions.c.run_id, run_ids),
                 ),
             )
@@ -48,7 +75,7 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
     by_id = {row.id: from_row(row) for row in rows}
     bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
     newly: list[dict[str, object]] = []
-    for source, run_id, token in asked:
+    for source, run_id, token, *_ in asked:
         found = by_id.get(token)
         if found is None or found.source != source or found.run_id or (source, run_id) in bound:
             continue
@@ -65,7 +92,11 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
             .values(state=SubmissionState.ACCEPTED, run_id=sa.bindparam("its_run"), reason="", updated_at=now),
             newly,
         )
-    result = {(source, run_id): bound[source, run_id] for source, run_id, _ in asked if (source, run_id) in bound}
+    further = [each for each in asked if each[:2] not in bound and (each.token or each.linked)]
+    if further:
+        _bind_further(connection, further, by_id, bound, now)
+    asked_for = [(each.source, each.run_id) for each in asked]
+    result = {key: bound[key] for key in asked_for if key in bound}
     if result:
         connection.execute(
             sa.update(runs)
@@ -86,3 +117,78 @@ def bind(connection: sa.Connection, wanted: Iterable[tuple[str, str, str]], now:
             ],
         )
     return result
+
+
+def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:
+    """Record at the other end of each link what only one end says: whichever event tells of it."""
+    links = {(each.source, each.retried_from, each.run_id) for each in asked if each.retried_from}
+    links |= {(each.source, each.run_id, each.retried_by) for each in asked if each.retried_by}
+    for source, first, second in sorted(links):
+        for run_id, column, other in ((first, runs.c.retried_by, second), (second, runs.c.retried_from, first)):
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.source == source, runs.c.run_id == run_id, column.is_(None))
+                .values({column.name: other})
+            )
+
+
+def _bind_further(
+    connection: sa.Connection,
+    further: Iterable[Wanted],
+    by_id: dict[str, Submission],
+    bound: dict[RunKey, Submission],
+    now: float,
+) -> None:
+    """Add to `bound` the runs that are started again ones of a submission's run."""
+    for each in further:
+        found = by_id.get(each.token)
+        if found is not None and found.source == each.source and found.run_id:
+            first = _linked_runs(connection, each.source, found.run_id)
+            if each.named != each.token and not first & {each.run_id, *(run_id for _, run_id in each.linked)}:
+                continue
+            bound[each.source, each.run_id] = found
+            first_id = _first_run(connection, found, bound)
+            if first_id != found.run_id:  # a later one came first, so that it was taken for the run of the submit
+                by_id[found.id] = bound[each.source, each.run_id] = replace(found, run_id=first_id)
+                connection.execute(
+                    sa.update(submissions).where(submissions.c.id == found.id).values(run_id=first_id, updated_at=now)
+                )
+        elif found is None and (submission := _of_linked(connection, each)):
+            bound[each.source, each.run_id] = submission
+
+
+def _linked_runs(connection: sa.Connection, source: str, run_id: str) -> set[str]:
+    """Return the run itself, and those that it is linked to."""
+    row = connection.execute(
+        sa.select(runs.c.retried_from, runs.c.retried_by).where(runs.c.source == source, runs.c.run_id == run_id)
+    ).first()
+    return {run_id, *(other for other in (row or ()) if other)}
+
+
+def _first_run(connection: sa.Connection, submission: Submission, bound: Mapping[RunKey, Submission]) -> str:
+    """Return the id of the submission's run that Skyvern did not start for another of its runs."""
+    run_id, seen = submission.run_id, {submission.run_id}
+    while True:
+        before = sa.select(runs.c.retried_from).where(runs.c.source == submission.source, runs.c.run_id == run_id)
+        other = connection.execute(before).scalar()
+        if not other or other in seen:
+            return run_id
+        owner = bound.get((submission.source, other))
+        query = sa.select(runs.c.submission_id).where(runs.c.source == submission.source, runs.c.run_id == other)
+        if (owner.id if owner else connection.execute(query).scalar()) != submission.id:
+            return run_id
+        run_id = other
+        seen.add(other)
+
+
+def _of_linked(connection: sa.Connection, each: Wanted) -> Submission | None:
+    """Return the submission of a run that this one is linked to."""
+    for source, run_id in each.linked:
+        row = connection.execute(
+            sa.select(submissions)
+            .join(runs, runs.c.submission_id == submissions.c.id)
+            .where(runs.c.source == source, runs.c.run_id == run_id, submissions.c.source == source)
+        ).first()
+        if row is not None:
+            return from_row(row)
+    return None

@@ -210,7 +210,7 @@ def record_outcome(connection: sa.Connection, submission_id: str, answer: Submit
     if answer.status is not None:
         values |= {"answer_status": answer.status, "answer": answer.body}
     if answer.move is SubmissionMove.ACCEPT:
-        if there.run_id not in ("", answer.run_id):
+        if there.run_id not in ("", answer.run_id) and not _is_started_again(connection, before.source, there.run_id):
             _unbind_run(connection, before.source, there.run_id, submission_id, now)
         _unbind_others(connection, before.source, answer.run_id, submission_id, now)
         _bind_run(connection, before.source, answer.run_id, submission_id, there.labels, now)
@@ -250,6 +250,12 @@ def _lock_runs(connection: sa.Connection, source: str, run_ids: Sequence[str]) -
         return {}
     query = sa.select(runs.c.run_id, runs.c.final).where(runs.c.source == source, runs.c.run_id.in_(run_ids))
     return {row.run_id: row.final for row in connection.execute(query.order_by(runs.c.run_id).with_for_update())}
+
+
+def _is_started_again(connection: sa.Connection, source: str, run_id: str) -> bool:
+    """Whether the run is one that Skyvern started for an earlier one: then it stays with the submission of that."""
+    query = sa.select(runs.c.retried_from).where(runs.c.source == source, runs.c.run_id == run_id)
+    return bool(connection.execute(query).scalar())
 
 
 def _unbind_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
@@ -344,10 +350,20 @@ def one(connection: sa.Connection, submission_id: str) -> Submission | None:
 
 
 def of_run(connection: sa.Connection, source: str, run_id: str) -> Submission | None:
-    """Return the submission that the run came of, or None."""
+    """Return the submission that the run came of, or None. It may be a run that Skyvern started for the first one."""
+    if not run_id:
+        return None
     row = connection.execute(
         sa.select(submissions)
-        .where(submissions.c.source == source, submissions.c.run_id == run_id, submissions.c.run_id != "")
+        .where(submissions.c.source == source, submissions.c.run_id == run_id)
         .order_by(submissions.c.created_at)
     ).first()
+    row = (
+        row
+        or connection.execute(
+            sa.select(submissions)
+            .join(runs, runs.c.submission_id == submissions.c.id)
+            .where(runs.c.source == source, runs.c.run_id == run_id, submissions.c.source == source)
+        ).first()
+    )
     return None if row is None else from_row(row)

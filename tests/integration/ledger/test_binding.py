@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,10 +12,11 @@ import redis
 
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
+from receiver.domain.poll_schedule import AFTER_RESTART
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.inbox import InboxReader
-from receiver.ledger import Ledger, queries
+from receiver.ledger import Ledger, queries, run_polls, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.routing.router import Router
 from tests.support.button import press
@@ -154,3 +157,89 @@ def test_a_test_webhook_to_the_address_of_a_submission_does_not_take_it(
     assert stands(ledger, "s1")[1] == ""
     dispatcher.dispatch([event(body("tsk_1"), submission_id="s1")])
     assert stands(ledger, "s1")[1] == "tsk_1"
+
+
+# --- Runs that Skyvern itself starts again
+
+TOKEN = "sub_" + 32 * "a"
+
+
+def workflow(run_id: str, status: str = "failed", token: str = TOKEN, **fields: Any) -> bytes:
+    ours = f"https://hooks.example/webhooks/skyvern/{token}"
+    return body(run_id, status, run_type="workflow_run", webhook_callback_url=ours, **fields)
+
+
+def owners(ledger: Ledger, *run_ids: str) -> list[str | None]:
+    found = [ledger.read(lambda c, run_id=run_id: lifecycle.of_run(c, "skyvern", run_id)) for run_id in run_ids]  # type: ignore[misc]
+    return [each.id if each else None for each in found]
+
+
+@pytest.mark.parametrize("answered", ["before", "after", "never"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_runs_that_skyvern_starts_again_stay_with_their_submission_in_any_order(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], at_once: bool, answered: str
+) -> None:
+    for number, order in enumerate(itertools.permutations(["c", "a", "b"])):
+        token = f"sub_{number:032x}"
+        # three runs, each started for the one before; only the later one of each two says so
+        first, second, third = (f"wr_{number}_{name}" for name in "cab")
+        told = {
+            "c": workflow(first, token=token),
+            "a": workflow(second, token=token, retried_from_workflow_run_id=first),
+            "b": workflow(third, "completed", token=token, retried_from_workflow_run_id=second),
+        }
+        submit(token, labels={"team": "billing"}, webhook_url=CALLER)
+        answer = lifecycle.SubmitOutcome(SubmissionMove.ACCEPT, first, "workflow_run", 200, b"{}", due_at=5.0)
+        if answered == "before":
+            ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, 2.0))  # noqa: B023
+        events = [event(told[name], submission_id=token) for name in order]
+        for batch in [events] if at_once else [[each] for each in events]:
+            dispatcher.dispatch(batch)
+        if answered == "after":
+            ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, 2.0))  # noqa: B023
+
+        assert owners(ledger, first, second, third) == [token] * 3, order
+        assert stands(ledger, token)[:2] == (SubmissionState.ACCEPTED, first), order
+        assert [(run_id, sink) for run_id, sink, _ in sinks(ledger) if run_id in (first, second, third)] == [
+            (run_id, sink) for run_id in sorted((first, second, third)) for sink in ("billing", "callback", "results")
+        ]
+        assert ledger.read(lambda c: runs.last_of_chain(c, "skyvern", first)) == third  # noqa: B023
+        rows = ledger.read(lambda c: queries.list_runs(c, queries.Filter(limit=100)))
+        assert [row["submission_id"] for row in rows].count(token) == 3
+
+
+def test_a_first_run_that_names_the_next_has_it_asked_for_and_proves_it(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    submit(TOKEN, "wr_1", labels={"team": "billing"})
+    dispatcher._may_ask = lambda _: True
+
+    dispatcher.dispatch([event(body("wr_1", "failed", retried_by_workflow_run_id="wr_2"))])
+    due = ledger.read(lambda c: run_polls.count_due(c, time.time() + AFTER_RESTART + 1, 10))
+    dispatcher.dispatch([event(body("wr_2"), submission_id=TOKEN)])  # which says nothing of the first one
+
+    assert due == {"skyvern": 1}
+    assert owners(ledger, "wr_2") == [TOKEN]
+    assert ("wr_2", "billing", "billing") in sinks(ledger)
+
+
+def test_a_run_that_a_person_starts_again_has_the_same_callback_url_and_no_link(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    submit(TOKEN, "wr_1", webhook_url=CALLER)
+
+    dispatcher.dispatch([event(workflow("wr_2"), submission_id=TOKEN)])
+
+    assert owners(ledger, "wr_2") == [TOKEN]
+    assert ledger.read(lambda c: runs.last_of_chain(c, "skyvern", "wr_1")) == "wr_1"
+
+
+@pytest.mark.parametrize("linked_to", ["wr_elsewhere", None])
+def test_a_token_in_the_url_alone_adds_no_run_to_a_submission(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str], linked_to: str | None
+) -> None:
+    submit(TOKEN, "wr_1", webhook_url=CALLER)
+
+    dispatcher.dispatch([event(body("wr_2", retried_from_workflow_run_id=linked_to), submission_id=TOKEN)])
+
+    assert owners(ledger, "wr_2") == [None]

@@ -1,0 +1,103 @@
+"""Runs that Skyvern itself starts again: they stay with the submission of the first one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from receiver.domain.signature import sign
+from receiver.ledger import queries
+from tests.servers.skyvern import KEY, SkyvernSimulator
+from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
+
+Make = Callable[..., Submitting]
+Simulate = Callable[..., SkyvernSimulator]
+
+
+def deliveries(rig: Submitting) -> set[tuple[str, str]]:
+    rows = rig.ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=100)))
+    return {(row["run_id"], row["sink"]) for row in rows}
+
+
+@pytest.fixture
+def started_again(submitting: Make, simulate_skyvern: Simulate) -> tuple[Submitting, SkyvernSimulator, str, str]:
+    """A run that failed, and the one that Skyvern has started for it, which is over too."""
+    sim = simulate_skyvern()
+    sinks: dict[str, Any] = {"all": {"type": "files", "path": "/nowhere"}}
+    route = {"name": "ours", "when": {"labels.team": "billing"}, "to": ["all"]}
+    rig = submitting(sim.url, sinks=sinks, routes=[route])
+    told = rig.client.post(
+        "/v1/run/agents",
+        json={"agent_id": "wpid_1", "title": "[restart]", "webhook_url": "https://app.example/h"},
+        headers={"x-runhook-labels": "team=billing"},
+    )
+    first = told.json()["run_id"]
+    second = eventually(lambda: sim.run(first).retried_by)
+    eventually(lambda: (second, "callback") in deliveries(rig))
+    return rig, sim, first, second
+
+
+def test_a_get_of_the_first_run_names_the_last_and_a_wait_for_it_ends_with_that(
+    started_again: tuple[Submitting, SkyvernSimulator, str, str],
+) -> None:
+    rig, _, first, second = started_again
+
+    plain, waited = rig.client.get(f"/v1/runs/{first}"), rig.client.get(f"/v1/runs/{first}?wait=10")
+
+    assert (plain.json()["run_id"], plain.json()["status"]) == (first, "failed")
+    assert plain.json()["retried_by_workflow_run_id"] == plain.headers["x-runhook-retried-by"] == second
+    assert (waited.json()["run_id"], waited.headers["x-runhook-retried-from"]) == (second, first)
+    assert plain.headers["x-runhook-submission-id"] == waited.headers["x-runhook-submission-id"]
+    with rig.client.stream("GET", f"/v1/runs/{first}/events") as answer:
+        text = "".join(answer.iter_text())
+    (result,) = [block for block in text.split("\n\n") if block.startswith("event: result")]
+    assert json.loads(result.partition("data: ")[2])["run_id"] == second
+    for run_id in (first, second):
+        asked = rig.client.get(f"/v1/runs/{run_id}?from=skyvern")
+        assert asked.headers["x-runhook-submitted-run"] == first
+        assert asked.headers["x-runhook-submission-id"] == rig.rows()[0]["id"]
+        assert asked.json()["run_request"]["webhook_url"] == "https://app.example/h"
+    assert rig.client.get(f"/v1/runs/{first}?from=skyvern").headers["x-runhook-retried-by"] == second
+    assert rig.client.get(f"/v1/runs/{second}?from=submission").json()["run_id"] == first
+
+
+def test_its_labels_route_it_and_its_caller_hears_of_it(
+    started_again: tuple[Submitting, SkyvernSimulator, str, str],
+) -> None:
+    rig, _, first, second = started_again
+
+    assert deliveries(rig) == {(run_id, sink) for run_id in (first, second) for sink in ("all", "callback")}
+    (row,) = rig.rows()
+    assert (row["state"], row["run_id"]) == ("accepted", first)
+
+
+def test_a_wait_that_has_begun_goes_on_to_the_last_run_when_the_first_one_names_it(
+    submitting: Make, simulate_skyvern: Simulate
+) -> None:
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url)
+    first = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"]
+    second = sim.submit("next", path="/v1/run/agents", agent_id="wpid_1")["run_id"]
+
+    def end(run_id: str, status: str, **more: Any) -> None:
+        said = {**sim.get(f"/v1/runs/{run_id}"), "status": status, "finished_at": "2026-01-01T00:00:00", **more}
+        body = json.dumps(said).encode()
+        headers = {"x-skyvern-signature": sign(body, KEY), "content-type": "application/json"}
+        assert rig.client.post("/webhooks/skyvern", content=body, headers=headers).status_code == 202
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(rig.client.get, f"/v1/runs/{first}?wait=60")
+        end(first, "failed", retried_by_workflow_run_id=second)
+        eventually(lambda: rig.client.get(f"/v1/runs/{first}").headers["x-runhook-from"] == "ledger")
+        running = not answer.done()
+        end(second, "completed", retried_from_workflow_run_id=first)
+        found = answer.result(60)
+
+    assert running
+    assert (found.json()["run_id"], found.json()["status"]) == (second, "completed")
+    assert found.headers["x-runhook-retried-from"] == first
