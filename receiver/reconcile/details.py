@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from receiver.domain.run import Run
+from receiver.domain.run import Run, parse
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern import Answered
 
@@ -39,8 +39,8 @@ def details_of(source: PolledSource, run: Run) -> Details:
     agent = request.get("workflow_id") if isinstance(request, Mapping) else None
     answer = source.reader.get_details(run.run_type, run.run_id, agent if isinstance(agent, str) else "")
     if isinstance(answer, Answered):
-        found = answer.json() if answer.ok else None
-        if isinstance(found, dict):
+        # As carefully as a body: what it holds goes to the same columns and sinks.
+        if answer.ok and (found := parse(answer.body).data):
             return found
         if answer.status in _NONE:
             return {}
