@@ -25,7 +25,7 @@ from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey
+from receiver.domain.run import Run, RunKey, storable
 from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, events, run_polls, runs
 from receiver.ledger.earlier_events import EarlierEvents
@@ -46,6 +46,9 @@ PART_BYTES = 8 << 20
 # Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up.
 IDLE_WAIT = 1.0
 RECLAIM_EVERY = 4.0
+
+# What code raises for values that it is not made for. Trouble with the ledger is none of these.
+_OF_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 log = logging.getLogger("runhook.dispatch")
 
@@ -156,9 +159,13 @@ class Dispatcher(wakeups.JobBody):
         """Parse, redact and complete an event. Never raises: what can't be read is marked."""
         try:
             return parse_event(event, self._redactor, run, details)
-        except Exception as error:
-            log.exception("dispatch.unreadable event=%s", event.id)
-            return unreadable(event, self._redactor, f"could not be read: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001 - it is logged with its traceback
+            return self._marked(event, error)
+
+    def _marked(self, event: Event, error: Exception) -> ParsedEvent:
+        """Return an event that our own code could not handle."""
+        log.error("dispatch.unreadable event=%s", event.id, exc_info=error)
+        return unreadable(event, self._redactor, f"could not be read: {type(error).__name__}")
 
     def _record(self, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
         """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
@@ -195,7 +202,11 @@ class Dispatcher(wakeups.JobBody):
             elif each.run.test:
                 decided.append(self._route(each, deduplication.TEST, NO_RUN, None, ()))
             else:
-                decided.append(self._classify(each, each.facts, history, known[each.key], bound.get(each.key), earlier))
+                run, submission = known[each.key], bound.get(each.key)
+                try:
+                    decided.append(self._classify(each, each.facts, history, run, submission, earlier))
+                except _OF_VALUES as error:  # it keeps none of the others waiting
+                    decided.append(_new_event(self._marked(each.event, error), "unreadable"))
         recorded = events.record(connection, decided, now)
         if bound:
             _schedule_polls(connection, batch, known, histories, bound, now)
@@ -228,7 +239,8 @@ class Dispatcher(wakeups.JobBody):
     ) -> NewEvent:
         """Complete, classify and route one event, and add its facts to the `history` of its run."""
         if submission and submission.request is not None:
-            parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=submission.request))
+            request = storable(submission.request)
+            parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=request))
         own = replace(parsed.facts or facts, seq=history[-1].seq + 1 if history else 1)
         found = deduplication.classify(own, history)
         told: Collection[str] = ()

@@ -13,7 +13,9 @@ or a finite float, NaN and Infinity are null, and a number that no float or int 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +165,20 @@ def _texts(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def storable(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return members of JSON that is no body of a run, a request's for instance, as `parse` would have them there.
+
+    Those that are nested too deeply for a body are left out.
+    """
+    found: dict[str, Any] = {}
+    for name, value in members.items():
+        try:
+            found[_UNSTORABLE.sub(REPLACEMENT, name)] = _cleaned(value, MAX_DEPTH - 2)  # they may become run_request's
+        except RecursionError:
+            continue
+    return found
+
+
 def scan_run_id(beginning: bytes) -> str:
     """Return the id of the run that a body is about, of which only `beginning` is there; "" when it does not tell.
 
@@ -232,6 +248,8 @@ def _cleaned(value: Any, levels: int) -> Any:
     kind = type(value)
     if kind is str:
         return _UNSTORABLE.sub(REPLACEMENT, value)
+    if kind is float and not math.isfinite(value):
+        return None
     if kind is not dict and kind is not list:
         return value
     if not levels:

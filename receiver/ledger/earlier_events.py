@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from receiver.domain import shape
 from receiver.domain.deduplication import Facts, says_same
-from receiver.domain.extent import parse_extent
+from receiver.domain.extent import Extent, parse_extent
 from receiver.domain.run import parse
 from receiver.ledger import bulk
 from receiver.ledger.events import NewEvent
@@ -26,6 +26,7 @@ class EarlierEvents:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
         self._runs: dict[str, Mapping[str, Any]] = {}  # completed members, by event id
+        self._extents: dict[str, Extent | None] = {}  # by event id: a run's are compared with each new event of it
         self._sinks: dict[str, Collection[str]] = {}  # of the events of this batch, which are not recorded yet
 
     def add(self, run: Mapping[str, Any], event: NewEvent) -> None:
@@ -55,17 +56,23 @@ class EarlierEvents:
     def _with_more(self, facts: Facts, history: Sequence[Facts]) -> Mapping[str, Any] | None:
         """Return the members of the fullest event, if it has something that the new one lacks."""
         mine = parse_extent(facts.extent)
-        known = [(extent, past) for past in history if (extent := parse_extent(past.extent)) is not None]
+        known = [(extent, past) for past in history if (extent := self._extent(past)) is not None]
         if mine is None or not known:
             return None
         extent, fullest = max(known, key=lambda item: (item[0].size, item[1].seq))
         return self._members(fullest.event_id) if extent.exceeds([mine]) else None
 
+    def _extent(self, past: Facts) -> Extent | None:
+        if past.event_id not in self._extents:
+            self._extents[past.event_id] = parse_extent(past.extent)
+        return self._extents[past.event_id]
+
     def _members(self, event_id: str) -> Mapping[str, Any]:
         if event_id not in self._runs:
             query = sa.select(events.c.body, events.c.completion).where(events.c.id == event_id)
-            row = self._connection.execute(query).one()
-            self._runs[event_id] = shape.completed(parse(bytes(row.body)).data, loads(row.completion))
+            row = self._connection.execute(query).first()  # none: retention deleted it a moment ago
+            known = shape.completed(parse(bytes(row.body)).data, loads(row.completion)) if row else {}
+            self._runs[event_id] = known
         return self._runs[event_id]
 
 

@@ -130,7 +130,10 @@ class Results:
         if not visible:
             return error(403, "The request can be seen with the key that made it, or one with the scope resubmit")
         if submission.request is None:
-            return error(404, "The request was not kept: it was too large, or made before requests were kept")
+            return error(
+                404,
+                "The request was not kept: it was too large or nested too deeply, or made before requests were kept",
+            )
         members = {name: value for name, value in submission.request.items() if name != CALL}
         said = {
             "submission_id": submission.id,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from receiver.domain import deduplication
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger, run_polls
 from tests.support import roads
@@ -107,6 +108,41 @@ def test_what_a_path_masks_is_masked_by_every_road(ledger: Ledger, account: Acco
     for each in account.told("rows")["s", "wr_1"]:
         assert each.run["parameters"] == {"token": "[redacted]"}
         assert b'"parameters":{"token":"t0p"}' not in each.payload.replace(b" ", b"").partition(b'"run_request"')[0]
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "\0", float("inf"), {"a": float("nan")}], ids=ascii)
+def test_a_request_with_values_that_no_body_has_costs_no_result(account: Account, odd: Any) -> None:
+    # Given submissions whose kept request has what Python's JSON takes and no database does
+    asked = {"prompt": roads.PROMPT, "url": roads.URL}
+    account.submitted({"tsk_1": asked | {"title": odd, "model": odd, "totp_url": odd}, "tsk_2": asked}, {})
+
+    # When their webhooks come in one batch
+    account.take(*((roads.webhook("task_v1.completed", NOW, run_id), "webhook") for run_id in ("tsk_1", "tsk_2")))
+
+    # Then both are told, with values that any sink can write
+    rows, chat = account.told("rows"), account.told("chat")
+    assert rows.keys() == chat.keys() == {("s", "tsk_1"), ("s", "tsk_2")}
+    text = json.dumps(rows["s", "tsk_1"][0].run, ensure_ascii=False, allow_nan=False)
+    assert b"\\u0000" not in text.encode()
+
+
+def test_an_event_that_our_own_code_fails_at_keeps_no_other_waiting(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given code that breaks on one run
+    def broken(facts: Any, history: Any) -> Any:
+        if facts.outcome == "terminated":
+            raise IndexError
+        return classify(facts, history)
+
+    classify = deduplication.classify
+    monkeypatch.setattr(deduplication, "classify", broken)
+    bodies = [roads.webhook("task_v1.completed", NOW, f"tsk_{number}") for number in range(3)]
+    bodies[1]["status"] = "terminated"
+
+    account.take(*((body, "webhook") for body in bodies))
+
+    assert account.told("rows").keys() == {("s", "tsk_0"), ("s", "tsk_2")}
 
 
 def test_an_update_goes_to_the_sinks_that_were_not_told_yet(account: Account) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from receiver.domain.redaction import MASK, Redactor
+from receiver.domain.run import storable
 from receiver.submit.request import labels
 from receiver.submit.request.endpoints import Endpoint
 
@@ -31,11 +32,13 @@ def kept_request(
     redactor: Redactor,
 ) -> dict[str, Any] | None:
     """Return what is kept of a request: its members without labels and webhook, which are kept by themselves, and
-    where it went. None for one that is too large.
+    where it went. None for one that is too large, or nested deeper than a run's body may be.
 
     `fields`: parsed from `body`. What `redactor` masks in a run's body, or in the `run_request` of one, is masked.
     """
     own = {name: value for name, value in fields.items() if name not in (labels.MEMBER, endpoint.url_field)}
+    if len(storable(own)) < len(own):
+        return None
     # The names that `redact` has may be those of the request beside the run's other members, or inside of them.
     own = redactor.apply(body, own)[1] if own else own
     own = redactor.apply(b'{"run_request":' + body + b"}", {"run_request": own})[1]["run_request"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.run import FINAL, MAX_DEPTH, Run, parse
+from receiver.domain.run import FINAL, MAX_DEPTH, Run, parse, storable
 from tests.support.button import press
 
 R = "\N{REPLACEMENT CHARACTER}"
@@ -255,7 +255,7 @@ FIELDS = [
 ]
 
 
-def storable(text: str) -> bool:
+def is_storable(text: str) -> bool:
     return type(text) is str and "\0" not in text and text.encode().decode() == text
 
 
@@ -276,11 +276,11 @@ def check_usable(run: Run) -> None:
     assert len(run.run_id) <= 200
     texts = (run.run_id, run.run_type, run.status, run.outcome, run.failure_reason, run.title, run.workflow_id)
     for text in texts:
-        assert text is None or storable(text)
+        assert text is None or is_storable(text)
     assert type(run.attempt) is int
     assert 1 <= run.attempt < 2**31
     assert type(run.retry_pending) is bool
-    assert all(storable(text) for text in strings(run.data))
+    assert all(is_storable(text) for text in strings(run.data))
     assert json.loads(json.dumps(run.data, ensure_ascii=False, allow_nan=False).encode()) == run.data
 
 
@@ -362,3 +362,19 @@ def test_a_test_stays_one_when_its_body_is_redacted() -> None:
     run = parse(press("task", run_id="tsk_1"))
 
     assert run.with_data({**run.data, "browser_session_id": "***"}).test
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_members_from_elsewhere_are_as_storable_as_those_of_a_body() -> None:
+    members = {"a\ud800": "\0", "b": [float("inf"), float("nan"), 1.5, None], "c": {"d": "\udfff"}, "e": nested(399)}
+
+    assert storable(members) == {f"a{R}": R, "b": [None, None, 1.5, None], "c": {"d": R}}
+    deepest = {"f": nested(398)}
+    assert storable(deepest) == deepest
+    assert parse(body(run_request=deepest)).problem == ""
