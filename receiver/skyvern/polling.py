@@ -23,18 +23,27 @@ _ENGINES: Final = {
 }
 # What the members are that no body need have: the defaults of Skyvern's own model.
 _DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}
+# Members of a workflow's request that its webhook has exactly.
+_SENT: Final = frozenset({"title", "parameters", "proxy_location", "totp_url", "totp_identifier", "browser_type"})
+_BY_DEFAULT: Final = object()
 # Members of a workflow's poll that its webhook has as null or default, whatever was asked for.
 _ASKED: Final = ("browser_session_id", "browser_profile_id", "max_screenshot_scrolls", "run_with", "ai_fallback")
 
 
 def polled(
-    body: Mapping[str, Any], run: Mapping[str, Any], answered: Mapping[str, Any] | None = None, callback: str = ""
+    body: Mapping[str, Any],
+    run: Mapping[str, Any],
+    answered: Mapping[str, Any] | None = None,
+    callback: str = "",
+    *,
+    proxy_location: Any = _BY_DEFAULT,
 ) -> dict[str, Any]:
     """Return the members of the polling answer.
 
     `body`: the members of the newest event's body; those of `run`, the completed run, that nothing is changed of are
     the very same objects. `answered`: the `run_request` of Skyvern's answer to the submit, which has the request as it
-    understood it. `callback`: the callback URL that the run has, where the body does not say.
+    understood it. `callback`: the callback URL that the run has, where the body does not say. `proxy_location`: of a
+    task that was asked for by the older call, which has another default for it.
     """
     family = keys.family(str(run.get("run_type")))
     names = keys.POLL[family]
@@ -47,7 +56,9 @@ def polled(
             if asked.get(name) is not None and (found[name] is None or name == "run_with"):
                 found[name] = asked[name]
         found["run_with"] = found["run_with"] or "agent"
-    found["run_request"] = _request(family, body, run, asked, answered or {}, callback) if asked else None
+    found["run_request"] = (
+        _request(family, body, run, asked, answered or {}, callback, proxy_location) if asked else None
+    )
     # What a later version of Skyvern has beside these.
     more = {name: value for name, value in body.items() if name not in found and name not in elsewhere}
     return {**found, **more}
@@ -60,6 +71,7 @@ def _request(
     asked: Mapping[str, Any],
     answered: Mapping[str, Any],
     callback: str,
+    proxy_location: Any,
 ) -> dict[str, Any]:
     names = keys.RUN_REQUEST[family]
     own = body.get("run_request")
@@ -73,6 +85,8 @@ def _request(
         values = (told.get(name), answered.get(name), asked.get(name))
         value = None if name in left_out else next((each for each in values if each is not None), None)
         found[name] = defaults.get(name) if value is None else value
+        if name in told and name in _SENT:
+            found[name] = told[name]  # null too
     if family == keys.WORKFLOW:
         if found["parameters"] is None:
             found["parameters"] = {}
@@ -85,4 +99,6 @@ def _request(
         found["prompt"] = found["prompt"] or ""
         if family == keys.TASK and run.get("max_steps_per_run") is not None:
             found["max_steps"] = run["max_steps_per_run"]
+        if proxy_location is not _BY_DEFAULT:
+            found["proxy_location"] = proxy_location
     return {**found, "webhook_url": own_url or callback or None}

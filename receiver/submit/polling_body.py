@@ -14,6 +14,7 @@ from receiver.domain.run import parse
 from receiver.ledger.runs import RunResult
 from receiver.skyvern.polling import polled
 from receiver.submit.json_edit import NotAnObject, arrange_members, parse_object
+from receiver.submit.request.kept import CALL
 
 # The smallest run object that the official SDK accepts.
 _REQUIRED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
@@ -29,7 +30,10 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
     parse_object(body)  # its members are taken over as text
     data = parse(body).data
     run = shape.completed(data, _completion(result, data))
-    members = {**polled(data, run, _answered(result), callback), **more}
+    request = result.request or {}
+    older = str(request.get(CALL, {}).get("path", "")).startswith("/api/")
+    exact = {"proxy_location": request.get("proxy_location")} if older else {}
+    members = {**polled(data, run, _answered(result), callback, **exact), **more}
     if any(members.get(name) is None for name in _REQUIRED):
         return body, None
     said = str(members["status"])

@@ -27,6 +27,8 @@ _WORKFLOW = ordered(
     keys.RUN_REQUEST[keys.WORKFLOW],
     {"proxy_location": "RESIDENTIAL", "start_fresh_browser": False},
 )
+# What only the older calls have: these have no default for the proxy.
+_OF_OLDER_CALLS = frozenset({"navigation_goal", "data"})
 _ENGINES = {run_type: engine for engine, run_type in RUN_TYPES.items()}
 # What a poll keeps of the request, by run type: that of a task_v2 has fewer.
 _POLLED_TASK_V2 = frozenset(
@@ -60,6 +62,8 @@ def sent(run: SimRun) -> dict[str, Any]:
 def _echo(run: SimRun, known: Mapping[str, Any], kept: Any, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     given = {name: value for name, value in run.request.items() if name in kept and value is not None}
     own: dict[str, Any] = {"webhook_url": run.callback}
+    if run.request.keys() & _OF_OLDER_CALLS:
+        own["proxy_location"] = run.request.get("proxy_location")
     if run.type == WORKFLOW:
         parameters = run.request.get("parameters") or run.request.get("data") or {}
         own |= {"workflow_id": run.workflow_id, "title": run.title, "parameters": parameters}
