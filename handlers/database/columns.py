@@ -68,8 +68,10 @@ class Columns:
         asked = run.get("run_request")
         request: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {}
         run_id, run_type = values.storable(delivery.run_id), values.storable(delivery.run_type) or None
+        # A press of Skyvern's Test button can name a run that is there: a test has a row of its own.
+        key = f"test-{run_id}" if delivery.test else run_id
         return {
-            "run_id": run_id,
+            "run_id": key,
             "source": values.storable(delivery.source),
             "run_type": run_type,
             "status": values.storable(delivery.status),

@@ -219,3 +219,12 @@ def test_a_number_as_text_is_held_to_what_a_number_is(database: ResultsDb, value
     sink.send(make_delivery(sample_run("tsk_1", output={"total": value})))
     found = database.row()["total"]
     assert (None if found is None else float(found)) == held
+
+
+def test_a_test_of_a_run_that_is_there_leaves_its_row_alone(database: ResultsDb) -> None:
+    sink = database.sink()
+    sink.send(make_delivery({"run_id": "tsk_1", "run_type": "task_v1", "status": "failed"}))
+    receipt = sink.send(make_delivery({"run_id": "tsk_1", "run_type": "task_v1", "status": "completed"}, test=True))
+    rows = {row["run_id"]: (row["status"], bool(row["is_test"])) for row in database.rows()}
+    assert rows == {"tsk_1": ("failed", False), "test-tsk_1": ("completed", True)}
+    assert receipt.id == "skyvern_runs/test-tsk_1"
