@@ -208,6 +208,19 @@ def test_runs_that_skyvern_starts_again_stay_with_their_submission_in_any_order(
         assert [row["submission_id"] for row in rows].count(token) == 3
 
 
+def test_the_answer_to_the_submit_takes_nothing_from_a_run_that_was_started_again_and_came_first(
+    dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
+) -> None:
+    submit(TOKEN, labels={"team": "billing"})
+    dispatcher.dispatch([event(workflow("wr_2", retried_from_workflow_run_id="wr_1"), submission_id=TOKEN)])
+
+    answer = lifecycle.SubmitOutcome(SubmissionMove.ACCEPT, "wr_1", "workflow_run", 200, b"{}", due_at=5.0)
+    ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, 2.0))
+
+    assert owners(ledger, "wr_1", "wr_2") == [TOKEN, TOKEN]
+    assert stands(ledger, TOKEN) == (SubmissionState.ACCEPTED, "wr_1", 5.0)
+
+
 def test_a_first_run_that_names_the_next_has_it_asked_for_and_proves_it(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:

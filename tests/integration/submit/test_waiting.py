@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -14,7 +15,7 @@ import httpx2
 import pytest
 
 from receiver.skyvern.simulator.faults import Fault
-from receiver.submit import api
+from receiver.submit import api, run_watch
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
@@ -126,6 +127,18 @@ def test_a_stream_begins_with_the_run_as_it_is_though_no_event_has_told_of_it(
         assert len(told) == len(set(told))  # each state once
     over = stream(rig, elsewhere)
     assert [kind for kind, _ in over] == ["result"]
+
+
+def test_a_stream_waits_for_no_look_before_it_begins(
+    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_watch, "FIRST_LOOK", 3600.0)
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
+    run_id = rig.task().json()["run_id"]
+
+    with rig.client.stream("GET", f"/v1/runs/{run_id}/events") as said:
+        lines = said.iter_lines()
+        assert "event: status" in itertools.islice(lines, 3)
 
 
 def test_a_wait_that_begins_after_the_end_is_over_at_once(submitting: Make, simulate_skyvern: Simulate) -> None:
