@@ -281,8 +281,9 @@ class Loop:
     def _report(self, callers: Callers, unsettled: list[str], seconds: float) -> LoopReport:
         world = self.world
         expected = self._expected(callers)
-        requests = {name: self._sinks[name].requests for name in HTTP_SINKS}
-        got = {name: [json.loads(each.body)["run_id"] for each in several] for name, several in requests.items()}
+        requests = {name: checks.arrived(server.requests) for name, server in self._sinks.items()}
+        to_callers = requests.pop("caller")
+        got = {name: [checks.run_of(each) for each in several] for name, several in requests.items()}
         names = {run.workflow_run_id: run.id for run in world.runs.values() if run.workflow_run_id}
         chat = [checks.mentioned(json.dumps(arguments)) for _, arguments in self._slack.calls]
         all_checks = [
@@ -296,7 +297,7 @@ class Loop:
             checks.at_sink("chat", expected, [names.get(each, each) for each in chat], []),
             *checks.rows(expected, self.directory / "results.db"),
             checks.files(expected, self.directory / "archive"),
-            checks.callers(expected, self._sinks["caller"].requests, callers.key),
+            checks.callers(expected, to_callers, callers.key),
             checks.leaks(requests, self.directory / "archive"),
             checks.answers(expected, world, self.system.url, callers.key),
             self._dead(),
