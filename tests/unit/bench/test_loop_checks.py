@@ -15,6 +15,7 @@ from bench.loop_truth import Expected, differences, expect, settled
 from receiver.skyvern.simulator import Options
 from receiver.skyvern.simulator.runs import TASK_V2, WORKFLOW, SimRun, now
 from receiver.skyvern.simulator.world import World
+from tests.servers.http import Request
 
 LABELS = {"parity": "odd", "number": "1"}
 HOOK = "http://127.0.0.1:9/hook/1"
@@ -143,6 +144,17 @@ def test_a_run_is_found_in_a_message_to_people() -> None:
     assert checks.mentioned("see <http://sky/tasks/tsk_v2_1795624|run>") == "tsk_v2_1795624"
     assert checks.mentioned("tsk_sample_123456789 arrived") == "tsk_sample_123456789"
     assert checks.mentioned("nothing") == ""
+
+
+def test_what_did_not_come_whole_did_not_arrive() -> None:
+    def request(body: bytes, length: int) -> Request:
+        return Request("POST", "/", {"content-length": str(length), "content-type": "x/y"}, body, 1, None)
+
+    whole, cut, other = request(b'{"run_id": "tsk_1"}', 19), request(b"", 9), request(b"[]", 2)
+
+    assert checks.arrived([whole, cut, other]) == [whole, other]
+    assert checks.run_of(whole) == "tsk_1"
+    assert checks.run_of(other) == "POST with 2 bytes of x/y, no run"
 
 
 def test_a_cancelled_run_may_say_twice_that_it_ended(world: World) -> None:
