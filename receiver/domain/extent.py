@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from receiver.domain.shape import is_empty
+from receiver.domain.shape import NAMED, is_empty
 
 # Bit n of a mask is the nth: the ledger keeps masks, so names may only be added at the end.
 MEMBERS: Final = (
@@ -22,41 +23,50 @@ MEMBERS: Final = (
     *("extra_http_headers", "max_steps_per_run", "error_code_mapping", "extracted_information_schema", "attempts"),
 )
 _BITS: Final = tuple((1 << number, name) for number, name in enumerate(MEMBERS))
+# Members of 1.0.56 that each event has, or that tell no more of the run. One of another name is of a later Skyvern.
+_COMMON: Final = NAMED.union(
+    MEMBERS,
+    ("run_id", "run_type", "status", "output", "errors", "failure_reason", "created_at", "modified_at", "attempt"),
+    ("retry_pending", "next_attempt_at", "browser_session_id", "recording_archived", "max_screenshot_scrolls"),
+)
+# Members of other names that are kept apart; more are left out.
+_MOST_OTHERS: Final = 50
 # Files that are kept apart; of more only the number counts.
 _MOST_FILES: Final = 100
-_NO_FILES: Final[frozenset[str]] = frozenset()
+_NO_PARTS: Final[frozenset[str]] = frozenset()
 
 
 class Extent(NamedTuple):
-    """`mask`: which of MEMBERS have a value. `files`: short hashes of the names and checksums of downloaded files."""
+    """`mask`: which of MEMBERS have a value. `parts`: short hashes of the names and checksums of downloaded files, and
+    of the names of members that are of a later Skyvern than this was written for."""
 
     mask: int
     screenshots: int
     recordings: int
     downloads: int
-    files: frozenset[str]
+    parts: frozenset[str]
 
     def __str__(self) -> str:
         counts = f"{self.mask:x}.{self.screenshots}.{self.recordings}.{self.downloads}"
-        return ".".join([counts, *sorted(self.files)])
+        return ".".join([counts, *sorted(self.parts)])
 
     @property
-    def size(self) -> tuple[int, int, int, int]:
+    def size(self) -> tuple[int, int, int, int, int]:
         """How much it is, to be compared with others."""
-        return self.mask.bit_count(), self.downloads, self.recordings, self.screenshots
+        return self.mask.bit_count(), self.downloads, self.recordings, self.screenshots, len(self.parts)
 
     def exceeds(self, others: Iterable[Extent]) -> bool:
         """Whether it has something that none of `others` has."""
         mask, screenshots, recordings, downloads = 0, 0, 0, 0
-        files: set[str] = set()
+        parts: set[str] = set()
         for other in others:
             mask |= other.mask
             screenshots = max(screenshots, other.screenshots)
             recordings = max(recordings, other.recordings)
             downloads = max(downloads, other.downloads)
-            files |= other.files
+            parts |= other.parts
         more = (self.screenshots > screenshots, self.recordings > recordings, self.downloads > downloads)
-        return bool(self.mask & ~mask) or any(more) or not self.files <= files
+        return bool(self.mask & ~mask) or any(more) or not self.parts <= parts
 
 
 def extent_of(run: Mapping[str, Any]) -> Extent:
@@ -67,12 +77,14 @@ def extent_of(run: Mapping[str, Any]) -> Extent:
         if value or not is_empty(value):
             mask |= bit
     files = _list(run.get("downloaded_files"))
+    others = [name for name, value in run.items() if name not in _COMMON and not is_empty(value)]
+    parts = frozenset(map(_hash, files)) if 0 < len(files) <= _MOST_FILES else _NO_PARTS
     return Extent(
         mask=mask,
         screenshots=max(len(_list(run.get("screenshot_urls"))), 0 if is_empty(run.get("screenshot_url")) else 1),
         recordings=_recordings(run),
         downloads=len(files),
-        files=frozenset(map(_hash, files)) if 0 < len(files) <= _MOST_FILES else _NO_FILES,
+        parts=parts.union(map(_hash_of_name, sorted(others)[:_MOST_OTHERS])) if others else parts,
     )
 
 
@@ -91,8 +103,8 @@ def parse_extent(text: str) -> Extent | None:
     """Return the extent that was kept as `text`; None for an event of which it was not kept."""
     if not text:
         return None
-    mask, screenshots, recordings, downloads, *files = text.split(".")
-    return Extent(int(mask, 16), int(screenshots), int(recordings), int(downloads), frozenset(files))
+    mask, screenshots, recordings, downloads, *parts = text.split(".")
+    return Extent(int(mask, 16), int(screenshots), int(recordings), int(downloads), frozenset(parts))
 
 
 def _list(value: Any) -> list[Any]:
@@ -102,3 +114,8 @@ def _list(value: Any) -> list[Any]:
 def _hash(file: Any) -> str:
     known = (file.get("filename"), file.get("checksum")) if isinstance(file, dict) else (str(file).partition("?")[0],)
     return hashlib.sha256(repr(known).encode("utf-8", "replace")).hexdigest()[:8]
+
+
+@lru_cache(256)
+def _hash_of_name(member: str) -> str:
+    return "m" + hashlib.sha256(member.encode("utf-8", "replace")).hexdigest()[:7]

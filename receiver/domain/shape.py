@@ -157,6 +157,8 @@ _WEBHOOK: Final[dict[str, dict[str, Deriving]]] = {
         "run_request": _unknown,
     },
 }
+# All members above.
+NAMED: Final = frozenset({*DESCRIPTIVE, *OF_RESULT, *(name for members in _WEBHOOK.values() for name in members)})
 # What tells of the delivery of a webhook, and not of the run.
 _OF_DELIVERY: Final = frozenset({"webhook_callback_url", "webhook_failure_reason", "run_request"})
 # By run type, further members that each run has, for rules and columns.

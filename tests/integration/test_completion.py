@@ -21,7 +21,8 @@ from receiver.routing.router import Router
 from tests.support import roads
 
 NOW = time.time()
-ROUTES = [RouteConfig(name="everything", to=["rows"], interim=True), RouteConfig(name="once", to=["chat"])]
+LATER = RouteConfig(name="of a later Skyvern", when="run.tokens_used > 5", to=["costs"])
+ROUTES = [RouteConfig(name="everything", to=["rows"], interim=True), RouteConfig(name="once", to=["chat"]), LATER]
 NO_FILES = {"recording_url": None, "screenshot_urls": None, "downloaded_files": [], "downloaded_file_urls": None}
 NO_REDIS: Any = None
 
@@ -81,6 +82,15 @@ def test_the_fullest_of_the_earlier_events_tells(take: Take, told: Told) -> None
     assert len(runs) == 4
     assert (runs[0]["summary"], runs[1]["summary"]) == (None, whole["summary"])
     assert [run["summary"] for run in runs[2:]] == [whole["summary"]] * 2
+
+
+def test_a_member_that_only_the_webhook_of_a_later_skyvern_has_is_routed_by_once(take: Take, told: Told) -> None:
+    # Given a body without a member that this version knows nothing of, else whole, and webhooks with it
+    webhook = roads.webhook("workflow_run.completed", NOW, "wr_1")
+    take(webhook, webhook | {"tokens_used": 9}, webhook | {"tokens_used": 9, "webhook_failure_reason": "x"})
+
+    assert [run["tokens_used"] for run in told("costs")] == [9]
+    assert len(told("chat")) == 1
 
 
 def test_another_result_tells_what_the_run_is_and_not_how_it_ended(take: Take, told: Told) -> None:

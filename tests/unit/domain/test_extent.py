@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain.extent import MEMBERS, Extent, extent_of, parse_extent
+from receiver.skyvern.samples import keys
 
 A = {"filename": "a.pdf", "checksum": "c1", "url": "https://x/a?sig=1"}
 B = {"filename": "b.pdf", "checksum": "c2", "url": "https://x/b?sig=1"}
@@ -30,6 +31,9 @@ extents = st.builds(
         ({"summary": None}, {"summary": "s"}),
         ({"summary": "s"}, {"summary": "s", "prompt": "p"}),
         *(({}, {name: "there"}) for name in MEMBERS),
+        # a member that no Skyvern has yet
+        ({"tokens_used": None}, {"tokens_used": 5}),
+        ({"tokens_used": 5}, {"tokens_used": 5, "region": "eu"}),
         # screenshots
         ({"screenshot_urls": None}, {"screenshot_urls": ["https://x/1"]}),
         ({"screenshot_urls": ["https://x/1"]}, {"screenshot_urls": ["https://x/1", "https://x/2"]}),
@@ -82,7 +86,7 @@ def test_of_very_many_files_only_the_number_counts() -> None:
     many, more = ([{**A, "filename": str(number)} for number in range(count)] for count in (100, 101))
 
     assert extent_of({"downloaded_files": more}).exceeds([extent_of({"downloaded_files": many})])
-    assert (len(extent_of({"downloaded_files": many}).files), extent_of({"downloaded_files": more}).files) == (
+    assert (len(extent_of({"downloaded_files": many}).parts), extent_of({"downloaded_files": more}).parts) == (
         100,
         frozenset(),
     )
@@ -106,7 +110,7 @@ def test_no_value_is_too_odd(odd: Any) -> None:
 @given(extents)
 def test_an_extent_is_read_as_it_was_written(extent: Extent) -> None:
     assert parse_extent(str(extent)) == extent
-    assert str(extent).split(".")[4:] == sorted(extent.files)
+    assert str(extent).split(".")[4:] == sorted(extent.parts)
 
 
 def test_none_is_known_of_an_event_that_was_recorded_without() -> None:
@@ -120,3 +124,18 @@ def test_nothing_exceeds_itself_or_what_it_was_compared_with(others: list[Extent
     assert not mine.exceeds([]) or mine != Extent(0, 0, 0, 0, frozenset())
     if not mine.exceeds(others):
         assert not mine.exceeds([*others, *others])
+
+
+@pytest.mark.parametrize("bodies", [keys.WEBHOOK, keys.POLL, keys.SENT_AGAIN], ids=["webhook", "poll", "sent again"])
+def test_no_member_of_the_skyvern_that_we_know_is_of_a_later_one(bodies: Any) -> None:
+    names = {name for each in bodies.values() for name in each}
+    assert len(names) > 20
+
+    assert extent_of({name: [{"a": 1}] for name in names - {"downloaded_files"}}).parts == frozenset()
+
+
+def test_of_very_many_members_some_are_kept_apart() -> None:
+    few, many = ({f"new_{number:05d}": 1 for number in range(count)} for count in (40, 10_000))
+
+    assert len(extent_of(many).parts) == 50
+    assert extent_of(many).exceeds([extent_of(few)])
