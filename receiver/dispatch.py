@@ -239,8 +239,8 @@ class Dispatcher(wakeups.JobBody):
     ) -> NewEvent:
         """Complete, classify and route one event, and add its facts to the `history` of its run."""
         if submission and submission.request is not None:
-            request = storable(submission.request)
-            parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=request))
+            request, older = storable(submission.request), submission.call.startswith("legacy")
+            parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=request, older=older))
         own = replace(parsed.facts or facts, seq=history[-1].seq + 1 if history else 1)
         found = deduplication.classify(own, history)
         told: Collection[str] = ()

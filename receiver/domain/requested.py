@@ -48,6 +48,7 @@ _WORKFLOW: Final[dict[str, Any]] = {
     "browser_profile_id": None,
     "start_fresh_browser": False,
     "max_screenshot_scrolls": None,
+    "max_elapsed_time_minutes": None,
     "extra_http_headers": None,
     "cdp_connect_headers": None,
     "browser_address": None,
@@ -56,6 +57,16 @@ _WORKFLOW: Final[dict[str, Any]] = {
     "browser_type": None,
     "run_metadata": None,
     "file_ids": None,
+}
+# The engine of each run type, which Skyvern tells whatever was asked for.
+ENGINES: Final = {
+    "task_v1": "skyvern-1.0",
+    "task_v2": "skyvern-2.0",
+    "task_v3": "skyvern-3.0",
+    "openai_cua": "openai-cua",
+    "anthropic_cua": "anthropic-cua",
+    "ui_tars": "ui-tars",
+    "yutori_navigator": "yutori-navigator",
 }
 # Names of POST /api/v1/tasks, and what they are called in a run_request.
 _LEGACY: Final = {
@@ -66,13 +77,18 @@ _LEGACY: Final = {
 }
 
 
-def run_request(run_type: str, request: Mapping[str, Any]) -> dict[str, Any]:
+def run_request(run_type: str, request: Mapping[str, Any], *, older: bool = False) -> dict[str, Any]:
     """Return the `run_request` of a run of `run_type` that was asked for with `request`.
 
-    Members that Skyvern's form has no place for are left out.
+    Members that Skyvern's form has no place for are left out. `older`: by a call under /api/v1, which sets no proxy
+    where none was asked for.
     """
     defaults = _WORKFLOW if run_type == "workflow_run" else _TASK
     given = {_LEGACY.get(name, name): value for name, value in request.items() if value is not None}
     if "agent_id" in given:
         given.setdefault("workflow_id", given["agent_id"])
+    if run_type in ENGINES:
+        given["engine"] = ENGINES[run_type]
+    if older:
+        given.setdefault("proxy_location", None)
     return {**defaults, **{name: value for name, value in given.items() if name in defaults}, "webhook_url": None}

@@ -220,18 +220,19 @@ def completion_of(
     run: Data,
     *,
     request: Data | None = None,
+    older: bool = False,
     details: Data | None = None,
     same_result: Data | None = None,
     earlier: Data | None = None,
 ) -> dict[str, Any]:
     """Return the members that the completed `run` lacks still and that are known from elsewhere.
 
-    `request`: the members of its submission's request. `details`: see `of_details`. `same_result`, `earlier`:
-    the completed members of an event of the run that said the same, and of any other.
+    `request`: the members of its submission's request; `older`: by a call under /api/v1. `details`: see `of_details`.
+    `same_result`, `earlier`: the completed members of an event of the run that said the same, and of any other.
     """
     found: dict[str, Any] = {}
     if request is not None:
-        asked, there = run_request(str(run.get("run_type")), request), run.get("run_request")
+        asked, there = run_request(str(run.get("run_type")), request, older=older), run.get("run_request")
         if isinstance(there, dict):  # Skyvern leaves out some of what was asked for
             asked = {name: asked[name] for name in asked if is_empty(there.get(name)) and not is_empty(asked[name])}
         if asked:

@@ -9,18 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from receiver.domain.requested import run_request
+from receiver.domain.requested import ENGINES, run_request
 from receiver.skyvern.samples import keys
 
-_ENGINES: Final = {
-    "task_v1": "skyvern-1.0",
-    "task_v2": "skyvern-2.0",
-    "task_v3": "skyvern-3.0",
-    "openai_cua": "openai-cua",
-    "anthropic_cua": "anthropic-cua",
-    "ui_tars": "ui-tars",
-    "yutori_navigator": "yutori-navigator",
-}
 # What the members are that no body need have: the defaults of Skyvern's own model.
 _DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}
 # Members of a workflow's request that its webhook has exactly.
@@ -95,7 +86,7 @@ def _request(
         own_url = told.get("webhook_url")
     else:
         own_url = run.get("webhook_callback_url")
-        found["engine"] = _ENGINES.get(str(run.get("run_type")), found["engine"])
+        found["engine"] = ENGINES.get(str(run.get("run_type")), found["engine"])
         found["prompt"] = found["prompt"] or ""
         if family == keys.TASK and run.get("max_steps_per_run") is not None:
             found["max_steps"] = run["max_steps_per_run"]

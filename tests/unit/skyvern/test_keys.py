@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from receiver.domain.requested import run_request
 from receiver.domain.shape import completed
 from receiver.skyvern import samples
 from receiver.skyvern.samples import keys, test_button
@@ -82,3 +83,14 @@ def test_the_page_lists_what_run_request_leaves_out(family: str) -> None:
 
 def test_the_page_names_the_version() -> None:
     assert f"Skyvern {keys.VERSION}" in PAGE
+
+
+@pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
+def test_what_was_asked_for_has_the_members_of_a_run_request(run_type: str) -> None:
+    assert set(run_request(run_type, {})) == set(keys.RUN_REQUEST[keys.family(run_type)])
+
+
+@pytest.mark.parametrize(("older", "proxy"), [(False, "RESIDENTIAL"), (True, None)])
+def test_a_request_has_the_defaults_of_its_call_and_the_engine_of_its_run(older: bool, proxy: str | None) -> None:
+    asked = run_request("task_v3", {"prompt": "p", "engine": "skyvern-1.0"}, older=older)
+    assert (asked["proxy_location"], asked["engine"]) == (proxy, "skyvern-3.0")
