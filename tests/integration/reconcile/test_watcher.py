@@ -205,6 +205,7 @@ def test_a_run_that_was_made_before_the_first_walk_and_ends_after_it_is_found(
     it = rig(sim, watch=True, watch_back=0)
     slow = sim.submit("slow")["run_id"]
     sim.run(slow).created_at = sim.run(slow).created_at.replace(year=2020)
+    sim.submit("a younger one")
 
     walk(it)
     sim.client.post(f"/v1/runs/{slow}/cancel")
@@ -455,6 +456,25 @@ def test_a_run_that_is_queued_for_too_long_is_told_once(scripted_server: Scripte
         it.reconciler.drain(20)
 
     assert it.events() == [("tsk_1", "poll", "interim")]
+
+
+def test_a_walk_tells_of_a_run_that_is_queued_for_too_long(scripted_server: ScriptedServer, rig: MakeRig) -> None:
+    # Given a run that a walk saw queued long ago
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, stuck_after=600)
+    run = {"run_id": "tsk_1", "run_type": "task_v1", "status": "queued"}
+    page = dumps([row("tsk_1", "2026-01-01T00:00:00", "queued")])
+    scripted_server.script = [Reply(200, page), Reply(200, page)]
+    scripted_server.default = Reply(200, dumps(run))
+    it.reconciler._watcher._schedules_at["skyvern"] = float("inf")
+    walk(it)
+    assert it.events() == []
+    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE active_runs SET first_seen_at = first_seen_at - 601"))
+
+    # When it still is
+    scripted_server.script = [Reply(200, page)]
+    walk(it)
+
+    assert it.events() == [("tsk_1", "import", "interim")]
 
 
 def test_a_walk_tells_of_a_run_that_is_paused(simulate_skyvern: Simulate, rig: MakeRig) -> None:

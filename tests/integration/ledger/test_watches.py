@@ -1,0 +1,45 @@
+"""Leases and watermarks of walks, and runs that are asked for, on both databases."""
+
+from __future__ import annotations
+
+from receiver.ledger import Ledger, run_polls, watches
+from tests.support.ledger import NOW, new_event, record
+
+
+def test_a_walk_is_leased_to_one_clock_until_it_is_finished_or_its_lease_runs_out(ledger: Ledger) -> None:
+    def lease(now: float) -> bool:
+        return ledger.write(lambda connection: watches.lease(connection, "skyvern", now)) is not None
+
+    assert (lease(NOW), lease(NOW + 1), lease(NOW + watches.WALK_LEASE)) == (True, False, True)
+
+    ledger.write(lambda connection: watches.finish(connection, "skyvern", 5.0, NOW + 200, NOW))
+    assert (lease(NOW + 199), lease(NOW + 200)) == (False, True)
+
+
+def test_a_watermark_never_goes_back(ledger: Ledger) -> None:
+    ledger.write(lambda connection: watches.lease(connection, "skyvern", NOW))
+    seen = []
+    for watermark in (None, 5.0, 3.0, None, 7.0):
+        ledger.write(lambda connection, at=watermark: watches.finish(connection, "skyvern", at, NOW, NOW))  # type: ignore[misc]
+        seen.append(ledger.read(watches.every)[0].watermark)
+
+    assert seen == [None, 5.0, 5.0, 5.0, 7.0]
+
+
+def test_a_run_whose_end_is_known_is_not_asked_for_and_a_poll_under_way_is_not_hastened(ledger: Ledger) -> None:
+    record(ledger, new_event("ended"))
+
+    def ask(run_id: str, at: float) -> int:
+        return ledger.write(lambda connection: run_polls.ask(connection, "skyvern", {run_id: at}, NOW))
+
+    def lease(now: float) -> list[str]:
+        due = ledger.write(lambda connection: run_polls.lease_due(connection, "skyvern", now, 10))
+        return [each.run_id for each in due]
+
+    assert (ask("ended", NOW), ask("open", NOW)) == (0, 1)
+    assert lease(NOW) == ["open"]
+    ask("open", NOW)
+    assert lease(NOW + 1) == []  # its poll is under way
+    ledger.write(lambda connection: run_polls.postpone(connection, "skyvern", "open", NOW + 3600))
+    ask("open", NOW + 1)
+    assert lease(NOW + 1) == ["open"]
