@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.loop import FAULTS, Loop
+from bench.loop import Loop
+from bench.loop_faults import FAULTS
 from receiver.skyvern.simulator import Fault
 
 # What takes minutes is in the long form only: a run whose last webhook after a cancel is lost, and a submit that was
