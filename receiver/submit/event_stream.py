@@ -63,6 +63,7 @@ class EventStreams:
             told = _Told(run_id, now.run_type, now.outcome, now.attempt)
             yield told.event("")
         known: WaitedRun | None = None
+        followed = {run_id}  # runs that name each other in a circle are no chain
         while True:
             state = await self._states.wait_for_change((source.name, run_id), known, KEEP_ALIVE)
             if state is None and self._states.stopped:
@@ -71,8 +72,9 @@ class EventStreams:
                 yield b": still here\n\n"
                 continue
             if state.has_ended():
-                if state.status and state.status.retried_by:
+                if state.status and state.status.retried_by not in {"", *followed}:
                     run_id, known = state.status.retried_by, None
+                    followed.add(run_id)
                     continue
                 reply = await self._results.after_wait(source, key, run_id, state)
                 if reply.status == 200 and parse(reply.body).final:

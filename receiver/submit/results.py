@@ -152,14 +152,16 @@ class Results:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         believed = True  # an end that is only noted
+        followed = {run_id}  # runs that name each other in a circle are no chain
         while True:
             state = await self._states.wait_until(
                 (source.name, run_id), WaitedRun.has_ended if believed else WaitedRun.is_proven, until - loop.time()
             )
             if state is None:
                 return run_id, None
-            if state.status and state.status.retried_by:
+            if state.status and state.status.retried_by not in {"", *followed}:
                 run_id, believed = state.status.retried_by, True
+                followed.add(run_id)
             elif state.is_proven():
                 return run_id, state
             else:  # another process has seen the end

@@ -24,6 +24,14 @@ def deliveries(rig: Submitting) -> set[tuple[str, str]]:
     return {(row["run_id"], row["sink"]) for row in rows}
 
 
+def end(rig: Submitting, sim: SkyvernSimulator, run_id: str, status: str, **more: Any) -> None:
+    """Post the webhook of a run that ends."""
+    said = {**sim.get(f"/v1/runs/{run_id}"), "status": status, "finished_at": "2026-01-01T00:00:00", **more}
+    body = json.dumps(said).encode()
+    headers = {"x-skyvern-signature": sign(body, KEY), "content-type": "application/json"}
+    assert rig.client.post("/webhooks/skyvern", content=body, headers=headers).status_code == 202
+
+
 @pytest.fixture
 def started_again(submitting: Make, simulate_skyvern: Simulate) -> tuple[Submitting, SkyvernSimulator, str, str]:
     """A run that failed, and the one that Skyvern has started for it, which is over too."""
@@ -84,20 +92,39 @@ def test_a_wait_that_has_begun_goes_on_to_the_last_run_when_the_first_one_names_
     first = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"]
     second = sim.submit("next", path="/v1/run/agents", agent_id="wpid_1")["run_id"]
 
-    def end(run_id: str, status: str, **more: Any) -> None:
-        said = {**sim.get(f"/v1/runs/{run_id}"), "status": status, "finished_at": "2026-01-01T00:00:00", **more}
-        body = json.dumps(said).encode()
-        headers = {"x-skyvern-signature": sign(body, KEY), "content-type": "application/json"}
-        assert rig.client.post("/webhooks/skyvern", content=body, headers=headers).status_code == 202
-
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(rig.client.get, f"/v1/runs/{first}?wait=60")
-        end(first, "failed", retried_by_workflow_run_id=second)
+        end(rig, sim, first, "failed", retried_by_workflow_run_id=second)
         eventually(lambda: rig.client.get(f"/v1/runs/{first}").headers["x-runhook-from"] == "ledger")
         running = not answer.done()
-        end(second, "completed", retried_from_workflow_run_id=first)
+        end(rig, sim, second, "completed", retried_from_workflow_run_id=first)
         found = answer.result(60)
 
     assert running
     assert (found.json()["run_id"], found.json()["status"]) == (second, "completed")
     assert found.headers["x-runhook-retried-from"] == first
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_runs_that_name_each_other_in_a_circle_hold_up_nobody(
+    submitting: Make, simulate_skyvern: Simulate, length: int
+) -> None:
+    # Given runs that somebody waits for, and whose events somebody follows
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url)
+    runs = [rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"] for _ in range(length)]
+
+    with ThreadPoolExecutor(1) as pool, rig.client.stream("GET", f"/v1/runs/{runs[0]}/events", timeout=20) as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == "retry: 2000"
+        waited = pool.submit(rig.client.get, f"/v1/runs/{runs[0]}?wait=30", timeout=20)
+        eventually(waited.running)
+
+        # When each ends, and says that the next one was started for it, and the last names the first
+        for run_id, following in zip(runs, [*runs[1:], runs[0]], strict=True):
+            end(rig, sim, run_id, "failed", retried_by_workflow_run_id=following)
+
+        # Then both are told how one of them ended
+        found = waited.result(25).json()
+        assert "event: result" in list(lines)
+    assert (found["run_id"] in runs, found["status"]) == (True, "failed")
