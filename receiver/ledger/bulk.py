@@ -54,6 +54,22 @@ def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[
     return column == sa.any_(array)
 
 
+def count_of_each(
+    connection: sa.Connection,
+    column: sa.Column[str],
+    condition: sa.ColumnElement[bool],
+    values: Iterable[str],
+    limit: int,
+) -> dict[str, int]:
+    """Count the rows with each of these values in `column` for which `condition` holds, each only up to `limit`."""
+    found = {}
+    for value in values:
+        rows = sa.select(column).where(condition, column == value).limit(limit).subquery()
+        if count := connection.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one():
+            found[value] = count
+    return found
+
+
 def by_source(keys: Iterable[RunKey]) -> list[tuple[str, list[str]]]:
     """Group run ids by source, both sorted and without doubles: the order in which locks are taken."""
     return [(source, [run_id for _, run_id in group]) for source, group in groupby(sorted(set(keys)), itemgetter(0))]

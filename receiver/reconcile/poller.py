@@ -75,6 +75,7 @@ class Reconciler:
         self._running: Counter[str] = Counter()  # polls under way, by source
         self._counting = threading.Lock()
         self._closed = False
+        self._runs_first = False
         self._intake = ResultIntake(ledger, dispatcher, connection, settings)
         self._run_polls = RunPolls(ledger, self._intake, settings, self._mark_unknown)
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
@@ -88,16 +89,19 @@ class Reconciler:
         self._take_hints()
         for source in self._watcher.due(self.sources):
             self._start(source, partial(self._watcher.walk, source))
+        # By turns: where the budget is too small for all that is due, neither kind waits for ever.
+        self._runs_first = not self._runs_first
+        if self._runs_first:
+            return self._poll_runs() + self._poll_submissions()
         return self._poll_submissions() + self._poll_runs()
 
     def _poll_submissions(self) -> int:
+        """Poll for submissions. Those of a source that is no longer in the config, or has no key, wait."""
         now = time.time()
-        waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, 4 * self._slots))
+        waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, self._sources, self._slots))
         started = 0
         for name, count in sorted(waiting.items()):
-            source = self._sources.get(name)
-            if source is None:
-                continue  # it is no longer in the config, or has no key: its submissions wait
+            source = self._sources[name]
             granted = self._grant(source, count)
             if granted <= 0:
                 continue
@@ -115,12 +119,12 @@ class Reconciler:
 
     def _poll_runs(self) -> int:
         now = time.time()
-        waiting = self._ledger.read(lambda connection: run_polls.count_due(connection, now, 4 * self._slots))
+        waiting = self._ledger.read(lambda connection: run_polls.count_due(connection, now, self._sources, self._slots))
         started = 0
         for name, count in sorted(waiting.items()):
-            source = self._sources.get(name)
-            granted = self._grant(source, count) if source is not None else 0
-            if source is None or granted <= 0:
+            source = self._sources[name]
+            granted = self._grant(source, count)
+            if granted <= 0:
                 continue
             leased = self._ledger.write(
                 lambda connection, name=name, granted=granted: run_polls.lease_due(connection, name, now, granted)  # type: ignore[misc]

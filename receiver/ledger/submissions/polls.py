@@ -21,11 +21,10 @@ from receiver.ledger.submissions.lifecycle import Submission, from_row
 LEASE = 90.0
 
 
-def count_due(connection: sa.Connection, now: float, limit: int) -> dict[str, int]:
-    """Count the submissions of each source that are due, at most `limit` in all."""
-    oldest = sa.select(submissions.c.source).where(submissions.c.due_at <= now).limit(limit).subquery()
-    found = connection.execute(sa.select(oldest.c.source, sa.func.count()).group_by(oldest.c.source))
-    return {row[0]: row[1] for row in found}
+def count_due(connection: sa.Connection, now: float, sources: Collection[str], limit: int) -> dict[str, int]:
+    """Count the submissions of each of these sources that are due, at most `limit` of each: what waits for one source
+    hides nothing of another."""
+    return bulk.count_of_each(connection, submissions.c.source, submissions.c.due_at <= now, sources, limit)
 
 
 def lease_due(connection: sa.Connection, source: str, now: float, limit: int) -> list[Submission]:
