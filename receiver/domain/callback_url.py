@@ -16,6 +16,8 @@ STARS: Final = "sub_********"
 
 _SLASH = r"(?:\\?/|%2[Ff])"
 _SECRET = rf"(webhooks{_SLASH}[^/\\%\"\x00-\x20]{{1,200}}{_SLASH})(sub_[0-9a-f]{{32}})"
+# Bytes of what is searched for, at the most.
+LONGEST: Final = 256
 # A URL up to our path. Text in JSON has escapes, which only slashes may need here.
 _BEFORE = r"https?:(?:[^\"\\\x00-\x20]|\\/){1,2000}\\?/"
 _IN_TEXT = re.compile(_SECRET)
@@ -36,6 +38,23 @@ def token_of(run: Any) -> str:
             if found:
                 return found[1]
     return ""
+
+
+def tokens_in(body: bytes) -> list[str]:
+    """Return the tokens of ours that the JSON text `body` has, sorted."""
+    if b"sub_" not in body or b"webhooks" not in body:
+        return []
+    return sorted({found[2].decode() for found in _IN_BYTES.finditer(body)})
+
+
+def mask_piece(piece: bytes) -> bytes:
+    """Return a piece of a JSON text with stars for each token of ours in it, and as long as it was.
+
+    A token at its end may go on in the next piece: hold LONGEST - 1 bytes back.
+    """
+    if b"sub_" not in piece:
+        return piece
+    return _IN_BYTES.sub(lambda found: found[1] + b"sub_" + b"*" * (len(found[2]) - 4), piece)
 
 
 def mask_bytes(body: bytes, shown: Mapping[str, str] | None = None) -> bytes:

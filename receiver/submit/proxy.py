@@ -1,19 +1,21 @@
 """Forwards calls that are Skyvern's own business, with the source's API key, and returns the answers.
 
-Answers to reads are streamed, whatever their size. None that holds a secret of the source goes out.
+Answers to reads are streamed, whatever their size. None that holds a secret of the source goes out, and no token of our
+callback URLs: in a large answer there are stars for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 
+from receiver.domain import callback_url
 from receiver.ledger.api_keys import Key
 from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.replies import Reply, error, holds_secret, read_failed, relay, relayed_headers
 from receiver.submit.request.source import Source
 
-# Bytes up to which an answer is read before it is passed on, so that our callback URLs in it can be masked.
+# Bytes up to which an answer is read before it is passed on, so that our callback URLs in it become the caller's own.
 BUFFER_LIMIT = 4 << 20
 
 
@@ -76,7 +78,8 @@ class Proxy:
 
 
 class ProxiedBody:
-    """A body that is still being received, searched for secrets also across the boundaries of its chunks.
+    """A body that is still being received, searched for secrets also across the boundaries of its chunks. In JSON the
+    tokens of our callback URLs become stars.
 
     `beginning`: what was read already. Call `aclose` also when it was never iterated: the connection to Skyvern is held
     until then. Iterating raises SecretInBody, or BrokenOff when that connection breaks.
@@ -86,19 +89,26 @@ class ProxiedBody:
         self._answer = answer
         self._beginning = beginning
         self._secrets = source.secrets
+        self._masks = "json" in answer.headers.get("content-type", "")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         # What may be the beginning of a secret is held back until its end could have come.
         overlap = max((len(secret) for secret in self._secrets), default=1) - 1
-        held = self._beginning
+        if self._masks:
+            overlap = max(overlap, callback_url.LONGEST - 1)
+        held = self._masked(self._beginning)
         async for chunk in self._answer.chunks:
             held += chunk
             if holds_secret(held, self._secrets):
                 raise SecretInBody
+            held = self._masked(held)
             if (free := len(held) - overlap) > 0:
                 yield held[:free]
                 held = held[free:]
         yield held
+
+    def _masked(self, piece: bytes) -> bytes:
+        return callback_url.mask_piece(piece) if self._masks else piece
 
     async def aclose(self) -> None:
         """Release the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -33,10 +34,11 @@ class Upstream:
         self.closed += 1
 
 
-def proxied(pieces: Sequence[bytes], secrets: Sequence[bytes] = SECRETS) -> ProxiedBody:
+def proxied(pieces: Sequence[bytes], secrets: Sequence[bytes] = SECRETS, kind: str = "image/png") -> ProxiedBody:
     upstream = Upstream(pieces[1:])
     source = Source("skyvern", NO_API, secrets=tuple(secrets))
-    return ProxiedBody(Streamed(200, {}, upstream.chunks(), upstream.aclose), pieces[0], source)
+    headers = {"content-type": kind}
+    return ProxiedBody(Streamed(200, headers, upstream.chunks(), upstream.aclose), pieces[0], source)
 
 
 def cut(text: bytes, places: Sequence[int]) -> list[bytes]:
@@ -76,3 +78,19 @@ async def test_a_secret_across_the_seams_of_pieces_is_found_and_no_byte_of_it_go
 
 async def test_what_only_begins_like_a_secret_is_passed_on_at_the_end() -> None:
     assert await sent(proxied([b"x", b"sk-live-012345678"])) == (b"xsk-live-012345678", False)
+
+
+@given(st.lists(st.integers(0, 600), max_size=12))
+async def test_a_token_of_ours_is_stars_in_json_however_it_is_cut_and_in_nothing_else(places: list[int]) -> None:
+    # Given a list of runs that shows callback URLs of ours, in plain and in escaped form
+    token = "sub_0123456789abcdef0123456789abcdef"
+    urls = [f"https://a.example/webhooks/{name}/{token}" for name in ("skyvern", "n" * 200)]
+    text = (json.dumps([{"webhook_callback_url": url} for url in urls]) + urls[0].replace("/", "\\/")).encode()
+
+    # When it is passed on in pieces
+    json_, _ = await sent(proxied(cut(text, places), kind="application/json; charset=utf-8"))
+    other, _ = await sent(proxied(cut(text, places)))
+
+    # Then no token is left, and nothing else has changed, not even the length; other content is as it came
+    assert json_ == text.replace(token.encode(), b"sub_" + b"*" * 32)
+    assert other == text
