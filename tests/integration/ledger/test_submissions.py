@@ -34,7 +34,7 @@ def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
 def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str], Submission]:
     def work(connection: sa.Connection) -> dict[tuple[str, str], Submission]:
         events.lock_runs(connection, [("skyvern", run_id)], NOW)
-        return binding.bind(connection, [("skyvern", run_id, token)], NOW)
+        return binding.bind(connection, [binding.Wanted("skyvern", run_id, token)], NOW)
 
     return ledger.write(work)
 
