@@ -77,7 +77,7 @@ def extent_of(run: Mapping[str, Any]) -> Extent:
         if value or not is_empty(value):
             mask |= bit
     files = _list(run.get("downloaded_files"))
-    others = [name for name, value in run.items() if name not in _COMMON and not is_empty(value)]
+    others = [name for name in run.keys() - _COMMON if not is_empty(run[name])]
     parts = frozenset(map(_hash, files)) if 0 < len(files) <= _MOST_FILES else _NO_PARTS
     return Extent(
         mask=mask,

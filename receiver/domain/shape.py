@@ -253,10 +253,13 @@ def of_details(run: Data, details: Data) -> dict[str, Any]:
     """Return what one more call of Skyvern's API tells of a polled `run`, under the names that its webhook has.
 
     `details`: the answer to GET /api/v1/tasks/{id} (a task), /api/v2/tasks/{id} (a task_v2) or /v1/workflows/runs/{id}
-    (a workflow's run). They have all that a poll lacks, with the webhook's values. What a delivery changes is left out.
+    (a workflow's run). They have all that a poll lacks, with the webhook's values. What a delivery changes is left
+    out, and so is what the body has or what follows from it: an output may be megabytes.
     """
     names = _WEBHOOK.get(_kind(run), {}).keys() - _OF_DELIVERY
-    return {name: details[name] for name in names if not is_empty(details.get(name))}
+    known = completed(run)
+    lacking = (name for name in names if is_empty(run.get(name)) and not is_empty(details.get(name)))
+    return {name: details[name] for name in lacking if details[name] != known.get(name)}
 
 
 _EMPTY: Final = frozenset({str, list, dict})

@@ -174,3 +174,14 @@ def test_null_empty_and_renewed_urls_are_no_more() -> None:
 def test_an_extent_is_kept_as_text(extent: Extent) -> None:
     assert parse_extent(str(extent)) == extent
     assert not extent.exceeds([extent])
+
+
+def test_of_details_only_that_is_kept_which_does_not_follow_from_the_body() -> None:
+    # Given the poll of a workflow's run with a large output, and details that have it under two further names
+    output = {"rows": ["x" * 1000] * 100}
+    body = {"run_id": "wr_1", "run_type": "workflow_run", "status": "completed", "output": output, "step_count": 3}
+    body["run_request"] = {"workflow_id": "wpid_1", "parameters": {"sku": output}, "title": "Mine"}
+    told = {"outputs": output, "parameters": {"sku": output}, "workflow_run_id": "wr_1", "total_steps": 4}
+    details = {**told, "workflow_title": "Mine", "total_cost": 0.5, "step_count": 9}
+
+    assert shape.of_details(body, details) == {"total_cost": 0.5, "total_steps": 4}
