@@ -147,7 +147,7 @@ def note_end(
     connection: sa.Connection, source: str, run_id: str, now: float, due_at: float, *, noted_at: float | None = None
 ) -> bool:
     """Note that Skyvern's API shows the end of a run, so that it is asked again at `due_at` unless its webhook comes
-    before. Call it for runs that have ended only. False when the ledger knows the end, or has noted it.
+    before. Call it for runs that have ended only. False when the ledger knows the end, or has noted it and asks again.
 
     `noted_at`: since when the end is known, if not since `now`; the earliest counts.
     """
@@ -162,22 +162,23 @@ def note_end(
             sa.not_(runs.c.final), sa.or_(runs.c.noted_at.is_(None), runs.c.noted_at > insert.excluded.noted_at)
         ),
     )
-    if connection.execute(noted.returning(runs.c.run_id)).first() is None:
+    first = connection.execute(noted.returning(runs.c.run_id)).first() is not None
+    if not first and final_runs(connection, [(source, run_id)]):
         return False
-    sooner = sa.or_(submissions.c.due_at.is_(None), submissions.c.due_at > due_at)
-    connection.execute(
+
+    def sooner(column: sa.Column[float | None]) -> sa.ColumnElement[bool]:
+        # What was noted before may be polled at this moment; but whoever noted it may have asked for nothing.
+        return sa.or_(column.is_(None), column > due_at) if first else column.is_(None)
+
+    made = connection.execute(
         sa.update(submissions)
-        .where(submissions.c.source == source, submissions.c.run_id == run_id, sooner)
+        .where(submissions.c.source == source, submissions.c.run_id == run_id, sooner(submissions.c.due_at))
         .values(due_at=due_at, updated_at=now)
     )
     if not is_ours(connection, source, run_id):
-        connection.execute(
+        made = connection.execute(
             sa.update(runs)
-            .where(
-                runs.c.source == source,
-                runs.c.run_id == run_id,
-                sa.or_(runs.c.due_at.is_(None), runs.c.due_at > due_at),
-            )
+            .where(runs.c.source == source, runs.c.run_id == run_id, sooner(runs.c.due_at))
             .values(due_at=due_at)
         )
-    return True
+    return first or made.rowcount > 0

@@ -43,7 +43,8 @@ def import_runs(ledger: Ledger, source: PolledSource, since: float, take: Take |
         nonlocal newest
         fresh = [row for row in rows if row.run_id not in seen and row.final]
         seen.update(row.run_id for row in fresh)
-        newest = max([row.created_at for row in rows if row.created_at], default=newest)
+        times = [row.created_at for row in rows if row.created_at]
+        newest = max([*times, *([] if newest is None else [newest])], default=None)
         keys = [(source.name, row.run_id) for row in fresh]
         known = ledger.read(lambda connection: runs.final_runs(connection, keys))
         report.final += len(fresh)

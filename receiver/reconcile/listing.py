@@ -14,10 +14,11 @@ from typing import Final
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered, ListedRun, listed_runs
+from receiver.skyvern import Answered, ListedRun, length_of_list, listed_runs
 from receiver.skyvern.requests import MAX_PAGES, PAGE_SIZE
 
-STATUSES: Final = (*sorted(FINAL), *ACTIVE)
+# What is under way first: a run that ends while the lists are read is then in one of them.
+STATUSES: Final = (*ACTIVE, *sorted(FINAL))
 # Types of runs of Skyvern 1.0.56 (RunType). One that this version does not know is in the plain list all the same.
 RUN_TYPES: Final = (
     *("workflow_run", "task_v1", "task_v2", "task_v3"),
@@ -94,7 +95,7 @@ def _read(
         answer = source.reader.list_runs(page, PAGE_SIZE, statuses, run_types)
         listing.calls += 1
         rows = listed_runs(answer) if isinstance(answer, Answered) else None
-        if rows is None:
+        if rows is None or not isinstance(answer, Answered):
             said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
             listing.trouble = f"page {page}: {said}"
             return False
@@ -104,6 +105,6 @@ def _read(
         young = [row for row in rows if row.created_at is None or row.created_at >= since]
         if young:
             on_page(young)
-        if len(rows) < PAGE_SIZE or (times and min(times) < since):
+        if length_of_list(answer) < PAGE_SIZE or (times and min(times) < since):
             return True
     return False

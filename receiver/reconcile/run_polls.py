@@ -52,8 +52,7 @@ class RunPolls:
             self._again(due, now, answer.reason)
         elif answer.ok:
             self._answered(source, due, answer, now)
-        elif answer.status == HTTPStatus.NOT_FOUND and (due.noted_at is None or _is_old(due, now)):
-            # It was only said to be there, by a request that nobody signed; or it has been gone for a day.
+        elif answer.status == HTTPStatus.NOT_FOUND and (_is_hearsay(due) or _is_old(due, now)):
             self._mark_unknown(due.source, due.run_id)
             self._stop(due, "Skyvern knows no such run")
         elif due.final and 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
@@ -104,5 +103,12 @@ def _has_come(due: DueRun) -> bool:
     return due.final and due.noted_at is not None and complete and due.status != CANCELED
 
 
+def _is_hearsay(due: DueRun) -> bool:
+    """Whether the run was only said to be there, by a request that nobody signed."""
+    return due.noted_at is None and due.found_by == "" and due.events == 0
+
+
 def _is_old(due: DueRun, now: float) -> bool:
-    return due.first_seen_at < now - poll_schedule.LOST_AFTER
+    """Whether it is a day since the end of the run was seen, or since it was heard of."""
+    since = due.first_seen_at if due.noted_at is None else due.noted_at
+    return since < now - poll_schedule.LOST_AFTER

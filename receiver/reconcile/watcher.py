@@ -166,7 +166,8 @@ class _Walk:
     def _page(self, rows: Sequence[ListedRun]) -> None:
         """Ask for what has ended and is not known here; remember what has not ended."""
         source, now, grace = self._source.name, time.time(), self._settings.webhook_grace
-        self._newest = max([each.created_at for each in rows if each.created_at is not None], default=self._newest)
+        times = [each.created_at for each in rows if each.created_at is not None]
+        self._newest = max([*times, *([] if self._newest is None else [self._newest])], default=None)
         ended = {each.run_id: each for each in rows if each.final}
         active = [each for each in rows if not each.final]
 
@@ -225,6 +226,7 @@ class _Walk:
                 each.run_id: now + self._settings.webhook_grace for each in gone if (source, each.run_id) not in known
             }
             watches.forget(connection, source, [each.run_id for each in gone])
-            return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT)
+            grace = self._settings.webhook_grace
+            return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
 
         self._asked += self._ledger.write(work)

@@ -177,6 +177,12 @@ def listed_runs(answer: Answered) -> list[ListedRun] | None:
     ]
 
 
+def length_of_list(answer: Answered) -> int:
+    """Return how many lines the list has that was answered, with those that `listed_runs` leaves out."""
+    rows = answer.json()
+    return len(rows) if isinstance(rows, list) else 0
+
+
 def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
     """Return the artifacts of a run, or None when the answer is no such list."""
     rows = answer.json() if answer.ok else None

@@ -309,3 +309,6 @@ class Results:
             await self._ledger.write(work)
         except (LedgerUnavailable, LedgerDataError):
             self._noted.pop(key, None)
+        except asyncio.CancelledError:  # the caller has gone, and the note may be rolled back: let the next one make it
+            self._noted.pop(key, None)
+            raise

@@ -15,14 +15,17 @@ import redis
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
 from receiver.ledger import account, queries, watches
+from receiver.ledger.runs import note_end
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
+from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import RUNS_KEY
 from receiver.skyvern.samples import dumps
 from receiver.skyvern.simulator.bodies import webhook
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
+from tests.support.events import body
 from tests.support.reconciling import TOKEN, Rig
 from tests.support.waiting import eventually
 
@@ -392,6 +395,116 @@ def test_reading_stops_at_the_page_that_goes_back_far_enough(monkeypatch: pytest
     assert seen == {f"r{number}" for number in range(9)}  # equal times included
     assert len(paged.calls) == 2
     assert found.reached
+
+
+def test_a_line_without_an_id_does_not_make_a_page_look_like_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(12)]
+    rows[2]["run_id"] = None
+
+    _, seen = read(Paged(rows, pages=9, size=5), 0.0, monkeypatch)
+
+    assert seen == {f"r{number}" for number in range(12) if number != 2}
+
+
+def test_a_run_that_ends_while_the_lists_are_read_by_status_is_in_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a list that has to be read by status, and a run that ends after the first of these lists was read
+    rows = [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(14)]
+    rows[-1]["status"] = "running"
+
+    class Ending(Paged):
+        def list_runs(self, page: int, size: int, status: Any = (), run_type: Any = (), search_key: str = "") -> Any:
+            answer = super().list_runs(page, size, status, run_type, search_key)
+            if status in (["completed"], ["running"]) and page == 1 and not run_type:
+                self.rows[-1]["status"] = "completed"
+            return answer
+
+    # When it is read
+    _, seen = read(Ending(rows, pages=2, size=5), 0.0, monkeypatch)
+
+    # Then it is seen
+    assert "r13" in seen
+
+
+def test_a_run_of_a_later_page_is_as_old_as_the_newest_of_the_whole_list_says(
+    scripted_server: ScriptedServer, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a list of two pages, and an end on the second that is an hour older than the newest run of the first
+    monkeypatch.setattr(listing, "PAGE_SIZE", 1)
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, webhook_grace=1000)
+    now = datetime.now(UTC)
+    young, old = now.isoformat(), (now - timedelta(hours=1)).isoformat()
+    first = row("tsk_young", young, "running")
+    second = row("tsk_old", old, finished_at=old)
+    answers = [Reply(200, orjson.dumps(each)) for each in ([first], [second], [], [first], [])]
+    scripted_server.script = answers
+    scripted_server.default = Reply(503, b"{}")
+
+    # When it is walked
+    walk(it)
+
+    # Then that end does not wait for its webhook: it was asked for at once
+    assert any(call.path == "/v1/runs/tsk_old" for call in scripted_server.calls)
+
+
+def test_a_run_that_is_under_way_no_more_waits_for_its_webhook_once(
+    scripted_server: ScriptedServer, rig: MakeRig
+) -> None:
+    # Given a run that was under way, and a list of what is under way that no longer shows it
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True, webhook_grace=100)
+    at = datetime.now(UTC).isoformat()
+    scripted_server.default = Reply(200, orjson.dumps([row("tsk_1", at, "running")]))
+    walk(it)
+    scripted_server.default = Reply(200, b"[]")
+    walk(it)
+    assert 60 < asked_for(it)["tsk_1"] <= 100
+
+    # When the grace is over, and it has ended
+    scripted_server.default = Reply(200, body("tsk_1", "completed", created_at=at, modified_at=at, finished_at=at))
+    it.ledger.write(lambda c: c.execute(runs.update().values(due_at=1.0, noted_at=runs.c.noted_at - 100)))
+    it.reconciler.drain(20)
+
+    # Then it is taken in, and does not wait once more
+    assert it.events() == [("tsk_1", "import", "new")]
+
+
+@pytest.mark.parametrize(("noted_for", "asked"), [(3600.0, True), (100_000.0, False)])
+def test_an_end_that_was_seen_is_not_given_up_for_one_404_though_its_run_has_been_known_for_days(
+    scripted_server: ScriptedServer, rig: MakeRig, noted_for: float, asked: bool
+) -> None:
+    # Given a run that has been paused for days, as an event says, and whose end a GET has shown
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"))
+    now = time.time()
+    it.dispatcher.dispatch([it.webhook("tsk_1", {"status": "paused"})])
+    it.ledger.write(lambda c: note_end(c, "skyvern", "tsk_1", now - noted_for, now - 1))
+    it.ledger.write(lambda c: c.execute(runs.update().values(first_seen_at=now - 300_000)))
+    scripted_server.default = Reply(404, b'{"detail": "Not Found"}')
+
+    # When Skyvern, or a proxy before it, says that it is not there
+    it.reconciler.drain(20)
+
+    # Then it is asked again for a day after that
+    assert ("tsk_1" in asked_for(it)) is asked
+
+
+def test_an_end_that_was_noted_and_is_not_asked_for_is_asked_for_when_it_is_seen_again(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig
+) -> None:
+    # Given an end that is too young for an import by hand, which notes it and asks for nothing
+    it, sim = rig(skyvern_simulator, webhook_grace=1000), skyvern_simulator
+    run_id = sim.submit("from elsewhere")["run_id"]
+    sim.wait_final(run_id)
+    (source,) = it.reconciler.sources
+    assert import_runs(it.ledger, source, 0.0, it.reconciler.take).young == [run_id]
+    assert asked_for(it) == {}
+    now = time.time()
+
+    # When a caller's GET shows it, several times
+    first = it.ledger.write(lambda c: note_end(c, "skyvern", run_id, now, now + 1000))
+    again = it.ledger.write(lambda c: note_end(c, "skyvern", run_id, now + 500, now + 500))
+
+    # Then it is asked for when its webhook has had its time
+    assert (first, again) == (True, False)
+    assert 900 < asked_for(it)[run_id] <= 1000
 
 
 def test_a_gap_is_recorded_and_the_watch_goes_on(

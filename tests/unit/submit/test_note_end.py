@@ -1,0 +1,45 @@
+"""An end that a GET has shown is noted, whoever goes away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from receiver.domain.run import parse
+from receiver.submit.results import Results
+from tests.support.events import body
+
+UNUSED: Any = None
+
+
+class SlowLedger:
+    """Stands for a ledger whose first transaction does not end."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+
+    async def write(self, work: object) -> None:
+        self.writes += 1
+        if self.writes == 1:
+            await asyncio.Event().wait()
+
+
+async def test_a_note_whose_caller_went_away_is_made_for_the_next_one() -> None:
+    # Given a caller that hangs up while the end of its run is noted, so that the note is rolled back
+    ledger: Any = SlowLedger()
+    results = Results(ledger, UNUSED, UNUSED, UNUSED, 120.0)
+    ended = parse(body("tsk_1"))
+    first = asyncio.create_task(results.note_end("skyvern", ended))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+    # When another one sees the end, and a third
+    await results.note_end("skyvern", ended)
+    await results.note_end("skyvern", ended)
+
+    # Then it is noted, once
+    assert ledger.writes == 2
