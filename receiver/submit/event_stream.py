@@ -36,7 +36,10 @@ class EventStreams:
         if first is None:
             first = await self._results.from_skyvern(source, key, last)
             if first.status != 200 and not await self._results.is_known(source, last):
-                return first
+                own = await self._results.from_ledger(source, key, run_id) if last != run_id else None
+                if own is None:
+                    return first
+                last, first = run_id, own
         try:
             with self._places.place(key.id):
                 pass  # the place is held from the first event on: a stream that nobody reads is never begun

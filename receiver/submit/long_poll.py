@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,8 @@ from receiver.ledger import LedgerUnavailable
 POLL_INTERVAL = 0.3
 # Seconds until the next query when the ledger was unavailable.
 RETRY_INTERVAL = 1.0
+
+log = logging.getLogger("runhook.submit")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -123,6 +126,9 @@ class LongPoll(Generic[K, V]):
             try:
                 values = await self._query(list(self._waiting))
             except LedgerUnavailable:
+                values, pause = {}, RETRY_INTERVAL
+            except Exception:  # else all who wait would hang until their time is up
+                log.exception("submit.query waiting=%d", self._count)
                 values, pause = {}, RETRY_INTERVAL
             for key, value in values.items():
                 for future, known in list(self._waiting.get(key, {}).items()):

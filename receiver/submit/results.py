@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from http import HTTPStatus
 from urllib.parse import quote
 
 from receiver.domain.callback_url import token_of
@@ -88,7 +89,9 @@ class Results:
         found = await self.from_ledger(source, key, last)
         if found is None and not await self.is_known(source, last):
             reply = await self.from_skyvern(source, key, last)
-            if reply.status != 200 or parse(reply.body).final:
+            if reply.status == HTTPStatus.NOT_FOUND and last != run_id:
+                last, found = run_id, await self.from_ledger(source, key, run_id)
+            elif reply.status != 200 or parse(reply.body).final:
                 return reply
         if found is None:
             try:
@@ -97,6 +100,8 @@ class Results:
             except TooManyWaiters as problem:
                 return error(503, str(problem), retry_after="5")
             found = await self.after_wait(source, key, last, state)
+            if found.status == HTTPStatus.NOT_FOUND and last != run_id:  # how it ended itself is known
+                last, found = run_id, await self.from_ledger(source, key, run_id) or found
         if last != run_id and found.status == 200:
             found = found.with_headers(**{RETRIED_FROM_HEADER: quote(run_id, safe="")})
         return found

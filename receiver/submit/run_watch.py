@@ -43,8 +43,11 @@ LONGEST_PAUSE: Final = 300.0
 FORGOTTEN_AFTER: Final = 5.0
 # Runs due at once up to which each is asked for by itself.
 DIRECT: Final = 4
-# Pages of 100 active runs that one look lists at the most.
+# Pages of 100 active runs that one look lists at the most; twice as many as its runs fill, where that is more.
 PAGES: Final = 5
+# Seconds that the next page waits for a call in the budget, and between two tries.
+PAGE_WAIT: Final = 5.0
+_PAGE_PAUSE: Final = 0.1
 PAGE_SIZE: Final = 100
 # Calls of one look that are under way at once.
 _CONCURRENCY: Final = 8
@@ -182,8 +185,8 @@ class RunWatch:
         """List the active runs. Returns those of `mine` that must be asked for, and those that have just ended."""
         missing = dict.fromkeys(mine)
         complete = False
-        for page in range(1, PAGES + 1):
-            if complete or not missing or not await self._take(1):
+        for page in range(1, max(PAGES, len(mine) * 2 // PAGE_SIZE) + 1):
+            if complete or not missing or not await self._take_a_page():
                 break
             answer = await self._api.list_runs(page, PAGE_SIZE, _ACTIVE)
             self._pause_if_told(answer)
@@ -201,6 +204,17 @@ class RunWatch:
         for run_id in new:
             self._watched[run_id].ended = True
         return [run_id for run_id in missing if run_id not in set(new)], new
+
+    async def _take_a_page(self) -> bool:
+        """Take a call for the next page out of the budget, or wait for one: of a list that is broken off and begun
+        anew each time, the later pages would never be read. False after PAGE_WAIT, or when nobody waits any more."""
+        until = time.monotonic() + PAGE_WAIT
+        while not await self._take(1):
+            now = time.monotonic()
+            if now > until or now - self._wanted_at > FORGOTTEN_AFTER:
+                return False
+            await asyncio.sleep(_PAGE_PAUSE)
+        return True
 
     def _attempt(self, run_id: str) -> int:
         look = self._looks.get(run_id)

@@ -128,3 +128,29 @@ def test_runs_that_name_each_other_in_a_circle_hold_up_nobody(
         found = waited.result(25).json()
         assert "event: result" in list(lines)
     assert (found["run_id"] in runs, found["status"]) == (True, "failed")
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before", "after"])
+def test_a_run_whose_next_one_skyvern_does_not_know_is_told_as_it_ended_itself(
+    submitting: Make, simulate_skyvern: Simulate, begun: bool
+) -> None:
+    # Given a run that has failed and says that another was started for it, which is not there
+    sim = simulate_skyvern(run_seconds=1000.0)
+    rig = submitting(sim.url)
+    run_id = rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"]
+
+    # When it is waited for, from before that or from after it
+    with ThreadPoolExecutor(1) as pool:
+        if begun:
+            waiting = pool.submit(rig.client.get, f"/v1/runs/{run_id}?wait=5", timeout=30)
+        end(rig, sim, run_id, "failed", retried_by_workflow_run_id="wr_gone")
+        eventually(lambda: rig.client.get(f"/v1/runs/{run_id}").headers["x-runhook-from"] == "ledger")
+        if not begun:
+            waiting = pool.submit(rig.client.get, f"/v1/runs/{run_id}?wait=5", timeout=30)
+        found = waiting.result(30)
+
+    # Then its own end is told, by a stream as well
+    assert (found.status_code, found.json()["run_id"], found.json()["status"]) == (200, run_id, "failed")
+    assert found.headers["x-runhook-retried-by"] == "wr_gone"
+    with rig.client.stream("GET", f"/v1/runs/{run_id}/events", timeout=20) as answer:
+        assert "event: result" in list(answer.iter_lines())

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from receiver.ledger import LedgerUnavailable
 from receiver.submit import long_poll
 from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
 
@@ -54,6 +55,22 @@ async def test_one_query_wakes_those_whose_value_changed(monkeypatch: pytest.Mon
     assert len(poll) == 1
     poll.stop()
     assert await waits[2] is None
+    await poll.close()
+
+
+async def test_a_query_that_fails_is_made_again_for_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_poll, "RETRY_INTERVAL", 0.01)
+    answers: list[dict[str, int] | Exception] = [LedgerUnavailable("away"), ValueError("a bug"), {"a": 2}]
+
+    async def query(_: Collection[str]) -> dict[str, int]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    poll: LongPoll[str, int] = LongPoll(query)
+
+    assert await poll.wait_for_change("a", 1, 5) == 2
     await poll.close()
 
 

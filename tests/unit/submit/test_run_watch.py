@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -169,6 +170,7 @@ async def test_given_more_active_runs_than_are_listed_the_rest_is_asked_for_in_t
     monkeypatch.setattr(run_watch, "LOOK_INTERVAL", 3600.0)
     monkeypatch.setattr(run_watch, "PAGES", 1)
     monkeypatch.setattr(run_watch, "AGAIN", 0.0)
+    monkeypatch.setattr(run_watch, "PAGE_WAIT", 0.0)
     newer = {f"n{number}": "running" for number in range(100)}
     wanted = [f"r{number}" for number in range(9)]
     rig.api.runs = {**newer, **dict.fromkeys(wanted, "running")}
@@ -181,6 +183,40 @@ async def test_given_more_active_runs_than_are_listed_the_rest_is_asked_for_in_t
     assert found == wanted  # each once before any is looked at again
     assert set(rig.claims.released) <= set(wanted)
     assert rig.claims.released
+
+
+async def test_a_long_list_is_read_to_its_end_though_the_budget_gives_a_page_now_and_then(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a thousand runs that are waited for, the oldest of which have ended, and a budget that is small
+    monkeypatch.setattr(run_watch, "LOOK_INTERVAL", 3600.0)
+    monkeypatch.setattr(run_watch, "_PAGE_PAUSE", 0.0)
+    wanted = [f"r{number}" for number in range(1000)]
+    rig.api.runs = {**dict.fromkeys(wanted[:-2], "running"), **dict.fromkeys(wanted[-2:], "completed")}
+    asked = itertools.count(1)
+
+    async def now_and_then(_: int) -> int:
+        return 1 if next(asked) % 3 == 0 else 0
+
+    monkeypatch.setattr(rig.watch, "_take", now_and_then)
+
+    # When they are looked at
+    calls = await rig.round(*wanted)
+
+    # Then the list was read once, to its end, and those two were asked for
+    assert calls == [*(f"page {page}" for page in range(1, 11)), *wanted[-2:]]
+    assert rig.noted == wanted[-2:]
+
+
+async def test_a_budget_without_a_call_left_holds_up_no_look_for_ever(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_watch, "PAGE_WAIT", 0.01)
+    rig.api.runs = dict.fromkeys("abcdefgh", "running")
+    rig.budget = 0
+
+    async with asyncio.timeout(5):
+        assert await rig.round(*"abcdefgh") == []
 
 
 async def test_a_run_that_another_process_looks_at_is_not_asked_for(rig: Rig) -> None:
