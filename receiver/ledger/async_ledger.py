@@ -138,6 +138,8 @@ class AsyncLedger:
     async def close(self) -> None:
         """Stop the threads and close the connections, once running transactions have ended or CLOSE_WAIT is over."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if pending := list(self._pending):
-            await asyncio.wait([asyncio.wrap_future(each) for each in pending], timeout=CLOSE_WAIT)
+        if pending := [asyncio.wrap_future(each) for each in self._pending]:
+            for each in pending:  # asyncio logs what nobody has seen
+                each.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait(pending, timeout=CLOSE_WAIT)
         self._ledger.close()

@@ -36,8 +36,13 @@ class SingleFlight(Generic[K, V]):
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = asyncio.create_task(work())
-            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+            task.add_done_callback(lambda done: self._ended(key, done))
         return await asyncio.shield(task)
+
+    def _ended(self, key: K, task: asyncio.Task[V]) -> None:
+        self._tasks.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # seen here, for all calls may have been cancelled; asyncio logs what nobody has seen
 
 
 class TooManyWaiters(Exception):

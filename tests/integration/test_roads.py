@@ -46,7 +46,9 @@ COMPARED = (
 @pytest.mark.parametrize("batches", ["one by one", "all at once"])
 def test_every_road_leads_to_the_same_deliveries_of_the_same_run(account: Account, batches: str) -> None:
     # Given runs of every type and ending that were submitted here, whose results come by every road and in every order
-    names = roads.FINISHED
+    # The roads are the same on both databases: on the slower one a type of each kind shows that its SQL is.
+    whole = account.ledger.dialect == "sqlite"
+    names = [name for name in roads.FINISHED if whole or name.startswith(("task_v1.", "task_v2.", "workflow_run."))]
     first: dict[str, Mapping[str, Any]] = {}
     rounds: list[list[tuple[Mapping[str, Any], str]]] = [[] for _ in range(max(map(len, ORDERS)))]
     for name, order in itertools.product(names, [(WEBHOOK,), *ORDERS]):
