@@ -103,6 +103,8 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _end([where + (error.strerror or str(error)).lower()], NotStarted.exit_code)
     except Exception as error:
+        if _is_unconfirmed(error):
+            _end(["not confirmed, so nothing was changed; --yes asks nothing"], 1)
         if not hasattr(error, "format_message"):
             raise
         _end(_wrong_call(error), 2)
@@ -113,6 +115,13 @@ def _end(lines: list[str], code: int) -> NoReturn:
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")
     sys.exit(code)
+
+
+def _is_unconfirmed(error: Exception) -> bool:
+    """Whether a question was not answered: the terminal was closed, or there is none."""
+    import typer
+
+    return isinstance(error, typer.Abort)
 
 
 def _wrong_call(error: Any) -> list[str]:

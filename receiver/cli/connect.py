@@ -53,7 +53,8 @@ def connect(
         if not asked:
             raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
         surveys = [connecting.survey(ledger, each) for each in asked]
-        _known(surveys, agents)
+        if not any(each.trouble for each in surveys):  # else nobody knows which there are
+            _known(surveys, agents)
         wanted = [
             (each, found, _chosen(found, each, agents, undo=undo) if apply or undo else [])
             for each, found in zip(asked, surveys, strict=True)
@@ -61,7 +62,7 @@ def connect(
         if not as_json:
             _show(wanted, agents, undo=undo)
         changes = sum(len(chosen) for _, _, chosen in wanted)
-        if changes and not yes and not typer.confirm(f"Change {changes} agents?"):
+        if changes and not yes and not typer.confirm(f"Change {changes} agent{'' if changes == 1 else 's'}?"):
             raise typer.Exit(1)
         results = _change(ledger, wanted, undo=undo)
     if as_json:
@@ -153,7 +154,8 @@ def _show(
             for each in found.schedules
             if not named or each.schedule.agent_id in named
         ]
-    print_table(["source", "agent", "title", "results", "url", "change"], rows, "There are no agents.")
+    if rows or not any(found.trouble for _, found, _ in wanted):
+        print_table(["source", "agent", "title", "results", "url", "change"], rows, "There are no agents.")
     if schedules:
         out().print("")
         print_table(["source", "schedule", "name", "results", "next run", "last run"], schedules, "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from receiver.cli import build_app
+from receiver.cli import build_app, main
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, account
 from receiver.reconcile.connect import where
@@ -27,6 +29,7 @@ DEFINITION = {
     "blocks": [{"label": "one", "block_type": "http_request", "url": "https://x.example", "parameter_keys": ["name"]}],
 }
 Connect = Callable[..., Result]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -222,10 +225,28 @@ def test_a_skyvern_that_does_not_answer_is_told_and_nothing_is_guessed(
     agent(skyvern_simulator, "One")
     skyvern_simulator.world.options.change({Fault.CRASH: 1.0})
 
-    found = connect("--apply", "--yes")
+    for arguments in (["--apply", "--yes"], ["--agent", "wpid_1"]):
+        found = connect(*arguments)
 
-    assert found.exit_code == 1
-    assert "agents, page 1: Skyvern answered 500" in found.stderr
+        assert found.exit_code == 1
+        assert "agents, page 1: Skyvern answered 500" in found.stderr
+        assert "no agents" not in found.stdout
+
+
+def test_a_question_that_nobody_can_answer_changes_nothing_and_is_one_line(
+    connect: Connect, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    one = agent(skyvern_simulator, "One")
+    monkeypatch.setattr(sys, "argv", ["runhook", "connect", "--config", "c.json", "--apply"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    with pytest.raises(SystemExit) as end:
+        main()
+
+    assert end.value.code == 1
+    assert "Change 1 agent?" in (shown := capsys.readouterr()).out
+    assert shown.err.strip() == "runhook: not confirmed, so nothing was changed; --yes asks nothing"
+    assert skyvern_simulator.world.agents[one].callback is None
 
 
 def test_a_schedule_that_should_have_run_and_did_not_is_missing(
