@@ -207,6 +207,11 @@ def _warnings(config: Config, document: Document) -> list[str]:
     ]
     if not config.routes:
         found.append(((), "there are no routes: every event is kept, and goes nowhere"))
+    for name, source in config.sources.items():
+        reason = "" if config.reconcile.enabled else "reconcile.enabled is false"
+        if source.watch and (reason := reason if source.api_key else "it has no api_key"):
+            watch: Key = ("sources", name, "watch")
+            found.append((watch, f"{spell(watch)}: its runs are not watched, for {reason}"))
     for index, route in enumerate(config.routes):
         key: Key = ("routes", index, "when")
         found += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]

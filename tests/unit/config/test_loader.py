@@ -195,6 +195,25 @@ def test_nothing_is_said_of_who_names_the_sinks_when_they_cannot_be_read(file: P
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ("", "it has no api_key"),
+        ("    api_key: ''\nreconcile: {enabled: false}\n", "it has no api_key"),
+        ("    api_key: k-123456789\nreconcile: {enabled: false}\n", "reconcile.enabled is false"),
+        ("    api_key: k-123456789\n", ""),
+    ],
+)
+def test_a_watch_that_can_not_be_kept_is_a_warning(file: Path, more: str, reason: str) -> None:
+    routes = "sinks: {a: {type: files, path: /x}}\nroutes: [{name: r, to: [a]}]\n"
+    file.write_text(f"{routes}sources:\n  skyvern:\n    secrets: [a-secret-of-ours]\n    watch: true\n{more}")
+
+    found = load_file(file, ENVIRON).warnings
+
+    expected = f"{file}:6: sources.skyvern.watch: its runs are not watched, for {reason}"
+    assert found == ([expected] if reason else [])
+
+
 def test_a_sink_in_no_route_and_no_routes_at_all_are_warnings(file: Path) -> None:
     file.write_text(GOOD.partition("routes:")[0])
 
