@@ -206,7 +206,9 @@ class Reconciler:
         if isinstance(answer, Answered):
             reason = found.reason or f"the run is {run.status}" if run else f"Skyvern answered {answer.status}"
             retry_after = answer.retry_after
-            gone = answer.status == HTTPStatus.NOT_FOUND and submission.created_at < now - poll_schedule.LOST_AFTER
+            # Not at the first 404: a run may take days, and a proxy before Skyvern may say that for a moment.
+            twice = answer.status == HTTPStatus.NOT_FOUND and submission.reason == reason
+            gone = twice and submission.created_at < now - poll_schedule.LOST_AFTER
         else:
             reason = answer.reason
         if gone or self._has_ended(source, submission, answer, now):

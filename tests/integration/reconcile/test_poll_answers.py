@@ -28,7 +28,7 @@ TOKEN = "sub_" + "0123456789abcdef" * 2
 NOT_FOUND = Reply(404, b'{"detail": "Run not found"}', {"content-type": "application/json"})
 
 # Begins a submission of this age in seconds, its run known, and polls once for it; returns what became of it. `ended`:
-# the seconds since the run's end, which the ledger knows.
+# the seconds since the run's end, which the ledger knows. `before`: what the poll before it came to.
 Poll = Callable[..., Submission]
 
 
@@ -47,12 +47,13 @@ def reconciler(tmp_path: Path, redis_url: str, scripted_server: ScriptedServer) 
 def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
 
-    def once(age: float, ended: float | None = None) -> Submission:
+    def once(age: float, ended: float | None = None, before: str = "") -> Submission:
         began = time.time() - age
         new = lifecycle.NewSubmission(TOKEN, "skyvern", "k", "tasks", "hash")
         answer = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=1.0)
         ledger.write(lambda connection: lifecycle.begin(connection, new, began))
         ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, began))
+        ledger.write(lambda connection: lifecycle.postpone(connection, TOKEN, 1.0, before, began))
         if ended is not None:
             row = {"source": "skyvern", "run_id": "tsk_1", "final": True, "first_seen_at": 1.0}
             end = sa.insert(runs).values(**row, updated_at=time.time() - ended)
@@ -88,13 +89,22 @@ def test_a_poll_that_is_not_told_to_wait_comes_again_soon(poll: Poll, scripted_s
     assert 0 < due_at - time.time() < 60
 
 
-@pytest.mark.parametrize(("age", "goes_on"), [(60.0, True), (LOST_AFTER - 60, True), (LOST_AFTER + 60, False)])
+@pytest.mark.parametrize(
+    ("age", "before", "goes_on"),
+    [
+        (60.0, "Skyvern answered 404", True),
+        (LOST_AFTER - 60, "Skyvern answered 404", True),
+        (LOST_AFTER + 60, "Skyvern answered 404", False),
+        (3 * LOST_AFTER, "the run is running", True),  # a proxy before Skyvern says that, for a moment
+        (3 * LOST_AFTER, "Skyvern answered 503", True),
+    ],
+)
 def test_a_run_that_skyvern_does_not_know_is_polled_for_a_day_and_no_longer(
-    poll: Poll, scripted_server: ScriptedServer, age: float, goes_on: bool
+    poll: Poll, scripted_server: ScriptedServer, age: float, before: str, goes_on: bool
 ) -> None:
     scripted_server.default = NOT_FOUND
 
-    found = poll(age)
+    found = poll(age, before=before)
 
     assert (found.due_at is not None) is goes_on
     assert found.reason == "Skyvern answered 404"

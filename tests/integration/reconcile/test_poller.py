@@ -221,6 +221,8 @@ def test_a_run_that_is_not_there_is_polled_for_a_day(
     scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
 
     it.reconciler.drain(20)
+    it.due_now()
+    it.reconciler.drain(20)
 
     assert (it.submission().due_at is not None) is polled
     assert it.submission().reason == "Skyvern answered 404"
