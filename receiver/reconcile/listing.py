@@ -31,12 +31,14 @@ OnPage = Callable[[Sequence[ListedRun]], None]
 @dataclass(slots=True)
 class Listing:
     """What reading the list came to. `newest`, `oldest`: creation of the runs that were read. `reached`: whether it
-    goes back to where it should. `trouble`: why it was broken off, or ""."""
+    goes back to where it should. `trouble`: why it was broken off, or ""; `retry_after`: seconds that Skyvern then
+    asked to wait."""
 
     newest: float | None = None
     oldest: float | None = None
     reached: bool = True
     trouble: str = ""
+    retry_after: float = 0.0
     calls: int = 0
 
 
@@ -98,6 +100,7 @@ def _read(
         if rows is None or not isinstance(answer, Answered):
             said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
             listing.trouble = f"page {page}: {said}"
+            listing.retry_after = (answer.retry_after if isinstance(answer, Answered) else None) or 0.0
             return False
         times = [row.created_at for row in rows if row.created_at is not None]
         listing.newest = max([*times, *([] if listing.newest is None else [listing.newest])], default=None)

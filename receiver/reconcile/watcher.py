@@ -19,6 +19,7 @@ from typing import Final
 
 from receiver.config.models import ReconcileConfig
 from receiver.domain.attention import ACTIVE, PAUSED
+from receiver.domain.poll_schedule import LONGEST_FIRST
 from receiver.ledger import Connection, Ledger, account, run_polls, runs, watches
 from receiver.ledger.watches import ActiveRun, Watch
 from receiver.reconcile.listing import read_back
@@ -134,17 +135,16 @@ class _Walk:
         if self._watch.watermark is not None:
             since = self._watch.watermark - OVERLAP
         listing = read_back(self._source, since, self._page, stopped=self._stopped)
-        calls, trouble = listing.calls, listing.trouble
+        calls, trouble, retry_after = listing.calls, listing.trouble, listing.retry_after
         if not trouble and self._others_active():
             active = read_back(self._source, float("-inf"), self._page, statuses=ACTIVE, stopped=self._stopped)
-            calls, trouble = calls + active.calls, active.trouble
+            calls, trouble, retry_after = calls + active.calls, active.trouble, active.retry_after
             if not trouble and active.reached:
                 self._ended()
         now = time.time()
         if trouble:
-            self._ledger.write(
-                lambda connection: watches.break_off(connection, self._source.name, now + _AFTER_TROUBLE, trouble)
-            )
+            again_at = now + min(max(_AFTER_TROUBLE, retry_after), LONGEST_FIRST)
+            self._ledger.write(lambda connection: watches.break_off(connection, self._source.name, again_at, trouble))
         else:
             due_at = max(self._began + self._settings.watch_every, now)
             self._ledger.write(

@@ -507,6 +507,19 @@ def test_an_end_that_was_noted_and_is_not_asked_for_is_asked_for_when_it_is_seen
     assert 900 < asked_for(it)[run_id] <= 1000
 
 
+@pytest.mark.parametrize(("asked_to_wait", "waits"), [({}, 30), ({"retry-after": "600"}, 600)])
+def test_the_next_walk_comes_no_sooner_than_skyvern_asks(
+    scripted_server: ScriptedServer, rig: MakeRig, asked_to_wait: dict[str, str], waits: float
+) -> None:
+    it = rig(SimpleNamespace(url=scripted_server.url, key="k"), watch=True)
+    scripted_server.default = Reply(429, b"{}", asked_to_wait)
+    began = time.time()
+
+    it.reconciler.drain(20)
+
+    assert waits - 1 < watch_of(it).due_at - began < waits + 25
+
+
 def test_a_gap_is_recorded_and_the_watch_goes_on(
     scripted_server: ScriptedServer, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
