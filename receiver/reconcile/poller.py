@@ -333,4 +333,7 @@ def build(settings: Settings, config: Config) -> Reconciler:
         resolver = Resolver(name, reader, ledger, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
         hooks = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
         polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks))
-    return Reconciler(ledger, dispatcher, connection, config.reconcile, polled)
+    reconcile = config.reconcile
+    if (kept := config.retention.events) is not None:  # what was removed has been told once
+        reconcile = reconcile.model_copy(update={"watch_back": min(reconcile.watch_back, kept)})
+    return Reconciler(ledger, dispatcher, connection, reconcile, polled)

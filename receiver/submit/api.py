@@ -152,7 +152,8 @@ class _Api:
         self._stopping: asyncio.Future[None] | None = None
         mask = CallbackMask(self._ledger)
         self._submitter = Submitter(self._ledger, Redactor(config.redact), self._find_run, self._poll_after)
-        self._results = Results(self._ledger, self._states, self._places, mask, config.reconcile.webhook_grace)
+        grace, kept = config.reconcile.webhook_grace, config.retention.events
+        self._results = Results(self._ledger, self._states, self._places, mask, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places)
         self._proxy = Proxy(mask)
         self._retrier = WebhookRetrier(

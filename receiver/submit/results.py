@@ -15,6 +15,7 @@ from urllib.parse import quote
 from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, RunKey, parse
 from receiver.domain.submission import SubmissionMove
+from receiver.domain.webhook_grace import may_be_removed
 from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, runs
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
@@ -58,7 +59,7 @@ _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, 
 
 class Results:
     """Results for callers. `states`: of runs that are waited for. `grace`: seconds that a noted end waits for its
-    webhook."""
+    webhook. `kept`: seconds for which the ledger keeps events; None: for ever."""
 
     def __init__(
         self,
@@ -67,12 +68,14 @@ class Results:
         places: WaiterLimit,
         mask: CallbackMask,
         grace: float,
+        kept: float | None = None,
     ) -> None:
         self._ledger = ledger
         self._states = states
         self._places = places
         self._mask = mask
         self._grace = grace
+        self._kept = kept
         self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
         self._fetch_once: SingleFlight[RunKey, Answer] = SingleFlight()
         self._noted: dict[tuple[str, str, int, str], float] = {}
@@ -287,6 +290,8 @@ class Results:
         key = (source, run.run_id, run.attempt, run.status)
         if not run.final or run.problem:
             return
+        if not at_once and may_be_removed(run, time.time(), self._kept):
+            return  # what was removed has been told once
         if not at_once and now - self._noted.get(key, float("-inf")) < NOTE_INTERVAL:
             return
         if len(self._noted) >= _MAX_NOTED:

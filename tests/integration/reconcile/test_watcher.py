@@ -507,6 +507,26 @@ def test_an_end_that_was_noted_and_is_not_asked_for_is_asked_for_when_it_is_seen
     assert 900 < asked_for(it)[run_id] <= 1000
 
 
+def test_the_first_walk_goes_back_no_further_than_events_are_kept(
+    skyvern_simulator: SkyvernSimulator, rig: MakeRig
+) -> None:
+    # Given a run of two hours ago, whose events, if there were any, are removed by now
+    it, sim = rig(skyvern_simulator, watch=True), skyvern_simulator
+    old, young = sim.submit("old")["run_id"], sim.submit("young")["run_id"]
+    sim.wait_final(old, young)
+    sim.run(old).created_at -= timedelta(hours=2)
+    retention = it.config.retention.model_copy(update={"events": 3600.0})
+    keeping = poller.build(it.settings, it.config.model_copy(update={"retention": retention}))
+
+    # When the account is walked for the first time
+    keeping.drain(20)
+    keeping.drain(20)
+    keeping.close()
+
+    # Then it is not told again
+    assert it.events() == [(young, "import", "new")]
+
+
 @pytest.mark.parametrize(("asked_to_wait", "waits"), [({}, 30), ({"retry-after": "600"}, 600)])
 def test_the_next_walk_comes_no_sooner_than_skyvern_asks(
     scripted_server: ScriptedServer, rig: MakeRig, asked_to_wait: dict[str, str], waits: float

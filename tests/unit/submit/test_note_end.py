@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from receiver.submit.results import Results
 from tests.support.events import body
 
 UNUSED: Any = None
+DAY = 86_400.0
 
 
 class SlowLedger:
@@ -43,3 +45,22 @@ async def test_a_note_whose_caller_went_away_is_made_for_the_next_one() -> None:
 
     # Then it is noted, once
     assert ledger.writes == 2
+
+
+@pytest.mark.parametrize(
+    ("days", "kept", "noted"), [(10, 7 * DAY, False), (10, None, True), (7.5, 7 * DAY, True), (1, 7 * DAY, True)]
+)
+async def test_an_end_whose_events_are_removed_by_now_is_not_taken_in_again(
+    days: float, kept: float | None, noted: bool
+) -> None:
+    # Given a run that ended long ago, and events that are kept for so long; clocks may differ by hours
+    ledger: Any = SlowLedger()
+    ledger.writes = 1
+    results = Results(ledger, UNUSED, UNUSED, UNUSED, 120.0, kept)
+    ended_at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+
+    # When a GET shows it
+    await results.note_end("skyvern", parse(body("tsk_1", finished_at=ended_at)))
+
+    # Then it is noted only where its events can't have been removed
+    assert (ledger.writes == 2) is noted
