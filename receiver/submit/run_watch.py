@@ -196,6 +196,8 @@ class RunWatch:
             for row in rows:
                 if row.run_id in missing and row.status not in FINAL:
                     del missing[row.run_id]
+                    if (watched := self._watched.get(row.run_id)) is not None:
+                        watched.ended = False  # ends of others may have moved it to a page that was read before
                     self._saw(row.run_id, Look(row.status, self._attempt(row.run_id), row.run_type))
             complete = len(rows) < PAGE_SIZE
         if not complete:

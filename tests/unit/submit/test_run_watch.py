@@ -208,6 +208,38 @@ async def test_a_long_list_is_read_to_its_end_though_the_budget_gives_a_page_now
     assert rig.noted == wanted[-2:]
 
 
+async def test_a_run_that_a_list_has_left_out_once_is_asked_for_at_once_when_it_ends(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given runs that are waited for, one of which slipped through a list while it was read, and a budget for lists only
+    monkeypatch.setattr(run_watch, "LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(run_watch, "PAGE_WAIT", 0.0)
+    wanted = [f"r{number}" for number in range(6)]
+    running = dict.fromkeys(wanted, "running")
+
+    async def look(runs: dict[str, str]) -> list[str]:
+        rig.api.runs, rig.budget = runs, 1
+        before = len(rig.api.calls)
+        rig.watch.want(wanted)
+        assert rig.watch._task is not None
+        await rig.watch._task
+        return rig.api.calls[before:]
+
+    rig.watch.want(wanted)
+    await asyncio.sleep(0.003)
+    rig.api.pending = {"r3"}  # the list of active runs lacks it, and it has not ended
+    assert await look({**running, "r3": "failed"}) == ["page 1", "r3"]
+    rig.api.pending = set()
+    assert await look(running) == ["page 1"]
+
+    # When it ends
+    asked = await look({**running, "r3": "completed"})
+
+    # Then it is asked for like any other, and not out of what the lists leave of the budget
+    assert asked == ["page 1", "r3"]
+    assert rig.noted == ["r3"]
+
+
 async def test_a_budget_without_a_call_left_holds_up_no_look_for_ever(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
