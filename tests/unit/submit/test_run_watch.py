@@ -153,6 +153,7 @@ async def test_a_run_that_is_not_active_but_will_be_tried_again_costs_the_budget
 ) -> None:
     monkeypatch.setattr(run_watch, "LOOK_INTERVAL", 0.0)
     wanted = [f"r{number}" for number in range(6)]
+    monkeypatch.setattr(run_watch, "PAGE_WAIT", 0.0)
     rig.api.runs = {**dict.fromkeys(wanted, "running"), "r1": "failed"}
     rig.api.pending = {"r1"}
     rig.budget = 3
