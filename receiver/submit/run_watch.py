@@ -49,6 +49,9 @@ PAGES: Final = 5
 PAGE_WAIT: Final = 5.0
 _PAGE_PAUSE: Final = 0.1
 PAGE_SIZE: Final = 100
+# Lists of active runs that may lack a run which has not ended, before its looks count against the budget: ends of
+# others move runs to pages that were read already, and some runs are in no list.
+SLIPS: Final = 3
 # Calls of one look that are under way at once.
 _CONCURRENCY: Final = 8
 _ACTIVE: Final = ("created", "queued", "running", "paused")
@@ -101,11 +104,11 @@ def _key(source: str, run_id: str) -> str:
 
 @dataclass(slots=True)
 class _Watched:
-    """`due_at`, `looked_at`: monotonic. `ended`: an active-runs list has shown its end before."""
+    """`due_at`, `looked_at`: monotonic. `left_out`: lists of active runs that lacked it, one after the other."""
 
     due_at: float
     looked_at: float = 0.0
-    ended: bool = False
+    left_out: int = 0
 
 
 # Notes the end of a run, given what Skyvern's answer says of it.
@@ -162,12 +165,16 @@ class RunWatch:
         look = self._looks.get(run_id)
         return look is not None and look.final
 
+    def _is_listed(self, run_id: str) -> bool:
+        each = self._watched.get(run_id)
+        return each is not None and each.left_out < SLIPS
+
     async def _look(self, due: Sequence[str]) -> None:
         try:
             mine = await self._claims.take(self._source, due)
             self._postpone(set(due) - set(mine), LOOK_INTERVAL)  # another process looks at those
             asked, ended = mine, list[str]()
-            if len(mine) > DIRECT:
+            if len(mine) > DIRECT and any(self._is_listed(run_id) for run_id in mine):
                 asked, ended = await self._list_active(mine)
             if time.monotonic() < self._paused_until:
                 self._postpone([*asked, *ended], AGAIN)
@@ -197,14 +204,14 @@ class RunWatch:
                 if row.run_id in missing and row.status not in FINAL:
                     del missing[row.run_id]
                     if (watched := self._watched.get(row.run_id)) is not None:
-                        watched.ended = False  # ends of others may have moved it to a page that was read before
+                        watched.left_out = 0  # ends of others may have moved it to a page that was read before
                     self._saw(row.run_id, Look(row.status, self._attempt(row.run_id), row.run_type))
             complete = len(rows) < PAGE_SIZE
         if not complete:
             return list(missing), []
-        new = [run_id for run_id in missing if (each := self._watched.get(run_id)) and not each.ended]
+        new = [run_id for run_id in missing if (each := self._watched.get(run_id)) and each.left_out < SLIPS]
         for run_id in new:
-            self._watched[run_id].ended = True
+            self._watched[run_id].left_out += 1
         return [run_id for run_id in missing if run_id not in set(new)], new
 
     async def _take_a_page(self) -> bool:
@@ -240,6 +247,8 @@ class RunWatch:
         run = parse(answer.body)
         final = run.final and not run.problem
         self._saw(run_id, Look(run.status, run.attempt, run.run_type, final, answer if final else None))
+        if run.status not in _ACTIVE and run_id in self._watched:
+            self._watched[run_id].left_out = SLIPS  # it waits for its next attempt: no list shows it
         if final:
             await self._note_end(run)
 

@@ -22,6 +22,7 @@ class FakeApi:
     def __init__(self) -> None:
         self.runs: dict[str, str] = {}
         self.pending: set[str] = set()
+        self.hidden: set[str] = set()
         self.calls: list[str] = []
         self.refusal: Answer | None = None
         self.page_size = 100
@@ -40,6 +41,7 @@ class FakeApi:
         if self.refusal is not None:
             return self.refusal
         rows = [{"run_id": each, "status": said, "task_run_type": "task_v1"} for each, said in self.runs.items()]
+        rows = [row for row in rows if row["run_id"] not in self.hidden]
         listed = [row for row in rows if row["status"] in status]
         return Answered(200, json.dumps(listed[(page - 1) * page_size : page * page_size]).encode())
 
@@ -239,6 +241,33 @@ async def test_a_run_that_a_list_has_left_out_once_is_asked_for_at_once_when_it_
     # Then it is asked for like any other, and not out of what the lists leave of the budget
     assert asked == ["page 1", "r3"]
     assert rig.noted == ["r3"]
+
+
+async def test_lists_that_show_none_of_the_runs_take_no_call_from_their_looks(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given runs that no list shows, and a budget of two calls a look
+    monkeypatch.setattr(run_watch, "LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(run_watch, "AGAIN", 0.0)
+    wanted = [f"r{number}" for number in range(6)]
+    rig.api.runs = dict.fromkeys(wanted, "running")
+    rig.api.hidden = set(wanted)
+    rig.watch.want(wanted)
+    await asyncio.sleep(0.003)
+
+    async def look() -> list[str]:
+        rig.budget, before = 2, len(rig.api.calls)
+        rig.watch.want(wanted)
+        assert rig.watch._task is not None
+        await rig.watch._task
+        return rig.api.calls[before:]
+
+    # When they are looked at again and again
+    seen = [await look() for _ in range(6)]
+
+    # Then a few lists are tried, and from then on the budget is for the runs themselves, in turn
+    assert seen[: run_watch.SLIPS] == [["page 1", *wanted]] * run_watch.SLIPS
+    assert [*seen[-3], *seen[-2], *seen[-1]] == wanted
 
 
 async def test_a_budget_without_a_call_left_holds_up_no_look_for_ever(
