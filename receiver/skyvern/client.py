@@ -262,7 +262,9 @@ class SkyvernReader(_Client):
     ) -> None:
         super().__init__(base, api_key, patience=patience, answer_cap=answer_cap)
         self._client: httpx2.Client | None = None
-        self._opening = threading.Lock()
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._closed = False
 
     def get_run(self, run_id: str) -> Answer:
         """GET /v1/runs/{id}: 404 when there is no such run."""
@@ -312,14 +314,31 @@ class SkyvernReader(_Client):
         return self._send(requests.artifacts(run_id, types))
 
     def close(self) -> None:
-        """Close the connections."""
-        if self._client is not None:
+        """Close the connections: at once, or when the last call that is under way has ended."""
+        with self._lock:
+            self._closed = True
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._closed and not self._under_way and self._client is not None:
             self._client.close()
             self._client = None
 
     def _send(self, call: ApiCall) -> Answer:
+        with self._lock:
+            if self._closed:
+                return Unreachable(ambiguous=False, reason="the process is being stopped")
+            client = self._open()
+            self._under_way += 1
+        try:
+            return self._send_with(client, call)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                self._close_unused()
+
+    def _send_with(self, client: httpx2.Client, call: ApiCall) -> Answer:
         limit = self._patience.limit or call.limit
-        client = self._open()
         request = self._origin.request(client, call, limit)
         if isinstance(request, Unreachable):
             return request
@@ -332,13 +351,10 @@ class SkyvernReader(_Client):
             time.sleep(pause)
 
     def _open(self) -> httpx2.Client:
-        with self._opening:
-            if self._client is None:
-                limits = httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4)
-                self._client = httpx2.Client(
-                    limits=limits, trust_env=False, follow_redirects=False, cookies=_no_cookies()
-                )
-            return self._client
+        if self._client is None:
+            limits = httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4)
+            self._client = httpx2.Client(limits=limits, trust_env=False, follow_redirects=False, cookies=_no_cookies())
+        return self._client
 
     def _attempt(self, client: httpx2.Client, request: httpx2.Request, call: ApiCall, limit: float) -> Answer:
         deadline = time.monotonic() + limit

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import logging
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 import pytest
@@ -25,6 +28,7 @@ from receiver.skyvern import (
 )
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
+from tests.support.waiting import PATIENCE, eventually
 
 KEY = "sk-very-secret"
 HASTY = Patience(tries=3, first=0.01, budget=2.0)
@@ -343,3 +347,23 @@ async def test_the_client_and_the_simulated_skyvern_understand_each_other(skyver
     assert missing.status == 404
     await api.aclose()
     reader.close()
+
+
+def test_a_reader_that_is_closed_opens_nothing_and_ends_what_is_under_way(scripted_server: ScriptedServer) -> None:
+    # Given a call that is under way when its reader is closed
+    answered = threading.Event()
+    scripted_server.default = Reply(200, b"{}", until=answered)
+    reader = SkyvernReader(scripted_server.url, KEY, patience=HASTY)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(reader.get_run, "x")
+        eventually(lambda: len(scripted_server.calls) == 1)
+
+        # When it is closed, then the call gets its answer, and no other is made
+        reader.close()
+        answered.set()
+        assert isinstance(call.result(PATIENCE), Answered)
+    assert isinstance(reader.get_run("y"), Unreachable)
+    assert len(scripted_server.calls) == 1
+    # and no connection stays open, which would be a warning
+    del reader, call
+    gc.collect()
