@@ -16,7 +16,7 @@ SHORT = {fault: ratio for fault, ratio in FAULTS.items() if fault not in (Fault.
 def test_each_run_comes_out_as_its_webhook_alone_would_though_all_goes_wrong_and_the_receiver_is_killed(
     tmp_path: Path, redis_url: str
 ) -> None:
-    loop = Loop(60, 1, tmp_path / "loop", redis_url, faults=SHORT, of_reads={}, kills=1)
+    loop = Loop(40, 1, tmp_path / "loop", redis_url, faults=SHORT, of_reads={}, kills=1)
 
     found = loop.run(patience=120)
 
