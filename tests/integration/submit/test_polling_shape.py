@@ -68,7 +68,9 @@ def test_a_run_is_answered_as_by_skyvern_itself_before_its_webhook_and_after_it(
     submitting: Make, simulate_skyvern: Simulate, kind: str, road: str
 ) -> None:
     lost = {Fault.LOSE: 1.0} if road == "poll" else {}
-    sim = simulate_skyvern(ratios=lost)
+    # A run that is still on when it is asked for first, and no gap between its end and its files: a poll in it would
+    # be taken for the result, since nothing waits for the webhook here.
+    sim = simulate_skyvern(ratios=lost, run_seconds=20.0, gap_seconds=0.0)
     rig = submitting(sim.url, polling=road == "poll", reconcile={"webhook_grace": 0})
     path, request = REQUESTS[kind]
     url_field = "webhook_callback_url" if kind == "legacy" else "webhook_url"
