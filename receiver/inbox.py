@@ -130,7 +130,10 @@ class InboxWriter:
             async with asyncio.timeout(self._timeout + size / SLOWEST):
                 connection = await self._connected()
                 await connection.send_packed_command(_packed(self._head, events), check_health=False)
-                depth, woken = await connection.read_response(disable_decoding=True)
+                reply = await connection.read_response(disable_decoding=True)
+                if type(reply) is not list or len(reply) != 2:  # of another command: seen once after a reset
+                    raise redis.ConnectionError("its answer was not understood")
+                depth, woken = reply
         except redis.ResponseError as error:
             raise InboxUnavailable(_short(error), refused=True) from None
         except (TimeoutError, redis.RedisError, OSError) as error:

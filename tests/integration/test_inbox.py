@@ -202,3 +202,21 @@ async def test_a_password_in_the_url_is_used_and_not_shown(valkey_factory: Calla
     for each in (good, bad):
         await each.close()
     client.close()
+
+
+@pytest.mark.parametrize("stale", [b"OK", b"PONG", {b"server": b"valkey"}, None])
+async def test_a_reply_of_another_command_is_a_broken_connection_and_no_commit(
+    writer: InboxWriter, monkeypatch: pytest.MonkeyPatch, stale: object
+) -> None:
+    """b"OK" would unpack into two numbers, and pass for an answer to the commit."""
+    await writer.connect()
+
+    async def read_response(**_: object) -> object:
+        return stale
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writer._connection, "read_response", read_response)
+        with pytest.raises(InboxUnavailable):
+            await writer.append([event(1)])
+
+    assert (await writer.append([event(2)])).depth >= 1
