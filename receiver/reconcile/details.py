@@ -31,10 +31,9 @@ class DetailsUnavailable(Exception):
 def details_of(source: PolledSource, run: Run) -> Details:
     """Return the details of a polled `run`, {} where Skyvern has none. Raises DetailsUnavailable."""
     until = time.monotonic() + BUDGET_WAIT
-    while not source.budget(1):  # while it waits it holds a poll's place, so no new polls use up the budget
-        if time.monotonic() > until:
-            raise DetailsUnavailable("no call is left in the budget for its details")
-        time.sleep(0.1)
+    # While it waits it holds a poll's place, so no new polls use up the budget.
+    if not source.wait_for_budget(lambda: time.monotonic() > until):
+        raise DetailsUnavailable("no call is left in the budget for its details")
     request = run.data.get("run_request")
     agent = request.get("workflow_id") if isinstance(request, Mapping) else None
     answer = source.reader.get_details(run.run_type, run.run_id, agent if isinstance(agent, str) else "")
