@@ -288,7 +288,7 @@ class Dispatcher(wakeups.JobBody):
             parsed,
             found.disposition,
             repeat_of=found.repeat_of,
-            newest=tells_more or found.disposition == "update",
+            newest=(tells_more and not found.late) or found.disposition == "update",
             note="; ".join(f"route {each.route} {each.why}" for each in failed),
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),

@@ -4,7 +4,8 @@
     <prefix><event>/manifest.json   which files are stored, and where, and which are not; written last, so all is there
     <prefix>latest.json             which event of this prefix is the newest
 
-The events of a run are ordered by (attempt, modified_at), as Skyvern means them, and equal ones by arrival.
+The events of a run are ordered by (attempt, modified_at), as Skyvern means them, and equal ones by arrival. But one
+with output is never behind one without at the same attempt and status: a cancelled run sends nulls before and after it.
 """
 
 from __future__ import annotations
@@ -128,8 +129,32 @@ def latest_document(delivery: Delivery, directory: str) -> bytes:
         "run": f"{directory}run.json",
         "manifest": f"{directory}manifest.json",
         "order": [attempt, modified, received, event_id],
+        "has_output": _has_output(delivery.run),
     }
     return _dump(document)
+
+
+def replaces_latest(delivery: Delivery, document: bytes) -> bool:
+    """Whether the event is newer than the one that a `latest.json` names; True when that can't be read."""
+    theirs, mine = order_in_latest(document), event_order(delivery)
+    if theirs is None:
+        return True
+    known = json.loads(document)
+    has_output = _has_output(delivery.run)
+    if (known.get("status"), theirs[0]) == (delivery.status, mine[0]) and known.get("has_output") is not has_output:
+        return has_output if "has_output" in known else mine > theirs
+    return mine > theirs
+
+
+def _has_output(run: Mapping[str, Any]) -> bool:
+    return any(_says_something(run.get(name)) for name in ("output", "outputs", "extracted_information"))
+
+
+def _says_something(value: Any) -> bool:
+    """Whether `value` is more than null, empty lists and objects, and such as have nothing else in them."""
+    if isinstance(value, (dict, list)):
+        return any(map(_says_something, value.values() if isinstance(value, dict) else value))
+    return value is not None
 
 
 def order_in_latest(document: bytes) -> Order | None:

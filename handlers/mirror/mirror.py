@@ -37,9 +37,8 @@ from handlers.mirror.manifest import (
     SkippedFile,
     StoredFile,
     event_fields,
-    event_order,
     latest_document,
-    order_in_latest,
+    replaces_latest,
 )
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.run_folder import RunFolder
@@ -114,13 +113,12 @@ class Mirror:
     def _update_latest(self, folder: RunFolder) -> None:
         delivery, deadline = folder.delivery, folder.deadline
         target = ObjectTarget(folder.prefix + "latest.json", JSON, delivery, deadline, mutable=True)
-        mine, document = event_order(delivery), latest_document(delivery, folder.directory)
+        document = latest_document(delivery, folder.directory)
         if folder.is_new and not delivery.other_events and self._store.put_if_absent(target, document):
             return
         for _ in range(MAX_SWAPS):
             current = self._store.read(target.key, deadline)
-            theirs = order_in_latest(current.body) if current else None
-            if theirs is not None and theirs >= mine:
+            if current is not None and not replaces_latest(delivery, current.body):
                 return
             if self._store.compare_and_swap(target, document, current.version if current else None):
                 return

@@ -62,10 +62,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What an event is. `repeat_of`: the id of the first event that said the same, for a repeat or an update."""
+    """What an event is. `repeat_of`: the id of the first event that said the same, for a repeat or an update.
+
+    `late`: it is new for the output that it brings, but older than what gives the run its status.
+    """
 
     disposition: Disposition
     repeat_of: str | None = None
+    late: bool = False
 
 
 # A test webhook is compared with nothing: each press of the Test button counts, and none is a result of its run.
@@ -95,21 +99,34 @@ def facts_of(event_id: str, run: Run, seq: int, extent: str = "") -> Facts:
 
 def classify(new: Facts, history: Sequence[Facts]) -> Classification:
     """Classify `new`, given the events recorded so far for the same source and run: repeats too, in any order."""
-    newest = max(history, key=_rank, default=None)
+    newest = max(_standing(history), key=_rank, default=None)
     if newest is None:
         return Classification("new" if new.final else "interim")
-    loses_output = new.output_null and any(
-        not old.output_null and _series(old) == _series(new) for old in history
-    )  # a second call to cancel is answered with nulls, after the outputs were sent
+    loses_output = any(_keeps_output(old, new) for old in history)
     same = [old for old in history if says_same(old, new)]
     if same:
         still = says_same(newest, new)
         if loses_output or still or not _newer(new, newest):  # else A, B, A: the run is at A again
             more = still and _exceeds(new, same)
             return Classification("update" if more else "repeat", min(same, key=lambda old: old.seq).event_id)
-    if loses_output or any(_outranks(old, new) for old in history):
+    if loses_output:
         return Classification("superseded")
+    if any(_outranks(old, new) for old in history):
+        late = new.final and not new.output_null and all(old.output_null for old in history)
+        return Classification("new", late=True) if late else Classification("superseded")
     return Classification("new" if new.final else "interim")
+
+
+def _standing(history: Sequence[Facts]) -> list[Facts]:
+    """Return the events without those that brought nothing where another of their series has output."""
+    brought = {_series(each) for each in history if not each.output_null}
+    return [each for each in history if not each.output_null or _series(each) not in brought]
+
+
+def _keeps_output(old: Facts, new: Facts) -> bool:
+    """Whether `old` has output that nothing of `new` may take the place of: a second call to cancel is answered with
+    nulls, after the outputs were sent. So the time of a null says nothing of an output's of its series either."""
+    return new.output_null and not old.output_null and _series(old) == _series(new)
 
 
 def may_lack_output(history: Sequence[Facts]) -> bool:
@@ -157,8 +174,10 @@ def _outranks(old: Facts, new: Facts) -> bool:
     """Whether `old`, recorded before, makes `new` a thing of the past.
 
     Within one attempt nothing comes after a final event, so an interim one never supersedes it, whatever
-    its clock says: the result would be lost.
+    its clock says: the result would be lost. So would be output that is sent between two nulls.
     """
+    if _keeps_output(new, old):
+        return False
     if old.attempt == new.attempt:
         if new.final and not old.final:
             return False

@@ -15,7 +15,7 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, InboxWriter
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, queries
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, queries, runs
 from receiver.ledger.events import NewEvent
 from receiver.routing.router import Router
 from receiver.wakeups import deliver_queue, flag_key
@@ -135,6 +135,26 @@ def test_only_new_results_are_routed_and_all_else_says_what_it_is(dispatcher: Di
         ("unreadable", True),
     ]
     assert deliveries(ledger) == {"wr_1": ["archive", "results"]}
+
+
+def test_output_that_comes_after_a_later_null_is_routed_and_is_what_callers_get(
+    dispatcher: Dispatcher, ledger: Ledger
+) -> None:
+    null, said = body("wr_1", "canceled", modified_at="2026-01-01T00:00:03"), {"a": 1}
+    output = body("wr_1", "canceled", modified_at="2026-01-01T00:00:02", output=said)
+    dispatcher.dispatch([event(null)])
+    dispatcher.dispatch([event(output)])
+    assert dispositions(ledger) == [("new", False), ("new", False)]
+    result = ledger.read(lambda connection: runs.result(connection, "skyvern", "wr_1"))
+    assert result is not None
+    assert result.body == output
+    # And output of an older status is routed too, though the run's status stays
+    dispatcher.dispatch([event(body("wr_2", "canceled", modified_at="2026-01-01T00:00:03"))])
+    dispatcher.dispatch([event(body("wr_2", modified_at="2026-01-01T00:00:02", output=said))])
+    assert dispositions(ledger)[2:] == [("new", False), ("new", False)]
+    result = ledger.read(lambda connection: runs.result(connection, "skyvern", "wr_2"))
+    assert result is not None
+    assert result.status.status == "canceled"
 
 
 def test_each_press_of_the_test_button_is_shown_and_goes_only_where_tests_are_asked_for(

@@ -250,6 +250,26 @@ def record(events: Sequence[Facts]) -> list[Classification]:
             "new new superseded new",
             id="other output replaces output",
         ),
+        pytest.param(
+            [canceled("A", 3, null=True), canceled("B", 2)], "new new", id="output is new, though a null came after it"
+        ),
+        pytest.param(
+            [canceled("A", 3, null=True), canceled("B", 2), canceled("B", 5), canceled("A", 6, null=True)],
+            "new new repeat:2 repeat:1",
+            id="output that a null did not take away is no news when it is sent again",
+        ),
+        pytest.param(
+            [canceled("A", 1, null=True), canceled("B", 2), canceled("A", 9, null=True), canceled("C", 4)],
+            "new new repeat:1 new",
+            id="the time of a null makes no later output a thing of the past",
+        ),
+        pytest.param([canceled("A", 3, null=True), event("B", 2)], "new late", id="output where the run had none"),
+        pytest.param(
+            [event("A", 3, attempt=2, null=True), event("B", 2)], "new late", id="of an earlier attempt, none in this"
+        ),
+        pytest.param(
+            [event("A", 3, null=True), event("B", 2, status="running")], "new superseded", id="output of no result"
+        ),
         pytest.param([event("A", 1), canceled("B", 2, null=True)], "new new", id="nulls of another status are new"),
         pytest.param(
             [event("A", 1), event("B", 2, attempt=2, null=True)], "new new", id="nulls of another attempt are new"
@@ -280,7 +300,7 @@ def record(events: Sequence[Facts]) -> list[Classification]:
 def test_what_an_event_is(events: list[Facts], expected: str) -> None:
     verdicts = record(events)
 
-    shown = [v.disposition + (f":{v.repeat_of}" if v.repeat_of else "") for v in verdicts]
+    shown = ["late" if v.late else v.disposition + (f":{v.repeat_of}" if v.repeat_of else "") for v in verdicts]
     assert " ".join(shown) == expected
 
 

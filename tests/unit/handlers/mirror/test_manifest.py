@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from handlers.mirror.manifest import (
     event_order,
     latest_document,
     order_in_latest,
+    replaces_latest,
     stored_files,
 )
 from handlers.testing.conformance import make_delivery
@@ -64,3 +66,29 @@ def test_a_document_can_always_be_written() -> None:
         body=b'{"run_id": "\\ud800", "status": "\\ud800"}', received_at=datetime(2026, 3, 1, tzinfo=UTC)
     )
     assert json.loads(Manifest(event_fields(delivery), []).dump())["received_at"] == "2026-03-01T00:00:00Z"
+
+
+def test_the_newest_event_with_output_is_the_latest_in_each_order_of_a_cancel() -> None:
+    series = [
+        make_delivery(
+            {"run_id": "r", "status": "canceled", "modified_at": f"2026-03-01T10:00:0{second}", "output": said}
+        )
+        for second, said in enumerate([None, {"n": 1}, {"n": 2}, {"n": None}])
+    ]
+    for order in itertools.permutations(series):
+        document = b""
+        for delivery in order:
+            if replaces_latest(delivery, document):
+                document, shown = latest_document(delivery, "x/"), delivery.run["output"]
+        assert shown == {"n": 2}
+
+
+def test_a_document_of_an_older_version_goes_by_time() -> None:
+    at = {"run_id": "r", "status": "canceled", "output": None}
+    first = make_delivery({**at, "modified_at": "2026-03-01T10:00:01", "output": [1]})
+    second = make_delivery({**at, "modified_at": "2026-03-01T10:00:02"})
+    old = json.loads(latest_document(first, "x/"))
+    assert not replaces_latest(second, json.dumps(old).encode())
+    del old["has_output"]
+    assert replaces_latest(second, json.dumps(old).encode())
+    assert not replaces_latest(first, json.dumps(old).encode()), "the same again changes nothing"
