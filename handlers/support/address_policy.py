@@ -12,57 +12,100 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+from handlers.support import address_registries as registries
+from handlers.support.address_registries import IPAddress, IPNetwork
+
 # (host, port, seconds) → addresses as text. Raises OSError, TimeoutError among them.
 Resolver = Callable[[str, int, float], Sequence[str]]
 
-_FORBIDDEN: tuple[tuple[IPNetwork, str], ...] = tuple(
-    (ipaddress.ip_network(network), why)
-    for network, why in (
-        ("169.254.169.254/32", "a cloud metadata address"),
-        ("168.63.129.16/32", "a cloud metadata address"),  # Azure's, in a public range
-        ("100.100.100.200/32", "a cloud metadata address"),
-        ("fd00:ec2::/32", "a cloud metadata address"),
-        ("fd20:ce::/32", "a cloud metadata address"),
-        ("127.0.0.0/8", "a loopback address"),
-        ("::1/128", "a loopback address"),
-        ("169.254.0.0/16", "a link-local address"),
-        ("fe80::/10", "a link-local address"),
-        ("10.0.0.0/8", "a private address"),
-        ("172.16.0.0/12", "a private address"),
-        ("192.168.0.0/16", "a private address"),
-        ("fc00::/7", "a private address"),
-        ("fec0::/10", "a private address"),
-        ("100.64.0.0/10", "a shared address (carrier-grade NAT)"),
-        ("0.0.0.0/8", "no address of a host"),
-        ("::/128", "no address of a host"),
-        ("192.0.0.0/24", "a reserved address"),
-        ("192.88.99.0/24", "a reserved address"),
-        ("198.18.0.0/15", "a reserved address"),
-        ("240.0.0.0/4", "a reserved address"),
-        ("224.0.0.0/4", "a multicast address"),
-        ("ff00::/8", "a multicast address"),
-        ("::ffff:0:0/96", "an IPv4 address inside IPv6"),
-        ("::ffff:0:0:0/96", "an IPv4 address inside IPv6"),
-        ("::/96", "an IPv4 address inside IPv6"),
-        ("64:ff9b::/96", "an IPv4 address inside IPv6 (NAT64)"),
-        ("64:ff9b:1::/48", "an IPv4 address inside IPv6 (NAT64)"),
-        ("2002::/16", "an IPv4 address inside IPv6 (6to4)"),
-        ("2001::/32", "an IPv4 address inside IPv6 (Teredo)"),
+# Addresses at which a cloud tells its own machines their secrets, whatever the registries say of them.
+_METADATA: tuple[IPNetwork, ...] = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "169.254.169.254/32",
+        "168.63.129.16/32",  # Azure's, in a public range
+        "100.100.100.200/32",
+        "192.0.0.192/32",
+        "fd00:ec2::/32",
+        "fd20:ce::/32",
     )
+)
+# Special-purpose blocks in words, by their names in the registries. Every other one is "a reserved address".
+_WORDS = {
+    "Loopback": "a loopback address",
+    "Loopback Address": "a loopback address",
+    "Link Local": "a link-local address",
+    "Link-Local Unicast": "a link-local address",
+    "Private-Use": "a private address",
+    "Unique-Local": "a private address",
+    "Shared Address Space": "a shared address (carrier-grade NAT)",
+    "This network": "no address of a host",
+    "This host on this network": "no address of a host",
+    "Unspecified Address": "no address of a host",
+}
+# Reachable from anywhere as the registries see it, and yet answered by the network that one is in.
+_ANSWERED_NEARBY = frozenset(
+    {
+        "Port Control Protocol Anycast",
+        "Traversal Using Relays around NAT Anycast",
+        "DNS-SD Service Registration Protocol Anycast",
+    }
+)
+_SITE_LOCAL = ipaddress.IPv6Network("fec0::/10")  # deprecated (RFC 3879), and in no registry; routers may still know it
+# IPv6 addresses that stand for an IPv4 one: a connection to them is one to that, so it is judged.
+_STANDS_FOR_IPV4 = (
+    (ipaddress.IPv6Network("::ffff:0:0/96"), ""),
+    (ipaddress.IPv6Network("64:ff9b::/96"), " (NAT64)"),  # what a network with IPv6 alone resolves names to (DNS64)
+)
+# Ones that take a packet to an IPv4 address by way of a relay, which nobody knows: refused whatever they hold.
+_RELAYED = (
+    (ipaddress.IPv6Network("::ffff:0:0:0/96"), ""),
+    (ipaddress.IPv6Network("::/96"), ""),
+    (ipaddress.IPv6Network("64:ff9b:1::/48"), " (NAT64)"),
+    (ipaddress.IPv6Network("2002::/16"), " (6to4)"),
+    (ipaddress.IPv6Network("2001::/32"), " (Teredo)"),
 )
 _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
 
 def why_forbidden(address: IPAddress) -> str:
-    """Return why no payload may reach this address ("a loopback address"), or ""."""
-    for network, why in _FORBIDDEN:
-        if address.version == network.version and address in network:
-            return why
-    if address.version == 6 and (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
+    """Return why no payload may reach this address ("a loopback address"), or "".
+
+    Allowed is what IANA's registries say is global unicast: in a block that is allotted, and in no special-purpose
+    block that is not reachable from anywhere. An address that stands for an IPv4 one is judged as that.
+    """
+    if any(address.version == network.version and address in network for network in _METADATA):
+        return "a cloud metadata address"
+    if isinstance(address, ipaddress.IPv6Address):
+        return _why_forbidden_6(address)
+    return _why_not_global(address)
+
+
+def _why_forbidden_6(address: ipaddress.IPv6Address) -> str:
+    for network, kind in _STANDS_FOR_IPV4:
+        if address in network:
+            why = why_forbidden(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+            return f"{why} inside IPv6{kind}" if why else ""
+    special = registries.special_block(address)
+    if special is None or special.network.prefixlen < 128:  # :: and ::1 are no IPv4 addresses
+        for network, kind in _RELAYED:
+            if address in network:
+                return f"an IPv4 address inside IPv6{kind}"
+    if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
         return "an IPv4 address inside IPv6 (ISATAP)"
-    return "" if address.is_global and not address.is_multicast else "a reserved address"
+    return "a private address" if address in _SITE_LOCAL else _why_not_global(address)
+
+
+def _why_not_global(address: IPAddress) -> str:
+    """Return why the registries do not count the address as global unicast, or ""."""
+    if registries.is_multicast(address):
+        return "a multicast address"
+    special = registries.special_block(address)
+    if special is not None and (not special.is_global or special.name in _ANSWERED_NEARBY):
+        return _WORDS.get(special.name, "a reserved address")
+    if special is not None or registries.is_allotted(address):
+        return ""
+    return "a reserved address (nobody has been given it)"
 
 
 def literal_addresses(host: str) -> list[IPAddress]:

@@ -5,8 +5,8 @@ Its rules, for the first URL and again for each redirect:
 - the name is resolved once, every address is checked, and the connection goes to the checked address itself (TLS and
   the Host header keep the name), so DNS rebinding between check and connect gains nothing. Odd spellings of an address
   (decimal, octal, trailing dots, other scripts) need no rule of their own: what they resolve to is checked;
-- private, loopback, link-local, metadata, multicast, reserved and shared addresses, and IPv6 that carries an IPv4
-  address, are refused unless the operator allows the host or its network;
+- only what is global unicast by IANA's registries is called, unless the operator allows the host or its network; an
+  IPv6 address that stands for an IPv4 one is judged as that;
 - request headers (an API key) are sent to the origin of the first URL only;
 - one deadline over everything, also over a body that trickles; no proxy, no netrc, no cookies, no decompression.
 
@@ -32,7 +32,8 @@ import httpcore2
 import httpx2
 
 from handlers.contract import Refused, Unavailable
-from handlers.support.address_policy import AllowedAddresses, IPAddress, Resolver, resolve
+from handlers.support.address_policy import AllowedAddresses, Resolver, resolve
+from handlers.support.address_registries import IPAddress
 
 # What a client for an operator's own URL allows: all addresses, private ones too.
 ANY_ADDRESS = ("0.0.0.0/0", "::/0")

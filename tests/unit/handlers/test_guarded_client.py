@@ -81,7 +81,11 @@ def fetch(client: GuardedClient, url: str, seconds: float = 10, **headers: str) 
         ("fec0::1", "private"),
         ("ff02::1", "multicast"),
         ("::ffff:127.0.0.1", "inside IPv6"),
-        ("::ffff:8.8.8.8", "inside IPv6"),
+        ("64:ff9b::a9fe:a9fe", "metadata"),
+        ("3fff::1", "reserved"),
+        ("5f00::1", "reserved"),
+        ("4000::1", "reserved"),
+        ("2420::1", "reserved"),
         ("::127.0.0.1", "inside IPv6"),
         ("64:ff9b::7f00:1", "NAT64"),
         ("64:ff9b:1::a00:1", "NAT64"),
@@ -97,7 +101,8 @@ def test_an_address_that_is_not_public_is_known_for_what_it_is(address: str, kin
 
 
 @pytest.mark.parametrize(
-    "address", ["1.1.1.1", "8.8.8.8", "52.216.1.1", "100.63.255.255", "172.32.0.1", "2606:4700::1"]
+    "address",
+    ["1.1.1.1", "8.8.8.8", "52.216.1.1", "100.63.255.255", "172.32.0.1", "2606:4700::1", "2410::1", "::ffff:8.8.8.8"],
 )
 def test_a_public_address_is_not_forbidden(address: str) -> None:
     assert why_forbidden(ipaddress.ip_address(address)) == ""
