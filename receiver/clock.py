@@ -137,7 +137,7 @@ class Clock:
         """Queue held deliveries that were left behind; remove dead inbox readers and what is past its retention."""
         if not self._every("slow", SLOW_EVERY):
             return
-        self._ledger.write(lambda connection: recovery.sweep_held(connection, time.time()))
+        self._ledger.write(lambda connection: recovery.sweep_held(connection, time.time(), self._sinks))
         if self._retain is not None:
             before = time.time() - self._retain
             removed = self._ledger.write(lambda connection: retention.remove(connection, before))

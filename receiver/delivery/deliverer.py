@@ -27,7 +27,7 @@ from receiver.delivery.settlement import Results, Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
-from receiver.ledger.deliveries import attempts, claims, lanes
+from receiver.ledger.deliveries import attempts, claims, lanes, links
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.runtime import liveness
 from receiver.runtime.outage import Pause
@@ -236,7 +236,7 @@ class Deliverer(wakeups.JobBody):
             lanes.end_probes(connection, sorted({each.lane for each in poisoned if each.probe}), now)
             claimed = [each for each in claimed if each not in poisoned]
         receipts: dict[str, Receipts] = {
-            each.id: attempts.receipts(connection, each.event_id, each.after) for each in claimed if each.after
+            each.id: links.receipts(connection, each.event_id, each.after) for each in claimed if each.after
         }
         return ClaimedBatch(claim_number, claimed, receipts, poisoned)
 

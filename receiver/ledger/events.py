@@ -18,8 +18,8 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.run import Run, RunKey
 from receiver.ledger import bulk
-from receiver.ledger.deliveries import creation
-from receiver.ledger.schema import events, runs
+from receiver.ledger.deliveries import creation, links
+from receiver.ledger.schema import deliveries, events, runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,14 @@ def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now
             for new in item.deliveries
         ),
     )
+    # Those that wait for a sink which an earlier event of the result has told: its end will release nothing of this.
+    linked = [item.event.id for item in batch if any(set(new.after) - _sinks(item) for new in item.deliveries)]
+    if linked:
+        links.release_held(connection, deliveries.c.event_id.in_(linked), now)
+
+
+def _sinks(item: NewEvent) -> set[str]:
+    return {each.sink for each in item.deliveries}
 
 
 def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:

@@ -158,14 +158,18 @@ class Router:
                         targets.setdefault(target.sink, target)
                 if config.stop:
                     stopped = config.name
-        return Verdict([_present(target, targets) for target in targets.values()], explanations)
+        reached = {*targets, *told}
+        return Verdict([_linked(target, reached) for target in targets.values()], explanations)
 
 
-def _present(target: Target, targets: Mapping[str, Target]) -> Target:
-    """Drop sinks to wait for that do not get this event: the route that names them may not have matched."""
-    if all(name in targets for name in target.after):
+def _linked(target: Target, reached: Collection[str]) -> Target:
+    """Drop sinks to wait for that the result does not reach: the route that names them may not have matched.
+
+    One that an earlier event has told stays: its receipt belongs to this update too.
+    """
+    if all(name in reached for name in target.after):
         return target
-    return Target(target.sink, target.route, tuple(name for name in target.after if name in targets))
+    return Target(target.sink, target.route, tuple(name for name in target.after if name in reached))
 
 
 @dataclass(slots=True)

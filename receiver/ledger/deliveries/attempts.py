@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after, states_before
+from receiver.domain.delivery import DeliveryMove, state_after, states_before
 from receiver.ledger import bulk
+from receiver.ledger.deliveries import links
 from receiver.ledger.deliveries.claims import UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries
 
@@ -117,53 +118,7 @@ def _move(
 def _release_held(connection: sa.Connection, ended: Sequence[str], now: float) -> list[str]:
     """Queue the held deliveries of the same events that wait for nothing any more. Returns their sinks."""
     of_events = sa.select(deliveries.c.event_id).where(bulk.among(connection, deliveries.c.id, ended))
-    return release_held(connection, deliveries.c.event_id.in_(of_events), now)
-
-
-def release_held(connection: sa.Connection, condition: sa.ColumnElement[bool], now: float) -> list[str]:
-    """Queue each held delivery that meets `condition` and waits for nothing any more. Returns their sinks."""
-    held = connection.execute(
-        sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.sink, deliveries.c.after)
-        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'"), condition)
-        .order_by(deliveries.c.id)
-        .limit(500)
-    ).all()
-    if not held:
-        return []
-    open_sinks: dict[str, set[str]] = {}
-    for event_id, sink in connection.execute(
-        sa.select(deliveries.c.event_id, deliveries.c.sink).where(
-            deliveries.c.event_id.in_({row.event_id for row in held}),
-            deliveries.c.state.not_in([state.value for state in ENDED]),
-        )
-    ):
-        open_sinks.setdefault(event_id, set()).add(sink)
-    ready = [row for row in held if not open_sinks.get(row.event_id, set()) & set(json.loads(row.after))]
-    if ready:
-        connection.execute(
-            sa.update(deliveries)
-            .where(deliveries.c.id.in_([row.id for row in ready]), deliveries.c.state == DeliveryState.HELD)
-            .values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now)
-        )
-    return sorted({row.sink for row in ready})
-
-
-def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -> dict[str, dict[str, Any] | None]:
-    """Return the receipts of `sinks` for the event; None for one that ended without."""
-    rows = connection.execute(
-        sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
-        .outerjoin(
-            attempts,
-            sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"),
-        )
-        .where(deliveries.c.event_id == event_id, deliveries.c.sink.in_(sinks))
-        .order_by(attempts.c.number)
-    )
-    found: dict[str, dict[str, Any] | None] = dict.fromkeys(sinks)
-    for row in rows:
-        if row.receipt and row.state == DeliveryState.DELIVERED:
-            found[row.sink] = json.loads(row.receipt)
-    return found
+    return links.release_held(connection, deliveries.c.event_id.in_(of_events), now)
 
 
 def poisoned(connection: sa.Connection, claimed: Sequence[Claimed], budget: int) -> list[Claimed]:

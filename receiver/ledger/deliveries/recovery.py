@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
-from receiver.ledger.deliveries import lanes
-from receiver.ledger.deliveries.attempts import AttemptResult, record, release_held
+from receiver.ledger.deliveries import lanes, links
+from receiver.ledger.deliveries.attempts import AttemptResult, record
 from receiver.ledger.deliveries.claims import SENDING, UNCLAIMED, handed_back
 from receiver.ledger.schema import attempts, deliveries
 
@@ -138,10 +138,10 @@ def _by_time(
     return sa.select(what).select_from(sa.text(f"deliveries{index}")).where(sa.text(f"state = '{state}'"), condition)
 
 
-def sweep_held(connection: sa.Connection, now: float) -> list[str]:
-    """Queue held deliveries whose sinks have ended in two transactions that did not see each other. Returns their
-    sinks."""
-    sinks: set[str] = set()
+def sweep_held(connection: sa.Connection, now: float, sinks: Collection[str] | None = None) -> list[str]:
+    """Queue held deliveries whose sinks have ended in two transactions that did not see each other, or are none of
+    `sinks`, which are those of the config. Returns their sinks."""
+    released: set[str] = set()
     after = ""
     while True:
         page = list(
@@ -153,6 +153,6 @@ def sweep_held(connection: sa.Connection, now: float) -> list[str]:
             ).scalars()
         )
         if not page:
-            return sorted(sinks)
+            return sorted(released)
         after = page[-1]
-        sinks |= set(release_held(connection, deliveries.c.id.in_(page), now))
+        released |= set(links.release_held(connection, deliveries.c.id.in_(page), now, sinks))

@@ -321,33 +321,6 @@ def test_a_waiting_delivery_is_queued_when_it_is_due_and_not_before(ledger: Ledg
     assert look(NOW + 5) == (True, 1, True)
 
 
-@pytest.mark.parametrize("move", [DeliveryMove.ACCEPT, DeliveryMove.DIE])
-def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger: Ledger, move: DeliveryMove) -> None:
-    ops = NewDelivery("ops", "everything", after=("archive", "mirror"))
-    item = new_event("tsk_1", "archive", "mirror", ops)
-    record(ledger, item)
-    assert claim(ledger, "ops") == []
-
-    assert (
-        settle(ledger, claim(ledger, "archive"), move, receipt={"id": "a"} if move is DeliveryMove.ACCEPT else None)
-        == []
-    )
-    assert states(ledger)["tsk_1:ops"] == "held"
-    assert settle(ledger, claim(ledger, "mirror"), DeliveryMove.ACCEPT, receipt={"id": "m"}) == ["ops"]
-
-    (claimed,) = claim(ledger, "ops")
-    receipts = ledger.read(lambda connection: attempts.receipts(connection, claimed.event_id, claimed.after))
-    assert receipts == {"archive": {"id": "a"} if move is DeliveryMove.ACCEPT else None, "mirror": {"id": "m"}}
-
-
-def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
-    record(ledger, new_event("tsk_1", NewDelivery("ops", "r", after=("archive",))))  # its archive was never made
-
-    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ["ops"]
-
-    assert states(ledger) == {"tsk_1:ops": "queued"}
-
-
 # --- Lanes
 
 

@@ -454,12 +454,12 @@ def test_an_update_tells_no_sink_again_but_those_that_complete_what_they_keep(
     assert found.explanations[0].matched
 
 
-def test_a_sink_that_is_told_waits_for_none_that_is_not_told_again() -> None:
-    to = ["chat", {"sink": "mail", "after": ["chat"]}]
+def test_a_sink_that_is_told_of_an_update_keeps_its_links_to_sinks_that_were_told_before() -> None:
+    to = ["chat", "log", {"sink": "mail", "after": ["chat", "log"]}]
 
-    found = Router([route(to=to)]).match(view(RUN, disposition="update"), told=["chat"])
+    found = Router([route(to=to)]).match(view(RUN, disposition="update"), told=["chat", "log"])
 
-    assert [(target.sink, target.after) for target in found.targets] == [("mail", ())]
+    assert [(target.sink, target.after) for target in found.targets] == [("mail", ("chat", "log"))]
 
 
 def test_a_route_that_asks_for_updates_tells_a_sink_that_another_route_spared() -> None:

@@ -1,0 +1,110 @@
+"""Links between deliveries: what a held one waits for, and whose receipts it gets. Sends nothing.
+
+A delivery names in `after` the sinks whose end it waits for. Those have a delivery of the same event; or, where that
+is an update, of an event that told the same result before. A sink that is in no config any more is waited for no
+longer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
+from receiver.ledger.schema import attempts, deliveries, events
+
+# Held deliveries that are looked at in one go.
+PAGE = 500
+
+
+def release_held(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], now: float, sinks: Collection[str] | None = None
+) -> list[str]:
+    """Queue up to PAGE held deliveries that meet `condition` and wait for nothing any more. Returns their sinks.
+
+    `sinks`: those that exist; None where that is not known.
+    """
+    held = connection.execute(
+        sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.sink, deliveries.c.after)
+        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'"), condition)
+        .order_by(deliveries.c.id)
+        .limit(PAGE)
+    ).all()
+    if not held:
+        return []
+    wanted = {row.id: [each for each in json.loads(row.after) if sinks is None or each in sinks] for row in held}
+    own: dict[str, dict[str, bool]] = {}
+    for row in connection.execute(
+        sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.state).where(
+            deliveries.c.event_id.in_({row.event_id for row in held})
+        )
+    ):
+        _note(own.setdefault(row.event_id, {}), row.sink, row.state)
+    elsewhere = {row.event_id for row in held if set(wanted[row.id]) - own.get(row.event_id, {}).keys()}
+    before: dict[str, dict[str, bool]] = {}
+    for row in _earlier(connection, elsewhere):
+        _note(before.setdefault(row.event_id, {}), row.sink, row.state)
+
+    def waits(row: Any) -> bool:
+        there = {**before.get(row.event_id, {}), **own.get(row.event_id, {})}
+        return any(there.get(sink) for sink in wanted[row.id])
+
+    ready = [row for row in held if not waits(row)]
+    if ready:
+        connection.execute(
+            sa.update(deliveries)
+            .where(deliveries.c.id.in_([row.id for row in ready]), deliveries.c.state == DeliveryState.HELD)
+            .values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now)
+        )
+    return sorted({row.sink for row in ready})
+
+
+def _note(is_open: dict[str, bool], sink: str, state: str) -> None:
+    is_open[sink] = is_open.get(sink, False) or DeliveryState(state) not in ENDED
+
+
+def receipts(connection: sa.Connection, event_id: str, sinks: Collection[str]) -> dict[str, dict[str, Any] | None]:
+    """Return the receipts of `sinks` for the event; None for one that ended without.
+
+    A sink that has no delivery of the event gives its newest receipt for the result that the event updates.
+    """
+    query = (
+        sa.select(deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
+        .outerjoin(attempts, sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"))
+        .where(deliveries.c.event_id == event_id, deliveries.c.sink.in_(sinks))
+        .order_by(attempts.c.number)
+    )
+    rows: Sequence[Any] = connection.execute(query).all()
+    found: dict[str, dict[str, Any] | None] = dict.fromkeys(sinks)
+    if elsewhere := set(sinks) - {row.sink for row in rows}:
+        rows = [*(row for row in _earlier(connection, [event_id]) if row.sink in elsewhere), *rows]
+    for row in rows:
+        if row.receipt and row.state == DeliveryState.DELIVERED:
+            found[row.sink] = json.loads(row.receipt)
+    return found
+
+
+def _earlier(connection: sa.Connection, event_ids: Collection[str]) -> Sequence[Any]:
+    """Return the deliveries of the events that told the same results before: the id of the later event, sink, state,
+    and receipt where there is one; the newest last."""
+    if not event_ids:
+        return []
+    later = events.alias("later")
+    query = (
+        sa.select(later.c.id.label("event_id"), deliveries.c.sink, deliveries.c.state, attempts.c.receipt)
+        .select_from(later)
+        .join(events, sa.and_(events.c.source == later.c.source, events.c.run_id == later.c.run_id))
+        .join(deliveries, deliveries.c.event_id == events.c.id)
+        .outerjoin(attempts, sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted"))
+        .where(
+            later.c.id.in_(event_ids),
+            later.c.run_id != "",
+            events.c.seq < later.c.seq,
+            sa.func.coalesce(events.c.repeat_of, events.c.id) == sa.func.coalesce(later.c.repeat_of, later.c.id),
+        )
+        .order_by(events.c.seq, attempts.c.number)
+    )
+    return connection.execute(query).all()

@@ -1,0 +1,114 @@
+"""Deliveries that wait for others: what holds them, what releases them, and whose receipts they get."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.ledger import Ledger
+from receiver.ledger.deliveries import links, recovery
+from receiver.ledger.events import NewDelivery, NewEvent
+from receiver.ledger.schema import deliveries
+from tests.support.ledger import NOW, claim, new_event, record, settle, states
+
+AFTER_ARCHIVE = NewDelivery("ops", "everything", after=("archive",))
+
+
+def receipts(ledger: Ledger, event_id: str, *sinks: str) -> dict[str, object]:
+    return dict(ledger.read(lambda connection: links.receipts(connection, event_id, sinks)))
+
+
+@pytest.mark.parametrize("move", [DeliveryMove.ACCEPT, DeliveryMove.DIE])
+def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger: Ledger, move: DeliveryMove) -> None:
+    ops = NewDelivery("ops", "everything", after=("archive", "mirror"))
+    item = new_event("tsk_1", "archive", "mirror", ops)
+    record(ledger, item)
+    assert claim(ledger, "ops") == []
+
+    assert (
+        settle(ledger, claim(ledger, "archive"), move, receipt={"id": "a"} if move is DeliveryMove.ACCEPT else None)
+        == []
+    )
+    assert states(ledger)["tsk_1:ops"] == "held"
+    assert settle(ledger, claim(ledger, "mirror"), DeliveryMove.ACCEPT, receipt={"id": "m"}) == ["ops"]
+
+    (claimed,) = claim(ledger, "ops")
+    assert receipts(ledger, claimed.event_id, *claimed.after) == {
+        "archive": {"id": "a"} if move is DeliveryMove.ACCEPT else None,
+        "mirror": {"id": "m"},
+    }
+
+
+def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "archive", AFTER_ARCHIVE))
+    done = sa.update(deliveries).where(deliveries.c.sink == "archive").values(state="delivered")
+    ledger.write(lambda connection: connection.execute(done).rowcount)  # in a transaction that did not see the other
+
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ["ops"]
+
+    assert states(ledger)["tsk_1:ops"] == "queued"
+
+
+def test_what_waits_for_a_sink_that_is_gone_goes_on_and_nothing_else_does(ledger: Ledger) -> None:
+    # Given two sinks that wait for others, of which only one is still in the config
+    record(ledger, new_event("tsk_1", "archive", "mirror", AFTER_ARCHIVE, NewDelivery("mail", "r", after=("mirror",))))
+
+    def sweep(*sinks: str) -> list[str]:
+        return ledger.write(lambda connection: recovery.sweep_held(connection, NOW, sinks))
+
+    assert sweep("archive", "mirror", "ops", "mail") == []
+    assert sweep("mirror", "ops", "mail") == ["ops"]
+
+    assert states(ledger) == {
+        "tsk_1:archive": "queued",
+        "tsk_1:mirror": "queued",
+        "tsk_1:ops": "queued",
+        "tsk_1:mail": "held",
+    }
+    (claimed,) = claim(ledger, "ops")
+    assert receipts(ledger, claimed.event_id, *claimed.after) == {"archive": None}
+
+
+def update_of(first: NewEvent, *sinks: str | NewDelivery) -> NewEvent:
+    more = new_event(first.run.run_id, *sinks, disposition="update", downloaded_files=[{"checksum": "x"}])
+    return more._replace(repeat_of=first.event.id)
+
+
+def test_an_update_that_waits_for_a_sink_told_before_goes_at_once_and_has_its_receipt(ledger: Ledger) -> None:
+    # Given a result that the archive has
+    first = new_event("tsk_1", "archive")
+    record(ledger, first)
+    settle(ledger, claim(ledger, "archive"), DeliveryMove.ACCEPT, receipt={"id": "a1"})
+
+    # When an update of it goes to a sink that waits for the archive, which is not told again
+    record(ledger, update_of(first, AFTER_ARCHIVE))
+
+    # Then it is due, with the receipt of the first
+    (claimed,) = claim(ledger, "ops")
+    assert receipts(ledger, claimed.event_id, *claimed.after) == {"archive": {"id": "a1"}}
+
+
+def test_an_update_waits_for_a_sink_that_still_sends_the_first_event(ledger: Ledger) -> None:
+    first = new_event("tsk_1", "archive")
+    record(ledger, first, new_event("tsk_2", "archive"))
+    mine = [each for each in claim(ledger, "archive") if each.run_id == "tsk_1"]
+
+    record(ledger, update_of(first, AFTER_ARCHIVE))
+
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == []
+    settle(ledger, mine, DeliveryMove.ACCEPT, receipt={"id": "a1"})
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ["ops"]
+
+
+def test_an_update_prefers_the_receipt_of_its_own_event(ledger: Ledger) -> None:
+    first = new_event("tsk_1", "archive")
+    record(ledger, first)
+    settle(ledger, claim(ledger, "archive"), DeliveryMove.ACCEPT, receipt={"id": "a1"})
+    record(ledger, update_of(first, "archive", AFTER_ARCHIVE))
+    assert claim(ledger, "ops") == []
+
+    settle(ledger, claim(ledger, "archive"), DeliveryMove.ACCEPT, receipt={"id": "a2"})
+
+    (claimed,) = claim(ledger, "ops")
+    assert receipts(ledger, claimed.event_id, "archive", "nowhere") == {"archive": {"id": "a2"}, "nowhere": None}
