@@ -209,6 +209,12 @@ class SubmitConfig(Model):
         None,
         description="Most calls of one key in a time, such as 10/s or 100/m, where the key has no rate of its own.",
     )
+    max_body: Size = Field(
+        4 << 20,
+        ge=1024,
+        le=64 << 20,
+        description="Largest body of a call, uploads of files apart: bytes, or such as 4MiB. Over it: 413.",
+    )
     max_wait: Seconds = Field(
         300.0, ge=1, le=3600, description="Longest time that `?wait=` holds a request: seconds, or such as 5m."
     )

@@ -59,7 +59,7 @@ REPLY_LIMIT: Final = 3.5
 # Seconds in which a request's body must be received, and an uploaded file.
 BODY_TIMEOUT: Final = 120.0
 UPLOAD_TIMEOUT: Final = 600.0
-# Uploads are passed on while they are received, so server.max_body need not bound them. Skyvern refuses over 30 MB.
+# Uploads are passed on while they are received, so submit.max_body need not bound them. Skyvern refuses over 30 MB.
 UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
 MAX_UPLOAD: Final = 64 << 20
 # Of a look at a run that is waited for: the next look is the retry.
@@ -111,7 +111,7 @@ class _Api:
     def __init__(self, context: Context) -> None:
         settings, config = context.settings, context.config
         self._log_limit = TokenBucket(1, 10)
-        self._max_body = config.server.max_body
+        self._max_body = config.submit.max_body
         self._max_wait = config.submit.max_wait
         self._poll_after = config.reconcile.after
         ledger = Ledger(settings.database_url)

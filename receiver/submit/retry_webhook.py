@@ -25,9 +25,10 @@ from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions.visibility import webhook_of
 from receiver.skyvern import Answered
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.json_edit import NotAnObject, parse_object
 from receiver.submit.long_poll import LongPoll
-from receiver.submit.replies import SUBMISSION_HEADER, Refusal, Reply, error, invalid, malformed, relay
+from receiver.submit.off_loop import off_loop
+from receiver.submit.replies import SUBMISSION_HEADER, Refusal, Reply, error, invalid, relay
+from receiver.submit.request.prepare import parse_request
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.run_watch import WaitedRun
@@ -67,7 +68,7 @@ class WebhookRetrier:
         )
         if submission is None:
             return None
-        given = source.webhook_url(_url_in(body))
+        given = source.webhook_url(await off_loop(len(body), _url_in, body))
         url = given or submission.webhook_url
         if not url:
             raise Refusal(error(400, "No webhook URL configured for the run."))
@@ -145,10 +146,7 @@ def _url_in(body: bytes) -> str:
     """Return the webhook URL in the body, "" when it names none. Raises Refusal."""
     if body.strip() in (b"", b"null"):
         return ""
-    try:
-        given = parse_object(body).get("webhook_url")
-    except NotAnObject as problem:
-        raise Refusal(malformed(problem)) from None
+    given = parse_request(body).get("webhook_url")
     if given is not None and not isinstance(given, str):
         raise Refusal(invalid("webhook_url", "Input should be a valid string", "string_type"))
     return given or ""

@@ -25,6 +25,7 @@ from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
 from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.durations import RunDurations
+from receiver.submit.off_loop import off_loop
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     Reply,
@@ -101,9 +102,7 @@ class Submitter:
 
         Where the caller has disconnected, so that it does not know of the run, the reply is kept for the same request.
         """
-        prepared = prepare(source, key, endpoint, path, query, body, headers)
-        kept = kept_request(endpoint, path, query, body, prepared.fields, headers, self._redactor)
-        prepared = replace(prepared, new=replace(prepared.new, request=kept))
+        prepared = await off_loop(len(body), self._prepare, source, key, endpoint, path, query, body, headers)
         new, now = prepared.new, time.time()
         if new.idempotency_key is not None:
             is_disconnected = _never  # by its key it finds the answer anyway
@@ -122,6 +121,20 @@ class Submitter:
         self._tasks[submission.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(submission.id, None))
         return await asyncio.shield(task)
+
+    def _prepare(
+        self,
+        source: Source,
+        key: Key,
+        endpoint: Endpoint,
+        path: str,
+        query: str,
+        body: bytes,
+        headers: Mapping[str, str],
+    ) -> Prepared:
+        prepared = prepare(source, key, endpoint, path, query, body, headers)
+        kept = kept_request(endpoint, path, query, body, prepared.fields, headers, self._redactor)
+        return replace(prepared, new=replace(prepared.new, request=kept))
 
     async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
         new = prepared.new

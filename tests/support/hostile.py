@@ -78,3 +78,30 @@ def hostile_bodies(inside: str, redirect: str) -> list[bytes]:
         b"\x00\xff\xfe",
         b'{"run_id": "tsk_dup", "status": "failed", "run_id": "tsk_dup2"}',
     ]
+
+
+def hostile_requests(size: int) -> dict[str, bytes]:
+    """Bodies of calls, each of `size` bytes or a little less, that cost the most to read, by what is many in them."""
+
+    def filled(before: bytes, piece: bytes, after: bytes) -> bytes:
+        return before + piece * ((size - len(before) - len(after)) // len(piece)) + after
+
+    name = itertools.count()
+    names = b",".join(b'"k%d":1' % next(name) for _ in range(size // 14))
+    return {
+        "equal names": filled(b'{"prompt":"p"', b',"a":1', b"}"),
+        "names": b"{" + names + b"}",
+        "lists": filled(b'{"prompt":"p","a":[1', b",[]", b"]}"),
+        "objects": filled(b'{"prompt":"p","a":[1', b",{}", b"]}"),
+        "labels": filled(b'{"prompt":"p","labels":{"a":1', b',"b":1', b"}}"),
+        "escapes": filled(b'{"prompt":"', b'\\"', b'"}'),
+        "units": filled(b'{"prompt":"', b"\\u0000", b'"}'),
+        "commas": filled(b'{"prompt":"', b",", b'"}'),
+        "strings": filled(b'{"prompt":"p","a":[""', b',""', b"]}"),
+        "quotes": filled(b'{"prompt":', b'"', b"}"),
+        "space": filled(b'{"prompt":"p"', b" ", b"}"),
+        "depth": filled(b'{"prompt":"p","a":', b"[", b""),
+        "address": filled(b'{"prompt":"p","webhook_url":"https://a.example/', b"a", b'"}'),
+        "title": filled(b'{"prompt":"p","title":"', b"\xc3\xbc", b'"}'),
+        "redacted": filled(b'{"prompt":"p","a":"', b"password ", b'"}'),
+    }

@@ -16,6 +16,8 @@ from receiver.submit.request.endpoints import Endpoint
 
 # Characters of JSON over which a request is not kept.
 LIMIT: Final = 256 << 10
+# Bytes of a body over which this is certain: white space, labels and what is masked are not that long.
+LARGEST: Final = 4 * LIMIT
 # The member that holds where the request went; every other member is one of the request.
 CALL: Final = "x-runhook-call"
 # Headers that belong to the request itself.
@@ -36,6 +38,8 @@ def kept_request(
 
     `fields`: parsed from `body`. What `redactor` masks in a run's body, or in the `run_request` of one, is masked.
     """
+    if len(body) > LARGEST:
+        return None
     own = {name: value for name, value in fields.items() if name not in (labels.MEMBER, endpoint.url_field)}
     if len(storable(own)) < len(own):
         return None

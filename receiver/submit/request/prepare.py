@@ -11,11 +11,11 @@ from typing import Any
 
 from handlers.support.resubmit_chain import CHAIN, TRY
 from receiver.domain.api_key import RESUBMIT
-from receiver.domain.run import parse
+from receiver.domain.run import MAX_TITLE, parse
 from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.lifecycle import NewSubmission
-from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
-from receiver.submit.replies import Refusal, invalid, malformed
+from receiver.submit.json_edit import MAX_VALUES, NotAnObject, edit_members, has_too_many_values, parse_object
+from receiver.submit.replies import Refusal, error, invalid, malformed
 from receiver.submit.request import labels
 from receiver.submit.request.endpoints import Endpoint
 from receiver.submit.request.source import Source
@@ -40,15 +40,12 @@ class Prepared:
 def prepare(
     source: Source, key: Key, endpoint: Endpoint, path: str, query: str, body: bytes, headers: Mapping[str, str]
 ) -> Prepared:
-    """Check a request. Raises Refusal for one that is no JSON object, whose labels or Idempotency-Key can't be
-    recorded, or whose webhook can never be called.
+    """Check a request. Raises Refusal for one that is no JSON object or has too many values, whose labels or
+    Idempotency-Key can't be recorded, or whose webhook can never be called.
 
     `path`, `query`: as they were on the wire. `headers`: by lower-case name.
     """
-    try:
-        fields = parse_object(body)
-    except NotAnObject as problem:
-        raise Refusal(malformed(problem)) from None
+    fields = parse_request(body)
     label_header = headers.get(labels.HEADER, "")
     try:
         found = labels.labels_of(label_header, fields.get(labels.MEMBER))
@@ -80,12 +77,23 @@ def prepare(
         key_id=key.id,
         call=endpoint.name,
         request_hash=_hash(endpoint.name, label_header, steps, body, *location),
-        title=parse(json.dumps({"title": title}).encode()).title if isinstance(title, str) else None,
+        title=parse(json.dumps({"title": title[:MAX_TITLE]}).encode()).title if isinstance(title, str) else None,
         labels=found,
         webhook_url=wanted,
         idempotency_key=idempotency_key,
     )
     return Prepared(new, path, query, edit_members(body, changes), headers, replacing, fields)
+
+
+def parse_request(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a caller's body. Raises Refusal for what is none, or has too many values to be parsed
+    while others wait."""
+    if has_too_many_values(body):
+        raise Refusal(error(413, f"The body has more than {MAX_VALUES} values"))
+    try:
+        return parse_object(body)
+    except NotAnObject as problem:
+        raise Refusal(malformed(problem)) from None
 
 
 def _hash(*parts: str | bytes) -> str:

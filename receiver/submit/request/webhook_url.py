@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from handlers.contract import Refused
 from handlers.support.address_policy import AllowedAddresses, literal_addresses
-from handlers.support.guarded_client import parse_url
+from handlers.support.guarded_client import MAX_URL, parse_url
 from handlers.support.url import PORTS, split_userinfo
 
 
@@ -21,6 +21,8 @@ class InvalidWebhookURL(ValueError):
 def normalize(given: str) -> str:
     """Return `given` without surrounding white space, and with the https:// that Skyvern puts before an address without
     a scheme. "" stays "". Raises InvalidWebhookURL."""
+    if len(given) > 2 * MAX_URL:  # white space or not: the longest one is looked at no further
+        raise InvalidWebhookURL(f"Invalid URL: the address is longer than {MAX_URL} characters")
     text = given.strip()
     if "\0" in text or any("\ud800" <= each <= "\udfff" for each in text):
         raise InvalidWebhookURL("Invalid URL: it holds characters that no URL has")

@@ -102,7 +102,7 @@ def test_a_body_over_the_limit_goes_nowhere_whether_its_length_is_announced_or_n
     submitting: Make, scripted_server: ScriptedServer
 ) -> None:
     scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
-    rig = submitting(scripted_server.url, dispatching=False, server={"max_body": 4096})
+    rig = submitting(scripted_server.url, dispatching=False, submit={"max_body": 4096})
     largest = b'{"prompt": "p"}'.ljust(4096)
 
     def pieces(content: bytes) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ LARGEST = 30 << 20
 def test_the_largest_file_that_skyvern_takes_passes_whole(
     submitting: Make, scripted_server: ScriptedServer, path: str
 ) -> None:
-    """It is larger than server.max_body, which bounds what is kept."""
+    """It is larger than submit.max_body, which bounds what is kept."""
     scripted_server.default = STORED
     rig = submitting(scripted_server.url, dispatching=False)
     file = random.Random(1).randbytes(LARGEST)
@@ -141,7 +141,7 @@ def test_an_upload_has_a_limit_too_and_a_refusal_of_skyvern_is_passed_on(
 ) -> None:
     monkeypatch.setattr(api, "MAX_UPLOAD", 5000)
     scripted_server.default = Reply(413, b'{"detail": "too large"}', {"content-type": "application/json"})
-    rig = submitting(scripted_server.url, dispatching=False, server={"max_body": 1024})
+    rig = submitting(scripted_server.url, dispatching=False, submit={"max_body": 1024})
 
     def pieces(length: int) -> Iterator[bytes]:
         yield from (b"x" * min(1000, length - start) for start in range(0, length, 1000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.submit import replies
-from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
+from receiver.submit.json_edit import NotAnObject, edit_members, has_too_many_values, parse_object
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -80,3 +81,36 @@ def test_what_is_no_object_is_said_to_be_none(text: bytes) -> None:
         parse_object(text)
 
     assert replies.malformed(raised.value).status == 422
+
+
+@given(VALUES)
+def test_values_are_counted_outside_of_strings_only(value: Any) -> None:
+    def values(each: Any) -> int:
+        inside = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        return 1 + sum(map(values, inside))
+
+    text = json.dumps({"a": value}).encode()
+
+    # At least as many as there are may be, and no more than a bracket and a comma each are counted
+    assert not has_too_many_values(text, 2 * values(value) + 1)
+    assert has_too_many_values(text, values(value) // 2 - 1) or values(value) < 2
+
+
+@pytest.mark.parametrize("text", [b'{"a":"%b"}' % (b',[{\\"' * 5000), b'{"a":"' + b"," * 5000, b'{"a":"\\\\"}'])
+def test_what_stands_in_a_string_is_no_value(text: bytes) -> None:
+    assert not has_too_many_values(text, 10)
+
+
+@pytest.mark.parametrize("piece", [b',"a":1', b",[]", b"[", b',"[",{}'])
+def test_many_values_are_too_many_also_in_what_is_no_json(piece: bytes) -> None:
+    assert has_too_many_values(b'{"a":' + piece * 5000, 1000)
+
+
+def test_an_edit_takes_time_in_line_with_the_members() -> None:
+    def seconds(members: int) -> float:
+        text = b'{"a":1' + b',"a":1' * members + b"}"
+        before = time.thread_time()
+        edit_members(text, {"webhook_url": b"null"})
+        return time.thread_time() - before
+
+    assert min(seconds(80_000) for _ in range(3)) < 16 * min(seconds(10_000) for _ in range(5)), "twice what is in line"

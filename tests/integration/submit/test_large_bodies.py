@@ -1,0 +1,119 @@
+"""Bodies that cost a lot to read hold up nobody else, whatever is many in them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from receiver.submit import submitter
+from receiver.submit.json_edit import MAX_VALUES, has_too_many_values, parse_object
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.submitting import Submitting
+from tests.support.hostile import hostile_requests
+
+Make = Callable[..., Submitting]
+# The largest body that is taken by default, and one whose lists are as many as may be.
+LARGEST, MANY = 4 << 20, 299_000
+# Seconds of CPU for which the loop, or a thread that lets nobody else compute, may work without a break.
+SECONDS = 0.2
+
+
+@pytest.fixture
+def longest_callback(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """The most CPU time that an event loop of this process has spent on one callback: on a busy machine time alone
+    would tell of others."""
+    longest = 0.0
+    real = asyncio.Handle._run
+
+    def measured(handle: asyncio.Handle) -> None:
+        nonlocal longest
+        before = time.thread_time()
+        real(handle)
+        longest = max(longest, time.thread_time() - before)
+
+    monkeypatch.setattr(asyncio.Handle, "_run", measured)
+    return lambda: longest
+
+
+def test_no_body_holds_up_others(
+    submitting: Make, scripted_server: ScriptedServer, longest_callback: Callable[[], float]
+) -> None:
+    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
+    rig = submitting(scripted_server.url, dispatching=False)
+    answers: dict[int, dict[str, int]] = {}
+
+    for size in (LARGEST, MANY):
+        answers[size] = {
+            what: rig.client.post("/v1/run/tasks", content=body).status_code
+            for what, body in hostile_requests(size).items()
+        }
+
+    assert longest_callback() < SECONDS
+    garbage = {"quotes", "depth", "address"}
+    assert {what for what, status in answers[MANY].items() if status != 200} == garbage
+    assert {status for what, status in answers[LARGEST].items() if what in {"lists", "names", "strings"}} == {413}
+    assert {answers[LARGEST][what] for what in ("escapes", "units", "commas", "space", "title", "redacted")} == {200}
+
+
+@pytest.mark.parametrize("what", ["lists", "objects", "strings", "names"])
+def test_the_most_values_that_are_taken_are_parsed_in_no_time(what: str) -> None:
+    """The parser is written in C, and lets nobody else compute meanwhile, whatever thread it is in."""
+    body = hostile_requests(MANY)[what]
+
+    def seconds() -> float:
+        before = time.thread_time()
+        parse_object(body)
+        return time.thread_time() - before
+
+    assert not has_too_many_values(body)
+    assert min(seconds() for _ in range(3)) < SECONDS
+
+
+def test_large_bodies_are_read_by_a_thread(
+    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a fact, not as a time: the event loop's own thread never sees them."""
+    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
+    on_loop: list[bool] = []
+
+    def noted(name: str) -> None:
+        real = getattr(submitter, name)
+
+        def work(*args: object, **kwargs: object) -> object:
+            try:
+                asyncio.get_running_loop()
+                on_loop.append(True)
+            except RuntimeError:
+                on_loop.append(False)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(submitter, name, work)
+
+    noted("prepare")
+    noted("kept_request")
+    rig = submitting(scripted_server.url, dispatching=False)
+
+    assert rig.client.post("/v1/run/tasks", json={"prompt": "x" * 50_000}).status_code == 200
+    assert on_loop == [False, False]
+    assert rig.client.post("/v1/run/tasks", json={"prompt": "x"}).status_code == 200
+    assert on_loop == [False, False, True, True]
+
+
+def test_a_body_may_have_many_values_and_a_text_any_number_of_commas(
+    submitting: Make, scripted_server: ScriptedServer
+) -> None:
+    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"})
+    rig = submitting(scripted_server.url, dispatching=False)
+    table = [["a", 1, "x,y"]] * ((MAX_VALUES - 100) // 4)
+    text = 'a,[]{}\\",' * 200_000
+
+    for body in ({"prompt": "p", "data": table}, {"prompt": text}):
+        content = json.dumps(body, separators=(",", ":")).encode()
+        assert rig.client.post("/v1/run/tasks", content=content).status_code == 200
+        assert json.loads(scripted_server.calls[-1].body).items() >= body.items()
+    over = rig.client.post("/v1/run/tasks", json={"prompt": "p", "data": [[]] * MAX_VALUES})
+    assert (over.status_code, over.json()) == (413, {"detail": f"The body has more than {MAX_VALUES} values"})
