@@ -20,6 +20,9 @@ SUBMITTERS = 8
 ASKERS = 24
 # Seconds after which the answer to a submit is told as a slow one.
 SLOW = 20.0
+# Seconds within which a submit is to be answered. That of a killed process is free only when no request of its can
+# be on its way (180 s), and Skyvern's list has proved that it has no run.
+PATIENCE = 480.0
 FINAL = ("completed", "failed", "terminated", "timed_out", "canceled")
 # How a caller asks for its run, by the run's number.
 MANNERS = ("never", "until it ends", "with ?wait=", "before and after", "of Skyvern itself", "never", "until it ends")
@@ -117,7 +120,7 @@ class Callers:
                         raise AssertionError(f"{path} answered {answer.status_code}: {answer.text[:300]}")
                 except httpx2.HTTPError as error:
                     said[type(error).__name__] += 1
-                if time.monotonic() > began + 300:
+                if time.monotonic() > began + PATIENCE:
                     raise AssertionError(f"{path} was not answered")
                 time.sleep(0.2)
         found = answer.json()

@@ -8,7 +8,7 @@ Where it ends too early, it is read again for each status by itself, and then fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from receiver.domain.attention import ACTIVE
@@ -48,66 +48,67 @@ def read_back(
     on_page: OnPage,
     *,
     statuses: Sequence[str] = (),
+    to_the_end: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Listing:
     """Read the runs that were created since `since` (epoch seconds, Skyvern's clock), and hand each page to `on_page`.
 
-    `statuses`: only runs that have one of them. `stopped`: whether to break off.
+    `statuses`: only runs that have one of them. `to_the_end`: a page that is not full is no proof that there is no
+    further one. `stopped`: whether to break off.
     """
-    listing = Listing()
-    if not _read(source, since, on_page, listing, statuses, (), stopped) and not listing.trouble:
-        _read_parts(source, since, on_page, listing, statuses or STATUSES, stopped)
-    return listing
+    return _Reading(source, since, on_page, to_the_end, stopped).read(statuses)
 
 
-def _read_parts(
-    source: PolledSource,
-    since: float,
-    on_page: OnPage,
-    listing: Listing,
-    statuses: Sequence[str],
-    stopped: Callable[[], bool],
-) -> None:
-    for status in statuses:
-        if _read(source, since, on_page, listing, [status], (), stopped):
-            continue
-        for run_type in RUN_TYPES:
-            if listing.trouble:
-                return
-            if not _read(source, since, on_page, listing, [status], [run_type], stopped) and not listing.trouble:
-                listing.reached = False
+@dataclass(slots=True)
+class _Reading:
+    """One reading of the list, of which `listing` tells."""
 
+    source: PolledSource
+    since: float
+    on_page: OnPage
+    to_the_end: bool
+    stopped: Callable[[], bool]
+    listing: Listing = field(default_factory=Listing)
 
-def _read(
-    source: PolledSource,
-    since: float,
-    on_page: OnPage,
-    listing: Listing,
-    statuses: Sequence[str],
-    run_types: Sequence[str],
-    stopped: Callable[[], bool],
-) -> bool:
-    """Read one list. Returns whether it goes back to `since`; if not, there is trouble, or it ends too early."""
-    if listing.trouble:
+    def read(self, statuses: Sequence[str]) -> Listing:
+        """Read the list; its parts, where it ends too early."""
+        if not self._read(statuses, ()) and not self.listing.trouble:
+            self._read_parts(statuses or STATUSES)
+        return self.listing
+
+    def _read_parts(self, statuses: Sequence[str]) -> None:
+        for status in statuses:
+            if self._read([status], ()):
+                continue
+            for run_type in RUN_TYPES:
+                if self.listing.trouble:
+                    return
+                if not self._read([status], [run_type]) and not self.listing.trouble:
+                    self.listing.reached = False
+
+    def _read(self, statuses: Sequence[str], run_types: Sequence[str]) -> bool:
+        """Read one list. Returns whether it goes back to `since`; if not, there is trouble, or it ends too early."""
+        listing = self.listing
+        if listing.trouble:
+            return False
+        for page in range(1, MAX_PAGES + 1):
+            if not self.source.wait_for_budget(self.stopped):
+                listing.trouble = "the process is being stopped"
+                return False
+            answer = self.source.reader.list_runs(page, PAGE_SIZE, statuses, run_types)
+            listing.calls += 1
+            rows = listed_runs(answer) if isinstance(answer, Answered) else None
+            if rows is None or not isinstance(answer, Answered):
+                said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
+                listing.trouble = f"page {page}: {said}"
+                listing.retry_after = (answer.retry_after if isinstance(answer, Answered) else None) or 0.0
+                return False
+            times = [row.created_at for row in rows if row.created_at is not None]
+            listing.newest = max([*times, *([] if listing.newest is None else [listing.newest])], default=None)
+            listing.oldest = min([*times, *([] if listing.oldest is None else [listing.oldest])], default=None)
+            young = [row for row in rows if row.created_at is None or row.created_at >= self.since]
+            if young:
+                self.on_page(young)
+            if length_of_list(answer) < (1 if self.to_the_end else PAGE_SIZE) or (times and min(times) < self.since):
+                return True
         return False
-    for page in range(1, MAX_PAGES + 1):
-        if not source.wait_for_budget(stopped):
-            listing.trouble = "the process is being stopped"
-            return False
-        answer = source.reader.list_runs(page, PAGE_SIZE, statuses, run_types)
-        listing.calls += 1
-        rows = listed_runs(answer) if isinstance(answer, Answered) else None
-        if rows is None or not isinstance(answer, Answered):
-            said = f"Skyvern answered {answer.status}" if isinstance(answer, Answered) else answer.reason
-            listing.trouble = f"page {page}: {said}"
-            listing.retry_after = (answer.retry_after if isinstance(answer, Answered) else None) or 0.0
-            return False
-        times = [row.created_at for row in rows if row.created_at is not None]
-        listing.newest = max([*times, *([] if listing.newest is None else [listing.newest])], default=None)
-        listing.oldest = min([*times, *([] if listing.oldest is None else [listing.oldest])], default=None)
-        young = [row for row in rows if row.created_at is None or row.created_at >= since]
-        if young:
-            on_page(young)
-        if length_of_list(answer) < PAGE_SIZE or (times and min(times) < since):
-            return True
-    return False

@@ -35,6 +35,7 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable, run_polls, ru
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile import poll_hints
+from receiver.reconcile.absence import without_a_run
 from receiver.reconcile.intake import Intake, ResultIntake, RunAge
 from receiver.reconcile.resolver import Resolver
 from receiver.reconcile.run_polls import RunPolls
@@ -74,6 +75,7 @@ class Reconciler:
         self._pool = DaemonPool(self._slots, "reconcile")
         self._running: Counter[str] = Counter()  # polls under way, by source
         self._counting = threading.Lock()
+        self._searching = {each.name: threading.Lock() for each in sources}
         self._closed = False
         self._runs_first = False
         self._intake = ResultIntake(ledger, dispatcher, connection, settings)
@@ -246,17 +248,29 @@ class Reconciler:
             found = self._ledger.read(lambda connection, key=submission_id: lifecycle.one(connection, key))  # type: ignore[misc]
             if found is not None:
                 self._handle(source, found, *fetched)
-        missed = [wanted[each.id] for each in leased if each.id not in resolved]
-        old = now - self._settings.absent_after
-        gone = [each for each in missed if each.state is SubmissionState.UNKNOWN and each.created_at < old]
-        absent = source.resolver.absent(gone) if gone else set()
-        for each in missed:
-            if each.id in absent:
-                self._give_up(each, "Skyvern has no run with its token", release=True)
-            elif each.created_at < now - poll_schedule.LOST_AFTER:
+        absent = self._absent(source, [each for each in wanted.values() if each.id not in resolved], now)
+        for each in absent:
+            self._give_up(each, "Skyvern has no run with its token", release=True)
+        settled = {*resolved, *(each.id for each in absent)}
+        for each in leased:
+            if each.id in settled:
+                continue
+            if each.created_at < now - poll_schedule.LOST_AFTER:
                 self._give_up(each, "a day without a trace of a run")
             else:
                 self._search_again(each)
+
+    def _absent(self, source: PolledSource, missed: Sequence[Submission], now: float) -> list[Submission]:
+        """Return which of these certainly have no run. One search at a time: it may read a long list."""
+        within = self._settings.absent_after
+        old = [each for each in missed if each.state is SubmissionState.UNKNOWN and each.created_at < now - within]
+        if not old or not self._searching[source.name].acquire(blocking=False):
+            return []
+        try:
+            found = without_a_run(source, self._ledger, old, within, lambda: self._closed)
+        finally:
+            self._searching[source.name].release()
+        return [each for each in old if each.id in found]
 
     def _give_up(self, submission: Submission, reason: str, *, release: bool = False) -> None:
         log.info("reconcile.lost source=%s submission=%s reason=%s", submission.source, submission.id, reason)

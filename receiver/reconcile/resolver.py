@@ -5,8 +5,7 @@ workflow run, so that one call finds it. Where that finds nothing (other runs, o
 listed, the few candidates are fetched, and a run with the submission's token is its own. What was fetched once is
 remembered.
 
-That there is no such run is proved the same way, with more care: by a list that is complete, of which every candidate
-was fetched, and which has another run of the same call that shows its token, and when it was submitted.
+That there is no such run is proved in absence.py.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -38,8 +37,6 @@ _SEARCHABLE: Final = frozenset({"agents", "workflows", "login", "download_files"
 PAGES: Final = 20
 # Runs that one search fetches at the most.
 READS: Final = 40
-# Runs of the same call that are fetched at the most, to see whether the list shows its tokens.
-REFERENCE_RUNS: Final = 3
 # Pauses before the searches that are made while the caller of a submit still waits, in seconds.
 INLINE: Final = (0.5, 2.0, 4.0)
 # Seconds that those searches may take in all: a Skyvern that has just lost an answer may well hang.
@@ -88,7 +85,7 @@ class Resolver:
         if not missing:
             return found
         wanted = [each for each in wanted if each.id in missing]
-        listed, _ = self._listed(wanted)
+        listed = self._listed(wanted)
         run_ids = candidates(listed, wanted)
         owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
         with self._lock:
@@ -127,47 +124,20 @@ class Resolver:
                     break
         return found
 
-    def absent(self, wanted: Sequence[Submission]) -> set[str]:
-        """Return the ids of the submissions that certainly have no run: see above. Raises LedgerUnavailable.
+    def token(self, run_id: str, allow: Callable[[], bool]) -> str | None:
+        """Return the token of a run, "" when it has none; None when that can't be known now. It is fetched once.
 
-        Call it only when no request of theirs can be on its way any more.
+        `allow`: takes the call from the budget.
         """
-        listed, whole = self._listed(wanted, to_the_end=True)
-        run_ids = [run.run_id for run in listed]
-        owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
-        meant = [run_id for run_id in candidates(listed, wanted) if run_id not in owners]
-        with self._lock:
-            unread = [run_id for run_id in meant if run_id not in self._seen]
-        # In an account with many runs from elsewhere the rest is read at the next search, and the next but one.
-        tokens = [self._token(run_id) for run_id in meant] if whole and len(unread) <= READS else [None]
-        if None in tokens:
-            for run_id in unread[:READS] if whole else ():
-                self._token(run_id)
-            return set()
-        return {each.id for each in wanted if each.id not in tokens and self._shows(each.call, listed, owners)}
-
-    def _shows(self, call: str, listed: Sequence[ListedRun], owners: Mapping[str, polls.Owner]) -> bool:
-        """Whether the list has a run of this call that shows its token, and was created when it was submitted: by a
-        clock that is far behind, the run that is searched for would seem too old to be a candidate."""
-        made = [run for run in listed if run.run_id in owners and owners[run.run_id].call == call]
-        in_step = [
-            run
-            for run in made[:REFERENCE_RUNS]
-            if run.created_at is None or run.created_at >= owners[run.run_id].created_at - SKEW / 2
-        ]
-        return any(self._token(run.run_id) == owners[run.run_id].id for run in in_step)
-
-    def _token(self, run_id: str) -> str | None:
-        """Return the token of a run, "" when it has none; None when that can't be known now."""
         with self._lock:
             if run_id in self._seen:
                 return self._seen[run_id]
-        read = self._read(run_id)
+        read = self._read(run_id, allow)
         return None if read is None else read[0]
 
-    def _read(self, run_id: str) -> tuple[str | None, FetchedRun] | None:
+    def _read(self, run_id: str, allow: Callable[[], bool] | None = None) -> tuple[str | None, FetchedRun] | None:
         """Fetch a run; remember and return its token. None without an answer, no token when the run has no request."""
-        answer = self._reader.get_run(run_id) if self._allow() else None
+        answer = self._reader.get_run(run_id) if (allow or self._allow)() else None
         if not isinstance(answer, Answered) or not answer.ok:
             return None
         fetched = FetchedRun(answer, parse(answer.body))
@@ -204,23 +174,19 @@ class Resolver:
 
         return {submission_id: found[submission_id][1] for submission_id in (self._ledger.write(work) if found else [])}
 
-    def _listed(self, wanted: Sequence[Submission], *, to_the_end: bool = False) -> tuple[list[ListedRun], bool]:
-        """Return Skyvern's newest runs, and whether those are all since the oldest of the submissions.
-
-        `to_the_end`: a page that is not full is no proof that there is no further one.
-        """
+    def _listed(self, wanted: Sequence[Submission]) -> list[ListedRun]:
+        """Return Skyvern's newest runs, back to the oldest of the submissions where that takes no more than PAGES."""
         since = min((each.created_at for each in wanted), default=0.0) - SKEW
         listed: list[ListedRun] = []
         for page in range(1, PAGES + 1):
             answer = self._reader.list_runs(page, 100) if wanted and self._allow() else None
             rows = listed_runs(answer) if isinstance(answer, Answered) else None
             if rows is None:
-                return listed, False
+                break
             listed += rows
-            last = not rows if to_the_end else len(rows) < 100
-            if last or any(row.created_at and row.created_at < since for row in rows):
-                return listed, True
-        return listed, False
+            if len(rows) < 100 or any(row.created_at and row.created_at < since for row in rows):
+                break
+        return listed
 
     def still_open(self, submission_id: str) -> bool:
         """Whether it is not known yet if the submission has a run. Raises LedgerUnavailable."""

@@ -18,7 +18,7 @@ from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionState
 from receiver.ledger.schema import events
 from receiver.ledger.submissions import lifecycle, polls
-from receiver.reconcile import poller, resolver
+from receiver.reconcile import absence, poller, resolver
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.skyvern import Answered, Unreachable
@@ -392,6 +392,7 @@ def test_a_submission_without_a_run_is_told_apart_from_many_that_others_started(
     skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an account in which more runs are started past us than one search reads
+    monkeypatch.setattr(absence, "READS", 2)
     monkeypatch.setattr(resolver, "READS", 2)
     unsent = Unsent(rig(skyvern_simulator, budget="1000/s"))
     for number in range(9):
@@ -403,6 +404,24 @@ def test_a_submission_without_a_run_is_told_apart_from_many_that_others_started(
     # Then each search reads further, until it is certain
     assert found[0] is SubmissionState.UNKNOWN
     assert found[-1] is SubmissionState.LOST
+
+
+def test_runs_that_were_started_long_after_a_submission_are_not_fetched_to_prove_that_it_has_none(
+    skyvern_simulator: SkyvernSimulator, rig: Callable[..., Rig]
+) -> None:
+    # Given an account in which runs are started past us, more than an hour after a submission
+    unsent = Unsent(rig(skyvern_simulator, budget="1000/s"))
+    others = [skyvern_simulator.submit(f"of another app {number}")["run_id"] for number in range(3)]
+    looked = {each: skyvern_simulator.world.runs[each].polls for each in others}
+    (source,) = unsent.it.reconciler.sources
+    source.resolver.find = lambda wanted: {}  # type: ignore[method-assign]  # it fetches some of the newest
+
+    # When it is searched for
+    found = unsent.search(5000)
+
+    # Then it is certain without them
+    assert found.state is SubmissionState.LOST
+    assert {each: skyvern_simulator.world.runs[each].polls for each in others} == looked
 
 
 def test_a_run_that_might_be_its_own_leaves_a_submission_unknown(
