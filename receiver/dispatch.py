@@ -25,7 +25,8 @@ from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey, storable
+from receiver.domain.run import RESTARTABLE, Run, RunKey, storable
+from receiver.domain.shape import WORKFLOW
 from receiver.inbox import Entry, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, events, run_polls, runs
 from receiver.ledger.earlier_events import EarlierEvents
@@ -211,8 +212,9 @@ class Dispatcher(wakeups.JobBody):
         if bound:
             _schedule_polls(connection, batch, known, histories, bound, now)
         lacking = {item.key for item in recorded if item.key not in bound and self._lacks_request(item)}
-        if lacking:
-            run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
+        run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
+        failed = {item.key for item in recorded if item.key in bound and self._may_be_restarted(item)}
+        run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
         for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
             if self._may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
@@ -227,6 +229,11 @@ class Dispatcher(wakeups.JobBody):
             and item.run.data.get("run_request", "") is None
             and self._may_ask(item.event.source)
         )
+
+    def _may_be_restarted(self, item: NewEvent) -> bool:
+        """Whether Skyvern may start the run again without saying so: the webhook of a run is sent before that."""
+        may = item.disposition == "new" and item.run.run_type == WORKFLOW and item.run.outcome in RESTARTABLE
+        return may and not item.run.retried_by and self._may_ask(item.event.source)
 
     def _classify(
         self,

@@ -28,6 +28,8 @@ from handlers.support.timestamps import epoch
 RunKey = tuple[str, str]  # (source, run id)
 
 FINAL = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
+# Outcomes after which Skyvern, or a person in its UI, may start a workflow's run again as another.
+RESTARTABLE = frozenset({"failed", "terminated", "timed_out"})
 
 # Levels. Python's own json goes to about 990 less the depth of the caller's stack; Skyvern is written in Python.
 MAX_DEPTH = 400

@@ -9,19 +9,23 @@ import random
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Final
 
 from receiver.config.models import ReconcileConfig
 from receiver.domain import poll_schedule
 from receiver.domain.callback_url import token_of
 from receiver.domain.deduplication import CANCELED
 from receiver.domain.event import Via
-from receiver.domain.run import parse
+from receiver.domain.run import RESTARTABLE, parse
 from receiver.domain.shape import WORKFLOW
-from receiver.ledger import Ledger, run_polls, watches
+from receiver.ledger import Ledger, run_polls, runs, watches
 from receiver.ledger.run_polls import DueRun
 from receiver.reconcile.intake import ResultIntake, RunAge
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern import Answered
+from receiver.skyvern import Answered, listed_runs
+
+# Runs that one submission may have become, of which one search tells.
+RESTARTED: Final = 20
 
 log = logging.getLogger("runhook.reconcile")
 
@@ -43,6 +47,8 @@ class RunPolls:
 
     def poll(self, source: PolledSource, due: DueRun) -> None:
         """Make one poll, and decide whether there is another. Raises LedgerUnavailable."""
+        if _may_be_restarted(due) and not source.watch:  # else a walk finds what it became
+            self._search_restarted(source, due)
         if _has_come(due):
             self._stop(due, "")
             return
@@ -82,6 +88,20 @@ class RunPolls:
         else:
             self._again(due, now, taken.reason, answer.retry_after)
 
+    def _search_restarted(self, source: PolledSource, due: DueRun) -> None:
+        """Ask for the runs that have the callback URL of this one, and of which no event has come: those that it was
+        started again as. A search that fails finds nothing."""
+        answer = source.reader.list_runs(1, RESTARTED, search_key=due.submission_id)
+        rows = listed_runs(answer) if isinstance(answer, Answered) else None
+        others = {row.run_id for row in rows or () if row.run_id != due.run_id}
+        keys = [(due.source, run_id) for run_id in others]
+        known = self._ledger.read(lambda connection: runs.run_statuses(connection, keys))
+        now = time.time()
+        wanted = {run_id: now for run_id in others if (due.source, run_id) not in known}
+        if wanted:
+            log.info("reconcile.restarted source=%s run=%s as=%s", due.source, due.run_id, ",".join(sorted(wanted)))
+            self._ledger.write(lambda connection: run_polls.ask(connection, due.source, wanted, now))
+
     def _again(self, due: DueRun, now: float, reason: str, retry_after: float | None = None) -> None:
         if due.final and _is_old(due, now):
             self._stop(due, reason)
@@ -96,11 +116,15 @@ class RunPolls:
         self._ledger.write(lambda connection: run_polls.stop(connection, due.source, due.run_id))
 
 
+def _may_be_restarted(due: DueRun) -> bool:
+    return due.final and due.run_type == WORKFLOW and due.submission_id != "" and due.status in RESTARTABLE
+
+
 def _has_come(due: DueRun) -> bool:
     """Whether the end of the run has come by an event since it was seen, and has all that there is: a workflow's has,
     and of a run that was submitted here the request is known. A cancelled run may have output still."""
     complete = due.run_type == WORKFLOW or due.submission_id != ""
-    return due.final and due.noted_at is not None and complete and due.status != CANCELED
+    return due.final and (due.noted_at is not None or _may_be_restarted(due)) and complete and due.status != CANCELED
 
 
 def _is_hearsay(due: DueRun) -> bool:

@@ -49,6 +49,8 @@ from receiver.submit.run_watch import WaitedRun
 URL_MARGIN = 30.0
 # Seconds in which Skyvern must answer when the process stops.
 FETCH_STOP_LIMIT = 3.0
+# Seconds that Skyvern may take to say how a run is whose caller has waited for it, and asked for no longer.
+AFTER_WAIT_LIMIT = 8.0
 # Seconds in which the same end is not noted again.
 NOTE_INTERVAL = 60.0
 _MAX_NOTED = 10_000
@@ -179,17 +181,21 @@ class Results:
                 believed = False
 
     async def after_wait(self, source: Source, key: Key, run_id: str, state: WaitedRun | None) -> Reply:
-        """Return the run as it is after a wait that ended with `state`. When the process stops, all waits end at once,
-        and Skyvern has FETCH_STOP_LIMIT seconds to answer."""
+        """Return the run as it is after a wait that ended with `state`. Skyvern has AFTER_WAIT_LIMIT seconds to answer;
+        when the process stops, all waits end at once, and it has FETCH_STOP_LIMIT seconds."""
         if state is not None and state.is_known() and (found := await self.from_ledger(source, key, run_id)):
             return found
         if state is not None and state.answer is not None:
             return await self._reply(source, key, state.answer)
         try:
-            async with asyncio.timeout(FETCH_STOP_LIMIT if self._states.stopped else None):
+            async with asyncio.timeout(FETCH_STOP_LIMIT if self._states.stopped else AFTER_WAIT_LIMIT):
                 return await self.from_skyvern(source, key, run_id)
         except TimeoutError:
-            return error(503, "The receiver is being stopped; ask again", retry_after="2")
+            if self._states.stopped:
+                return error(503, "The receiver is being stopped; ask again", retry_after="2")
+            return error(
+                504, "No end of the run is known, and Skyvern did not answer in time; ask again", retry_after="5"
+            )
 
     async def is_known(self, source: Source, run_id: str) -> bool:
         """Return whether the run is in the ledger: then Skyvern need not be asked whether it exists."""

@@ -187,6 +187,18 @@ async def test_a_skyvern_that_is_silent_does_not_hold_up_the_stop(
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 
 
+def test_a_skyvern_that_is_silent_holds_nobody_who_has_waited_already(
+    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "AFTER_WAIT_LIMIT", 0.3)
+    rig = submitting(upstream(0, 60).url, dispatching=False)
+    _known(rig, "tsk_1")
+
+    answer = rig.client.get("/v1/runs/tsk_1?wait=0.2")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (504, "5")
+
+
 def _known(rig: Submitting, run_id: str) -> None:
     row = {"id": "sub_1", "source": "skyvern", "key_id": "k", "call": "tasks", "state": "accepted"}
     row |= {"run_id": run_id, "request_hash": "h", "created_at": 1.0, "updated_at": 1.0}
