@@ -23,6 +23,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import reap, reap_all, release
 from receiver.runtime import liveness
@@ -109,8 +110,11 @@ def _lock_as_alive(settings: Settings, name: str, queue: str) -> None:
         LivenessLock(settings.data, name, queue)
 
 
-def prepare(settings: Settings, patience: float) -> None:
-    """Wait as `check`, then release what earlier workers held. Call it before the first child starts."""
+def prepare(settings: Settings, patience: float, sinks: Sequence[str]) -> None:
+    """Wait as `check`, then release what earlier workers held, and warn of deliveries to others than `sinks`.
+
+    Call it before the first child starts.
+    """
     check(settings, patience)
     try:
         LivenessLock(settings.data, f"check.{token_hex(4)}", DISPATCH).end()
@@ -121,6 +125,18 @@ def prepare(settings: Settings, patience: float) -> None:
             error.strerror,
         )
     reap_all(settings)
+    _warn_of_orphans(settings, sinks)
+
+
+def _warn_of_orphans(settings: Settings, sinks: Sequence[str]) -> None:
+    ledger = Ledger(settings.database_url)
+    try:
+        for sentence in orphans.in_words(ledger.read(lambda connection: orphans.count(connection, sinks))):
+            log.warning("worker.orphaned %s", sentence)
+    except LedgerUnavailable:
+        pass  # it was there a moment ago; who needs it says so
+    finally:
+        ledger.close()
 
 
 def check(settings: Settings, patience: float) -> None:
@@ -177,7 +193,7 @@ def run(
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     built = build(settings, config)
     queues = choose_queues(built, only, dispatchers)
-    trouble = in_child(lambda: prepare(settings, patience))
+    trouble = in_child(lambda: prepare(settings, patience, config.destinations))
     if trouble:
         raise NotStarted(trouble)
     children: dict[str, ChildMain] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,6 +36,16 @@ Since = Annotated[
     typer.Option("--since", help="Only what happened since then: 15m, 2h or 7d ago, or a time (2026-11-24T09:30Z)."),
 ]
 Until = Annotated[str, typer.Option("--until", help="Only what happened before then; as --since.")]
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
+# From how many on a change that can't be taken back is asked for first, on a terminal.
+ASKED_FROM = 11
+
+
+def confirm(count: int, question: str, *, yes: bool) -> None:
+    """Ask before a change of `count` things when a person is there to answer. Raises typer.Abort for a no."""
+    if count >= ASKED_FROM and not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True)
 
 
 def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Config]:

@@ -1,10 +1,11 @@
-"""`runhook sink list|pause|resume|test|columns`: the sinks, their breakers, and whether they are paused."""
+"""`runhook sink list|pause|resume|move|test|columns`: the sinks, their breakers, and whether they are paused."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -12,20 +13,21 @@ import typer
 from handlers import Delivery
 from receiver.cli import output
 from receiver.cli.ledger_access import read_ledger, write_ledger
-from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
+from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, load_config
 from receiver.config.models import Config
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
+from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, queries
-from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries import lanes, orphans
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3
 
-app = typer.Typer(help="List, pause, resume and test sinks; add columns to their tables.", no_args_is_help=True)
+app = typer.Typer(help="List, pause, resume, move and test sinks; add columns to their tables.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
@@ -40,7 +42,10 @@ def require_sink(config: Config, name: str) -> None:
 
 @app.command("list")
 def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
-    """List the sinks with their breakers and the counts of their deliveries; callers' own webhooks as callback."""
+    """List the sinks with their breakers and the counts of their deliveries; callers' own webhooks as callback.
+
+    A sink that is not in the config any more is listed as long as it has deliveries that nobody would send.
+    """
     _, loaded = load_config(config, data)
     types = {name: sink.type for name, sink in loaded.sinks.items()}
     types |= {name: "callers' webhooks" for name in loaded.destinations if name not in types}
@@ -60,11 +65,12 @@ def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: J
                 "breaker": lane.breaker if lane else "closed",
                 "reason": lane.reason if lane else "",
                 "deliveries": counts.get(name, {}),
+                "orphaned": False,
             }
             if name == CALLBACK:
                 row["origins"] = _origins(queries.lanes_of(connection, name), known.values())
             found.append(row)
-        return found
+        return [*found, *_orphaned(counts, types)]
 
     output.print_rows(
         read_ledger(data, query),
@@ -78,6 +84,23 @@ def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: J
         "the config has no sinks",
         as_json=as_json,
     )
+
+
+def _orphaned(counts: Mapping[str, dict[str, int]], sinks: Collection[str]) -> list[dict[str, Any]]:
+    """Return rows for sinks that are not in the config and have deliveries that nobody would send."""
+    by_state = {(sink, state): count for sink, states in counts.items() for state, count in states.items()}
+    return [
+        {
+            "name": sink,
+            "type": "",
+            "paused": False,
+            "breaker": "closed",
+            "reason": f"runhook sink move {sink} NAME, or runhook cancel --sink {sink}",
+            "deliveries": counts[sink],
+            "orphaned": True,
+        }
+        for sink in orphans.orphaned(by_state, sinks)
+    ]
 
 
 def _origins(waiting: Mapping[str, int], known: Iterable[Lane]) -> dict[str, Any]:
@@ -105,6 +128,8 @@ def _why(row: Mapping[str, Any]) -> str:
 
 
 def _state(row: Mapping[str, Any]) -> str:
+    if row.get("orphaned"):
+        return "not in the config"
     if row["paused"]:
         return "paused"
     if (origins := row.get("origins")) and origins["shut"]:
@@ -126,6 +151,61 @@ def resume(name: Name, config: ConfigFile = None, data: DataDirectory = None) ->
     require_sink(load_config(config, data)[1], name)
     write_ledger(data, lambda connection: lanes.set_paused(connection, name, False, time.time()))
     output.out().print(f"{name} goes on")
+
+
+@app.command()
+def move(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The sink that is not in the config any more.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The sink that gets its deliveries.")],
+    delivered: Annotated[
+        bool,
+        typer.Option("--delivered", help="Also what OLD has delivered: NEW is the same sink, and is not told again."),
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Give back what NEW got from OLD and has not delivered.")
+    ] = False,
+    yes: Yes = False,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+) -> None:
+    """Give the deliveries of a sink that was removed or renamed to another one, under the same idempotency keys.
+
+    What waits is due at once; dead letters and cancelled ones stay so, and `runhook replay` takes them. What NEW has a
+    delivery of already is left.
+    """
+    sinks = load_config(config, data)[1].destinations
+    if CALLBACK in (old, new):
+        raise UsageError(f"{CALLBACK}: callers' webhooks go where each caller wants them, and to no other sink")
+    if old == new:
+        raise UsageError(f"{old} and {new} are one sink")
+    if not undo and old in sinks:
+        raise UsageError(f"{old} is still in the config, and would go on getting deliveries: take it out first")
+    if not undo and new not in sinks:
+        raise UsageError(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
+    giver, taker = (new, old) if undo else (old, new)
+    kept = {DeliveryState.SENDING.value, *(() if delivered else (DeliveryState.DELIVERED.value,))}
+    counted = [row for row in read_ledger(data, queries.counts) if row["sink"] == giver and row["state"] not in kept]
+    if not counted:
+        raise UsageError(f"{giver} has no such deliveries, so there is nothing to move")
+    confirm(sum(row["count"] for row in counted), f"Move the deliveries of {giver} to {taker}?", yes=yes)
+    moved, left, cursor = 0, 0, ""
+    while True:
+        page = write_ledger(
+            data,
+            partial(orphans.move, old=giver, new=taker, now=time.time(), cursor=cursor, delivered=delivered, undo=undo),
+        )
+        moved, left, cursor = moved + page.count, left + page.left, page.cursor
+        if not cursor:
+            break
+    while cursor := write_ledger(data, partial(orphans.rename_links, old=giver, new=taker, cursor=cursor)):
+        pass
+    output.out().print(f"{moved} deliveries of {giver} now go to {taker}")
+    if left:
+        output.out().print(
+            f"{left} are left, for {taker} has deliveries of the same events; `runhook cancel --sink {giver}` ends them"
+        )
+    if not undo:
+        output.out().print(f"`runhook sink move {old} {new} --undo` gives back what {new} has not delivered by then")
 
 
 @app.command("test")

@@ -6,7 +6,8 @@ held ──▶ queued ──▶ sending ──▶ delivered ──┐
           │            │ hand back          │
           │  waiting ◀─┘ retry later        │
           └─────┴───────────────────────────┘
-an operator may cancel held, queued and waiting.
+an operator may cancel held, queued and waiting, and restore what was cancelled: it is held, until nothing holds it.
+what is queued behind a breaker that stays open is dead when its time is up.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ class DeliveryMove(StrEnum):
     DUE = "due"
     HAND_BACK = "hand back"  # it was claimed and never started
     LAPSE = "lapse"  # the claim ran out: its worker is gone
+    EXPIRE = "expire"  # its time is up, behind a breaker that was open all along
     REPLAY = "replay"
     CANCEL = "cancel"
+    RESTORE = "restore"  # bring back what was cancelled
 
 
 MOVES: dict[tuple[DeliveryState, DeliveryMove], DeliveryState] = {
@@ -53,6 +56,8 @@ MOVES: dict[tuple[DeliveryState, DeliveryMove], DeliveryState] = {
     (DeliveryState.SENDING, DeliveryMove.LAPSE): DeliveryState.QUEUED,
     (DeliveryState.WAITING, DeliveryMove.DUE): DeliveryState.QUEUED,
     (DeliveryState.WAITING, DeliveryMove.CANCEL): DeliveryState.CANCELLED,
+    (DeliveryState.QUEUED, DeliveryMove.EXPIRE): DeliveryState.DEAD,
+    (DeliveryState.CANCELLED, DeliveryMove.RESTORE): DeliveryState.HELD,
     (DeliveryState.DEAD, DeliveryMove.REPLAY): DeliveryState.QUEUED,
     (DeliveryState.DELIVERED, DeliveryMove.REPLAY): DeliveryState.QUEUED,
 }

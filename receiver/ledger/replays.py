@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
-from receiver.ledger.deliveries import creation
+from receiver.ledger.deliveries import creation, lanes
 from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events, operations
 
@@ -23,9 +23,13 @@ STEP = 500
 
 @dataclass(frozen=True, slots=True)
 class Selection(Filter):
-    """What an operation takes: deliveries by id, or all that the filter finds. Its limit and offset do not count."""
+    """What an operation takes: deliveries by id, or all that the filter finds. Its limit and offset do not count.
+
+    `sinks`: those that exist; deliveries of others are orphaned, and nobody would send them. Empty: not known.
+    """
 
     delivery_ids: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return its JSON, as the ledger keeps it."""
@@ -59,12 +63,17 @@ class Operation:
 
 
 def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
-    """Select the ids of the deliveries that a replay takes: never one under way, one that succeeded only by force."""
+    """Select the ids of the deliveries that a replay takes: never one that is queued or under way, one that succeeded
+    only by force, and one that waits for its next attempt only when that state was asked for."""
     takes = [DeliveryState.DEAD, DeliveryState.DELIVERED] if force else [DeliveryState.DEAD]
     assert set(takes) <= set(states_before(DeliveryMove.REPLAY))
+    if DeliveryState.WAITING in selection.state:
+        takes.append(DeliveryState.WAITING)
     found = matching_deliveries(selection).where(deliveries.c.state.in_([state.value for state in takes]))
     if selection.delivery_ids:
         found = found.where(sa.or_(*(begins(deliveries.c.id, each) for each in selection.delivery_ids)))
+    if selection.sinks:
+        found = found.where(deliveries.c.sink.in_(selection.sinks))
     return found.with_only_columns(deliveries.c.id)
 
 
@@ -192,19 +201,24 @@ def step(connection: sa.Connection, now: float) -> list[str]:
 
 
 def _replay(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    """Replay up to `limit`. Returns how many, the new cursor ("" at the end), and their sinks."""
+    """Replay up to `limit`. Returns how many, the new cursor ("" at the end), and their sinks.
+
+    What waits for its next attempt has it now, and keeps what it has spent. An open breaker is probed at once.
+    """
     query = _replayable(operation.selection, force=operation.force).where(deliveries.c.id > operation.cursor)
     ids = list(connection.execute(query.order_by(deliveries.c.id).limit(limit)).scalars())
     if not ids:
         return 0, "", set()
-    moved = connection.execute(
-        sa.update(deliveries)
-        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.REPLAY)))
-        .values(state=state_after(DeliveryMove.REPLAY), spent=0, due_at=now, updated_at=now, reason="")
-        .returning(deliveries.c.sink)
-    ).scalars()
-    sinks = list(moved)
-    return len(sinks), ids[-1], set(sinks)
+    moved: list[Any] = []
+    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "reason": ""}), (DeliveryMove.DUE, {})):
+        moved += connection.execute(
+            sa.update(deliveries)
+            .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(move)))
+            .values(state=state_after(move), due_at=now, updated_at=now, **fresh)
+            .returning(deliveries.c.sink, deliveries.c.lane)
+        )
+    lanes.probe_at_once(connection, {row.lane for row in moved}, now)
+    return len(moved), ids[-1], {row.sink for row in moved}
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:

@@ -31,20 +31,25 @@ class Gauges:
     missed: dict[str, int] = field(default_factory=dict)
 
 
-def read(connection: sa.Connection) -> Gauges:
-    """Read all of them, in four indexed queries and two of small tables."""
+def counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
+    """Count the deliveries of each sink in each of the states COUNTED."""
     counted = connection.execute(
         sa.select(deliveries.c.sink, deliveries.c.state, sa.func.count())
         .where(deliveries.c.state.in_([state.value for state in COUNTED]))
         .group_by(deliveries.c.sink, deliveries.c.state)
     )
+    return {(sink, state): count for sink, state, count in counted}
+
+
+def read(connection: sa.Connection) -> Gauges:
+    """Read all of them, in four indexed queries and two of small tables."""
     oldest = connection.execute(
         sa.select(deliveries.c.sink, sa.func.min(deliveries.c.due_at))
         .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'"))
         .group_by(deliveries.c.sink)
     )
     return Gauges(
-        {(sink, state): count for sink, state, count in counted},
+        counts(connection),
         {sink: due for sink, due in oldest},  # noqa: C416 - dict() takes a result for a mapping
         lanes.every(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from receiver.domain.deduplication import Disposition
 from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
 from receiver.telemetry import workers
@@ -77,6 +78,12 @@ class PolledMetrics(Collector):
             mine = [lane for lane in gauges.lanes if lane.sink == sink]
             breaker.add_metric([sink], float(max((BREAKER.get(lane.breaker, 0) for lane in mine), default=0)))
             paused.add_metric([sink], float(any(lane.paused for lane in mine)))
+        lost = orphans.orphaned(gauges.counts, self._sinks).values()
+        yield GaugeMetricFamily(
+            "runhook_deliveries_orphaned",
+            "Deliveries that have not ended, of sinks that are not in the config: nobody sends them.",
+            float(sum(sum(states.values()) for states in lost)),
+        )
         yield from (counts, age, breaker, paused)
         if gauges.newest_event is not None:
             yield GaugeMetricFamily(

@@ -64,6 +64,15 @@ def end_probes(connection: sa.Connection, names: Collection[str], now: float) ->
     )
 
 
+def probe_at_once(connection: sa.Connection, names: Collection[str], now: float) -> None:
+    """Let the open breakers of these lanes be probed at once: an operator wants to know."""
+    connection.execute(
+        sa.update(lanes)
+        .where(lanes.c.lane.in_(sorted(names)), lanes.c.breaker == "open", lanes.c.until > now)
+        .values(until=now, updated_at=now)
+    )
+
+
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Write the breaker's state. Whether the lane is paused stays as the operator set it."""
     values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}

@@ -23,6 +23,8 @@ LEGAL = {
     ("sending", "die"): "dead",
     ("sending", "hand back"): "queued",
     ("sending", "lapse"): "queued",
+    ("queued", "expire"): "dead",
+    ("cancelled", "restore"): "held",
     ("waiting", "due"): "queued",
     ("waiting", "cancel"): "cancelled",
     ("dead", "replay"): "queued",
@@ -45,5 +47,5 @@ def test_each_move_leads_to_one_state_from_the_states_it_names() -> None:
         assert {after(state, move) for state in states_before(move)} == {state_after(move)}
 
 
-def test_what_has_ended_moves_only_by_replay() -> None:
-    assert {move for state, move in MOVES if state in ENDED} == {DeliveryMove.REPLAY}
+def test_what_has_ended_moves_only_by_an_operator() -> None:
+    assert {move for state, move in MOVES if state in ENDED} == {DeliveryMove.REPLAY, DeliveryMove.RESTORE}

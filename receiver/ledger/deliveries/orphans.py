@@ -1,0 +1,173 @@
+"""Orphaned deliveries: of a sink that is not in the config any more, so that no worker sends them.
+
+They wait until an operator gives them to another sink, which keeps their ids and so their idempotency keys, or cancels
+them. A delivery's id is a hash of its event and the sink that it was made for: so one that was moved is known, and can
+be moved back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after, states_before
+from receiver.domain.event import delivery_id
+from receiver.ledger import stats
+from receiver.ledger.deliveries import links
+from receiver.ledger.schema import deliveries
+
+# Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.
+PAGE = 500
+
+# By sink, how many deliveries are in each state.
+Counts = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One page of a move. `cursor`: where the next page goes on; "" at the end. `left`: deliveries of events that the
+    other sink has a delivery of already."""
+
+    count: int
+    left: int
+    cursor: str
+
+
+def orphaned(counts: Mapping[tuple[str, str], int], sinks: Collection[str]) -> Counts:
+    """Return those of the counts, by (sink, state), that are of no sink in `sinks`, which are those of the config, and
+    of no delivery that has ended: a dead letter is listed as such."""
+    found: Counts = {}
+    for (sink, state), count in sorted(counts.items()):
+        if sink not in sinks and DeliveryState(state) not in ENDED:
+            found.setdefault(sink, {})[str(state)] = count
+    return found
+
+
+def count(connection: sa.Connection, sinks: Collection[str]) -> Counts:
+    """Count the deliveries that have not ended, of sinks that are none of `sinks`."""
+    return orphaned(stats.counts(connection), sinks)
+
+
+def in_words(found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a sentence for each such sink, for an operator."""
+    return [
+        f"the sink {sink} is not in the config and has {', '.join(f'{n} {state}' for state, n in states.items())}: "
+        f"`runhook sink move {sink} NAME` gives them to another sink, `runhook cancel --sink {sink}` ends them"
+        for sink, states in found.items()
+    ]
+
+
+def move(
+    connection: sa.Connection,
+    old: str,
+    new: str,
+    now: float,
+    *,
+    cursor: str = "",
+    delivered: bool = False,
+    undo: bool = False,
+) -> Moved:
+    """Give a page of the deliveries of `old` to `new`: those that were not delivered, and with `delivered` those too.
+
+    They keep their ids, and are new efforts: due now, no attempt spent. A dead or cancelled one stays what it is. What
+    is being sent is not moved, nor what `new` has a delivery of. `undo`: only what an earlier move from `new` to `old`
+    took.
+    """
+    states = [DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING, DeliveryState.DEAD]
+    states += [DeliveryState.CANCELLED, *([DeliveryState.DELIVERED] if delivered else [])]
+    page = connection.execute(
+        sa.select(deliveries.c.id, deliveries.c.event_id)
+        .where(deliveries.c.sink == old, deliveries.c.state.in_([state.value for state in states]))
+        .where(deliveries.c.id > cursor)
+        .order_by(deliveries.c.id)
+        .limit(PAGE)
+    ).all()
+    wanted = [row for row in page if not undo or row.id == delivery_id(row.event_id, new)]
+    others = set(
+        connection.execute(
+            sa.select(deliveries.c.event_id).where(
+                deliveries.c.sink == new, deliveries.c.event_id.in_([row.event_id for row in wanted])
+            )
+        ).scalars()
+    )
+    ids = [row.id for row in wanted if row.event_id not in others]
+    moved = 0
+    for ended in (False, True):
+        condition = deliveries.c.state.in_([state.value for state in states if (state in ENDED) is ended])
+        fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0}
+        changed = (
+            sa.update(deliveries)
+            .where(deliveries.c.id.in_(ids), deliveries.c.sink == old, condition)
+            .values(sink=new, lane=new, updated_at=now, **fresh)
+        )
+        moved += connection.execute(changed).rowcount if ids else 0
+    # In the same transaction, or what waits for these would be released in between.
+    _rename_links(connection, deliveries.c.event_id.in_([row.event_id for row in wanted]), old, new)
+    return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == PAGE else "")
+
+
+def rename_links(connection: sa.Connection, old: str, new: str, cursor: str = "") -> str:
+    """Let a page of the deliveries that wait for `old`, or would get its receipt, name `new` instead.
+
+    Returns where the next page goes on, or "".
+    """
+    page = _rename_links(connection, deliveries.c.id > cursor, old, new)
+    return page[-1] if len(page) == PAGE else ""
+
+
+def _rename_links(connection: sa.Connection, condition: sa.ColumnElement[bool], old: str, new: str) -> list[str]:
+    page = connection.execute(
+        sa.select(deliveries.c.id, deliveries.c.after)
+        .where(deliveries.c.state.not_in([state.value for state in ENDED]), condition)
+        .where(deliveries.c.after.contains(json.dumps(old), autoescape=True))
+        .order_by(deliveries.c.id)
+        .limit(PAGE)
+    ).all()
+    for row in page:
+        after = list(dict.fromkeys(new if each == old else each for each in json.loads(row.after)))
+        connection.execute(sa.update(deliveries).where(deliveries.c.id == row.id).values(after=json.dumps(after)))
+    return [row.id for row in page]
+
+
+def cancel(connection: sa.Connection, sink: str, reason: str, now: float) -> int:
+    """Cancel up to PAGE deliveries of a sink that wait, held ones first. Returns how many there were."""
+    ids = _ids(connection, sink, states_before(DeliveryMove.CANCEL))
+    if not ids:
+        return 0
+    changed = (
+        sa.update(deliveries)
+        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.CANCEL)))
+        .values(state=state_after(DeliveryMove.CANCEL), reason=reason, updated_at=now)
+    )
+    return connection.execute(changed).rowcount
+
+
+def restore(connection: sa.Connection, condition: sa.ColumnElement[bool], now: float) -> list[str]:
+    """Bring back up to PAGE cancelled deliveries that meet `condition`: due now, no attempt spent, or held as before.
+
+    Returns their ids.
+    """
+    cancelled = (
+        sa.select(deliveries.c.id)
+        .where(deliveries.c.state.in_(states_before(DeliveryMove.RESTORE)), condition)
+        .order_by(deliveries.c.id)
+        .limit(PAGE)
+    )
+    ids = list(connection.execute(cancelled).scalars())
+    if ids:
+        connection.execute(
+            sa.update(deliveries)
+            .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.RESTORE)))
+            .values(state=state_after(DeliveryMove.RESTORE), spent=0, due_at=now, updated_at=now, reason="")
+        )
+        links.release_held(connection, deliveries.c.id.in_(ids), now)
+    return ids
+
+
+def _ids(connection: sa.Connection, sink: str, states: Sequence[DeliveryState]) -> list[str]:
+    query = sa.select(deliveries.c.id).where(deliveries.c.sink == sink, deliveries.c.state.in_([*states]))
+    return list(connection.execute(query.order_by(deliveries.c.id).limit(PAGE)).scalars())

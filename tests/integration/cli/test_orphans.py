@@ -1,0 +1,102 @@
+"""What an operator sees of a sink that the config has lost, and does about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from receiver.cli import build_app
+from receiver.domain.delivery import DeliveryMove
+from receiver.errors import UsageError
+from receiver.ledger import Ledger
+from tests.support.ledger import claim, new_event, record, settle, states, with_tables
+
+CONFIG: dict[str, Any] = {
+    "sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}},
+    "sinks": {"new": {"type": "files", "path": "/tmp/never"}},
+    "routes": [{"name": "everything", "to": ["new"]}],
+}
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    """A ledger with tsk_1 dead and tsk_2 queued for the sink old, which the config does not have; tsk_3 for new."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("RUNHOOK_CONFIG", "c.json")
+    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.json").write_text(json.dumps(CONFIG))
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    record(ledger, new_event("tsk_1", "old"))
+    settle(ledger, claim(ledger, "old"), DeliveryMove.DIE)
+    record(ledger, new_event("tsk_2", "old"), new_event("tsk_3", "new"))
+    return ledger
+
+
+Runhook = Callable[..., str]
+
+
+@pytest.fixture
+def runhook(book: Ledger) -> Runhook:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(build_app(arguments[0]), list(arguments))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return run
+
+
+def test_the_list_of_sinks_has_what_is_gone_until_it_has_nothing_left(runhook: Runhook) -> None:
+    rows = {row["name"]: row for row in json.loads(runhook("sink", "list", "--json"))}
+    assert rows["old"]["orphaned"]
+    assert rows["old"]["deliveries"] == {"dead": 1, "queued": 1}
+    assert not rows["new"]["orphaned"]
+    listed = runhook("sink", "list")
+    assert "not in the config" in listed
+    assert "runhook sink move old NAME" in listed
+
+    runhook("sink", "move", "old", "new")
+
+    assert "old" not in {row["name"] for row in json.loads(runhook("sink", "list", "--json"))}
+
+
+def test_a_move_says_what_it_did_and_how_to_take_it_back(runhook: Runhook, book: Ledger) -> None:
+    before = states(book)
+
+    said = runhook("sink", "move", "old", "new")
+
+    assert "2 deliveries of old now go to new" in said
+    assert "--undo" in said
+    assert states(book) == {"tsk_1:new": "dead", "tsk_2:new": "queued", "tsk_3:new": "queued"}
+    assert "2 deliveries of new now go to old" in runhook("sink", "move", "old", "new", "--undo")
+    assert states(book) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("new", "old", "new is still in the config"),
+        ("old", "nwe", "no sink is called nwe; the config has new"),
+        ("old", "old", "are one sink"),
+        ("older", "new", "older has no such deliveries"),
+        ("callback", "new", "where each caller wants them"),
+    ],
+)
+def test_a_move_that_can_not_be_meant_is_refused(
+    runhook: Runhook, book: Ledger, old: str, new: str, problem: str
+) -> None:
+    before = states(book)
+
+    with pytest.raises(UsageError, match=problem):
+        runhook("sink", "move", old, new)
+
+    assert states(book) == before

@@ -1,0 +1,171 @@
+"""Deliveries of a sink that is in no config: counted, given to another sink and back, cancelled and brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import delivery_id
+from receiver.ledger import Ledger, queries, replays, stats
+from receiver.ledger.deliveries import lanes, orphans
+from receiver.ledger.events import NewDelivery
+from receiver.ledger.replays import Selection
+from receiver.ledger.schema import deliveries
+from tests.support.ledger import NOW, claim, new_event, record, settle, states
+
+
+@pytest.fixture
+def renamed(ledger: Ledger) -> Ledger:
+    """The sink old is gone: tsk_1 is delivered to it, tsk_2 dead, tsk_3 waiting, tsk_4 queued; mail waits for tsk_4."""
+    record(ledger, *(new_event(f"tsk_{n}", "old") for n in (1, 2, 3)))
+    taken = {each.run_id: each for each in claim(ledger, "old")}
+    settle(ledger, [taken["tsk_1"]], DeliveryMove.ACCEPT, receipt={"id": "r"})
+    settle(ledger, [taken["tsk_2"]], DeliveryMove.DIE)
+    settle(ledger, [taken["tsk_3"]], DeliveryMove.DEFER, due_at=NOW + 3600)
+    record(ledger, new_event("tsk_4", "old", NewDelivery("mail", "r", after=("old",))))
+    return ledger
+
+
+def move(ledger: Ledger, old: str, new: str, *, delivered: bool = False, undo: bool = False) -> tuple[int, int]:
+    moved, left, cursor = 0, 0, ""
+    while True:
+        page = ledger.write(
+            lambda it: orphans.move(it, old, new, NOW + 60, cursor=cursor, delivered=delivered, undo=undo)  # noqa: B023
+        )
+        moved, left, cursor = moved + page.count, left + page.left, page.cursor
+        if not cursor:
+            return moved, left
+
+
+def rows(ledger: Ledger, sink: str) -> dict[str, tuple[str, float, int]]:
+    found = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter(sink=sink)))
+    return {row["run_id"]: (row["state"], row["due_at"], row["spent"]) for row in found}
+
+
+def test_deliveries_of_sinks_that_are_gone_are_counted_and_those_that_need_nobody_are_not(renamed: Ledger) -> None:
+    def count(*sinks: str) -> orphans.Counts:
+        return renamed.read(lambda it: orphans.count(it, sinks))
+
+    assert count("old", "mail") == {}
+    assert count("new", "mail") == {"old": {"queued": 1, "waiting": 1}}
+    assert count("old") == {"mail": {"held": 1}}
+    assert "`runhook sink move old NAME`" in orphans.in_words(count("mail"))[0]
+
+
+@pytest.mark.parametrize("page", [500, 2])
+def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(
+    renamed: Ledger, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(orphans, "PAGE", page)
+    ids = {row["id"] for row in renamed.read(lambda it: queries.list_deliveries(it, queries.Filter(sink="old")))}
+
+    assert move(renamed, "old", "new") == (3, 0)
+
+    assert rows(renamed, "old").keys() == {"tsk_1"}
+    assert rows(renamed, "new") == {
+        "tsk_2": ("dead", 0.0, 1),
+        "tsk_3": ("waiting", NOW + 60, 0),
+        "tsk_4": ("queued", NOW + 60, 0),
+    }
+    (claimed,) = claim(renamed, "new", now=NOW + 60)
+    assert (claimed.lane, claimed.id in ids, claimed.id) == ("new", True, delivery_id(claimed.event_id, "old"))
+
+
+def test_what_waits_for_the_sink_waits_for_the_other_one_and_gets_its_receipt(renamed: Ledger) -> None:
+    move(renamed, "old", "new")
+
+    assert states(renamed)["tsk_4:mail"] == "held"
+    released = settle(renamed, claim(renamed, "new", now=NOW + 60), DeliveryMove.ACCEPT, receipt={"id": "n"})
+
+    assert released == ["mail"]
+    (mail,) = claim(renamed, "mail", now=NOW + 60)
+    assert mail.after == ("new",)
+
+
+def test_what_a_move_took_is_given_back_and_no_more(renamed: Ledger) -> None:
+    before = states(renamed)
+    record(renamed, new_event("tsk_5", "new"))
+    move(renamed, "old", "new")
+    done = [each for each in claim(renamed, "new", now=NOW + 60) if each.run_id == "tsk_4"]
+    settle(renamed, done, DeliveryMove.ACCEPT, receipt={"id": "n"})
+
+    assert move(renamed, "new", "old", undo=True) == (2, 0)
+
+    after = states(renamed)
+    assert {name: state for name, state in after.items() if before.get(name) != state} == {
+        "tsk_5:new": "sending",
+        "tsk_4:new": "delivered",
+        "tsk_4:mail": "queued",
+    }
+
+
+def test_a_sink_that_was_only_renamed_has_what_it_delivered_before(renamed: Ledger) -> None:
+    assert move(renamed, "old", "new", delivered=True) == (4, 0)
+
+    assert rows(renamed, "new")["tsk_1"] == ("delivered", NOW, 0)
+    assert rows(renamed, "old") == {}
+
+
+def test_a_sink_that_has_the_event_already_gets_no_second_delivery_of_it(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "old", "new"), new_event("tsk_2", "old"))
+
+    assert move(ledger, "old", "new") == (1, 1)
+
+    assert states(ledger) == {"tsk_1:old": "queued", "tsk_1:new": "queued", "tsk_2:new": "queued"}
+
+
+def restore(ledger: Ledger, *sinks: str) -> Sequence[str]:
+    return ledger.write(lambda it: orphans.restore(it, deliveries.c.sink.in_(sinks), NOW + 60))
+
+
+def test_all_that_waits_for_a_sink_is_cancelled_and_brought_back_as_it_was(renamed: Ledger) -> None:
+    before = states(renamed)
+    renamed.write(lambda it: orphans.cancel(it, "mail", "no", NOW))
+    assert renamed.write(lambda it: orphans.cancel(it, "old", "no", NOW)) == 2
+    assert renamed.write(lambda it: orphans.cancel(it, "old", "no", NOW)) == 0
+    assert set(states(renamed).values()) == {"cancelled", "dead", "delivered"}
+
+    assert len(restore(renamed, "old", "mail")) == 3
+
+    # What waited for its next attempt is due now, and what was held is held again
+    assert states(renamed) == {**before, "tsk_3:old": "queued"}
+    assert rows(renamed, "old")["tsk_3"] == ("queued", NOW + 60, 0)
+    assert restore(renamed, "old", "mail") == []
+
+
+def replay(ledger: Ledger, selection: Selection) -> int:
+    operation = ledger.write(lambda it: replays.create(it, "op_1", "replay", selection, NOW + 60))
+    while ledger.read(replays.any_running):
+        ledger.write(lambda it: replays.step(it, NOW + 61))
+    return operation.total
+
+
+def test_a_replay_leaves_what_nobody_would_send(renamed: Ledger) -> None:
+    record(renamed, new_event("tsk_6", "new"))
+    settle(renamed, claim(renamed, "new"), DeliveryMove.DIE)
+
+    assert replay(renamed, Selection(sinks=("new", "mail"))) == 1
+
+    assert (states(renamed)["tsk_2:old"], states(renamed)["tsk_6:new"]) == ("dead", "queued")
+
+
+def test_what_waits_is_sent_now_when_that_is_asked_for_and_an_open_breaker_is_probed(renamed: Ledger) -> None:
+    opened = sa.insert(lanes.lanes).values(
+        lane="old", sink="old", breaker="open", failures=9, until=NOW + 1800, reason="away", updated_at=NOW
+    )
+    renamed.write(lambda it: it.execute(opened).rowcount)
+
+    assert replay(renamed, Selection(state=("waiting",))) == 1
+
+    assert rows(renamed, "old")["tsk_3"] == ("queued", NOW + 61, 1)
+    assert states(renamed)["tsk_2:old"] == "dead"
+    assert [each.probe for each in claim(renamed, "old", now=NOW + 62)] == [True]
+
+
+def test_the_numbers_for_metrics_tell_of_them_too(renamed: Ledger) -> None:
+    gauges = renamed.read(stats.read)
+
+    assert orphans.orphaned(gauges.counts, ["mail"]) == {"old": {"queued": 1, "waiting": 1}}

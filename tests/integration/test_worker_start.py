@@ -1,0 +1,28 @@
+"""What a worker does and says before its first child starts, with a real Valkey."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from receiver import worker
+from receiver.config.settings import Settings
+from receiver.ledger import Ledger
+from tests.support.ledger import new_event, record, with_tables
+
+
+def test_a_worker_says_at_its_start_which_deliveries_nobody_will_send(
+    tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    environ = {
+        "REDIS_URL": redis_url,
+        "RUNHOOK_DATA": str(tmp_path),
+        "DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db",
+    }
+    record(with_tables(Ledger(environ["DATABASE_URL"])), new_event("tsk_1", "old", "new"), new_event("tsk_2", "old"))
+
+    worker.prepare(Settings.from_env(environ), 5.0, ["new"])
+
+    (said,) = [each.getMessage() for each in caplog.records if "orphaned" in each.getMessage()]
+    assert "the sink old is not in the config and has 2 queued" in said
