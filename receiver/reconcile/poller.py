@@ -43,7 +43,7 @@ from receiver.reconcile.source import PolledSource
 from receiver.reconcile.watcher import Watcher
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
-from receiver.skyvern import Answer, Answered, Patience, SkyvernReader
+from receiver.skyvern import Answer, Answered, Patience, SkyvernReader, Unreachable
 
 # Of one poll: shorter than its lease, and the next poll is the retry.
 PATIENCE = Patience(tries=1, limit=25.0)
@@ -185,6 +185,8 @@ class Reconciler:
     def _poll(self, source: PolledSource, submission: Submission) -> None:
         answer = source.reader.get_run(submission.run_id)
         run = parse(answer.body) if isinstance(answer, Answered) and answer.ok else None
+        if run is not None and run.run_id != submission.run_id:
+            answer, run = Unreachable(False, "Skyvern's answer is of no such run"), None
         self._handle(source, submission, answer, run)
 
     def _handle(self, source: PolledSource, submission: Submission, answer: Answer, run: Run | None) -> None:

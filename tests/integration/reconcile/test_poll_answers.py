@@ -146,3 +146,12 @@ def test_trouble_is_no_answer_for_a_day_to_what_else_a_run_that_has_ended_may_br
     scripted_server.default = Reply(status)
 
     assert (poll(60.0, ended=ended).due_at is not None) is goes_on
+
+
+def test_an_answer_of_another_run_is_no_answer(poll: Poll, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = Reply(200, body("tsk_2", "completed"))
+
+    found = poll(LOST_AFTER)
+
+    assert found.due_at is not None
+    assert found.reason == "Skyvern's answer is of no such run"
