@@ -64,7 +64,7 @@ def create(
     key = Key(
         key_id, name.strip(), api_key.digest(whole), api_key.hint(whole), frozenset(scopes), chosen, rate, time.time()
     )
-    with open_ledger(settings) as ledger:
+    with open_ledger(settings, make=True) as ledger:
         _check_master(ledger.read(api_keys.every), master, settings)
         ledger.write(lambda connection: api_keys.create(connection, key))
     if as_json:

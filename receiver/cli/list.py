@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.ledger_access import read_ledger
+from receiver.cli.filters import find_rows
 from receiver.cli.options import (
     DataDirectory,
     Json,
@@ -47,7 +47,7 @@ def runs(
         source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
     )
     print_rows(
-        read_ledger(data, lambda connection: queries.list_runs(connection, wanted)),
+        find_rows(data, wanted, queries.list_runs, as_json=as_json),
         {
             "run": "run_id",
             "type": "run_type",
@@ -78,7 +78,7 @@ def events(
         source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
     )
     print_rows(
-        read_ledger(data, lambda connection: queries.list_events(connection, wanted)),
+        find_rows(data, wanted, queries.list_events, as_json=as_json),
         {
             "event": lambda row: short_id(row["id"]),
             "run": "run_id",
@@ -138,7 +138,7 @@ def deliveries(
         limit=limit,
     )
     print_rows(
-        read_ledger(data, lambda connection: queries.list_deliveries(connection, wanted)),
+        find_rows(data, wanted, queries.list_deliveries, as_json=as_json),
         {
             "event": lambda row: short_id(row["event_id"]),
             "run": "run_id",
@@ -186,7 +186,12 @@ def submissions(
     )
     now = time.time()
     print_rows(
-        read_ledger(data, lambda connection: queries.list_submissions(connection, wanted, labels)),
+        find_rows(
+            data,
+            wanted,
+            lambda connection, wanted: queries.list_submissions(connection, wanted, labels),
+            as_json=as_json,
+        ),
         {
             "submission": lambda row: short_id(row["id"]),
             "state": "state",
@@ -198,7 +203,9 @@ def submissions(
             "labels": lambda row: " ".join(f"{name}={value}" for name, value in sorted(row["labels"].items())),
             "why": lambda row: clean(row["reason"], 100),
         },
-        "no submissions: make a key with `runhook keys create`, and submit a run with it",
+        "no submissions: make a key with `runhook keys create`, and submit a run with it"
+        if wanted == queries.Filter(limit=limit) and not labels
+        else "no such submissions",
         as_json=as_json,
     )
 

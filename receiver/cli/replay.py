@@ -6,12 +6,15 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from receiver.cli.filters import check_filter, check_id, find_rows
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import (
     ConfigFile,
@@ -23,6 +26,8 @@ from receiver.cli.options import (
     SourceName,
     Statuses,
     Until,
+    Yes,
+    confirm,
     load_config,
     parse_time_range,
 )
@@ -31,7 +36,7 @@ from receiver.cli.sinks import require_sink
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import queries, replays
+from receiver.ledger import Connection, queries, replays
 from receiver.ledger.replays import Operation, Selection
 
 _ID = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
@@ -53,7 +58,7 @@ def dead(
         sink=sink, state=(DeliveryState.DEAD,), status=status or (), **parse_time_range(since, until), limit=limit
     )
     print_rows(
-        read_ledger(data, lambda connection: queries.list_deliveries(connection, wanted)),
+        find_rows(data, wanted, queries.list_deliveries, as_json=as_json),
         {
             "delivery": lambda row: short_id(row["id"]),
             "run": "run_id",
@@ -74,8 +79,15 @@ def attempts(
 ) -> None:
     """List every attempt of one delivery, or of all that an event or a run has."""
     _check_id(identifier)
+
+    def read(connection: Connection) -> list[dict[str, Any]]:
+        found = queries.list_attempts(connection, identifier)
+        if not found:
+            check_id(connection, identifier)
+        return found
+
     print_rows(
-        read_ledger(data, lambda connection: queries.list_attempts(connection, identifier)),
+        read_ledger(data, read, tell=not as_json),
         {
             "delivery": lambda row: short_id(row["delivery_id"]),
             "sink": "sink",
@@ -112,6 +124,7 @@ def replay(
     everything: Annotated[bool, typer.Option("--all", help="Without any other choice: all dead letters.")] = False,
     rate: Annotated[float, typer.Option("--rate", min=0, help="So many a second at the most; 0: no limit.")] = 0.0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it is done.")] = False,
+    yes: Yes = False,
     config: ConfigFile = None,
 ) -> None:
     """Send deliveries again, under the same idempotency key. The clock does it step by step, across restarts."""
@@ -132,10 +145,9 @@ def replay(
     )
     selections = [_narrowed(chosen, identifier) for identifier in ids or ()] or [chosen]
 
-    def count(connection: Any) -> list[int]:
-        return [replays.count(connection, kind, each, backfill, force=force) for each in selections]
-
-    counts = read_ledger(data, count)
+    counts = read_ledger(
+        data, partial(_count, kind=kind, selections=selections, ids=ids or (), sink=backfill, force=force, data=data)
+    )
     if sink and not sum(counts):
         require_sink(load_config(config, data)[1], sink)  # a misspelt name must not look like success
     if dry_run:
@@ -144,8 +156,10 @@ def replay(
     if empty := [clean(identifier, 60) for identifier, found in zip(ids or (), counts, strict=False) if not found]:
         more = "" if force or backfill else "; what was delivered already is sent again with --force"
         raise RunhookError(f"nothing to {kind} of {', '.join(empty)}{more}")
+    if force:
+        confirm(sum(counts), f"Send {sum(counts)} deliveries again, delivered ones too?", yes=yes)
 
-    def create(connection: Any) -> list[Operation]:
+    def create(connection: Connection) -> list[Operation]:
         return [
             replays.create(
                 connection,
@@ -165,6 +179,26 @@ def replay(
         out().print(f"{operation.id}: {operation.total} deliveries to {kind}")
     if wait:
         _watch(data, made)
+
+
+def _count(
+    connection: Connection,
+    kind: str,
+    selections: Sequence[Selection],
+    ids: Sequence[str],
+    sink: str,
+    force: bool,
+    data: Path | None,
+) -> list[int]:
+    """Count what each selection takes. Raises UsageError for an id or a name that is not there."""
+    found = [replays.count(connection, kind, each, sink, force=force) for each in selections]
+    for identifier, number in zip(ids, found, strict=False):
+        if not number:
+            check_id(connection, identifier)
+    # Ids were checked just now, and the sink's name is checked by the config that it is in.
+    chosen = replace(selections[0], sink="", run_id="", event_id="")
+    check_filter(connection, chosen, data, empty=not sum(found))
+    return found
 
 
 def _narrowed(chosen: Selection, identifier: str) -> Selection:
@@ -201,26 +235,43 @@ def _watch(data: DataDirectory, made: list[Operation]) -> None:
 def cancel(
     ids: Annotated[list[str], typer.Argument(metavar="DELIVERY|OPERATION…", help="Ids: dlv_… or op_….")],
     data: DataDirectory = None,
+    yes: Yes = False,
 ) -> None:
-    """Cancel deliveries that wait, or operations that are running."""
+    """Cancel deliveries that wait, or operations that are running. `runhook replay` does not bring them back."""
+    for identifier in ids:
+        _check_id(identifier)
+        if not identifier.startswith(("op_", "dlv_")):
+            raise UsageError(
+                f"{clean(identifier, 60)}: only a delivery (dlv_…) or an operation (op_…) can be cancelled; "
+                "`runhook deliveries --json` shows the ids of a run's deliveries"
+            )
+    confirm(len(ids), f"Cancel {len(ids)} of them for good?", yes=yes)
     failed = []
     for identifier in ids:
         if identifier.startswith("op_"):
             done = write_ledger(data, partial(replays.cancel, operation_id=identifier, now=time.time()))
         else:
-            _check_id(identifier)
             done = bool(write_ledger(data, partial(replays.cancel_deliveries, ids=[identifier], now=time.time())))
         if done:
             out().print(f"{identifier}: cancelled")
         else:
-            failed.append(identifier)
+            failed.append(f"{identifier} ({read_ledger(data, partial(_why_not, identifier=identifier))})")
     if failed:
-        raise RunhookError(f"not cancelled, for it has ended, is being sent or is not there: {', '.join(failed)}")
+        raise RunhookError(f"not cancelled: {', '.join(failed)}")
+
+
+def _why_not(connection: Connection, identifier: str) -> str:
+    """Return why what has this id could not be cancelled."""
+    if identifier.startswith("op_"):
+        operation = replays.get(connection, identifier)
+        return "there is no such operation" if operation is None else f"it is {operation.state}"
+    found = replays.states_of(connection, identifier)
+    return f"it is {found[0]}" if found else "there is no such delivery"
 
 
 def operations(data: DataDirectory = None, limit: Limit = queries.LIMIT, as_json: Json = False) -> None:
     """List replays and backfills, the newest first."""
-    found = read_ledger(data, lambda connection: replays.list_operations(connection, limit))
+    found = read_ledger(data, lambda connection: replays.list_operations(connection, limit), tell=not as_json)
     print_rows(
         [
             {field.name: getattr(each, field.name) for field in fields(each)} | {"selection": each.selection.to_json()}

@@ -32,6 +32,23 @@ def ensure_schema(ledger: Ledger) -> None:
         raise NotStarted(f"the ledger can't be used ({where}): {reason}") from None
 
 
+def schema_trouble(ledger: Ledger) -> str:
+    """Return why the ledger can't be read by this program as it is, or "". Makes and changes nothing.
+
+    Raises LedgerUnavailable.
+    """
+    if ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists():
+        return "there is no ledger yet: name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook"
+    found = ledger.read(_revision)
+    if found is None:
+        return "this database holds no ledger yet: set DATABASE_URL to the right one, or start Runhook"
+    if found == HEAD:
+        return ""
+    if found.isdecimal() and found < HEAD:
+        return f"the ledger is of an earlier release ({found}, not {HEAD}): start this one's worker, which upgrades it"
+    return f"the ledger is of another release ({found}, not {HEAD}): use the `runhook` of that one"
+
+
 def _disk_is_full(ledger: Ledger) -> bool:
     if ledger.dialect != "sqlite":
         return False

@@ -248,3 +248,8 @@ def cancel_deliveries(connection: sa.Connection, ids: list[str], now: float) -> 
         .returning(deliveries.c.id)
     )
     return list(connection.execute(statement).scalars())
+
+
+def states_of(connection: sa.Connection, beginning: str) -> list[str]:
+    """Return the states of the deliveries whose id is or begins with `beginning`."""
+    return list(connection.execute(sa.select(deliveries.c.state).where(begins(deliveries.c.id, beginning))).scalars())

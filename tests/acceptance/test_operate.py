@@ -94,7 +94,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     it.all_delivered(10)
     some = it.deliveries()[0]
     assert "sent again with --force" in it.runhook("replay", some["id"], code=1)
-    assert "nothing to replay of wr_nobody" in it.runhook("replay", some["id"], "wr_nobody", "--force", code=1)
+    assert "wr_nobody: there is no such run" in it.runhook("replay", some["id"], "wr_nobody", "--force", code=2)
     it.runhook("replay", some["id"], "--force")
     eventually(lambda: keys(consumer)[some["id"]] == 4)
     assert [each["outcome"] for each in it.json("attempts", some["id"])] == ["refused"] * 2 + ["accepted"] * 2

@@ -52,7 +52,7 @@ def runhook(book: Ledger) -> Runhook:
         if isinstance(done.exception, UsageError):
             raise done.exception
         assert done.exit_code == 0, done.output
-        return done.output
+        return done.stdout
 
     return run
 

@@ -6,10 +6,13 @@ import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,11 +23,12 @@ from receiver.cli import COMMANDS, main, output
 from receiver.cli.options import parse_time
 from receiver.config.settings import Settings
 from receiver.dispatch import Dispatcher
+from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, queries
 from receiver.routing.router import Router
-from tests.support.ledger import with_tables
+from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
 
 
@@ -116,13 +120,53 @@ def test_a_time_ago_is_counted_from_now() -> None:
     assert parse_time("2h") == pytest.approx(time.time() - 7200, abs=60)
 
 
-def test_an_id_that_nothing_has_is_no_success(runhook: Run) -> None:
-    code, _, err = runhook("replay", "dlv_" + "0" * 32)
+def make_ledger(data: Path) -> None:
+    with_tables(Ledger(Settings.from_env(data=data).database_url)).close()
 
-    assert code == 1
-    assert (
-        err == f"runhook: nothing to replay of dlv_{'0' * 32}; what was delivered already is sent again with --force\n"
-    )
+
+def test_a_list_makes_no_ledger_and_says_which_one_is_missing(runhook: Run, tmp_path: Path) -> None:
+    where = f"sqlite:///{tmp_path}/var/ledger.db"
+
+    for arguments in (["runs"], ["dead"], ["operations"], ["attempts", "tsk_1"], ["replay", "--all"], ["keys", "list"]):
+        code, out, err = runhook(*arguments)
+
+        assert (code, out) == (3, "")
+        assert err == (
+            "runhook: there is no ledger yet: name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook "
+            f"({where})\n"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_migrates_no_ledger_and_reads_none_of_another_release(runhook: Run, tmp_path: Path) -> None:
+    make_ledger(tmp_path / "var")
+    with closing(sqlite3.connect(tmp_path / "var" / "ledger.db")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.commit()
+        code, _, err = runhook("runs")
+        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+
+    assert (code, version) == (3, "0001")
+    assert err.startswith("runhook: the ledger is of an earlier release (0001, not ")
+
+
+def test_a_list_says_which_ledger_it_reads_and_json_says_nothing_else(runhook: Run, tmp_path: Path) -> None:
+    make_ledger(tmp_path / "var")
+
+    assert runhook("dead") == (0, "no dead letters\n", f"runhook: ledger: sqlite:///{tmp_path}/var/ledger.db\n")
+    assert runhook("dead", "--json") == (0, "[]\n", "")
+
+
+def test_an_id_that_nothing_has_is_no_success(runhook: Run, tmp_path: Path) -> None:
+    make_ledger(tmp_path / "var")
+    nobody = "dlv_" + "0" * 32
+
+    said = f"runhook: {nobody}: there is no such delivery; `runhook deliveries --json` shows their ids\n"
+    assert runhook("replay", nobody) == (2, "", said)
+    assert runhook("attempts", nobody)[::2] == (2, f"runhook: ledger: sqlite:///{tmp_path}/var/ledger.db\n{said}")
+    assert runhook("cancel", nobody) == (1, "", f"runhook: not cancelled: {nobody} (there is no such delivery)\n")
+    assert runhook("cancel", "op_1")[2] == "runhook: not cancelled: op_1 (there is no such operation)\n"
+    assert "only a delivery (dlv_…) or an operation (op_…)" in runhook("cancel", "tsk_1")[2]
 
 
 def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +179,7 @@ def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytes
 
 
 def test_a_misspelt_sink_or_state_is_no_success(runhook: Run, tmp_path: Path) -> None:
+    make_ledger(tmp_path / "var")
     (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
 
     said = "runhook: no sink is called opps; the config has ops\n"
@@ -144,10 +189,84 @@ def test_a_misspelt_sink_or_state_is_no_success(runhook: Run, tmp_path: Path) ->
     assert runhook("deliveries", "--state", "deed") == (2, "", said)
 
 
-def test_an_empty_list_says_whether_there_is_nothing_at_all(runhook: Run) -> None:
-    assert runhook("runs") == (0, "no runs yet: send one with `runhook trigger`\n", "")
-    assert runhook("runs", "--status", "failed") == (0, "no such runs\n", "")
-    assert runhook("events", "--since", "2h") == (0, "no such events\n", "")
+def test_an_empty_list_says_whether_there_is_nothing_at_all(runhook: Run, tmp_path: Path) -> None:
+    make_ledger(tmp_path / "var")
+
+    assert runhook("runs")[:2] == (0, "no runs yet: send one with `runhook trigger`\n")
+    assert runhook("runs", "--status", "failed")[:2] == (0, "no such runs\n")
+    assert runhook("events", "--since", "2h")[:2] == (0, "no such events\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runs", "--status", "faild"], "--status faild: no run ended so; did you mean failed?"),
+        (["events", "--status", "completed", "--status", "ok"], "--status ok: no run ended so; there are canceled, "),
+        (["deliveries", "--sink", "opps"], "--sink opps: there is no such sink; did you mean ops?"),
+        (["dead", "--sink", "nowhere"], "--sink nowhere: there is no such sink; there are ops, results"),
+        (["runs", "--source", "skyven"], "--source skyven: there is no such source; did you mean skyvern?"),
+        (
+            ["deliveries", "--run", "tsk_00000000000l"],
+            "--run tsk_00000000000l: there is no such run; did you mean",
+        ),
+        (["submissions", "--run", "wr_9"], "--run wr_9: there is no such run; `runhook runs` lists them"),
+        (["deliveries", "--event", "evt_12345678"], "--event evt_12345678: there is no such event"),
+        (["attempts", "tsk_000"], "tsk_000: there is no such run; did you mean tsk_000000000001?"),
+        (["replay", "--status", "faild"], "--status faild: no run ended so; did you mean failed?"),
+        (["replay", "tsk_404"], "tsk_404: there is no such run"),
+    ],
+)
+def test_a_name_that_neither_ledger_nor_config_knows_is_a_mistake(
+    runhook: Run, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path / "var").database_url))
+    record(ledger, new_event("tsk_000000000001", "results"))
+    ledger.close()
+    (tmp_path / "config").mkdir()
+    config = "sources: {skyvern: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n"
+    (tmp_path / "config" / "runhook.yaml").write_text(config)
+
+    code, out, err = runhook(*arguments)
+
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"runhook: {said}")
+    # And what the config alone, or the ledger alone, knows is a right name that found nothing
+    for right in (["--sink", "ops"], ["--sink", "results", "--state", "dead"], ["--run", "tsk_000000000001"]):
+        assert runhook("deliveries", *right, "--until", "2020-01-01")[:2] == (0, "no deliveries\n")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "asked"), [(True, [], True), (True, ["-y"], False), (False, [], False)]
+)
+def test_what_takes_many_asks_first_on_a_terminal(
+    runhook: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, options: list[str], asked: bool
+) -> None:
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path / "var").database_url))
+    record(ledger, *(new_event(f"tsk_{number}", "results") for number in range(11)))
+    settle(ledger, claim(ledger, "results", limit=11), DeliveryMove.ACCEPT)
+    record(ledger, *(new_event(f"wr_{number}", "results") for number in range(11)))
+    ids = [row["id"] for row in ledger.read(lambda c: queries.list_deliveries(c, queries.Filter(state=("queued",))))]
+    monkeypatch.setattr("sys.stdin", Answers("n\n", terminal))
+
+    replayed = runhook("replay", "--state", "delivered", *options)
+    monkeypatch.setattr("sys.stdin", Answers("n\n", terminal))
+    cancelled = runhook("cancel", *ids, *options)
+
+    states = Counter(row["state"] for row in ledger.read(lambda c: queries.list_deliveries(c, queries.Filter())))
+    ledger.close()
+    assert (replayed[0], cancelled[0]) == ((1, 1) if asked else (0, 0))
+    assert states == ({"delivered": 11, "queued": 11} if asked else {"delivered": 11, "cancelled": 11})
+
+
+class Answers(io.StringIO):
+    """What a person types, at a terminal or not."""
+
+    def __init__(self, text: str, terminal: bool) -> None:
+        super().__init__(text)
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
 
 
 def test_a_test_webhook_is_listed_as_one(runhook: Run, tmp_path: Path) -> None:
@@ -162,6 +281,7 @@ def test_a_test_webhook_is_listed_as_one(runhook: Run, tmp_path: Path) -> None:
 
 def test_what_an_operation_takes_is_shown_for_people(runhook: Run, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
+    make_ledger(tmp_path / "var")
     runhook("replay", "--sink", "ops", "--state", "dead", "--since", "2h", "--config", "c.yaml")
 
     assert re.search(
