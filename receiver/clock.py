@@ -17,12 +17,13 @@ from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.inbox import InboxReader
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, replays, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, retention
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.redis_client import connect
+from receiver.status import board
 
 # Seconds between two checks of what is due.
 TICK = 1.0
@@ -144,6 +145,8 @@ class Clock:
             lanes = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
             if removed or lanes:
                 log.info("clock.retention events=%d lanes=%d", removed, lanes)
+        self._ledger.write(heartbeats.forget)
+        board.forget(self._redis)
         self._inbox.tidy()
 
     def overdue(self) -> None:

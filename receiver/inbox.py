@@ -278,6 +278,39 @@ class InboxReader:
             return _depth(pipeline.execute(raise_on_error=False))
 
 
+@dataclass(frozen=True, slots=True)
+class InboxState:
+    """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
+    entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes. `trouble`: why
+    nothing can be read from it, or ""."""
+
+    entries: int = 0
+    pending: int = 0
+    oldest: float | None = None
+    size: int = 0
+    trouble: str = ""
+
+
+def examine(client: redis.Redis) -> InboxState:
+    """Return the state of the inbox. Raises redis.RedisError."""
+    kind: Any = client.type(STREAM)
+    if kind == b"none":
+        return InboxState()
+    if kind != b"stream":
+        return InboxState(trouble=f"the key {STREAM} is a {kind.decode(errors='replace')} and not a stream")
+    first: Any = client.xrange(STREAM, count=1)
+    with client.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        pipeline.xlen(STREAM)
+        pipeline.memory_usage(STREAM)
+        pipeline.xpending(STREAM, GROUP)
+        (seconds, micros), *depth, pending = pipeline.execute(raise_on_error=False)
+    entries, size = _depth(depth)
+    oldest = seconds + micros / 1e6 - int(first[0][0].split(b"-")[0]) / 1000 if first else None
+    held = 0 if isinstance(pending, Exception) else int(pending["pending"])  # no group yet: nothing was read
+    return InboxState(entries, held, oldest, size)
+
+
 def hand_back(client: redis.Redis, consumer: str) -> int:
     """Make the pending entries of a dead reader idle, so that the next `reclaim` finds them at once.
 

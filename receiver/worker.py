@@ -19,6 +19,7 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from handlers.support.url import hide_password
+from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
@@ -30,6 +31,7 @@ from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import connect, no_entry
 from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
+from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, Stop, deliver_queue, run_worker
 
 log = logging.getLogger("runhook.worker")
@@ -86,6 +88,8 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
         if release(settings, queue, name):
             liveness.forget(settings.data, name)
     _lock_as_alive(settings, context.name, queue)
+    heartbeat = Heartbeat(settings, queue, file_hash(settings.config), name=context.name)
+    heartbeat.start()
     body = build(context.name)
     worn_out = run_worker(
         queue,
@@ -97,6 +101,7 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
         on_job=partial(setattr, context.status, "deadline"),
         on_ready=partial(setattr, context.status, "ready", True),
     )
+    heartbeat.stop()
     body.close()
     return REPLACE if worn_out else 0
 

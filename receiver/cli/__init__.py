@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("receiver.cli.serve", "serve"),
     "worker": ("receiver.cli.worker", "worker"),
     "clock": ("receiver.cli.clock", "clock"),
+    "status": ("receiver.cli.status", "status"),
     "check": ("receiver.cli.check", "check"),
     "schema": ("receiver.cli.check", "schema"),
     "trigger": ("receiver.cli.trigger", "trigger"),

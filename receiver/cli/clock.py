@@ -13,14 +13,26 @@ from receiver.telemetry import logs
 def clock(config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Run the clock: due retries, lapsed claims, lost wake-ups, old events. Several may run."""
     from receiver.clock import build
+    from receiver.config.loader import file_hash
+    from receiver.domain.parts import CLOCK
+    from receiver.status.heartbeat import Heartbeat
 
     logs.set_up()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    the_clock = build(*load_config(config, data))
+    settings, loaded = load_config(config, data)
+    the_clock = build(settings, loaded)
+    heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)
+
+    def stop(seconds: float) -> bool:
+        heartbeat.step()
+        return stopping.wait(seconds)
+
     freeze_imports()
+    heartbeat.start()
     try:
-        the_clock.run(stopping.wait)
+        the_clock.run(stop)
     finally:
+        heartbeat.stop()
         the_clock.close()

@@ -28,10 +28,11 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     from receiver.web.app import check_at_start, create_app
     from receiver.web.health import health
     from receiver.web.metrics import metrics
+    from receiver.web.parts import presence
 
     listener = listen(host, port)
     promise = check_at_start(settings, config)
-    app = create_app(settings, config, [health, metrics, submit])
+    app = create_app(settings, config, [health, presence, metrics, submit])
     server = make_server(
         app, uvicorn.Config(app, **http_protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
     )

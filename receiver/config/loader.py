@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,3 +225,11 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     Raises ConfigError with every problem of the file, each with file, line and key.
     """
     return load_file(path, environ).config
+
+
+def file_hash(path: Path) -> str:
+    """Return what tells one content of the config file from another: 12 hex digits, or "" for none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    except OSError:
+        return ""

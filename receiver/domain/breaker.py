@@ -24,7 +24,7 @@ class Lane:
     """What one breaker guards: a sink, or one destination of a sink that has many.
 
     `breaker`: closed, open or probing. `failures`: unavailable answers in a row. `until`: no probe before then
-    (seconds since the epoch). `paused`: by an operator, which no answer changes.
+    (seconds since the epoch). `paused`: by an operator, which no answer changes, at `paused_at`.
     """
 
     lane: str
@@ -34,6 +34,7 @@ class Lane:
     failures: int = 0
     until: float = 0.0
     reason: str = ""
+    paused_at: float = 0.0
 
 
 class Observation(NamedTuple):

@@ -174,6 +174,12 @@ def any_running(connection: sa.Connection) -> bool:
     return connection.execute(query).first() is not None
 
 
+def count_running(connection: sa.Connection) -> int:
+    """Count the operations that are running."""
+    query = sa.select(sa.func.count()).select_from(operations).where(operations.c.state == "running")
+    return connection.execute(query).scalar_one()
+
+
 def step(connection: sa.Connection, now: float) -> list[str]:
     """Make one step of each running operation that no other clock has locked. Returns the sinks that got deliveries."""
     rows = connection.execute(

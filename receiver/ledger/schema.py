@@ -162,6 +162,7 @@ lanes = Table(
     Column("lane", Text, primary_key=True),
     Column("sink", Text, nullable=False),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("paused_at", Double, nullable=False, server_default="0"),  # 0 while it is not, or since before this column
     Column("breaker", Text, nullable=False, server_default="closed"),  # closed | open | probing
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("until", Double, nullable=False, server_default="0"),  # no probe before
@@ -282,4 +283,13 @@ keys = Table(
     Column("used_at", Double),
     Column("revoked_at", Double),
     Index("uq_keys_hash", "hash", unique=True),
+)
+
+# The newest heartbeat of each process; see domain/parts.py.
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("beat", Text, nullable=False),  # JSON
+    Column("beat_at", Double, nullable=False),  # by the database's clock
 )

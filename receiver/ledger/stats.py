@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -19,9 +20,9 @@ COUNTED = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SENDING, Deli
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """`counts`: by (sink, state). `oldest_due`: when each sink's oldest queued delivery fell due, seconds since the
-    epoch. `newest_event`: when the ledger last recorded an event, or None. `watches`: walks of Skyvern's list.
-    `missed`: how many schedules of each source started no run when they should have last."""
+    """`counts`: by (sink, state). `oldest_due`: since when each sink's oldest delivery waits beyond its time, seconds
+    since the epoch. `newest_event`: when the ledger last recorded an event, or None. `watches`: walks of Skyvern's
+    list. `missed`: how many schedules of each source started no run when they should have last."""
 
     counts: dict[tuple[str, str], int]
     oldest_due: dict[str, float]
@@ -41,16 +42,25 @@ def counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
     return {(sink, state): count for sink, state, count in counted}
 
 
+def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:
+    """Return since when the oldest delivery of each sink waits beyond its time: queued, held for another sink, waiting
+    though its time has come, or under a claim that ran out. Clock and workers that are well leave none for long."""
+    it = deliveries.c
+    since = sa.case((it.state == DeliveryState.SENDING.value, it.claim_until), else_=it.due_at)
+    states = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING, DeliveryState.SENDING)
+    rows = connection.execute(
+        sa.select(it.sink, sa.func.min(since))
+        .where(it.state.in_([state.value for state in states]), since <= now)
+        .group_by(it.sink)
+    )
+    return {sink: due for sink, due in rows}  # noqa: C416 - dict() takes a result for a mapping
+
+
 def read(connection: sa.Connection) -> Gauges:
     """Read all of them, in four indexed queries and two of small tables."""
-    oldest = connection.execute(
-        sa.select(deliveries.c.sink, sa.func.min(deliveries.c.due_at))
-        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'"))
-        .group_by(deliveries.c.sink)
-    )
     return Gauges(
         counts(connection),
-        {sink: due for sink, due in oldest},  # noqa: C416 - dict() takes a result for a mapping
+        oldest_due(connection, time.time()),
         lanes.every(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.every(connection),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -13,29 +15,41 @@ from starlette.routing import Route
 from receiver.errors import RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.web.part import Context, WebPart
+from receiver.web.parts import AllParts
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
 
 
 def health(context: Context) -> WebPart:
-    """Return the routes /healthz (200 while the process runs) and /readyz (200 when a test write has succeeded)."""
+    """Return the routes /healthz (200 while the process runs) and /readyz (200 when a test write has succeeded).
+
+    With ?all, /readyz is 200 only when, besides, a receiver, a clock and the workers of each sink are alive.
+    """
     lock = asyncio.Lock()
     last: tuple[float, str | RequestError] = (float("-inf"), "")
+    everything = AllParts(context)
 
     async def healthz(_: Request) -> JSONResponse:
         return JSONResponse({"status": "alive"})
 
-    async def readyz(_: Request) -> JSONResponse:
+    async def readyz(request: Request) -> JSONResponse:
         nonlocal last
         async with lock:
             if time.monotonic() - last[0] >= READY_FOR:
                 last = (time.monotonic(), await _test_write(context.group_commit))
+        if "all" in request.query_params:
+            return await everything.answer(last[1].message if isinstance(last[1], RequestError) else "")
         if isinstance(last[1], RequestError):
             raise last[1]
         return JSONResponse({"status": "ready", **_state(context.group_commit, last[1])})
 
-    return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)])
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        everything.close()
+
+    return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
 
 
 async def _test_write(group_commit: GroupCommit) -> str | RequestError:

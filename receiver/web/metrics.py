@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, get_args
@@ -20,11 +21,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.domain import parts
 from receiver.domain.deduplication import Disposition
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
+from receiver.status.watch import PartsReport, PartsWatch
 from receiver.telemetry import workers
 from receiver.web.part import Context, WebPart
 
@@ -44,6 +47,7 @@ class PolledMetrics(Collector):
         self.gauges: Gauges | None = None
         self.counts: dict[str, workers.SinkCounts] | None = None
         self.dispatched = workers.DispatchCounts()
+        self.parts: PartsReport | None = None
         self.polled_at = float("-inf")
 
     def collect(self) -> Iterator[Any]:
@@ -52,17 +56,28 @@ class PolledMetrics(Collector):
         yield GaugeMetricFamily(
             "runhook_tally_up", "1 when Redis answers with the workers' counters.", float(self.counts is not None)
         )
+        if self.parts is not None and not (self.parts.redis and self.parts.ledger):
+            yield self._alive(self.parts)
         if self.gauges is not None:
             yield from self._ledger(self.gauges)
         if self.counts is not None:
             yield from self._workers(self.counts)
             yield from self._dispatchers(self.dispatched)
 
+    def _alive(self, found: PartsReport) -> GaugeMetricFamily:
+        alive = GaugeMetricFamily("runhook_parts_alive", "Processes that are alive, by part.", labels=["part"])
+        counts = Counter(seen.beat.part for seen in found.seen if seen.alive)
+        for part in parts.expected(self._sinks):
+            alive.add_metric([part], float(counts[part]))
+        return alive
+
     def _ledger(self, gauges: Gauges) -> Iterator[Any]:
         counts = GaugeMetricFamily(
             "runhook_deliveries", "Deliveries that are not delivered, by state.", labels=["sink", "state"]
         )
-        age = GaugeMetricFamily("runhook_oldest_due_seconds", "Age of the oldest queued delivery.", labels=["sink"])
+        age = GaugeMetricFamily(
+            "runhook_oldest_due_seconds", "For how long the oldest delivery waits beyond its time.", labels=["sink"]
+        )
         breaker = GaugeMetricFamily(
             "runhook_breaker",
             "State of the sink's breaker: 0 closed, 1 probing, 2 open; of several lanes the worst.",
@@ -149,9 +164,11 @@ def metrics(context: Context) -> WebPart:
         context.config.destinations, [route.name for route in context.config.routes], list(context.config.sources)
     )
     context.registry.register(state)
+    watch = PartsWatch(context.settings.redis_url, ledger)
     lock = asyncio.Lock()
 
     async def poll() -> None:
+        state.parts = await asyncio.to_thread(watch.read)
         try:
             state.gauges = await asyncio.to_thread(ledger.read, read)
         except LedgerUnavailable:
@@ -173,6 +190,7 @@ def metrics(context: Context) -> WebPart:
     async def lifespan() -> AsyncIterator[None]:
         yield
         await client.aclose()
+        watch.close()
         ledger.close()
 
     return WebPart([Route("/metrics", serve)], lifespan)

@@ -18,7 +18,7 @@ LAYERS = (
     {"runtime", "domain", "telemetry"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox"},
     {"ingest", "config"},
-    {"delivery", "dispatch", "reaper"},
+    {"delivery", "dispatch", "reaper", "status"},
     {"reconcile"},
     {"clock", "worker"},
     {"web"},

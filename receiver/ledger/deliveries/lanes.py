@@ -20,7 +20,8 @@ PROBE_LEASE = 15.0
 
 
 def _from(row: sa.Row[tuple[object, ...]]) -> Lane:
-    return Lane(row.lane, row.sink, row.paused, row.breaker, row.failures, row.until, row.reason)
+    shut = (row.breaker, row.failures, row.until, row.reason)
+    return Lane(row.lane, row.sink, row.paused, *shut, paused_at=row.paused_at)
 
 
 def every(connection: sa.Connection) -> list[Lane]:
@@ -81,7 +82,7 @@ def put(connection: sa.Connection, lane: Lane, now: float) -> None:
 
 def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
     """Pause or resume all deliveries to `sink`."""
-    _put(connection, sink, sink, {"paused": paused, "updated_at": now})
+    _put(connection, sink, sink, {"paused": paused, "paused_at": now if paused else 0.0, "updated_at": now})
 
 
 def _put(connection: sa.Connection, lane: str, sink: str, values: dict[str, Any]) -> None:

@@ -1,0 +1,166 @@
+"""`runhook status`: what is wrong, and what to do; then the state of each part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from receiver.cli.options import ConfigFile, DataDirectory, Json
+from receiver.cli.output import clean, out, print_json, print_table, show_counts, with_iso_times
+from receiver.config.settings import Settings
+from receiver.domain.parts import PartSeen
+from receiver.errors import RunhookError
+from receiver.status.problems import Problem, ago, find, probe_time, size
+from receiver.status.report import StatusReport
+from receiver.status.survey import survey
+
+
+def status(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
+    """Show what is wrong and what to do about it, then each part, server and store. Ends with 1 when something is.
+
+    Works while Redis, the ledger or both are away, and changes nothing.
+    """
+    report = survey(Settings.from_env(config=config, data=data))
+    problems = find(report)
+    if as_json:
+        print_json(_as_json(report, problems))
+    else:
+        _print(report, problems)
+    if any(not problem.note for problem in problems):
+        raise typer.Exit(RunhookError.exit_code)
+
+
+def _print(report: StatusReport, problems: Sequence[Problem]) -> None:
+    wrong = [problem for problem in problems if not problem.note]
+    notes = [problem for problem in problems if problem.note]
+    if not wrong:
+        out().print(Text("All is well.", style="green"))
+    for title, style, listed in (("WRONG", "red", wrong), ("worth a look", "yellow", notes)):
+        for problem in listed:
+            line = Text(f"{title}: ", style=style).append(clean(problem.what), style="")
+            out().print(line, soft_wrap=True)
+            out().print(Text(f"    {clean(problem.todo)}"), soft_wrap=True)
+    out().print("")
+    print_table(["part", "state", "host", "process", "version", "config", "up", "beat", "more"], _parts(report), "")
+    out().print("")
+    print_table(["what", "state", "more"], _stores(report), "")
+    if report.sinks or report.ledger.orphans:
+        out().print("")
+        print_table(["sink", "state", "deliveries", "oldest due", "why"], _sinks(report), "")
+
+
+def _parts(report: StatusReport) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for part in report.expected:
+        theirs = [seen for seen in report.parts if seen.beat.part == part]
+        shown = [seen for seen in theirs if seen.alive] or theirs[:1]
+        rows += [_part(seen, report.now) for seen in [*shown, *(each for each in theirs if each.state == "stuck")]]
+        if not theirs:
+            away = report.redis.trouble and report.ledger.trouble
+            rows.append([part, "not known" if away else "missing", "", "", "", "", "", "", ""])
+    others = {seen.beat.part for seen in report.parts if seen.alive} - set(report.expected)
+    rows += [_part(seen, report.now) for seen in report.parts if seen.alive and seen.beat.part in others]
+    return rows
+
+
+def _part(seen: PartSeen, now: float) -> list[Any]:
+    beat, details = seen.beat, seen.beat.details
+    more = []
+    if store := details.get("store"):
+        more.append(f"events go to {'Redis' if store == 'redis' else 'the spool'}")
+    if details.get("spool_events"):
+        more.append(f"{details['spool_events']} events in its spool")
+    up = ago(now - beat.started_at) if seen.state in ("running", "stuck") else ""
+    return [
+        beat.part,
+        seen.state,
+        beat.host,
+        beat.pid,
+        beat.version,
+        beat.config,
+        up,
+        f"{ago(seen.age)} ago",
+        "; ".join(more),
+    ]
+
+
+def _stores(report: StatusReport) -> list[list[str]]:
+    redis, ledger, disk, inbox = report.redis, report.ledger, report.disk, report.redis.inbox
+    oldest = f", the oldest {ago(inbox.oldest)} old" if inbox.oldest is not None else ""
+    known = not redis.trouble
+    newest = (
+        "no event yet" if ledger.newest_event is None else f"newest event {ago(report.now - ledger.newest_event)} ago"
+    )
+    free = "not known" if disk.free is None else f"{size(disk.free)} free"
+    return [
+        ["Redis", "away" if redis.trouble else "up", redis.trouble or f"{redis.durability}; {redis.url}"],
+        ["ledger", "away" if ledger.trouble else "up", ledger.trouble or f"{newest}; {ledger.url}"],
+        [
+            "inbox",
+            str(inbox.entries) if known else "not known",
+            inbox.trouble or (f"{inbox.pending} at a dispatcher{oldest}; {size(inbox.size)}" if known else ""),
+        ],
+        ["spool", size(disk.spool_bytes), f"of {size(disk.spool_limit)}, on this machine"],
+        ["quarantine", str(disk.quarantine), "on this machine"],
+        ["disk", free, f"{disk.directory}; {size(disk.reserve)} are kept free"],
+        ["config", "wrong" if report.config_problems else "right", f"{report.config_file} {report.config_hash}"],
+    ]
+
+
+def _sinks(report: StatusReport) -> list[list[str]]:
+    rows = []
+    for sink in [*report.sinks, *report.ledger.orphans]:
+        counts = {state: count for (name, state), count in report.ledger.counts.items() if name == sink}
+        lane = next((lane for lane in report.ledger.lanes if lane.lane == sink), None)
+        state = "" if report.ledger.trouble else "open for traffic"
+        if sink in report.ledger.orphans:
+            state = "not in the config"
+        elif lane and lane.paused:
+            state = f"paused{f' for {ago(report.now - lane.paused_at)}' if lane.paused_at else ''}"
+        elif lane and lane.breaker != "closed":
+            state = f"breaker {lane.breaker}, next probe {probe_time(lane, report.now)}"
+        due = report.ledger.oldest_due.get(sink)
+        why = lane.reason if lane and lane.breaker != "closed" else ""
+        rows.append([sink, state, show_counts(counts), "" if due is None else f"{ago(report.now - due)} ago", why])
+    return rows
+
+
+def _as_json(report: StatusReport, problems: Sequence[Problem]) -> dict[str, Any]:
+    counts: dict[str, dict[str, int]] = {}
+    for (sink, state), count in report.ledger.counts.items():
+        counts.setdefault(sink, {})[state] = count
+    return {
+        "ok": all(problem.note for problem in problems),
+        "problems": [asdict(problem) for problem in problems],
+        "version": report.version,
+        "config": {"file": report.config_file, "hash": report.config_hash, "problems": report.config_problems},
+        "parts": [_part_json(seen) for seen in report.parts],
+        "expected": report.expected,
+        "redis": asdict(report.redis),
+        "ledger": {
+            "url": report.ledger.url,
+            "trouble": report.ledger.trouble,
+            "newest_event_at": report.ledger.newest_event,
+            "deliveries": counts,
+            "oldest_due_at": report.ledger.oldest_due,
+            "lanes": [
+                with_iso_times(asdict(lane)) for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"
+            ],
+            "orphans": report.ledger.orphans,
+            "operations": report.ledger.operations,
+        },
+        "disk": asdict(report.disk),
+    }
+
+
+def _part_json(seen: PartSeen) -> dict[str, Any]:
+    return {
+        **with_iso_times({name: value for name, value in asdict(seen.beat).items() if name != "stopped"}),
+        "state": seen.state,
+        "beat_age": round(seen.age, 1),
+        "clock_skew": None if seen.skew is None else round(seen.skew, 3),
+    }

@@ -1,0 +1,136 @@
+"""Who is alive: heartbeats of receiver, dispatcher, senders and clock, and what is missing among them. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+RECEIVER: Final = "receiver"
+CLOCK: Final = "clock"
+DISPATCH: Final = "dispatch"
+_DELIVER: Final = "deliver:"
+
+# Seconds between two heartbeats of one process.
+BEAT_EVERY: Final = 10.0
+# Seconds without a heartbeat after which a process counts as gone: three were lost.
+SILENT_AFTER: Final = 35.0
+# Seconds without a step of its loop after which a process that still beats counts as stuck.
+STUCK_AFTER: Final = 45.0
+# Seconds for which a process that has ended is remembered.
+FORGET_AFTER: Final = 86_400.0
+# Longest name and host that are believed: the stores are written by others too.
+_LONGEST: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PartBeat:
+    """One heartbeat. `part`: receiver, clock, dispatch or deliver:<sink>. `config`: hash of the config file.
+
+    `sent_at`: by the clock of its host; `started_at` too. `stalled`: seconds since its loop made its last step, 0.0
+    where that is not watched. `stopped`: it ended in order. `details`: what only this part can know.
+    """
+
+    name: str
+    part: str
+    host: str
+    pid: int
+    version: str
+    config: str
+    started_at: float
+    sent_at: float = 0.0
+    stalled: float = 0.0
+    stopped: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return it as JSON, as the stores keep it."""
+        kept = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "details"}
+        return json.dumps({**kept, "details": dict(self.details)})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> PartBeat | None:
+        """Return the heartbeat that `to_json` wrote; None for anything else."""
+        try:
+            found = json.loads(text)
+            texts = [str(found[each])[:_LONGEST] for each in ("name", "part", "host", "version", "config")]
+            started, sent, stalled = (float(found[each]) for each in ("started_at", "sent_at", "stalled"))
+            details = found["details"] if isinstance(found["details"], dict) else {}
+            name, part, host, version, config = texts
+            pid, stopped = int(found["pid"]), found["stopped"] is True
+            return cls(name, part, host, pid, version, config, started, sent, stalled, stopped, details)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class PartSeen:
+    """A heartbeat as one reader found it. `age`: seconds since it came, by the clock of the store that has it.
+
+    `skew`: by how many seconds its host's clock is ahead of the store's, with the time that the write took; None where
+    the store has no clock of its own.
+    """
+
+    beat: PartBeat
+    age: float
+    skew: float | None = None
+
+    @property
+    def state(self) -> str:
+        """running, stuck (it beats, and its loop makes no step), silent (it ended without a word), or stopped."""
+        if self.beat.stopped:
+            return "stopped"
+        if not self.age < SILENT_AFTER:
+            return "silent"
+        return "stuck" if self.beat.stalled >= STUCK_AFTER else "running"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it does its work."""
+        return self.state == "running"
+
+
+def deliver(sink: str) -> str:
+    """Return the part that sends to `sink`."""
+    return _DELIVER + sink
+
+
+def expected(sinks: Iterable[str]) -> list[str]:
+    """Return the parts of which one at least must be alive, somewhere."""
+    return [RECEIVER, DISPATCH, *map(deliver, sinks), CLOCK]
+
+
+def merge(*stores: Iterable[PartSeen]) -> list[PartSeen]:
+    """Return each process once, as the store that heard of it last tells; by part, the newest first."""
+    found: dict[str, PartSeen] = {}
+    for seen in (each for store in stores for each in store):
+        other = found.get(seen.beat.name)
+        # Written one after the other: a stop that reached only one store is one for all.
+        if other is None or (seen.beat.sent_at, -seen.age) > (other.beat.sent_at, -other.age):
+            skew = seen.skew if seen.skew is not None or other is None else other.skew
+            found[seen.beat.name] = replace(seen, skew=skew)
+        elif other.skew is None:
+            found[seen.beat.name] = replace(other, skew=seen.skew)
+    order = {RECEIVER: 0, DISPATCH: 1, CLOCK: 3}
+    return sorted(found.values(), key=lambda each: (order.get(each.beat.part, 2), each.beat.part, each.age))
+
+
+def missing(seen: Collection[PartSeen], wanted: Iterable[str]) -> dict[str, PartSeen | None]:
+    """Return the parts of which none is alive, each with the process that was heard of last, if there was one."""
+    alive = {each.beat.part for each in seen if each.alive}
+    found: dict[str, PartSeen | None] = {}
+    for part in wanted:
+        if part not in alive:
+            found[part] = min(
+                (each for each in seen if each.beat.part == part), key=lambda each: each.age, default=None
+            )
+    return found
+
+
+def lost(seen: Collection[PartSeen]) -> list[PartSeen]:
+    """Return the processes that ended without a word, and in whose place on their host no other is alive."""
+    alive = {(each.beat.part, each.beat.host) for each in seen if each.alive}
+    return [
+        each for each in seen if each.state in ("silent", "stuck") and (each.beat.part, each.beat.host) not in alive
+    ]

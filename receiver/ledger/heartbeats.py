@@ -1,0 +1,39 @@
+"""Heartbeats of the processes, beside those in Redis: one of the two may be away. Times are the database's."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
+from receiver.ledger.bulk import insert_statement
+from receiver.ledger.schema import heartbeats
+
+
+def _now(connection: sa.Connection) -> sa.ColumnElement[float]:
+    """Return the expression for the present time by the database's clock, in seconds since the epoch."""
+    if connection.dialect.name == "postgresql":
+        return sa.literal_column("extract(epoch FROM clock_timestamp())::float8", sa.Double())
+    return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double())
+
+
+def put(connection: sa.Connection, beat: PartBeat) -> None:
+    """Write the newest heartbeat of a process."""
+    values = {"beat": beat.to_json(), "beat_at": _now(connection)}
+    insert = insert_statement(connection, heartbeats).values(name=beat.name, **values)
+    connection.execute(insert.on_conflict_do_update(index_elements=[heartbeats.c.name], set_=values))
+
+
+def every(connection: sa.Connection) -> list[PartSeen]:
+    """Return the newest heartbeat of each process that is remembered. What can't be read is left out."""
+    rows = connection.execute(sa.select(heartbeats.c.beat, heartbeats.c.beat_at, _now(connection).label("now"))).all()
+    return [
+        PartSeen(beat, row.now - row.beat_at, skew=beat.sent_at - row.beat_at)
+        for row in rows
+        if (beat := PartBeat.from_json(row.beat)) is not None
+    ]
+
+
+def forget(connection: sa.Connection) -> int:
+    """Remove those that came longer than FORGET_AFTER ago. Returns how many."""
+    old = sa.delete(heartbeats).where(heartbeats.c.beat_at < _now(connection) - FORGET_AFTER)
+    return connection.execute(old).rowcount

@@ -1,0 +1,1 @@
+"""Who is alive, what is wrong, and what to do about it."""

@@ -1,0 +1,87 @@
+"""Where heartbeats are written and read: Redis, and a folder of the data directory. The ledger's are its own.
+
+runhook:parts           a hash in Redis: by process, "<server's time> <JSON>"
+parts/<name>.json       in the data directory: what this machine knows when Redis and the ledger are both away
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
+
+KEY: Final = "runhook:parts"
+_MOST: Final = 10_000  # entries that are read: anybody who reaches Redis can write more
+
+# The time is the server's: clocks of hosts differ. KEYS: hash. ARGV: name, heartbeat, seconds that the hash lives.
+_PUT = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], now[1] .. '.' .. string.format('%06d', now[2]) .. ' ' .. ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+"""
+
+
+def put(client: redis.Redis, beat: PartBeat) -> None:
+    """Write the newest heartbeat of a process. Raises redis.RedisError."""
+    client.eval(_PUT, 1, KEY, beat.name, beat.to_json(), int(FORGET_AFTER))
+
+
+def every(client: redis.Redis) -> list[PartSeen]:
+    """Return the newest heartbeat of each process. What can't be read is left out. Raises redis.RedisError."""
+    with client.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        pipeline.hlen(KEY)
+        (seconds, micros), count = pipeline.execute()
+    if count > _MOST:
+        raise redis.ResponseError(f"{KEY} has {count} entries, which Runhook did not write: delete it")
+    now = seconds + micros / 1e6
+    fields: Any = client.hgetall(KEY)
+    return [seen for value in fields.values() if (seen := _parsed(value, now)) is not None]
+
+
+def _parsed(value: bytes, now: float) -> PartSeen | None:
+    at, _, text = value.partition(b" ")
+    with suppress(ValueError):
+        beat, came = PartBeat.from_json(text), float(at)
+        if beat is not None and abs(came) < float("inf"):
+            return PartSeen(beat, now - came, skew=beat.sent_at - came)
+    return None
+
+
+def forget(client: redis.Redis) -> int:
+    """Remove what came longer than FORGET_AFTER ago. Returns how many. Raises redis.RedisError."""
+    old = [seen.beat.name for seen in every(client) if seen.age > FORGET_AFTER]
+    return int(client.hdel(KEY, *old)) if old else 0
+
+
+def put_file(directory: Path, beat: PartBeat) -> None:
+    """Write the heartbeat of a process of this machine into the data directory; one that ended has none.
+
+    Raises OSError.
+    """
+    path = directory / "parts" / f"{beat.name.replace('/', '_')}.json"
+    if beat.stopped:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_suffix(".new")
+    draft.write_text(beat.to_json())
+    draft.replace(path)
+
+
+def every_file(directory: Path) -> list[PartSeen]:
+    """Return the heartbeats in the data directory; those that came longer than FORGET_AFTER ago are removed."""
+    found = []
+    for path in sorted((directory / "parts").glob("*.json")):
+        with suppress(OSError):
+            age = time.time() - path.stat().st_mtime
+            if age > FORGET_AFTER:
+                path.unlink()
+            elif (beat := PartBeat.from_json(path.read_bytes())) is not None:
+                found.append(PartSeen(beat, age))
+    return found

@@ -1,0 +1,114 @@
+"""A process says that it is alive: every few seconds, in threads of its own, to Redis, the ledger and a local file.
+
+Each of them may be away, or hang for a while, which delays nothing but what is told there. Knows no part's work; what
+only a part can tell, it is given as a function.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from secrets import token_hex
+from typing import Any, Final
+
+import redis
+
+from receiver import __version__
+from receiver.config.settings import Settings
+from receiver.domain.parts import BEAT_EVERY, PartBeat
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
+from receiver.runtime.redis_client import connect
+from receiver.status import board
+
+# Seconds that `stop` waits for the last heartbeat: a stop must not take long because something is away.
+STOP_WITHIN: Final = 1.0
+
+log = logging.getLogger("runhook.status")
+
+
+class Heartbeat:
+    """The heartbeat of this process. `start` it after the last fork, and `stop` it at an orderly end.
+
+    `part`: see PartBeat. `config`: hash of the config file in use. `details`: called at each beat, in another thread;
+    returns what JSON can hold. `watched`: the process calls `step` at least every few seconds, or counts as stuck.
+    `name`: unique to the process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        part: str,
+        config: str,
+        *,
+        name: str = "",
+        details: Callable[[], Mapping[str, Any]] = dict,
+        watched: bool = False,
+        every: float = BEAT_EVERY,
+    ) -> None:
+        host = socket.gethostname()
+        self._settings = settings
+        self._name = name or f"{part}@{host}.{token_hex(4)}"
+        self._beat = PartBeat(self._name, part, host, os.getpid(), __version__, config, time.time())
+        self._details = details
+        self._watched = watched
+        self._every = every
+        self._stepped = time.monotonic()
+        self._stopping = threading.Event()
+        self._redis = connect(settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
+        self._ledger = Ledger(settings.database_url)
+        writers = (self._tell_redis, self._tell_ledger)
+        self._threads = [threading.Thread(target=self._run, args=(each,), daemon=True) for each in writers]
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._stepped = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+
+    def step(self) -> None:
+        """Record that the process's loop goes on. Any thread may call it."""
+        self._stepped = time.monotonic()
+
+    def stop(self) -> None:
+        """Say that this process has ended in order. Returns after STOP_WITHIN at the latest."""
+        self._stopping.set()
+        until = time.monotonic() + STOP_WITHIN
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def _run(self, tell: Callable[[PartBeat], None]) -> None:
+        while True:
+            stopping = self._stopping.is_set()
+            try:
+                tell(self._now(stopped=stopping))
+            except (redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
+                pass  # who reads it sees that it is missing, and those who need the server say so
+            except Exception:  # whatever it is, the next beat comes
+                log.exception("status.bug task=heartbeat")
+            if stopping:
+                return
+            self._stopping.wait(self._every)
+
+    def _now(self, *, stopped: bool) -> PartBeat:
+        stalled = time.monotonic() - self._stepped if self._watched else 0.0
+        details = {} if stopped else dict(self._details())
+        return replace(self._beat, sent_at=time.time(), stalled=round(stalled, 1), stopped=stopped, details=details)
+
+    def _tell_redis(self, beat: PartBeat) -> None:
+        with suppress(OSError):
+            board.put_file(self._settings.data, beat)
+        board.put(self._redis, beat)
+        if beat.stopped:
+            self._redis.close()
+
+    def _tell_ledger(self, beat: PartBeat) -> None:
+        self._ledger.write(lambda connection: heartbeats.put(connection, beat))
+        if beat.stopped:
+            self._ledger.close()

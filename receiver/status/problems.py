@@ -1,0 +1,355 @@
+"""What is wrong, in plain words, and what to do about it: a pure function of a report.
+
+A problem needs a person, and makes `runhook status` end with 1. A note is worth a look, and does not. Each code has a
+section in docs/operations.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from receiver.domain import parts
+from receiver.domain.breaker import Lane
+from receiver.domain.callback import CALLBACK
+from receiver.domain.delivery import DeliveryState
+from receiver.domain.parts import CLOCK, DISPATCH, RECEIVER, PartSeen
+from receiver.status.report import StatusReport
+
+# Seconds after which an entry of the inbox, or a delivery that is due, has waited too long.
+INBOX_LATE: Final = 60.0
+DELIVERY_LATE: Final = 300.0
+# Seconds for which a request in quarantine counts as news.
+REFUSED_NEWS: Final = 86_400.0
+# Seconds by which the clocks of hosts may differ.
+SKEW: Final = 3.0
+# Part of spool.max_bytes from which on it counts as nearly full.
+SPOOL_FULL: Final = 0.8
+_GIB: Final = 1 << 30
+# What a code begins with, in the order in which problems are shown.
+_ORDER: Final = ("config", "redis", "ledger", "disk", "part", "receiver", "inbox", "spool", "sink", "delivery", "clock")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`code`: a fixed word. `what`: what is wrong; `todo`: what to do. `note`: it needs nobody at once."""
+
+    code: str
+    what: str
+    todo: str
+    note: bool = False
+
+
+def find(report: StatusReport) -> list[Problem]:
+    """Return all problems, what stops most first, then the notes."""
+    found = [
+        *_config(report),
+        *_servers(report),
+        *_parts(report),
+        *_disk(report),
+        *_inbox(report),
+        *_sinks(report),
+        *_deliveries(report),
+        *_runs(report),
+    ]
+    return sorted(found, key=lambda problem: (problem.note, _rank(problem.code)))
+
+
+def _rank(code: str) -> int:
+    return next((place for place, word in enumerate(_ORDER) if code.startswith(word)), len(_ORDER))
+
+
+def ago(seconds: float) -> str:
+    """Return a duration for people: one number and one unit, such as 5 min."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def size(count: float) -> str:
+    """Return a count of bytes for people."""
+    for unit, step in (("GiB", _GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _config(report: StatusReport) -> Iterator[Problem]:
+    for line in report.config_problems:
+        yield Problem("config_wrong", line, "mend it; `runhook check` shows all of it. No part starts with it")
+    for line in report.warnings:
+        yield Problem("config_doubtful", line, "`runhook check` shows where", note=True)
+
+
+def _servers(report: StatusReport) -> Iterator[Problem]:
+    redis, ledger = report.redis, report.ledger
+    start = "`runhook dev` starts it, or set REDIS_URL" if redis.embedded else "start it, or mend REDIS_URL"
+    if redis.trouble:
+        yield Problem(
+            "redis_away",
+            f"Redis can't be used ({redis.url}): {redis.trouble}",
+            f"{start}. Until then webhooks go to the spool of each receiver, and deliveries are slower",
+        )
+    elif redis.weak:
+        yield Problem(
+            "redis_weak",
+            f"Redis at {redis.url} does not promise that a 202 means on disk: {redis.weak}",
+            "change its settings as it says; receivers do not use it as it is, and write to their spools",
+        )
+    if ledger.trouble:
+        yield Problem(
+            "ledger_away",
+            f"the ledger can't be used ({ledger.url}): {ledger.trouble}",
+            "start its database, or mend DATABASE_URL. Until then webhooks are kept, and nothing is delivered",
+        )
+
+
+_WORK = {
+    RECEIVER: "no webhook is taken; start `runhook serve`",
+    DISPATCH: "events stay in the inbox; start `runhook worker`",
+    CLOCK: "retries, lapsed claims, polls and replays stand still; start `runhook clock`",
+}
+
+
+def _parts(report: StatusReport) -> Iterator[Problem]:
+    if report.redis.trouble and report.ledger.trouble and not report.parts:
+        yield Problem(
+            "part_unknown", "nobody knows which parts are alive: Redis and the ledger are away", "see above", note=True
+        )
+        return
+    gone = parts.missing(report.parts, report.expected)
+    for part, last in gone.items():
+        work = _WORK.get(part, f"nothing is sent to {part.partition(':')[2]}; start `runhook worker`")
+        if last is not None and last.state == "stuck":
+            yield Problem("part_stuck", f"{_named(last)} has made no step for {ago(last.beat.stalled)}", _unstick(last))
+        else:
+            yield Problem("part_missing", f"no {part} is running: {_last(last)}", work)
+    for seen in parts.lost(report.parts):
+        if seen.beat.part in gone:
+            continue
+        if seen.state == "stuck":
+            yield Problem("part_stuck", f"{_named(seen)} has made no step for {ago(seen.beat.stalled)}", _unstick(seen))
+            continue
+        yield Problem(
+            "part_silent",
+            f"{_named(seen)} has been silent for {ago(seen.age)}; others do its work",
+            "it ended without a word, or its host can't reach Redis and the ledger: look there",
+            note=True,
+        )
+    yield from _left_spools(report.parts)
+    yield from _differences(report)
+
+
+def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
+    """Receivers that are gone while their spools held events: these wait until a receiver starts there."""
+    alive = {(each.beat.host, each.beat.details.get("data")) for each in seen if each.alive}
+    for each in seen:
+        held = each.beat.details.get("spool_events")
+        place = (each.beat.host, each.beat.details.get("data"))
+        if each.beat.part == RECEIVER and each.state == "silent" and held and place not in alive:
+            yield Problem(
+                "spool_left",
+                f"{_named(each)} is gone, and its spool held {held} events: they are in {place[1]}/spool on {place[0]}",
+                "start a receiver on that data directory; it takes them in",
+            )
+
+
+def _differences(report: StatusReport) -> Iterator[Problem]:
+    running = [each for each in report.parts if each.state in ("running", "stuck")]
+    for each in running:
+        if each.skew is not None and abs(each.skew) > SKEW:
+            words = "ahead of" if each.skew > 0 else "behind"
+            yield Problem(
+                "clock_skew",
+                f"the clock of {each.beat.host} is {ago(abs(each.skew))} {words} that of Redis or the database",
+                "run NTP (chrony, systemd-timesyncd) there: claims and retries are counted in seconds",
+            )
+            break
+    other = [each for each in running if report.config_hash and each.beat.config not in ("", report.config_hash)]
+    if other:
+        yield Problem(
+            "config_old",
+            f"{', '.join(sorted({_named(each) for each in other}))} run with another content of the config file than "
+            f"{report.config_file} has now",
+            "start them again if it was changed since",
+            note=True,
+        )
+    versions = sorted({each.beat.version for each in running})
+    if len(versions) > 1:
+        yield Problem(
+            "versions_differ", f"parts of several releases run: {', '.join(versions)}", "finish the upgrade", note=True
+        )
+    for each in running:
+        trouble = each.beat.details.get("trouble")
+        if each.beat.part == RECEIVER and each.beat.details.get("store") == "spool" and not report.redis.trouble:
+            why = f": {trouble}" if trouble else ""
+            yield Problem(
+                "receiver_spooling",
+                f"{_named(each)} writes to its spool, though Redis answers here{why}",
+                "see its log: it can't reach Redis, or the inbox is over its limits",
+            )
+
+
+def _named(seen: PartSeen) -> str:
+    return f"{seen.beat.part} on {seen.beat.host} (process {seen.beat.pid})"
+
+
+def _last(seen: PartSeen | None) -> str:
+    if seen is None:
+        return "none was heard of in the last day"
+    how = "was stopped" if seen.beat.stopped else "fell silent"
+    return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
+
+
+def _unstick(seen: PartSeen) -> str:
+    return f"see its log; kill -9 {seen.beat.pid} there loses nothing, and what runs it starts it again"
+
+
+def _disk(report: StatusReport) -> Iterator[Problem]:
+    disk = report.disk
+    if disk.trouble:
+        yield Problem("disk_unreadable", f"{disk.directory}: {disk.trouble}", "set RUNHOOK_DATA, or its permissions")
+    if disk.free is not None and disk.free < disk.reserve:
+        yield Problem(
+            "disk_full",
+            f"{disk.directory} has {size(disk.free)} free, less than spool.reserve_bytes ({size(disk.reserve)})",
+            "free some: the answer to webhooks is 503 when Redis is away too, or embedded",
+        )
+    elif disk.free is not None and disk.free < 2 * disk.reserve:
+        yield Problem("disk_low", f"{disk.directory} has {size(disk.free)} free", "free some soon", note=True)
+    if disk.spool_limit and disk.spool_bytes > SPOOL_FULL * disk.spool_limit:
+        yield Problem(
+            "spool_full",
+            f"the spool holds {size(disk.spool_bytes)} of {size(disk.spool_limit)} (spool.max_bytes)",
+            "bring Redis back, or raise spool.max_bytes: at its limit the answer to webhooks is 503",
+        )
+    if disk.spool_left:
+        yield Problem(
+            "spool_left",
+            f"{disk.directory}/spool holds up to {size(disk.spool_left)} of events of receivers that are gone",
+            "start `runhook serve` here; it takes them in",
+        )
+    if disk.set_aside:
+        yield Problem(
+            "spool_damaged",
+            f"{disk.set_aside} damaged files of the spool were set aside in {disk.directory}/spool",
+            "look at them; what they held was acked",
+            note=True,
+        )
+    if disk.quarantine:
+        fresh = disk.newest_refused is not None and report.now - disk.newest_refused < REFUSED_NEWS
+        yield Problem(
+            "quarantine",
+            f"{disk.quarantine} requests with a wrong signature are in quarantine"
+            + (f", the newest {ago(report.now - (disk.newest_refused or 0.0))} old" if disk.newest_refused else ""),
+            "`runhook quarantine list`; if a secret was wrong, mend it, then `runhook quarantine verify`",
+            note=not fresh,
+        )
+
+
+def _inbox(report: StatusReport) -> Iterator[Problem]:
+    inbox = report.redis.inbox
+    if inbox.trouble:
+        yield Problem(
+            "inbox_unreadable",
+            f"the inbox can't be read: {inbox.trouble}",
+            "rename that key (RENAME), find out who wrote it, and let Runhook make a new one; events are in the spools",
+        )
+    if inbox.oldest is not None and inbox.oldest > INBOX_LATE:
+        yield Problem(
+            "inbox_late",
+            f"{inbox.entries} events wait in the inbox, the oldest for {ago(inbox.oldest)}",
+            "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
+        )
+
+
+def _sinks(report: StatusReport) -> Iterator[Problem]:
+    for lane in report.ledger.lanes:
+        under_way = _under_way(report, lane.sink)
+        if lane.paused:
+            yield Problem(
+                "sink_paused",
+                f"{lane.sink} was paused by an operator{_since(lane.paused_at, report.now)}; {under_way} deliveries "
+                "wait",
+                f"`runhook sink resume {lane.sink}` lets them go on",
+                note=not under_way,
+            )
+        if lane.breaker != "closed" and lane.lane == lane.sink != CALLBACK:
+            yield Problem(
+                "sink_down",
+                f"{lane.sink} does not answer: {lane.reason or 'unavailable'}; {under_way} deliveries wait, "
+                f"and the next probe is {probe_time(lane, report.now)}",
+                f"`runhook sink test {lane.sink}` tries it; once it is well, `runhook sink resume {lane.sink}` probes",
+            )
+    shut = [lane for lane in report.ledger.lanes if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
+    if shut:
+        yield Problem(
+            "callers_down",
+            f"{len(shut)} servers of callers do not answer, such as {shut[0].lane.removeprefix(CALLBACK).strip()}",
+            "that is their owners' business; `runhook sink list` shows them",
+            note=True,
+        )
+    for sink, states in sorted(report.ledger.orphans.items()):
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        yield Problem(
+            "sink_gone",
+            f"the sink {sink} is not in the config and has deliveries that nobody sends: {counts}",
+            f"`runhook sink move {sink} NEW`, or `runhook cancel --sink {sink}`, or put it back",
+        )
+
+
+def _under_way(report: StatusReport, sink: str) -> int:
+    return sum(count for (name, state), count in report.ledger.counts.items() if name == sink and state != "dead")
+
+
+def _since(at: float, now: float) -> str:
+    return f" {ago(now - at)} ago" if at else ""
+
+
+def probe_time(lane: Lane, now: float) -> str:
+    """Return in words when a shut lane is probed next."""
+    return f"in {ago(lane.until - now)}" if lane.until > now else "due"
+
+
+def _deliveries(report: StatusReport) -> Iterator[Problem]:
+    shut = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
+    for sink, since in sorted(report.ledger.oldest_due.items()):
+        if sink in report.sinks and sink not in shut and report.now - since > DELIVERY_LATE:
+            yield Problem(
+                "delivery_late",
+                f"a delivery to {sink} should have been sent {ago(report.now - since)} ago",
+                "the worker or the clock is stopped or too slow, or what it waits for is: "
+                f"`runhook deliveries --sink {sink}`",
+            )
+    dead = {sink: n for (sink, state), n in sorted(report.ledger.counts.items()) if state == DeliveryState.DEAD}
+    if dead:
+        counts = ", ".join(f"{count} of {sink}" for sink, count in dead.items())
+        yield Problem(
+            "delivery_dead",
+            f"dead letters: {counts}",
+            "`runhook dead` shows why, `runhook replay` sends again",
+            note=True,
+        )
+    if report.ledger.operations:
+        yield Problem(
+            "operations", f"{report.ledger.operations} replays are running", "`runhook operations`", note=True
+        )
+
+
+def _runs(report: StatusReport) -> Iterator[Problem]:
+    for source, trouble in sorted(report.ledger.watch_trouble.items()):
+        yield Problem(
+            "watch_trouble",
+            f"Skyvern's list of runs of {source} can't be read: {trouble}",
+            "see SKYVERN_BASE_URL and the source's api_key; results that no webhook brings are not found meanwhile",
+        )
+    for source, count in sorted(report.ledger.missed_schedules.items()):
+        if count:
+            yield Problem(
+                "schedules_missed",
+                f"{count} schedules of {source} started no run when they should have",
+                "`runhook connect` names them",
+                note=True,
+            )

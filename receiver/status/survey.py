@@ -1,0 +1,159 @@
+"""Read the state of everything into a report. What is away is told in the report; nothing here raises for it.
+
+It makes and changes nothing, but for one key with a lifetime that proves that Redis takes a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from handlers.support.url import hide_password
+from receiver import __version__
+from receiver.config.loader import file_hash, load_file
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.domain import parts
+from receiver.domain.parts import PartSeen
+from receiver.errors import ConfigError, RunhookError
+from receiver.inbox import InboxState, examine
+from receiver.ingest import durability
+from receiver.ingest.quarantine import Quarantine
+from receiver.ingest.spool import free_bytes, usage
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, stats
+from receiver.ledger.deliveries import orphans
+from receiver.ledger.migrate import schema_trouble
+from receiver.runtime.redis_client import connect, connect_async, no_entry
+from receiver.status import board
+from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
+
+# Seconds that Redis has to answer.
+_TIMEOUT: Final = 2.0
+
+
+def survey(settings: Settings) -> StatusReport:
+    """Return the state of everything that these settings name."""
+    config, problems, warnings = _config(settings)
+    redis_report, redis_parts = _redis(settings, config)
+    ledger_report, ledger_parts = _ledger(settings, config)
+    sinks = config.destinations if config is not None else []
+    return StatusReport(
+        now=time.time(),
+        version=__version__,
+        config_file=str(settings.config),
+        config_hash=file_hash(settings.config),
+        config_problems=problems,
+        warnings=warnings,
+        expected=parts.expected(sinks),
+        sinks=sinks,
+        redis=redis_report,
+        ledger=ledger_report,
+        disk=_disk(settings, config),
+        parts=parts.merge(redis_parts, ledger_parts, board.every_file(settings.data)),
+    )
+
+
+def _config(settings: Settings) -> tuple[Config | None, list[str], list[str]]:
+    try:
+        loaded = load_file(settings.config, settings.environ)
+    except ConfigError as error:
+        return None, list(error.problems), []
+    except OSError as error:
+        return None, [f"{settings.config}: {(error.strerror or str(error)).lower()}"], []
+    return loaded.config, [], loaded.warnings
+
+
+def _redis(settings: Settings, config: Config | None) -> tuple[RedisReport, list[PartSeen]]:
+    url = hide_password(settings.redis_url)
+    client = connect(settings.redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
+    inbox, seen = InboxState(), []
+    try:
+        promise = asyncio.run(_durability(settings.redis_url, config.server.max_body if config else 0))
+        inbox = examine(client)
+        seen = board.every(client)
+    except (redis.RedisError, OSError, TimeoutError) as error:
+        reason = no_entry(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
+        return RedisReport(url, reason, inbox=inbox, embedded=settings.embedded_redis), seen
+    finally:
+        client.close()
+    weak = not promise.strong and not (config and config.server.accept_weaker_durability)
+    problems = "; ".join(promise.problems) if weak else ""
+    return RedisReport(url, "", str(promise), problems, inbox, settings.embedded_redis), seen
+
+
+async def _durability(url: str, max_body: int) -> durability.Durability:
+    client = connect_async(url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
+    try:
+        return await durability.examine(client, max_body)
+    finally:
+        await client.aclose()
+
+
+def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[PartSeen]]:
+    url = hide_password(settings.database_url)
+    try:
+        ledger = Ledger(settings.database_url)
+    except RunhookError as error:
+        return LedgerReport(url, str(error)), []
+    sinks = config.destinations if config is not None else None
+
+    def read(connection: Connection) -> tuple[LedgerReport, list[PartSeen]]:
+        gauges = stats.read(connection)
+        report = LedgerReport(
+            url,
+            counts=gauges.counts,
+            oldest_due=gauges.oldest_due,
+            lanes=gauges.lanes,
+            orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
+            newest_event=gauges.newest_event,
+            operations=replays.count_running(connection),
+            watch_trouble={watch.source: watch.trouble for watch in gauges.watches if watch.trouble},
+            missed_schedules=gauges.missed,
+        )
+        return report, heartbeats.every(connection)
+
+    try:
+        if trouble := schema_trouble(ledger):
+            return LedgerReport(url, trouble), []
+        return ledger.read(read)
+    except LedgerUnavailable as error:
+        return LedgerReport(url, str(error)), []
+    finally:
+        ledger.close()
+
+
+def _disk(settings: Settings, config: Config | None) -> DiskReport:
+    folder = settings.data
+    if not folder.is_dir():
+        return DiskReport(str(folder), "there is no such directory")
+    trouble = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "this user may not read and write it"
+    free = None
+    with suppress(OSError):
+        free = free_bytes(folder)
+    spool = usage(folder / "spool")
+    refused = _quarantine(folder / "quarantine")
+    return DiskReport(
+        str(folder),
+        trouble,
+        free,
+        config.spool.reserve_bytes if config else 0,
+        spool.bytes,
+        spool.left,
+        config.spool.max_bytes if config else 0,
+        spool.set_aside,
+        len(refused),
+        max(refused, default=None),
+    )
+
+
+def _quarantine(folder: Path) -> Sequence[float]:
+    with suppress(OSError):
+        return [each.at for each in Quarantine(folder, 0, 0).list()]
+    return []

@@ -1,0 +1,108 @@
+"""This receiver says that it is alive; and /readyz?all: whether every part of Runhook is, as one address to watch.
+
+/readyz alone is about this process, for a load balancer: a stopped clock must not take the receivers out of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+from starlette.responses import JSONResponse
+
+from receiver.config.loader import file_hash
+from receiver.domain import parts
+from receiver.domain.parts import RECEIVER
+from receiver.ingest.spool import free_bytes
+from receiver.ledger import Ledger
+from receiver.status.heartbeat import Heartbeat
+from receiver.status.watch import PartsReport, PartsWatch
+from receiver.web.part import Context, WebPart
+
+# Seconds for which what was read is reused, so that no client can turn requests into load on the ledger.
+FRESH_FOR: Final = 3.0
+# Seconds between two steps of the event loop that the heartbeat hears of.
+_STEP_EVERY: Final = 1.0
+
+
+def presence(context: Context) -> WebPart:
+    """Return the heartbeat of this receiver, as a part without routes."""
+
+    def details() -> dict[str, Any]:
+        commit, metrics = context.group_commit, context.metrics
+        free = None
+        with suppress(OSError):
+            free = free_bytes(context.settings.data)
+        return {
+            "store": commit.store,
+            "trouble": commit.trouble,
+            "spool_events": metrics.spool_events,
+            "spool_bytes": metrics.spool_bytes,
+            "data": str(context.settings.data.absolute()),
+            "free_bytes": free,
+        }
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        heartbeat = Heartbeat(
+            context.settings, RECEIVER, file_hash(context.settings.config), details=details, watched=True
+        )
+        loop = asyncio.get_running_loop()
+
+        timers: list[asyncio.TimerHandle] = []
+
+        def step() -> None:
+            heartbeat.step()
+            timers[:] = [loop.call_later(_STEP_EVERY, step)]
+
+        step()
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            timers.pop().cancel()
+            await asyncio.to_thread(heartbeat.stop)
+
+    return WebPart(lifespan=lifespan)
+
+
+class AllParts:
+    """What /readyz?all answers. Reads at most every FRESH_FOR seconds; each reader waits for one that is under way."""
+
+    def __init__(self, context: Context) -> None:
+        self._expected = parts.expected(context.config.destinations)
+        self._ledger = Ledger(context.settings.database_url)
+        self._watch = PartsWatch(context.settings.redis_url, self._ledger)
+        self._lock = asyncio.Lock()
+        self._report = PartsReport()
+        self._read_at = float("-inf")
+
+    async def answer(self, unready: str) -> JSONResponse:
+        """Return 200, or 503 with the names of what is missing. `unready`: why no event can be kept now, or ""."""
+        async with self._lock:
+            if time.monotonic() - self._read_at > FRESH_FOR:
+                self._report = await asyncio.to_thread(self._watch.read)
+                self._read_at = time.monotonic()
+        found = self._report
+        wrong = {"receiver": unready, "redis": found.redis, "ledger": found.ledger}
+        if not (found.redis and found.ledger):  # else nobody knows
+            wrong |= {part: _last(seen) for part, seen in parts.missing(found.seen, self._expected).items()}
+        wrong = {name: text for name, text in wrong.items() if text}
+        if not wrong:
+            return JSONResponse({"status": "ready", "parts": self._expected})
+        message = f"not all is well: {', '.join(sorted(wrong))}; `runhook status` says what to do"
+        return JSONResponse(
+            {"error": {"code": "unavailable", "message": message}, "wrong": wrong}, 503, {"Retry-After": "10"}
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._watch.close()
+        self._ledger.close()
+
+
+def _last(seen: parts.PartSeen | None) -> str:
+    return "never heard of" if seen is None else f"{seen.state} for {seen.age:.0f} s"

@@ -1,0 +1,153 @@
+"""Processes say that they are alive: in Redis, on both databases, and in the data directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from receiver import __version__
+from receiver.config.settings import Settings
+from receiver.domain.parts import FORGET_AFTER, PartSeen
+from receiver.ledger import Ledger, heartbeats
+from receiver.ledger.schema import heartbeats as table
+from receiver.status import board
+from receiver.status.heartbeat import Heartbeat
+from receiver.status.watch import PartsWatch
+from tests.support.ledger import with_tables
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str, ledger: Ledger) -> Settings:
+    url = ledger.url.render_as_string(hide_password=False)
+    return Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path / "data")})
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    it = redis.Redis.from_url(redis_url)
+    yield it
+    it.close()
+
+
+def test_a_heartbeat_reaches_all_three_stores_and_a_stop_is_told(
+    settings: Settings, client: redis.Redis, ledger: Ledger
+) -> None:
+    def everywhere() -> list[list[PartSeen]]:
+        return [board.every(client), ledger.read(heartbeats.every), board.every_file(settings.data)]
+
+    # Given a process that beats
+    it = Heartbeat(settings, "deliver:ops", "abc", details=lambda: {"spool_events": 3}, every=0.05)
+    it.start()
+    # Then each store tells who it is
+    for seen in eventually(lambda: all(found := everywhere()) and found):
+        (one,) = seen
+        assert (one.beat.part, one.beat.pid, one.beat.version, one.beat.config) == (
+            "deliver:ops",
+            os.getpid(),
+            __version__,
+            "abc",
+        )
+        assert (one.state, one.beat.details) == ("running", {"spool_events": 3})
+        assert one.skew is None or abs(one.skew) < 60
+    # And it stays one, however often it beats
+    first = everywhere()[1][0].beat.sent_at
+    eventually(lambda: everywhere()[1][0].beat.sent_at > first)
+    assert [len(seen) for seen in everywhere()] == [1, 1, 1]
+    # And an orderly end is told to Redis and the ledger; the file is gone
+    it.stop()
+    ended = everywhere()
+    assert [[each.state for each in seen] for seen in ended] == [["stopped"], ["stopped"], []]
+
+
+def test_a_loop_that_stands_still_is_stuck_though_it_beats(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.domain.parts.STUCK_AFTER", 0.2)
+    it = Heartbeat(settings, "clock", "", watched=True, every=0.05)
+    it.start()
+
+    eventually(lambda: [each.state for each in board.every(client)] == ["stuck"])
+    it.step()
+    eventually(lambda: board.every(client)[0].beat.stalled < 0.2)
+    it.stop()
+
+
+@pytest.mark.parametrize("away", ["redis", "ledger"])
+def test_one_store_is_enough_and_the_other_says_why_it_is_not_read(
+    tmp_path: Path, redis_url: str, away: str, ledger: Ledger
+) -> None:
+    url = ledger.url.render_as_string(hide_password=False)
+    gone = {"redis": {"REDIS_URL": "redis://127.0.0.1:1/0"}, "ledger": {"DATABASE_URL": "sqlite:////nowhere/l.db"}}
+    given = {"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path), **gone[away]}
+    settings = Settings.from_env(given)
+    it = Heartbeat(settings, "clock", "", every=0.05)
+    other = Ledger(settings.database_url)
+    watch = PartsWatch(settings.redis_url, other)
+    it.start()
+
+    found = eventually(lambda: (report := watch.read()).seen and report)
+    it.stop()
+
+    assert [each.beat.part for each in found.seen] == ["clock"]
+    assert bool(found.redis) == (away == "redis")
+    assert bool(found.ledger) == (away == "ledger")
+    watch.close()
+    other.close()
+
+
+def test_what_came_long_ago_is_forgotten(settings: Settings, client: redis.Redis, ledger: Ledger) -> None:
+    for part in ("clock", "dispatch"):
+        it = Heartbeat(settings, part, "")
+        it.start()
+        eventually(lambda part=part: part in [each.beat.part for each in ledger.read(heartbeats.every)])
+        eventually(lambda part=part: part in [each.beat.part for each in board.every(client)])
+        it.stop()
+    old = next(each.beat for each in board.every(client) if each.beat.part == "clock")
+    client.hset(board.KEY, old.name, f"1.5 {old.to_json()}")
+    long_ago = sa.update(table).where(table.c.name == old.name).values(beat_at=table.c.beat_at - FORGET_AFTER - 9)
+    ledger.write(lambda connection: connection.execute(long_ago))
+
+    assert (board.forget(client), ledger.write(heartbeats.forget)) == (1, 1)
+    assert [each.beat.part for each in board.every(client)] == ["dispatch"]
+    assert [each.beat.part for each in ledger.read(heartbeats.every)] == ["dispatch"]
+    assert 0 < client.ttl(board.KEY) <= FORGET_AFTER
+
+
+@pytest.mark.parametrize("value", ["", "x {}", "nan {}", "1 {", "inf null", "1 " + "[" * 5000, b"\xff\xfe {}"])
+def test_what_others_write_among_heartbeats_is_left_out(client: redis.Redis, value: Any) -> None:
+    client.hset(board.KEY, "stranger", value)
+
+    assert board.every(client) == []
+
+
+def test_a_key_of_another_type_is_trouble_and_no_crash(
+    settings: Settings, client: redis.Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.set(board.KEY, "x")
+    watch = PartsWatch(settings.redis_url, ledger)
+    assert "WRONGTYPE" in watch.read().redis
+
+    client.delete(board.KEY)
+    monkeypatch.setattr(board, "_MOST", 2)
+    client.hset(board.KEY, mapping={str(number): "" for number in range(3)})
+    assert "3 entries" in watch.read().redis
+    watch.close()
+
+
+def test_a_ledger_without_tables_costs_no_beat_elsewhere(tmp_path: Path, redis_url: str, client: redis.Redis) -> None:
+    settings = Settings.from_env({"REDIS_URL": redis_url, "RUNHOOK_DATA": str(tmp_path)})
+    it = Heartbeat(settings, "receiver", "", every=0.05)
+    it.start()
+    eventually(lambda: board.every(client))
+    # And it is told there once the tables are made
+    ledger = with_tables(Ledger(settings.database_url))
+    eventually(lambda: ledger.read(heartbeats.every))
+    it.stop()
+    ledger.close()

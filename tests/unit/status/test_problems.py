@@ -1,0 +1,177 @@
+"""What is wrong, as a function of a report; and that each of these words has its section in the operator's page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from receiver.domain.breaker import Lane
+from receiver.domain.parts import PartBeat, PartSeen, expected
+from receiver.inbox import InboxState
+from receiver.status.problems import find
+from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
+from tests.support.paths import ROOT
+
+NOW = 1_800_000_000.0
+GIB = 1 << 30
+
+
+def seen(part: str, host: str = "a", age: float = 1.0, skew: float = 0.0, **fields: Any) -> PartSeen:
+    beat = PartBeat(f"{part}@{host}", part, host, 7, "0.1.0", "abc", NOW - 3600, sent_at=NOW - age)
+    return PartSeen(replace(beat, **fields), age, skew)
+
+
+WELL = StatusReport(
+    now=NOW,
+    version="0.1.0",
+    config_file="config/runhook.yaml",
+    config_hash="abc",
+    config_problems=[],
+    warnings=[],
+    expected=expected(["ops"]),
+    sinks=["ops"],
+    redis=RedisReport("redis://h/0", durability="on disk before 202: yes"),
+    ledger=LedgerReport("postgresql://h/l", counts={("ops", "queued"): 3}, oldest_due={"ops": NOW - 2}),
+    disk=DiskReport("var", free=10 * GIB, reserve=GIB, spool_limit=2 * GIB),
+    parts=[seen("receiver", details={"store": "redis"}), seen("dispatch"), seen("deliver:ops"), seen("clock")],
+)
+
+
+def but(**changes: Any) -> StatusReport:
+    """All is well, but for this."""
+    return replace(WELL, **changes)
+
+
+def without(part: str, *others: PartSeen) -> StatusReport:
+    return but(parts=[*(each for each in WELL.parts if each.beat.part != part), *others])
+
+
+def ledger(**changes: Any) -> StatusReport:
+    return but(ledger=replace(WELL.ledger, **changes))
+
+
+def disk(**changes: Any) -> StatusReport:
+    return but(disk=replace(WELL.disk, **changes))
+
+
+def redis(**changes: Any) -> StatusReport:
+    return but(redis=replace(WELL.redis, **changes))
+
+
+def receiver(age: float = 1.0, **details: Any) -> PartSeen:
+    return seen("receiver", age=age, details={"data": "/var/lib/runhook", **details})
+
+
+# code → report in which it is the only one, words of it, and whether it is only a note
+CASES: list[tuple[str, StatusReport, str, bool]] = [
+    ("config_wrong", but(config_problems=["c.yaml:3: sinks.ops: unknown key"]), "c.yaml:3", False),
+    ("config_doubtful", but(warnings=["c.yaml:3: no route names the sink ops"]), "no route names", True),
+    ("redis_away", redis(trouble="Connection refused"), "Connection refused", False),
+    ("redis_weak", redis(weak="appendfsync is everysec"), "appendfsync", False),
+    ("ledger_away", but(ledger=LedgerReport("postgresql://h/l", "no route to host")), "no route to host", False),
+    ("part_missing", without("clock"), "no clock is running: none was heard of", False),
+    ("part_missing", without("clock", seen("clock", age=90.0)), "process 7), fell silent 90 s ago", False),
+    ("part_missing", without("clock", seen("clock", age=200.0, stopped=True)), "was stopped 3 min ago", False),
+    ("part_missing", without("deliver:ops"), "no deliver:ops is running", False),
+    ("part_stuck", without("clock", seen("clock", stalled=100.0)), "made no step for 100 s", False),
+    ("part_stuck", but(parts=[*WELL.parts, seen("clock", "b", stalled=100.0)]), "clock on b", False),
+    ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
+    ("spool_left", disk(spool_left=5 << 20), "5.0 MiB", False),
+    ("clock_skew", but(parts=[*WELL.parts, seen("clock", "b", skew=-6.0)]), "b is 6 s behind", False),
+    ("config_old", but(parts=[*WELL.parts, seen("clock", "b", config="old")]), "clock on b", True),
+    ("versions_differ", but(parts=[*WELL.parts, seen("clock", "b", version="0.0.9")]), "0.0.9, 0.1.0", True),
+    (
+        "receiver_spooling",
+        without("receiver", receiver(store="spool", trouble="refused")),
+        "to its spool, though Redis answers here: refused",
+        False,
+    ),
+    ("disk_unreadable", disk(trouble="there is no such directory"), "no such directory", False),
+    ("disk_full", disk(free=GIB - 1), "1.0 GiB", False),
+    ("disk_low", disk(free=GIB + 1), "1.0 GiB free", True),
+    ("spool_full", disk(spool_bytes=int(1.7 * GIB)), "1.7 GiB of 2.0 GiB", False),
+    ("spool_damaged", disk(set_aside=2), "2 damaged files", True),
+    ("quarantine", disk(quarantine=4, newest_refused=NOW - 600), "4 requests", False),
+    ("quarantine", disk(quarantine=4, newest_refused=NOW - 900_000), "10 d old", True),
+    ("inbox_unreadable", redis(inbox=InboxState(trouble="the key is a string")), "is a string", False),
+    ("inbox_late", redis(inbox=InboxState(12, 0, 61.0)), "12 events wait in the inbox", False),
+    ("sink_paused", ledger(lanes=[Lane("ops", "ops", True, paused_at=NOW - 7200)]), "2 h ago; 3 deliveries", False),
+    ("sink_paused", ledger(lanes=[Lane("ops", "ops", True)], counts={}), "; 0 deliveries", True),
+    (
+        "sink_down",
+        ledger(lanes=[Lane("ops", "ops", breaker="open", until=NOW + 20, reason="503")], oldest_due={"ops": 1.0}),
+        "ops does not answer: 503; 3 deliveries wait, and the next probe is in 20 s",
+        False,
+    ),
+    (
+        "callers_down",
+        ledger(lanes=[Lane("callback https://c", "callback", breaker="open")]),
+        "1 servers of callers do not answer, such as https://c",
+        True,
+    ),
+    ("sink_gone", ledger(orphans={"old": {"queued": 2, "held": 1}}), "old is not in the config", False),
+    ("delivery_late", ledger(oldest_due={"ops": NOW - 301}), "should have been sent 5 min ago", False),
+    ("delivery_dead", ledger(counts={("ops", "dead"): 2}), "2 of ops", True),
+    ("operations", ledger(operations=1), "1 replays are running", True),
+    ("watch_trouble", ledger(watch_trouble={"skyvern": "403"}), "runs of skyvern can't be read: 403", False),
+    ("schedules_missed", ledger(missed_schedules={"skyvern": 2}), "2 schedules", True),
+]
+
+
+def test_nothing_is_wrong_when_all_is_well() -> None:
+    assert find(WELL) == []
+
+
+@pytest.mark.parametrize(("code", "report", "words", "note"), CASES, ids=[f"{n}-{c[0]}" for n, c in enumerate(CASES)])
+def test_what_is_wrong_is_told_with_what_to_do(code: str, report: StatusReport, words: str, note: bool) -> None:
+    (problem,) = find(report)
+
+    assert (problem.code, problem.note) == (code, note)
+    assert words in problem.what
+    assert problem.todo
+
+
+def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is_there() -> None:
+    gone = seen("receiver", "b", age=99.0, details={"data": "/d", "spool_events": 12})
+    back = seen("receiver", "b", name="other", details={"data": "/d", "store": "redis"})
+
+    found = {problem.code: problem for problem in find(but(parts=[*WELL.parts, gone]))}
+
+    assert set(found) == {"part_silent", "spool_left"}
+    assert "12 events: they are in /d/spool on b" in found["spool_left"].what
+    assert find(but(parts=[*WELL.parts, gone, back])) == []
+
+
+def test_with_both_servers_away_it_is_not_known_who_is_alive_but_here() -> None:
+    report = but(redis=RedisReport("r", "refused"), ledger=LedgerReport("l", "refused"), parts=[])
+
+    assert [problem.code for problem in find(report)] == ["redis_away", "ledger_away", "part_unknown"]
+    here = replace(report, parts=[seen("receiver")])
+    assert {problem.code for problem in find(here)} == {"redis_away", "ledger_away", "part_missing"}
+
+
+def test_what_stops_most_comes_first_and_notes_last() -> None:
+    report = replace(
+        ledger(counts={("ops", "dead"): 1}, lanes=[Lane("ops", "ops", breaker="open")], orphans={"old": {"held": 1}}),
+        redis=RedisReport("r", "refused"),
+        parts=[],
+        config_problems=["x"],
+    )
+
+    codes = [problem.code for problem in find(report)]
+
+    assert codes[:2] == ["config_wrong", "redis_away"]
+    assert codes[2] == "part_missing"
+    assert codes[-1] == "delivery_dead"
+
+
+def test_each_problem_has_its_section_in_the_operators_page() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    source = (ROOT / "receiver" / "status" / "problems.py").read_text()
+    codes = set(re.findall(r"Problem\(\s*\"(\w+)\"", source))
+
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == codes
+    assert {code for code, *_ in CASES} | {"part_unknown"} == codes
