@@ -1,0 +1,110 @@
+"""`runhook status`, /readyz?all and the metrics while real parts stop, are killed and come back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import redis
+import sqlalchemy as sa
+
+from receiver.domain.parts import SILENT_AFTER
+from receiver.ledger.schema import heartbeats
+from receiver.status import board
+from tests.servers.deployment import Deployment
+from tests.servers.receiver import body
+from tests.servers.valkey import ValkeyProcess
+from tests.support.waiting import eventually
+
+
+def status(it: Deployment) -> tuple[int, dict[str, Any]]:
+    done = it.command("status", "--json")
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def codes(found: dict[str, Any]) -> set[str]:
+    return {problem["code"] for problem in found["problems"] if not problem["note"]}
+
+
+def all_ready(it: Deployment) -> tuple[int, set[str]]:
+    answer = httpx2.get(f"{it.url}/readyz?all", timeout=30)
+    return answer.status_code, set(answer.json().get("wrong", ()))
+
+
+def make_silent(it: Deployment, client: redis.Redis, part: str) -> None:
+    """Let the time pass in which a process that was killed says nothing, without waiting for it."""
+    for seen in board.every(client):
+        if seen.beat.part == part:
+            seconds, micros = client.time()  # type: ignore[misc]
+            before = seconds + micros / 1e6 - SILENT_AFTER - 10
+            client.hset(board.KEY, seen.beat.name, f"{before} {seen.beat.to_json()}")
+    earlier = sa.update(heartbeats).where(heartbeats.c.name.startswith(part))
+    it.ledger.write(
+        lambda connection: connection.execute(earlier.values(beat_at=heartbeats.c.beat_at - SILENT_AFTER - 10))
+    )
+
+
+def test_what_stops_is_told_with_its_name_and_what_is_away_hides_nothing(
+    deployment: Callable[..., Deployment], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    # Given all parts, with a sink
+    valkey = valkey_factory()
+    it = deployment(
+        valkey.url,
+        sinks={"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}},
+        routes=[{"name": "everything", "to": ["results"]}],
+        spool={"reserve_bytes": 0},
+    )
+    it.run("worker")
+    it.run("clock")
+    it.start()
+    it.acked(body(0))
+    it.all_delivered(1)
+    eventually(lambda: all_ready(it) == (200, set()))
+    # Then all is well, in words and by the exit code
+    code, found = status(it)
+    assert (code, found["ok"], codes(found)) == (0, True, set())
+    assert {each["part"] for each in found["parts"]} == {"receiver", "dispatch", "deliver:results", "clock"}
+    # When the clock is stopped, and the worker killed with all its children
+    it.parts["clock"].terminate()
+    it.parts["clock"].wait()
+    it.kill_part("worker")
+    client = valkey.connect()
+    for part in ("dispatch", "deliver:results"):
+        make_silent(it, client, part)
+    # Then the command, the address and the metrics name them
+    gone = {"clock", "dispatch", "deliver:results"}
+    eventually(lambda: all_ready(it) == (503, gone))
+    code, found = status(it)
+    assert (code, codes(found)) == (1, {"part_missing"})
+    said = {problem["what"] for problem in found["problems"]}
+    assert {line.split()[1] for line in said} == gone
+    assert any("was stopped" in line for line in said)
+    assert any("fell silent" in line for line in said)
+    shown = httpx2.get(f"{it.url}/metrics", timeout=30).text
+    assert 'runhook_parts_alive{part="clock"} 0.0' in shown
+    assert 'runhook_parts_alive{part="receiver"} 1.0' in shown
+    # When Redis goes too
+    valkey.kill()
+    code, found = status(it)
+    # Then the ledger still knows who is alive
+    assert (code, codes(found) & {"redis_away", "ledger_away", "part_missing"}) == (1, {"redis_away", "part_missing"})
+    assert found["ledger"]["newest_event_at"]
+    # When the ledger goes as well
+    it.more["DATABASE_URL"] = "sqlite:////nowhere/ledger.db"
+    code, found = status(it)
+    # Then the data directory knows the receiver that runs here
+    assert (code, codes(found) & {"redis_away", "ledger_away"}) == (1, {"redis_away", "ledger_away"})
+    assert {(each["part"], each["state"]) for each in found["parts"] if each["state"] == "running"} >= {
+        ("receiver", "running")
+    }
+    # And all is well again when all are back
+    del it.more["DATABASE_URL"]
+    valkey.start()
+    it.run("worker")
+    it.run("clock")
+    eventually(lambda: all_ready(it) == (200, set()))
+    client.close()
