@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from handlers.support.url import hide_password
 from receiver.cli.options import DataDirectory, Json, parse_labels
 from receiver.cli.output import clean, print_json, print_table
+from receiver.config.advice import warnings
 from receiver.config.loader import Loaded, load_file
 from receiver.config.models import RouteConfig
 from receiver.config.settings import Settings
@@ -64,8 +65,7 @@ def check(
             raise
         print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
         raise typer.Exit(error.exit_code) from None
-    if warning := loaded.config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
-        loaded.warnings.append(warning)
+    loaded.warnings.extend(warnings(settings, loaded.config))
     labels = parse_labels(label)
     if source and source not in loaded.config.sources:
         raise UsageError(f"--source {source}: {settings.config} has {', '.join(loaded.config.sources)}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.cli.filters import chosen_sources
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
@@ -49,9 +50,7 @@ def connect(
     if apply and not settings.public_url:
         raise ConfigError("PUBLIC_URL is not set: set it to where Skyvern reaches this receiver")
     with open_ledger(settings) as ledger, closing(build(settings, loaded)) as reconciler:
-        asked = [each for each in reconciler.sources if source in (None, each.name)]
-        if not asked:
-            raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
+        asked = chosen_sources(reconciler.sources, source, loaded, settings)
         surveys = [connecting.survey(ledger, each) for each in asked]
         if not any(each.trouble for each in surveys):  # else nobody knows which there are
             _known(surveys, agents)

@@ -14,6 +14,7 @@ import typer
 
 from handlers.support.url import hide_password
 from receiver.cli.options import ConfigFile, DataDirectory, Host
+from receiver.config.advice import warnings
 from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -129,7 +130,9 @@ def summary(settings: Settings, config: Config, host: str, port: int, durability
         f"data: {settings.data}: {redis}; ledger {hide_password(settings.database_url)}; spool/, quarantine/",
     ]
     if settings.local_key:
-        lines.append("no SKYVERN_API_KEY is set: a key made for local use signs what `runhook trigger` sends")
-    if warning := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
-        lines.append(f"WARNING: {warning}")
+        lines.append(
+            "no SKYVERN_API_KEY is set: a key made for local use signs what `runhook trigger` sends"
+            + ("" if settings.skyvern_base_url else ", and no run can be submitted with it")
+        )
+    lines += [f"WARNING: {warning}" for warning in warnings(settings, config)]
     return [*lines, "Ctrl-C stops everything"]

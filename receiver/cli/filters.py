@@ -5,15 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from receiver.cli.ledger_access import read_ledger
 from receiver.cli.output import clean
+from receiver.config.advice import local_key
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
-from receiver.errors import RunhookError, UsageError, suggest
+from receiver.errors import ConfigError, RunhookError, UsageError, suggest
 from receiver.ledger import Connection, names
 from receiver.ledger.queries import Filter
+
+if TYPE_CHECKING:
+    from receiver.reconcile.source import PolledSource
 
 _LONGEST = 60  # characters of a name that a message repeats
 
@@ -96,3 +102,20 @@ def _unknown(option: str, name: str, problem: str, known: Sequence[str]) -> None
     listed = ", ".join(clean(each, _LONGEST) for each in dict.fromkeys(known))
     hint = f"did you mean {clean(guess)}?" if guess else f"there are {listed}" if listed else "there are none yet"
     raise UsageError(f"{option} {clean(name, _LONGEST)}: {problem}; {hint}")
+
+
+def chosen_sources(
+    found: Sequence[PolledSource], name: str | None, config: Config, settings: Settings
+) -> list[PolledSource]:
+    """Return the sources that Skyvern can be asked for: the one called `name`, or all.
+
+    Raises UsageError for a name that the config has not, ConfigError when none can be asked.
+    """
+    if name is not None and name not in config.sources:
+        _unknown("--source", name, "there is no such source", list(config.sources))
+    chosen = [each for each in found if name in (None, each.name)]
+    if not chosen:
+        raise ConfigError(
+            local_key(settings) or f"{settings.config}: no api_key of {name or 'any source'}, so Skyvern can't be asked"
+        )
+    return chosen

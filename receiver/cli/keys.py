@@ -11,6 +11,7 @@ import typer
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, out, print_json, print_rows, show_time, with_iso_times
+from receiver.config.advice import local_key
 from receiver.config.fields import parse_rate
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
@@ -55,9 +56,13 @@ def create(
     settings, loaded = load_config(config, data)
     chosen = source or (next(iter(loaded.sources)) if len(loaded.sources) == 1 else "")
     if chosen not in loaded.sources:
-        raise UsageError(f"--source: name one of {', '.join(loaded.sources)}")
+        what = f"--source {clean(source, 60)}: there is no such source" if source else "--source: say which"
+        raise UsageError(f"{what}; there are {', '.join(loaded.sources)}")
     if loaded.sources[chosen].api(settings.skyvern_base_url) is None:
-        raise ConfigError(f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it")
+        raise ConfigError(
+            local_key(settings)
+            or f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it"
+        )
     master = settings.master_secret(make=True)
     key_id = secrets.token_hex(6)
     whole = api_key.derive(master, key_id)

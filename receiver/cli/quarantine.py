@@ -59,7 +59,7 @@ def _row(refused: QuarantinedRequest) -> dict[str, Any]:
 
 @app.command()
 def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
-    """Check the signatures again with the present secrets, and let the authentic requests in."""
+    """Check the signatures again with the present secrets, and let the authentic requests in. Ends with 1 for none."""
     settings, loaded = load_config(config, data)
     store = _store(settings, loaded)
     verdicts: list[tuple[QuarantinedRequest, str]] = []
@@ -83,6 +83,8 @@ def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
     )
     if verdicts and not as_json:
         out().print(f"{len(authentic)} let in, {len(verdicts) - len(authentic)} stay in quarantine.")
+    if verdicts and not authentic:
+        raise typer.Exit(1)
 
 
 async def _let_in(settings: Settings, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> None:

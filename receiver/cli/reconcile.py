@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from receiver.cli.filters import chosen_sources
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config, parse_time
 from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
-from receiver.errors import UsageError
 from receiver.reconcile.importer import ImportReport, import_runs
 from receiver.reconcile.poller import build
 
@@ -33,9 +33,7 @@ def reconcile(
     settings, loaded = load_config(config, data)
     oldest = parse_time(since) or 0.0
     with open_ledger(settings) as ledger, closing(build(settings, loaded)) as reconciler:
-        polled = [each for each in reconciler.sources if source in (None, each.name)]
-        if not polled:
-            raise UsageError("no source can be asked: set api_key" + (f" of {source}" if source else " of one"))
+        polled = chosen_sources(reconciler.sources, source, loaded, settings)
         polls = reconciler.drain(seconds)
         reports = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in polled]
     if as_json:
@@ -76,14 +74,24 @@ def reconcile(
             for each in reports
             for run in each.missing
         ]
-        print_table(["source", "run", "type", "status", "created", ""], rows, "No result is missing.")
+        asked = [each for each in reports if not each.trouble or each.final]
+        nothing = (
+            "Whether a result is missing is not known."
+            if any(each.trouble for each in reports)
+            else "No result is missing."
+        )
+        print_table(["source", "run", "type", "status", "created", ""], rows, nothing)
         final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
         taken = sum(len(each.imported) for each in reports)
         young = sum(len(each.young) for each in reports)
-        out().print(
-            f"{polls} overdue submissions polled; {final} final runs since {show_time(oldest)}, "
-            f"{missing} of them were missing"
+        counted = (
+            f"{final} final runs since {show_time(oldest)}, {missing} of them were missing"
             + (f", {taken} imported." if take else "; --import takes them in.")
+            if asked
+            else "Skyvern's list of runs could not be read: see below."
+        )
+        out().print(
+            f"{polls} overdue submissions polled; {counted}"
             + (f" The webhook of {young} may still come: take them in later." if young else "")
         )
     trouble = [f"{each.source}: {each.trouble}" for each in reports if each.trouble]

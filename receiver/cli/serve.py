@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from receiver.cli.options import ConfigFile, DataDirectory, Host, Port, load_config
+from receiver.config.advice import local_key, warnings
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
@@ -42,8 +43,8 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
         *(f"{name} = {value}" for name, value in settings.summary().items()),
         promise,
     ]
-    if warning := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
-        lines.append(f"WARNING: {warning}")
+    doubtful = [*warnings(settings, config), *filter(None, [local_key(settings)])]
+    lines += [f"WARNING: {warning}" for warning in doubtful]
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")
     freeze_imports()

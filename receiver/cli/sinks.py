@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from handlers import Delivery
+from handlers import Delivery, Refused, Unavailable
 from receiver.cli import output
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, load_config
@@ -23,9 +23,13 @@ from receiver.domain.run import parse
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, queries
 from receiver.ledger.deliveries import lanes, orphans
+from receiver.status.problems import ago
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3
+
+# How the answer of a sink to a sample is told.
+_ANSWERS: Final = ((Refused, "refused"), (Unavailable, "not available now"))
 
 app = typer.Typer(help="List, pause, resume, move and test sinks; add columns to their tables.", no_args_is_help=True)
 
@@ -57,13 +61,10 @@ def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: J
             counts.setdefault(row["sink"], {})[row["state"]] = row["count"]
         found: list[dict[str, Any]] = []
         for name, kind in types.items():
-            lane = known.get(name)
             row = {
                 "name": name,
                 "type": kind,
-                "paused": bool(lane and lane.paused),
-                "breaker": lane.breaker if lane else "closed",
-                "reason": lane.reason if lane else "",
+                **_lane(known.get(name) or Lane(name, name)),
                 "deliveries": counts.get(name, {}),
                 "orphaned": False,
             }
@@ -73,17 +74,29 @@ def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: J
         return [*found, *_orphaned(counts, types)]
 
     output.print_rows(
-        read_ledger(data, query),
+        read_ledger(data, query, tell=not as_json),
         {
             "sink": "name",
             "type": "type",
-            "state": _state,
+            "state": partial(_state, now=time.time()),
             "deliveries": lambda row: output.show_counts(row["deliveries"]),
             "why": _why,
         },
         "the config has no sinks",
         as_json=as_json,
     )
+
+
+def _lane(lane: Lane) -> dict[str, Any]:
+    """Return what is shown of a sink's own lane. The reason of a failure is no news once the breaker is closed."""
+    shut = lane.breaker != "closed"
+    return {
+        "paused": lane.paused,
+        "paused_at": lane.paused_at or None,
+        "breaker": lane.breaker,
+        "probe_at": lane.until if shut else None,
+        "reason": lane.reason if shut else "",
+    }
 
 
 def _orphaned(counts: Mapping[str, dict[str, int]], sinks: Collection[str]) -> list[dict[str, Any]]:
@@ -93,8 +106,7 @@ def _orphaned(counts: Mapping[str, dict[str, int]], sinks: Collection[str]) -> l
         {
             "name": sink,
             "type": "",
-            "paused": False,
-            "breaker": "closed",
+            **_lane(Lane(sink, sink)),
             "reason": f"runhook sink move {sink} NAME, or runhook cancel --sink {sink}",
             "deliveries": counts[sink],
             "orphaned": True,
@@ -127,14 +139,18 @@ def _why(row: Mapping[str, Any]) -> str:
     return "; ".join([*(f"{each['origin']}: {each['reason']}" for each in shut[:SHOWN]), *more]) or str(row["reason"])
 
 
-def _state(row: Mapping[str, Any]) -> str:
-    if row.get("orphaned"):
+def _state(row: Mapping[str, Any], now: float) -> str:
+    if row["orphaned"]:
         return "not in the config"
+    found = []
     if row["paused"]:
-        return "paused"
+        found.append("paused" + (f" for {ago(now - row['paused_at'])}" if row["paused_at"] else ""))
     if (origins := row.get("origins")) and origins["shut"]:
-        return f"{len(origins['shut'])} of {origins['known']} origins shut"
-    return {"closed": "open for traffic"}.get(str(row["breaker"]), "breaker open")
+        found.append(f"{len(origins['shut'])} of {origins['known']} origins shut")
+    if row["breaker"] != "closed":
+        left = row["probe_at"] - now
+        found.append(f"breaker {row['breaker']}, next probe {f'in {ago(left)}' if left > 0 else 'due'}")
+    return "; ".join(found) or "open for traffic"
 
 
 @app.command()
@@ -147,10 +163,26 @@ def pause(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> 
 
 @app.command()
 def resume(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
-    """Let a paused sink go on. The clock wakes it within a second."""
+    """Let a paused sink go on. If its breaker is open, it is probed at once. The clock wakes it within a second."""
     require_sink(load_config(config, data)[1], name)
-    write_ledger(data, lambda connection: lanes.set_paused(connection, name, False, time.time()))
-    output.out().print(f"{name} goes on")
+
+    def change(connection: Connection) -> tuple[bool, list[Lane]]:
+        now = time.time()
+        mine = [lane for lane in lanes.every(connection) if lane.sink == name]
+        paused, shut = any(lane.paused for lane in mine), [lane for lane in mine if lane.breaker != "closed"]
+        if paused:
+            lanes.set_paused(connection, name, False, now)
+        lanes.probe_at_once(connection, [lane.lane for lane in shut], now)
+        return paused, shut
+
+    paused, shut = write_ledger(data, change)
+    output.out().print(f"{name} goes on" if paused else f"{name} was not paused")
+    if shut:
+        what = "its breaker is" if shut[0].lane == name else f"the breakers of {len(shut)} origins are"
+        output.out().print(
+            f"{what} still open ({output.clean(shut[0].reason, 200)}): one delivery is tried now, and closes it when "
+            "it is taken; the others wait until then"
+        )
 
 
 @app.command()
@@ -226,7 +258,8 @@ def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = Non
     try:
         receipt = sink.send(sample_delivery(name, next(iter(loaded.sources)), time.time()))
     except SinkError as error:
-        raise RunhookError(f"{name}: {type(error).__name__.lower()}: {error}") from None
+        answer = next((text for kind, text in _ANSWERS if isinstance(error, kind)), "not taken")
+        raise RunhookError(f"{name}: {answer}: {error}") from None
     finally:
         sink.close()
     output.out().print(f"{name}: accepted: {output.clean(receipt.id)}")

@@ -154,7 +154,7 @@ def _text(detail: ErrorDetails, model: type[BaseModel], key: Key, value: Any) ->
         return f"is missing: {_help(model, key)}".removesuffix(": ")
     text = _WORDS.get(kind, detail["msg"][:1].lower() + detail["msg"][1:]).format(**context)
     if kind == "string_type" and isinstance(_at(value, key), int | float):
-        text += "; put it in quotes"
+        text += ", not a number: in quotes it is one"
     return text
 
 

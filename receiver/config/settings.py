@@ -206,6 +206,10 @@ def _write_key(path: Path) -> str:
     return key
 
 
+# Where not all prefixes that are understood help a person who wrote another.
+_SHOWN = {"DATABASE_URL": ("sqlite:///", "postgresql://")}
+
+
 def _problems(values: Mapping[str, str]) -> list[str]:
     """One line for each variable whose value can't be right. Values are not repeated: they may hold a password."""
     wanted = {
@@ -220,7 +224,7 @@ def _problems(values: Mapping[str, str]) -> list[str]:
         if not values[name]:
             continue
         if not values[name].startswith(prefixes):
-            problems.append(f"{variable}: must begin with {' or '.join(prefixes[:3])}")
+            problems.append(f"{variable}: must begin with {' or '.join(_SHOWN.get(variable, prefixes))}")
         elif name != "database_url" and (problem := _address_problem(values[name])):  # the ledger reads that one
             problems.append(f"{variable}: {problem}")
     return problems

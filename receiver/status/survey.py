@@ -17,6 +17,7 @@ import redis
 
 from handlers.support.url import hide_password
 from receiver import __version__
+from receiver.config.advice import warnings
 from receiver.config.loader import file_hash, load_file
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -67,7 +68,7 @@ def _config(settings: Settings) -> tuple[Config | None, list[str], list[str]]:
         return None, list(error.problems), []
     except OSError as error:
         return None, [f"{settings.config}: {(error.strerror or str(error)).lower()}"], []
-    return loaded.config, [], loaded.warnings
+    return loaded.config, [], [*loaded.warnings, *warnings(settings, loaded.config)]
 
 
 def _redis(settings: Settings, config: Config | None) -> tuple[RedisReport, list[PartSeen]]:

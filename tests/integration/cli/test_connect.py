@@ -210,7 +210,7 @@ def test_a_wrong_call_says_what_would_be_right(
         (["--apply", "--undo"], "one of them"),
         (["--apply", "--json"], "say --yes too"),
         (["--agent", "wpid_nobody"], "no such agent"),
-        (["--source", "nobody"], "set api_key of nobody"),
+        (["--source", "nobody"], "--source nobody: there is no such source; there are skyvern"),
     ):
         with pytest.raises(UsageError, match=words):
             connect(*arguments)

@@ -106,9 +106,11 @@ def test_a_refused_request_is_let_in_after_its_secret_was_added(
 
     nothing = receiver.command("quarantine", "verify")
     assert "0 let in, 2 stay in quarantine." in nothing.stdout
+    assert nothing.returncode == 1
 
     receiver.configure({"sources": {"skyvern": {"secrets": [SECRET, NEW]}}})
     done = receiver.command("quarantine", "verify", "--json")
+    assert done.returncode == 0
     assert sorted(each["verdict"] for each in json.loads(done.stdout)) == ["authentic", "bad_signature"]
     assert [each["source"] for each in listed(receiver)] == ["skyvern"]
 

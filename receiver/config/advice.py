@@ -1,0 +1,56 @@
+"""What is allowed in settings and config, and yet will not work: warnings in words, each with what to do. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+from receiver.config.models import Config
+from receiver.config.settings import LOCAL_KEY_FILE, Settings
+
+# Hosts that Skyvern calls no webhook of, whatever they resolve to (1.0.56, utils/url_validators.py).
+_REFUSED_HOSTS: Final = ("localhost", "metadata.google.internal", "kubernetes.default.svc")
+_REFUSED_SUFFIXES: Final = (".local", ".localhost", ".internal", ".cluster.local", ".svc")
+
+
+def warnings(settings: Settings, config: Config) -> list[str]:
+    """Return what will probably not work as the operator expects, for start-up and `runhook check`."""
+    found = [
+        config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url),
+        refused_url(settings.public_url),
+    ]
+    return [text for text in found if text]
+
+
+def local_key(settings: Settings) -> str:
+    """Return why Skyvern can't be asked for anything with the key that `runhook dev` made; "" when it can."""
+    if not settings.local_key or settings.skyvern_base_url:
+        return ""
+    return (
+        f"SKYVERN_API_KEY is not set, and the key in {settings.data / LOCAL_KEY_FILE} was made here and opens nothing "
+        "at Skyvern: no run can be submitted, polled or found. Set SKYVERN_API_KEY to a key of your account, or "
+        "SKYVERN_BASE_URL to a server that takes this one (`runhook simulate`)"
+    )
+
+
+def refused_url(public_url: str) -> str:
+    """Return why Skyvern refuses webhook URLs that begin with `public_url`; "" when it does not, or there is none."""
+    try:
+        host = (urlsplit(public_url).hostname or "").rstrip(".").lower()
+    except ValueError:
+        return ""
+    if not host or not (host in _REFUSED_HOSTS or host.endswith(_REFUSED_SUFFIXES) or _is_private(host)):
+        return ""
+    return (
+        f"PUBLIC_URL: Skyvern refuses a webhook_url on {host}, which is no public host, and so every submit with 400. "
+        "Set it to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your own takes "
+        f"it with {host} in its ALLOWED_HOSTS"
+    )
+
+
+def _is_private(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False

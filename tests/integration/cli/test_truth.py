@@ -1,0 +1,168 @@
+"""Commands that say what is so: sinks that are paused or shut, a Skyvern that can't be asked, parts that are away."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from receiver.cli import build_app
+from receiver.domain.breaker import Lane
+from receiver.errors import RunhookError
+from receiver.ledger import Ledger
+from receiver.ledger.deliveries import lanes
+from tests.support.ledger import new_event, record, with_tables
+
+Runhook = Callable[..., Result]
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    for name in ("RUNHOOK_CONFIG", "PUBLIC_URL", "SKYVERN_API_KEY", "SKYVERN_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    config: dict[str, Any] = {
+        "sources": {"skyvern": {"secrets": ["s"], "api_key": "k", "api_base": "http://127.0.0.1:1"}},
+        "sinks": {"ops": {"type": "http", "url": "http://127.0.0.1:1/"}},
+        "routes": [{"name": "all", "to": ["ops"]}],
+        "allowed_addresses": ["127.0.0.1"],
+    }
+    (tmp_path / "config" / "runhook.yaml").write_text(json.dumps(config))
+    it = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    yield it
+    it.close()
+
+
+@pytest.fixture
+def runhook(book: Ledger) -> Runhook:
+    def run(*arguments: str) -> Result:
+        found = CliRunner().invoke(build_app(arguments[0]), list(arguments))
+        if isinstance(found.exception, RunhookError):
+            raise found.exception
+        return found
+
+    return run
+
+
+def shut(book: Ledger, breaker: str = "open", lane: str = "ops", until: float = 45.0) -> None:
+    sink = lane.split(maxsplit=1)[0]
+    found = Lane(lane, sink, False, breaker, 5, time.time() + until, "the server answered 503")
+    book.write(lambda connection: lanes.put(connection, found, time.time()))
+
+
+def row_of(runhook: Runhook, sink: str) -> tuple[str, dict[str, Any]]:
+    """A sink's line in the list, and what --json says of it."""
+    (line,) = (line for line in runhook("sink", "list").stdout.splitlines() if line.startswith(sink))
+    (row,) = (row for row in json.loads(runhook("sink", "list", "--json").stdout) if row["name"] == sink)
+    return line, row
+
+
+def test_a_sink_shows_since_when_it_is_paused_and_when_it_is_probed(book: Ledger, runhook: Runhook) -> None:
+    runhook("sink", "pause", "ops")
+    shut(book)
+
+    line, row = row_of(runhook, "ops")
+
+    assert "paused for 0 s; breaker open, next probe in 4" in line
+    assert line.endswith("the server answered 503")
+    assert row["paused_at"] is not None
+    assert row["probe_at"] is not None
+
+
+def test_a_reason_is_no_news_once_the_breaker_is_closed(book: Ledger, runhook: Runhook) -> None:
+    shut(book, breaker="closed")
+
+    line, row = row_of(runhook, "ops")
+
+    assert "503" not in line
+    assert (row["reason"], row["probe_at"]) == ("", None)
+
+
+def test_resume_says_that_the_breaker_is_open_and_has_it_probed(book: Ledger, runhook: Runhook) -> None:
+    shut(book)
+    runhook("sink", "pause", "ops")
+
+    said = runhook("sink", "resume", "ops").stdout
+
+    assert said.startswith(
+        "ops goes on\nits breaker is still open (the server answered 503): one delivery is tried now"
+    )
+    (lane,) = book.read(lanes.every)
+    assert not lane.paused
+    assert lane.until <= time.time()
+    # And the next one says that there was nothing to resume
+    book.write(lambda connection: lanes.put(connection, Lane("ops", "ops"), time.time()))
+    assert runhook("sink", "resume", "ops").stdout == "ops was not paused\n"
+
+
+def test_resume_of_callers_webhooks_probes_each_origin_that_is_shut(book: Ledger, runhook: Runhook) -> None:
+    for number in range(3):
+        shut(book, lane=f"callback https://{number}.example")
+
+    said = runhook("sink", "resume", "callback").stdout
+
+    assert "the breakers of 3 origins are still open" in said
+    assert all(lane.until <= time.time() for lane in book.read(lanes.every))
+
+
+def test_a_skyvern_that_cannot_be_asked_is_no_proof_that_nothing_is_missing(runhook: Runhook) -> None:
+    found = runhook("reconcile", "--for", "0")
+
+    assert found.exit_code == 1
+    assert "No result is missing" not in found.stdout
+    assert "Whether a result is missing is not known." in found.stdout
+    assert "Skyvern's list of runs could not be read" in found.stdout
+    assert found.stderr.startswith("runhook: skyvern: ")
+
+
+@pytest.mark.parametrize("command", ["reconcile", "connect"])
+def test_a_source_that_is_not_there_is_named_with_those_that_are(runhook: Runhook, command: str) -> None:
+    with pytest.raises(RunhookError, match=r"--source skyven: there is no such source; did you mean skyvern?"):
+        runhook(command, "--source", "skyven")
+
+
+def test_with_the_key_of_dev_it_is_said_why_skyvern_cannot_be_asked(runhook: Runhook, tmp_path: Path) -> None:
+    path = tmp_path / "config" / "runhook.yaml"
+    source = {"secrets": ["${SKYVERN_API_KEY}"], "api_key": "${SKYVERN_API_KEY:-}"}
+    path.write_text(json.dumps({"sources": {"skyvern": source}}))
+    (tmp_path / "skyvern-api-key").write_text("local-1\n")
+
+    for arguments in (["reconcile"], ["connect"], ["keys", "create", "app"]):
+        with pytest.raises(RunhookError, match=r"was made here and opens nothing at Skyvern.*SKYVERN_BASE_URL"):
+            runhook(*arguments)
+
+
+def test_a_sample_that_a_sink_does_not_take_is_told_in_words(runhook: Runhook) -> None:
+    with pytest.raises(RunhookError, match=r"^ops: not available now: "):
+        runhook("sink", "test", "ops")
+
+
+def test_status_says_it_all_in_lines_for_people(book: Ledger, runhook: Runhook) -> None:
+    record(book, new_event("tsk_1", "ops"), new_event("tsk_2", "gone"))
+    shut(book)
+
+    found = runhook("status")
+
+    assert found.exit_code == 1
+    wrong = [line for line in found.stdout.splitlines() if line.startswith("WRONG: ")]
+    assert wrong[0].startswith("WRONG: Redis can't be used (redis://127.0.0.1:1/0): ")
+    assert sum(line.startswith("WRONG: no ") for line in wrong) == 5  # receiver, dispatch, ops, callback, clock
+    assert any(
+        line.startswith("WRONG: ops does not answer: the server answered 503; 1 deliveries wait") for line in wrong
+    )
+    assert any(line.startswith("WRONG: the sink gone is not in the config") for line in wrong)
+    tables = found.stdout.partition("\n\n")[2]
+    assert re.search(r"^ops +breaker open, next probe in 4\d s +1 queued ", tables, re.MULTILINE)
+    assert "not in the config" in tables

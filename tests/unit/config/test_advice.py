@@ -1,0 +1,68 @@
+"""What is allowed, and yet will not work: told at start-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.config.advice import local_key, refused_url, warnings
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://localhost:8000", "localhost"),
+        ("http://LOCALHOST.", "localhost"),
+        ("http://127.0.0.1:8000", "127.0.0.1"),
+        ("http://10.1.2.3", "10.1.2.3"),
+        ("http://[::1]:8000", "::1"),
+        ("https://receiver.internal", "receiver.internal"),
+        ("https://runhook.default.svc", "runhook.default.svc"),
+        ("https://runhook.default.svc.cluster.local/x", "runhook.default.svc.cluster.local"),
+        ("https://printer.local", "printer.local"),
+    ],
+)
+def test_a_public_url_that_skyvern_refuses_is_told(url: str, host: str) -> None:
+    assert f"Skyvern refuses a webhook_url on {host}, " in refused_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "https://hooks.example.com", "http://8.8.8.8:8000", "https://local.example.com", "https://[2606:4700::1]"],
+)
+def test_one_that_it_takes_is_not(url: str) -> None:
+    assert refused_url(url) == ""
+
+
+def settings(tmp_path: Path, **environ: str) -> Settings:
+    return Settings.from_env({"RUNHOOK_DATA": str(tmp_path), **environ})
+
+
+def test_the_key_that_dev_made_opens_nothing_at_skyvern(tmp_path: Path) -> None:
+    settings(tmp_path).with_local_key()
+
+    assert "was made here and opens nothing at Skyvern" in local_key(settings(tmp_path))
+    assert local_key(settings(tmp_path, SKYVERN_BASE_URL="http://127.0.0.1:8100")) == ""
+    assert local_key(settings(tmp_path, SKYVERN_API_KEY="real")) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "environ", "words"),
+    [
+        ({}, {}, []),
+        ({"api_key": "k"}, {}, ["PUBLIC_URL is not set"]),
+        ({"api_key": "k"}, {"PUBLIC_URL": "https://hooks.example.com"}, []),
+        ({"api_key": "k"}, {"PUBLIC_URL": "http://localhost:8000"}, ["PUBLIC_URL: Skyvern refuses"]),
+    ],
+)
+def test_all_of_it(tmp_path: Path, source: dict[str, Any], environ: dict[str, str], words: list[str]) -> None:
+    config = Config.model_validate({"sources": {"skyvern": {"secrets": ["s"], **source}}})
+
+    found = warnings(settings(tmp_path, **environ), config)
+
+    assert len(found) == len(words)
+    assert all(text.startswith(word) for text, word in zip(found, words, strict=True))
