@@ -198,7 +198,7 @@ class SpoolConfig(Model):
 class QuarantineConfig(Model):
     """The store of requests that failed the signature check."""
 
-    max_count: Whole = Field(1000, ge=0, description="Requests kept; the oldest goes first. 0 keeps none.")
+    max_count: Whole = Field(1000, ge=0, description="Requests kept; those that name no run go first. 0 keeps none.")
     max_bytes: Size = Field(64 << 20, ge=0, description="Bytes kept.")
 
 

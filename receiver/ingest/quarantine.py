@@ -1,19 +1,25 @@
-"""The quarantine: the latest requests that failed the signature check, to be replayed when the secret was wrong.
+"""The quarantine: requests that failed the signature check, to be replayed when the secret was wrong.
 
-Files in one directory, bounded in number and bytes: the oldest are dropped. Strangers write here: so the rate is
-bounded as well, the answer never waits for it, and what is over the limits is dropped and counted. Never in the ledger.
+Files in one directory, bounded in number and bytes. Strangers write here, so what a wrong secret put there must outlast
+their noise: a request without a signature of the right form is not kept, one whose body names no run has the smaller
+part of the room and gives way to runs, and each kind has a rate of its own. When runs are too many, the newer half of
+them gives way, the oldest first: the older half stays for some days. The answer never waits for any of it, and what is
+over the limits is dropped and counted. Never in the ledger.
 
-    quarantine/<event id>.req    a line of JSON about the request, then its body
+    quarantine/<event id>-<hash of the signature>.req            a line of JSON about the request, then its body
+    quarantine/<event id>-<hash of the signature>.other.req      the same, where the body names no run
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,16 +27,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from receiver.domain.event import Event, event_id
+from receiver.domain.run import scan_run_id
 from receiver.domain.signature import verify
 from receiver.ingest.spool import free_bytes
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
-# Requests a second that are kept, after a burst of ten times as many.
+# Requests a second of one kind that are kept, after a burst of ten times as many.
 RATE: Final = 20.0
 # Bytes a second that are kept, after a burst of ten times as many (or one body of the largest size).
 BYTES_RATE: Final = 4 << 20
-_WAITING: Final = 64  # requests that wait to be written
+_WAITING: Final = 64  # requests of one kind that wait to be written
+# The part of the room that requests without a run have at most: one in so many.
+OTHERS_PART: Final = 4
+# Seconds for which the older half of the runs gives way to nothing.
+STAYS_FOR: Final = 3 * 86400.0
+_BEGINNING: Final = 4096  # bytes in which a run's id is looked for
+_SIGNATURE: Final = re.compile(r"[0-9a-fA-F]{64}")
+_OTHER: Final = ".other.req"
 _RELOAD_EVERY: Final = 10.0  # seconds after which the directory is read again, for other processes' files
 
 log = logging.getLogger("runhook.ingest")
@@ -38,7 +52,11 @@ log = logging.getLogger("runhook.ingest")
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRequest:
-    """One request in quarantine. `id`: what its event id would be. `size`: bytes of the body. `at`: epoch seconds."""
+    """One request in quarantine. `id`: what its event id would be. `size`: bytes of the body. `at`: epoch seconds.
+
+    `is_run`: whether its body names a run. `file`: its name in the directory: of body and signature, so that the same
+    body with another signature takes nothing's place.
+    """
 
     id: str
     source: str
@@ -46,11 +64,16 @@ class QuarantinedRequest:
     submission_id: str
     at: float
     size: int
+    is_run: bool
+    file: str
 
     @classmethod
     def of(cls, source: str, signature: str, body: bytes, submission_id: str, at: float) -> QuarantinedRequest:
         """Return the request with `body`. A signature is cut to the length of a true one."""
-        return cls(event_id(source, body), source, signature[:64], submission_id, at, len(body))
+        name, is_run = event_id(source, body), names_run(body)
+        digest = hashlib.sha256(signature.encode(errors="replace")).hexdigest()[:16]
+        file = f"{name}-{digest}" + (".req" if is_run else _OTHER)
+        return cls(name, source, signature[:64], submission_id, at, len(body), is_run, file)
 
     def verdict(self, body: bytes, secrets: Sequence[str] | None) -> str:
         """Check with the present `secrets`: "authentic", "bad_signature", or "unknown_source" for None."""
@@ -61,6 +84,15 @@ class QuarantinedRequest:
     def event(self, body: bytes) -> Event:
         """Return the request's event, once it has been found authentic."""
         return Event(self.id, self.source, body, self.at, "webhook", self.submission_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is known of a file: bytes, when it was written (epoch seconds), and whether its body names a run."""
+
+    size: int
+    at: float
+    is_run: bool
 
 
 class Quarantine:
@@ -74,40 +106,37 @@ class Quarantine:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
-        self._sizes: dict[str, int] = {}  # by file name, the oldest first
+        self._kept: dict[str, Kept] = {}  # by file name, the oldest first
         self._loaded_at = float("-inf")
 
     def add(self, refused: QuarantinedRequest, body: bytes) -> int:
-        """Keep a request, and drop the oldest ones if need be. Returns how many were dropped. Raises OSError."""
+        """Keep a request, and drop others if need be. Returns how many were dropped, itself too. Raises OSError."""
         about = {"source": refused.source, "signature": refused.signature, "at": refused.at}
         line = json.dumps({**about, "sub": refused.submission_id, "size": refused.size}).encode() + b"\n"
-        size = len(line) + len(body)
+        new = Kept(len(line) + len(body), time.time(), refused.is_run)
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._load()
-        if not self._max_count or size > self._max_bytes or free_bytes(self._directory) - size < self._reserve_bytes:
+        if refused.file in self._kept and (self._directory / refused.file).exists():
+            return 0  # the sender has tried again
+        dropped = giving_way(self._kept, new, self._max_count, self._max_bytes)
+        if dropped is None or free_bytes(self._directory) - new.size < self._reserve_bytes:
             return 1
-        name = f"{refused.id}.req"
-        self._sizes.pop(name, None)
-        dropped = self._make_room(size)
-        fresh = self._directory / f"{refused.id}.{os.getpid()}.new"
+        for name in dropped:
+            self._drop(name)
+        fresh = self._directory / f"{refused.file}.{os.getpid()}.new"
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(line)
             file.write(body)
             file.flush()
             os.fdatasync(handle)
-        fresh.replace(self._directory / name)
-        self._sizes[name] = size
-        return dropped
+        fresh.replace(self._directory / refused.file)
+        self._kept[refused.file] = new
+        return len(dropped)
 
-    def _make_room(self, size: int) -> int:
-        dropped, total = 0, sum(self._sizes.values())
-        while self._sizes and (len(self._sizes) >= self._max_count or total + size > self._max_bytes):
-            name = next(iter(self._sizes))
-            total -= self._sizes.pop(name)
-            (self._directory / name).unlink(missing_ok=True)
-            dropped += 1
-        return dropped
+    def _drop(self, name: str) -> None:
+        self._kept.pop(name, None)
+        (self._directory / name).unlink(missing_ok=True)
 
     def _load(self) -> None:
         """Read the directory, which other processes change as well."""
@@ -121,14 +150,15 @@ class Quarantine:
                 with suppress(FileNotFoundError):
                     stat = entry.stat()
                     if entry.name.endswith(".req"):
-                        found.append((stat.st_mtime_ns, entry.name, stat.st_size))
+                        kept = Kept(stat.st_size, stat.st_mtime, not entry.name.endswith(_OTHER))
+                        found.append((stat.st_mtime_ns, entry.name, kept))
                     elif entry.name.endswith(".new") and time.time() - stat.st_mtime > 60:
                         (self._directory / entry.name).unlink()  # its writer was killed
-        self._sizes = {name: size for _, name, size in sorted(found)}
+        self._kept = {name: kept for _, name, kept in sorted(found, key=lambda each: each[:2])}
 
     def usage(self) -> tuple[int, int]:
         """Return (requests, bytes) kept, when the directory was last read."""
-        return len(self._sizes), sum(self._sizes.values())
+        return len(self._kept), sum(kept.size for kept in self._kept.values())
 
     def list(self) -> list[QuarantinedRequest]:
         """Return the kept requests, the oldest first. Other files are skipped; without a directory there are none."""
@@ -136,24 +166,22 @@ class Quarantine:
         for path in self._directory.glob("evt_*.req"):
             with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
                 about = json.loads(file.readline(4096))
-                found.append(
-                    QuarantinedRequest(
-                        path.stem, about["source"], about["signature"], about["sub"], about["at"], int(about["size"])
-                    )
-                )
+                texts = about["source"], about["signature"], about["sub"]
+                name = path.name.partition(".")[0].partition("-")[0]
+                is_run = not path.name.endswith(_OTHER)
+                found.append(QuarantinedRequest(name, *texts, about["at"], int(about["size"]), is_run, path.name))
         return sorted(found, key=lambda refused: refused.at)
 
     def body(self, refused: QuarantinedRequest) -> bytes:
         """Return the body of a kept request. Raises FileNotFoundError when it was dropped meanwhile."""
-        with (self._directory / f"{refused.id}.req").open("rb") as file:
+        with (self._directory / refused.file).open("rb") as file:
             file.readline()
             return file.read()
 
     def remove(self, refused: Iterable[QuarantinedRequest]) -> None:
         """Drop requests. Raises OSError."""
         for each in refused:
-            self._sizes.pop(f"{each.id}.req", None)
-            (self._directory / f"{each.id}.req").unlink(missing_ok=True)
+            self._drop(each.file)
 
 
 class QuarantineWriter:
@@ -162,22 +190,22 @@ class QuarantineWriter:
     def __init__(self, store: Quarantine, metrics: ReceiverMetrics, largest: int) -> None:
         self._store = store
         self._metrics = metrics
-        self._requests = TokenBucket(RATE, RATE * 10)
-        self._bytes = TokenBucket(BYTES_RATE, max(BYTES_RATE * 10, largest))
+        self._allowances = {is_run: _Allowance(largest) for is_run in (True, False)}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="quarantine")
-        self._waiting: set[asyncio.Future[Any]] = set()
 
     def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
-        """Keep a request that failed the check, if the rate allows it."""
-        now = time.monotonic()
-        allowed = len(self._waiting) < _WAITING and self._requests.take(1, now) and self._bytes.take(len(body), now)
-        if not allowed:
+        """Keep a request that failed the check, if the rate allows it; nothing without a signature of the right form,
+        which no secret could ever fit."""
+        if not _SIGNATURE.fullmatch(signature):
+            return
+        allowance = self._allowances[names_run(body)]
+        if not allowance.take(len(body), time.monotonic()):
             self._metrics.quarantine_dropped += 1
             return
         loop = asyncio.get_running_loop()
         task = loop.run_in_executor(self._disk, self._keep, source, signature, body, submission_id, at)
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        allowance.waiting.add(task)
+        task.add_done_callback(allowance.waiting.discard)
 
     def _keep(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
         try:
@@ -190,6 +218,62 @@ class QuarantineWriter:
 
     async def close(self) -> None:
         """Write what was offered, and close."""
-        if self._waiting:
-            await asyncio.wait(self._waiting)
+        waiting = [task for allowance in self._allowances.values() for task in allowance.waiting]
+        if waiting:
+            await asyncio.wait(waiting)
         self._disk.shutdown()
+
+
+class _Allowance:
+    """How many requests of one kind, and how many of their bytes, may be written. `waiting`: those that are to be."""
+
+    def __init__(self, largest: int) -> None:
+        self._requests = TokenBucket(RATE, RATE * 10)
+        self._bytes = TokenBucket(BYTES_RATE, max(BYTES_RATE * 10, largest))
+        self.waiting: set[asyncio.Future[Any]] = set()
+
+    def take(self, size: int, now: float) -> bool:
+        """Take one request of `size` bytes at `now` (monotonic seconds). False when there is no allowance left."""
+        return len(self.waiting) < _WAITING and self._requests.take(1, now) and self._bytes.take(size, now)
+
+
+def names_run(body: bytes) -> bool:
+    """Whether a run's id stands where Skyvern writes it. A body of any size takes the same time."""
+    return bool(scan_run_id(body[:_BEGINNING]))
+
+
+def giving_way(kept: Mapping[str, Kept], new: Kept, max_count: int, max_bytes: int) -> list[str] | None:
+    """Return the files that give way to `new`, by name; None when it must not be kept. `kept`: the oldest first."""
+    left = dict(kept)
+    dropped: list[str] = []
+    candidates = [name for name, each in kept.items() if not each.is_run]
+    candidates += _loose_runs(kept, new.at, max_count, max_bytes) if new.is_run else []
+
+    def fits() -> bool:
+        others = [each for each in left.values() if not each.is_run]
+        part = new.is_run or _fit([*others, new], max_count // OTHERS_PART, max_bytes // OTHERS_PART)
+        return part and _fit([*left.values(), new], max_count, max_bytes)
+
+    for name in candidates:
+        if fits():
+            break
+        dropped.append(name)
+        del left[name]
+    return dropped if fits() else None
+
+
+def _loose_runs(kept: Mapping[str, Kept], now: float, max_count: int, max_bytes: int) -> list[str]:
+    """Return the runs that may give way, the oldest first: all but those in the older half of the room, which stay for
+    some days."""
+    loose: list[str] = []
+    count = size = 0
+    for name, each in kept.items():
+        if each.is_run:
+            count, size = count + 1, size + each.size
+            if count > max_count // 2 or size > max_bytes // 2 or now - each.at > STAYS_FOR:
+                loose.append(name)
+    return loose
+
+
+def _fit(kept: Sequence[Kept], max_count: int, max_bytes: int) -> bool:
+    return len(kept) <= max_count and sum(each.size for each in kept) <= max_bytes

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 import redis
 
 from receiver.domain.event import event_id
-from receiver.domain.signature import sign
+from receiver.domain.signature import HEADER, sign
 from receiver.inbox import InboxReader
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from tests.servers.receiver import SECRET, ReceiverProcess, body
@@ -47,7 +48,7 @@ def test_a_request_is_kept_whole(tmp_path: Path) -> None:
 def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
     store = Quarantine(tmp_path, 3, 1 << 20)
     assert [store.add(*refused(number)) for number in range(5)] == [0, 0, 0, 1, 1]
-    assert [request.at for request in store.list()] == [1002.0, 1003.0, 1004.0]
+    assert [request.at for request in store.list()] == [1000.0, 1003.0, 1004.0]  # of the newer half
     assert store.usage()[0] == 3
 
 
@@ -55,9 +56,9 @@ def test_the_oldest_go_when_they_are_too_large_and_what_is_larger_than_all_room_
     store = Quarantine(tmp_path, 100, 10_000)
     for number in range(4):
         store.add(*refused(number, 4000))
-    assert [request.at for request in store.list()] == [1002.0, 1003.0]
+    assert [request.at for request in store.list()] == [1000.0, 1003.0]
     assert store.add(*refused(9, 20_000)) == 1
-    assert [request.at for request in store.list()] == [1002.0, 1003.0]
+    assert [request.at for request in store.list()] == [1000.0, 1003.0]
 
 
 def test_the_bounds_hold_over_restarts(tmp_path: Path) -> None:
@@ -71,6 +72,30 @@ def test_the_same_request_again_takes_no_more_room(tmp_path: Path) -> None:
     for _ in range(3):
         store.add(*refused(1))
     assert len(store.list()) == 1
+
+
+def test_the_same_body_with_another_signature_takes_nothings_place(tmp_path: Path) -> None:
+    store = Quarantine(tmp_path, 10, 1 << 20)
+    request, content = refused(1)
+    store.add(request, content)
+    store.add(QuarantinedRequest.of("skyvern", sign(content, "a stranger's"), content, "", 1002.0), content)
+
+    verdicts = [each.verdict(store.body(each), [NEW]) for each in store.list()]
+
+    assert verdicts == ["authentic", "bad_signature"]
+
+
+def test_what_an_earlier_release_kept_is_still_there(tmp_path: Path) -> None:
+    request, content = refused(1)
+    about = {"source": "skyvern", "signature": request.signature, "at": 7.0, "sub": "", "size": len(content)}
+    (tmp_path / f"{request.id}.req").write_bytes(json.dumps(about).encode() + b"\n" + content)
+    store = Quarantine(tmp_path, 10, 1 << 20)
+
+    (found,) = store.list()
+
+    assert (found.id, found.verdict(store.body(found), [NEW])) == (request.id, "authentic")
+    store.remove([found])
+    assert store.list() == []
 
 
 def test_none_are_kept_when_none_may_be(tmp_path: Path) -> None:
@@ -141,15 +166,34 @@ def test_the_key_that_runs_are_submitted_with_counts_as_a_secret(
     assert receiver.post(body(3), SECRET).status_code == 202
 
 
-def test_a_flood_of_refused_requests_is_answered_and_bounded(
+def test_no_flood_of_noise_empties_the_quarantine_of_what_a_wrong_secret_put_there(
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str
 ) -> None:
-    receiver = receiver_factory(redis_url, quarantine={"max_count": 20, "max_bytes": "1MiB"})
-    for number in range(300):
-        assert receiver.post(body(number), "a stranger's").status_code == 401
-    receiver.acked(body(1000))
+    receiver = receiver_factory(redis_url, quarantine={"max_count": 40, "max_bytes": "1MiB"})
+    with httpx2.Client(base_url=receiver.url) as client:
+
+        def post(content: bytes, signature: str | None) -> None:
+            headers = {} if signature is None else {HEADER: signature}
+            assert client.post("/webhooks/skyvern", content=content, headers=headers).status_code == 401
+
+        for number in range(10):
+            post(body(number), sign(body(number), NEW))
+        eventually(lambda: len(listed(receiver)) == 10)
+
+        for number in range(60):
+            post(body(number), None)
+            post(body(number), "f00d")
+            post(body(number % 10), "0" * 64)  # the same bodies
+            post(b"noise %d" % number, sign(b"noise", str(number)))  # no run
+            post(body(1000 + number), sign(b"noise", str(number)))  # a run, as far as anybody can tell
+    receiver.acked(body(2000))
     assert receiver.stop() == 0
-    assert len(listed(receiver)) == 20
+    kept = listed(receiver)
+    assert len(kept) == 40
+    assert not [each for each in kept if each["signature"] in ("", "f00d")]
+
+    receiver.configure({"sources": {"skyvern": {"secrets": [SECRET, NEW]}}})
+    assert "10 let in, 30 stay in quarantine." in receiver.command("quarantine", "verify").stdout
 
 
 def test_nothing_is_let_in_and_nothing_lost_while_redis_is_away(
