@@ -9,7 +9,7 @@ from receiver.config.advice import local_key, warnings
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
-from receiver.runtime.process import freeze_imports
+from receiver.runtime.process import freeze_imports, raise_file_limit
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, display_host, listen, make_server
 
@@ -27,6 +27,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     from receiver.submit.api import submit
     from receiver.web import http_protocol
     from receiver.web.app import check_at_start, create_app
+    from receiver.web.connections import Connections, bounds_for
     from receiver.web.health import health
     from receiver.web.metrics import metrics
     from receiver.web.parts import presence
@@ -34,13 +35,16 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     listener = listen(host, port)
     promise = check_at_start(settings, config)
     app = create_app(settings, config, [health, presence, metrics, submit])
-    server = make_server(
-        app, uvicorn.Config(app, **http_protocol.options(timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
-    )
+    bounds = bounds_for(raise_file_limit())
+    connections = Connections(bounds)
+    app.metrics.connections, app.metrics.connections_ended = connections.gauges, lambda: connections.ended
+    options = http_protocol.options(connections, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG)
+    server = make_server(app, uvicorn.Config(app, **options))
     lines = [
         f"listening on http://{display_host(host)}:{listener.getsockname()[1]}",
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
         *(f"{name} = {value}" for name, value in settings.summary().items()),
+        f"connections: {bounds.total} at the most",
         promise,
     ]
     doubtful = [*warnings(settings, config), *filter(None, [local_key(settings)])]

@@ -7,7 +7,7 @@ fixed words (outcomes and stores), so that no request can create new ones.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -73,6 +73,8 @@ class ReceiverMetrics(Collector):
         self.quarantine_bytes = 0
         self.quarantine_dropped = 0
         self.held: Callable[[], int] = lambda: 0
+        self.connections: Callable[[], Mapping[str, int]] = dict
+        self.connections_ended: Callable[[], Mapping[str, int]] = dict
 
     def commit(self, store: str, events: int, seconds: float) -> None:
         """Count a commit of `events` events to `store` that took `seconds`."""
@@ -113,6 +115,20 @@ class ReceiverMetrics(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, float(value))
+        connections = GaugeMetricFamily(
+            "runhook_connections",
+            "HTTP connections: open, and those of them whose request's head or body is not whole.",
+            labels=["state"],
+        )
+        for state, count in self.connections().items():
+            connections.add_metric([state], count)
+        yield connections
+        yield _counter(
+            "runhook_connections_ended",
+            "Connections that were closed because their request came too slowly, or there were too many.",
+            "reason",
+            self.connections_ended(),
+        )
         yield CounterMetricFamily(
             "runhook_quarantine_dropped",
             "Requests that were not put into quarantine, or pushed out of it.",
@@ -120,7 +136,7 @@ class ReceiverMetrics(Collector):
         )
 
 
-def _counter(name: str, text: str, label: str, values: dict[str, int]) -> CounterMetricFamily:
+def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
     family = CounterMetricFamily(name, text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)

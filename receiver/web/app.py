@@ -36,6 +36,7 @@ class Application(Starlette):
     """Starlette, except that webhooks bypass its routing and middleware."""
 
     ingest: Ingest
+    metrics: ReceiverMetrics
     parts: Sequence[WebPart] = ()
 
     def stop(self) -> None:
@@ -118,6 +119,7 @@ def create_app(
         exception_handlers={HTTPException: _http_error, RequestError: _request_error, Exception: _bug},
     )
     app.parts = built
+    app.metrics = metrics
     hints = PollHintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}

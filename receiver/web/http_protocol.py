@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with its refusals in our JSON shape and limits on a request's head."""
+"""uvicorn's HTTP protocol, with its refusals in our JSON shape and limits on requests that have not come in whole."""
 
 from __future__ import annotations
 
@@ -9,62 +9,63 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import BadRequest, TooLarge
+from receiver.web.connections import Connections, Unfinished, bounds_for, network_of
 
 # Bytes of a request line and headers; llhttp itself has no limit.
 MAX_HEAD: Final = 64 << 10
+# Seconds between two looks at what has not come in whole.
+SWEEP_EVERY: Final = 0.5
+# The part of the ASGI scope that aborts the connection, for an answer that must not go on.
+ABORT: Final = "runhook.abort"
+_RETRY_AFTER: Final = "retry-after: 2\r\n"
 
-# Seconds that a request's head may take, and a new connection may be silent. uvicorn itself has no limit.
-HEAD_SECONDS: Final = 10.0
 
-
-class Protocol(HttpToolsProtocol):
+class HTTPProtocol(HttpToolsProtocol):
     """One connection. Its methods are uvicorn's callbacks, with the limits applied."""
 
     _head_bytes = 0
-    _head_started = 0.0  # time.monotonic(); 0.0 while no head is being received
-    _timer: asyncio.TimerHandle | None = None  # one for a connection's life: a timer for each request costs more
+    _in_head = True  # a new connection is silent at first
+    _in_body = False
+
+    def __init__(self, *arguments: Any, connections: Connections, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._all = connections
+        self._extensions = {ABORT: self._abort}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time limit of the first head."""
+        """Count the connection, and start the time limit of the first head."""
         super().connection_made(transport)
-        self._head_started = time.monotonic()
-        self._check_later(HEAD_SECONDS)
+        self._request = Unfinished(self, network_of(self.client[0]) if self.client else "")
+        if not self._all.opened(self._request, time.monotonic()):
+            self.refuse("503 Service Unavailable", "unavailable", "too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Forget the connection."""
+        self._all.finished(self._request)
         super().connection_lost(exc)
 
-    def _check_later(self, seconds: float) -> None:
-        self._timer = self.loop.call_later(seconds, self._check_head)
-
-    def _check_head(self) -> None:
-        """Refuse a head that takes too long, unless an answer is under way: that comes first."""
-        answering = self.cycle is not None and not self.cycle.response_complete
-        left = self._head_started + HEAD_SECONDS - time.monotonic() if self._head_started else HEAD_SECONDS
-        if left <= 0 and not answering:
-            self._refuse("408 Request Timeout", "timed_out", "the head of the request did not come in time")
-        else:
-            self._check_later(max(left, HEAD_SECONDS / 10))
-
     def on_message_begin(self) -> None:
-        """Start the time limit of a head."""
-        self._head_started = time.monotonic()
+        """Begin a head."""
+        self._in_head = True
         super().on_message_begin()
+        self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`, or answer 431 when the head is over MAX_HEAD."""
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD + len(data):
-            self._refuse("431 Request Header Fields Too Large", TooLarge.code, "the head of the request is too large")
+            self.refuse("431 Request Header Fields Too Large", TooLarge.code, "the head of the request is too large")
             return
         super().data_received(data)
+        if self._in_head or self._in_body:
+            self._all.progressed(self._request, len(data), self._in_body, time.monotonic())
+        elif self._request.listed:
+            self._all.finished(self._request)
 
     def on_headers_complete(self) -> None:
-        """End both limits: the head is here."""
+        """End the head: its limits, too."""
         self._head_bytes = 0
-        self._head_started = 0.0
+        self._in_head, self._in_body = False, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -72,22 +73,89 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        """End the body."""
+        self._in_body = False
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
         """Answer 400 in our JSON shape: what came is no HTTP."""
-        self._refuse("400 Bad Request", BadRequest.code, msg)
+        self.refuse("400 Bad Request", BadRequest.code, msg)
 
-    def _refuse(self, status: str, code: str, message: str) -> None:
-        body = b'{"error":{"code":"%b","message":"%b"}}' % (code.encode(), message.encode())
-        head = f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head.encode(), len(body), body))
+    # What the limits need to know of a connection.
+
+    def reading(self) -> bool:
+        """Return whether we read what comes: while the application is slow, we do not."""
+        return not self.flow.read_paused
+
+    def answering(self) -> bool:
+        """Return whether an answer is under way."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def answered(self) -> bool:
+        """Return whether the newest request is answered, though not all of it has come."""
+        return self.cycle is not None and self.cycle.response_complete
+
+    def idle_since(self) -> float | None:
+        """Return when the connection will be closed for idling; None while it is not idle."""
+        timer = self.timeout_keep_alive_task
+        return timer.when() if timer is not None and not self._in_head else None
+
+    def refuse(self, status: str, code: str, message: str) -> None:
+        """Answer with an error, unless an answer has begun, and close the connection."""
+        cycle = self.cycle
+        # What is answered already may be of the request before; that of a pipelined one would come too early.
+        if cycle is None or cycle.response_complete or not (cycle.response_started or self._in_head):
+            body = b'{"error":{"code":"%b","message":"%b"}}' % (code.encode(), message.encode())
+            head = f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            head += _RETRY_AFTER if status.startswith("503") else ""
+            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head.encode(), len(body), body))
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, once what was written is sent."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # or the application would write as well
+            self.cycle.message_event.set()
         self.transport.close()
 
+    def _abort(self) -> None:
+        """Break the connection off: its sender must not take the answer for whole."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self.transport.abort()
 
-def options(**others: Any) -> dict[str, Any]:
+
+class _Sweeping:
+    """Makes the connections of one server, and ends what makes no progress while there are any."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, **named: Any) -> HTTPProtocol:
+        protocol = HTTPProtocol(connections=self._connections, **named)
+        if self._timer is None:
+            self._connections.everyone = lambda: tuple(protocol.connections)  # type: ignore[arg-type]
+            self._connections.count = lambda: len(protocol.connections)
+            self._sweep_later(protocol.loop)
+        return protocol
+
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(SWEEP_EVERY, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._connections.sweep(time.monotonic())
+        self._sweep_later(loop)
+
+
+def options(connections: Connections | None = None, **others: Any) -> dict[str, Any]:
     """Return the options of uvicorn.Config: this protocol and uvloop, `others` beside or over them.
 
-    No headers say which server this is, and no log lines that a stranger can make at will (one a request) are written.
+    `connections`: the limits, and what is counted. No headers say which server this is, and no log lines that a
+    stranger can make at will (one a request) are written.
     """
+    protocols = _Sweeping(Connections(bounds_for(1024)) if connections is None else connections)
     fixed: dict[str, Any] = {"log_level": "error"}
-    fixed |= {"http": Protocol, "loop": "uvloop", "ws": "none", "lifespan": "on", "access_log": False}
-    return {**fixed, "server_header": False, "date_header": False, "log_config": None, "interface": "asgi3", **others}
+    fixed |= {"http": protocols, "loop": "uvloop", "ws": "none", "lifespan": "on", "access_log": False}
+    return {**fixed, "server_header": False, "log_config": None, "interface": "asgi3", **others}

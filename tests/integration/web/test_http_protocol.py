@@ -1,4 +1,4 @@
-"""How long a request's head may take, on a real uvicorn with our protocol."""
+"""How long a request may take to come in, and how many may be unfinished, on a real uvicorn with our protocol."""
 
 from __future__ import annotations
 
@@ -10,24 +10,42 @@ from typing import Any
 import pytest
 import uvicorn
 
-from receiver.web import http_protocol
+from receiver.web import connections, http_protocol
+from receiver.web.connections import Bounds, Connections
 
 BOUND = 0.4
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\ncontent-length: %d\r\n\r\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
         if scope["path"] == "/slow":
             await asyncio.sleep(BOUND * 3)
+        if scope["path"] == "/refused":
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        if scope["path"] == "/paused":
+            await receive()
+            await asyncio.sleep(BOUND * 4)
+        while scope["method"] == "POST":
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            if not message.get("more_body"):
+                break
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", BOUND)
-    server = uvicorn.Server(uvicorn.Config(app, **http_protocol.options(lifespan="off", timeout_keep_alive=60)))
+    for name in ("STALL", "HEAD_SECONDS", "BODY_SECONDS", "LINGER"):
+        monkeypatch.setattr(connections, name, BOUND)
+    monkeypatch.setattr(http_protocol, "SWEEP_EVERY", 0.02)
+    options = http_protocol.options(Connections(Bounds(100, 50, 20)), lifespan="off", timeout_keep_alive=60)
+    server = uvicorn.Server(uvicorn.Config(app, **options))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         serving = asyncio.create_task(server.serve([listener]))
@@ -39,17 +57,31 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
 
 
 async def answers(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """All that comes back until the server closes the connection."""
+    """All that comes back until the server closes the connection. No piece is sent once it has refused something."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    got = b""
+
+    async def read() -> None:
+        nonlocal got
+        while piece := await reader.read(65536):
+            got += piece
+
     try:
+        reading = asyncio.create_task(read())
         for piece in pieces:
+            if b"HTTP/1.1 4" in got:
+                break
             writer.write(piece)
-            await writer.drain()
             await asyncio.sleep(pause)
         async with asyncio.timeout(120):
-            return await reader.read()
+            await reading
+        return got
     finally:
         writer.close()
+
+
+def statuses(got: bytes) -> list[bytes]:
+    return [line.split()[1] for line in got.split(b"\r\n") if line.startswith(b"HTTP/")]
 
 
 async def test_a_head_that_takes_too_long_is_refused(port: int) -> None:
@@ -70,4 +102,40 @@ async def test_the_second_head_of_a_connection_has_the_same_bound_as_the_first(p
 
 async def test_an_answer_that_takes_long_comes_before_the_refusal_of_the_next_head(port: int) -> None:
     got = await answers(port, REQUEST.replace(b"/ ", b"/slow "), b"GET / HTTP/1.1\r\n", pause=0.05)
-    assert [line.split()[1] for line in got.split(b"\r\n") if line.startswith(b"HTTP/")] == [b"204", b"408"]
+    assert statuses(got) == [b"204", b"408"]
+
+
+@pytest.mark.parametrize("pieces", [[], [b"x"] * 20], ids=["silent", "trickling"])
+async def test_a_body_that_stops_or_trickles_is_refused(port: int, pieces: list[bytes]) -> None:
+    got = await answers(port, POST % 100, b"x", *pieces, pause=BOUND / 10)
+    assert statuses(got) == [b"408"]
+    assert b"the body of the request came too slowly" in got
+
+
+async def test_a_body_is_not_late_while_it_is_the_application_that_does_not_read(port: int) -> None:
+    body = bytes(300_000)
+    head = (POST % len(body)).replace(b"/ ", b"/paused ").replace(b"Host: x", b"Host: x\r\nconnection: close")
+    assert statuses(await answers(port, head + body)) == [b"204"]
+
+
+async def test_the_rest_of_a_refused_body_is_not_read_for_ever(port: int) -> None:
+    got = await answers(port, (POST % 10_000).replace(b"/ ", b"/refused "), b"x")
+    assert statuses(got) == [b"413"]
+
+
+async def test_of_too_many_silent_connections_the_oldest_ends_and_who_comes_is_answered(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STALL", "HEAD_SECONDS"):
+        monkeypatch.setattr(connections, name, 300.0)
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+    try:
+        got = await answers(port, REQUEST.replace(b"Host: x", b"Host: x\r\nconnection: close"))
+        async with asyncio.timeout(60):
+            first = await silent[0][0].read()
+    finally:
+        for _, writer in silent:
+            writer.close()
+    assert statuses(got) == [b"204"]
+    assert statuses(first) == [b"503"]
+    assert b"\r\nretry-after: 2\r\n" in first

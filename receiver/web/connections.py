@@ -1,0 +1,221 @@
+"""Which connections stay: limits on requests that have not come in whole, in time and in number.
+
+A request that makes no progress ends. Where there are too many that are not whole, in all or from one address, the
+oldest of those that have sent no whole head yet ends first, then the slowest body: who comes now may hold a webhook
+with a right signature. Knows no HTTP and reads no clock; http_protocol.py does both.
+"""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+# Seconds without a byte, after which what is not whole ends; so long may a new connection be silent, too.
+STALL: Final = 5.0
+# Seconds that a head may take in all.
+HEAD_SECONDS: Final = 10.0
+# Seconds of a body that are free; from then on LEAST_RATE bytes a second must have come, over its whole time.
+BODY_SECONDS: Final = 10.0
+LEAST_RATE: Final = 64 << 10
+# Seconds for which the rest of a body that is refused already is still read, so that its sender sees the answer.
+LINGER: Final = 2.0
+# Idle connections that are closed at a time, for finding them costs a look at all.
+_IDLE_BATCH: Final = 64
+
+_SLOW_HEAD: Final = "the head of the request did not come in time"
+_SLOW_BODY: Final = "the body of the request came too slowly"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many connections there may be, and how many requests that are not whole: in all, and from one address."""
+
+    total: int
+    unfinished: int
+    by_address: int
+
+
+def bounds_for(files: int) -> Bounds:
+    """Return the bounds for a process that may open `files` files. A quarter of them, up to 1,024, is left for Redis,
+    the ledger, the spool and Skyvern."""
+    total = max(16, min(files - min(1024, files // 4), 16_384))
+    unfinished = max(8, min(total // 2, 4096))
+    return Bounds(total, unfinished, max(4, unfinished // 2))
+
+
+class Peer(Protocol):
+    """What is needed of a connection."""
+
+    def reading(self) -> bool:
+        """Whether we read what it sends: else its silence is ours."""
+
+    def answering(self) -> bool:
+        """Whether an answer to it is under way."""
+
+    def answered(self) -> bool:
+        """Whether the request that is coming in has been answered already."""
+
+    def idle_since(self) -> float | None:
+        """When it became idle, in seconds of any clock; None while it is not."""
+
+    def refuse(self, status: str, code: str, message: str) -> None:
+        """Answer so, unless an answer has begun, and close the connection."""
+
+    def close(self) -> None:
+        """Close the connection without an answer."""
+
+
+class Unfinished:
+    """What has come of a connection's newest request. `began`, `progress_at`: by the clock of the caller."""
+
+    __slots__ = ("address", "answered_at", "began", "in_body", "listed", "peer", "progress_at", "received")
+
+    def __init__(self, peer: Peer, address: str) -> None:
+        self.peer = peer
+        self.address = address
+        self.listed = False  # whether it is not whole
+        self.in_body = False
+        self.began = self.progress_at = 0.0
+        self.received = 0
+        self.answered_at: float | None = None
+
+    def rate(self, now: float) -> float:
+        """Return bytes a second so far."""
+        return self.received / max(now - self.began, 0.001)
+
+
+class _Group:
+    """Those of one address, or all: the oldest first."""
+
+    def __init__(self) -> None:
+        self.heads: dict[Unfinished, None] = {}
+        self.bodies: dict[Unfinished, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.heads) + len(self.bodies)
+
+    def worst(self, now: float, but: Unfinished) -> Unfinished | None:
+        """Return the one to end first, other than `but`."""
+        for each in self.heads:
+            if each is not but:
+                return each
+        return min((each for each in self.bodies if each is not but), key=lambda each: each.rate(now), default=None)
+
+
+class Connections:
+    """All connections of a server. `everyone`: those that are open, set by who opens them."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._all = _Group()
+        self._by_address: dict[str, _Group] = {}
+        self._swept_at = 0.0
+        self.everyone: Callable[[], Iterable[Peer]] = tuple
+        self.count: Callable[[], int] = lambda: 0
+        # How many were ended, by why.
+        self.ended = {"slow": 0, "too_many": 0}
+
+    def gauges(self) -> dict[str, int]:
+        """Return how many connections are open, and how many of them have not sent a whole head, or a whole body."""
+        return {"open": self.count(), "head": len(self._all.heads), "body": len(self._all.bodies)}
+
+    def opened(self, request: Unfinished, now: float) -> bool:
+        """List a new connection, and end others where there are too many. False: there is no room for it at all."""
+        if self.count() > self._bounds.total and not self._end_one(request, now):
+            self.ended["too_many"] += 1
+            return False
+        self.progressed(request, 0, False, now)
+        return True
+
+    def progressed(self, request: Unfinished, received: int, in_body: bool, now: float) -> None:
+        """Note that `received` bytes of a request came, which is not whole. `in_body`: its head is."""
+        request.progress_at = now
+        if not request.listed or in_body != request.in_body:
+            is_new = not request.listed
+            self.finished(request)
+            request.listed, request.in_body, request.began, request.received = True, in_body, now, 0
+            request.answered_at = None
+            for group in (self._all, self._by_address.setdefault(request.address, _Group())):
+                (group.bodies if in_body else group.heads)[request] = None
+            if is_new:
+                self._make_room(request, now)
+        request.received += received
+
+    def finished(self, request: Unfinished) -> None:
+        """Forget a request: it is whole, or its connection is closed."""
+        if not request.listed:
+            return
+        request.listed = False
+        mine = self._by_address[request.address]
+        for group in (self._all, mine):
+            group.heads.pop(request, None)
+            group.bodies.pop(request, None)
+        if not mine:
+            del self._by_address[request.address]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def sweep(self, now: float) -> None:
+        """End what makes no progress. Call it at short intervals while there is anything unfinished."""
+        passed, self._swept_at = max(0.0, now - (self._swept_at or now)), now
+        for request in [*self._all.heads, *self._all.bodies]:
+            peer = request.peer
+            if request.in_body and peer.answered():
+                if request.answered_at is None:
+                    request.answered_at = now
+                elif now - request.answered_at > LINGER:
+                    self.finished(request)
+                    peer.close()
+            elif not peer.reading() or (not request.in_body and peer.answering()):
+                request.began += passed
+                request.progress_at += passed
+            elif is_late(request, now):
+                self._end(request, "408 Request Timeout", "timed_out", _SLOW_BODY if request.in_body else _SLOW_HEAD)
+                self.ended["slow"] += 1
+
+    def _make_room(self, request: Unfinished, now: float) -> None:
+        mine = self._by_address[request.address]
+        group = mine if len(mine) > self._bounds.by_address else self._all
+        if group is mine or len(self._all) > self._bounds.unfinished:
+            self._end_worst(group, request, now)
+
+    def _end_one(self, request: Unfinished, now: float) -> bool:
+        """Close idle connections; where there are none, end the worst request that is not whole."""
+        idle = [(since, id(peer), peer) for peer in self.everyone() if (since := peer.idle_since()) is not None]
+        for _, _, peer in heapq.nsmallest(_IDLE_BATCH, idle):
+            peer.close()
+        return bool(idle) or self._end_worst(self._all, request, now)
+
+    def _end_worst(self, group: _Group, but: Unfinished, now: float) -> bool:
+        worst = group.worst(now, but)
+        if worst is None:
+            return False
+        self.ended["too_many"] += 1
+        self._end(worst, "503 Service Unavailable", "unavailable", "too many requests are under way")
+        return True
+
+    def _end(self, request: Unfinished, status: str, code: str, message: str) -> None:
+        self.finished(request)
+        request.peer.refuse(status, code, message)
+
+
+def is_late(request: Unfinished, now: float) -> bool:
+    """Return whether the request has made no progress for too long, or is too slow in all."""
+    if now - request.progress_at > STALL:
+        return True
+    limit = BODY_SECONDS + request.received / LEAST_RATE if request.in_body else HEAD_SECONDS
+    return now - request.began > limit
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one address: of IPv6 the network, of which one sender may have all."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address

@@ -1,0 +1,200 @@
+"""Which connection ends when there are too many, and when one is too slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from receiver.web.connections import (
+    BODY_SECONDS,
+    HEAD_SECONDS,
+    LEAST_RATE,
+    LINGER,
+    STALL,
+    Bounds,
+    Connections,
+    Unfinished,
+    bounds_for,
+    is_late,
+    network_of,
+)
+
+
+class Peer:
+    """A connection that does what the test says."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.paused = self.busy = self.done = False
+        self.idle: float | None = None
+        self.end = ""
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def reading(self) -> bool:
+        return not self.paused
+
+    def answering(self) -> bool:
+        return self.busy
+
+    def answered(self) -> bool:
+        return self.done
+
+    def idle_since(self) -> float | None:
+        return self.idle
+
+    def refuse(self, status: str, code: str, message: str) -> None:
+        self.end = status[:3]
+
+    def close(self) -> None:
+        self.end = "closed"
+
+
+class Server:
+    """Connections, and what is open."""
+
+    def __init__(self, **bounds: int) -> None:
+        self.all = Connections(Bounds(**{"total": 1000, "unfinished": 100, "by_address": 50, **bounds}))
+        self.open: dict[str, Unfinished] = {}
+        self.all.everyone = lambda: [each.peer for each in self.open.values()]
+        self.all.count = lambda: len(self.open)
+
+    def connect(self, name: str, now: float = 0.0, address: str = "a") -> bool:
+        self.open[name] = Unfinished(Peer(name), address)
+        return self.all.opened(self.open[name], now)
+
+    def send(self, name: str, received: int, now: float, *, in_body: bool = True) -> None:
+        self.all.progressed(self.open[name], received, in_body, now)
+
+    def peer(self, name: str) -> Any:
+        return self.open[name].peer
+
+    def ended(self) -> dict[str, str]:
+        return {name: each.peer.end for name, each in self.open.items() if each.peer.end}  # type: ignore[attr-defined]
+
+
+def test_the_oldest_silent_connection_ends_for_the_newest() -> None:
+    server = Server(unfinished=2)
+    assert all(server.connect(name, now) for now, name in enumerate("abc"))
+    assert server.ended() == {"a": "503"}
+    assert server.connect("d", 3.0)
+    assert server.ended() == {"a": "503", "b": "503"}
+    assert server.all.ended == {"slow": 0, "too_many": 2}
+    assert server.all.gauges() == {"open": 4, "head": 2, "body": 0}
+
+
+def test_a_body_stays_while_there_is_a_head_to_end_and_then_the_slowest_goes() -> None:
+    server = Server(unfinished=3)
+    for name, received in (("old", 300), ("slow", 100)):
+        server.connect(name, 0.0)
+        server.send(name, received, 1.0)
+    server.connect("silent", 2.0)
+    server.connect("x", 3.0)
+    assert server.ended() == {"silent": "503"}
+    server.send("x", 500, 3.5)
+    server.connect("y", 4.0)
+    assert server.ended() == {"silent": "503", "slow": "503"}
+
+
+def test_one_address_ends_its_own_only() -> None:
+    server = Server(unfinished=10, by_address=2)
+    server.connect("other", 0.0, "b")
+    for now, name in enumerate("123", 1):
+        server.connect(name, float(now))
+    assert server.ended() == {"1": "503"}
+
+
+def test_what_is_whole_is_no_longer_counted() -> None:
+    server = Server(unfinished=1)
+    server.connect("a")
+    server.all.finished(server.open["a"])
+    server.connect("b")
+    server.all.finished(server.open["b"])
+    server.all.finished(server.open["b"])
+    assert (server.ended(), len(server.all)) == ({}, 0)
+    server.send("a", 10, 1.0, in_body=False)  # the next request of the connection
+    assert server.all.gauges()["head"] == 1
+
+
+def test_where_all_places_are_taken_idle_connections_go_first_and_who_finds_no_place_is_refused() -> None:
+    server = Server(total=2)
+    for name in "ab":
+        server.connect(name)
+        server.all.finished(server.open[name])
+    server.peer("b").idle = 5.0
+    assert server.connect("c")
+    assert server.ended() == {"b": "closed"}
+    del server.open["b"]
+    assert server.connect("d"), "c has sent nothing yet"
+    assert server.ended() == {"c": "503"}
+    del server.open["c"]
+    server.all.finished(server.open["d"])
+    assert not server.connect("e")
+    assert server.all.ended["too_many"] == 2
+
+
+@pytest.mark.parametrize(
+    ("in_body", "received", "began", "progress_at", "late"),
+    [
+        (False, 0, 0.0, -STALL + 0.1, False),
+        (False, 0, 0.0, -STALL - 0.1, True),
+        (False, 100, -HEAD_SECONDS + 0.1, 0.0, False),
+        (False, 100, -HEAD_SECONDS - 0.1, 0.0, True),
+        (True, 100, -BODY_SECONDS + 0.1, 0.0, False),
+        (True, 100, -BODY_SECONDS - 0.1, 0.0, True),
+        (True, 10 * LEAST_RATE, -BODY_SECONDS - 9.9, 0.0, False),
+        (True, 10 * LEAST_RATE, -BODY_SECONDS - 10.1, 0.0, True),
+        (True, 1 << 30, -1.0, -STALL - 0.1, True),
+    ],
+)
+def test_when_a_request_is_too_late(in_body: bool, received: int, began: float, progress_at: float, late: bool) -> None:
+    request = Unfinished(Peer("a"), "")
+    request.in_body, request.received, request.began, request.progress_at = in_body, received, began, progress_at
+    assert is_late(request, 0.0) is late
+
+
+def test_a_sweep_ends_what_is_late_and_no_time_counts_in_which_we_did_not_read() -> None:
+    server = Server()
+    for name in ("slow", "paused", "next", "refused"):
+        server.connect(name)
+        if name != "next":
+            server.send(name, 10, 0.0)
+    server.peer("paused").paused = True
+    server.peer("next").busy = True  # the head of a second request, behind an answer that takes long
+    server.peer("refused").done = True
+    for now in range(60):
+        server.all.sweep(now / 2)
+    assert server.ended() == {"slow": "408", "refused": "closed"}
+    assert server.all.ended == {"slow": 1, "too_many": 0}
+
+    server.peer("paused").paused = False
+    server.all.sweep(30.0)
+    assert "paused" not in server.ended()
+    server.all.sweep(30.0 + STALL + 1.0)
+    assert server.ended()["paused"] == "408"
+
+
+def test_the_rest_of_a_refused_body_is_read_for_a_while() -> None:
+    server = Server()
+    server.connect("a")
+    server.send("a", 10, 0.0)
+    server.peer("a").done = True
+    server.all.sweep(1.0)
+    server.all.sweep(1.0 + LINGER)
+    assert server.ended() == {}
+    server.all.sweep(1.1 + LINGER)
+    assert server.ended() == {"a": "closed"}
+
+
+@pytest.mark.parametrize("files", [64, 256, 1024, 4096, 20_000, 1 << 20])
+def test_bounds_leave_files_for_others(files: int) -> None:
+    bounds = bounds_for(files)
+    assert 0 < bounds.by_address < bounds.unfinished < bounds.total <= files - min(1024, files // 4)
+
+
+def test_of_ipv6_a_network_is_one_address() -> None:
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1%eth0") != network_of("2001:db8:0:1::1")
+    assert network_of("192.0.2.1") != network_of("192.0.2.2")
+    assert network_of("no:address") == "no:address"
