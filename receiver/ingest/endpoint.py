@@ -14,9 +14,9 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import orjson
@@ -25,6 +25,7 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse, scan_run_id
 from receiver.domain.signature import HEADER, verify
 from receiver.errors import BadRequest, Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
+from receiver.runtime.held_bodies import HeldBodies, HeldBody, NoRoom
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -36,8 +37,6 @@ BODY_TIMEOUT: Final = 30.0
 # Bytes of a body that is too large in which its run's id is looked for, and seconds that they may take to come in.
 BEGINNING: Final = 4096
 BEGINNING_TIMEOUT: Final = 2.0
-# Bytes of bodies that may be in memory at once, over all requests.
-HELD_BYTES: Final = 256 << 20
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _SIGNATURE = HEADER.encode()
@@ -116,6 +115,7 @@ class Ingest:
         quarantine: QuarantineSink,
         poll_hints: PollHints,
         metrics: ReceiverMetrics,
+        bodies: HeldBodies,
     ) -> None:
         self._sources = sources
         self._max_body = max_body
@@ -123,8 +123,7 @@ class Ingest:
         self._quarantine = quarantine
         self._poll_hints = poll_hints
         self._metrics = metrics
-        self._held = 0
-        self._most_held = max(HELD_BYTES, 4 * max_body)
+        self._bodies = bodies
         self._hashing = ThreadPoolExecutor(2, thread_name_prefix="hash")
         self._lines = TokenBucket(rate=1, burst=20)
 
@@ -160,9 +159,14 @@ class Ingest:
             message = await receive()
             if not message.get("more_body"):
                 body = self._checked(message)
-                return await self._accept(source, secrets, submission_id, signature, body)
-            with self._memory() as reserve:
-                body = await self._read(message, receive, reserve)
+                size = len(body)
+                self._bodies.take(size)
+                try:
+                    return await self._accept(source, secrets, submission_id, signature, body)
+                finally:
+                    self._bodies.give(size)
+            with self._bodies.hold() as held:
+                body = await self._read(message, receive, held)
                 return await self._accept(source, secrets, submission_id, signature, body)
         except TooLarge:
             if submission_id:
@@ -231,45 +235,27 @@ class Ingest:
             raise TooLarge(f"the body is over {self._max_body} bytes")
         return piece
 
-    async def _read(self, message: Message, receive: Receive, reserve: Callable[[int], None]) -> bytes:
+    async def _read(self, message: Message, receive: Receive, held: HeldBody) -> bytes:
         """Read the body, of which `message` is the first piece. Raises _Disconnected, TooLarge, TimedOut, Busy."""
-        pieces = [self._checked(message)]
-        size = len(pieces[0])
-        reserve(size)
+        pieces: list[bytes] = []
+        size = 0
         try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                while message.get("more_body"):
-                    message = await receive()
+            async with asyncio.timeout(BODY_TIMEOUT) as timer:
+                held.receive(lambda: timer.reschedule(0.0))
+                while True:
                     pieces.append(self._checked(message))
                     size += len(pieces[-1])
                     if size > self._max_body:
                         raise TooLarge(f"the body is over {self._max_body} bytes")
-                    reserve(size)
-        except TimeoutError:
+                    held.add(len(pieces[-1]))
+                    if not message.get("more_body"):
+                        held.known()  # all of it is here: no other body can come in faster
+                        return b"".join(pieces)
+                    message = await receive()
+        except (TimeoutError, NoRoom) as problem:
+            if held.evicted or isinstance(problem, NoRoom):
+                raise Busy("too many bodies at once, and this one comes slowest") from None
             raise TimedOut(f"the body did not come in within {BODY_TIMEOUT:g} s") from None
-        return b"".join(pieces)
-
-    @contextmanager
-    def _memory(self) -> Iterator[Callable[[int], None]]:
-        """Give a function that reserves memory for so many bytes in all. It raises Busy.
-
-        Bytes count when they have come in, and those of small bodies never do: announcing a lot costs a stranger
-        nothing, and must not shut out others.
-        """
-        mine = 0
-
-        def reserve(size: int) -> None:
-            nonlocal mine
-            if size > OFF_LOOP:
-                if self._held + size - mine > self._most_held:
-                    raise Busy("too many large bodies at once")
-                self._held += size - mine
-                mine = size
-
-        try:
-            yield reserve
-        finally:
-            self._held -= mine
 
     async def _refuse(self, send: Send, error: RequestError, path: str) -> None:
         self._metrics.requests[_OUTCOMES.get(type(error), "malformed")] += 1

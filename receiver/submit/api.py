@@ -34,6 +34,7 @@ from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
+from receiver.runtime.held_bodies import NoRoom, OwnerHasEnough
 from receiver.runtime.redis_client import connect, connect_async
 from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern import Answered, Patience, SkyvernAPI, SkyvernReader
@@ -112,6 +113,7 @@ class _Api:
         settings, config = context.settings, context.config
         self._log_limit = TokenBucket(1, 10)
         self._max_body = config.submit.max_body
+        self._bodies = context.bodies
         self._max_wait = config.submit.max_wait
         self._poll_after = config.reconcile.after
         ledger = Ledger(settings.database_url)
@@ -230,13 +232,15 @@ class _Api:
         """Return the handler of an endpoint that creates runs."""
 
         async def handle(request: Request, caller: Caller) -> Response:
-            body = await self._body(request)
             path, query = path_of(request).rstrip("/"), query_of(request)
 
             async def is_disconnected() -> bool:
                 return getattr(request.state, "abandoned", False) or await request.is_disconnected()
 
-            reply = await self._submitter.submit(*caller, endpoint, path, query, body, request.headers, is_disconnected)
+            async with self._body(request, caller) as body:
+                reply = await self._submitter.submit(
+                    *caller, endpoint, path, query, body, request.headers, is_disconnected
+                )
             return to_response(reply)
 
         return handle
@@ -283,9 +287,9 @@ class _Api:
 
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
         """Resend the caller's webhook; Skyvern does it for runs that were not submitted here."""
-        body = await self._body(request)
-        reply = await self._retry(request, caller, body)
-        return await self._forward(request, caller, body) if reply is None else to_response(reply)
+        async with self._body(request, caller) as body:
+            reply = await self._retry(request, caller, body)
+            return await self._forward(request, caller, body) if reply is None else to_response(reply)
 
     async def _retry(self, request: Request, caller: Caller, body: bytes) -> Reply | None:
         try:
@@ -296,10 +300,11 @@ class _Api:
 
     async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
         """Serve the older call, which has no URL of its own and is answered with the task, whatever came of it."""
-        body, task = await self._body(request), request.path_params["run_id"]
-        reply = await self._retry(request, caller, b"")
-        if reply is None or reply.status != 200:
-            return await self._forward(request, caller, body)
+        task = request.path_params["run_id"]
+        async with self._body(request, caller) as body:
+            reply = await self._retry(request, caller, b"")
+            if reply is None or reply.status != 200:
+                return await self._forward(request, caller, body)
         path = f"/api/v1/tasks/{quote(task, safe='')}"
         return to_response(await self._proxy.forward(*caller, "GET", path, "", request.headers, b""))
 
@@ -310,23 +315,34 @@ class _Api:
                 chunks = chunks_of(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
                 answer = self._proxy.upload(*caller, path_of(request), query_of(request), request.headers, chunks)
                 return to_response(await answer)
-            return await self._forward(request, caller, await self._body(request))
+            async with self._body(request, caller) as body:
+                return await self._forward(request, caller, body)
         work = self._proxy.read(*caller, request.method, path_of(request), query_of(request), request.headers)
         found = await while_connected(request, work)
         if isinstance(found, Reply):
             return to_response(found)
-        reply, body = found
-        return StreamedResponse(body, reply.status, dict(reply.headers))
+        reply, streamed = found
+        return StreamedResponse(streamed, reply.status, dict(reply.headers))
 
     async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:
         path, query = path_of(request), query_of(request)
         return to_response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
 
-    async def _body(self, request: Request) -> bytes:
-        body = bytearray()
-        async for chunk in chunks_of(request, self._max_body, BODY_TIMEOUT):
-            body += chunk
-        return bytes(body)
+    @asynccontextmanager
+    async def _body(self, request: Request, caller: Caller) -> AsyncIterator[bytes]:
+        """Receive the body, and count its bytes until the request is answered. Raises Refusal."""
+        with self._bodies.hold() as held:
+            held.known(caller.key.id)
+            received = bytearray()
+            try:
+                async for chunk in chunks_of(request, self._max_body, BODY_TIMEOUT):
+                    held.add(len(chunk))
+                    received += chunk
+            except OwnerHasEnough as problem:
+                raise Refusal(error(429, str(problem), retry_after="2")) from None
+            except NoRoom as problem:
+                raise Refusal(error(503, str(problem), retry_after="2")) from None
+            yield bytes(received)
 
     async def _wake(self) -> None:
         """Wake the worker that sends to callers. Without Redis the clock does, as soon as it is back."""

@@ -73,6 +73,7 @@ class ReceiverMetrics(Collector):
         self.quarantine_bytes = 0
         self.quarantine_dropped = 0
         self.held: Callable[[], int] = lambda: 0
+        self.bodies: Callable[[], tuple[int, int]] = lambda: (0, 0)  # bytes that are held, and how many were ended
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.connections_ended: Callable[[], Mapping[str, int]] = dict
 
@@ -111,6 +112,7 @@ class ReceiverMetrics(Collector):
             "runhook_spool_bytes": ("Bytes of this process's segments of the spool.", self.spool_bytes),
             "runhook_quarantine_requests": ("Requests in quarantine.", self.quarantine_count),
             "runhook_quarantine_bytes": ("Bytes in quarantine.", self.quarantine_bytes),
+            "runhook_held_body_bytes": ("Bytes of requests' bodies in memory.", self.bodies()[0]),
             "runhook_held_requests": ("Requests that are held until a run or a delivery changes.", self.held()),
         }
         for name, (text, value) in gauges.items():
@@ -123,6 +125,9 @@ class ReceiverMetrics(Collector):
         for state, count in self.connections().items():
             connections.add_metric([state], count)
         yield connections
+        yield CounterMetricFamily(
+            "runhook_bodies_ended", "Bodies that came slowest when there was no room for more.", self.bodies()[1]
+        )
         yield _counter(
             "runhook_connections_ended",
             "Connections that were closed because their request came too slowly, or there were too many.",

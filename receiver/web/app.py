@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,9 +25,15 @@ from receiver.ingest.group_commit import GroupCommit, Limits, spool_trouble
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull
 from receiver.reconcile.poll_hints import PollHintWriter
+from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.health import health
 from receiver.web.part import Context, WebPart
+
+# Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
+# others leave free.
+HELD_BYTES: Final = 256 << 20
+KEY_SHARE: Final = 0.5
 
 log = logging.getLogger("runhook.ingest")
 
@@ -92,7 +98,9 @@ def create_app(
         shares_disk=settings.embedded_redis,
     )
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics)
-    context = Context(settings, config, group_commit, metrics, metrics.registry())
+    bodies = HeldBodies(max(HELD_BYTES, 4 * config.server.max_body), KEY_SHARE)
+    metrics.bodies = lambda: (bodies.bytes, bodies.evicted)
+    context = Context(settings, config, group_commit, metrics, metrics.registry(), bodies)
     built = [part(context) for part in parts]
     store = Quarantine(
         settings.data / "quarantine",
@@ -123,7 +131,7 @@ def create_app(
     hints = PollHintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}
-    app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics)
+    app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
     return app
 
 

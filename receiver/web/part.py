@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.ingest.group_commit import GroupCommit
+from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 
 
@@ -25,6 +26,7 @@ class Context:
     group_commit: GroupCommit
     metrics: ReceiverMetrics
     registry: CollectorRegistry
+    bodies: HeldBodies
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from receiver.submit import submitter
 from receiver.submit.json_edit import MAX_VALUES, has_too_many_values, parse_object
+from receiver.web import app
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
 from tests.support.hostile import hostile_requests
@@ -117,3 +120,26 @@ def test_a_body_may_have_many_values_and_a_text_any_number_of_commas(
         assert json.loads(scripted_server.calls[-1].body).items() >= body.items()
     over = rig.client.post("/v1/run/tasks", json={"prompt": "p", "data": [[]] * MAX_VALUES})
     assert (over.status_code, over.json()) == (413, {"detail": f"The body has more than {MAX_VALUES} values"})
+
+
+def test_bodies_of_calls_count_as_those_of_webhooks_do_and_one_key_has_its_share(
+    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "HELD_BYTES", 100_000)
+    answering = threading.Event()
+    scripted_server.default = Reply(200, b'{"run_id": "tsk_1"}', {"content-type": "application/json"}, until=answering)
+    rig = submitting(scripted_server.url, dispatching=False, server={"max_body": 1024})
+    bodies = {name: json.dumps({"prompt": name * size}) for name, size in (("a", 30_000), ("b", 30_000), ("c", 30_000))}
+
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(rig.client.post, "/v1/run/tasks", content=bodies["a"])
+        scripted_server.wait_for_calls(1)
+        over = rig.client.post("/v1/run/tasks", content=bodies["b"])
+        other_key = {"x-api-key": rig.key("submit")}
+        others = pool.submit(rig.client.post, "/v1/run/tasks", content=bodies["c"], headers=other_key)
+        scripted_server.wait_for_calls(2)
+        answering.set()
+
+    assert (over.status_code, over.headers["retry-after"]) == (429, "2")
+    assert (held.result().status_code, others.result().status_code) == (200, 200)
+    assert rig.client.post("/v1/run/tasks", content=bodies["b"]).status_code == 200

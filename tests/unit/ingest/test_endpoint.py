@@ -13,6 +13,7 @@ from receiver.domain.event import Event
 from receiver.domain.signature import HEADER, sign
 from receiver.errors import Busy
 from receiver.ingest import endpoint
+from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 
 SECRET = "secret"
@@ -59,7 +60,7 @@ class PollHints:
 class Bench:
     """An Ingest and what stands around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = 1 << 30) -> None:
         self.group_commit, self.refusals, self.poll_hints, self.metrics = (
             FakeGroupCommit(),
             RefusedRequests(),
@@ -67,7 +68,10 @@ class Bench:
             ReceiverMetrics(),
         )
         sources = {"skyvern": (SECRET,)}
-        self.app = endpoint.Ingest(sources, MAX_BODY, self.group_commit, self.refusals, self.poll_hints, self.metrics)
+        self.bodies = HeldBodies(room)
+        self.app = endpoint.Ingest(
+            sources, MAX_BODY, self.group_commit, self.refusals, self.poll_hints, self.metrics, self.bodies
+        )
 
     async def post(
         self,
@@ -210,21 +214,47 @@ async def test_a_body_that_never_ends_times_out(bench: Bench, monkeypatch: pytes
     assert (status, answer["error"]["code"]) == (408, "timeout")
 
 
-async def test_bodies_in_memory_are_bounded_and_small_ones_pass_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(endpoint, "HELD_BYTES", 0)  # then it is four of the largest bodies
-    bench = Bench()
-    large = b"x" * MAX_BODY
-    hanging = [asyncio.create_task(bench.post([large[:-1], b"x", never()])) for _ in range(4)]
+async def test_a_signed_body_finds_room_where_strangers_slow_ones_have_taken_all() -> None:
+    # Given bodies of strangers, large and small, that take all the room there is and come no further
+    bench = Bench(room=4 * MAX_BODY)
+    part = b"x" * (MAX_BODY // 2)
+    pieces = [[part, never(), b"x"] for _ in range(7)] + [[b"y" * 1000, never(), b"x"] for _ in range(500)]
+    slow = [asyncio.create_task(bench.post(each, secret="wrong")) for each in pieces]
     await asyncio.sleep(0.05)
-    status, _, headers = await bench.post([large[:-1], b"x"])
-    assert (status, headers["retry-after"]) == (503, "2")
-    assert (await bench.post([b"{", b"}"]))[0] == 202
-    for task in hanging:
+    assert bench.bodies.bytes == 7 * len(part) + 500 * 1000
+
+    # When a large webhook comes in pieces, then it is acked, and only as many of the others end as it takes
+    assert (await bench.post([part, part]))[0] == 202
+    ended = [task for task in slow if task.done()]
+    assert 0 < len(ended) < len(slow)
+    status, answer, headers = await ended[0]
+    assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "unavailable", "2")
+    assert bench.bodies.evicted == len(ended)
+
+    for task in slow:
         task.cancel()
-    assert [(await task)[0] for task in hanging] == [503] * 4
-    assert (await bench.post([large[:-1], b"x"]))[0] == 202
+    await asyncio.gather(*slow)
+    assert bench.bodies.bytes == 0
+
+
+async def test_a_body_that_is_whole_ends_for_no_other_one() -> None:
+    bench = Bench(room=MAX_BODY)
+    committing, done = asyncio.Event(), asyncio.Event()
+
+    async def commit(event: Event) -> None:
+        committing.set()
+        await done.wait()
+
+    bench.group_commit.commit = commit  # type: ignore[method-assign]
+    first = asyncio.create_task(bench.post([b"x" * 1000, b"x" * (MAX_BODY - 1000)]))
+    await committing.wait()
+    status, _, headers = await bench.post([b"x" * 1000, b"x"])
+    assert (status, headers["retry-after"]) == (503, "2")
+    second = asyncio.create_task(bench.post([b"x"]))  # it is here already
+    await asyncio.sleep(0)
+    done.set()
+    assert ((await first)[0], (await second)[0]) == (202, 202)
+    assert bench.bodies.bytes == 0
 
 
 async def test_an_authentic_body_that_is_no_run_is_kept_and_counted(bench: Bench) -> None:
