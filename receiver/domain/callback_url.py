@@ -14,7 +14,7 @@ from typing import Any, Final
 
 STARS: Final = "sub_********"
 
-_SLASH = r"(?:\\?/|%2[Ff])"
+_SLASH = r"(?:\\?/|%2[Ff]|\\u002[fF])"
 _SECRET = rf"(webhooks{_SLASH}[^/\\%\"\x00-\x20]{{1,200}}{_SLASH})(sub_[0-9a-f]{{32}})"
 # Bytes of what is searched for, at the most.
 LONGEST: Final = 256

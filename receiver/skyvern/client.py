@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ CONNECT_LIMIT = 5.0
 # Bytes. One output can be 100 MB.
 ANSWER_CAP = 128 << 20
 
+# What a field value may be (RFC 9110, 5.5).
+_HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding")
 )
@@ -54,14 +57,19 @@ class _Origin:
     ) -> httpx2.Request | Unreachable:
         decoded = unquote(unquote(call.path)).replace("\\", "/")
         if not call.path.startswith("/") or {".", ".."} & set(decoded.split("/")):
-            return Unreachable(False, "the path of the call is not one below the API's base")
-        headers = {**call.headers, "x-api-key": self._key, "accept-encoding": "identity"}
+            return Unreachable(False, "the path of the call is not one below the API's base", invalid=True)
+        own = {"x-api-key": self._key, "accept-encoding": "identity"}
         url = self.base + call.path + ("?" + call.query if call.query else "")
         try:
+            # As bytes: a caller's header may have any, and goes on as it came. They were read as Latin-1.
+            given = {**call.headers, **own}.items()
+            headers = [(name.encode(), value.strip(" \t").encode("latin-1")) for name, value in given]
+            if not all(_HEADER_VALUE.fullmatch(value) for _, value in headers):
+                return Unreachable(False, "the call has a header that can't be passed on", invalid=True)
             timeout = httpx2.Timeout(limit, connect=min(CONNECT_LIMIT, limit))
             return client.build_request(call.method, url, headers=headers, content=call.body, timeout=timeout)
         except (httpx2.InvalidURL, UnicodeError, ValueError):
-            return Unreachable(False, "the call can't be put into a request")
+            return Unreachable(False, "the call can't be put into a request", invalid=True)
 
     def failure(self, error: Exception, call: ApiCall) -> Unreachable:
         """Return the answer for `error`. Its reason is fixed text: a library's own could quote the key."""

@@ -21,14 +21,11 @@ MAX_PAGES: Final = 100
 PAGE_SIZE: Final = 100
 
 _JSON: Final = {"content-type": "application/json"}
-_FORWARDED: Final = frozenset(
-    {"accept", "accept-language", "content-type", "range", "if-none-match", "if-modified-since"}
-)
-
-_NEVER_FORWARDED: Final = (
-    *("x-runhook-", "x-forwarded-", "x-real-", "x-envoy-", "x-host"),
-    *("x-original-", "x-rewrite-", "x-http-method", "x-method-"),
-)
+# Headers of a caller that Skyvern reads (1.0.56: its routes, and FileResponse), and one to find a call again in its
+# logs. Any other one may mean something to a proxy before it.
+_FORWARDED = frozenset(("accept", "accept-language", "content-type", "range", "if-none-match"))
+_FORWARDED |= {"if-modified-since", "if-range", "x-max-steps-override", "x-max-iterations-override", "x-user-agent"}
+_FORWARDED |= {"x-request-id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +139,9 @@ def upload(path: str, query: str, headers: Mapping[str, str], body: AsyncIterato
 
 
 def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return those of a caller's headers that concern Skyvern. Never credentials: those are the source's own; and none
-    that could make a proxy before Skyvern take the request for another one than the one whose scope was checked."""
-    kept = {}
-    for name, value in headers.items():
-        lowered = name.lower()
-        ours = lowered.startswith(_NEVER_FORWARDED) or lowered == "x-api-key"
-        if lowered in _FORWARDED or (lowered.startswith("x-") and not ours):
-            kept[lowered] = value
-    return kept
+    """Return those of a caller's headers that Skyvern reads. Never credentials: those are the source's own."""
+    lowered = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in lowered if name in _FORWARDED}
 
 
 def _segment(value: str) -> str:

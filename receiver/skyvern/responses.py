@@ -63,10 +63,14 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """No usable answer. `reason` is for operators: no key, no payload. `ambiguous`: a run may have been created."""
+    """No usable answer. `reason` is for operators: no key, no payload. `ambiguous`: a run may have been created.
+
+    `invalid`: the call can't be put into a request, so nothing was sent, and never will be.
+    """
 
     ambiguous: bool
     reason: str
+    invalid: bool = False
 
 
 Answer = Answered | Unreachable

@@ -50,6 +50,7 @@ from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import LookClaims, RunWatch, WaitedRun, WaitedRuns
+from receiver.submit.secret_scan import SecretScan
 from receiver.submit.submitter import Submitter
 from receiver.web.part import Context, WebPart
 
@@ -126,6 +127,9 @@ class _Api:
         self._look_limit = parse_rate(config.submit.look_budget)
         self._resolver_pool = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
         allowed = AllowedAddresses(config.allowed_addresses)
+        # Of all sources, for a server may know more than one; and what callers' keys are derived from.
+        known = [each for source in config.sources.values() for each in source.signing_secrets]
+        secrets = SecretScan(each.encode() for each in (*known, settings.master_secret()))
         for name, source in config.sources.items():
             if (found := source.api(settings.skyvern_base_url)) is None:
                 continue
@@ -134,7 +138,6 @@ class _Api:
             except ConfigError as problem:
                 raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
             callback_base = f"{settings.public_url}/webhooks/{name}" if settings.public_url else ""
-            secrets = tuple(each.encode() for each in source.signing_secrets)
             self.sources[name] = Source(name, api, callback_base, secrets, allowed)
             self._readers.append(reader)
             self._resolvers[name] = Resolver(name, reader, ledger)

@@ -12,6 +12,7 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions.visibility import addresses
+from receiver.submit.off_loop import off_loop
 from receiver.submit.request.source import Source
 
 
@@ -28,11 +29,11 @@ class CallbackMask:
         Whatever public URL it was made with: that may have changed since the run was submitted. A `key` of None may see
         none. Where the ledger is unavailable, all become null.
         """
-        tokens = tokens_in(body)
+        tokens = await off_loop(len(body), tokens_in, body)
         if not tokens:
             return body
         visible: dict[str, str] = {}
         if key is not None:
             with suppress(LedgerUnavailable):
                 visible = await self._ledger.read(lambda connection: addresses(connection, source.name, tokens, key))
-        return mask_bytes(body, visible)
+        return await off_loop(len(body), mask_bytes, body, visible)

@@ -23,7 +23,7 @@ def path_of(request: Request) -> str:
 
 
 def query_of(request: Request) -> str:
-    """Return the query as it was on the wire."""
+    """Return the query as it was on the wire: ASCII, for the server refuses all else."""
     query: bytes = request.scope["query_string"]
     return query.decode("latin-1")
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from receiver.domain.run import Run, RunKey, parse
 from receiver.ledger.api_keys import Key
 from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
+from receiver.submit.off_loop import off_loop
 from receiver.submit.replies import EVENT_HEADER, Reply, error
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
@@ -57,9 +58,9 @@ class EventStreams:
 
     async def _events(self, source: Source, key: Key, run_id: str, first: Reply) -> AsyncIterator[bytes]:
         yield b"retry: 2000\n\n"
-        now = parse(first.body) if first.status == 200 else Run()
+        now = await off_loop(len(first.body), parse, first.body) if first.status == 200 else Run()
         if now.final:
-            yield _result(first)
+            yield await off_loop(len(first.body), _result, first)
             return
         told: _Told | None = None
         if now.status:
@@ -80,8 +81,8 @@ class EventStreams:
                     followed.add(run_id)
                     continue
                 reply = await self._results.after_wait(source, key, run_id, state)
-                if reply.status == 200 and parse(reply.body).final:
-                    yield _result(reply)
+                if reply.status == 200 and (await off_loop(len(reply.body), parse, reply.body)).final:
+                    yield await off_loop(len(reply.body), _result, reply)
                     return
             news = _news(run_id, state, known)
             known = state

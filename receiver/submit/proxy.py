@@ -1,7 +1,7 @@
 """Forwards calls that are Skyvern's own business, with the source's API key, and returns the answers.
 
-Answers to reads are streamed, whatever their size. None that holds a secret of the source goes out, and no token of our
-callback URLs: in a large answer there are stars for it.
+Answers to reads are streamed, whatever their size. None that holds a secret of ours goes out, and no token of our
+callback URLs: in a large answer, and in one that is no JSON, there are stars for it.
 """
 
 from __future__ import annotations
@@ -10,17 +10,22 @@ from collections.abc import AsyncIterator, Mapping
 
 from receiver.domain import callback_url
 from receiver.ledger.api_keys import Key
-from receiver.skyvern import Answered, BrokenOff, Streamed, Unreachable
+from receiver.skyvern import Answer, Answered, BrokenOff, Streamed, Unreachable
 from receiver.submit.callback_mask import CallbackMask
-from receiver.submit.replies import Reply, error, holds_secret, read_failed, relay, relayed_headers
+from receiver.submit.off_loop import off_loop
+from receiver.submit.replies import Reply, error, read_failed, relay, relayed_headers
 from receiver.submit.request.source import Source
 
 # Bytes up to which an answer is read before it is passed on, so that our callback URLs in it become the caller's own.
 BUFFER_LIMIT = 4 << 20
 
 
+# Content types that are no text. In all others, unknown ones too, tokens are masked; that leaves the length as it is.
+_NO_TEXT = ("image/", "video/", "audio/", "font/", "application/zip", "application/gzip", "application/pdf")
+
+
 class SecretInBody(Exception):
-    """A secret of the source was found in a body that is already being sent; the connection is aborted."""
+    """A secret of ours was found in a body that is already being sent; the connection is aborted."""
 
 
 class Proxy:
@@ -52,12 +57,16 @@ class Proxy:
             await answer.aclose()
             raise
         beginning = bytes(body)
-        reply = relay(Answered(answer.status, beginning, answer.headers), source.secrets)
+        head = Answered(answer.status, beginning, answer.headers)
+        reply = await off_loop(len(beginning), relay, head, source.secrets)
         if complete or reply.status != answer.status:
             await answer.aclose()
-            if "json" in reply.headers.get("content-type", ""):
+            kind = reply.headers.get("content-type", "")
+            if "json" in kind:
                 reply = Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
-            elif method == "HEAD" and "content-length" in answer.headers:
+            elif _is_text(kind):
+                reply = Reply(reply.status, callback_url.mask_piece(reply.body), reply.headers)
+            if method == "HEAD" and "content-length" in answer.headers:
                 reply = reply.with_headers(content_length=answer.headers["content-length"])
             return reply
         return Reply(answer.status, b"", relayed_headers(answer.headers)), ProxiedBody(answer, beginning, source)
@@ -66,40 +75,46 @@ class Proxy:
         self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
     ) -> Reply:
         """Return the answer to any other call."""
-        reply = relay(await source.api.forward(method, path, query, headers, body), source.secrets)
-        return Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
+        return await self._relay(source, key, await source.api.forward(method, path, query, headers, body))
 
     async def upload(
         self, source: Source, key: Key, path: str, query: str, headers: Mapping[str, str], body: AsyncIterator[bytes]
     ) -> Reply:
         """Return the answer to an upload, whose `body` is passed on while it is received. Raises what `body` raises."""
-        reply = relay(await source.api.upload(path, query, headers, body), source.secrets)
+        return await self._relay(source, key, await source.api.upload(path, query, headers, body))
+
+    async def _relay(self, source: Source, key: Key, answer: Answer) -> Reply:
+        reply = await off_loop(len(answer.body) if isinstance(answer, Answered) else 0, relay, answer, source.secrets)
         return Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
 
 
 class ProxiedBody:
-    """A body that is still being received, searched for secrets also across the boundaries of its chunks. In JSON the
-    tokens of our callback URLs become stars.
+    """A body that is still being received, searched for secrets also across the boundaries of its chunks. In text, of
+    which JSON is one kind, the tokens of our callback URLs become stars.
 
-    `beginning`: what was read already. Call `aclose` also when it was never iterated: the connection to Skyvern is held
-    until then. Iterating raises SecretInBody, or BrokenOff when that connection breaks.
+    `beginning`: what was read already, and searched. Call `aclose` also when it was never iterated: the connection to
+    Skyvern is held until then. Iterating raises SecretInBody, or BrokenOff when that connection breaks.
     """
 
     def __init__(self, answer: Streamed, beginning: bytes, source: Source) -> None:
         self._answer = answer
         self._beginning = beginning
         self._secrets = source.secrets
-        self._masks = "json" in answer.headers.get("content-type", "")
+        self._masks = _is_text(answer.headers.get("content-type", ""))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         # What may be the beginning of a secret is held back until its end could have come.
-        overlap = max((len(secret) for secret in self._secrets), default=1) - 1
+        overlap = self._secrets.overlap
         if self._masks:
             overlap = max(overlap, callback_url.LONGEST - 1)
-        held = self._masked(self._beginning)
+        beginning, self._beginning = self._masked(self._beginning), b""
+        free = max(0, len(beginning) - overlap)
+        if free:
+            yield beginning[:free]
+        held = beginning[free:]
         async for chunk in self._answer.chunks:
             held += chunk
-            if holds_secret(held, self._secrets):
+            if self._secrets.found_in(held):
                 raise SecretInBody
             held = self._masked(held)
             if (free := len(held) - overlap) > 0:
@@ -113,3 +128,7 @@ class ProxiedBody:
     async def aclose(self) -> None:
         """Release the connection."""
         await self._answer.aclose()
+
+
+def _is_text(content_type: str) -> bool:
+    return not content_type.lower().startswith(_NO_TEXT)

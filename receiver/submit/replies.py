@@ -8,13 +8,14 @@ a secret of the source is never passed on.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from receiver.skyvern.responses import Answer, Answered, Rejected, Unreachable, submitted
 from receiver.submit.json_edit import NotAnObject, edit_members, parse_object
+from receiver.submit.secret_scan import NO_SECRETS, SecretScan
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
 REPLAYED_HEADER: Final = "idempotent-replayed"
@@ -33,14 +34,11 @@ SUBMITTED_RUN_HEADER: Final = "x-runhook-submitted-run"
 # Seconds after which a caller may retry what certainly created no run.
 RETRY_AFTER: Final = "5"
 
-_RELAYED = frozenset(
-    ("content-type", "content-disposition", "content-range", "content-encoding", "content-language", "accept-ranges")
-)
+_RELAYED = frozenset(("content-type", "content-disposition", "content-range", "content-language", "accept-ranges"))
 _RELAYED |= {"etag", "last-modified", "cache-control", "retry-after"}
 # What Skyvern refuses for the request itself, and so would refuse a second time.
 _LASTING_REFUSALS = frozenset({400, 413, 415, 422})
 _NOT_MODIFIED = 304
-_SHORTEST_SECRET = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +84,18 @@ def malformed(problem: NotAnObject) -> Reply:
     return error(422, [{**found, "ctx": {"error": str(problem)}}])
 
 
-def relay(answer: Answer, secrets: Collection[bytes] = (), *, replacing: Mapping[bytes, bytes] | None = None) -> Reply:
+def relay(answer: Answer, secrets: SecretScan = NO_SECRETS, *, replacing: Mapping[bytes, bytes] | None = None) -> Reply:
     """Return Skyvern's `answer` as a caller may see it. `replacing`: texts of the body, such as our callback URL, and
-    their replacements. `secrets`: of the source; an answer that holds one of them becomes a 502."""
+    their replacements. An answer becomes a 502 when it holds one of `secrets`, or nobody can look into it because it
+    is compressed, which we never ask for."""
     if isinstance(answer, Unreachable):
         return unreachable(answer)
     if answer.status != _NOT_MODIFIED and not 200 <= answer.status < 300 and answer.status < 400:
         return error(502, f"Skyvern answered with status {answer.status}, which is not followed")
+    if answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        return error(502, "Skyvern's answer has a content-encoding that was not asked for")
     headers = relayed_headers(answer.headers)
-    if holds_secret(answer.body, secrets) or any(holds_secret(each.encode(), secrets) for each in headers.values()):
+    if secrets.found_in(answer.body) or secrets.found_in("\n".join(headers.values()).encode("utf-8", "replace")):
         return error(502, "the answer held a secret of this service and was not passed on")
     body = answer.body
     for old, new in (replacing or {}).items():
@@ -110,24 +111,25 @@ def relayed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name in _RELAYED}
 
 
-def holds_secret(text: bytes, secrets: Collection[bytes]) -> bool:
-    """Return whether `text` contains one of `secrets`, but for those so short that any text may contain them."""
-    return any(secret in text for secret in secrets if len(secret) >= _SHORTEST_SECRET)
-
-
 def unreachable(answer: Unreachable) -> Reply:
-    """Return the error for a call without an answer: 503 when it did nothing, else 504 after a time-out or 502."""
+    """Return the error for a call without an answer: 400 when it could not even be put into a request, 503 when it did
+    nothing, else 504 after a time-out or 502."""
+    if answer.invalid:
+        return error(400, answer.reason)
     if not answer.ambiguous:
         return error(503, f"Skyvern can't be reached; no run was created: {answer.reason}", retry_after=RETRY_AFTER)
     return error(504 if "in time" in answer.reason else 502, f"what became of the call is not known: {answer.reason}")
 
 
 def read_failed(answer: Unreachable) -> Reply:
-    """Return the error for a GET without an answer: 504 after a time-out, else 503."""
+    """Return the error for a GET without an answer: 400 when it could not even be put into a request, 504 after a
+    time-out, else 503."""
+    if answer.invalid:
+        return error(400, answer.reason)
     return error(504 if "in time" in answer.reason else 503, answer.reason, retry_after=RETRY_AFTER)
 
 
-def submit_reply(answer: Answer, secrets: Collection[bytes], replacing: Mapping[bytes, bytes]) -> Reply:
+def submit_reply(answer: Answer, secrets: SecretScan, replacing: Mapping[bytes, bytes]) -> Reply:
     """Return the reply to a submit. `secrets` and `replacing`: see `relay`."""
     if isinstance(answer, Answered) and answer.ok and not isinstance(answer.json(), dict):
         return error(502, "Skyvern's answer to the submit was not understood; whether a run exists is not known yet")

@@ -26,6 +26,7 @@ from receiver.skyvern import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_edit import NotAnObject, edit_members
 from receiver.submit.long_poll import LongPoll, SingleFlight, TooManyWaiters, WaiterLimit
+from receiver.submit.off_loop import off_loop
 from receiver.submit.polling_body import polling_body
 from receiver.submit.replies import (
     EVENT_HEADER,
@@ -96,7 +97,7 @@ class Results:
             reply = await self.from_skyvern(source, key, last)
             if reply.status == HTTPStatus.NOT_FOUND and last != run_id:
                 last, found = run_id, await self.from_ledger(source, key, run_id)
-            elif reply.status != 200 or parse(reply.body).final:
+            elif reply.status != 200 or (await _parsed(reply.body)).final:
                 return reply
         if found is None:
             try:
@@ -176,7 +177,7 @@ class Results:
                 return run_id, state
             else:  # another process has seen the end
                 answer = await self._fetch(source, run_id)
-                if isinstance(answer, Answered) and answer.ok and parse(answer.body).final:
+                if isinstance(answer, Answered) and answer.ok and (await _parsed(answer.body)).final:
                     return run_id, state.with_answer(answer)
                 believed = False
 
@@ -222,11 +223,11 @@ class Results:
         if result is None:
             return None
         body, origin = result.body, "ledger"
-        expiry = expires_at(body)
+        expiry = await off_loop(len(body), expires_at, body)
         if expiry is not None and expiry < time.time() + URL_MARGIN:
             answer = await self._fetch(source, run_id)
             # Skyvern is asked for its URLs only: the run's outcome is in the ledger.
-            if isinstance(answer, Answered) and answer.ok and parse(answer.body).run_id == run_id:
+            if isinstance(answer, Answered) and answer.ok and (await _parsed(answer.body)).run_id == run_id:
                 body, origin = answer.body, "skyvern"
             else:
                 origin = "ledger; urls=lapsed"
@@ -245,7 +246,7 @@ class Results:
             more["retried_by_workflow_run_id"] = last
         callback = source.callback_url(status.submission_id) if status.submission_id else ""
         try:
-            body, said = polling_body(result, body, callback, more)
+            body, said = await off_loop(len(body), polling_body, result, body, callback, more)
         except NotAnObject:
             return None
         if said is None:
@@ -254,7 +255,8 @@ class Results:
             headers[SUBMISSION_HEADER] = status.submission_id
         if said != status.outcome:
             headers[STATUS_HEADER] = quote(said[:100], safe="")
-        reply = relay(Answered(200, await self._mask.apply(source, key, body), headers), source.secrets)
+        body = await self._mask.apply(source, key, body)
+        reply = await off_loop(len(body), relay, Answered(200, body, headers), source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 
     async def from_skyvern(self, source: Source, key: Key, run_id: str, *, known: bool = False) -> Reply:
@@ -262,7 +264,7 @@ class Results:
         answer = await self._fetch(source, run_id)
         reply = await self._reply(source, key, answer)
         if reply.status == 200 and not known and isinstance(answer, Answered):
-            await self.note_end(source.name, parse(answer.body))
+            await self.note_end(source.name, await _parsed(answer.body))
         return reply
 
     async def _fetch(self, source: Source, run_id: str) -> Answer:
@@ -272,17 +274,17 @@ class Results:
     async def _reply(self, source: Source, key: Key, answer: Answer) -> Reply:
         if isinstance(answer, Unreachable):
             return read_failed(answer)
-        if answer.ok and not isinstance(answer.json(), dict):
+        if answer.ok and not isinstance(await off_loop(len(answer.body), answer.json), dict):
             return error(502, "Skyvern's answer was not understood")
-        reply = relay(answer, source.secrets)
+        reply = await off_loop(len(answer.body), relay, answer, source.secrets)
         if reply.status != 200:
             return reply
-        run = parse(answer.body)
+        run = await _parsed(answer.body)
         body = await self._mask.apply(source, key, reply.body)
         headers = {**reply.headers, SOURCE_HEADER: "skyvern"}
         if run.outcome and run.outcome != run.status:
             headers[STATUS_HEADER] = quote(run.status, safe="")
-            body = edit_members(body, {"status": json.dumps(run.outcome).encode()})
+            body = await off_loop(len(body), edit_members, body, {"status": json.dumps(run.outcome).encode()})
         return Reply(200, body, headers)
 
     async def note_end(self, source: str, run: Run, *, at_once: bool = False) -> None:
@@ -328,3 +330,7 @@ class Results:
         except asyncio.CancelledError:  # the caller has gone, and the note may be rolled back: let the next one make it
             self._noted.pop(key, None)
             raise
+
+
+async def _parsed(body: bytes) -> Run:
+    return await off_loop(len(body), parse, body)

@@ -109,8 +109,9 @@ class WebhookRetrier:
             "response_body": None,
             "error": problem,
         }
-        answer = Answered(200, json.dumps(members).encode(), {"content-type": "application/json"})
-        return relay(answer, source.secrets).for_submission(submission.id)
+        shown = await off_loop(len(payload), json.dumps, members)
+        answer = Answered(200, shown.encode(), {"content-type": "application/json"})
+        return (await off_loop(len(shown), relay, answer, source.secrets)).for_submission(submission.id)
 
     async def _final_result(self, source: Source, key: Key, run_id: str, deadline: float) -> RunResult | Reply:
         """Return the run's result; or the reply to the caller, when it has none, or it is not in the ledger yet."""
@@ -121,7 +122,7 @@ class WebhookRetrier:
         reply = await self._results.from_skyvern(source, key, run_id, known=True)
         if reply.status != 200:
             return reply
-        run = parse(reply.body)
+        run = await off_loop(len(reply.body), parse, reply.body)
         if not run.final:
             return error(400, f"Run {run_id} has not reached a terminal state (status={run.status}).")
         await self._results.note_end(source.name, run, at_once=True)

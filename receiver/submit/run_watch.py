@@ -27,6 +27,7 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.skyvern import Answer, Answered, SkyvernAPI, listed_runs
+from receiver.submit.off_loop import off_loop
 
 # Seconds between two looks at one run.
 LOOK_INTERVAL = 3.0
@@ -244,7 +245,7 @@ class RunWatch:
             absent = isinstance(answer, Answered) and answer.status == HTTPStatus.NOT_FOUND
             self._postpone([run_id], ABSENT_INTERVAL if absent else LOOK_INTERVAL)
             return
-        run = parse(answer.body)
+        run = await off_loop(len(answer.body), parse, answer.body)
         final = run.final and not run.problem
         self._saw(run_id, Look(run.status, run.attempt, run.run_type, final, answer if final else None))
         if run.status not in _ACTIVE and run_id in self._watched:

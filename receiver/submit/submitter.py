@@ -140,14 +140,16 @@ class Submitter:
         new = prepared.new
         durations = asyncio.create_task(self._durations.of(new.source, prepared.fields))  # while Skyvern answers
         answer = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
-        reply = submit_reply(answer, source.secrets, prepared.replacing).for_submission(new.id)
-        result, now = submitted(answer), time.time()
+        size = len(answer.body) if isinstance(answer, Answered) else 0
+        reply = await off_loop(size, submit_reply, answer, source.secrets, prepared.replacing)
+        reply = await off_loop(size, reply.for_submission, new.id)
+        result, now = await off_loop(size, submitted, answer), time.time()
         unread, body = False, reply.body
         if isinstance(result, Created):
             due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after, await durations)
             outcome = SubmitOutcome(SubmissionMove.ACCEPT, result.run_id, result.run_type, due_at=due_at)
             unread = await is_disconnected()
-            body = self._redacted(reply.body)
+            body = await off_loop(size, self._redacted, reply.body)
         elif isinstance(result, Lost):
             outcome = SubmitOutcome(SubmissionMove.MISS, reason=result.reason, due_at=now)
         else:

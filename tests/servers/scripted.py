@@ -78,12 +78,14 @@ class ScriptedServer:
                 for name, value in {"content-length": str(len(reply.body)), **reply.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                if self.command == "HEAD":
+                    return
                 for start in range(0, len(reply.body), 1 if reply.drip else len(reply.body)):
                     time.sleep(reply.drip)
                     self.wfile.write(reply.body[start : start + 1] if reply.drip else reply.body)
                     self.wfile.flush()
 
-            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 
         self._server = _Quiet(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)

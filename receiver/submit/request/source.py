@@ -10,17 +10,18 @@ from receiver.domain.callback import lane_of
 from receiver.skyvern import SkyvernAPI
 from receiver.submit.replies import Refusal, error
 from receiver.submit.request import webhook_url
+from receiver.submit.secret_scan import NO_SECRETS, SecretScan
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`callback_base`: the URL at which its webhooks reach us, without the token, or "". `allowed`: the private
-    addresses that callers' webhooks may have."""
+    """`callback_base`: the URL at which its webhooks reach us, without the token, or "". `secrets`: what no answer may
+    hold, of all sources. `allowed`: the private addresses that callers' webhooks may have."""
 
     name: str
     api: SkyvernAPI
     callback_base: str = ""
-    secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    secrets: SecretScan = NO_SECRETS
     allowed: AllowedAddresses = field(default_factory=AllowedAddresses)
 
     def callback_url(self, submission_id: str) -> str:

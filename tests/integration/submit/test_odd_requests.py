@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ ODD_PATHS = [
     "/v1/internal/auth/repair",
     "/v1/runs/\xff",
 ]
+ODD_REQUESTS = 300
 GARBAGE = [
     b"",
     b"null",
@@ -55,9 +58,9 @@ WEBHOOKS = [
 ]
 
 
-def ask(rig: Submitting, method: str, path: str, key: str, body: bytes = b"") -> tuple[int, bytes]:
-    """The status and body of the answer to a request with these very bytes."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nconnection: close\r\n"
+def ask(rig: Submitting, method: str, path: str, key: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
+    """The status and body of the answer to a request with these very bytes. `headers`: more lines."""
+    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\nconnection: close\r\n{headers}"
     head += f"content-length: {len(body)}\r\n\r\n" if body or method == "POST" else "\r\n"
     with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=20) as connection:
         connection.sendall(head.encode("latin-1") + body)
@@ -138,3 +141,67 @@ def test_no_spelling_of_a_member_gets_a_webhook_past_us(
     (call,) = scripted_server.calls
     assert b"example" not in call.body
     assert call.body.count(f'"{rig.url}/webhooks/skyvern/sub_'.encode()) == body.count(b"_url") + body.count(b"005f")
+
+
+def test_headers_that_skyvern_reads_go_on_as_they_came_and_no_others_do(
+    rig: Submitting, scripted_server: ScriptedServer
+) -> None:
+    odd = "caf\xe9 \xff\x80 \xa0x"
+    passed = {"x-user-agent": odd, "accept-language": odd, "x-max-steps-override": "7", "x-request-id": "r-1"}
+    held_back = ("x-forwarded-for", "x-original-url", "x-custom", "cookie", "authorization", "via", "forwarded")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**passed, **dict.fromkeys(held_back, odd)}.items())
+
+    for method, path in (("POST", "/v1/run/tasks"), ("POST", "/v1/runs/tsk_1/cancel"), ("GET", "/v1/runs")):
+        body = b'{"prompt": "p"}' if method == "POST" else b""
+        assert ask(rig, method, path, rig.whole_key, body, lines)[0] == 200
+        sent = scripted_server.calls[-1].headers
+        assert sent.items() >= passed.items()
+        assert not sent.keys() & {*held_back, "x-runhook-labels"}
+
+
+def test_a_query_goes_on_as_it_came_and_one_that_no_url_has_is_the_callers_mistake(
+    rig: Submitting, scripted_server: ScriptedServer
+) -> None:
+    assert ask(rig, "GET", "/v1/runs?search_key=%ff%00+%2F'&&=", rig.whole_key)[0] == 200
+    assert scripted_server.calls[-1].path == "/v1/runs?search_key=%ff%00+%2F'&&="
+    assert ask(rig, "GET", "/v1/runs?search_key=\xff", rig.whole_key)[0] == 400
+    assert ask(rig, "GET", "/v1/runs/" + "%ff" * 20_000, rig.whole_key)[0] < 500
+    assert ask(rig, "GET", "/v1/runs?a=" + "x" * 65_400, rig.whole_key)[0] < 500
+
+
+def _odd_request(random: random.Random) -> tuple[str, str, bytes, str]:
+    """Return (method, path, body, header lines), each of which may be odd."""
+
+    def text(most: int) -> str:
+        letters = [chr(each) for each in range(1, 256) if chr(each) not in "\r\n"]
+        return "".join(random.choices(letters, k=random.randrange(most)))
+
+    places = ["/v1/run/tasks", "/v1/run/agents", "/v1/runs/tsk_1", "/v1/runs/tsk_1/cancel", "/v1/runs", "/api/v1/tasks"]
+    places += ["/v1/runs/tsk_1/retry_webhook", "/v1/runs/tsk_1/artifacts", "/v1/upload_file", "/api/v1/workflows/w/run"]
+    path = random.choice(places)
+    if random.random() < 0.3:
+        at = random.randrange(4, len(path) + 1)
+        path = (
+            path[:at]
+            + random.choice(["%00", "%ff", "%2e", "%2f", "\\", "'", '"', "<", "%d8%00", "*", "\x7f", "x" * 300])
+            + path[at:]
+        )
+    if random.random() < 0.4:
+        names = ["wait", "from", "page", "search_key", "status", text(3)]
+        values = ["", "nan", "1e9", "-1", "skyvern", "submission", "%00", text(9)]
+        path += f"?{random.choice(names)}={random.choice(values)}"
+    names = ["x-user-agent", "content-type", "accept", "range", "idempotency-key", "x-runhook-labels", "x-request-id"]
+    names += ["if-none-match", "x-max-steps-override", "accept-language", "authorization", "x-odd"]
+    lines = "".join(f"{random.choice(names)}: {text(12)}\r\n" for _ in range(random.randrange(4)))
+    bodies = [b"", b"{}", b'{"prompt":"p"}', b'{"prompt":"p","labels":{"a":"b"}}', *GARBAGE[:-3], *WEBHOOKS]
+    bodies += [b'{"prompt":"p","webhook_url":%s}' % json.dumps(text(30)).encode(), text(40).encode("latin-1")]
+    return random.choice(["GET", "POST", "POST", "PUT", "DELETE", "HEAD", "PATCH"]), path, random.choice(bodies), lines
+
+
+def test_no_odd_request_is_our_trouble(rig: Submitting) -> None:
+    """503 says that something can't be kept or reached, and any other 5xx that somebody has made a mistake: we."""
+    numbers = random.Random(5)
+    for number in range(ODD_REQUESTS):
+        method, path, body, lines = _odd_request(numbers)
+        status, said = ask(rig, method, path.replace(" ", "+"), rig.whole_key, body, lines)
+        assert status < 500, (number, method, path, body, lines, said)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from receiver.skyvern import Streamed
 from receiver.submit.proxy import ProxiedBody, SecretInBody
 from receiver.submit.request.source import Source
+from receiver.submit.secret_scan import SecretScan
 
 SECRETS = (b"sk-live-0123456789", b"whsec-abcdef")
 NO_API: Any = None
@@ -36,7 +37,7 @@ class Upstream:
 
 def proxied(pieces: Sequence[bytes], secrets: Sequence[bytes] = SECRETS, kind: str = "image/png") -> ProxiedBody:
     upstream = Upstream(pieces[1:])
-    source = Source("skyvern", NO_API, secrets=tuple(secrets))
+    source = Source("skyvern", NO_API, secrets=SecretScan(secrets))
     headers = {"content-type": kind}
     return ProxiedBody(Streamed(200, headers, upstream.chunks(), upstream.aclose), pieces[0], source)
 

@@ -8,6 +8,7 @@ import pytest
 
 from receiver.skyvern import Answered, Unreachable
 from receiver.submit import replies
+from receiver.submit.secret_scan import NO_SECRETS, SecretScan
 
 
 def answered(status: int, body: bytes, **headers: str) -> Answered:
@@ -18,7 +19,7 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
     ours, theirs = b'"https://us/webhooks/s/sub_1"', b'"https://them/hook"'
     body = b'{"run_id":"tsk_1","run_request":{"webhook_url":"https://us/webhooks/s/sub_1"}}'
 
-    reply = replies.submit_reply(answered(200, body), [], {ours: theirs})
+    reply = replies.submit_reply(answered(200, body), NO_SECRETS, {ours: theirs})
 
     assert json.loads(reply.body)["run_request"]["webhook_url"] == "https://them/hook"
 
@@ -34,13 +35,17 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
         (answered(500, b'{"error":"x"}'), 500),
         (answered(503, b"<html>"), 503),
         (answered(200, b'{"run_id":"the-key"}'), 502),
+        (answered(200, b'{"run_id":"the\\u002dkey"}'), 502),
+        (answered(200, b'{"run_id":"tsk_1"}', etag="the-key"), 502),
+        (answered(200, b'{"run_id":"tsk_1"}', **{"content-encoding": "gzip"}), 502),
+        (Unreachable(False, "x", invalid=True), 400),
         (Unreachable(False, "can't connect"), 503),
         (Unreachable(True, "x did not answer in time"), 504),
         (Unreachable(True, "the connection broke"), 502),
     ],
 )
 def test_what_a_caller_is_told_of_a_submit(answer: Answered | Unreachable, status: int) -> None:
-    reply = replies.submit_reply(answer, [b"the-key"], {}).for_submission("sub_1")
+    reply = replies.submit_reply(answer, SecretScan([b"the-key"]), {}).for_submission("sub_1")
 
     assert reply.status == status
     assert json.loads(reply.body)["submission_id"] == reply.headers["x-runhook-submission-id"] == "sub_1"
@@ -55,8 +60,13 @@ def test_an_error_keeps_its_retry_after_and_only_what_creates_nothing_says_later
     assert "retry-after" not in replies.unreachable(Unreachable(True, "x")).headers
 
 
+def test_an_encoding_that_is_none_is_passed_on_without_the_header() -> None:
+    reply = replies.relay(answered(200, b'{"run_id":"tsk_1"}', **{"content-encoding": "Identity"}))
+    assert (reply.status, reply.headers) == (200, {"content-type": "application/json"})
+
+
 def test_a_secret_so_short_that_it_stands_everywhere_hides_no_answer() -> None:
-    assert replies.relay(answered(200, b'{"run_id":"tsk_1"}'), [b"s", b""]).status == 200
+    assert replies.relay(answered(200, b'{"run_id":"tsk_1"}'), SecretScan([b"s", b""])).status == 200
 
 
 @pytest.mark.parametrize(
