@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import redis
@@ -40,7 +41,8 @@ log = logging.getLogger("runhook.clock")
 
 
 class Clock:
-    """The clock of one process. `reap`: releases what dead workers held; returns how many there were."""
+    """The clock of one process. `reap`: releases what dead workers held; returns how many there were. `give_up`: by
+    sink, the seconds after which what waits behind an open breaker is dead."""
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Clock:
         retain: float | None,
         reconciler: Reconciler | None = None,
         reap: Callable[[], int] | None = None,
+        give_up: Mapping[str, float] = {},
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
@@ -57,6 +60,7 @@ class Clock:
         self._retain = retain
         self._reconciler = reconciler
         self._reap_all = reap
+        self._give_up = give_up
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
@@ -135,9 +139,11 @@ class Clock:
             wakeups.sweep(self._redis, [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)])
 
     def slow(self) -> None:
-        """Queue held deliveries that were left behind; remove dead inbox readers and what is past its retention."""
+        """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove dead
+        inbox readers and what is past its retention."""
         if not self._every("slow", SLOW_EVERY):
             return
+        self._expire(time.time())
         self._ledger.write(lambda connection: recovery.sweep_held(connection, time.time(), self._sinks))
         if self._retain is not None:
             before = time.time() - self._retain
@@ -148,6 +154,17 @@ class Clock:
         self._ledger.write(heartbeats.forget)
         board.forget(self._redis)
         self._inbox.tidy()
+
+    def _expire(self, now: float) -> None:
+        """End what waits for sinks that are never there; a large backlog in several steps."""
+        for sink, seconds in self._give_up.items():
+            step = partial(recovery.expire, sink=sink, seconds=seconds, now=now)
+            while self._ledger.read(partial(recovery.any_expired, sink=sink, seconds=seconds, now=now)):
+                ended = Counter(self._ledger.write(step))
+                for lane, count in ended.items():
+                    log.warning("clock.gave_up lane=%s deliveries=%d after=%.0f s", lane, count, seconds)
+                if not ended:
+                    break  # another clock is at it
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
@@ -182,4 +199,5 @@ def build(settings: Settings, config: Config) -> Clock:
         config.retention.events,
         reconciler,
         reap=partial(reaper.reap_all, settings),
+        give_up={name: config.retry_of(name).give_up_after for name in config.destinations},
     )

@@ -97,6 +97,13 @@ class RetryPolicy(Model):
     first: Seconds = Field(5.0, gt=0, le=86400, description="Delay before the second attempt: seconds, or such as 5s.")
     factor: Number = Field(2.0, ge=1, le=100, description="By how much each delay is longer than the one before.")
     max: Seconds = Field(3600.0, gt=0, le=604800, description="Longest delay: seconds, or such as 1h.")
+    give_up_after: Seconds = Field(
+        259200.0,
+        gt=0,
+        le=31536000,
+        description="Time after the first attempt at which a delivery is dead though attempts are left, and so is what"
+        " has waited for so long behind an open breaker: seconds, or such as 3d. A replay starts anew.",
+    )
 
 
 class SinkConfig(Model):
@@ -355,3 +362,7 @@ class Config(Model):
     def destinations(self) -> list[str]:
         """All sinks that deliveries have: those of the file, and CALLBACK where runs can be submitted."""
         return [*self.sinks, *([CALLBACK] if self.submits else [])]
+
+    def retry_of(self, destination: str) -> RetryPolicy:
+        """Return when deliveries to one of the `destinations` are tried again."""
+        return self.callbacks.retry if destination == CALLBACK else self.sinks[destination].retry

@@ -20,15 +20,33 @@ def delay(policy: RetryPolicy, spent: int, chance: float) -> float:
 
 
 def next_try(
-    policy: RetryPolicy, spent: int, now: float, chance: float, retry_after: float | None = None
+    policy: RetryPolicy,
+    spent: int,
+    now: float,
+    chance: float,
+    retry_after: float | None = None,
+    *,
+    since: float | None = None,
 ) -> float | None:
-    """Return when to try again (seconds since the epoch), or None when the attempts are spent: the delivery is dead.
+    """Return when to try again (seconds since the epoch), or None when attempts or time are up: the delivery is dead.
 
-    A sink's own `retry_after` (seconds) makes it later, never sooner.
+    `since`: when its first attempt began; None if that is this one. The last attempt is made when the time is up. A
+    sink's own `retry_after` (seconds) makes it later, never sooner.
     """
-    if spent >= policy.attempts:
+    if spent >= policy.attempts or is_over(policy, since, now):
         return None
-    wait = delay(policy, spent, chance)
+    end = (now if since is None else since) + policy.give_up_after
+    due = min(now + delay(policy, spent, chance), end)
     if retry_after is not None:
-        wait = max(wait, min(max(retry_after, 0.0), RETRY_AFTER_CAP) * (1 + chance / 20))
-    return now + wait
+        due = max(due, now + min(max(retry_after, 0.0), RETRY_AFTER_CAP) * (1 + chance / 20))
+    return due
+
+
+def is_over(policy: RetryPolicy, since: float | None, now: float) -> bool:
+    """Whether the time of a delivery whose first attempt began at `since` is up."""
+    return since is not None and now - since >= policy.give_up_after
+
+
+def is_last(policy: RetryPolicy, spent: int, since: float | None, now: float) -> bool:
+    """Whether the attempt that begins `now` is the last one if it fails. `spent`: attempts before it."""
+    return spent + 1 >= policy.attempts or is_over(policy, since, now)

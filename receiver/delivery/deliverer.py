@@ -96,7 +96,7 @@ class Deliverer(wakeups.JobBody):
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
         slots = min(concurrency, BATCHES) if self._many else concurrency
-        self._senders = SenderPool(sink, slots, self._limit, on_start, attempts=retry.attempts)
+        self._senders = SenderPool(sink, slots, self._limit, on_start, retry=retry)
         # What is counted when it is claimed, by the rate or by the lane, must be sent then.
         alone = self._many or rate is not None or lane_limit
         self._prefetch = None if alone or not per_slot else Prefetch(self._senders, owner, per_slot)

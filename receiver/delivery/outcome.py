@@ -2,8 +2,8 @@
 
 Receipt       accepted
 Refused       dead now
-Unavailable   tried again later, until its attempts are spent; while the breaker is not closed it spends none, unless
-              a dependency failed: then its neighbours go on, and it must come to an end by itself
+Unavailable   tried again later, until its attempts are spent, or its time is up; while the breaker is not closed it
+              spends none, unless a dependency failed: then its neighbours go on, and it must come to an end by itself
 else          a bug of ours: recorded by its type alone, tried again within the same budget
 """
 
@@ -15,7 +15,7 @@ from handlers import Receipt, Refused, Unavailable
 from receiver.config.models import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.breaker import Lane, Observation
-from receiver.domain.delivery import DeliveryMove
+from receiver.domain.delivery import DeliveryMove, gave_up
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 
@@ -57,14 +57,20 @@ def outcome_of(
     `chance` in [0, 1) is the jitter; times are seconds since the epoch."""
 
     def result(
-        move: DeliveryMove, outcome: str, *, due_at: float = now, spends: bool = True, receipt: Receipt | None = None
+        move: DeliveryMove,
+        outcome: str,
+        *,
+        due_at: float = now,
+        spends: bool = True,
+        receipt: Receipt | None = None,
+        why: str = "",
     ) -> AttemptResult:
         return AttemptResult(
             id=claimed.id,
             attempt_number=claimed.attempt_number,
             move=move,
             outcome=outcome,
-            reason="" if isinstance(answer, Receipt) else reason(answer),
+            reason="" if isinstance(answer, Receipt) else why + reason(answer),
             started_at=started_at,
             ended_at=now,
             due_at=due_at,
@@ -79,10 +85,12 @@ def outcome_of(
         return result(DeliveryMove.DIE, "refused")
     outcome = "unavailable" if isinstance(answer, Unavailable) else "error"
     away = isinstance(answer, Unavailable) and not answer.dependency
+    if backoff.is_over(retry, claimed.tried_at, now):
+        return result(DeliveryMove.DIE, outcome, why=gave_up(retry.give_up_after))
     if away and change is not None and change.before.breaker != "closed":
         return result(DeliveryMove.DEFER, outcome, due_at=max(change.after.until, now), spends=False)
     retry_after = answer.retry_after if isinstance(answer, Unavailable) else None
-    due = backoff.next_try(retry, claimed.spent + 1, now, chance, retry_after)
+    due = backoff.next_try(retry, claimed.spent + 1, now, chance, retry_after, since=claimed.tried_at)
     if due is None:
         return result(DeliveryMove.DIE, outcome)
     return result(DeliveryMove.DEFER, outcome, due_at=due)

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 
 from handlers import Delivery, Receipt, Sink, SinkOptions, Unavailable
 from handlers.support.daemon_pool import DaemonPool
+from receiver.config.models import RetryPolicy
+from receiver.delivery import backoff
 from receiver.domain.callback import CALLBACK
 from receiver.domain.callback_url import mask_bytes
 from receiver.domain.run import parse
@@ -68,14 +70,14 @@ class SenderPool:
         limit: float,
         on_start: Callable[[str], None] = lambda _delivery: None,
         *,
-        attempts: int = 0,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self.slots = slots
         self._sink = sink
         self._many = sink.batch_size > 1
         self._limit = limit
         self._on_start = on_start
-        self._attempts = attempts
+        self._retry = retry
         self._threads = DaemonPool(slots, f"send-{sink.name}")
         self._ended: queue.SimpleQueue[SendTask] = queue.SimpleQueue()
         self._handover = threading.Lock()  # held while a slot passes from one task to another
@@ -207,7 +209,7 @@ class SenderPool:
 
     def _send(self, task: SendTask) -> list[Receipt | Exception]:
         try:
-            deliveries = [to_delivery(each, task.receipts.get(each.id, {}), self._attempts) for each in task.claimed]
+            deliveries = [to_delivery(each, task.receipts.get(each.id, {}), self._retry) for each in task.claimed]
             answers: list[Receipt | Exception] = []
             if self._many:
                 answers += self._sink.send_many(deliveries)
@@ -224,9 +226,9 @@ def _mark_started(task: SendTask) -> None:
     task.started, task.started_at = time.monotonic(), time.time()
 
 
-def to_delivery(each: Claimed, receipts: Receipts, attempts: int = 0) -> Delivery:
+def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None) -> Delivery:
     """Return the delivery that a sink is given for a claim. `receipts`: by sink, of those that it waited for.
-    `attempts`: how many its budget has; 0 is not known.
+    `retry`: its budget, where that is known.
 
     No sink sees our callback URL, but the one that puts the caller's own in its place.
     """
@@ -254,6 +256,6 @@ def to_delivery(each: Claimed, receipts: Receipts, attempts: int = 0) -> Deliver
         receipts=receipts,
         test=run.test,
         other_events=each.run_events > 1,
-        last_attempt=0 < attempts <= each.spent + 1,
+        last_attempt=retry is not None and backoff.is_last(retry, each.spent, each.tried_at, time.time()),
         payload=body if run.problem or each.via == "webhook" else webhook_body(body, run.data, data),
     )

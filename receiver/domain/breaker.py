@@ -2,9 +2,10 @@
 
     closed ──(THRESHOLD unavailable in a row)──▶ open ──(its time is up)──▶ probing ──accepted──▶ closed
                                                    ▲                           │
-                                                   └────────unavailable────────┘  (twice as long, capped)
+                                                   └────────unavailable────────┘  (later and later, capped)
 
-While it is not closed, deliveries wait without spending attempts. A refusal is an answer: the sink is there.
+While it is not closed, deliveries wait without spending attempts. A refusal is an answer: the sink is there. Probes of
+a lane that stays shut grow apart with the time that it has been: a tenth of that is what an outage may be prolonged by.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import NamedTuple
 
 # Unavailable answers in a row that open the breaker.
 THRESHOLD = 5
-# Seconds before the first probe, and before each one at the most.
+# Seconds before the first probe, and before each one at the most while the lane has not been shut for long.
 FIRST, LONGEST = 2.0, 60.0
+# The part of the time that the lane has been shut for after which it is probed again, and seconds at the most.
+IDLE_SHARE, LONGEST_IDLE = 0.1, 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,8 @@ class Lane:
     """What one breaker guards: a sink, or one destination of a sink that has many.
 
     `breaker`: closed, open or probing. `failures`: unavailable answers in a row. `until`: no probe before then
-    (seconds since the epoch). `paused`: by an operator, which no answer changes, at `paused_at`.
+    (seconds since the epoch). `paused`: by an operator, which no answer changes, at `paused_at`. `opened_at`: since
+    when it has not been closed, or resumed by an operator; 0.0 while it is closed.
     """
 
     lane: str
@@ -35,6 +39,7 @@ class Lane:
     until: float = 0.0
     reason: str = ""
     paused_at: float = 0.0
+    opened_at: float = 0.0
 
 
 class Observation(NamedTuple):
@@ -45,21 +50,23 @@ class Observation(NamedTuple):
     retry_after: float | None = None
 
 
-def cooldown(failures: int) -> float:
-    """Return the seconds until the next probe, after `failures` unavailable answers in a row."""
-    return min(FIRST * 2.0 ** min(max(failures - THRESHOLD, 0), 16), LONGEST)
+def cooldown(failures: int, shut_for: float = 0.0) -> float:
+    """Return the seconds until the next probe, after `failures` unavailable answers in a row in `shut_for` seconds."""
+    soon = min(FIRST * 2.0 ** min(max(failures - THRESHOLD, 0), 16), LONGEST)
+    return max(soon, min(shut_for * IDLE_SHARE, LONGEST_IDLE))
 
 
 def after(lane: Lane, answers: Iterable[Observation], now: float) -> Lane:
     """Return the lane after `answers`, in the order in which they came."""
     for available, reason, retry_after in answers:
         if available:
-            lane = replace(lane, breaker="closed", failures=0, until=0.0, reason="")
+            lane = replace(lane, breaker="closed", failures=0, until=0.0, reason="", opened_at=0.0)
             continue
         # A batch that fails as one is one sign of trouble once the breaker is open, not a hundred.
         failures = lane.failures if lane.breaker == "open" else lane.failures + 1
         lane = replace(lane, failures=failures, reason=reason)
         if lane.breaker == "probing" or failures >= THRESHOLD:
-            wait = max(cooldown(failures), min(retry_after or 0.0, LONGEST))
-            lane = replace(lane, breaker="open", until=now + wait)
+            opened_at = lane.opened_at or now
+            wait = max(cooldown(failures, now - opened_at), min(retry_after or 0.0, LONGEST))
+            lane = replace(lane, breaker="open", until=now + wait, opened_at=opened_at)
     return lane

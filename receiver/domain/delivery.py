@@ -65,6 +65,13 @@ MOVES: dict[tuple[DeliveryState, DeliveryMove], DeliveryState] = {
 ENDED = frozenset({DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.CANCELLED})
 
 
+def gave_up(seconds: float) -> str:
+    """Return how the reason of a delivery begins whose time was up after `seconds`."""
+    units = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m"), (1.0, "s"))
+    size, unit = next((each for each in units if seconds >= each[0]), units[-1])
+    return f"given up after {seconds / size:.3g} {unit}: "
+
+
 class IllegalMove(Exception):
     """A bug: code asked for a move that the table does not have."""
 

@@ -216,7 +216,7 @@ def _replay(connection: sa.Connection, operation: Operation, limit: int, now: fl
     if not ids:
         return 0, "", set()
     moved: list[Any] = []
-    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "reason": ""}), (DeliveryMove.DUE, {})):
+    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
         moved += connection.execute(
             sa.update(deliveries)
             .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(move)))

@@ -122,6 +122,7 @@ deliveries = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("spent", Integer, nullable=False, server_default="0"),  # counts against the sink's budget
     Column("due_at", Double, nullable=False),
+    Column("tried_at", Double),  # when its first attempt began, if that failed; null again when it starts anew
     # The claim, of a delivery that is being sent: see deliveries/claims.py. In every other state these have no value.
     Column("claim_owner", Text, nullable=False, server_default=""),  # the worker process
     Column("claim_number", Integer, nullable=False, server_default="0"),  # of that process's transaction
@@ -167,6 +168,7 @@ lanes = Table(
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("until", Double, nullable=False, server_default="0"),  # no probe before
     Column("reason", Text, nullable=False, server_default=""),
+    Column("opened_at", Double, nullable=False, server_default="0"),  # since when it is not closed; 0: it is
     Column("updated_at", Double, nullable=False),
 )
 

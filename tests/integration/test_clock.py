@@ -11,9 +11,11 @@ import redis
 import sqlalchemy as sa
 
 from receiver.clock import Clock
+from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.inbox import STREAM
 from receiver.ledger import Ledger, replays
+from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.replays import Selection
 from receiver.ledger.schema import deliveries
@@ -33,7 +35,8 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def clock(ledger: Ledger, redis_url: str) -> Iterator[Clock]:
-    it = Clock(ledger, ["ops", "results"], redis.Redis.from_url(redis_url, socket_timeout=2), retain=None)
+    connection = redis.Redis.from_url(redis_url, socket_timeout=2)
+    it = Clock(ledger, ["ops", "results"], connection, retain=None, give_up={"ops": 60.0, "results": 600.0})
     yield it
     it.close()
 
@@ -66,6 +69,22 @@ def test_an_inbox_that_nobody_reads_rings_for_the_dispatcher(clock: Clock, clien
     clock.tick()
 
     assert woken(client) == {DISPATCH}
+
+
+def test_what_waits_behind_a_breaker_that_stays_open_ends_when_its_sinks_time_is_up(
+    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "PAGE", 2)
+    now = time.time()
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(5)), now=now - 120)
+    for sink in ("ops", "results"):
+        lane = Lane(sink, sink, False, "open", 9, now + 60, "away", now - 120)
+        ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, now))
+
+    clock.tick()
+
+    assert set(states(ledger, sink="ops").values()) == {"dead"}
+    assert set(states(ledger, sink="results").values()) == {"queued"}
 
 
 def test_a_retry_that_is_due_is_queued_and_its_sink_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:

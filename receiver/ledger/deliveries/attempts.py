@@ -55,6 +55,8 @@ def settle(
         for each in sorted(of_claim, key=lambda each: each.id):
             if each.move is not DeliveryMove.ACCEPT:
                 values: dict[str, Any] = {"reason": each.reason, "due_at": each.due_at}
+                if each.move is DeliveryMove.DEFER:
+                    values["tried_at"] = sa.func.coalesce(deliveries.c.tried_at, each.started_at)
                 if each.spends:
                     values["spent"] = deliveries.c.spent + 1
                 moved = _move(connection, [each.id], owner, claim_number, each.move, values, now)

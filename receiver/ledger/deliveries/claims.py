@@ -53,7 +53,19 @@ _DUE = (
     .order_by(deliveries.c.due_at, deliveries.c.id)
     .with_for_update(skip_locked=True, of=deliveries)
 )
-_OF_DELIVERY = ("id", "event_id", "sink", "lane", "route", "spent", "after", "source", "run_id", "prefetched")
+_OF_DELIVERY = (
+    "id",
+    "event_id",
+    "sink",
+    "lane",
+    "route",
+    "spent",
+    "after",
+    "source",
+    "run_id",
+    "prefetched",
+    "tried_at",
+)
 _OF_EVENT = ("outcome", "via", "problem", "received_at", "body", "completion")
 _CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
 _CLAIMED = (
@@ -93,6 +105,7 @@ class Claimed:
     completion: str = ""  # JSON object: members of the run that the body lacks, or ""
     prefetched: bool = False
     run_events: int = 1  # how many events its run has, this one included
+    tried_at: float | None = None  # when its first attempt began; None when this is the first
 
 
 def claim(

@@ -21,7 +21,7 @@ PROBE_LEASE = 15.0
 
 def _from(row: sa.Row[tuple[object, ...]]) -> Lane:
     shut = (row.breaker, row.failures, row.until, row.reason)
-    return Lane(row.lane, row.sink, row.paused, *shut, paused_at=row.paused_at)
+    return Lane(row.lane, row.sink, row.paused, *shut, paused_at=row.paused_at, opened_at=row.opened_at)
 
 
 def every(connection: sa.Connection) -> list[Lane]:
@@ -70,19 +70,22 @@ def probe_at_once(connection: sa.Connection, names: Collection[str], now: float)
     connection.execute(
         sa.update(lanes)
         .where(lanes.c.lane.in_(sorted(names)), lanes.c.breaker == "open", lanes.c.until > now)
-        .values(until=now, updated_at=now)
+        .values(until=now)
     )
 
 
 def put(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Write the breaker's state. Whether the lane is paused stays as the operator set it."""
     values = {"breaker": lane.breaker, "failures": lane.failures, "until": lane.until, "reason": lane.reason}
-    _put(connection, lane.lane, lane.sink, {**values, "updated_at": now})
+    _put(connection, lane.lane, lane.sink, {**values, "opened_at": lane.opened_at, "updated_at": now})
 
 
 def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -> None:
-    """Pause or resume all deliveries to `sink`."""
+    """Pause or resume all deliveries to `sink`. While it is paused, nobody knows whether it is there: a breaker that is
+    open counts as opened now."""
     _put(connection, sink, sink, {"paused": paused, "paused_at": now if paused else 0.0, "updated_at": now})
+    opened = sa.update(lanes).where(lanes.c.sink == sink, lanes.c.opened_at > 0)
+    connection.execute(opened.values(opened_at=now))
 
 
 def _put(connection: sa.Connection, lane: str, sink: str, values: dict[str, Any]) -> None:

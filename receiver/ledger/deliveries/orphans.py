@@ -98,7 +98,7 @@ def move(
     moved = 0
     for ended in (False, True):
         condition = deliveries.c.state.in_([state.value for state in states if (state in ENDED) is ended])
-        fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0}
+        fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0, "tried_at": None}
         changed = (
             sa.update(deliveries)
             .where(deliveries.c.id.in_(ids), deliveries.c.sink == old, condition)
@@ -162,7 +162,9 @@ def restore(connection: sa.Connection, condition: sa.ColumnElement[bool], now: f
         connection.execute(
             sa.update(deliveries)
             .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.RESTORE)))
-            .values(state=state_after(DeliveryMove.RESTORE), spent=0, due_at=now, updated_at=now, reason="")
+            .values(
+                state=state_after(DeliveryMove.RESTORE), spent=0, tried_at=None, due_at=now, updated_at=now, reason=""
+            )
         )
         links.release_held(connection, deliveries.c.id.in_(ids), now)
     return ids

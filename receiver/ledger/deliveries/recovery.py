@@ -1,5 +1,5 @@
 """Recovery of deliveries: the reaper releases the claims of dead workers; the clock lapses claims that ran out, makes
-waiting deliveries due, and releases held ones that nobody released.
+waiting deliveries due, releases held ones that nobody released, and ends what waits for a sink that is never there.
 
 Each check that finds nothing costs one indexed query.
 """
@@ -12,12 +12,16 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
+from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after, states_before
 from receiver.ledger import bulk
-from receiver.ledger.deliveries import lanes, links
+from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record
 from receiver.ledger.deliveries.claims import SENDING, UNCLAIMED, handed_back
 from receiver.ledger.schema import attempts, deliveries
+from receiver.ledger.schema import lanes as lane_rows
+
+# Deliveries that one step ends at the most.
+PAGE = 500
 
 _STARTED: Final = "while sending: it may have arrived"
 _UNKNOWN: Final = "with it prefetched: it may have arrived, or was never sent"
@@ -136,6 +140,50 @@ def _by_time(
     which a hundred thousand may wait for hours."""
     index = f" INDEXED BY ix_deliveries_{state}" if connection.dialect.name == "sqlite" else ""
     return sa.select(what).select_from(sa.text(f"deliveries{index}")).where(sa.text(f"state = '{state}'"), condition)
+
+
+def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> list[str]:
+    """End as dead up to PAGE deliveries of `sink` that were due for `seconds` behind a breaker that was open all along.
+
+    So what waits for one that is never there has an end though it is never tried. A probe must have failed since the
+    time was up: after a stop of ours the sink is asked first. Not of a paused sink. Returns the lanes of what ended.
+    """
+    found = connection.execute(
+        _expired(sink, seconds, now)
+        .order_by(deliveries.c.due_at)
+        .limit(PAGE)
+        .with_for_update(skip_locked=True, of=deliveries)
+    ).all()
+    by_reason: dict[str, list[str]] = {}
+    for row in found:
+        by_reason.setdefault(row.reason, []).append(row.id)
+    for reason, ids in by_reason.items():
+        changes = {"state": state_after(DeliveryMove.EXPIRE), "updated_at": now, "reason": gave_up(seconds) + reason}
+        connection.execute(sa.update(deliveries).where(bulk.among(connection, deliveries.c.id, ids)).values(**changes))
+    if found:
+        links.release_held(connection, deliveries.c.event_id.in_({row.event_id for row in found}), now)
+    return [row.lane for row in found]
+
+
+def any_expired(connection: sa.Connection, sink: str, seconds: float, now: float) -> bool:
+    """Whether `expire` would end something."""
+    return connection.execute(_expired(sink, seconds, now).limit(1)).first() is not None
+
+
+def _expired(sink: str, seconds: float, now: float) -> sa.Select[Any]:
+    shut, own = lane_rows.alias("shut"), lane_rows.alias("own")
+    paused = sa.select(sa.literal(1)).where(own.c.lane == sink, own.c.paused).exists()
+    return (
+        sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.lane, shut.c.reason)
+        .join(shut, shut.c.lane == deliveries.c.lane)
+        .where(
+            fair_queue.due(sink, now - seconds),
+            shut.c.breaker == "open",
+            shut.c.opened_at > 0,
+            shut.c.updated_at >= shut.c.opened_at + seconds,
+            ~paused,
+        )
+    )
 
 
 def sweep_held(connection: sa.Connection, now: float, sinks: Collection[str] | None = None) -> list[str]:

@@ -44,7 +44,7 @@ def resend(
     wanted = row["id"]
     if creation.insert(connection, [row]):
         return wanted, DeliveryStatus(DeliveryState.QUEUED)
-    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "reason": ""}), (DeliveryMove.DUE, {})):
+    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
         connection.execute(
             sa.update(deliveries)
             .where(deliveries.c.id == wanted, deliveries.c.state.in_(states_before(move)))

@@ -34,6 +34,26 @@ def test_what_failed_together_comes_back_apart_and_none_of_it_before_the_sink_as
     assert due == pytest.approx(1060 + 3 * chance)
 
 
+@pytest.mark.parametrize(
+    ("since", "retry_after", "due"),
+    [
+        (None, None, 1002.5),
+        (950, None, 1002.5),
+        (901, None, 1001),  # the last attempt is made when the time is up
+        (900, None, None),
+        (1, None, None),
+        (901, 60.0, 1060),  # but not before the sink asked for it
+        (900, 60.0, None),
+    ],
+)
+def test_a_delivery_is_dead_when_its_time_is_up_though_attempts_are_left(
+    since: float | None, retry_after: float | None, due: float | None
+) -> None:
+    policy = RetryPolicy(attempts=1000, first=5, give_up_after=100)
+
+    assert next_try(policy, 1, 1000, 0.0, retry_after, since=since) == due
+
+
 @given(
     spent=st.integers(0, 10**6),
     factor=st.floats(1, 100),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from handlers import Receipt, Refused, Unavailable
@@ -60,6 +62,22 @@ def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, mov
 
     assert (found.move, found.outcome, found.spends) == (move, outcome, True)
     assert "secret" not in found.reason
+
+
+@pytest.mark.parametrize("change", [None, OPEN])
+@pytest.mark.parametrize("answer", [Unavailable("away"), Unavailable("x", dependency=True), ValueError("secret")])
+@pytest.mark.parametrize(
+    ("tried_at", "dead"), [(None, False), (100.0 - 3 * 86_400 + 1, False), (100.0 - 3 * 86_400, True)]
+)
+def test_an_attempt_after_the_time_is_up_was_the_last_also_behind_an_open_breaker(
+    answer: Exception, change: BreakerChange | None, tried_at: float | None, dead: bool
+) -> None:
+    claimed = replace(CLAIMED, tried_at=tried_at)
+
+    found = outcome_of(claimed, answer, RETRY, change, 99.0, 100.0, 0.0)
+
+    assert (found.move is DeliveryMove.DIE) == dead
+    assert found.reason.startswith("given up after 3 d: ") == dead
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
+from receiver.config.models import RetryPolicy
 from receiver.delivery.sender import SenderPool, SendTask, to_delivery
 from receiver.ledger.deliveries.claims import Claimed
 from tests.support.button import press
@@ -78,12 +79,18 @@ def test_what_is_queued_just_when_a_slot_becomes_empty_is_sent_once_and_collecte
 
 @pytest.mark.parametrize(
     ("spent", "attempts", "last"),
-    [(0, 3, False), (1, 3, False), (2, 3, True), (5, 3, True), (0, 1, True), (9, 0, False)],
+    [(0, 3, False), (1, 3, False), (2, 3, True), (5, 3, True), (0, 1, True)],
 )
-def test_a_sink_is_told_which_attempt_is_the_last(spent: int, attempts: int, last: bool) -> None:
-    claimed = replace(task("first").claimed[0], spent=spent)
+@pytest.mark.parametrize(("since", "over"), [(None, False), (50, False), (70, True)])
+def test_a_sink_is_told_which_attempt_is_the_last(
+    spent: int, attempts: int, last: bool, since: float | None, over: bool
+) -> None:
+    tried_at = None if since is None else time.time() - since
+    claimed = replace(task("first").claimed[0], spent=spent, tried_at=tried_at)
+    policy = RetryPolicy(attempts=attempts, give_up_after=60)
 
-    assert to_delivery(claimed, {}, attempts).last_attempt == last
+    assert to_delivery(claimed, {}, policy).last_attempt == (last or over)
+    assert not to_delivery(claimed, {}).last_attempt
 
 
 @pytest.mark.parametrize(("events", "others"), [(1, False), (2, True)])

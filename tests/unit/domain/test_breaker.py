@@ -1,6 +1,20 @@
 """What a lane's breaker becomes by what the last attempts met."""
 
-from receiver.domain.breaker import LONGEST, THRESHOLD, Lane, Observation, after, cooldown
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from receiver.domain.breaker import (
+    IDLE_SHARE,
+    LONGEST,
+    LONGEST_IDLE,
+    THRESHOLD,
+    Lane,
+    Observation,
+    after,
+    cooldown,
+)
 
 CLOSED = Lane("ops", "ops")
 DOWN = Observation(False, "connection refused")
@@ -31,6 +45,25 @@ def test_each_failed_probe_doubles_the_wait_up_to_a_cap() -> None:
         waits.append(lane.until)
     assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
     assert max(waits) == LONGEST == cooldown(10**9)
+
+
+def test_probes_grow_apart_with_the_time_that_the_lane_has_been_shut_for_up_to_a_cap() -> None:
+    # Given a breaker that opens and whose probes fail for three days
+    lane = after(CLOSED, [DOWN] * THRESHOLD, now=1000)
+    probes = []
+    while lane.until < 1000 + 3 * 86_400:
+        probes.append(lane.until)
+        lane = after(replace(lane, breaker="probing"), [DOWN], now=lane.until)
+
+    # Then it counts as open since the first of them
+    assert lane.opened_at == 1000
+    # And no outage is prolonged by more than a tenth of it, or the cap
+    pauses = [later - sooner for sooner, later in pairwise([*probes, lane.until])]
+    for at, pause in zip(probes, pauses, strict=True):
+        assert pause <= max(LONGEST, min((at - 1000) * IDLE_SHARE, LONGEST_IDLE)) + 1e-6
+    assert pauses == [pytest.approx(each) for each in sorted(pauses)]
+    assert pauses[-1] == pytest.approx(LONGEST_IDLE)
+    assert len(probes) < 250
 
 
 def test_an_accepted_probe_closes_it() -> None:

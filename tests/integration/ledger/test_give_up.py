@@ -1,0 +1,168 @@
+"""Everything has an end in time too: days of a dead sink, with the clock passed in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from handlers import Receipt, Unavailable
+from receiver.config.models import RetryPolicy
+from receiver.delivery.sender import SendTask
+from receiver.delivery.settlement import Settlement
+from receiver.domain.breaker import Lane
+from receiver.domain.delivery import ENDED, DeliveryState
+from receiver.ledger import Ledger, queries, replays
+from receiver.ledger.deliveries import claims, lanes, recovery
+from receiver.ledger.events import NewDelivery
+from receiver.ledger.replays import Selection
+from receiver.ledger.schema import attempts
+from tests.support.ledger import NOW, new_event, record, states
+
+HOUR, DAY = 3600.0, 86_400.0
+# A shorter time than the default one, which says the same with fewer probes.
+POLICY = RetryPolicy(give_up_after=6 * HOUR)
+ON_SQLITE = pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+UNCOUNTED: Any = None
+DEAD_CALLER = "callback https://dead.example"
+
+
+class World:
+    """Deliverer and clock of one sink, at times that a test chooses. `answer`: what each send is answered."""
+
+    def __init__(self, ledger: Ledger, sink: str, *, lane_limit: int | None = None) -> None:
+        self.ledger = ledger
+        self.sink = sink
+        self.now = NOW
+        self.answer: Receipt | Exception = Unavailable("connection refused")
+        self.sends: list[float] = []
+        self._lane_limit = lane_limit
+        self._settlement = Settlement(sink, POLICY, "w", UNCOUNTED)
+
+    def tick(self) -> None:
+        now, number = self.now, len(self.sends) + 1
+        self.ledger.write(lambda it: recovery.make_due(it, now))
+        if self.ledger.read(lambda it: recovery.any_expired(it, self.sink, POLICY.give_up_after, now)):
+            self.ledger.write(lambda it: recovery.expire(it, self.sink, POLICY.give_up_after, now))
+        claimed = self.ledger.write(
+            lambda it: claims.claim(it, self.sink, 8, "w", number, now, 15, concurrency=8, lane_limit=self._lane_limit)
+        )
+        tasks = [SendTask(number, [each], {}, started_at=now, answers=[self.answer]) for each in claimed]
+        self.sends += [now] * len(tasks)
+        self.ledger.write(lambda it: self._settlement.record(it, tasks, now))
+
+    def live(self, until: float) -> None:
+        """Let time pass, in steps from one thing that is due to the next, until then or until nothing is left."""
+        while self.now < until and self._due():
+            self.tick()
+            later = [each for each in self._due() if each > self.now]
+            self.now = self.now + 1 if isinstance(self.answer, Receipt) else min([*later, self.now + HOUR])
+
+    def _due(self) -> list[float]:
+        """When something that has not ended is due, or its lane may be probed."""
+        rows = [row for row in self.rows() if DeliveryState(row["state"]) not in ENDED]
+        until = [lane.until for lane in self.ledger.read(lanes.every)]
+        return [row["due_at"] for row in rows] + (until if rows else [])
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self.ledger.read(lambda it: queries.list_deliveries(it, queries.Filter(sink=self.sink, limit=1000)))
+
+
+@pytest.fixture
+def callbacks(ledger: Ledger) -> World:
+    return World(ledger, "callback", lane_limit=4)
+
+
+@ON_SQLITE
+def test_the_webhooks_of_a_dead_caller_end_with_few_attempts(callbacks: World, ledger: Ledger) -> None:
+    # Given twenty results of a caller whose server is gone for good
+    record(ledger, *(new_event(f"tsk_{n}", NewDelivery("callback", "caller", DEAD_CALLER)) for n in range(20)))
+
+    # When days pass
+    callbacks.live(NOW + 2 * DAY)
+
+    # Then all of them are dead, those that were never tried too, after the time that the policy gives
+    assert set(states(ledger).values()) == {"dead"}
+    ended = [row["updated_at"] - NOW for row in callbacks.rows()]
+    assert min(ended) >= POLICY.give_up_after
+    assert max(ended) <= 2 * POLICY.give_up_after
+    assert {row["reason"] for row in callbacks.rows()} == {"given up after 6 h: connection refused"}
+    # And the probes were few, and further and further apart, but not too far
+    assert len(callbacks.sends) < 100
+    pauses = [b - a for a, b in zip(callbacks.sends, callbacks.sends[1:], strict=False)]
+    assert max(pauses) <= HOUR
+    rows = ledger.read(lambda it: it.execute(sa.select(sa.func.count()).select_from(attempts)).scalar_one())
+    assert rows == len(callbacks.sends)
+
+
+@ON_SQLITE
+def test_a_sink_that_comes_back_in_time_gets_all_of_it(callbacks: World, ledger: Ledger) -> None:
+    record(ledger, *(new_event(f"tsk_{n}", NewDelivery("callback", "caller", DEAD_CALLER)) for n in range(20)))
+    callbacks.live(NOW + 4 * HOUR)
+    assert "dead" not in states(ledger).values()
+
+    callbacks.answer = Receipt("r")
+    callbacks.live(NOW + 6 * HOUR)
+
+    assert set(states(ledger).values()) == {"delivered"}
+
+
+@ON_SQLITE
+def test_a_replay_of_what_was_given_up_starts_anew(callbacks: World, ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", NewDelivery("callback", "caller", DEAD_CALLER)))
+    callbacks.live(NOW + 2 * DAY)
+    assert set(states(ledger).values()) == {"dead"}
+
+    began = callbacks.now
+    ledger.write(lambda it: replays.create(it, "op_1", "replay", Selection(), began))
+    ledger.write(lambda it: replays.step(it, began))
+    callbacks.live(began + 4 * HOUR)
+    assert states(ledger) == {"tsk_1:callback": "waiting"}
+
+    callbacks.live(began + 2 * DAY)
+    assert states(ledger) == {"tsk_1:callback": "dead"}
+
+
+def open_for(ledger: Ledger, sink: str, seconds: float, *, failed: float, paused: bool = False) -> None:
+    """Let the breaker of `sink` be open since `seconds` before NOW, its last probe `failed` seconds before NOW."""
+    lane = Lane(sink, sink, False, "open", 50, NOW + 60, "away", NOW - seconds)
+    ledger.write(lambda it: lanes.put(it, lane, NOW - failed))
+    if paused:
+        ledger.write(lambda it: lanes.set_paused(it, sink, True, NOW - failed))
+
+
+@pytest.mark.parametrize(
+    ("shut", "failed", "queued", "paused", "ends"),
+    [
+        (4 * DAY, 60, 4 * DAY, False, True),
+        (4 * DAY, 60, 2 * DAY, False, False),  # it waits for less
+        (2 * DAY, 60, 4 * DAY, False, False),  # the breaker was closed meanwhile
+        (4 * DAY, 60, 4 * DAY, True, False),  # an operator holds it
+        (4 * DAY, 3.5 * DAY, 4 * DAY, False, False),  # we were stopped: nobody has asked since
+    ],
+)
+def test_what_was_never_tried_ends_behind_a_breaker_that_was_open_all_along(
+    ledger: Ledger, shut: float, failed: float, queued: float, paused: bool, ends: bool
+) -> None:
+    after = NewDelivery("mail", "r", after=("ops",))
+    record(ledger, new_event("tsk_1", "ops", after), new_event("tsk_2", "other"), now=NOW - queued)
+    open_for(ledger, "ops", shut, failed=failed, paused=paused)
+
+    assert ledger.read(lambda it: recovery.any_expired(it, "ops", 3 * DAY, NOW)) == ends
+    ended = ledger.write(lambda it: recovery.expire(it, "ops", 3 * DAY, NOW))
+
+    assert ended == (["ops"] if ends else [])
+    assert states(ledger) == {
+        "tsk_1:ops": "dead" if ends else "queued",
+        "tsk_1:mail": "queued" if ends else "held",
+        "tsk_2:other": "queued",
+    }
+
+
+def test_a_sink_that_was_paused_has_its_whole_time_once_it_goes_on(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", "ops"), now=NOW - 9 * DAY)
+    open_for(ledger, "ops", 8 * DAY, failed=60, paused=True)
+    ledger.write(lambda it: lanes.set_paused(it, "ops", False, NOW))
+
+    assert ledger.write(lambda it: recovery.expire(it, "ops", 3 * DAY, NOW + 1)) == []
