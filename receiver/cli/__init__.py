@@ -36,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dead": ("receiver.cli.replay", "dead"),
     "attempts": ("receiver.cli.replay", "attempts"),
     "replay": ("receiver.cli.replay", "replay"),
-    "cancel": ("receiver.cli.replay", "cancel"),
+    "cancel": ("receiver.cli.cancel", "cancel"),
     "operations": ("receiver.cli.replay", "operations"),
     "sink": ("receiver.cli.sinks", "app"),
     "reconcile": ("receiver.cli.reconcile", "reconcile"),

@@ -3,6 +3,7 @@ that is empty because all is well."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from receiver.ledger.queries import Filter
 if TYPE_CHECKING:
     from receiver.reconcile.source import PolledSource
 
+_ID = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
 _LONGEST = 60  # characters of a name that a message repeats
 
 
@@ -59,6 +61,14 @@ def find_rows(
         return rows
 
     return read_ledger(data, read, tell=not as_json)
+
+
+def check_form(identifier: str) -> None:
+    """Raise UsageError for an id cut shorter than tables cut it: one letter would mean all of them."""
+    if not identifier.strip():
+        raise UsageError("an id is empty")
+    if identifier.startswith(("dlv_", "evt_")) and not _ID.fullmatch(identifier):
+        raise UsageError(f"{clean(identifier, _LONGEST)}: an id has 8 to 32 hex digits after {identifier[:4]}")
 
 
 def check_id(connection: Connection, identifier: str, option: str = "") -> None:

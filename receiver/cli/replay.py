@@ -1,9 +1,8 @@
-"""`runhook dead`, `attempts`, `replay`, `cancel` and `operations`: deliveries that failed, and sending them again."""
+"""`runhook dead`, `attempts`, `replay` and `operations`: deliveries that failed, and sending them again."""
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.filters import check_filter, check_id, find_rows
+from receiver.cli.filters import check_filter, check_form, check_id, find_rows
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import (
     ConfigFile,
@@ -36,12 +35,15 @@ from receiver.cli.sinks import require_sink
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Connection, queries, replays
+from receiver.ledger import Connection, names, queries, replays
 from receiver.ledger.replays import Operation, Selection
 
-_ID = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
+_HINT = (
+    "; what was delivered is sent again with --force, what waits is tried now with --state waiting, and what was "
+    "cancelled comes back with `runhook cancel --undo`"
+)
 
-REPLAYABLE = (DeliveryState.DEAD, DeliveryState.DELIVERED)
+REPLAYABLE = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
 
 
 def dead(
@@ -78,7 +80,7 @@ def attempts(
     as_json: Json = False,
 ) -> None:
     """List every attempt of one delivery, or of all that an event or a run has."""
-    _check_id(identifier)
+    check_form(identifier)
 
     def read(connection: Connection) -> list[dict[str, Any]]:
         found = queries.list_attempts(connection, identifier)
@@ -110,14 +112,20 @@ def replay(
     data: DataDirectory = None,
     sink: Annotated[str, typer.Option("--sink", help="Only deliveries to this sink.")] = "",
     state: Annotated[
-        list[str] | None, typer.Option("--state", help="Only in this state: dead (the default) or delivered.")
+        list[str] | None,
+        typer.Option(
+            "--state", help="Only in this state: dead (the default), delivered, or waiting: those are tried now."
+        ),
     ] = None,
     source: SourceName = "",
     status: Statuses = None,
     since: Since = "",
     until: Until = "",
     backfill: Annotated[
-        str, typer.Option("--backfill", metavar="SINK", help="Make deliveries of old events for a sink that had none.")
+        str,
+        typer.Option(
+            "--backfill", metavar="SINK", help="Give a sink all old results, by no rule. `reroute` asks the rules."
+        ),
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Also what was delivered already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
@@ -127,34 +135,41 @@ def replay(
     yes: Yes = False,
     config: ConfigFile = None,
 ) -> None:
-    """Send deliveries again, under the same idempotency key. The clock does it step by step, across restarts."""
+    """Send deliveries again, under the same idempotency key. The clock does it step by step, across restarts.
+
+    What waits for its next attempt is tried now with `--state waiting`. Deliveries of sinks that are not in the config
+    are left, for nobody would send them.
+    """
     if unknown := set(state or ()) - set(REPLAYABLE):
-        raise UsageError(f"--state {min(unknown)}: only dead and delivered ones can be replayed")
+        raise UsageError(f"--state {min(unknown)}: only dead, delivered and waiting ones can be replayed")
     if not (ids or sink or state or source or status or since or until or backfill or everything):
         raise UsageError(
             "say what to replay: ids, --sink, --state, --status, --since, --until, or --all for all dead letters"
         )
     if backfill == CALLBACK:
         raise UsageError(f"--backfill {backfill}: callers' webhooks are made for their own runs, and not afterwards")
-    if backfill:
-        require_sink(load_config(config, data)[1], backfill)  # no worker would ever send what an unknown one gets
+    sinks = _sinks(config, data, sink, backfill)
     force = force or DeliveryState.DELIVERED in (state or ())
     kind = "backfill" if backfill else "replay"
     chosen = Selection(
         sink=sink, state=tuple(state or ()), source=source, status=tuple(status or ()), **parse_time_range(since, until)
     )
+    if not backfill:
+        chosen = replace(chosen, sinks=sinks)
     selections = [_narrowed(chosen, identifier) for identifier in ids or ()] or [chosen]
 
     counts = read_ledger(
         data, partial(_count, kind=kind, selections=selections, ids=ids or (), sink=backfill, force=force, data=data)
     )
-    if sink and not sum(counts):
-        require_sink(load_config(config, data)[1], sink)  # a misspelt name must not look like success
+    if backfill:
+        out().print(f"{backfill} gets every result of the selection: a backfill knows no rules; `runhook reroute` does")
+    else:
+        _tell_of_orphans(data, selections, force=force)
     if dry_run:
         out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}")
         return
     if empty := [clean(identifier, 60) for identifier, found in zip(ids or (), counts, strict=False) if not found]:
-        more = "" if force or backfill else "; what was delivered already is sent again with --force"
+        more = "" if force or backfill else _HINT
         raise RunhookError(f"nothing to {kind} of {', '.join(empty)}{more}")
     if force:
         confirm(sum(counts), f"Send {sum(counts)} deliveries again, delivered ones too?", yes=yes)
@@ -181,6 +196,45 @@ def replay(
         _watch(data, made)
 
 
+def _sinks(config: Path | None, data: Path | None, sink: str, backfill: str) -> tuple[str, ...]:
+    """Return the sinks of the config; none if it can't be read, is not needed, and was not named.
+
+    Raises UsageError for a sink to which no worker would ever send anything.
+    """
+    try:
+        loaded = load_config(config, data)[1]
+    except (RunhookError, OSError):
+        if config or sink or backfill:
+            raise
+        return ()
+    if backfill:
+        require_sink(loaded, backfill)
+    if sink and sink not in loaded.destinations:
+        name = clean(sink, 60)
+        if read_ledger(data, partial(names.has_sink, name=sink)):
+            raise UsageError(
+                f"--sink {name}: it is not in the config any more, so nobody would send to it; "
+                f"`runhook sink move {name} NAME` gives its deliveries to another one"
+            )
+        require_sink(loaded, sink)
+    return tuple(loaded.destinations)
+
+
+def _tell_of_orphans(data: Path | None, selections: Sequence[Selection], *, force: bool) -> None:
+    """Say how many deliveries a replay leaves, for their sinks are not in the config."""
+
+    def count(connection: Connection) -> int:
+        every = (replace(each, sinks=()) for each in selections)
+        taken = sum(replays.count(connection, "replay", each, force=force) for each in selections)
+        return sum(replays.count(connection, "replay", each, force=force) for each in every) - taken
+
+    if any(each.sinks for each in selections) and (left := read_ledger(data, count)):
+        out().print(
+            f"{left} deliveries are left, for their sinks are not in the config: `runhook sink list` shows those that "
+            "wait, `runhook sink move OLD NEW` gives them and dead letters to another sink"
+        )
+
+
 def _count(
     connection: Connection,
     kind: str,
@@ -202,20 +256,12 @@ def _count(
 
 
 def _narrowed(chosen: Selection, identifier: str) -> Selection:
-    _check_id(identifier)
+    check_form(identifier)
     if identifier.startswith("dlv_"):
         return replace(chosen, delivery_ids=(identifier,))
     if identifier.startswith("evt_"):
         return replace(chosen, event_id=identifier)
     return replace(chosen, run_id=identifier)
-
-
-def _check_id(identifier: str) -> None:
-    """Raise UsageError for an id cut shorter than tables cut it: one letter would mean all of them."""
-    if not identifier.strip():
-        raise UsageError("an id is empty")
-    if identifier.startswith(("dlv_", "evt_")) and not _ID.fullmatch(identifier):
-        raise UsageError(f"{clean(identifier, 60)}: an id has 8 to 32 hex digits after {identifier[:4]}")
 
 
 def _watch(data: DataDirectory, made: list[Operation]) -> None:
@@ -230,43 +276,6 @@ def _watch(data: DataDirectory, made: list[Operation]) -> None:
         if all(operation is None or operation.state != "running" for operation in now):
             return
         time.sleep(0.5)
-
-
-def cancel(
-    ids: Annotated[list[str], typer.Argument(metavar="DELIVERY|OPERATION…", help="Ids: dlv_… or op_….")],
-    data: DataDirectory = None,
-    yes: Yes = False,
-) -> None:
-    """Cancel deliveries that wait, or operations that are running. `runhook replay` does not bring them back."""
-    for identifier in ids:
-        _check_id(identifier)
-        if not identifier.startswith(("op_", "dlv_")):
-            raise UsageError(
-                f"{clean(identifier, 60)}: only a delivery (dlv_…) or an operation (op_…) can be cancelled; "
-                "`runhook deliveries --json` shows the ids of a run's deliveries"
-            )
-    confirm(len(ids), f"Cancel {len(ids)} of them for good?", yes=yes)
-    failed = []
-    for identifier in ids:
-        if identifier.startswith("op_"):
-            done = write_ledger(data, partial(replays.cancel, operation_id=identifier, now=time.time()))
-        else:
-            done = bool(write_ledger(data, partial(replays.cancel_deliveries, ids=[identifier], now=time.time())))
-        if done:
-            out().print(f"{identifier}: cancelled")
-        else:
-            failed.append(f"{identifier} ({read_ledger(data, partial(_why_not, identifier=identifier))})")
-    if failed:
-        raise RunhookError(f"not cancelled: {', '.join(failed)}")
-
-
-def _why_not(connection: Connection, identifier: str) -> str:
-    """Return why what has this id could not be cancelled."""
-    if identifier.startswith("op_"):
-        operation = replays.get(connection, identifier)
-        return "there is no such operation" if operation is None else f"it is {operation.state}"
-    found = replays.states_of(connection, identifier)
-    return f"it is {found[0]}" if found else "there is no such delivery"
 
 
 def operations(data: DataDirectory = None, limit: Limit = queries.LIMIT, as_json: Json = False) -> None:

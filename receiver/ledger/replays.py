@@ -239,23 +239,6 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
     return len(made), str(rows[-1].seq), {operation.sink} if made else set()
 
 
-def cancel_deliveries(connection: sa.Connection, ids: list[str], now: float) -> list[str]:
-    """Cancel deliveries, named by the beginnings of their ids, that are not being sent and have not ended.
-
-    Returns the ids of those that were.
-    """
-    statement = (
-        sa.update(deliveries)
-        .where(
-            sa.or_(*(begins(deliveries.c.id, each) for each in ids)),
-            deliveries.c.state.in_(states_before(DeliveryMove.CANCEL)),
-        )
-        .values(state=state_after(DeliveryMove.CANCEL), reason="cancelled by an operator", updated_at=now)
-        .returning(deliveries.c.id)
-    )
-    return list(connection.execute(statement).scalars())
-
-
 def states_of(connection: sa.Connection, beginning: str) -> list[str]:
     """Return the states of the deliveries whose id is or begins with `beginning`."""
     return list(connection.execute(sa.select(deliveries.c.state).where(begins(deliveries.c.id, beginning))).scalars())

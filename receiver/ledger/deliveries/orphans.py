@@ -8,16 +8,15 @@ be moved back.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after, states_before
+from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import delivery_id
 from receiver.ledger import stats
-from receiver.ledger.deliveries import links
 from receiver.ledger.schema import deliveries
 
 # Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.
@@ -131,45 +130,3 @@ def _rename_links(connection: sa.Connection, condition: sa.ColumnElement[bool], 
         after = list(dict.fromkeys(new if each == old else each for each in json.loads(row.after)))
         connection.execute(sa.update(deliveries).where(deliveries.c.id == row.id).values(after=json.dumps(after)))
     return [row.id for row in page]
-
-
-def cancel(connection: sa.Connection, sink: str, reason: str, now: float) -> int:
-    """Cancel up to PAGE deliveries of a sink that wait, held ones first. Returns how many there were."""
-    ids = _ids(connection, sink, states_before(DeliveryMove.CANCEL))
-    if not ids:
-        return 0
-    changed = (
-        sa.update(deliveries)
-        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.CANCEL)))
-        .values(state=state_after(DeliveryMove.CANCEL), reason=reason, updated_at=now)
-    )
-    return connection.execute(changed).rowcount
-
-
-def restore(connection: sa.Connection, condition: sa.ColumnElement[bool], now: float) -> list[str]:
-    """Bring back up to PAGE cancelled deliveries that meet `condition`: due now, no attempt spent, or held as before.
-
-    Returns their ids.
-    """
-    cancelled = (
-        sa.select(deliveries.c.id)
-        .where(deliveries.c.state.in_(states_before(DeliveryMove.RESTORE)), condition)
-        .order_by(deliveries.c.id)
-        .limit(PAGE)
-    )
-    ids = list(connection.execute(cancelled).scalars())
-    if ids:
-        connection.execute(
-            sa.update(deliveries)
-            .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.RESTORE)))
-            .values(
-                state=state_after(DeliveryMove.RESTORE), spent=0, tried_at=None, due_at=now, updated_at=now, reason=""
-            )
-        )
-        links.release_held(connection, deliveries.c.id.in_(ids), now)
-    return ids
-
-
-def _ids(connection: sa.Connection, sink: str, states: Sequence[DeliveryState]) -> list[str]:
-    query = sa.select(deliveries.c.id).where(deliveries.c.sink == sink, deliveries.c.state.in_([*states]))
-    return list(connection.execute(query.order_by(deliveries.c.id).limit(PAGE)).scalars())

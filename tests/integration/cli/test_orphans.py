@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typer.testing import CliRunner
 
 from receiver.cli import build_app
 from receiver.domain.delivery import DeliveryMove
-from receiver.errors import UsageError
-from receiver.ledger import Ledger
+from receiver.errors import RunhookError, UsageError
+from receiver.ledger import Ledger, queries, replays
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 
 CONFIG: dict[str, Any] = {
@@ -79,6 +80,62 @@ def test_a_move_says_what_it_did_and_how_to_take_it_back(runhook: Runhook, book:
     assert states(book) == {"tsk_1:new": "dead", "tsk_2:new": "queued", "tsk_3:new": "queued"}
     assert "2 deliveries of new now go to old" in runhook("sink", "move", "old", "new", "--undo")
     assert states(book) == before
+
+
+def test_what_waits_for_a_lost_sink_is_cancelled_and_brought_back(runhook: Runhook, book: Ledger) -> None:
+    before = states(book)
+
+    said = runhook("cancel", "--sink", "old")
+
+    assert said == "1 deliveries to old: cancelled; `runhook cancel --sink old --undo` brings them back\n"
+    assert states(book)["tsk_2:old"] == "cancelled"
+    with pytest.raises(RunhookError, match="nothing waits for old"):
+        runhook("cancel", "--sink", "old")
+    assert runhook("cancel", "--sink", "old", "--undo") == "1 deliveries to old: brought back\n"
+    assert states(book) == before
+    with pytest.raises(UsageError, match="no delivery goes to it; there are new, old"):
+        runhook("cancel", "--sink", "odl")
+
+
+def test_one_delivery_is_cancelled_and_brought_back(runhook: Runhook, book: Ledger) -> None:
+    (delivery,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_3")))
+    identifier = delivery["id"][:12]
+
+    assert runhook("cancel", identifier) == f"{identifier}: cancelled\n"
+    assert states(book)["tsk_3:new"] == "cancelled"
+    assert runhook("cancel", identifier, "--undo") == f"{identifier}: brought back\n"
+    assert states(book)["tsk_3:new"] == "queued"
+    with pytest.raises(RunhookError, match="it is queued"):
+        runhook("cancel", identifier, "--undo")
+
+
+def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, book: Ledger) -> None:
+    settle(book, claim(book, "new"), DeliveryMove.DIE)
+
+    said = runhook("replay", "--all")
+
+    assert "1 deliveries are left, for their sinks are not in the config" in said
+    assert "1 deliveries to replay" in said
+    book.write(lambda it: replays.step(it, time.time()))
+    assert (states(book)["tsk_1:old"], states(book)["tsk_3:new"]) == ("dead", "queued")
+    with pytest.raises(UsageError, match="--sink old: it is not in the config any more"):
+        runhook("replay", "--sink", "old")
+
+
+def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:
+    settle(book, claim(book, "new"), DeliveryMove.DEFER, due_at=time.time() + 3600)
+    (delivery,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_3")))
+    with pytest.raises(RunhookError, match="--state waiting"):
+        runhook("replay", delivery["id"])
+
+    runhook("replay", delivery["id"], "--state", "waiting")
+
+    book.write(lambda it: replays.step(it, time.time()))
+    assert states(book)["tsk_3:new"] == "queued"
+
+
+def test_a_backfill_says_that_it_knows_no_rules(runhook: Runhook) -> None:
+    assert "a backfill knows no rules; `runhook reroute` does" in runhook("replay", "--backfill", "new", "--dry-run")
 
 
 @pytest.mark.parametrize(

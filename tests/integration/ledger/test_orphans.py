@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, queries, replays, stats
-from receiver.ledger.deliveries import lanes, orphans
+from receiver.ledger.deliveries import cancellation, lanes, orphans
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.replays import Selection
-from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
 
 
@@ -117,23 +114,50 @@ def test_a_sink_that_has_the_event_already_gets_no_second_delivery_of_it(ledger:
     assert states(ledger) == {"tsk_1:old": "queued", "tsk_1:new": "queued", "tsk_2:new": "queued"}
 
 
-def restore(ledger: Ledger, *sinks: str) -> Sequence[str]:
-    return ledger.write(lambda it: orphans.restore(it, deliveries.c.sink.in_(sinks), NOW + 60))
+def restore_all(ledger: Ledger, sink: str) -> int:
+    return ledger.write(lambda it: cancellation.restore_all(it, sink, NOW + 60))
 
 
-def test_all_that_waits_for_a_sink_is_cancelled_and_brought_back_as_it_was(renamed: Ledger) -> None:
+def cancel_all(ledger: Ledger, sink: str, before: float = NOW + 60) -> int:
+    return ledger.write(lambda it: cancellation.cancel_all(it, sink, before, NOW + 60))
+
+
+def test_all_that_waits_for_a_sink_is_cancelled_and_brought_back_as_it_was(
+    renamed: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "PAGE", 2)
     before = states(renamed)
-    renamed.write(lambda it: orphans.cancel(it, "mail", "no", NOW))
-    assert renamed.write(lambda it: orphans.cancel(it, "old", "no", NOW)) == 2
-    assert renamed.write(lambda it: orphans.cancel(it, "old", "no", NOW)) == 0
+    assert cancel_all(renamed, "mail") == 1
+    assert [cancel_all(renamed, "old"), cancel_all(renamed, "old")] == [2, 0]
     assert set(states(renamed).values()) == {"cancelled", "dead", "delivered"}
 
-    assert len(restore(renamed, "old", "mail")) == 3
+    assert [restore_all(renamed, "old"), restore_all(renamed, "mail"), restore_all(renamed, "old")] == [2, 1, 0]
 
     # What waited for its next attempt is due now, and what was held is held again
     assert states(renamed) == {**before, "tsk_3:old": "queued"}
     assert rows(renamed, "old")["tsk_3"] == ("queued", NOW + 60, 0)
-    assert restore(renamed, "old", "mail") == []
+
+
+def test_what_comes_after_a_cancel_of_all_is_not_cancelled(renamed: Ledger) -> None:
+    assert cancel_all(renamed, "old", before=NOW) == 0
+
+
+def test_what_was_cancelled_alone_does_not_come_back_with_what_was_cancelled_together(renamed: Ledger) -> None:
+    ids = {row["run_id"]: row["id"] for row in renamed.read(lambda it: queries.list_deliveries(it, queries.Filter()))}
+    assert renamed.write(lambda it: cancellation.cancel(it, [ids["tsk_3"]], NOW)) == [ids["tsk_3"]]
+    cancel_all(renamed, "old")
+
+    assert restore_all(renamed, "old") == 1
+    assert (states(renamed)["tsk_3:old"], states(renamed)["tsk_4:old"]) == ("cancelled", "queued")
+
+    assert renamed.write(lambda it: cancellation.restore(it, [ids["tsk_3"][:12]], NOW + 60)) == [ids["tsk_3"]]
+    assert states(renamed)["tsk_3:old"] == "queued"
+
+
+def test_what_waits_for_a_cancelled_delivery_goes_on(renamed: Ledger) -> None:
+    cancel_all(renamed, "old")
+
+    assert states(renamed)["tsk_4:mail"] == "queued"
 
 
 def replay(ledger: Ledger, selection: Selection) -> int:

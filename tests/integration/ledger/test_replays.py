@@ -7,7 +7,7 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, queries, replays
-from receiver.ledger.deliveries import claims
+from receiver.ledger.deliveries import cancellation, claims
 from receiver.ledger.replays import Operation, Selection
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
 
@@ -189,9 +189,7 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     rows = mixed.read(lambda connection: queries.list_deliveries(connection, queries.Filter()))
     claim(mixed, "results")  # tsk_3's is being sent
 
-    cancelled = mixed.write(
-        lambda connection: replays.cancel_deliveries(connection, [row["id"] for row in rows], NOW + 1)
-    )
+    cancelled = mixed.write(lambda connection: cancellation.cancel(connection, [row["id"] for row in rows], NOW + 1))
 
     assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]
     assert not mixed.read(lambda connection: claims.has_due(connection, "ops", NOW + 5))

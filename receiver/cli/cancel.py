@@ -1,0 +1,109 @@
+"""`runhook cancel`: end deliveries that wait, and operations that run; bring cancelled deliveries back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from receiver.cli.filters import check_form
+from receiver.cli.ledger_access import read_ledger, write_ledger
+from receiver.cli.options import DataDirectory, Yes, confirm
+from receiver.cli.output import clean, out
+from receiver.domain.delivery import DeliveryMove, states_before
+from receiver.errors import RunhookError, UsageError
+from receiver.ledger import Connection, names, queries, replays
+from receiver.ledger.deliveries import cancellation
+
+
+def cancel(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[DELIVERY|OPERATION]…", help="Ids: dlv_… or op_….")
+    ] = None,
+    sink: Annotated[
+        str, typer.Option("--sink", metavar="NAME", help="All that waits for this sink, also one not in the config.")
+    ] = "",
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Bring back deliveries by id, or what was cancelled with --sink.")
+    ] = False,
+    data: DataDirectory = None,
+    yes: Yes = False,
+) -> None:
+    """Cancel deliveries that wait, or operations that are running; `--undo` brings cancelled deliveries back.
+
+    What is brought back is due at once, with all of its attempts. `runhook replay` takes no cancelled ones.
+    """
+    if bool(ids) == bool(sink):
+        raise UsageError("say what to cancel: either ids, or --sink NAME for all that waits for it")
+    if sink:
+        _all_of(sink, undo, data, yes=yes)
+        return
+    for identifier in ids or ():
+        check_form(identifier)
+        if not identifier.startswith(("op_", "dlv_")):
+            raise UsageError(
+                f"{clean(identifier, 60)}: only a delivery (dlv_…) or an operation (op_…) can be cancelled; "
+                "`runhook deliveries --json` shows the ids of a run's deliveries"
+            )
+        if undo and identifier.startswith("op_"):
+            raise UsageError(f"{clean(identifier, 60)}: an operation can't be brought back; give the replay once more")
+    if not undo:
+        confirm(len(ids or ()), f"Cancel {len(ids or ())} of them?", yes=yes)
+    failed = []
+    for identifier in ids or ():
+        if write_ledger(data, partial(_change, identifier=identifier, undo=undo)):
+            out().print(f"{identifier}: {'brought back' if undo else 'cancelled'}")
+        else:
+            failed.append(f"{identifier} ({read_ledger(data, partial(_why_not, identifier=identifier))})")
+    if failed:
+        raise RunhookError(f"not {'brought back' if undo else 'cancelled'}: {', '.join(failed)}")
+
+
+def _change(connection: Connection, identifier: str, *, undo: bool) -> bool:
+    if undo:
+        return bool(cancellation.restore(connection, [identifier], time.time()))
+    if identifier.startswith("op_"):
+        return replays.cancel(connection, identifier, time.time())
+    return bool(cancellation.cancel(connection, [identifier], time.time()))
+
+
+def _why_not(connection: Connection, identifier: str) -> str:
+    """Return why what has this id could not be cancelled, or brought back."""
+    if identifier.startswith("op_"):
+        operation = replays.get(connection, identifier)
+        return "there is no such operation" if operation is None else f"it is {operation.state}"
+    found = replays.states_of(connection, identifier)
+    return f"it is {found[0]}" if found else "there is no such delivery"
+
+
+def _all_of(sink: str, undo: bool, data: Any, *, yes: bool) -> None:
+    """Cancel all that waits for a sink now, or bring back what was cancelled so."""
+    began = time.time()
+    waiting = [state.value for state in states_before(DeliveryMove.CANCEL)]
+
+    def count(connection: Connection) -> int:
+        rows = queries.counts(connection)
+        if not any(row["sink"] == sink for row in rows):
+            known = ", ".join(clean(each, 60) for each in names.sinks(connection)) or "none"
+            raise UsageError(f"--sink {clean(sink, 60)}: no delivery goes to it; there are {known}")
+        return sum(row["count"] for row in rows if row["sink"] == sink and row["state"] in waiting)
+
+    found = read_ledger(data, count)
+    if undo:
+        step: Callable[[Connection], int] = partial(cancellation.restore_all, sink=sink, now=began)
+        done, hint = "brought back", ""
+    else:
+        if not found:
+            raise RunhookError(f"nothing waits for {clean(sink, 60)}")
+        confirm(found, f"Cancel {found} deliveries to {clean(sink, 60)}?", yes=yes)
+        step = partial(cancellation.cancel_all, sink=sink, before=began, now=began)
+        done, hint = "cancelled", f"; `runhook cancel --sink {clean(sink, 60)} --undo` brings them back"
+    total = 0
+    while changed := write_ledger(data, step):
+        total += changed
+    if not total:
+        raise RunhookError(f"nothing was {done}: no delivery to {clean(sink, 60)} is cancelled with --sink")
+    out().print(f"{total} deliveries to {clean(sink, 60)}: {done}{hint}")
