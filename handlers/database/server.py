@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import event, exc
 
 from handlers.contract import Unavailable
 from handlers.support.file_lock import FileLock, NotLocked
+from handlers.support.private_file import make_private_file
 
 # Longest time for connecting, in seconds, even if a send may take longer.
 MAX_CONNECT = 10.0
@@ -160,6 +161,8 @@ class Database:
         )
 
     def _open_sqlite(self) -> sa.Engine:
+        with suppress(OSError):  # SQLite says what is wrong with the path
+            make_private_file(Path(str(self._url.database)))
         engine = sa.create_engine(
             self._url, connect_args={"timeout": self._timeout}, hide_parameters=True, pool_timeout=self._timeout
         )

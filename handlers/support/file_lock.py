@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from handlers.support.private_file import make_private_folder
+
 # Seconds between two tries: the first pause, and the longest that it grows to.
 _PAUSES = (0.0005, 0.005)
 
@@ -59,8 +61,8 @@ class FileLock:
 
     def _open(self) -> int:
         if self._file is None or self._file[0] != os.getpid():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.getpid(), os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            make_private_folder(self._path.parent)
+            self._file = os.getpid(), os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._file[1]
 
 

@@ -20,6 +20,7 @@ httpcore2, httpx2's own engine, because the check has to happen between name res
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 import threading
 import time
@@ -41,6 +42,8 @@ MAX_REDIRECTS = 5
 MAX_URL = 8192
 MAX_HOST = 253
 READ_SIZE = 256 * 1024
+# What a name server can be asked for: labels of letters, digits, - and _ (other scripts are encoded with these).
+_HOST = re.compile(rb"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -326,6 +329,8 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
         raise Refused(f"{url.scheme or 'an address without a scheme'}: only http and https are fetched")
     if not url.host:
         raise Refused("an address without a host")
+    if ":" not in url.host and not _HOST.fullmatch(url.raw_host):
+        raise Refused("an address whose host is no name")
     if len(url.host) > MAX_HOST or (url.port is not None and not 0 < url.port < 65536):
         raise Refused("an address whose host or port can't exist")
     if url.userinfo:

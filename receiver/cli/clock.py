@@ -6,6 +6,7 @@ import signal
 import threading
 
 from receiver.cli.options import ConfigFile, DataDirectory, load_config
+from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports
 from receiver.telemetry import logs
 
@@ -22,6 +23,7 @@ def clock(config: ConfigFile = None, data: DataDirectory = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     settings, loaded = load_config(config, data)
+    secure(settings.data)
     the_clock = build(settings, loaded)
     heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)
 

@@ -19,6 +19,7 @@ from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
+from receiver.runtime.data_folder import secure
 from receiver.web.server import display_host, listen
 
 # Seconds after which it is printed why no event can be kept yet.
@@ -38,7 +39,9 @@ def dev(
     from receiver.runtime.embedded_valkey import EmbeddedValkey
     from receiver.runtime.foreman import Foreman, Program, program
 
-    settings = Settings.from_env(config=config, data=data).with_local_key()
+    settings = Settings.from_env(config=config, data=data)
+    secure(settings.data)
+    settings = settings.with_local_key()
     environ = {
         **settings.environ,
         "RUNHOOK_CONFIG": str(settings.config),

@@ -9,6 +9,7 @@ from receiver.config.advice import local_key, warnings
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
+from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports, raise_file_limit
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, display_host, listen, make_server
@@ -17,7 +18,9 @@ from receiver.web.server import BACKLOG, STOP_TIMEOUT, display_host, listen, mak
 def serve(host: Host = "127.0.0.1", port: Port = 8000, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Run the receiver: take webhooks, keep their events, answer."""
     logs.set_up()
-    run(*load_config(config, data), host, port)
+    settings, loaded = load_config(config, data)
+    secure(settings.data)
+    run(settings, loaded, host, port)
 
 
 def run(settings: Settings, config: Config, host: str, port: int) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from receiver.cli.options import ConfigFile, DataDirectory, load_config
+from receiver.runtime.data_folder import secure
 from receiver.telemetry import logs
 
 
@@ -30,6 +31,7 @@ def worker(
 
     logs.set_up()
     settings, loaded = load_config(config, data)
+    secure(settings.data)
     code = run(settings, loaded, only=only or (), dispatchers=dispatchers, stop_timeout=stop_timeout, patience=patience)
     if code:
         raise typer.Exit(code)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
+from handlers.support.private_file import make_private_folder
 from handlers.support.url import hide_password
 from receiver.errors import ConfigError
 
@@ -190,7 +191,7 @@ def _read_key(path: Path) -> str:
 def _write_key(path: Path) -> str:
     """Write a new key to `path` and return it; when another process was first, its key. Raises OSError."""
     key = "local-" + secrets.token_urlsafe(32)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     # Under another name first: a full disk or a kill must not leave an empty file, which nobody could sign with.
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:

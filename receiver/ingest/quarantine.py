@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import scan_run_id
 from receiver.domain.signature import verify
@@ -114,7 +115,7 @@ class Quarantine:
         about = {"source": refused.source, "signature": refused.signature, "at": refused.at}
         line = json.dumps({**about, "sub": refused.submission_id, "size": refused.size}).encode() + b"\n"
         new = Kept(len(line) + len(body), time.time(), refused.is_run)
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(self._directory)
         self._load()
         if refused.file in self._kept and (self._directory / refused.file).exists():
             return 0  # the sender has tried again

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event
 from receiver.errors import NotStarted, RunhookError
 from receiver.ingest.spool_segment import Segment, frame, sync_directory
@@ -131,7 +132,7 @@ class Spool:
     def open(self) -> None:
         """Make this process's partition and adopt what earlier processes left. Raises NotStarted."""
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._directory)
             with self._locked():
                 path = self._directory / f"{time.time_ns():020d}-{os.getpid()}"
                 path.mkdir(mode=0o700)

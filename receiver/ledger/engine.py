@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from sqlalchemy import event as sa_event
 from sqlalchemy import exc as sa_exc
 
 from handlers.support.file_lock import FileLock, NotLocked
+from handlers.support.private_file import make_private_file
 from receiver.errors import ConfigError
 
 T = TypeVar("T")
@@ -140,6 +141,8 @@ class Ledger:
         if not self._is_file():
             self._writer = self._reader = engine = _postgresql(self.url)
         elif write:
+            with suppress(OSError):  # SQLite says what is wrong with the path
+                make_private_file(Path(str(self.url.database)))
             self._writer = engine = _sqlite(self.url, "BEGIN IMMEDIATE")
         else:
             self._reader = engine = _sqlite(self.url, "BEGIN")

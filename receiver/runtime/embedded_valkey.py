@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from redis.exceptions import BusyLoadingError, RedisError
 
+from handlers.support.private_file import make_private_folder
 from receiver.errors import NotStarted
 from receiver.runtime.process import spawn
 from receiver.runtime.redis_client import connect
@@ -68,7 +69,7 @@ class EmbeddedValkey:
         """Start the process without waiting for its answer. Raises NotStarted."""
         binary = _binary()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private_folder(self.directory)
             self._take_lock()
             if self.log.exists() and self.log.stat().st_size > _LOG_CAP:
                 self.log.replace(self.log.with_suffix(".log.1"))
@@ -83,6 +84,7 @@ class EmbeddedValkey:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(self._lock,),
+            umask=0o077,
         )
         return self.process
 

@@ -21,6 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from handlers.support.private_file import make_private_folder
+
 _STALE_AFTER: Final = 86400.0  # seconds after which a file from another kernel is removed
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _JOURNAL_MARK: Final = "begun"
@@ -43,7 +45,7 @@ class LivenessLock:
 
     def __init__(self, directory: Path, name: str, queue: str) -> None:
         self._path = _folder(directory) / name
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._path.parent)
         # Locked under another name first: nobody may find it unlocked while its process starts.
         draft = self._path.with_name(f".{name}")
         self._handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

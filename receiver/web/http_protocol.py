@@ -109,7 +109,8 @@ class HTTPProtocol(HttpToolsProtocol):
             body = b'{"error":{"code":"%b","message":"%b"}}' % (code.encode(), message.encode())
             head = f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n"
             head += _RETRY_AFTER if status.startswith("503") else ""
-            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (head.encode(), len(body), body))
+            date = b"".join(b"%b: %b\r\n" % each for each in self.server_state.default_headers)
+            self.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head.encode(), date, len(body), body))
         self.close()
 
     def close(self) -> None:
@@ -152,8 +153,8 @@ class _Sweeping:
 def options(connections: Connections | None = None, **others: Any) -> dict[str, Any]:
     """Return the options of uvicorn.Config: this protocol and uvloop, `others` beside or over them.
 
-    `connections`: the limits, and what is counted. No headers say which server this is, and no log lines that a
-    stranger can make at will (one a request) are written.
+    `connections`: the limits, and what is counted. Each answer has its date. No headers say which server this is, and
+    no log lines that a stranger can make at will (one a request) are written.
     """
     protocols = _Sweeping(Connections(bounds_for(1024)) if connections is None else connections)
     fixed: dict[str, Any] = {"log_level": "error"}

@@ -56,6 +56,10 @@ def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[.
     pressed = dev.post(press())
     said = f"test webhook arrived, signature right: source=skyvern event={pressed}"
     eventually(lambda: said in dev.log, what=lambda: dev.log)
+    # And nobody else on the machine may read any of it
+    ours = [path for path in (dev.data, *dev.data.rglob("*")) if "archive" not in path.parts and not path.is_socket()]
+    assert {path.name for path in ours} >= {"ledger.db", "ledger.db-wal", "redis", "spool"}
+    assert {path.name for path in ours if path.stat().st_mode & 0o077} == set()
     # And one Ctrl-C ends all, soon
     pids = descendants(dev.process.pid)
     assert len(pids) >= 5  # valkey, receiver, clock, worker and its children

@@ -37,6 +37,9 @@ def test_the_folder_and_the_table_are_made(tmp_path: Path) -> None:
     database = ResultsDb(f"sqlite:///{tmp_path}/var/deep/results.db")
     database.sink(table="runs").send(make_delivery())
     assert len(database.rows("runs")) == 1
+    made = [tmp_path / "var", *(tmp_path / "var").rglob("*")]
+    assert {path.name for path in made} >= {"results.db", "results.db-wal", "results.db.lock"}
+    assert {path.name for path in made if path.stat().st_mode & 0o077} == set()  # results are nobody else's
     database.close()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -88,6 +90,13 @@ async def test_a_head_that_takes_too_long_is_refused(port: int) -> None:
     got = await answers(port, b"GET / HTTP/1.1\r\n", *(b"X: y\r\n" for _ in range(4)), pause=BOUND / 6)
     assert got.startswith(b"HTTP/1.1 408 Request Timeout")
     assert b'"code":"timed_out"' in got
+
+
+async def test_each_answer_has_its_date_a_refusal_too(port: int) -> None:
+    got = await answers(port, REQUEST, b"no HTTP\r\n\r\n", pause=0.05)
+    dates = [line.partition(b": ")[2].decode() for line in got.split(b"\r\n") if line.lower().startswith(b"date: ")]
+    assert got.count(b"HTTP/1.1 ") == len(dates) == 2
+    assert all(abs(parsedate_to_datetime(date).timestamp() - time.time()) < 60 for date in dates)
 
 
 async def test_a_connection_that_says_nothing_is_closed(port: int) -> None:

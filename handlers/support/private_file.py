@@ -1,0 +1,25 @@
+"""Make files and folders that only their owner may read, whatever the umask. Knows no sink and no ledger."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def make_private_folder(path: Path) -> None:
+    """Make the folder `path`, and those around it, for their owner only; one that exists is left. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file that only its owner may read and write; one that exists is left. Raises OSError.
+
+    SQLite creates its database with what the umask allows, and gives the files beside it (-wal, -shm) the same mode.
+    """
+    make_private_folder(path.parent)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
