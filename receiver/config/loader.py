@@ -216,7 +216,7 @@ def _warnings(config: Config, document: Document) -> list[str]:
     for index, route in enumerate(config.routes):
         key: Key = ("routes", index, "when")
         found += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]
-    return [f"{document.path}:{document.line(key)}: {text}" for key, text in found]
+    return [f"{document.path}:{document.line(key)}: {document.masked(key, text)}" for key, text in found]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:

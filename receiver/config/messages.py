@@ -36,6 +36,8 @@ _WORDS = {
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be less than {lt:g}",
     "less_than_equal": "must be at most {le:g}",
+    "byte_size": "must be a size such as 4GiB",
+    "byte_size_unit": "must be a size such as 4GiB",
     "literal_error": "must be {expected}",
     "enum": "must be {expected}",
     "too_short": "must have at least {min_length}",

@@ -26,7 +26,16 @@ Key = tuple[str | int, ...]
 MAX_BYTES = 256 << 10
 MAX_NODES = 20_000
 MAX_DEPTH = 40
+# Most mappings that one merges from another, and defaults that stand in a default.
+MAX_MERGES = 20
+MAX_DEFAULTS = 20
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Words of a variable's value that may be said, as messages say them on their own.
+_PUBLIC = frozenset(
+    {"http", "https", "sqlite", "postgresql", "postgres", "psycopg", "redis", "rediss", "true", "false"}
+)
+_SHORTEST = 3  # characters of a part of a value that is not said
+_WORD = re.compile(rf"[\w-]{{{_SHORTEST},}}")
 _TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 _IMPLICIT = (  # YAML 1.2's core schema, and the merge key of 1.1
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -59,6 +68,8 @@ class Document:
     # Text of each scalar before variables were replaced.
     raw: dict[Key, str] = field(default_factory=dict)
     problems: list[tuple[int, Key, str]] = field(default_factory=list)
+    # What variables gave to each scalar, by the variable's name: it may be secret, wherever it was put by mistake.
+    substituted: dict[Key, dict[str, str]] = field(default_factory=dict)
     # Keys whose value could not be read, so that nothing more can be checked there.
     lost: set[Key] = field(default_factory=set)
 
@@ -70,7 +81,15 @@ class Document:
 
     def complain(self, key: Key, text: str) -> None:
         """Note a problem at `key`."""
-        self.problems.append((self.line(key), key, text))
+        self.problems.append((self.line(key), key, self.masked(key, text)))
+
+    def masked(self, key: Key, text: str) -> str:
+        """Return a message about the value at `key` without anything that a variable gave to it, or to a part of it."""
+        for place, given in self.substituted.items():
+            if place[: len(key)] == key or key[: len(place)] == place:
+                for name, value in given.items():
+                    text = _without(value, f"${{{name}}}", text)
+        return text
 
     def lose(self, key: Key, text: str) -> None:
         """Note that the value at `key` could not be read, and why."""
@@ -85,6 +104,20 @@ class Document:
                 for line, key, text in sorted(self.problems, key=lambda problem: problem[0])
             ]
             raise ConfigError(*dict.fromkeys(lines))
+
+
+def _without(value: str, name: str, text: str) -> str:
+    """Return `text` with `name` in place of `value` and of each word that is a part of it."""
+    if len(value) >= _SHORTEST:
+        text = text.replace(value, name)
+    words = _WORD.findall(value)
+
+    def mask(found: re.Match[str]) -> str:
+        word = found[0]
+        part = word in words or (len(word) >= 2 * _SHORTEST and word in value)
+        return name if part and word.lower() not in _PUBLIC else word
+
+    return _WORD.sub(mask, text)
 
 
 def spell(key: Key) -> str:
@@ -188,6 +221,7 @@ class _Builder:
         self.document = document
         self.environ = environ
         self.nodes = 0
+        self.merging: list[yaml.Node] = []
 
     def build(self, node: yaml.Node, key: Key, line: int | None = None) -> Any:
         """Return the value of `node`. `line`: of its key, where that is known better than by the node itself."""
@@ -227,12 +261,16 @@ class _Builder:
     def _merge(self, node: yaml.Node, key: Key, merged: dict[str, Any]) -> None:
         """`<<: *base`, or `<<: [*first, *second]` where the first one wins."""
         for base in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-            if isinstance(base, yaml.MappingNode):
+            line = base.start_mark.line + 1
+            if not isinstance(base, yaml.MappingNode):
+                self.document.problems.append((line, key, "<< must name a mapping, such as <<: *base"))
+            elif len(self.merging) == MAX_MERGES or any(base is each for each in self.merging):
+                raise ConfigError(f"{self.document.path}:{line}: << merges too many mappings, or one into itself")
+            else:
+                self.merging.append(base)
                 for name, value in self.build(base, key, self.document.lines[key]).items():
                     merged.setdefault(name, value)
-            else:
-                line = base.start_mark.line + 1
-                self.document.problems.append((line, key, "<< must name a mapping, such as <<: *base"))
+                self.merging.pop()
 
     def _scalar(self, node: yaml.Node, key: Key) -> Any:
         text = str(node.value)
@@ -248,18 +286,25 @@ class _Builder:
                 except ValueError:
                     self.document.lose(key, "is no number that can be used; put it in quotes if it is text")
                     return None
+        used: dict[str, str] = {}
         try:
-            return expand(text, self.environ)
+            return expand(text, self.environ, used)
         except ValueError as error:
             self.document.lose(key, str(error))
             return None
+        finally:
+            if used:
+                self.document.substituted[key] = used
 
 
-def expand(text: str, environ: Mapping[str, str]) -> str:
+def expand(text: str, environ: Mapping[str, str], used: dict[str, str] | None = None, depth: int = 0) -> str:
     """Return `text` with its variables replaced. `$${` is written for the text `${`.
 
-    Raises ValueError that names the variable which is not set, or says what is malformed; never a value.
+    `used` gets what each variable gave. Raises ValueError that names the variable which is not set, or says what is
+    malformed; never a value.
     """
+    if depth > MAX_DEFAULTS:
+        raise ValueError(f"more than {MAX_DEFAULTS} defaults stand in one another")
     out = []
     position = 0
     while (start := text.find("${", position)) >= 0:
@@ -274,10 +319,12 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
             raise ValueError("malformed variable; write ${NAME} or ${NAME:-default}, and $${ for the text ${")
         value = environ.get(name, "")
         if not value and has_default:
-            value = expand(default, environ)
+            value = expand(default, environ, used, depth + 1)
         elif name not in environ:
             raise ValueError(f"the variable {name} is not set; set it, or give it a default: ${{{name}:-…}}")
         out.append(value)
+        if used is not None:
+            used[name] = value
         position = end + 1
     return "".join(out) + text[position:]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
 import time
 from pathlib import Path
@@ -526,6 +528,72 @@ def test_aliases_that_unfold_without_end_are_refused_quickly(file: Path) -> None
     assert "nested too deeply, or inside itself" in whole(file)
 
     assert time.thread_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {<<: *a}",
+        "a: &a {<<: [{b: 1}, *a]}",
+        "a: &a {b: &b {<<: *a}}",
+        "x: &m0 {k: 1}\n" + "\n".join(f"x{n}: &m{n} {{<<: *m{n - 1}}}" for n in range(1, 900)),
+        f'a: "{"${A:-" * 20_000}"',
+        f'a: "{"${A:-" * 20_000}{"}" * 20_000}"',
+        f'a: "{"${A:-" * 25}x{"}" * 25}"',
+    ],
+    ids=["itself", "in a list", "around itself", "a long chain", "open defaults", "nested defaults", "some defaults"],
+)
+def test_what_is_inside_itself_or_nested_without_end_is_one_line(file: Path, text: str) -> None:
+    file.write_text(text + "\n")
+    started = time.thread_time()
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+
+    assert time.thread_time() - started < 5
+    first = caught.value.problems[0]
+    assert re.search("merges too many mappings|more than 20 defaults|malformed variable|inside itself", first)
+    assert "\n" not in first
+
+
+HUSH = "hush-secret"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("sinks: {s: {type: database, url: %}}", f"{HUSH}://x/y"),
+        ("sinks: {s: {type: files, path: /tmp/x, prefix: %}}", "{{ hushsecret }}"),
+        ("sinks: {s: {type: files, path: /tmp/x, max_artifact_bytes: %}}", "99hushsecret"),
+        ("sinks: {s: {type: http, url: %}}", f"{HUSH}://x/y"),
+        ("sinks: {s: {type: http, url: 'https://x.example', template: %}}", "{{ hushsecret }}"),
+        ("sinks: {s: {type: resubmit, base_url: %}}", f"{HUSH}://x/y"),
+        ("sinks: {s: {type: resubmit, changes: {k: %}}}", "{{ hushsecret }}"),
+        ("sinks: {s: {type: s3, bucket: b, tags: {k: %}}}", "{{ hushsecret }}"),
+        ("sinks: {s: {type: %}}", HUSH),
+        ("routes: [{name: r, to: [%]}]", HUSH),
+        ("routes: [{name: r, to: [{sink: d, after: %}]}]", HUSH),
+        ("routes: [{name: r, to: [d], when: %}]", "hushsecret.x == 1"),
+        ("routes: [{name: r, to: [d], when: %}]", "a b hushsecret"),
+        ("routes: [{name: %, to: [d]}, {name: %, to: [d]}]", "hush secret"),
+        ("redact: [%]", f"/{HUSH}/.."),
+        ("allowed_addresses: [%]", f"{HUSH}://x/y"),
+        ("server: {max_body: %}", HUSH),
+    ],
+)
+@pytest.mark.parametrize("given", ["set", "default"])
+def test_what_a_variable_gave_is_never_said(file: Path, place: str, value: str, given: str) -> None:
+    variable = "${SECRET}" if given == "set" else f"${{SECRET:-{value}}}"
+    whole_file = {"sources": {"skyvern": {"secrets": ["k"]}}, "sinks": {"d": {"type": "files", "path": "/tmp/x"}}}
+    lines = [f"{key}: {json.dumps(each)}" for key, each in whole_file.items() if not place.startswith(key)]
+    if "routes" not in place:
+        lines.append("routes: []")
+    file.write_text("\n".join([*lines, place.replace("%", json.dumps(variable))]) + "\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {"SECRET": value} if given == "set" else {})
+
+    assert "hush" not in str(caught.value)
 
 
 def test_nothing_in_a_file_is_ever_called(file: Path, tmp_path: Path) -> None:
