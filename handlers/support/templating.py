@@ -1,4 +1,4 @@
-"""Templates written by operators and filled from payloads: sandboxed, strict, and bounded in length.
+"""Templates written by operators and filled from payloads: sandboxed, strict, and bounded in length, time and memory.
 
 A template is the operator's code; a payload only supplies values, never template text. `compile` runs at load and finds
 what is wrong then: bad syntax, an unknown name, a template that includes files. `render` runs for each delivery. The
@@ -14,15 +14,14 @@ import difflib
 import json
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC
-from functools import lru_cache
 from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from handlers.contract import Delivery, Refused
+from handlers.support.template_sandbox import GLOBALS, budget, environment, metered
 
 # Longest template, in characters.
 MAX_SOURCE = 64 * 1024
@@ -91,17 +90,18 @@ class Template:
     def render(self, context: Mapping[str, Any]) -> str:
         """Return the template filled with `context`.
 
-        Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit) or is
-        longer than `max_length` characters: the same run would fail the same way again.
+        Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit), is
+        longer than `max_length` characters, or takes too long: the same run would fail the same way again.
         """
         pieces: list[str] = []
         length = 0
         try:
-            for piece in self._template.generate(context):
-                length += len(piece)
-                if length > self.max_length:
-                    raise Refused(f"the template {self.name} gives more than {self.max_length:,} characters")
-                pieces.append(piece)
+            with budget():
+                for piece in self._template.generate(context):
+                    length += len(piece)
+                    if length > self.max_length:
+                        raise Refused(f"the template {self.name} gives more than {self.max_length:,} characters")
+                    pieces.append(piece)
         except Refused:
             raise
         except (jinja2.TemplateError, SecurityError) as error:  # their messages hold names of the template, not values
@@ -125,11 +125,14 @@ def compile(  # noqa: A001 - always called as templating.compile
     """
     if len(source) > MAX_SOURCE:
         raise TemplateError(f"{name}: a template may have {MAX_SOURCE:,} characters, this one has {len(source):,}")
-    environment = _environment(finalize)
+    sandbox = environment(finalize, _to_json)
     try:
-        tree = environment.parse(source, name=name)
+        tree = sandbox.parse(source, name=name)
         _check(tree, name, variables)
-        return Template(environment.from_string(tree), name, max_length)
+        with budget():  # constant parts are worked out now
+            return Template(sandbox.from_string(metered(tree)), name, max_length)
+    except SecurityError as error:
+        raise TemplateError(f"{name}: {_one_line(error.message or '')}") from None
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"{name}, line {error.lineno}: {_one_line(error.message or 'not a template')}") from None
     except (RecursionError, MemoryError, OverflowError, SyntaxError):
@@ -140,57 +143,11 @@ def _check(tree: nodes.Template, name: str, variables: Collection[str]) -> None:
     """Raise TemplateError for what would fail at every rendering."""
     for file_node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         raise TemplateError(f"{name}, line {file_node.lineno}: a template can't include or import another")
-    unknown = sorted(meta.find_undeclared_variables(tree) - set(variables) - set(_GLOBALS))
+    unknown = sorted(meta.find_undeclared_variables(tree) - set(variables) - GLOBALS)
     if unknown:
         near = difflib.get_close_matches(unknown[0], list(variables), n=1)
         hint = f"did you mean {near[0]}?" if near else "there are " + ", ".join(sorted(variables))
         raise TemplateError(f"{name}: unknown variable {unknown[0]}; {hint}")
-
-
-_GLOBALS: dict[str, Any] = {"range": jinja2.sandbox.safe_range, "dict": dict, "namespace": jinja2.utils.Namespace}
-# `random` would differ at every attempt; the rest are for HTML or debugging, and escaping is the job of `finalize`.
-_DROPPED_FILTERS = ("random", "pprint", "xmlattr", "safe", "forceescape", "escape", "e", "urlize", "striptags")
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2's sandbox, where a field of the payload always wins over a method of dict that has its name."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        if isinstance(obj, Mapping) and attribute in obj:
-            return obj[attribute]
-        return super().getattr(obj, attribute)
-
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        if isinstance(obj, Mapping):
-            return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
-        return super().getitem(obj, argument)
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        # Small templates must not make huge values: repeated text, powers.
-        if operator == "**" and not (isinstance(left, float) or (abs(left) < 1 << 64 and abs(right) <= 64)):
-            raise SecurityError("the power is too large")
-        for thing, times in ((left, right), (right, left)):
-            if hasattr(thing, "__len__") and isinstance(times, int) and len(thing) * times > MAX_OUTPUT:
-                raise SecurityError("the repeated value is too long")
-        return super().call_binop(context, operator, left, right)
-
-
-@lru_cache(maxsize=32)
-def _environment(finalize: Callable[[Any], str]) -> _Sandbox:
-    environment = _Sandbox(
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # no HTML is made here
-        finalize=finalize,
-        keep_trailing_newline=True,
-        extensions=("jinja2.ext.loopcontrols",),
-    )
-    environment.globals = dict(_GLOBALS)
-    for dropped in _DROPPED_FILTERS:
-        environment.filters.pop(dropped, None)
-    environment.filters["tojson"] = _to_json
-    return environment
 
 
 def _to_json(value: Any) -> str:
