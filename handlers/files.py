@@ -1,6 +1,6 @@
 """The sink `files`: each event and its run's files in a local folder, fsynced before the delivery is accepted.
 
-A file is written under a temporary name, synced, renamed, and its folder synced. Folders are opened one inside the
+A file is made anew under a temporary name, synced, renamed, and its folder synced. Folders are opened one inside the
 other and never through a symbolic link, so neither a payload nor a link planted below the root leads out of it. This
 file knows disks; what is stored under which names is the mirror's decision.
 """
@@ -28,7 +28,8 @@ from handlers.support.guarded_client import Deadline
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not block
-_WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_TRIES = 100  # to make a file that others make or remove at the same time
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -172,7 +173,6 @@ class LocalStore:
             descriptor = _open_locked(folder, temporary)
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 try:
-                    file.truncate(0)
                     for chunk in chunks:
                         target.deadline.remaining()
                         _write_all(file.write, chunk)
@@ -230,26 +230,62 @@ def _open_subfolder(folder: int, part: str, *, make: bool) -> int | None:
 
 
 def _open_locked(folder: int, name: str) -> int:
-    """Open and lock the file `name`. The lock ends with its process, so a crashed writer's file is taken over.
+    """Make and lock the file `name`. What is there is removed and never written to: a crashed writer left it, and its
+    lock ended with it, or somebody planted a link to another file.
 
     Raises Unavailable while another worker writes it.
     """
-    while True:
-        descriptor = os.open(name, _WRITE, 0o644, dir_fd=folder)
+    for _ in range(_MOST_TRIES):
+        made = _open_new(folder, name)
+        descriptor = _open_old(folder, name) if made is None else made
+        if descriptor is None:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            opened = os.fstat(descriptor)
-            with suppress(FileNotFoundError):
-                named = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino):
-                    return descriptor
+            is_named = _is_named(folder, name, descriptor)
+            if is_named and made is not None:
+                return descriptor
+            if is_named:
+                os.unlink(name, dir_fd=folder)
         except BlockingIOError:
             os.close(descriptor)
             raise Unavailable("another worker is writing the same event", retry_after=1.0) from None
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its last holder has renamed it: start over
+        os.close(descriptor)  # its last holder has renamed it, or it is removed now: start over
+    raise Unavailable(f"{name} is being made by others all the time", retry_after=1.0)
+
+
+def _open_new(folder: int, name: str) -> int | None:
+    try:
+        return os.open(name, _NEW, 0o644, dir_fd=folder)
+    except FileExistsError:
+        return None
+
+
+def _open_old(folder: int, name: str) -> int | None:
+    """Open what is there, for its lock; None when it is gone, or was a link or file that can't be opened: removed."""
+    try:
+        return os.open(name, _READ, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO):
+            raise
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        return None
+
+
+def _is_named(folder: int, name: str, descriptor: int) -> bool:
+    """Whether the open file is still the one that is called `name`."""
+    opened = os.fstat(descriptor)
+    try:
+        named = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
 def _temporary_name(target: ObjectTarget, name: str) -> str:

@@ -88,7 +88,12 @@ def _compile(options: NotifyOptions) -> tuple[templating.Template | None, templa
 
 
 def _escaped(value: Any) -> str:
-    return wording.without_mentions(wording.visible_text(templating.plain(value), BODY_MAX))
+    return _inert(wording.visible_text(templating.plain(value), BODY_MAX))
+
+
+def _inert(text: str) -> str:
+    """Return text of a payload that mentions nobody and hides no address behind other words or in a picture."""
+    return wording.without_links(wording.without_mentions(text))
 
 
 class NotifySink(Sink[NotifyOptions]):
@@ -130,7 +135,7 @@ class NotifySink(Sink[NotifyOptions]):
 
     def _text(self, delivery: Delivery) -> tuple[str, str]:
         context = {**templating.context_of(delivery), **wording.template_context(delivery)}
-        title = self._title.render(context) if self._title else wording.without_mentions(wording.headline(delivery))
+        title = self._title.render(context) if self._title else _inert(wording.headline(delivery))
         body = self._body.render(context) if self._body else default_body(delivery)
         line = " ".join(title.split())
         return line[:TITLE_MAX], body.strip() or line
@@ -165,7 +170,7 @@ def default_body(delivery: Delivery) -> str:
     ]
     lines.append(" · ".join(part for part in (delivery.run_id, delivery.source, delivery.route) if part))
     text = "\n".join(wording.visible_text(line, wording.URL_MAX) for line in lines if line)
-    return wording.without_mentions(text)[:BODY_MAX]
+    return _inert(text)[:BODY_MAX]
 
 
 def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:

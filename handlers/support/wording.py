@@ -21,6 +21,7 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
 _MENTION = re.compile(r"(?<![\w.+-])@(?=\w)|<(?=[@!#&:])")
+_LINK = re.compile(r"\](?=[(\[:])|!(?=\[)|<(?=[A-Za-z][A-Za-z0-9+.-]*:[^>\s]*\|)")
 WORD_JOINER = "\u2060"
 _URL_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]!$&'()*+,;=%]")
 URL_MAX = 3000
@@ -67,6 +68,15 @@ def without_mentions(text: str) -> str:
     An invisible joiner is put after each @ that a name follows, and after each < that would open a mention.
     """
     return _MENTION.sub(lambda match: match[0] + WORD_JOINER, text)
+
+
+def without_links(text: str) -> str:
+    """Return `text` in which no chat service finds a link with a text of its own, or a picture.
+
+    An invisible joiner breaks what Markdown ([text](address), ![picture](address), [text]: address) and Slack's and
+    Mattermost's markup (<address|text>) make of them; an address that stands for itself stays one.
+    """
+    return _LINK.sub(lambda match: match[0] + WORD_JOINER, text)
 
 
 def safe_url(url: object) -> str:

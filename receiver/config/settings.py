@@ -195,7 +195,8 @@ def _write_key(path: Path) -> str:
     # Under another name first: a full disk or a kill must not leave an empty file, which nobody could sign with.
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(key + "\n")
         if path.exists() and not _read_key(path):
             path.unlink()

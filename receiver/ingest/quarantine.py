@@ -125,7 +125,8 @@ class Quarantine:
         for name in dropped:
             self._drop(name)
         fresh = self._directory / f"{refused.file}.{os.getpid()}.new"
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        fresh.unlink(missing_ok=True)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(line)
             file.write(body)

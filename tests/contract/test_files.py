@@ -110,17 +110,36 @@ class TestFilesMirror(MirrorSuite):
         assert not (folder / "run.json").is_symlink()
         assert invoice.read_bytes() == PDF
 
-    def test_a_link_for_a_temporary_file_is_not_followed(self, place: Place, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("kind", ["symbolic", "hard", "to nothing", "pipe", "left by a killed writer"])
+    def test_what_is_planted_for_a_temporary_file_is_replaced_and_never_written_to(
+        self, place: Place, tmp_path: Path, kind: str
+    ) -> None:
         victim = tmp_path / "victim"
         victim.write_text("precious")
         delivery = make_delivery(sample_run("tsk_1"))
         folder = tmp_path / "deep" / "archive" / "task_v1" / "tsk_1" / delivery.event_id
         folder.mkdir(parents=True)
         writer = hashlib.sha256(delivery.event_id.encode()).hexdigest()[:8]
-        (folder / f".run.json.{writer}.part").symlink_to(victim)
-        with pytest.raises(Unavailable):
-            place.sink().send(delivery)
+        planted = folder / f".run.json.{writer}.part"
+        if kind == "symbolic":
+            planted.symlink_to(victim)
+        elif kind == "hard":
+            planted.hardlink_to(victim)
+        elif kind == "to nothing":
+            planted.symlink_to(tmp_path / "nothing")
+        elif kind == "pipe":
+            os.mkfifo(planted)
+        else:
+            planted.write_bytes(b"x" * 100_000)
+
+        place.sink().send(delivery)
+
         assert victim.read_text() == "precious"
+        assert not (tmp_path / "nothing").exists()
+        assert (folder / "run.json").read_bytes() == delivery.body
+        assert (
+            not planted.exists(follow_symlinks=False) if sys.version_info >= (3, 12) else not os.path.lexists(planted)
+        )
 
     def test_the_root_itself_may_be_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()

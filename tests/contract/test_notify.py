@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -148,6 +149,24 @@ def test_the_operators_words_are_used(receiver: Receiver) -> None:
     assert seen["message"] == "because @\u2060everyone <\u2060@&1> a@b.example <b>"
 
 
+def test_a_payload_makes_no_link_or_picture_and_the_operators_own_link_stays_one(receiver: Receiver) -> None:
+    sink = make(urls=[receiver.url()], title="{{ title }}", body="{{ reason }} [the run]({{ run.app_url }})")
+    reason = "![x](https://evil.example/x.png) [log in](https://evil.example) <https://evil.example|here> a[1] (b)"
+
+    sink.send(
+        make_delivery(
+            sample_run(title="[x](https://evil.example)", failure_reason=reason, app_url="https://a.example/r")
+        )
+    )
+
+    (seen,) = receiver.seen
+    assert seen["title"] == "[x]\u2060(https://evil.example)"
+    assert seen["message"] == (
+        "!\u2060[x]\u2060(https://evil.example/x.png) [log in]\u2060(https://evil.example) "
+        "<\u2060https://evil.example|here> a[1] (b) [the run](https://a.example/r)"
+    )
+
+
 def test_a_template_that_can_not_be_filled_is_refused(receiver: Receiver) -> None:
     with pytest.raises(Refused, match="nothing_such"):
         make(urls=receiver.url(), body="{{ run.nothing_such }}").send(make_delivery())
@@ -214,7 +233,13 @@ def test_any_body_has_words(kind: str) -> None:
     assert len(default_body(make_delivery(body=BODIES[kind]))) <= BODY_MAX
 
 
-@given(text=st.text() | st.sampled_from(["@everyone", "<@123>", "<!channel>", "<@&9>", "a\u202eb\0"]))
+LINKS = [
+    *("[run](https://evil.example)", "![](https://evil.example/x.png)", "[a][b]", "[a]: https://e.example"),
+    *("<https://e.example|run>", "]](", "![["),
+]
+
+
+@given(text=st.text() | st.sampled_from(["@everyone", "<@123>", "<!channel>", "<@&9>", "a\u202eb\0", *LINKS]))
 def test_no_text_of_a_payload_can_mention_anybody(text: str) -> None:
     run = sample_run(failure_reason=text, errors=[{"error_code": text}, text], app_url="https://app.example/" + text)
     body = default_body(
@@ -222,3 +247,4 @@ def test_no_text_of_a_payload_can_mention_anybody(text: str) -> None:
     )
     assert "@everyone" not in body
     assert not any(mention in body for mention in ("<@", "<!", "\0", "\u202e"))
+    assert not re.search(r"\]\(|!\[|\]\[|\]:|<[a-z]+:[^>\s]*\|", body)
