@@ -148,16 +148,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return what `obj.attribute` gives."""
         if isinstance(obj, Mapping) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return what `obj[argument]` gives."""
         if isinstance(obj, Mapping):
             return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
         return super().getitem(obj, argument)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, PYI063 - as in Jinja2
+        """Call what a template calls, after a check of what the call could make."""
         if getattr(__obj, "__self__", None) is __self:  # tick, made, joined
             return __obj(*args)
         _spend().step()
@@ -165,6 +168,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return _spend().made(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        """Return what an operator gives, after a check of how much that is."""
         _check_operator(operator, left, right)
         return _spend().made(super().call_binop(context, operator, left, right))
 

@@ -42,7 +42,7 @@ OWNERS = {
     "boto3": {"handlers/s3/store", "handlers/queue/aws"},
     "slack_sdk": {"handlers/slack"},
     "apprise": {"handlers/notify"},
-    "jinja2": {"handlers/support/templating"},
+    "jinja2": {"handlers/support/templating", "handlers/support/template_sandbox"},
 }
 
 # What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.
