@@ -78,7 +78,7 @@ def test_what_waits_behind_a_breaker_that_stays_open_ends_when_its_sinks_time_is
     now = time.time()
     record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(5)), now=now - 120)
     for sink in ("ops", "results"):
-        lane = Lane(sink, sink, False, "open", 9, now + 60, "away", now - 120)
+        lane = Lane(sink, sink, False, "open", 9, now + 60, "away", opened_at=now - 120)
         ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, now))
 
     clock.tick()

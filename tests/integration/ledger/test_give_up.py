@@ -126,7 +126,7 @@ def test_a_replay_of_what_was_given_up_starts_anew(callbacks: World, ledger: Led
 
 def open_for(ledger: Ledger, sink: str, seconds: float, *, failed: float, paused: bool = False) -> None:
     """Let the breaker of `sink` be open since `seconds` before NOW, its last probe `failed` seconds before NOW."""
-    lane = Lane(sink, sink, False, "open", 50, NOW + 60, "away", NOW - seconds)
+    lane = Lane(sink, sink, False, "open", 50, NOW + 60, "away", opened_at=NOW - seconds)
     ledger.write(lambda it: lanes.put(it, lane, NOW - failed))
     if paused:
         ledger.write(lambda it: lanes.set_paused(it, sink, True, NOW - failed))
