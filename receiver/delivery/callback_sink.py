@@ -22,7 +22,7 @@ from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
 from receiver.domain.callback_url import mask_bytes
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
 from receiver.ledger.submissions import lifecycle, visibility
@@ -123,10 +123,15 @@ class CallbackSink(Sink[CallbackOptions]):
 
 
 def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission | None, Key | None, str]:
-    """Return the run's submission, its caller's key, and the URL that was given with retry_webhook, or ""."""
+    """Return the run's submission, the key that signs, and the URL that was given with retry_webhook, or "".
+
+    Who gave a URL gets what its own key has signed: the caller's key would vouch for bodies to somebody else.
+    """
     submission = lifecycle.of_run(connection, delivery.source, delivery.run_id)
-    key = visibility.caller_of(connection, submission) if submission else None
-    return submission, key, resend.target_of(connection, delivery.key)
+    target, target_key = resend.target_of(connection, delivery.key)
+    if target_key:
+        return submission, api_keys.one(connection, target_key), target
+    return submission, visibility.caller_of(connection, submission) if submission else None, target
 
 
 def signed_headers(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:

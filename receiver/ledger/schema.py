@@ -132,6 +132,7 @@ deliveries = Table(
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Column("target", Text, nullable=False, server_default=""),  # a callback's address, if not its submission's
+    Column("target_key", Text, nullable=False, server_default=""),  # the id of the API key that gave it, and signs
     Index(None, "event_id"),
     Index(None, "source", "run_id"),
     _partial("ix_deliveries_queued", "state = 'queued'", "sink", "due_at"),

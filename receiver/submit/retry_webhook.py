@@ -72,15 +72,17 @@ class WebhookRetrier:
         url = given or submission.webhook_url
         if not url:
             raise Refusal(error(400, "No webhook URL configured for the run."))
-        if given == submission.webhook_url:
+        if visible and given == submission.webhook_url:  # else the answer would tell that it is
             given = ""
         deadline = time.monotonic() + WAIT
         result = await self._final_result(source, key, run_id, deadline)
         if isinstance(result, Reply):
             return result
-        lane, route = lane_of(url), RETRY_ROUTE if given else ROUTE
+        lane, route, signer = lane_of(url), RETRY_ROUTE if given else ROUTE, key.id if given else ""
         delivery, before = await self._ledger.write(
-            lambda connection: resend.resend(connection, result.status, CALLBACK, route, lane, time.time(), given)
+            lambda connection: resend.resend(
+                connection, result.status, CALLBACK, route, lane, time.time(), given, signer
+            )
         )
         await self._wake()
         attempt = await self._wait_for_attempt(delivery, before, deadline)

@@ -25,14 +25,15 @@ def delivery_row(
     lane: str = "",
     after: Sequence[str] = (),
     address: str = "",
+    key_id: str = "",
 ) -> dict[str, Any]:
     """Return the row of a delivery that is due `now`, or held until the sinks `after` have ended.
 
-    `lane`: what its breaker guards, normally the sink itself. `address`: of a callback, if not its submission's own;
-    such a delivery has an id, and so an idempotency key, of its own.
+    `lane`: what its breaker guards, normally the sink itself. `address`: of a callback, if not its submission's own,
+    and `key_id`: the key that gave it; such a delivery has an id, and so an idempotency key, of its own.
     """
     return {
-        "id": delivery_id(event_id, f"{sink} {address}" if address else sink),
+        "id": delivery_id(event_id, f"{sink} {key_id} {address}" if address else sink),
         "event_id": event_id,
         "sink": sink,
         "lane": lane or sink,
@@ -45,6 +46,7 @@ def delivery_row(
         "created_at": now,
         "updated_at": now,
         "target": address,
+        "target_key": key_id,
     }
 
 

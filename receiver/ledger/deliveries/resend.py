@@ -33,14 +33,24 @@ class DeliveryStatus:
 
 
 def resend(
-    connection: sa.Connection, run: RunStatus, sink: str, route: str, lane: str, now: float, address: str = ""
+    connection: sa.Connection,
+    run: RunStatus,
+    sink: str,
+    route: str,
+    lane: str,
+    now: float,
+    address: str = "",
+    key_id: str = "",
 ) -> tuple[str, DeliveryStatus]:
     """Queue the newest event of the run for `sink` now. Returns the delivery's id, and its status before.
 
-    `address`: one that is not the submission's own; it has a delivery of its own. What is queued or being sent already
+    `address`: one that is not the submission's own, given with the key `key_id`, which signs for it; each such pair has
+    a delivery of its own. What is queued or being sent already
     is left alone, and so is what an operator cancelled.
     """
-    row = creation.delivery_row(run.event_id, run.source, run.run_id, sink, route, now, lane=lane, address=address)
+    row = creation.delivery_row(
+        run.event_id, run.source, run.run_id, sink, route, now, lane=lane, address=address, key_id=key_id
+    )
     wanted = row["id"]
     if creation.insert(connection, [row]):
         return wanted, DeliveryStatus(DeliveryState.QUEUED)
@@ -72,6 +82,9 @@ def statuses(connection: sa.Connection, ids: Collection[str]) -> dict[str, Deliv
     return found
 
 
-def target_of(connection: sa.Connection, delivery: str) -> str:
-    """Return the address that this delivery goes to instead of its submission's own, or ""."""
-    return connection.execute(sa.select(deliveries.c.target).where(deliveries.c.id == delivery)).scalar() or ""
+def target_of(connection: sa.Connection, delivery: str) -> tuple[str, str]:
+    """Return the address that this delivery goes to instead of its submission's own, or "", and the id of the key that
+    gave it; that is "" for one that was given before keys were recorded."""
+    query = sa.select(deliveries.c.target, deliveries.c.target_key).where(deliveries.c.id == delivery)
+    row = connection.execute(query).first()
+    return (row.target, row.target_key) if row is not None else ("", "")

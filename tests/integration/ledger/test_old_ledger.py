@@ -80,7 +80,7 @@ def copy(connection: sa.Connection, before: Rows) -> None:
 NEW_COLUMNS: dict[str, dict[str, Any]] = {
     "events": {"statement": "", "extent": "", "completion": ""},
     "submissions": {"request": None},
-    "deliveries": {"tried_at": None},
+    "deliveries": {"tried_at": None, "target_key": ""},
     "lanes": {"paused_at": 0.0, "opened_at": 0.0},
     "runs": {"retried_from": None, "retried_by": None, "noted_at": None, "due_at": None, "polls": 0, "found_by": ""},
 }

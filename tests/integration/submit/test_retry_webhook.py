@@ -103,6 +103,32 @@ def test_another_address_has_a_delivery_of_its_own_through_the_guarded_way(
     assert sorted(each["route"] for each in deliveries(rig)) == ["caller", "retry_webhook"]
 
 
+def test_what_another_key_has_sent_to_an_address_of_its_own_is_signed_with_that_key(
+    rig: Submitting, caller: ScriptedServer
+) -> None:
+    # Given a run of one caller, and the key of another one, who may not see the first one's address
+    run_id = delivered(rig, caller)
+    other_key = rig.key("operate")
+    path = f"/v1/runs/{run_id}/retry_webhook"
+
+    # When both have it sent to an address that they give, which may be the first one's own
+    with ScriptedServer() as elsewhere:
+        for key in (other_key, rig.whole_key):
+            rig.client.post(path, json={"webhook_url": elsewhere.url}, headers={"x-api-key": key})
+        rig.client.post(path, json={"webhook_url": caller.url + "/hook"}, headers={"x-api-key": other_key})
+        rig.client.post(path, headers={"x-api-key": other_key})
+
+        # Then each is signed with the key of who gave the address, under an id of its own
+        first, second = elsewhere.requests
+    signed = [(each, key) for each, key in ((first, other_key), (second, rig.whole_key))]
+    own = [(caller.requests[0], rig.whole_key), (caller.requests[1], other_key), (caller.requests[2], rig.whole_key)]
+    for request, key in [*signed, *own]:
+        assert verify(request.body, request.headers["x-skyvern-signature"], [key])
+    ids = [request.headers["webhook-id"] for request in (first, second, *caller.requests)]
+    assert len(set(ids)) == 4
+    assert ids[2] == ids[4]
+
+
 def test_a_caller_without_a_webhook_has_none_to_retry_but_may_name_one(rig: Submitting, caller: ScriptedServer) -> None:
     run_id = rig.task().json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")
