@@ -30,6 +30,7 @@ import psycopg  # noqa: E402
 import redis  # noqa: E402
 
 from receiver.domain.event import Event, event_id  # noqa: E402
+from receiver.domain.inbox_entry import EntryKeys  # noqa: E402
 from receiver.inbox import InboxWriter  # noqa: E402
 from receiver.runtime.process import die_with_parent  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
@@ -126,7 +127,7 @@ def ours(folder: Path, valkey: ValkeyProcess, postgres: PostgresProcess, events:
     client.flushdb()
 
     async def fill() -> None:
-        writer = InboxWriter(valkey.url, timeout=30)
+        writer = InboxWriter(valkey.url, timeout=30, keys=EntryKeys({"skyvern": ["bench"]}))
         for start in range(0, events, 500):
             bodies = [body(number) for number in range(start, min(start + 500, events))]
             await writer.append([Event(event_id("skyvern", each), "skyvern", each, time.time()) for each in bodies])

@@ -3,39 +3,45 @@
 A commit is one script call, so it is one fsync however many events it holds (a pipeline of that size reaches the
 server in several reads, and each of them costs an fsync of its own), and all of it is there or none.
 
-    runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub
+    runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub, mac
     group "dispatch"        its readers; an entry is acknowledged and deleted once the ledger has it
+    runhook:inbox:aside     the stream of entries that were set aside: their fields, and why, was (its id), since
+
+What is taken and not finished, because its dispatcher died or because it is no event, is inbox_recovery.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast, get_args
+from typing import Any, Final
 
 import redis
 import redis.asyncio
 
-from receiver.domain.event import Event, Via
+from receiver.domain.event import Event
+from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, message, read_entry
 from receiver.errors import RunhookError
 from receiver.runtime.redis_client import connect_async
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
+ASIDE: Final = "runhook:inbox:aside"
 
 # Seconds that a commit or a connect may take before Redis counts as away.
 TIMEOUT: Final = 0.5
 # Bytes a second that even a slow way to Redis carries: a large commit gets that much more time.
 SLOWEST: Final = 32 << 20
 
-# KEYS: stream, wake-up flag. ARGV: six values for each event.
+# KEYS: stream, wake-up flag. ARGV: seven values for each event. A flag that never lapses is none of ours, and is down.
 _APPEND = """
-for i = 1, #ARGV, 6 do
+for i = 1, #ARGV, 7 do
   redis.call('XADD', KEYS[1], '*', 'id', ARGV[i], 'source', ARGV[i + 1], 'body', ARGV[i + 2],
-             'at', ARGV[i + 3], 'via', ARGV[i + 4], 'sub', ARGV[i + 5])
+             'at', ARGV[i + 3], 'via', ARGV[i + 4], 'sub', ARGV[i + 5], 'mac', ARGV[i + 6])
 end
-return {redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[2])}
+local lapses = redis.call('PTTL', KEYS[2])
+return {redis.call('XLEN', KEYS[1]), (lapses > 0 and lapses <= 60000 or KEYS[2] == KEYS[1]) and 1 or 0}
 """
 
 # KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time.
@@ -72,8 +78,6 @@ return removed
 READ_BYTES: Final = 64 << 20
 _STEP: Final = 8
 
-_VIAS = frozenset(get_args(Via))
-
 
 class InboxUnavailable(RunhookError):
     """Redis did not confirm that it has the events. It may have them all the same: their ids show it.
@@ -96,10 +100,11 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry as read. `event` is None when the entry's fields are not an event's: acknowledge and log it."""
+    """One entry as read. `event`: None when its fields are not those of an event of ours, for `problem`."""
 
     entry_id: str
     event: Event | None
+    problem: str = ""
 
 
 class InboxWriter:
@@ -108,11 +113,20 @@ class InboxWriter:
     `timeout`: seconds that a connect, or a commit of an ordinary size, may take. `client`: for what is no commit.
     `lazy`: connect when it is needed; otherwise only `connect` does, so that its caller can examine the server first.
     `wake_flag`: the key that exists while a wake-up of the dispatcher is outstanding; by default one that then exists,
-    for callers that wake nobody.
+    for callers that wake nobody. `keys`: what entries are signed with.
     """
 
-    def __init__(self, redis_url: str, *, timeout: float = TIMEOUT, lazy: bool = True, wake_flag: str = STREAM) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        timeout: float = TIMEOUT,
+        lazy: bool = True,
+        wake_flag: str = STREAM,
+        keys: EntryKeys | None = None,
+    ) -> None:
         self._timeout = timeout
+        self._keys = keys or EntryKeys({})
         self._lazy = lazy
         self._head = b"".join(map(_bulk, (b"EVAL", _APPEND.encode(), b"2", STREAM.encode(), wake_flag.encode())))
         commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
@@ -129,7 +143,7 @@ class InboxWriter:
         try:
             async with asyncio.timeout(self._timeout + size / SLOWEST):
                 connection = await self._connected()
-                await connection.send_packed_command(_packed(self._head, events), check_health=False)
+                await connection.send_packed_command(_packed(self._head, events, self._keys), check_health=False)
                 reply = await connection.read_response(disable_decoding=True)
                 if type(reply) is not list or len(reply) != 2:  # of another command: seen once after a reset
                     raise redis.ConnectionError("its answer was not understood")
@@ -188,15 +202,19 @@ def _bulk(value: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-def _packed(head: bytes, events: Sequence[Event]) -> list[bytes]:
+def _packed(head: bytes, events: Sequence[Event], keys: EntryKeys) -> list[bytes]:
     """Pack the command that adds `events` into bytes for the wire: redis-py takes ten times as long."""
-    parts = [b"*%d\r\n" % (5 + 6 * len(events)), head]
+    parts = [b"*%d\r\n" % (5 + 7 * len(events)), head]
     for event in events:
         name, source, sub = event.id.encode(), event.source.encode(), event.submission_id.encode()
         at, via, body = repr(event.received_at).encode(), event.via.encode(), event.body
+        mac = keys.macs(event.source, message(name, source, at, via, sub))
         parts.append(
-            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (len(name), name, len(source), source, len(body), body, len(at), at, len(via), via, len(sub), sub)
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (
+                *(len(name), name, len(source), source, len(body), body, len(at), at),
+                *(len(via), via, len(sub), sub, len(mac), mac),
+            )
         )
     return parts
 
@@ -204,12 +222,21 @@ def _packed(head: bytes, events: Sequence[Event]) -> list[bytes]:
 class InboxReader:
     """Reads events, for one dispatcher process. Every method raises redis.RedisError.
 
-    `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers.
+    `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers. `keys`: what
+    entries must be signed with; None to check no signature. `unsigned`: whether those without one are let in now.
     """
 
-    def __init__(self, redis: redis.Redis, consumer: str) -> None:
+    def __init__(
+        self,
+        redis: redis.Redis,
+        consumer: str,
+        keys: EntryKeys | None = None,
+        unsigned: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._redis = redis
-        self._consumer = consumer
+        self.consumer = consumer
+        self._keys = keys
+        self._unsigned = unsigned
 
     def ensure(self) -> None:
         """Make the stream and its group if Redis has none (it is new, or has lost everything)."""
@@ -231,30 +258,27 @@ class InboxReader:
                 raise
             self.ensure()
             reply = self._read(count, None)
-        return _entries(reply)
+        return self.entries(reply)
 
     def _read(self, count: int, block_ms: int | None) -> Any:
         first: Any = []
         if block_ms is not None:  # a script can't wait; what it then adds must leave room for the one waited for
-            reply: Any = self._redis.xreadgroup(GROUP, self._consumer, {STREAM: ">"}, count=1, block=block_ms)
+            reply: Any = self._redis.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
             if not reply:
                 return []
             first = _only(reply)
-        more: Any = self._redis.eval(_READ, 1, STREAM, GROUP, self._consumer, count - len(first), READ_BYTES, _STEP)
+        more: Any = self._redis.eval(_READ, 1, STREAM, GROUP, self.consumer, count - len(first), READ_BYTES, _STEP)
         return [*first, *((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in more)]
 
-    def reclaim(self, idle_ms: int = 8000, count: int = 8) -> list[Entry]:
-        """Claim up to `count` entries that a reader took `idle_ms` ago and never acknowledged; [] if there are none.
+    def entries(self, reply: Iterable[Any]) -> list[Entry]:
+        """Return the entries of a reply of Redis: pairs of their ids and fields."""
+        return [self._entry(entry_id.decode(), fields) for entry_id, fields in reply]
 
-        Call it again until there are none: `count` bounds what may be in memory at once.
-        """
-        try:
-            reply: Any = self._redis.xautoclaim(STREAM, GROUP, self._consumer, min_idle_time=idle_ms, count=count)
-        except redis.ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            return []
-        return _entries(reply[1])
+    def _entry(self, entry_id: str, fields: Any) -> Entry:
+        found = read_entry(fields, self._keys)
+        if found == UNSIGNED and self._unsigned():
+            found = read_entry(fields, self._keys, unsigned=True)
+        return Entry(entry_id, None, found) if isinstance(found, str) else Entry(entry_id, found)
 
     def done(self, entry_ids: Sequence[str]) -> None:
         """Acknowledge and delete entries that the ledger has."""
@@ -311,25 +335,6 @@ def examine(client: redis.Redis) -> InboxState:
     return InboxState(entries, held, oldest, size)
 
 
-def hand_back(client: redis.Redis, consumer: str) -> int:
-    """Make the pending entries of a dead reader idle, so that the next `reclaim` finds them at once.
-
-    Returns how many those are. Raises redis.RedisError.
-    """
-    try:
-        pending: Any = client.xpending_range(STREAM, GROUP, "-", "+", 1000, consumername=consumer)
-    except redis.ResponseError as error:
-        if "NOGROUP" not in str(error):
-            raise
-        return 0
-    held = [each["message_id"] for each in pending]
-    if held:
-        client.xclaim(STREAM, GROUP, consumer, 0, held, idle=3_600_000, justid=True)
-    else:
-        client.xgroup_delconsumer(STREAM, GROUP, consumer)  # with pending entries they would be lost
-    return len(held)
-
-
 def _only(reply: Any) -> Any:
     """Return the entries of the one stream in a reply to XREADGROUP."""
     if isinstance(reply, dict):  # RESP3
@@ -344,25 +349,3 @@ def _depth(replies: Sequence[Any]) -> tuple[int, int]:
     if isinstance(events, Exception):
         raise events
     return int(events), size if isinstance(size, int) else 0
-
-
-def _entries(reply: Any) -> list[Entry]:
-    return [Entry(entry_id.decode(), _event(fields)) for entry_id, fields in reply or ()]
-
-
-def _event(fields: Any) -> Event | None:
-    """Return the event of an entry's fields, or None when they are no event's."""
-    try:
-        via = fields[b"via"].decode()
-        if via not in _VIAS:
-            return None
-        return Event(
-            id=fields[b"id"].decode(),
-            source=fields[b"source"].decode(),
-            body=fields[b"body"],
-            received_at=float(fields[b"at"]),
-            via=cast(Via, via),
-            submission_id=fields[b"sub"].decode(),
-        )
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return None

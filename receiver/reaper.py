@@ -11,8 +11,8 @@ import time
 
 from redis.exceptions import RedisError
 
-from receiver import inbox
 from receiver.config.settings import Settings
+from receiver.inbox_recovery import hand_back
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime import liveness
@@ -57,7 +57,7 @@ def reap_all(settings: Settings) -> int:
 def _release_entries(settings: Settings, name: str) -> bool:
     client = connect(settings.redis_url, timeout=1.0, connect_timeout=2.0, retries=0)
     try:
-        entries = inbox.hand_back(client, name)
+        entries = hand_back(client, name)
     except RedisError as error:
         log.warning("worker.not_released owner=%s redis=%s", name, type(error).__name__)
         return False

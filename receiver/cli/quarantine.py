@@ -13,6 +13,7 @@ from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, out, print_rows, show_time
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
@@ -70,7 +71,7 @@ def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
             verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
     authentic = [refused for refused, verdict in verdicts if verdict == "authentic"]
     if authentic:
-        asyncio.run(_let_in(settings, store, authentic))
+        asyncio.run(_let_in(settings, loaded, store, authentic))
     print_rows(
         [{**_row(refused), "verdict": verdict} for refused, verdict in verdicts],
         {
@@ -87,9 +88,12 @@ def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
         raise typer.Exit(1)
 
 
-async def _let_in(settings: Settings, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> None:
+async def _let_in(
+    settings: Settings, config: Config, store: Quarantine, authentic: Sequence[QuarantinedRequest]
+) -> None:
     """Append them to the inbox as events received when they came. The clock wakes the dispatcher."""
-    writer = InboxWriter(settings.redis_url, timeout=5.0)
+    keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
+    writer = InboxWriter(settings.redis_url, timeout=5.0, keys=keys)
     try:
         for refused in authentic:
             await writer.append([refused.event(store.body(refused))])

@@ -23,6 +23,7 @@ import redis
 
 from receiver import wakeups
 from receiver.domain.event import Event
+from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import Busy
 from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
@@ -71,15 +72,23 @@ class Limits:
 class GroupCommit:
     """Group commit for one event loop: `start`, then `commit` events, then `close`.
 
-    A wake-up of the dispatcher that fails changes nothing, since the clock polls the inbox as well.
+    A wake-up of the dispatcher that fails changes nothing, since the clock polls the inbox as well. `keys`: what the
+    entries of the inbox are signed with. The spool's events are signed when they are moved to it.
     """
 
-    def __init__(self, redis_url: str, spool: Spool, limits: Limits, metrics: ReceiverMetrics) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        spool: Spool,
+        limits: Limits,
+        metrics: ReceiverMetrics,
+        keys: EntryKeys | None = None,
+    ) -> None:
         self._redis_url = redis_url
         flag = wakeups.flag_key(wakeups.DISPATCH)
         # Not lazy: after a connection broke, another server may answer, and must be examined first.
-        self._writer = InboxWriter(redis_url, lazy=False, wake_flag=flag)
-        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False, wake_flag=flag)
+        self._writer = InboxWriter(redis_url, lazy=False, wake_flag=flag, keys=keys)
+        self._drainer = InboxWriter(redis_url, timeout=DRAIN_TIMEOUT, lazy=False, wake_flag=flag, keys=keys)
         self._spool = spool
         self._limits = limits
         self._metrics = metrics

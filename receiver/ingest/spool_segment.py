@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from receiver.domain.event import Event
+from receiver.domain.inbox_entry import is_sound
 
 MAGIC: Final = b"RHSPOOL1"
 HEADER: Final = 16
@@ -42,7 +43,10 @@ def frame(event: Event) -> bytes:
 def _event(payload: bytes) -> Event:
     line, _, body = payload.partition(b"\n")
     about = json.loads(line)
-    return Event(about["id"], about["source"], body, about["at"], about["via"], about.get("sub", ""))
+    event = Event(about["id"], about["source"], body, about["at"], about["via"], about.get("sub", ""))
+    if not is_sound(event):
+        raise ValueError("no event of ours")
+    return event
 
 
 class Segment:

@@ -272,6 +272,14 @@ agent_changes = Table(
     PrimaryKeyConstraint("source", "agent_id"),
 )
 
+# Moments that the parts of all hosts must agree on.
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("at", Double, nullable=False),
+)
+
 keys = Table(
     "keys",
     metadata,

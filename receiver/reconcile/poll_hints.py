@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from typing import Any, Final
 
@@ -32,6 +33,9 @@ MAX_RUN_HINTS: Final = 500
 MAX_UNKNOWN: Final = 10_000
 UNKNOWN_FOR: Final = 86_400.0
 _PENDING: Final = 1000
+# What a hint may look like; all else that stands there is not ours.
+_SUBMISSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_RUN = re.compile(r"[A-Za-z0-9_-]{1,63} [A-Za-z0-9_-]{1,200}")
 _TIMEOUT: Final = 0.5
 _RETRY_EVERY: Final = 2.0
 
@@ -101,7 +105,7 @@ class PollHintWriter:
 
 def pop_poll_hints(client: redis.Redis, count: int = 100) -> list[str]:
     """Remove and return up to `count` submission ids to poll, the oldest first. Raises redis.RedisError."""
-    return _pop(client, KEY, count)
+    return [member for member in _pop(client, KEY, count) if _SUBMISSION.fullmatch(member)]
 
 
 def pop_run_hints(client: redis.Redis, count: int = 10) -> list[RunKey]:
@@ -111,7 +115,7 @@ def pop_run_hints(client: redis.Redis, count: int = 10) -> list[RunKey]:
     for member in _pop(client, RUNS_KEY, count):
         source, _, run_id = member.partition(" ")
         unknown_at: Any = client.zscore(UNKNOWN_KEY, member)
-        if run_id and (unknown_at is None or unknown_at < time.time() - UNKNOWN_FOR):
+        if _RUN.fullmatch(member) and (unknown_at is None or unknown_at < time.time() - UNKNOWN_FOR):
             found.append((source, run_id))
     return found
 

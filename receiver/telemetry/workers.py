@@ -1,7 +1,7 @@
 """The workers' counters, kept in Redis, since each worker is a process of its own and /metrics is in another.
 
     runhook:metrics:deliver     "<sink>|<outcome>|count", "<sink>|sum" and "<sink>|le|<bound>"
-    runhook:metrics:dispatch    "event|<disposition>", "unrouted" and "unevaluated|<route>"
+    runhook:metrics:dispatch    "event|<disposition>", "unrouted", "aside" and "unevaluated|<route>"
 
 Losing these hashes is a counter reset, which Prometheus handles.
 """
@@ -78,6 +78,10 @@ class DispatchCounter(_Hash):
         for route in unevaluated:
             self._counts[f"unevaluated|{route}"] += 1
 
+    def add_aside(self) -> None:
+        """Count one entry of the inbox that was set aside."""
+        self._counts["aside"] += 1
+
 
 class SinkCounts:
     """What all workers have counted for one sink."""
@@ -97,11 +101,13 @@ class SinkCounts:
 
 
 class DispatchCounts:
-    """What all dispatchers have counted: events by disposition, those without a route, failed rules by route."""
+    """What all dispatchers have counted: events by disposition, those without a route, failed rules by route, and
+    entries of the inbox that were set aside."""
 
     def __init__(self) -> None:
         self.events: dict[str, int] = {}
         self.unrouted = 0
+        self.aside = 0
         self.unevaluated: dict[str, int] = {}
 
 
@@ -133,6 +139,8 @@ def parse_dispatch(fields: Mapping[Any, Any]) -> DispatchCounts:
                 found.events[name] = found.events.get(name, 0) + int(value)
             elif kind == "unrouted":
                 found.unrouted = int(value)
+            elif kind == "aside":
+                found.aside = int(value)
             elif kind == "unevaluated":
                 found.unevaluated[name] = int(value)
     return found

@@ -23,14 +23,20 @@ RECORD_TTL: Final = 3600
 
 # KEYS: flag, queue, job record, set of queues, nudge list.
 # ARGV: flag's seconds, record's seconds, job id, nudge?, force?, the record's names and values.
+# A flag that never lapses, or later than ours do, is somebody else's, and is down; a key of another type goes.
 _SCRIPT = """
-if redis.call('EXISTS', KEYS[1]) == 1 and ARGV[5] == '0' then
+local lapses = redis.call('PTTL', KEYS[1])
+if lapses > 0 and lapses <= ARGV[1] * 1000 and ARGV[5] == '0' then
   if ARGV[4] == '1' then
     redis.call('DEL', KEYS[5])
     redis.call('RPUSH', KEYS[5], '1')
     redis.call('EXPIRE', KEYS[5], ARGV[1])
   end
   return 0
+end
+for key, kind in pairs({[KEYS[2]] = 'list', [KEYS[4]] = 'set'}) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= kind then redis.call('DEL', key) end
 end
 redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[1])
 if redis.call('LLEN', KEYS[2]) > 0 then return 0 end

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
@@ -97,7 +98,8 @@ def create_app(
         accept_weaker=config.server.accept_weaker_durability,
         shares_disk=settings.embedded_redis,
     )
-    group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics)
+    secrets = {name: source.signing_secrets for name, source in config.sources.items()}
+    group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, EntryKeys(secrets))
     bodies = HeldBodies(max(HELD_BYTES, 4 * config.server.max_body), KEY_SHARE)
     metrics.bodies = lambda: (bodies.bytes, bodies.evicted)
     context = Context(settings, config, group_commit, metrics, metrics.registry(), bodies)
@@ -130,7 +132,6 @@ def create_app(
     app.metrics = metrics
     hints = PollHintWriter(settings.redis_url)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
-    secrets = {name: source.signing_secrets for name, source in config.sources.items()}
     app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
     return app
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import redis
+
+from receiver import wakeups
+from receiver.domain.inbox_entry import EntryKeys
+from receiver.inbox_recovery import KILLS
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.support.ledger import new_event, record, with_tables
+from tests.servers.receiver import CONFIG
+from tests.support.events import body, event
+from tests.support.inbox import append
+from tests.support.ledger import event_body, new_event, record, with_tables
 from tests.support.waiting import eventually
 
 DEADLY = """
@@ -40,3 +48,41 @@ def test_what_is_under_way_beside_a_deadly_delivery_arrives_and_stays_delivered(
         eventually(lambda: it.states().get("delivered") == 20)
         # And none was sent again and again
         assert max(Counter(request.headers["webhook-id"] for request in consumer.requests).values()) <= 4
+
+
+KEYS = EntryKeys({name: source["secrets"] for name, source in CONFIG["sources"].items()})
+DEADLY_TO_READ = """
+import os, signal
+from receiver import recorder
+
+def parse_event(event, *rest, parse=recorder.parse_event):
+    if b"tsk_deadly" in event.body:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return parse(event, *rest)
+
+recorder.parse_event = parse_event
+"""
+
+
+def test_an_event_that_kills_each_dispatcher_ends_unread_and_holds_up_no_other(
+    deployment: Callable[..., Deployment], redis_url: str
+) -> None:
+    # Given events in the inbox, one of which kills the dispatcher that reads it
+    routes = [{"name": "all", "to": ["archive"]}]
+    it = deployment(redis_url, sinks={"archive": {"type": "files", "path": "${RUNHOOK_DATA}/archive"}}, routes=routes)
+    with_tables(it.ledger)
+    deadly = event(body("tsk_deadly"))
+    append(redis_url, event(body("tsk_1")), deadly, event(body("tsk_2")), keys=KEYS)
+    # When a worker runs whose dispatcher it kills again and again
+    it.run("worker", first=DEADLY_TO_READ)
+    # Then its neighbours are delivered, and it is in the ledger with its body, marked
+    eventually(lambda: it.states() == {"delivered": 2})
+    eventually(lambda: event_body(it.ledger, deadly.id) == deadly.body)
+    (found,) = [row for row in it.json("events") if row["id"] == deadly.id]
+    assert found["disposition"] == "unreadable"
+    assert KILLS in found["problem"]
+    # And what comes later goes its way
+    append(redis_url, event(body("tsk_3")), keys=KEYS)
+    with redis.Redis.from_url(redis_url) as client:
+        wakeups.wake_dispatcher(client)
+    eventually(lambda: it.states() == {"delivered": 3})

@@ -16,7 +16,7 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     # Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out.
     "claim-sweep": {"receiver.ledger.deliveries.recovery:lapse_claims": 0, "receiver.runtime.liveness:reap": 0},
     # No dispatcher takes over what a killed one had read.
-    "reclaim": {"receiver.inbox:InboxReader.reclaim": []},
+    "reclaim": {"receiver.inbox_recovery:InboxRecovery.take": None},
     # No receiver takes over what a killed one had spooled.
     "spool-adoption": {"receiver.ingest.spool:Spool._adopt": 0},
 }

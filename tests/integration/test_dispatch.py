@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
+import sqlalchemy as sa
 
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event
+from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED, EntryKeys
 from receiver.domain.redaction import Redactor
-from receiver.inbox import InboxReader, InboxWriter
+from receiver.inbox import ASIDE, STREAM, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, queries, runs
 from receiver.ledger.events import NewEvent
+from receiver.ledger.marks import UNSIGNED_UNTIL, UnsignedEntries
+from receiver.ledger.schema import marks
 from receiver.routing.router import Router
+from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key
 from tests.support.button import RUN_IDS, press
 from tests.support.events import body, count_parses, event
+from tests.support.inbox import append, taken_again
 from tests.support.ledger import event_body
 
 ROUTES = [
@@ -28,6 +34,7 @@ ROUTES = [
     RouteConfig(name="failures", when={"status": ["failed", "timed_out"]}, to=["ops"]),
     RouteConfig(name="big", when="run.output.total > 1000.0", to=["billing"]),
 ]
+KEYS = EntryKeys({"skyvern": ["secret"]})
 WITH_TESTS = [*ROUTES, RouteConfig(name="tests", when={"run_type": "task_v1"}, to=["ops"], test=True)]
 
 
@@ -37,15 +44,6 @@ def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
     it = Dispatcher(ledger, Router(ROUTES), Redactor(["**.secret"]), InboxReader(connection, "d1"), connection)
     yield it
     it.close()
-
-
-def append(redis_url: str, *events: Event) -> None:
-    async def work() -> None:
-        writer = InboxWriter(redis_url, timeout=30)  # a busy disk is not what these tests are about
-        await writer.append(events)
-        await writer.close()
-
-    asyncio.run(work())
 
 
 def deliveries(ledger: Ledger) -> dict[str, list[str]]:
@@ -110,7 +108,7 @@ def test_a_killed_dispatchers_batch_comes_back_and_makes_nothing_twice(
     taken = reader.read()
     dispatcher.dispatch([entry.event for entry in taken if entry.event])  # committed, never acknowledged
 
-    reclaimed = InboxReader(client, "d2").reclaim(idle_ms=0)
+    reclaimed = taken_again(client, "d2")
     dispatcher.dispatch([entry.event for entry in reclaimed if entry.event])
 
     assert len(reclaimed) == 2
@@ -351,6 +349,100 @@ def test_large_bodies_are_taken_in_parts_and_only_what_is_not_recorded_yet_is_ta
     assert len(deliveries(ledger)) == 7
     assert InboxReader(connection, "x").depth()[0] == 0
     connection.close()
+
+
+@pytest.fixture
+def guarded(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
+    """A dispatcher that checks signatures."""
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    reader = InboxReader(connection, "d1", KEYS, UnsignedEntries(ledger))
+    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
+    yield it
+    it.close()
+
+
+def test_what_a_stranger_writes_into_the_inbox_is_set_aside_and_holds_up_nothing(
+    guarded: Dispatcher, ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given entries that were written past the receiver, among those of events
+    with redis.Redis.from_url(redis_url) as client:
+        append(redis_url, event(body("tsk_1")), keys=KEYS)
+        (_, fields), *_ = cast("Any", client.xrange(STREAM))
+        forged = body("tsk_forged")
+        strangers: list[dict[Any, Any]] = [
+            fields | {b"at": b"nan"},
+            fields | {b"at": b"inf"},
+            fields | {b"body": forged},
+            fields | {b"body": forged, b"id": event(forged).id},
+            {**fields, b"source": b"nobody"},
+            {name: value for name, value in fields.items() if name != b"mac"},
+            {b"a": b"b"},
+        ]
+        for each in strangers:
+            client.xadd(STREAM, each)
+        append(redis_url, event(body("tsk_2")), keys=KEYS)
+        # When they are dispatched
+        guarded.run(once())
+        # Then the events are in the ledger, and the rest is aside, logged and counted
+        assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
+        assert client.xlen(STREAM) == 0
+        aside = [kept[b"why"].decode() for _, kept in cast("Any", client.xrange(ASIDE))]
+        assert aside == [NO_EVENT, NO_EVENT, FORGED, FORGED, UNKNOWN_SOURCE, UNSIGNED, NO_EVENT]
+        assert caplog.text.count("inbox.set_aside") == len(strangers)
+        assert client.hget(workers.DISPATCH_KEY, "aside") == b"7"
+        # And what wakes the dispatcher next does so
+        assert client.pttl(flag_key("dispatch")) == -2
+
+
+def test_entries_of_a_version_before_signatures_are_let_in_for_a_day_after_the_upgrade(
+    guarded: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = time.time() + 86_400
+    ledger.write(lambda connection: connection.execute(sa.insert(marks).values(name=UNSIGNED_UNTIL, at=until)))
+    append(redis_url, event(body("tsk_1")))
+    guarded.run(once())
+    assert deliveries(ledger).keys() == {"tsk_1"}
+    # And not a moment longer
+    monkeypatch.setattr("receiver.ledger.marks.time.time", lambda: until + 1)
+    append(redis_url, event(body("tsk_2")))
+    guarded.run(once())
+    assert deliveries(ledger).keys() == {"tsk_1"}
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.xlen(ASIDE) == 1
+
+
+def test_an_event_that_is_too_much_for_memory_is_recorded_unread_and_its_neighbours_as_ever(
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [body("tsk_1"), body("tsk_large"), body("tsk_2")]
+    record = events.record
+
+    def full(connection: Connection, batch: Sequence[NewEvent], now: float) -> list[NewEvent]:
+        if any(item.run.run_id == "tsk_large" for item in batch):
+            raise MemoryError
+        return record(connection, batch, now)
+
+    monkeypatch.setattr(events, "record", full)
+    append(redis_url, *map(event, contents))
+    dispatcher.run(once())
+    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
+    assert sorted(dispositions(ledger)) == [("new", False), ("new", False), ("unreadable", True)]
+    assert event_body(ledger, event(contents[1]).id) == contents[1]
+
+
+def test_a_failure_that_no_event_is_to_blame_for_moves_nothing_out_of_the_inbox(
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise sa.exc.ProgrammingError("no such column", None, Exception())
+
+    append(redis_url, event(body("tsk_1")), event(body("tsk_2")))
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatcher, "take_in", broken)
+        with pytest.raises(sa.exc.ProgrammingError):
+            dispatcher.run(once())
+    dispatcher.run(once())
+    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
 
 
 def test_an_event_appended_while_a_job_ends_is_not_forgotten(

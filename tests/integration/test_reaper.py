@@ -11,10 +11,12 @@ import redis
 
 from receiver.config.settings import Settings
 from receiver.domain.event import Event, event_id
-from receiver.inbox import InboxReader, InboxWriter, hand_back
+from receiver.inbox import InboxReader, InboxWriter
+from receiver.inbox_recovery import IDLE, hand_back
 from receiver.ledger import Ledger
 from receiver.reaper import release
 from receiver.runtime import redis_client
+from tests.support.inbox import taken_again
 from tests.support.ledger import with_tables
 
 
@@ -32,11 +34,11 @@ async def test_events_of_a_dead_reader_are_there_for_the_next_one_at_once(redis_
     dead, living = InboxReader(client, "dead"), InboxReader(client, "living")
     living.ensure()
     taken = dead.read(2)
-    assert living.reclaim() == []
+    assert taken_again(client, "living", IDLE) == []
     # When it is handed back
     assert hand_back(client, "dead") == 2
     # Then the next reader has them, and no other reader loses any
-    assert living.reclaim() == taken
+    assert taken_again(client, "living", IDLE) == taken
     assert [entry.event.body for entry in living.read() if entry.event] == [b"3"]
     # And a dead reader that holds nothing is forgotten
     assert hand_back(client, "dead") == 0

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from receiver.inbox import STREAM
+import redis
+
+from receiver.domain.event import Event
+from receiver.domain.inbox_entry import EntryKeys
+from receiver.inbox import STREAM, Entry, InboxReader, InboxWriter
+from receiver.inbox_recovery import InboxRecovery
 from receiver.ingest.spool import Spool
 from tests.servers.receiver import ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import eventually
+
+
+def append(redis_url: str, *events: Event, keys: EntryKeys | None = None) -> None:
+    """Write events to the inbox as a receiver with these keys does."""
+
+    async def work() -> None:
+        writer = InboxWriter(redis_url, timeout=30, keys=keys)  # a busy disk is not what these tests are about
+        await writer.append(events)
+        await writer.close()
+
+    asyncio.run(work())
+
+
+def taken_again(client: redis.Redis, consumer: str, idle_ms: int = 0) -> list[Entry]:
+    """What a reader called `consumer` takes of what others left for `idle_ms`, at once."""
+    taken = InboxRecovery(client, InboxReader(client, consumer)).take(idle_ms, idle_ms)
+    return list(taken.entries) if taken else []
 
 
 def ids_in_inbox(server: ValkeyProcess) -> list[str]:

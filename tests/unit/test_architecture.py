@@ -17,7 +17,7 @@ LAYERS = (
     {"errors"},
     {"runtime", "domain", "telemetry"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox"},
-    {"ingest", "config"},
+    {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},
     {"reconcile"},
     {"clock", "worker"},

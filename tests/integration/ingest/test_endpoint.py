@@ -16,7 +16,7 @@ import redis
 
 from receiver.domain.event import event_id
 from receiver.domain.signature import HEADER, sign
-from receiver.inbox import InboxReader
+from receiver.inbox import STREAM, InboxReader
 from receiver.reconcile.poll_hints import pop_poll_hints, pop_run_hints
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess
@@ -39,9 +39,8 @@ def shared(valkey: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory) -> A
 def inbox(receiver: ReceiverProcess) -> dict[str, Any]:
     """The events that are in the inbox, by id."""
     client = redis.Redis.from_url(receiver.redis_url)
-    reader = InboxReader(client, "test")
-    reader.ensure()
-    events = {entry.event.id: entry.event for entry in reader.read(10_000) + reader.reclaim(0, 10_000) if entry.event}
+    stored: Any = client.xrange(STREAM)
+    events = {entry.event.id: entry.event for entry in InboxReader(client, "test").entries(stored) if entry.event}
     client.close()
     return events
 

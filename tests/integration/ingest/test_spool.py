@@ -40,7 +40,7 @@ def files(path: Path) -> list[str]:
 
 
 def test_events_come_out_as_they_went_in_and_in_order(spool: Spool) -> None:
-    wanted = [event(0), Event("evt_x", "other", bytes(range(256)) * 9, 1.5, "poll"), *events(1, 50)]
+    wanted = [event(0), Event("evt_" + 32 * "e", "other", bytes(range(256)) * 9, 1600000001.5, "poll"), *events(1, 50)]
     for at in range(0, len(wanted), 7):
         spool.append(wanted[at : at + 7])
     assert spool.events == len(wanted)

@@ -7,6 +7,7 @@ PostgreSQL gets the same rows in the tables that the migrations up to 0003 make.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,10 +19,10 @@ from alembic import command
 from alembic.config import Config
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, api_keys, events, migrate, replays
+from receiver.ledger import Ledger, api_keys, events, marks, migrate, replays
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.replays import Selection
-from tests.support.ledger import NOW, claim, new_event, record, settle, states
+from tests.support.ledger import NOW, claim, new_event, record, settle, states, with_tables
 from tests.support.paths import ROOT
 
 DUMP = (ROOT / "tests" / "support" / "data" / "ledger-0003.sql").read_text()
@@ -117,6 +118,17 @@ def test_every_row_is_kept(old: Ledger, before: Rows) -> None:
     for table in TABLES:
         wanted = [in_todays_words(table, row) for row in before[table]]
         assert sorted(wanted, key=lambda row: str(sorted(row.items()))) == after[table], table
+
+
+def test_what_older_versions_left_in_the_inbox_is_let_in_for_a_day(old: Ledger, tmp_path: Path) -> None:
+    until = old.read(lambda it: marks.read(it, marks.UNSIGNED_UNTIL))
+    assert until is not None
+    assert 86_000 < until - time.time() <= 86_400
+    assert marks.UnsignedEntries(old)()
+    # And a new ledger has no older version
+    new = with_tables(Ledger(f"sqlite:///{tmp_path / 'new.db'}"))
+    assert not marks.UnsignedEntries(new)()
+    new.close()
 
 
 def test_work_goes_on(old: Ledger) -> None:

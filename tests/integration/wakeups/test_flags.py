@@ -58,13 +58,13 @@ async def test_a_wake_up_travels_in_a_transaction_of_an_async_client(redis_url: 
 
 
 def test_finish_wakes_again_when_work_came_before_the_flag_went_down(client: redis.Redis) -> None:
-    client.set(flag_key(QUEUE), 1)
+    client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
     assert wakeups.finish(client, QUEUE, lambda: True)
     assert queued(client) == 1
 
 
 def test_finish_leaves_the_flag_down_when_there_is_nothing(client: redis.Redis) -> None:
-    client.set(flag_key(QUEUE), 1)
+    client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
     assert not wakeups.finish(client, QUEUE, lambda: False)
     assert client.exists(flag_key(QUEUE)) == 0
 
@@ -124,6 +124,22 @@ def test_no_wake_up_is_lost_between_a_busy_producer_and_a_worker(redis_url: str,
     assert taken == pieces
 
 
+@pytest.mark.parametrize("seconds", [None, wakeups.FLAG_TTL + 3600])
+def test_a_flag_that_does_not_lapse_as_ours_do_is_down(client: redis.Redis, seconds: int | None) -> None:
+    client.set(flag_key(QUEUE), "a stranger's", ex=seconds)
+    assert wakeups.wake(client, QUEUE)
+    assert queued(client) == 1
+    assert 0 < client.ttl(flag_key(QUEUE)) <= wakeups.FLAG_TTL
+
+
+@pytest.mark.parametrize("key", [flag_key(QUEUE), f"rq:queue:{QUEUE}", "rq:queues", wakeups.nudge_key(QUEUE)])
+def test_a_key_of_another_type_stops_no_wake_up(client: redis.Redis, key: str) -> None:
+    client.hset(key, "a", "b")
+    assert wakeups.wake(client, QUEUE)
+    assert queued(client) == 1
+    assert not wakeups.wake(client, QUEUE)
+
+
 # --- Nudges
 
 
@@ -138,7 +154,7 @@ def test_waking_a_queue_whose_job_lingers_nudges_it(client: redis.Redis) -> None
 
 def test_a_nudge_ends_the_wait_at_once(redis_url: str, client: redis.Redis) -> None:
     watch = Stopwatch()
-    client.set(flag_key(QUEUE), 1)
+    client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
     with redis_client.connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0) as other:
         timer = threading.Timer(0.1, lambda: wakeups.wake(other, QUEUE))
         timer.start()

@@ -1,0 +1,24 @@
+"""Moments that all hosts must agree on. Revision 0009."""
+
+import time
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    marks = op.create_table(
+        "marks",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_marks")),
+    )
+    # What earlier versions have put in the inbox has no signature. A new ledger had none.
+    events = sa.table("events", sa.column("id"))
+    if op.get_bind().execute(sa.select(events.c.id).limit(1)).first() is not None:
+        op.bulk_insert(marks, [{"name": "inbox_unsigned_until", "at": time.time() + 86400.0}])

@@ -1,0 +1,258 @@
+"""Recording events: what each says, whether it is new, where it goes; all of a batch in one transaction.
+
+Knows nothing of the inbox: what is polled or imported comes here too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from receiver.domain import attention, callback, callback_url, deduplication, poll_schedule, shape
+from receiver.domain.deduplication import Classification, Facts
+from receiver.domain.event import Event
+from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import RESTARTABLE, Run, storable
+from receiver.domain.shape import WORKFLOW
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
+from receiver.ledger.earlier_events import EarlierEvents
+from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
+from receiver.ledger.submissions import binding
+from receiver.ledger.submissions.lifecycle import Submission
+from receiver.ledger.submissions.polls_after import schedule_polls
+from receiver.routing.router import Router, RunView
+from receiver.telemetry.workers import DispatchCounter
+
+# What code raises for values that it is not made for. Trouble with the ledger is none of these.
+OF_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+log = logging.getLogger("runhook.dispatch")
+
+
+class EventRecorder:
+    """Records events and makes their deliveries. `may_ask`: whether a source's API may be asked once more now,
+    for what a webhook lacks."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        router: Router,
+        redactor: Redactor,
+        counter: DispatchCounter,
+        may_ask: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._ledger = ledger
+        self._router = router
+        self._redactor = redactor
+        self._counter = counter
+        self._may_ask = may_ask
+
+    def dispatch(
+        self,
+        accepted: Collection[Event],
+        parsed: Mapping[str, Run] = {},
+        details: Mapping[str, Mapping[str, Any]] = {},
+    ) -> list[str]:
+        """Record events and make their deliveries. Returns the sinks that now have something to send.
+
+        `parsed`: the runs, by event id, of bodies that the caller has parsed already. `details`: what further calls of
+        Skyvern's API answered, by event id: see shape.of_details. Raises LedgerUnavailable; nothing of the batch is
+        recorded then.
+        """
+        unique = {event.id: event for event in accepted}.values()
+        return self.take_in([self.parse(event, parsed.get(event.id), details.get(event.id, {})) for event in unique])
+
+    def take_in(self, batch: Sequence[ParsedEvent]) -> list[str]:
+        """Record events and make their deliveries. Returns as `dispatch`."""
+        started = time.monotonic()
+        recorded = self._record(batch)
+        if batch:
+            log.info(
+                "dispatch.recorded events=%d new=%d deliveries=%d ms=%.1f",
+                len(batch),
+                len(recorded),
+                sum(len(item.deliveries) for item in recorded),
+                (time.monotonic() - started) * 1000,
+            )
+        for item in recorded:
+            if item.disposition == "test":
+                _log_test(item)
+            self._counter.add(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
+        return sorted({new.sink for item in recorded for new in item.deliveries if not new.after})
+
+    def parse(self, event: Event, run: Run | None = None, details: Mapping[str, Any] = {}) -> ParsedEvent:
+        """Parse, redact and complete an event. Never raises: what can't be read is marked."""
+        try:
+            return parse_event(event, self._redactor, run, details)
+        except Exception as error:  # noqa: BLE001 - it is logged with its traceback
+            return self._marked(event, error)
+
+    def _marked(self, event: Event, error: Exception) -> ParsedEvent:
+        """Return an event that our own code could not handle."""
+        log.error("dispatch.unreadable event=%s", event.id, exc_info=error)
+        return self.unread(event, f"could not be read: {type(error).__name__}")
+
+    def unread(self, event: Event, problem: str) -> ParsedEvent:
+        """Return an event whose body is kept but not read, for `problem`."""
+        return unreadable(event, self._redactor, problem)
+
+    def _record(self, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
+        """Record the batch; when the database refuses a value, halve it until the one to blame stands alone."""
+        if not batch:
+            return []
+        try:
+            return self._ledger.write(lambda connection: self._decide(connection, batch))
+        except LedgerDataError as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._record(batch[:half]) + self._record(batch[half:])
+            event = batch[0].event
+            log.warning("dispatch.marked event=%s problem=%s", event.id, error)
+            marked = self.unread(event, f"the ledger refused a value of it: {error}")
+            return self._ledger.write(lambda connection: self._decide(connection, [marked]))
+
+    def _decide(self, connection: Connection, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
+        """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones."""
+        now = time.time()
+        of_runs = [each for each in batch if each.run.run_id and not each.run.test]
+        wanted = [_wanted(each) for each in of_runs]
+        linked = [key for each in wanted for key in each.linked]
+        known = events.lock_runs(connection, [*(each.key for each in of_runs), *linked], now)
+        bound = binding.bind(connection, wanted, now)
+        histories = {key: list(run.history) for key, run in known.items()}
+        earlier = EarlierEvents(connection)
+        decided: list[NewEvent] = []
+        for each in batch:
+            history = histories.get(each.key, [])
+            if any(past.event_id == each.event.id for past in history):
+                continue  # recorded before: its dispatcher was killed between commit and acknowledgement
+            if each.facts is None:
+                decided.append(_new_event(each, "unreadable"))
+            elif each.run.test:
+                decided.append(self._route(each, deduplication.TEST, NO_RUN, None, ()))
+            else:
+                run, submission = known[each.key], bound.get(each.key)
+                try:
+                    decided.append(self._classify(each, each.facts, history, run, submission, earlier))
+                except OF_VALUES as error:  # it keeps none of the others waiting
+                    decided.append(_new_event(self._marked(each.event, error), "unreadable"))
+        recorded = events.record(connection, decided, now)
+        if bound:
+            schedule_polls(connection, batch, known, histories, bound, now)
+        lacking = {item.key for item in recorded if item.key not in bound and self._lacks_request(item)}
+        run_polls.ask_for_more(connection, lacking, now + poll_schedule.FOR_MORE)
+        failed = {item.key for item in recorded if item.key in bound and self._may_be_restarted(item)}
+        run_polls.ask_for_more(connection, failed, now + poll_schedule.AFTER_RESTART)
+        for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
+            if self._may_ask(source):  # no submission is polled for that run
+                run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
+        return recorded
+
+    def _lacks_request(self, item: NewEvent) -> bool:
+        """Whether it is a task's end that does not say what was asked for, and Skyvern may be asked for it."""
+        return (
+            item.disposition == "new"
+            and item.event.via == "webhook"
+            and item.run.final
+            and item.run.data.get("run_request", "") is None
+            and self._may_ask(item.event.source)
+        )
+
+    def _may_be_restarted(self, item: NewEvent) -> bool:
+        """Whether Skyvern may start the run again without saying so: the webhook of a run is sent before that."""
+        may = item.disposition == "new" and item.run.run_type == WORKFLOW and item.run.outcome in RESTARTABLE
+        return may and not item.run.retried_by and self._may_ask(item.event.source)
+
+    def _classify(
+        self,
+        parsed: ParsedEvent,
+        facts: Facts,
+        history: list[Facts],
+        run: KnownRun,
+        submission: Submission | None,
+        earlier: EarlierEvents,
+    ) -> NewEvent:
+        """Complete, classify and route one event, and add its facts to the `history` of its run."""
+        if submission and submission.request is not None:
+            request, older = storable(submission.request), submission.call.startswith("legacy")
+            parsed = self._complete(parsed, shape.completion_of(parsed.run.data, request=request, older=older))
+        own = replace(parsed.facts or facts, seq=history[-1].seq + 1 if history else 1)
+        found = deduplication.classify(own, history)
+        told: Collection[str] = ()
+        if history and (completion := earlier.completion(parsed.run.data, own, history)):
+            parsed = self._complete(parsed, completion)
+            own = replace(own, extent=parsed.facts.extent if parsed.facts else "")
+        if found.disposition == "update":
+            told = earlier.sinks_told(own, history)
+        history.append(own)
+        event = self._route(parsed, found, run, submission, told)
+        earlier.add(parsed.run.data, event)
+        return event
+
+    def _complete(self, parsed: ParsedEvent, completion: Mapping[str, Any]) -> ParsedEvent:
+        return complete(parsed, self._redactor, completion) if completion else parsed
+
+    def _route(
+        self,
+        parsed: ParsedEvent,
+        found: Classification,
+        run: KnownRun,
+        submission: Submission | None,
+        told: Collection[str],
+    ) -> NewEvent:
+        """Return the event with its deliveries. `told`: the sinks that an update of a result does not tell again."""
+        event = parsed.event
+        view = RunView(
+            run=parsed.run,
+            source=event.source,
+            via=event.via,
+            disposition=found.disposition,
+            labels=submission.labels if submission else run.labels,
+            received_at=event.received_at,
+            event_id=event.id,
+        )
+        verdict = self._router.match(view, told=told)
+        failed = [each for each in verdict.explanations if each.error]
+        tells_more = found.disposition in ("new", "interim")
+        deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
+        # As Skyvern would: one for each attempt's end too, but none of a run that is paused or waits.
+        if submission and submission.webhook_url and tells_more and parsed.run.status not in attention.ACTIVE:
+            lane = callback.lane_of(submission.webhook_url)
+            deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
+        return _new_event(
+            parsed,
+            found.disposition,
+            repeat_of=found.repeat_of,
+            newest=(tells_more and not found.late) or found.disposition == "update",
+            note="; ".join(f"route {each.route} {each.why}" for each in failed),
+            failed_rules=tuple(each.route for each in failed),
+            deliveries=tuple(deliveries),
+        )
+
+
+def _wanted(each: ParsedEvent) -> binding.Wanted:
+    """Return what tells whose run it is."""
+    named = callback_url.token_of(each.run.data)
+    links = each.run.retried_from or "", each.run.retried_by or ""
+    return binding.Wanted(*each.key, each.event.submission_id, named, *links)
+
+
+def _log_test(test: NewEvent) -> None:
+    """Log that a test webhook arrived, and where it goes: often the first thing that a new user sends."""
+    sinks = ",".join(each.sink for each in test.deliveries)
+    log.info(
+        "dispatch.test test webhook arrived, signature right: source=%s event=%s %s",
+        test.event.source,
+        test.event.id,
+        f"sinks={sinks}" if sinks else "no route that matches says `test: true`, so it goes nowhere",
+    )
+
+
+def _new_event(parsed: ParsedEvent, disposition: str, **more: Any) -> NewEvent:
+    return NewEvent(
+        parsed.event, parsed.run, parsed.body, parsed.facts, disposition, completion=parsed.completion, **more
+    )

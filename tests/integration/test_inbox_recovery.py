@@ -1,0 +1,149 @@
+"""What dead dispatchers left, and what is no event, on a real Valkey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from receiver.domain.event import Event, event_id
+from receiver.domain.inbox_entry import NO_EVENT, EntryKeys
+from receiver.inbox import ASIDE, GROUP, STREAM, Entry, InboxReader
+from receiver.inbox_recovery import DEATH, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
+from tests.support.inbox import append
+
+KEYS = EntryKeys({"skyvern": ["secret"]})
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as it:
+        yield it
+
+
+@pytest.fixture
+def reader(client: redis.Redis) -> InboxReader:
+    reader = InboxReader(client, "first", KEYS)
+    reader.ensure()
+    return reader
+
+
+def fill(redis_url: str, *bodies: bytes) -> None:
+    append(redis_url, *(Event(event_id("skyvern", each), "skyvern", each, 1700000000.5) for each in bodies), keys=KEYS)
+
+
+def events_of(taken: Taken | None) -> list[bytes]:
+    return [entry.event.body for entry in taken.entries if entry.event] if taken else []
+
+
+def times(client: redis.Redis) -> dict[bytes, int]:
+    pending: Any = client.xpending_range(STREAM, GROUP, "-", "+", 100)
+    return {each["message_id"]: each["times_delivered"] for each in pending}
+
+
+def test_an_entry_that_kills_each_reader_is_taken_alone_then_unread_then_set_aside(
+    redis_url: str, client: redis.Redis, reader: InboxReader
+) -> None:
+    # Given entries that a dispatcher took and died of one of them
+    fill(redis_url, b"1", b"deadly", b"3")
+    assert len(reader.read()) == 3
+    stages = []
+    for life in range(20):
+        # When one dispatcher after the other takes what is left, and dies as soon as it sees the deadly one
+        hand_back(client, "first" if life == 0 else f"d{life - 1}")
+        it = InboxReader(client, f"d{life}", KEYS)
+        recovery = InboxRecovery(client, it)
+        while taken := recovery.take():
+            bodies = events_of(taken)
+            if b"deadly" in bodies:
+                stages.append((len(bodies), taken.raw))
+                break
+            recovery.survived(taken)
+            it.done([entry.entry_id for entry in taken.entries])
+        else:
+            break
+    # Then it was among others once, alone twice, unread twice
+    assert stages == [(3, False), (1, False), (1, False), (1, True), (1, True)]
+    # And its neighbours are done, and it is set aside with all that it had
+    assert client.xlen(STREAM) == 0
+    (((_, fields),),) = [client.xrange(ASIDE)]  # type: ignore[misc]
+    assert (fields[b"why"], fields[b"body"]) == (KILLS.encode(), b"deadly")  # type: ignore[index]
+
+
+def test_kills_that_it_is_not_to_blame_for_count_little(
+    redis_url: str, client: redis.Redis, reader: InboxReader
+) -> None:
+    fill(redis_url, b"1")
+    reader.read()
+    (entry_id,) = times(client)
+    recovery = InboxRecovery(client, reader)
+    assert events_of(recovery.take(0, 0)) == [b"1"]
+    for before in range(2, 12):  # killed after it was read, as while a ledger hangs
+        taken = recovery.take(0, 0)
+        assert taken is not None
+        assert (taken.alone, taken.raw, taken.times) == (True, False, before)
+        assert times(client)[entry_id] == before + DEATH
+        recovery.survived(taken)
+    # And a ledger that is away counts as nothing at all
+    taken = recovery.take(0, 0)
+    assert taken is not None
+    recovery.survived(taken)
+    recovery.excuse(taken)
+    assert times(client)[entry_id] == taken.times == 12
+
+
+def test_what_waits_long_alone_holds_up_no_other(redis_url: str, client: redis.Redis, reader: InboxReader) -> None:
+    fill(redis_url, b"1", b"2")
+    first, _ = reader.read()
+    client.xclaim(STREAM, GROUP, "first", 0, [first.entry_id], retrycount=RAW, justid=True)  # type: ignore[list-item]
+    recovery = InboxRecovery(client, reader)
+    assert events_of(recovery.take(0, 60_000)) == [b"2"]
+
+
+def test_what_is_taken_again_fits_in_memory(
+    redis_url: str, client: redis.Redis, reader: InboxReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.inbox_recovery.READ_BYTES", 100_000)
+    fill(redis_url, *(b"%d" % n * 40_000 for n in range(8)))
+    reader.read()
+    assert [len(body) for body in events_of(InboxRecovery(client, reader).take(0, 0))] == [40_000] * 3
+
+
+def test_what_was_deleted_by_hand_is_forgotten(redis_url: str, client: redis.Redis, reader: InboxReader) -> None:
+    fill(redis_url, b"1", b"2", b"3")
+    first, second, _ = reader.read()
+    client.xdel(STREAM, first.entry_id, second.entry_id)
+    client.xclaim(STREAM, GROUP, "first", 0, [second.entry_id], retrycount=LAST, justid=True)  # type: ignore[list-item]
+    recovery = InboxRecovery(client, reader)
+    assert events_of(recovery.take(0, 0)) == [b"3"]
+    assert len(times(client)) == 1
+
+
+def test_a_redis_that_lost_everything_has_nothing_to_take(client: redis.Redis, reader: InboxReader) -> None:
+    client.delete(STREAM)
+    assert InboxRecovery(client, reader).take(0, 0) is None
+
+
+def test_what_is_no_event_is_set_aside_whatever_stands_there(
+    redis_url: str, client: redis.Redis, reader: InboxReader
+) -> None:
+    client.set(ASIDE, "a string")
+    client.xadd(STREAM, {"field": "value"})
+    client.xadd(STREAM, {f"f{n}": n for n in range(20_000)})  # more than a script can pass on
+    fill(redis_url, b"1")
+    entries = reader.read()
+    assert [entry.problem for entry in entries] == [NO_EVENT, NO_EVENT, ""]
+    recovery = InboxRecovery(client, reader)
+    assert recovery.set_aside(entries[:2]) == 2
+    assert recovery.set_aside([Entry("1-1", None, "it is gone")]) == 0
+    assert recovery.set_aside([]) == 0
+    kept: Any = client.xrange(ASIDE)
+    assert [(fields[b"why"], fields[b"was"].decode()) for _, fields in kept] == [
+        (NO_EVENT.encode(), entries[0].entry_id),
+        (NO_EVENT.encode(), entries[1].entry_id),
+    ]
+    assert kept[0][1][b"field"] == b"value"
+    assert client.get(f"{ASIDE}:string") == b"a string"
+    assert list(times(client)) == [entries[2].entry_id.encode()]
