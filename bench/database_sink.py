@@ -58,7 +58,7 @@ def main() -> None:
         measure("SQLite", f"sqlite:///{folder}/results.db", parts)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # PostgreSQL may run as another user
-        server = PostgresProcess(Path(folder) / "pg", fsync=True, autovacuum="on").start()
+        server = PostgresProcess(Path(folder) / "pg", autovacuum="on").start()
         try:
             measure("PostgreSQL", server.url(), parts)
         finally:

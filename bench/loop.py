@@ -368,7 +368,7 @@ def main() -> int:
         here = Path(folder)
         here.chmod(0o755)
         valkey = ValkeyProcess(here / "valkey").start()
-        postgres = PostgresProcess(here / "pg", fsync=True).start() if options.postgres else None
+        postgres = PostgresProcess(here / "pg").start() if options.postgres else None
         try:
             url = postgres.url(postgres.create_database()) if postgres else ""
             redis_url = f"redis://127.0.0.1:{valkey.port}/0"

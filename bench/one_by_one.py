@@ -94,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # PostgreSQL may run as another user
         valkey = ValkeyProcess(Path(folder) / "valkey").start()
-        server = PostgresProcess(Path(folder) / "pg", fsync=True, autovacuum="on").start()
+        server = PostgresProcess(Path(folder) / "pg", autovacuum="on").start()
         try:
             for per_slot in (0, PER_SLOT):
                 ledgers = {

@@ -197,7 +197,7 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         valkey = ValkeyProcess(folder / "valkey").start()
-        postgres = PostgresProcess(folder / "postgres", fsync=True).start()
+        postgres = PostgresProcess(folder / "postgres").start()
         try:
             ratios = []
             for number in range(1, options.rounds + 1):

@@ -188,7 +188,7 @@ class Clock:
 
 def build(settings: Settings, config: Config) -> Clock:
     """Return the clock for these settings. Raises NotStarted when the ledger can't be used."""
-    ledger = Ledger(settings.database_url)
+    ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     ensure_schema(ledger)
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     reconciler = poller.build(settings, config) if config.reconcile.enabled else None

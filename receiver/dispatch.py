@@ -209,7 +209,7 @@ def build(settings: Settings, config: Config, owner: str, connection: redis.Redi
     `connection`: to Redis, of a caller that has one. Only `run` needs one of its own, for its blocking reads.
     """
     connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
-    ledger = Ledger(settings.database_url)
+    ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     return Dispatcher(
         ledger,

@@ -115,12 +115,12 @@ def _lock_as_alive(settings: Settings, name: str, queue: str) -> None:
         LivenessLock(settings.data, name, queue)
 
 
-def prepare(settings: Settings, patience: float, sinks: Sequence[str]) -> None:
-    """Wait as `check`, then release what earlier workers held, and warn of deliveries to others than `sinks`.
+def prepare(settings: Settings, config: Config, patience: float) -> None:
+    """Wait as `check`, then release what earlier workers held, and warn of deliveries to sinks that are gone.
 
     Call it before the first child starts.
     """
-    check(settings, patience)
+    check(settings, config, patience)
     try:
         LivenessLock(settings.data, f"check.{token_hex(4)}", DISPATCH).end()
     except OSError as error:
@@ -130,7 +130,7 @@ def prepare(settings: Settings, patience: float, sinks: Sequence[str]) -> None:
             error.strerror,
         )
     reap_all(settings)
-    _warn_of_orphans(settings, sinks)
+    _warn_of_orphans(settings, config.destinations)
 
 
 def _warn_of_orphans(settings: Settings, sinks: Sequence[str]) -> None:
@@ -144,11 +144,11 @@ def _warn_of_orphans(settings: Settings, sinks: Sequence[str]) -> None:
         ledger.close()
 
 
-def check(settings: Settings, patience: float) -> None:
+def check(settings: Settings, config: Config, patience: float) -> None:
     """Wait until Redis and the ledger can be used, at most `patience` seconds; one line says so. Raises NotStarted."""
     until = time.monotonic() + patience
     logged = ""
-    while trouble := _trouble(settings):
+    while trouble := _trouble(settings, config):
         if time.monotonic() >= until:
             raise NotStarted(trouble)
         if trouble != logged:
@@ -157,11 +157,11 @@ def check(settings: Settings, patience: float) -> None:
         time.sleep(0.5)
 
 
-def _trouble(settings: Settings) -> str:
+def _trouble(settings: Settings, config: Config) -> str:
     """Return why Redis or the ledger can't be used now, or "". Raises NotStarted for what waiting does not mend."""
     where = hide_password(settings.redis_url)
     client = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
-    ledger = Ledger(settings.database_url)
+    ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     try:
         client.ping()
         ensure_schema(ledger)
@@ -198,7 +198,7 @@ def run(
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     built = build(settings, config)
     queues = choose_queues(built, only, dispatchers)
-    trouble = in_child(lambda: prepare(settings, patience, config.destinations))
+    trouble = in_child(lambda: prepare(settings, config, patience))
     if trouble:
         raise NotStarted(trouble)
     children: dict[str, ChildMain] = {

@@ -65,6 +65,11 @@ class DatabaseOptions(SinkOptions):
     create: bool = Field(
         True, description="Create the table, and columns of your own that it lacks, at the first delivery."
     )
+    accept_weaker_durability: bool = Field(
+        False,
+        description="Write although PostgreSQL may lose what it has confirmed (fsync or full_page_writes off), and"
+        " leave synchronous_commit as the server has it.",
+    )
     history: bool = Field(
         False, description="Also write each event to a second table, named like the first with _history added."
     )

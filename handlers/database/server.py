@@ -5,17 +5,20 @@ Its rules:
   an answer.
 - SQLite is written under a file lock acquired before BEGIN IMMEDIATE, since busy_timeout alone gave lock errors with
   several writers. The lock is the database's file name with .lock added; other writers should use it too.
+- What is confirmed is on disk, or the database isn't written, unless the operator accepts a weaker one.
 - A driver's message may quote the row, and the statement contains it: neither is ever shown.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,15 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from handlers.contract import Unavailable
+from handlers.support import postgresql
 from handlers.support.file_lock import FileLock, NotLocked
+from handlers.support.postgresql import LATE, BoundedConnection, Session, TimeLimits
 from handlers.support.private_file import make_private_file
 
 # Longest time for connecting, in seconds, even if a send may take longer.
 MAX_CONNECT = 10.0
-LATE = "the server did not answer in time"
-
-_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+# SQLite's least value of `synchronous` at which what is committed is on disk.
+FULL = 2
 
 # SQLSTATE classes caused by the row: wrong data, constraints, sizes, what a trigger raised.
 #
@@ -39,6 +43,8 @@ _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 _ROW_ERRORS = {"21", "22", "23", "38", "39", "44", "54", "P0"}
 # Classes whose message may quote the row or the statement, and so is not shown.
 _QUOTING_ERRORS = _ROW_ERRORS | {"42"}
+
+log = logging.getLogger("runhook.database")
 
 
 class RowRejected(Exception):
@@ -49,32 +55,21 @@ class TableMismatch(Unavailable):
     """The table is not as the statement needs it. It may have been changed since it was checked."""
 
 
-class _Bounded(psycopg.Connection[Any]):
-    """A connection on which no wait outlasts the deadline; libpq's own timeouts cover only connecting."""
-
-    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        deadline = _deadline.get()
-        return super().wait(gen if deadline == float("inf") else self._until(gen, deadline), *args, **kwargs)
-
-    def _until(self, gen: Any, deadline: float) -> Generator[Any, Any, Any]:
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if time.monotonic() > deadline:
-                    self.close()  # in the middle of an answer, so it can't be used again
-                    raise psycopg.OperationalError(LATE)
-                wanted = gen.send(ready)
-        except StopIteration as done:
-            return done.value
-
-
 class Database:
-    """The database at `url` (from options.parse_url). `timeout`: seconds. Opens nothing until the first transaction."""
+    """The database at `url` (from options.parse_url). Opens nothing until the first transaction.
 
-    def __init__(self, url: sa.URL, timeout: float) -> None:
+    `timeout`: seconds that a transaction may take. `accept_weaker`: write although it may lose what it has confirmed,
+    and leave PostgreSQL's synchronous_commit as it is. `name`: of the sink, for the log.
+    """
+
+    def __init__(self, url: sa.URL, timeout: float, *, accept_weaker: bool = False, name: str = "") -> None:
         self._url = url
         self._timeout = timeout
+        self._accept_weaker = accept_weaker
+        self._name = name
+        self._logged: tuple[str, ...] = ()
+        # A connection that was idle while its server's host vanished must not cost a send all of its time.
+        self._limits = TimeLimits(connect=min(timeout / 2, MAX_CONNECT), peer=max(1.0, min(timeout, 10.0)))
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
         self._lock = FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
@@ -94,13 +89,13 @@ class Database:
         """Run a transaction that commits or fails by `deadline` (time.monotonic(), seconds).
 
         Raises Unavailable, TableMismatch (a subclass) or RowRejected. Then nothing was written; or all of it, if the
-        connection was lost at the commit.
+        connection was lost at the commit. Unavailable too when what it confirms could be lost, and nobody accepts that.
         """
-        token = _deadline.set(deadline)
+        token = postgresql.deadline.set(deadline)
         try:
             if self._lock is None:
                 with self._open().begin() as connection:
-                    self._limit(connection, deadline)
+                    self._require_durability(connection.info["session"])
                     yield connection
             else:
                 with self._lock.held(deadline - time.monotonic()), self._open().begin() as connection:
@@ -114,7 +109,7 @@ class Database:
         except (UnicodeError, OverflowError) as error:  # a driver that can't encode a value
             raise RowRejected(type(error).__name__) from None
         finally:
-            _deadline.reset(token)
+            postgresql.deadline.reset(token)
 
     def close(self) -> None:
         """Close all connections."""
@@ -132,26 +127,10 @@ class Database:
             return self._engine
 
     def _open_postgresql(self) -> sa.Engine:
-        _, arguments = sa.create_engine(self._url).dialect.create_connect_args(self._url)
-        defaults = {
-            "connect_timeout": str(max(2, int(min(self._timeout / 2, MAX_CONNECT)))),  # libpq takes none under 2 s
-            "application_name": "runhook",
-            # The kernel too notices a server that vanished.
-            "keepalives_idle": "5",
-            "keepalives_interval": "3",
-            "keepalives_count": "3",
-            "tcp_user_timeout": str(int(self._timeout * 1000)),
-        }
-
-        def connect() -> psycopg.Connection[Any]:
-            if time.monotonic() > _deadline.get():  # the pool also calls this to replace a dead connection
-                raise psycopg.OperationalError(LATE)
-            # No prepared statements: a pooler in between may send each transaction to another connection.
-            return _Bounded.connect(**{**defaults, **arguments, "prepare_threshold": None})
-
-        return sa.create_engine(
+        engine = sa.create_engine(
             self._url,
-            creator=connect,
+            # No prepared statements: a pooler in between may send each transaction to another connection.
+            connect_args={"prepare_threshold": None},
             hide_parameters=True,
             pool_pre_ping=True,
             pool_recycle=1800,
@@ -159,6 +138,40 @@ class Database:
             max_overflow=28,
             pool_timeout=self._timeout,
         )
+        defaults = {**postgresql.client_options(self._limits), "application_name": "runhook"}
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> BoundedConnection:
+            if time.monotonic() > postgresql.deadline.get():  # the pool also connects to replace a dead connection
+                raise psycopg.OperationalError(LATE)
+            return BoundedConnection.connect(*arguments, **{**defaults, **options})
+
+        @event.listens_for(engine, "connect")
+        def _on_connect(connection: Any, record: Any) -> None:
+            record.info["session"] = postgresql.open_session(connection, self._limits)
+
+        @event.listens_for(engine, "begin")
+        def _on_begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(f"{self._begin(connection.info['session'])}; SET LOCAL TimeZone = 'UTC'")
+
+        return engine
+
+    def _begin(self, session: Session) -> str:
+        """Return the beginning of a transaction in which the server gives up a little before us: it can say why."""
+        left = max(0.0, postgresql.deadline.get() - time.monotonic())
+        limits = replace(self._limits, statement=left * 0.9, lock=left * 0.8, idle=min(left, self._limits.idle))
+        return postgresql.begin(limits) if self._accept_weaker else session.begin(limits)
+
+    def _require_durability(self, session: Session) -> None:
+        """Raises Unavailable when the server may lose what it has confirmed, and the operator has not accepted that."""
+        if session.weaknesses and not self._accept_weaker:
+            raise Unavailable(
+                f"PostgreSQL may lose what it has confirmed: {'; '.join(session.weaknesses)}. Or accept that with"
+                " accept_weaker_durability: true among the options of this sink"
+            )
+        if session.weaknesses != self._logged:
+            self._logged = session.weaknesses
+            log.warning("database.weaker sink=%s accepted: %s", self._name, "; ".join(session.weaknesses) or "no more")
 
     def _open_sqlite(self) -> sa.Engine:
         with suppress(OSError):  # SQLite says what is wrong with the path
@@ -172,26 +185,17 @@ class Database:
             connection.isolation_level = None  # the driver must not begin transactions itself
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            (level,) = connection.execute("PRAGMA synchronous").fetchone()
+            if level < FULL:
+                raise sqlite3.OperationalError(f"PRAGMA synchronous is {level} and stays so, and must be FULL")
 
         @event.listens_for(engine, "begin")
         def _on_begin(connection: sa.Connection) -> None:
-            left = min(_deadline.get() - time.monotonic(), self._timeout)
+            left = min(postgresql.deadline.get() - time.monotonic(), self._timeout)
             connection.exec_driver_sql(f"PRAGMA busy_timeout={max(1, int(left * 1000))}")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
-
-    def _limit(self, connection: sa.Connection, deadline: float) -> None:
-        """Let the server time out a little before us, since it can say why.
-
-        Set for this transaction only, as a connection pooler may be in between.
-        """
-        left = (deadline - time.monotonic()) * 1000
-        connection.exec_driver_sql(
-            "SELECT set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true),"
-            " set_config('TimeZone', 'UTC', true)",
-            {"statement": str(max(1, int(left * 0.9))), "lock": str(max(1, int(left * 0.8)))},
-        )
 
     def _translated(self, error: exc.DBAPIError) -> Exception:
         cause = error.orig

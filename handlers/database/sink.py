@@ -47,7 +47,12 @@ class DatabaseSink(Sink[DatabaseOptions]):
     def __init__(self, name: str, options: DatabaseOptions, services: Services) -> None:
         super().__init__(name, options, services)
         self._columns = Columns(options.columns)
-        self._database = Database(parse_url(options.url.get_secret_value()), options.timeout)
+        self._database = Database(
+            parse_url(options.url.get_secret_value()),
+            options.timeout,
+            accept_weaker=options.accept_weaker_durability,
+            name=name,
+        )
         dialect = self._database.dialect
         self._runs = TableInspection(name, options.table, self._columns, dialect)
         self._inspections = [self._runs]

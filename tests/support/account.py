@@ -16,11 +16,11 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Ledger
-from receiver.ledger.deliveries import claims
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
 from receiver.routing.router import Router
 from tests.support import roads
+from tests.support.ledger import claim
 
 NOW = time.time()
 # `rows` completes what it keeps, `chat` must never be told twice.
@@ -78,7 +78,7 @@ class Account:
     def told(self, sink: str) -> dict[RunKey, list[Any]]:
         """The deliveries that a sink gets, by run, in the order in which they came due."""
         found: dict[RunKey, list[Any]] = {}
-        while claimed := self.ledger.write(lambda it: claims.claim(it, sink, 500, "w", 1, time.time() + 5, 60)):
+        while claimed := claim(self.ledger, sink, limit=500, now=time.time() + 5):
             for each in claimed:
                 found.setdefault((each.source, each.run_id), []).append(to_delivery(each, {}))
         return found

@@ -70,7 +70,9 @@ def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
 
 
 def claim(ledger: Ledger, sink: str, owner: str = "w", limit: int = 10, now: float = NOW) -> list[Claimed]:
-    return ledger.write(lambda connection: claims.claim(connection, sink, limit, owner, 1, now, 15))
+    """Claim what is due, as a deliverer does it: with the bodies."""
+    claimed = ledger.write(lambda connection: claims.claim(connection, sink, limit, owner, 1, now, 15))
+    return ledger.read(lambda connection: claims.load_bodies(connection, claimed))
 
 
 def settle(

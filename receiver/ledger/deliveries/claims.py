@@ -4,7 +4,9 @@ A claim is four columns of a delivery in state `sending`. `claim_owner` names a 
 transaction of that process which made it; `claim_until` is when it lapses; `prefetched` says that it has no slot yet.
 
 Making      One transaction claims due deliveries, oldest first, past the lanes that are shut (fair_queue.py). The slots
-            of a sink are its `concurrency`, over all workers: a claim takes one unless it is prefetched.
+            of a sink are its `concurrency`, over all workers: a claim takes one unless it is prefetched. That
+            transaction holds the sink's lock, so it sends its worker no bodies: while a host that has vanished is sent
+            a large answer its transaction stays open. Another one loads them (`load_bodies`).
 Ownership   What changes a claimed delivery names its owner and number, so a process whose claim has lapsed changes
             nothing. Its attempt is recorded all the same.
 Renewal     Until the sends have ended, their owner moves `claim_until` on, for the numbers that it knows.
@@ -28,7 +30,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -66,7 +68,7 @@ _OF_DELIVERY = (
     "prefetched",
     "tried_at",
 )
-_OF_EVENT = ("outcome", "via", "problem", "received_at", "body", "completion")
+_OF_EVENT = ("outcome", "via", "problem", "received_at")
 _CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
 _CLAIMED = (
     sa.select(
@@ -99,10 +101,10 @@ class Claimed:
     via: str
     problem: str
     received_at: float
-    body: bytes
+    body: bytes  # b"" until it is loaded
     labels: Mapping[str, str]
     after: tuple[str, ...]
-    completion: str = ""  # JSON object: members of the run that the body lacks, or ""
+    completion: str = ""  # JSON object: members of the run that the body lacks, or ""; loaded with the body
     prefetched: bool = False
     run_events: int = 1  # how many events its run has, this one included
     tried_at: float | None = None  # when its first attempt began; None when this is the first
@@ -209,11 +211,23 @@ def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]
     found = {}
     for row in connection.execute(_CLAIMED.where(bulk.among(connection, deliveries.c.id, ids))):
         fields = dict(zip(_CLAIMED_FIELDS, row, strict=True))
-        fields["body"], fields["after"] = bytes(fields["body"]), tuple(json.loads(fields["after"]))
+        fields["after"] = tuple(json.loads(fields["after"]))
         fields["labels"] = json.loads(fields["labels"] or "{}")
         fields["run_events"] = fields["run_events"] or 1  # a body that tells no run has none
-        found[fields["id"]] = Claimed(**fields, probe=fields["id"] in probes)
+        found[fields["id"]] = Claimed(**fields, body=b"", probe=fields["id"] in probes)
     return [found[each] for each in ids if each in found]
+
+
+def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
+    """Return what was claimed with its bodies, once that is committed. Leaves out what is not there any more."""
+    wanted = bulk.among(connection, events.c.id, sorted({each.event_id for each in claimed}))
+    found = connection.execute(sa.select(events.c.id, events.c.body, events.c.completion).where(wanted))
+    bodies = {row.id: (bytes(row.body), row.completion) for row in found}
+    return [
+        replace(each, body=bodies[each.event_id][0], completion=bodies[each.event_id][1])
+        for each in claimed
+        if each.event_id in bodies
+    ]
 
 
 def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until: float) -> int:

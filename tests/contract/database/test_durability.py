@@ -1,4 +1,5 @@
-"""A receipt means that the row is on disk, seen in the system calls. Kill -9 can't show it: the page cache survives."""
+"""A receipt means that the row is on disk. SQLite: seen in the system calls, for the page cache survives a kill -9.
+PostgreSQL: whatever its own settings say, or nothing is written."""
 
 from __future__ import annotations
 
@@ -7,11 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from handlers.contract import Receipt, Unavailable
+from tests.servers.postgres import PostgresProcess
 from tests.support.paths import ROOT
+from tests.support.results_db import ResultsDb, event
 
 # Prints a line after each receipt.
 _PROGRAM = """
@@ -59,3 +64,34 @@ def test_each_receipt_comes_after_a_sync_of_the_sqlite_file_that_has_the_row(tmp
         assert written, "the trace does not show the row; it proves nothing"
         assert synced, "a receipt was given for a row that is in the page cache only"
         assert synced[-1] > written[-1]
+
+
+def test_a_row_with_a_receipt_survives_a_kill_of_a_server_that_commits_asynchronously(
+    postgres_factory: Callable[..., PostgresProcess],
+) -> None:
+    # Given a PostgreSQL with a common tuning, which writes its log out every 10 s at the most
+    server = postgres_factory(synchronous_commit="off", wal_writer_delay="10s", wal_writer_flush_after="1GB")
+    database = ResultsDb(server.url())
+    sink = database.sink()
+    # When it is killed once rows are confirmed
+    for number in range(30):
+        assert isinstance(sink.send(event(f"tsk_{number}", 1)), Receipt)
+    server.restart()
+    # Then all are there
+    assert len(database.rows()) == 30
+    database.close()
+
+
+def test_a_database_that_may_lose_what_it_confirmed_is_written_only_when_that_is_accepted(
+    postgres: PostgresProcess, pg: ResultsDb, caplog: pytest.LogCaptureFixture
+) -> None:
+    with postgres.altered(fsync="off"):
+        with pytest.raises(Unavailable, match=r"fsync is off.*set it to on.*accept_weaker_durability: true"):
+            pg.sink().send(event("tsk_1", 1))
+        assert not caplog.messages
+
+        accepting = pg.sink(accept_weaker_durability=True)
+        for number in range(2):
+            assert isinstance(accepting.send(event(f"tsk_{number}", 1)), Receipt)
+
+        assert [line.partition(" accepted")[0] for line in caplog.messages] == ["database.weaker sink=results"]

@@ -21,7 +21,7 @@ from tests.support.waiting import PATIENCE, Stopwatch, eventually
 def test_a_server_that_is_killed_and_returns_goes_on_with_what_it_had(
     postgres_factory: Callable[..., PostgresProcess],
 ) -> None:
-    server = postgres_factory(fsync=True)
+    server = postgres_factory()
     database = ResultsDb(server.url())
     sink = database.sink(timeout=5)
     sink.send(event("tsk_1", 1))

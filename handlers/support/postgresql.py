@@ -1,0 +1,157 @@
+"""Connections to PostgreSQL, as the ledger and the sink `database` both need them. Knows no table and no SQLAlchemy.
+
+Its rules:
+- Neither end waits for ever. libpq and the server both give up a peer that takes nothing for `TimeLimits.peer`: a host
+  that vanishes while it is sent a large answer would hold its locks until the server's TCP gives up, which takes 15
+  minutes. What TCP doesn't notice, such as a proxy that holds a connection, the client gives up by time.
+- What is confirmed is on disk, whatever the server's `synchronous_commit` is; `weaknesses` says what a session can't
+  mend.
+- Limits and `synchronous_commit` are set in each transaction, in one request with its BEGIN: behind a connection pooler
+  each transaction may have another session, and a pooler refuses or ignores settings at connecting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+
+LATE: Final = "the server did not answer in time"
+
+# When the transaction of this context must have ended: time.monotonic(), in seconds.
+deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+
+# Weakest first. All but `off` mean that the server's own disk has it; the last two, that a standby's has it as well.
+_COMMIT_LEVELS: Final = ("off", "local", "remote_write", "on", "remote_apply")
+
+# tcp_user_timeout came with version 12, client_connection_check_interval with 14.
+_OPEN: Final = """\
+SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
+ set_config('tcp_keepalives_idle', %(idle)s, false), set_config('tcp_keepalives_interval', %(interval)s, false),
+ set_config('tcp_keepalives_count', %(count)s, false), CASE WHEN current_setting('tcp_user_timeout', true) IS NOT NULL
+ THEN set_config('tcp_user_timeout', %(peer)s, false) END"""
+_CHECK_CLIENT: Final = """\
+SELECT set_config('client_connection_check_interval', %(peer)s, false)
+ WHERE current_setting('client_connection_check_interval', true) IS NOT NULL"""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds: until a connection is there; that a statement may run, and wait for a lock; that a transaction may be
+    idle; that a peer may take nothing; and that an answer may be late beyond `statement`.
+    """
+
+    connect: float = 3.0
+    statement: float = 10.0
+    lock: float = 5.0
+    idle: float = 10.0
+    peer: float = 10.0
+    margin: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a server says of itself. `commit_level`: the value of synchronous_commit that is at least `on`."""
+
+    commit_level: str
+    weaknesses: tuple[str, ...]
+
+    def begin(self, limits: TimeLimits) -> str:
+        """Return the statements that begin a transaction, to be sent as one request."""
+        return f"{begin(limits)}; SET LOCAL synchronous_commit = {self.commit_level}"
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection on which no wait outlasts `deadline`, nor `longest_wait` seconds.
+
+    libpq's own time-outs cover only connecting, and TCP's only a peer whose kernel has gone as well.
+    """
+
+    longest_wait: float = float("inf")
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wait as psycopg does. Raises OperationalError, with the connection closed, when that takes too long."""
+        until = min(deadline.get(), time.monotonic() + self.longest_wait)
+        return super().wait(gen if until == float("inf") else self._until(gen, until), *args, **kwargs)
+
+    def _until(self, gen: Any, until: float) -> Generator[Any, Any, Any]:
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if time.monotonic() > until:
+                    self.close()  # in the middle of an answer, so it can't be used again
+                    raise psycopg.OperationalError(LATE)
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            return done.value
+
+
+def client_options(limits: TimeLimits) -> dict[str, str]:
+    """Return libpq's parameters by which the client gives up a server that has vanished."""
+    idle, interval, count = _keepalives(limits)
+    return {
+        "connect_timeout": str(max(2, int(limits.connect))),  # libpq takes none under 2 s
+        "keepalives_idle": idle,
+        "keepalives_interval": interval,
+        "keepalives_count": count,
+        "tcp_user_timeout": str(_ms(limits.peer)),
+    }
+
+
+def open_session(connection: psycopg.Connection[Any], limits: TimeLimits) -> Session:
+    """Make the server give up a client that has vanished, and ask it what it promises. Leaves autocommit on.
+
+    Raises psycopg.Error.
+    """
+    connection.autocommit = True
+    idle, interval, count = _keepalives(limits)
+    values = {"idle": idle, "interval": interval, "count": count, "peer": str(_ms(limits.peer))}
+    row = connection.execute(_OPEN, values, prepare=False).fetchone()
+    # Elsewhere than on Linux a server may refuse this one; the others do without it what they can.
+    with suppress(psycopg.errors.InvalidParameterValue):
+        connection.execute(_CHECK_CLIENT, values, prepare=False)
+    assert row is not None
+    return Session(at_least_on(row[0]), weaknesses(row[1], row[2]))
+
+
+def begin(limits: TimeLimits) -> str:
+    """Return the statements that begin a transaction with `limits`, to be sent as one request."""
+    return (
+        f"BEGIN; SET LOCAL statement_timeout = {_ms(limits.statement)}; SET LOCAL lock_timeout = {_ms(limits.lock)};"
+        f" SET LOCAL idle_in_transaction_session_timeout = {_ms(limits.idle)}"
+    )
+
+
+def at_least_on(level: str) -> str:
+    """Return `level` of synchronous_commit where it is `on` or stronger, else `on`."""
+    strong = level in _COMMIT_LEVELS and _COMMIT_LEVELS.index(level) >= _COMMIT_LEVELS.index("on")
+    return level if strong else "on"
+
+
+def weaknesses(fsync: str, full_page_writes: str) -> tuple[str, ...]:
+    """Return why a server may lose what it has confirmed, one line each with what would be right."""
+    problems = []
+    if fsync != "on":
+        problems.append(f"fsync is {fsync}, so a crash of its machine can lose what was committed: set it to on")
+    if full_page_writes != "on":
+        problems.append(
+            f"full_page_writes is {full_page_writes}, so a crash in the middle of a write can corrupt it: set it to on"
+        )
+    return tuple(problems)
+
+
+def _keepalives(limits: TimeLimits) -> tuple[str, str, str]:
+    """Return after how many seconds of silence the first probe goes, the seconds between two, and how many may fail."""
+    interval = max(1, int(limits.peer / 5))
+    return str(max(1, int(limits.peer - 3 * interval))), str(interval), "3"
+
+
+def _ms(seconds: float) -> int:
+    """0 would mean no limit."""
+    return max(1, int(seconds * 1000))

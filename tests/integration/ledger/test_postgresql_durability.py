@@ -1,0 +1,124 @@
+"""What PostgreSQL has confirmed to the ledger is on its disk, whatever its own settings say, or nothing is written."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.errors import NotStarted
+from receiver.ledger import Ledger, LedgerNotDurable, LedgerUnavailable, engine
+from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.schema import events
+from tests.servers.postgres import PostgresProcess
+from tests.support.ledger import new_event, record, with_tables
+from tests.support.waiting import eventually
+
+
+def shown(ledger: Ledger, *names: str) -> list[str]:
+    def work(connection: sa.Connection) -> list[str]:
+        return [str(connection.exec_driver_sql(f"SHOW {name}").scalar()) for name in names]
+
+    return ledger.write(work)
+
+
+def test_what_is_committed_survives_a_kill_of_a_server_that_commits_asynchronously(
+    postgres_factory: Callable[..., PostgresProcess],
+) -> None:
+    # Given a PostgreSQL with a common tuning, which writes its log out every 10 s at the most
+    server = postgres_factory(synchronous_commit="off", wal_writer_delay="10s", wal_writer_flush_after="1GB")
+    ledger = with_tables(Ledger(server.url(), require_durability=True))
+    committed: list[str] = []
+    numbers = itertools.count()
+    killed = threading.Event()
+
+    def commit() -> None:
+        while not killed.is_set():
+            with contextlib.suppress(LedgerUnavailable):
+                committed.extend(record(ledger, new_event(f"tsk_{next(numbers)}", "ops")))
+
+    threads = [threading.Thread(target=commit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    # When it is killed under load
+    eventually(lambda: len(committed) > 200)
+    server.kill()
+    killed.set()
+    for thread in threads:
+        thread.join(60)
+    server.start()
+    # Then each event whose commit was confirmed is there
+    kept = set(ledger.read(lambda it: it.execute(sa.select(events.c.id)).scalars().all()))
+    assert set(committed) - kept == set()
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "result"), [("off", "on"), ("local", "on"), ("on", "on"), ("remote_apply", "remote_apply")]
+)
+def test_each_transaction_commits_at_least_to_the_servers_own_disk(
+    postgres: PostgresProcess, postgres_url: str, setting: str, result: str
+) -> None:
+    name = sa.make_url(postgres_url).database
+    with contextlib.closing(postgres.connect()) as connection:
+        connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}'.encode())
+        ledger = Ledger(postgres_url)
+        try:
+            assert shown(ledger, "synchronous_commit") == [result]
+        finally:
+            connection.execute(f'ALTER DATABASE "{name}" RESET synchronous_commit'.encode())
+            ledger.close()
+
+
+def test_a_server_that_may_lose_what_it_confirmed_is_not_written_unless_that_is_accepted(
+    postgres: PostgresProcess, postgres_url: str
+) -> None:
+    # Given a ledger with tables, and a server that was then made quicker
+    with_tables(Ledger(postgres_url)).close()
+    with postgres.altered(fsync="off", full_page_writes="off"):
+        ledger, accepting = Ledger(postgres_url, require_durability=True), Ledger(postgres_url)
+        # When a part starts, then it says in one line what to do
+        with pytest.raises(NotStarted) as caught:
+            ensure_schema(ledger)
+        (line,) = str(caught.value).splitlines()
+        assert "fsync is off, so a crash of its machine can lose what was committed: set it to on" in line
+        assert "full_page_writes is off" in line
+        assert "ledger.accept_weaker_durability: true in the config" in line
+        # And when one that runs is reconnected to it, then it writes nothing, and still reads
+        with pytest.raises(LedgerNotDurable, match="fsync is off"):
+            record(ledger, new_event("tsk_1", "ops"))
+        assert ledger.read(lambda it: it.execute(sa.select(events.c.id)).all()) == []
+        # But where the operator accepts it, all goes on
+        ensure_schema(accepting)
+        assert record(accepting, new_event("tsk_1", "ops"))
+        ledger.close()
+        accepting.close()
+
+
+def test_each_session_has_limits_and_gives_up_a_client_that_vanished(postgres_url: str) -> None:
+    ledger = Ledger(postgres_url)
+    found = shown(ledger, "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    assert found == ["10s", "5s", "10s"]
+    assert shown(ledger, "tcp_user_timeout", "tcp_keepalives_idle", "tcp_keepalives_interval") == ["10000", "4", "2"]
+    assert shown(ledger, "client_connection_check_interval") == ["10s"]
+
+    def migration(connection: sa.Connection) -> str:
+        return str(connection.exec_driver_sql("SHOW statement_timeout").scalar())
+
+    assert ledger.alter(migration) == "0"
+    assert shown(ledger, "statement_timeout") == ["10s"]
+    ledger.close()
+
+
+def test_an_sqlite_that_would_not_sync_each_commit_is_not_used(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_FULL", 3)  # no SQLite gives more than it was asked for
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with pytest.raises(LedgerUnavailable, match="PRAGMA synchronous is 2"):
+        ledger.write(lambda _: None)
+    ledger.close()
