@@ -1,12 +1,12 @@
-"""Moments that all hosts must agree on. Revision 0009."""
+"""Moments that all hosts must agree on. Revision 0011."""
 
 import time
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
