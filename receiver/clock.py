@@ -17,12 +17,13 @@ import redis
 from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.inbox import InboxReader
+from receiver.inbox import InboxReader, spoilt
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, retention
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
+from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect
 from receiver.status import board
 
@@ -64,6 +65,7 @@ class Clock:
         self._inbox = InboxReader(connection, "clock")
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
+        self._bugs: dict[str, str] = {}  # by check: errors that are nobody's but ours, of the last tick
         self._ledger_away = float("-inf")  # monotonic: when it was so last
 
     def run(self, stop: Callable[[float], bool]) -> None:
@@ -72,8 +74,9 @@ class Clock:
             self.tick()
 
     def tick(self) -> None:
-        """Check everything once. Trouble with Redis or the ledger is logged once and tried again at the next tick."""
+        """Check everything once. Trouble is logged once and tried again at the next tick."""
         trouble: dict[str, str] = {}
+        bugs: dict[str, str] = {}
         for check in (self.reap, self.due, self.operations, self.slow, self.overdue, self.inbox, self.repair):
             if "redis" in trouble and check in (self.inbox, self.repair):
                 continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
@@ -82,7 +85,12 @@ class Clock:
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
             except redis.RedisError as error:
-                trouble["redis"] = str(error) or type(error).__name__
+                # A key that something else has written is no reason to stop the other checks of Redis.
+                wrong = spoilt(error)
+                trouble["inbox" if wrong else "redis"] = wrong or str(error) or type(error).__name__
+            except Exception as error:
+                bugs[check.__name__] = error_location(error)
+                log.debug("clock.bug check=%s in full", check.__name__, exc_info=True)
         if "ledger" in trouble:
             self._ledger_away = time.monotonic()
         if trouble.keys() != self._trouble:  # a server that is away says so in several ways
@@ -91,6 +99,10 @@ class Clock:
             else:
                 log.warning("clock.well again")
         self._trouble = set(trouble)
+        if bugs != self._bugs:
+            for name, place in bugs.items():
+                log.error("clock.bug check=%s error=%r: the other checks go on", name, place)
+        self._bugs = bugs
 
     def reap(self) -> None:
         """Release what workers held that died on this machine. Not while something is away: each try would log it."""

@@ -21,7 +21,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.domain.redaction import Redactor
-from receiver.inbox import Entry, InboxReader
+from receiver.inbox import Entry, InboxReader, spoilt
 from receiver.inbox_recovery import KILLS, InboxRecovery, Taken
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.marks import UnsignedEntries
@@ -72,8 +72,8 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
-        self._reader.ensure()
         try:
+            self._reader.ensure()
             self._process(self._unfinished)
             while not stop():
                 if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
@@ -86,9 +86,12 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
                 self._process(entries)
             self._counter.flush()
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, redis.ResponseError) as error:
+            if not isinstance(error, LedgerUnavailable) and not spoilt(error):
+                raise
             # What was read stays here; the clock sends a wake-up in a moment.
-            self._pause.wait(f"ledger={error} kept={len(self._unfinished)}", stop)
+            what = f"inbox={spoilt(error)}" if spoilt(error) else f"ledger={error}"
+            self._pause.wait(f"{what} kept={len(self._unfinished)}", stop)
             wakeups.lower_flag(self._redis, QUEUE)
         except redis.RedisError:
             raise

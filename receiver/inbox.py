@@ -13,6 +13,7 @@ What is taken and not finished, because its dispatcher died or because it is no 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,11 +24,18 @@ import redis.asyncio
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, message, read_entry
 from receiver.errors import RunhookError
+from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
 ASIDE: Final = "runhook:inbox:aside"
+
+# What is said when something else has written the inbox's key, and what mends it.
+SPOILT: Final = (
+    f"the key {STREAM} in Redis is no stream, so something else has written it: move it away "
+    f"(RENAME {STREAM} {STREAM}.wrong), and events go on by themselves"
+)
 
 # Seconds that a commit or a connect may take before Redis counts as away.
 TIMEOUT: Final = 0.5
@@ -77,6 +85,17 @@ return removed
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 64 << 20
 _STEP: Final = 8
+
+log = logging.getLogger("runhook.ingest")
+
+
+def spoilt(error: BaseException) -> str:
+    """Return SPOILT when `error` is Redis's answer that the inbox's key is no stream; "" for all other errors."""
+    return SPOILT if isinstance(error, redis.ResponseError) and str(error).startswith("WRONGTYPE") else ""
+
+
+def _spoilt_as(kind: bytes | str) -> str:
+    return "" if kind in (b"stream", b"none") else SPOILT
 
 
 class InboxUnavailable(RunhookError):
@@ -149,9 +168,11 @@ class InboxWriter:
                     raise redis.ConnectionError("its answer was not understood")
                 depth, woken = reply
         except redis.ResponseError as error:
-            raise InboxUnavailable(_short(error), refused=True) from None
-        except (TimeoutError, redis.RedisError, OSError) as error:
+            raise InboxUnavailable(spoilt(error) or _short(error), refused=True) from None
+        except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
             await self._drop()
+            if not isinstance(error, (TimeoutError, redis.RedisError, OSError)):
+                log.error("inbox.bug error=%r", error_location(error))
             raise InboxUnavailable(_short(error)) from None
         except BaseException:
             await self._drop()
@@ -170,6 +191,10 @@ class InboxWriter:
         await self._drop()
         self._connection = self._pool.make_connection()
         await self._connection.connect()
+
+    async def spoilt(self) -> str:
+        """Return SPOILT when the inbox's key is neither a stream nor free, else "". Raises redis.RedisError."""
+        return _spoilt_as(await self.client.type(STREAM))
 
     async def depth(self) -> tuple[int, int]:
         """Return (entries, about how many bytes) in the inbox. Raises InboxUnavailable."""
@@ -320,8 +345,8 @@ def examine(client: redis.Redis) -> InboxState:
     kind: Any = client.type(STREAM)
     if kind == b"none":
         return InboxState()
-    if kind != b"stream":
-        return InboxState(trouble=f"the key {STREAM} is a {kind.decode(errors='replace')} and not a stream")
+    if wrong := _spoilt_as(kind):
+        return InboxState(trouble=wrong)
     first: Any = client.xrange(STREAM, count=1)
     with client.pipeline(transaction=False) as pipeline:
         pipeline.time()

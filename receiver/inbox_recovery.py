@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import redis
 
-from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, Entry, InboxReader
+from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, Entry, InboxReader, spoilt
 
 # Times that an entry was taken: see above.
 ALONE: Final = 2
@@ -170,7 +170,7 @@ def hand_back(client: redis.Redis, consumer: str) -> int:
     try:
         pending: Any = client.xpending_range(STREAM, GROUP, "-", "+", 1000, consumername=consumer)
     except redis.ResponseError as error:
-        if "NOGROUP" not in str(error):
+        if "NOGROUP" not in str(error) and not spoilt(error):
             raise
         return 0
     held = [each["message_id"] for each in pending]

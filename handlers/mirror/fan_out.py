@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import Generic, TypeVar
 
 from handlers.contract import Unavailable
-from handlers.support.daemon_pool import DaemonPool
+from handlers.support.daemon_pool import DaemonPool, in_thread
 from handlers.support.guarded_client import Deadline
 
 # Seconds past the deadline that we wait for the work itself to time out, since its error says whose fault it is.
@@ -68,15 +68,7 @@ class FanOut(Generic[T, R]):
 
 def run_within(deadline: Deadline, work: Callable[[], R]) -> R:
     """Return or raise what `work` does, run in a thread of its own. Raises Unavailable if it outlasts the deadline."""
-    future: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="send", daemon=True).start()
+    future = in_thread("send", work)
     if not wait([future], deadline.extended(GRACE).remaining()).done:
         raise Unavailable(f"not done within {deadline.seconds:g} s")
     return future.result()

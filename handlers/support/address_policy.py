@@ -10,10 +10,11 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 
 from handlers.support import address_registries as registries
 from handlers.support.address_registries import IPAddress, IPNetwork
+from handlers.support.daemon_pool import in_thread
 
 # (host, port, seconds) → addresses as text. Raises OSError, TimeoutError among them.
 Resolver = Callable[[str, int, float], Sequence[str]]
@@ -176,20 +177,19 @@ def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
 
     A look-up that hangs is left behind in its thread; there are at most 64 of those.
     """
-    future: Future[list[str]] = Future()
 
-    def look_up() -> None:
+    def look_up() -> list[str]:
         try:
             answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            future.set_result([str(answer[4][0]) for answer in answers])
-        except (OSError, UnicodeError) as error:
-            future.set_exception(error if isinstance(error, OSError) else OSError("not a host name"))
+            return [str(answer[4][0]) for answer in answers]
+        except UnicodeError:
+            raise OSError("not a host name") from None
         finally:
             _lookups.release()
 
     if not _lookups.acquire(timeout=seconds):
         raise TimeoutError("too many look-ups hang")
-    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    future = in_thread("resolve", look_up)
     if not wait([future], seconds).done:
         raise TimeoutError("the look-up took too long")
     return list(dict.fromkeys(future.result()))

@@ -6,9 +6,30 @@ Callers that wait for a result do so with their own deadline.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+log = logging.getLogger("runhook.sink")
+
+T = TypeVar("T")
+
+
+def in_thread(name: str, work: Callable[[], T]) -> Future[T]:
+    """Run `work` in a daemon thread of its own. The future has its result, or whatever it raises."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
 
 
 class DaemonPool:
@@ -27,7 +48,7 @@ class DaemonPool:
         self.abandoned = 0
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run `work` as soon as a thread is free. It must not raise."""
+        """Run `work` as soon as a thread is free. It should not raise: that would only be logged."""
         with self._lock:
             self._unfinished += 1
             # Not the idle threads: one that has just taken its work would still count as idle.
@@ -51,7 +72,11 @@ class DaemonPool:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            work()
+            try:
+                work()
+            except Exception as error:
+                log.error("background.failed thread=%s error=%s", self._name, type(error).__name__)
+                log.debug("background.failed thread=%s in full", self._name, exc_info=True)
             del work  # it may hold a buffer
             with self._lock:
                 self._unfinished -= 1

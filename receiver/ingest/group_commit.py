@@ -25,10 +25,12 @@ from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import Busy
-from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.inbox import SPOILT, InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
 from receiver.ingest.spool import Spool, SpoolFull
+from receiver.runtime.background import Background
+from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -44,6 +46,8 @@ EXAMINE_EVERY: Final = 30.0
 # An inbox that was over its limits takes events again when it is down to this part of them.
 RELEASE: Final = 0.9
 FULL_RETRY_AFTER: Final = 30
+# Seconds after which a Redis that refuses commits, and nothing else, is tried again at the latest.
+LONGEST_DISTRUST: Final = 30.0
 DRAIN_TIMEOUT: Final = 5.0
 # Seconds that `close` waits for what is in flight; no commit takes longer.
 CLOSE_TIMEOUT: Final = 2.0
@@ -83,7 +87,9 @@ class GroupCommit:
         limits: Limits,
         metrics: ReceiverMetrics,
         keys: EntryKeys | None = None,
+        background: Background | None = None,
     ) -> None:
+        self._background = background or Background()
         self._redis_url = redis_url
         flag = wakeups.flag_key(wakeups.DISPATCH)
         # Not lazy: after a connection broke, another server may answer, and must be examined first.
@@ -96,6 +102,8 @@ class GroupCommit:
         self._pending: deque[tuple[Event, asyncio.Future[None]]] = deque()
         self._arrived = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._examining = asyncio.Lock()
+        self._refusals = 0  # commits that Redis answered with an error, since it last took one
         self._closing = False
         self._redis_up = False
         self._over = False
@@ -106,6 +114,8 @@ class GroupCommit:
         self.durability: Durability | None = None
         # Why Redis is not used now, or "".
         self.trouble = ""
+        # What is wrong with the inbox's key, and what a person must do, or "".
+        self.spoilt = ""
 
     async def start(self) -> None:
         """Open the spool, and try Redis once. Raises NotStarted when the spool can't be used."""
@@ -133,8 +143,12 @@ class GroupCommit:
         """Make a durable write where events go now, and return the name of that store. Raises Busy."""
         if self._disk_low and self._limits.shares_disk:
             raise Busy("free disk space is under spool.reserve_bytes", retry_after=FULL_RETRY_AFTER)
-        if self.store == "redis" and await self._examine():
-            return "redis"
+        if self.store == "redis":
+            try:
+                if await self._examine():
+                    return "redis"
+            except Exception as error:  # noqa: BLE001 - whatever it was, the spool is there
+                self._trip(error_location(error))
         try:
             await self._on_disk(self._spool.check)
         except (SpoolFull, OSError) as error:
@@ -170,9 +184,12 @@ class GroupCommit:
                 await self._commit([event for event, _ in batch])
             except Busy as busy:
                 _complete(batch, busy)
-            except Exception:
-                log.exception("ingest.bug task=commit")
+            except Exception as error:  # noqa: BLE001 - those who wait must learn of it
+                log.error("ingest.bug task=commit error=%r", error_location(error))
                 _complete(batch, Busy("the event could not be kept"))
+            except BaseException:
+                _complete(batch, Busy("the event could not be kept"))  # or their requests would wait for ever
+                raise
             else:
                 _complete(batch, None)
 
@@ -194,8 +211,10 @@ class GroupCommit:
             try:
                 appended = await self._writer.append(events)
             except InboxUnavailable as error:
+                self._refusals += error.refused
                 self._trip(str(error))
             else:
+                self._refusals = 0
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
                 self._grew(appended.depth, sum(len(event.body) for event in events))
                 if not appended.woken:
@@ -234,7 +253,8 @@ class GroupCommit:
 
     def _trip(self, reason: str) -> None:
         if self._redis_up:
-            log.error("ingest.redis_away reason=%s: %s", reason, self._elsewhere())
+            what = "inbox_spoilt" if reason == SPOILT else "redis_away"
+            log.error("ingest.%s reason=%s: %s", what, reason, self._elsewhere())
         self._away(reason)
 
     def _elsewhere(self) -> str:
@@ -244,6 +264,8 @@ class GroupCommit:
         return "events go to the spool"
 
     async def _probe(self) -> None:
+        if self._refusals:  # it seems to be well, and refuses commits: what goes to it goes to the spool after all
+            await asyncio.sleep(min(0.1 * 2.0 ** min(self._refusals, 10), LONGEST_DISTRUST))
         delay = 0.1
         while not await self._examine():
             await asyncio.sleep(delay)
@@ -251,15 +273,25 @@ class GroupCommit:
 
     async def _examine(self) -> bool:
         """Make a write in Redis and examine its durability. False when Redis can't or must not be used."""
+        async with self._examining:  # two at once would make each other's connections anew
+            return await self._examine_alone()
+
+    async def _examine_alone(self) -> bool:
         try:
             async with asyncio.timeout(1.0):
                 if not self._redis_up:
                     await self._writer.connect()
                     await self._drainer.connect()
                 found = await durability.examine(self._writer.client, self._limits.max_body)
+                spoilt = await self._writer.spoilt()
         except (redis.RedisError, OSError, TimeoutError) as error:
             reason = str(error)[:200] or type(error).__name__
         else:
+            if spoilt:
+                if spoilt != self.trouble:
+                    log.error("ingest.inbox_spoilt reason=%s: %s", spoilt, self._elsewhere())
+                self._away(spoilt)
+                return False
             if found.strong or self._limits.accept_weaker:
                 self._recovered(found)
                 return True
@@ -277,6 +309,7 @@ class GroupCommit:
     def _away(self, reason: str) -> None:
         self._redis_up = self._metrics.redis_up = False
         self.trouble = reason
+        self.spoilt = SPOILT if reason == SPOILT else ""
         self._begin("probe", self._probe)
 
     def _recovered(self, found: Durability) -> None:
@@ -286,7 +319,7 @@ class GroupCommit:
             log.warning("ingest.weaker_durability accepted: %s", found)
         self.durability = found
         self._redis_up = self._metrics.redis_up = True
-        self.trouble = ""
+        self.trouble = self.spoilt = ""
 
     # --- the background --------------------------------------------------------------------------------------------
 
@@ -299,15 +332,13 @@ class GroupCommit:
             try:
                 await self._drain_some()
             except InboxUnavailable as error:
-                log.warning("ingest.drain_paused reason=%s", error)
+                if self._lines.take(1, time.monotonic()):
+                    log.warning("ingest.drain_paused reason=%s", error)
                 if not error.refused:
                     self._trip(str(error))
                 await asyncio.sleep(1.0)
             except OSError as error:
                 log.error("ingest.drain_paused reason=%s", spool_trouble(error))
-                await asyncio.sleep(1.0)
-            except Exception:
-                log.exception("ingest.bug task=drain")
                 await asyncio.sleep(1.0)
 
     async def _drain_some(self) -> None:
@@ -341,16 +372,13 @@ class GroupCommit:
                 self._trip(str(error))
             except OSError as error:
                 log.error("ingest.watch reason=%s", spool_trouble(error))
-            except Exception:
-                log.exception("ingest.bug task=watch")
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
             await asyncio.sleep(WATCH_EVERY)
 
     def _begin(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `body` in the background, once at a time under each name."""
-        running = self._tasks.get(name)
-        if not self._closing and (running is None or running.done()):
-            self._tasks[name] = asyncio.create_task(body(), name=name)
+        """Run `body` in the background until it returns, once at a time under each name."""
+        if not self._closing:
+            self._tasks[name] = self._background.keep(f"ingest.{name}", body)
 
     async def _on_disk(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, call, *arguments)

@@ -20,6 +20,7 @@ from typing import Any, Final
 import redis
 
 from receiver.domain.run import RunKey
+from receiver.runtime.background import Background
 from receiver.runtime.redis_client import connect_async
 from receiver.runtime.throttle import TokenBucket
 
@@ -43,7 +44,8 @@ _RETRY_EVERY: Final = 2.0
 class PollHintWriter:
     """Writes poll hints, from one event loop."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, background: Background | None = None) -> None:
+        self._background = background or Background()
         self._client = connect_async(redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
         self._bucket = TokenBucket(rate=20, burst=100)
         self._run_bucket = TokenBucket(rate=0.5, burst=20)
@@ -70,7 +72,7 @@ class PollHintWriter:
         if self._retrying is None or self._retrying.done():
             if await self._flush():
                 return
-            self._retrying = asyncio.create_task(self._retry())
+            self._retrying = self._background.keep("hints.retry", self._retry)
 
     async def _flush(self) -> bool:
         hints = dict(self._pending)

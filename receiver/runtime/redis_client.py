@@ -6,8 +6,10 @@ for itself how long it waits for Redis.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, wraps
+from typing import Any, Final
 
 import redis
 import redis.asyncio
@@ -17,6 +19,8 @@ from redis.retry import Retry
 
 from handlers.support.url import hide_password
 
+# What a connection does with its transport.
+_USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
 
@@ -51,19 +55,31 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
 def _seeing_resets(kind: type[Any]) -> type[Any]:
     """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost.
 
-    After a reset uvloop raises RuntimeError ("… the handler is closed") on a write; redis-py knows only OSError.
+    After a reset uvloop raises RuntimeError ("… the handler is closed") wherever a transport is used: on a write, when
+    a read goes on that was paused, when it is closed. redis-py knows only OSError.
     """
 
-    class Connection(kind):  # type: ignore[misc]
-        async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+    def seeing(name: str) -> Callable[..., Any]:
+        method = getattr(kind, name)
+
+        @wraps(method)
+        async def call(self: Any, *arguments: Any, **options: Any) -> Any:
             try:
-                await super().send_packed_command(*arguments, **options)
+                return await method(self, *arguments, **options)
             except RuntimeError as error:
                 if "closed" not in str(error):
                     raise
                 raise redis.ConnectionError("the connection was reset") from error
 
-    return Connection
+        return call
+
+    async def disconnect(self: Any, *arguments: Any, **options: Any) -> None:
+        # Its end is what was wanted: an error would only hide the one that it is closed for.
+        with suppress(RuntimeError):
+            await kind.disconnect(self, *arguments, **options)
+
+    body = {name: seeing(name) for name in _USES_TRANSPORT}
+    return type(kind.__name__, (kind,), {**body, "disconnect": disconnect})
 
 
 def no_entry(redis_url: str, error: Exception) -> str:

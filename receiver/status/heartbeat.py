@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from secrets import token_hex
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from receiver import __version__
 from receiver.config.settings import Settings
 from receiver.domain.parts import BEAT_EVERY, PartBeat
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
+from receiver.runtime.background import keep_thread
 from receiver.runtime.redis_client import connect
 from receiver.status import board
 
@@ -62,14 +64,15 @@ class Heartbeat:
         self._stopping = threading.Event()
         self._redis = connect(settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
         self._ledger = Ledger(settings.database_url)
-        writers = (self._tell_redis, self._tell_ledger)
-        self._threads = [threading.Thread(target=self._run, args=(each,), daemon=True) for each in writers]
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin to beat."""
         self._stepped = time.monotonic()
-        for thread in self._threads:
-            thread.start()
+        self._threads = [
+            keep_thread(name, partial(self._run, tell), self._stopping)
+            for name, tell in (("heartbeat.redis", self._tell_redis), ("heartbeat.ledger", self._tell_ledger))
+        ]
 
     def step(self) -> None:
         """Record that the process's loop goes on. Any thread may call it."""
@@ -86,12 +89,9 @@ class Heartbeat:
     def _run(self, tell: Callable[[PartBeat], None]) -> None:
         while True:
             stopping = self._stopping.is_set()
-            try:
+            # Who reads it sees that it is missing, and those who need the server say so.
+            with suppress(redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
                 tell(self._now(stopped=stopping))
-            except (redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
-                pass  # who reads it sees that it is missing, and those who need the server say so
-            except Exception:  # whatever it is, the next beat comes
-                log.exception("status.bug task=heartbeat")
             if stopping:
                 return
             self._stopping.wait(self._every)

@@ -34,6 +34,7 @@ from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
+from receiver.runtime.background import awaited
 from receiver.runtime.held_bodies import NoRoom, OwnerHasEnough
 from receiver.runtime.redis_client import connect, connect_async
 from receiver.runtime.throttle import RateLimits, TokenBucket
@@ -146,10 +147,14 @@ class _Api:
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         self._look_limits = RateLimits(self._redis)
         self._look_pool = ThreadPoolExecutor(2, "submit-looks")
-        self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate)
-        self._states: LongPoll[RunKey, WaitedRun] = LongPoll(WaitedRuns(self._ledger, self._watches).query)
+        self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate, context.background)
+        self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
+            WaitedRuns(self._ledger, self._watches).query, context.background, "submit.waits_for_runs"
+        )
         self._deliveries_poll: LongPoll[str, DeliveryStatus] = LongPoll(
-            lambda ids: self._ledger.read(lambda connection: statuses(connection, ids))
+            lambda ids: self._ledger.read(lambda connection: statuses(connection, ids)),
+            context.background,
+            "submit.waits_for_deliveries",
         )
         self._places = WaiterLimit(config.submit.max_waiters, config.submit.waiter_share)
         context.metrics.held = lambda: len(self._places)
@@ -170,7 +175,7 @@ class _Api:
 
         async def serve(request: Request) -> Response:
             self._stopping = self._stopping or asyncio.get_running_loop().create_future()
-            work = asyncio.ensure_future(respond(request))
+            work = awaited(respond(request), "submit.respond")
             try:
                 either: set[asyncio.Future[Any]] = {work, self._stopping}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -17,6 +17,7 @@ from receiver.domain import api_key
 from receiver.ledger import LedgerDataError, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
+from receiver.runtime.background import Background
 from receiver.runtime.throttle import RateLimits
 from receiver.submit.long_poll import SingleFlight
 from receiver.submit.replies import Refusal, error
@@ -40,7 +41,14 @@ _CODES = frozenset({"totp", "totp-code"})
 class Authenticator:
     """Checks keys against the ledger. `default_rate`: for keys without one of their own, such as 10/s, or None."""
 
-    def __init__(self, ledger: AsyncLedger, client: redis.Redis, default_rate: str | None) -> None:
+    def __init__(
+        self,
+        ledger: AsyncLedger,
+        client: redis.Redis,
+        default_rate: str | None,
+        background: Background | None = None,
+    ) -> None:
+        self._background = background or Background()
         self._ledger = ledger
         self._redis = client
         self._default_rate = default_rate
@@ -88,7 +96,7 @@ class Authenticator:
         self._cache[digest] = (now, key)
         if key is not None and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
             self._used_at[key.id] = now
-            task = asyncio.create_task(self._mark_used(key.id, time.time()))
+            task = self._background.spawn("submit.mark_used", self._mark_used(key.id, time.time()))
             self._updates.add(task)
             task.add_done_callback(self._updates.discard)
         return key

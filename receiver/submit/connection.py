@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from receiver.runtime.background import awaited
 from receiver.submit.replies import Refusal, Reply, error
 
 T = TypeVar("T")
@@ -82,14 +83,15 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    task, disconnect = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    task, disconnect = awaited(work, "submit.work"), awaited(disconnected(), "submit.disconnect")
+    both: list[asyncio.Future[Any]] = [task, disconnect]
     try:
-        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
-        for each in (task, disconnect):
+        for each in both:
             each.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await each

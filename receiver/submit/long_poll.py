@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 from receiver.ledger import LedgerUnavailable
+from receiver.runtime.background import Background, awaited
 
 # Seconds between two queries.
 POLL_INTERVAL = 0.3
@@ -29,17 +30,17 @@ class SingleFlight(Generic[K, V]):
     """Runs one task for all concurrent calls with the same key. A call that is cancelled leaves the task running."""
 
     def __init__(self) -> None:
-        self._tasks: dict[K, asyncio.Task[V]] = {}
+        self._tasks: dict[K, asyncio.Future[V]] = {}
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """Return what `work` returns, started by this call or by an earlier one with the same key."""
         task = self._tasks.get(key)
         if task is None:
-            task = self._tasks[key] = asyncio.create_task(work())
+            task = self._tasks[key] = awaited(work(), "submit.shared")
             task.add_done_callback(lambda done: self._ended(key, done))
         return await asyncio.shield(task)
 
-    def _ended(self, key: K, task: asyncio.Task[V]) -> None:
+    def _ended(self, key: K, task: asyncio.Future[V]) -> None:
         self._tasks.pop(key, None)
         if not task.cancelled():
             task.exception()  # seen here, for all calls may have been cancelled; asyncio logs what nobody has seen
@@ -81,9 +82,16 @@ class WaiterLimit:
 
 
 class LongPoll(Generic[K, V]):
-    """`query`: the current values of all these keys; it may raise LedgerUnavailable."""
+    """`query`: the current values of all these keys; it may raise LedgerUnavailable. `name`: of its task."""
 
-    def __init__(self, query: Callable[[Collection[K]], Awaitable[Mapping[K, V]]]) -> None:
+    def __init__(
+        self,
+        query: Callable[[Collection[K]], Awaitable[Mapping[K, V]]],
+        background: Background | None = None,
+        name: str = "submit.waits",
+    ) -> None:
+        self._background = background or Background()
+        self._name = name
         self._query = query
         self._waiting: dict[K, dict[asyncio.Future[V | None], V | None]] = {}
         self._count = 0
@@ -101,7 +109,7 @@ class LongPoll(Generic[K, V]):
         self._waiting.setdefault(key, {})[future] = known
         self._count += 1
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            self._task = self._background.keep(self._name, self._run)
         try:
             async with asyncio.timeout(seconds):
                 return await future

@@ -26,6 +26,7 @@ from receiver.domain.run import FINAL, Run, RunKey, parse
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunStatus, run_statuses
+from receiver.runtime.background import awaited
 from receiver.skyvern import Answer, Answered, SkyvernAPI, listed_runs
 from receiver.submit.off_loop import off_loop
 
@@ -139,7 +140,7 @@ class RunWatch:
         self._looks: dict[str, Look] = {}
         self._paused_until = 0.0
         self._wanted_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[None] | None = None
 
     @property
     def looks(self) -> Mapping[str, Look]:
@@ -160,7 +161,7 @@ class RunWatch:
         due = [run_id for run_id, each in self._watched.items() if each.due_at <= now and not self._has_ended(run_id)]
         if due:
             due.sort(key=lambda run_id: self._watched[run_id].looked_at)
-            self._task = asyncio.create_task(self._look(due))
+            self._task = awaited(self._look(due), "submit.look")  # it catches all errors itself
 
     def _has_ended(self, run_id: str) -> bool:
         look = self._looks.get(run_id)

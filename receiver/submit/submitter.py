@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from receiver.domain.poll_schedule import first_poll
 from receiver.domain.redaction import Redactor
@@ -23,6 +24,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import Submission, SubmitOutcome
+from receiver.runtime.background import awaited
 from receiver.skyvern import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.durations import RunDurations
 from receiver.submit.off_loop import off_loop
@@ -84,8 +86,8 @@ class Submitter:
         self._find_run = find_run
         self._poll_after = poll_after
         self._durations = RunDurations(ledger)
-        self._tasks: dict[str, asyncio.Task[Reply]] = {}
-        self._recordings: set[asyncio.Task[Submission | None]] = set()
+        self._tasks: dict[str, asyncio.Future[Reply]] = {}
+        self._recordings: set[asyncio.Future[Submission | None]] = set()
 
     async def submit(
         self,
@@ -117,7 +119,7 @@ class Submitter:
             if reply is not None:
                 return reply
         # A shielded task: the caller may disconnect, the request is sent and its answer recorded all the same.
-        task = asyncio.create_task(self._send(source, prepared, is_disconnected))
+        task = awaited(self._send(source, prepared, is_disconnected), "submit.send")
         self._tasks[submission.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(submission.id, None))
         return await asyncio.shield(task)
@@ -138,7 +140,8 @@ class Submitter:
 
     async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
         new = prepared.new
-        durations = asyncio.create_task(self._durations.of(new.source, prepared.fields))  # while Skyvern answers
+        # While Skyvern answers.
+        durations = awaited(self._durations.of(new.source, prepared.fields), "submit.durations")
         answer = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
         size = len(answer.body) if isinstance(answer, Answered) else 0
         reply = await off_loop(size, submit_reply, answer, source.secrets, prepared.replacing)
@@ -170,7 +173,7 @@ class Submitter:
 
     async def _record_outcome_in_time(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
         """Record how a submit ended. Returns None when that takes longer than the caller may wait; it goes on then."""
-        recording = asyncio.create_task(self._record_outcome(submission_id, outcome))
+        recording = awaited(self._record_outcome(submission_id, outcome), "submit.record")
         self._recordings.add(recording)
         recording.add_done_callback(self._recordings.discard)
         await asyncio.wait({recording}, timeout=RECORD_WAIT)
@@ -302,5 +305,6 @@ class Submitter:
             await asyncio.wait(list(self._tasks.values()), timeout=seconds)
         if self._recordings:
             await asyncio.wait(list(self._recordings), timeout=max(0.0, until - time.monotonic()))
-        for task in (*self._tasks.values(), *self._recordings):
+        left: list[asyncio.Future[Any]] = [*self._tasks.values(), *self._recordings]
+        for task in left:
             task.cancel()

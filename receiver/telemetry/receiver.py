@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -53,6 +53,16 @@ class Histogram:
         return pairs
 
 
+class BackgroundTask(Protocol):
+    """What is shown of a background task. `restarts`: how often it was begun again after an error; `failures`: errors
+    of tasks that are not begun again."""
+
+    name: str
+    alive: bool
+    restarts: int
+    failures: int
+
+
 class ReceiverMetrics(Collector):
     """The counters of one receiver process."""
 
@@ -76,6 +86,7 @@ class ReceiverMetrics(Collector):
         self.bodies: Callable[[], tuple[int, int]] = lambda: (0, 0)  # bytes that are held, and how many were ended
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.connections_ended: Callable[[], Mapping[str, int]] = dict
+        self.tasks: Callable[[], Sequence[BackgroundTask]] = tuple
 
     def commit(self, store: str, events: int, seconds: float) -> None:
         """Count a commit of `events` events to `store` that took `seconds`."""
@@ -139,6 +150,20 @@ class ReceiverMetrics(Collector):
             "Requests that were not put into quarantine, or pushed out of it.",
             self.quarantine_dropped,
         )
+        alive = GaugeMetricFamily(
+            "runhook_background_alive", "1 while a background task of the receiver runs.", labels=["task"]
+        )
+        restarts = CounterMetricFamily(
+            "runhook_background_restarts", "Background tasks that were begun again after an error.", labels=["task"]
+        )
+        failures = CounterMetricFamily(
+            "runhook_background_failures", "Errors of background tasks that nobody waits for.", labels=["task"]
+        )
+        for task in self.tasks():
+            alive.add_metric([task.name], float(task.alive))
+            restarts.add_metric([task.name], task.restarts)
+            failures.add_metric([task.name], task.failures)
+        yield from (alive, restarts, failures)
 
 
 def _counter(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:

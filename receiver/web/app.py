@@ -26,7 +26,9 @@ from receiver.ingest.group_commit import GroupCommit, Limits, spool_trouble
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull
 from receiver.reconcile.poll_hints import PollHintWriter
+from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
+from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.health import health
 from receiver.web.part import Context, WebPart
@@ -99,10 +101,13 @@ def create_app(
         shares_disk=settings.embedded_redis,
     )
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}
-    group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, EntryKeys(secrets))
     bodies = HeldBodies(max(HELD_BYTES, 4 * config.server.max_body), KEY_SHARE)
     metrics.bodies = lambda: (bodies.bytes, bodies.evicted)
-    context = Context(settings, config, group_commit, metrics, metrics.registry(), bodies)
+    background = Background()
+    metrics.tasks = background.states
+    keys = EntryKeys(secrets)
+    group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, keys, background)
+    context = Context(settings, config, group_commit, metrics, metrics.registry(), bodies, background)
     built = [part(context) for part in parts]
     store = Quarantine(
         settings.data / "quarantine",
@@ -114,6 +119,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(background.close)
             await group_commit.start()
             stack.push_async_callback(group_commit.close)
             for closing in (hints.close, quarantine.close, app.ingest.close):
@@ -130,7 +136,7 @@ def create_app(
     )
     app.parts = built
     app.metrics = metrics
-    hints = PollHintWriter(settings.redis_url)
+    hints = PollHintWriter(settings.redis_url, background)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
     app.ingest = Ingest(secrets, config.server.max_body, group_commit, quarantine, hints, metrics, bodies)
     return app
@@ -148,5 +154,5 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _bug(_: Request, error: Exception) -> JSONResponse:
-    log.error("web.bug error=%s", type(error).__name__)
+    log.error("web.bug error=%r", error_location(error))
     return JSONResponse({"error": {"code": "internal", "message": "a bug of ours; it is in the log"}}, 500)

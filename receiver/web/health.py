@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from receiver.errors import RequestError
+from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.web.part import Context, WebPart
 from receiver.web.parts import AllParts
@@ -22,9 +22,10 @@ READY_FOR: Final = 1.0
 
 
 def health(context: Context) -> WebPart:
-    """Return the routes /healthz (200 while the process runs) and /readyz (200 when a test write has succeeded).
+    """Return the routes /healthz (200 while the process runs) and /readyz.
 
-    With ?all, /readyz is 200 only when, besides, a receiver, a clock and the workers of each sink are alive.
+    /readyz is 200 when a test write has succeeded, the inbox can be used, and no background task keeps failing. With
+    ?all, /readyz is 200 only when, besides, a receiver, a clock and the workers of each sink are alive.
     """
     lock = asyncio.Lock()
     last: tuple[float, str | RequestError] = (float("-inf"), "")
@@ -37,7 +38,7 @@ def health(context: Context) -> WebPart:
         nonlocal last
         async with lock:
             if time.monotonic() - last[0] >= READY_FOR:
-                last = (time.monotonic(), await _test_write(context.group_commit))
+                last = (time.monotonic(), await _state_of(context))
         if "all" in request.query_params:
             return await everything.answer(last[1].message if isinstance(last[1], RequestError) else "")
         if isinstance(last[1], RequestError):
@@ -52,12 +53,14 @@ def health(context: Context) -> WebPart:
     return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
 
 
-async def _test_write(group_commit: GroupCommit) -> str | RequestError:
-    """Return the store that takes an event now, or the error that says why none does."""
+async def _state_of(context: Context) -> str | RequestError:
+    """Return the store that takes an event now, or the error that says what is wrong."""
     try:
-        return await group_commit.ready()
+        store = await context.group_commit.ready()
     except RequestError as error:
         return error
+    wrong = "; ".join(filter(None, (context.group_commit.spoilt, context.background.trouble())))
+    return Busy(f"{wrong} (events are kept: {store})") if wrong else store
 
 
 def _state(group_commit: GroupCommit, store: str) -> dict[str, Any]:

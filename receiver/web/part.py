@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.ingest.group_commit import GroupCommit
+from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -27,6 +28,7 @@ class Context:
     metrics: ReceiverMetrics
     registry: CollectorRegistry
     bodies: HeldBodies
+    background: Background
 
 
 @dataclass(frozen=True, slots=True)

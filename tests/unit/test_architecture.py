@@ -193,6 +193,26 @@ def test_domain_does_no_io_and_is_told_the_time(path: Path) -> None:
     assert not re.search(r"\.(now|utcnow|today)\(|\bopen\(|\bprint\(", path.read_text())
 
 
+# What starts a task or a thread, and the only modules that may: there is no other way for one to end in silence.
+STARTS = {"create_task", "ensure_future", "Thread", "start_new_thread", "TaskGroup"}
+STARTERS = {"receiver/runtime/background", "handlers/support/daemon_pool"}
+
+
+def starts_of(source: str) -> set[str]:
+    """The calls in `source` that start a task or a thread of its own."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return {ast.unparse(call).rsplit(".", 1)[-1] for call in calls} & STARTS
+
+
+def test_tasks_and_threads_are_started_where_their_end_is_seen() -> None:
+    assert starts_of("asyncio.create_task(x())\nthreading.Thread(target=f)") == {"create_task", "Thread"}
+    # A name that is one of our own classes is none of these: Slack has threads as well.
+    guilty = {name_of(path) for path in modules("receiver", "handlers") if starts_of(path.read_text())} - {
+        "handlers/slack/threads"
+    }
+    assert guilty == STARTERS
+
+
 def test_config_holds_no_code() -> None:
     assert modules("config") == []
 

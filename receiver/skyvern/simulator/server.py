@@ -13,6 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from receiver.errors import NotStarted
+from receiver.runtime.background import start_thread
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -64,15 +65,15 @@ class Serving:
         self._sock = listen(host, port)
         self._server = _server(app)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="simulate", daemon=True)
+        self._thread: threading.Thread | None = None
         self.url = f"http://{host}:{self._sock.getsockname()[1]}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        thread = self._thread = start_thread("simulate", self._run)
         while not self._server.started:
-            if not self._thread.is_alive():
+            if not thread.is_alive():
                 raise NotStarted("the simulation did not start")
-            self._thread.join(0.005)
+            thread.join(0.005)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,7 +86,8 @@ class Serving:
 
     def join(self) -> None:
         """Wait until it has stopped."""
-        self._thread.join(10)
+        if self._thread is not None:
+            self._thread.join(10)
         self._sock.close()
 
     def _run(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from receiver.runtime.background import awaited
 from receiver.skyvern.samples import bodies as samples
 from receiver.skyvern.samples import test_button
 from receiver.skyvern.simulator import bodies
@@ -50,7 +51,7 @@ class World:
             options, self.stats, self.storage, self._sender, self._spawn, self._restart, self._release
         )
         self._workflow_runs: dict[str, SimRun] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._calls = 0
         self._numbers = 0
         self._marked: set[tuple[Fault, str]] = set()
@@ -235,11 +236,11 @@ class World:
     # What goes on by itself.
 
     def _spawn(self, what: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(what)
+        task = awaited(what, "simulate.run")
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a run broke off", exc_info=task.exception())

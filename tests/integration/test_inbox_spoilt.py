@@ -1,0 +1,126 @@
+"""Something else has written the inbox's key: each part says so once, does the rest of its work, and goes on after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import redis
+
+from receiver.clock import Clock
+from receiver.dispatch import QUEUE, Dispatcher
+from receiver.domain.redaction import Redactor
+from receiver.inbox import SPOILT, STREAM, InboxReader, examine
+from receiver.inbox_recovery import hand_back
+from receiver.ledger import Ledger
+from receiver.routing.router import Router
+from receiver.runtime import outage
+from receiver.wakeups import flag_key
+from tests.servers.receiver import Load, ReceiverProcess
+from tests.servers.valkey import ValkeyProcess
+from tests.support.inbox import all_arrive
+from tests.support.ledger import with_tables
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, socket_timeout=10) as it:
+        yield it
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    it = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    yield it
+    it.close()
+
+
+def test_a_receiver_acks_into_the_spool_says_so_once_and_goes_on_by_itself(
+    valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess]
+) -> None:
+    server = valkey_factory()
+    receiver = receiver_factory(server.url)
+
+    def ready() -> tuple[int, str]:
+        answer = httpx2.get(f"{receiver.url}/readyz", timeout=60)
+        return answer.status_code, answer.text
+
+    with Load(receiver, threads=2) as load, server.connect() as client:
+        load.more(20)
+        # When somebody writes something else in the stream's place
+        client.pipeline(transaction=True).rename(STREAM, "aside").set(STREAM, "poison").execute()
+        # Then events are acked all the same, and /readyz tells what is wrong and what to do
+        eventually(lambda: ready()[0] == 503, every=0.2)
+        load.more(60)
+        assert SPOILT in ready()[1]
+        assert "events are kept: spool" in ready()[1]
+        assert receiver.log.count("no stream") == 1
+        assert receiver.log.count("\n") < 25
+        # And with the key put right all goes on
+        client.pipeline(transaction=True).delete(STREAM).rename("aside", STREAM).execute()
+        eventually(lambda: ready()[0] == 200 and '"store":"redis"' in ready()[1], every=0.2)
+        load.more(20)
+    assert (load.statuses, load.lost) == ([], 0)
+    all_arrive(server, load.acked)
+
+
+def test_a_dispatcher_says_so_once_and_waits_for_its_next_wake_up(
+    ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage, "RETRY_AFTER", 0.01)
+    it = Dispatcher(ledger, Router([]), Redactor([]), InboxReader(client, "d1"), client)
+    client.set(STREAM, "poison")
+    for _ in range(5):
+        client.set(flag_key(QUEUE), "up")
+        it.run(lambda: False)
+        assert not client.exists(flag_key(QUEUE))
+    assert caplog.text.count(SPOILT) == 1
+
+    client.delete(STREAM)
+    it.run(lambda: True)
+    assert client.xlen(STREAM) == 0
+
+
+def test_a_clock_says_so_once_and_does_the_rest(
+    ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(ledger, [], client, retain=None)
+    client.set(STREAM, "poison")
+    client.zadd(f"rq:failed:{QUEUE}", {"lost": 1})
+    clock.tick()
+    clock.tick()
+    assert caplog.text.count(SPOILT) == 1
+    assert client.zcard(f"rq:failed:{QUEUE}") == 0  # so the repair of RQ's lists went on
+
+    client.delete(STREAM)
+    clock.tick()
+    assert "clock.well again" in caplog.text
+
+
+def test_a_clock_whose_one_check_has_a_bug_does_the_others(
+    ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Clock(ledger, [], client, retain=None)
+    client.xadd(STREAM, {"id": "x"})
+
+    def due() -> None:
+        raise KeyError("payload")
+
+    monkeypatch.setattr(clock, "due", due)
+    clock.tick()
+    clock.tick()
+    assert caplog.text.count("clock.bug check=due error='KeyError at") == 1
+    assert "payload" not in caplog.text
+    assert client.exists(flag_key(QUEUE))  # the check of the inbox, after it
+
+
+def test_what_dead_workers_held_elsewhere_is_released_and_the_state_can_be_asked_for(client: redis.Redis) -> None:
+    assert examine(client).trouble == ""
+    client.set(STREAM, "poison")
+    assert examine(client).trouble == SPOILT
+    assert hand_back(client, "dead") == 0

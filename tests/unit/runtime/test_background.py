@@ -1,0 +1,184 @@
+"""Background tasks: whatever ends one, it is logged, counted, begun again, and seen while it keeps failing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from receiver.runtime.background import Background, TaskState, awaited, keep_thread, start_thread
+from receiver.runtime.process import STABLE_AFTER
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+async def background() -> AsyncIterator[Background]:
+    it = Background(pause=lambda _: 0.0)
+    yield it
+    await it.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - of any kind
+            await asyncio.sleep(0)
+
+
+async def _wait_for_a_cancelled_future() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def _raise(error: BaseException) -> None:
+    raise error
+
+
+ENDS: dict[str, Callable[[], object]] = {
+    "an error of ours": lambda: _raise(KeyError("payload")),
+    "uvloop's error": lambda: _raise(RuntimeError("unable to perform operation; the handler is closed")),
+    "a cancel of what it waits for": _wait_for_a_cancelled_future,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_task_that_ends_by_any_error_is_logged_and_begun_again(
+    background: Background, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    begun = 0
+
+    async def body() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            await ENDS[end]()  # type: ignore[misc]
+        await asyncio.Event().wait()
+
+    background.keep("probe", body)
+    await until(lambda: begun == 3)
+
+    (state,) = background.states()
+    assert (state.name, state.alive, state.restarts) == ("probe", True, 2)
+    assert caplog.text.count("background.failed task=probe") == 2
+    assert "payload" not in caplog.text
+
+
+async def test_a_task_that_returns_has_ended_and_may_be_begun_anew(background: Background) -> None:
+    begun = 0
+
+    async def body() -> None:
+        nonlocal begun
+        begun += 1
+
+    await background.keep("drain", body)
+    await background.keep("drain", body)
+
+    (state,) = background.states()
+    assert (begun, state.alive, state.restarts, background.trouble()) == (2, False, 0, "")
+
+
+async def test_a_task_runs_once_at_a_time_under_its_name(background: Background) -> None:
+    begun = 0
+
+    async def body() -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    first = background.keep("watch", body)
+    assert background.keep("watch", body) is first
+    await until(lambda: begun > 0)
+    assert begun == 1
+
+
+async def test_a_task_that_is_cancelled_by_its_owner_ends(background: Background) -> None:
+    task = background.keep("watch", lambda: asyncio.sleep(3600))
+    await until(lambda: background.states()[0].alive)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    (state,) = background.states()
+    assert (state.alive, state.restarts) == (False, 0)
+
+
+async def test_a_task_that_keeps_failing_is_told_of_until_it_is_well() -> None:
+    now, broken = 0.0, True
+    it = Background(pause=lambda _: 0.0, clock=lambda: now)
+
+    async def body() -> None:
+        if broken:
+            raise ValueError
+        await asyncio.Event().wait()
+
+    it.keep("commit", body)
+    await until(lambda: it.states()[0].restarts >= 3)
+    assert "the background task commit keeps failing: ValueError" in it.trouble()
+
+    broken = False
+    await until(lambda: it.states()[0].alive)
+    assert it.trouble()  # it may fail again in a moment
+    now += STABLE_AFTER
+    assert it.trouble() == ""
+    await it.close()
+
+
+def test_pauses_grow_and_a_long_life_begins_them_anew() -> None:
+    state = TaskState("drain")
+    assert [state.failed(ValueError(), 0.0) for _ in range(8)] == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    state.began_at = 100.0
+    assert state.failed(ValueError(), 100.0 + STABLE_AFTER) == 0.0
+
+
+async def test_the_error_of_a_task_that_nobody_waits_for_is_logged_and_counted(
+    background: Background, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = background.spawn("wake", _raise(OSError("payload")))
+    await asyncio.wait([task])
+    await until(lambda: bool(background.states()))
+
+    (state,) = background.states()
+    assert (state.failures, state.restarts) == (1, 0)
+    assert "background.failed task=wake error='OSError at" in caplog.text
+    assert "payload" not in caplog.text
+
+
+async def test_the_error_of_an_awaited_task_is_its_callers(background: Background) -> None:
+    with pytest.raises(KeyError):
+        await awaited(_raise(KeyError()), "part")
+    assert background.states() == []
+
+
+def test_a_thread_that_ends_by_an_error_is_begun_again_until_it_is_to_stop(caplog: pytest.LogCaptureFixture) -> None:
+    begun, stopping = [], threading.Event()
+
+    def work() -> None:
+        begun.append(1)
+        if len(begun) < 3:
+            raise ValueError("payload")
+        stopping.wait(10)
+
+    thread = keep_thread("beat", work, stopping)
+    eventually(lambda: len(begun) == 3)
+    stopping.set()
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert caplog.text.count("background.failed thread=beat error='ValueError at") == 2
+
+
+def test_the_error_of_a_thread_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    begun = threading.Event()
+
+    def work() -> None:
+        begun.set()
+        raise ValueError("payload")
+
+    start_thread("beat", work).join(10)
+
+    assert begun.is_set()
+    assert "background.failed thread=beat error='ValueError at" in caplog.text
