@@ -187,8 +187,9 @@ class InboxWriter:
         return self._connection
 
     async def connect(self) -> None:
-        """Make a new connection for commits. Raises redis.RedisError, OSError."""
+        """Make new connections: for commits, and for all else when it is needed. Raises redis.RedisError, OSError."""
         await self._drop()
+        await self.client.connection_pool.disconnect(inuse_connections=False)  # what broke one has broken them all
         self._connection = self._pool.make_connection()
         await self._connection.connect()
 

@@ -55,8 +55,8 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
 def _seeing_resets(kind: type[Any]) -> type[Any]:
     """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost.
 
-    After a reset uvloop raises RuntimeError ("… the handler is closed") wherever a transport is used: on a write, when
-    a read goes on that was paused, when it is closed. redis-py knows only OSError.
+    After a reset uvloop raises RuntimeError ("… the handler is closed") wherever a transport is used: on a write, in a
+    read that waits, when it is closed. redis-py knows only OSError.
     """
 
     def seeing(name: str) -> Callable[..., Any]:
@@ -67,8 +67,9 @@ def _seeing_resets(kind: type[Any]) -> type[Any]:
             try:
                 return await method(self, *arguments, **options)
             except RuntimeError as error:
-                if "closed" not in str(error):
+                if type(error) is not RuntimeError:  # a bug, such as RecursionError
                     raise
+                await disconnect(self, nowait=True)
                 raise redis.ConnectionError("the connection was reset") from error
 
         return call

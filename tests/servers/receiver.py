@@ -158,9 +158,13 @@ class Load:
     """Webhooks to a receiver from several threads, each its own body, until the block ends; what each was answered.
 
     `acked`: the event ids. `statuses`: every other answer. `lost`: requests without an answer. `slowest`: seconds.
+    `pause`: seconds that a thread rests after each answer.
     """
 
-    def __init__(self, receiver: ReceiverProcess, threads: int = 4, start: int = 0, most: int = 100_000) -> None:
+    def __init__(
+        self, receiver: ReceiverProcess, threads: int = 4, start: int = 0, most: int = 100_000, pause: float = 0.0
+    ) -> None:
+        self._pause = pause
         self.acked: list[str] = []
         self.statuses: list[int] = []
         self.lost = 0
@@ -186,6 +190,8 @@ class Load:
                     self.acked.append(answer.json()["event_id"])
                 else:
                     self.statuses.append(answer.status_code)
+                if self._pause:
+                    time.sleep(self._pause)
 
     def more(self, count: int) -> None:
         """Wait until so many more are acked."""

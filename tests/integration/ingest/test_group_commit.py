@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.event import Event
+from receiver.errors import Busy
 from receiver.inbox import STREAM, Appended
 from receiver.ingest import group_commit as module
 from receiver.ingest.group_commit import GroupCommit, Limits
@@ -162,3 +163,37 @@ async def test_an_inbox_that_was_full_takes_events_again_when_it_is_well_below_i
             await becomes(lambda left=left: it._metrics.inbox_events == left)  # type: ignore[misc]
             assert it.store == store, left
     client.close()
+
+
+async def test_an_error_that_nobody_foresaw_sends_the_commit_to_the_spool_and_the_next_ones_to_redis_again(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = valkey_factory()
+    kept = [event(b"%d" % number) for number in range(2)]
+
+    async def broken(**_: object) -> None:
+        raise ValueError("an answer that can't be read")
+
+    async with started(server.url, tmp_path) as it:
+        monkeypatch.setattr(it._writer._connection, "read_response", broken)
+        await it.commit(kept[0])
+        assert it.trouble
+        await becomes(lambda: it.store == "redis")
+        await it.commit(kept[1])
+        await becomes(lambda: set(ids_in_inbox(server)) == {each.id for each in kept})
+
+
+async def test_those_who_wait_for_a_commit_that_is_broken_off_are_told(
+    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = valkey_factory()
+
+    async def broken(_: object) -> None:
+        monkeypatch.undo()
+        raise asyncio.CancelledError  # of something that it waited for, not of the commit's own task
+
+    async with started(server.url, tmp_path) as it:
+        monkeypatch.setattr(it._writer, "append", broken)
+        with pytest.raises(Busy):
+            await it.commit(event(b"1"))
+        await it.commit(event(b"2"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import functools
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -77,3 +80,32 @@ async def test_so_it_is_with_asyncio(refusing: tuple[str, list[int]], retries: i
             await client.ping()
 
     assert len(connections) == 1 + retries
+
+
+class _Closed:
+    """A transport's writer and reader after a reset, as uvloop has them."""
+
+    def __getattr__(self, name: str) -> Any:
+        def use(*_: object, **__: object) -> None:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+        return use
+
+
+@pytest.mark.parametrize("use", ["send_packed_command", "read_response", "can_read", "connect"])
+async def test_what_uvloop_raises_after_a_reset_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch, use: str) -> None:
+    client = connect_async("redis://127.0.0.1:1/0", timeout=2.0, connect_timeout=2.0, retries=0)
+    connection: Any = client.connection_pool.make_connection()
+    if use == "connect":
+        monkeypatch.setattr(connection, "_connect", functools.partial(asyncio.sleep, 0))
+        monkeypatch.setattr(connection, "on_connect_check_health", _Closed().on_connect)
+    else:
+        connection._reader = connection._writer = connection._parser._stream = _Closed()
+        monkeypatch.setattr(connection._parser, "can_read", _Closed().can_read)
+        monkeypatch.setattr(connection._parser, "read_response", _Closed().read_response)
+
+    with pytest.raises(redis.ConnectionError):
+        await getattr(connection, use)(*([b"PING"] if use == "send_packed_command" else []))
+
+    assert not connection.is_connected
+    await client.aclose()
