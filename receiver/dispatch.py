@@ -188,8 +188,8 @@ def _part(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _completing(config: Config) -> list[str]:
-    """Return the sinks whose type takes updates."""
+def completing_sinks(config: Config) -> list[str]:
+    """Return the sinks whose type takes updates, to complete what they keep."""
     return [name for name, sink in config.sinks.items() if sink_type(sink.type).takes_updates]
 
 
@@ -216,7 +216,7 @@ def build(settings: Settings, config: Config, owner: str, connection: redis.Redi
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     return Dispatcher(
         ledger,
-        Router(config.routes, _completing(config)),
+        Router(config.routes, completing_sinks(config)),
         Redactor(config.redact),
         InboxReader(connection, owner, keys, UnsignedEntries(ledger)),
         connection,

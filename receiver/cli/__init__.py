@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dead": ("receiver.cli.replay", "dead"),
     "attempts": ("receiver.cli.replay", "attempts"),
     "replay": ("receiver.cli.replay", "replay"),
+    "reroute": ("receiver.cli.reroute", "reroute"),
     "cancel": ("receiver.cli.cancel", "cancel"),
     "operations": ("receiver.cli.replay", "operations"),
     "sink": ("receiver.cli.sinks", "app"),

@@ -1,0 +1,98 @@
+"""`runhook reroute`: today's rules on old events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from receiver.cli.filters import check_filter
+from receiver.cli.ledger_access import open_ledger, read_ledger
+from receiver.cli.options import (
+    ConfigFile,
+    DataDirectory,
+    Json,
+    Limit,
+    RunId,
+    Since,
+    SourceName,
+    Statuses,
+    Until,
+    Yes,
+    confirm,
+    load_config,
+    parse_time_range,
+)
+from receiver.cli.output import clean, print_json, print_rows, short_id
+from receiver.cli.sinks import require_sink
+from receiver.errors import UsageError
+from receiver.ledger import queries
+
+
+def reroute(
+    since: Since = "",
+    until: Until = "",
+    run: RunId = "",
+    source: SourceName = "",
+    status: Statuses = None,
+    sink: Annotated[str, typer.Option("--sink", help="Only what this sink would get.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
+    limit: Limit = queries.LIMIT,
+    as_json: Json = False,
+    yes: Yes = False,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+) -> None:
+    """Apply today's rules to old events: list what each would reach, and send what is new.
+
+    A sink that has a result already, however its delivery ended, gets none of it again: `runhook replay` does that.
+    Callers' own webhooks follow no rule, and are left alone. The table shows the newest events; all of them are routed.
+    """
+    from receiver import reroute as rerouting
+
+    if not (since or until or run):
+        raise UsageError("say which events: --since 7d, --until TIME or --run ID")
+    wanted = queries.Filter(source=source, run_id=run, status=status or (), **parse_time_range(since, until))
+    settings, loaded = load_config(config, data)
+    if sink:
+        require_sink(loaded, sink)
+    with open_ledger(settings) as ledger:
+        found = rerouting.plan(ledger, loaded, wanted, sink)
+        if not found.events:
+            read_ledger(data, partial(check_filter, wanted=wanted, data=data, empty=True))
+        if as_json:
+            print_json([asdict(each) for each in found.events])
+        else:
+            print_rows(
+                [asdict(each) for each in found.events[:limit]],
+                {
+                    "event": lambda row: short_id(row["id"]),
+                    "run": "run_id",
+                    "status": "status",
+                    "what it is": "disposition",
+                    "reaches": lambda row: ", ".join(row["reaches"]) or "nothing",
+                    "new": lambda row: ", ".join(row["added"]),
+                },
+                "no such events",
+                as_json=False,
+            )
+        console = typer.echo if not as_json else partial(typer.echo, err=True)
+        count = len(found.deliveries)
+        console(_summary(len(found.events), Counter(each.sink for each in found.deliveries), found.left))
+        for route, failures in sorted(found.failures.items()):
+            console(f"the rule of route {clean(route, 60)} could not be evaluated on {failures} of them")
+        if dry_run or not count:
+            return
+        confirm(count, f"Make {count} deliveries?", yes=yes)
+        made = sum(rerouting.apply(ledger, found))
+        console(f"{made} deliveries are made; the clock wakes their sinks within a second")
+
+
+def _summary(events: int, new: Counter[str], left: int) -> str:
+    """Return what the plan says, in one sentence."""
+    sinks = ", ".join(f"{clean(name, 60)} {count}" for name, count in sorted(new.items()))
+    more = f"; {left} events of runs that have gone on since are left out" if left else ""
+    return f"{events} events: {sum(new.values())} new deliveries" + (f" ({sinks})" if sinks else "") + more

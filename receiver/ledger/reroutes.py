@@ -1,0 +1,174 @@
+"""Old events for today's rules: what of them is read, which sinks have them, and the deliveries that are added.
+
+Decides nothing about routes. The newest event comes first: of several that tell one result, the last one that adds to
+it is what a sink gets that had none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from receiver.domain.run import RunKey
+from receiver.ledger import bulk
+from receiver.ledger.deliveries import creation, links
+from receiver.ledger.engine import Ledger
+from receiver.ledger.queries import Filter, matching_events
+from receiver.ledger.schema import deliveries, events, runs
+
+# Events that one query reads at the most, and bytes of their bodies, but always one event.
+PAGE, PAGE_BYTES = 200, 8 << 20
+
+# What tells one result: its run, and the first event that told it.
+ResultKey = tuple[RunKey, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OldEvent:
+    """A recorded event. `newest`: its run has none after it that changed its status. `completion`: JSON, or ""."""
+
+    seq: int
+    id: str
+    source: str
+    run_id: str
+    via: str
+    disposition: str
+    outcome: str
+    received_at: float
+    body: bytes
+    completion: str
+    labels: Mapping[str, str]
+    newest: bool
+    first: str
+
+    @property
+    def result(self) -> ResultKey:
+        """The result that the event tells; its own for one that tells of no run."""
+        return (self.source, self.run_id), self.first if self.run_id else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class AddedDelivery:
+    """A delivery to add to an event: to `sink`, because of `route`, when the receipts of `after` are there."""
+
+    event_id: str
+    source: str
+    run_id: str
+    sink: str
+    route: str
+    after: tuple[str, ...] = ()
+
+
+def read_back(ledger: Ledger, wanted: Filter) -> Iterator[list[OldEvent]]:
+    """Yield the readable events that are wanted, the newest first, page by page. Raises LedgerUnavailable."""
+    before: int | None = None
+    while True:
+        sizes = ledger.read(lambda connection: _sizes(connection, wanted, before))  # noqa: B023 - it runs at once
+        for part in _parts(sizes):
+            yield ledger.read(lambda connection: _load(connection, part))  # noqa: B023
+        if len(sizes) < PAGE:
+            return
+        before = sizes[-1][0]
+
+
+def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> list[tuple[int, int]]:
+    """Return the place of each event of the next page, and the bytes of its body."""
+    query = sa.select(events.c.seq, sa.func.length(events.c.body)).where(events.c.disposition != "unreadable")
+    if before is not None:
+        query = query.where(events.c.seq < before)
+    query = matching_events(query, wanted).order_by(events.c.seq.desc()).limit(PAGE)
+    return [(row[0], row[1]) for row in connection.execute(query)]
+
+
+def _parts(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    part: list[int] = []
+    total = 0
+    for seq, size in sizes:
+        if part and total + size > PAGE_BYTES:
+            yield part
+            part, total = [], 0
+        part.append(seq)
+        total += size
+    if part:
+        yield part
+
+
+_COLUMNS = ("seq", "id", "source", "run_id", "via", "disposition", "outcome", "received_at")
+
+
+def _load(connection: sa.Connection, places: Collection[int]) -> list[OldEvent]:
+    query = (
+        sa.select(
+            *(events.c[name] for name in _COLUMNS),
+            events.c.body,
+            events.c.completion,
+            runs.c.labels,
+            runs.c.event_id.label("newest"),
+            sa.func.coalesce(events.c.repeat_of, events.c.id).label("first"),
+        )
+        .outerjoin(runs, sa.and_(runs.c.source == events.c.source, runs.c.run_id == events.c.run_id))
+        .where(events.c.seq.in_(places))
+        .order_by(events.c.seq.desc())
+    )
+    return [
+        OldEvent(
+            **{name: getattr(row, name) for name in _COLUMNS},
+            body=bytes(row.body),
+            completion=row.completion,
+            labels=json.loads(row.labels or "{}"),
+            newest=row.newest in (row.id, None),
+            first=row.first,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[ResultKey, set[str]]:
+    """Return the sinks that have a delivery, however it ended, of each result that the events tell."""
+    told = events.alias("told")
+    of_runs = (
+        sa.select(told.c.source, told.c.run_id, sa.func.coalesce(told.c.repeat_of, told.c.id), deliveries.c.sink)
+        .select_from(events)
+        .join(told, sa.and_(told.c.source == events.c.source, told.c.run_id == events.c.run_id))
+        .join(deliveries, deliveries.c.event_id == told.c.id)
+        .where(events.c.seq.in_([each.seq for each in page]), events.c.run_id != "")
+    )
+    of_no_run = sa.select(deliveries.c.source, deliveries.c.run_id, deliveries.c.event_id, deliveries.c.sink).where(
+        bulk.among(connection, deliveries.c.event_id, [each.id for each in page if not each.run_id])
+    )
+    found: dict[ResultKey, set[str]] = {}
+    for query in (of_runs.distinct(), of_no_run):
+        for source, run_id, first, sink in connection.execute(query):
+            found.setdefault(((source, run_id), first), set()).add(sink)
+    return found
+
+
+def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> int:
+    """Make these deliveries, due now or held. One that is there stays as it is. Returns how many were made."""
+    made = creation.insert(
+        connection,
+        (
+            creation.delivery_row(each.event_id, each.source, each.run_id, each.sink, each.route, now, after=each.after)
+            for each in wanted
+        ),
+    )
+    ids = sorted({each.event_id for each in wanted})
+    connection.execute(sa.update(events).where(bulk.among(connection, events.c.id, ids)).values(unrouted=False))
+    if any(each.after for each in wanted):
+        links.release_held(connection, deliveries.c.event_id.in_(ids), now)
+    return len(made)
+
+
+def unsent(connection: sa.Connection, wanted: Sequence[AddedDelivery]) -> list[AddedDelivery]:
+    """Return those whose event has no delivery to that sink by now, under whatever id."""
+    rows: Any = connection.execute(
+        sa.select(deliveries.c.event_id, deliveries.c.sink).where(
+            bulk.among(connection, deliveries.c.event_id, sorted({each.event_id for each in wanted}))
+        )
+    )
+    there = {(row.event_id, row.sink) for row in rows}
+    return [each for each in wanted if (each.event_id, each.sink) not in there]

@@ -1,0 +1,194 @@
+"""`runhook reroute`: today's rules on events that came under yesterday's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from receiver.cli import build_app
+from receiver.config.models import RouteConfig
+from receiver.dispatch import Dispatcher
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.redaction import Redactor
+from receiver.errors import RunhookError, UsageError
+from receiver.ledger import Ledger, queries, reroutes
+from receiver.ledger.deliveries import links
+from receiver.routing.router import Router
+from tests.support.events import body, event
+from tests.support.ledger import claim, settle, states, with_tables
+
+NO_REDIS: Any = None
+SINKS = {name: {"type": "http", "url": "https://example.org"} for name in ("chat", "mail")}
+SINKS["archive"] = {"type": "files", "path": "/tmp/never"}
+
+Take = Callable[..., None]
+Runhook = Callable[..., str]
+WithRules = Callable[..., None]
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("RUNHOOK_CONFIG", "c.json")
+    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+    return with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+
+
+@pytest.fixture
+def take(book: Ledger) -> Take:
+    """Records bodies under the rules of yesterday: all results go to chat."""
+    rules = [RouteConfig(name="everything", to=["chat"])]
+    dispatcher = Dispatcher(book, Router(rules), Redactor([]), NO_REDIS, NO_REDIS)
+
+    def dispatch(*bodies: bytes) -> None:
+        for each in bodies:
+            dispatcher.dispatch([event(each)])
+
+    return dispatch
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> WithRules:
+    """Writes the config of today."""
+
+    def write(*routes: Mapping[str, Any]) -> None:
+        config = {"sources": {"skyvern": {"secrets": ["s"]}}, "sinks": SINKS, "routes": list(routes)}
+        (tmp_path / "c.json").write_text(json.dumps(config))
+
+    return write
+
+
+@pytest.fixture
+def runhook(book: Ledger) -> Runhook:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(build_app(arguments[0]), list(arguments))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run
+
+
+def test_todays_rules_are_shown_and_only_what_is_new_is_sent(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    # Given three results that went to chat, and rules that send failures to mail too, and completed ones to the archive
+    take(body("tsk_1"), body("tsk_2", "failed"), body("tsk_3", "terminated"))
+    rules(
+        {"name": "everything", "to": ["chat"]},
+        {"name": "failures", "when": {"status": "failed"}, "to": ["mail"]},
+        {"name": "results", "when": {"status": "completed"}, "to": ["archive"]},
+    )
+    before = states(book)
+
+    # When they are only asked, then nothing is made
+    said = runhook("reroute", "--since", "1h", "--dry-run")
+    assert states(book) == before
+    assert "3 events: 2 new deliveries (archive 1, mail 1)" in said
+    rows = {row["run_id"]: row for row in json.loads(runhook("reroute", "--since", "1h", "--dry-run", "--json"))}
+    assert {run: (row["reaches"], row["added"]) for run, row in rows.items()} == {
+        "tsk_1": (["chat", "archive"], ["archive"]),
+        "tsk_2": (["chat", "mail"], ["mail"]),
+        "tsk_3": (["chat"], []),
+    }
+
+    # And when they are applied, each sink gets what it lacks, once
+    assert "2 deliveries are made" in runhook("reroute", "--since", "1h")
+    assert {name for name in states(book) if name not in before} == {"tsk_1:archive", "tsk_2:mail"}
+    assert "3 events: 0 new deliveries" in runhook("reroute", "--since", "1h")
+
+
+def test_an_event_that_went_nowhere_is_unrouted_no_longer(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    take(body("tsk_1", "running"))
+    rules({"name": "attention", "to": ["mail"], "interim": True})
+
+    runhook("reroute", "--run", "tsk_1")
+
+    (row,) = book.read(lambda it: queries.list_events(it, queries.Filter()))
+    assert not row["unrouted"]
+    assert states(book) == {"tsk_1:mail": "queued"}
+
+
+def test_what_is_known_of_a_run_that_has_gone_on_is_old_news(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    take(body("tsk_1", "running"), body("tsk_1"))
+    rules({"name": "attention", "to": ["mail"], "interim": True})
+
+    said = runhook("reroute", "--since", "1h")
+
+    assert "1 events: 1 new deliveries (mail 1); 1 events of runs that have gone on since are left out" in said
+    (row,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(sink="mail")))
+    assert row["status"] == "completed"
+
+
+@pytest.mark.parametrize("page", [200, 1])
+def test_of_a_result_told_twice_a_new_sink_gets_the_fuller_one_only(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(reroutes, "PAGE", page)
+    file = {"filename": "a.pdf", "checksum": "x", "url": "https://x"}
+    take(body("tsk_1", modified_at="2026-01-01T00:00:01"))
+    take(body("tsk_1", modified_at="2026-01-01T00:00:02", downloaded_files=[file]))
+    rules({"name": "everything", "to": ["chat", "archive", "mail"]})
+
+    runhook("reroute", "--since", "1h")
+
+    update, first = book.read(lambda it: queries.list_events(it, queries.Filter()))
+    assert (first["disposition"], update["disposition"]) == ("new", "update")
+    rows = book.read(lambda it: queries.list_deliveries(it, queries.Filter()))
+    assert {(row["sink"], row["event_id"]) for row in rows} == {
+        ("chat", first["id"]),
+        ("archive", update["id"]),
+        ("mail", update["id"]),
+    }
+
+
+def test_a_new_sink_that_waits_for_one_that_has_it_goes_at_once_with_its_receipt(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    take(body("tsk_1"))
+    settle(book, claim(book, "chat", now=2e9), DeliveryMove.ACCEPT, receipt={"id": "c1"}, now=2e9)
+    rules({"name": "everything", "to": ["chat", {"sink": "mail", "after": "chat"}]})
+
+    runhook("reroute", "--since", "1h")
+
+    (claimed,) = claim(book, "mail", now=2e9)
+    found = book.read(lambda it: links.receipts(it, claimed.event_id, claimed.after))
+    assert found == {"chat": {"id": "c1"}}
+
+
+def test_a_rule_that_fails_is_told_and_one_sink_can_be_chosen(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    take(body("tsk_1", output={"total": "many"}))
+    rules(
+        {"name": "everything", "to": ["archive", "mail"]},
+        {"name": "odd", "when": "run.output.total > 5.0", "to": ["mail"]},
+    )
+
+    said = runhook("reroute", "--since", "1h", "--sink", "mail")
+
+    assert "the rule of route odd could not be evaluated on 1 of them" in said
+    assert states(book).keys() == {"tsk_1:chat", "tsk_1:mail"}
+
+
+def test_a_call_that_says_too_little_or_names_nothing_is_refused(rules: WithRules, runhook: Runhook) -> None:
+    rules({"name": "everything", "to": ["chat"]})
+    with pytest.raises(UsageError, match="say which events"):
+        runhook("reroute")
+    with pytest.raises(UsageError, match="no sink is called nowhere"):
+        runhook("reroute", "--since", "1h", "--sink", "nowhere")
+    with pytest.raises(RunhookError, match="there is no such run"):
+        runhook("reroute", "--run", "tsk_404")
