@@ -26,6 +26,7 @@ from receiver.reconcile.poller import Reconciler
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect
 from receiver.status import board
+from receiver.telemetry.logs import Fields
 
 # Seconds between two checks of what is due.
 TICK = 1.0
@@ -95,7 +96,7 @@ class Clock:
             self._ledger_away = time.monotonic()
         if trouble.keys() != self._trouble:  # a server that is away says so in several ways
             if trouble:
-                log.warning("clock.trouble %s", " ".join(f"{name}={text}" for name, text in trouble.items()))
+                log.warning("clock.trouble %s", Fields(trouble))
             else:
                 log.warning("clock.well again")
         self._trouble = set(trouble)

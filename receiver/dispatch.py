@@ -30,6 +30,7 @@ from receiver.routing.router import Router
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
+from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import DispatchCounter
 
 QUEUE = wakeups.DISPATCH
@@ -90,8 +91,8 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
             if not isinstance(error, LedgerUnavailable) and not spoilt(error):
                 raise
             # What was read stays here; the clock sends a wake-up in a moment.
-            what = f"inbox={spoilt(error)}" if spoilt(error) else f"ledger={error}"
-            self._pause.wait(f"{what} kept={len(self._unfinished)}", stop)
+            what = {"inbox": spoilt(error)} if spoilt(error) else {"ledger": error}
+            self._pause.wait(Fields(**what, kept=len(self._unfinished)), stop)
             wakeups.lower_flag(self._redis, QUEUE)
         except redis.RedisError:
             raise

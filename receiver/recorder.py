@@ -111,7 +111,7 @@ class EventRecorder:
                 half = len(batch) // 2
                 return self._record(batch[:half]) + self._record(batch[half:])
             event = batch[0].event
-            log.warning("dispatch.marked event=%s problem=%s", event.id, error)
+            log.warning("dispatch.marked event=%s run=%s problem=%s", event.id, batch[0].run.run_id, error)
             marked = self.unread(event, f"the ledger refused a value of it: {error}")
             return self._ledger.write(lambda connection: self._decide(connection, [marked]))
 

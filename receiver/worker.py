@@ -208,7 +208,7 @@ def run(
     def reap_killed(label: str, name: str) -> None:
         reap(settings, queues[label], name)
 
-    log.info("worker.started %s", " ".join(queues))
+    log.info("worker.started queues=%s", ",".join(queues))
     code = Supervisor(children, stop_timeout=stop_timeout, reap=reap_killed).run()
     log.info("worker.stopped code=%d", code)
     return code

@@ -33,6 +33,7 @@ from receiver.runtime import liveness
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import SharedRate
+from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 
 # Seconds that a job waits for more before it ends.
@@ -178,7 +179,7 @@ class Deliverer(wakeups.JobBody):
         return self._prefetch.withdrawn if self._prefetch else []
 
     def _take_pause(self, error: LedgerUnavailable, stop: Callable[[], bool]) -> None:
-        self._pause.wait(f"sink={self._sink.name} ledger={error} unsettled={len(self._unsettled)}", stop)
+        self._pause.wait(Fields(sink=self._sink.name, ledger=error, unsettled=len(self._unsettled)), stop)
 
     def _more_due(self) -> bool:
         """Whether to wake again: what was queued while the flag was up woke nobody. The clock retries a spent rate."""
@@ -213,7 +214,10 @@ class Deliverer(wakeups.JobBody):
         self._orphans = self._orphans or tries > 1
         self._pause.end()
         for each in batch.poisoned:
-            log.error("delivery.dead id=%s sink=%s event=%s reason=%s", each.id, each.sink, each.event_id, POISONED)
+            log.error(
+                "delivery.dead id=%s sink=%s run=%s event=%s reason=%s",
+                *(each.id, each.sink, each.run_id, each.event_id, POISONED),
+            )
         return batch if batch.claimed or batch.poisoned else None
 
     def _claim_in(self, connection: Connection, limit: int, ahead: int, now: float) -> ClaimedBatch:

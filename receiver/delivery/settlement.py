@@ -17,6 +17,7 @@ from receiver.ledger import Connection
 from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
+from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 
 log = logging.getLogger("runhook.deliver")
@@ -60,7 +61,7 @@ class Settlement:
                 self._counter.add(result.outcome, task.seconds)
                 if result.outcome != "accepted":
                     _log(each, answer, result)
-        log.info("deliver.settled sink=%s %s", self._sink, " ".join(f"{k}={v}" for k, v in counts.items()))
+        log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))
 
     def _breaker_changes(
         self, connection: Connection, tasks: Sequence[SendTask], now: float
@@ -95,10 +96,11 @@ def _log(claimed: Claimed, answer: Receipt | Exception, result: AttemptResult) -
     bug = answer if result.outcome == "error" and isinstance(answer, Exception) else None
     log.log(
         logging.ERROR if bug else logging.WARNING,
-        "delivery.%s id=%s sink=%s event=%s attempt=%d outcome=%s reason=%s",
+        "delivery.%s id=%s sink=%s run=%s event=%s attempt=%d outcome=%s reason=%s",
         state_after(result.move),
         claimed.id,
         claimed.sink,
+        claimed.run_id,
         claimed.event_id,
         claimed.attempt_number,
         result.outcome,

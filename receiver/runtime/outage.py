@@ -26,7 +26,7 @@ class Pause:
         self._since: float | None = None
         self._logged_at = 0.0
 
-    def wait(self, reason: str, stop: Callable[[], bool]) -> None:
+    def wait(self, reason: object, stop: Callable[[], bool]) -> None:
         """Log that the ledger is away because of `reason`, and return after RETRY_AFTER, or once `stop()` is true."""
         now = time.monotonic()
         if self._since is None:

@@ -67,8 +67,13 @@ class Heartbeat:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Begin to beat, and log that this part has started."""
         self._stepped = time.monotonic()
+        it = self._beat
+        log.info(
+            "part.started part=%s host=%s process=%d version=%s config=%s name=%s",
+            *(it.part, it.host, it.pid, it.version, it.config or "none", it.name),
+        )
         self._threads = [
             keep_thread(name, partial(self._run, tell), self._stopping)
             for name, tell in (("heartbeat.redis", self._tell_redis), ("heartbeat.ledger", self._tell_ledger))
@@ -79,7 +84,12 @@ class Heartbeat:
         self._stepped = time.monotonic()
 
     def stop(self) -> None:
-        """Say that this process has ended in order. Returns after STOP_WITHIN at the latest."""
+        """Say, and log, that this process has ended in order. Returns after STOP_WITHIN at the latest."""
+        it = self._beat
+        log.info(
+            "part.stopped part=%s host=%s process=%d after=%.0f name=%s",
+            *(it.part, it.host, it.pid, time.time() - it.started_at, it.name),
+        )
         self._stopping.set()
         until = time.monotonic() + STOP_WITHIN
         for thread in self._threads:

@@ -16,6 +16,7 @@ from receiver.status import board
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
+from tests.support import logfmt
 from tests.support.waiting import eventually
 
 
@@ -108,3 +109,9 @@ def test_what_stops_is_told_with_its_name_and_what_is_away_hides_nothing(
     it.run("clock")
     eventually(lambda: all_ready(it) == (200, set()))
     client.close()
+    # And every line of every log can be taken apart; those for people, at the start and at the end, begin with our name
+    lines = [line for log in (it.log, it.log_of("worker"), it.log_of("clock")) for line in log.splitlines()]
+    events = [logfmt.parsed(line) for line in lines if not line.startswith("runhook: ")]
+    started = {fields["part"] for event, fields in events if event == "part.started"}
+    assert started == {"receiver", "dispatch", "deliver:results", "clock"}
+    assert {"part.stopped", "ingest.redis_away", "ingest.redis_back"} <= {event for event, _ in events}

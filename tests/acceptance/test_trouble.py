@@ -115,7 +115,7 @@ def test_a_ledger_that_is_locked_and_one_whose_disk_is_full_pause_the_work_until
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
         it.acked(*(body(number) for number in range(1, 20)))
-        eventually(lambda: "dispatch.paused ledger=database is locked" in it.log_of("worker"))
+        eventually(lambda: 'dispatch.paused ledger="database is locked' in it.log_of("worker"))
         holder.communicate()
     # Then it goes on within seconds
     watch = Stopwatch()

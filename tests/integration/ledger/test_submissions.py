@@ -22,6 +22,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, Submission, SubmitOutcome
+from tests.support.ledger import with_tables
 
 NOW = 1_700_000_000.0
 
@@ -189,6 +190,8 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_call_is_reported_in_one_line(tmp_path: Path, arguments: list[str], kind: type[Exception]) -> None:
+    with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")).close()
+
     ended = call(tmp_path, *arguments)
 
     assert isinstance(ended.exception, kind)

@@ -1,0 +1,85 @@
+"""Log lines: people read them, and a parser of logfmt takes each apart."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.telemetry.logs import Fields, Formatter, quoted
+from tests.support.logfmt import parsed
+
+
+def line_of(message: str, *arguments: Any, name: str = "runhook.ingest", exc_info: Any = None) -> str:
+    record = logging.LogRecord(name, logging.WARNING, "", 0, message, arguments, exc_info)
+    return Formatter().format(record)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "event", "fields"),
+    [
+        ("ingest.spool_drained", (), "ingest.spool_drained", {}),
+        ("ingest.bug task=drain", (), "ingest.bug", {"task": "drain"}),
+        (
+            "ingest.redis_away reason=%s: %s",
+            ("Error 111: no one = home", "events go to the spool"),
+            "ingest.redis_away",
+            {"reason": "Error 111: no one = home", "note": "events go to the spool"},
+        ),
+        ("ingest.redis_back: events go to Redis", (), "ingest.redis_back", {"note": "events go to Redis"}),
+        ("clock.well again", (), "clock.well", {"note": "again"}),
+        ("clock.trouble %s", (Fields(redis="is away"),), "clock.trouble", {"redis": "is away"}),
+        (
+            "%s.paused %s: tried again",
+            ("dispatch", Fields(kept=3)),
+            "dispatch.paused",
+            {"kept": "3", "note": "tried again"},
+        ),
+        ("breaker.%s lane=%s reason=%s", ("open", "ops", ""), "breaker.open", {"lane": "ops", "reason": ""}),
+        ("dispatch.recorded events=%d ms=%.1f", (3, 2.25), "dispatch.recorded", {"events": "3", "ms": "2.2"}),
+        ("watch.trouble source=%s %s", ("s", "a=b"), "watch.trouble", {"source": "s", "note": "a=b"}),
+        ("ingest.refused path=%.80r", ("/a b",), "ingest.refused", {"path": "'/a b'"}),
+        ("a.b found=%s", (None,), "a.b", {"found": "None"}),
+        ("%s: a job failed: %s", ("ops", "KeyError"), None, {"msg": "ops: a job failed: KeyError"}),
+        ("it is not a.b c=%s", ("d",), None, {"msg": "it is not a.b c=d"}),
+        ("a.b c=%s", (), "a.b", {"note": "c=%s"}),
+        ("a.b c=%d", ("no number",), None, {"msg": "a.b c=%d", "arguments": "('no number',)"}),
+        ("a.b c=%s", ("1", "2"), None, {"msg": "a.b c=%s", "arguments": "('1', '2')"}),
+    ],
+)
+def test_a_message_becomes_an_event_and_fields(
+    message: str, arguments: tuple[Any, ...], event: str | None, fields: dict[str, str]
+) -> None:
+    assert parsed(line_of(message, *arguments)) == (event, fields)
+
+
+def test_a_line_of_a_library_is_a_message() -> None:
+    assert parsed(line_of("a.b c=%s", "d", name="uvicorn.error")) == (None, {"msg": "a.b c=d"})
+
+
+def test_a_traceback_is_a_field_of_the_same_line() -> None:
+    try:
+        raise ValueError('"quoted"\nand more')
+    except ValueError:
+        line = line_of("ingest.bug", exc_info=sys.exc_info())
+
+    event, fields = parsed(line)
+    assert event == "ingest.bug"
+    assert fields["traceback"].startswith("Traceback (most recent call last):\n")
+    assert fields["traceback"].endswith('ValueError: "quoted"\nand more')
+
+
+@given(st.text())
+def test_whatever_a_value_holds_stays_in_its_field(text: str) -> None:
+    assert "\n" not in (line := line_of("a.b c=%s d=%s", text, "after"))
+    assert parsed(line)[1]["d"] == "after"
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S"], include_characters=" ")))
+def test_a_value_can_be_had_back(text: str) -> None:
+    shown = quoted(text)
+    assert (shown[1:-1].replace(r"\"", '"').replace("\\\\", "\\") if shown[:1] == '"' else shown) == text
