@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.servers.network import Link
-
 from tests.chaos.program import Program
+from tests.servers.network import Link
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port
 
