@@ -172,6 +172,7 @@ class Loop:
             "callbacks": {"per_origin": 16, **quick},
             "allowed_addresses": ["127.0.0.1"],
             "spool": {"reserve_bytes": 0},
+            "submit": {"rate": None},
         }
 
     def run(self, patience: float) -> LoopReport:

@@ -28,6 +28,8 @@ from receiver.skyvern.responses import Answer, Answered, Patience, Retries, Unre
 
 # Seconds.
 CONNECT_LIMIT = 5.0
+# Connections to one API for reads, and as many for all else.
+MAX_CONNECTIONS = 200
 # Bytes. One output can be 100 MB.
 ANSWER_CAP = 128 << 20
 
@@ -255,7 +257,7 @@ class SkyvernAPI(_Client):
     def _client(self, *, keep_alive: bool) -> httpx2.AsyncClient:
         if keep_alive not in self._clients:
             idle = 20 if keep_alive else 0
-            limits = httpx2.Limits(max_connections=100, max_keepalive_connections=idle, keepalive_expiry=4)
+            limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=idle, keepalive_expiry=4)
             self._clients[keep_alive] = httpx2.AsyncClient(
                 limits=limits, trust_env=False, follow_redirects=False, cookies=_no_cookies()
             )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
@@ -65,6 +65,9 @@ UPLOAD_TIMEOUT: Final = 600.0
 # Uploads are passed on while they are received, so submit.max_body need not bound them. Skyvern refuses over 30 MB.
 UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
 MAX_UPLOAD: Final = 64 << 20
+# Calls of Skyvern that may be under way, and the part of them that one key may take of what others leave free.
+MAX_CALLS: Final = 200
+CALL_SHARE: Final = 0.5
 # Of a look at a run that is waited for: the next look is the retry.
 LOOK_PATIENCE: Final = Patience(tries=1, limit=5.0)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -130,7 +133,8 @@ class _Api:
         allowed = AllowedAddresses(config.allowed_addresses)
         # Of all sources, for a server may know more than one; and what callers' keys are derived from.
         known = [each for source in config.sources.values() for each in source.signing_secrets]
-        secrets = SecretScan(each.encode() for each in (*known, settings.master_secret()))
+        master = settings.master_secret()
+        secrets = SecretScan(each.encode() for each in (*known, master))
         for name, source in config.sources.items():
             if (found := source.api(settings.skyvern_base_url)) is None:
                 continue
@@ -147,7 +151,11 @@ class _Api:
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         self._look_limits = RateLimits(self._redis)
         self._look_pool = ThreadPoolExecutor(2, "submit-looks")
-        self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate, context.background)
+        refused = context.metrics.submit_refused
+        self._authenticator = Authenticator(
+            self._ledger, self._redis, config.submit.rate, context.background, master, refused
+        )
+        self._calls = WaiterLimit(MAX_CALLS, CALL_SHARE)
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
             WaitedRuns(self._ledger, self._watches).query, context.background, "submit.waits_for_runs"
         )
@@ -196,7 +204,8 @@ class _Api:
             limit_waits()
             try:
                 scope = scope_of(request.method, path_of(request))
-                key = await self._authenticator.authenticate(request.headers, scope)
+                address = request.client.host if request.client else ""
+                key = await self._authenticator.authenticate(request.headers, scope, address)
                 source = self.sources.get(key.source)
                 if source is None:
                     raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
@@ -318,28 +327,39 @@ class _Api:
 
     async def proxy(self, request: Request, caller: Caller) -> Response:
         """Forward any other call to Skyvern."""
-        if request.method not in ("GET", "HEAD"):
-            if request.method == "POST" and path_of(request).rstrip("/") in UPLOADS:
-                chunks = chunks_of(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
-                answer = self._proxy.upload(*caller, path_of(request), query_of(request), request.headers, chunks)
-                return to_response(await answer)
+        is_upload = request.method == "POST" and path_of(request).rstrip("/") in UPLOADS
+        if request.method not in ("GET", "HEAD") and not is_upload:
             async with self._body(request, caller) as body:
                 return await self._forward(request, caller, body)
-        work = self._proxy.read(*caller, request.method, path_of(request), query_of(request), request.headers)
-        found = await while_connected(request, work)
-        if isinstance(found, Reply):
-            return to_response(found)
-        reply, streamed = found
-        return StreamedResponse(streamed, reply.status, dict(reply.headers))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._call(caller))
+            path, query, headers = path_of(request), query_of(request), request.headers
+            if is_upload:
+                chunks = chunks_of(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
+                return to_response(await self._proxy.upload(*caller, path, query, headers, chunks))
+            found = await while_connected(request, self._proxy.read(*caller, request.method, path, query, headers))
+            if isinstance(found, Reply):
+                return to_response(found)
+            reply, streamed = found
+            return StreamedResponse(streamed, reply.status, dict(reply.headers), stack.pop_all().close)
 
     async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:
         path, query = path_of(request), query_of(request)
         return to_response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
 
+    @contextlib.contextmanager
+    def _call(self, caller: Caller) -> Iterator[None]:
+        """Hold a place for a call of Skyvern. Raises Refusal."""
+        try:
+            with self._calls.place(caller.key.id):
+                yield
+        except TooManyWaiters:
+            raise Refusal(error(429, "Too many calls are under way with this key", retry_after="2")) from None
+
     @asynccontextmanager
     async def _body(self, request: Request, caller: Caller) -> AsyncIterator[bytes]:
-        """Receive the body, and count its bytes until the request is answered. Raises Refusal."""
-        with self._bodies.hold() as held:
+        """Receive the body, and count its bytes, and the call, until the request is answered. Raises Refusal."""
+        with self._call(caller), self._bodies.hold() as held:
             held.known(caller.key.id)
             received = bytearray()
             try:

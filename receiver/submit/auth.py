@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
+import logging
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import unquote
@@ -18,9 +21,10 @@ from receiver.ledger import LedgerDataError, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.runtime.background import Background
-from receiver.runtime.throttle import RateLimits
+from receiver.runtime.throttle import RateLimits, TokenBucket
+from receiver.submit.bad_keys import BadKeyThrottle
 from receiver.submit.long_poll import SingleFlight
-from receiver.submit.replies import Refusal, error
+from receiver.submit.replies import Refusal, Reply, error
 
 # Seconds that a key is cached: so long is one that was revoked still accepted.
 CACHE_SECONDS = 5.0
@@ -28,6 +32,7 @@ CACHE_SECONDS = 5.0
 USED_AT_INTERVAL = 60.0
 INVALID_KEY: Final = "Invalid credentials"
 _CACHE_SIZE = 4096
+_FORM = re.compile(r"rhk_[A-Za-z0-9]{1,64}_[A-Za-z0-9_-]{1,128}")
 _SUBMITS = frozenset({"/v1/run/tasks", "/v1/run/agents", "/v1/run/workflows", "/api/v1/tasks"})
 _ROOTS = (("v1",), ("api", "v1"))
 # Path segments that return, or create, credentials of Skyvern itself.
@@ -38,8 +43,14 @@ _VAULT = frozenset({"get", "create"})
 _CODES = frozenset({"totp", "totp-code"})
 
 
+log = logging.getLogger("runhook.submit")
+
+
 class Authenticator:
-    """Checks keys against the ledger. `default_rate`: for keys without one of their own, such as 10/s, or None."""
+    """Checks keys against the ledger. `default_rate`: for keys without one of their own, such as 10/s, or None.
+
+    `master`: what keys are derived from, or "": one that was is no guess. `refused`: counts of refused calls by reason.
+    """
 
     def __init__(
         self,
@@ -47,11 +58,17 @@ class Authenticator:
         client: redis.Redis,
         default_rate: str | None,
         background: Background | None = None,
+        master: str = "",
+        refused: MutableMapping[str, int] | None = None,
     ) -> None:
         self._background = background or Background()
         self._ledger = ledger
         self._redis = client
         self._default_rate = default_rate
+        self._master = master
+        self._refused = refused if refused is not None else {}
+        self._bad_keys = BadKeyThrottle()
+        self._lines = TokenBucket(1, 10)
         self._cache: dict[str, tuple[float, Key | None]] = {}
         self._lookups: SingleFlight[str, Key | None] = SingleFlight()
         self._limits = RateLimits(client)
@@ -59,23 +76,52 @@ class Authenticator:
         self._updates: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(2, "submit-rates")
 
-    async def authenticate(self, headers: Mapping[str, str], scope: str | None) -> Key:
-        """Return the caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks, 429 over its rate.
+    async def authenticate(self, headers: Mapping[str, str], scope: str | None, address: str = "") -> Key:
+        """Return the caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks; 429 over its rate,
+        and for an unknown key when too many were tried from `address`, or in all.
 
-        `scope`: None for a call that no key may make. Raises LedgerUnavailable.
+        Calls that are refused for their scope count for the rate. `scope`: None for a call that no key may make.
+        Raises LedgerUnavailable.
         """
         presented = _presented(headers)
-        key = await self._lookup(api_key.digest(presented)) if presented.startswith("rhk_") else None
+        key = await self._known(presented, address)
         if key is None:
-            raise Refusal(error(403, INVALID_KEY))
-        if scope is None:
-            raise Refusal(error(403, "This call is not passed on"))
-        if scope not in key.scopes:
-            raise Refusal(error(403, f"The key lacks the scope {scope}"))
+            raise self._refusal("bad_key", error(403, INVALID_KEY), address, presented)
         rate = key.rate or self._default_rate
         if rate and not await self._take(key.id, rate):
-            raise Refusal(error(429, "Rate limit exceeded. Please try again later.", retry_after="1"))
+            words = "Rate limit exceeded. Please try again later."
+            raise self._refusal("rate", error(429, words, retry_after="1"), address, presented)
+        if scope is None:
+            raise self._refusal("scope", error(403, "This call is not passed on"), address, presented)
+        if scope not in key.scopes:
+            raise self._refusal("scope", error(403, f"The key lacks the scope {scope}"), address, presented)
         return key
+
+    async def _known(self, presented: str, address: str) -> Key | None:
+        """Return the key, or None for none. Raises Refusal and LedgerUnavailable."""
+        if not _FORM.fullmatch(presented):
+            return None
+        digest = api_key.digest(presented)
+        if not self._is_derived(presented) and not self._bad_keys.may_look_up(digest, address, time.monotonic()):
+            words = "Too many calls with an unknown key. Please try again later."
+            raise self._refusal("throttled", error(429, words, retry_after="5"), address, presented)
+        key = await self._lookup(digest)
+        self._bad_keys.learn(digest, valid=key is not None)
+        return key
+
+    def _is_derived(self, presented: str) -> bool:
+        if not self._master:
+            return False
+        return hmac.compare_digest(api_key.derive(self._master, presented.split("_")[1]), presented)
+
+    def _refusal(self, reason: str, reply: Reply, address: str, presented: str) -> Refusal:
+        """Count and log a refused call, and return what to raise."""
+        self._refused[reason] = self._refused.get(reason, 0) + 1
+        if self._lines.take(1, time.monotonic()):
+            # Of what is no key of ours nothing is logged: it may be a key of somebody else.
+            hint = api_key.hint(presented) if _FORM.fullmatch(presented) else "none"
+            log.warning("submit.refused reason=%s status=%d key=%s address=%s", reason, reply.status, hint, address)
+        return Refusal(reply)
 
     async def is_valid(self, key: Key) -> bool:
         """Return whether a key that was authenticated before is still not revoked. Raises LedgerUnavailable."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,7 +13,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from receiver.runtime.background import awaited
+from receiver.skyvern import BrokenOff
+from receiver.submit.proxy import SecretInBody
 from receiver.submit.replies import Refusal, Reply, error
+from receiver.web.part import ABORT
+
+log = logging.getLogger("runhook.submit")
 
 T = TypeVar("T")
 
@@ -63,17 +69,37 @@ class Body(Protocol):
 
 
 class StreamedResponse(StreamingResponse):
-    """A body in chunks that is closed however its response ends: a caller may disconnect before the first one, too."""
+    """A body in chunks that is closed however its response ends: a caller may disconnect before the first one, too.
 
-    def __init__(self, body: Body, status: int, headers: Mapping[str, str]) -> None:
-        super().__init__(body, status, headers)
+    `on_close`: called then. A body that must not, or can't, go on breaks the connection off: what the caller has got
+    must not look whole.
+    """
+
+    def __init__(
+        self, body: Body, status: int, headers: Mapping[str, str], on_close: Callable[[], object] = lambda: None
+    ) -> None:
+        super().__init__(self._until_broken(body), status, headers)
         self._body = body
+        self._on_close = on_close
+        self._abort: Callable[[], None] | None = None
+
+    async def _until_broken(self, body: Body) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in body:
+                yield chunk
+        except (BrokenOff, SecretInBody) as problem:
+            if self._abort is None:
+                raise
+            log.warning("submit.cut_off status=%d reason=%r", self.status_code, problem.__doc__)
+            self._abort()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._abort = scope.get("extensions", {}).get(ABORT)
         try:
             await super().__call__(scope, receive, send)
         finally:
             await self._body.aclose()
+            self._on_close()
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

@@ -30,6 +30,7 @@ from receiver.submit.durations import RunDurations
 from receiver.submit.off_loop import off_loop
 from receiver.submit.replies import (
     REPLAYED_HEADER,
+    RETRY_AFTER,
     Reply,
     error,
     invalid,
@@ -67,6 +68,12 @@ def _awaits_answer(submission: Submission) -> bool:
     return submission.state is SubmissionState.PENDING or (
         submission.state is SubmissionState.ACCEPTED and submission.answered_at is None and young
     )
+
+
+def _retry_after(task: asyncio.Task[Reply] | None) -> str:
+    """Return the Retry-After of a task's reply; of one that another process had, or that had none, the usual one."""
+    known = task is not None and task.done() and not task.cancelled() and task.exception() is None
+    return task.result().headers.get("retry-after", RETRY_AFTER) if task is not None and known else RETRY_AFTER
 
 
 async def _never() -> bool:
@@ -206,6 +213,7 @@ class Submitter:
         """Return the reply to a request that repeats an earlier one; None when the earlier one was taken back."""
         if submission.request_hash != prepared.new.request_hash:
             return invalid(None, "Idempotency-Key: was used before for another request").for_submission(submission.id)
+        first = self._tasks.get(submission.id)
         submission = await self._wait_for_answer(submission)
         if submission.state is SubmissionState.REJECTED and submission.reason == lifecycle.NEVER_SENT:
             return None
@@ -213,6 +221,8 @@ class Submitter:
             reply = error(409, "The first request with this content is still on its way", retry_after="5")
         else:
             reply = await self._earlier_reply(source, submission, is_disconnected)
+        if submission.state is SubmissionState.REJECTED and reply.status in (429, 503):
+            reply = reply.with_headers(retry_after=_retry_after(first))  # it created no run, and says so to all
         return reply.for_submission(submission.id).with_headers(**{REPLAYED_HEADER: "true"})
 
     async def _wait_for_answer(self, submission: Submission) -> Submission:

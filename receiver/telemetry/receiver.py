@@ -28,6 +28,8 @@ OUTCOMES: Final = (
     "malformed",
     "unavailable",
 )
+# Why a call of the submit API was refused before it was looked at.
+REFUSALS: Final = ("bad_key", "throttled", "rate", "scope")
 STORES: Final = ("redis", "spool")
 
 
@@ -83,6 +85,7 @@ class ReceiverMetrics(Collector):
         self.quarantine_bytes = 0
         self.quarantine_dropped = 0
         self.held: Callable[[], int] = lambda: 0
+        self.submit_refused = dict.fromkeys(REFUSALS, 0)
         self.bodies: Callable[[], tuple[int, int]] = lambda: (0, 0)  # bytes that are held, and how many were ended
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.connections_ended: Callable[[], Mapping[str, int]] = dict
@@ -136,6 +139,12 @@ class ReceiverMetrics(Collector):
         for state, count in self.connections().items():
             connections.add_metric([state], count)
         yield connections
+        yield _counter(
+            "runhook_submit_refused",
+            "Calls of the submit API that were refused for their key, its scopes or its rate.",
+            "reason",
+            self.submit_refused,
+        )
         yield CounterMetricFamily(
             "runhook_bodies_ended", "Bodies that came slowest when there was no room for more.", self.bodies()[1]
         )

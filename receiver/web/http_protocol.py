@@ -10,13 +10,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import BadRequest, TooLarge
 from receiver.web.connections import Connections, Unfinished, bounds_for, network_of
+from receiver.web.part import ABORT
 
 # Bytes of a request line and headers; llhttp itself has no limit.
 MAX_HEAD: Final = 64 << 10
 # Seconds between two looks at what has not come in whole.
 SWEEP_EVERY: Final = 0.5
-# The part of the ASGI scope that aborts the connection, for an answer that must not go on.
-ABORT: Final = "runhook.abort"
 _RETRY_AFTER: Final = "retry-after: 2\r\n"
 
 

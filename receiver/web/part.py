@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute
@@ -16,6 +16,9 @@ from receiver.ingest.group_commit import GroupCommit
 from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
+
+# The part of the ASGI scope that aborts the connection, for an answer that must not go on; only our own server has it.
+ABORT: Final = "runhook.abort"
 
 
 @dataclass(frozen=True, slots=True)

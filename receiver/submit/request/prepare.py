@@ -21,6 +21,8 @@ from receiver.submit.request.endpoints import Endpoint
 from receiver.submit.request.source import Source
 
 _MAX_IDEMPOTENCY_KEY = 255
+# Headers that change what Skyvern makes of a request.
+_MATTER = ("x-max-iterations-override", "x-user-agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,15 @@ def prepare(
     # Only where the path or the query is a part of the request.
     location = [path, query] if query or "{" in endpoint.path else []
     steps = headers.get("x-max-steps-override", "")
+    others = [f"{name}: {headers[name]}" for name in _MATTER if name in headers]
+    if (kind := headers.get("content-type", "")).partition(";")[0].strip().lower() not in ("", "application/json"):
+        others.append(f"content-type: {kind}")  # Skyvern refuses it: the same body as JSON must not get that answer
     new = NewSubmission(
         id=submission_id,
         source=source.name,
         key_id=key.id,
         call=endpoint.name,
-        request_hash=_hash(endpoint.name, label_header, steps, body, *location),
+        request_hash=_hash(endpoint.name, label_header, steps, body, *location, *others),
         title=parse(json.dumps({"title": title[:MAX_TITLE]}).encode()).title if isinstance(title, str) else None,
         labels=found,
         webhook_url=wanted,

@@ -59,6 +59,104 @@ def test_the_scope_of_a_call(method: str, path: str, scope: str | None) -> None:
     assert auth.scope_of(method, path) == scope
 
 
+class Refusals:
+    """An authenticator, a clock of its own, and a ledger with one key whose look-ups are counted."""
+
+    def __init__(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, master: str = "", rate: str | None = None
+    ) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: self.now, time=time.time))
+        self.ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+        self.key = api_key.derive("master", "k1")
+        row = api_keys.Key("k1", "app", api_key.digest(self.key), "", frozenset({"read"}), "skyvern", None, 1.0)
+        self.ledger.write(lambda connection: api_keys.create(connection, row))
+        self.counts: dict[str, int] = {}
+        self.looked_up: list[str] = []
+        real = api_keys.by_hash
+        monkeypatch.setattr(api_keys, "by_hash", lambda *args: (self.looked_up.append(args[1]), real(*args))[1])
+        unreachable = redis.Redis(port=1, retry=None)
+        self.authenticator = Authenticator(AsyncLedger(self.ledger), unreachable, rate, None, master, self.counts)
+
+    async def call(self, key: str, address: str = "a", scope: str | None = "read") -> int:
+        """Return the status of the refusal; 200 for none."""
+        try:
+            await self.authenticator.authenticate({"x-api-key": key}, scope, address)
+        except Refusal as refusal:
+            return refusal.reply.status
+        return 200
+
+    def close(self) -> None:
+        self.authenticator.close()
+        self.ledger.close()
+
+
+def guesses(count: int) -> list[str]:
+    return [f"rhk_{number:012x}_{'x' * 43}" for number in range(count)]
+
+
+async def test_bad_keys_are_counted_logged_and_throttled_and_hold_up_no_known_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a caller behind the same address as a stranger who guesses keys
+    it = Refusals(tmp_path, monkeypatch)
+    assert await it.call(it.key) == 200
+
+    # When the stranger tries many
+    statuses = [await it.call(guess) for guess in guesses(100)]
+
+    # Then few are looked up, all are counted, and the log has some lines without a whole key
+    assert statuses == [403] * 19 + [429] * 81, "the first of twenty was the caller's own"
+    assert len(it.looked_up) == 20
+    assert it.counts == {"bad_key": 19, "throttled": 81}
+    lines = [
+        line for line in caplog.messages if line.startswith("submit.refused reason=bad_key status=403 key=rhk_0000")
+    ]
+    assert 1 <= len(lines) <= 11
+    assert "x" * 43 not in caplog.text
+
+    # and neither the caller nor another address is held up, and who waits may try again
+    it.now += 10.0
+    assert await it.call(it.key) == 200
+    assert await it.call(guesses(1)[0].replace("rhk_0", "rhk_f"), "b") == 403
+    assert await it.call(guesses(1)[0].replace("rhk_0", "rhk_e")) == 403
+    it.close()
+
+
+async def test_many_addresses_together_are_throttled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Refusals(tmp_path, monkeypatch)
+    statuses = [await it.call(guess, str(number)) for number, guess in enumerate(guesses(300))]
+    assert statuses == [403] * 200 + [429] * 100
+    it.close()
+
+
+async def test_a_key_that_was_derived_here_is_no_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Refusals(tmp_path, monkeypatch, master="master")
+    for guess in guesses(50):
+        await it.call(guess)
+    assert await it.call(it.key) == 200
+    it.close()
+
+
+@pytest.mark.parametrize("key", ["", "sk-somebody-elses", "rhk_", "rhk_a_b_é", "rhk_" + "a" * 5000])
+async def test_what_has_not_the_form_of_a_key_costs_no_look_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    it = Refusals(tmp_path, monkeypatch)
+    assert [await it.call(key) for _ in range(50)] == [403] * 50
+    assert (it.looked_up, it.counts) == ([], {"bad_key": 50})
+    assert "somebody" not in caplog.text
+    it.close()
+
+
+async def test_calls_that_are_refused_count_for_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Refusals(tmp_path, monkeypatch, rate="5/m")
+    statuses = [await it.call(it.key, scope=scope) for scope in ("submit", None, "submit", "read", "operate", "read")]
+    assert statuses == [403, 403, 403, 200, 403, 429]
+    assert it.counts == {"scope": 4, "rate": 1}
+    it.close()
+
+
 async def test_a_revoked_key_is_believed_for_five_seconds_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,112 @@
+"""One key's calls leave room for those of others, and what one caller is told another one is told, too."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from receiver.runtime.throttle import RateLimits
+from receiver.submit import api
+from tests.servers.receiver import SECRET, ReceiverProcess
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.submitting import Submitting
+from tests.support.waiting import eventually
+
+Make = Callable[..., Submitting]
+JSON = {"content-type": "application/json"}
+RUN = Reply(200, b'{"run_id": "tsk_1"}', JSON)
+
+
+def test_one_key_has_its_share_of_the_calls_that_are_under_way(
+    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a Skyvern that answers nobody yet, and a key with as many calls as it may have
+    monkeypatch.setattr(api, "MAX_CALLS", 4)
+    answering = threading.Event()
+    scripted_server.default = Reply(200, RUN.body, JSON, until=answering)
+    rig = submitting(scripted_server.url, dispatching=False)
+    with ThreadPoolExecutor(4) as pool:
+        first = [pool.submit(rig.task, "a"), pool.submit(rig.client.get, "/v1/agents")]
+        scripted_server.wait_for_calls(2)
+
+        # When it makes one more, and so does another key
+        over = [rig.task("b"), rig.client.get("/v1/agents")]
+        other = pool.submit(rig.task, "c", {"x-api-key": rig.key("submit")})
+        scripted_server.wait_for_calls(3)
+        answering.set()
+
+    # Then only the other one's goes on
+    assert [(each.status_code, each.headers["retry-after"]) for each in over] == [(429, "2")] * 2
+    assert {each.result().status_code for each in (*first, other)} == {200}
+    assert rig.task("b").status_code == 200
+
+
+def test_who_joined_a_request_that_made_no_run_is_told_when_to_come_again(
+    submitting: Make, scripted_server: ScriptedServer
+) -> None:
+    answering = threading.Event()
+    busy = Reply(429, b'{"detail": "busy"}', {**JSON, "retry-after": "17"}, until=answering)
+    scripted_server.default = busy
+    rig = submitting(scripted_server.url, dispatching=False)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(rig.task, "p")
+        scripted_server.wait_for_calls(1)
+        joined = [pool.submit(rig.task, "p") for _ in range(2)]
+        eventually(lambda: len(rig.rows()) == 1)
+        threading.Timer(0.5, answering.set).start()
+
+    answers = [each.result() for each in (first, *joined)]
+    assert {(each.status_code, each.headers["retry-after"]) for each in answers} == {(429, "17")}
+    assert [each.headers.get("idempotent-replayed") for each in answers] == [None, "true", "true"]
+
+
+@pytest.mark.parametrize(("config", "status"), [({}, 429), ({"submit": {"rate": None}}, 200)])
+def test_every_key_has_a_rate_unless_the_config_says_there_is_none(
+    submitting: Make,
+    scripted_server: ScriptedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, dict[str, None]],
+    status: int,
+) -> None:
+    monkeypatch.setattr(RateLimits, "take", lambda *_: 0)  # it is used up
+    rig = submitting(scripted_server.url, dispatching=False, **config)
+    assert rig.client.get("/v1/other").status_code == status
+
+
+def test_an_answer_with_a_secret_is_broken_off_and_that_is_one_line(
+    receiver_factory: Callable[..., ReceiverProcess], redis_url: str, scripted_server: ScriptedServer
+) -> None:
+    # Given an answer too large to be held, with a secret of another source, in an escaped form, near its end
+    start = b"[" + b'"x",' * (2 << 20)
+    escaped = SECRET.replace("-", "\\u002d").encode()
+    scripted_server.default = Reply(200, start + b'"' + escaped + b'"]', JSON)
+    sources = {
+        "skyvern": {"secrets": ["a-key-of-skyvern"], "api_base": scripted_server.url, "api_key": "a-key-of-skyvern"},
+        "other": {"secrets": [SECRET]},
+    }
+    receiver = receiver_factory(redis_url, sources=sources, spool={"reserve_bytes": 0})
+    key = receiver.command("keys", "create", "app", "--source", "skyvern").stdout.split()
+    whole = next(word for word in key if word.startswith("rhk_"))
+
+    # When a caller asks for it
+    with socket.create_connection(("127.0.0.1", receiver.port), 60) as connection:
+        connection.sendall(f"GET /v1/list HTTP/1.1\r\nhost: x\r\nx-api-key: {whole}\r\n\r\n".encode())
+        received = b""
+        try:
+            while piece := connection.recv(1 << 16):
+                received += piece
+        except ConnectionResetError:
+            pass
+
+    # Then the answer does not look whole, holds nothing of the secret, and the log has one line for it
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert not received.endswith(b"0\r\n\r\n")
+    assert b"secret" not in received
+    eventually(lambda: "submit.cut_off status=200 reason=" in receiver.log)
+    assert receiver.log.count("cut_off") == 1
+    assert "Exception" not in receiver.log
