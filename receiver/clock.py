@@ -17,9 +17,11 @@ import redis
 from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain.callback import CALLBACK
 from receiver.inbox import InboxReader, spoilt
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, retention
 from receiver.ledger.deliveries import claims, recovery
+from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
@@ -64,6 +66,7 @@ class Clock:
         self._reap_all = reap
         self._give_up = give_up
         self._inbox = InboxReader(connection, "clock")
+        self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # by check: errors that are nobody's but ours, of the last tick
@@ -131,7 +134,9 @@ class Clock:
         if time.monotonic() - started > AWAY:  # it hung, and has answered after all
             self._ledger_away = time.monotonic()
         ready = self._ledger.read(
-            lambda connection: [name for name in self._sinks if claims.has_due(connection, name, now)]
+            lambda connection: [
+                name for name in self._sinks if claims.has_due(connection, name, now, self._rotations.get(name))
+            ]
         )
         wakeups.wake_sinks(self._redis, ready)
 

@@ -29,6 +29,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import attempts, claims, lanes, links
 from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.runtime import liveness
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
@@ -94,6 +95,7 @@ class Deliverer(wakeups.JobBody):
         self._without_redis = False
         self._idle_wait = idle_wait
         self._lane_limit = lane_limit
+        self._rotation = Rotation() if lane_limit else None
         self._queue = wakeups.deliver_queue(sink.name)
         self._many = sink.batch_size > 1
         slots = min(concurrency, BATCHES) if self._many else concurrency
@@ -148,7 +150,7 @@ class Deliverer(wakeups.JobBody):
                 self._send(batch)
             if self._senders:
                 self._collect()
-            elif closing or not (batch is not None or self._orphans or more()):
+            elif closing or not (batch is not None or self._orphans or self._unseen_lanes or more()):
                 return
 
     @property
@@ -175,6 +177,11 @@ class Deliverer(wakeups.JobBody):
         return self._sink.options.timeout + (2 * GRACE if self._many else GRACE)
 
     @property
+    def _unseen_lanes(self) -> bool:
+        """Whether the last claim has not seen all lanes, of which there are very many."""
+        return self._rotation is not None and self._rotation.unfinished
+
+    @property
     def _withdrawn(self) -> list[SendTask]:
         return self._prefetch.withdrawn if self._prefetch else []
 
@@ -185,7 +192,9 @@ class Deliverer(wakeups.JobBody):
         """Whether to wake again: what was queued while the flag was up woke nobody. The clock retries a spent rate."""
         if self._rate_spent:
             return False
-        return self._ledger.read(lambda connection: claims.has_due(connection, self._sink.name, time.time()))
+        return self._ledger.read(
+            lambda connection: claims.has_due(connection, self._sink.name, time.time(), self._rotation)
+        )
 
     def _claim(self) -> ClaimedBatch | None:
         """Claim for the free slots, and prefetch. Returns None when no slot is free, or nothing is due."""
@@ -232,6 +241,7 @@ class Deliverer(wakeups.JobBody):
             CLAIM,
             concurrency=None if self._many else self._concurrency,
             lane_limit=self._lane_limit,
+            rotation=self._rotation,
             prefetch=ahead,
         )
         poisoned = attempts.poisoned(connection, claimed, self._budget)

@@ -78,7 +78,7 @@ class Settlement:
                     touched.add(each.lane)
         if not touched:
             return {}
-        rows = {lane.lane: lane for lane in lanes.of_sink(connection, self._sink)}
+        rows = lanes.named(connection, touched)
         changes = {}
         for name in sorted(touched):
             before = rows.get(name) or breaker.Lane(name, self._sink)

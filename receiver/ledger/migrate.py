@@ -15,7 +15,7 @@ from receiver.errors import NotStarted
 from receiver.ledger.engine import Ledger, LedgerUnavailable
 
 # The newest revision in migrations/versions; a test holds the two together.
-HEAD = "0011"
+HEAD = "0012"
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
 _ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"

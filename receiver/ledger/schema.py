@@ -136,10 +136,14 @@ deliveries = Table(
     Index(None, "event_id"),
     Index(None, "source", "run_id"),
     _partial("ix_deliveries_queued", "state = 'queued'", "sink", "due_at"),
-    _partial("ix_deliveries_queued_lane", "state = 'queued'", "sink", "lane", "due_at"),
+    _partial("ix_deliveries_queued_lane", "state = 'queued' AND lane <> sink", "sink", "lane", "due_at"),
     _partial("ix_deliveries_waiting", "state = 'waiting'", "due_at"),
     _partial("ix_deliveries_sending", "state = 'sending'", "claim_until"),
     _partial("ix_deliveries_held", "state = 'held'", "event_id"),
+    # What does not go straight through, for counts: one that does has no entry here.
+    _partial(
+        "ix_deliveries_stopped", "state = 'held' OR state = 'waiting' OR state = 'dead'", "state", "sink", "due_at"
+    ),
     Index("ix_deliveries_state_updated_at", "state", "updated_at"),
 )
 
@@ -171,6 +175,7 @@ lanes = Table(
     Column("reason", Text, nullable=False, server_default=""),
     Column("opened_at", Double, nullable=False, server_default="0"),  # since when it is not closed; 0: it is
     Column("updated_at", Double, nullable=False),
+    _partial("ix_lanes_shut", "paused OR breaker <> 'closed'", "sink"),
 )
 
 operations = Table(
@@ -278,6 +283,16 @@ marks = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("at", Double, nullable=False),
+)
+
+# Operations that the database cancelled for time.
+timeouts = Table(
+    "timeouts",
+    metadata,
+    Column("operation", Text, primary_key=True),  # the function, such as deliveries.claims.claim
+    Column("times", Integer, nullable=False),
+    Column("first_at", Double, nullable=False),  # of those that followed each other
+    Column("last_at", Double, nullable=False),
 )
 
 keys = Table(

@@ -38,10 +38,13 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes
+from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory.
 CLAIM_BYTES = 64 << 20
+# Of the slots that a claim of a sink with many lanes may take, one in so many goes to probes; but always one.
+PROBES = 4
 
 # The columns of a delivery that nobody has claimed.
 UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefetched": False, "claim_until": None}
@@ -49,11 +52,8 @@ UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefe
 SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
 
 # What is built once, for each claim builds its statements anew.
-_DUE = (
-    sa.select(deliveries.c.id, sa.func.length(events.c.body))
-    .join(events, events.c.id == deliveries.c.event_id)
-    .order_by(deliveries.c.due_at, deliveries.c.id)
-    .with_for_update(skip_locked=True, of=deliveries)
+_DUE = sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.due_at, deliveries.c.attempts).order_by(
+    deliveries.c.due_at
 )
 _OF_DELIVERY = (
     "id",
@@ -121,53 +121,36 @@ def claim(
     *,
     concurrency: int | None = None,
     lane_limit: int | None = None,
+    rotation: Rotation | None = None,
     prefetch: int = 0,
 ) -> list[Claimed]:
     """Claim up to `limit` due deliveries for `sink`, oldest first, and up to `prefetch` more without a slot.
 
     `seconds`: until the claim lapses. `concurrency`: the sink's slots, over all workers; None is no limit.
-    `lane_limit`: how many of one lane, and needs `concurrency`. Prefetches nothing that was tried before, and nothing
-    at all when `limit` asks for slots and none is free, or a lane of the sink is shut.
+    `lane_limit`: how many of one lane, for a sink that has many, which takes them by their `rotation`. Prefetches only
+    what stands next in the queue and was never tried, and nothing at all when `limit` asks for slots and none is free,
+    or when a breaker is not closed. What it costs does not depend on how much is queued.
     """
     wanted = limit
     if concurrency is not None:
         limit = min(limit, concurrency - _slots_taken(connection, sink))
         if limit <= 0 and not prefetch:
             return []
-    shut = lanes.not_closed(connection, sink)
-    if any(lane.paused for lane in shut):
+    own = lanes.find(connection, sink)
+    if own is not None and own.paused:
         return []
 
     made = {"claim_owner": owner, "claim_number": claim_number, "claim_until": now + seconds}
-
-    def take(condition: sa.ColumnElement[bool], limit: int, *, prefetched: bool = False) -> list[str]:
-        return _take(connection, sink, condition, limit, {**made, "prefetched": prefetched}, now)
-
+    making = _Making(connection, sink, made, now)
     ids: list[str] = []
-    if limit <= 0:
-        pass
-    elif lane_limit is None and not shut:
-        ids = take(sa.true(), limit)
-    else:
-        claimed = _claimed_lanes(connection, sink) if lane_limit is not None else None
-        names = {lane.lane for lane in shut}
-        chosen = fair_queue.choose(connection, sink, names, limit, now, lane_limit=lane_limit, claimed=claimed)
-        ids = take(bulk.among(connection, deliveries.c.id, chosen), limit) if chosen else []
     probes: list[str] = []
-    for lane in shut:
-        # A sink with one lane has nothing else to send then; one with many has, and probes beside it.
-        if len(ids) >= limit or (lane_limit is None and ids):
-            break
-        if lane.until <= now and lanes.begin_probe(connection, lane.lane, now):
-            probe = take(deliveries.c.lane == lane.lane, 1)
-            if not probe:
-                lanes.end_probe(connection, lane, now)
-            probes += probe
-            ids = [*ids, *probe]
-    without_slot: list[str] = []
-    if prefetch and not shut and (ids or not wanted):  # a lane that is shut says that the sink is slow, not fast
-        without_slot = take(deliveries.c.attempts == 0, prefetch, prefetched=True)
-    return _load(connection, [*ids, *without_slot], probes) if ids or without_slot else []
+    if lane_limit is not None and limit > 0:
+        ids, probes = making.of_many_lanes(limit, lane_limit, rotation or Rotation())
+    elif lane_limit is None and (own is None or own.breaker == "closed"):
+        ids = making.take(sa.true(), max(limit, 0), prefetch if limit > 0 or not wanted else 0)
+    elif own is not None and limit > 0 and own.until <= now:
+        ids = probes = making.probe(sink)
+    return _load(connection, ids, probes) if ids else []
 
 
 def _slots_taken(connection: sa.Connection, sink: str) -> int:
@@ -178,33 +161,78 @@ def _slots_taken(connection: sa.Connection, sink: str) -> int:
     return connection.execute(taken).scalar_one()
 
 
-def _claimed_lanes(connection: sa.Connection, sink: str) -> Counter[str]:
-    return Counter(connection.execute(sa.select(deliveries.c.lane).where(SENDING, deliveries.c.sink == sink)).scalars())
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What all steps of one claim share. `values`: the columns of the claim."""
 
+    connection: sa.Connection
+    sink: str
+    values: Mapping[str, Any]
+    now: float
 
-def _take(
-    connection: sa.Connection,
-    sink: str,
-    condition: sa.ColumnElement[bool],
-    limit: int,
-    values: Mapping[str, Any],
-    now: float,
-) -> list[str]:
-    due = _DUE.where(fair_queue.due(sink, now), condition).limit(limit)
-    found: list[str] = []
-    size = 0
-    for delivery, length in connection.execute(due):
-        size += length
-        if found and size > CLAIM_BYTES:
-            break
-        found.append(delivery)
-    if found:
-        connection.execute(
-            sa.update(deliveries)
-            .where(bulk.among(connection, deliveries.c.id, found))
-            .values(state=state_after(DeliveryMove.CLAIM), attempts=deliveries.c.attempts + 1, updated_at=now, **values)
+    def of_many_lanes(self, limit: int, lane_limit: int, rotation: Rotation) -> tuple[list[str], list[str]]:
+        """Claim for a sink with many lanes. Returns all ids, and those of the probes."""
+        claimed = Counter(
+            self.connection.execute(
+                sa.select(deliveries.c.lane).where(SENDING, deliveries.c.sink == self.sink)
+            ).scalars()
         )
-    return found
+        chosen, shut = fair_queue.choose(
+            self.connection, self.sink, limit, self.now, lane_limit=lane_limit, claimed=claimed, rotation=rotation
+        )
+        ids = self.take(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else []
+        probes: list[str] = []
+        # A lane that is shut gets no slot that another could use, and of the others few: what it is sent may hang.
+        for waiting in shut[: max(1, limit // PROBES)]:
+            if len(ids) + len(probes) < limit:
+                probes += self.probe(waiting.lane)
+        return [*ids, *probes], probes
+
+    def probe(self, lane: str) -> list[str]:
+        """Claim the one delivery that finds out whether a shut lane is open again."""
+        before = lanes.begin_probe(self.connection, lane, self.now)
+        found = self.take(fair_queue.in_lane(self.sink, lane), 1) if before else []
+        if before and not found:
+            lanes.end_probe(self.connection, before, self.now)
+        return found
+
+    def take(self, condition: sa.ColumnElement[bool], slots: int, prefetch: int = 0) -> list[str]:
+        """Claim the oldest that are due and meet `condition`: `slots` of them, and the untried of the next `prefetch`.
+
+        The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
+        """
+        found = _DUE.where(fair_queue.due(self.sink, self.now), condition).limit(slots + prefetch)
+        locked = found.with_for_update(skip_locked=True).cte("due")
+        if self.connection.dialect.name == "postgresql":
+            locked = locked.prefix_with("MATERIALIZED")
+        size = sa.func.length(events.c.body)
+        query = sa.select(locked.c.id, locked.c.attempts, size).join(events, events.c.id == locked.c.event_id)
+        taken: list[str] = []
+        ahead: list[str] = []
+        total = 0
+        for place, (delivery, tried, length) in enumerate(self.connection.execute(query.order_by(locked.c.due_at))):
+            if place >= slots and tried:
+                continue
+            total += length
+            if taken and total > CLAIM_BYTES:
+                break
+            taken.append(delivery)
+            if place >= slots:
+                ahead.append(delivery)
+        if taken:
+            prefetched = bulk.among(self.connection, deliveries.c.id, ahead) if ahead else sa.false()
+            self.connection.execute(
+                sa.update(deliveries)
+                .where(bulk.among(self.connection, deliveries.c.id, taken))
+                .values(
+                    state=state_after(DeliveryMove.CLAIM),
+                    attempts=deliveries.c.attempts + 1,
+                    updated_at=self.now,
+                    prefetched=prefetched,
+                    **self.values,
+                )
+            )
+        return taken
 
 
 def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]) -> list[Claimed]:
@@ -286,10 +314,15 @@ def _change(
         connection.execute(sa.update(deliveries).where(mine, condition).values(values))
 
 
-def has_due(connection: sa.Connection, sink: str, now: float) -> bool:
-    """Whether `sink` has something that a worker could send now (a parked lane's deliveries don't count)."""
-    shut = lanes.not_closed(connection, sink)
-    if any(lane.paused for lane in shut):
+def has_due(connection: sa.Connection, sink: str, now: float, rotation: Rotation | None = None) -> bool:
+    """Whether `sink` has something that a worker could send now; what waits behind an open breaker does not count.
+
+    `rotation`: of a sink that has many lanes.
+    """
+    own = lanes.find(connection, sink)
+    if own is not None and (own.paused or (own.breaker != "closed" and own.until > now)):
         return False
-    parked = {lane.lane for lane in shut if lane.until > now}
-    return fair_queue.any_due(connection, sink, parked, now)
+    if rotation is not None:
+        return fair_queue.any_due(connection, sink, now, rotation)
+    oldest = sa.select(deliveries.c.id).where(fair_queue.due(sink, now)).order_by(deliveries.c.due_at).limit(1)
+    return connection.execute(oldest).first() is not None

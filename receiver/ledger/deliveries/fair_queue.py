@@ -1,27 +1,55 @@
-"""The deliveries that are due, past the lanes that may have none now: a backlog behind a shut lane costs nothing.
+"""The lanes of a sink that has many, each in its turn: in which of them something is due that may be sent.
 
-By time alone, each claim of any other delivery would read a hundred thousand of one dead address. So only the oldest
-are read, and when those may not be sent, the oldest of each lane: the index over (sink, lane, due_at) jumps from lane
-to lane.
+A backlog costs nothing: the index over (sink, lane, due_at) jumps from lane to lane and reads one delivery of each. And
+many lanes cost little: a walk goes on where the last one ended, and sees a bounded number of them. A sink of one lane
+has nothing to walk for.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger.schema import deliveries
+from receiver.ledger.schema import deliveries, lanes
 
-# Deliveries, the oldest, that are read before the lanes are searched one by one.
-WINDOW = 200
+# Lanes that one statement reads: the first of a walk, and each that follows.
+PAGE: Final = 64
+NEXT_PAGE: Final = 512
+# Lanes that one walk sees at the most.
+WALK: Final = 2048
 
-_QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")  # literal: the partial indexes need it
-_ORDER = (deliveries.c.due_at, deliveries.c.id)
+# Literals, for the partial indexes need them.
+_QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")
+_ONE_OF_MANY = sa.and_(_QUEUED, deliveries.c.lane != deliveries.c.sink)
+
+
+class WaitingLane(NamedTuple):
+    """A lane in which something is due. `due_at`: since when. `shut`: by its breaker; it may be probed now."""
+
+    lane: str
+    due_at: float
+    shut: bool
+
+
+@dataclass(slots=True)
+class Rotation:
+    """Where one process goes on with its walks over the lanes of a sink, around and around.
+
+    `after`: the lane that was seen last, "" at the beginning. `unfinished`: the last walk found less than was wanted,
+    and has not seen every lane since `start`. `wrapped`: it is past the last lane.
+    """
+
+    after: str = ""
+    unfinished: bool = False
+    start: str = ""
+    wrapped: bool = True
 
 
 def due(sink: str, now: float) -> sa.ColumnElement[bool]:
@@ -29,77 +57,117 @@ def due(sink: str, now: float) -> sa.ColumnElement[bool]:
     return sa.and_(deliveries.c.sink == sink, _QUEUED, deliveries.c.due_at <= now)
 
 
+def in_lane(sink: str, lane: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery of `sink` which is due belongs to `lane`: the sink's own, or one of many."""
+    return sa.true() if lane == sink else sa.and_(_ONE_OF_MANY, deliveries.c.lane == lane)
+
+
 def choose(
     connection: sa.Connection,
     sink: str,
-    shut: Collection[str],
     limit: int,
     now: float,
     *,
-    lane_limit: int | None = None,
-    claimed: Counter[str] | None = None,
-) -> list[str]:
-    """Return the ids of up to `limit` due deliveries whose lane is not `shut`.
+    lane_limit: int,
+    claimed: Counter[str],
+    rotation: Rotation,
+) -> tuple[list[str], list[WaitingLane]]:
+    """Return the ids of up to `limit` due deliveries of lanes that are not shut, and the lanes seen that may be probed.
 
-    `lane_limit`: how many one lane may have, with those that it has `claimed`. The oldest come first, but where one
-    lane holds up the rest each lane gets its turn.
+    `lane_limit`: how many one lane may have, with those that it has `claimed`. The lanes that have waited longest come
+    first, and each gives one delivery before any gives another.
     """
-    taken = Counter(claimed or {})
-
-    def room(lane: str) -> int:
-        if lane in shut:
-            return 0
-        return limit if lane_limit is None else lane_limit - taken[lane]
-
-    blocked = {lane for lane in [*shut, *taken] if room(lane) <= 0}
-    rows = connection.execute(_oldest(sink, blocked, now, limit)).all()
-    chosen: list[str] = []
-    for row in rows:
-        if room(row.lane) > 0:
-            taken[row.lane] += 1
-            chosen.append(row.id)
-    if len(chosen) < limit and (blocked or len(rows) == limit):
-        waiting = _walk(connection, sink, now, len(blocked) + limit, min(limit, lane_limit or limit))
-        for turn in zip_longest(*(ids for lane, ids in waiting if lane not in blocked)):
-            for lane, delivery in zip((lane for lane, _ in waiting if lane not in blocked), turn, strict=True):
-                if delivery is not None and delivery not in chosen and room(lane) > 0 and len(chosen) < limit:
-                    taken[lane] += 1
-                    chosen.append(delivery)
-    return chosen
+    waiting: list[WaitingLane] = []
+    probes: list[WaitingLane] = []
+    for page in _walk(connection, sink, now, rotation):
+        probes += (each for each in page if each.shut)
+        waiting += (each for each in page if not each.shut and claimed[each.lane] < lane_limit)
+        if len(waiting) >= limit:
+            break
+    waiting = sorted(waiting, key=lambda each: each.due_at)[:limit]
+    oldest = _oldest(connection, sink, [each.lane for each in waiting], min(limit, lane_limit), now)
+    rooms = {each.lane: lane_limit - claimed[each.lane] for each in waiting}
+    turns = zip_longest(*(oldest.get(lane, [])[:room] for lane, room in rooms.items()))
+    chosen = [delivery for turn in turns for delivery in turn if delivery is not None]
+    return chosen[:limit], sorted(probes, key=lambda each: each.due_at)
 
 
-def any_due(connection: sa.Connection, sink: str, shut: Collection[str], now: float) -> bool:
-    """Whether a delivery is due whose lane is not `shut`."""
-    if connection.execute(_oldest(sink, shut, now, 1)).first() is not None:
-        return True
-    return bool(shut) and any(lane not in shut for lane, _ in _walk(connection, sink, now, len(shut) + 1, 0))
+def any_due(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> bool:
+    """Whether a lane has something due that may be sent, or probed with, as far as one walk sees."""
+    return any(_walk(connection, sink, now, rotation))
 
 
-def _oldest(sink: str, blocked: Collection[str], now: float, limit: int) -> sa.Select[Any]:
-    columns = (deliveries.c.id, deliveries.c.lane, deliveries.c.due_at)
-    if not blocked:
-        return sa.select(*columns).where(due(sink, now)).order_by(*_ORDER).limit(limit)
-    window = sa.select(*columns).where(due(sink, now)).order_by(*_ORDER).limit(max(WINDOW, 2 * limit)).subquery()
-    free = sa.select(window).where(window.c.lane.not_in(sorted(blocked)))
-    return free.order_by(window.c.due_at, window.c.id).limit(limit)
+def _walk(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> Iterator[list[WaitingLane]]:
+    """Yield, page by page, the lanes in which something is due, but not those that are shut and not to be probed yet.
+
+    It goes around once at the most, and sees WALK lanes at the most. Who has enough stops reading, and the next walk
+    begins after the last page.
+    """
+    if not rotation.unfinished:
+        rotation.start, rotation.wrapped = rotation.after, not rotation.after
+    rotation.unfinished = False
+    seen, size, around = 0, PAGE, False
+    while not around:
+        page = _page(connection, sink, rotation.after, rotation.start if rotation.wrapped else "", size)
+        seen += len(page)
+        if len(page) == size:
+            rotation.after = page[-1].lane
+        else:
+            rotation.after, rotation.wrapped, around = "", True, rotation.wrapped
+        yield [
+            WaitingLane(row.lane, row.due_at, row.until is not None)
+            for row in page
+            if row.due_at is not None and row.due_at <= now and (row.until is None or row.until <= now)
+        ]
+        if seen >= WALK and not around:
+            rotation.unfinished = True
+            return
+        size = NEXT_PAGE
 
 
-def _walk(connection: sa.Connection, sink: str, now: float, most: int, each: int) -> list[tuple[str, list[str]]]:
-    """Return up to `most` lanes in which something is due, the longest waiting first, each with its `each` oldest."""
+def _page(connection: sa.Connection, sink: str, after: str, last: str, size: int) -> Sequence[sa.Row[Any, Any, Any]]:
+    """Read up to `size` lanes with queued deliveries, from the one behind `after` to `last` ("": to the end), in the
+    index's order.
 
-    def next_lane(condition: sa.ColumnElement[bool]) -> sa.ScalarSelect[Any]:
-        found = sa.select(deliveries.c.lane).where(deliveries.c.sink == sink, _QUEUED, condition)
+    Of each: when its oldest is due, and the `until` of its breaker if that is not closed.
+    """
+    within = sa.and_(deliveries.c.sink == sink, _ONE_OF_MANY)
+
+    def next_lane(behind: str | sa.ColumnElement[str]) -> sa.ScalarSelect[Any]:
+        found = sa.select(deliveries.c.lane).where(within, deliveries.c.lane > behind)
+        if last:
+            found = found.where(deliveries.c.lane <= last)
         return found.order_by(deliveries.c.lane).limit(1).scalar_subquery()
 
-    walk = sa.select(next_lane(sa.true()).label("lane")).cte("walk", recursive=True)
-    step = sa.select(next_lane(deliveries.c.lane > walk.c.lane).label("lane"))
-    walk = walk.union_all(step.where(walk.c.lane.is_not(None)))
+    walk = sa.select(next_lane(after).label("lane"), sa.literal(1).label("number")).cte("walk", recursive=True)
+    step = sa.select(next_lane(walk.c.lane), walk.c.number + 1)
+    walk = walk.union_all(step.where(walk.c.lane.is_not(None), walk.c.number < size))
+    oldest = sa.select(deliveries.c.due_at).where(within, deliveries.c.lane == walk.c.lane)
+    oldest = oldest.order_by(deliveries.c.due_at).limit(1)
+    shut_until = sa.select(lanes.c.until).where(lanes.c.lane == walk.c.lane, lanes.c.breaker != "closed")
+    query = sa.select(
+        walk.c.lane, oldest.scalar_subquery().label("due_at"), shut_until.scalar_subquery().label("until")
+    )
+    return connection.execute(query.where(walk.c.lane.is_not(None))).all()
 
-    def place(column: sa.Column[Any], number: int) -> sa.ColumnElement[Any]:
-        found = sa.select(column).where(due(sink, now), deliveries.c.lane == walk.c.lane)
-        return found.order_by(*_ORDER).limit(1).offset(number).scalar_subquery().label(f"{column.name}_{number}")
 
-    ids = [place(deliveries.c.id, number) for number in range(each)]
-    query = sa.select(walk.c.lane, place(deliveries.c.due_at, 0), *ids).where(walk.c.lane.is_not(None)).limit(most)
-    rows = [row for row in connection.execute(query) if row.due_at_0 is not None]
-    return [(row.lane, [each for each in row[2:] if each]) for row in sorted(rows, key=lambda row: row.due_at_0)]
+def _oldest(connection: sa.Connection, sink: str, names: Sequence[str], each: int, now: float) -> dict[str, list[str]]:
+    """Return the ids of the `each` oldest deliveries that are due in each of these lanes."""
+
+    def of_lane(lane: sa.ColumnElement[str]) -> sa.Select[Any]:
+        found = sa.select(deliveries.c.id, deliveries.c.due_at)
+        found = found.where(due(sink, now), _ONE_OF_MANY, deliveries.c.lane == lane)
+        return found.order_by(deliveries.c.due_at).limit(each)
+
+    if not names:
+        return {}
+    if connection.dialect.name != "postgresql":
+        return {name: list(connection.execute(of_lane(sa.literal(name))).scalars()) for name in names}
+    array = sa.bindparam(None, list(names), type_=postgresql.ARRAY(sa.Text()))
+    wanted = sa.func.unnest(array).table_valued("lane").render_derived("wanted")
+    found = of_lane(wanted.c.lane).lateral("found")
+    query = sa.select(wanted.c.lane, found.c.id).select_from(wanted.join(found, sa.true())).order_by(found.c.due_at)
+    oldest: dict[str, list[str]] = {}
+    for lane, delivery in connection.execute(query):
+        oldest.setdefault(lane, []).append(delivery)
+    return oldest

@@ -1,18 +1,18 @@
 """The state of lanes: paused by an operator, or shut by a breaker. Decides nothing.
 
 A lane is what one breaker guards: a sink, or one destination of a sink that has many. A lane without a row is neither
-paused nor shut, so a healthy system reads an empty table.
+paused nor shut. Lanes are read by their names, for a sink may have ten thousand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
-from receiver.ledger.bulk import insert_statement
+from receiver.ledger import bulk
 from receiver.ledger.schema import lanes
 
 # Seconds after which a probe whose worker vanished may be made by another.
@@ -29,24 +29,31 @@ def every(connection: sa.Connection) -> list[Lane]:
     return [_from(row) for row in connection.execute(sa.select(lanes).order_by(lanes.c.lane))]
 
 
-def of_sink(connection: sa.Connection, sink: str) -> list[Lane]:
-    """Return the lanes of `sink` that have a row."""
-    return [_from(row) for row in connection.execute(sa.select(lanes).where(lanes.c.sink == sink))]
+def find(connection: sa.Connection, name: str) -> Lane | None:
+    """Return the lane of this name, or None when it has no row. A sink's own lane bears the sink's name."""
+    row = connection.execute(sa.select(lanes).where(lanes.c.lane == name)).first()
+    return _from(row) if row else None
 
 
-def not_closed(connection: sa.Connection, sink: str) -> Sequence[Lane]:
-    """Return the lanes of `sink` that are paused, or whose breaker is open or probing."""
-    return [lane for lane in of_sink(connection, sink) if lane.paused or lane.breaker != "closed"]
+def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:
+    """Return those of these lanes that have a row, by name."""
+    rows = connection.execute(sa.select(lanes).where(bulk.among(connection, lanes.c.lane, sorted(names))))
+    return {row.lane: _from(row) for row in rows}
 
 
-def begin_probe(connection: sa.Connection, lane: str, now: float) -> bool:
-    """Reserve the probe of a shut lane. Returns False when another worker was faster."""
-    result = connection.execute(
-        sa.update(lanes)
+def begin_probe(connection: sa.Connection, lane: str, now: float) -> Lane | None:
+    """Reserve the probe of a shut lane. Returns the lane as it was; None when another worker was faster."""
+    row = connection.execute(
+        sa.select(lanes)
         .where(lanes.c.lane == lane, lanes.c.breaker != "closed", lanes.c.until <= now)
-        .values(breaker="probing", until=now + PROBE_LEASE, updated_at=now)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if row is None:
+        return None
+    connection.execute(
+        sa.update(lanes).where(lanes.c.lane == lane).values(breaker="probing", until=now + PROBE_LEASE, updated_at=now)
     )
-    return result.rowcount == 1
+    return _from(row)
 
 
 def end_probe(connection: sa.Connection, lane: Lane, now: float) -> None:
@@ -60,7 +67,7 @@ def end_probes(connection: sa.Connection, names: Collection[str], now: float) ->
     """Let another worker probe these lanes at once, for the one that did is dead. A probe too many does no harm."""
     connection.execute(
         sa.update(lanes)
-        .where(lanes.c.lane.in_(names), lanes.c.breaker == "probing", lanes.c.until > now)
+        .where(bulk.among(connection, lanes.c.lane, sorted(names)), lanes.c.breaker == "probing", lanes.c.until > now)
         .values(until=now, updated_at=now)
     )
 
@@ -89,5 +96,5 @@ def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -
 
 
 def _put(connection: sa.Connection, lane: str, sink: str, values: dict[str, Any]) -> None:
-    insert = insert_statement(connection, lanes).values(lane=lane, sink=sink, **values)
+    insert = bulk.insert_statement(connection, lanes).values(lane=lane, sink=sink, **values)
     connection.execute(insert.on_conflict_do_update(index_elements=[lanes.c.lane], set_=values))

@@ -17,6 +17,7 @@ from receiver.ledger import Ledger, LedgerDataError, events, queries, replays, r
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery, NewEvent
 from tests.support.ledger import NOW, claim, event_body, new_event, record, settle, states
 
@@ -352,7 +353,10 @@ def test_one_destinations_open_breaker_holds_up_no_other_lane(ledger: Ledger) ->
     )
     put(ledger, Lane("callers:a", "callers", breaker="open", failures=5, until=NOW + 10))
 
-    assert [each.run_id for each in claim(ledger, "callers")] == ["tsk_2"]
+    claimed = ledger.write(
+        lambda it: claims.claim(it, "callers", 9, "w", 1, NOW, 15, concurrency=9, lane_limit=4, rotation=Rotation())
+    )
+    assert [each.run_id for each in claimed] == ["tsk_2"]
 
 
 def test_a_paused_sink_sends_nothing_until_it_is_resumed(ledger: Ledger) -> None:

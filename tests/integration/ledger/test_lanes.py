@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, fair_queue, lanes
+from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery
 from tests.support.ledger import NOW, new_event, record, settle
 
@@ -28,10 +28,22 @@ def shut(ledger: Ledger, lane: str, until: float = NOW + 1000) -> None:
     ledger.write(lambda connection: lanes.put(connection, gate, NOW))
 
 
-def taken(ledger: Ledger, limit: int = 8, lane_limit: int | None = 3, now: float = NOW + 9) -> Counter[str]:
+def taken(
+    ledger: Ledger, limit: int = 8, lane_limit: int = 3, now: float = NOW + 9, rotation: Rotation | None = None
+) -> Counter[str]:
+    """The lanes of what one claim takes."""
     claimed = ledger.write(
         lambda connection: claims.claim(
-            connection, "callback", limit, "w", 1, now, 15, concurrency=50, lane_limit=lane_limit
+            connection,
+            "callback",
+            limit,
+            "w",
+            1,
+            now,
+            15,
+            concurrency=50,
+            lane_limit=lane_limit,
+            rotation=rotation or Rotation(),
         )
     )
     return Counter(each.lane.removeprefix("callback ") for each in claimed)
@@ -39,7 +51,9 @@ def taken(ledger: Ledger, limit: int = 8, lane_limit: int | None = 3, now: float
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair_queue, "WINDOW", 10)
+    """Small pages, so that a few lanes are many."""
+    monkeypatch.setattr(fair_queue, "PAGE", 3)
+    monkeypatch.setattr(fair_queue, "NEXT_PAGE", 4)
 
 
 def test_what_is_due_behind_a_long_backlog_of_a_shut_lane_is_taken(ledger: Ledger) -> None:
@@ -60,7 +74,8 @@ def test_a_lane_that_has_all_its_places_holds_up_nobody_behind_it(ledger: Ledger
     assert taken(ledger) == {"slow": 3, "b": 3, "c": 1}
 
 
-def test_each_of_many_lanes_gets_its_turn(ledger: Ledger) -> None:
+def test_each_of_many_lanes_gets_its_turn(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "PAGE", 64)
     backlog(ledger, "slow", 40)
     for number in range(30):
         backlog(ledger, f"lane{number:02}", 2, NOW + 1)
@@ -70,8 +85,8 @@ def test_each_of_many_lanes_gets_its_turn(ledger: Ledger) -> None:
     while more := taken(ledger, lane_limit=50):
         rest += more
 
-    assert (first["slow"], first.total()) == (3, 8)
-    assert max(count for lane, count in first.items() if lane != "slow") == 1
+    assert (first["slow"], first.total()) == (1, 8)  # though it has waited longest
+    assert set(first.values()) == {1}
     assert (first + rest).total() == 50  # as many as may be claimed at once
 
 
@@ -80,7 +95,7 @@ def test_whether_anything_is_due_is_told_past_the_backlog(ledger: Ledger) -> Non
     shut(ledger, "dead")
 
     def due(now: float) -> bool:
-        return ledger.read(lambda connection: claims.has_due(connection, "callback", now))
+        return ledger.read(lambda connection: claims.has_due(connection, "callback", now, Rotation()))
 
     assert not due(NOW + 9)
     backlog(ledger, "zebra", 1, NOW + 1)
@@ -88,27 +103,52 @@ def test_whether_anything_is_due_is_told_past_the_backlog(ledger: Ledger) -> Non
     assert due(NOW + 2000)
 
 
-def test_the_walk_from_lane_to_lane_uses_its_index(ledger: Ledger) -> None:
-    backlog(ledger, "dead", 40)
-    shut(ledger, "dead")
-    plans: list[str] = []
+def test_walks_go_around_and_each_begins_where_the_last_one_ended(ledger: Ledger) -> None:
+    # Given a dozen lanes that wait equally long, and claims of a few at a time
+    for number in range(12):
+        backlog(ledger, f"lane{number:02}", 4)
+    rotation = Rotation()
+    # When there are as many claims as it takes to go around once
+    claimed = Counter[str]()
+    for _ in range(4):
+        claimed += taken(ledger, limit=3, rotation=rotation)
+    # Then each lane had its turn, and no lane a second one
+    assert claimed == {f"lane{number:02}": 1 for number in range(12)}
+    assert taken(ledger, limit=3, rotation=rotation) == {"lane00": 1, "lane01": 1, "lane02": 1}
 
-    def ask(connection: sa.Connection) -> None:
-        if ledger.dialect == "postgresql":
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        word = "EXPLAIN QUERY PLAN " if ledger.dialect == "sqlite" else "EXPLAIN "
 
-        @sa.event.listens_for(connection, "before_cursor_execute")
-        def _explain(_c: object, _cur: object, statement: str, given: object, _ctx: object, _many: bool) -> None:
-            if statement.startswith("WITH RECURSIVE"):
-                rows = connection.connection.cursor().execute(word + statement, given).fetchall()  # type: ignore[attr-defined]
-                plans.append("\n".join(str(row) for row in rows))
+def test_a_walk_that_has_not_seen_every_lane_says_so_until_it_has(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more shut lanes than one walk sees, and one behind them that is not
+    monkeypatch.setattr(fair_queue, "WALK", 10)
+    for number in range(33):
+        backlog(ledger, f"dead{number:02}", 1)
+        shut(ledger, f"dead{number:02}")
+    rotation = Rotation()
 
-        fair_queue.choose(connection, "callback", {"callback dead"}, 4, NOW, lane_limit=2, claimed=Counter())
+    def claims_until_seen() -> list[tuple[Counter[str], bool]]:
+        found = [(taken(ledger, rotation=rotation), rotation.unfinished)]
+        while rotation.unfinished and len(found) < 20:
+            found.append((taken(ledger, rotation=rotation), rotation.unfinished))
+        return found
 
-    ledger.read(ask)
-    (plan,) = plans
-    assert plan.count("ix_deliveries_queued_lane") >= 4  # the first lane, the next one, and the oldest of each
+    # Then a circle without a find ends, wherever it began
+    for _ in range(3):
+        assert [unfinished for _, unfinished in claims_until_seen()] == [True, True, True, False]
+    # And what comes is found within one circle
+    backlog(ledger, "zebra", 1, NOW + 1)
+    assert sum((claimed for claimed, _ in claims_until_seen()), Counter()) == {"zebra": 1}
+
+
+def test_probes_take_a_quarter_of_a_claim_at_the_most(ledger: Ledger) -> None:
+    for number in range(9):
+        backlog(ledger, f"dead{number}", 1)
+        shut(ledger, f"dead{number}", until=NOW + 5)
+    assert taken(ledger, limit=8).total() == 2
+    assert taken(ledger, limit=1).total() == 1
+    backlog(ledger, "well", 3)
+    assert taken(ledger, limit=3) == {"well": 3}
 
 
 def test_old_gates_to_which_nothing_is_under_way_are_removed(ledger: Ledger) -> None:
