@@ -36,6 +36,8 @@ TICK = 1.0
 REPAIR_EVERY = 2.0
 # Seconds between two checks of what is rarely out of order.
 SLOW_EVERY = 15.0
+# Seconds after which a sweep of much leaves the rest for the next time. Each of its steps is short.
+STEPS = 0.5
 # Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
 PATIENCE = 6.0
 # Seconds of one check of the ledger from which on it counts as having been away.
@@ -67,6 +69,9 @@ class Clock:
         self._give_up = give_up
         self._inbox = InboxReader(connection, "clock")
         self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
+        # Where the sweeps of what is rarely out of order go on.
+        self._swept_held = ""
+        self._kept_after = retention.BEGINNING
         self._last: dict[str, float] = {}
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # by check: errors that are nobody's but ours, of the last tick
@@ -125,12 +130,14 @@ class Clock:
         def work(connection: Connection) -> tuple[int, int]:
             return 0 if patient else recovery.lapse_claims(connection, now), recovery.make_due(connection, now)
 
-        if self._ledger.read(lambda connection: recovery.anything_due(connection, now)):
+        more = self._ledger.read(lambda connection: recovery.anything_due(connection, now))
+        while more:
             lapsed, queued = self._ledger.write(work)
             if lapsed:
                 log.warning("clock.lapsed claims=%d", lapsed)
             if queued:
                 log.debug("clock.due deliveries=%d", queued)
+            more = queued == recovery.DUE_AT_ONCE and time.monotonic() - started < STEPS
         if time.monotonic() - started > AWAY:  # it hung, and has answered after all
             self._ledger_away = time.monotonic()
         ready = self._ledger.read(
@@ -162,16 +169,33 @@ class Clock:
         if not self._every("slow", SLOW_EVERY):
             return
         self._expire(time.time())
-        self._ledger.write(lambda connection: recovery.sweep_held(connection, time.time(), self._sinks))
+        self._sweep_held()
         if self._retain is not None:
-            before = time.time() - self._retain
-            removed = self._ledger.write(lambda connection: retention.remove(connection, before))
-            lanes = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
-            if removed or lanes:
-                log.info("clock.retention events=%d lanes=%d", removed, lanes)
+            self._remove_old(self._retain)
         self._ledger.write(heartbeats.forget)
         board.forget(self._redis)
         self._inbox.tidy()
+
+    def _sweep_held(self) -> None:
+        began = time.monotonic()
+        while True:
+            _, self._swept_held = self._ledger.write(
+                lambda connection: recovery.sweep_held(connection, time.time(), self._sinks, self._swept_held)
+            )
+            if not self._swept_held or time.monotonic() - began > STEPS:
+                return
+
+    def _remove_old(self, retain: float) -> None:
+        began, before, removed = time.monotonic(), time.time() - retain, 0
+        while True:
+            step = self._ledger.write(lambda connection: retention.remove(connection, before, self._kept_after))
+            removed += step.events
+            self._kept_after = step.after or retention.BEGINNING
+            if step.after is None or time.monotonic() - began > STEPS:
+                break
+        lanes = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
+        if removed or lanes:
+            log.info("clock.retention events=%d lanes=%d", removed, lanes)
 
     def _expire(self, now: float) -> None:
         """End what waits for sinks that are never there; a large backlog in several steps."""

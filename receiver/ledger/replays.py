@@ -6,9 +6,10 @@ A step moves a bounded number of deliveries and the cursor in one transaction. T
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -19,6 +20,10 @@ from receiver.ledger.schema import deliveries, events, operations
 
 # Deliveries that one step moves at the most.
 STEP = 500
+# Rows of which one statement looks for those that are wanted.
+PAGE: Final = 2000
+# Seconds after which a step that has found none lets others have the ledger.
+SEARCH: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +216,18 @@ def _replay(connection: sa.Connection, operation: Operation, limit: int, now: fl
 
     What waits for its next attempt has it now, and keeps what it has spent. An open breaker is probed at once.
     """
-    query = _replayable(operation.selection, force=operation.force).where(deliveries.c.id > operation.cursor)
-    ids = list(connection.execute(query.order_by(deliveries.c.id).limit(limit)).scalars())
+    query = _replayable(operation.selection, force=operation.force).order_by(deliveries.c.id).limit(limit)
+    # Those that are named are few.
+    pages = _pages(connection, deliveries.c.id, operation.cursor) if not operation.selection.delivery_ids else [""]
+    cursor, ids = operation.cursor, list[str]()
+    for page in pages:
+        within = deliveries.c.id > cursor
+        ids = list(connection.execute(query.where(within, deliveries.c.id <= page if page else sa.true())).scalars())
+        cursor = ids[-1] if len(ids) == limit else page
+        if ids:
+            break
     if not ids:
-        return 0, "", set()
+        return 0, cursor, set()
     moved: list[Any] = []
     for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
         moved += connection.execute(
@@ -224,19 +237,40 @@ def _replay(connection: sa.Connection, operation: Operation, limit: int, now: fl
             .returning(deliveries.c.sink, deliveries.c.lane)
         )
     lanes.probe_at_once(connection, {row.lane for row in moved}, now)
-    return len(moved), ids[-1], {row.sink for row in moved}
+    return len(moved), cursor, {row.sink for row in moved}
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    query = _missing(operation.selection, operation.sink).where(events.c.seq > int(operation.cursor or 0))
-    rows = connection.execute(query.order_by(events.c.seq).limit(limit)).all()
+    query = _missing(operation.selection, operation.sink).order_by(events.c.seq).limit(limit)
+    cursor, rows = operation.cursor, list[Any]()
+    for page in _pages(connection, events.c.seq, int(cursor or 0)):
+        within = events.c.seq > int(cursor or 0)
+        rows = list(connection.execute(query.where(within, events.c.seq <= page if page else sa.true())))
+        cursor = str(rows[-1].seq if len(rows) == limit else page or "")
+        if rows:
+            break
     if not rows:
-        return 0, "", set()
+        return 0, cursor, set()
     made = creation.insert(
         connection,
         (creation.delivery_row(row.id, row.source, row.run_id, operation.sink, "backfill", now) for row in rows),
     )
-    return len(made), str(rows[-1].seq), {operation.sink} if made else set()
+    return len(made), cursor, {operation.sink} if made else set()
+
+
+def _pages(connection: sa.Connection, column: sa.Column[Any], after: Any) -> Iterator[Any]:
+    """Yield the last value of `column`, a primary key, in each page of PAGE rows behind `after`; "" of the last page.
+
+    So a statement reads a bounded number of rows, however few of them are wanted. Ends after SEARCH seconds: then the
+    step has found nothing, but has come on.
+    """
+    began = time.monotonic()
+    while True:
+        page = sa.select(column).where(column > after).order_by(column).limit(1).offset(PAGE - 1)
+        after = connection.execute(page).scalar()
+        yield "" if after is None else after
+        if after is None or time.monotonic() - began > SEARCH:
+            return
 
 
 def states_of(connection: sa.Connection, beginning: str) -> list[str]:

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED, DeliveryState
+from receiver.domain.delivery import ENDED
 from receiver.ledger import bulk
+from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
 
-# Events that one transaction removes at the most, so that nobody waits long for the ledger.
+# Events that one transaction looks at, so that nobody waits long for the ledger.
 BATCH = 500
+# Before the oldest event.
+BEGINNING: Final = (float("-inf"), 0)
 
 
-def remove(connection: sa.Connection, before: float) -> int:
-    """Remove events recorded before `before` whose deliveries have all ended, with those. Returns how many events."""
-    under_way = (
-        sa.select(sa.literal(1))
-        .where(
-            deliveries.c.event_id == events.c.id,
-            deliveries.c.state.not_in([state.value for state in ENDED]),
-        )
-        .exists()
-    )
-    old = connection.execute(
-        sa.select(events.c.id, events.c.source, events.c.run_id)
-        .where(events.c.recorded_at < before, ~under_way)
-        .order_by(events.c.recorded_at)
+class Removed(NamedTuple):
+    """What one step has removed. `after`: where the next begins, None when nothing is left."""
+
+    events: int
+    after: tuple[float, int] | None
+
+
+def remove(connection: sa.Connection, before: float, after: tuple[float, int] = BEGINNING) -> Removed:
+    """Remove events recorded before `before` whose deliveries have all ended, with those: of the BATCH oldest.
+
+    `after`: as the step before has said. What can't be removed yet is not read again and again.
+    """
+    page = connection.execute(
+        sa.select(events.c.id, events.c.source, events.c.run_id, events.c.recorded_at, events.c.seq)
+        .where(events.c.recorded_at < before, sa.tuple_(events.c.recorded_at, events.c.seq) > after)
+        .order_by(events.c.recorded_at, events.c.seq)
         .limit(BATCH)
     ).all()
+    under_way = sa.select(deliveries.c.event_id).where(
+        bulk.among(connection, deliveries.c.event_id, [row.id for row in page]),
+        deliveries.c.state.not_in([state.value for state in ENDED]),
+    )
+    busy = set(connection.execute(under_way).scalars()) if page else set()
+    old = [row for row in page if row.id not in busy]
+    rest = (page[-1].recorded_at, page[-1].seq) if len(page) == BATCH else None
     if not old:
-        return 0
+        return Removed(0, rest)
     ids = [row.id for row in old]
     theirs = sa.select(deliveries.c.id).where(deliveries.c.event_id.in_(ids))
     connection.execute(sa.delete(attempts).where(attempts.c.delivery_id.in_(theirs)))
@@ -45,24 +59,19 @@ def remove(connection: sa.Connection, before: float) -> int:
                 ~left,
             )
         )
-    return len(ids)
+    return Removed(len(ids), rest)
 
 
 def remove_lanes(connection: sa.Connection, before: float) -> int:
-    """Remove the lanes of destinations, such as callers' addresses, that changed last before `before` and to which no
-    delivery is under way; never a whole sink's own lane, and none that is paused. Returns how many."""
+    """Remove up to BATCH lanes of destinations, such as callers' addresses, that changed last before `before` and in
+    which nothing is queued; never a whole sink's own lane, and none that is paused. Returns how many."""
     old = sa.and_(lanes.c.updated_at < before, lanes.c.lane != lanes.c.sink, lanes.c.paused.is_(False))
-    found = connection.execute(
-        sa.select(lanes.c.lane, lanes.c.sink).where(old).order_by(lanes.c.lane).limit(BATCH)
-    ).all()
-    if not found:
-        return 0
-    under_way = sa.select(deliveries.c.lane).where(
-        deliveries.c.sink.in_({row.sink for row in found}),
-        deliveries.c.state.in_([state.value for state in DeliveryState if state not in ENDED]),
-        bulk.among(connection, deliveries.c.lane, [row.lane for row in found]),
+    queued = (
+        sa.select(sa.literal(1))
+        .where(deliveries.c.sink == lanes.c.sink, ONE_OF_MANY, deliveries.c.lane == lanes.c.lane)
+        .exists()
     )
-    busy = set(connection.execute(under_way.distinct()).scalars())
-    gone = [row.lane for row in found if row.lane not in busy]
-    connection.execute(sa.delete(lanes).where(bulk.among(connection, lanes.c.lane, gone), old))
+    gone = list(connection.execute(sa.select(lanes.c.lane).where(old, ~queued).limit(BATCH)).scalars())
+    if gone:
+        connection.execute(sa.delete(lanes).where(bulk.among(connection, lanes.c.lane, gone), old))
     return len(gone)

@@ -69,7 +69,7 @@ runs = Table(
     Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
     PrimaryKeyConstraint("source", "run_id"),
     Index(None, "updated_at"),
-    _partial("ix_runs_due", "due_at IS NOT NULL", "due_at"),
+    _partial("ix_runs_due", "due_at IS NOT NULL", "source", "due_at"),
     _partial("ix_runs_durations", "final", "source", "workflow_id", "updated_at"),
 )
 
@@ -223,7 +223,7 @@ submissions = Table(
     _partial(
         "uq_submissions_key_id_idempotency_key", "idempotency_key IS NOT NULL", "key_id", "idempotency_key", unique=True
     ),
-    _partial("ix_submissions_due", "due_at IS NOT NULL", "due_at"),
+    _partial("ix_submissions_due", "due_at IS NOT NULL", "source", "due_at"),
     Index(None, "source", "run_id"),
     Index(None, "key_id", "request_hash", "created_at"),
 )

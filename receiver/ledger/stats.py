@@ -1,68 +1,116 @@
-"""The ledger's state as numbers, for /metrics: by sink, never by anything that a stranger can mint."""
+"""The ledger's state as numbers, for /metrics: by sink, never by anything that a stranger can mint.
+
+Read every few seconds, so nothing here reads more of a long backlog than of a short one.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import account, watches
 from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries.lanes import Gate
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.watches import Watch
 
 # Delivered and cancelled ones are left out: there may be millions, and they need nobody.
 COUNTED = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING, DeliveryState.DEAD)
+# Up to how many deliveries of a sink in one state are counted; of more it is known that there are as many.
+COUNT_LIMIT: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """`counts`: by (sink, state). `oldest_due`: since when each sink's oldest delivery waits beyond its time, seconds
-    since the epoch. `newest_event`: when the ledger last recorded an event, or None. `watches`: walks of Skyvern's
-    list. `missed`: how many schedules of each source started no run when they should have last."""
+    """`counts`: by (sink, state), up to COUNT_LIMIT. `oldest_due`: since when each sink's oldest delivery waits beyond
+    its time, seconds since the epoch. `lanes`: by sink, what is paused or shut. `newest_event`: when the ledger last
+    recorded an event, or None. `watches`: walks of Skyvern's list. `missed`: how many schedules of each source started
+    no run when they should have last."""
 
     counts: dict[tuple[str, str], int]
     oldest_due: dict[str, float]
-    lanes: list[Lane]
+    lanes: dict[str, Gate]
     newest_event: float | None
     watches: list[Watch] = field(default_factory=list)
     missed: dict[str, int] = field(default_factory=dict)
 
 
 def counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
-    """Count the deliveries of each sink in each of the states COUNTED."""
-    counted = connection.execute(
-        sa.select(deliveries.c.sink, deliveries.c.state, sa.func.count())
-        .where(deliveries.c.state.in_([state.value for state in COUNTED]))
-        .group_by(deliveries.c.sink, deliveries.c.state)
-    )
-    return {(sink, state): count for sink, state, count in counted}
+    """Count the deliveries of each sink in each of the states COUNTED, up to COUNT_LIMIT."""
+    sending = sa.select(deliveries.c.sink).where(_in(DeliveryState.SENDING)).limit(COUNT_LIMIT).subquery()
+    found = {
+        (sink, str(DeliveryState.SENDING)): count
+        for sink, count in connection.execute(sa.select(sending.c.sink, sa.func.count()).group_by(sending.c.sink))
+    }
+
+    def count(sink: str, state: DeliveryState) -> sa.ScalarSelect[Any]:
+        some = sa.select(deliveries.c.due_at).where(_in(state), deliveries.c.sink == sink)
+        # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
+        some = some.order_by(deliveries.c.due_at).limit(COUNT_LIMIT)
+        return sa.select(sa.func.count()).select_from(some.subquery()).scalar_subquery()
+
+    pairs = [(sink, state) for state in COUNTED for sink in _sinks(connection, state)]
+    return found | _of_each(connection, pairs, count)
 
 
 def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:
     """Return since when the oldest delivery of each sink waits beyond its time: queued, held for another sink, waiting
     though its time has come, or under a claim that ran out. Clock and workers that are well leave none for long."""
-    it = deliveries.c
-    since = sa.case((it.state == DeliveryState.SENDING.value, it.claim_until), else_=it.due_at)
-    states = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING, DeliveryState.SENDING)
-    rows = connection.execute(
-        sa.select(it.sink, sa.func.min(since))
-        .where(it.state.in_([state.value for state in states]), since <= now)
-        .group_by(it.sink)
-    )
-    return {sink: due for sink, due in rows}  # noqa: C416 - dict() takes a result for a mapping
+
+    def oldest(sink: str, state: DeliveryState) -> sa.ScalarSelect[Any]:
+        found = sa.select(deliveries.c.due_at).where(_in(state), deliveries.c.sink == sink)
+        return found.order_by(deliveries.c.due_at).limit(1).scalar_subquery()
+
+    timed = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING)
+    pairs = [(sink, state) for state in timed for sink in _sinks(connection, state)]
+    since = [(sink, due) for (sink, _), due in _of_each(connection, pairs, oldest).items() if due <= now]
+    lapsed = sa.select(deliveries.c.sink, deliveries.c.claim_until)
+    lapsed = lapsed.where(_in(DeliveryState.SENDING), deliveries.c.claim_until <= now)
+    lapsed = lapsed.order_by(deliveries.c.claim_until).limit(COUNT_LIMIT)
+    since += [(row.sink, row.claim_until) for row in connection.execute(lapsed)]
+    return {sink: min(due for each, due in since if each == sink) for sink in {sink for sink, _ in since}}
 
 
 def read(connection: sa.Connection) -> Gauges:
-    """Read all of them, in four indexed queries and two of small tables."""
+    """Read all of them."""
     return Gauges(
         counts(connection),
         oldest_due(connection, time.time()),
-        lanes.every(connection),
+        lanes.gates(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.every(connection),
         account.count_missed(connection),
     )
+
+
+def _in(state: DeliveryState) -> sa.ColumnElement[bool]:
+    return deliveries.c.state == sa.literal_column(f"'{state}'")  # a literal, for the partial indexes need it
+
+
+def _sinks(connection: sa.Connection, state: DeliveryState) -> Iterable[str]:
+    """Return the sinks that have deliveries in `state`, by a jump in the index from each to the next."""
+    if state is DeliveryState.SENDING:
+        return []
+
+    def next_sink(after: str | sa.ColumnElement[str]) -> sa.ScalarSelect[Any]:
+        found = sa.select(deliveries.c.sink).where(_in(state), deliveries.c.sink > after)
+        return found.order_by(deliveries.c.sink).limit(1).scalar_subquery()
+
+    walk = sa.select(next_sink("").label("sink")).cte("walk", recursive=True)
+    step = sa.select(next_sink(walk.c.sink))
+    walk = walk.union_all(step.where(walk.c.sink.is_not(None)))
+    return connection.execute(sa.select(walk.c.sink).where(walk.c.sink.is_not(None))).scalars().all()
+
+
+def _of_each(connection: sa.Connection, pairs: list[tuple[str, DeliveryState]], value: Any) -> dict[Any, Any]:
+    """Return the value of each (sink, state), all in one statement."""
+    if not pairs:
+        return {}
+    columns = [value(sink, state).label(f"value_{number}") for number, (sink, state) in enumerate(pairs)]
+    row = connection.execute(sa.select(*columns)).one()
+    return {(sink, str(state)): found for (sink, state), found in zip(pairs, row, strict=True) if found is not None}

@@ -29,7 +29,7 @@ from receiver.ingest import durability
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import free_bytes, usage
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, stats
-from receiver.ledger.deliveries import orphans
+from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.migrate import schema_trouble
 from receiver.runtime.redis_client import connect, connect_async, no_entry
 from receiver.status import board
@@ -111,7 +111,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             url,
             counts=gauges.counts,
             oldest_due=gauges.oldest_due,
-            lanes=gauges.lanes,
+            lanes=lanes.not_closed(connection),
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
             newest_event=gauges.newest_event,
             operations=replays.count_running(connection),

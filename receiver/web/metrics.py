@@ -25,7 +25,7 @@ from receiver.domain import parts
 from receiver.domain.deduplication import Disposition
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
-from receiver.ledger.stats import COUNTED, Gauges, read
+from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
 from receiver.status.watch import PartsReport, PartsWatch
 from receiver.telemetry import workers
@@ -73,7 +73,9 @@ class PolledMetrics(Collector):
 
     def _ledger(self, gauges: Gauges) -> Iterator[Any]:
         counts = GaugeMetricFamily(
-            "runhook_deliveries", "Deliveries that are not delivered, by state.", labels=["sink", "state"]
+            "runhook_deliveries",
+            f"Deliveries that are not delivered, by state, counted up to {COUNT_LIMIT}.",
+            labels=["sink", "state"],
         )
         age = GaugeMetricFamily(
             "runhook_oldest_due_seconds", "For how long the oldest delivery waits beyond its time.", labels=["sink"]
@@ -90,9 +92,9 @@ class PolledMetrics(Collector):
                 counts.add_metric([sink, state.value], float(gauges.counts.get((sink, state.value), 0)))
             due = gauges.oldest_due.get(sink)
             age.add_metric([sink], max(0.0, now - due) if due is not None else 0.0)
-            mine = [lane for lane in gauges.lanes if lane.sink == sink]
-            breaker.add_metric([sink], float(max((BREAKER.get(lane.breaker, 0) for lane in mine), default=0)))
-            paused.add_metric([sink], float(any(lane.paused for lane in mine)))
+            gate = gauges.lanes.get(sink)
+            breaker.add_metric([sink], float(BREAKER.get(gate.breaker, 0) if gate else 0))
+            paused.add_metric([sink], float(gate is not None and gate.paused))
         lost = orphans.orphaned(gauges.counts, self._sinks).values()
         yield GaugeMetricFamily(
             "runhook_deliveries_orphaned",

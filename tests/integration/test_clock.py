@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,15 +15,16 @@ from receiver.clock import Clock
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.inbox import STREAM
-from receiver.ledger import Ledger, replays
-from receiver.ledger.deliveries import lanes, recovery
+from receiver.ledger import Ledger, queries, replays, retention
+from receiver.ledger.deliveries import lanes, links, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.replays import Selection
-from receiver.ledger.schema import deliveries
+from receiver.ledger.schema import deliveries, events
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess
+from tests.support.backlog import fill
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 
 
@@ -124,6 +126,40 @@ def test_a_held_delivery_that_nobody_released_is_released(clock: Clock, ledger: 
     clock.tick()
 
     assert states(ledger) == {"tsk_1:ops": "queued"}
+
+
+def test_a_tick_queues_all_that_is_due_and_each_sweep_goes_on_where_the_last_one_ended(
+    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more of everything than one transaction takes
+    monkeypatch.setattr(recovery, "DUE_AT_ONCE", 10)
+    monkeypatch.setattr(recovery.make_due, "__defaults__", (10,))
+    monkeypatch.setattr(links, "PAGE", 10)
+    monkeypatch.setattr(retention, "BATCH", 10)
+    monkeypatch.setattr("receiver.clock.SLOW_EVERY", 0.0)
+    clock = Clock(ledger, ["ops", "held"], redis.Redis.from_url(redis_url), retain=3600.0)
+    fill(ledger, 35, "ops", "waiting", events=35)
+    fill(ledger, 25, "held", "held", after='["removed"]', events=35)
+
+    def there() -> Counter[str]:
+        rows = ledger.read(lambda connection: queries.list_deliveries(connection, queries.Filter(limit=1000)))
+        return Counter(row["state"] for row in rows)
+
+    # When the clock has time, then one tick does it all
+    clock.tick()
+    assert there() == {"queued": 60}
+    # And when it has none, each tick does a step: of the old events, the first are still waited for
+    monkeypatch.setattr("receiver.clock.STEPS", 0.0)
+    newer = sa.select(events.c.id).order_by(events.c.seq).offset(10).limit(25)
+    ended = sa.update(deliveries).where(deliveries.c.event_id.in_(newer)).values(state="delivered")
+    ledger.write(lambda connection: connection.execute(ended))
+    kept = there()["queued"]
+    clock.tick()
+    assert there().total() == 60
+    for _ in range(3):
+        clock.tick()
+    assert there() == {"queued": kept}
+    clock.close()
 
 
 def test_a_redis_that_is_away_is_told_once_and_stops_nothing_else(

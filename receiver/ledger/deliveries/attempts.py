@@ -103,6 +103,7 @@ def _move(
     values: dict[str, Any],
     now: float,
 ) -> list[str]:
+    """Move those of the deliveries that are still the claim's. Returns their events."""
     statement = (
         sa.update(deliveries)
         .where(
@@ -112,15 +113,14 @@ def _move(
             deliveries.c.state.in_(states_before(move)),
         )
         .values(state=state_after(move), updated_at=now, **UNCLAIMED, **values)
-        .returning(deliveries.c.id)
+        .returning(deliveries.c.event_id)
     )
     return list(connection.execute(statement).scalars())
 
 
-def _release_held(connection: sa.Connection, ended: Sequence[str], now: float) -> list[str]:
-    """Queue the held deliveries of the same events that wait for nothing any more. Returns their sinks."""
-    of_events = sa.select(deliveries.c.event_id).where(bulk.among(connection, deliveries.c.id, ended))
-    return links.release_held(connection, deliveries.c.event_id.in_(of_events), now)
+def _release_held(connection: sa.Connection, event_ids: Sequence[str], now: float) -> list[str]:
+    """Queue the held deliveries of these events that wait for nothing any more. Returns their sinks."""
+    return links.release_held(connection, bulk.among(connection, deliveries.c.event_id, sorted(set(event_ids))), now)
 
 
 def poisoned(connection: sa.Connection, claimed: Sequence[Claimed], budget: int) -> list[Claimed]:

@@ -27,7 +27,8 @@ WALK: Final = 2048
 
 # Literals, for the partial indexes need them.
 _QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")
-_ONE_OF_MANY = sa.and_(_QUEUED, deliveries.c.lane != deliveries.c.sink)
+# The condition for a queued delivery of a sink that has many lanes.
+ONE_OF_MANY: Final = sa.and_(_QUEUED, deliveries.c.lane != deliveries.c.sink)
 
 
 class WaitingLane(NamedTuple):
@@ -59,7 +60,7 @@ def due(sink: str, now: float) -> sa.ColumnElement[bool]:
 
 def in_lane(sink: str, lane: str) -> sa.ColumnElement[bool]:
     """Return the condition that a delivery of `sink` which is due belongs to `lane`: the sink's own, or one of many."""
-    return sa.true() if lane == sink else sa.and_(_ONE_OF_MANY, deliveries.c.lane == lane)
+    return sa.true() if lane == sink else sa.and_(ONE_OF_MANY, deliveries.c.lane == lane)
 
 
 def choose(
@@ -131,7 +132,7 @@ def _page(connection: sa.Connection, sink: str, after: str, last: str, size: int
 
     Of each: when its oldest is due, and the `until` of its breaker if that is not closed.
     """
-    within = sa.and_(deliveries.c.sink == sink, _ONE_OF_MANY)
+    within = sa.and_(deliveries.c.sink == sink, ONE_OF_MANY)
 
     def next_lane(behind: str | sa.ColumnElement[str]) -> sa.ScalarSelect[Any]:
         found = sa.select(deliveries.c.lane).where(within, deliveries.c.lane > behind)
@@ -156,7 +157,7 @@ def _oldest(connection: sa.Connection, sink: str, names: Sequence[str], each: in
 
     def of_lane(lane: sa.ColumnElement[str]) -> sa.Select[Any]:
         found = sa.select(deliveries.c.id, deliveries.c.due_at)
-        found = found.where(due(sink, now), _ONE_OF_MANY, deliveries.c.lane == lane)
+        found = found.where(due(sink, now), ONE_OF_MANY, deliveries.c.lane == lane)
         return found.order_by(deliveries.c.due_at).limit(each)
 
     if not names:

@@ -7,7 +7,7 @@ paused nor shut. Lanes are read by their names, for a sink may have ten thousand
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,6 +17,15 @@ from receiver.ledger.schema import lanes
 
 # Seconds after which a probe whose worker vanished may be made by another.
 PROBE_LEASE = 15.0
+# A literal, for the partial index needs it.
+_NOT_CLOSED: Final = sa.or_(lanes.c.paused, lanes.c.breaker != sa.literal_column("'closed'"))
+
+
+class Gate(NamedTuple):
+    """The worst of a sink's lanes: is one paused, and how is its breaker?"""
+
+    breaker: str
+    paused: bool
 
 
 def _from(row: sa.Row[tuple[object, ...]]) -> Lane:
@@ -39,6 +48,20 @@ def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:
     """Return those of these lanes that have a row, by name."""
     rows = connection.execute(sa.select(lanes).where(bulk.among(connection, lanes.c.lane, sorted(names))))
     return {row.lane: _from(row) for row in rows}
+
+
+def not_closed(connection: sa.Connection, limit: int = 1000) -> list[Lane]:
+    """Return up to `limit` lanes that are paused, or whose breaker is open or probing; the sinks' own first."""
+    found = sa.select(lanes).where(_NOT_CLOSED).order_by(lanes.c.lane != lanes.c.sink, lanes.c.lane).limit(limit)
+    return [_from(row) for row in connection.execute(found)]
+
+
+def gates(connection: sa.Connection) -> dict[str, Gate]:
+    """Return, by sink, the worst of its lanes, if any is paused or shut."""
+    worst = sa.func.max(sa.case((lanes.c.breaker == "open", 2), (lanes.c.breaker == "probing", 1), else_=0))
+    paused = sa.func.max(sa.case((lanes.c.paused, 1), else_=0))
+    rows = connection.execute(sa.select(lanes.c.sink, worst, paused).where(_NOT_CLOSED).group_by(lanes.c.sink))
+    return {row[0]: Gate(("closed", "probing", "open")[row[1]], bool(row[2])) for row in rows}
 
 
 def begin_probe(connection: sa.Connection, lane: str, now: float) -> Lane | None:

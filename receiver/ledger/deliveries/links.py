@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
+from receiver.ledger import bulk
 from receiver.ledger.schema import attempts, deliveries, events
 
 # Held deliveries that are looked at in one go.
 PAGE = 500
+
+# The condition for a held delivery; a literal, for the partial index needs it.
+HELD: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'")
 
 
 def release_held(
@@ -29,9 +33,11 @@ def release_held(
     """
     held = connection.execute(
         sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.sink, deliveries.c.after)
-        .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'"), condition)
-        .order_by(deliveries.c.id)
+        .where(HELD, condition)
+        .order_by(deliveries.c.event_id, deliveries.c.id)  # as their index has them: by id alone, all are read
         .limit(PAGE)
+        # Of two transactions that end what one waits for, the second sees then what the first has done.
+        .with_for_update()
     ).all()
     if not held:
         return []
@@ -53,10 +59,10 @@ def release_held(
         return any(there.get(sink) for sink in wanted[row.id])
 
     ready = [row for row in held if not waits(row)]
-    if ready:
+    if ready:  # they are locked, and held
         connection.execute(
             sa.update(deliveries)
-            .where(deliveries.c.id.in_([row.id for row in ready]), deliveries.c.state == DeliveryState.HELD)
+            .where(bulk.among(connection, deliveries.c.id, [row.id for row in ready]))
             .values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now)
         )
     return sorted({row.sink for row in ready})

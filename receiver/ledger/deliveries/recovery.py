@@ -1,7 +1,7 @@
 """Recovery of deliveries: the reaper releases the claims of dead workers; the clock lapses claims that ran out, makes
 waiting deliveries due, releases held ones that nobody released, and ends what waits for a sink that is never there.
 
-Each check that finds nothing costs one indexed query.
+Each check that finds nothing costs one indexed query, and each step a bounded number of rows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after, states_before
+from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record
@@ -30,6 +30,8 @@ _UNKNOWN: Final = "with it prefetched: it may have arrived, or was never sent"
 # 30 s of a kill.
 _SPREAD: Final = 5.0
 _LONGEST: Final = 20.0
+# Waiting deliveries that one transaction queues.
+DUE_AT_ONCE: Final = 1000
 
 
 def release_claims(connection: sa.Connection, owner: str, now: float, started: Collection[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def lapse_claims(connection: sa.Connection, now: float) -> int:
 
 
 def _claims(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[Any]:
-    found = sa.select(deliveries).where(SENDING, condition).order_by(deliveries.c.id).limit(500)
+    found = sa.select(deliveries).where(SENDING, condition).order_by(deliveries.c.claim_until).limit(500)
     return connection.execute(found.with_for_update(skip_locked=True)).all()
 
 
@@ -103,8 +105,8 @@ def _these(connection: sa.Connection, rows: Sequence[Any]) -> sa.Update:
     return sa.update(deliveries).where(bulk.among(connection, deliveries.c.id, [row.id for row in rows]))
 
 
-def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
-    """Queue the waiting deliveries whose time has come. Returns how many there were."""
+def make_due(connection: sa.Connection, now: float, limit: int = DUE_AT_ONCE) -> int:
+    """Queue up to `limit` waiting deliveries whose time has come. Returns how many there were."""
     due = list(
         connection.execute(
             _by_time(connection, sa.column("id"), DeliveryState.WAITING, sa.column("due_at") <= now)
@@ -114,11 +116,10 @@ def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
         ).scalars()
     )
     if due:
+        # They are locked, and waiting. Were that said again, PostgreSQL might read the index of all that wait for it.
         connection.execute(
             sa.update(deliveries)
-            .where(
-                bulk.among(connection, deliveries.c.id, due), deliveries.c.state.in_(states_before(DeliveryMove.DUE))
-            )
+            .where(bulk.among(connection, deliveries.c.id, due))
             .values(state=state_after(DeliveryMove.DUE), updated_at=now)
         )
     return len(due)
@@ -127,7 +128,7 @@ def make_due(connection: sa.Connection, now: float, limit: int = 1000) -> int:
 def anything_due(connection: sa.Connection, now: float) -> bool:
     """Whether the clock has something to write: a waiting delivery that is due, or a claim that has lapsed."""
     for state, column in ((DeliveryState.WAITING, "due_at"), (DeliveryState.SENDING, "claim_until")):
-        query = _by_time(connection, sa.literal(1), state, sa.column(column) <= now)
+        query = _by_time(connection, sa.literal(1), state, sa.column(column) <= now).order_by(sa.column(column))
         if connection.execute(query.limit(1)).first() is not None:
             return True
     return False
@@ -148,59 +149,69 @@ def expire(connection: sa.Connection, sink: str, seconds: float, now: float) -> 
     So what waits for one that is never there has an end though it is never tried. A probe must have failed since the
     time was up: after a stop of ours the sink is asked first. Not of a paused sink. Returns the lanes of what ended.
     """
-    found = connection.execute(
-        _expired(sink, seconds, now)
-        .order_by(deliveries.c.due_at)
-        .limit(PAGE)
-        .with_for_update(skip_locked=True, of=deliveries)
-    ).all()
-    by_reason: dict[str, list[str]] = {}
-    for row in found:
-        by_reason.setdefault(row.reason, []).append(row.id)
-    for reason, ids in by_reason.items():
+    ended: list[str] = []
+    events: set[str] = set()
+    for lane, reason in _expired_lanes(connection, sink, seconds, now):
+        found = connection.execute(
+            sa.select(deliveries.c.id, deliveries.c.event_id)
+            .where(fair_queue.due(sink, now - seconds), fair_queue.in_lane(sink, lane))
+            .order_by(deliveries.c.due_at)
+            .limit(PAGE - len(ended))
+            .with_for_update(skip_locked=True)
+        ).all()
+        events |= {row.event_id for row in found}
         changes = {"state": state_after(DeliveryMove.EXPIRE), "updated_at": now, "reason": gave_up(seconds) + reason}
-        connection.execute(sa.update(deliveries).where(bulk.among(connection, deliveries.c.id, ids)).values(**changes))
-    if found:
-        links.release_held(connection, deliveries.c.event_id.in_({row.event_id for row in found}), now)
-    return [row.lane for row in found]
+        if found:
+            connection.execute(_these(connection, found).values(**changes))
+        ended += [lane] * len(found)
+        if len(ended) == PAGE:
+            break
+    if events:
+        links.release_held(connection, bulk.among(connection, deliveries.c.event_id, sorted(events)), now)
+    return ended
 
 
 def any_expired(connection: sa.Connection, sink: str, seconds: float, now: float) -> bool:
     """Whether `expire` would end something."""
-    return connection.execute(_expired(sink, seconds, now).limit(1)).first() is not None
+    return bool(_expired_lanes(connection, sink, seconds, now))
 
 
-def _expired(sink: str, seconds: float, now: float) -> sa.Select[Any]:
-    shut, own = lane_rows.alias("shut"), lane_rows.alias("own")
-    paused = sa.select(sa.literal(1)).where(own.c.lane == sink, own.c.paused).exists()
-    return (
-        sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.lane, shut.c.reason)
-        .join(shut, shut.c.lane == deliveries.c.lane)
-        .where(
-            fair_queue.due(sink, now - seconds),
-            shut.c.breaker == "open",
-            shut.c.opened_at > 0,
-            shut.c.updated_at >= shut.c.opened_at + seconds,
-            ~paused,
-        )
+def _expired_lanes(connection: sa.Connection, sink: str, seconds: float, now: float) -> list[tuple[str, str]]:
+    """Return lanes in which something has an end by time, each with the reason of its breaker: some of them."""
+    own = lanes.find(connection, sink)
+    if own is not None and own.paused:
+        return []
+    it = lane_rows.c
+    due = fair_queue.due(sink, now - seconds)
+    # Not EXISTS: that forgets the order, and PostgreSQL may then search the whole table for one row.
+    queued = sa.select(deliveries.c.due_at).where(due).order_by(deliveries.c.due_at).limit(1)
+    of_lane = queued.where(fair_queue.ONE_OF_MANY, deliveries.c.lane == it.lane)
+    shut = sa.select(it.lane, it.reason).where(
+        it.sink == sink, it.breaker == "open", it.opened_at > 0, it.updated_at >= it.opened_at + seconds
     )
+    found = [*connection.execute(shut.where(it.lane == sink, queued.scalar_subquery().is_not(None)))]
+    found += connection.execute(shut.where(it.lane != sink, of_lane.scalar_subquery().is_not(None)).limit(PAGE))
+    return [(row.lane, row.reason) for row in found]
 
 
-def sweep_held(connection: sa.Connection, now: float, sinks: Collection[str] | None = None) -> list[str]:
-    """Queue held deliveries whose sinks have ended in two transactions that did not see each other, or are none of
-    `sinks`, which are those of the config. Returns their sinks."""
-    released: set[str] = set()
-    after = ""
-    while True:
-        page = list(
-            connection.execute(
-                sa.select(deliveries.c.id)
-                .where(deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'"), deliveries.c.id > after)
-                .order_by(deliveries.c.id)
-                .limit(500)
-            ).scalars()
-        )
-        if not page:
-            return sorted(released)
-        after = page[-1]
-        released |= set(links.release_held(connection, deliveries.c.id.in_(page), now, sinks))
+def sweep_held(
+    connection: sa.Connection, now: float, sinks: Collection[str] | None = None, after: str = ""
+) -> tuple[list[str], str]:
+    """Queue a page of held deliveries that nobody released: what they wait for ended in an earlier event, or is none of
+    `sinks`, which are those of the config.
+
+    Returns the sinks of those, and the event `after` which the next page begins; "" at the end.
+    """
+    page = list(
+        connection.execute(
+            sa.select(deliveries.c.event_id)
+            .where(links.HELD, deliveries.c.event_id > after)
+            .order_by(deliveries.c.event_id)
+            .limit(links.PAGE)
+        ).scalars()
+    )
+    if not page:
+        return [], ""
+    those = bulk.among(connection, deliveries.c.event_id, sorted(set(page)))
+    released = links.release_held(connection, those, now, sinks)
+    return released, page[-1] if len(page) == links.PAGE else ""

@@ -376,8 +376,8 @@ def test_retention_removes_what_ended_and_keeps_what_is_under_way(ledger: Ledger
     record(ledger, new_event("tsk_old", "results"), new_event("tsk_open", "ops"))
     settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
 
-    assert ledger.write(lambda connection: retention.remove(connection, NOW)) == 0
-    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
+    assert ledger.write(lambda connection: retention.remove(connection, NOW)).events == 0
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).events == 1
 
     assert states(ledger) == {"tsk_open:ops": "queued"}
     runs = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
@@ -389,12 +389,12 @@ def test_a_run_of_which_an_event_is_left_stays_however_long_nothing_changed(ledg
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_1", "ops", status="failed"))
     settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
 
-    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).events == 1
 
     assert [run["run_id"] for run in ledger.read(lambda c: queries.list_runs(c, queries.Filter()))] == ["tsk_1"]
     # And it goes with the last of them
     settle(ledger, claim(ledger, "ops"), DeliveryMove.ACCEPT, receipt={"id": "x"})
-    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)) == 1
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).events == 1
     assert ledger.read(lambda c: queries.list_runs(c, queries.Filter())) == []
 
 
@@ -431,7 +431,7 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
         assert not recovery.anything_due(connection, NOW)
         claims.has_due(connection, "results", NOW)
         assert not replays.any_running(connection)
-        assert recovery.sweep_held(connection, NOW) == []
+        assert recovery.sweep_held(connection, NOW) == ([], "")
 
     ledger.read(sweep)
 

@@ -7,12 +7,11 @@ from collections import Counter
 import pytest
 
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, fair_queue, lanes
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery
-from tests.support.ledger import NOW, new_event, record, settle
+from tests.support.ledger import NOW, new_event, record
 
 
 def to(lane: str, run_id: str) -> object:
@@ -151,14 +150,8 @@ def test_probes_take_a_quarter_of_a_claim_at_the_most(ledger: Ledger) -> None:
     assert taken(ledger, limit=3) == {"well": 3}
 
 
-def test_old_gates_to_which_nothing_is_under_way_are_removed(ledger: Ledger) -> None:
+def test_old_gates_of_lanes_in_which_nothing_is_queued_are_removed(ledger: Ledger) -> None:
     backlog(ledger, "busy", 1)
-    backlog(ledger, "done", 1)
-    claimed = ledger.write(
-        lambda connection: claims.claim(connection, "callback", 9, "w", 1, NOW, 15, concurrency=50, lane_limit=1),
-    )
-    settle(ledger, [each for each in claimed if each.lane == "callback done"], DeliveryMove.DIE)
-    settle(ledger, [each for each in claimed if each.lane == "callback busy"], DeliveryMove.DEFER, due_at=NOW + 5000)
     for lane in ("busy", "done", "closed"):
         shut(ledger, lane)
     ledger.write(lambda connection: lanes.set_paused(connection, "callback", False, NOW))

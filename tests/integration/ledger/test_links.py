@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
-from receiver.ledger.deliveries import links, recovery
+from receiver.ledger.deliveries import attempts, links, recovery
+from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
+from tests.support.waiting import eventually
 
 AFTER_ARCHIVE = NewDelivery("ops", "everything", after=("archive",))
 
@@ -40,12 +45,45 @@ def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger:
     }
 
 
+def test_of_two_sinks_that_end_at_one_moment_the_second_releases_what_waits_for_both(postgres_ledger: Ledger) -> None:
+    # Given a delivery that waits for two sinks
+    ledger = postgres_ledger
+    record(ledger, new_event("tsk_1", "archive", "mirror", NewDelivery("ops", "r", after=("archive", "mirror"))))
+    first, second = (claim(ledger, sink) for sink in ("archive", "mirror"))
+    settled, go_on = threading.Event(), threading.Event()
+
+    def settle_first(connection: sa.Connection) -> list[str]:
+        results = [AttemptResult(each.id, 1, DeliveryMove.ACCEPT, "accepted", "", NOW, NOW) for each in first]
+        released = attempts.settle(connection, "w", {1: results}, NOW)
+        settled.set()
+        go_on.wait(60)
+        return released
+
+    def waits_for_a_lock() -> bool:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(ledger.read(lambda connection: connection.exec_driver_sql(waiting).scalar_one()))
+
+    # When both end, each in a transaction that does not see the other's
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(ledger.write, settle_first)
+        settled.wait(60)
+        other = pool.submit(settle, ledger, second, DeliveryMove.ACCEPT)
+        eventually(lambda: waits_for_a_lock() or other.done())
+        go_on.set()
+        released = [one.result(60), other.result(60)]
+    # Then the second releases it, and no sweep is needed
+    assert released == [[], ["ops"]]
+    assert states(ledger)["tsk_1:ops"] == "queued"
+
+
 def test_the_sweep_frees_a_held_delivery_that_nobody_freed(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "archive", AFTER_ARCHIVE))
     done = sa.update(deliveries).where(deliveries.c.sink == "archive").values(state="delivered")
     ledger.write(lambda connection: connection.execute(done).rowcount)  # in a transaction that did not see the other
 
-    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ["ops"]
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == (["ops"], "")
 
     assert states(ledger)["tsk_1:ops"] == "queued"
 
@@ -55,7 +93,7 @@ def test_what_waits_for_a_sink_that_is_gone_goes_on_and_nothing_else_does(ledger
     record(ledger, new_event("tsk_1", "archive", "mirror", AFTER_ARCHIVE, NewDelivery("mail", "r", after=("mirror",))))
 
     def sweep(*sinks: str) -> list[str]:
-        return ledger.write(lambda connection: recovery.sweep_held(connection, NOW, sinks))
+        return ledger.write(lambda connection: recovery.sweep_held(connection, NOW, sinks))[0]
 
     assert sweep("archive", "mirror", "ops", "mail") == []
     assert sweep("mirror", "ops", "mail") == ["ops"]
@@ -96,9 +134,9 @@ def test_an_update_waits_for_a_sink_that_still_sends_the_first_event(ledger: Led
 
     record(ledger, update_of(first, AFTER_ARCHIVE))
 
-    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == []
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ([], "")
     settle(ledger, mine, DeliveryMove.ACCEPT, receipt={"id": "a1"})
-    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == ["ops"]
+    assert ledger.write(lambda connection: recovery.sweep_held(connection, NOW)) == (["ops"], "")
 
 
 def test_an_update_prefers_the_receipt_of_its_own_event(ledger: Ledger) -> None:

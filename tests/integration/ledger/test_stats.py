@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, stats
@@ -10,7 +12,7 @@ from tests.support.ledger import NOW, claim, new_event, record, settle
 
 
 def test_an_empty_ledger_has_gauges(ledger: Ledger) -> None:
-    assert ledger.read(stats.read) == stats.Gauges({}, {}, [], None)
+    assert ledger.read(stats.read) == stats.Gauges({}, {}, {}, None)
 
 
 def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> None:
@@ -22,7 +24,7 @@ def test_gauges_count_what_is_on_its_way_by_sink_and_state(ledger: Ledger) -> No
     found = ledger.read(stats.read)
     assert found.counts == {("ops", "queued"): 1, ("ops", "sending"): 1, ("archive", "queued"): 1}
     assert found.oldest_due == {"ops": NOW, "archive": NOW}
-    assert [(lane.lane, lane.breaker) for lane in found.lanes] == [("ops", "open")]
+    assert found.lanes == {"ops": lanes.Gate("open", paused=False)}
     assert found.newest_event == NOW
 
 
@@ -31,3 +33,21 @@ def test_the_oldest_due_is_the_one_that_has_waited_longest(ledger: Ledger) -> No
         record(ledger, new_event(f"r{late}", "ops", n=late), now=NOW + late)
     record(ledger, new_event("later", "archive"), now=NOW + 5)
     assert ledger.read(stats.read).oldest_due == {"ops": NOW, "archive": NOW + 5}
+
+
+def test_of_a_long_backlog_no_more_is_counted_than_needed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "COUNT_LIMIT", 3)
+    record(ledger, *(new_event(f"r{number}", "ops") for number in range(5)), new_event("r5", "archive"))
+    assert ledger.read(stats.counts) == {("ops", "queued"): 3, ("archive", "queued"): 1}
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    assert ledger.read(stats.counts) == {("ops", "dead"): 3, ("archive", "queued"): 1}
+
+
+def test_of_many_lanes_the_worst_is_shown(ledger: Ledger) -> None:
+    for lane, breaker in (("a", "open"), ("b", "probing"), ("c", "closed")):
+        ledger.write(lambda it, lane=lane, state=breaker: lanes.put(it, Lane(lane, "callback", breaker=state), NOW))  # type: ignore[misc]
+    ledger.write(lambda it: lanes.set_paused(it, "ops", True, NOW))
+    assert ledger.read(lanes.gates) == {
+        "callback": lanes.Gate("open", paused=False),
+        "ops": lanes.Gate("closed", paused=True),
+    }

@@ -32,6 +32,13 @@ def upgrade() -> None:
         postgresql_where=stopped,
         sqlite_where=stopped,
     )
+    # Polls are counted and leased by source: what waits for one is not read for another.
+    due = sa.text("due_at IS NOT NULL")
+    for table in ("runs", "submissions"):
+        op.drop_index(f"ix_{table}_due", table)
+        op.create_index(
+            f"ix_{table}_due", table, ["source", "due_at"], unique=False, postgresql_where=due, sqlite_where=due
+        )
     shut = sa.text("paused OR breaker <> 'closed'")
     op.create_index("ix_lanes_shut", "lanes", ["sink"], unique=False, postgresql_where=shut, sqlite_where=shut)
     op.create_table(

@@ -1,0 +1,78 @@
+"""What is done again and again costs no more with a long backlog than with a short one, on both databases.
+
+`bench/backlog.py` measures the same with a million of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from receiver.ledger import Connection, Ledger, replays, retention, stats
+from receiver.ledger.deliveries import claims, fair_queue, links
+from receiver.ledger.deliveries.fair_queue import Rotation
+from tests.support import backlog
+from tests.support.backlog import CALLBACK, OPERATIONS, effort, fill, shut_lanes
+from tests.support.ledger import NOW
+
+SMALL, LARGE = 300, 15_000
+
+
+@pytest.fixture(autouse=True)
+def modest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that few rows reach."""
+    monkeypatch.setattr(stats, "COUNT_LIMIT", 200)
+    monkeypatch.setattr(replays, "PAGE", 200)
+    monkeypatch.setattr(replays, "SEARCH", 0)
+    monkeypatch.setattr(retention, "BATCH", 100)
+    monkeypatch.setattr(links, "PAGE", 100)
+
+
+def efforts(ledger: Ledger) -> dict[str, int]:
+    return {name: effort(ledger, work) for name, work in OPERATIONS.items()}
+
+
+def test_nothing_that_is_done_regularly_costs_more_with_a_long_backlog(ledger: Ledger) -> None:
+    # Given a ledger with some of everything, about which the database has learnt
+    backlog.make(ledger, SMALL)
+    backlog.analyze(ledger)
+    before = efforts(ledger)
+    # When there is fifty times as much of everything
+    backlog.make(ledger, LARGE)
+    # Then nothing costs much more: neither by what the database knew then, nor by what it learns now
+    for learnt in (False, True):
+        if learnt:
+            backlog.analyze(ledger)
+        now = efforts(ledger)
+        assert {name: (before[name], cost) for name, cost in now.items() if cost > 3 * before[name] + 500} == {}, learnt
+
+
+def test_a_claim_past_thousands_of_shut_lanes_reads_a_bounded_number_of_them(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a few hundred lanes, all shut, each with its backlog
+    monkeypatch.setattr(fair_queue, "WALK", 200)
+    monkeypatch.setattr(fair_queue, "NEXT_PAGE", 100)
+
+    def look(work: Callable[[Connection, Rotation], Any]) -> int:
+        return effort(ledger, lambda connection: work(connection, Rotation()))
+
+    def claim(connection: Connection, rotation: Rotation) -> None:
+        taken = claims.claim(connection, CALLBACK, 16, "w", 1, NOW, 15, concurrency=16, lane_limit=4, rotation=rotation)
+        assert not taken
+        assert rotation.unfinished
+
+    def has_due(connection: Connection, rotation: Rotation) -> None:
+        assert not claims.has_due(connection, CALLBACK, NOW, rotation)
+
+    fill(ledger, 1200, CALLBACK, lanes=400)
+    shut_lanes(ledger, 400, until=NOW + 1000)
+    before = look(claim), look(has_due)
+    # When there are ten times as many
+    fill(ledger, 12_000, CALLBACK, lanes=4000)
+    shut_lanes(ledger, 4000, until=NOW + 1000)
+    # Then one claim costs the same
+    assert look(claim) < 1.5 * before[0] + 60
+    assert look(has_due) < 1.5 * before[1] + 60
