@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
@@ -35,11 +35,11 @@ from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
 from receiver.runtime.background import awaited
-from receiver.runtime.held_bodies import NoRoom, OwnerHasEnough
 from receiver.runtime.redis_client import connect, connect_async
 from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern import Answered, Patience, SkyvernAPI, SkyvernReader
 from receiver.submit.auth import INVALID_KEY, Authenticator, scope_of
+from receiver.submit.call_limits import CallLimits
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.connection import StreamedResponse, chunks_of, path_of, query_of, to_response, while_connected
 from receiver.submit.event_stream import EventStreams
@@ -59,15 +59,11 @@ from receiver.web.part import Context, WebPart
 SUBMIT_STOP_LIMIT: Final = 8.0
 # Seconds from the beginning of a stop after which a caller gets an error instead of the reply it waits for.
 REPLY_LIMIT: Final = 3.5
-# Seconds in which a request's body must be received, and an uploaded file.
-BODY_TIMEOUT: Final = 120.0
+# Seconds in which an uploaded file must be received.
 UPLOAD_TIMEOUT: Final = 600.0
 # Uploads are passed on while they are received, so submit.max_body need not bound them. Skyvern refuses over 30 MB.
 UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
 MAX_UPLOAD: Final = 64 << 20
-# Calls of Skyvern that may be under way, and the part of them that one key may take of what others leave free.
-MAX_CALLS: Final = 200
-CALL_SHARE: Final = 0.5
 # Of a look at a run that is waited for: the next look is the retry.
 LOOK_PATIENCE: Final = Patience(tries=1, limit=5.0)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -117,8 +113,6 @@ class _Api:
     def __init__(self, context: Context) -> None:
         settings, config = context.settings, context.config
         self._log_limit = TokenBucket(1, 10)
-        self._max_body = config.submit.max_body
-        self._bodies = context.bodies
         self._max_wait = config.submit.max_wait
         self._poll_after = config.reconcile.after
         ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
@@ -155,7 +149,7 @@ class _Api:
         self._authenticator = Authenticator(
             self._ledger, self._redis, config.submit.rate, context.background, master, refused
         )
-        self._calls = WaiterLimit(MAX_CALLS, CALL_SHARE)
+        self._limits = CallLimits(context.bodies, config.submit.max_body)
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
             WaitedRuns(self._ledger, self._watches).query, context.background, "submit.waits_for_runs"
         )
@@ -254,7 +248,7 @@ class _Api:
             async def is_disconnected() -> bool:
                 return getattr(request.state, "abandoned", False) or await request.is_disconnected()
 
-            async with self._body(request, caller) as body:
+            async with self._limits.body(request, caller.key.id) as body:
                 reply = await self._submitter.submit(
                     *caller, endpoint, path, query, body, request.headers, is_disconnected
                 )
@@ -304,7 +298,7 @@ class _Api:
 
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
         """Resend the caller's webhook; Skyvern does it for runs that were not submitted here."""
-        async with self._body(request, caller) as body:
+        async with self._limits.body(request, caller.key.id) as body:
             reply = await self._retry(request, caller, body)
             return await self._forward(request, caller, body) if reply is None else to_response(reply)
 
@@ -318,7 +312,7 @@ class _Api:
     async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
         """Serve the older call, which has no URL of its own and is answered with the task, whatever came of it."""
         task = request.path_params["run_id"]
-        async with self._body(request, caller) as body:
+        async with self._limits.body(request, caller.key.id) as body:
             reply = await self._retry(request, caller, b"")
             if reply is None or reply.status != 200:
                 return await self._forward(request, caller, body)
@@ -329,10 +323,10 @@ class _Api:
         """Forward any other call to Skyvern."""
         is_upload = request.method == "POST" and path_of(request).rstrip("/") in UPLOADS
         if request.method not in ("GET", "HEAD") and not is_upload:
-            async with self._body(request, caller) as body:
+            async with self._limits.body(request, caller.key.id) as body:
                 return await self._forward(request, caller, body)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._call(caller))
+            stack.enter_context(self._limits.call(caller.key.id))
             path, query, headers = path_of(request), query_of(request), request.headers
             if is_upload:
                 chunks = chunks_of(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
@@ -346,31 +340,6 @@ class _Api:
     async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:
         path, query = path_of(request), query_of(request)
         return to_response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
-
-    @contextlib.contextmanager
-    def _call(self, caller: Caller) -> Iterator[None]:
-        """Hold a place for a call of Skyvern. Raises Refusal."""
-        try:
-            with self._calls.place(caller.key.id):
-                yield
-        except TooManyWaiters:
-            raise Refusal(error(429, "Too many calls are under way with this key", retry_after="2")) from None
-
-    @asynccontextmanager
-    async def _body(self, request: Request, caller: Caller) -> AsyncIterator[bytes]:
-        """Receive the body, and count its bytes, and the call, until the request is answered. Raises Refusal."""
-        with self._call(caller), self._bodies.hold() as held:
-            held.known(caller.key.id)
-            received = bytearray()
-            try:
-                async for chunk in chunks_of(request, self._max_body, BODY_TIMEOUT):
-                    held.add(len(chunk))
-                    received += chunk
-            except OwnerHasEnough as problem:
-                raise Refusal(error(429, str(problem), retry_after="2")) from None
-            except NoRoom as problem:
-                raise Refusal(error(503, str(problem), retry_after="2")) from None
-            yield bytes(received)
 
     async def _wake(self) -> None:
         """Wake the worker that sends to callers. Without Redis the clock does, as soon as it is back."""

@@ -70,7 +70,7 @@ def _awaits_answer(submission: Submission) -> bool:
     )
 
 
-def _retry_after(task: asyncio.Task[Reply] | None) -> str:
+def _retry_after(task: asyncio.Future[Reply] | None) -> str:
     """Return the Retry-After of a task's reply; of one that another process had, or that had none, the usual one."""
     known = task is not None and task.done() and not task.cancelled() and task.exception() is None
     return task.result().headers.get("retry-after", RETRY_AFTER) if task is not None and known else RETRY_AFTER

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from receiver.runtime.throttle import RateLimits
-from receiver.submit import api
+from receiver.submit import call_limits
 from tests.servers.receiver import SECRET, ReceiverProcess
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
@@ -25,7 +25,7 @@ def test_one_key_has_its_share_of_the_calls_that_are_under_way(
     submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a Skyvern that answers nobody yet, and a key with as many calls as it may have
-    monkeypatch.setattr(api, "MAX_CALLS", 4)
+    monkeypatch.setattr(call_limits, "MAX_CALLS", 4)
     answering = threading.Event()
     scripted_server.default = Reply(200, RUN.body, JSON, until=answering)
     rig = submitting(scripted_server.url, dispatching=False)

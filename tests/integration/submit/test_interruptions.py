@@ -18,7 +18,7 @@ import pytest
 from receiver.domain.api_key import digest
 from receiver.ledger import api_keys, queries
 from receiver.reconcile import resolver
-from receiver.submit import api, auth, event_stream
+from receiver.submit import auth, call_limits, event_stream
 from receiver.submit.long_poll import LongPoll
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
@@ -148,7 +148,7 @@ def test_a_skyvern_that_loses_answers_and_then_hangs_holds_no_submit_for_long(
 def test_a_body_that_trickles_is_not_waited_for(
     submitting: Make, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr(call_limits, "BODY_TIMEOUT", 0.5)
     rig = submitting(skyvern_simulator.url, dispatching=False)
     head = f"POST /v1/run/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\ncontent-length: 100\r\n\r\n"
 
