@@ -8,13 +8,17 @@ JOBS ?= 6
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install demo test lint format types chaos bench loop upstream clean
+.PHONY: install lock demo test lint format types chaos bench loop upstream clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@scripts/install $(PYTHON) $(VENV)
 	@touch $@
+
+# The newest versions that pyproject.toml allows, with their hashes. ARGS=--keep changes only what it must.
+lock:
+	@PYTHON=$(PYTHON) scripts/lock $(ARGS)
 
 demo: install
 	@$(BIN)/python scripts/demo.py $(if $(ONCE),--once)
