@@ -46,6 +46,10 @@ CONCURRENCY = 8
 
 
 class Services(NoServices):
+    def sources(self) -> Sequence[str]:
+        """Return (): nobody posts."""
+        return ()
+
     def allowed_addresses(self) -> Sequence[str]:
         return ["127.0.0.1"]
 

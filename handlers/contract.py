@@ -141,6 +141,10 @@ class Services(Protocol):
         """Return headers for a download of `url`: the API key when `url` is at the source's API origin, else {}."""
         ...
 
+    def sources(self) -> Sequence[str]:
+        """Return the names of all sources, in the order of the config; () where there are none."""
+        ...
+
     def allowed_addresses(self) -> Sequence[str]:
         """Return hosts and CIDR networks that the operator allows although they are private."""
         ...

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
 from handlers.mirror.download import IncomingFile
@@ -29,6 +29,7 @@ from handlers.support.guarded_client import Deadline
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not block
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHECK_EVERY = 4 << 20  # bytes written between two looks at the free disk space
 _MOST_TRIES = 100  # to make a file that others make or remove at the same time
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -37,6 +38,12 @@ class FilesOptions(MirrorOptions):
     """Options of a `files` sink."""
 
     path: Path = Field(description="The folder to store everything in; it is created if missing.")
+
+    reserve: ByteSize = Field(
+        ByteSize(512 * 1024**2),
+        ge=0,
+        description="Free disk space that is left alone; more than spool.reserve_bytes, for the same disk.",
+    )
 
     @field_validator("path")
     @classmethod
@@ -54,7 +61,7 @@ class FilesSink(Sink[FilesOptions]):
 
     def __init__(self, name: str, options: FilesOptions, services: Services) -> None:
         super().__init__(name, options, services)
-        self._mirror = Mirror(options, services, LocalStore(options.path.absolute()))
+        self._mirror = Mirror(options, services, LocalStore(options.path.absolute(), options.reserve))
 
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event. The receipt's id is its folder, `keys` the files in it."""
@@ -66,10 +73,14 @@ class FilesSink(Sink[FilesOptions]):
 
 
 class LocalStore:
-    """The Store protocol over a local folder. `root` may be a symbolic link; none below it is followed."""
+    """The Store protocol over a local folder. `root` may be a symbolic link; none below it is followed.
 
-    def __init__(self, root: Path) -> None:
+    `reserve`: bytes of free disk space that are left alone.
+    """
+
+    def __init__(self, root: Path, reserve: int = 0) -> None:
         self._root = root
+        self._reserve = reserve
 
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
         """See Store. {} when there is no such folder; temporary files are left out."""
@@ -113,8 +124,11 @@ class LocalStore:
         return False
 
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
-        """See Store. A file that fails in the middle is removed."""
-        self._write(target, incoming)
+        """See Store. A file that fails in the middle is removed.
+
+        One that the disk has no room for counts against its delivery alone, which is tried again: others fit.
+        """
+        self._write(target, incoming, expected=incoming.expected, streamed=True)
 
     def discard_partial(self, target: ObjectTarget, size: int) -> None:  # noqa: ARG002 - the protocol's names
         """See Store. A temporary file that another worker writes now is left."""
@@ -164,18 +178,29 @@ class LocalStore:
                     deadline.remaining()
                     yield chunk
 
-    def _write(self, target: ObjectTarget, chunks: Iterable[bytes]) -> None:
-        """Replace the file by the chunks, or leave it as it is when iterating them raises."""
+    def _write(
+        self, target: ObjectTarget, chunks: Iterable[bytes], *, expected: int = 0, streamed: bool = False
+    ) -> None:
+        """Replace the file by the chunks, or leave it as it is when iterating them raises.
+
+        Raises Unavailable when they would leave less than the reserve; `expected`: how many bytes they have.
+        """
         directory, _, name = target.key.rpartition("/")
         with _translated_errors(self._root), self._opened(directory, make=True) as folder:
             assert folder is not None
+            self._check_room(folder, expected, streamed=streamed)
             temporary = _temporary_name(target, name)
             descriptor = _open_locked(folder, temporary)
+            unchecked = 0
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 try:
                     for chunk in chunks:
                         target.deadline.remaining()
                         _write_all(file.write, chunk)
+                        unchecked += len(chunk)
+                        if unchecked >= _CHECK_EVERY:
+                            unchecked = 0
+                            self._check_room(folder, 0, streamed=streamed)
                     os.fsync(descriptor)
                     os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
                 except BaseException:
@@ -183,6 +208,20 @@ class LocalStore:
                         os.unlink(temporary, dir_fd=folder)
                     raise
             os.fsync(folder)
+
+    def _check_room(self, folder: int, size: int, *, streamed: bool) -> None:
+        """Raise Unavailable when `size` more bytes would leave less than the reserve on the folder's disk."""
+        found = os.fstatvfs(folder)
+        room = found.f_bavail * found.f_frsize - self._reserve
+        if room < 0:
+            raise Unavailable(
+                f"the disk that holds {self._root} has less than the reserve of {self._reserve:,} bytes free",
+                dependency=streamed,
+            )
+        if size > room:
+            raise Unavailable(
+                f"a file of {size:,} bytes does not fit on the disk that holds {self._root}", dependency=True
+            )
 
     @contextmanager
     def _opened(self, directory: str, *, make: bool) -> Iterator[int | None]:

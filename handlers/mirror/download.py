@@ -32,6 +32,11 @@ LOOK_FOR = timedelta(seconds=360)
 LOOK_AGAIN = 20.0  # seconds until such a file is looked for again, at the least
 
 
+# Bytes a second that a host must send at least, over each stretch of so many seconds: less holds a place for nothing.
+LEAST_RATE = 4096
+LEAST_RATE_OVER = 20.0
+
+
 class SkipArtifact(Exception):
     """This artifact is not stored; the message is the reason that the manifest gives."""
 
@@ -47,29 +52,65 @@ class NotAsAnnounced(Unavailable):
         super().__init__(message, retry_after=retry_after, dependency=True)
 
 
+class ByteAllowance:
+    """How many bytes the files of one event may have together. Threads may share it."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = most
+        self._lock = threading.Lock()
+
+    def check(self, size: int) -> None:
+        """Raise SkipArtifact when no `size` bytes are left."""
+        if size > self._left:
+            raise SkipArtifact(f"larger than what is left of the {self._most:,} bytes that an event's files may have")
+
+    def take(self, size: int) -> None:
+        """Take `size` bytes. Raises SkipArtifact."""
+        with self._lock:
+            self.check(size)
+            self._left -= size
+
+    def give_back(self, size: int) -> None:
+        """Return `size` bytes of a file that is not kept."""
+        with self._lock:
+            self._left += size
+
+
 class IncomingFile:
     """The byte stream of one artifact, counted, hashed and, at the end, compared with what was announced.
 
-    Iterating raises SkipArtifact when they are more than `cap`, and Unavailable at the end when they are not as
-    announced; so a store that commits only at the end stores nothing wrong. `size` and `sha256` are valid afterwards.
-    `started`: when the host was called (time.monotonic(), seconds).
+    Iterating raises SkipArtifact when they are more than `cap` or `allowance`, and Unavailable when they come too
+    slowly or, at the end, are not as announced; so a store that commits only at the end stores nothing wrong. `size`
+    and `sha256` are valid afterwards. `started`: when the host was called (time.monotonic(), seconds).
     """
 
-    def __init__(self, download: Download, artifact: Artifact, cap: int, deadline: Deadline, started: float) -> None:
+    def __init__(
+        self,
+        download: Download,
+        artifact: Artifact,
+        cap: int,
+        deadline: Deadline,
+        started: float,
+        allowance: ByteAllowance,
+    ) -> None:
         self.artifact = artifact
         self.announced = download.length
         self.content_encoding = download.headers.get("content-encoding", "")[:40]
         self.size = 0
+        self._taken = 0
         self._download = download
         self._cap = cap
         self._deadline = deadline
         self._started = started
         self._host_seconds = time.monotonic() - started
+        self._allowance = allowance
         self._hash = hashlib.sha256()
         if self.content_encoding in ("", "identity"):
             self.content_encoding = ""
         if self.announced is not None and self.announced > cap:
             raise SkipArtifact(_over_cap(cap))
+        allowance.check(self.announced or 0)
         self._compare_size(self.announced)  # before anything is transferred in vain
 
     @property
@@ -87,8 +128,22 @@ class IncomingFile:
                 raise
             raise Unavailable(str(error), dependency=True) from None
 
+    @property
+    def expected(self) -> int:
+        """How many bytes are announced, by the host or the sender; 0 when neither says."""
+        return self.announced or self.artifact.size or 0
+
     def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._checked()
+        except BaseException:
+            self._allowance.give_back(self._taken)
+            self._taken = 0
+            raise
+
+    def _checked(self) -> Iterator[bytes]:
         chunks = self._download.chunks()
+        stretch = _Stretch(self._host_seconds)
         while True:
             self._deadline.remaining()
             asked = time.monotonic()
@@ -100,6 +155,10 @@ class IncomingFile:
             self.size += len(chunk)
             if self.size > self._cap:
                 raise SkipArtifact(_over_cap(self._cap))
+            self._allowance.take(len(chunk))
+            self._taken += len(chunk)
+            if stretch.is_too_slow(self.size, self._host_seconds):
+                raise Unavailable(f"{self._what} comes at less than {LEAST_RATE:,} bytes a second", dependency=True)
             self._hash.update(chunk)
             yield chunk
         if self.announced is not None and self.size != self.announced:
@@ -118,6 +177,22 @@ class IncomingFile:
     @property
     def _what(self) -> str:
         return f"a {self.artifact.kind} from {self._download.url.host}"
+
+
+class _Stretch:
+    """Measures how much comes in each stretch of the host's own time."""
+
+    def __init__(self, host_seconds: float) -> None:
+        self._size = 0
+        self._began = host_seconds
+
+    def is_too_slow(self, size: int, host_seconds: float) -> bool:
+        """Whether less came than must in a stretch that is over now. `size`, `host_seconds`: of the file so far."""
+        if host_seconds - self._began < LEAST_RATE_OVER:
+            return False
+        slow = size - self._size < LEAST_RATE * (host_seconds - self._began)
+        self._size, self._began = size, host_seconds
+        return slow
 
 
 Receive = Callable[[IncomingFile], None]
@@ -151,13 +226,14 @@ class ArtifactListing:
 
 @dataclass(frozen=True)
 class ArtifactFetcher:
-    """Fetches the artifacts of one delivery, each of at most `cap` bytes."""
+    """Fetches the artifacts of one delivery, each of at most `cap` bytes, and all together of at most `allowance`."""
 
     client: GuardedClient
     services: Services
     delivery: Delivery
     listing: ArtifactListing
     cap: int
+    allowance: ByteAllowance
     deadline: Deadline
 
     def fetch(self, artifact: Artifact, receive: Receive, *, trusted: bool = False) -> IncomingFile:
@@ -205,7 +281,7 @@ class ArtifactFetcher:
             except Refused as error:
                 raise SkipArtifact(str(error)) from None
             _raise_for_status(download)
-            incoming = IncomingFile(download, artifact, self.cap, self.deadline, started)
+            incoming = IncomingFile(download, artifact, self.cap, self.deadline, started, self.allowance)
             with incoming.timeout_attributed():
                 receive(incoming)
             return incoming

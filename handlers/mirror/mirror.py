@@ -13,6 +13,7 @@ whole only if Skyvern's record of it does not speak against that. This file know
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -25,6 +26,7 @@ from handlers.mirror.download import (
     LOOK_AGAIN,
     ArtifactFetcher,
     ArtifactListing,
+    ByteAllowance,
     IncomingFile,
     NotAsAnnounced,
     SkipArtifact,
@@ -40,6 +42,7 @@ from handlers.mirror.manifest import (
     latest_document,
     replaces_latest,
 )
+from handlers.mirror.names import safe_file_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.run_folder import RunFolder
 from handlers.mirror.store import FETCHING_THREADS, ObjectTarget, Store
@@ -48,6 +51,8 @@ from handlers.support.daemon_pool import DaemonPool
 from handlers.support.guarded_client import Deadline, GuardedClient
 from handlers.support.url import without_query
 
+# Ends the folder of a source: no value of a template has it, so no run of another source can name that folder.
+SOURCE_MARK = "~"
 # Attempts to replace `latest.json` before the delivery is put off because other writers are faster.
 MAX_SWAPS = 8
 
@@ -60,6 +65,10 @@ class Mirror:
         self._services = services
         self._store = store
         self._prefix = compile_prefix(options.prefix)
+        # Folders that the template itself names first: all is below them, for a key may be allowed to write only there.
+        self._fixed_parts = re.split(r"\{[{%#]", options.prefix)[0].count("/")
+        # Of a single source, or the first one, folders have no mark: they had none when there was no other.
+        self._unmarked = frozenset(services.sources()[:1])
         self._pool = DaemonPool(FETCHING_THREADS, "fetch")
         self._client = GuardedClient(services.allowed_addresses(), max_connections=FETCHING_THREADS + 64)
 
@@ -79,7 +88,8 @@ class Mirror:
         listing = ArtifactListing(self._services, delivery)
         wanted, skipped = self._wanted(delivery, listing)
         cap = self._options.max_artifact_bytes
-        fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, cap, deadline)
+        allowance = ByteAllowance(self._options.max_event_bytes)
+        fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, cap, allowance, deadline)
         names = frozenset(artifact.name for artifact in wanted)
         transfer = _Transfer(self._store, folder, fetcher, names, self._options.on_missing)
         results = FanOut(wanted, transfer.store).run(self._pool, self._options.parallel - 1, deadline)
@@ -96,6 +106,8 @@ class Mirror:
         parts = [part.strip() for part in rendered.split("/") if part.strip()]
         if any(part in (".", "..") or "\\" in part or min(part) < " " for part in parts):
             raise Refused("the prefix template gives a part that is no name")
+        if self._unmarked and delivery.source not in self._unmarked and "source" not in self._prefix.used:
+            parts.insert(self._fixed_parts, safe_file_name(delivery.source) + SOURCE_MARK)
         prefix = "".join(part + "/" for part in parts)
         if len(prefix.encode()) > MAX_PREFIX:
             raise Refused(f"the prefix template gives more than {MAX_PREFIX} bytes")

@@ -33,6 +33,9 @@ class MirrorOptions(SinkOptions):
     max_artifact_bytes: ByteSize = Field(
         ByteSize(4 * 1024**3), gt=0, le=MAX_ARTIFACT, description="Size of the largest file that is kept, such as 2GiB."
     )
+    max_event_bytes: ByteSize = Field(
+        ByteSize(16 * 1024**3), gt=0, description="Bytes of all files of one event that are kept, such as 10GiB."
+    )
     max_artifacts: int = Field(200, ge=0, le=10_000, description="Most files of one event that are kept.")
     on_missing: Literal["note", "fail"] = Field(
         "note", description="A file that is gone or must not be fetched: note it in the manifest, or fail the delivery."

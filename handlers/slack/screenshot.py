@@ -13,7 +13,7 @@ from typing import Any
 from handlers.contract import Artifact, Delivery, Services, SinkError
 from handlers.mirror import artifacts_of
 from handlers.mirror.artifacts import url_identity
-from handlers.mirror.download import ArtifactFetcher, ArtifactListing, IncomingFile, SkipArtifact
+from handlers.mirror.download import ArtifactFetcher, ArtifactListing, ByteAllowance, IncomingFile, SkipArtifact
 from handlers.slack.client import Api
 from handlers.support.guarded_client import Deadline, GuardedClient
 from handlers.support.wording import stored_links
@@ -67,7 +67,9 @@ class ScreenshotUploader:
     def _fetch(self, delivery: Delivery, shot: Artifact, seconds: float) -> bytes:
         deadline = Deadline(seconds / 2)
         listing = ArtifactListing(self._services, delivery)
-        fetcher = ArtifactFetcher(self._client, self._services, delivery, listing, MAX_BYTES, deadline)
+        fetcher = ArtifactFetcher(
+            self._client, self._services, delivery, listing, MAX_BYTES, ByteAllowance(MAX_BYTES), deadline
+        )
         stored = [replace(shot, url=url) for name, url in stored_links(delivery) if name == shot.name]
         try:
             return _read(fetcher, shot)

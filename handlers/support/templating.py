@@ -82,10 +82,12 @@ _DATE_PARTS = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H"}
 class Template:
     """A compiled template. Safe to use from many threads."""
 
-    def __init__(self, template: jinja2.Template, name: str, max_length: int) -> None:
+    def __init__(self, template: jinja2.Template, name: str, max_length: int, used: Collection[str] = ()) -> None:
         self._template = template
         self.name = name
         self.max_length = max_length
+        # The variables that it names.
+        self.used = frozenset(used)
 
     def render(self, context: Mapping[str, Any]) -> str:
         """Return the template filled with `context`.
@@ -129,8 +131,9 @@ def compile(  # noqa: A001 - always called as templating.compile
     try:
         tree = sandbox.parse(source, name=name)
         _check(tree, name, variables)
+        used = meta.find_undeclared_variables(tree)
         with budget():  # constant parts are worked out now
-            return Template(sandbox.from_string(metered(tree)), name, max_length)
+            return Template(sandbox.from_string(metered(tree)), name, max_length, used)
     except SecurityError as error:
         raise TemplateError(f"{name}: {_one_line(error.message or '')}") from None
     except jinja2.TemplateSyntaxError as error:

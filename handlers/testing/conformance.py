@@ -58,6 +58,10 @@ class NoServices:
         """Return {}, as without an API key."""
         return {}
 
+    def sources(self) -> Sequence[str]:
+        """Return (): nobody posts."""
+        return ()
+
     def allowed_addresses(self) -> Sequence[str]:
         """Return (): no private address is allowed."""
         return ()

@@ -111,6 +111,9 @@ class _NoServices:
     def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:  # noqa: ARG002
         return {}
 
+    def sources(self) -> list[str]:
+        return []
+
     def allowed_addresses(self) -> list[str]:
         return []
 

@@ -29,6 +29,7 @@ class SourceServices:
             *config.allowed_addresses,
             *(f"{server.bracketed}:{server.port}" for server in servers if server),
         )
+        self._sources = tuple(config.sources)
         self._readers: dict[str, SkyvernReader] = {}
         self._opening = threading.Lock()
 
@@ -75,6 +76,10 @@ class SourceServices:
         if api is None or origin(url) != origin(api[0]):
             return {}
         return {"x-api-key": api[1]}
+
+    def sources(self) -> Sequence[str]:
+        """Return the names of the config's sources, in its order."""
+        return self._sources
 
     def allowed_addresses(self) -> Sequence[str]:
         """Return the hosts and networks that the operator named as safe although they are private."""

@@ -14,12 +14,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from pydantic import ValidationError
 
+from handlers import files
 from handlers.contract import Refused, Services, Unavailable
 from handlers.files import FilesSink, _translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
@@ -29,6 +31,18 @@ from tests.support.mirror_events_suite import MirrorEventsSuite
 from tests.support.mirror_suite import MirrorSuite
 from tests.support.processes import launch
 from tests.support.waiting import eventually
+
+
+class Disk:
+    """A disk with `free` bytes; with `grows`, each look at it finds 1 MB less."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.grows = False
+
+    def fstatvfs(self, _: int) -> Any:
+        self.free -= 1_000_000 if self.grows else 0
+        return SimpleNamespace(f_bavail=self.free, f_frsize=1)
 
 
 def tree_of(root: Path) -> dict[str, bytes]:
@@ -148,6 +162,35 @@ class TestFilesMirror(MirrorSuite):
         sink.send(make_delivery())
         sink.close()
         assert len(tree_of(tmp_path / "real")) == 3
+
+    def test_the_reserve_of_the_disk_is_left_alone(
+        self, place: Place, server: ArtifactServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given a disk with 10 MB beyond the reserve of 1 MB
+        disk = Disk(free=11_000_000)
+        monkeypatch.setattr(os, "fstatvfs", disk.fstatvfs)
+        monkeypatch.setattr(files, "_CHECK_EVERY", 1 << 20)
+        sink = place.sink(reserve=1_000_000)
+        # When a file is announced that does not fit, then nothing of it is asked to be sent
+        huge = entry(server.add("/h", b"x" * 10_000_001), b"", file_size=None, checksum=None)
+        with pytest.raises(Unavailable, match="a file of 10,000,001 bytes does not fit") as caught:
+            sink.send(make_delivery(sample_run("tsk_1", downloaded_files=[huge])))
+        assert caught.value.dependency
+        # When a file of unknown length goes on, then it is ended in time, and nothing is left of it
+        body = b"x" * 15_000_000
+        endless = entry(server.add("/e", body, no_length=True), body, "e", file_size=None, checksum=None)
+        disk.grows = True
+        with pytest.raises(Unavailable, match="less than the reserve of 1,000,000 bytes free") as caught:
+            sink.send(make_delivery(sample_run("tsk_2", downloaded_files=[endless])))
+        assert caught.value.dependency  # other deliveries go on
+        assert not [key for key in place.tree() if "/files/" in key]
+        # When the reserve itself is touched, then nothing is written, and the sink says so for all
+        disk.free, disk.grows = 999_999, False
+        with pytest.raises(Unavailable, match="less than the reserve") as caught:
+            sink.send(make_delivery())
+        assert not caught.value.dependency
+        disk.free = 1_100_000
+        sink.send(make_delivery())
 
     def test_a_write_that_fails_half_way_leaves_nothing(self, place: Place, server: ArtifactServer) -> None:
         body = b"x" * 3_000_000

@@ -44,6 +44,7 @@ class Loopback(NoServices):
         self.origin = origin
         self.asked = 0
         self.api = ""
+        self.names: Sequence[str] = ()
         self.trouble: Exception | None = None
 
     def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:
@@ -57,6 +58,9 @@ class Loopback(NoServices):
 
     def artifact_headers(self, delivery: Delivery, url: str) -> Mapping[str, str]:
         return {"x-api-key": "key-of-the-source"} if self.origin and url.startswith(self.origin) else {}
+
+    def sources(self) -> Sequence[str]:
+        return self.names
 
     def allowed_addresses(self) -> Sequence[str]:
         return ["127.0.0.1"]

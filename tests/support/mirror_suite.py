@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from handlers.contract import Artifact, Delivery, Receipt, Refused, Unavailable
+from handlers.mirror import download
 from handlers.mirror.download import LOOK_FOR
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer, Page
@@ -331,6 +332,35 @@ class MirrorSuite:
         assert "larger than the cap" in receipt.note
         assert not [key for key in place.tree() if key.endswith((".pdf", ".webm"))]
 
+    def test_over_the_total_of_an_event_is_noted_and_other_files_are_kept(
+        self, place: Place, server: ArtifactServer
+    ) -> None:
+        files = [entry(server.add(f"/f/{n}", PDF), filename=f"{n}.pdf") for n in range(3)]
+        files += [entry(server.add("/f/3", PDF + b"x", chunked=True), filename="3.pdf", checksum=None, file_size=None)]
+        sink = place.sink(max_event_bytes=2 * len(PDF) + 100, parallel=1)
+
+        sink.send(make_delivery(sample_run(downloaded_files=files)))
+
+        kept = [file["name"] for file in self.manifest(place)["files"]]
+        reasons = {skipped["name"]: skipped["reason"] for skipped in self.manifest(place)["skipped"]}
+        assert kept == ["run.json", "0.pdf", "1.pdf"]
+        assert reasons.keys() == {"2.pdf", "3.pdf"}
+        assert all("larger than what is left of the 14,118 bytes" in reason for reason in reasons.values())
+
+    def test_a_host_that_drips_is_ended_long_before_the_timeout(
+        self, place: Place, server: ArtifactServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(download, "LEAST_RATE_OVER", 0.3)
+        stop = threading.Event()
+        run = sample_run(downloaded_files=[entry(server.add("/slow", trickle=stop), b"", "a", file_size=None)])
+
+        with pytest.raises(Unavailable, match="less than 4,096 bytes a second") as caught:
+            place.sink(timeout=300).send(make_delivery(run))
+
+        stop.set()
+        assert caught.value.dependency
+        assert not [key for key in place.tree() if "/files/" in key]
+
     # Files that only the API lists
 
     def test_what_the_api_lists_is_kept_on_request(self, place: Place, server: ArtifactServer) -> None:
@@ -419,6 +449,20 @@ class MirrorSuite:
         delivery = make_delivery(labels={"team": "billing/eu"})
         place.sink(prefix=prefix).send(delivery)
         assert f"skyvern/2026/03/billing_eu-{sha(b'billing/eu')[:8]}-failed/latest.json" in place.tree()
+
+    def test_two_sources_never_meet_in_one_folder(self, place: Place, server: ArtifactServer) -> None:
+        run = full_run(server, run_id="tsk_1")
+        services = Loopback()
+        services.names = ("skyvern", "other")
+        sink = place.sink(services)
+
+        sink.send(make_delivery(run, source="skyvern"))
+        sink.send(make_delivery(run, source="other"))
+        sink.send(make_delivery({**run, "run_type": "other~"}, source="skyvern"))
+        place.sink(services, prefix="{{ source }}/{{ run.run_id }}/").send(make_delivery(run, source="other"))
+
+        folders = {key.partition("tsk_1/")[0] for key in place.tree()}
+        assert folders == {"task_v1/", "other~/task_v1/", "other_-" + sha(b"other~")[:8] + "/", "other/"}
 
     def test_a_prefix_that_the_run_can_not_fill_is_refused(self, place: Place) -> None:
         with pytest.raises(Refused, match="the template prefix can't be filled"):

@@ -25,6 +25,9 @@ class Host(NoServices):
     def __init__(self, slack: FakeSlack) -> None:
         self.slack = slack
 
+    def sources(self) -> list[str]:
+        return []
+
     def allowed_addresses(self) -> list[str]:
         return ["127.0.0.1"]
 

@@ -21,6 +21,9 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"picture" * 1000
 class Loopback(NoServices):
     """Services of a host that allows loopback addresses."""
 
+    def sources(self) -> list[str]:
+        return []
+
     def allowed_addresses(self) -> list[str]:
         return ["127.0.0.1"]
 

@@ -43,6 +43,9 @@ class Lent:
     def artifact_headers(self, delivery: object, url: str) -> dict[str, str]:
         raise NotImplementedError
 
+    def sources(self) -> tuple[str, ...]:
+        return ()
+
     def allowed_addresses(self) -> tuple[str, ...]:
         return ("127.0.0.1",)
 
