@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -332,20 +333,27 @@ class InboxReader:
 class InboxState:
     """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
     entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes. `trouble`: why
-    nothing can be read from it, or ""."""
+    nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their dispatcher."""
 
     entries: int = 0
     pending: int = 0
     oldest: float | None = None
     size: int = 0
     trouble: str = ""
+    set_aside: int = 0
+
+
+def _count_aside(client: redis.Redis) -> int:
+    with suppress(redis.ResponseError):  # somebody else wrote that key
+        return int(client.xlen(ASIDE))
+    return 0
 
 
 def examine(client: redis.Redis) -> InboxState:
     """Return the state of the inbox. Raises redis.RedisError."""
     kind: Any = client.type(STREAM)
     if kind == b"none":
-        return InboxState()
+        return InboxState(set_aside=_count_aside(client))
     if wrong := _spoilt_as(kind):
         return InboxState(trouble=wrong)
     first: Any = client.xrange(STREAM, count=1)
@@ -354,11 +362,12 @@ def examine(client: redis.Redis) -> InboxState:
         pipeline.xlen(STREAM)
         pipeline.memory_usage(STREAM)
         pipeline.xpending(STREAM, GROUP)
-        (seconds, micros), *depth, pending = pipeline.execute(raise_on_error=False)
+        pipeline.xlen(ASIDE)
+        (seconds, micros), *depth, pending, aside = pipeline.execute(raise_on_error=False)
     entries, size = _depth(depth)
     oldest = seconds + micros / 1e6 - int(first[0][0].split(b"-")[0]) / 1000 if first else None
     held = 0 if isinstance(pending, Exception) else int(pending["pending"])  # no group yet: nothing was read
-    return InboxState(entries, held, oldest, size)
+    return InboxState(entries, held, oldest, size, set_aside=aside if isinstance(aside, int) else 0)
 
 
 def _only(reply: Any) -> Any:

@@ -132,6 +132,11 @@ def parse_url(text: str) -> URL:
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername in ("sqlite", "sqlite+pysqlite"):
+        if url.host:
+            raise ValueError(
+                "names a host after two slashes, and SQLite has none: three begin a path from here, "
+                "sqlite:///var/results.db, and four one from the root"
+            )
         if url.database in (None, "", ":memory:") or "mode" in url.query or url.database.startswith("file:"):
             raise ValueError("must name a file, for a database in memory loses everything: sqlite:///var/results.db")
         return url.set(drivername="sqlite")

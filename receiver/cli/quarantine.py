@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
-from receiver.cli.output import clean, out, print_rows, show_time
+from receiver.cli.output import clean, out, print_rows, relative_path, show_time
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
@@ -27,14 +27,17 @@ Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `list` shows them.
 
 
 def _store(settings: Settings, config: Config) -> Quarantine:
+    if not settings.data.is_dir():
+        raise NotStarted(f"there is no data directory {settings.data}; name the right one with --data or RUNHOOK_DATA")
     return Quarantine(settings.data / "quarantine", config.quarantine.max_count, config.quarantine.max_bytes)
 
 
 @app.command("list")
 def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
     """List what is in quarantine, the oldest first."""
+    settings, loaded = load_config(config, data)
     print_rows(
-        [_row(each) for each in _store(*load_config(config, data)).list()],
+        [_row(each) for each in _store(settings, loaded).list()],
         {
             "id": "id",
             "source": "source",
@@ -42,7 +45,7 @@ def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json =
             "bytes": "size",
             "signature": lambda row: clean(row["signature"], 20),
         },
-        "The quarantine is empty.",
+        f"The quarantine is empty ({relative_path(str(settings.data / 'quarantine'))}).",
         as_json=as_json,
     )
 
@@ -79,7 +82,7 @@ def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
             "source": "source",
             "verdict": lambda row: "let in" if row["verdict"] == "authentic" else row["verdict"],
         },
-        "The quarantine is empty.",
+        f"The quarantine is empty ({relative_path(str(settings.data / 'quarantine'))}).",
         as_json=as_json,
     )
     if verdicts and not as_json:

@@ -94,6 +94,7 @@ def _lane(lane: Lane) -> dict[str, Any]:
         "paused": lane.paused,
         "paused_at": lane.paused_at or None,
         "breaker": lane.breaker,
+        "opened_at": (lane.opened_at or None) if shut else None,
         "probe_at": lane.until if shut else None,
         "reason": lane.reason if shut else "",
     }
@@ -149,7 +150,8 @@ def _state(row: Mapping[str, Any], now: float) -> str:
         found.append(f"{len(origins['shut'])} of {origins['known']} origins shut")
     if row["breaker"] != "closed":
         left = row["probe_at"] - now
-        found.append(f"breaker {row['breaker']}, next probe {f'in {ago(left)}' if left > 0 else 'due'}")
+        since = f" for {ago(now - row['opened_at'])}" if row["opened_at"] else ""
+        found.append(f"breaker {row['breaker']}{since}, next probe {f'in {ago(left)}' if left > 0 else 'due'}")
     return "; ".join(found) or "open for traffic"
 
 

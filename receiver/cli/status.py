@@ -122,7 +122,8 @@ def _sinks(report: StatusReport) -> list[list[str]]:
         elif lane and lane.paused:
             state = f"paused{f' for {ago(report.now - lane.paused_at)}' if lane.paused_at else ''}"
         elif lane and lane.breaker != "closed":
-            state = f"breaker {lane.breaker}, next probe {probe_time(lane, report.now)}"
+            since = f" for {ago(report.now - lane.opened_at)}" if lane.opened_at else ""
+            state = f"breaker {lane.breaker}{since}, next probe {probe_time(lane, report.now)}"
         due = report.ledger.oldest_due.get(sink)
         why = lane.reason if lane and lane.breaker != "closed" else ""
         rows.append([sink, state, show_counts(counts), "" if due is None else f"{ago(report.now - due)} ago", why])

@@ -213,6 +213,11 @@ def _checked(url: str) -> sa.URL:
             f"DATABASE_URL: the driver {parsed.get_driver_name()} is not used here; write {name}:// instead of "
             f"{parsed.drivername}://"
         )
+    if parsed.get_backend_name() == "sqlite" and parsed.host:
+        raise ConfigError(
+            "DATABASE_URL: names a host after two slashes, and SQLite has none: three begin a path from here, "
+            "sqlite:///var/ledger.db, and four one from the root"
+        )
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise ConfigError(
             "DATABASE_URL: a ledger in memory would lose everything; give a file: sqlite:///var/ledger.db"

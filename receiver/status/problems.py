@@ -104,6 +104,12 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
             f"the ledger can't be used ({ledger.url}): {ledger.trouble}",
             "start its database, or mend DATABASE_URL. Until then webhooks are kept, and nothing is delivered",
         )
+    elif ledger.weak:
+        yield Problem(
+            "ledger_weak",
+            f"the ledger at {ledger.url} may lose what it has confirmed: {ledger.weak}",
+            "change the database's settings, or accept it with ledger.accept_weaker_durability; no part starts with it",
+        )
 
 
 _WORK = {
@@ -183,6 +189,12 @@ def _differences(report: StatusReport) -> Iterator[Problem]:
         )
     for each in running:
         trouble = each.beat.details.get("trouble")
+        if failing := each.beat.details.get("failing"):
+            yield Problem(
+                "task_failing",
+                f"{_named(each)}: {failing}",
+                "it is begun again by itself; if that does not help, see its log, and start the process again",
+            )
         if each.beat.part == RECEIVER and each.beat.details.get("store") == "spool" and not report.redis.trouble:
             why = f": {trouble}" if trouble else ""
             yield Problem(
@@ -257,6 +269,13 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
             f"the inbox can't be read: {inbox.trouble}",
             "rename that key (RENAME), find out who wrote it, and let Runhook make a new one; events are in the spools",
         )
+    if inbox.set_aside:
+        yield Problem(
+            "inbox_set_aside",
+            f"{inbox.set_aside} entries of the inbox were set aside: no receiver wrote them so, or they ended their "
+            "dispatcher each time",
+            "XRANGE runhook:inbox:aside - + in Redis shows them, with `was` and `why`; then delete what you have seen",
+        )
     if inbox.oldest is not None and inbox.oldest > INBOX_LATE:
         yield Problem(
             "inbox_late",
@@ -279,7 +298,8 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         if lane.breaker != "closed" and lane.lane == lane.sink != CALLBACK:
             yield Problem(
                 "sink_down",
-                f"{lane.sink} does not answer: {lane.reason or 'unavailable'}; {under_way} deliveries wait, "
+                f"{lane.sink} does not answer{_for(lane.opened_at, report.now)}: {lane.reason or 'unavailable'}; "
+                f"{under_way} deliveries wait, "
                 f"and the next probe is {probe_time(lane, report.now)}",
                 f"`runhook sink test {lane.sink}` tries it; once it is well, `runhook sink resume {lane.sink}` probes",
             )
@@ -306,6 +326,10 @@ def _under_way(report: StatusReport, sink: str) -> int:
 
 def _since(at: float, now: float) -> str:
     return f" {ago(now - at)} ago" if at else ""
+
+
+def _for(since: float, now: float) -> str:
+    return f", for {ago(now - since)} now" if since else ""
 
 
 def probe_time(lane: Lane, now: float) -> str:

@@ -24,13 +24,14 @@ class RedisReport:
 
 @dataclass(frozen=True, slots=True)
 class LedgerReport:
-    """`trouble`: why the ledger can't be read now, or "". `counts`: deliveries by (sink, state), of those that have not
-    ended, and dead ones. `oldest_due`: by sink, since when the oldest waits beyond its time. `orphans`: by sink that is
-    not in the config, how many deliveries have which state. `operations`: replays and backfills that are running.
-    `unresolved`: submissions of which nobody knows whether there is a run."""
+    """`trouble`: why the ledger can't be read now, or "". `weak`: why it may lose what it has confirmed, where the
+    config does not accept that, or "". `counts`: deliveries by (sink, state), of those that have not ended, and dead
+    ones. `oldest_due`: by sink, since when the oldest waits beyond its time. `orphans`: by sink that is not in the
+    config, how many deliveries have which state. `operations`: replays and backfills that are running."""
 
     url: str
     trouble: str = ""
+    weak: str = ""
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     oldest_due: dict[str, float] = field(default_factory=dict)
     lanes: list[Lane] = field(default_factory=list)

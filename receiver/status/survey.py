@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -100,7 +101,7 @@ async def _durability(url: str, max_body: int) -> durability.Durability:
 def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[PartSeen]]:
     url = hide_password(settings.database_url)
     try:
-        ledger = Ledger(settings.database_url)
+        ledger = Ledger(settings.database_url, require_durability=config is not None and config.durable_ledger)
     except RunhookError as error:
         return LedgerReport(url, str(error)), []
     sinks = config.destinations if config is not None else None
@@ -123,7 +124,9 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
     try:
         if trouble := schema_trouble(ledger):
             return LedgerReport(url, trouble), []
-        return ledger.read(read)
+        weak = ledger.weakness()
+        report, seen = ledger.read(read)
+        return replace(report, weak=weak), seen
     except LedgerUnavailable as error:
         return LedgerReport(url, str(error)), []
     finally:

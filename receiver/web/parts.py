@@ -39,6 +39,7 @@ def presence(context: Context) -> WebPart:
         return {
             "store": commit.store,
             "trouble": commit.trouble,
+            "failing": context.background.trouble(),
             "spool_events": metrics.spool_events,
             "spool_bytes": metrics.spool_bytes,
             "data": str(context.settings.data.absolute()),

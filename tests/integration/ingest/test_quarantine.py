@@ -217,6 +217,7 @@ def test_a_wrong_call_is_reported_in_one_line(
     receiver_factory: Callable[..., ReceiverProcess], arguments: list[str]
 ) -> None:
     receiver = receiver_factory("redis://127.0.0.1:1/0", start=False)
+    receiver.data.mkdir(exist_ok=True)
     done = receiver.command("quarantine", *arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

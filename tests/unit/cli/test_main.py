@@ -138,6 +138,16 @@ def test_a_list_makes_no_ledger_and_says_which_one_is_missing(runhook: Run, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_quarantine_of_the_wrong_folder_is_no_success(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\n")
+
+    for command in (["list"], ["verify"], ["drop", "--all"]):
+        said = "runhook: there is no data directory var; name the right one with --data or RUNHOOK_DATA\n"
+        assert runhook("quarantine", *command, "--config", "c.yaml") == (3, "", said)
+    (tmp_path / "var").mkdir()
+    assert runhook("quarantine", "list", "--config", "c.yaml")[1] == "The quarantine is empty (var/quarantine).\n"
+
+
 def test_a_list_migrates_no_ledger_and_reads_none_of_another_release(runhook: Run, tmp_path: Path) -> None:
     make_ledger(tmp_path / "var")
     with closing(sqlite3.connect(tmp_path / "var" / "ledger.db")) as connection:

@@ -97,13 +97,19 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 600), "4 requests", False),
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 900_000), "10 d old", True),
     ("inbox_unreadable", redis(inbox=InboxState(trouble="the key is a string")), "is a string", False),
+    ("inbox_set_aside", redis(inbox=InboxState(set_aside=2)), "2 entries of the inbox were set aside", False),
+    ("ledger_weak", ledger(weak="fsync is off"), "fsync is off", False),
+    ("task_failing", without("receiver", receiver(store="redis", failing="drain fails")), "drain fails", False),
     ("inbox_late", redis(inbox=InboxState(12, 0, 61.0)), "12 events wait in the inbox", False),
     ("sink_paused", ledger(lanes=[Lane("ops", "ops", True, paused_at=NOW - 7200)]), "2 h ago; 3 deliveries", False),
     ("sink_paused", ledger(lanes=[Lane("ops", "ops", True)], counts={}), "; 0 deliveries", True),
     (
         "sink_down",
-        ledger(lanes=[Lane("ops", "ops", breaker="open", until=NOW + 20, reason="503")], oldest_due={"ops": 1.0}),
-        "ops does not answer: 503; 3 deliveries wait, and the next probe is in 20 s",
+        ledger(
+            lanes=[Lane("ops", "ops", breaker="open", until=NOW + 20, reason="503", opened_at=NOW - 7200)],
+            oldest_due={"ops": 1.0},
+        ),
+        "ops does not answer, for 2 h now: 503; 3 deliveries wait, and the next probe is in 20 s",
         False,
     ),
     (
