@@ -163,8 +163,15 @@ class GroupCommit:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        left, size = self._spool.events, self._spool.bytes
         await self._on_disk(self._spool.close)
         self._disk.shutdown()
+        if left:
+            log.warning(
+                "ingest.stopped_with_spool events=%d bytes=%d directory=%s: acked, and on this disk alone; a receiver "
+                "that starts on this data directory sends them to Redis, and so does `runhook spool send`",
+                *(left, size, self._spool.directory),
+            )
         await self._writer.close()
         await self._drainer.close()
 

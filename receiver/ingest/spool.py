@@ -116,7 +116,7 @@ class Spool:
     """
 
     def __init__(self, directory: Path, max_bytes: int, reserve_bytes: int) -> None:
-        self._directory = directory
+        self.directory = directory
         self._max_bytes = max_bytes
         self._reserve_bytes = reserve_bytes
         self._own: _Partition | None = None
@@ -132,16 +132,16 @@ class Spool:
     def open(self) -> None:
         """Make this process's partition and adopt what earlier processes left. Raises NotStarted."""
         try:
-            make_private_folder(self._directory)
+            make_private_folder(self.directory)
             with self._locked():
-                path = self._directory / f"{time.time_ns():020d}-{os.getpid()}"
+                path = self.directory / f"{time.time_ns():020d}-{os.getpid()}"
                 path.mkdir(mode=0o700)
                 lock = _lock(path / "lock")
                 assert lock is not None, "a partition that was made just now is locked"
                 self._own = _Partition(path, lock)
-            sync_directory(self._directory)
+            sync_directory(self.directory)
         except OSError as error:
-            raise NotStarted(f"can't use the spool {self._directory}: {error.strerror}; set RUNHOOK_DATA") from None
+            raise NotStarted(f"can't use the spool {self.directory}: {error.strerror}; set RUNHOOK_DATA") from None
         self.adopt()
 
     @property
@@ -158,7 +158,7 @@ class Spool:
         found = 0
         try:
             with self._locked():
-                for path in sorted(self._directory.iterdir()):
+                for path in sorted(self.directory.iterdir()):
                     if path.is_dir() and not self._is_ours(path) and (path / "lock").exists():
                         self._adopt(path)
             for partition in self._adopted:
@@ -171,7 +171,7 @@ class Spool:
                 found += events
             self._tidy()
         except OSError as error:
-            log.error("spool.unreadable directory=%s error=%s", self._directory, error.strerror)
+            log.error("spool.unreadable directory=%s error=%s", self.directory, error.strerror)
         return found
 
     def _is_ours(self, path: Path) -> bool:
@@ -208,7 +208,7 @@ class Spool:
             os.close(handle)
 
     def _check_room(self, size: int) -> None:
-        if self.bytes + self._others() + size > self._max_bytes:
+        if self.bytes + self.others() + size > self._max_bytes:
             raise SpoolFull("the spool has reached spool.max_bytes")
         if self.free() < size:
             raise SpoolFull("free disk space is under spool.reserve_bytes")
@@ -262,15 +262,15 @@ class Spool:
 
     def free(self) -> int:
         """Free bytes on the spool's disk beyond the reserve; less than 0 when the reserve is eaten into."""
-        return free_bytes(self._directory) - self._reserve_bytes
+        return free_bytes(self.directory) - self._reserve_bytes
 
-    def _others(self) -> int:
+    def others(self) -> int:
         """Return the bytes in the partitions of other live processes, as of a moment ago."""
         now = time.monotonic()
         if now - self._measured_at >= _MEASURE_EVERY:
             self._measured_at = now
             ours = {partition.path for partition in self._partitions()}
-            files = [file for path in self._directory.iterdir() if path not in ours for file in path.glob("*.*")]
+            files = [file for path in self.directory.iterdir() if path not in ours for file in path.glob("*.*")]
             self._others_bytes = sum(_size(file) for file in files)
         return self._others_bytes
 
@@ -291,7 +291,7 @@ class Spool:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Lock the making and adopting of partitions: a new one must not be adopted before its owner has locked it."""
-        handle = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

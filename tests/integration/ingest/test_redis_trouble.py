@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,31 @@ def test_both_killed_at_once_lose_nothing(valkey_factory: Valkeys, receiver_fact
     server.start()
     receiver.start()
     all_arrive(server, load.acked)
+
+
+def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
+    valkey_factory: Valkeys, receiver_factory: Receivers, tmp_path: Path
+) -> None:
+    # Given a receiver that acked while Redis was away, and stopped, saying where they are
+    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
+    acked = receiver.acked(*(body(number) for number in range(20)))
+    elsewhere = receiver.command("spool", "send")
+    assert elsewhere.returncode == 3
+    assert elsewhere.stderr.startswith("runhook: Redis can't be used")
+    receiver.stop()
+    assert "stopped_with_spool" in receiver.log.splitlines()[-1]
+    assert "20" in receiver.log.splitlines()[-1]
+    # When its disk is brought to a host that reaches Redis
+    shutil.copytree(receiver.data / "spool", tmp_path / "disk" / "spool")
+    server = valkey_factory()
+    receiver.redis_url = server.url
+    sent = receiver.command("spool", "send", "--data", str(tmp_path / "disk"))
+    # Then all of them arrive, once, and nothing is left
+    assert sent.stdout == "20 sent.\n", sent.stderr
+    assert sorted(ids_in_inbox(server)) == sorted(acked)
+    assert receiver.command("spool", "send", "--data", str(tmp_path / "disk")).stdout == "The spool is empty.\n"
+    nowhere = receiver.command("spool", "send", "--data", str(tmp_path / "nothing"))
+    assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (2, 1)
 
 
 def test_the_spool_moves_on_in_order_and_wakes_the_dispatcher(

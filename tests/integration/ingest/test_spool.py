@@ -344,7 +344,7 @@ def test_a_write_that_fails_keeps_none_of_its_events_and_the_next_goes_on(tmp_pa
 
 def test_a_directory_that_cannot_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("a file")
-    with pytest.raises(NotStarted, match=r"can't use the spool .*spool: File exists; set RUNHOOK_DATA"):
+    with pytest.raises(NotStarted, match=r"can't use the spool .*spool: Not a directory; set RUNHOOK_DATA"):
         open_spool(tmp_path)
 
 

@@ -1,0 +1,77 @@
+"""`runhook spool`: events that a receiver kept on its own disk while Redis was away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import typer
+
+from receiver.cli.options import ConfigFile, DataDirectory, load_config
+from receiver.cli.output import out
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.domain.inbox_entry import EntryKeys
+from receiver.errors import NotStarted, UsageError
+from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.ingest import durability
+from receiver.ingest.spool import Spool
+
+app = typer.Typer(
+    help="Events that a receiver acked while Redis was away, and that lie on its disk.", no_args_is_help=True
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Make `send` a command of its own, though it is the only one."""
+
+
+@app.command()
+def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
+    """Send what lies in a spool to Redis, when its receiver does not start again: its host is gone, its disk is here.
+
+    A receiver that runs sends its own. An event that is sent twice is recognised by its id.
+    """
+    settings, loaded = load_config(config, data)
+    directory = settings.data / "spool"
+    if not directory.is_dir():
+        raise UsageError(f"there is no spool in {settings.data}; name the receiver's data directory with --data")
+    server = loaded.server
+    durability.check_at_start(
+        settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config), away=_away
+    )
+    spool = Spool(directory, 0, 0)  # nothing is added to it
+    spool.open()
+    try:
+        sent = asyncio.run(_send(settings, loaded, spool))
+    finally:
+        spool.close()
+    out().print(f"{sent} sent." if sent else "The spool is empty.")
+    if in_use := spool.others():
+        out().print(f"{in_use:,} bytes are left to receivers that run on {settings.data}: they send them themselves.")
+
+
+def _away(reason: str) -> None:
+    raise NotStarted(f"Redis can't be used: {reason.rstrip('.')}; set REDIS_URL to the one that takes the events")
+
+
+async def _send(settings: Settings, config: Config, spool: Spool) -> int:
+    """Append all events of the spool to the inbox, and take each out when it is there. The clock wakes the dispatcher.
+
+    Returns how many. Raises NotStarted.
+    """
+    keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
+    writer = InboxWriter(settings.redis_url, timeout=30.0, keys=keys)
+    sent = 0
+    try:
+        while (batch := spool.peek()).events:
+            await writer.append(batch.events)
+            spool.done(batch)
+            sent += len(batch.events)
+    except InboxUnavailable as error:
+        raise NotStarted(f"Redis takes no events now ({error}); {sent} were sent, the others are still there") from None
+    except OSError as error:
+        raise NotStarted(f"the spool can't be read or changed: {error.strerror}; {sent} events were sent") from None
+    finally:
+        await writer.close()
+    return sent
