@@ -124,7 +124,7 @@ class Clock:
         Claims that ran out while the ledger was away are those of workers that could not renew them: they get PATIENCE,
         or what they are sending, and have sent, would be sent twice.
         """
-        now, started = time.time(), time.monotonic()
+        started, now = time.monotonic(), self._ledger.now()
         patient = started - self._ledger_away < PATIENCE
 
         def work(connection: Connection) -> tuple[int, int]:
@@ -150,7 +150,7 @@ class Clock:
     def operations(self) -> None:
         """Make one step of each replay and backfill that is running."""
         if self._ledger.read(replays.any_running):
-            sinks = self._ledger.write(lambda connection: replays.step(connection, time.time()))
+            sinks = self._ledger.write(lambda connection: replays.step(connection, self._ledger.now()))
             wakeups.wake_sinks(self._redis, sinks)
 
     def inbox(self) -> None:
@@ -168,7 +168,7 @@ class Clock:
         inbox readers and what is past its retention."""
         if not self._every("slow", SLOW_EVERY):
             return
-        self._expire(time.time())
+        self._expire(self._ledger.now())
         self._sweep_held()
         if self._retain is not None:
             self._remove_old(self._retain)
@@ -180,13 +180,13 @@ class Clock:
         began = time.monotonic()
         while True:
             _, self._swept_held = self._ledger.write(
-                lambda connection: recovery.sweep_held(connection, time.time(), self._sinks, self._swept_held)
+                lambda connection: recovery.sweep_held(connection, self._ledger.now(), self._sinks, self._swept_held)
             )
             if not self._swept_held or time.monotonic() - began > STEPS:
                 return
 
     def _remove_old(self, retain: float) -> None:
-        began, before, removed = time.monotonic(), time.time() - retain, 0
+        began, before, removed = time.monotonic(), self._ledger.now() - retain, 0
         while True:
             step = self._ledger.write(lambda connection: retention.remove(connection, before, self._kept_after))
             removed += step.events

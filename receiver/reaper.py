@@ -7,7 +7,6 @@ may be repeated, and run by several processes at once. What can't be released no
 from __future__ import annotations
 
 import logging
-import time
 
 from redis.exceptions import RedisError
 
@@ -73,7 +72,7 @@ def _release_claims(settings: Settings, name: str) -> bool:
     claims = 0
     try:
         started = liveness.started_items(settings.data, name)
-        while some := ledger.write(lambda connection: release_claims(connection, name, time.time(), started)):
+        while some := ledger.write(lambda connection: release_claims(connection, name, ledger.now(), started)):
             claims += some
     except LedgerUnavailable as error:
         log.warning("worker.not_released owner=%s ledger=%s", name, error)

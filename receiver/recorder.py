@@ -117,7 +117,7 @@ class EventRecorder:
 
     def _decide(self, connection: Connection, batch: Sequence[ParsedEvent]) -> list[NewEvent]:
         """Classify and route each event by what the ledger knows of its run, and record it. Returns the new ones."""
-        now = time.time()
+        now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [_wanted(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]

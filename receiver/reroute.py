@@ -6,7 +6,6 @@ run that has gone on since (it was paused, or tried again) would be old news, an
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -94,5 +93,5 @@ def apply(ledger: Ledger, found: Reroute) -> Iterator[int]:
     for start in range(0, len(found.deliveries), STEP):
         step = found.deliveries[start : start + STEP]
         yield ledger.write(
-            lambda connection: reroutes.add(connection, reroutes.unsent(connection, step), time.time())  # noqa: B023
+            lambda connection: reroutes.add(connection, reroutes.unsent(connection, step), ledger.now())  # noqa: B023
         )

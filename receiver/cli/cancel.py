@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from receiver.cli.output import clean, out
 from receiver.domain.delivery import DeliveryMove, states_before
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, names, queries, replays
+from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import cancellation
 
 
@@ -64,10 +64,10 @@ def cancel(
 
 def _change(connection: Connection, identifier: str, *, undo: bool) -> bool:
     if undo:
-        return bool(cancellation.restore(connection, [identifier], time.time()))
+        return bool(cancellation.restore(connection, [identifier], database_now(connection)))
     if identifier.startswith("op_"):
-        return replays.cancel(connection, identifier, time.time())
-    return bool(cancellation.cancel(connection, [identifier], time.time()))
+        return replays.cancel(connection, identifier, database_now(connection))
+    return bool(cancellation.cancel(connection, [identifier], database_now(connection)))
 
 
 def _why_not(connection: Connection, identifier: str) -> str:
@@ -81,7 +81,7 @@ def _why_not(connection: Connection, identifier: str) -> str:
 
 def _all_of(sink: str, undo: bool, data: Any, *, yes: bool) -> None:
     """Cancel all that waits for a sink now, or bring back what was cancelled so."""
-    began = time.time()
+    began = read_ledger(data, database_now)
     waiting = [state.value for state in states_before(DeliveryMove.CANCEL)]
 
     def count(connection: Connection) -> int:

@@ -36,6 +36,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, names, queries, replays
+from receiver.ledger.database_clock import database_now
 from receiver.ledger.replays import Operation, Selection
 
 _HINT = (
@@ -181,7 +182,7 @@ def replay(
                 f"op_{secrets.token_hex(8)}",
                 kind,
                 each,
-                time.time(),
+                database_now(connection),
                 sink=backfill,
                 force=force,
                 rate=rate,

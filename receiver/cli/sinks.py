@@ -22,6 +22,7 @@ from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, queries
+from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.status.problems import ago
 
@@ -159,7 +160,7 @@ def _state(row: Mapping[str, Any], now: float) -> str:
 def pause(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send nothing more to a sink; its deliveries wait."""
     require_sink(load_config(config, data)[1], name)
-    write_ledger(data, lambda connection: lanes.set_paused(connection, name, True, time.time()))
+    write_ledger(data, lambda connection: lanes.set_paused(connection, name, True, database_now(connection)))
     output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
 
@@ -169,7 +170,7 @@ def resume(name: Name, config: ConfigFile = None, data: DataDirectory = None) ->
     require_sink(load_config(config, data)[1], name)
 
     def change(connection: Connection) -> tuple[bool, list[Lane]]:
-        now = time.time()
+        now = database_now(connection)
         mine = [lane for lane in lanes.every(connection) if lane.sink == name]
         paused, shut = any(lane.paused for lane in mine), [lane for lane in mine if lane.breaker != "closed"]
         if paused:
@@ -224,10 +225,8 @@ def move(
     confirm(sum(row["count"] for row in counted), f"Move the deliveries of {giver} to {taker}?", yes=yes)
     moved, left, cursor = 0, 0, ""
     while True:
-        page = write_ledger(
-            data,
-            partial(orphans.move, old=giver, new=taker, now=time.time(), cursor=cursor, delivered=delivered, undo=undo),
-        )
+        step = partial(orphans.move, old=giver, new=taker, cursor=cursor, delivered=delivered, undo=undo)
+        page = write_ledger(data, lambda connection: step(connection, now=database_now(connection)))  # noqa: B023
         moved, left, cursor = moved + page.count, left + page.left, page.cursor
         if not cursor:
             break

@@ -193,7 +193,7 @@ class Deliverer(wakeups.JobBody):
         if self._rate_spent:
             return False
         return self._ledger.read(
-            lambda connection: claims.has_due(connection, self._sink.name, time.time(), self._rotation)
+            lambda connection: claims.has_due(connection, self._sink.name, self._ledger.now(), self._rotation)
         )
 
     def _claim(self) -> ClaimedBatch | None:
@@ -207,13 +207,12 @@ class Deliverer(wakeups.JobBody):
         limit = self._allowed(self._sink.batch_size if self._many else free)
         if not limit and not ahead:
             return None
-        now = time.time()
         tries = 0
 
         def work(connection: Connection) -> ClaimedBatch:
             nonlocal tries
             tries += 1
-            return self._claim_in(connection, limit, ahead, now)
+            return self._claim_in(connection, limit, ahead, self._ledger.now())
 
         try:
             batch = self._loaded(self._ledger.write(work))
@@ -295,7 +294,9 @@ class Deliverer(wakeups.JobBody):
         if self._senders and now - self._renewed > RENEW:
             self._renewed = now
             numbers = self._senders.claim_numbers()
-            self._ledger.write(lambda connection: claims.renew(connection, self._owner, numbers, time.time() + CLAIM))
+            self._ledger.write(
+                lambda connection: claims.renew(connection, self._owner, numbers, self._ledger.now() + CLAIM)
+            )
 
     def _settle(self, *, closing: bool) -> None:
         """Settle the deliveries whose sends have ended. They stay in `_unsettled` until that is committed."""
@@ -303,9 +304,9 @@ class Deliverer(wakeups.JobBody):
             self._prefetch.review(self._unsettled, closing=closing)
         if not (self._unsettled or self._withdrawn or self._orphans):
             return
-        now = time.time()
 
         def work(connection: Connection) -> tuple[set[str], Results]:
+            now = self._ledger.now()
             if self._orphans:
                 known = self._senders.claim_numbers()
                 known |= {task.claim_number for task in (*self._unsettled, *self._withdrawn)}

@@ -38,7 +38,6 @@ class SendTask:
     claimed: Sequence[Claimed]
     receipts: dict[str, Receipts]
     started: float = 0.0  # monotonic; 0.0 while it is queued
-    started_at: float = 0.0  # seconds since the epoch
     answers: list[Receipt | Exception] = field(default_factory=list)
     seconds: float = 0.0  # that the send took
     ended: bool = False
@@ -223,7 +222,7 @@ class SenderPool:
 
 
 def _mark_started(task: SendTask) -> None:
-    task.started, task.started_at = time.monotonic(), time.time()
+    task.started = time.monotonic()
 
 
 def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = None) -> Delivery:

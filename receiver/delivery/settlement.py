@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -42,9 +43,10 @@ class Settlement:
         results: Results = []
         by_claim: dict[int, list[AttemptResult]] = {}
         for task in tasks:
+            started_at = now - (time.monotonic() - task.started)  # by the ledger's clock, as all that it tells
             found = [
                 outcome.outcome_of(
-                    each, answer, self._retry, changes.get(each.lane), task.started_at, now, chance=random.random()
+                    each, answer, self._retry, changes.get(each.lane), started_at, now, chance=random.random()
                 )
                 for each, answer in zip(task.claimed, task.answers, strict=True)
             ]

@@ -66,6 +66,10 @@ class AsyncLedger:
         self._pending: set[Future[Any]] = set()
         self._hung: set[Future[Any]] = set()
 
+    def now(self) -> float:
+        """Return the database's time, seconds since the epoch; before the first transaction the host's."""
+        return self._ledger.known_now()
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads. Raises LedgerUnavailable too when that takes longer than WAIT seconds."""
         return await self._within_limit(self._start(self._ledger.read, work))

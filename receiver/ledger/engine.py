@@ -27,6 +27,7 @@ from sqlalchemy import exc as sa_exc
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
 from receiver.errors import ConfigError
+from receiver.ledger.database_clock import ASK, DatabaseClock
 
 if TYPE_CHECKING:
     from handlers.support.postgresql import TimeLimits
@@ -71,10 +72,25 @@ class Ledger:
         self._writer: sa.Engine | None = None
         self._reader: sa.Engine | None = None
         self._opening = threading.Lock()
+        self._clock = DatabaseClock()
         self._prepared = False
 
     def __repr__(self) -> str:
         return f"Ledger({self.url.render_as_string(hide_password=True)})"
+
+    def now(self) -> float:
+        """Return the time by which is compared what is due, in seconds since the epoch: the database's.
+
+        It is asked for with the first transaction, or now if there was none; while it can't be, this is the host's.
+        """
+        if not self._clock.known and not self._is_file():
+            with suppress(LedgerUnavailable):
+                self.read(lambda _connection: None)
+        return self._clock.now()
+
+    def known_now(self) -> float:
+        """Return the time as `now` does, but wait for nothing: before the first transaction it is the host's."""
+        return self._clock.now()
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction and commit it; may run it again after a deadlock or a lost connection.
@@ -182,7 +198,7 @@ class Ledger:
 
     def _open(self, *, write: bool) -> sa.Engine:
         if not self._is_file():
-            self._writer = self._reader = engine = _postgresql(self.url, self._limits)
+            self._writer = self._reader = engine = _postgresql(self.url, self._limits, self._clock)
         elif write:
             with suppress(OSError):  # SQLite says what is wrong with the path
                 make_private_file(Path(str(self.url.database)))
@@ -243,7 +259,7 @@ def _sqlite(url: sa.URL, begin: str) -> sa.Engine:
     return engine
 
 
-def _postgresql(url: sa.URL, limits: TimeLimits | None) -> sa.Engine:
+def _postgresql(url: sa.URL, limits: TimeLimits | None, clock: DatabaseClock) -> sa.Engine:
     from handlers.support import postgresql  # not needed with SQLite
 
     limits = limits or postgresql.TimeLimits()
@@ -264,7 +280,12 @@ def _postgresql(url: sa.URL, limits: TimeLimits | None) -> sa.Engine:
 
     @sa_event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(connection.info["begin"])
+        if not clock.stale:
+            connection.exec_driver_sql(connection.info["begin"])
+            return
+        asked_at = time.monotonic()
+        answer = connection.exec_driver_sql(f"{ASK}; {connection.info['begin']}").scalar_one()
+        clock.note(asked_at, time.monotonic(), answer)
 
     return engine
 

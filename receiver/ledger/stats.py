@@ -5,7 +5,6 @@ Read every few seconds, so nothing here reads more of a long backlog than of a s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,6 +13,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import account, watches
+from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import Gate
 from receiver.ledger.schema import deliveries, events
@@ -30,7 +30,7 @@ class Gauges:
     """`counts`: by (sink, state), up to COUNT_LIMIT. `oldest_due`: since when each sink's oldest delivery waits beyond
     its time, seconds since the epoch. `lanes`: by sink, what is paused or shut. `newest_event`: when the ledger last
     recorded an event, or None. `watches`: walks of Skyvern's list. `missed`: how many schedules of each source started
-    no run when they should have last."""
+    no run when they should have last. `read_at`: by the database's clock, as all of these times."""
 
     counts: dict[tuple[str, str], int]
     oldest_due: dict[str, float]
@@ -38,6 +38,7 @@ class Gauges:
     newest_event: float | None
     watches: list[Watch] = field(default_factory=list)
     missed: dict[str, int] = field(default_factory=dict)
+    read_at: float = field(default=0.0, compare=False)
 
 
 def counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
@@ -78,13 +79,15 @@ def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:
 
 def read(connection: sa.Connection) -> Gauges:
     """Read all of them."""
+    now = database_now(connection)
     return Gauges(
         counts(connection),
-        oldest_due(connection, time.time()),
+        oldest_due(connection, now),
         lanes.gates(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.every(connection),
         account.count_missed(connection),
+        now,
     )
 
 

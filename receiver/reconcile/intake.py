@@ -70,7 +70,7 @@ class ResultIntake:
         self, source: PolledSource, body: bytes, run: Run, via: Via, age: RunAge, submission_id: str = ""
     ) -> Intake:
         """Take in what the API said of a run. Raises LedgerUnavailable."""
-        now = time.time()
+        now = self._ledger.now()
         key = source.name, run.run_id
         known = self._ledger.read(lambda connection: runs.run_statuses(connection, [key])).get(key)
         if not run.final:
@@ -101,7 +101,7 @@ class ResultIntake:
         self, source: str, body: bytes, run: Run, via: Via, age: RunAge, known: str | None, submission_id: str
     ) -> Intake:
         since = age.submitted_at if age.submitted_at is not None else age.first_seen_at
-        seconds = time.time() - since if since is not None else 0.0
+        seconds = self._ledger.now() - since if since is not None else 0.0
         if (
             run.run_id
             and not run.retry_pending

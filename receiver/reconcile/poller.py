@@ -99,7 +99,7 @@ class Reconciler:
 
     def _poll_submissions(self) -> int:
         """Poll for submissions. Those of a source that is no longer in the config, or has no key, wait."""
-        now = time.time()
+        now = self._ledger.now()
         waiting = self._ledger.read(lambda connection: polls.count_due(connection, now, self._sources, self._slots))
         started = 0
         for name, count in sorted(waiting.items()):
@@ -120,7 +120,7 @@ class Reconciler:
         return started
 
     def _poll_runs(self) -> int:
-        now = time.time()
+        now = self._ledger.now()
         waiting = self._ledger.read(lambda connection: run_polls.count_due(connection, now, self._sources, self._slots))
         started = 0
         for name, count in sorted(waiting.items()):
@@ -166,13 +166,13 @@ class Reconciler:
         except redis.RedisError:
             return
         if ids:
-            made = self._ledger.write(lambda connection: polls.make_due(connection, ids, time.time()))
+            made = self._ledger.write(lambda connection: polls.make_due(connection, ids, self._ledger.now()))
             log.info("reconcile.hints count=%d due=%d", len(ids), made)
         for source, run_id in keys:
             if source in self._sources:
                 self._ledger.write(
                     lambda connection, source=source, run_id=run_id: run_polls.ask(  # type: ignore[misc]
-                        connection, source, {run_id: time.time()}, time.time()
+                        connection, source, {run_id: self._ledger.now()}, self._ledger.now()
                     )
                 )
 
@@ -191,7 +191,7 @@ class Reconciler:
 
     def _handle(self, source: PolledSource, submission: Submission, answer: Answer, run: Run | None) -> None:
         """Dispatch the run if it is final; else end the polling of its submission, or postpone it."""
-        now = time.time()
+        now = self._ledger.now()
         found = Intake(False)
         if isinstance(answer, Answered) and run:
             age = RunAge(submitted_at=submission.created_at)
@@ -232,7 +232,7 @@ class Reconciler:
 
     def _resolve(self, source: PolledSource, leased: Sequence[Submission]) -> None:
         """Search for the runs of submissions whose answer was lost: those that are due, and all others as well."""
-        now = time.time()
+        now = self._ledger.now()
 
         def miss(connection: Connection) -> list[Submission]:
             for each in leased:
@@ -276,7 +276,7 @@ class Reconciler:
 
     def _give_up(self, submission: Submission, reason: str, *, release: bool = False) -> None:
         log.info("reconcile.lost source=%s submission=%s reason=%s", submission.source, submission.id, reason)
-        now = time.time()
+        now = self._ledger.now()
         self._ledger.write(
             lambda connection: lifecycle.resolve(
                 connection, submission.id, SubmissionMove.GIVE_UP, now, reason=reason, release=release
@@ -284,7 +284,7 @@ class Reconciler:
         )
 
     def _search_again(self, submission: Submission) -> None:
-        now = time.time()
+        now = self._ledger.now()
         ages = [lifecycle.PENDING_LIMIT, self._settings.absent_after]
         again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), ages)
         reason = "no run with its token was found"

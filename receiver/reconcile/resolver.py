@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -153,7 +152,7 @@ class Resolver:
     def bind(self, wanted: Sequence[Submission], due_at: Callable[[float], float]) -> dict[str, FetchedRun]:
         """Find runs and record whose they are. Returns what was fetched, by submission id. Raises LedgerUnavailable."""
         found = self.find(wanted)
-        now = time.time()
+        now = self._ledger.now()
         due = due_at(now)
 
         def work(connection: Connection) -> list[str]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -53,7 +52,7 @@ class RunPolls:
             self._stop(due, "")
             return
         answer = source.reader.get_run(due.run_id)
-        now = time.time()
+        now = self._ledger.now()
         if not isinstance(answer, Answered):
             self._again(due, now, answer.reason)
         elif answer.ok:
@@ -96,7 +95,7 @@ class RunPolls:
         others = {row.run_id for row in rows or () if row.run_id != due.run_id}
         keys = [(due.source, run_id) for run_id in others]
         known = self._ledger.read(lambda connection: runs.run_statuses(connection, keys))
-        now = time.time()
+        now = self._ledger.now()
         wanted = {run_id: now for run_id in others if (due.source, run_id) not in known}
         if wanted:
             log.info("reconcile.restarted source=%s run=%s as=%s", due.source, due.run_id, ",".join(sorted(wanted)))

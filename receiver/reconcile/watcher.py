@@ -60,7 +60,7 @@ class Watcher:
 
     def walk(self, source: PolledSource) -> None:
         """Make the walk of a source, if it is due and no other clock makes it. Raises LedgerUnavailable."""
-        now = time.time()
+        now = self._ledger.now()
         found = self._ledger.read(lambda connection: {each.source: each for each in watches.every(connection)})
         if source.name in found and found[source.name].due_at > now:
             return
@@ -87,7 +87,9 @@ class Watcher:
             )
             for each in checks
         }
-        self._ledger.write(lambda connection: account.replace_schedules(connection, source.name, seen, time.time()))
+        self._ledger.write(
+            lambda connection: account.replace_schedules(connection, source.name, seen, self._ledger.now())
+        )
         for each in checks:
             if each.missed is not None and before.get(each.schedule.id) != each.missed:
                 log.warning(
@@ -124,7 +126,7 @@ class _Walk:
         self._watch = watch
         self._stopped = stopped
         self._report = report
-        self._began = time.time()
+        self._began = self._ledger.now()
         self._newest: float | None = None
         self._seen = 0
         self._asked = 0
@@ -141,7 +143,7 @@ class _Walk:
             calls, trouble, retry_after = calls + active.calls, active.trouble, active.retry_after
             if not trouble and active.reached:
                 self._ended()
-        now = time.time()
+        now = self._ledger.now()
         if trouble:
             again_at = now + min(max(_AFTER_TROUBLE, retry_after), LONGEST_FIRST)
             self._ledger.write(lambda connection: watches.break_off(connection, self._source.name, again_at, trouble))
@@ -165,7 +167,7 @@ class _Walk:
 
     def _page(self, rows: Sequence[ListedRun]) -> None:
         """Ask for what has ended and is not known here; remember what has not ended."""
-        source, now, grace = self._source.name, time.time(), self._settings.webhook_grace
+        source, now, grace = self._source.name, self._ledger.now(), self._settings.webhook_grace
         times = [each.created_at for each in rows if each.created_at is not None]
         self._newest = max([*times, *([] if self._newest is None else [self._newest])], default=None)
         ended = {each.run_id: each for each in rows if each.final}
@@ -217,7 +219,7 @@ class _Walk:
 
     def _ended(self) -> None:
         """Ask for the runs that were under way and are no longer shown as that."""
-        source, now = self._source.name, time.time()
+        source, now = self._source.name, self._ledger.now()
 
         def work(connection: Connection) -> int:
             gone = watches.not_seen_since(connection, source, self._began)

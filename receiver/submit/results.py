@@ -309,7 +309,7 @@ class Results:
         grace = 0.0 if at_once else self._grace
 
         def work(connection: Connection) -> None:
-            now = time.time()
+            now = self._ledger.now()
             due_at, noted_at = now + grace, now - self._grace if at_once else None
             if token and not runs.is_ours(connection, source, run.run_id):
                 lifecycle.resolve(

@@ -81,7 +81,7 @@ class WebhookRetrier:
         lane, route, signer = lane_of(url), RETRY_ROUTE if given else ROUTE, key.id if given else ""
         delivery, before = await self._ledger.write(
             lambda connection: resend.resend(
-                connection, result.status, CALLBACK, route, lane, time.time(), given, signer
+                connection, result.status, CALLBACK, route, lane, self._ledger.now(), given, signer
             )
         )
         await self._wake()

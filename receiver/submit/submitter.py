@@ -62,9 +62,9 @@ FindRun = Callable[[Submission], Awaitable[Answered | None]]
 IsDisconnected = Callable[[], Awaitable[bool]]
 
 
-def _awaits_answer(submission: Submission) -> bool:
+def _awaits_answer(submission: Submission, now: float) -> bool:
     """Return whether Skyvern's answer may still come. Its webhook may have come before."""
-    young = time.time() - submission.created_at < lifecycle.PENDING_LIMIT
+    young = now - submission.created_at < lifecycle.PENDING_LIMIT
     return submission.state is SubmissionState.PENDING or (
         submission.state is SubmissionState.ACCEPTED and submission.answered_at is None and young
     )
@@ -112,13 +112,13 @@ class Submitter:
         Where the caller has disconnected, so that it does not know of the run, the reply is kept for the same request.
         """
         prepared = await off_loop(len(body), self._prepare, source, key, endpoint, path, query, body, headers)
-        new, now = prepared.new, time.time()
+        new = prepared.new
         if new.idempotency_key is not None:
             is_disconnected = _never  # by its key it finds the answer anyway
         while True:
             submission, is_new = await self._ledger.write(
-                lambda connection: lifecycle.begin(connection, new, now),
-                undo=lambda connection: lifecycle.withdraw(connection, new.id, time.time()),
+                lambda connection: lifecycle.begin(connection, new, self._ledger.now()),
+                undo=lambda connection: lifecycle.withdraw(connection, new.id, self._ledger.now()),
             )
             if is_new:
                 break
@@ -153,7 +153,7 @@ class Submitter:
         size = len(answer.body) if isinstance(answer, Answered) else 0
         reply = await off_loop(size, submit_reply, answer, source.secrets, prepared.replacing)
         reply = await off_loop(size, reply.for_submission, new.id)
-        result, now = await off_loop(size, submitted, answer), time.time()
+        result, now = await off_loop(size, submitted, answer), self._ledger.now()
         unread, body = False, reply.body
         if isinstance(result, Created):
             due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after, await durations)
@@ -192,7 +192,7 @@ class Submitter:
         for pause in (*_WRITE_RETRIES, None):
             try:
                 return await self._ledger.write_patiently(
-                    lambda connection: lifecycle.record_outcome(connection, submission_id, outcome, time.time())
+                    lambda connection: lifecycle.record_outcome(connection, submission_id, outcome, self._ledger.now())
                 )
             except (LedgerUnavailable, LedgerDataError) as trouble:
                 if pause is None or isinstance(trouble, LedgerDataError):
@@ -229,7 +229,7 @@ class Submitter:
         """Return the submission once it is answered, or as it is when REPEAT_WAIT is over."""
         now = time.monotonic()
         deadline, resolve_at = now + REPEAT_WAIT, now + RESOLVE_INTERVAL
-        while _awaits_answer(submission) and time.monotonic() < deadline:
+        while _awaits_answer(submission, self._ledger.now()) and time.monotonic() < deadline:
             task = self._tasks.get(submission.id)
             if task is not None:
                 await asyncio.wait([task], timeout=deadline - time.monotonic())
@@ -242,7 +242,7 @@ class Submitter:
                         return await self._reload(submission) or submission
                     resolve_at = time.monotonic() + RESOLVE_INTERVAL
             found = await self._reload(submission)
-            if found is None or (task is not None and _awaits_answer(found)):
+            if found is None or (task is not None and _awaits_answer(found, self._ledger.now())):
                 break  # its answer could not be recorded
             submission = found
         return submission
@@ -305,7 +305,7 @@ class Submitter:
     async def _record_reply(self, submission_id: str, status: int, body: bytes | None) -> None:
         with suppress(LedgerUnavailable, LedgerDataError):
             await self._ledger.write(
-                lambda connection: lifecycle.set_answer(connection, submission_id, status, body, time.time())
+                lambda connection: lifecycle.set_answer(connection, submission_id, status, body, self._ledger.now())
             )
 
     async def close(self, seconds: float) -> None:

@@ -86,7 +86,7 @@ class PolledMetrics(Collector):
             labels=["sink"],
         )
         paused = GaugeMetricFamily("runhook_sink_paused", "1 when an operator paused the sink.", labels=["sink"])
-        now = time.time()
+        now = gauges.read_at
         for sink in self._sinks:
             for state in COUNTED:
                 counts.add_metric([sink, state.value], float(gauges.counts.get((sink, state.value), 0)))
