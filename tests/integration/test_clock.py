@@ -95,7 +95,7 @@ def test_a_retry_that_is_due_is_queued_and_its_sink_woken(clock: Clock, ledger: 
     clock.tick()
     assert (states(ledger), woken(client)) == ({"tsk_1:ops": "waiting"}, set())
 
-    ledger.write(lambda connection: connection.execute(sa.update(deliveries).values(due_at=time.time())))
+    ledger.write(lambda connection: connection.execute(sa.update(deliveries).values(due_at=time.time() - 1)))
     clock.tick()
 
     assert (states(ledger), woken(client)) == ({"tsk_1:ops": "queued"}, {deliver_queue("ops")})
