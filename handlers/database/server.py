@@ -31,6 +31,7 @@ from handlers.support import postgresql
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.postgresql import LATE, BoundedConnection, Session, TimeLimits
 from handlers.support.private_file import make_private_file
+from handlers.support.url import hide_secrets
 
 # Longest time for connecting, in seconds, even if a send may take longer.
 MAX_CONNECT = 10.0
@@ -214,7 +215,7 @@ class Database:
         state = cause.sqlstate or ""
         if not state:
             if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
-                return Unavailable(f"PostgreSQL can't be reached: {self._without_password(_one_line(str(cause)))}")
+                return Unavailable(f"PostgreSQL can't be reached: {self._hidden(_one_line(str(cause)))}")
             return RowRejected(f"the row can't be sent to PostgreSQL: {type(cause).__name__}")
         where = ", ".join(
             f"{what} {name}"
@@ -235,11 +236,10 @@ class Database:
         message = f"PostgreSQL: {words} ({what})" if words else f"PostgreSQL: {what}"
         if state[:2] == "42" and state != "42501":
             return TableMismatch(message)
-        return Unavailable(self._without_password(message))
+        return Unavailable(self._hidden(message))
 
-    def _without_password(self, message: str) -> str:
-        password = self._url.password
-        return message.replace(str(password), "***") if password else message
+    def _hidden(self, message: str) -> str:
+        return hide_secrets(message, self._url.render_as_string(hide_password=False))
 
 
 def _one_line(message: str) -> str:

@@ -1,14 +1,70 @@
-"""Take URLs apart: origin, user and password, and a form that may be shown. Pure: no name is resolved."""
+"""Take URLs apart: origin, user and password, and a form that may be shown. Pure: no name is resolved.
+
+The one place where secrets of addresses are hidden: what prints or logs one calls `hide_password`, and what repeats
+somebody else's message about one `hide_secrets`.
+"""
 
 from __future__ import annotations
 
 import base64
 import re
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 # The default port of each scheme.
 PORTS = {"http": 80, "https": 443}
+
+STARS = "********"
+_LONG = 6  # characters from which on a secret is no word that occurs elsewhere
+
+# Parameters of libpq, SQLAlchemy, redis-py and of our own whose values are no secret. All others are hidden.
+_SHOWN = frozenset(
+    {
+        "application_name",
+        "cache",
+        "channel_binding",
+        "client_encoding",
+        "connect_timeout",
+        "db",
+        "dbname",
+        "gssencmode",
+        "health_check_interval",
+        "host",
+        "hostaddr",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "max_connections",
+        "mode",
+        "port",
+        "protocol",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_timeout",
+        "ssl_cert_reqs",
+        "ssl_min_version",
+        "sslmode",
+        "sslrootcert",
+        "target_session_attrs",
+        "tcp_user_timeout",
+        "user",
+        "username",
+        "virtual_host",
+        "virtualhost",
+    }
+)
+# Hosts with their ports, several for libpq, and what follows them; also a text's punctuation after that.
+_HOST = r"(?:\[[^\]@]*\]|[^:/@,\[\]]*)(?::\d*)?"
+_HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/.*)?[):,.;\"']*", re.DOTALL)
+# A secret among key=value pairs, with the key and what is before the value as one group.
+_PAIR = re.compile(
+    r"""(?ix)
+    (\b(?:ssl)?(?:password|passwd|pwd|passfile|key|options|oauth_client_secret|secret|token)\s*=\s*)
+    ('(?:\\.|[^'\\])*'?|"(?:\\.|[^"\\])*"?|[^\s&;,]+)
+    """
+)
 
 
 class Origin(NamedTuple):
@@ -63,7 +119,63 @@ def without_query(text: str) -> str:
 
 
 def hide_password(url: str) -> str:
-    """Return `url` with the password in its authority, and in its query, replaced by stars."""
-    # A password may hold a slash, for SQLAlchemy takes it; after a host's port there is none.
-    url = re.sub(r"(://[^/@:\s]*:)(?!\d+(?:[/?]|$))\S*(@)", r"\1********\2", url)
-    return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1********", url)
+    """Return `url`, also one of a database or of Redis, with its password and all other secrets as stars.
+
+    A connection string of key=value pairs is taken too. Of the query only parameters that are known to be no secret
+    keep their values. What can't be read is hidden rather than shown. Never raises.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark or not re.fullmatch(r"\s*[A-Za-z][A-Za-z0-9+.\-]*", scheme):
+        return _PAIR.sub(rf"\1{STARS}", url)
+    place, mark_2, query = rest.partition("?")
+    if scheme.strip().lower() in PORTS:
+        authority, slash, path = place.partition("/")
+        user, at, host = authority.rpartition("@")
+        shown = _hide_user(user, alone=STARS) + at + (host if _HOSTS.fullmatch(host) else _hide_user(host))
+        place = shown + slash + path
+    elif "@" in place:  # a password may hold a slash, for SQLAlchemy takes it
+        user, at, host = place.rpartition("@")
+        place = _hide_user(user) + at + host
+    elif "@" in query and not _HOSTS.fullmatch(place):  # and a question mark
+        user, at, host = rest.rpartition("@")
+        place, mark_2, query = host.partition("?")
+        place = _hide_user(user) + at + place
+    elif not _HOSTS.fullmatch(place):
+        place = _hide_user(place)
+    return scheme + mark + place + mark_2 + "&".join(_hide_value(each) for each in query.split("&"))
+
+
+def hide_secrets(text: str, *urls: str) -> str:
+    """Return `text`, such as an error's message, without the secrets of `urls` and of any URL in it. Never raises."""
+    for secret in sorted({each for url in urls for each in _secrets_of(url)}, key=len, reverse=True):
+        bounds = ("", "") if len(secret) >= _LONG else (r"(?<!\w)", r"(?!\w)")  # a short one may be part of a word
+        text = re.sub(bounds[0] + re.escape(secret) + bounds[1], STARS, text)
+    text = re.sub(r"[A-Za-z][A-Za-z0-9+.\-]*://\S+", lambda found: hide_password(found.group()), text)
+    return _PAIR.sub(rf"\1{STARS}", text)
+
+
+def _hide_user(user: str, alone: str = "") -> str:
+    """Return user:password with stars, and `alone` for a user without a password, where that may be a secret."""
+    name, colon, _ = user.partition(":")
+    return name + colon + STARS if colon else (alone or name) if name else ""
+
+
+def _hide_value(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    if not equals:
+        return STARS if name else ""
+    return f"{name}={value if unquote_plus(name).lower() in _SHOWN else STARS}"
+
+
+def _secrets_of(url: str) -> set[str]:
+    """Return the password of `url`, and what of its query is not shown, as they are written and as they are meant."""
+    _, mark, rest = url.partition("://")
+    found = {pair.group(2).strip("\"'") for pair in _PAIR.finditer(url)} if not mark else set()
+    place, _, query = rest.partition("?")
+    whole = place if "@" in place else rest
+    password = whole.rpartition("@")[0].partition(":")[2]
+    found.add(password)
+    for name, equals, value in (each.partition("=") for each in query.split("&")):
+        if equals and unquote_plus(name).lower() not in _SHOWN:
+            found.add(value)
+    return {each for secret in found for each in (secret, unquote(secret), unquote_plus(secret)) if each}

@@ -170,8 +170,8 @@ def _options(loaded: Loaded, name: str, kind: str, options: Mapping[str, Any]) -
             return [shown((*key, index), item, hidden=hidden) for index, item in enumerate(value)]
         raw = loaded.document.raw.get(key, "" if hidden else value)
         if hidden:
-            if raw.startswith("sqlite:"):  # a place on this machine, and no password
-                return raw
+            if raw.startswith("sqlite:"):  # a place on this machine
+                return hide_password(raw)
             return raw if raw.startswith("${") and raw.endswith("}") and ":-" not in raw else STARS
         return hide_password(raw if "${" in raw else value) if isinstance(value, str) else value
 

@@ -26,6 +26,7 @@ from sqlalchemy import exc as sa_exc
 
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
+from handlers.support.url import hide_password, hide_secrets
 from receiver.errors import ConfigError
 from receiver.ledger.database_clock import ASK, DatabaseClock
 
@@ -76,7 +77,15 @@ class Ledger:
         self._prepared = False
 
     def __repr__(self) -> str:
-        return f"Ledger({self.url.render_as_string(hide_password=True)})"
+        return f"Ledger({self.where})"
+
+    @property
+    def where(self) -> str:
+        """The URL with its secrets as stars."""
+        return hide_password(self.url.render_as_string(hide_password=False))
+
+    def _translated(self, error: Exception) -> Exception:
+        return _translated(error, self.url.render_as_string(hide_password=False))
 
     def now(self) -> float:
         """Return the time by which is compared what is due, in seconds since the epoch: the database's.
@@ -107,7 +116,7 @@ class Ledger:
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == _TRIES or time.monotonic() > until or not _worth_a_retry(error):
-                    raise _translated(error) from error
+                    raise self._translated(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)
             except UnicodeEncodeError as error:  # a lone surrogate in a text value
                 raise LedgerDataError(str(error)) from error
@@ -122,7 +131,7 @@ class Ledger:
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == 2 or not _worth_a_retry(error):
-                    raise _translated(error) from error
+                    raise self._translated(error) from error
         raise AssertionError("unreachable")
 
     def alter(self, work: Callable[[sa.Connection], T]) -> T:
@@ -301,13 +310,15 @@ def _worth_a_retry(error: Exception) -> bool:
     return False
 
 
-def _translated(error: Exception) -> Exception:
+def _translated(error: Exception, url: str) -> Exception:
     """Return the ledger's own error for a driver's: without the statement or its values, which hold payloads."""
     if isinstance(error, (sa_exc.DataError, sa_exc.StatementError)) and not isinstance(
         error, (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.InternalError, sa_exc.ProgrammingError)
     ):
         return LedgerDataError(type(error).__name__)
     original = getattr(error, "orig", None) or error
-    return LedgerUnavailable(
-        str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
-    )
+    return LedgerUnavailable(hide_secrets(_first_line(original), url))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

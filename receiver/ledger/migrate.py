@@ -28,13 +28,11 @@ def ensure_schema(ledger: Ledger) -> None:
         if not weakness and ledger.read(_revision) != HEAD:
             ledger.alter(_upgrade)
     except LedgerUnavailable as error:
-        where = ledger.url.render_as_string(hide_password=True)
         reason = "the disk is full" if _disk_is_full(ledger) else error  # SQLite speaks of an I/O error then
-        raise NotStarted(f"the ledger can't be used ({where}): {reason}") from None
+        raise NotStarted(f"the ledger can't be used ({ledger.where}): {reason}") from None
     if weakness:
-        where = ledger.url.render_as_string(hide_password=True)
         raise NotStarted(
-            f"the ledger at {where} may lose what it has confirmed: {weakness}. Or accept that with"
+            f"the ledger at {ledger.where} may lose what it has confirmed: {weakness}. Or accept that with"
             " ledger.accept_weaker_durability: true in the config"
         )
 

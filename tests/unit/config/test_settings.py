@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from handlers.support.url import hide_password
 from receiver.config.settings import LOCAL_KEY_FILE, Settings
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger
@@ -111,22 +110,6 @@ def test_the_summary_and_the_repr_show_no_secret() -> None:
     assert settings.summary()["SKYVERN_API_KEY"] == "********"
     assert "sekret" not in str(settings.summary())
     assert "sekret" not in repr(settings)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://:pw@h:1/0", "redis://:********@h:1/0"),
-        ("postgresql+psycopg://u:p@w@h/db", "postgresql+psycopg://u:********@h/db"),
-        ("postgresql://u:p/w@h/db", "postgresql://u:********@h/db"),
-        ("postgresql://h/db?user=u&password=pw", "postgresql://h/db?user=u&password=********"),
-        ("sqlite:///var/ledger.db", "sqlite:///var/ledger.db"),
-        ("unix:///a/b.sock", "unix:///a/b.sock"),
-        ("https://host:8080/path@x", "https://host:8080/path@x"),
-    ],
-)
-def test_passwords_in_urls_are_stars(url: str, shown: str) -> None:
-    assert hide_password(url) == shown
 
 
 def test_a_local_key_is_made_once_and_kept_for_its_owner_only(tmp_path: Path) -> None:
