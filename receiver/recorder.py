@@ -21,7 +21,7 @@ from receiver.domain.shape import WORKFLOW
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
 from receiver.ledger.earlier_events import EarlierEvents
 from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
-from receiver.ledger.submissions import binding
+from receiver.ledger.submissions import binding, visibility
 from receiver.ledger.submissions.lifecycle import Submission
 from receiver.ledger.submissions.polls_after import schedule_polls
 from receiver.routing.router import Router, RunView
@@ -122,7 +122,7 @@ class EventRecorder:
         wanted = [_wanted(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
         known = events.lock_runs(connection, [*(each.key for each in of_runs), *linked], now)
-        bound = binding.bind(connection, wanted, now)
+        bound = visibility.for_callers(connection, binding.bind(connection, wanted, now))
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)
         decided: list[NewEvent] = []
@@ -221,7 +221,7 @@ class EventRecorder:
         deliveries = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
         # As Skyvern would: one for each attempt's end too, but none of a run that is paused or waits.
         if submission and submission.webhook_url and tells_more and parsed.run.status not in attention.ACTIVE:
-            lane = callback.lane_of(submission.webhook_url)
+            lane = callback.lane_of(submission.webhook_url, submission.key_id)
             deliveries.append(NewDelivery(callback.CALLBACK, callback.ROUTE, lane))
         return _new_event(
             parsed,

@@ -119,18 +119,18 @@ class _Backend(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         failure: httpcore2.NetworkError | httpcore2.TimeoutException | None = None
+        until = time.monotonic() + timeout if timeout is not None else float("inf")
         for address in self.safe_addresses(host, port, timeout):
-            left = self._calls.deadline.remaining()
+            left = min(self._calls.deadline.remaining(), until - time.monotonic())
+            if left <= 0:
+                break  # all addresses together have the time, or a name with many of them would have many times it
             try:
-                inner = self._inner.connect_tcp(
-                    str(address), port, left if timeout is None else min(timeout, left), local_address, socket_options
-                )
+                inner = self._inner.connect_tcp(str(address), port, left, local_address, socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
                 return _Stream(inner, self._calls)
-        assert failure is not None
-        raise failure
+        raise failure or httpcore2.ConnectTimeout(f"{host} was not connected to in time")
 
     def safe_addresses(self, host: str, port: int, timeout: float | None) -> list[IPAddress]:
         """Return the addresses of `host` that may be called. Raises Refused or Unavailable when none may."""
@@ -188,7 +188,8 @@ class GuardedClient:
     """An HTTP client that reaches public addresses and those that the operator allows. Safe to use from many threads.
 
     Opens nothing before its first call. `timeout`: seconds that one wait for the network may take; each call has its
-    own deadline for the whole. `resolver`: used in place of the system's. `tls`: an SSL context, for private
+    own deadline for the whole. `connect_timeout`: seconds that finding a server's address and connecting may take,
+    `timeout` when absent. `resolver`: used in place of the system's. `tls`: an SSL context, for private
     authorities and client certificates.
     """
 
@@ -197,6 +198,7 @@ class GuardedClient:
         allowed: Sequence[str] = (),
         *,
         timeout: float = 30.0,
+        connect_timeout: float | None = None,
         max_redirects: int = MAX_REDIRECTS,
         max_connections: int = 64,
         resolver: Resolver = resolve,
@@ -204,6 +206,7 @@ class GuardedClient:
     ) -> None:
         self._calls = threading.local()
         self._timeout = timeout
+        self._connect_timeout = timeout if connect_timeout is None else min(timeout, connect_timeout)
         self._max_redirects = max_redirects
         self._max_connections = max_connections
         self._tls = tls
@@ -293,7 +296,7 @@ class GuardedClient:
         if content is not None:
             sent["content-length"] = str(len(content))
         sent.update((name.lower(), value) for name, value in headers.items())
-        waits = dict.fromkeys(("connect", "read", "write"), self._timeout)
+        waits = {"connect": self._connect_timeout, "read": self._timeout, "write": self._timeout}
         request = httpcore2.Request(
             method,
             httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),

@@ -15,6 +15,7 @@ from receiver.cli import output
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, load_config
 from receiver.config.models import Config
+from receiver.domain import callback
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
@@ -124,7 +125,8 @@ def _origins(waiting: Mapping[str, int], known: Iterable[Lane]) -> dict[str, Any
         "known": len({*waiting, *(lane.lane for lane in shut)}),
         "shut": [
             {
-                "origin": lane.lane.removeprefix(f"{CALLBACK} "),
+                "origin": callback.origin_in(lane.lane),
+                "key": callback.key_in(lane.lane),
                 "breaker": lane.breaker,
                 "until": output.iso(lane.until),
                 "reason": lane.reason,

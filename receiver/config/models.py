@@ -252,7 +252,11 @@ class CallbacksConfig(Model):
     timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
     concurrency: Whole = Field(32, ge=1, le=256, description="How many sends may run at once, over all workers.")
     per_origin: Whole = Field(
-        4, ge=1, le=256, description="How many of them to one origin, so that one slow server holds up nobody else."
+        4,
+        ge=1,
+        le=256,
+        description="How many of them one caller may have to one origin, so that one slow server holds up nobody else."
+        " All origins of one caller together take half of the places that others leave free.",
     )
 
 

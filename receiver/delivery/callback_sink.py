@@ -2,7 +2,7 @@
 
 An upstream app that gave a webhook_url gets what Skyvern would have sent it, signed with the app's own key in Skyvern's
 format and in that of Standard Webhooks, with our retries and dead letters. The URL is untrusted, so the guarded client
-calls it, and each origin has a lane of its own.
+calls it, and each origin of each caller has a lane of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ TIMESTAMP_HEADER = "x-skyvern-timestamp"
 # The 4xx that Skyvern retries; a caller's server may count on that.
 RETRIED = frozenset({403, 408, 425, 429})
 _MAX_ANSWER = 64 * 1024
+# Seconds for the connection to a caller's server: one that drops packets holds a place no longer.
+CONNECT_TIMEOUT = 5.0
 
 
 class CallbackOptions(SinkOptions):
@@ -109,6 +111,7 @@ class CallbackSink(Sink[CallbackOptions]):
                 self._client = GuardedClient(
                     self._allowed,
                     timeout=self.options.timeout,
+                    connect_timeout=CONNECT_TIMEOUT,
                     max_connections=self.options.connections,
                 )
             return self._client

@@ -1,24 +1,65 @@
-"""The callers' own webhooks as deliveries: which sink serves them, and which lane each address belongs to. Pure."""
+"""The callers' own webhooks as deliveries: which sink serves them, which lane each address belongs to, and how many
+places each caller may take. Pure.
+
+A lane is `callback <key> <origin>`: so that callers stand apart, and one that names a hundred origins is still one.
+What an earlier release has queued is in a lane without a key, `callback <origin>`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from handlers.support.url import PORTS, origin
 
 # The sink that is in no config: it serves the address that a submission's caller gave. The name is reserved.
 CALLBACK: Final = "callback"
+# The part of the places for sends that one caller may take of those which others leave free.
+SHARE: Final = 0.5
 # The route of such a delivery, as lists show it.
 ROUTE: Final = "caller"
 
 
-def lane_of(url: str) -> str:
-    """Return the lane of a caller's address: one breaker and one share of the slots for each origin.
+def lane_of(url: str, key_id: str) -> str:
+    """Return the lane of an address that the caller with this key gave: one breaker, and a few places.
 
     Text that is no address has a lane as well; its delivery is refused when it is sent.
     """
+    return f"{CALLBACK} {key_id} {origin_of(url)}"
+
+
+def origin_of(url: str) -> str:
+    """Return the origin of an address as lanes and lists show it; "nowhere" for text that is no address."""
     found = origin(url.strip())
     host = found.host[:253].rstrip(".") if found else ""
-    if found is None or not host or not host.isprintable() or found.scheme not in PORTS:
-        return f"{CALLBACK} nowhere"
-    return f"{CALLBACK} {found._replace(host=host)}"
+    if found is None or not host or not host.isprintable() or " " in host or found.scheme not in PORTS:
+        return "nowhere"
+    return str(found._replace(host=host))
+
+
+def origin_in(lane: str) -> str:
+    """Return the origin that a lane is about."""
+    return lane.rpartition(" ")[2]
+
+
+def key_in(lane: str) -> str:
+    """Return the id of the key whose caller a lane belongs to; "" where that is not known."""
+    parts = lane.split(" ")
+    return parts[1] if len(parts) == 3 else ""
+
+
+def behind(key_id: str) -> str:
+    """Return what sorts behind all lanes of a key, in every collation: origins begin with http, or are "nowhere"."""
+    return f"{CALLBACK} {key_id} z"
+
+
+def room(key_id: str, taken: Mapping[str, int], places: int) -> int:
+    """Return how many more of the `places` a caller may take, at least one in all. `taken`: by key.
+
+    A caller that nobody knows, of an earlier release, may take all.
+    """
+    if not key_id:
+        return places
+    mine = taken.get(key_id, 0)
+    free = places - (sum(taken.values()) - mine)
+    return max(int(free * SHARE), 1) - mine

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from handlers.support.url import without_query
-from receiver.domain.callback import lane_of
+from receiver.domain.callback import origin_of
 from receiver.errors import RunhookError
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
@@ -57,7 +57,7 @@ def where(url: str | None, hooks: str) -> Where:
 def _place(url: str) -> str:
     """Return the normalized origin and path of a URL."""
     try:
-        return lane_of(url) + urlsplit(url.strip()).path.rstrip("/")
+        return origin_of(url) + urlsplit(url.strip()).path.rstrip("/")
     except ValueError:
         return ""
 

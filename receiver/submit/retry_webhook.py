@@ -78,7 +78,8 @@ class WebhookRetrier:
         result = await self._final_result(source, key, run_id, deadline)
         if isinstance(result, Reply):
             return result
-        lane, route, signer = lane_of(url), RETRY_ROUTE if given else ROUTE, key.id if given else ""
+        signer, route = (key.id, RETRY_ROUTE) if given else ("", ROUTE)
+        lane = lane_of(url, signer or submission.key_id)
         delivery, before = await self._ledger.write(
             lambda connection: resend.resend(
                 connection, result.status, CALLBACK, route, lane, self._ledger.now(), given, signer

@@ -43,7 +43,8 @@ from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory.
 CLAIM_BYTES = 64 << 20
-# Of the slots that a claim of a sink with many lanes may take, one in so many goes to probes; but always one.
+# Of the slots of a sink with many lanes, and of those that one claim may take, one in so many goes to probes; but one
+# always.
 PROBES = 4
 
 # The columns of a delivery that nobody has claimed.
@@ -145,7 +146,7 @@ def claim(
     ids: list[str] = []
     probes: list[str] = []
     if lane_limit is not None and limit > 0:
-        ids, probes = making.of_many_lanes(limit, lane_limit, rotation or Rotation())
+        ids, probes = making.of_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
     elif lane_limit is None and (own is None or own.breaker == "closed"):
         ids = making.take(sa.true(), max(limit, 0), prefetch if limit > 0 or not wanted else 0)
     elif own is not None and limit > 0 and own.until <= now:
@@ -170,20 +171,31 @@ class _Making:
     values: Mapping[str, Any]
     now: float
 
-    def of_many_lanes(self, limit: int, lane_limit: int, rotation: Rotation) -> tuple[list[str], list[str]]:
-        """Claim for a sink with many lanes. Returns all ids, and those of the probes."""
+    def of_many_lanes(
+        self, limit: int, places: int, lane_limit: int, rotation: Rotation
+    ) -> tuple[list[str], list[str]]:
+        """Claim for a sink with many lanes and `places` in all. Returns all ids, and those of the probes."""
         claimed = Counter(
             self.connection.execute(
                 sa.select(deliveries.c.lane).where(SENDING, deliveries.c.sink == self.sink)
             ).scalars()
         )
         chosen, shut = fair_queue.choose(
-            self.connection, self.sink, limit, self.now, lane_limit=lane_limit, claimed=claimed, rotation=rotation
+            self.connection,
+            self.sink,
+            limit,
+            self.now,
+            places=places,
+            lane_limit=lane_limit,
+            claimed=claimed,
+            rotation=rotation,
         )
         ids = self.take(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else []
         probes: list[str] = []
         # A lane that is shut gets no slot that another could use, and of the others few: what it is sent may hang.
-        for waiting in shut[: max(1, limit // PROBES)]:
+        hanging = lanes.count_probing(self.connection, claimed) if shut else 0
+        most = min(max(1, limit // PROBES), max(1, places // PROBES) - hanging)
+        for waiting in shut[: max(0, most)]:
             if len(ids) + len(probes) < limit:
                 probes += self.probe(waiting.lane)
         return [*ids, *probes], probes

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from receiver.domain import callback
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger.schema import deliveries, lanes
 
@@ -69,28 +70,67 @@ def choose(
     limit: int,
     now: float,
     *,
+    places: int,
     lane_limit: int,
     claimed: Counter[str],
     rotation: Rotation,
 ) -> tuple[list[str], list[WaitingLane]]:
     """Return the ids of up to `limit` due deliveries of lanes that are not shut, and the lanes seen that may be probed.
 
-    `lane_limit`: how many one lane may have, with those that it has `claimed`. The lanes that have waited longest come
-    first, and each gives one delivery before any gives another.
+    `places`: how many sends there may be, which are shared by key first (callback.room), then by lane. `lane_limit`:
+    how many one lane may have, with those that it has `claimed`. Keys take turns, and so do the lanes of a key, the one
+    that has waited longest first; each lane gives one delivery before any gives another.
     """
-    waiting: list[WaitingLane] = []
+    shares = _Shares(places, claimed)
+    waiting: dict[str, list[WaitingLane]] = {}  # by key
     probes: list[WaitingLane] = []
     for page in _walk(connection, sink, now, rotation):
-        probes += (each for each in page if each.shut)
-        waiting += (each for each in page if not each.shut and claimed[each.lane] < lane_limit)
-        if len(waiting) >= limit:
+        for each in page:
+            key = callback.key_in(each.lane)
+            if shares.room(key) <= 0:
+                continue
+            if each.shut:
+                probes.append(each)
+            elif claimed[each.lane] < lane_limit:
+                waiting.setdefault(key, []).append(each)
+        if sum(min(len(lanes), shares.room(key)) for key, lanes in waiting.items()) >= limit:
             break
-    waiting = sorted(waiting, key=lambda each: each.due_at)[:limit]
-    oldest = _oldest(connection, sink, [each.lane for each in waiting], min(limit, lane_limit), now)
-    rooms = {each.lane: lane_limit - claimed[each.lane] for each in waiting}
-    turns = zip_longest(*(oldest.get(lane, [])[:room] for lane, room in rooms.items()))
-    chosen = [delivery for turn in turns for delivery in turn if delivery is not None]
-    return chosen[:limit], sorted(probes, key=lambda each: each.due_at)
+        if rotation.after and shares.room(key := callback.key_in(rotation.after)) <= 0:
+            rotation.after = callback.behind(key)  # of a caller that has its share, no lane need be read
+    turns = zip_longest(*(sorted(lanes, key=_since)[:limit] for lanes in waiting.values()))
+    names = [each.lane for turn in turns for each in turn if each is not None][:limit]
+    oldest = _oldest(connection, sink, names, min(limit, lane_limit), now)
+    rounds = zip_longest(*(oldest.get(lane, [])[: lane_limit - claimed[lane]] for lane in names))
+    chosen: list[str] = []
+    for each_round in rounds:
+        for lane, delivery in zip(names, each_round, strict=True):
+            if delivery is not None and len(chosen) < limit and shares.take(callback.key_in(lane)):
+                chosen.append(delivery)
+    return chosen, sorted((each for each in probes if shares.room(callback.key_in(each.lane)) > 0), key=_since)
+
+
+def _since(lane: WaitingLane) -> float:
+    return lane.due_at
+
+
+class _Shares:
+    """The places that callers have taken, and may take. `claimed`: by lane."""
+
+    def __init__(self, places: int, claimed: Counter[str]) -> None:
+        self._places = places
+        self._taken: Counter[str] = Counter()
+        for lane, count in claimed.items():
+            self._taken[callback.key_in(lane)] += count
+
+    def room(self, key: str) -> int:
+        return callback.room(key, self._taken, self._places)
+
+    def take(self, key: str) -> bool:
+        """Take a place, if there is one left for the key."""
+        if self.room(key) <= 0:
+            return False
+        self._taken[key] += 1
+        return True
 
 
 def any_due(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> bool:

@@ -5,7 +5,8 @@ The address may hold a token, or a user and password: it is its caller's own, th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -31,6 +32,15 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
         if origin and origin.webhook_url == submission.webhook_url:
             return api_keys.one(connection, origin.key_id)
     return key
+
+
+def for_callers(connection: sa.Connection, bound: Mapping[RunKey, Submission]) -> dict[RunKey, Submission]:
+    """Return the submissions, each with the key of the caller that it was made for."""
+    found = dict(bound)
+    for key, submission in bound.items():
+        if submission.webhook_url and CHAIN in submission.labels and (caller := caller_of(connection, submission)):
+            found[key] = replace(submission, key_id=caller.id)
+    return found
 
 
 def may_see(connection: sa.Connection, submission: Submission, key: Key) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from handlers.support.address_policy import AllowedAddresses
-from receiver.domain.callback import lane_of
+from receiver.domain.callback import origin_of
 from receiver.skyvern import SkyvernAPI
 from receiver.submit.replies import Refusal, error
 from receiver.submit.request import webhook_url
@@ -54,4 +54,4 @@ def _origin_and_path(url: str) -> str:
         path = urlsplit(url.strip()).path
     except ValueError:
         return ""
-    return lane_of(url) + path
+    return origin_of(url) + path

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +20,7 @@ from receiver.delivery.callback_sink import CallbackOptions, CallbackSink
 from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.domain.api_key import derive, digest
+from receiver.domain.callback import key_in
 from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
 from receiver.ledger import Connection, Ledger, api_keys, queries
@@ -25,6 +28,7 @@ from receiver.ledger.submissions import lifecycle
 from receiver.routing.router import Router
 from tests.servers.http import Reply, ScriptedServer
 from tests.support.events import body, event
+from tests.support.waiting import eventually
 
 MASTER = "a master secret of the test"
 KEY = derive(MASTER, "a1")
@@ -151,6 +155,9 @@ def test_what_is_submitted_again_for_a_caller_is_signed_with_its_key_and_with_no
     ended("tsk_2", caller.url + asked, key_id="b2", labels={"runhook-chain": label})
     deliver("127.0.0.1")
 
+    # It is the caller's, signed with its key and in its share of the places
+    lanes = {row["run_id"]: row["lane"] for row in ledger.read(lambda c: queries.list_deliveries(c, queries.Filter()))}
+    assert key_in(lanes["tsk_2"]) == ("a1" if signer == KEY else "b2")
     (first,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_1"]
     (again,) = [each for each in caller.requests if each.headers["x-runhook-submission-id"] == "sub_tsk_2"]
     assert verify(first.body, first.headers["x-skyvern-signature"], [KEY])
@@ -252,11 +259,43 @@ def test_a_slow_caller_holds_up_nobody_else(
         for number in range(20):
             ended(f"tsk_{number}", caller.url)
 
-        deliver("127.0.0.1", stop=lambda: len(caller.requests) >= 20)
+        deliver("127.0.0.1", slots=8, stop=lambda: len(caller.requests) >= 20)
 
         caller.wait_for_requests(20)
         assert len(slow.requests) <= 2
     assert sum(state == "queued" for state, _ in states(ledger).values()) == 4
+
+
+@pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
+def test_a_caller_whose_hundred_servers_never_answer_holds_up_nobody_else(
+    ledger: Ledger, ended: Callable[..., bytes], deliver: Callable[..., None], caller: ScriptedServer
+) -> None:
+    other = api_keys.Key(
+        "c3", "other", digest(derive(MASTER, "c3")), "rhk_c3", frozenset({"submit"}), "skyvern", None, 1
+    )
+    ledger.write(lambda c: api_keys.create(c, other))
+    # Given 128 origins of one caller that take each connection and say nothing
+    tarpits = [socket.create_server(("127.0.0.1", 0)) for _ in range(128)]
+    for number, tarpit in enumerate(tarpits):
+        ended(f"tsk_slow_{number}", f"http://127.0.0.1:{tarpit.getsockname()[1]}/")
+    worker = threading.Thread(
+        target=deliver, args=("127.0.0.1",), kwargs={"slots": 16, "stop": lambda: len(caller.requests) >= 20}
+    )
+    worker.start()
+    eventually(lambda: sum(state == "sending" for state, _ in states(ledger).values()) >= 8)
+
+    # When another caller's runs end
+    for number in range(20):
+        ended(f"tsk_{number}", caller.url, key_id="c3")
+    caller.wait_for_requests(20)
+
+    # Then its webhooks have waited for none of them
+    assert [run for run, (_, reason) in states(ledger).items() if reason] == []
+    assert sum(state == "sending" for run, (state, _) in states(ledger).items() if "slow" in run) == 8
+    for tarpit in tarpits:
+        tarpit.close()
+    worker.join(60)
+    assert not worker.is_alive()
 
 
 def test_the_lane_of_a_dead_caller_is_probed_while_others_have_traffic(
@@ -270,7 +309,7 @@ def test_the_lane_of_a_dead_caller_is_probed_while_others_have_traffic(
         def shut(connection: Connection) -> None:
             connection.exec_driver_sql(
                 "INSERT INTO lanes (lane, sink, breaker, failures, until, reason, updated_at)"
-                f" VALUES ('callback {dead.url}', 'callback', 'open', 9, 5, 'down', 1)"
+                f" VALUES ('callback a1 {dead.url}', 'callback', 'open', 9, 5, 'down', 1)"
             )
 
         ledger.write(shut)

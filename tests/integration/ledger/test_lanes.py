@@ -150,6 +150,65 @@ def test_probes_take_a_quarter_of_a_claim_at_the_most(ledger: Ledger) -> None:
     assert taken(ledger, limit=3) == {"well": 3}
 
 
+def test_probes_that_hang_take_a_quarter_of_the_places_at_the_most(ledger: Ledger) -> None:
+    for number in range(30):
+        backlog(ledger, f"dead{number:02}", 1)
+        shut(ledger, f"dead{number:02}", until=NOW + 5)
+
+    under_way = sum((taken(ledger, limit=50) for _ in range(9)), Counter[str]())
+
+    assert under_way.total() == 50 // claims.PROBES
+
+
+def keys_of(claimed: Counter[str]) -> Counter[str]:
+    """How many of what was claimed each key has."""
+    found: Counter[str] = Counter()
+    for lane, count in claimed.items():
+        found[lane.partition(" ")[0]] += count
+    return found
+
+
+def test_a_caller_with_many_origins_leaves_places_to_the_others(ledger: Ledger) -> None:
+    # Given one caller's backlog for a hundred origins, older than all else
+    for number in range(100):
+        backlog(ledger, f"many https://{number:03}.example", 2)
+
+    def claims_until_full() -> Counter[str]:
+        return sum((taken(ledger, limit=50, rotation=rotation) for _ in range(5)), Counter[str]())
+
+    rotation = Rotation()
+    # Then it gets half of the fifty places, each for another origin
+    claimed = claims_until_full()
+    assert keys_of(claimed) == {"many": 25}
+    assert set(claimed.values()) == {1}
+    # And others, before and behind it in the order of lanes, get theirs at once
+    backlog(ledger, "alone https://app.example", 9, NOW + 1)
+    backlog(ledger, "zoe https://app.example", 9, NOW + 1)
+    assert taken(ledger, limit=25, rotation=rotation) == {"alone https://app.example": 3, "zoe https://app.example": 3}
+
+
+def test_callers_take_turns_where_places_are_few(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "PAGE", 64)
+    for key in ("a", "b", "c"):
+        for number in range(9):
+            backlog(ledger, f"{key} https://{number}.example", 1)
+
+    assert keys_of(taken(ledger, limit=6, rotation=Rotation())) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_no_lane_of_a_caller_that_has_its_share_is_read(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "WALK", 8)
+    for number in range(60):
+        backlog(ledger, f"many https://{number:02}.example", 1)
+    rotation = Rotation()
+    for _ in range(20):
+        taken(ledger, limit=50, rotation=rotation)
+    rotation = Rotation()
+    backlog(ledger, "zoe https://app.example", 1, NOW + 1)
+
+    assert taken(ledger, rotation=rotation) == {"zoe https://app.example": 1}
+
+
 def test_old_gates_of_lanes_in_which_nothing_is_queued_are_removed(ledger: Ledger) -> None:
     backlog(ledger, "busy", 1)
     for lane in ("busy", "done", "closed"):

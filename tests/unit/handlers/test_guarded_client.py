@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -30,6 +31,30 @@ class Names:
     def __call__(self, host: str, port: int, seconds: float) -> Sequence[str]:
         self.asked.append(host)
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """The port of a listener whose queue is full, so that the kernel drops each further SYN."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, contextlib.ExitStack() as held:
+        for _ in range(3):
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("addresses", [1, 200])
+def test_a_server_that_drops_packets_is_given_up_when_the_time_to_connect_is_over(full: int, addresses: int) -> None:
+    names = Names(["127.0.0.1"] * addresses)
+    client = GuardedClient(["127.0.0.1"], timeout=60, connect_timeout=0.3, resolver=names)
+    watch = Stopwatch()
+
+    with pytest.raises(Unavailable, match="did not answer in time"):
+        client.post(f"http://many.example:{full}/", content=b"", deadline=60)
+
+    assert watch.seconds < 30
+    client.close()
 
 
 @pytest.fixture
