@@ -16,11 +16,12 @@ from receiver.domain.breaker import Lane
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import UsageError
 from receiver.ledger import Ledger
-from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries import claims, lanes
+from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
-from tests.support.ledger import claim, new_event, record, with_tables
+from tests.support.ledger import new_event, record, with_tables
 
 CONFIG = {
     "sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}},
@@ -156,12 +157,16 @@ def test_callers_webhooks_are_listed_with_the_addresses_that_are_shut(
 def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook) -> None:
     trouble(book)
 
+    def take() -> list[Claimed]:
+        now = time.time()
+        return book.write(lambda it: claims.claim(it, "callback", 8, "w", 1, now, 15, concurrency=8, lane_limit=4))
+
     runhook("sink", "pause", "callback", "--config", "c.json")
     assert "paused" in runhook("sink", "list", "--config", "c.json").splitlines()[2]
-    assert claim(book, "callback", now=time.time()) == []
+    assert take() == []
 
     runhook("sink", "resume", "callback", "--config", "c.json")
-    assert len(claim(book, "callback", now=time.time())) == 2
+    assert sorted(each.probe for each in take()) == [False, False, True]  # the shut origin is probed at once
 
 
 def test_callers_webhooks_can_not_be_tested_or_filled_with_old_runs_and_it_is_said_why(
