@@ -10,11 +10,11 @@ import typer
 from rich.text import Text
 
 from receiver.cli.options import ConfigFile, DataDirectory, Json
-from receiver.cli.output import clean, out, print_json, print_table, show_counts, with_iso_times
+from receiver.cli.output import clean, out, print_json, print_table, with_iso_times
 from receiver.config.settings import Settings
 from receiver.domain.parts import PartSeen
 from receiver.errors import RunhookError
-from receiver.status.problems import Problem, ago, find, probe_time, size
+from receiver.status.problems import Problem, ago, amount, find, probe_time, size
 from receiver.status.report import StatusReport
 from receiver.status.survey import survey
 
@@ -126,7 +126,8 @@ def _sinks(report: StatusReport) -> list[list[str]]:
             state = f"breaker {lane.breaker}{since}, next probe {probe_time(lane, report.now)}"
         due = report.ledger.oldest_due.get(sink)
         why = lane.reason if lane and lane.breaker != "closed" else ""
-        rows.append([sink, state, show_counts(counts), "" if due is None else f"{ago(report.now - due)} ago", why])
+        shown = ", ".join(f"{amount(count)} {each}" for each, count in sorted(counts.items()))
+        rows.append([sink, state, shown, "" if due is None else f"{ago(report.now - due)} ago", why])
     return rows
 
 

@@ -28,9 +28,9 @@ def local_key(settings: Settings) -> str:
     if not settings.local_key or settings.skyvern_base_url:
         return ""
     return (
-        f"SKYVERN_API_KEY has no value, and the key in {settings.data / LOCAL_KEY_FILE} was made here and opens nothing "
-        "at Skyvern: no run can be submitted, polled or found. Set SKYVERN_API_KEY to a key of your account, or "
-        "SKYVERN_BASE_URL to a server that takes this one (`runhook simulate`)"
+        f"SKYVERN_API_KEY has no value, and the key in {settings.data / LOCAL_KEY_FILE} was made here and opens "
+        "nothing at Skyvern: no run can be submitted, polled or found. Set SKYVERN_API_KEY to a key of your account, "
+        "or SKYVERN_BASE_URL to a server that takes this one (`runhook simulate`)"
     )
 
 

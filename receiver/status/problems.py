@@ -15,6 +15,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.parts import CLOCK, DISPATCH, RECEIVER, PartSeen
+from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.report import StatusReport
 
 # Seconds after which an entry of the inbox, or a delivery that is due, has waited too long.
@@ -290,8 +291,8 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         if lane.paused:
             yield Problem(
                 "sink_paused",
-                f"{lane.sink} was paused by an operator{_since(lane.paused_at, report.now)}; {under_way} deliveries "
-                "wait",
+                f"{lane.sink} was paused by an operator{_since(lane.paused_at, report.now)}; "
+                f"{amount(under_way)} deliveries wait",
                 f"`runhook sink resume {lane.sink}` lets them go on",
                 note=not under_way,
             )
@@ -299,7 +300,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
             yield Problem(
                 "sink_down",
                 f"{lane.sink} does not answer{_for(lane.opened_at, report.now)}: {lane.reason or 'unavailable'}; "
-                f"{under_way} deliveries wait, "
+                f"{amount(under_way)} deliveries wait, "
                 f"and the next probe is {probe_time(lane, report.now)}",
                 f"`runhook sink test {lane.sink}` tries it; once it is well, `runhook sink resume {lane.sink}` probes",
             )
@@ -312,12 +313,17 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
             note=True,
         )
     for sink, states in sorted(report.ledger.orphans.items()):
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        counts = ", ".join(f"{amount(count)} {state}" for state, count in sorted(states.items()))
         yield Problem(
             "sink_gone",
             f"the sink {sink} is not in the config and has deliveries that nobody sends: {counts}",
             f"`runhook sink move {sink} NEW`, or `runhook cancel --sink {sink}`, or put it back",
         )
+
+
+def amount(count: int) -> str:
+    """Return a count of deliveries in words: beyond COUNT_LIMIT nobody counts."""
+    return f"{COUNT_LIMIT} or more" if count >= COUNT_LIMIT else str(count)
 
 
 def _under_way(report: StatusReport, sink: str) -> int:
@@ -349,7 +355,7 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
             )
     dead = {sink: n for (sink, state), n in sorted(report.ledger.counts.items()) if state == DeliveryState.DEAD}
     if dead:
-        counts = ", ".join(f"{count} of {sink}" for sink, count in dead.items())
+        counts = ", ".join(f"{amount(count)} of {sink}" for sink, count in dead.items())
         yield Problem(
             "delivery_dead",
             f"dead letters: {counts}",

@@ -11,7 +11,7 @@ import redis
 from receiver import wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import NO_EVENT
-from receiver.inbox import GROUP, STREAM, InboxReader, InboxUnavailable, InboxWriter
+from receiver.inbox import ASIDE, GROUP, STREAM, InboxReader, InboxState, InboxUnavailable, InboxWriter, examine
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import taken_again
 
@@ -220,3 +220,26 @@ async def test_a_reply_of_another_command_is_a_broken_connection_and_no_commit(
             await writer.append([event(1)])
 
     assert (await writer.append([event(2)])).depth >= 1
+
+
+async def test_its_state_says_how_many_wait_for_how_long_and_who_has_them(
+    client: redis.Redis, reader: InboxReader, writer: InboxWriter
+) -> None:
+    client.delete(STREAM)
+    assert examine(client) == InboxState()
+    await writer.append([event(number) for number in range(3)])
+    fresh = examine(client)
+    reader.ensure()
+    reader.read(2)
+    client.xadd(ASIDE, {"why": "x"})
+    later = examine(client)
+
+    assert (fresh.entries, fresh.pending, fresh.set_aside, fresh.trouble) == (3, 0, 0, "")
+    assert 0 <= (fresh.oldest or 0.0) < 600
+    assert fresh.size > 0
+    assert (later.entries, later.pending, later.set_aside) == (3, 2, 1)
+    # And keys that somebody else has written are told, or count as nothing
+    client.set(ASIDE, "x")
+    assert examine(client).set_aside == 0
+    client.set(STREAM, "x")
+    assert examine(client).trouble

@@ -8,6 +8,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, stats
 from receiver.ledger.deliveries import lanes
+from receiver.ledger.events import NewDelivery
 from tests.support.ledger import NOW, claim, new_event, record, settle
 
 
@@ -51,3 +52,21 @@ def test_of_many_lanes_the_worst_is_shown(ledger: Ledger) -> None:
         "callback": lanes.Gate("open", paused=False),
         "ops": lanes.Gate("closed", paused=True),
     }
+
+
+def test_what_waits_beyond_its_time_and_what_is_held_counts_as_due(ledger: Ledger) -> None:
+    # Given one that waits for its retry, one that is held for it, one under a claim, and one that is done
+    held = NewDelivery("held", "everything", after=("waiting",))
+    record(ledger, new_event("r1", "waiting", held), new_event("r2", "sending"), new_event("r3", "done"))
+    settle(ledger, claim(ledger, "waiting"), DeliveryMove.DEFER, due_at=NOW + 50)
+    claim(ledger, "sending", "w")  # for 15 s
+    settle(ledger, claim(ledger, "done"), DeliveryMove.ACCEPT)
+
+    def due(seconds: float) -> dict[str, float]:
+        found = ledger.read(lambda connection: stats.oldest_due(connection, NOW + seconds))
+        return {sink: since - NOW for sink, since in found.items()}
+
+    # Then only what is held counts, until the others' times have come and nobody acts
+    assert due(0) == {"held": 0.0}
+    assert due(16) == {"held": 0.0, "sending": 15.0}
+    assert due(51) == {"held": 0.0, "sending": 15.0, "waiting": 50.0}
