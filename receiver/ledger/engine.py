@@ -11,6 +11,7 @@ What was measured and is held here (see docs/decisions/0002-the-ledger.md):
 
 from __future__ import annotations
 
+import logging
 import random
 import sqlite3
 import threading
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -35,9 +37,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("runhook.ledger")
+
 # Seconds that a writer waits for the ledger's lock.
 LOCK_WAIT = 8.0
 _RETRYABLE = {"40P01", "40001"}
+_CANCELLED = "57014"  # a statement that took too long
 _TRIES = 5
 # Seconds after which a transaction is not tried again: a connection that is held takes them all.
 _TRY_FOR: Final = 10.0
@@ -116,7 +121,7 @@ class Ledger:
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == _TRIES or time.monotonic() > until or not _worth_a_retry(error):
-                    raise self._translated(error) from error
+                    raise self._failed(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)
             except UnicodeEncodeError as error:  # a lone surrogate in a text value
                 raise LedgerDataError(str(error)) from error
@@ -131,7 +136,7 @@ class Ledger:
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
                 if number == 2 or not _worth_a_retry(error):
-                    raise self._translated(error) from error
+                    raise self._failed(error) from error
         raise AssertionError("unreachable")
 
     def alter(self, work: Callable[[sa.Connection], T]) -> T:
@@ -159,6 +164,27 @@ class Ledger:
         Raises LedgerUnavailable.
         """
         return self.read(_weakness) if self._require_durability else ""
+
+    def _failed(self, error: Exception) -> Exception:
+        """Return the ledger's own error for a transaction that failed. One that took too long is noted."""
+        if isinstance(error, sa_exc.DBAPIError) and getattr(error.orig, "sqlstate", None) == _CANCELLED:
+            with suppress(sa_exc.SQLAlchemyError):
+                self._note_cancelled(error)
+        return self._translated(error)
+
+    def _note_cancelled(self, error: sa_exc.DBAPIError) -> None:
+        from receiver.ledger import timeouts  # which knows the tables
+
+        operation = timeouts.operation_of(frame for frame, _ in walk_tb(error.__traceback__))
+        with self._engine(write=True).begin() as connection:
+            times = timeouts.note(connection, operation, self.now())
+        log.log(
+            logging.ERROR if times >= timeouts.REPEATED else logging.WARNING,
+            "ledger.cancelled operation=%s times=%d reason=%s",
+            operation,
+            times,
+            self._translated(error),
+        )
 
     def _prepare(self) -> None:
         """Put a new SQLite file into WAL mode, which it then stays in, under the lock that writers take.

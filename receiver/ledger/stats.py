@@ -12,11 +12,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger import account, watches
+from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import Gate
 from receiver.ledger.schema import deliveries, events
+from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 
 # Delivered and cancelled ones are left out: there may be millions, and they need nobody.
@@ -30,7 +31,8 @@ class Gauges:
     """`counts`: by (sink, state), up to COUNT_LIMIT. `oldest_due`: since when each sink's oldest delivery waits beyond
     its time, seconds since the epoch. `lanes`: by sink, what is paused or shut. `newest_event`: when the ledger last
     recorded an event, or None. `watches`: walks of Skyvern's list. `missed`: how many schedules of each source started
-    no run when they should have last. `read_at`: by the database's clock, as all of these times."""
+    no run when they should have last. `cancelled`: operations that the database cancels for time again
+    and again. `read_at`: by the database's clock, as all of these times."""
 
     counts: dict[tuple[str, str], int]
     oldest_due: dict[str, float]
@@ -38,6 +40,7 @@ class Gauges:
     newest_event: float | None
     watches: list[Watch] = field(default_factory=list)
     missed: dict[str, int] = field(default_factory=dict)
+    cancelled: list[Cancelled] = field(default_factory=list)
     read_at: float = field(default=0.0, compare=False)
 
 
@@ -87,6 +90,7 @@ def read(connection: sa.Connection) -> Gauges:
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.every(connection),
         account.count_missed(connection),
+        timeouts.repeated(connection, now),
         now,
     )
 

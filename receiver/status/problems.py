@@ -111,6 +111,13 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
             f"the ledger at {ledger.url} may lose what it has confirmed: {ledger.weak}",
             "change the database's settings, or accept it with ledger.accept_weaker_durability; no part starts with it",
         )
+    for each in ledger.cancelled:
+        yield Problem(
+            "ledger_slow",
+            f"the database cancelled {each.operation} for time, {each.times} times in a row, the last "
+            f"{ago(report.now - each.last_at)} ago: what it does stands still",
+            "see that the database is not overloaded, and that its tables are analyzed and vacuumed; else report it",
+        )
 
 
 _WORK = {

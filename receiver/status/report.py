@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.inbox import InboxState
+from receiver.ledger.timeouts import Cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class LedgerReport:
     """`trouble`: why the ledger can't be read now, or "". `weak`: why it may lose what it has confirmed, where the
     config does not accept that, or "". `counts`: deliveries by (sink, state), of those that have not ended, and dead
     ones. `oldest_due`: by sink, since when the oldest waits beyond its time. `orphans`: by sink that is not in the
-    config, how many deliveries have which state. `operations`: replays and backfills that are running."""
+    config, how many deliveries have which state. `operations`: replays and backfills that are running.
+    `cancelled`: operations of ours that the database cancels for time."""
 
     url: str
     trouble: str = ""
@@ -40,6 +42,7 @@ class LedgerReport:
     operations: int = 0
     watch_trouble: dict[str, str] = field(default_factory=dict)
     missed_schedules: dict[str, int] = field(default_factory=dict)
+    cancelled: list[Cancelled] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             operations=replays.count_running(connection),
             watch_trouble={watch.source: watch.trouble for watch in gauges.watches if watch.trouble},
             missed_schedules=gauges.missed,
+            cancelled=gauges.cancelled,
         )
         return report, heartbeats.every(connection)
 

@@ -102,6 +102,14 @@ class PolledMetrics(Collector):
             float(sum(sum(states.values()) for states in lost)),
         )
         yield from (counts, age, breaker, paused)
+        cancelled = GaugeMetricFamily(
+            "runhook_ledger_cancelled",
+            "Cancellations in a row, for time, of an operation on the ledger.",
+            labels=["operation"],
+        )
+        for each in gauges.cancelled:
+            cancelled.add_metric([each.operation], float(each.times))
+        yield cancelled
         if gauges.newest_event is not None:
             yield GaugeMetricFamily(
                 "runhook_last_event_timestamp_seconds",

@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
 PAGE = ROOT / "docs" / "metrics.md"
-FIXED = {"outcome", "store", "disposition", "le"}  # labels whose values are words of ours
+FIXED = {"outcome", "store", "disposition", "le", "operation"}  # labels whose values are words of ours
 
 
 def scrape(it: Deployment) -> dict[str, list[Sample]]:

@@ -11,6 +11,7 @@ import pytest
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartBeat, PartSeen, expected
 from receiver.inbox import InboxState
+from receiver.ledger.timeouts import Cancelled
 from receiver.status.problems import find
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 from tests.support.paths import ROOT
@@ -72,6 +73,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("redis_away", redis(trouble="Connection refused"), "Connection refused", False),
     ("redis_weak", redis(weak="appendfsync is everysec"), "appendfsync", False),
     ("ledger_away", but(ledger=LedgerReport("postgresql://h/l", "no route to host")), "no route to host", False),
+    (
+        "ledger_slow",
+        but(ledger=replace(WELL.ledger, cancelled=[Cancelled("deliveries.claims.claim", 3, NOW - 99, NOW - 30)])),
+        "cancelled deliveries.claims.claim for time, 3 times in a row, the last 30 s ago",
+        False,
+    ),
     ("part_missing", without("clock"), "no clock is running: none was heard of", False),
     ("part_missing", without("clock", seen("clock", age=90.0)), "process 7), fell silent 90 s ago", False),
     ("part_missing", without("clock", seen("clock", age=200.0, stopped=True)), "was stopped 3 min ago", False),
