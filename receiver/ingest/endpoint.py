@@ -3,7 +3,7 @@
 The order is fixed: source and announced length before a byte of the body is read, the limit again while it comes in,
 the signature over the raw bytes, then the commit. The answer to an authentic body never depends on its shape. So while
 the commit is under way a body is checked in brief, and logged and counted if it is no run; full parsing, which costs
-as much as all of this together, is left to the dispatcher. Large bodies are not checked.
+as much as all of this together, is left to the dispatcher. Bodies over CHECKED bytes are not checked.
 
 This is an ASGI application without Starlette, since what Starlette does for a request costs as much again.
 """
@@ -32,6 +32,8 @@ from receiver.telemetry.receiver import ReceiverMetrics
 PREFIX: Final = "/webhooks/"
 # Bytes from which hashing a body would hold up all other requests: a thread does it.
 OFF_LOOP: Final = 256 << 10
+# Bytes up to which a body's shape is checked here: the worst of them takes some milliseconds.
+CHECKED: Final = 32 << 10
 # Seconds that a body may take to come in, as many as Skyvern gives a whole delivery.
 BODY_TIMEOUT: Final = 30.0
 # Bytes of a body that is too large in which its run's id is looked for, and seconds that they may take to come in.
@@ -198,7 +200,7 @@ class Ingest:
             self._quarantine.offer(source, signature, body, submission_id, at)
             raise Unauthorized("the signature fits none of the source's secrets")
         kept = self._group_commit.commit(Event(name, source, body, at, "webhook", submission_id))
-        if len(body) <= OFF_LOOP:
+        if len(body) <= CHECKED:
             self._check_shape(name, body)  # while the commit is under way
         await kept
         return name
