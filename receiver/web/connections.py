@@ -20,8 +20,9 @@ HEAD_SECONDS: Final = 10.0
 # Seconds of a body that are free; from then on LEAST_RATE bytes a second must have come, over its whole time.
 BODY_SECONDS: Final = 10.0
 LEAST_RATE: Final = 64 << 10
-# Seconds for which the rest of a body that is refused already is still read, so that its sender sees the answer.
-LINGER: Final = 2.0
+# Seconds for which the rest of a body that is refused already is still read, while it comes fast enough: many a sender
+# looks for an answer only when it has sent everything, and finds none on a connection that was closed before.
+LINGER: Final = 30.0
 # Idle connections that are closed at a time, for finding them costs a look at all.
 _IDLE_BATCH: Final = 64
 
@@ -167,7 +168,7 @@ class Connections:
             if request.in_body and peer.answered():
                 if request.answered_at is None:
                     request.answered_at = now
-                elif now - request.answered_at > LINGER:
+                elif now - request.answered_at > LINGER or is_late(request, now):
                     self.finished(request)
                     peer.close()
             elif not peer.reading() or (not request.in_body and peer.answering()):
