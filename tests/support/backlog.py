@@ -53,8 +53,10 @@ def fill(
     body: str = "{}",
 ) -> None:
     """Fill the ledger up to `count` deliveries of the sink in this state, over as many `lanes` (0: the sink's own), of
-    as many `events`, whose body is `body`. The first falls due `late` seconds after 1000 s before NOW, the next each
-    `apart` seconds later."""
+    as many `events`, whose body is `body` with each @ their number.
+
+    The first falls due `late` seconds after 1000 s before NOW, the next each `apart` seconds later.
+    """
     postgresql = ledger.dialect == "postgresql"
 
     def numbers(table: str, condition: str, many: int) -> str:
@@ -75,7 +77,8 @@ def fill(
         cursor: Any = connection.connection.cursor()  # the driver's own, to which a % is nothing but that
         if postgresql:
             cursor.execute("SET LOCAL statement_timeout = 0")
-        written = f"convert_to('{body}', 'UTF8')" if postgresql else f"CAST('{body}' AS BLOB)"
+        numbered = f"replace('{body}', '@', CAST(n AS text))"
+        written = f"convert_to({numbered}, 'UTF8')" if postgresql else f"CAST({numbered} AS BLOB)"
         cursor.execute(_EVENTS.format(now=NOW, body=written, numbers=numbers("events", "true", events)))
         values = {
             "now": NOW,
