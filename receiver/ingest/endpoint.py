@@ -239,20 +239,19 @@ class Ingest:
 
     async def _read(self, message: Message, receive: Receive, held: HeldBody) -> bytes:
         """Read the body, of which `message` is the first piece. Raises _Disconnected, TooLarge, TimedOut, Busy."""
-        pieces: list[bytes] = []
-        size = 0
+        received = bytearray()  # a list of pieces would take many times their bytes where each is a few
         try:
             async with asyncio.timeout(BODY_TIMEOUT) as timer:
                 held.receive(lambda: timer.reschedule(0.0))
                 while True:
-                    pieces.append(self._checked(message))
-                    size += len(pieces[-1])
-                    if size > self._max_body:
+                    piece = self._checked(message)
+                    if len(received) + len(piece) > self._max_body:
                         raise TooLarge(f"the body is over {self._max_body} bytes")
-                    held.add(len(pieces[-1]))
+                    held.add(len(piece))
+                    received += piece
                     if not message.get("more_body"):
                         held.known()  # all of it is here: no other body can come in faster
-                        return b"".join(pieces)
+                        return bytes(received)
                     message = await receive()
         except (TimeoutError, NoRoom) as problem:
             if held.evicted or isinstance(problem, NoRoom):

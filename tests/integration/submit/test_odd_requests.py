@@ -169,6 +169,15 @@ def test_a_query_goes_on_as_it_came_and_one_that_no_url_has_is_the_callers_mista
     assert ask(rig, "GET", "/v1/runs?a=" + "x" * 65_400, rig.whole_key)[0] < 500
 
 
+def test_an_answer_that_is_no_json_shows_no_token_of_our_callback_urls_either(
+    rig: Submitting, scripted_server: ScriptedServer
+) -> None:
+    said = b"could not post to https://us.example/webhooks/skyvern/sub_0123456789abcdef0123456789abcdef, sorry"
+    scripted_server.default = Reply(200, said, {"content-type": "text/plain"})
+    status, body = ask(rig, "GET", "/v1/artifacts/a_1/content", rig.whole_key)
+    assert (status, body) == (200, said.replace(b"0123456789abcdef" * 2, b"*" * 32))
+
+
 def _odd_request(random: random.Random) -> tuple[str, str, bytes, str]:
     """Return (method, path, body, header lines), each of which may be odd."""
 
