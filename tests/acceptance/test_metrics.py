@@ -16,7 +16,15 @@ from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
 PAGE = ROOT / "docs" / "metrics.md"
-FIXED = {"outcome", "store", "disposition", "le", "operation"}  # labels whose values are words of ours
+FIXED = {
+    "outcome",
+    "store",
+    "disposition",
+    "le",
+    "operation",
+    "task",
+    "reason",
+}  # labels whose values are words of ours
 
 
 def scrape(it: Deployment) -> dict[str, list[Sample]]:
@@ -88,6 +96,9 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
     assert value(found, "runhook_ingest_requests", "_total", outcome="bad_signature") == 1
     assert value(found, "runhook_ingest_request_seconds", "_count") == 6
     assert value(found, "runhook_attempt_seconds", "_count", sink="hooks") == 3
+    assert value(found, "runhook_parts_alive", part="receiver") == 1
+    assert value(found, "runhook_parts_alive", part="deliver:paused") == 1
+    assert value(found, "runhook_parts_alive", part="clock") == 0
     for outcome in ("accepted", "refused", "unavailable"):
         assert value(found, "runhook_attempts", "_total", sink="hooks", outcome=outcome) == 1
     assert value(found, "runhook_events_unrouted", "_total") == 1
@@ -97,13 +108,17 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
     # And no label holds what a stranger can mint
     sinks, routes = {"hooks", "paused", "callback"}, {"finished", "big | odd", "later"}
     labels = {(name, text) for samples in found.values() for each in samples for name, text in each.labels.items()}
-    assert {name for name, _ in labels} <= {"sink", "state", "route", "source", *FIXED}
+    assert {name for name, _ in labels} <= {"sink", "state", "route", "source", "part", *FIXED}
+    assert {text for name, text in labels if name == "part"} == {
+        *("receiver", "dispatch", "clock"),
+        *(f"deliver:{sink}" for sink in sinks - {"callback"}),
+    }
     assert {text for name, text in labels if name == "source"} <= {"skyvern", "other"}
     assert {text for name, text in labels if name == "sink"} <= sinks
     assert {text for name, text in labels if name == "route"} <= routes
     # And the page lists all of it and nothing else
     listed = set(re.findall(r"^\| `(runhook_\w+)`", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
-    assert listed == {
+    assert listed - {"runhook_ledger_cancelled"} == {  # there only while the database cancels something
         name + ("_total" if any(sample.name == f"{name}_total" for sample in samples) else "")
         for name, samples in found.items()
         if samples

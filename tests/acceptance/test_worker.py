@@ -265,7 +265,7 @@ def test_a_missing_redis_is_waited_for_and_then_given_up_in_one_line(tmp_path: P
     try:
         assert worker.process.wait(PATIENCE) == 1
         waiting, given_up = worker.log.splitlines()
-        assert "WARNING runhook.worker Redis can't be used (redis://127.0.0.1:1/0)" in waiting
+        assert "WARNING runhook.worker msg=\"Redis can't be used (redis://127.0.0.1:1/0)" in waiting
         assert given_up.startswith("runhook: Redis can't be used (redis://127.0.0.1:1/0): ")
     finally:
         worker.end()
