@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.schema import operations
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
+from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants, launch
 from tests.support.waiting import PATIENCE, eventually
@@ -159,3 +162,23 @@ def test_a_worker_that_is_stopped_finishes_or_hands_back_and_records_no_success_
     outcomes = [each["outcome"] for each in it.json("attempts", delivery["id"])]
     assert outcomes == ["lapsed", "accepted"]
     assert keys(consumer)[delivery["id"]] == 2
+
+
+def test_what_waits_for_a_sink_that_was_renamed_is_told_of_and_goes_to_the_new_one_under_its_key(
+    deployment: Deployments, redis_url: str, consumer: ScriptedServer
+) -> None:
+    # Given a delivery that waits for its next attempt, to a sink that the config calls by another name now
+    it = deployment(redis_url, **config(consumer))
+    record(with_tables(it.ledger), new_event("tsk_1", "renamed"))
+    settle(it.ledger, claim(it.ledger, "renamed"), DeliveryMove.DEFER, due_at=time.time() + 3600)
+    (waiting,) = it.deliveries()
+
+    # When worker and clock start
+    it.run("worker")
+    it.run("clock")
+
+    # Then it is told of, and when it is moved it is sent under the key that it had
+    eventually(lambda: "the sink renamed is not in the config and has 1 waiting" in it.log_of("worker"))
+    assert "1 deliveries of renamed now go to hooks" in it.runhook("sink", "move", "renamed", "hooks")
+    it.all_delivered(1, sink="hooks")
+    assert keys(consumer) == {waiting["id"]: 1}
