@@ -8,7 +8,7 @@ other programs read it, and it may be owned by somebody else. Standard columns t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -16,20 +16,23 @@ from sqlalchemy.dialects import postgresql
 from handlers.contract import Unavailable
 from handlers.database.columns import Columns
 from handlers.database.statements import Statements
-from handlers.database.table import REQUIRED, Column
+from handlers.database.table import EVENT_KEY, REQUIRED, RUN_KEY, RUN_KEY_ALONE, Column
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
     """What there is of a table. `usable`: the columns that can be written; all of them when there is no table yet.
 
-    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are left alone.
+    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are left alone. `key`:
+    the columns that identify a row. `rekey`: the statements that give a table of an earlier release its key of today.
     """
 
     exists: bool
     usable: tuple[Column, ...]
+    key: tuple[str, ...]
     missing: tuple[Column, ...] = ()
     unlike: tuple[str, ...] = ()
+    rekey: tuple[str, ...] = ()
 
 
 class TableInspection:
@@ -40,12 +43,17 @@ class TableInspection:
         self._name = table
         self._columns = columns
         self._dialect = dialect
-        self._key = "event_id" if all_events else "run_id"
-        self._whole = self.statements(columns.all)
+        self._key = EVENT_KEY if all_events else RUN_KEY
+        self._whole = self.statements(columns.all, self._key)
 
-    def statements(self, columns: Sequence[Column]) -> Statements:
-        """Return the statements for `columns` of the table."""
-        return Statements(self._name, columns, self._dialect, self._key)
+    def statements(self, columns: Sequence[Column], key: Sequence[str]) -> Statements:
+        """Return the statements for `columns` of the table, whose rows are identified by the columns `key`."""
+        return Statements(self._name, columns, self._dialect, key)
+
+    @property
+    def max_rows(self) -> int:
+        """How many rows one statement takes at most."""
+        return self._whole.max_rows
 
     def look(self, connection: sa.Connection) -> Inspected:
         """Read which columns the table has."""
@@ -82,13 +90,13 @@ class TableInspection:
         for column in own:
             connection.exec_driver_sql(self._whole.add_column(column))
         missing = tuple(column for column in found.missing if column not in own)
-        return Inspected(True, (*found.usable, *own), missing, found.unlike)
+        return replace(found, usable=(*found.usable, *own), missing=missing)
 
     def plan(self, found: Inspected) -> list[str]:
         """Return the statements that make the table whole."""
         if found.exists:
-            return [self._whole.add_column(column) for column in found.missing]
-        index = [] if self._key == "run_id" else [self._whole.create_index("run_id")]
+            return [*(self._whole.add_column(column) for column in found.missing), *found.rekey]
+        index = [] if self._key == RUN_KEY else [self._whole.create_index("run_id")]
         return [self._whole.create_table(), *index]
 
     def notice(self, found: Inspected) -> str:
@@ -110,7 +118,7 @@ class TableInspection:
         inspector = sa.inspect(connection)
         table = self._whole.table
         if not inspector.has_table(table.name, table.schema):
-            return Inspected(False, self._columns.all)
+            return Inspected(False, self._columns.all, self._key)
         present = {each["name"].lower(): each["type"] for each in inspector.get_columns(table.name, table.schema)}
         missing = tuple(column for column in self._columns.all if column.name.lower() not in present)
         unlike = {
@@ -122,7 +130,35 @@ class TableInspection:
             and not isinstance(present[column.name.lower()], _ALIKE[column.kind])
         }
         usable = tuple(column for column in self._columns.all if column not in missing and column not in unlike)
-        return Inspected(True, usable, missing, tuple(unlike.values()))
+        key = self._key
+        rekey: tuple[str, ...] = ()
+        if key == RUN_KEY and not self._is_unique(inspector, RUN_KEY):
+            key, rekey = RUN_KEY_ALONE, self._rekey(connection, inspector)
+        return Inspected(True, usable, key, missing, tuple(unlike.values()), rekey)
+
+    def _is_unique(self, inspector: sa.Inspector, key: Sequence[str]) -> bool:
+        """Whether exactly these columns identify a row of the table, and run_id alone does not."""
+        table = self._whole.table
+        found: list[Sequence[str | None]] = [
+            inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"],
+            *(each["column_names"] for each in inspector.get_unique_constraints(table.name, table.schema)),
+            *(each["column_names"] for each in inspector.get_indexes(table.name, table.schema) if each["unique"]),
+        ]
+        unique = [{str(name).lower() for name in names} for names in found if names]
+        return set(key) in unique and {"run_id"} not in unique
+
+    def _rekey(self, connection: sa.Connection, inspector: sa.Inspector) -> tuple[str, ...]:
+        """Return the statements that make (run_id, source) the primary key where it is run_id; () for other tables,
+        whose keys are the operator's own."""
+        table = self._whole.table
+        primary = inspector.get_pk_constraint(table.name, table.schema)
+        if primary["constrained_columns"] != list(RUN_KEY_ALONE):
+            return ()
+        if self._whole.postgresql:
+            return self._whole.change_key(str(primary["name"]))
+        sql = "SELECT name, sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
+        made: dict[str, str] = dict(connection.exec_driver_sql(sql, (table.name,)).all())
+        return self._whole.rebuild(made.pop(table.name, ""), list(made.values()))
 
 
 _ALIKE: dict[str, type | tuple[type, ...]] = {

@@ -18,7 +18,7 @@ from handlers.database.inspection import Inspected, TableInspection
 from handlers.database.options import DatabaseOptions, parse_url
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.database.statements import Statements
-from handlers.database.writing import RowMissing, write_rows
+from handlers.database.writing import OtherSource, RowMissing, write_rows
 
 # Bytes of one transaction's rows. A single larger row gets its own.
 MAX_BYTES = 8 * 1024 * 1024
@@ -60,7 +60,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
             self._inspections.append(
                 TableInspection(name, options.history_table, self._columns, dialect, all_events=True)
             )
-        self._max_rows = self._runs.statements(self._columns.all).max_rows
+        self._max_rows = self._runs.max_rows
         self._tables: _Tables | None = None
         self._preparing = threading.Lock()
         self._notice = ""  # what the next receipt tells of the tables
@@ -124,13 +124,13 @@ class DatabaseSink(Sink[DatabaseOptions]):
         """Write `part` and set its answers. A part that fails for its data is halved until the bad row is alone."""
         try:
             written = self._in_one_transaction([row for _, row in part], deadline)
-        except (RowRejected, RowMissing) as error:
+        except (RowRejected, RowMissing, OtherSource) as error:
             if len(part) > 1:
                 middle = len(part) // 2
                 self._write(part[:middle], answers, deadline)
                 self._write(part[middle:], answers, deadline)
             else:
-                answers[part[0][0]] = error if isinstance(error, RowMissing) else Refused(str(error))
+                answers[part[0][0]] = Refused(str(error)) if isinstance(error, RowRejected) else error
         except Unavailable as error:
             for number, _ in part:
                 answers[number] = Unavailable(str(error))
@@ -151,7 +151,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         except TableMismatch as error:
             self._tables = None  # inspected again before the next attempt
             raise Unavailable(
-                f"{error}; {self.options.table} needs a unique run_id: {tables.runs.unique_index()}"
+                f"{error}; {self.options.table} needs a unique key: {tables.runs.unique_index()}"
             ) from None
         return fresh
 
@@ -174,8 +174,9 @@ class DatabaseSink(Sink[DatabaseOptions]):
             self._preparing.release()
 
     def _as_found(self, found: Sequence[Inspected]) -> _Tables:
-        statements = [each.statements(seen.usable) for each, seen in zip(self._inspections, found, strict=True)]
-        notices = [each.notice(seen) for each, seen in zip(self._inspections, found, strict=True)]
+        pairs = list(zip(self._inspections, found, strict=True))
+        statements = [each.statements(seen.usable, seen.key) for each, seen in pairs]
+        notices = [each.notice(seen) for each, seen in pairs]
         told = "; ".join(notice for notice in notices if notice)
         if told != self._told:
             self._told = self._notice = told

@@ -11,6 +11,7 @@ put     inserts a row or overwrites all of it, for the table of all events
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,13 +23,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from handlers.database.merge import EMPTY
-from handlers.database.table import MERGED_FROM, REQUIRED, Column
+from handlers.database.table import MERGED_FROM, REQUIRED, SOURCE, Column
 from handlers.database.values import INT64
 from handlers.support.timestamps import utc
+
+_RUN_KEY_ALONE = re.compile(r'PRIMARY KEY \("?run_id"?\)')
 
 # SQL in the driver's paramstyle, and its parameters.
 Statement = tuple[str, Any]
 Cells = Mapping[str, Any]
+# A row's values of the key columns.
+Key = tuple[str, ...]
 
 POSTGRESQL: Final[Mapping[str, sa.types.TypeEngine[Any]]] = {
     "text": sa.Text(),
@@ -43,15 +48,15 @@ SQLITE: Final = {**POSTGRESQL, "timestamp": sa.DateTime(), "json": sa.Text()}
 
 
 class Statements:
-    """The statements for `columns` of one table, whose rows are identified by the column `key`.
+    """The statements for `columns` of one table, whose rows are identified by the columns `key`, which are text.
 
     `dialect`: "postgresql" or "sqlite".
     """
 
-    def __init__(self, table: str, columns: Sequence[Column], dialect: str, key: str = "run_id") -> None:
+    def __init__(self, table: str, columns: Sequence[Column], dialect: str, key: Sequence[str]) -> None:
         schema, _, name = table.rpartition(".")
         self.columns = tuple(columns)
-        self.key = key
+        self.key = tuple(key)
         self.postgresql = dialect == "postgresql"
         self._types = POSTGRESQL if self.postgresql else SQLITE
         dialects: Any = postgresql if self.postgresql else sqlite
@@ -60,7 +65,17 @@ class Statements:
         self.table = sa.Table(
             name,
             sa.MetaData(schema=schema or None),
-            *(sa.Column(column.name, self._types[column.kind], primary_key=column.name == key) for column in columns),
+            *(
+                sa.Column(
+                    column.name,
+                    self._types[column.kind],
+                    nullable=column.name not in key,
+                    # Rows of other programs may name no source.
+                    server_default="" if column.name == SOURCE and SOURCE in key else None,
+                )
+                for column in columns
+            ),
+            sa.PrimaryKeyConstraint(*key),
         )
         self._name = self._dialect.identifier_preparer.format_table(self.table)
         self._values = lru_cache(maxsize=256)(self._build_values)
@@ -76,7 +91,7 @@ class Statements:
         """Return the statement that inserts those of `rows` that are not there; its result is their keys."""
         names = tuple(self._by_name)
         source, parameters = self._source(names, rows)
-        key = self._quoted(self.key)
+        key = self._list(self.key)
         return (
             f"INSERT INTO {self._name} ({self._list(names)}) {source} ON CONFLICT ({key}) DO NOTHING RETURNING {key}",
             parameters,
@@ -86,22 +101,26 @@ class Statements:
         """Return the statement that inserts or overwrites `rows`, each of another key."""
         names = tuple(self._by_name)
         source, parameters = self._source(names, rows)
-        sets = ", ".join(f"{self._quoted(name)} = excluded.{self._quoted(name)}" for name in names if name != self.key)
-        key = self._quoted(self.key)
+        others = [self._quoted(name) for name in names if name not in self.key]
+        sets = ", ".join(f"{name} = excluded.{name}" for name in others)
+        key = self._list(self.key)
         return (
             f"INSERT INTO {self._name} ({self._list(names)}) {source} ON CONFLICT ({key}) DO UPDATE SET {sets}",
             parameters,
         )
 
-    def kept(self, keys: Sequence[str]) -> Statement:
+    def kept(self, keys: Sequence[Key]) -> Statement:
         """Return the statement that reads, and on PostgreSQL locks, the rows of `keys`. `read_kept` reads its rows."""
         parts = [self._read(self._by_name[name]) for name in self._ordering()]
         parts += [self._weight(column) for column in self._kept()]
-        key = self._quoted(self.key)
-        select = f"SELECT {', '.join(parts)} FROM {self._name} WHERE {key}"
+        key = self._list(self.key)
+        select = f"SELECT {', '.join(parts)} FROM {self._name} WHERE ({key}) IN"
         if self.postgresql:  # sorted, so that concurrent batches lock in the same order and never deadlock
-            return f"{select} = ANY(%(keys)s) ORDER BY {key} FOR UPDATE", {"keys": list(keys)}
-        return f"{select} IN ({', '.join('?' * len(keys))})", tuple(keys)
+            arrays = ", ".join(f"CAST(%({name})s AS text[])" for name in self.key)
+            given = {name: [each[place] for each in keys] for place, name in enumerate(self.key)}
+            return f"{select} (SELECT * FROM unnest({arrays})) ORDER BY {key} FOR UPDATE", given
+        one = f"({', '.join('?' * len(self.key))})"
+        return f"{select} (VALUES {', '.join([one] * len(keys))})", tuple(part for each in keys for part in each)
 
     def read_kept(self, row: Sequence[Any]) -> tuple[dict[str, Any], dict[str, int | None]]:
         """Return a row of `kept` as cells (JSON as text) and weights by column."""
@@ -112,14 +131,12 @@ class Statements:
         weights = dict(zip((column.name for column in self._kept()), row[len(names) :], strict=True))
         return cells, weights
 
-    def cells(self, names: Sequence[str], key: str) -> Statement:
+    def cells(self, names: Sequence[str], key: Key) -> Statement:
         """Return the statement that reads the columns `names` of one row. `read_cells` reads its row."""
         columns = ", ".join(self._read(self._by_name[name]) for name in names)
-        one = "%(key)s" if self.postgresql else "?"
-        return (
-            f"SELECT {columns} FROM {self._name} WHERE {self._quoted(self.key)} = {one}",
-            {"key": key} if self.postgresql else (key,),
-        )
+        where = " AND ".join(f"{self._quoted(name)} = {f'%({name})s' if self.postgresql else '?'}" for name in self.key)
+        given = dict(zip(self.key, key, strict=True)) if self.postgresql else tuple(key)
+        return f"SELECT {columns} FROM {self._name} WHERE {where}", given
 
     def read_cells(self, names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
         """Return a row of `cells` as cells such as a delivery's."""
@@ -127,17 +144,18 @@ class Statements:
 
     def update(self, names: Sequence[str], rows: Sequence[Cells]) -> Statement:
         """Return the statement that writes the columns `names` of `rows`, which also hold their key."""
-        key = self._quoted(self.key)
         if self.postgresql:
+            same = " AND ".join(f"old.{self._quoted(name)} = new.{self._quoted(name)}" for name in self.key)
             sets = ", ".join(f"{self._quoted(name)} = new.{self._quoted(name)}" for name in names)
-            columns = (self.key, *names)
+            columns = (*self.key, *names)
             return (
-                f"UPDATE {self._name} AS old SET {sets} FROM {self._recordset(columns)} WHERE old.{key} = new.{key}",
+                f"UPDATE {self._name} AS old SET {sets} FROM {self._recordset(columns)} WHERE {same}",
                 {"rows": _records(columns, rows)},
             )
         sets = ", ".join(f"{self._quoted(name)} = ?" for name in names)
-        parameters = [tuple(_for_sqlite(row[name]) for name in (*names, self.key)) for row in rows]
-        return f"UPDATE {self._name} SET {sets} WHERE {key} = ?", parameters
+        parameters = [tuple(_for_sqlite(row[name]) for name in (*names, *self.key)) for row in rows]
+        where = " AND ".join(f"{self._quoted(name)} = ?" for name in self.key)
+        return f"UPDATE {self._name} SET {sets} WHERE {where}", parameters
 
     # --- The table
 
@@ -155,14 +173,44 @@ class Statements:
         kind = self._types[column.kind].compile(dialect=self._dialect)
         return f"ALTER TABLE {self._name} ADD COLUMN {self._quoted(column.name)} {kind}"
 
+    def change_key(self, constraint: str) -> tuple[str, ...]:
+        """Return PostgreSQL's statements that make the key the primary one, in place of `constraint`."""
+        drop, add = f"DROP CONSTRAINT {self._quoted(constraint)}", f"ADD PRIMARY KEY ({self._list(self.key)})"
+        return self._filled_source(), f"ALTER TABLE {self._name} {drop}, {add}"
+
+    def _filled_source(self) -> str:
+        source = self._quoted(SOURCE)
+        return f"UPDATE {self._name} SET {source} = '' WHERE {source} IS NULL"
+
+    def rebuild(self, made: str, beside: Sequence[str]) -> tuple[str, ...]:
+        """Return SQLite's statements that make the key the primary one: a new table takes the old one's place.
+
+        `made`: how the table was made; `beside`: its indexes and triggers. () for one that this sink did not make.
+        """
+        head, _, rest = made.partition("(")
+        name = self._quoted(f"{self.table.name}_rekeyed")
+        new, count = _RUN_KEY_ALONE.subn(f"PRIMARY KEY ({self._list(self.key)})", rest)
+        if count != 1 or "TABLE" not in head.upper():
+            return ()
+        return (
+            self._filled_source(),
+            f"CREATE TABLE {name} ({new}",
+            f"INSERT INTO {name} SELECT * FROM {self._name}",
+            f"DROP TABLE {self._name}",
+            "PRAGMA legacy_alter_table=ON",  # a view on the table is left as it is
+            f"ALTER TABLE {name} RENAME TO {self._name}",
+            "PRAGMA legacy_alter_table=OFF",
+            *beside,
+        )
+
     def unique_index(self) -> str:
         """Return the statement that makes the key unique, to show to an operator whose own table lacks that."""
-        return f"CREATE UNIQUE INDEX ON {self.table.fullname} ({self.key})"
+        return f"CREATE UNIQUE INDEX ON {self.table.fullname} ({', '.join(self.key)})"
 
     # --- Parts
 
     def _ordering(self) -> list[str]:
-        return [name for name in self._by_name if name in REQUIRED or name == MERGED_FROM.name]
+        return [name for name in self._by_name if name in REQUIRED or name in (SOURCE, MERGED_FROM.name)]
 
     def _kept(self) -> list[Column]:
         return [column for column in self.columns if column.scope != "event"]

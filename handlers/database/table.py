@@ -28,6 +28,13 @@ class Column:
 # Holds what merging must remember of earlier events; null as long as all of a row came from one event.
 MERGED_FROM: Final = Column("merged_from", "json")
 
+# A run's id is one only among those of its source. Tables of earlier releases have RUN_KEY_ALONE until a command
+# changes that; run_id comes first, so that the key finds a run by its id alone as well.
+SOURCE: Final = "source"
+RUN_KEY: Final = ("run_id", SOURCE)
+RUN_KEY_ALONE: Final = ("run_id",)
+EVENT_KEY: Final = ("event_id",)
+
 STANDARD: Final[tuple[Column, ...]] = (
     Column("run_id", "text"),
     Column("source", "text"),

@@ -8,43 +8,65 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from handlers.contract import Unavailable
+from handlers.contract import Refused, Unavailable
 from handlers.database import merge
 from handlers.database.columns import Row
 from handlers.database.merge import RunState
-from handlers.database.statements import Statements
+from handlers.database.statements import Key, Statements
+from handlers.database.table import SOURCE
 
 
 class RowMissing(Unavailable):
     """The database holds no row of a run, and said nothing: it was deleted meanwhile, or a trigger drops it."""
 
 
+class OtherSource(Refused):
+    """The table, whose key is the run's id alone, holds a run of another source with the same id."""
+
+
 def write_rows(connection: sa.Connection, statements: Statements, rows: Sequence[Row]) -> list[bool]:
     """Write `rows`. Returns for each whether no event of its run is newer.
 
-    Raises RowMissing when one was neither inserted nor found.
+    Raises RowMissing when one was neither inserted nor found, and OtherSource.
     """
-    by_run: dict[str, list[Row]] = {}
+    by_run: dict[Key, list[Row]] = {}
     for row in rows:
-        by_run.setdefault(row.run_id, []).append(row)
-    newest: dict[str, merge.Order] = {}
-    folded: dict[str, RunState] = {}
+        by_run.setdefault(_key_of(statements, row.cells), []).append(row)
+    newest: dict[Key, merge.Order] = {}
+    folded: dict[Key, RunState] = {}
     cells: list[Mapping[str, Any]] = []
     # Sorted, so that concurrent batches lock in the same order and never deadlock.
-    for run_id, events in sorted(by_run.items()):
+    for key, events in sorted(by_run.items()):
+        for each in events[1:]:
+            _check_source(events[0].cells, each.cells)
         if len(events) == 1:
             cells.append(events[0].cells)
         else:
-            folded[run_id] = _fold(statements, events)
-            cells.append(merge.cells_of(statements.columns, folded[run_id]))
-    inserted = {run_id for (run_id,) in connection.exec_driver_sql(*statements.insert(cells))}
-    there = [run_id for run_id in sorted(by_run) if run_id not in inserted]
+            folded[key] = _fold(statements, events)
+            cells.append(merge.cells_of(statements.columns, folded[key]))
+    inserted = {tuple(key) for key in connection.exec_driver_sql(*statements.insert(cells))}
+    there = [key for key in sorted(by_run) if key not in inserted]
     if there:
-        new = {run_id: folded.get(run_id) or _fold(statements, by_run[run_id]) for run_id in there}
-        newest = _merge_into(connection, statements, new)
-    for run_id in folded.keys() - newest.keys():
-        newest[run_id] = folded[run_id].newest
-    return [row.run_id not in newest or merge.order_of(row.cells) >= newest[row.run_id] for row in rows]
+        new = {key: folded.get(key) or _fold(statements, by_run[key]) for key in there}
+        newest = _merge_into(connection, statements, new, {key: by_run[key][0].cells for key in there})
+    for key in folded.keys() - newest.keys():
+        newest[key] = folded[key].newest
+    orders = [(_key_of(statements, row.cells), merge.order_of(row.cells)) for row in rows]
+    return [key not in newest or order >= newest[key] for key, order in orders]
+
+
+def _key_of(statements: Statements, cells: Mapping[str, Any]) -> Key:
+    return tuple(cells[name] for name in statements.key)
+
+
+def _check_source(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Raise OtherSource for cells of two sources, which only the key of an earlier release lets meet."""
+    sources = {one.get(SOURCE), other.get(SOURCE)} - {None}
+    if len(sources) > 1:
+        raise OtherSource(
+            "the table's key is run_id alone, and it has this run id of another source; `runhook sink columns` shows "
+            "the SQL for a key of both"
+        )
 
 
 def _fold(statements: Statements, events: Sequence[Row]) -> RunState:
@@ -52,26 +74,33 @@ def _fold(statements: Statements, events: Sequence[Row]) -> RunState:
 
 
 def _merge_into(
-    connection: sa.Connection, statements: Statements, new: Mapping[str, RunState]
-) -> dict[str, merge.Order]:
-    """Merge states of runs with their rows. Returns the newest event of each."""
-    newest: dict[str, merge.Order] = {}
+    connection: sa.Connection,
+    statements: Statements,
+    new: Mapping[Key, RunState],
+    given: Mapping[Key, Mapping[str, Any]],
+) -> dict[Key, merge.Order]:
+    """Merge states of runs with their rows. `given`: cells of an event of each. Returns the newest event of each."""
+    newest: dict[Key, merge.Order] = {}
     updates: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in connection.exec_driver_sql(*statements.kept(list(new))).all():
         cells, weights = statements.read_kept(record)
-        run_id = cells["run_id"]
+        key = _key_of(statements, cells)
+        _check_source(cells, given[key])
         old = merge.of_row(statements.columns, cells, weights)
-        if merge.hides_result(old, new[run_id]):
-            old = _with_result(connection, statements, run_id, old)
-        joined = merge.join(old, new[run_id])
-        newest[run_id] = joined.newest
+        if merge.hides_result(old, new[key]):
+            old = _with_result(connection, statements, key, old)
+        joined = merge.join(old, new[key])
+        newest[key] = joined.newest
         changed = merge.changes(statements.columns, old, joined)
         if changed:
-            event = new[run_id].event or {}
+            event = new[key].event or {}
             if "delivered_at" in event:
                 changed["delivered_at"] = event["delivered_at"]
-            changed.pop("run_id", None)
-            updates.setdefault(tuple(sorted(changed)), []).append({"run_id": run_id, **changed})
+            for name in statements.key:
+                changed.pop(name, None)
+            updates.setdefault(tuple(sorted(changed)), []).append(
+                {**dict(zip(statements.key, key, strict=True)), **changed}
+            )
     if len(newest) < len(new):
         raise RowMissing("the database keeps no row of this run: it was deleted meanwhile, or a trigger drops it")
     for names, rows in updates.items():
@@ -79,7 +108,7 @@ def _merge_into(
     return newest
 
 
-def _with_result(connection: sa.Connection, statements: Statements, run_id: str, old: RunState) -> RunState:
+def _with_result(connection: sa.Connection, statements: Statements, key: Key, old: RunState) -> RunState:
     names = sorted(old.results[old.status])
-    row = connection.exec_driver_sql(*statements.cells(names, run_id)).one()
+    row = connection.exec_driver_sql(*statements.cells(names, key)).one()
     return merge.with_result(old, statements.read_cells(names, row))
