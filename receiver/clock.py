@@ -26,7 +26,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.process import error_location
-from receiver.runtime.redis_client import connect
+from receiver.runtime.redis_client import check_url, connect
 from receiver.status import board
 from receiver.telemetry.logs import Fields
 
@@ -232,6 +232,7 @@ def build(settings: Settings, config: Config) -> Clock:
     """Return the clock for these settings. Raises NotStarted when the ledger can't be used."""
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     ensure_schema(ledger)
+    check_url(settings.redis_url)
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     reconciler = poller.build(settings, config) if config.reconcile.enabled else None
     return Clock(

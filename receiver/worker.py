@@ -29,7 +29,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.reaper import reap, reap_all, release
 from receiver.runtime import liveness
 from receiver.runtime.liveness import LivenessLock
-from receiver.runtime.redis_client import connect, no_entry
+from receiver.runtime.redis_client import check_url, connect, no_entry
 from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, Stop, deliver_queue, run_worker
@@ -196,6 +196,7 @@ def run(
     ledger can't be used at the start.
     """
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
+    check_url(settings.redis_url)
     built = build(settings, config)
     queues = choose_queues(built, only, dispatchers)
     trouble = in_child(lambda: prepare(settings, config, patience))

@@ -6,15 +6,23 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
-from receiver.ledger.migrate import ensure_schema, schema_trouble
+from receiver.ledger.migrate import ensure_schema, require_durability, schema_trouble, unusable
+from receiver.ledger.remedies import with_remedy
+
+if TYPE_CHECKING:
+    from receiver.config.models import Config
 
 T = TypeVar("T")
+
+# Seconds that the receiver's start waits for the ledger, without which it takes webhooks all the same.
+PATIENCE: Final = 4.0
 
 
 @contextmanager
@@ -32,7 +40,7 @@ def open_ledger(settings: Settings, *, make: bool = False) -> Iterator[Ledger]:
             raise NotStarted(f"{trouble} ({where(settings)})")
         yield ledger
     except LedgerUnavailable as error:
-        raise NotStarted(f"the ledger can't be used: {error}") from None
+        raise NotStarted(f"the ledger can't be used: {with_remedy(str(error))}") from None
     finally:
         ledger.close()
 
@@ -58,3 +66,31 @@ def write_ledger(data: Path | None, change: Callable[[Connection], T]) -> T:
     """Make `change` in one transaction, and return its result. Raises NotStarted."""
     with open_ledger(Settings.from_env(data=data)) as ledger:
         return ledger.write(change)
+
+
+def warning_at_start(settings: Settings, config: Config) -> str:
+    """Return in one line what a receiver can't do for now, for want of the ledger; "" when it can do everything.
+
+    Webhooks are kept without it. Raises NotStarted when it may lose what it has confirmed and nobody accepts that, and
+    ConfigError for a wrong DATABASE_URL.
+    """
+    ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
+    if ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists():
+        return ""  # worker or clock make it
+
+    def ask() -> None:
+        try:
+            require_durability(ledger)
+            schema_trouble(ledger)
+        finally:
+            ledger.close()
+
+    try:
+        in_thread("ledger-at-start", ask).result(PATIENCE)  # looking up a name may take longer than any limit
+    except LedgerUnavailable as error:
+        away = error
+    except TimeoutError:
+        away = LedgerUnavailable(f"no answer within {PATIENCE:g} s")
+    else:
+        return ""
+    return f"{unusable(ledger, away)}. Webhooks are kept meanwhile; the submit API answers 503"

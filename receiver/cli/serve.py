@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from receiver.cli.ledger_access import warning_at_start
 from receiver.cli.options import ConfigFile, DataDirectory, Host, Port, load_config
 from receiver.config.advice import local_key, warnings
 from receiver.config.models import Config
@@ -37,6 +38,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
 
     listener = listen(host, port)
     promise = check_at_start(settings, config)
+    away = warning_at_start(settings, config)
     app = create_app(settings, config, [health, presence, metrics, submit])
     bounds = bounds_for(raise_file_limit())
     connections = Connections(bounds)
@@ -50,7 +52,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
         f"connections: {bounds.total} at the most",
         promise,
     ]
-    doubtful = [*warnings(settings, config), *filter(None, [local_key(settings)])]
+    doubtful = [*warnings(settings, config), *filter(None, [local_key(settings), away])]
     lines += [f"WARNING: {warning}" for warning in doubtful]
     for line in lines:
         sys.stderr.write(f"runhook: {line}\n")

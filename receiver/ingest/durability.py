@@ -15,7 +15,7 @@ import redis.asyncio
 
 from handlers.support.url import hide_password
 from receiver.errors import NotStarted
-from receiver.runtime.redis_client import connect_async, no_entry
+from receiver.runtime.redis_client import check_url, connect_async, no_entry
 
 # Redis settings without which a 202 does not mean on disk: what they must be, and what it means if they are not.
 NEEDED: Final = {
@@ -109,6 +109,7 @@ def check_at_start(
     `away` is called with the reason then. Raises NotStarted when the promise does not hold and the operator has not
     accepted that (`accept_weaker`), and when Redis does not let us in.
     """
+    check_url(redis_url)
     try:
         durability = asyncio.run(_examine_once(redis_url, max_body))
     except (redis.RedisError, OSError, TimeoutError) as error:

@@ -13,6 +13,7 @@ from sqlalchemy import exc as sa_exc
 
 from receiver.errors import NotStarted
 from receiver.ledger.engine import Ledger, LedgerUnavailable
+from receiver.ledger.remedies import remedy_for, with_remedy
 
 # The newest revision in migrations/versions; a test holds the two together.
 HEAD = "0012"
@@ -22,19 +23,38 @@ _ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"
 
 
 def ensure_schema(ledger: Ledger) -> None:
-    """Create or upgrade the tables. Raises NotStarted when the ledger can't be used, or is newer than this program."""
+    """Create or upgrade the tables. Raises NotStarted when the ledger can't be used, or is newer than this program.
+
+    Its context is a LedgerUnavailable when waiting may help.
+    """
+    lasting = ""
     try:
-        weakness = ledger.weakness()
-        if not weakness and ledger.read(_revision) != HEAD:
+        require_durability(ledger)
+        if ledger.read(_revision) != HEAD:
             ledger.alter(_upgrade)
     except LedgerUnavailable as error:
-        reason = "the disk is full" if _disk_is_full(ledger) else error  # SQLite speaks of an I/O error then
-        raise NotStarted(f"the ledger can't be used ({ledger.where}): {reason}") from None
-    if weakness:
+        line = unusable(ledger, error)
+        if remedy_for(str(error)).waiting_helps:
+            raise NotStarted(line) from None
+        lasting = line
+    if lasting:
+        raise NotStarted(lasting)
+
+
+def require_durability(ledger: Ledger) -> None:
+    """Raises NotStarted when the ledger may lose what it has confirmed and nobody accepts that; LedgerUnavailable."""
+    if weakness := ledger.weakness():
         raise NotStarted(
             f"the ledger at {ledger.where} may lose what it has confirmed: {weakness}. Or accept that with"
             " ledger.accept_weaker_durability: true in the config"
         )
+
+
+def unusable(ledger: Ledger, error: LedgerUnavailable) -> str:
+    """Return in one line why the ledger can't be used, and what would help."""
+    # SQLite speaks of an I/O error then.
+    reason = "the disk is full" if _disk_is_full(ledger) else with_remedy(str(error))
+    return f"the ledger can't be used ({ledger.where}): {reason}"
 
 
 def schema_trouble(ledger: Ledger) -> str:
@@ -90,4 +110,5 @@ def _upgrade(connection: sa.Connection) -> None:
             " ledger of its own"
         ) from None
     except sa_exc.ProgrammingError as error:
-        raise NotStarted(f"the ledger's tables can't be made: {str(error.orig).strip().splitlines()[0]}") from None
+        reason = with_remedy(str(error.orig).strip().splitlines()[0])
+        raise NotStarted(f"the ledger's tables can't be made: {reason}") from None

@@ -6,6 +6,7 @@ for itself how long it waits for Redis.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, wraps
@@ -18,10 +19,28 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from handlers.support.url import hide_password
+from receiver.errors import ConfigError
 
 # What a connection does with its transport.
 _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
+
+
+def check_url(url: str) -> None:
+    """Check the options after the ? of `url`; the rest is checked with the other settings. Opens nothing.
+
+    Raises ConfigError. Without this redis-py would fail at the first command, with an error that is no RedisError.
+    """
+    try:
+        pool = redis.ConnectionPool.from_url(url)
+        pool.connection_class(**pool.connection_kwargs)
+    except (TypeError, ValueError) as error:
+        named = re.search(r"'(\w+)'", str(error))
+        what = f"the option {named.group(1)}, which" if named else "what"
+        raise ConfigError(
+            f"REDIS_URL: {what} is after the ?, is not known or has a wrong value; right would be"
+            " redis://:password@host:6379/0"
+        ) from None
 
 
 def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -> redis.Redis:

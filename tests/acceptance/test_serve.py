@@ -182,3 +182,15 @@ def test_what_it_writes_is_for_its_own_user_only(receiver_factory: Receivers) ->
     files = [path for path in (receiver.data / "spool").rglob("*") if path.is_file()]
     assert files
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_without_its_ledger_it_takes_webhooks_and_says_what_it_lacks(
+    deployment: Callable[..., ReceiverProcess], redis_url: str
+) -> None:
+    receiver = deployment(redis_url, f"postgresql://u:sekret@127.0.0.1:{free_port()}/db?sslpassword=sekret")
+    receiver.start()
+    assert receiver.post(body()).status_code == 202
+    (line,) = [line for line in receiver.log.splitlines() if "WARNING: the ledger" in line]
+    assert "start it, or correct DATABASE_URL. Webhooks are kept meanwhile; the submit API answers 503" in line
+    assert "sekret" not in receiver.log
+    assert "Traceback" not in receiver.log

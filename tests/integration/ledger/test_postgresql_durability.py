@@ -45,7 +45,7 @@ def test_what_is_committed_survives_a_kill_of_a_server_that_commits_asynchronous
     for thread in threads:
         thread.start()
     # When it is killed under load
-    eventually(lambda: len(committed) > 200)
+    eventually(lambda: len(committed) > 60)
     server.kill()
     killed.set()
     for thread in threads:

@@ -1,0 +1,123 @@
+"""A ledger that can't be used when a part starts: one line says so, and what would be right."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from receiver.cli.ledger_access import warning_at_start
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.errors import ConfigError, NotStarted
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.migrate import ensure_schema
+from receiver.worker import check
+from tests.servers.postgres import PostgresProcess
+from tests.servers.valkey import free_port
+from tests.support.waiting import Stopwatch
+
+CONFIG = Config.model_validate({"sources": {"skyvern": {"secrets": ["a-secret"]}}})
+FOREIGN = "CREATE TABLE runs (title text)"
+
+
+def line_of(url: str) -> tuple[str, bool]:
+    """What a part says when it does not start with this ledger, and whether it would wait first."""
+    ledger = Ledger(url)
+    try:
+        with pytest.raises(NotStarted) as caught:
+            ensure_schema(ledger)
+    finally:
+        ledger.close()
+    (line,) = str(caught.value).splitlines()
+    assert "sekret" not in line
+    return line, isinstance(caught.value.__context__, LedgerUnavailable)
+
+
+def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
+    postgres: PostgresProcess, postgres_url: str
+) -> None:
+    away = line_of(f"postgresql://u:sekret@127.0.0.1:{free_port()}/db?sslpassword=sekret")
+    assert away == (away[0], True)
+    assert "Connection refused; no PostgreSQL listens there: start it, or correct DATABASE_URL" in away[0]
+
+    nowhere, waits = line_of(postgres.url("nowhere"))
+    assert 'database "nowhere" does not exist; create it, or name the right one' in nowhere
+    assert not waits
+
+    odd, waits = line_of(f"{postgres_url}?foo=sekret")
+    assert 'invalid connection option "foo"; correct what is after the ?' in odd
+    assert not waits
+
+    with contextlib.closing(postgres.connect(postgres_url.rpartition("/")[2])) as connection:
+        connection.execute(FOREIGN)
+    others, waits = line_of(postgres_url)
+    assert 'relation "runs" already exists; that is another program\'s' in others
+    assert not waits
+
+
+def test_an_sqlite_file_that_is_not_right_is_told_with_what_would_be(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database at all" * 100)
+    text, waits = line_of(f"sqlite:///{tmp_path}/text.db")
+    assert "file is not a database; name another file in DATABASE_URL" in text
+    assert not waits
+
+    other = Ledger(f"sqlite:///{tmp_path}/other.db")
+    other.write(lambda it: it.exec_driver_sql(FOREIGN))
+    other.close()
+    others, waits = line_of(f"sqlite:///{tmp_path}/other.db")
+    assert "table runs already exists; that is another program's" in others
+    assert not waits
+
+    (tmp_path / "folder").mkdir()
+    folder, waits = line_of(f"sqlite:///{tmp_path}/folder")
+    assert "must name a file that this user can write" in folder
+    assert waits
+
+
+def test_a_worker_waits_only_for_what_may_come(tmp_path: Path, redis_url: str, postgres: PostgresProcess) -> None:
+    environ = {"REDIS_URL": redis_url, "DATABASE_URL": postgres.url("nowhere"), "RUNHOOK_DATA": str(tmp_path)}
+    watch = Stopwatch()
+    with pytest.raises(NotStarted, match="create it, or name the right one"):
+        check(Settings.from_env(environ), CONFIG, 120)
+    watch.at_most(60)
+
+
+def test_an_option_of_redis_url_that_does_not_exist_is_one_line() -> None:
+    from receiver.runtime.redis_client import check_url
+
+    check_url("redis://:pw@127.0.0.1:6379/0?protocol=3&health_check_interval=5")
+    for wrong in ("foo=sekret", "socket_timeout=sekret"):
+        with pytest.raises(ConfigError) as caught:
+            check_url(f"redis://127.0.0.1:6379/0?{wrong}")
+        assert str(caught.value).startswith(f"REDIS_URL: the option {wrong.partition('=')[0]}, which is after the ?")
+        assert "sekret" not in str(caught.value)
+
+
+def test_the_receiver_tells_at_its_start_what_it_lacks(
+    tmp_path: Path, postgres: PostgresProcess, postgres_url: str
+) -> None:
+    def told(url: str) -> str:
+        return warning_at_start(Settings.from_env({"DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)}), CONFIG)
+
+    # One that is there, or that worker and clock will make, is no news
+    assert told(postgres_url) == told(f"sqlite:///{tmp_path}/none.db") == ""
+    assert not list(tmp_path.iterdir())
+    # One that is away is told, with what that means
+    line = told(f"postgresql://u:sekret@127.0.0.1:{free_port()}/db")
+    assert line.startswith("the ledger can't be used (postgresql+psycopg://u:********@127.0.0.1:")
+    assert line.endswith("Webhooks are kept meanwhile; the submit API answers 503")
+    # And one that may lose what it confirms is refused
+    with postgres.altered(fsync="off"), pytest.raises(NotStarted, match="fsync is off"):
+        told(postgres_url)
+
+
+def test_a_ledger_that_answers_nothing_holds_up_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.cli.ledger_access.PATIENCE", 0.2)
+    monkeypatch.setattr(Ledger, "weakness", lambda _: time.sleep(30))  # as a resolver of names may do
+    settings = Settings.from_env({"DATABASE_URL": "postgresql://h/db", "RUNHOOK_DATA": str(tmp_path)})
+    watch = Stopwatch()
+    assert "no answer within 0.2 s" in warning_at_start(settings, CONFIG)
+    watch.at_most(10)

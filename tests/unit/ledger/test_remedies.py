@@ -1,0 +1,41 @@
+"""What a database says, and what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from receiver.ledger.remedies import remedy_for, with_remedy
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "waiting_helps"),
+    [
+        (
+            'connection to server at "h", port 5 failed: FATAL:  database "x" does not exist',
+            "create it, or name",
+            False,
+        ),
+        ('FATAL:  password authentication failed for user "u"', "the right user and password", False),
+        ('FATAL:  role "u" does not exist', "the right user and password", False),
+        ("fe_sendauth: no password supplied", "the right user and password", False),
+        ('invalid connection option "foo"', "what is after the ?", False),
+        ('connection is bad: invalid sslmode value: "bogus"', "what is after the ?", False),
+        ("no schema has been selected to create in", "GRANT CREATE ON SCHEMA public", False),
+        ("permission denied for schema public", "GRANT CREATE ON SCHEMA public", False),
+        ('relation "runs" already exists', "a database of its own", False),
+        ("table runs already exists", "a database of its own", False),
+        ("file is not a database", "name another file", False),
+        ("unable to open database file", "a file that this user can write", True),
+        ("attempt to write a readonly database", "a file that this user can write", True),
+        ('connection to server at "h", port 9 failed: Connection refused', "start it, or correct DATABASE_URL", True),
+        ("failed to resolve host 'h': [Errno -2] Name or service not known", "the name of its host", True),
+        ("the database system is starting up", "", True),
+        ("canceling statement due to lock timeout", "", True),
+    ],
+)
+def test_a_reason_has_its_remedy(reason: str, words: str, waiting_helps: bool) -> None:
+    found = remedy_for(reason)
+    assert words in found.words
+    assert bool(words) == bool(found.words)
+    assert found.waiting_helps == waiting_helps
+    assert with_remedy(reason) == (f"{reason}; {found.words}" if words else reason)
