@@ -23,6 +23,8 @@ LEAST_RATE: Final = 64 << 10
 # Seconds for which the rest of a body that is refused already is still read, while it comes fast enough: many a sender
 # looks for an answer only when it has sent everything, and finds none on a connection that was closed before.
 LINGER: Final = 30.0
+# Seconds for which a client may take nothing of an answer.
+UNREAD: Final = 30.0
 # Idle connections that are closed at a time, for finding them costs a look at all.
 _IDLE_BATCH: Final = 64
 
@@ -67,6 +69,9 @@ class Peer(Protocol):
 
     def close(self) -> None:
         """Close the connection without an answer."""
+
+    def abort(self) -> None:
+        """Break the connection off, whatever is not sent yet."""
 
 
 class Unfinished:
@@ -113,6 +118,7 @@ class Connections:
         self._bounds = bounds
         self._all = _Group()
         self._by_address: dict[str, _Group] = {}
+        self._unread: dict[Peer, float] = {}  # since when they take nothing, the oldest first
         self._swept_at = 0.0
         self.everyone: Callable[[], Iterable[Peer]] = tuple
         self.count: Callable[[], int] = lambda: 0
@@ -157,6 +163,14 @@ class Connections:
         if not mine:
             del self._by_address[request.address]
 
+    def unread(self, peer: Peer, now: float) -> None:
+        """Note that a client takes nothing of its answer: what may be sent ahead is sent."""
+        self._unread[peer] = now
+
+    def read(self, peer: Peer) -> None:
+        """Note that it has taken some, or is gone."""
+        self._unread.pop(peer, None)
+
     def __len__(self) -> int:
         return len(self._all)
 
@@ -177,6 +191,15 @@ class Connections:
             elif is_late(request, now):
                 self._end(request, "408 Request Timeout", "timed_out", _SLOW_BODY if request.in_body else _SLOW_HEAD)
                 self.ended["slow"] += 1
+        for peer, since in list(self._unread.items()):
+            if now - since <= UNREAD:
+                break
+            self._abort(peer, "slow")
+
+    def _abort(self, peer: Peer, reason: str) -> None:
+        del self._unread[peer]
+        self.ended[reason] += 1
+        peer.abort()
 
     def _make_room(self, request: Unfinished, now: float) -> None:
         mine = self._by_address[request.address]
@@ -185,11 +208,17 @@ class Connections:
             self._end_worst(group, request, now)
 
     def _end_one(self, request: Unfinished, now: float) -> bool:
-        """Close idle connections; where there are none, end the worst request that is not whole."""
+        """Close idle connections; where there are none, end the worst request that is not whole, or the answer that has
+        been unread for longest."""
         idle = [(since, id(peer), peer) for peer in self.everyone() if (since := peer.idle_since()) is not None]
         for _, _, peer in heapq.nsmallest(_IDLE_BATCH, idle):
             peer.close()
-        return bool(idle) or self._end_worst(self._all, request, now)
+        if idle or self._end_worst(self._all, request, now):
+            return True
+        if self._unread:
+            self._abort(next(iter(self._unread)), "too_many")
+            return True
+        return False
 
     def _end_worst(self, group: _Group, but: Unfinished, now: float) -> bool:
         worst = group.worst(now, but)

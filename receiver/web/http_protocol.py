@@ -29,7 +29,7 @@ class HTTPProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, connections: Connections, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._all = connections
-        self._extensions = {ABORT: self._abort}
+        self._extensions = {ABORT: self.abort}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and start the time limit of the first head."""
@@ -41,7 +41,18 @@ class HTTPProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._all.finished(self._request)
+        self._all.read(self)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Let the application wait: the client has taken nothing for a while."""
+        self._all.unread(self, time.monotonic())
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Let the application go on."""
+        self._all.read(self)
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
@@ -119,8 +130,8 @@ class HTTPProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self.transport.close()
 
-    def _abort(self) -> None:
-        """Break the connection off: its sender must not take the answer for whole."""
+    def abort(self) -> None:
+        """Break the connection off: its client must not take the answer for whole."""
         if self.cycle is not None:
             self.cycle.disconnected = True
         self.transport.abort()

@@ -28,6 +28,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
             return
+        if scope["path"] == "/large":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(100):
+                await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            return
         if scope["path"] == "/paused":
             await receive()
             await asyncio.sleep(BOUND * 4)
@@ -43,7 +49,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    for name in ("STALL", "HEAD_SECONDS", "BODY_SECONDS", "LINGER"):
+    for name in ("STALL", "HEAD_SECONDS", "BODY_SECONDS", "LINGER", "UNREAD"):
         monkeypatch.setattr(connections, name, BOUND)
     monkeypatch.setattr(http_protocol, "SWEEP_EVERY", 0.02)
     options = http_protocol.options(Connections(Bounds(100, 50, 20)), lifespan="off", timeout_keep_alive=60)
@@ -130,6 +136,19 @@ async def test_a_body_is_not_late_while_it_is_the_application_that_does_not_read
 async def test_the_rest_of_a_refused_body_is_not_read_for_ever(port: int) -> None:
     got = await answers(port, (POST % 10_000).replace(b"/ ", b"/refused "), b"x")
     assert statuses(got) == [b"413"]
+
+
+async def test_an_answer_that_nobody_reads_is_broken_off(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(REQUEST.replace(b"/ ", b"/large "))
+    await asyncio.sleep(BOUND * 3)  # in which it takes what fits into buffers
+    received, end = 0, b""
+    async with asyncio.timeout(60):
+        while piece := await reader.read(1 << 20):
+            received, end = received + len(piece), piece[-10:]
+    writer.close()
+    assert received < 100 << 20
+    assert not end.endswith(b"\r\n0\r\n\r\n")
 
 
 async def test_of_too_many_silent_connections_the_oldest_ends_and_who_comes_is_answered(

@@ -12,6 +12,7 @@ from receiver.web.connections import (
     LEAST_RATE,
     LINGER,
     STALL,
+    UNREAD,
     Bounds,
     Connections,
     Unfinished,
@@ -50,6 +51,9 @@ class Peer:
 
     def close(self) -> None:
         self.end = "closed"
+
+    def abort(self) -> None:
+        self.end = "aborted"
 
 
 class Server:
@@ -188,6 +192,22 @@ def test_the_rest_of_a_refused_body_is_read_for_a_while_if_it_comes_fast_enough(
         assert server.ended() == ({"stalled": "closed"} if now > STALL else {})
     server.all.sweep(LINGER + 1.5)
     assert server.ended() == {"stalled": "closed", "fast": "closed"}
+
+
+def test_an_answer_that_nobody_reads_ends_in_time_or_when_its_place_is_needed() -> None:
+    server = Server(total=3)
+    for now, name in enumerate("abc"):
+        server.connect(name)
+        server.all.finished(server.open[name])
+        server.all.unread(server.peer(name), float(now))
+    server.all.read(server.peer("b"))
+    server.all.sweep(UNREAD)
+    assert server.ended() == {}
+    server.all.sweep(UNREAD + 1.0)
+    assert server.ended() == {"a": "aborted"}
+    assert server.connect("d", UNREAD + 1.0)
+    assert server.ended() == {"a": "aborted", "c": "aborted"}
+    assert server.all.ended == {"slow": 1, "too_many": 1}
 
 
 @pytest.mark.parametrize("files", [64, 256, 1024, 4096, 20_000, 1 << 20])
