@@ -25,7 +25,7 @@ from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, queries
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
-from receiver.status.problems import ago
+from receiver.status.problem import ago
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3

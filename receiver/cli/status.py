@@ -14,7 +14,8 @@ from receiver.cli.output import clean, out, print_json, print_table, with_iso_ti
 from receiver.config.settings import Settings
 from receiver.domain.parts import PartSeen
 from receiver.errors import RunhookError
-from receiver.status.problems import Problem, ago, amount, find, probe_time, size
+from receiver.status.problem import Problem, ago, amount, probe_time, size
+from receiver.status.problems import find
 from receiver.status.report import StatusReport
 from receiver.status.survey import survey
 

@@ -7,15 +7,12 @@ section in docs/operations.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
-from receiver.domain import parts
-from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.parts import CLOCK, DISPATCH, RECEIVER, PartSeen
-from receiver.ledger.stats import COUNT_LIMIT
+from receiver.status import part_problems
+from receiver.status.problem import Problem, ago, amount, probe_time, size
 from receiver.status.report import StatusReport
 
 # Seconds after which an entry of the inbox, or a delivery that is due, has waited too long.
@@ -23,23 +20,13 @@ INBOX_LATE: Final = 60.0
 DELIVERY_LATE: Final = 300.0
 # Seconds for which a request in quarantine counts as news.
 REFUSED_NEWS: Final = 86_400.0
-# Seconds by which the clocks of hosts may differ.
-SKEW: Final = 3.0
 # Part of spool.max_bytes from which on it counts as nearly full.
 SPOOL_FULL: Final = 0.8
-_GIB: Final = 1 << 30
 # What a code begins with, in the order in which problems are shown.
-_ORDER: Final = ("config", "redis", "ledger", "disk", "part", "receiver", "inbox", "spool", "sink", "delivery", "clock")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """`code`: a fixed word. `what`: what is wrong; `todo`: what to do. `note`: it needs nobody at once."""
-
-    code: str
-    what: str
-    todo: str
-    note: bool = False
+_ORDER: Final = (
+    *("config", "redis", "ledger", "disk", "part", "receiver", "task"),
+    *("inbox", "spool", "sink", "delivery", "clock"),
+)
 
 
 def find(report: StatusReport) -> list[Problem]:
@@ -47,7 +34,7 @@ def find(report: StatusReport) -> list[Problem]:
     found = [
         *_config(report),
         *_servers(report),
-        *_parts(report),
+        *part_problems.find(report),
         *_disk(report),
         *_inbox(report),
         *_sinks(report),
@@ -59,22 +46,6 @@ def find(report: StatusReport) -> list[Problem]:
 
 def _rank(code: str) -> int:
     return next((place for place, word in enumerate(_ORDER) if code.startswith(word)), len(_ORDER))
-
-
-def ago(seconds: float) -> str:
-    """Return a duration for people: one number and one unit, such as 5 min."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def size(count: float) -> str:
-    """Return a count of bytes for people."""
-    for unit, step in (("GiB", _GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= step:
-            return f"{count / step:.1f} {unit}"
-    return f"{count:.0f} B"
 
 
 def _config(report: StatusReport) -> Iterator[Problem]:
@@ -118,113 +89,6 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
             f"{ago(report.now - each.last_at)} ago: what it does stands still",
             "see that the database is not overloaded, and that its tables are analyzed and vacuumed; else report it",
         )
-
-
-_WORK = {
-    RECEIVER: "no webhook is taken; start `runhook serve`",
-    DISPATCH: "events stay in the inbox; start `runhook worker`",
-    CLOCK: "retries, lapsed claims, polls and replays stand still; start `runhook clock`",
-}
-
-
-def _parts(report: StatusReport) -> Iterator[Problem]:
-    if report.redis.trouble and report.ledger.trouble and not report.parts:
-        yield Problem(
-            "part_unknown", "nobody knows which parts are alive: Redis and the ledger are away", "see above", note=True
-        )
-        return
-    gone = parts.missing(report.parts, report.expected)
-    for part, last in gone.items():
-        work = _WORK.get(part, f"nothing is sent to {part.partition(':')[2]}; start `runhook worker`")
-        if last is not None and last.state == "stuck":
-            yield Problem("part_stuck", f"{_named(last)} has made no step for {ago(last.beat.stalled)}", _unstick(last))
-        else:
-            yield Problem("part_missing", f"no {part} is running: {_last(last)}", work)
-    for seen in parts.lost(report.parts):
-        if seen.beat.part in gone:
-            continue
-        if seen.state == "stuck":
-            yield Problem("part_stuck", f"{_named(seen)} has made no step for {ago(seen.beat.stalled)}", _unstick(seen))
-            continue
-        yield Problem(
-            "part_silent",
-            f"{_named(seen)} has been silent for {ago(seen.age)}; others do its work",
-            "it ended without a word, or its host can't reach Redis and the ledger: look there",
-            note=True,
-        )
-    yield from _left_spools(report.parts)
-    yield from _differences(report)
-
-
-def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
-    """Receivers that are gone while their spools held events: these wait until a receiver starts there."""
-    alive = {(each.beat.host, each.beat.details.get("data")) for each in seen if each.alive}
-    for each in seen:
-        held = each.beat.details.get("spool_events")
-        place = (each.beat.host, each.beat.details.get("data"))
-        if each.beat.part == RECEIVER and each.state == "silent" and held and place not in alive:
-            yield Problem(
-                "spool_left",
-                f"{_named(each)} is gone, and its spool held {held} events: they are in {place[1]}/spool on {place[0]}",
-                "start a receiver on that data directory; it takes them in",
-            )
-
-
-def _differences(report: StatusReport) -> Iterator[Problem]:
-    running = [each for each in report.parts if each.state in ("running", "stuck")]
-    for each in running:
-        if each.skew is not None and abs(each.skew) > SKEW:
-            words = "ahead of" if each.skew > 0 else "behind"
-            yield Problem(
-                "clock_skew",
-                f"the clock of {each.beat.host} is {ago(abs(each.skew))} {words} that of Redis or the database",
-                "run NTP (chrony, systemd-timesyncd) there: claims and retries are counted in seconds",
-            )
-            break
-    other = [each for each in running if report.config_hash and each.beat.config not in ("", report.config_hash)]
-    if other:
-        yield Problem(
-            "config_old",
-            f"{', '.join(sorted({_named(each) for each in other}))} run with another content of the config file than "
-            f"{report.config_file} has now",
-            "start them again if it was changed since",
-            note=True,
-        )
-    versions = sorted({each.beat.version for each in running})
-    if len(versions) > 1:
-        yield Problem(
-            "versions_differ", f"parts of several releases run: {', '.join(versions)}", "finish the upgrade", note=True
-        )
-    for each in running:
-        trouble = each.beat.details.get("trouble")
-        if failing := each.beat.details.get("failing"):
-            yield Problem(
-                "task_failing",
-                f"{_named(each)}: {failing}",
-                "it is begun again by itself; if that does not help, see its log, and start the process again",
-            )
-        if each.beat.part == RECEIVER and each.beat.details.get("store") == "spool" and not report.redis.trouble:
-            why = f": {trouble}" if trouble else ""
-            yield Problem(
-                "receiver_spooling",
-                f"{_named(each)} writes to its spool, though Redis answers here{why}",
-                "see its log: it can't reach Redis, or the inbox is over its limits",
-            )
-
-
-def _named(seen: PartSeen) -> str:
-    return f"{seen.beat.part} on {seen.beat.host} (process {seen.beat.pid})"
-
-
-def _last(seen: PartSeen | None) -> str:
-    if seen is None:
-        return "none was heard of in the last day"
-    how = "was stopped" if seen.beat.stopped else "fell silent"
-    return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
-
-
-def _unstick(seen: PartSeen) -> str:
-    return f"see its log; kill -9 {seen.beat.pid} there loses nothing, and what runs it starts it again"
 
 
 def _disk(report: StatusReport) -> Iterator[Problem]:
@@ -328,11 +192,6 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         )
 
 
-def amount(count: int) -> str:
-    """Return a count of deliveries in words: beyond COUNT_LIMIT nobody counts."""
-    return f"{COUNT_LIMIT} or more" if count >= COUNT_LIMIT else str(count)
-
-
 def _under_way(report: StatusReport, sink: str) -> int:
     return sum(count for (name, state), count in report.ledger.counts.items() if name == sink and state != "dead")
 
@@ -343,11 +202,6 @@ def _since(at: float, now: float) -> str:
 
 def _for(since: float, now: float) -> str:
     return f", for {ago(now - since)} now" if since else ""
-
-
-def probe_time(lane: Lane, now: float) -> str:
-    """Return in words when a shut lane is probed next."""
-    return f"in {ago(lane.until - now)}" if lane.until > now else "due"
 
 
 def _deliveries(report: StatusReport) -> Iterator[Problem]:

@@ -1,0 +1,121 @@
+"""What is wrong with the parts: a pure function of a report, as `problems`, of which it is a piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from receiver.domain import parts
+from receiver.domain.parts import CLOCK, DISPATCH, RECEIVER, PartSeen
+from receiver.status.problem import Problem, ago
+from receiver.status.report import StatusReport
+
+# Seconds by which the clocks of hosts may differ.
+SKEW: Final = 3.0
+
+_WORK = {
+    RECEIVER: "no webhook is taken; start `runhook serve`",
+    DISPATCH: "events stay in the inbox; start `runhook worker`",
+    CLOCK: "retries, lapsed claims, polls and replays stand still; start `runhook clock`",
+}
+
+
+def find(report: StatusReport) -> Iterator[Problem]:
+    """Yield what is wrong with receivers, workers and clocks: missing, stuck, silent, or at odds with each other."""
+    if report.redis.trouble and report.ledger.trouble and not report.parts:
+        yield Problem(
+            "part_unknown", "nobody knows which parts are alive: Redis and the ledger are away", "see above", note=True
+        )
+        return
+    gone = parts.missing(report.parts, report.expected)
+    for part, last in gone.items():
+        work = _WORK.get(part, f"nothing is sent to {part.partition(':')[2]}; start `runhook worker`")
+        if last is not None and last.state == "stuck":
+            yield Problem("part_stuck", f"{_named(last)} has made no step for {ago(last.beat.stalled)}", _unstick(last))
+        else:
+            yield Problem("part_missing", f"no {part} is running: {_last(last)}", work)
+    for seen in parts.lost(report.parts):
+        if seen.beat.part in gone:
+            continue
+        if seen.state == "stuck":
+            yield Problem("part_stuck", f"{_named(seen)} has made no step for {ago(seen.beat.stalled)}", _unstick(seen))
+            continue
+        yield Problem(
+            "part_silent",
+            f"{_named(seen)} has been silent for {ago(seen.age)}; others do its work",
+            "it ended without a word, or its host can't reach Redis and the ledger: look there",
+            note=True,
+        )
+    yield from _left_spools(report.parts)
+    yield from _differences(report)
+
+
+def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
+    """Receivers that are gone while their spools held events: these wait until a receiver starts there."""
+    alive = {(each.beat.host, each.beat.details.get("data")) for each in seen if each.alive}
+    for each in seen:
+        held = each.beat.details.get("spool_events")
+        place = (each.beat.host, each.beat.details.get("data"))
+        if each.beat.part == RECEIVER and each.state == "silent" and held and place not in alive:
+            yield Problem(
+                "spool_left",
+                f"{_named(each)} is gone, and its spool held {held} events: they are in {place[1]}/spool on {place[0]}",
+                "start a receiver on that data directory; it takes them in",
+            )
+
+
+def _differences(report: StatusReport) -> Iterator[Problem]:
+    running = [each for each in report.parts if each.state in ("running", "stuck")]
+    for each in running:
+        if each.skew is not None and abs(each.skew) > SKEW:
+            words = "ahead of" if each.skew > 0 else "behind"
+            yield Problem(
+                "clock_skew",
+                f"the clock of {each.beat.host} is {ago(abs(each.skew))} {words} that of Redis or the database",
+                "run NTP (chrony, systemd-timesyncd) there: claims and retries are counted in seconds",
+            )
+            break
+    other = [each for each in running if report.config_hash and each.beat.config not in ("", report.config_hash)]
+    if other:
+        yield Problem(
+            "config_old",
+            f"{', '.join(sorted({_named(each) for each in other}))} run with another content of the config file than "
+            f"{report.config_file} has now",
+            "start them again if it was changed since",
+            note=True,
+        )
+    versions = sorted({each.beat.version for each in running})
+    if len(versions) > 1:
+        yield Problem(
+            "versions_differ", f"parts of several releases run: {', '.join(versions)}", "finish the upgrade", note=True
+        )
+    for each in running:
+        trouble = each.beat.details.get("trouble")
+        if failing := each.beat.details.get("failing"):
+            yield Problem(
+                "task_failing",
+                f"{_named(each)}: {failing}",
+                "it is begun again by itself; if that does not help, see its log, and start the process again",
+            )
+        if each.beat.part == RECEIVER and each.beat.details.get("store") == "spool" and not report.redis.trouble:
+            why = f": {trouble}" if trouble else ""
+            yield Problem(
+                "receiver_spooling",
+                f"{_named(each)} writes to its spool, though Redis answers here{why}",
+                "see its log: it can't reach Redis, or the inbox is over its limits",
+            )
+
+
+def _named(seen: PartSeen) -> str:
+    return f"{seen.beat.part} on {seen.beat.host} (process {seen.beat.pid})"
+
+
+def _last(seen: PartSeen | None) -> str:
+    if seen is None:
+        return "none was heard of in the last day"
+    how = "was stopped" if seen.beat.stopped else "fell silent"
+    return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
+
+
+def _unstick(seen: PartSeen) -> str:
+    return f"see its log; kill -9 {seen.beat.pid} there loses nothing, and what runs it starts it again"
