@@ -105,7 +105,7 @@ class Deliverer(wakeups.JobBody):
         self._prefetch = None if alone or not per_slot else Prefetch(self._senders, owner, per_slot)
         self._unsettled: list[SendTask] = []
         # Whether the ledger may hold claims of ours that we don't know: the reply to a COMMIT was lost.
-        self._orphans = False
+        self._unknown = False
         self._numbers = itertools.count(1)
         self._renewed = 0.0
         self._pause = Pause(log, "deliver")
@@ -150,7 +150,7 @@ class Deliverer(wakeups.JobBody):
                 self._send(batch)
             if self._senders:
                 self._collect()
-            elif closing or not (batch is not None or self._orphans or self._unseen_lanes or more()):
+            elif closing or not (batch is not None or self._unknown or self._unseen_lanes or more()):
                 return
 
     @property
@@ -217,9 +217,9 @@ class Deliverer(wakeups.JobBody):
         try:
             batch = self._loaded(self._ledger.write(work))
         except LedgerUnavailable:
-            self._orphans = True
+            self._unknown = True
             raise
-        self._orphans = self._orphans or tries > 1
+        self._unknown = self._unknown or tries > 1
         self._pause.end()
         for each in batch.poisoned:
             log.error(
@@ -229,7 +229,7 @@ class Deliverer(wakeups.JobBody):
         return batch if batch.claimed or batch.poisoned else None
 
     def _claim_in(self, connection: Connection, limit: int, ahead: int, now: float) -> ClaimedBatch:
-        claim_number = next(self._numbers)  # of this try: see claims.py on orphans
+        claim_number = next(self._numbers)  # of this try: see claims.py on unknown claims
         claimed = claims.claim(
             connection,
             self._sink.name,
@@ -302,22 +302,22 @@ class Deliverer(wakeups.JobBody):
         """Settle the deliveries whose sends have ended. They stay in `_unsettled` until that is committed."""
         if self._prefetch:
             self._prefetch.review(self._unsettled, closing=closing)
-        if not (self._unsettled or self._withdrawn or self._orphans):
+        if not (self._unsettled or self._withdrawn or self._unknown):
             return
 
         def work(connection: Connection) -> tuple[set[str], Results]:
             now = self._ledger.now()
-            if self._orphans:
+            if self._unknown:
                 known = self._senders.claim_numbers()
                 known |= {task.claim_number for task in (*self._unsettled, *self._withdrawn)}
-                claims.release_orphans(connection, self._owner, known, now)
+                claims.release_unknown(connection, self._owner, known, now)
             found = self._settlement.record(connection, self._unsettled, now)
             if self._prefetch:
                 self._prefetch.record(connection, self._unsettled, now)
             return found
 
         released, results = self._ledger.write(work)
-        self._orphans = False
+        self._unknown = False
         self._unsettled.clear()
         self._withdrawn.clear()
         if results:

@@ -16,8 +16,8 @@ Prefetch    A prefetched delivery starts in the slot that another send of its ow
             transaction that settles the other gives it the slot (`take_slots`). Only what was never tried is
             prefetched; when it lapses that spends nothing, for it had hardly started.
 Hand back   A prefetched delivery that never started is queued as if it had never been claimed (`hand_back`).
-Orphans     A process that lost the reply to its COMMIT may own claims that it does not know. It never starts them nor
-            renews them, and queues them again as soon as the ledger answers (`release_orphans`). Each try of the
+Unknown     A process that lost the reply to its COMMIT may own claims that it does not know. It never starts them nor
+            renews them, and queues them again as soon as the ledger answers (`release_unknown`). Each try of the
             transaction has a number of its own, so what an earlier one committed is not taken for the last one's.
 Death       Who finds an owner dead releases its claims at once: those that were prefetched and, by its journal, never
             started are handed back, all others lapse (recovery.py).
@@ -288,13 +288,13 @@ def hand_back(connection: sa.Connection, owner: str, unstarted: Mapping[str, int
     )
 
 
-def release_orphans(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
+def release_unknown(connection: sa.Connection, owner: str, known: Collection[int], now: float) -> int:
     """Queue what `owner`, which lives, has claimed without knowing of it. Returns how many there were.
 
     `known`: the numbers of the claims that it works on.
     """
-    orphaned = sa.and_(SENDING, deliveries.c.claim_owner == owner, deliveries.c.claim_number.not_in(sorted(known)))
-    return connection.execute(sa.update(deliveries).where(orphaned).values(handed_back(now))).rowcount
+    unknown = sa.and_(SENDING, deliveries.c.claim_owner == owner, deliveries.c.claim_number.not_in(sorted(known)))
+    return connection.execute(sa.update(deliveries).where(unknown).values(handed_back(now))).rowcount
 
 
 def handed_back(now: float) -> dict[str, Any]:
