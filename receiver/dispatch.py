@@ -37,7 +37,7 @@ QUEUE = wakeups.DISPATCH
 BATCH = 256
 # Bytes of bodies in one transaction (one event may be larger): a body takes ten times its size in memory while it is
 # parsed, and all who write wait for a transaction.
-PART_BYTES = 8 << 20
+PART_BYTES = 4 << 20
 # Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up.
 IDLE_WAIT = 1.0
 RECLAIM_EVERY = 4.0

@@ -53,9 +53,12 @@ local lapses = redis.call('PTTL', KEYS[2])
 return {redis.call('XLEN', KEYS[1]), (lapses > 0 and lapses <= 60000 or KEYS[2] == KEYS[1]) and 1 or 0}
 """
 
-# KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time.
+# KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where all of them
+# are more than so many bytes, any may be large, and each is read by itself.
 _READ = """
 local entries, size = {}, 0
+local all = redis.pcall('MEMORY', 'USAGE', KEYS[1])
+if type(all) ~= 'number' or all > tonumber(ARGV[4]) then ARGV[5] = 1 end
 while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
   local step = math.min(tonumber(ARGV[5]), tonumber(ARGV[3]) - #entries)
   local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', step, 'STREAMS', KEYS[1], '>')
@@ -84,7 +87,7 @@ end
 return removed
 """
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
-READ_BYTES: Final = 64 << 20
+READ_BYTES: Final = 16 << 20
 _STEP: Final = 8
 
 log = logging.getLogger("runhook.ingest")

@@ -228,7 +228,7 @@ class EventRecorder:
             found.disposition,
             repeat_of=found.repeat_of,
             newest=(tells_more and not found.late) or found.disposition == "update",
-            note="; ".join(f"route {each.route} {each.why}" for each in failed),
+            note="; ".join(filter(None, [parsed.run.note, *(f"route {each.route} {each.why}" for each in failed)])),
             failed_rules=tuple(each.route for each in failed),
             deliveries=tuple(deliveries),
         )

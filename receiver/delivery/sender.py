@@ -256,5 +256,5 @@ def to_delivery(each: Claimed, receipts: Receipts, retry: RetryPolicy | None = N
         test=run.test,
         other_events=each.run_events > 1,
         last_attempt=retry is not None and backoff.is_last(retry, each.spent, each.tried_at, time.time()),
-        payload=body if run.problem or each.via == "webhook" else webhook_body(body, run.data, data),
+        payload=body if run.problem or run.left_out or each.via == "webhook" else webhook_body(body, run.data, data),
     )

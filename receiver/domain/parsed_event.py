@@ -41,7 +41,10 @@ def parse_event(
     `details`: what a further call of Skyvern's API answered, see shape.of_details.
     """
     run = run or parse(event.body)
-    body, data = redactor.apply(event.body, run.data)
+    if run.left_out:  # what is left out is masked in the text, and the rest with it
+        body, data = redactor.apply(event.body, {})[0], redactor.mask(run.data)
+    else:
+        body, data = redactor.apply(event.body, run.data)
     run = run.with_data(data)
     if not run.run_id or run.problem:
         return ParsedEvent(event, run, body, data=data)

@@ -12,6 +12,7 @@ or a finite float, NaN and Infinity are null, and a number that no float or int 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from pydantic_core import from_json
 
 from handlers.support.run_title import titles
 from handlers.support.timestamps import epoch
+from receiver.domain.bounded_json import MOST_MEMORY, NoMembers, fitting_members, too_much
 
 RunKey = tuple[str, str]  # (source, run id)
 
@@ -70,7 +72,8 @@ class Run:
     be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
     `retried_from`, `retried_by`: ids of the runs that Skyvern started again as this one, and for this one.
     `test`: it is a test webhook of Skyvern's UI, about a run that never was.
-    `data`: the whole body ({} when it is no JSON object). `problem`: why the body can't be understood, or "";
+    `data`: the whole body ({} when it is no JSON object). `left_out`: the members that are too much for the memory; a
+    text that tells them apart stands for each. `problem`: why the body can't be understood, or "";
     it holds nothing of the payload. With a problem any other field may be empty.
     """
 
@@ -92,6 +95,14 @@ class Run:
     test: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What an operator should know of a body that could be read only in part; "" when it was read whole."""
+        names = ", ".join(self.left_out)
+        most = MOST_MEMORY >> 20
+        return f"{names} would take more than {most} MiB to be read: rules and columns lack it" if names else ""
 
     @property
     def final(self) -> bool:
@@ -117,13 +128,14 @@ class Run:
             test=self.test,
             data=data,
             problem=self.problem,
+            left_out=self.left_out,
             **_texts(data),
         )
 
 
 def parse(body: bytes) -> Run:
     """Parse `body` into a run. Never raises: with a `problem` when it can't be parsed."""
-    data, problem = _load(body)
+    data, problem, left_out = _load(body)
     if problem:
         return Run(problem=problem)
     run_id, problem = _run_id(data)
@@ -144,6 +156,7 @@ def parse(body: bytes) -> Run:
         test=_is_test(run_id, data),
         data=data,
         problem=problem,
+        left_out=left_out,
         **_texts(data),
     )
 
@@ -202,29 +215,51 @@ def undelivered(data: dict[str, Any]) -> bool:
     )
 
 
-def _load(body: bytes) -> tuple[dict[str, Any], str]:
-    """Return the JSON object in `body`, clean, and the problem with it."""
+def _load(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Return the JSON object in `body`, clean, the problem with it, and the members that are left out."""
     try:
-        orjson.loads(body)
-        data = from_json(body, cache_strings="keys")
-        # Python never escapes what it need not: an ordinary body has no \u in it, and a NUL can't be written without.
-        clean = b"\\u0000" not in body
-    except ValueError:
-        clean = False
-        try:
-            data = _rescue(body)
-        except json.JSONDecodeError as error:
-            return {}, f"it is no JSON: {error.msg} at character {error.pos}"
-        except RecursionError:
-            return {}, f"it is nested deeper than {MAX_DEPTH} levels"
-    if not isinstance(data, dict):
-        return {}, f"it is {_KINDS.get(type(data), 'a number')}, not a JSON object"
-    if clean:
-        return data, ""
-    try:
-        return _cleaned(data, MAX_DEPTH), ""
+        if memory := too_much(body):
+            return _load_in_part(body, memory)
+        data = _read(body, MAX_DEPTH)
+    except json.JSONDecodeError as error:
+        return {}, f"it is no JSON: {error.msg} at character {error.pos}", ()
     except RecursionError:
-        return {}, f"it is nested deeper than {MAX_DEPTH} levels"
+        return {}, f"it is nested deeper than {MAX_DEPTH} levels", ()
+    if not isinstance(data, dict):
+        return {}, f"it is {_KINDS.get(type(data), 'a number')}, not a JSON object", ()
+    return data, "", ()
+
+
+def _load_in_part(body: bytes, memory: int) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Do as `_load` for a body whose values take too much memory: those of its members are read that do not.
+
+    Raises json.JSONDecodeError, RecursionError.
+    """
+    try:
+        members, over = fitting_members(body, memory)
+    except NoMembers as error:
+        return {}, f"its values would take more than {MOST_MEMORY >> 20} MiB of memory, and {error}", ()
+    data = {
+        _UNSTORABLE.sub(REPLACEMENT, name): _stand_in(text) if name in over else _read(text, MAX_DEPTH - 1)
+        for name, text in members.items()
+    }
+    return data, "", tuple(sorted(_UNSTORABLE.sub(REPLACEMENT, name) for name in over))
+
+
+def _stand_in(text: bytes) -> str:
+    """Return what stands for a value that was not read: the same for the same value."""
+    return f"[{len(text)} bytes, too much to be read; SHA-256 {hashlib.sha256(text).hexdigest()}]"
+
+
+def _read(text: bytes, levels: int) -> Any:
+    """Return the JSON value in `text`, clean. Raises json.JSONDecodeError, RecursionError."""
+    try:
+        orjson.loads(text)
+        value = from_json(text, cache_strings="keys")
+    except ValueError:
+        return _cleaned(_rescue(text), levels)
+    # Python never escapes what it need not: an ordinary body has no \u in it, and a NUL can't be written without.
+    return _cleaned(value, levels) if b"\\u0000" in text else value
 
 
 _KINDS: dict[type, str] = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
