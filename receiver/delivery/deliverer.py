@@ -197,12 +197,13 @@ class Deliverer(wakeups.JobBody):
         )
 
     def _claim(self) -> ClaimedBatch | None:
-        """Claim for the free slots, and prefetch. Returns None when no slot is free, or nothing is due."""
+        """Claim for the free slots, and prefetch. Returns None when no slot is free, nothing is due, or the bodies that
+        are being sent fill the memory that there is for them."""
         free, ahead = self._senders.free, self._prefetch.wanted() if self._prefetch else 0
         # One lane that is slow must not keep others from the slots that are free.
         if free < (1 if self._lane_limit else max(1, self._senders.slots // 2)):
             free = 0
-        if not free and not ahead:
+        if (not free and not ahead) or self._senders.bytes > claims.CLAIM_BYTES:
             return None
         limit = self._allowed(self._sink.batch_size if self._many else free)
         if not limit and not ahead:

@@ -99,6 +99,13 @@ class SenderPool:
         return len(self._queued)
 
     @property
+    def bytes(self) -> int:
+        """Count the bytes of the bodies that are under way or queued."""
+        with self._handover:
+            tasks = [*self._queued, *self._running.values()]
+        return sum(len(each.body) for task in tasks for each in task.claimed)
+
+    @property
     def stranded(self) -> bool:
         """Whether tasks are queued and none is under way that could free a slot for them."""
         return bool(self._queued) and not self._running

@@ -13,9 +13,11 @@ import sqlalchemy as sa
 
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
+from receiver.domain import bounded_json
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED, EntryKeys
 from receiver.domain.redaction import Redactor
+from receiver.domain.run import parse
 from receiver.inbox import ASIDE, STREAM, InboxReader
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, queries, runs
 from receiver.ledger.events import NewEvent
@@ -443,6 +445,29 @@ def test_a_failure_that_no_event_is_to_blame_for_moves_nothing_out_of_the_inbox(
             dispatcher.run(once())
     dispatcher.run(once())
     assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
+
+
+def test_a_body_that_is_too_much_for_the_memory_is_routed_by_its_facts_and_says_so(
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_json, "MOST_MEMORY", 1 << 20)
+    monkeypatch.setattr(bounded_json, "SMALL", 1 << 10)
+    large = body("tsk_large", "failed", output=[[]] * 50_000, failure_reason="because")
+    append(redis_url, event(body("tsk_1")), event(large), event(body("tsk_2")))
+    dispatcher.run(once())
+    assert deliveries(ledger) == {
+        "tsk_1": ["archive", "results"],
+        "tsk_2": ["archive", "results"],
+        "tsk_large": ["archive", "ops", "results"],
+    }
+    assert event_body(ledger, event(large).id) == large
+    found = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
+    (problem,) = (row["problem"] for row in found if row["run_id"] == "tsk_large")
+    assert problem.startswith(parse(large).note)
+    # And the same again is known as such, with other URLs too
+    again = body("tsk_large", "failed", output=[[]] * 50_000, failure_reason="because", recording_url="https://x/2")
+    dispatcher.dispatch([event(again)])
+    assert dispositions(ledger)[-1][0] == "update"
 
 
 def test_an_event_appended_while_a_job_ends_is_not_forgotten(

@@ -42,7 +42,7 @@ from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory.
-CLAIM_BYTES = 64 << 20
+CLAIM_BYTES = 16 << 20
 # Of the slots of a sink with many lanes, and of those that one claim may take, one in so many goes to probes; but one
 # always.
 PROBES = 4

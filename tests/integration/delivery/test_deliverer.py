@@ -101,6 +101,29 @@ def make_due(ledger: Ledger) -> None:
 # --- One sink
 
 
+def test_no_more_is_claimed_than_memory_has_room_for(
+    ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "CLAIM_BYTES", 25_000)
+    record(ledger, *(new_event(f"tsk_{n}", "ops", output="x" * 10_000) for n in range(12)))
+    under_way, most = 0, 0
+    counting = threading.Lock()
+
+    def slow(delivery: Delivery) -> Receipt:
+        nonlocal under_way, most
+        with counting:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.02)
+        with counting:
+            under_way -= 1
+        return accept(delivery)
+
+    deliver(ScriptedSink(slow)).run(lambda: False)
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+    assert most <= 4, "two by one claim, and two more while these are no more than one claim takes"
+
+
 def test_what_is_due_is_sent_and_its_receipt_kept(ledger: Ledger, deliver: Callable[..., Deliverer]) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops", "other") for n in range(20)))
     sink = ScriptedSink(accept)
