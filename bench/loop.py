@@ -172,7 +172,7 @@ class Loop:
             "callbacks": {"per_origin": 16, **quick},
             "allowed_addresses": ["127.0.0.1"],
             "spool": {"reserve_bytes": 0},
-            "submit": {"rate": None},
+            "submit": {"rate": "2000/s"},
         }
 
     def run(self, patience: float) -> LoopReport:

@@ -213,9 +213,9 @@ class SubmitConfig(Model):
     """The submit API: upstream apps speak Skyvern's own API with us, with keys of ours."""
 
     rate: Rate | None = Field(
-        "100/s",
+        None,
         description="Most calls of one key in a time, such as 10/s or 100/m, where the key has no rate of its own."
-        " null: no limit.",
+        " Absent: 200/s and 2,000 at once, in each process.",
     )
     max_body: Size = Field(
         4 << 20,

@@ -30,6 +30,8 @@ from receiver.submit.replies import Refusal, Reply, error
 CACHE_SECONDS = 5.0
 # Seconds between two updates of a key's `used_at` in the ledger.
 USED_AT_INTERVAL = 60.0
+# Calls a second, and at once, of a key for which nobody set a rate: a thousand may well begin to wait together.
+USUAL_RATE: Final = (200.0, 2000.0)
 INVALID_KEY: Final = "Invalid credentials"
 _CACHE_SIZE = 4096
 _FORM = re.compile(r"rhk_[A-Za-z0-9]{1,64}_[A-Za-z0-9_-]{1,128}")
@@ -47,7 +49,7 @@ log = logging.getLogger("runhook.submit")
 
 
 class Authenticator:
-    """Checks keys against the ledger. `default_rate`: for keys without one of their own, such as 10/s, or None.
+    """Checks keys against the ledger. `default_rate`: of keys without one of their own, such as 10/s; None: USUAL_RATE.
 
     `master`: what keys are derived from, or "": one that was is no guess. `refused`: counts of refused calls by reason.
     """
@@ -72,6 +74,7 @@ class Authenticator:
         self._cache: dict[str, tuple[float, Key | None]] = {}
         self._lookups: SingleFlight[str, Key | None] = SingleFlight()
         self._limits = RateLimits(client)
+        self._buckets: dict[str, TokenBucket] = {}
         self._used_at: dict[str, float] = {}
         self._updates: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(2, "submit-rates")
@@ -87,8 +90,7 @@ class Authenticator:
         key = await self._known(presented, address)
         if key is None:
             raise self._refusal("bad_key", error(403, INVALID_KEY), address, presented)
-        rate = key.rate or self._default_rate
-        if rate and not await self._take(key.id, rate):
+        if not await self._take(key):
             words = "Rate limit exceeded. Please try again later."
             raise self._refusal("rate", error(429, words, retry_after="1"), address, presented)
         if scope is None:
@@ -152,9 +154,16 @@ class Authenticator:
         with contextlib.suppress(LedgerUnavailable, LedgerDataError):
             await self._ledger.write(lambda connection: api_keys.mark_used(connection, key_id, at))
 
-    async def _take(self, key_id: str, rate: str) -> bool:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._limits.take, f"key/{key_id}", parse_rate(rate)) > 0
+    async def _take(self, key: Key) -> bool:
+        """Return whether the key may make a call now. A rate that somebody set counts over all processes."""
+        if rate := key.rate or self._default_rate:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._limits.take, f"key/{key.id}", parse_rate(rate)) > 0
+        if key.id not in self._buckets:
+            if len(self._buckets) >= _CACHE_SIZE:
+                self._buckets.clear()
+            self._buckets[key.id] = TokenBucket(*USUAL_RATE)
+        return self._buckets[key.id].take(1, time.monotonic())
 
     def close(self) -> None:
         """Stop the threads and close the connections to Redis."""

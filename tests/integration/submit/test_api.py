@@ -614,7 +614,7 @@ async def test_a_thousand_wait_in_one_process_with_one_look_at_the_ledger_for_al
     submitting: Make, simulate_skyvern: Simulate
 ) -> None:
     sim = simulate_skyvern(run_seconds=80.0)  # 2 to 6 s at this speed
-    rig = submitting(sim.url, submit={"rate": None})
+    rig = submitting(sim.url)
     run_ids = [(await asyncio.to_thread(rig.task, f"p{n}")).json()["run_id"] for n in range(10)]
     limits = httpx2.Limits(max_connections=1000)
     headers = {"x-api-key": rig.whole_key}

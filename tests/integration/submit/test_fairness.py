@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from receiver.runtime.throttle import RateLimits
 from receiver.submit import call_limits
 from tests.servers.receiver import SECRET, ReceiverProcess
 from tests.servers.scripted import Reply, ScriptedServer
@@ -63,19 +62,6 @@ def test_who_joined_a_request_that_made_no_run_is_told_when_to_come_again(
     answers = [each.result() for each in (first, *joined)]
     assert {(each.status_code, each.headers["retry-after"]) for each in answers} == {(429, "17")}
     assert [each.headers.get("idempotent-replayed") for each in answers] == [None, "true", "true"]
-
-
-@pytest.mark.parametrize(("config", "status"), [({}, 429), ({"submit": {"rate": None}}, 200)])
-def test_every_key_has_a_rate_unless_the_config_says_there_is_none(
-    submitting: Make,
-    scripted_server: ScriptedServer,
-    monkeypatch: pytest.MonkeyPatch,
-    config: dict[str, dict[str, None]],
-    status: int,
-) -> None:
-    monkeypatch.setattr(RateLimits, "take", lambda *_: 0)  # it is used up
-    rig = submitting(scripted_server.url, dispatching=False, **config)
-    assert rig.client.get("/v1/other").status_code == status
 
 
 def test_an_answer_with_a_secret_is_broken_off_and_that_is_one_line(

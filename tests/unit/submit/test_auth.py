@@ -157,6 +157,15 @@ async def test_calls_that_are_refused_count_for_the_rate(tmp_path: Path, monkeyp
     it.close()
 
 
+async def test_a_key_for_which_nobody_set_a_rate_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "USUAL_RATE", (2.0, 5.0))
+    it = Refusals(tmp_path, monkeypatch)
+    assert [await it.call(it.key) for _ in range(7)] == [200] * 5 + [429] * 2
+    it.now += 1.0
+    assert [await it.call(it.key) for _ in range(3)] == [200] * 2 + [429]
+    it.close()
+
+
 async def test_a_revoked_key_is_believed_for_five_seconds_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
