@@ -1,14 +1,17 @@
 """Where heartbeats are written and read: Redis, and a folder of the data directory. The ledger's are its own.
 
 runhook:parts           a hash in Redis: by process, "<server's time> <JSON>"
+parts/id                in the data directory: which one it is, wherever it is mounted
 parts/<name>.json       in the data directory: what this machine knows when Redis and the ledger are both away
 """
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final
 
 import redis
@@ -72,6 +75,25 @@ def put_file(directory: Path, beat: PartBeat) -> None:
     draft = path.with_suffix(".new")
     draft.write_text(beat.to_json())
     draft.replace(path)
+
+
+def directory_id(directory: Path) -> str:
+    """Return what tells this data directory from all others, wherever it is mounted: 16 hex digits, made once.
+
+    Returns "" where it can't be read or written.
+    """
+    path = directory / "parts" / "id"
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):
+            draft = path.with_name(f"id.{token_hex(4)}")
+            draft.write_text(token_hex(8))
+            try:
+                os.link(draft, path)  # whole, and by one process only
+            finally:
+                draft.unlink()
+        return path.read_text()[:16]
+    return ""
 
 
 def every_file(directory: Path) -> list[PartSeen]:

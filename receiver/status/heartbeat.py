@@ -108,8 +108,13 @@ class Heartbeat:
 
     def _now(self, *, stopped: bool) -> PartBeat:
         stalled = time.monotonic() - self._stepped if self._watched else 0.0
-        details = {} if stopped else dict(self._details())
-        return replace(self._beat, sent_at=time.time(), stalled=round(stalled, 1), stopped=stopped, details=details)
+        return replace(
+            self._beat,
+            sent_at=time.time(),
+            stalled=round(stalled, 1),
+            stopped=stopped,
+            details=dict(self._details()),  # at a stop as well: what it leaves behind
+        )
 
     def _tell_redis(self, beat: PartBeat) -> None:
         with suppress(OSError):

@@ -52,16 +52,27 @@ def find(report: StatusReport) -> Iterator[Problem]:
 
 def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
     """Receivers that are gone while their spools held events: these wait until a receiver starts there."""
-    alive = {(each.beat.host, each.beat.details.get("data")) for each in seen if each.alive}
-    for each in seen:
+    alive = {_directory(each) for each in seen if each.alive}
+    left: dict[object, PartSeen] = {}
+    for each in sorted(seen, key=lambda each: each.age):  # the last one of a directory knows what is in it
+        if each.beat.part == RECEIVER and not each.alive:
+            left.setdefault(_directory(each), each)
+    for place, each in left.items():
         held = each.beat.details.get("spool_events")
-        place = (each.beat.host, each.beat.details.get("data"))
-        if each.beat.part == RECEIVER and each.state == "silent" and held and place not in alive:
+        if held and place not in alive:
+            how = "was stopped" if each.beat.stopped else "is gone"
+            folder = f"{each.beat.details.get('data')}/spool on {each.beat.host}"
             yield Problem(
                 "spool_left",
-                f"{_named(each)} is gone, and its spool held {held} events: they are in {place[1]}/spool on {place[0]}",
+                f"{_named(each)} {how}, and its spool held {held} events: they are in {folder}",
                 "start a receiver on that data directory; it takes them in",
             )
+
+
+def _directory(seen: PartSeen) -> object:
+    """Return which data directory a process has: it may be mounted on another host by now."""
+    details = seen.beat.details
+    return details.get("data_id") or (seen.beat.host, details.get("data"))
 
 
 def _differences(report: StatusReport) -> Iterator[Problem]:

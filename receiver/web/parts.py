@@ -18,6 +18,7 @@ from receiver.domain import parts
 from receiver.domain.parts import RECEIVER
 from receiver.ingest.spool import free_bytes
 from receiver.ledger import Ledger
+from receiver.status.board import directory_id
 from receiver.status.heartbeat import Heartbeat
 from receiver.status.watch import PartsReport, PartsWatch
 from receiver.web.part import Context, WebPart
@@ -31,7 +32,11 @@ _STEP_EVERY: Final = 1.0
 def presence(context: Context) -> WebPart:
     """Return the heartbeat of this receiver, as a part without routes."""
 
+    data_id = ""
+
     def details() -> dict[str, Any]:
+        nonlocal data_id
+        data_id = data_id or directory_id(context.settings.data)
         commit, metrics = context.group_commit, context.metrics
         free = None
         with suppress(OSError):
@@ -43,6 +48,7 @@ def presence(context: Context) -> WebPart:
             "spool_events": metrics.spool_events,
             "spool_bytes": metrics.spool_bytes,
             "data": str(context.settings.data.absolute()),
+            "data_id": data_id,
             "free_bytes": free,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,15 @@ def test_a_ledger_without_tables_costs_no_beat_elsewhere(tmp_path: Path, redis_u
     eventually(lambda: ledger.read(heartbeats.every))
     it.stop()
     ledger.close()
+
+
+def test_a_data_directory_keeps_its_id_wherever_it_is(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        (one,) = set(pool.map(lambda _: board.directory_id(tmp_path / "a"), range(32)))
+    (tmp_path / "a").rename(tmp_path / "moved")
+
+    assert len(one) == 16
+    assert board.directory_id(tmp_path / "moved") == one != board.directory_id(tmp_path / "b")
+    assert board.every_file(tmp_path / "moved") == []
+    (tmp_path / "file").write_text("")
+    assert board.directory_id(tmp_path / "file") == ""

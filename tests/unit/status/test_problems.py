@@ -147,15 +147,26 @@ def test_what_is_wrong_is_told_with_what_to_do(code: str, report: StatusReport, 
     assert problem.todo
 
 
-def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is_there() -> None:
-    gone = seen("receiver", "b", age=99.0, details={"data": "/d", "spool_events": 12})
-    back = seen("receiver", "b", name="other", details={"data": "/d", "store": "redis"})
+@pytest.mark.parametrize(("stopped", "words"), [(False, "is gone"), (True, "was stopped")])
+def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is_there(
+    stopped: bool, words: str
+) -> None:
+    def there(name: str, host: str = "b", age: float = 1.0, stopped: bool = False, **details: Any) -> PartSeen:
+        return seen("receiver", host, age=age, name=name, stopped=stopped, details={"data": "/d", **details})
+
+    gone = there("gone", age=99.0, stopped=stopped, data_id="1", spool_events=12)
 
     found = {problem.code: problem for problem in find(but(parts=[*WELL.parts, gone]))}
 
-    assert set(found) == {"part_silent", "spool_left"}
-    assert "12 events: they are in /d/spool on b" in found["spool_left"].what
-    assert find(but(parts=[*WELL.parts, gone, back])) == []
+    assert set(found) == ({"spool_left"} if stopped else {"part_silent", "spool_left"})
+    assert f"{words}, and its spool held 12 events: they are in /d/spool on b" in found["spool_left"].what
+    # And no more once a receiver has that directory, on whatever host, or had it later and left nothing in it
+    back = there("back", "elsewhere", data_id="1", store="redis")
+    drained = there("drained", age=50.0, stopped=True, data_id="1", spool_events=0)
+    other = there("other", data_id="2", store="redis")
+    assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, back]))}
+    assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, drained]))}
+    assert "spool_left" in {problem.code for problem in find(but(parts=[*WELL.parts, gone, other]))}
 
 
 def test_with_both_servers_away_it_is_not_known_who_is_alive_but_here() -> None:
