@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,9 +63,10 @@ local moved = 0
 for i = 3, #ARGV, 2 do
   local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])
   if #found > 0 then
-    local fields = found[1][2]
-    redis.call('XADD', KEYS[2], '*', 'why', ARGV[i + 1], 'was', ARGV[i], 'since', ARGV[2],
-               unpack(fields, 1, math.min(#fields, 64)))
+    local fields, kept = found[1][2], {}
+    for place = 1, math.min(#fields, 64) do kept[place] = fields[place] end
+    for _, part in ipairs({'why', ARGV[i + 1], 'was', ARGV[i], 'since', ARGV[2]}) do kept[#kept + 1] = part end
+    redis.call('XADD', KEYS[2], '*', unpack(kept))
     moved = moved + 1
   end
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
@@ -160,6 +161,34 @@ class InboxRecovery:
         parts = [part for entry in entries for part in entry]
         moved: Any = self._redis.eval(_SET_ASIDE, 2, STREAM, ASIDE, GROUP, repr(time.time()), *parts)
         return int(moved)
+
+
+@dataclass(frozen=True, slots=True)
+class AsideEntry:
+    """An entry that was set aside. `fields`: all that it had; `since`: seconds since the epoch, as text."""
+
+    aside_id: str
+    why: str
+    since: str
+    fields: Mapping[bytes, bytes]
+
+
+def list_aside(client: redis.Redis, count: int | None = None) -> list[AsideEntry]:
+    """Return what was set aside, the oldest first. Raises redis.RedisError."""
+    found: Any = client.xrange(ASIDE, count=count)
+    return [
+        AsideEntry(entry_id.decode(), _text(fields, b"why"), _text(fields, b"since"), fields)
+        for entry_id, fields in found
+    ]
+
+
+def drop_aside(client: redis.Redis, ids: Sequence[str]) -> int:
+    """Delete entries that were set aside. Returns how many there were. Raises redis.RedisError."""
+    return int(client.xdel(ASIDE, *ids)) if ids else 0
+
+
+def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:
+    return fields.get(name, b"").decode(errors="replace")
 
 
 def hand_back(client: redis.Redis, consumer: str) -> int:

@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconcile": ("receiver.cli.reconcile", "reconcile"),
     "connect": ("receiver.cli.connect", "connect"),
     "quarantine": ("receiver.cli.quarantine", "app"),
+    "inbox": ("receiver.cli.inbox", "app"),
     "spool": ("receiver.cli.spool", "app"),
     "keys": ("receiver.cli.keys", "app"),
     "simulate": ("receiver.cli.simulate", "simulate"),

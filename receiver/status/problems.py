@@ -146,7 +146,7 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
             "inbox_set_aside",
             f"{inbox.set_aside} entries of the inbox were set aside: no receiver wrote them so, or they ended their "
             "dispatcher each time",
-            "XRANGE runhook:inbox:aside - + in Redis shows them, with `was` and `why`; then delete what you have seen",
+            "`runhook inbox list` shows them, and why; then `runhook inbox accept` or `runhook inbox drop`",
         )
     if inbox.oldest is not None and inbox.oldest > INBOX_LATE:
         yield Problem(

@@ -163,7 +163,10 @@ class PolledMetrics(Collector):
         for route in self._routes:
             failed.add_metric([route], found.unevaluated.get(route, 0))
         unrouted = CounterMetricFamily("runhook_events_unrouted", "Events that matched no route.", value=found.unrouted)
-        yield from (events, unrouted, failed)
+        aside = CounterMetricFamily(
+            "runhook_inbox_set_aside", "Entries of the inbox that were set aside.", value=found.aside
+        )
+        yield from (events, unrouted, failed, aside)
 
 
 def metrics(context: Context) -> WebPart:

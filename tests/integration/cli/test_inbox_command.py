@@ -1,0 +1,67 @@
+"""`runhook inbox`: what was set aside is shown, put back under our signature, or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from typer.testing import CliRunner, Result
+
+from receiver.cli.inbox import app
+from receiver.domain.inbox_entry import UNSIGNED, EntryKeys
+from receiver.errors import UsageError
+from receiver.inbox import ASIDE, STREAM, InboxReader
+from receiver.inbox_recovery import InboxRecovery
+from tests.support.events import body, event
+from tests.support.inbox import append
+
+KEYS = EntryKeys({"skyvern": ["a-secret"]})
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as it:
+        yield it
+
+
+@pytest.fixture
+def command(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    config = tmp_path / "c.yaml"
+    config.write_text("sources: {skyvern: {secrets: [a-secret]}}\n")
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    return lambda *words: CliRunner().invoke(app, [*words, "--config", str(config), "--data", str(tmp_path / "var")])
+
+
+def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
+    command: Command, redis_url: str, client: redis.Redis
+) -> None:
+    # Given an entry of a receiver that signs nothing, and one of a stranger
+    append(redis_url, event(body("tsk_1")))
+    client.xadd(STREAM, {"id": "x", "source": "skyvern", "why": "because", "body": b"\xff"})
+    reader = InboxReader(client, "d", KEYS)
+    reader.ensure()
+    InboxRecovery(client, reader).set_aside(reader.read())
+    # Then both are listed, with why
+    shown = command("list").output
+    assert UNSIGNED in shown
+    assert event(body("tsk_1")).id in shown
+    assert "because" not in shown, "a stranger's own words"
+    stored: Any = client.xrange(ASIDE)
+    ours, theirs = (entry_id.decode() for entry_id, _ in stored)
+    # And one that is no event can't be accepted, nor one that is not there
+    for wrong in (theirs, "1-1"):
+        assert isinstance(command("accept", wrong).exception, UsageError)
+    # And the other comes out of the inbox as one of ours
+    assert command("accept", ours).output == "1 accepted.\n"
+    (entry,) = reader.read()
+    assert entry.event is not None
+    assert entry.event.body == body("tsk_1")
+    # And what is left is dropped
+    assert isinstance(command("drop").exception, UsageError)
+    assert command("drop", "--all").output == "1 dropped.\n"
+    assert client.xlen(ASIDE) == 0
+    assert command("list").output == "Nothing was set aside.\n"
