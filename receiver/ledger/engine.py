@@ -196,6 +196,8 @@ class Ledger:
             return
         path = Path(str(self.url.database))
         with self._exclusive():  # which makes the folder
+            with suppress(OSError):  # SQLite says what is wrong with the path
+                make_private_file(path)
             try:
                 with closing(sqlite3.connect(path, timeout=5.0)) as connection:
                     connection.execute("PRAGMA journal_mode=WAL")

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import redis
 
+from handlers.support.private_file import make_private_file
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
 
 KEY: Final = "runhook:parts"
@@ -71,8 +72,8 @@ def put_file(directory: Path, beat: PartBeat) -> None:
     if beat.stopped:
         path.unlink(missing_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_suffix(".new")
+    make_private_file(draft)
     draft.write_text(beat.to_json())
     draft.replace(path)
 
@@ -84,9 +85,9 @@ def directory_id(directory: Path) -> str:
     """
     path = directory / "parts" / "id"
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileExistsError):
             draft = path.with_name(f"id.{token_hex(4)}")
+            make_private_file(draft)
             draft.write_text(token_hex(8))
             try:
                 os.link(draft, path)  # whole, and by one process only

@@ -57,6 +57,7 @@ def test_a_heartbeat_reaches_all_three_stores_and_a_stop_is_told(
         )
         assert (one.state, one.beat.details) == ("running", {"spool_events": 3})
         assert one.skew is None or abs(one.skew) < 60
+    assert [path.stat().st_mode & 0o077 for path in (settings.data / "parts").rglob("*.json")] == [0]
     # And it stays one, however often it beats
     first = everywhere()[1][0].beat.sent_at
     eventually(lambda: everywhere()[1][0].beat.sent_at > first)
@@ -157,6 +158,7 @@ def test_a_ledger_without_tables_costs_no_beat_elsewhere(tmp_path: Path, redis_u
 def test_a_data_directory_keeps_its_id_wherever_it_is(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         (one,) = set(pool.map(lambda _: board.directory_id(tmp_path / "a"), range(32)))
+    assert [path.stat().st_mode & 0o077 for path in (tmp_path / "a").rglob("*")] == [0, 0]  # nobody else's business
     (tmp_path / "a").rename(tmp_path / "moved")
 
     assert len(one) == 16
