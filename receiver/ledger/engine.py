@@ -312,17 +312,18 @@ def _postgresql(url: sa.URL, limits: TimeLimits | None, clock: DatabaseClock) ->
     @sa_event.listens_for(engine, "connect")
     def _connected(connection: Any, record: Any) -> None:
         session = postgresql.open_session(connection, limits)
-        record.info["begin"] = session.begin(limits)
+        record.info["begin"] = session.prepare(connection, limits)
         record.info["weakness"] = "; ".join(session.weaknesses)
 
     @sa_event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        if not clock.stale:
-            connection.exec_driver_sql(connection.info["begin"])
-            return
-        asked_at = time.monotonic()
-        answer = connection.exec_driver_sql(f"{ASK}; {connection.info['begin']}").scalar_one()
-        clock.note(asked_at, time.monotonic(), answer)
+        begin = connection.info["begin"]
+        if clock.stale:
+            asked_at = time.monotonic()
+            answer = connection.exec_driver_sql(f"{ASK}; {begin}" if begin else ASK).scalar_one()
+            clock.note(asked_at, time.monotonic(), answer)
+        elif begin:
+            connection.exec_driver_sql(begin)
 
     return engine
 

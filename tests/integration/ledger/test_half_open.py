@@ -110,7 +110,7 @@ def test_a_host_that_vanishes_while_it_gets_bodies_keeps_no_other_from_claiming(
     services: Any = None
     sink = NeverSent("ops", SinkOptions(), services)
     client = redis.Redis.from_url(redis_url, socket_timeout=10)
-    vanishing = Deliverer(through(), sink, RetryPolicy(), 2, client, "vanished", idle_wait=0.02)
+    vanishing = Deliverer(through(), sink, RetryPolicy(), 2, client, "vanished", idle_wait=0.02, per_slot=0)
     held = gate.catch(b"events.body, events.completion", "after")
     thread = in_thread(lambda: vanishing.run(lambda: held.dropped))
     held.wait()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
+from handlers.support import postgresql
 from receiver.errors import NotStarted
 from receiver.ledger import Ledger, LedgerNotDurable, LedgerUnavailable, engine
 from receiver.ledger.migrate import ensure_schema
@@ -111,6 +112,20 @@ def test_each_session_has_limits_and_gives_up_a_client_that_vanished(postgres_ur
 
     assert ledger.alter(migration) == "0"
     assert shown(ledger, "statement_timeout") == ["10s"]
+    ledger.close()
+
+
+def test_behind_a_pooler_each_transaction_brings_its_settings_along(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a pooler, whose sessions have a process other than it tells
+    monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+    ledger = Ledger(postgres_url)
+    # When another one of its sessions gets the next transaction
+    ledger.write(lambda connection: connection.exec_driver_sql("RESET ALL"))
+    # Then nothing depends on the first one
+    assert shown(ledger, "synchronous_commit", "statement_timeout", "lock_timeout") == ["on", "10s", "5s"]
+    assert shown(ledger, "idle_in_transaction_session_timeout") == ["10s"]
     ledger.close()
 
 
