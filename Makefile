@@ -38,7 +38,7 @@ format: install
 test: lint types
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-# Kill anything, any time: about six minutes. ARGS="--short", "--seed 7", "--without claim-sweep" (which must fail).
+# Kill anything, break any connection, any time: about eight minutes. ARGS="--short", "--seed 7", "--without claim-sweep" (which must fail).
 chaos: install
 	@$(BIN)/python -m tests.chaos $(ARGS)
 

@@ -67,14 +67,20 @@ async def examine(client: redis.asyncio.Redis, max_body: int = 0) -> Durability:
 
     Raises redis.RedisError, OSError or TimeoutError when it is away.
     """
-    await client.set(_PROBE, "1", ex=60)
+    pipeline: Any = client.pipeline(transaction=False)  # one round trip: on a busy machine each takes long
+    pipeline.set(_PROBE, "1", ex=60)
+    for name in (*NEEDED, "maxmemory-policy", "proto-max-bulk-len"):
+        pipeline.config_get(name)
+    written, *replies = await pipeline.execute(raise_on_error=False)
+    if isinstance(written, Exception):
+        raise written
     found: dict[str, str] = {}
-    try:
-        for name in (*NEEDED, "maxmemory-policy", "proto-max-bulk-len"):
-            reply: Any = await client.config_get(name)
-            found.update({_text(key): _text(value) for key, value in reply.items()})
-    except redis.ResponseError as error:
-        return await _examine_without_config(client, str(error))
+    for reply in replies:
+        if isinstance(reply, redis.ResponseError):
+            return await _examine_without_config(client, str(reply))
+        if isinstance(reply, Exception):
+            raise reply
+        found.update({_text(key): _text(value) for key, value in reply.items()})
     return assess(found, max_body)
 
 

@@ -285,7 +285,7 @@ class GroupCommit:
 
     async def _examine_alone(self) -> bool:
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(1.0 if self._redis_up else 2.0):  # to connect takes many round trips
                 if not self._redis_up:
                     await self._writer.connect()
                     await self._drainer.connect()

@@ -16,6 +16,7 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from handlers.support.url import hide_password
@@ -23,6 +24,8 @@ from receiver.errors import ConfigError
 
 # What a connection does with its transport.
 _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
+# Of maintenance, which only some managed services send: asking for them costs each connection a round trip.
+_NO_NOTICES: Final = MaintNotificationsConfig(enabled=False)
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
 
@@ -51,6 +54,7 @@ def connect(url: str, *, timeout: float, connect_timeout: float, retries: int) -
     """
     return redis.Redis.from_url(
         url,
+        maint_notifications_config=_NO_NOTICES,
         socket_timeout=timeout,
         socket_connect_timeout=connect_timeout,
         retry=Retry(NoBackoff(), retries, supported_errors=_RETRIED),
@@ -61,6 +65,7 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
     """Return a client for asyncio, as `connect`. `timeout` None: the caller limits the time itself."""
     client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
         url,
+        maint_notifications_config=_NO_NOTICES,
         socket_timeout=timeout,
         socket_connect_timeout=connect_timeout,
         retry=redis.asyncio.retry.Retry(NoBackoff(), retries, supported_errors=_RETRIED),

@@ -1,14 +1,13 @@
 """One host: receiver, worker and clock with a data folder of their own, and a network to the servers that fails.
 
-What two hosts share is Valkey and PostgreSQL. A host's clock may be wrong, where libfaketime is installed.
+What two hosts share is Valkey and PostgreSQL. A host's clock may be wrong.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,32 +17,26 @@ from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port
 
 PARTS: Final = ("receiver", "worker", "clock")
-_FAKETIME: Final = (
-    "lib/*/faketime/libfaketimeMT.so.1",
-    "lib/*/faketime/libfaketime.so.1",
-    "local/lib/faketime/libfaketimeMT.so.1",
-)
+# Python that a process of a host runs first whose clock is wrong. Time-outs go by the monotonic clock, which is right.
+# (libfaketime does it for C as well, and makes threads of Python wait for each other that should not.)
+_AHEAD: Final = """
+import runpy, sys, time
+true_time = time.time
+time.time = lambda: true_time() + {seconds}
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
 
 
-def faketime() -> str:
-    """The path of libfaketime, from LIBFAKETIME or where packages put it; "" when it is not installed."""
-    if path := os.environ.get("LIBFAKETIME"):
-        return path
-    return next((str(found) for pattern in _FAKETIME for found in Path("/usr").glob(pattern)), "")
-
-
-def skewed(seconds: float) -> dict[str, str]:
-    """The environment in which the wall clock is that much ahead. Time-outs go by the monotonic one, which is right."""
-    library = faketime()
-    if not seconds or not library:
-        return {}
-    return {"LD_PRELOAD": library, "FAKETIME": f"{seconds:+g}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+def command(seconds: float, module: str) -> list[str]:
+    """Python's arguments by which `module` runs with the wall clock that much ahead."""
+    return ["-c", _AHEAD.format(seconds=seconds, module=module)] if seconds else ["-m", module]
 
 
 class Host:
     """`config`: makes the config, given a function from a database's name to its URL as this host sees it.
 
-    `sabotage`: see sabotage.py. `ahead`: seconds by which its clock is wrong.
+    `sabotage`: see sabotage.py. `ahead`: seconds by which its clock is wrong. `linked`: the servers that it
+    reaches by a network which may fail; the others it reaches as they are.
     """
 
     def __init__(
@@ -57,24 +50,27 @@ class Host:
         ledger: str,
         sabotage: str = "",
         ahead: float = 0.0,
+        linked: Collection[str] = (),
     ) -> None:
         self.name = name
         self.port = free_port()
-        self.links = {"redis": Link(valkey.port), "postgres": Link(postgres.port)}
+        ports = {"redis": valkey.port, "postgres": postgres.port}
+        self.links = {server: Link(ports[server]) for server in linked}
+        ports |= {server: link.port for server, link in self.links.items()}
 
         def database(of: str) -> str:
-            return postgres.url(of).replace(f":{postgres.port}/", f":{self.links['postgres'].port}/")
+            return postgres.url(of).replace(f":{postgres.port}/", f":{ports['postgres']}/")
 
+        entry = command(ahead, "tests.chaos.sabotage" if sabotage else "receiver.cli")
+        entry += [sabotage] if sabotage else []
         path = folder / f"runhook.{name}.yaml"
         path.write_text(json.dumps(config(database)))  # JSON is YAML
         environment = {
-            "REDIS_URL": f"redis://127.0.0.1:{self.links['redis'].port}/0",
+            "REDIS_URL": f"redis://127.0.0.1:{ports['redis']}/0",
             "DATABASE_URL": database(ledger),
             "RUNHOOK_CONFIG": str(path),
             "RUNHOOK_DATA": str(folder / f"data.{name}"),
-            **skewed(ahead),
         }
-        entry = ["-m", "tests.chaos.sabotage", sabotage] if sabotage else ["-m", "receiver.cli"]
         options = {"receiver": ["serve", "--port", str(self.port)], "worker": ["worker"], "clock": ["clock"]}
         self.programs = {
             part: Program(f"{part}.{name}", folder, [*entry, *options[part]], environment) for part in PARTS

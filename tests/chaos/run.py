@@ -20,8 +20,10 @@ import redis
 
 from tests.chaos import bodies, consumer, sender, verdict
 from tests.chaos.bodies import HTTP_SINKS, SINKS, SOURCE
-from tests.chaos.plan import Plan, Step, make
-from tests.chaos.system import SECRET, Program, System
+from tests.chaos.plan import HOSTED, Plan, Step, make
+from tests.chaos.program import Program
+from tests.chaos.report import report
+from tests.chaos.system import SECRET, System
 from tests.chaos.verdict import Evidence, Fault, Row
 from tests.support.waiting import eventually
 
@@ -30,6 +32,7 @@ STALLED: Final = 45.0
 PATIENCE: Final = 150.0
 """Seconds that catching up may take at the end."""
 _STARTED: Final = "worker.started"
+_CLAIM_WITHIN: Final = 10.0  # seconds within which a host under load claims something
 _EMPTY_BY: Final = 30.0  # seconds that the inbox has to become empty without load
 
 # The results' consumer sees each write to its table, at the moment when it is there for others.
@@ -48,9 +51,14 @@ def run(folder: Path, seed: int, *, short: bool, without: str = "", say: Callabl
     kind = "short" if short else "long"
     say(f"seed {seed}, {kind} form{f', WITHOUT {without}' if without else ''}: {plan.end:.0f} s of faults")
     began = time.monotonic()
-    found = experiment(folder, plan, seed, without=without, say=say)
+    try:
+        found = experiment(folder, plan, seed, without=without, say=say)
+    except AssertionError as error:  # a part never came back: there is nothing more to be seen
+        say(f"FAILED {error}")
+        say(f"RED: seed {seed}, {time.monotonic() - began:.0f} s in all")
+        return 1
     say("")
-    say(verdict.report(found))
+    say(report(found))
     wrong = verdict.failures(found)
     say("")
     for line in wrong:
@@ -63,7 +71,7 @@ def experiment(
     folder: Path, plan: Plan, seed: int, *, without: str = "", say: Callable[[str], None] = print
 ) -> Evidence:
     """Do it, and tell what was found. Whatever happens, nothing is left running."""
-    system = System(folder, sabotage=without, seed=seed)
+    system = System(folder, sabotage=without, seed=seed, ahead=plan.ahead, linked=plan.linked)
     try:
         system.start()
         return _Conductor(system, plan, seed, say).conduct()
@@ -87,7 +95,8 @@ class _Conductor:
         system, out = self.system, self.system.folder / "sent.jsonl"
         self._chance = random.Random(self.seed)
         system.mode("flaky", "flaky")
-        arguments = ["-m", "tests.chaos.sender", str(system.port), SECRET, str(self.seed), str(out)]
+        ports = ",".join(str(host.port) for host in system.hosts.values())
+        arguments = ["-m", "tests.chaos.sender", ports, SECRET, str(self.seed), str(out)]
         load = Program("sender", system.folder, arguments, {}, piped=True)
         load.start()
         try:
@@ -150,26 +159,32 @@ class _Conductor:
         self.system.supervise()
 
     def _do(self, step: Step, load: Program) -> None:
-        if step.action in ("kill", "hang", "flush", "quiet") and not step.amid:
+        if step.action in ("kill", "hang", "flush", "quiet", "network", "vanish") and not step.amid:
             self._until(lambda: not self._awaited, 90, "the return of what is away")
         self.say(f"{step.at:6.1f} s  {step}{f' for {step.seconds:g} s' if step.seconds else ''}{_rate(step)}")
-        if step.action == "rate":
-            self._set_rate(load, float(step.value))
-        elif step.action == "mode":
-            self.system.mode(step.what, step.value)
-        elif step.action == "flush":
-            # Under load the inbox is hardly ever empty: let it be for a moment.
-            if not self._without_load(load, self._flush, _EMPTY_BY):
-                self.skipped.append(f"{step}: the inbox was not empty within {_EMPTY_BY:g} s")
-        elif step.action == "quiet":
-            self._without_load(load, lambda: self.system.quiet()[0], step.seconds)
-        elif step.action == "hang":
-            self._hang(step)
-        elif step.what == "everything":
-            for part in ("receiver", "worker", "clock", "postgres", "valkey"):
-                self._kill(Step(step.at, "kill", part, step.seconds))
-        else:
-            self._kill(step)
+        act: dict[str, Callable[[], object]] = {
+            "rate": lambda: self._set_rate(load, float(step.value)),
+            "mode": lambda: self.system.mode(step.what, step.value),
+            "flush": lambda: self._flush_when_empty(step, load),
+            "quiet": lambda: self._without_load(load, lambda: self.system.quiet()[0], step.seconds),
+            "hang": lambda: self._hang(step),
+            "network": lambda: self._break(step),
+            "vanish": lambda: self._vanish(step),
+            "kill": lambda: self._kill_everything(step) if step.what == "everything" else self._kill(step),
+        }
+        act[step.action]()
+
+    def _flush_when_empty(self, step: Step, load: Program) -> None:
+        # Under load the inbox is hardly ever empty: let it be for a moment.
+        if not self._without_load(load, self._flush, _EMPTY_BY):
+            self.skipped.append(f"{step}: the inbox was not empty within {_EMPTY_BY:g} s")
+
+    def _kill_everything(self, step: Step) -> None:
+        for host in self.system.hosts:
+            for part in ("receiver", "worker", "clock"):
+                self._kill(Step(step.at, "kill", part, step.seconds, host=host))
+        for part in ("postgres", "valkey"):
+            self._kill(Step(step.at, "kill", part, step.seconds))
 
     def _set_rate(self, load: Program, rate: float) -> None:
         assert load.running, f"the sender has ended: {load.process and load.process.returncode}"
@@ -190,29 +205,74 @@ class _Conductor:
         system, at = self.system, time.time()
         everyone = frozenset(HTTP_SINKS)
         if step.what == "child":
-            self._until(lambda: len(system.worker.children()) > len(SINKS), 30, "the worker's children")
-            pids = system.worker.children()
+            worker = system.hosts[step.host].programs["worker"]
+            self._until(lambda: len(worker.children()) > len(SINKS), 30, "the worker's children")
+            pids = worker.children()
             at = time.time()
             victim = self._chance.choice(pids)
             mine = everyone & {system.serves(victim)}
             os.kill(victim, signal.SIGKILL)
-            self._awaited.append((step, at, mine, lambda: len(system.worker.children()) == len(pids)))
-        elif step.what in system.programs:
-            program = system.programs[step.what]
-            program.kill()
-            self._back(step.seconds, lambda: _start(program))
-            before = program.log.read_text().count(_STARTED)
-            ready: Callable[[], bool] = {
-                "receiver": system.answers,
-                "worker": lambda: program.log.read_text().count(_STARTED) > before,
-            }.get(step.what, lambda: True)
+            self._awaited.append((step, at, mine, lambda: len(worker.children()) == len(pids)))
+        elif step.what in HOSTED:
             doubles = everyone if step.what == "worker" else frozenset()
-            self._awaited.append((step, at, doubles, lambda: program.running and ready()))
+            self._awaited.append((step, at, doubles, self._kill_part(step.host, step.what, step.seconds)))
         else:
             server = system.valkey if step.what == "valkey" else system.postgres
             server.kill()
             self._back(step.seconds, lambda: _start(server))
             self._awaited.append((step, at, frozenset(), lambda: _runs(server)))
+
+    def _kill_part(self, host: str, part: str, seconds: float) -> Callable[[], bool]:
+        """Kill a part, to be started again after `seconds`. Returns what tells whether it is back."""
+        program = self.system.hosts[host].programs[part]
+        program.kill()
+        self._back(seconds, lambda: _start(program))
+        before = program.log.read_text().count(_STARTED)
+        ready: Callable[[], bool] = {
+            "receiver": self.system.hosts[host].answers,
+            "worker": lambda: program.log.read_text().count(_STARTED) > before,
+        }.get(part, lambda: True)
+        return lambda: program.running and ready()
+
+    def _break(self, step: Step) -> None:
+        """Have the network between a host and a server do what it should not."""
+        link, at = self.system.hosts[step.host].links[step.what], time.time()
+        ended: list[bool] = []
+        fault = contextlib.ExitStack()
+        if step.value == "reset":
+            link.reset()
+        elif step.value == "half-close":
+            link.half_close()
+        else:
+            lasting = {"refuse": link.refusing, "drip": lambda: link.dripping(200), "hold": link.held}[step.value]
+            fault.enter_context(lasting())
+
+        def end() -> None:
+            fault.close()
+            ended.append(True)
+
+        self._back(step.seconds, end)
+        self._awaited.append((step, at, frozenset(), lambda: bool(ended)))
+
+    def _vanish(self, step: Step) -> None:
+        """Take a host from the network without a word, in the middle of a claim: PostgreSQL goes on waiting for it."""
+        host = self.system.hosts[step.host]
+        ledger = host.links["postgres"]
+        ledger.hold_at(b"COMMIT", after=b"pg_advisory_xact_lock")
+        deadline = time.monotonic() + _CLAIM_WITHIN
+        while not ledger.is_held and time.monotonic() < deadline:
+            self._supervise()
+            time.sleep(0.01)
+        if not ledger.is_held:
+            self.skipped.append(f"{step}: no claim within {_CLAIM_WITHIN:g} s")
+        at = time.time()
+        for link in host.links.values():
+            link.hold()
+            link.vanish()
+        back = [self._kill_part(step.host, part, step.seconds) for part in ("worker", "receiver", "clock")]
+        for link in host.links.values():
+            link.release()
+        self._awaited.append((step, at, frozenset(HTTP_SINKS), lambda: all(each() for each in back)))
 
     def _hang(self, step: Step) -> None:
         server = self.system.valkey if step.what == "valkey" else self.system.postgres
@@ -284,6 +344,7 @@ class _Conductor:
             exit_codes=codes,
             skipped=self.skipped,
             least=self.plan.least,
+            skewed=any(self.plan.ahead),
             rate=self.plan.rate,
             loaded=sum(end[0] - start[0] for start, end in pairwise(self._rates) if start[1]),
         )

@@ -7,10 +7,32 @@ Nothing in the product knows of this: a function is replaced from outside before
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pkgutil
 import sys
-from typing import Final
+import time
+from typing import Any, Final
+
+
+def _as_it_is(kind: Any) -> Any:
+    return kind
+
+
+def _run_once(self: Any, name: str, body: Any) -> Any:
+    """Start a task that ends in silence: `Background.keep` without its care."""
+    running = self._kept.get(name)
+    if running is None:
+        running = self._kept[name] = asyncio.create_task(body(), name=name)
+    return running
+
+
+async def _connect_commits_only(self: Any) -> None:
+    """Make a new connection for commits, and leave the others as the reset left them."""
+    await self._drop()
+    self._connection = self._pool.make_connection()
+    await self._connection.connect()
+
 
 SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     # Nobody takes back what a worker held that was killed whole: neither at once nor when its claims have run out.
@@ -19,8 +41,21 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     "reclaim": {"receiver.inbox_recovery:InboxRecovery.take": None},
     # No receiver takes over what a killed one had spooled.
     "spool-adoption": {"receiver.ingest.spool:Spool._adopt": 0},
+    # PostgreSQL waits without end for a host that has vanished in the middle of a transaction.
+    "peer-limits": {"handlers.support.postgresql:begin": "BEGIN"},
+    # Each host tells what is due by its own clock.
+    "database-clock": {
+        "receiver.ledger.database_clock:DatabaseClock.now": lambda _: time.time(),
+        "receiver.ledger.database_clock:database_now": lambda _: time.time(),
+    },
+    # A connection to Redis that was reset is not seen to be lost, and what that ends is not begun again.
+    "reset-recovery": {
+        "receiver.runtime.redis_client:_seeing_resets": _as_it_is,
+        "receiver.runtime.background:Background.keep": _run_once,
+        "receiver.inbox:InboxWriter.connect": _connect_commits_only,
+    },
 }
-"""For each safeguard the functions that make it, and what one that does nothing returns."""
+"""For each safeguard the functions that make it, and what one that does nothing returns; or what takes its place."""
 
 
 def take_out(name: str) -> None:
@@ -30,7 +65,8 @@ def take_out(name: str) -> None:
         module, _, names = path.partition(":")
         owner, _, attribute = names.rpartition(".")
         place = pkgutil.resolve_name(f"{module}:{owner}" if owner else module)
-        setattr(place, attribute, lambda *_, result=result, **__: copy.copy(result))
+        instead = result if callable(result) else lambda *_, result=result, **__: copy.copy(result)
+        setattr(place, attribute, instead)
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Sends signed webhooks as Skyvern does, from a process of its own: three tries, Retry-After honoured, a second apart.
 
-    python -m tests.chaos.sender PORT SECRET SEED OUT
+    python -m tests.chaos.sender PORT[,PORT…] SECRET SEED OUT
+
+Of several receivers each gets its part, and each try goes to another one, as a load balancer has it.
 
 Commands come as lines on stdin: `rate 300`, `stop`. What became of each event goes to OUT, a line of JSON each; a part
 of those that were acked is sent again later, byte for byte. Its load does not wait for answers.
@@ -15,6 +17,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
@@ -56,8 +59,8 @@ def retryable(status: int) -> bool:
 
 
 class Sender:
-    def __init__(self, port: int, secret: str, seed: int, out: TextIO) -> None:
-        self._port = port
+    def __init__(self, ports: Sequence[int], secret: str, seed: int, out: TextIO) -> None:
+        self._ports = ports
         self._secret = secret
         self._chance = random.Random(seed)
         self._out = out
@@ -108,7 +111,9 @@ class Sender:
             began, at = time.monotonic(), time.time()
             try:
                 async with asyncio.timeout(TIMEOUT):
-                    status, headers, answer = await self._post(body(sent.number))
+                    status, headers, answer = await self._post(
+                        body(sent.number), self._ports[(sent.number + number) % len(self._ports)]
+                    )
             except (OSError, EOFError, TimeoutError, ValueError):
                 sent.lost += 1
                 wait = 0.0
@@ -127,12 +132,12 @@ class Sender:
             if number < TRIES:
                 await asyncio.sleep(max(wait, self._chance.uniform(number, number + 1)))
 
-    async def _post(self, content: bytes) -> tuple[int, dict[str, str], bytes]:
+    async def _post(self, content: bytes, port: int) -> tuple[int, dict[str, str], bytes]:
         """One request on a connection of its own. Raises OSError, EOFError, ValueError."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             head = (
-                f"POST /webhooks/skyvern HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nConnection: close\r\n"
+                f"POST /webhooks/skyvern HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
                 f"Content-Type: application/json\r\nUser-Agent: python-httpx/0.28.1\r\n"
                 f"x-skyvern-timestamp: {int(time.time())}\r\n{HEADER}: {sign(content, self._secret)}\r\n"
                 f"Content-Length: {len(content)}\r\n\r\n"
@@ -154,10 +159,10 @@ def read(path: Path) -> list[Sent]:
 
 
 def main() -> None:
-    port, secret, seed, out = sys.argv[1:]
+    ports, secret, seed, out = sys.argv[1:]
     os.set_blocking(0, False)
     with Path(out).open("a", buffering=1 << 16) as file:
-        asyncio.run(Sender(int(port), secret, int(seed), file).run())
+        asyncio.run(Sender([int(port) for port in ports.split(",")], secret, int(seed), file).run())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The system under test, each part a process of its own, and whoever restarts what has ended. Loopback only.
+"""The system under test: hosts, servers and consumers, each part a process of its own. Loopback only.
 
 Everything started here is ended by its own id, and by the kernel should this process die.
 """
@@ -6,14 +6,9 @@ Everything started here is ended by its own id, and by the kernel should this pr
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,18 +16,15 @@ import psycopg
 import redis
 
 from receiver.runtime import redis_client
-from receiver.runtime.process import die_with_parent
 from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
+from tests.chaos.host import PARTS, Host
+from tests.chaos.program import Program
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port
-from tests.support.paths import ROOT
 from tests.support.waiting import seconds_until
 
 SECRET: Final = "chaos-skyvern-key"
 CONSUMER_SECRET: Final = "whsec_Y2hhb3MtY29uc3VtZXItc2VjcmV0"
-RESTART_AFTER: Final = 0.5
-"""Seconds after which a part that ended by itself is started again, as a process manager would."""
-
 _FLUSH_IF_EMPTY = """
 if redis.call('XLEN', 'runhook:inbox') > 0 then return 0 end
 redis.call('FLUSHALL')
@@ -40,136 +32,53 @@ return 1
 """
 
 
-class Program:
-    """One process with a log. It stays the same over restarts."""
+class System:
+    """Hosts, Valkey, PostgreSQL and the consumers. `sabotage`: see sabotage.py. `ahead`: by how many seconds the clock
+    of each host is wrong. `linked`: see Host."""
 
     def __init__(
-        self, name: str, folder: Path, command: Sequence[str], environment: dict[str, str], *, piped: bool = False
+        self,
+        folder: Path,
+        *,
+        sabotage: str = "",
+        seed: int = 0,
+        sinks: dict[str, Any] | None = None,
+        ahead: Sequence[float] = (0.0,),
+        linked: Collection[str] = (),
     ) -> None:
-        self.name = name
-        self.log = folder / f"{name}.log"
-        self._command = [sys.executable, *command]
-        kept = {each: os.environ[each] for each in ("PATH", "HOME", "LANG", "TMPDIR") if each in os.environ}
-        self._environment = {**kept, "PYTHONPATH": str(ROOT), **environment}
-        self._piped = piped
-        self.process: subprocess.Popen[bytes] | None = None
-        self.wanted = False
-        self.due = 0.0
-        self.starts = 0
-
-    def start(self) -> None:
-        """Start it without waiting for anything."""
-        assert not self.running, f"{self.name} runs already"
-        parent = os.getpid()
-        self.wanted, self.due = True, 0.0
-        self.starts += 1
-        pipe = subprocess.PIPE if self._piped else None
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                cwd=ROOT,
-                stdin=pipe or subprocess.DEVNULL,
-                stdout=pipe or log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=lambda: die_with_parent(parent),
-            )
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None, f"{self.name} was not started"
-        return self.process.pid
-
-    def children(self) -> list[int]:
-        """Process ids of its children, in the order in which they were started."""
-        try:
-            return [int(word) for word in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
-        except OSError:
-            return []
-
-    def kill(self) -> None:
-        """kill -9; its children follow, as they asked the kernel for it. Returns when it is gone."""
-        self.wanted = False
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def stop(self, seconds: float = 25) -> int:
-        """SIGTERM; the exit code, or -9 when it had to be killed."""
-        self.wanted = False
-        if self.process is None:
-            return 0
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(seconds)
-        self.kill()
-        return -9
-
-    def tell(self, line: str) -> None:
-        """A line on its stdin."""
-        assert self.process is not None, f"{self.name} was not started"
-        assert self.process.stdin is not None, f"{self.name} takes no commands"
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-
-    def supervise(self) -> None:
-        """Start it again if it has ended by itself a moment ago."""
-        if not self.wanted or self.running:
-            return
-        now = time.monotonic()
-        if not self.due:
-            self.due = now + RESTART_AFTER
-        elif now >= self.due:
-            self.start()
-
-
-class System:
-    """Receiver, worker, clock, Valkey, PostgreSQL and the consumers. `sabotage`: see sabotage.py."""
-
-    def __init__(self, folder: Path, *, sabotage: str = "", seed: int = 0, sinks: dict[str, Any] | None = None) -> None:
         folder.chmod(0o755)  # PostgreSQL may run as somebody else
         self.folder = folder
         self.valkey = ValkeyProcess(folder / "valkey")
-        self.postgres = PostgresProcess(folder / "postgres")
+        # The connections of a host that vanished stay with it: here a kernel lives on that answers its keepalives.
+        self.postgres = PostgresProcess(folder / "postgres", max_connections="400")
         self.ports = {name: free_port() for name in HTTP_SINKS}
-        self.port = free_port()
         self.database = folder / "consumers.db"
         self.archive = folder / "archive"
         self._ledger, self._results = "ledger", "results"
         self._sinks = sinks or {}
-        config = folder / "runhook.yaml"
-        environment = {
-            "REDIS_URL": self.valkey.url,
-            "DATABASE_URL": self.postgres.url(self._ledger),
-            "RUNHOOK_CONFIG": str(config),
-            "RUNHOOK_DATA": str(folder / "data"),
-        }
-        config.write_text(json.dumps(self._config()))  # JSON is YAML
-
-        def program(name: str, *arguments: str) -> Program:
-            entry = ["-m", "tests.chaos.sabotage", sabotage] if sabotage else ["-m", "receiver.cli"]
-            return Program(name, folder, [*entry, *arguments], environment)
-
-        self.receiver = program("receiver", "serve", "--port", str(self.port))
-        self.worker = program("worker", "worker")
-        self.clock = program("clock", "clock")
+        self.hosts = {
+            name: Host(
+                name, folder, self.valkey, self.postgres, self._config,
+                ledger=self._ledger, sabotage=sabotage, ahead=seconds, linked=linked,
+            )
+            for name, seconds in zip("abcdef", ahead, strict=False)
+        }  # fmt: skip
         listeners = [f"{name}={port}" for name, port in self.ports.items()]
         consumer = ["-m", "tests.chaos.consumer", str(self.database), CONSUMER_SECRET, str(seed), *listeners]
         self.consumers = Program("consumers", folder, consumer, {}, piped=True)
-        self.programs = {each.name: each for each in (self.receiver, self.worker, self.clock)}
 
-    def _config(self) -> dict[str, Any]:
+    @property
+    def programs(self) -> list[Program]:
+        """All parts of all hosts."""
+        return [program for host in self.hosts.values() for program in host.programs.values()]
+
+    def _config(self, database: Callable[[str], str]) -> dict[str, Any]:
         patient = {"attempts": 200, "first": 1, "factor": 1.5, "max": 5}
         http = {"type": "http", "secret": CONSUMER_SECRET, "timeout": 5, "concurrency": CONCURRENCY, "retry": patient}
         sinks: dict[str, Any] = {
             "results": {
                 "type": "database",
-                "url": self.postgres.url(self._results),
+                "url": database(self._results),
                 "table": "runs",
                 "timeout": 10,
                 "retry": patient,
@@ -202,26 +111,13 @@ class System:
         output: IO[bytes] | None = self.consumers.process.stdout
         assert output is not None
         assert output.readline() == b"ready\n", self.consumers.log.read_text()
-        for program in self.programs.values():
+        for program in self.programs:
             program.start()
-        self.until(self.answers, 30, "the receiver to answer")
+        self.until(self.answer, 60, "the receivers to answer")
 
-    def answers(self) -> bool:
-        """Whether the receiver says that it could keep an event now."""
-        return self.get("/readyz")[:12] == "HTTP/1.1 200"
-
-    def get(self, path: str) -> str:
-        """The receiver's whole answer, or "" when it gives none."""
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
-                connection.settimeout(5)
-                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-                pieces = []
-                while piece := connection.recv(1 << 16):
-                    pieces.append(piece)
-                return b"".join(pieces).decode()
-        except OSError:
-            return ""
+    def answer(self) -> bool:
+        """Whether each receiver says that it could keep an event now."""
+        return all(host.answers() for host in self.hosts.values())
 
     def until(self, condition: Callable[[], Any], seconds: float, what: str) -> float:
         """Wait for a condition, parts being restarted meanwhile; how long it took. Fails after `seconds`."""
@@ -229,7 +125,7 @@ class System:
 
     def supervise(self) -> None:
         """Be the process manager for a moment."""
-        for program in self.programs.values():
+        for program in self.programs:
             program.supervise()
 
     def serves(self, child: int) -> str:
@@ -279,18 +175,18 @@ class System:
                 inbox: Any = client.xlen("runhook:inbox")
         except (psycopg.Error, redis.RedisError, OSError):
             return False, 0
-        spooled = "\nrunhook_spool_events 0" not in self.get("/metrics")
+        spooled = any("\nrunhook_spool_events 0" not in host.get("/metrics") for host in self.hosts.values())
         return not (open_ or inbox or spooled), ended
 
     def tail(self) -> str:
         """The ends of all logs."""
-        logs = [program.log for program in (*self.programs.values(), self.consumers)]
+        logs = [program.log for program in (*self.programs, self.consumers)]
         return "\n".join(f"--- {log.name}\n{log.read_text()[-1500:]}" for log in logs if log.exists())
 
     def tracebacks(self) -> list[str]:
         """Logs with a traceback in them: none of this is a bug's excuse."""
         found = []
-        for program in (*self.programs.values(), self.consumers):
+        for program in (*self.programs, self.consumers):
             text = program.log.read_text(errors="replace") if program.log.exists() else ""
             at = text.find("Traceback (most recent call last)")
             if at >= 0:
@@ -299,12 +195,14 @@ class System:
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to each part, in order; their exit codes."""
-        return {name: self.programs[name].stop() for name in ("receiver", "worker", "clock")}
+        ordered = [host.programs[part] for part in PARTS for host in self.hosts.values()]
+        return {program.name: program.stop() for program in ordered}
 
     def end(self) -> None:
         """Leave nothing behind, whatever state it is in."""
-        for program in (*self.programs.values(), self.consumers):
-            program.kill()
+        for host in self.hosts.values():
+            host.end()
+        self.consumers.kill()
         for server in (self.valkey, self.postgres):
             if server.process is not None and server.process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

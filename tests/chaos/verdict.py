@@ -1,4 +1,4 @@
-"""What a run has shown: its evidence as values, the ways to fail, and the report. Pure.
+"""What a run has shown: its evidence as values, the ways to fail, and figures. Pure.
 
 Each check is a function of its own, so that a test can hand it a corrupted table and see it object.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -23,6 +23,8 @@ HEALTHY = ("results", "hook", "archive", "late")
 """Consumers that nothing is done to."""
 HELD_UP = 2.0
 """Seconds by which another sink's outage may move a healthy one's p99; a machine that others use is not quieter."""
+SOON = 10.0
+"""Seconds within which nearly all arrives while nothing is wrong, on a machine that others use as well."""
 _SHOWN = 3  # examples of one kind of failure
 
 
@@ -77,6 +79,7 @@ class Evidence:
     exit_codes: Mapping[str, int] = field(default_factory=dict)
     skipped: Sequence[str] = ()  # steps of the plan that could not be made
     least: int = 0
+    skewed: bool = False  # whether the hosts' clocks differ
     rate: float = 0.0  # events a second that were asked for
     loaded: float = 0.0  # seconds of it
 
@@ -216,6 +219,14 @@ def sinks_apart(found: Evidence) -> Iterator[str]:
                 yield f"{sink}: p99 {p99(found, sink, window):.2f} s while {window}, {calm:.2f} s in calm"
 
 
+def clocks_apart(found: Evidence) -> Iterator[str]:
+    """That the hosts' clocks differ makes nothing late. Times are those of sender and consumers, which are right."""
+    for sink in ("results", "hook") if found.skewed else ():
+        late = quantile(latencies(found, sink, "calm"), 0.95)
+        if late > SOON:
+            yield f"{sink}: p95 {late:.1f} s in calm, with nothing wrong but the clocks"
+
+
 def load_made(found: Evidence) -> Iterator[str]:
     """A run with too little load shows nothing."""
     if len(found.acked) < found.least:
@@ -251,6 +262,7 @@ CHECKS = (
     arrivals_told,
     work_goes_on,
     sinks_apart,
+    clocks_apart,
     load_made,
     plan_done,
     no_tracebacks,
@@ -344,52 +356,3 @@ def p99(found: Evidence, sink: str, window: str) -> float:
 def quantile(ordered: Sequence[float], part: float) -> float:
     """Of sorted values; 0.0 of none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
-
-
-def report(found: Evidence) -> str:
-    """The figures of a run."""
-    return "\n".join([*_ingest(found), "", *_deliveries(found), "", *_recoveries(found), "", *_latencies(found)])
-
-
-def _ingest(found: Evidence) -> Iterable[str]:
-    tries = Counter(status for sent in found.sent for status in sent.statuses)
-    lost = sum(sent.lost for sent in found.sent)
-    refused = len(found.sent) - len(found.acked)
-    again = sum(sent.again for sent in found.sent)
-    slowest = max((sent.slowest for sent in found.sent), default=0.0)
-    answers = ", ".join(f"{status}: {count}" for status, count in sorted(tries.items()))
-    yield f"sent {len(found.sent)} events in {found.loaded:.0f} s of load ({found.rate:g}/s asked)"
-    yield f"acked {len(found.acked)}, refused {refused} (three tries failed), sent once more and acked alike {again}"
-    yield f"answers {answers}; tries without an answer: {lost}; slowest answer {slowest:.2f} s"
-
-
-def _deliveries(found: Evidence) -> Iterable[str]:
-    doubled, cut_off, most = doubles(found), lapsed(found), most_doubles(found)
-    yield f"{'sink':<10}{'must have':>10}{'delivered':>10}{'arrivals':>10}{'doubled':>9}{'lapsed':>9}{'at most':>9}"
-    for sink in SINKS:
-        wanted = sum(sink in bodies.sinks(sent.number) for sent in found.acked)
-        arrived = found.arrived.get(sink, ())
-        twice = len(list(nothing_doubled(Evidence(rows={sink: found.rows.get(sink, ())}))))
-        again = (doubled[sink], cut_off[sink], most[sink]) if sink in HTTP_SINKS else (twice, cut_off[sink], 0)
-        mine = "".join(f"{number:>9}" for number in again)
-        yield f"{sink:<10}{wanted:>10}{len({event for event, _ in arrived}):>10}{len(arrived):>10}{mine}"
-    yield "doubled: rows in an idempotent sink; requests that came again after they had been answered"
-    states = ", ".join(f"{state} {count}" for state, count in sorted(found.states.items()))
-    yield f"ledger: {len(found.recorded)} events; deliveries: {states}"
-
-
-def _recoveries(found: Evidence) -> Iterable[str]:
-    yield f"{'fault':<22}{'away':>8}{'work goes on':>14}{'all caught up':>15}   (s; the last two after its return)"
-    for fault in found.faults:
-        on = max(first_progress(found, fault, sink) for sink in HEALTHY)
-        yield f"{fault.name:<22}{fault.back - fault.at:>8.1f}{on:>14.2f}{recovery(found, fault):>15.2f}"
-
-
-def _latencies(found: Evidence) -> Iterable[str]:
-    yield f"{'sent to arrival (ms)':<22}" + "".join(f"{window:>22}" for window in found.windows)
-    for sink in ("results", "hook"):
-        cells = []
-        for window in found.windows:
-            times = latencies(found, sink, window)
-            cells.append(f"p50 {1000 * quantile(times, 0.5):.0f}  p99 {1000 * quantile(times, 0.99):.0f}")
-        yield f"{sink:<22}" + "".join(f"{cell:>22}" for cell in cells)

@@ -6,6 +6,7 @@
     with link.dripping(100): …            100 bytes each 10 ms, either way
     with link.refusing(): …               nobody listens, and what was open is reset
     link.half_close()                     the client is told that nothing more comes; what it sends goes on
+    link.hold_at(b"COMMIT")               held from the moment on at which a client sends that
     link.vanish()                         the client's host is gone: its server is not told, and waits for ever
 
 kill -9 gives the other side a FIN. Only RST and silence show whether a program sees by itself that a peer is gone. All
@@ -31,8 +32,11 @@ DRIP_EVERY = 0.01
 class _End(asyncio.Protocol):
     """One end of a connection that passes through. `other`: the end to which what comes in here goes out."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, is_clients: bool = False) -> None:
         self.link = link
+        self.is_clients = is_clients
+        self.seen = b""  # the end of what came in
+        self.has_begun = False  # what a hold waits for to come first has come
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
         self.waiting = bytearray()
@@ -47,6 +51,8 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.waiting += data
+        if self.is_clients:
+            self.link.watch(self, data)
         self.link.pump(self)
 
     def eof_received(self) -> bool:
@@ -115,6 +121,7 @@ class Link:
         self._dripping = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._hold_at: tuple[bytes, bytes] | None = None  # at what, and after what
         self.is_held = False
         self.port = 0
         self._run(self._listen)
@@ -144,8 +151,13 @@ class Link:
         """Let nothing through from now on."""
         self._run(lambda: self._set_held(True))
 
+    def hold_at(self, pattern: bytes, *, after: bytes = b"") -> None:
+        """Hold once a client is about to send `pattern`, and has sent `after` before on the same connection."""
+        self._hold_at = (pattern, after)
+
     def release(self) -> None:
         """Let through what was held, and all that comes."""
+        self._hold_at = None
         self._run(lambda: self._set_held(False))
 
     @contextlib.contextmanager
@@ -190,7 +202,7 @@ class Link:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _accept(self) -> _End:
-        client = _End(self)
+        client = _End(self, is_clients=True)
         task = asyncio.get_running_loop().create_task(self._connect(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -211,6 +223,17 @@ class Link:
         if self.is_held:
             self._pause(client, server)
         self.pump(client)
+
+    def watch(self, end: _End, data: bytes) -> None:
+        """See whether what a client sends is what a hold waits for."""
+        if self._hold_at is None:
+            return
+        pattern, after = self._hold_at
+        end.seen = end.seen[-64:] + data
+        end.has_begun = end.has_begun or after in end.seen
+        if end.has_begun and pattern in end.seen:
+            self._hold_at = None
+            self._set_held(True)
 
     def pump(self, end: _End) -> None:
         """Pass on what came in at `end`."""

@@ -11,7 +11,8 @@ import pytest
 from tests.chaos import bodies, verdict
 from tests.chaos.bodies import HTTP_SINKS, SINKS
 from tests.chaos.consumer import Arrival
-from tests.chaos.plan import PARTS, make
+from tests.chaos.plan import NETWORK, PARTS, make
+from tests.chaos.report import report
 from tests.chaos.sender import Sent, retryable
 from tests.chaos.verdict import Evidence, Fault, Row
 
@@ -55,7 +56,7 @@ def good() -> Evidence:
 
 def test_a_run_in_which_all_went_well_is_green() -> None:
     assert verdict.failures(good()) == []
-    assert "acked 48, refused 0" in verdict.report(good())
+    assert "acked 48, refused 0" in report(good())
 
 
 def missing_row(found: Evidence) -> None:
@@ -141,6 +142,11 @@ def held_up(found: Evidence) -> None:
     found.arrived = {**found.arrived, "results": late}
 
 
+def late_by_a_clock(found: Evidence) -> None:
+    found.skewed, found.faults = True, []
+    found.arrived = {**found.arrived, "hook": [(event, at + 20) for event, at in found.arrived["hook"]]}
+
+
 def idle(found: Evidence) -> None:
     found.loaded = 100
 
@@ -182,6 +188,7 @@ SPOILED: list[tuple[Callable[[Evidence], None], str]] = [
     (stuck, "ledger_complete"),
     (standstill, "work_goes_on"),
     (held_up, "sinks_apart"),
+    (late_by_a_clock, "clocks_apart"),
     (idle, "load_made"),
     (too_few, "load_made"),
     (traceback, "no_tracebacks"),
@@ -252,7 +259,12 @@ def test_a_plan_is_made_from_its_seed_and_kills_everything(short: bool) -> None:
     assert set(PARTS) <= set(kills)
     away = [(step.action, step.what) for step in plan.steps]
     assert {("hang", "valkey"), ("flush", "valkey"), ("mode", "door"), ("mode", "tar")} <= set(away)
+    network = [(step.what, step.value) for step in plan.steps if step.action == "network"]
+    assert {("redis", kind) for kind in NETWORK} <= set(network)
     if not short:
+        assert {("postgres", kind) for kind in NETWORK} <= set(network)
+        assert {step.host for step in plan.steps if step.action == "vanish"} == {"a", "b"}
+        assert len(set(plan.ahead)) == 2
         assert all(kills.count(part) >= 3 for part in PARTS)
         assert [step.seconds for step in plan.steps if step.what == "valkey" and step.seconds >= 60] == [60, 60]
         assert plan.rate >= 300
