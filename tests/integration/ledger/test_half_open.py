@@ -25,7 +25,7 @@ from tests.support.ledger import claim, new_event, record
 from tests.support.waiting import Stopwatch, eventually
 
 # More than the buffers of both ends and of what is between them hold.
-LARGE = "x" * (8 << 20)
+LARGE = "x" * (6 << 20)
 
 
 class NeverSent(Sink[SinkOptions]):
