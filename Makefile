@@ -55,6 +55,7 @@ bench-ingest := --seconds 2 --rounds 1
 bench-pipeline := --events 2000 --jobs 200 --rounds 1
 bench-one_by_one := --deliveries 400
 bench-database_sink := --rows 5120
+bench-backlog := --count 20000 --lanes 2000
 bench-mirror := small --runs 40
 
 bench: install

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from receiver.domain.run import RunKey
 
@@ -52,6 +53,14 @@ def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[
         return column.in_(values)
     array: Any = sa.bindparam(None, list(values), type_=postgresql.ARRAY(column.type), unique=True)
     return column == sa.any_(array)
+
+
+def among_given(on_postgresql: bool, column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """Return the condition that `column` is one of the values that are given as parameter `name`: for a statement that
+    is built once."""
+    if not on_postgresql:
+        return column.in_(sa.bindparam(name, expanding=True))
+    return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
 
 
 def count_of_each(

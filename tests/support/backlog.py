@@ -75,8 +75,6 @@ def fill(
         nonlocal connection
         connection = it
         cursor: Any = connection.connection.cursor()  # the driver's own, to which a % is nothing but that
-        if postgresql:
-            cursor.execute("SET LOCAL statement_timeout = 0")
         numbered = f"replace('{body}', '@', CAST(n AS text))"
         written = f"convert_to({numbered}, 'UTF8')" if postgresql else f"CAST({numbered} AS BLOB)"
         cursor.execute(_EVENTS.format(now=NOW, body=written, numbers=numbers("events", "true", events)))
@@ -97,7 +95,7 @@ def fill(
         cursor.close()
 
     connection: sa.Connection
-    ledger.write(work)
+    ledger.alter(work)
 
 
 def shut_lanes(ledger: Ledger, count: int, *, until: float, but: int = -1) -> None:
@@ -112,7 +110,7 @@ def shut_lanes(ledger: Ledger, count: int, *, until: float, but: int = -1) -> No
 
 def analyze(ledger: Ledger) -> None:
     """Let the database learn what is in its tables."""
-    ledger.write(lambda connection: connection.exec_driver_sql("ANALYZE"))
+    ledger.alter(lambda connection: connection.exec_driver_sql("ANALYZE"))
 
 
 class _Undo(Exception):

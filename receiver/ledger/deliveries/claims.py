@@ -27,6 +27,7 @@ Poison      A delivery whose last attempt was spent by a lapse may be what kills
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -52,10 +53,6 @@ UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefe
 # The condition for a claimed delivery; a literal, for the partial index needs it.
 SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
 
-# What is built once, for each claim builds its statements anew.
-_DUE = sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.due_at, deliveries.c.attempts).order_by(
-    deliveries.c.due_at
-)
 _OF_DELIVERY = (
     "id",
     "event_id",
@@ -82,6 +79,46 @@ _CLAIMED = (
     .join(events, events.c.id == deliveries.c.event_id)
     .outerjoin(runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id))
 )
+
+
+class _Statements:
+    """The statements of each claim, built once: that costs more than to run them. Their parameters begin with b_."""
+
+    def __init__(self, *, postgresql: bool) -> None:
+        self._postgresql = postgresql
+        it = deliveries.c
+        self.oldest = self.oldest_that(sa.true())
+        self.claim = (
+            sa.update(deliveries)
+            .where(bulk.among_given(postgresql, it.id, "b_ids"))
+            .values(
+                state=state_after(DeliveryMove.CLAIM),
+                attempts=it.attempts + 1,
+                updated_at=sa.bindparam("b_now"),
+                prefetched=bulk.among_given(postgresql, it.id, "b_ahead"),
+                claim_owner=sa.bindparam("b_owner"),
+                claim_number=sa.bindparam("b_number"),
+                claim_until=sa.bindparam("b_until"),
+            )
+        )
+        self.load = _CLAIMED.where(bulk.among_given(postgresql, it.id, "b_ids"))
+
+    def oldest_that(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        """Return the query that locks the oldest deliveries that are due and meet `condition`: id, attempts, size."""
+        it = deliveries.c
+        due = fair_queue.due(sa.bindparam("b_sink", type_=sa.Text()), sa.bindparam("b_now", type_=sa.Double()))
+        found = sa.select(it.id, it.event_id, it.due_at, it.attempts).where(due, condition)
+        found = found.order_by(it.due_at).limit(sa.bindparam("b_limit", type_=sa.Integer()))
+        locked = found.with_for_update(skip_locked=True).cte("due")
+        if self._postgresql:
+            locked = locked.prefix_with("MATERIALIZED")
+        query = sa.select(locked.c.id, locked.c.attempts, sa.func.length(events.c.body))
+        return query.join(events, events.c.id == locked.c.event_id).order_by(locked.c.due_at)
+
+
+@functools.cache
+def _statements(postgresql: bool) -> _Statements:
+    return _Statements(postgresql=postgresql)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +178,14 @@ def claim(
     if own is not None and own.paused:
         return []
 
-    made = {"claim_owner": owner, "claim_number": claim_number, "claim_until": now + seconds}
+    made = {"b_owner": owner, "b_number": claim_number, "b_until": now + seconds}
     making = _Making(connection, sink, made, now)
     ids: list[str] = []
     probes: list[str] = []
     if lane_limit is not None and limit > 0:
         ids, probes = making.of_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
     elif lane_limit is None and (own is None or own.breaker == "closed"):
-        ids = making.take(sa.true(), max(limit, 0), prefetch if limit > 0 or not wanted else 0)
+        ids = making.take(None, max(limit, 0), prefetch if limit > 0 or not wanted else 0)
     elif own is not None and limit > 0 and own.until <= now:
         ids = probes = making.probe(sink)
     return _load(connection, ids, probes) if ids else []
@@ -164,11 +201,11 @@ def _slots_taken(connection: sa.Connection, sink: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Making:
-    """What all steps of one claim share. `values`: the columns of the claim."""
+    """What all steps of one claim share. `claim`: its owner, number and end, as the statement names them."""
 
     connection: sa.Connection
     sink: str
-    values: Mapping[str, Any]
+    claim: Mapping[str, Any]
     now: float
 
     def of_many_lanes(
@@ -208,21 +245,19 @@ class _Making:
             lanes.end_probe(self.connection, before, self.now)
         return found
 
-    def take(self, condition: sa.ColumnElement[bool], slots: int, prefetch: int = 0) -> list[str]:
-        """Claim the oldest that are due and meet `condition`: `slots` of them, and the untried of the next `prefetch`.
+    def take(self, condition: sa.ColumnElement[bool] | None, slots: int, prefetch: int = 0) -> list[str]:
+        """Claim the oldest that are due and meet `condition`, if any: so many for `slots`, and the untried of the next
+        `prefetch`.
 
         The rows are found and locked before anything is joined to them: no plan reads more of the queue than that.
         """
-        found = _DUE.where(fair_queue.due(self.sink, self.now), condition).limit(slots + prefetch)
-        locked = found.with_for_update(skip_locked=True).cte("due")
-        if self.connection.dialect.name == "postgresql":
-            locked = locked.prefix_with("MATERIALIZED")
-        size = sa.func.length(events.c.body)
-        query = sa.select(locked.c.id, locked.c.attempts, size).join(events, events.c.id == locked.c.event_id)
+        statements = _statements(self.connection.dialect.name == "postgresql")
+        query = statements.oldest if condition is None else statements.oldest_that(condition)
+        due = {"b_sink": self.sink, "b_now": self.now, "b_limit": slots + prefetch}
         taken: list[str] = []
         ahead: list[str] = []
         total = 0
-        for place, (delivery, tried, length) in enumerate(self.connection.execute(query.order_by(locked.c.due_at))):
+        for place, (delivery, tried, length) in enumerate(self.connection.execute(query, due)):
             if place >= slots and tried:
                 continue
             total += length
@@ -232,24 +267,14 @@ class _Making:
             if place >= slots:
                 ahead.append(delivery)
         if taken:
-            prefetched = bulk.among(self.connection, deliveries.c.id, ahead) if ahead else sa.false()
-            self.connection.execute(
-                sa.update(deliveries)
-                .where(bulk.among(self.connection, deliveries.c.id, taken))
-                .values(
-                    state=state_after(DeliveryMove.CLAIM),
-                    attempts=deliveries.c.attempts + 1,
-                    updated_at=self.now,
-                    prefetched=prefetched,
-                    **self.values,
-                )
-            )
+            claim = {"b_ids": taken, "b_ahead": ahead, "b_now": self.now, **self.claim}
+            self.connection.execute(statements.claim, claim)
         return taken
 
 
 def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]) -> list[Claimed]:
     found = {}
-    for row in connection.execute(_CLAIMED.where(bulk.among(connection, deliveries.c.id, ids))):
+    for row in connection.execute(_statements(connection.dialect.name == "postgresql").load, {"b_ids": list(ids)}):
         fields = dict(zip(_CLAIMED_FIELDS, row, strict=True))
         fields["after"] = tuple(json.loads(fields["after"]))
         fields["labels"] = json.loads(fields["labels"] or "{}")

@@ -54,7 +54,7 @@ class Rotation:
     wrapped: bool = True
 
 
-def due(sink: str, now: float) -> sa.ColumnElement[bool]:
+def due(sink: str | sa.BindParameter[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is due for `sink`."""
     return sa.and_(deliveries.c.sink == sink, _QUEUED, deliveries.c.due_at <= now)
 
