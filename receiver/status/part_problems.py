@@ -65,7 +65,7 @@ def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
             yield Problem(
                 "spool_left",
                 f"{_named(each)} {how}, and its spool held {held} events: they are in {folder}",
-                "start a receiver on that data directory; it takes them in",
+                "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
             )
 
 

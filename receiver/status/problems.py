@@ -113,7 +113,7 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "spool_left",
             f"{disk.directory}/spool holds up to {size(disk.spool_left)} of events of receivers that are gone",
-            "start `runhook serve` here; it takes them in",
+            "start `runhook serve` here, which takes them in, or run `runhook spool send`",
         )
     if disk.set_aside:
         yield Problem(
