@@ -125,7 +125,10 @@ def test_a_host_that_vanishes_while_it_gets_bodies_keeps_no_other_from_claiming(
     # And what the first one has claimed comes back when its claim lapses
     later = time.time() + CLAIM + 1
     assert postgres_ledger.write(lambda it: recovery.lapse_claims(it, later)) == 4
-    assert len(claim(postgres_ledger, "ops", owner="other", now=later + 60)) == 4
+    back = [
+        claim(postgres_ledger, "ops", owner="other", now=later + 60) for _ in range(2)
+    ]  # as many bytes as one takes
+    assert [len(each) for each in back] == [2, 2]
     gate.forget()
     thread.join(60)
     vanishing.close()
