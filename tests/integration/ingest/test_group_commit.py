@@ -166,7 +166,10 @@ async def test_an_inbox_that_was_full_takes_events_again_when_it_is_well_below_i
 
 
 async def test_an_error_that_nobody_foresaw_sends_the_commit_to_the_spool_and_the_next_ones_to_redis_again(
-    valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    valkey_factory: Callable[..., ValkeyProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = valkey_factory()
     kept = [event(b"%d" % number) for number in range(2)]
@@ -177,7 +180,7 @@ async def test_an_error_that_nobody_foresaw_sends_the_commit_to_the_spool_and_th
     async with started(server.url, tmp_path) as it:
         monkeypatch.setattr(it._writer._connection, "read_response", broken)
         await it.commit(kept[0])
-        assert it.trouble
+        assert "redis_away reason=an answer that can't be read" in caplog.text
         await becomes(lambda: it.store == "redis")
         await it.commit(kept[1])
         await becomes(lambda: set(ids_in_inbox(server)) == {each.id for each in kept})
