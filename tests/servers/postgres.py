@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -256,8 +257,19 @@ def _memory() -> Path | None:
         return None
 
 
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what test runs that were killed have left in memory: servers that ended an hour ago or more."""
+    for path in parent.glob("runhook-pg-*"):
+        with contextlib.suppress(OSError):
+            running = (path / "data" / "postmaster.pid").exists()
+            if not running and time.time() - path.stat().st_mtime > 3600:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _directory(parent: Path | None = None) -> Iterator[Path]:
+    if parent is not None:
+        _remove_abandoned(parent)
     path = Path(tempfile.mkdtemp(prefix="runhook-pg-", dir=parent))
     try:
         yield path
