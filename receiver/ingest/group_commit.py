@@ -28,7 +28,7 @@ from receiver.errors import Busy
 from receiver.inbox import SPOILT, InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
-from receiver.ingest.spool import Spool, SpoolFull
+from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
@@ -400,8 +400,3 @@ def _complete(batch: Sequence[tuple[Event, asyncio.Future[None]]], busy: Busy | 
             future.set_result(None)
         else:
             future.set_exception(busy)
-
-
-def spool_trouble(error: Exception) -> str:
-    """Return in words why the spool took nothing."""
-    return f"the spool can't be written: {error.strerror}" if isinstance(error, OSError) else str(error)

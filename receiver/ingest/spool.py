@@ -360,3 +360,8 @@ def _lock(path: Path) -> int | None:
         os.close(handle)
         return None
     return handle
+
+
+def spool_trouble(error: Exception) -> str:
+    """Return in words why the spool took nothing."""
+    return f"the spool can't be written: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -22,9 +22,9 @@ from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
-from receiver.ingest.group_commit import GroupCommit, Limits, spool_trouble
+from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
-from receiver.ingest.spool import Spool, SpoolFull
+from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
