@@ -135,7 +135,8 @@ def test_an_embedded_valkey_whose_disk_is_full_is_told_in_a_line_and_back_when_t
 ) -> None:
     # Given everything on one small disk
     disk = small_disk("24m")
-    dev = Dev(disk, config=CONFIG + "spool: {reserve_bytes: 1MiB}\n")
+    config = CONFIG.replace("type: files,", "type: files, reserve: 1MiB,")
+    dev = Dev(disk, config=config + "spool: {reserve_bytes: 1MiB}\n")
     try:
         dev.ready()
         dev.post(a_run(1))
