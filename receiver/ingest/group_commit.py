@@ -46,8 +46,7 @@ EXAMINE_EVERY: Final = 30.0
 # An inbox that was over its limits takes events again when it is down to this part of them.
 RELEASE: Final = 0.9
 FULL_RETRY_AFTER: Final = 30
-# Seconds after which a Redis that refuses commits, and nothing else, is tried again at the latest.
-LONGEST_DISTRUST: Final = 30.0
+LONGEST_DISTRUST: Final = 30.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
 DRAIN_TIMEOUT: Final = 5.0
 # Seconds that `close` waits for what is in flight; no commit takes longer.
 CLOSE_TIMEOUT: Final = 2.0
@@ -191,12 +190,11 @@ class GroupCommit:
                 await self._commit([event for event, _ in batch])
             except Busy as busy:
                 _complete(batch, busy)
-            except Exception as error:  # noqa: BLE001 - those who wait must learn of it
-                log.error("ingest.bug task=commit error=%r", error_location(error))
+            except BaseException as error:  # those who wait must learn of it
                 _complete(batch, Busy("the event could not be kept"))
-            except BaseException:
-                _complete(batch, Busy("the event could not be kept"))  # or their requests would wait for ever
-                raise
+                if not isinstance(error, Exception):
+                    raise
+                log.error("ingest.bug task=commit error=%r", error_location(error))
             else:
                 _complete(batch, None)
 
