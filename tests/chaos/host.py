@@ -18,7 +18,7 @@ from tests.servers.valkey import ValkeyProcess, free_port
 
 PARTS: Final = ("receiver", "worker", "clock")
 # Python that a process of a host runs first whose clock is wrong. Time-outs go by the monotonic clock, which is right.
-# (libfaketime does it for C as well, and makes threads of Python wait for each other that should not.)
+# (Under libfaketime, which does it for C as well, a receiver answered late for a reason that was not found.)
 _AHEAD: Final = """
 import runpy, sys, time
 true_time = time.time

@@ -254,13 +254,16 @@ def test_no_two_public_classes_share_a_name() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
+def rows() -> list[tuple[str, str]]:
+    """The folders that docs/architecture.md lists, and what it says of each: a row a folder."""
+    row = r"^\| `((?:receiver|handlers)/[^`]*|receiver|handlers)` \| (.*) \|$"
+    return re.findall(row, PAGE.read_text(), re.MULTILINE)
+
+
 def listed() -> set[str]:
-    """The modules that docs/architecture.md lists: a row a folder, its modules in backticks in the second column."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    """The modules that the page lists, in backticks in the second column."""
     found = set()
-    for folder, row in re.findall(
-        r"^\| `((?:receiver|handlers)/[^`]*|receiver|handlers)` \| (.*) \|$", page, re.MULTILINE
-    ):
+    for folder, row in rows():
         found |= {f"{folder.rstrip('/')}/{name}" for name in re.findall(r"`([a-z0-9_]+)`", row)}
     return found
 
@@ -273,6 +276,11 @@ def test_the_page_lists_each_module_and_no_other() -> None:
         if path.stem not in unmapped and "/versions/" not in name_of(path)
     }
     assert listed() == there
+
+
+def test_the_page_lists_each_folder_once() -> None:
+    folders = [folder for folder, _ in rows()]
+    assert sorted(folders) == sorted(set(folders))
 
 
 def test_what_the_page_refers_to_is_there() -> None:
