@@ -25,6 +25,7 @@ import redis.asyncio
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, message, read_entry
 from receiver.errors import RunhookError
+from receiver.inbox_scripts import APPEND, READ, TIDY
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async
 
@@ -43,49 +44,6 @@ TIMEOUT: Final = 0.5
 # Bytes a second that even a slow way to Redis carries: a large commit gets that much more time.
 SLOWEST: Final = 32 << 20
 
-# KEYS: stream, wake-up flag. ARGV: seven values for each event. A flag that never lapses is none of ours, and is down.
-_APPEND = """
-for i = 1, #ARGV, 7 do
-  redis.call('XADD', KEYS[1], '*', 'id', ARGV[i], 'source', ARGV[i + 1], 'body', ARGV[i + 2],
-             'at', ARGV[i + 3], 'via', ARGV[i + 4], 'sub', ARGV[i + 5], 'mac', ARGV[i + 6])
-end
-local lapses = redis.call('PTTL', KEYS[2])
-return {redis.call('XLEN', KEYS[1]), (lapses > 0 and lapses <= 60000 or KEYS[2] == KEYS[1]) and 1 or 0}
-"""
-
-# KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where all of them
-# are more than so many bytes, any may be large, and each is read by itself.
-_READ = """
-local entries, size = {}, 0
-local all = redis.pcall('MEMORY', 'USAGE', KEYS[1])
-if type(all) ~= 'number' or all > tonumber(ARGV[4]) then ARGV[5] = 1 end
-while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
-  local step = math.min(tonumber(ARGV[5]), tonumber(ARGV[3]) - #entries)
-  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', step, 'STREAMS', KEYS[1], '>')
-  if not reply then break end
-  for _, entry in ipairs(reply[1][2]) do
-    entries[#entries + 1] = entry
-    for _, value in ipairs(entry[2]) do size = size + #value end
-  end
-end
-return entries
-"""
-
-# KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with pending entries would lose them.
-_TIDY = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local readers, removed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]), 0
-if readers.err then return 0 end
-for _, reader in ipairs(readers) do
-  local it = {}
-  for i = 1, #reader, 2 do it[reader[i]] = reader[i + 1] end
-  if it.pending == 0 and it.idle >= tonumber(ARGV[2]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], it.name)
-    removed = removed + 1
-  end
-end
-return removed
-"""
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20
 _STEP: Final = 8
@@ -151,7 +109,7 @@ class InboxWriter:
         self._timeout = timeout
         self._keys = keys or EntryKeys({})
         self._lazy = lazy
-        self._head = b"".join(map(_bulk, (b"EVAL", _APPEND.encode(), b"2", STREAM.encode(), wake_flag.encode())))
+        self._head = b"".join(map(_bulk, (b"EVAL", APPEND.encode(), b"2", STREAM.encode(), wake_flag.encode())))
         commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
         self._pool: Any = commits.connection_pool
         self._connection: Any = None
@@ -293,11 +251,11 @@ class InboxReader:
     def _read(self, count: int, block_ms: int | None) -> Any:
         first: Any = []
         if block_ms is not None:  # a script can't wait; what it then adds must leave room for the one waited for
-            reply: Any = self._redis.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
-            if not reply:
+            first = self._redis.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
+            if not first:
                 return []
-            first = _only(reply)
-        more: Any = self._redis.eval(_READ, 1, STREAM, GROUP, self.consumer, count - len(first), READ_BYTES, _STEP)
+            first = _only(first)
+        more: Any = self._redis.eval(READ, 1, STREAM, GROUP, self.consumer, count - len(first), READ_BYTES, _STEP)
         return [*first, *((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in more)]
 
     def entries(self, reply: Iterable[Any]) -> list[Entry]:
@@ -321,7 +279,7 @@ class InboxReader:
 
     def tidy(self, idle_ms: int = 3_600_000) -> int:
         """Remove readers without pending entries that were idle for `idle_ms`. Returns how many."""
-        removed: Any = self._redis.eval(_TIDY, 1, STREAM, GROUP, idle_ms)
+        removed: Any = self._redis.eval(TIDY, 1, STREAM, GROUP, idle_ms)
         return int(removed)
 
     def depth(self) -> tuple[int, int]:

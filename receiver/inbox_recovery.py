@@ -55,7 +55,8 @@ return entries
 """
 
 # KEYS: stream, where what is set aside goes. ARGV: group, now, then an entry's id and why, for each.
-# An entry of a stranger may have more fields than Lua can pass on; another one may have made the second key a string.
+# An entry of a stranger may have more fields than Lua can pass on; another one may have made the second key a string,
+# or used up its ids.
 _SET_ASIDE = """
 local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'none' and kind ~= 'stream' then redis.call('RENAME', KEYS[2], KEYS[2] .. ':' .. kind) end
@@ -66,7 +67,10 @@ for i = 3, #ARGV, 2 do
     local fields, kept = found[1][2], {}
     for place = 1, math.min(#fields, 64) do kept[place] = fields[place] end
     for _, part in ipairs({'why', ARGV[i + 1], 'was', ARGV[i], 'since', ARGV[2]}) do kept[#kept + 1] = part end
-    redis.call('XADD', KEYS[2], '*', unpack(kept))
+    if redis.pcall('XADD', KEYS[2], '*', unpack(kept)).err then
+      redis.call('RENAME', KEYS[2], KEYS[2] .. ':full:' .. ARGV[2])
+      redis.call('XADD', KEYS[2], '*', unpack(kept))
+    end
     moved = moved + 1
   end
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])

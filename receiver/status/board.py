@@ -22,9 +22,11 @@ from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
 KEY: Final = "runhook:parts"
 _MOST: Final = 10_000  # entries that are read: anybody who reaches Redis can write more
 
-# The time is the server's: clocks of hosts differ. KEYS: hash. ARGV: name, heartbeat, seconds that the hash lives.
+# The time is the server's: clocks of hosts differ. A key of another type is a stranger's, and goes.
+# KEYS: hash. ARGV: name, heartbeat, seconds that the hash lives.
 _PUT = """
-local now = redis.call('TIME')
+local now, kind = redis.call('TIME'), redis.call('TYPE', KEYS[1]).ok
+if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], ARGV[1], now[1] .. '.' .. string.format('%06d', now[2]) .. ' ' .. ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 """

@@ -8,11 +8,14 @@ does no harm; it finds nothing to do.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 import redis
+from rq import Queue
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.utils import current_timestamp, now
@@ -22,6 +25,8 @@ from receiver.wakeups.flags import wake_command
 
 _STUCK = 2.0  # seconds in the intermediate queue, where a job stays for a millisecond, after which its worker is dead
 _MOST = 999  # entries of one list that one sweep reads
+
+log = logging.getLogger("runhook.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +57,39 @@ def sweep(client: redis.Redis, queues: Sequence[str]) -> Swept:
         pipeline.zrange(f"rq:wip:{queue}", 0, _MOST, withscores=True)
         pipeline.lrange(f"rq:queue:{queue}:intermediate", 0, _MOST)
         pipeline.smembers(WORKERS_BY_QUEUE_KEY % queue)
-    answers = pipeline.execute()
+    answers: list[Any] = pipeline.execute(raise_on_error=False)
     total = Swept()
     for number, queue in enumerate(queues):
-        failed, started, stuck, workers = answers[4 * number : 4 * number + 4]
-        if failed or started or stuck or workers:
-            total += _sweep_queue(client, queue, failed, dict(started), stuck, list(workers))
+        found = answers[4 * number : 4 * number + 4]
+        try:
+            for each in found:
+                if isinstance(each, Exception):
+                    raise each
+            failed, started, stuck, workers = found
+            if failed or started or stuck or workers:
+                total += _sweep_queue(client, queue, failed, dict(started), stuck, list(workers))
+        except redis.ResponseError as error:
+            if not clear_spoilt(client, queue, error):
+                raise
     return total
+
+
+def clear_spoilt(client: redis.Redis, queue: str, error: redis.RedisError) -> bool:
+    """Remove all that RQ keeps of `queue`, and wake it, when `error` says that a key has another type than RQ's.
+
+    Only a stranger can have written that, and no worker could serve the queue with it. What is lost carries nothing:
+    living workers register again. False, and nothing is removed, for all other errors. Raises redis.RedisError.
+    """
+    if "WRONGTYPE" not in str(error):
+        return False
+    name = f"rq:queue:{queue}"
+    kept = (name, f"{name}:intermediate", f"rq:wip:{queue}", f"rq:failed:{queue}", WORKERS_BY_QUEUE_KEY % queue)
+    pipeline = client.pipeline()
+    pipeline.delete(*kept, REDIS_WORKER_KEYS, Queue.redis_queues_keys)
+    pipeline.execute_command(*wake_command(queue, force=True))
+    pipeline.execute()
+    log.warning("%s: something else has written into what RQ keeps in Redis; it was removed", queue)
+    return True
 
 
 def _sweep_queue(
@@ -162,7 +193,9 @@ def _is_stuck(client: redis.Redis, queue: str, job_id: str) -> bool:
     intermediate = IntermediateQueue(f"rq:queue:{queue}", client)
     if intermediate.set_first_seen(job_id):
         return False
-    seen = intermediate.get_first_seen(job_id)
+    seen = None
+    with suppress(ValueError, OverflowError):  # not what a sweep of ours has written
+        seen = intermediate.get_first_seen(job_id)
     return seen is not None and (now() - seen).total_seconds() >= _STUCK
 
 

@@ -21,9 +21,13 @@ FLAG_TTL: Final = 10
 # Seconds that a job's record may live, so that no orphan stays for ever.
 RECORD_TTL: Final = 3600
 
+# Wake-ups that a queue may hold: there is one at a time, and another one after each of what sweeps and deaths force.
+_MOST: Final = 100
+
 # KEYS: flag, queue, job record, set of queues, nudge list.
-# ARGV: flag's seconds, record's seconds, job id, nudge?, force?, the record's names and values.
-# A flag that never lapses, or later than ours do, is somebody else's, and is down; a key of another type goes.
+# ARGV: flag's seconds, record's seconds, job id, nudge?, force?, most wake-ups, the record's names and values.
+# A flag that never lapses, or later than ours do, is somebody else's, and is down; a key of another type goes, and so
+# does a queue that holds more than wake-ups of ours.
 _SCRIPT = """
 local lapses = redis.call('PTTL', KEYS[1])
 if lapses > 0 and lapses <= ARGV[1] * 1000 and ARGV[5] == '0' then
@@ -39,8 +43,10 @@ for key, kind in pairs({[KEYS[2]] = 'list', [KEYS[4]] = 'set'}) do
   if found ~= 'none' and found ~= kind then redis.call('DEL', key) end
 end
 redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[1])
-if redis.call('LLEN', KEYS[2]) > 0 then return 0 end
-redis.call('HSET', KEYS[3], unpack(ARGV, 6))
+local waiting = redis.call('LLEN', KEYS[2])
+if waiting > 0 and waiting <= tonumber(ARGV[6]) then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[3], unpack(ARGV, 7))
 redis.call('EXPIRE', KEYS[3], ARGV[2])
 redis.call('SADD', KEYS[4], KEYS[2])
 redis.call('RPUSH', KEYS[2], ARGV[3])
@@ -74,7 +80,7 @@ def wake_command(queue: str, *, force: bool = False) -> tuple[Any, ...]:
         nudge_key(queue),
     )
     nudges = 0 if queue == DISPATCH else 1  # an idle dispatcher waits on the inbox itself
-    arguments = (FLAG_TTL, RECORD_TTL, job_id, nudges, int(force))
+    arguments = (FLAG_TTL, RECORD_TTL, job_id, nudges, int(force), _MOST)
     times = ("created_at", stamp, "enqueued_at", stamp)
     return ("EVAL", _SCRIPT, len(keys), *keys, *arguments, *job_fields(queue), *times)
 
@@ -118,5 +124,10 @@ def finish(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:
 
 
 def wait_nudge(client: redis.Redis, queue: str, seconds: float) -> bool:
-    """Wait for a nudge, at most `seconds` (less than the client's socket timeout). True if one came."""
-    return seconds > 0 and client.blpop([nudge_key(queue)], seconds) is not None
+    """Wait for a nudge, at most `seconds` (less than the client's socket timeout). True if one came. Raises
+    redis.RedisError."""
+    try:
+        return seconds > 0 and client.blpop([nudge_key(queue)], seconds) is not None
+    except redis.ResponseError:  # it is no list, so it is a stranger's
+        client.delete(nudge_key(queue))
+        return False

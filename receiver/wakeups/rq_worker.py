@@ -30,7 +30,7 @@ from rq.worker_registration import register
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect
 from receiver.wakeups.body import JobBody
-from receiver.wakeups.cleanup import clear_dead, forget
+from receiver.wakeups.cleanup import clear_dead, clear_spoilt, forget
 from receiver.wakeups.flags import RECORD_TTL, lower_flag, wake
 from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
 
@@ -179,6 +179,7 @@ class RunhookWorker(SimpleWorker):
                 log.warning("%s: dropped a job that is no wake-up of ours (%.80r)", self.queue.name, raw_id)
             self.connection.lrem(intermediate, 0, raw_id)  # type: ignore[arg-type]
             self.connection.delete(Job.redis_job_namespace_prefix.encode() + raw_id)
+            wake(self.connection, self.queue.name, force=True)  # it may have stood where a wake-up would
             return None
         job.origin = self.queue.name
         job.timeout = self._timeout
@@ -272,6 +273,9 @@ def run_worker(
             on_ready()
             worker.serve(stop)
         except RedisError as error:
+            with contextlib.suppress(RedisError):
+                if clear_spoilt(client, queue, error):
+                    continue
             if not away and not stop.asked:
                 log.warning("%s: Redis can't be used now (%s); trying again", queue, type(error).__name__)
             away = True

@@ -22,8 +22,10 @@ def append(redis_url: str, *events: Event, keys: EntryKeys | None = None) -> Non
 
     async def work() -> None:
         writer = InboxWriter(redis_url, timeout=30, keys=keys)  # a busy disk is not what these tests are about
-        await writer.append(events)
-        await writer.close()
+        try:
+            await writer.append(events)
+        finally:
+            await writer.close()
 
     asyncio.run(work())
 

@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 # From the bottom up. A package imports from the layers below its own, and nothing of its own layer.
 LAYERS = (
     {"errors"},
-    {"runtime", "domain", "telemetry"},
+    {"runtime", "domain", "telemetry", "inbox_scripts"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},

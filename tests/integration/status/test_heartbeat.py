@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from receiver import __version__
 from receiver.config.settings import Settings
-from receiver.domain.parts import FORGET_AFTER, PartSeen
+from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
 from receiver.ledger import Ledger, heartbeats
 from receiver.ledger.schema import heartbeats as table
 from receiver.status import board
@@ -166,3 +166,11 @@ def test_a_data_directory_keeps_its_id_wherever_it_is(tmp_path: Path) -> None:
     assert board.every_file(tmp_path / "moved") == []
     (tmp_path / "file").write_text("")
     assert board.directory_id(tmp_path / "file") == ""
+
+
+def test_a_key_of_another_type_makes_nobody_invisible(client: redis.Redis) -> None:
+    client.set(board.KEY, "a stranger's")
+    board.put(
+        client, PartBeat(part="clock", name="clock@host", host="host", pid=1, version="1", config="", started_at=1.0)
+    )
+    assert [seen.beat.part for seen in board.every(client)] == ["clock"]

@@ -1,0 +1,66 @@
+"""What the inbox asks Redis to do in one step: the scripts of inbox.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# KEYS: stream, wake-up flag. ARGV: seven values for each event. A flag that never lapses is none of ours, and is down.
+# An entry of a stranger may have used up the stream's ids: once all that it holds has been read, it is begun anew.
+APPEND: Final = """
+local function add(i)
+  return redis.pcall('XADD', KEYS[1], '*', 'id', ARGV[i], 'source', ARGV[i + 1], 'body', ARGV[i + 2],
+                     'at', ARGV[i + 3], 'via', ARGV[i + 4], 'sub', ARGV[i + 5], 'mac', ARGV[i + 6])
+end
+for i = 1, #ARGV, 7 do
+  local added = add(i)
+  if added.err and string.find(added.err, 'exhausted', 1, true) and redis.call('XLEN', KEYS[1]) == 0 then
+    redis.call('DEL', KEYS[1])
+    added = add(i)
+  end
+  if added.err then return added end
+end
+local lapses = redis.call('PTTL', KEYS[2])
+return {redis.call('XLEN', KEYS[1]), (lapses > 0 and lapses <= 60000 or KEYS[2] == KEYS[1]) and 1 or 0}
+"""
+
+# KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where all of them
+# are more than so many bytes, any may be large, and each is read by itself. An entry that is neither new to the group
+# nor pending would never be read: a stranger has moved the group's place, or removed a reader. Then the next call reads
+# all of them again.
+READ: Final = """
+local entries, size = {}, 0
+local all = redis.pcall('MEMORY', 'USAGE', KEYS[1])
+if type(all) ~= 'number' or all > tonumber(ARGV[4]) then ARGV[5] = 1 end
+while #entries < tonumber(ARGV[3]) and size < tonumber(ARGV[4]) do
+  local step = math.min(tonumber(ARGV[5]), tonumber(ARGV[3]) - #entries)
+  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', step, 'STREAMS', KEYS[1], '>')
+  if not reply then break end
+  for _, entry in ipairs(reply[1][2]) do
+    entries[#entries + 1] = entry
+    for _, value in ipairs(entry[2]) do size = size + #value end
+  end
+end
+if #entries == 0 then
+  local left = redis.call('XLEN', KEYS[1])
+  if left > 0 and left > redis.call('XPENDING', KEYS[1], ARGV[1])[1] then
+    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], '0')
+  end
+end
+return entries
+"""
+
+# KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with pending entries would lose them.
+TIDY: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local readers, removed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1]), 0
+if readers.err then return 0 end
+for _, reader in ipairs(readers) do
+  local it = {}
+  for i = 1, #reader, 2 do it[reader[i]] = reader[i + 1] end
+  if it.pending == 0 and it.idle >= tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], it.name)
+    removed = removed + 1
+  end
+end
+return removed
+"""
