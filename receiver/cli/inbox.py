@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import redis
 import typer
 
+from handlers.support.url import hide_password
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, out, print_rows, show_time
 from receiver.config.models import Config
@@ -18,7 +19,7 @@ from receiver.domain.inbox_entry import EntryKeys, read_entry
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.inbox_recovery import AsideEntry, drop_aside, list_aside
-from receiver.runtime.redis_client import connect
+from receiver.runtime.redis_client import connect, no_entry
 
 app = typer.Typer(
     help="Entries of the inbox that were set aside: see them, put them back, drop them.", no_args_is_help=True
@@ -115,7 +116,7 @@ def _aside(settings: Settings) -> list[AsideEntry]:
         try:
             return list_aside(client)
         except redis.RedisError as error:
-            raise NotStarted(f"Redis can't be used: {type(error).__name__}") from None
+            raise _unusable(settings, error) from None
 
 
 def _drop(settings: Settings, aside: Sequence[AsideEntry]) -> int:
@@ -123,7 +124,13 @@ def _drop(settings: Settings, aside: Sequence[AsideEntry]) -> int:
         try:
             return drop_aside(client, [each.aside_id for each in aside])
         except redis.RedisError as error:
-            raise NotStarted(f"Redis can't be used: {type(error).__name__}") from None
+            raise _unusable(settings, error) from None
+
+
+def _unusable(settings: Settings, error: redis.RedisError) -> NotStarted:
+    reason = str(error).rstrip(".") or type(error).__name__
+    where = hide_password(settings.redis_url)
+    return NotStarted(no_entry(settings.redis_url, error) or f"Redis can't be used ({where}): {reason}")
 
 
 def _redis(settings: Settings) -> redis.Redis:

@@ -127,15 +127,19 @@ class Ledger:
                 raise LedgerDataError(str(error)) from error
         raise AssertionError("unreachable")
 
-    def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in one read-only transaction. Raises LedgerUnavailable."""
+    def read(self, work: Callable[[sa.Connection], T], within: float | None = None) -> T:
+        """Run `work` in one read-only transaction. Raises LedgerUnavailable.
+
+        `within`: seconds after which a PostgreSQL that does not answer is given up, sooner than the limits say.
+        """
         self._prepare()
+        until = float("inf") if within is None else time.monotonic() + within
         for number in (1, 2):
             try:
-                with self._engine(write=False).connect() as connection:
+                with self._deadline(until), self._engine(write=False).connect() as connection:
                     return work(connection)
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
-                if number == 2 or not _worth_a_retry(error):
+                if number == 2 or time.monotonic() > until or not _worth_a_retry(error):
                     raise self._failed(error) from error
         raise AssertionError("unreachable")
 
@@ -185,6 +189,19 @@ class Ledger:
             times,
             self._translated(error),
         )
+
+    @contextmanager
+    def _deadline(self, until: float) -> Iterator[None]:
+        if until == float("inf") or self.dialect != "postgresql":
+            yield
+            return
+        from handlers.support import postgresql  # not needed with SQLite
+
+        token = postgresql.deadline.set(min(until, postgresql.deadline.get()))
+        try:
+            yield
+        finally:
+            postgresql.deadline.reset(token)
 
     def _prepare(self) -> None:
         """Put a new SQLite file into WAL mode, which it then stays in, under the lock that writers take.

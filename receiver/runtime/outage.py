@@ -40,5 +40,5 @@ class Pause:
     def end(self) -> None:
         """Log that the ledger answers again, if there was an outage."""
         if self._since is not None:
-            self._log.warning("%s.resumed after=%.1fs", self._name, time.monotonic() - self._since)
+            self._log.warning("%s.resumed after=%.1f", self._name, time.monotonic() - self._since)
             self._since = None

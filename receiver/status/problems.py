@@ -158,6 +158,8 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
 
 def _sinks(report: StatusReport) -> Iterator[Problem]:
     for lane in report.ledger.lanes:
+        if report.sinks and lane.sink not in (*report.sinks, CALLBACK):
+            continue  # nobody sends to it, so there is nothing to resume or to mend; what waits for it is told below
         under_way = _under_way(report, lane.sink)
         if lane.paused:
             yield Problem(
@@ -174,6 +176,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
                 f"{amount(under_way)} deliveries wait, "
                 f"and the next probe is {probe_time(lane, report.now)}",
                 f"`runhook sink test {lane.sink}` tries it; once it is well, `runhook sink resume {lane.sink}` probes",
+                note=not under_way,  # and then nothing is there to probe it with
             )
     shut = [lane for lane in report.ledger.lanes if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
     if shut:

@@ -28,13 +28,22 @@ class PartsWatch:
     """Reads heartbeats. Any thread may call it; one reads at a time.
 
     `ledger`: stays its owner's. `directory`: the data directory, whose files are read as well; None leaves them out.
-    `timeout`: seconds that Redis may take.
+    `timeout`, `within`: seconds that Redis and the ledger may take; None: the ledger's own limits.
     """
 
-    def __init__(self, redis_url: str, ledger: Ledger, directory: Path | None = None, *, timeout: float = 1.0) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        ledger: Ledger,
+        directory: Path | None = None,
+        *,
+        timeout: float = 1.0,
+        within: float | None = None,
+    ) -> None:
         self._redis = connect(redis_url, timeout=timeout, connect_timeout=timeout, retries=1)
         self._ledger = ledger
         self._directory = directory
+        self._within = within
         self._lock = threading.Lock()
 
     def read(self) -> PartsReport:
@@ -47,7 +56,7 @@ class PartsWatch:
             except redis.RedisError as error:
                 trouble["redis"] = str(error) or type(error).__name__
             try:
-                stores.append(self._ledger.read(heartbeats.every))
+                stores.append(self._ledger.read(heartbeats.every, self._within))
             except LedgerUnavailable as error:
                 trouble["ledger"] = str(error)
         if self._directory is not None:

@@ -63,11 +63,18 @@ async def _state_of(context: Context) -> str | RequestError:
     return Busy(f"{wrong} (events are kept: {store})") if wrong else store
 
 
+def _redis(group_commit: GroupCommit) -> str:
+    found = group_commit.durability
+    if group_commit.trouble and (found is None or found.strong):  # else what follows says more
+        return f"not used: {group_commit.trouble}"
+    return str(found) if found else "never reached"
+
+
 def _state(group_commit: GroupCommit, store: str) -> dict[str, Any]:
     # The spool is always on disk before the 202; what is said of Redis holds for events that go there.
     found = group_commit.durability
     return {
         "store": store,
         "on_disk_before_202": store == "spool" or bool(found and found.strong),
-        "redis": str(found) if found else "never reached",
+        "redis": _redis(group_commit),
     }

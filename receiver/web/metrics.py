@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, get_args
 
 import redis.asyncio
@@ -30,6 +30,7 @@ from receiver.runtime.redis_client import connect_async
 from receiver.status.watch import PartsReport, PartsWatch
 from receiver.telemetry import workers
 from receiver.web.part import Context, WebPart
+from receiver.web.parts import LEDGER_WITHIN
 
 # Seconds for which the answers of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
@@ -177,21 +178,23 @@ def metrics(context: Context) -> WebPart:
         context.config.destinations, [route.name for route in context.config.routes], list(context.config.sources)
     )
     context.registry.register(state)
-    watch = PartsWatch(context.settings.redis_url, ledger)
+    watch = PartsWatch(context.settings.redis_url, ledger, within=LEDGER_WITHIN)
     lock = asyncio.Lock()
 
     async def poll() -> None:
-        state.parts = await asyncio.to_thread(watch.read)
-        try:
-            state.gauges = await asyncio.to_thread(ledger.read, read)
-        except LedgerUnavailable:
-            state.gauges = None
-        try:
-            state.dispatched = workers.parse_dispatch(await client.hgetall(workers.DISPATCH_KEY))
-            state.counts = workers.parse(await client.hgetall(workers.KEY))
-        except redis.RedisError:
-            state.counts = None
+        found = state.parts = await asyncio.to_thread(watch.read)
+        state.gauges = state.counts = None
+        # Who did not answer just now is not asked again: each question costs its time-out, and who scrapes has one too.
+        with suppress(LedgerUnavailable):
+            state.gauges = None if found.ledger else await asyncio.to_thread(ledger.read, read, LEDGER_WITHIN)
+        with suppress(redis.RedisError):
+            if not found.redis:
+                await count()
         state.polled_at = time.monotonic()
+
+    async def count() -> None:
+        state.dispatched = workers.parse_dispatch(await client.hgetall(workers.DISPATCH_KEY))
+        state.counts = workers.parse(await client.hgetall(workers.KEY))
 
     async def serve(_: Request) -> Response:
         async with lock:

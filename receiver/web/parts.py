@@ -25,6 +25,9 @@ from receiver.web.part import Context, WebPart
 
 # Seconds for which what was read is reused, so that no client can turn requests into load on the ledger.
 FRESH_FOR: Final = 3.0
+# Seconds after which a ledger that does not answer is given up: who asks for /readyz?all or /metrics, such as
+# Prometheus, waits 10 s, and must hear of it when the database hangs.
+LEDGER_WITHIN: Final = 4.0
 # Seconds between two steps of the event loop that the heartbeat hears of.
 _STEP_EVERY: Final = 1.0
 
@@ -82,7 +85,7 @@ class AllParts:
     def __init__(self, context: Context) -> None:
         self._expected = parts.expected(context.config.destinations)
         self._ledger = Ledger(context.settings.database_url)
-        self._watch = PartsWatch(context.settings.redis_url, self._ledger)
+        self._watch = PartsWatch(context.settings.redis_url, self._ledger, within=LEDGER_WITHIN)
         self._lock = asyncio.Lock()
         self._report = PartsReport()
         self._read_at = float("-inf")

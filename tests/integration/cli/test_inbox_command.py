@@ -65,3 +65,12 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     assert command("drop", "--all").output == "1 dropped.\n"
     assert client.xlen(ASIDE) == 0
     assert command("list").output == "Nothing was set aside.\n"
+
+
+def test_a_redis_that_cannot_be_used_is_named_with_the_cause(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:hush@127.0.0.1:1/0")
+    for words in (["list"], ["drop", "--all"]):
+        said = str(command(*words).exception)
+        assert "redis://:********@127.0.0.1:1/0" in said
+        assert "Error 111 connecting" in said
+        assert "hush" not in said

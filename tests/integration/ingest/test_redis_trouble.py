@@ -138,6 +138,7 @@ def test_the_spool_moves_on_in_order_and_wakes_the_dispatcher(
     receiver = receiver_factory(f"redis://127.0.0.1:{port}/0")
     acked = receiver.acked(*(body(number) for number in range(40)))
     assert store(receiver) == "spool"
+    assert httpx2.get(f"{receiver.url}/readyz").json()["redis"].startswith("not used: Error 111")
     server = valkey_factory(port)
     all_arrive(server, acked)
     assert ids_in_inbox(server) == acked

@@ -101,6 +101,20 @@ def test_a_client_gives_up_a_connection_that_is_held_and_takes_another(
     held.wait(0)
 
 
+def test_who_can_wait_less_gives_up_a_connection_that_is_held_by_then_and_takes_no_other(
+    gate: Gate, through: Callable[..., Ledger]
+) -> None:
+    # Given a network that holds an answer
+    ledger = through()
+    ledger.read(lambda it: it.exec_driver_sql("SELECT 1").scalar())
+    gate.catch(b"SELECT 4713", "after")
+    # When somebody asks who has less time than a statement, then it hears that the ledger does not answer
+    with pytest.raises(LedgerUnavailable, match="did not answer in time"):
+        ledger.read(lambda it: it.exec_driver_sql("SELECT 4713").scalar(), 0.3)
+    # And who asks next has the usual time
+    assert ledger.read(lambda it: it.exec_driver_sql("SELECT pg_sleep(0.4), 4713").all())
+
+
 def test_a_host_that_vanishes_while_it_gets_bodies_keeps_no_other_from_claiming(
     gate: Gate, through: Callable[..., Ledger], postgres_ledger: Ledger, redis_url: str
 ) -> None:

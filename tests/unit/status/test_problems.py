@@ -119,6 +119,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "ops does not answer, for 2 h now: 503; 3 deliveries wait, and the next probe is in 20 s",
         False,
     ),
+    ("sink_down", ledger(lanes=[Lane("ops", "ops", breaker="open")], counts={}), "; 0 deliveries wait", True),
     (
         "callers_down",
         ledger(lanes=[Lane("callback https://c", "callback", breaker="open")]),
@@ -126,6 +127,29 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         True,
     ),
     ("sink_gone", ledger(orphans={"old": {"queued": 2, "held": 1}}), "old is not in the config", False),
+    # Nobody sends to it any more, so it is neither down nor paused; `resume` and `test` would know no such sink
+    (
+        "sink_gone",
+        ledger(lanes=[Lane("old", "old", True, breaker="open", reason="503")], orphans={"old": {"queued": 2}}),
+        "2 queued",
+        False,
+    ),
+    # What keeps receivers from Redis is told once, with what mends it
+    (
+        "redis_weak",
+        replace(without("receiver", receiver(store="spool", trouble="weak")), redis=RedisReport("r", weak="no AOF")),
+        "no AOF",
+        False,
+    ),
+    (
+        "inbox_unreadable",
+        replace(
+            without("receiver", receiver(store="spool", trouble="no stream")),
+            redis=RedisReport("r", inbox=InboxState(trouble="the key is a string")),
+        ),
+        "is a string",
+        False,
+    ),
     ("delivery_late", ledger(oldest_due={"ops": NOW - 301}), "should have been sent 5 min ago", False),
     ("delivery_dead", ledger(counts={("ops", "dead"): 2}), "2 of ops", True),
     ("operations", ledger(operations=1), "1 replays are running", True),
@@ -167,6 +191,10 @@ def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is
     assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, back]))}
     assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, drained]))}
     assert "spool_left" in {problem.code for problem in find(but(parts=[*WELL.parts, gone, other]))}
+
+
+def test_the_breaker_of_a_sink_that_is_gone_and_has_nothing_left_is_nothing_wrong() -> None:
+    assert find(ledger(lanes=[Lane("old", "old", True, breaker="open", reason="503")])) == []
 
 
 def test_with_both_servers_away_it_is_not_known_who_is_alive_but_here() -> None:

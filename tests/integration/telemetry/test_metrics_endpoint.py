@@ -1,0 +1,46 @@
+"""/metrics while the ledger hangs: who scrapes waits 10 s, and must hear of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from receiver.config.loader import load
+from receiver.config.settings import Settings
+from receiver.ledger import Ledger
+from receiver.web import metrics as endpoint
+from receiver.web.part import Context
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
+
+
+def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
+    postgres: PostgresProcess,
+    postgres_ledger: Ledger,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint, "LEDGER_WITHIN", 0.3)
+    config = tmp_path / "c.yaml"
+    config.write_text("sources: {skyvern: {secrets: [s]}}\n")
+    with Gate(postgres.port) as gate:
+        # Given a ledger behind a network that holds the first answer
+        url = postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)
+        settings = Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
+        nothing = cast(Any, None)
+        context = Context(settings, load(config, {}), nothing, nothing, CollectorRegistry(), nothing, nothing)
+        part = endpoint.metrics(context)
+        gate.catch(b"heartbeats", "after")
+        # When it is asked
+        with TestClient(Starlette(routes=list(part.routes), lifespan=lambda _: part.lifespan())) as client:
+            shown = client.get("/metrics").text
+        gate.forget()
+    # Then it did not wait until another connection answers, and Redis was asked all the same
+    assert "runhook_ledger_up 0.0" in shown
+    assert "runhook_tally_up 1.0" in shown
