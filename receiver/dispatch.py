@@ -70,6 +70,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         self._unfinished: list[Entry] = []  # read, but the ledger was away
         self._cut_off = 0  # jobs since the last one that finished something
         self._reclaimed_at = 0.0
+        self._lines = TokenBucket(rate=1, burst=20)
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
@@ -175,8 +176,9 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""
         self._recovery.set_aside(entries)
         for entry in entries:
-            log.error("inbox.set_aside entry=%s reason=%s", entry.entry_id, entry.problem)
             self._counter.add_aside()
+            if self._lines.take(1, time.monotonic()):  # a stranger's entries must not fill the disk with lines
+                log.error("inbox.set_aside entry=%s reason=%s", entry.entry_id, entry.problem)
 
 
 def _part(entries: list[Entry]) -> list[Entry]:

@@ -17,11 +17,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
 
+from receiver.domain.inbox_entry import EARLIEST, LATEST
 from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, Entry, InboxReader, spoilt
 
 # Times that an entry was taken: see above.
@@ -169,11 +171,12 @@ class InboxRecovery:
 
 @dataclass(frozen=True, slots=True)
 class AsideEntry:
-    """An entry that was set aside. `fields`: all that it had; `since`: seconds since the epoch, as text."""
+    """An entry that was set aside. `fields`: all that it had; `since`: seconds since the epoch, None where a stranger
+    has written something else."""
 
     aside_id: str
     why: str
-    since: str
+    since: float | None
     fields: Mapping[bytes, bytes]
 
 
@@ -181,14 +184,20 @@ def list_aside(client: redis.Redis, count: int | None = None) -> list[AsideEntry
     """Return what was set aside, the oldest first. Raises redis.RedisError."""
     found: Any = client.xrange(ASIDE, count=count)
     return [
-        AsideEntry(entry_id.decode(), _text(fields, b"why"), _text(fields, b"since"), fields)
-        for entry_id, fields in found
+        AsideEntry(entry_id.decode(), _text(fields, b"why")[:200], _time(fields), fields) for entry_id, fields in found
     ]
 
 
 def drop_aside(client: redis.Redis, ids: Sequence[str]) -> int:
     """Delete entries that were set aside. Returns how many there were. Raises redis.RedisError."""
     return int(client.xdel(ASIDE, *ids)) if ids else 0
+
+
+def _time(fields: Mapping[bytes, bytes]) -> float | None:
+    with suppress(ValueError):
+        seconds = float(fields.get(b"since", b""))
+        return seconds if EARLIEST <= seconds <= LATEST else None
+    return None
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:

@@ -50,7 +50,7 @@ def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json =
 def _row(each: AsideEntry) -> dict[str, Any]:
     return {
         "id": each.aside_id,
-        "set_aside_at": float(each.since),
+        "set_aside_at": each.since,
         "source": each.fields.get(b"source", b"").decode(errors="replace")[:200],
         "event_id": each.fields.get(b"id", b"").decode(errors="replace")[:200],
         "size": len(each.fields.get(b"body", b"")),

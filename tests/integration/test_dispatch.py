@@ -396,6 +396,18 @@ def test_what_a_stranger_writes_into_the_inbox_is_set_aside_and_holds_up_nothing
         assert client.pttl(flag_key("dispatch")) == -2
 
 
+def test_many_entries_of_a_stranger_are_few_lines(
+    guarded: Dispatcher, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        for _ in range(200):
+            client.xadd(STREAM, {b"a": b"b"})
+        guarded.run(once())
+        assert client.xlen(ASIDE) == 200
+        assert client.hget(workers.DISPATCH_KEY, "aside") == b"200"
+    assert 0 < caplog.text.count("inbox.set_aside") < 40
+
+
 def test_entries_of_a_version_before_signatures_are_let_in_for_a_day_after_the_upgrade(
     guarded: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

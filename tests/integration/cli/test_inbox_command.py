@@ -74,3 +74,12 @@ def test_a_redis_that_cannot_be_used_is_named_with_the_cause(command: Command, m
         assert "redis://:********@127.0.0.1:1/0" in said
         assert "Error 111 connecting" in said
         assert "hush" not in said
+
+
+@pytest.mark.parametrize("since", ["", "soon", "nan", "1e300"])
+def test_what_a_stranger_has_put_aside_is_listed_and_dropped(command: Command, client: redis.Redis, since: str) -> None:
+    client.xadd(ASIDE, {"why": "\x1b[2J" + "x" * 1000, "since": since} if since else {"a": "b"})
+    shown = command("list")
+    assert shown.exception is None
+    assert "\x1b" not in shown.output
+    assert command("drop", "--all").output == "1 dropped.\n"
