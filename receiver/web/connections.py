@@ -64,6 +64,9 @@ class Peer(Protocol):
     def idle_since(self) -> float | None:
         """When it became idle, in seconds of any clock; None while it is not."""
 
+    def unsent(self) -> int:
+        """How many bytes of answers it has not taken yet."""
+
     def refuse(self, status: str, code: str, message: str) -> None:
         """Answer so, unless an answer has begun, and close the connection."""
 
@@ -118,7 +121,8 @@ class Connections:
         self._bounds = bounds
         self._all = _Group()
         self._by_address: dict[str, _Group] = {}
-        self._unread: dict[Peer, float] = {}  # since when they take nothing, the oldest first
+        # Since when they take nothing, and the bytes that were unsent then: who has waited for longest is the first.
+        self._unread: dict[Peer, tuple[float, int]] = {}
         self._swept_at = 0.0
         self.everyone: Callable[[], Iterable[Peer]] = tuple
         self.count: Callable[[], int] = lambda: 0
@@ -164,8 +168,9 @@ class Connections:
             del self._by_address[request.address]
 
     def unread(self, peer: Peer, now: float) -> None:
-        """Note that a client takes nothing of its answer: what may be sent ahead is sent."""
-        self._unread[peer] = now
+        """Note that a client is slow to take its answer: what may be sent ahead is sent, or the connection is to be
+        closed once all is."""
+        self._unread[peer] = (now, peer.unsent())
 
     def read(self, peer: Peer) -> None:
         """Note that it has taken some, or is gone."""
@@ -191,10 +196,12 @@ class Connections:
             elif is_late(request, now):
                 self._end(request, "408 Request Timeout", "timed_out", _SLOW_BODY if request.in_body else _SLOW_HEAD)
                 self.ended["slow"] += 1
-        for peer, since in list(self._unread.items()):
-            if now - since <= UNREAD:
-                break
-            self._abort(peer, "slow")
+        for peer, (since, before) in list(self._unread.items()):
+            if (left := peer.unsent()) < before:
+                del self._unread[peer]
+                self._unread[peer] = (now, left)
+            elif now - since > UNREAD:
+                self._abort(peer, "slow")
 
     def _abort(self, peer: Peer, reason: str) -> None:
         del self._unread[peer]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +20,9 @@ from receiver.web.part import ABORT
 MAX_HEAD: Final = 64 << 10
 # Seconds between two looks at what has not come in whole.
 SWEEP_EVERY: Final = 0.5
+# Requests that may have come on a connection before the answer to the first of them. Each takes kilobytes, and a single
+# read may hold 14,000. Skyvern, and what stands in front of us, send one at a time.
+MAX_PIPELINED: Final = 32
 _RETRY_AFTER: Final = "retry-after: 2\r\n"
 
 
@@ -25,6 +32,7 @@ class HTTPProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True  # a new connection is silent at first
     _in_body = False
+    _running: Any = None
 
     def __init__(self, *arguments: Any, connections: Connections, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -42,6 +50,7 @@ class HTTPProtocol(HttpToolsProtocol):
         """Forget the connection."""
         self._all.finished(self._request)
         self._all.read(self)
+        self._disconnect()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -51,12 +60,29 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """Let the application go on."""
-        self._all.read(self)
+        if not self.transport.is_closing():  # else all that is left must be taken as well
+            self._all.read(self)
         super().resume_writing()
 
+    def on_response_complete(self) -> None:
+        """Go on to the next request, or close the connection."""
+        super().on_response_complete()
+        self._watch_closing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the idle connection."""
+        super().timeout_keep_alive_handler()
+        self._watch_closing()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle  # of pipelined requests not the newest, which is `self.cycle`
+        super()._start_asgi_task(cycle, app)
+
     def on_message_begin(self) -> None:
-        """Begin a head."""
+        """Begin a head. Raises TooLarge, which ends the connection, where too many requests wait for their turn."""
         self._in_head = True
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise TooLarge("too many requests at once")
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
@@ -107,9 +133,17 @@ class HTTPProtocol(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.response_complete
 
     def idle_since(self) -> float | None:
-        """Return when the connection will be closed for idling; None while it is not idle."""
+        """Return when the connection will be closed for idling; None while it is not idle, or is being closed."""
         timer = self.timeout_keep_alive_task
-        return timer.when() if timer is not None and not self._in_head else None
+        return timer.when() if timer is not None and not self._in_head and not self.transport.is_closing() else None
+
+    def unsent(self) -> int:
+        """Return the bytes of answers that the client has not taken yet, here and in the kernel."""
+        waiting: int = self.transport.get_write_buffer_size()
+        with suppress(OSError):  # not every system tells it of a socket
+            there = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+            waiting += struct.unpack("i", there)[0]
+        return waiting
 
     def refuse(self, status: str, code: str, message: str) -> None:
         """Answer with an error, unless an answer has begun, and close the connection."""
@@ -125,16 +159,27 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def close(self) -> None:
         """Close the connection, once what was written is sent."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # or the application would write as well
-            self.cycle.message_event.set()
+        self._disconnect()  # or the application would write as well
         self.transport.close()
+        self._watch_closing()
 
     def abort(self) -> None:
         """Break the connection off: its client must not take the answer for whole."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True
+        self._disconnect()
         self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Tell the request that is being answered, and drop those that wait for their turn."""
+        self.pipeline.clear()
+        for cycle in (self._running, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _watch_closing(self) -> None:
+        """Have the connection broken off if it can't close, since its client does not take what was written."""
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._all.unread(self, time.monotonic())
 
 
 class _Sweeping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -11,13 +12,29 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
 from receiver.web import connections, http_protocol
 from receiver.web.connections import Bounds, Connections
+from receiver.web.part import ABORT
 
 BOUND = 0.4
+# Bytes of an answer in one piece, more than all buffers take.
+WHOLE = 16 << 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\ncontent-length: %d\r\n\r\n"
+
+
+async def answer_much(scope: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/filled":
+        transport = scope["extensions"][ABORT].__self__.transport
+        while not transport.get_write_buffer_size():
+            await send({"type": "http.response.body", "body": bytes(8192), "more_body": True})
+            await asyncio.sleep(0.001)
+    for _ in range(100 if scope["path"] == "/large" else 0):
+        await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+    await send({"type": "http.response.body", "body": bytes(WHOLE) if scope["path"] == "/whole" else b""})
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -28,11 +45,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
             return
-        if scope["path"] == "/large":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            for _ in range(100):
-                await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+        if scope["path"] in ("/large", "/whole", "/filled"):
+            await answer_much(scope, send)
             return
         if scope["path"] == "/paused":
             await receive()
@@ -56,7 +70,8 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     server = uvicorn.Server(uvicorn.Config(app, **options))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        serving = asyncio.create_task(server.serve([listener]))
+        # A loop of its own, for uvloop's transports differ from asyncio's.
+        serving = asyncio.create_task(asyncio.to_thread(uvloop.run, server.serve([listener])))
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         yield listener.getsockname()[1]
@@ -149,6 +164,50 @@ async def test_an_answer_that_nobody_reads_is_broken_off(port: int) -> None:
     writer.close()
     assert received < 100 << 20
     assert not end.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_a_large_answer_that_is_read_slowly_comes_whole(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+    writer.write(REQUEST.replace(b"/ ", b"/whole "))
+    began, received = time.monotonic(), 0
+    async with asyncio.timeout(60):
+        while received < WHOLE and (piece := await reader.read(1 << 18)):
+            received += len(piece)
+            await asyncio.sleep(BOUND / 20)
+    writer.close()
+    assert received >= WHOLE
+    assert time.monotonic() - began > 2 * BOUND
+
+
+async def test_a_connection_does_not_wait_for_ever_to_close(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(REQUEST.replace(b"/ ", b"/filled ").replace(b"Host: x", b"Host: x\r\nconnection: close"))
+    await asyncio.sleep(BOUND * 4)  # its answer ends, and has no room
+    end = b""
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(60):
+            while piece := await reader.read(1 << 20):
+                end = piece[-10:]
+    writer.close()
+    assert not end.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_of_thousands_of_requests_at_once_few_are_taken(port: int) -> None:
+    last = REQUEST.replace(b"Host: x", b"Host: x\r\nconnection: close")
+    assert statuses(await answers(port, REQUEST * 20 + last)) == [b"204"] * 21
+    with contextlib.suppress(ConnectionError):
+        assert len(statuses(await answers(port, REQUEST * 5000 + last))) < 1000
+
+
+async def test_an_answer_that_is_broken_off_with_a_request_behind_it_leaves_no_line_in_the_log(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    writer.write(REQUEST.replace(b"/ ", b"/large ") + REQUEST)
+    await asyncio.sleep(BOUND * 3)
+    writer.close()
+    await answers(port, REQUEST.replace(b"Host: x", b"Host: x\r\nconnection: close"))
+    assert caplog.text == ""
 
 
 async def test_of_too_many_silent_connections_the_oldest_ends_and_who_comes_is_answered(

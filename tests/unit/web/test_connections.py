@@ -29,6 +29,7 @@ class Peer:
         self.name = name
         self.paused = self.busy = self.done = False
         self.idle: float | None = None
+        self.left = 1000
         self.end = ""
 
     def __repr__(self) -> str:
@@ -45,6 +46,9 @@ class Peer:
 
     def idle_since(self) -> float | None:
         return self.idle
+
+    def unsent(self) -> int:
+        return self.left
 
     def refuse(self, status: str, code: str, message: str) -> None:
         self.end = status[:3]
@@ -208,6 +212,19 @@ def test_an_answer_that_nobody_reads_ends_in_time_or_when_its_place_is_needed() 
     assert server.connect("d", UNREAD + 1.0)
     assert server.ended() == {"a": "aborted", "c": "aborted"}
     assert server.all.ended == {"slow": 1, "too_many": 1}
+
+
+def test_an_answer_is_broken_off_only_when_none_of_it_was_taken_for_long() -> None:
+    server = Server()
+    assert server.connect("a")
+    server.all.finished(server.open["a"])
+    server.all.unread(server.peer("a"), 0.0)
+    for now in range(0, int(3 * UNREAD), 10):
+        server.peer("a").left -= 1
+        server.all.sweep(float(now))
+    assert server.ended() == {}
+    server.all.sweep(4 * UNREAD)
+    assert server.ended() == {"a": "aborted"}
 
 
 @pytest.mark.parametrize("files", [64, 256, 1024, 4096, 20_000, 1 << 20])
