@@ -42,6 +42,11 @@ def by_hash(connection: sa.Connection, digest: str) -> Key | None:
     return None if row is None else _of_row(row)
 
 
+def hashes(connection: sa.Connection) -> frozenset[str]:
+    """Return the hashes of all keys that are not revoked."""
+    return frozenset(connection.scalars(sa.select(keys.c.hash).where(keys.c.revoked_at.is_(None))))
+
+
 def one(connection: sa.Connection, key_id: str) -> Key | None:
     """Return the key with this id, revoked or not."""
     row = connection.execute(sa.select(keys).where(keys.c.id == key_id)).first()

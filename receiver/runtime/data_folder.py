@@ -21,8 +21,9 @@ log = logging.getLogger("runhook.data")
 def secure(data: Path) -> None:
     """Make the data folder, or take from everybody else what an older release or a umask left them of it.
 
-    A folder that somebody else owns is left as it is, and so is one around the home or the current directory, which is
-    no data folder: both are logged. Raises NotStarted when it can't be made.
+    A folder that somebody else owns is left as it is, and so is one around the home or the current directory, or one
+    that everybody writes into, such as /tmp, for it is no data folder: both are logged. Raises NotStarted when it can't
+    be made.
     """
     try:
         make_private_folder(data)
@@ -33,7 +34,7 @@ def secure(data: Path) -> None:
         whole = data.resolve()
         if status.st_uid != os.geteuid():
             log.warning("data.open_to_others path=%s mode=%o: it is not ours to change", data, status.st_mode & 0o777)
-        elif any(place.resolve().is_relative_to(whole) for place in _not_ours()):
+        elif status.st_mode & stat.S_ISVTX or any(place.resolve().is_relative_to(whole) for place in _not_ours()):
             log.warning("data.open_to_others path=%s: set RUNHOOK_DATA to a folder of its own", data)
             return
     _close_to_others(data)

@@ -146,9 +146,7 @@ class _Api:
         self._look_limits = RateLimits(self._redis)
         self._look_pool = ThreadPoolExecutor(2, "submit-looks")
         refused = context.metrics.submit_refused
-        self._authenticator = Authenticator(
-            self._ledger, self._redis, config.submit.rate, context.background, master, refused
-        )
+        self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate, context.background, refused)
         self._limits = CallLimits(context.bodies, config.submit.max_body)
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
             WaitedRuns(self._ledger, self._watches).query, context.background, "submit.waits_for_runs"

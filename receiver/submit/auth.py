@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import re
 import time
@@ -51,7 +50,7 @@ log = logging.getLogger("runhook.submit")
 class Authenticator:
     """Checks keys against the ledger. `default_rate`: of keys without one of their own, such as 10/s; None: USUAL_RATE.
 
-    `master`: what keys are derived from, or "": one that was is no guess. `refused`: counts of refused calls by reason.
+    `refused`: counts of refused calls by reason.
     """
 
     def __init__(
@@ -60,19 +59,19 @@ class Authenticator:
         client: redis.Redis,
         default_rate: str | None,
         background: Background | None = None,
-        master: str = "",
         refused: MutableMapping[str, int] | None = None,
     ) -> None:
         self._background = background or Background()
         self._ledger = ledger
         self._redis = client
         self._default_rate = default_rate
-        self._master = master
         self._refused = refused if refused is not None else {}
         self._bad_keys = BadKeyThrottle()
         self._lines = TokenBucket(1, 10)
         self._cache: dict[str, tuple[float, Key | None]] = {}
         self._lookups: SingleFlight[str, Key | None] = SingleFlight()
+        self._hashes: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
+        self._hash_query: SingleFlight[str, frozenset[str]] = SingleFlight()
         self._limits = RateLimits(client)
         self._buckets: dict[str, TokenBucket] = {}
         self._used_at: dict[str, float] = {}
@@ -104,17 +103,21 @@ class Authenticator:
         if not _FORM.fullmatch(presented):
             return None
         digest = api_key.digest(presented)
-        if not self._is_derived(presented) and not self._bad_keys.may_look_up(digest, address, time.monotonic()):
+        if (
+            digest not in self._hashes[1]
+            and not self._bad_keys.may_look_up(address, time.monotonic())
+            and digest not in await self._valid_hashes()  # right after a start no key is known here
+        ):
             words = "Too many calls with an unknown key. Please try again later."
             raise self._refusal("throttled", error(429, words, retry_after="5"), address, presented)
-        key = await self._lookup(digest)
-        self._bad_keys.learn(digest, valid=key is not None)
-        return key
+        return await self._lookup(digest)
 
-    def _is_derived(self, presented: str) -> bool:
-        if not self._master:
-            return False
-        return hmac.compare_digest(api_key.derive(self._master, presented.split("_")[1]), presented)
+    async def _valid_hashes(self) -> frozenset[str]:
+        """Return the hashes of all keys, as one query found them within CACHE_SECONDS. Raises LedgerUnavailable."""
+        if time.monotonic() - self._hashes[0] > CACHE_SECONDS:
+            now = time.monotonic()
+            self._hashes = now, await self._hash_query.run("", lambda: self._ledger.read(api_keys.hashes))
+        return self._hashes[1]
 
     def _refusal(self, reason: str, reply: Reply, address: str, presented: str) -> Refusal:
         """Count and log a refused call, and return what to raise."""

@@ -72,6 +72,17 @@ def test_a_folder_around_the_current_one_is_no_data_folder(
     assert "set RUNHOOK_DATA to a folder of its own" in caplog.text
 
 
+def test_a_folder_for_everybody_is_no_data_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+
+    secure(folder)
+
+    assert folder.stat().st_mode & 0o7777 == 0o1777
+    assert "set RUNHOOK_DATA to a folder of its own" in caplog.text
+
+
 def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 

@@ -62,9 +62,7 @@ def test_the_scope_of_a_call(method: str, path: str, scope: str | None) -> None:
 class Refusals:
     """An authenticator, a clock of its own, and a ledger with one key whose look-ups are counted."""
 
-    def __init__(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, master: str = "", rate: str | None = None
-    ) -> None:
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: str | None = None) -> None:
         self.now = 1000.0
         monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: self.now, time=time.time))
         self.ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
@@ -76,7 +74,7 @@ class Refusals:
         real = api_keys.by_hash
         monkeypatch.setattr(api_keys, "by_hash", lambda *args: (self.looked_up.append(args[1]), real(*args))[1])
         unreachable = redis.Redis(port=1, retry=None)
-        self.authenticator = Authenticator(AsyncLedger(self.ledger), unreachable, rate, None, master, self.counts)
+        self.authenticator = Authenticator(AsyncLedger(self.ledger), unreachable, rate, None, self.counts)
 
     async def call(self, key: str, address: str = "a", scope: str | None = "read") -> int:
         """Return the status of the refusal; 200 for none."""
@@ -130,11 +128,22 @@ async def test_many_addresses_together_are_throttled_too(tmp_path: Path, monkeyp
     it.close()
 
 
-async def test_a_key_that_was_derived_here_is_no_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    it = Refusals(tmp_path, monkeypatch, master="master")
-    for guess in guesses(50):
-        await it.call(guess)
-    assert await it.call(it.key) == 200
+async def test_a_valid_key_that_comes_first_after_a_start_is_held_up_by_no_guesses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a receiver that knows no key yet, and strangers who take all look-ups
+    it = Refusals(tmp_path, monkeypatch)
+    for number, guess in enumerate(guesses(300)):
+        await it.call(guess, f"address {number % 50}")
+    # When a caller comes by the same proxy as one of them
+    assert await it.call(it.key, "address 1") == 200
+    # Then a revoked key is a guess like any other
+    it.ledger.write(lambda connection: api_keys.revoke(connection, "k1", 2.0))
+    it.now += auth.CACHE_SECONDS + 0.1
+    await it.authenticator._valid_hashes()
+    for guess in guesses(300):
+        await it.call(guess, "address 1")
+    assert await it.call(it.key, "address 1") == 429
     it.close()
 
 
