@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import redis
@@ -103,6 +104,18 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
                 self._unfinished = []
             raise
 
+    def run_while_full(self, stop: Callable[[], bool]) -> None:
+        """Dispatch what the inbox holds, though no wake-up can come: nothing else makes room in a Redis that is full,
+        as after hours without the ledger."""
+        try:
+            self._process(self._unfinished)
+            while taken := self._recovery.take():
+                self._take_again(taken)
+            while not stop() and (entries := self._reader.read(BATCH)):
+                self._process(entries)
+        except LedgerUnavailable as error:
+            self._pause.wait(Fields(ledger=error, kept=len(self._unfinished)), stop)
+
     def _read_once_more(self) -> bool:
         """Dispatch what was added while the flag was still up, for which no wake-up was sent. It is done here and now:
         the next wake-up may go to another dispatcher."""
@@ -170,7 +183,8 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         self._pause.end()
         self._cut_off = 0
         self._reader.done([entry.entry_id for entry in entries])
-        wakeups.wake_sinks(self._redis, sinks)
+        with suppress(redis.OutOfMemoryError):  # deliverers, who get no wake-up either then, ask the ledger
+            wakeups.wake_sinks(self._redis, sinks)
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
         """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""

@@ -58,8 +58,10 @@ return entries
 
 # KEYS: stream, where what is set aside goes. ARGV: group, now, then an entry's id and why, for each.
 # An entry of a stranger may have more fields than Lua can pass on; another one may have made the second key a string,
-# or used up its ids.
+# or used up its ids. A script that has written once, were it nothing, may go on in a Redis that is full; and this one
+# makes room in the inbox.
 _SET_ASIDE = """
+redis.call('XDEL', KEYS[1], '0-1')
 local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'none' and kind ~= 'stream' then redis.call('RENAME', KEYS[2], KEYS[2] .. ':' .. kind) end
 local moved = 0

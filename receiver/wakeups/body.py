@@ -29,6 +29,10 @@ class JobBody(ABC):
     def run_without_redis(self, stop: Callable[[], bool]) -> None:  # noqa: B027 - not every body can
         """Do what can be done while Redis is away. Does nothing unless overridden."""
 
+    def run_while_full(self, stop: Callable[[], bool]) -> None:
+        """Do what can be done while Redis has no memory left for a wake-up, but answers. By default as without it."""
+        self.run_without_redis(stop)
+
     @abstractmethod
     def close(self) -> None:
         """Close all connections."""

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 import redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from rq import Queue, SimpleWorker
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
@@ -241,10 +241,10 @@ def run_worker(
 ) -> bool:
     """Serve one queue in this process until `stop` is asked, or `body` is worn out: then return True.
 
-    Redis may go away and come back meanwhile: every few seconds `body.run_without_redis` is called then, within the
-    limits of a job. `name`: unique to this process. `predecessors`: names of dead workers whose traces are removed
-    first. `on_job`: see RunhookWorker. `on_ready`: called each time that Redis was reached and the worker is about to
-    serve. Call it in the main thread: a job's timeout is an alarm signal.
+    Redis may go away and come back meanwhile, or be full: every few seconds `body.run_without_redis` is called then, or
+    `body.run_while_full`, within the limits of a job. `name`: unique to this process. `predecessors`: names of dead
+    workers whose traces are removed first. `on_job`: see RunhookWorker. `on_ready`: called each time that Redis was
+    reached and the worker is about to serve. Call it in the main thread: a job's timeout is an alarm signal.
     """
     worn_out = False
 
@@ -282,24 +282,27 @@ def run_worker(
             client.connection_pool.disconnect()
             _sleep(pause, stop)
             if not stop.asked:
-                _run_without_redis(queue, body, stop, on_job)
+                full = isinstance(error, OutOfMemoryError)
+                work = body.run_while_full if full else body.run_without_redis
+                _run_without_wakeup(queue, work, body.job_timeout, stop, on_job)
             pause = min(pause * 2, _MAX_WAIT)
     client.close()
     return worn_out
 
 
-def _run_without_redis(queue: str, body: JobBody, stop: Stop, on_job: Callable[[float], None]) -> None:
-    """Work for one time slice without Redis. What it raises ends here."""
-    timeout = body.job_timeout
+def _run_without_wakeup(
+    queue: str, work: Callable[[Stop], None], timeout: float, stop: Stop, on_job: Callable[[float], None]
+) -> None:
+    """Do `work` for one time slice, since no wake-up can come. What it raises ends here."""
     stop.begin()
     on_job(time.monotonic() + timeout)
     try:
         with _alarm(timeout):
-            body.run_without_redis(stop)
+            work(stop)
     except JobTimeout:
-        log.error("%s: a turn without Redis took more than %g s and was cut off", queue, timeout)
+        log.error("%s: a turn without a wake-up took more than %g s and was cut off", queue, timeout)
     except Exception as error:
-        log.error("%s: a turn without Redis failed: %s", queue, error_location(error))
+        log.error("%s: a turn without a wake-up failed: %s", queue, error_location(error))
         log.debug("%s: the failure in full", queue, exc_info=True)
     finally:
         on_job(0.0)

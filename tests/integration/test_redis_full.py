@@ -1,0 +1,69 @@
+"""A Redis that is full of the inbox, as after hours without the ledger: the inbox is drained all the same."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from receiver.dispatch import Dispatcher
+from receiver.domain.inbox_entry import EntryKeys
+from receiver.domain.redaction import Redactor
+from receiver.inbox import ASIDE, STREAM, InboxReader
+from receiver.ledger import Connection, Ledger, queries
+from receiver.routing.router import Router
+from receiver.wakeups import DISPATCH, Stop, run_worker
+from tests.servers.valkey import ValkeyProcess
+from tests.support.events import body, event
+from tests.support.inbox import append
+from tests.support.ledger import with_tables
+from tests.support.waiting import PATIENCE
+
+KEYS = EntryKeys({"skyvern": ["secret"]})
+
+
+def recorded(ledger: Ledger) -> int:
+    def count(connection: Connection) -> int:
+        return len(queries.list_events(connection, queries.Filter(limit=10_000)))
+
+    return ledger.read(count)
+
+
+def test_an_inbox_that_fills_redis_is_drained_though_no_wake_up_can_be_written(
+    tmp_path: Path, valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    # Given a Redis full of events, with a stranger's entry among them
+    server = valkey_factory()
+    with server.connect() as client:
+        reader = InboxReader(client, "d1", KEYS)
+        reader.ensure()
+        client.xadd(STREAM, {"a": "b"})
+        append(server.url, *(event(body(f"tsk_{number}", x="y" * 20_000)) for number in range(60)), keys=KEYS)
+        used: Any = client.info("memory")
+        client.config_set("maxmemory", used["used_memory"] - 400_000)
+        with pytest.raises(redis.OutOfMemoryError):
+            reader.ensure()
+        # When a worker begins to serve the dispatcher's queue
+        stop = Stop(time_slice=30)
+
+        class Draining(Dispatcher):
+            def run(self, stop_: Callable[[], bool]) -> None:  # a wake-up came: there is room again
+                super().run(stop_)
+                stop.ask()
+
+        it = Draining(ledger, Router([]), Redactor([]), reader, client)
+        giving_up = threading.Timer(PATIENCE, stop.ask)
+        giving_up.start()
+        run_worker(DISPATCH, it, server.url, "d1", stop=stop)
+        giving_up.cancel()
+        # Then all are in the ledger, and there is room again
+        assert recorded(ledger) == 60
+        assert client.xlen(STREAM) == 0
+        assert client.xlen(ASIDE) == 1
+        client.set("other", "y")
+        it.close()
