@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from receiver import worker
+from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.ledger import Ledger
 from tests.support.ledger import new_event, record, with_tables
@@ -22,7 +23,8 @@ def test_a_worker_says_at_its_start_which_deliveries_nobody_will_send(
     }
     record(with_tables(Ledger(environ["DATABASE_URL"])), new_event("tsk_1", "old", "new"), new_event("tsk_2", "old"))
 
-    worker.prepare(Settings.from_env(environ), 5.0, ["new"])
+    config = {"sources": {"skyvern": {"secrets": ["s"]}}, "sinks": {"new": {"type": "files", "path": str(tmp_path)}}}
+    worker.prepare(Settings.from_env(environ), Config.model_validate({**config, "routes": []}), 5.0)
 
     (said,) = [each.getMessage() for each in caplog.records if "orphaned" in each.getMessage()]
     assert "the sink old is not in the config and has 2 queued" in said

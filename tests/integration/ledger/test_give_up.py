@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -48,7 +49,8 @@ class World:
         claimed = self.ledger.write(
             lambda it: claims.claim(it, self.sink, 8, "w", number, now, 15, concurrency=8, lane_limit=self._lane_limit)
         )
-        tasks = [SendTask(number, [each], {}, started_at=now, answers=[self.answer]) for each in claimed]
+        started = time.monotonic()
+        tasks = [SendTask(number, [each], {}, started=started, answers=[self.answer]) for each in claimed]
         self.sends += [now] * len(tasks)
         self.ledger.write(lambda it: self._settlement.record(it, tasks, now))
 

@@ -171,12 +171,12 @@ def held(rig: Submitting, path: str, key: str, count: int) -> Iterator[None]:
 def test_one_key_takes_a_share_of_the_places_and_others_find_some_left(
     submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held_count: list[Callable[[], int]] = []
+    held_count: dict[int, Callable[[], int]] = {}  # by the limit
     made = api.WaiterLimit.__init__
 
-    def note(self: Any, *arguments: Any) -> None:
-        made(self, *arguments)
-        held_count.append(self.__len__)
+    def note(self: Any, limit: int, share: float) -> None:
+        made(self, limit, share)
+        held_count[limit] = self.__len__
 
     monkeypatch.setattr(api.WaiterLimit, "__init__", note)
     sim = simulate_skyvern(run_seconds=1000.0)
@@ -185,7 +185,7 @@ def test_one_key_takes_a_share_of_the_places_and_others_find_some_left(
     greedy, other = rig.key("read"), rig.key("read")
 
     with held(rig, f"/v1/runs/{run_id}?wait=3", greedy, 4):
-        eventually(lambda: held_count[0]() == 4)
+        eventually(lambda: held_count[8]() == 4)
         refused = [
             rig.client.get(f"/v1/runs/{run_id}{path}", headers={"x-api-key": greedy}) for path in ("?wait=3", "/events")
         ]
