@@ -56,6 +56,13 @@ PAGE_SIZE: Final = 100
 SLIPS: Final = 3
 # Calls of one look that are under way at once.
 _CONCURRENCY: Final = 8
+# KEYS: claim. ARGV: milliseconds. One that never lapses, or later than ours do, is somebody else's: it counts for none.
+_CLAIM: Final = """
+local lapses = redis.call('PTTL', KEYS[1])
+if lapses > 0 and lapses <= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+return 1
+"""
 _ACTIVE: Final = ("created", "queued", "running", "paused")
 
 log = logging.getLogger("runhook.submit")
@@ -82,7 +89,7 @@ class LookClaims:
         """Return those of the runs that this process looks at now."""
         pipeline = self._client.pipeline(transaction=False)
         for run_id in run_ids:
-            pipeline.set(_key(source, run_id), 1, nx=True, px=int(LOOK_INTERVAL * 900))
+            pipeline.eval(_CLAIM, 1, _key(source, run_id), int(LOOK_INTERVAL * 900))
         try:
             taken = await pipeline.execute()
         except redis.RedisError:
