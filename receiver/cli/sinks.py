@@ -327,7 +327,8 @@ def _columns_of(config: Config, default_base: str, name: str, apply: bool) -> di
 def _print_columns(found: Mapping[str, Any]) -> None:
     name, missing, applied = found["sink"], found["missing"], found["applied"]
     for statement in applied or missing:
-        output.out().print(f"{output.clean(statement)};")
+        lines = statement.expandtabs(4).splitlines()  # a table is made again by a statement of many
+        output.out().print("\n".join(map(output.clean, lines)) + ";")
     if found["error"]:
         whose = "; the table's owner can run the statements above" if missing else ""
         output.out().print(f"{name}: {output.clean(found['error'])}{whose}")
