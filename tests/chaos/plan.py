@@ -106,7 +106,7 @@ class Size:
     rest: float  # before Redis goes away for long: to catch up, so that each outage shows what it costs by itself
 
 
-SHORT: Final = Size(120, 3_000, 4.0, 4.0, 1, (0.5, 0.9), (0.1, 0.5), 2.5, 1.5, 1, 0, 0.0, (1, 0), 0, "a", 0.0)
+SHORT: Final = Size(70, 1_700, 4.0, 4.0, 1, (0.5, 0.9), (0.1, 0.5), 2.5, 1.5, 1, 0, 0.0, (1, 0), 0, "a", 0.0)
 LONG: Final = Size(300, 10_000, 12.0, 15.0, 3, (2.0, 4.0), (0.1, 2.0), 60.0, 6.0, 2, 1, 10.0, (5, 1), 3, "ab", 60.0)
 
 
