@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from handlers.contract import SinkOptions
 from handlers.database.table import RESERVED
+from handlers.support.url import has_raw_at
 
 ColumnType = Literal["text", "integer", "number", "boolean", "timestamp", "json"]
 
@@ -130,6 +131,8 @@ def parse_url(text: str) -> URL:
     except (ArgumentError, ValueError):
         raise ValueError(f"is no database URL; {_RIGHT}") from None
     if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        if has_raw_at(text):
+            raise ValueError("has several @; in a user or password write @ as %40 and / as %2F")
         return url.set(drivername="postgresql+psycopg")
     if url.drivername in ("sqlite", "sqlite+pysqlite"):
         if url.host:

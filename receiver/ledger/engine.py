@@ -28,7 +28,7 @@ from sqlalchemy import exc as sa_exc
 
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
-from handlers.support.url import hide_password, hide_secrets
+from handlers.support.url import has_raw_at, hide_password, hide_secrets
 from receiver.errors import ConfigError
 from receiver.ledger.database_clock import ASK, DatabaseClock
 
@@ -283,6 +283,8 @@ def _checked(url: str) -> sa.URL:
             f"DATABASE_URL: the driver {parsed.get_driver_name()} is not used here; write {name}:// instead of "
             f"{parsed.drivername}://"
         )
+    if parsed.get_backend_name() == "postgresql" and has_raw_at(url):
+        raise ConfigError("DATABASE_URL: has several @; in a user or password write @ as %40 and / as %2F")
     if parsed.get_backend_name() == "sqlite" and parsed.host:
         raise ConfigError(
             "DATABASE_URL: names a host after two slashes, and SQLite has none: three begin a path from here, "

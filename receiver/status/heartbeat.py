@@ -31,6 +31,9 @@ from receiver.status import board
 # Seconds that `stop` waits for the last heartbeat: a stop must not take long because something is away.
 STOP_WITHIN: Final = 1.0
 
+# Seconds that a heartbeat may be on its way; after one that took longer the next follows sooner.
+_LATE: Final = 1.0
+
 log = logging.getLogger("runhook.status")
 
 
@@ -100,11 +103,14 @@ class Heartbeat:
         while True:
             stopping = self._stopping.is_set()
             # Who reads it sees that it is missing, and those who need the server say so.
+            beat = self._now(stopped=stopping)
             with suppress(redis.RedisError, OSError, LedgerUnavailable, LedgerDataError):
-                tell(self._now(stopped=stopping))
+                tell(beat)
             if stopping:
                 return
-            self._stopping.wait(self._every)
+            # One that was long on its way, such as to a database that hung, looks as if this host's clock were behind.
+            late = time.time() - beat.sent_at > _LATE
+            self._stopping.wait(min(self._every, _LATE) if late else self._every)
 
     def _now(self, *, stopped: bool) -> PartBeat:
         stalled = time.monotonic() - self._stepped if self._watched else 0.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from receiver.domain import parts
-from receiver.domain.parts import CLOCK, DISPATCH, RECEIVER, PartSeen
+from receiver.domain.parts import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, PartSeen
 from receiver.status.problem import Problem, ago
 from receiver.status.report import StatusReport
 
@@ -22,12 +22,12 @@ _WORK = {
 
 def find(report: StatusReport) -> Iterator[Problem]:
     """Yield what is wrong with receivers, workers and clocks: missing, stuck, silent, or at odds with each other."""
-    if report.redis.trouble and report.ledger.trouble and not report.parts:
-        yield Problem(
-            "part_unknown", "nobody knows which parts are alive: Redis and the ledger are away", "see above", note=True
-        )
-        return
     gone = parts.missing(report.parts, report.expected)
+    if report.redis.trouble and report.ledger.trouble:  # and only those of this machine leave a file that is read
+        if any(last is None for last in gone.values()):
+            what = "nobody knows which parts are alive elsewhere: Redis and the ledger are away"
+            yield Problem("part_unknown", what, "see above", note=True)
+        gone = {part: last for part, last in gone.items() if last is not None}
     for part, last in gone.items():
         work = _WORK.get(part, f"nothing is sent to {part.partition(':')[2]}; start `runhook worker`")
         if last is not None and last.state == "stuck":
@@ -78,7 +78,8 @@ def _directory(seen: PartSeen) -> object:
 def _differences(report: StatusReport) -> Iterator[Problem]:
     running = [each for each in report.parts if each.state in ("running", "stuck")]
     for each in running:
-        if each.skew is not None and abs(each.skew) > SKEW:
+        # A process that has missed a beat may have sent its last one to a server that hung.
+        if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:
             words = "ahead of" if each.skew > 0 else "behind"
             yield Problem(
                 "clock_skew",

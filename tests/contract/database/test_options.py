@@ -16,6 +16,7 @@ from handlers.database import DatabaseOptions
         ({"url": "results.db"}, "is no database URL"),
         ({"url": ""}, "is empty"),
         ({"url": "sqlite://"}, "must name a file"),
+        ({"url": "postgresql://u:pw@sekret@h/db"}, "has several @; in a user or password write @ as %40"),
         ({"url": "sqlite://var/x.db"}, "names a host after two slashes, and SQLite has none: three begin a path"),
         ({"url": "sqlite:///:memory:"}, "must name a file"),
         ({"url": "mysql://me:pw-5e1f@host/db"}, "not to mysql"),

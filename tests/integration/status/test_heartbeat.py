@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,6 +79,21 @@ def test_a_loop_that_stands_still_is_stuck_though_it_beats(
     eventually(lambda: [each.state for each in board.every(client)] == ["stuck"])
     it.step()
     eventually(lambda: board.every(client)[0].beat.stalled < 0.2)
+    it.stop()
+
+
+def test_a_heartbeat_that_was_long_on_its_way_is_soon_followed_by_one_that_tells_the_clock_right(
+    settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.status.heartbeat._LATE", 0.2)
+    slow = iter([0.5, 0.5])  # one for each store
+    it = Heartbeat(settings, "clock", "", details=lambda: time.sleep(next(slow, 0)) or {}, every=3600)
+    it.start()
+
+    first = eventually(lambda: board.every(client))[0]
+    assert first.skew is not None
+    assert first.skew < -0.4
+    eventually(lambda: (skew := board.every(client)[0].skew) is not None and skew > -0.2)
     it.stop()
 
 

@@ -17,6 +17,7 @@ from receiver.web import metrics as endpoint
 from receiver.web.part import Context
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
+from tests.support.waiting import Stopwatch
 
 
 def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
@@ -39,7 +40,9 @@ def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
         gate.catch(b"heartbeats", "after")
         # When it is asked
         with TestClient(Starlette(routes=list(part.routes), lifespan=lambda _: part.lifespan())) as client:
+            watch = Stopwatch()
             shown = client.get("/metrics").text
+            watch.at_most(4)
         gate.forget()
     # Then it did not wait until another connection answers, and Redis was asked all the same
     assert "runhook_ledger_up 0.0" in shown

@@ -88,6 +88,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
     ("spool_left", disk(spool_left=5 << 20), "5.0 MiB", False),
     ("clock_skew", but(parts=[*WELL.parts, seen("clock", "b", skew=-6.0)]), "b is 6 s behind", False),
+    ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=36.0, skew=-6.0)]), "clock on b", True),
     ("config_old", but(parts=[*WELL.parts, seen("clock", "b", config="old")]), "clock on b", True),
     ("versions_differ", but(parts=[*WELL.parts, seen("clock", "b", version="0.0.9")]), "0.0.9, 0.1.0", True),
     (
@@ -201,8 +202,10 @@ def test_with_both_servers_away_it_is_not_known_who_is_alive_but_here() -> None:
     report = but(redis=RedisReport("r", "refused"), ledger=LedgerReport("l", "refused"), parts=[])
 
     assert [problem.code for problem in find(report)] == ["redis_away", "ledger_away", "part_unknown"]
-    here = replace(report, parts=[seen("receiver")])
-    assert {problem.code for problem in find(here)} == {"redis_away", "ledger_away", "part_missing"}
+    # And a host that has only a worker does not miss what others have
+    silent = seen("clock", age=99.0)
+    report = replace(report, parts=[seen("dispatch"), seen("deliver:ops"), silent])
+    assert [problem.code for problem in find(report)] == ["redis_away", "ledger_away", "part_missing", "part_unknown"]
 
 
 def test_what_stops_most_comes_first_and_notes_last() -> None:
