@@ -198,15 +198,16 @@ class Clock:
             log.info("clock.retention events=%d lanes=%d", removed, lanes)
 
     def _expire(self, now: float) -> None:
-        """End what waits for sinks that are never there; a large backlog in several steps."""
+        """End what waits for sinks that are never there; a large backlog in several steps, and over several calls."""
         for sink, seconds in self._give_up.items():
+            began = time.monotonic()
             step = partial(recovery.expire, sink=sink, seconds=seconds, now=now)
             while self._ledger.read(partial(recovery.any_expired, sink=sink, seconds=seconds, now=now)):
                 ended = Counter(self._ledger.write(step))
                 for lane, count in ended.items():
                     log.warning("clock.gave_up lane=%s deliveries=%d after=%.0f s", lane, count, seconds)
-                if not ended:
-                    break  # another clock is at it
+                if not ended or time.monotonic() - began > STEPS:
+                    break  # another clock is at it, or the rest is for the next time
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""

@@ -77,6 +77,7 @@ def test_what_waits_behind_a_breaker_that_stays_open_ends_when_its_sinks_time_is
     clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery, "PAGE", 2)
+    monkeypatch.setattr("receiver.clock.STEPS", 60.0)
     now = time.time()
     record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(5)), now=now - 120)
     for sink in ("ops", "results"):
@@ -87,6 +88,29 @@ def test_what_waits_behind_a_breaker_that_stays_open_ends_when_its_sinks_time_is
 
     assert set(states(ledger, sink="ops").values()) == {"dead"}
     assert set(states(ledger, sink="results").values()) == {"queued"}
+
+
+def test_the_end_of_a_long_backlog_holds_up_no_other_check_and_no_other_sink(
+    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given two sinks that are never there, with more waiting than one step ends
+    monkeypatch.setattr(recovery, "PAGE", 2)
+    monkeypatch.setattr("receiver.clock.STEPS", 0.0)
+    now = time.time()
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(3)), now=now - 1200)
+    for sink in ("ops", "results"):
+        lane = Lane(sink, sink, False, "open", 9, now + 60, "away", opened_at=now - 1200)
+        ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, now))
+
+    def left() -> list[int]:
+        return [list(states(ledger, sink=sink).values()).count("queued") for sink in ("ops", "results")]
+
+    # When a check's time is up after each step, then the next check goes on with the rest
+    clock.slow()
+    assert left() == [1, 1]
+    monkeypatch.setattr("receiver.clock.SLOW_EVERY", 0.0)
+    clock.slow()
+    assert left() == [0, 0]
 
 
 def test_a_retry_that_is_due_is_queued_and_its_sink_woken(clock: Clock, ledger: Ledger, client: redis.Redis) -> None:

@@ -200,7 +200,8 @@ def sweep_held(
     """Queue a page of held deliveries that nobody released: what they wait for ended in an earlier event, or is none of
     `sinks`, which are those of the config.
 
-    Returns the sinks of those, and the event `after` which the next page begins; "" at the end.
+    Returns the sinks of those, and the event `after` which the next page begins; "" at the end. An event of which only
+    a part is on the page is left to the next one.
     """
     page = list(
         connection.execute(
@@ -212,6 +213,10 @@ def sweep_held(
     )
     if not page:
         return [], ""
+    rest = ""
+    if len(page) == links.PAGE:
+        page = [each for each in page if each != page[-1]] or page
+        rest = page[-1]
     those = bulk.among(connection, deliveries.c.event_id, sorted(set(page)))
     released = links.release_held(connection, those, now, sinks)
-    return released, page[-1] if len(page) == links.PAGE else ""
+    return released, rest

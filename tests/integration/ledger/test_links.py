@@ -108,6 +108,24 @@ def test_what_waits_for_a_sink_that_is_gone_goes_on_and_nothing_else_does(ledger
     assert receipts(ledger, claimed.event_id, *claimed.after) == {"archive": None}
 
 
+def test_the_sweep_passes_over_nothing_of_an_event_that_two_pages_share(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given more held deliveries than fit on a page, so that it ends in the middle of an event
+    monkeypatch.setattr(links, "PAGE", 3)
+    held = [NewDelivery(sink, "r", after=("archive",)) for sink in ("ops", "mail")]
+    record(ledger, *(new_event(f"tsk_{number}", "archive", *held) for number in range(4)))
+    # When the sink that they wait for is gone, and the sweep has gone through all pages once
+    after, pages = "", 0
+    while after or not pages:
+        step = lambda connection: recovery.sweep_held(connection, NOW, ["ops", "mail"], after)  # noqa: B023, E731
+        _, after = ledger.write(step)
+        pages += 1
+    # Then none is left behind
+    assert pages == 4
+    assert set(states(ledger).values()) == {"queued"}
+
+
 def update_of(first: NewEvent, *sinks: str | NewDelivery) -> NewEvent:
     more = new_event(first.run.run_id, *sinks, disposition="update", downloaded_files=[{"checksum": "x"}])
     return more._replace(repeat_of=first.event.id)
