@@ -23,6 +23,9 @@ SWEEP_EVERY: Final = 0.5
 # Requests that may have come on a connection before the answer to the first of them. Each takes kilobytes, and a single
 # read may hold 14,000. Skyvern, and what stands in front of us, send one at a time.
 MAX_PIPELINED: Final = 32
+# Seconds for which an idle connection stays open: longer than proxies keep theirs (nginx and AWS 60 s), for what one of
+# them sends on a connection that is closed in that very moment is answered by it with 502. Idle ones give way first.
+KEEP_ALIVE: Final = 75
 _RETRY_AFTER: Final = "retry-after: 2\r\n"
 
 
@@ -213,5 +216,12 @@ def options(connections: Connections | None = None, **others: Any) -> dict[str, 
     """
     protocols = _Sweeping(Connections(bounds_for(1024)) if connections is None else connections)
     fixed: dict[str, Any] = {"log_level": "error"}
-    fixed |= {"http": protocols, "loop": "uvloop", "ws": "none", "lifespan": "on", "access_log": False}
+    fixed |= {
+        "timeout_keep_alive": KEEP_ALIVE,
+        "http": protocols,
+        "loop": "uvloop",
+        "ws": "none",
+        "lifespan": "on",
+        "access_log": False,
+    }
     return {**fixed, "server_header": False, "log_config": None, "interface": "asgi3", **others}

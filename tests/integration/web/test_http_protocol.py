@@ -108,6 +108,11 @@ def statuses(got: bytes) -> list[bytes]:
     return [line.split()[1] for line in got.split(b"\r\n") if line.startswith(b"HTTP/")]
 
 
+async def test_an_idle_connection_outlasts_those_that_proxies_keep() -> None:
+    server = uvicorn.Config(app, **http_protocol.options())
+    assert 60 < server.timeout_keep_alive < 120
+
+
 async def test_a_head_that_takes_too_long_is_refused(port: int) -> None:
     got = await answers(port, b"GET / HTTP/1.1\r\n", *(b"X: y\r\n" for _ in range(4)), pause=BOUND / 6)
     assert got.startswith(b"HTTP/1.1 408 Request Timeout")
