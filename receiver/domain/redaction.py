@@ -46,7 +46,10 @@ class Redactor:
         masked = self._walk(data, self._places)
         if masked is data:
             return body, data
-        return json.dumps(masked, ensure_ascii=False, separators=(",", ":"), check_circular=False).encode(), masked
+        try:
+            return _encoded(masked, ensure_ascii=False), masked
+        except UnicodeEncodeError:  # half a character, which only an escape can spell
+            return _encoded(masked, ensure_ascii=True), masked
 
     def mask(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return `data` masked, or itself when nothing had to be. For members that no body has in that place."""
@@ -205,3 +208,7 @@ def _end_of_string(body: bytes, start: int, slash: bytes) -> int:
         if slashes == len(slash) or (not slash and slashes % 2 == 0):
             return position
     return len(body)
+
+
+def _encoded(data: dict[str, Any], *, ensure_ascii: bool) -> bytes:
+    return json.dumps(data, ensure_ascii=ensure_ascii, separators=(",", ":"), check_circular=False).encode()

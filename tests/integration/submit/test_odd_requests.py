@@ -207,6 +207,11 @@ def _odd_request(random: random.Random) -> tuple[str, str, bytes, str]:
     return random.choice(["GET", "POST", "POST", "PUT", "DELETE", "HEAD", "PATCH"]), path, random.choice(bodies), lines
 
 
+def test_half_a_character_beside_what_is_masked_is_no_trouble_of_ours(rig: Submitting) -> None:
+    body = b'{"prompt":"\\ud800","extra_http_headers":{"a":"b"}}'
+    assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body)[0] in (200, 422)
+
+
 def test_no_odd_request_is_our_trouble(rig: Submitting) -> None:
     """503 says that something can't be kept or reached, and any other 5xx that somebody has made a mistake: we."""
     numbers = random.Random(5)
