@@ -72,11 +72,15 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         self._cut_off = 0  # jobs since the last one that finished something
         self._reclaimed_at = 0.0
         self._lines = TokenBucket(rate=1, burst=20)
+        self._put_back = False
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
         try:
             self._reader.ensure()
+            if not self._put_back:  # the config is read at the start of a process only
+                self._recovery.put_back()
+                self._put_back = True
             self._process(self._unfinished)
             while not stop():
                 if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import redis
 
-from receiver.domain.inbox_entry import EARLIEST, LATEST
+from receiver.domain.inbox_entry import EARLIEST, FORGED, LATEST, UNKNOWN_SOURCE
 from receiver.inbox import ASIDE, GROUP, READ_BYTES, STREAM, Entry, InboxReader, spoilt
 
 # Times that an entry was taken: see above.
@@ -83,6 +83,27 @@ end
 return moved
 """
 
+# KEYS: where what is set aside goes. ARGV: from which id on, how many bytes. Returns the next entry's id, and its
+# fields unless they are more.
+_NEXT_ASIDE = """
+local found, size = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', 1), 0
+if #found == 0 then return {} end
+for _, value in ipairs(found[1][2]) do size = size + #value end
+return {found[1][1], size <= tonumber(ARGV[2]) and found[1][2] or {}}
+"""
+# KEYS: stream, where what is set aside goes. ARGV: an entry's id there, its fields. Of two that try, one puts it back;
+# also in a Redis that is full, as above.
+_PUT_BACK = """
+if #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return 0 end
+redis.call('XDEL', KEYS[1], '0-1')
+redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
+redis.call('XDEL', KEYS[2], ARGV[1])
+return 1
+"""
+_FIELDS: Final = (b"id", b"source", b"body", b"at", b"via", b"sub", b"mac")
+# Entries that are looked at again at the most, and bytes of one: a stranger may have written it.
+_MOST_ASIDE: Final = 1024
+_LARGEST_ASIDE: Final = 128 << 20
 
 log = logging.getLogger("runhook.dispatch")
 
@@ -164,6 +185,31 @@ class InboxRecovery:
     def set_aside(self, entries: Sequence[Entry]) -> int:
         """Set entries aside for their `problem`, acknowledged. Returns how many were still there."""
         return self._move([(entry.entry_id, entry.problem) for entry in entries]) if entries else 0
+
+    def put_back(self) -> int:
+        """Put back what was set aside for its signature or source, and is right by the config of this process.
+
+        A receiver that learns of a secret or source before the dispatcher does writes such entries. Returns how many
+        there were; of very many only the oldest are looked at.
+        """
+        count, begin = 0, "-"
+        with suppress(redis.ResponseError):  # somebody else wrote one of the keys: that must hold up nothing
+            for _ in range(_MOST_ASIDE):
+                found: Any = self._redis.eval(_NEXT_ASIDE, 1, ASIDE, begin, _LARGEST_ASIDE)
+                if not found:
+                    break
+                begin = "(" + found[0].decode()
+                fields: dict[bytes, bytes] = dict(zip(it := iter(found[1]), it, strict=False))
+                if fields.get(b"why", b"").decode(errors="replace") not in (FORGED, UNKNOWN_SOURCE):
+                    continue
+                (entry,) = self._reader.entries([(found[0], fields)])
+                if entry.event is not None:
+                    parts = [part for name in _FIELDS for part in (name, fields.get(name, b""))]
+                    put: Any = self._redis.eval(_PUT_BACK, 2, STREAM, ASIDE, found[0], *parts)
+                    count += int(put)
+        if count:
+            log.warning("inbox.put_back entries=%d: their secrets or sources are in the config now", count)
+        return count
 
     def _move(self, entries: Sequence[tuple[Any, str]]) -> int:
         parts = [part for entry in entries for part in entry]

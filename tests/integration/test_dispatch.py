@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain import bounded_json
-from receiver.domain.event import Event
+from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED, EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
@@ -406,6 +406,29 @@ def test_many_entries_of_a_stranger_are_few_lines(
         assert client.xlen(ASIDE) == 200
         assert client.hget(workers.DISPATCH_KEY, "aside") == b"200"
     assert 0 < caplog.text.count("inbox.set_aside") < 40
+
+
+def test_a_dispatcher_that_knows_of_a_new_secret_or_source_puts_back_what_one_that_did_not_set_aside(
+    guarded: Dispatcher, ledger: Ledger, redis_url: str
+) -> None:
+    # Given receivers that know of a secret and a source which their dispatcher does not, and a stranger
+    now = {"skyvern": ["new secret"], "other": ["third"]}
+    other = Event(event_id("other", body("tsk_2")), "other", body("tsk_2"), time.time())
+    append(redis_url, event(body("tsk_1")), other, keys=EntryKeys(now))
+    append(redis_url, event(body("tsk_forged")), keys=EntryKeys({"skyvern": ["guessed"]}))
+    guarded.run(once())
+    assert deliveries(ledger) == {}
+    # When one begins that was given the new config
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    reader = InboxReader(connection, "d2", EntryKeys(now))
+    it = Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection)
+    it.run(once())
+    # Then it takes in what is right now, and no more
+    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2"}
+    ((_, left),) = cast("Any", connection.xrange(ASIDE))
+    assert left[b"id"].decode() == event(body("tsk_forged")).id
+    assert connection.xlen(STREAM) == 0
+    it.close()
 
 
 def test_entries_of_a_version_before_signatures_are_let_in_for_a_day_after_the_upgrade(
