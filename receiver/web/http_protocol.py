@@ -18,6 +18,8 @@ from receiver.web.part import ABORT
 
 # Bytes of a request line and headers; llhttp itself has no limit.
 MAX_HEAD: Final = 64 << 10
+# Header lines of a request that is not whole. Each takes thirty times its bytes where it is short.
+MAX_HEADERS: Final = 200
 # Seconds between two looks at what has not come in whole.
 SWEEP_EVERY: Final = 0.5
 # Requests that may have come on a connection before the answer to the first of them. Each takes kilobytes, and a single
@@ -90,13 +92,16 @@ class HTTPProtocol(HttpToolsProtocol):
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
     def data_received(self, data: bytes) -> None:
-        """Parse `data`, or answer 431 when the head is over MAX_HEAD."""
+        """Parse `data`, or answer 431 when the head is over MAX_HEAD or MAX_HEADERS."""
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD + len(data):
             self.refuse("431 Request Header Fields Too Large", TooLarge.code, "the head of the request is too large")
             return
         super().data_received(data)
         if self._in_head or self._in_body:
+            if self.headers and len(self.headers) > MAX_HEADERS:
+                self.refuse("431 Request Header Fields Too Large", TooLarge.code, "the request has too many headers")
+                return
             self._all.progressed(self._request, len(data), self._in_body, time.monotonic())
         elif self._request.listed:
             self._all.finished(self._request)

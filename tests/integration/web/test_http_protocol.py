@@ -198,6 +198,13 @@ async def test_a_connection_does_not_wait_for_ever_to_close(port: int) -> None:
     assert not end.endswith(b"\r\n0\r\n\r\n")
 
 
+@pytest.mark.parametrize("head", [REQUEST[:-2], POST[:-2] % 9], ids=["head", "body"])
+async def test_a_request_that_is_not_whole_has_few_headers(port: int, head: bytes) -> None:
+    end = b"\r\nx" if head.startswith(b"POST") else b""
+    assert statuses(await answers(port, head + b"a:b\r\n" * 300 + end)) == [b"431"]
+    assert statuses(await answers(port, head + b"a:b\r\n" * 100 + end)) == [b"408"]
+
+
 async def test_of_thousands_of_requests_at_once_few_are_taken(port: int) -> None:
     last = REQUEST.replace(b"Host: x", b"Host: x\r\nconnection: close")
     assert statuses(await answers(port, REQUEST * 20 + last)) == [b"204"] * 21
