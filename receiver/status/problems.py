@@ -58,7 +58,14 @@ def _config(report: StatusReport) -> Iterator[Problem]:
 def _servers(report: StatusReport) -> Iterator[Problem]:
     redis, ledger = report.redis, report.ledger
     start = "`runhook dev` starts it, or set REDIS_URL" if redis.embedded else "start it, or mend REDIS_URL"
-    if redis.trouble:
+    if "maxmemory" in redis.trouble:  # as Redis itself says it
+        yield Problem(
+            "redis_full",
+            f"Redis has no memory left ({redis.url}): {redis.trouble}",
+            "the dispatcher drains the inbox if it can reach the ledger; else raise maxmemory, or remove what else is "
+            "there. Until then webhooks go to the spool of each receiver",
+        )
+    elif redis.trouble:
         yield Problem(
             "redis_away",
             f"Redis can't be used ({redis.url}): {redis.trouble}",

@@ -71,6 +71,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("config_wrong", but(config_problems=["c.yaml:3: sinks.ops: unknown key"]), "c.yaml:3", False),
     ("config_doubtful", but(warnings=["c.yaml:3: no route names the sink ops"]), "no route names", True),
     ("redis_away", redis(trouble="Connection refused"), "Connection refused", False),
+    ("redis_full", redis(trouble="command not allowed when used memory > 'maxmemory'"), "no memory left", False),
     ("redis_weak", redis(weak="appendfsync is everysec"), "appendfsync", False),
     ("ledger_away", but(ledger=LedgerReport("postgresql://h/l", "no route to host")), "no route to host", False),
     (
