@@ -8,7 +8,7 @@ JOBS ?= 6
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: install lock demo test lint format types chaos bench loop upstream clean
+.PHONY: install lock demo test proofs lint format types chaos bench loop upstream clean
 
 install: $(VENV)/.installed
 
@@ -36,7 +36,11 @@ format: install
 
 # Most tests wait for servers, so several run at once. pytest comes last: its summary is the last line.
 test: lint types
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),-m "not long")
+
+# The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, the demo, examples with npm.
+proofs: install
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
 
 # Kill anything, break any connection, any time: about eight minutes. ARGS="--short", "--seed 7", "--without claim-sweep" (which must fail).
 chaos: install

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import psycopg
+import pytest
 import sqlalchemy as sa
 
 from receiver.domain.breaker import THRESHOLD, Lane
@@ -17,6 +18,8 @@ from tests.servers.postgres import PostgresProcess
 from tests.support.backlog import fill
 from tests.support.ledger import NOW, with_tables
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 BACKLOG = 20_000
 BODY = '{"run_id":"tsk_@","run_type":"task_v1","status":"completed","output":{"n":@}}'

@@ -6,8 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from receiver.runtime.process import die_with_parent
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.long
 
 SEED = "20261124"
 

@@ -14,6 +14,8 @@ from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 SKEW = 60.0
 PAUSE = 4.0
 """Seconds that the sink asks to be left alone."""

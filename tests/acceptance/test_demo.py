@@ -18,6 +18,8 @@ from tests.support.paths import ROOT
 from tests.support.processes import alive
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:

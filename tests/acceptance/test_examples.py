@@ -14,6 +14,8 @@ from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.long
+
 BASE = "https://hooks.example.com"
 WEBHOOK = "https://your-server.com/webhook"
 PAGE = (ROOT / "docs" / "submit.md").read_text()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bench.loop import Loop
 from bench.loop_faults import FAULTS
 from receiver.skyvern.simulator import Fault
+
+pytestmark = pytest.mark.long
 
 # What takes minutes is in the long form only: a run whose last webhook after a cancel is lost, and a submit that was
 # killed, or answered 500, is asked for so much later.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
+import pytest
 
 from receiver.inbox import STREAM
 from tests.servers.network import Link
@@ -16,6 +17,8 @@ from tests.servers.receiver import Load, ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
 from tests.support.inbox import all_arrive
 from tests.support.waiting import eventually, seconds_until
+
+pytestmark = pytest.mark.long
 
 SHORT = 0.04
 """Seconds of a fault that lasts."""

@@ -26,6 +26,8 @@ from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.support.ledger import new_event, settle, with_tables
 
+pytestmark = pytest.mark.long
+
 EACH = 12
 """Of each kind of work, in each round."""
 
