@@ -52,6 +52,7 @@ def keys(consumer: ScriptedServer) -> Counter[str]:
     return Counter(request.headers["webhook-id"] for request in consumer.requests)
 
 
+@pytest.mark.long
 def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_and_can_be_cancelled(
     deployment: Deployments, redis_url: str, consumer: ScriptedServer
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx2
+import pytest
 import redis
 import sqlalchemy as sa
 
@@ -18,6 +19,8 @@ from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
 from tests.support import logfmt
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.long
 
 
 def status(it: Deployment) -> tuple[int, dict[str, Any]]:
