@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.domain.event import Event, event_id
-from receiver.domain.inbox_entry import NO_EVENT, EntryKeys
+from receiver.domain.inbox_entry import NO_EVENT
 from receiver.inbox import ASIDE, GROUP, STREAM, Entry, InboxReader
 from receiver.inbox_recovery import DEATH, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
-from tests.support.inbox import append
-
-KEYS = EntryKeys({"skyvern": ["secret"]})
+from tests.support.inbox import KEYS, fill
 
 
 @pytest.fixture
@@ -28,10 +25,6 @@ def reader(client: redis.Redis) -> InboxReader:
     reader = InboxReader(client, "first", KEYS)
     reader.ensure()
     return reader
-
-
-def fill(redis_url: str, *bodies: bytes) -> None:
-    append(redis_url, *(Event(event_id("skyvern", each), "skyvern", each, 1700000000.5) for each in bodies), keys=KEYS)
 
 
 def events_of(taken: Taken | None) -> list[bytes]:

@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.domain.event import Event, event_id
-from receiver.domain.inbox_entry import EntryKeys
 from receiver.inbox import ASIDE, GROUP, STREAM, InboxReader, InboxUnavailable
 from receiver.inbox_recovery import InboxRecovery
-from tests.support.inbox import append
+from tests.support.inbox import KEYS, fill
 
-KEYS = EntryKeys({"skyvern": ["secret"]})
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 
 
@@ -29,10 +26,6 @@ def reader(client: redis.Redis) -> InboxReader:
     reader = InboxReader(client, "first", KEYS)
     reader.ensure()
     return reader
-
-
-def fill(redis_url: str, *bodies: bytes) -> None:
-    append(redis_url, *(Event(event_id("skyvern", each), "skyvern", each, 1700000000.5) for each in bodies), keys=KEYS)
 
 
 def bodies_read(reader: InboxReader) -> list[bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from receiver.domain.event import Event
+from receiver.domain.event import Event, event_id
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.inbox import STREAM, Entry, InboxReader, InboxWriter
 from receiver.inbox_recovery import InboxRecovery
@@ -15,6 +15,8 @@ from receiver.ingest.spool import Spool
 from tests.servers.receiver import ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import eventually
+
+KEYS = EntryKeys({"skyvern": ["secret"]})
 
 
 def append(redis_url: str, *events: Event, keys: EntryKeys | None = None) -> None:
@@ -28,6 +30,11 @@ def append(redis_url: str, *events: Event, keys: EntryKeys | None = None) -> Non
             await writer.close()
 
     asyncio.run(work())
+
+
+def fill(redis_url: str, *bodies: bytes) -> None:
+    """Write an event of each body to the inbox, signed with KEYS."""
+    append(redis_url, *(Event(event_id("skyvern", each), "skyvern", each, 1700000000.5) for each in bodies), keys=KEYS)
 
 
 def taken_again(client: redis.Redis, consumer: str, idle_ms: int = 0) -> list[Entry]:
