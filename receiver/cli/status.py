@@ -105,11 +105,15 @@ def _stores(report: StatusReport) -> list[list[str]]:
             str(inbox.entries) if known else "not known",
             inbox.trouble or (f"{inbox.pending} at a dispatcher{oldest}; {size(inbox.size)}" if known else ""),
         ],
-        ["spool", size(disk.spool_bytes), f"of {size(disk.spool_limit)}, on this machine"],
+        ["spool", size(disk.spool_bytes), f"of {_of_config(disk.spool_limit)}, on this machine"],
         ["quarantine", str(disk.quarantine), "on this machine"],
-        ["disk", free, f"{disk.directory}; {size(disk.reserve)} are kept free"],
+        ["disk", free, f"{disk.directory}; {_of_config(disk.reserve)} are kept free"],
         ["config", "wrong" if report.config_problems else "right", f"{report.config_file} {report.config_hash}"],
     ]
+
+
+def _of_config(count: int | None) -> str:
+    return "what the config says, which can't be read," if count is None else size(count)
 
 
 def _sinks(report: StatusReport) -> list[list[str]]:

@@ -96,6 +96,11 @@ def deliver(sink: str) -> str:
     return _DELIVER + sink
 
 
+def sink_of(part: str) -> str:
+    """Return the sink that this part sends to; "" for a part that sends to none."""
+    return part.removeprefix(_DELIVER) if part.startswith(_DELIVER) else ""
+
+
 def expected(sinks: Iterable[str]) -> list[str]:
     """Return the parts of which one at least must be alive, somewhere."""
     return [RECEIVER, DISPATCH, *map(deliver, sinks), CLOCK]

@@ -294,7 +294,22 @@ def _checked(url: str) -> sa.URL:
         raise ConfigError(
             "DATABASE_URL: a ledger in memory would lose everything; give a file: sqlite:///var/ledger.db"
         )
+    if parsed.get_backend_name() == "postgresql" and (trouble := _parameter_trouble(parsed)):
+        raise ConfigError(
+            f"DATABASE_URL: {trouble}; right would be postgresql://user:password@host:5432/name, with libpq's "
+            "connection parameters after a ?, such as ?sslmode=require"
+        )
     return parsed
+
+
+def _parameter_trouble(url: sa.URL) -> str:
+    """Return what is wrong with a PostgreSQL URL that no waiting for a server would mend, or ""."""
+    from handlers.support.postgresql import parameter_trouble  # not needed with SQLite
+
+    try:
+        return parameter_trouble(url.get_dialect()().create_connect_args(url)[1])
+    except sa_exc.ArgumentError as error:  # several hosts
+        return str(error)
 
 
 def _sqlite(url: sa.URL, begin: str) -> sa.Engine:

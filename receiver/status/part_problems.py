@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from receiver.domain import parts
@@ -15,7 +15,6 @@ SKEW: Final = 3.0
 
 _WORK = {
     RECEIVER: "no webhook is taken; start `runhook serve`",
-    DISPATCH: "events stay in the inbox; start `runhook worker`",
     CLOCK: "retries, lapsed claims, polls and replays stand still; start `runhook clock`",
 }
 
@@ -28,26 +27,61 @@ def find(report: StatusReport) -> Iterator[Problem]:
             what = "nobody knows which parts are alive elsewhere: Redis and the ledger are away"
             yield Problem("part_unknown", what, "see above", note=True)
         gone = {part: last for part, last in gone.items() if last is not None}
-    for part, last in gone.items():
-        work = _WORK.get(part, f"nothing is sent to {part.partition(':')[2]}; start `runhook worker`")
+    for part, last in list(gone.items()):
         if last is not None and last.state == "stuck":
             yield Problem("part_stuck", f"{_named(last)} has made no step for {ago(last.beat.stalled)}", _unstick(last))
-        else:
-            yield Problem("part_missing", f"no {part} is running: {_last(last)}", work)
+        elif not _of_worker(part):
+            yield Problem("part_missing", f"no {part} is running: {_last(last)}", _WORK[part])
+    yield from _missing_workers({part: last for part, last in gone.items() if _of_worker(part)}, report.expected)
+    silent: dict[object, list[PartSeen]] = {}
     for seen in parts.lost(report.parts):
         if seen.beat.part in gone:
             continue
         if seen.state == "stuck":
             yield Problem("part_stuck", f"{_named(seen)} has made no step for {ago(seen.beat.stalled)}", _unstick(seen))
             continue
+        process = () if _of_worker(seen.beat.part) else (seen.beat.name,)
+        silent.setdefault((seen.beat.host, *process), []).append(seen)
+    for together in silent.values():
+        who = f"{_named_parts(each.beat.part for each in together)} on {together[0].beat.host}"
         yield Problem(
             "part_silent",
-            f"{_named(seen)} has been silent for {ago(seen.age)}; others do its work",
+            f"{_named(together[0])} has been silent for {ago(together[0].age)}; others do its work"
+            if len(together) == 1
+            else f"{who} have been silent for {ago(min(each.age for each in together))}; others do their work",
             "it ended without a word, or its host can't reach Redis and the ledger: look there",
             note=True,
         )
     yield from _left_spools(report.parts)
     yield from _differences(report)
+
+
+def _missing_workers(gone: dict[str, PartSeen | None], expected: list[str]) -> Iterator[Problem]:
+    """What of the workers nobody does: one line, however many sinks wait for the same worker."""
+    missing = {part: last for part, last in gone.items() if last is None or last.state != "stuck"}
+    if not missing:
+        return
+    heard = [last for last in missing.values() if last is not None]
+    last = _last(min(heard, key=lambda each: each.age, default=None))
+    whole = len(missing) > 1 and set(missing) == {part for part in expected if _of_worker(part)}
+    sinks = [sink for part in missing if (sink := parts.sink_of(part))]
+    stands = [
+        *(["events stay in the inbox"] if DISPATCH in missing else []),
+        *([f"nothing is sent to {', '.join(sinks)}"] if sinks else []),
+    ]
+    what = "worker" if whole else _named_parts(missing)
+    yield Problem("part_missing", f"no {what} is running: {last}", f"{', and '.join(stands)}; start `runhook worker`")
+
+
+def _of_worker(part: str) -> bool:
+    return part == DISPATCH or bool(parts.sink_of(part))
+
+
+def _named_parts(named: Iterable[str]) -> str:
+    """Return parts of workers in one breath: "dispatch and deliver:ops, deliver:archive"."""
+    found = list(named)
+    sinks = ", ".join(part for part in found if parts.sink_of(part))
+    return " and ".join(filter(None, (DISPATCH if DISPATCH in found else "", sinks)))
 
 
 def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from receiver.domain import parts
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
+from receiver.ledger.remedies import remedy_for
 from receiver.status import part_problems
 from receiver.status.problem import Problem, ago, amount, probe_time, size
 from receiver.status.report import StatusReport
@@ -81,7 +83,8 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         yield Problem(
             "ledger_away",
             f"the ledger can't be used ({ledger.url}): {ledger.trouble}",
-            "start its database, or mend DATABASE_URL. Until then webhooks are kept, and nothing is delivered",
+            f"{remedy_for(ledger.trouble).words or 'start its database, or mend DATABASE_URL'}. Until then webhooks "
+            "are kept, and nothing is delivered",
         )
     elif ledger.weak:
         yield Problem(
@@ -102,13 +105,14 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
     disk = report.disk
     if disk.trouble:
         yield Problem("disk_unreadable", f"{disk.directory}: {disk.trouble}", "set RUNHOOK_DATA, or its permissions")
-    if disk.free is not None and disk.free < disk.reserve:
+    reserve = disk.reserve or 0
+    if disk.free is not None and disk.free < reserve:
         yield Problem(
             "disk_full",
-            f"{disk.directory} has {size(disk.free)} free, less than spool.reserve_bytes ({size(disk.reserve)})",
+            f"{disk.directory} has {size(disk.free)} free, less than spool.reserve_bytes ({size(reserve)})",
             "free some: the answer to webhooks is 503 when Redis is away too, or embedded",
         )
-    elif disk.free is not None and disk.free < 2 * disk.reserve:
+    elif disk.free is not None and disk.free < 2 * reserve:
         yield Problem("disk_low", f"{disk.directory} has {size(disk.free)} free", "free some soon", note=True)
     if disk.spool_limit and disk.spool_bytes > SPOOL_FULL * disk.spool_limit:
         yield Problem(
@@ -216,6 +220,8 @@ def _for(since: float, now: float) -> str:
 
 def _deliveries(report: StatusReport) -> Iterator[Problem]:
     shut = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
+    # That nobody sends to them is told by now.
+    shut |= {parts.sink_of(part) for part in parts.missing(report.parts, report.expected)}
     for sink, since in sorted(report.ledger.oldest_due.items()):
         if sink in report.sinks and sink not in shut and report.now - since > DELIVERY_LATE:
             yield Problem(

@@ -48,15 +48,16 @@ class LedgerReport:
 @dataclass(frozen=True, slots=True)
 class DiskReport:
     """The data directory of this machine. `spool_left`: bytes in the spool that no receiver of this machine owns.
-    `newest_refused`: when the newest request in quarantine came. `trouble`: why it can't be read, or ""."""
+    `newest_refused`: when the newest request in quarantine came. `trouble`: why it can't be read, or "". `reserve`,
+    `spool_limit`: bytes; None where the config can't be read, which says them."""
 
     directory: str
     trouble: str = ""
     free: int | None = None
-    reserve: int = 0
+    reserve: int | None = None
     spool_bytes: int = 0
     spool_left: int = 0
-    spool_limit: int = 0
+    spool_limit: int | None = None
     set_aside: int = 0
     quarantine: int = 0
     newest_refused: float | None = None

@@ -1,6 +1,7 @@
 """Read the state of everything into a report. What is away is told in the report; nothing here raises for it.
 
-It makes and changes nothing, but for one key with a lifetime that proves that Redis takes a write.
+What a person wrote wrong into the environment is the exception: then there is no telling what is meant. It makes and
+changes nothing, but for one key with a lifetime that proves that Redis takes a write.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import parts
 from receiver.domain.parts import PartSeen
-from receiver.errors import ConfigError, RunhookError
+from receiver.errors import ConfigError
 from receiver.inbox import InboxState, examine
 from receiver.ingest import durability
 from receiver.ingest.quarantine import Quarantine
@@ -41,7 +42,7 @@ _TIMEOUT: Final = 2.0
 
 
 def survey(settings: Settings) -> StatusReport:
-    """Return the state of everything that these settings name."""
+    """Return the state of everything that these settings name. Raises ConfigError for a wrong DATABASE_URL."""
     config, problems, warnings = _config(settings)
     redis_report, redis_parts = _redis(settings, config)
     ledger_report, ledger_parts = _ledger(settings, config)
@@ -100,10 +101,7 @@ async def _durability(url: str, max_body: int) -> durability.Durability:
 
 def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[PartSeen]]:
     url = hide_password(settings.database_url)
-    try:
-        ledger = Ledger(settings.database_url, require_durability=config is not None and config.durable_ledger)
-    except RunhookError as error:
-        return LedgerReport(url, str(error)), []
+    ledger = Ledger(settings.database_url, require_durability=config is not None and config.durable_ledger)
     sinks = config.destinations if config is not None else None
 
     def read(connection: Connection) -> tuple[LedgerReport, list[PartSeen]]:
@@ -148,10 +146,10 @@ def _disk(settings: Settings, config: Config | None) -> DiskReport:
         str(folder),
         trouble,
         free,
-        config.spool.reserve_bytes if config else 0,
+        config.spool.reserve_bytes if config else None,
         spool.bytes,
         spool.left,
-        config.spool.max_bytes if config else 0,
+        config.spool.max_bytes if config else None,
         spool.set_aside,
         len(refused),
         max(refused, default=None),

@@ -47,10 +47,6 @@ def test_a_postgresql_that_is_not_right_is_told_with_what_would_be(
     assert 'database "nowhere" does not exist; create it, or name the right one' in nowhere
     assert not waits
 
-    odd, waits = line_of(f"{postgres_url}?foo=sekret")
-    assert 'invalid connection option "foo"; correct what is after the ?' in odd
-    assert not waits
-
     with contextlib.closing(postgres.connect(postgres_url.rpartition("/")[2])) as connection:
         connection.execute(FOREIGN)
     others, waits = line_of(postgres_url)

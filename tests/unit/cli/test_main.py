@@ -138,6 +138,71 @@ def test_a_list_makes_no_ledger_and_says_which_one_is_missing(runhook: Run, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("postgresql://u:sekret@h:port/db", "not a database URL"),
+        ("postgresql:/u:sekret@h/db", "not a database URL"),
+        ("postgresql://u:se/kret@h@h/db", "has several @"),
+        ("postgresql+asyncpg://u:sekret@h/db", "the driver asyncpg is not used here"),
+        ("postgresql://u:sekret@h:99999/db", 'invalid port number: "99999"'),
+        ("postgresql://u:sekret@h/db?sslmod=require", 'invalid connection option "sslmod"'),
+        ("postgresql://u:sekret@h/db?sslmode=requir", 'invalid sslmode value: "requir"'),
+        ("postgresql://u:sekret@h/db?connect_timeout=3s", 'invalid integer value "3s"'),
+        ("postgresql://u:sekret@/db?host=h1,h2&port=1,2,3", "number of hosts and ports don't match"),
+        ("postgresql://u:sekret@h/db?service=none", 'definition of service "none" not found'),
+        ("sqlite:var/ledger.db", "not a database URL"),
+        ("sqlite://var/ledger.db", "names a host after two slashes"),
+    ],
+)
+def test_what_is_wrong_with_database_url_is_told_as_that(
+    runhook: Run, monkeypatch: pytest.MonkeyPatch, url: str, problem: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+
+    for command in ("status", "runs"):
+        code, out, err = runhook(command)
+
+        assert (code, out) == (2, ""), err
+        assert err.startswith(f"runhook: DATABASE_URL: {problem}")
+        assert "postgresql://" in err or "sqlite:///" in err or "%40" in err  # what would be right
+        assert "kret" not in err
+
+
+def test_database_urls_that_may_be_right_are_told_as_away_only_when_they_are(
+    runhook: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = ("?sslmode=require&connect_timeout=2", "?host=127.0.0.1:1&host=[::1]:1&target_session_attrs=read-write")
+    for query in right:
+        host = "" if "host" in query else "127.0.0.1:1"
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://u:sekret@{host}/db{query}")
+
+        code, _, err = runhook("runs")
+
+        assert (code, "Connection refused; no PostgreSQL listens there" in err) == (3, True), err
+
+
+def test_limits_that_a_wrong_config_has_are_not_known_rather_than_none(
+    runhook: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    (tmp_path / "var").mkdir()
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k], no_such_key: 1}}\n")
+
+    code, out, _ = runhook("status", "--config", "c.yaml")
+    _, as_json, _ = runhook("status", "--config", "c.yaml", "--json")
+
+    assert code == 1
+    assert "no_such_key" in out
+    assert "0 B of what the config says, which can't be read" in " ".join(out.split())
+    assert "of 0 B" not in out
+    assert "; 0 B" not in out
+    assert json.loads(as_json)["disk"]["spool_limit"] is None
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nspool: {max_bytes: 64MiB}\n")
+    assert "of 64.0 MiB, on this machine" in runhook("status", "--config", "c.yaml")[1]
+
+
 def test_an_empty_quarantine_of_the_wrong_folder_is_no_success(runhook: Run, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\n")
 

@@ -84,6 +84,18 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("part_missing", without("clock", seen("clock", age=90.0)), "process 7), fell silent 90 s ago", False),
     ("part_missing", without("clock", seen("clock", age=200.0, stopped=True)), "was stopped 3 min ago", False),
     ("part_missing", without("deliver:ops"), "no deliver:ops is running", False),
+    (
+        "part_missing",
+        but(parts=[seen("receiver"), seen("clock")]),
+        "no worker is running: none was heard of in the last day",
+        False,
+    ),
+    (
+        "part_missing",  # how late its deliveries are is no news then
+        replace(without("deliver:ops"), ledger=replace(WELL.ledger, oldest_due={"ops": NOW - 999})),
+        "no deliver:ops is running",
+        False,
+    ),
     ("part_stuck", without("clock", seen("clock", stalled=100.0)), "made no step for 100 s", False),
     ("part_stuck", but(parts=[*WELL.parts, seen("clock", "b", stalled=100.0)]), "clock on b", False),
     ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
@@ -170,6 +182,35 @@ def test_what_is_wrong_is_told_with_what_to_do(code: str, report: StatusReport, 
     assert (problem.code, problem.note) == (code, note)
     assert words in problem.what
     assert problem.todo
+
+
+def test_a_missing_worker_is_one_line_that_names_its_sinks() -> None:
+    sinks = [f"sink{number}" for number in range(12)]
+    well = but(
+        expected=expected(sinks),
+        sinks=sinks,
+        ledger=replace(WELL.ledger, oldest_due=dict.fromkeys(sinks, NOW - 999)),
+        parts=[seen("receiver"), seen("clock"), seen("dispatch"), *(seen(f"deliver:{sink}") for sink in sinks)],
+    )
+    workers = [each for each in well.parts if each.beat.part.startswith("d")]
+    others = [each for each in well.parts if each not in workers]
+
+    # When its host went away, the whole of it
+    (problem,) = find(replace(well, parts=[*others, *(replace(each, age=90.0) for each in workers)]))
+    assert (problem.code, problem.what[:44]) == ("part_missing", "no worker is running: the last one, on a (pr")
+    assert problem.todo == (
+        f"events stay in the inbox, and nothing is sent to {', '.join(sinks)}; start `runhook worker`"
+    )
+    # When one of two workers has some of the sinks only
+    here = [each for each in workers if each.beat.part not in ("deliver:sink3", "deliver:sink7")]
+    (problem,) = [each for each in find(replace(well, parts=[*others, *here])) if each.code != "delivery_late"]
+    assert problem.what == "no deliver:sink3, deliver:sink7 is running: none was heard of in the last day"
+    assert problem.todo == "nothing is sent to sink3, sink7; start `runhook worker`"
+    # When another host does its work
+    gone = [replace(each, age=90.0, beat=replace(each.beat, name=f"{each.beat.name}b", host="b")) for each in workers]
+    (problem,) = [each for each in find(replace(well, parts=[*well.parts, *gone])) if each.note]
+    assert problem.what.startswith("dispatch and deliver:sink0, ")
+    assert problem.what.endswith("deliver:sink11 on b have been silent for 90 s; others do their work")
 
 
 @pytest.mark.parametrize(("stopped", "words"), [(False, "is gone"), (True, "was stopped")])
