@@ -19,7 +19,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.inbox import InboxReader, spoilt
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, replays, retention
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, audit, heartbeats, replays, retention
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.migrate import ensure_schema
@@ -148,7 +148,7 @@ class Clock:
         wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
-        """Make one step of each replay and backfill that is running."""
+        """Make one step of each operation that is running."""
         if self._ledger.read(replays.any_running):
             sinks = self._ledger.write(lambda connection: replays.step(connection, self._ledger.now()))
             wakeups.wake_sinks(self._redis, sinks)
@@ -194,6 +194,8 @@ class Clock:
             if step.after is None or time.monotonic() - began > STEPS:
                 break
         lanes = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
+        audited_until = self._ledger.now() - max(retain, audit.KEPT_FOR)
+        self._ledger.write(lambda connection: audit.remove(connection, audited_until))
         if removed or lanes:
             log.info("clock.retention events=%d lanes=%d", removed, lanes)
 

@@ -35,9 +35,10 @@ from receiver.cli.sinks import require_sink
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Connection, names, queries, replays
+from receiver.ledger import Connection, names, queries, replays, selection
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.replays import Operation, Selection
+from receiver.ledger.replays import Operation
+from receiver.ledger.selection import Selection
 
 _HINT = (
     "; what was delivered is sent again with --force, what waits is tried now with --state waiting, and what was "
@@ -226,8 +227,8 @@ def _tell_of_orphans(data: Path | None, selections: Sequence[Selection], *, forc
 
     def count(connection: Connection) -> int:
         every = (replace(each, sinks=()) for each in selections)
-        taken = sum(replays.count(connection, "replay", each, force=force) for each in selections)
-        return sum(replays.count(connection, "replay", each, force=force) for each in every) - taken
+        taken = sum(selection.count(connection, "replay", each, force=force) for each in selections)
+        return sum(selection.count(connection, "replay", each, force=force) for each in every) - taken
 
     if any(each.sinks for each in selections) and (left := read_ledger(data, count)):
         out().print(
@@ -246,7 +247,7 @@ def _count(
     data: Path | None,
 ) -> list[int]:
     """Count what each selection takes. Raises UsageError for an id or a name that is not there."""
-    found = [replays.count(connection, kind, each, sink, force=force) for each in selections]
+    found = [selection.count(connection, kind, each, sink, force=force) for each in selections]
     for identifier, number in zip(ids, found, strict=False):
         if not number:
             check_id(connection, identifier)
@@ -301,8 +302,8 @@ def operations(data: DataDirectory = None, limit: Limit = queries.LIMIT, as_json
     )
 
 
-def _selection_text(selection: str) -> str:
-    found = json.loads(selection)
+def _selection_text(kept: str) -> str:
+    found = json.loads(kept)
     for name in ("since", "until"):
         if name in found:
             found[name] = show_time(found[name])

@@ -1,22 +1,24 @@
-"""Replays and backfills as durable operations, which restarts do not stop.
+"""Replays, backfills and cancels of many as durable operations, which restarts do not stop.
 
-A step moves a bounded number of deliveries and the cursor in one transaction. The clock makes the steps.
+A step moves a bounded number of deliveries and the cursor in one transaction. The clock makes the steps. What an
+operation takes is what matched when it was begun: it takes nothing that was made later, and a replay nothing that ended
+later.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
-from receiver.ledger.deliveries import creation, lanes
-from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
+from receiver.domain.delivery import DeliveryMove, state_after, states_before
+from receiver.ledger.deliveries import cancellation, creation, lanes
+from receiver.ledger.queries import begins
 from receiver.ledger.schema import deliveries, events, operations
+from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Selection, count, missing_events, taken_ids
 
 # Deliveries that one step moves at the most.
 STEP = 500
@@ -24,34 +26,24 @@ STEP = 500
 PAGE: Final = 2000
 # Seconds after which a step that has found none lets others have the ledger.
 SEARCH: Final = 0.5
+# Seconds by which the clocks of two processes may differ that both go by the database's.
+_SKEW: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Selection(Filter):
-    """What an operation takes: deliveries by id, or all that the filter finds. Its limit and offset do not count.
+class CountChanged(Exception):
+    """As many as were expected are not what would be taken now. `count`: how many would be. Nothing was changed."""
 
-    `sinks`: those that exist; deliveries of others are orphaned, and nobody would send them. Empty: not known.
-    """
-
-    delivery_ids: tuple[str, ...] = ()
-    sinks: tuple[str, ...] = ()
-
-    def to_json(self) -> str:
-        """Return its JSON, as the ledger keeps it."""
-        kept = {name: value for name, value in asdict(self).items() if value and name not in ("limit", "offset")}
-        return json.dumps(kept)
-
-    @classmethod
-    def from_json(cls, text: str) -> Selection:
-        """Return the selection that `to_json` wrote."""
-        kept: dict[str, Any] = json.loads(text)
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
-        return cls(**fields)
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} match now")
+        self.count = count
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A replay of deliveries, or a backfill of `sink` with old events."""
+    """A replay of deliveries, a backfill of `sink` with old events, or a cancel or restore of deliveries.
+
+    `source`: whose things it takes, "" for all; `actor`: who began it, or "".
+    """
 
     id: str
     kind: str
@@ -65,56 +57,8 @@ class Operation:
     cursor: str
     created_at: float
     updated_at: float
-
-
-def _replayable(selection: Selection, *, force: bool) -> sa.Select[Any]:
-    """Select the ids of the deliveries that a replay takes: never one that is queued or under way, one that succeeded
-    only by force, and one that waits for its next attempt only when that state was asked for."""
-    takes = [DeliveryState.DEAD, DeliveryState.DELIVERED] if force else [DeliveryState.DEAD]
-    assert set(takes) <= set(states_before(DeliveryMove.REPLAY))
-    if DeliveryState.WAITING in selection.state:
-        takes.append(DeliveryState.WAITING)
-    found = matching_deliveries(selection).where(deliveries.c.state.in_([state.value for state in takes]))
-    if selection.delivery_ids:
-        found = found.where(sa.or_(*(begins(deliveries.c.id, each) for each in selection.delivery_ids)))
-    if selection.sinks:
-        found = found.where(deliveries.c.sink.in_(selection.sinks))
-    return found.with_only_columns(deliveries.c.id)
-
-
-def _missing(selection: Selection, sink: str) -> sa.Select[Any]:
-    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it."""
-    other, later = events.alias("other"), events.alias("later")
-    result = sa.func.coalesce(events.c.repeat_of, events.c.id)
-
-    def of_result(event: sa.FromClause) -> sa.ColumnElement[bool]:
-        return sa.and_(
-            event.c.source == events.c.source,
-            event.c.run_id == events.c.run_id,
-            sa.func.coalesce(event.c.repeat_of, event.c.id) == result,
-        )
-
-    has_one = (
-        sa.select(sa.literal(1))
-        .select_from(other.join(deliveries, deliveries.c.event_id == other.c.id))
-        .where(of_result(other), deliveries.c.sink == sink)
-        .exists()
-    )
-    has_later = (
-        sa.select(sa.literal(1))
-        .where(of_result(later), later.c.disposition == "update", later.c.seq > events.c.seq)
-        .exists()
-    )
-    found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
-        events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
-    )
-    return matching_events(found, selection)
-
-
-def count(connection: sa.Connection, kind: str, selection: Selection, sink: str = "", *, force: bool = False) -> int:
-    """Count the deliveries that the operation would move now."""
-    query = _replayable(selection, force=force) if kind == "replay" else _missing(selection, sink)
-    return connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
+    source: str = ""
+    actor: str = ""
 
 
 def create(
@@ -127,11 +71,18 @@ def create(
     sink: str = "",
     force: bool = False,
     rate: float = 0.0,
+    expect: int | None = None,
+    actor: str = "",
 ) -> Operation:
-    """Create the operation. It takes only what exists before `now`, so that it ends."""
-    if not selection.delivery_ids:
+    """Create the operation. It takes only what exists before `now`, so that it ends.
+
+    `expect`: how many it must be; raises CountChanged when it would be others. `actor`: who begins it.
+    """
+    if not selection.named:
         selection = replace(selection, until=now if selection.until is None else min(selection.until, now))
     total = count(connection, kind, selection, sink, force=force)
+    if expect not in (None, total):
+        raise CountChanged(total)
     values = {
         "id": operation_id,
         "kind": kind,
@@ -142,6 +93,8 @@ def create(
         "total": total,
         "created_at": now,
         "updated_at": now,
+        "source": selection.source,
+        "actor": actor,
     }
     connection.execute(sa.insert(operations).values(selection=selection.to_json(), **values))
     return Operation(selection=selection, done=0, cursor="", **values)  # type: ignore[arg-type]
@@ -151,9 +104,24 @@ def _from(row: Mapping[str, Any]) -> Operation:
     return Operation(**{**row, "selection": Selection.from_json(row["selection"])})
 
 
-def list_operations(connection: sa.Connection, limit: int = 50) -> list[Operation]:
-    """Return operations, the newest first."""
-    query = sa.select(operations).order_by(operations.c.created_at.desc(), operations.c.id).limit(limit)
+def list_operations(
+    connection: sa.Connection,
+    limit: int = 50,
+    *,
+    source: str = "",
+    state: Sequence[str] = (),
+    before: tuple[float, str] | None = None,
+) -> list[Operation]:
+    """Return operations, the newest first. `source`: only those on its things alone; `before`: only those that come
+    after the one that was created then and has this id."""
+    it = operations.c
+    query = sa.select(operations).order_by(it.created_at.desc(), it.id.desc()).limit(limit)
+    if source:
+        query = query.where(it.source == source)
+    if state:
+        query = query.where(it.state.in_(state))
+    if before is not None:
+        query = query.where(sa.tuple_(it.created_at, it.id) < before)
     return [_from(row._mapping) for row in connection.execute(query)]  # type: ignore[arg-type]
 
 
@@ -202,7 +170,8 @@ def step(connection: sa.Connection, now: float) -> list[str]:
             limit = max(0, min(STEP, allowed))
             if not limit:
                 continue
-        moved, cursor, sinks = (_replay if operation.kind == "replay" else _backfill)(connection, operation, limit, now)
+        work = _backfill if operation.kind == BACKFILL else _move
+        moved, cursor, sinks = work(connection, operation, limit, now)
         woken |= sinks
         values: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor, "updated_at": now}
         if not cursor:
@@ -211,14 +180,15 @@ def step(connection: sa.Connection, now: float) -> list[str]:
     return sorted(woken)
 
 
-def _replay(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    """Replay up to `limit`. Returns how many, the new cursor ("" at the end), and their sinks.
-
-    What waits for its next attempt has it now, and keeps what it has spent. An open breaker is probed at once.
-    """
-    query = _replayable(operation.selection, force=operation.force).order_by(deliveries.c.id).limit(limit)
+def _move(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
+    """Move up to `limit` deliveries. Returns how many, the new cursor ("" at the end), and sinks that got work."""
+    selection, kind = operation.selection, operation.kind
+    query = taken_ids(kind, selection, force=operation.force).order_by(deliveries.c.id).limit(limit)
+    if kind == REPLAY and not selection.named:
+        # One that has ended since is none of those that were counted.
+        query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
     # Those that are named are few.
-    pages = _pages(connection, deliveries.c.id, operation.cursor) if not operation.selection.delivery_ids else [""]
+    pages = [""] if selection.named else _pages(connection, deliveries.c.id, operation.cursor)
     cursor, ids = operation.cursor, list[str]()
     for page in pages:
         within = deliveries.c.id > cursor
@@ -228,6 +198,19 @@ def _replay(connection: sa.Connection, operation: Operation, limit: int, now: fl
             break
     if not ids:
         return 0, cursor, set()
+    if kind == CANCEL:
+        return len(cancellation.cancel_in(connection, ids, operation.id, now)), cursor, set()
+    if kind == RESTORE:
+        return len(cancellation.restore_in(connection, ids, now)), cursor, set()
+    moved, sinks = _replay(connection, ids, now)
+    return moved, cursor, sinks
+
+
+def _replay(connection: sa.Connection, ids: Sequence[str], now: float) -> tuple[int, set[str]]:
+    """Replay deliveries. Returns how many, and their sinks.
+
+    What waits for its next attempt has it now, and keeps what it has spent. An open breaker is probed at once.
+    """
     moved: list[Any] = []
     for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
         moved += connection.execute(
@@ -237,11 +220,11 @@ def _replay(connection: sa.Connection, operation: Operation, limit: int, now: fl
             .returning(deliveries.c.sink, deliveries.c.lane)
         )
     lanes.probe_at_once(connection, {row.lane for row in moved}, now)
-    return len(moved), cursor, {row.sink for row in moved}
+    return len(moved), {row.sink for row in moved}
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    query = _missing(operation.selection, operation.sink).order_by(events.c.seq).limit(limit)
+    query = missing_events(operation.selection, operation.sink).order_by(events.c.seq).limit(limit)
     cursor, rows = operation.cursor, list[Any]()
     for page in _pages(connection, events.c.seq, int(cursor or 0)):
         within = events.c.seq > int(cursor or 0)

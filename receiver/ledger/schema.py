@@ -182,7 +182,7 @@ operations = Table(
     "operations",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("kind", Text, nullable=False),  # replay | backfill
+    Column("kind", Text, nullable=False),  # replay | backfill | cancel | restore
     Column("selection", Text, nullable=False),  # JSON: what it was asked to take
     Column("sink", Text, nullable=False),  # a backfill's sink
     Column("force", Boolean, nullable=False),
@@ -193,7 +193,30 @@ operations = Table(
     Column("cursor", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("source", Text, nullable=False, server_default=""),  # whose things it takes; "": of all
+    Column("actor", Text, nullable=False, server_default=""),  # who began it
     Index(None, "state"),
+    Index(None, "created_at", "id"),
+)
+
+# Who did what: see audit.py.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("actor_kind", Text, nullable=False),  # cli | key | user …
+    Column("actor", Text, nullable=False),
+    Column("key_id", Text, nullable=False),  # of an API key, or ""
+    Column("action", Text, nullable=False),
+    Column("source", Text, nullable=False),  # on whose things; "": of all
+    Column("selection", Text, nullable=False),  # JSON: what it was asked to take
+    Column("count", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),  # begun | done | failed
+    Column("detail", Text, nullable=False),
+    Column("ended_at", Double),  # null while it is begun
+    Index(None, "at"),
+    Index(None, "source", "id"),
 )
 
 submissions = Table(

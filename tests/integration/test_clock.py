@@ -18,8 +18,8 @@ from receiver.inbox import STREAM
 from receiver.ledger import Ledger, queries, replays, retention
 from receiver.ledger.deliveries import lanes, links, recovery
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.replays import Selection
 from receiver.ledger.schema import deliveries, events
+from receiver.ledger.selection import Selection
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess

@@ -18,6 +18,7 @@ from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import operations
+from receiver.ledger.selection import Selection
 from tests.support.ledger import NOW
 
 OPS, CALLBACK = "ops", "callback"
@@ -207,8 +208,8 @@ def make(ledger: Ledger, count: int) -> None:
         for name, until in (("away", NOW), ("shut", NOW + 1000), (f"{CALLBACK} https://h000060", NOW)):
             lane = Lane(name, name.split()[0], breaker="open", failures=5, until=until, opened_at=1)
             ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, NOW))  # type: ignore[misc]
-        ledger.write(lambda connection: replays.create(connection, "op", "replay", replays.Selection(sink="dead"), NOW))
-        nobody = replays.Selection(sink="nobody").to_json()
+        ledger.write(lambda connection: replays.create(connection, "op", "replay", Selection(sink="dead"), NOW))
+        nobody = Selection(sink="nobody").to_json()
         ledger.write(lambda it: it.execute(sa.update(operations).values(state="running", selection=nobody)))
 
 

@@ -15,7 +15,8 @@ from receiver.ledger.schema import deliveries
 # Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.
 PAGE = 500
 
-# Reasons, as lists show them. By the second one, what was cancelled together is brought back together.
+# Reasons, as lists show them. By the second one, what was cancelled together is brought back together; what an
+# operation has cancelled, by its id in the reason.
 ONE: Final = "cancelled by an operator"
 WITH_ITS_SINK: Final = "cancelled by an operator, with all that waited for its sink"
 
@@ -39,6 +40,16 @@ def cancel_all(connection: sa.Connection, sink: str, before: float, now: float) 
     )
     ids = sorted(connection.execute(waiting).scalars())
     return len(_cancel(connection, deliveries.c.id.in_(ids), WITH_ITS_SINK, now)) if ids else 0
+
+
+def cancel_in(connection: sa.Connection, ids: Sequence[str], operation_id: str, now: float) -> Sequence[str]:
+    """Cancel these deliveries for an operation. Returns the ids of those that were."""
+    return _cancel(connection, deliveries.c.id.in_(ids), f"{ONE}, with {operation_id}", now)
+
+
+def restore_in(connection: sa.Connection, ids: Sequence[str], now: float) -> list[str]:
+    """Bring back these deliveries, PAGE of them at the most. Returns the ids of those that were."""
+    return _restore(connection, deliveries.c.id.in_(ids), now)
 
 
 def _cancel(connection: sa.Connection, condition: sa.ColumnElement[bool], reason: str, now: float) -> Sequence[str]:

@@ -21,7 +21,7 @@ from alembic.config import Config
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, api_keys, events, marks, migrate, replays
 from receiver.ledger.deliveries import claims, lanes, recovery
-from receiver.ledger.replays import Selection
+from receiver.ledger.selection import Selection, count
 from tests.support.ledger import NOW, claim, new_event, record, settle, states, with_tables
 from tests.support.paths import ROOT
 
@@ -82,6 +82,7 @@ NEW_COLUMNS: dict[str, dict[str, Any]] = {
     "events": {"statement": "", "extent": "", "completion": ""},
     "submissions": {"request": None},
     "deliveries": {"tried_at": None, "target_key": ""},
+    "operations": {"source": "", "actor": ""},
     "lanes": {"paused_at": 0.0, "opened_at": 0.0},
     "runs": {"retried_from": None, "retried_by": None, "noted_at": None, "due_at": None, "polls": 0, "found_by": ""},
 }
@@ -166,6 +167,6 @@ def test_what_is_new_is_told_from_what_was_there(old: Ledger) -> None:
     assert len(record(old, new_event("tsk_news", "archive"), new_event("tsk_after", "archive"))) == 1
     # A backfill takes what was new, and no repeat
     everything = Selection(until=NOW + 60)
-    taken = old.read(lambda it: replays.count(it, "backfill", everything, "later"))
+    taken = old.read(lambda it: count(it, "backfill", everything, "later"))
     assert taken == len([row for row in old.read(content)["events"] if row["disposition"] in ("new", "news")])
     assert len(old.read(api_keys.every)) == 5

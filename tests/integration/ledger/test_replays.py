@@ -1,4 +1,4 @@
-"""Replay and backfill: durable, bounded, and never twice to a sink that has it already."""
+"""Operations: durable, bounded, exactly what was counted, and never twice to a sink that has it already."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, queries, replays
 from receiver.ledger.deliveries import cancellation, claims
-from receiver.ledger.replays import Operation, Selection
+from receiver.ledger.events import NewDelivery
+from receiver.ledger.replays import Operation
+from receiver.ledger.selection import Selection, count, examples
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
+
+TWO = {"tsk_1:ops", "tsk_2:ops"}
 
 
 def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "replay", **options: object) -> Operation:  # noqa: B008
@@ -51,13 +55,15 @@ def mixed(ledger: Ledger) -> Ledger:
         (Selection(until=NOW), {}, set()),
         (Selection(since=NOW, until=NOW + 5), {}, {"tsk_1:ops", "tsk_2:ops", "tsk_2:results"}),
         (Selection(run_id="tsk_3"), {"force": True}, set()),
+        (Selection(run_ids=("tsk_1", "tsk_3")), {}, {"tsk_1:ops"}),
+        (Selection(event_ids=(new_event("tsk_2").event.id[:14],), run_ids=("tsk_1",), sink="ops"), {}, TWO),
     ],
 )
 def test_a_replay_takes_what_was_chosen_and_has_ended(
     mixed: Ledger, selection: Selection, options: dict[str, bool], replayed: set[str]
 ) -> None:
     before = states(mixed)
-    counted = mixed.read(lambda connection: replays.count(connection, "replay", selection, **options))
+    counted = mixed.read(lambda connection: count(connection, "replay", selection, **options))
 
     operation = create(mixed, selection, **options)
     woken = finish(mixed)
@@ -174,7 +180,7 @@ def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
 
     operation = create(ledger, Selection(), "backfill", sink="results")
     woken = finish(ledger)
-    again = ledger.read(lambda connection: replays.count(connection, "backfill", Selection(), "results"))
+    again = ledger.read(lambda connection: count(connection, "backfill", Selection(), "results"))
 
     assert (operation.total, woken, again) == (3, ["results"], 0)
     assert [name for name in sorted(states(ledger)) if name.endswith("results")] == [
@@ -193,3 +199,72 @@ def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
 
     assert [row["run_id"] + row["sink"] for row in rows if row["id"] in cancelled] == ["tsk_3ops"]
     assert not mixed.read(lambda connection: claims.has_due(connection, "ops", NOW + 5))
+
+
+def test_an_operation_that_would_take_others_than_expected_is_not_begun(mixed: Ledger) -> None:
+    before = states(mixed)
+    with pytest.raises(replays.CountChanged) as raised:
+        create(mixed, Selection(), expect=2)
+    assert raised.value.count == 3
+    assert mixed.read(replays.list_operations) == []
+    assert states(mixed) == before
+
+    assert create(mixed, Selection(), expect=3).total == 3
+
+
+def test_a_replay_takes_none_that_died_after_it_was_begun(mixed: Ledger) -> None:
+    # Given a replay that was begun, and a delivery of the same selection that dies before the clock comes to it
+    create(mixed, Selection(sink="ops"), expect=2)
+    settle(mixed, claim(mixed, "ops", now=NOW + 30), DeliveryMove.DIE, now=NOW + 30)
+
+    # When it is worked off
+    finish(mixed, NOW + 40)
+
+    # Then only those are sent again that were counted
+    assert {name for name, state in states(mixed, sink="ops").items() if state == "queued"} == TWO
+    done = mixed.read(lambda connection: replays.get(connection, "op_1"))
+    assert done is not None
+    assert (done.state, done.done, done.total) == ("done", 2, 2)
+
+
+def test_all_that_match_are_cancelled_and_brought_back_step_by_step(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given some that wait for two sinks, one that has ended, and one that waits for the end of another
+    monkeypatch.setattr(replays, "STEP", 2)
+    after = new_event("tsk_9", "ops", NewDelivery("chat", "everything", after=["ops"]))
+    record(ledger, after, *(new_event(f"tsk_{n}", "ops", "results") for n in range(5)))
+    settle(ledger, claim(ledger, "ops", limit=1), DeliveryMove.ACCEPT, receipt={"id": "r"})
+    before = states(ledger)
+    (ended,) = (name for name, state in before.items() if state == "delivered")
+
+    # When all that wait for one of them are cancelled
+    operation = create(ledger, Selection(sink="ops"), "cancel", expect=5)
+    finish(ledger)
+
+    # Then these are, with the operation as the reason, and what waited for one of them goes on
+    cancelled = {name for name, state in states(ledger).items() if state == "cancelled"}
+    assert cancelled == {name for name in before if name.endswith(":ops")} - {ended}
+    assert states(ledger)["tsk_9:chat"] == "queued"
+    reasons = ledger.read(lambda it: examples(it, "restore", Selection(), 9))
+    assert {row["reason"] for row in reasons} == {"cancelled by an operator, with op_1"}
+    assert operation.total == 5
+
+    # And all of them can be brought back, with what waits for nothing as it was
+    ledger.write(lambda it: replays.create(it, "op_2", "restore", Selection(), NOW + 20, expect=5))
+    finish(ledger, NOW + 21)
+    assert states(ledger) == {**before, "tsk_9:chat": "queued"}
+
+
+def test_operations_are_listed_page_by_page_and_by_source(ledger: Ledger) -> None:
+    for number, source in enumerate(["", "a", "a", "b"]):
+        wanted, at = Selection(source=source), NOW + number // 2
+        ledger.write(lambda it: replays.create(it, f"op_{number}", "replay", wanted, at, actor="me"))  # noqa: B023
+    ids = []
+    before = None
+    while page := ledger.read(lambda it: replays.list_operations(it, 1, before=before)):  # noqa: B023
+        ids.append(page[0].id)
+        before = (page[0].created_at, page[0].id)
+    assert ids == ["op_3", "op_2", "op_1", "op_0"]
+    of_a = ledger.read(lambda it: replays.list_operations(it, source="a"))
+    assert [(each.id, each.source, each.actor) for each in of_a] == [("op_2", "a", "me"), ("op_1", "a", "me")]

@@ -17,7 +17,7 @@ from receiver.ledger import Ledger, queries, replays
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import PROBE_LEASE
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.replays import Selection
+from receiver.ledger.selection import Selection
 from tests.support.ledger import claim, new_event, record, settle, states
 
 

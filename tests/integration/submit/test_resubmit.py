@@ -18,7 +18,7 @@ from handlers.testing.conformance import NoServices
 from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
 from receiver.ledger import Ledger, queries, replays
-from receiver.ledger.replays import Selection
+from receiver.ledger.selection import Selection
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting

@@ -1,0 +1,134 @@
+"""What an operation takes: the selection, and the queries of it. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
+from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
+from receiver.ledger.schema import deliveries, events
+
+# The kinds of operations. A backfill gives a sink old events; the others move deliveries that there are.
+REPLAY: Final = "replay"
+BACKFILL: Final = "backfill"
+CANCEL: Final = "cancel"
+RESTORE: Final = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection(Filter):
+    """What an operation takes: deliveries by id, or all that the filter finds. Its limit and offset do not count.
+
+    `delivery_ids`, `event_ids`, `run_ids`: only these, and those of these; of the first two a beginning will do.
+    `sinks`: those that exist; deliveries of others are orphaned, and nobody would send them. Empty: not known.
+    """
+
+    delivery_ids: tuple[str, ...] = ()
+    event_ids: tuple[str, ...] = ()
+    run_ids: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return its JSON, as the ledger keeps it."""
+        kept = {name: value for name, value in asdict(self).items() if value and name not in ("limit", "offset")}
+        return json.dumps(kept)
+
+    @classmethod
+    def from_json(cls, text: str) -> Selection:
+        """Return the selection that `to_json` wrote."""
+        kept: dict[str, Any] = json.loads(text)
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+        return cls(**fields)
+
+    @property
+    def named(self) -> bool:
+        """Whether what it takes is named by ids, so that it is little."""
+        return bool(self.delivery_ids or self.event_ids or self.run_ids)
+
+
+def takes(kind: str, selection: Selection, *, force: bool = False) -> list[DeliveryState]:
+    """Return the states of the deliveries that an operation takes. A replay: never one that is queued or under way, one
+    that succeeded only by force, and one that waits for its next attempt only when that state was asked for."""
+    if kind != REPLAY:
+        return states_before(DeliveryMove.CANCEL if kind == CANCEL else DeliveryMove.RESTORE)
+    taken = [DeliveryState.DEAD, DeliveryState.DELIVERED] if force else [DeliveryState.DEAD]
+    assert set(taken) <= set(states_before(DeliveryMove.REPLAY))
+    return [*taken, DeliveryState.WAITING] if DeliveryState.WAITING in selection.state else taken
+
+
+def _named(selection: Selection, delivery_id: Any, event_id: Any, run_id: Any) -> sa.ColumnElement[bool]:
+    """Return the condition that a row is one of those that are named, or of one of them."""
+    named = [begins(event_id, each) for each in selection.event_ids]
+    named += [] if delivery_id is None else [begins(delivery_id, each) for each in selection.delivery_ids]
+    return sa.or_(sa.false(), *named, run_id.in_(selection.run_ids))
+
+
+def taken_ids(kind: str, selection: Selection, *, force: bool) -> sa.Select[Any]:
+    """Select the ids of the deliveries that an operation takes."""
+    states = [state.value for state in takes(kind, selection, force=force)]
+    it = deliveries.c
+    found = matching_deliveries(selection).where(it.state.in_(states))
+    if selection.named:
+        found = found.where(_named(selection, it.id, it.event_id, it.run_id))
+    if selection.sinks:
+        found = found.where(it.sink.in_(selection.sinks))
+    return found.with_only_columns(it.id)
+
+
+def missing_events(selection: Selection, sink: str) -> sa.Select[Any]:
+    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it."""
+    other, later = events.alias("other"), events.alias("later")
+    result = sa.func.coalesce(events.c.repeat_of, events.c.id)
+
+    def of_result(event: sa.FromClause) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            event.c.source == events.c.source,
+            event.c.run_id == events.c.run_id,
+            sa.func.coalesce(event.c.repeat_of, event.c.id) == result,
+        )
+
+    has_one = (
+        sa.select(sa.literal(1))
+        .select_from(other.join(deliveries, deliveries.c.event_id == other.c.id))
+        .where(of_result(other), deliveries.c.sink == sink)
+        .exists()
+    )
+    has_later = (
+        sa.select(sa.literal(1))
+        .where(of_result(later), later.c.disposition == "update", later.c.seq > events.c.seq)
+        .exists()
+    )
+    found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
+        events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
+    )
+    if selection.named:
+        found = found.where(_named(selection, None, events.c.id, events.c.run_id))
+    return matching_events(found, selection)
+
+
+def _taken(kind: str, selection: Selection, sink: str, *, force: bool) -> sa.Select[Any]:
+    return missing_events(selection, sink) if kind == BACKFILL else taken_ids(kind, selection, force=force)
+
+
+def count(connection: sa.Connection, kind: str, selection: Selection, sink: str = "", *, force: bool = False) -> int:
+    """Count the deliveries that the operation would move now."""
+    query = _taken(kind, selection, sink, force=force)
+    return connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
+
+
+def examples(
+    connection: sa.Connection, kind: str, selection: Selection, limit: int, sink: str = "", *, force: bool = False
+) -> list[dict[str, Any]]:
+    """Return the first few of what the operation would take now, by id: deliveries, or for a backfill events."""
+    taken = _taken(kind, selection, sink, force=force)
+    it, event = deliveries.c, events.c
+    if kind == BACKFILL:
+        names = (event.id, event.source, event.run_id, event.outcome.label("status"))
+        query = taken.with_only_columns(*names).order_by(event.seq)
+    else:
+        query = taken.with_only_columns(it.id, it.source, it.run_id, it.sink, it.state, it.reason).order_by(it.id)
+    return [dict(row._mapping) for row in connection.execute(query.limit(limit))]
