@@ -10,19 +10,25 @@
     └── RequestError                                       a request that is answered with an error
         ├── BadRequest         400 "bad_request"
         ├── Unauthorized       401 "bad_signature"
+        ├── NoKey              401 "no_key"
+        ├── Forbidden          403 "forbidden"
         ├── NotFound           404 "not_found"
         ├── NotAllowed         405 "method_not_allowed"
         ├── TimedOut           408 "timeout"
+        ├── Conflict           409 "conflict"
         ├── TooLarge           413 "too_large"
+        ├── Invalid            422 "invalid"
+        ├── TooMany            429 "too_many"
         └── Busy               503 "unavailable"           with Retry-After
 
-A RequestError is answered as {"error": {"code": ..., "message": ...}}. The submit API does not use it: it answers in
-Skyvern's own shape, {"detail": ...} (receiver.submit.replies).
+A RequestError is answered as {"error": {"code": ..., "message": ...}}, by the JSON API as problem details
+(receiver.api.problem). The submit API does not use it: it answers in Skyvern's own shape, {"detail": ...}
+(receiver.submit.replies).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -84,8 +90,25 @@ class Unauthorized(RequestError):
     code = "bad_signature"
 
 
+class NoKey(RequestError):
+    """The call has no API key, or one that is not valid."""
+
+    status = 401
+    code = "no_key"
+
+    def __init__(self, message: str, *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message, headers={"WWW-Authenticate": "Bearer", **(headers or {})})
+
+
+class Forbidden(RequestError):
+    """The key may not make this call."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(RequestError):
-    """No source has that path."""
+    """There is nothing of that name: no source with that path, no run with that id."""
 
     status = 404
     code = "not_found"
@@ -105,11 +128,42 @@ class TimedOut(RequestError):
     code = "timeout"
 
 
+class Conflict(RequestError):
+    """What is there is not what the caller takes it for. Nothing was changed."""
+
+    status = 409
+    code = "conflict"
+
+
 class TooLarge(RequestError):
-    """The body is over server.max_body."""
+    """The body is over the limit: of a webhook server.max_body."""
 
     status = 413
     code = "too_large"
+
+
+class Invalid(RequestError):
+    """A parameter is wrong. `problems`: the `name` of each, and a `message` that says what would be right."""
+
+    status = 422
+    code = "invalid"
+
+    def __init__(
+        self,
+        message: str,
+        problems: Sequence[Mapping[str, str]] = (),
+        *,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, headers=headers)
+        self.problems = problems
+
+
+class TooMany(RequestError):
+    """The key makes too many calls."""
+
+    status = 429
+    code = "too_many"
 
 
 class Busy(RequestError):

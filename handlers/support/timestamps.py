@@ -20,6 +20,11 @@ def epoch(text: object) -> float | None:
     return None if moment is None else moment.timestamp()
 
 
+def iso(seconds: float) -> str:
+    """Return seconds since the epoch as an ISO 8601 time in UTC, with Z."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
 def _parse(text: object) -> datetime | None:
     if not isinstance(text, str):
         return None

@@ -29,10 +29,15 @@ def create(
     name: Annotated[str, typer.Argument(help="What the app is called in lists.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", help="submit, read, operate, resubmit; may be repeated. The first three by default."),
+        typer.Option(
+            "--scope", help="submit, read, operate, view, resubmit; may be repeated. The first three by default."
+        ),
     ] = None,
     source: Annotated[
-        str, typer.Option("--source", help="The source whose API it may use; the only one by default.")
+        str,
+        typer.Option(
+            "--source", help="The source whose API it may use; the only one by default. '*' for all: view and operate."
+        ),
     ] = "",
     rate: Annotated[str | None, typer.Option("--rate", help="Most calls in a time, such as 10/s or 100/m.")] = None,
     config: ConfigFile = None,
@@ -55,10 +60,13 @@ def create(
             raise UsageError(f"--rate: {error}") from None
     settings, loaded = load_config(config, data)
     chosen = source or (next(iter(loaded.sources)) if len(loaded.sources) == 1 else "")
-    if chosen not in loaded.sources:
+    if chosen == api_key.ALL_SOURCES:
+        if wrong := sorted(set(scopes) - {api_key.VIEW, api_key.OPERATE}):
+            raise UsageError(f"--source '*': a key of all sources can view and operate, but not {', '.join(wrong)}")
+    elif chosen not in loaded.sources:
         what = f"--source {clean(source, 60)}: there is no such source" if source else "--source: say which"
         raise UsageError(f"{what}; there are {', '.join(loaded.sources)}")
-    if loaded.sources[chosen].api(settings.skyvern_base_url) is None:
+    elif set(scopes) - {api_key.VIEW} and loaded.sources[chosen].api(settings.skyvern_base_url) is None:
         raise ConfigError(
             local_key(settings)
             or f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it"
@@ -75,7 +83,8 @@ def create(
     if as_json:
         print_json({**with_iso_times(_row(key)), "key": whole})
         return
-    out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(_sorted(key))} for source {chosen}.")
+    whose = "all sources" if chosen == api_key.ALL_SOURCES else f"source {chosen}"
+    out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(_sorted(key))} for {whose}.")
     out().print(f"Take it away with: runhook keys revoke {key.id}")
 
 

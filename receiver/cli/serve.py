@@ -28,6 +28,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT, and return when every accepted request has been answered. Raises NotStarted."""
     import uvicorn
 
+    from receiver.api.http import api
     from receiver.submit.api import submit
     from receiver.web import http_protocol
     from receiver.web.app import check_at_start, create_app
@@ -39,7 +40,7 @@ def run(settings: Settings, config: Config, host: str, port: int) -> None:
     listener = listen(host, port)
     promise = check_at_start(settings, config)
     away = warning_at_start(settings, config)
-    app = create_app(settings, config, [health, presence, metrics, submit])
+    app = create_app(settings, config, [health, presence, metrics, api, submit])
     bounds = bounds_for(raise_file_limit())
     connections = Connections(bounds)
     app.metrics.connections, app.metrics.connections_ended = connections.gauges, lambda: connections.ended

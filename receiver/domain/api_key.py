@@ -13,10 +13,16 @@ from typing import Final
 
 # submit creates runs; read sees runs and results; operate changes them: cancel, retry_webhook, all other calls.
 SCOPES: Final = ("submit", "read", "operate")
+# Sees all that the JSON API shows; acts there only together with operate. Given by name only: an app that submits runs
+# needs none of it.
+VIEW: Final = "view"
+OPERATE: Final = "operate"
+# In place of a key's source: all of them. Of keys that submit and read nothing at Skyvern.
+ALL_SOURCES: Final = "*"
 # A scope that is given by name only: what is resubmitted with such a key counts as its first caller's own, whose
 # webhook is then signed with that caller's key.
 RESUBMIT: Final = "resubmit"
-ALL_SCOPES: Final = (*SCOPES, RESUBMIT)
+ALL_SCOPES: Final = (*SCOPES, VIEW, RESUBMIT)
 
 _PREFIX = "rhk_"
 _HINT_LENGTH = 12

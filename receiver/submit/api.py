@@ -24,6 +24,7 @@ from starlette.routing import Route
 from handlers.support.address_policy import AllowedAddresses
 from receiver import wakeups
 from receiver.config.fields import parse_rate
+from receiver.domain.api_key import ALL_SOURCES
 from receiver.domain.callback import CALLBACK
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey
@@ -46,7 +47,7 @@ from receiver.submit.event_stream import EventStreams
 from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
 from receiver.submit.proxy import Proxy
 from receiver.submit.replies import Refusal, Reply, error
-from receiver.submit.request.endpoints import ENDPOINTS, Endpoint
+from receiver.submit.request.endpoints import ENDPOINTS, SubmitEndpoint
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
@@ -198,10 +199,7 @@ class _Api:
                 scope = scope_of(request.method, path_of(request))
                 address = request.client.host if request.client else ""
                 key = await self._authenticator.authenticate(request.headers, scope, address)
-                source = self.sources.get(key.source)
-                if source is None:
-                    raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
-                return await handler(request, Caller(source, key))
+                return await handler(request, Caller(self._source_of(key), key))
             except Refusal as refusal:
                 return to_response(refusal.reply)
             except LedgerUnavailable as trouble:
@@ -214,6 +212,14 @@ class _Api:
                 return Response(status_code=400)  # nobody reads it
 
         return serve
+
+    def _source_of(self, key: Key) -> Source:
+        """Return the source that the key is for. Raises Refusal."""
+        if key.source == ALL_SOURCES:
+            raise Refusal(error(403, "The key is of no one source, so nothing is passed on with it"))
+        if key.source not in self.sources:
+            raise Refusal(error(503, f"The source {key.source} has no API in the config", retry_after="60"))
+        return self.sources[key.source]
 
     def _take_look(self, source: str) -> Callable[[int], Awaitable[int]]:
         """Return what takes calls for looks at waited runs out of the budget of a source."""
@@ -237,7 +243,7 @@ class _Api:
 
     # The handlers.
 
-    def submit(self, endpoint: Endpoint) -> Handler:
+    def submit(self, endpoint: SubmitEndpoint) -> Handler:
         """Return the handler of an endpoint that creates runs."""
 
         async def handle(request: Request, caller: Caller) -> Response:

@@ -78,6 +78,21 @@ class Authenticator:
         self._updates: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(2, "submit-rates")
 
+    async def identify(self, headers: Mapping[str, str], address: str = "") -> Key | None:
+        """Return the caller's key, or None for none or a bad one, which is counted.
+
+        Raises Refusal 429 for a key over its rate, and for an unknown one when too many were tried from `address`, or
+        in all; and LedgerUnavailable.
+        """
+        presented = _presented(headers)
+        key = await self._known(presented, address)
+        if key is None:
+            self._refusal("bad_key", error(403, INVALID_KEY), address, presented)
+        elif not await self._take(key):
+            words = "Rate limit exceeded. Please try again later."
+            raise self._refusal("rate", error(429, words, retry_after="1"), address, presented)
+        return key
+
     async def authenticate(self, headers: Mapping[str, str], scope: str | None, address: str = "") -> Key:
         """Return the caller's key. Raises Refusal: 403 for no key, a bad one or a scope it lacks; 429 over its rate,
         and for an unknown key when too many were tried from `address`, or in all.
@@ -85,13 +100,10 @@ class Authenticator:
         Calls that are refused for their scope count for the rate. `scope`: None for a call that no key may make.
         Raises LedgerUnavailable.
         """
-        presented = _presented(headers)
-        key = await self._known(presented, address)
+        key = await self.identify(headers, address)
         if key is None:
-            raise self._refusal("bad_key", error(403, INVALID_KEY), address, presented)
-        if not await self._take(key):
-            words = "Rate limit exceeded. Please try again later."
-            raise self._refusal("rate", error(429, words, retry_after="1"), address, presented)
+            raise Refusal(error(403, INVALID_KEY))
+        presented = _presented(headers)
         if scope is None:
             raise self._refusal("scope", error(403, "This call is not passed on"), address, presented)
         if scope not in key.scopes:

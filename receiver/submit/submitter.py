@@ -38,7 +38,7 @@ from receiver.submit.replies import (
     relay,
     submit_reply,
 )
-from receiver.submit.request.endpoints import Endpoint, short_answer
+from receiver.submit.request.endpoints import SubmitEndpoint, short_answer
 from receiver.submit.request.kept import kept_request
 from receiver.submit.request.prepare import Prepared, prepare
 from receiver.submit.request.source import Source
@@ -100,7 +100,7 @@ class Submitter:
         self,
         source: Source,
         key: Key,
-        endpoint: Endpoint,
+        endpoint: SubmitEndpoint,
         path: str,
         query: str,
         body: bytes,
@@ -135,7 +135,7 @@ class Submitter:
         self,
         source: Source,
         key: Key,
-        endpoint: Endpoint,
+        endpoint: SubmitEndpoint,
         path: str,
         query: str,
         body: bytes,

@@ -1,4 +1,4 @@
-"""A receiver with the submit API in front of a simulated Skyvern, in threads of the test's own process.
+"""A receiver with both APIs, JSON and submit, in front of a simulated Skyvern, in threads of the test's own process.
 
 submitting   makes one: submitting(sim) → .url, .key("submit", …), .ledger; its webhooks reach the ledger by themselves;
              with polling=True a clock's polls are made too
@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver import dispatch
+from receiver.api.http import api
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery import deliverer
@@ -103,7 +104,7 @@ def submitting(
             loaded = Config.model_validate({"sources": {"skyvern": source}, "spool": {"reserve_bytes": 0}, **config})
             ledger = with_tables(Ledger(settings.database_url))
             stack.callback(ledger.close)
-            app = create_app(settings, loaded, [health, submit])
+            app = create_app(settings, loaded, [health, api, submit])
             serving = Serving(app, port=port).__enter__()
             stopping_simulators.append(serving)
             stack.callback(serving.stop)

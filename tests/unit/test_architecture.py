@@ -23,6 +23,7 @@ LAYERS = (
     {"clock", "worker"},
     {"web"},
     {"submit"},
+    {"api"},
     {"cli"},
 )
 

@@ -28,8 +28,8 @@ from receiver.skyvern.simulator.requests import (
     Handler,
     LegacyRun,
     LegacyTask,
+    ListQuery,
     Login,
-    Page,
     Rejection,
     Task,
     abort_connection,
@@ -203,7 +203,7 @@ async def _list_runs(request: Request) -> Response:
     given: dict[str, Any] = {name: query[name] for name in ("page", "page_size", "search_key") if name in query}
     several = ("status", "run_type", "workflow_permanent_id")
     given |= {name: query.getlist(name) for name in several if name in query}
-    page = validated(Page, given, "query")
+    page = validated(ListQuery, given, "query")
     if (page.search_key or page.workflow_permanent_id) and (page.page - 1) * page.page_size >= MOST_MATCHES:
         raise Rejection(
             400, f"Search pagination is limited to the first {MOST_MATCHES} matches. Use a narrower search."

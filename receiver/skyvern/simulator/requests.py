@@ -118,7 +118,7 @@ class BulkCancel(BaseModel):
     run_ids: list[str] = Field(max_length=100)
 
 
-class Page(BaseModel):
+class ListQuery(BaseModel):
     """The query of GET /v1/runs."""
 
     page: int = Field(1, ge=1, le=100)

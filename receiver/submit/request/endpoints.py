@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class SubmitEndpoint:
     """`name`: what the ledger calls it. `url_field`: the field of the request that holds the callback URL. `answer`:
     the run as in GET /v1/runs/{id}, or only the id of a task, or of a workflow's run."""
 
@@ -25,13 +25,13 @@ class Endpoint:
 
 
 ENDPOINTS: Final = (
-    Endpoint("tasks", "/v1/run/tasks"),
-    Endpoint("agents", "/v1/run/agents"),
-    Endpoint("workflows", "/v1/run/workflows"),
-    Endpoint("login", "/v1/run/tasks/login"),
-    Endpoint("download_files", "/v1/run/tasks/download_files"),
-    Endpoint("legacy", "/api/v1/tasks", "webhook_callback_url", "task"),
-    Endpoint("legacy_workflow", "/api/v1/workflows/{workflow_id}/run", "webhook_callback_url", "workflow run"),
+    SubmitEndpoint("tasks", "/v1/run/tasks"),
+    SubmitEndpoint("agents", "/v1/run/agents"),
+    SubmitEndpoint("workflows", "/v1/run/workflows"),
+    SubmitEndpoint("login", "/v1/run/tasks/login"),
+    SubmitEndpoint("download_files", "/v1/run/tasks/download_files"),
+    SubmitEndpoint("legacy", "/api/v1/tasks", "webhook_callback_url", "task"),
+    SubmitEndpoint("legacy_workflow", "/api/v1/workflows/{workflow_id}/run", "webhook_callback_url", "workflow run"),
 )
 _BY_NAME: Final = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 

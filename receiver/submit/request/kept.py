@@ -12,7 +12,7 @@ from typing import Any, Final
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import storable
 from receiver.submit.request import labels
-from receiver.submit.request.endpoints import Endpoint
+from receiver.submit.request.endpoints import SubmitEndpoint
 
 # Characters of JSON over which a request is not kept.
 LIMIT: Final = 256 << 10
@@ -25,7 +25,7 @@ _HEADERS: Final = ("x-max-steps-override",)
 
 
 def kept_request(
-    endpoint: Endpoint,
+    endpoint: SubmitEndpoint,
     path: str,
     query: str,
     body: bytes,

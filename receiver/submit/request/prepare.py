@@ -17,7 +17,7 @@ from receiver.ledger.submissions.lifecycle import NewSubmission
 from receiver.submit.json_edit import MAX_VALUES, NotAnObject, edit_members, has_too_many_values, parse_object
 from receiver.submit.replies import Refusal, error, invalid, malformed
 from receiver.submit.request import labels
-from receiver.submit.request.endpoints import Endpoint
+from receiver.submit.request.endpoints import SubmitEndpoint
 from receiver.submit.request.source import Source
 
 _MAX_IDEMPOTENCY_KEY = 255
@@ -40,7 +40,7 @@ class Prepared:
 
 
 def prepare(
-    source: Source, key: Key, endpoint: Endpoint, path: str, query: str, body: bytes, headers: Mapping[str, str]
+    source: Source, key: Key, endpoint: SubmitEndpoint, path: str, query: str, body: bytes, headers: Mapping[str, str]
 ) -> Prepared:
     """Check a request. Raises Refusal for one that is no JSON object or has too many values, whose labels or
     Idempotency-Key can't be recorded, or whose webhook can never be called.

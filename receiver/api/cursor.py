@@ -1,0 +1,45 @@
+"""Where a list goes on, as text that clients hand back unread: the sort key of the last row that was looked at."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from receiver.errors import Invalid
+
+
+def encode(listed: str, position: Sequence[Any] | None) -> str | None:
+    """Return the cursor of a position in the list called `listed`; None for None, the end."""
+    if position is None:
+        return None
+    return base64.urlsafe_b64encode(orjson.dumps([listed, *position])).decode().rstrip("=")
+
+
+def decode(listed: str, cursor: str, kinds: Sequence[type[Any]]) -> tuple[Any, ...] | None:
+    """Return the position that `cursor` stands for; None for "", the beginning. `kinds`: of its values.
+
+    Raises Invalid for what is no cursor of this list.
+    """
+    if not cursor:
+        return None
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        name, *position = found
+        if name != listed or len(position) != len(kinds) or not all(map(_fits, position, kinds)):
+            raise ValueError
+    except (ValueError, TypeError, binascii.Error):
+        raise Invalid("after: is no cursor of this list; give `next` of the page before as it is") from None
+    return tuple(kind(value) if kind is float else value for value, kind in zip(position, kinds, strict=True))
+
+
+def _fits(value: Any, kind: type[Any]) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return False
+    return isinstance(value, (int, float) if kind is float else kind) and (kind is not float or math.isfinite(value))

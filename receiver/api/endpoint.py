@@ -1,0 +1,114 @@
+"""One call of the API as a value. HTTP routes, the OpenAPI document and remote clients are made from these."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Generic, TypeVar, get_origin
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from receiver.api.models import Parameters, Scoped, function_summary
+from receiver.api.service import Actor, Service
+from receiver.errors import Invalid, suggest
+
+P = TypeVar("P", bound=Parameters)
+R = TypeVar("R", bound=BaseModel)
+
+# Where the paths of endpoints begin.
+ROOT: Final = "/api/v1"
+
+
+@dataclass(frozen=True)
+class Endpoint(Generic[P, R]):
+    """A call. `name`: its operation id. `path`: below ROOT, with members of `parameters` in braces.
+
+    The other members of `parameters` are the query of a GET, and the JSON object in the body of a POST. `function` runs
+    in a thread, and raises RequestError. `all_sources`: only for an actor of all sources, for what it does or tells
+    concerns them all.
+    """
+
+    name: str
+    method: str
+    path: str
+    scope: str
+    parameters: type[P]
+    result: type[R]
+    function: Callable[[Service, Actor, P], R]
+    all_sources: bool = False
+
+    @cached_property
+    def path_names(self) -> tuple[str, ...]:
+        """The names in the path."""
+        return tuple(re.findall(r"{(\w+)", self.path))
+
+    @cached_property
+    def summary(self) -> str:
+        """What it does, in one sentence."""
+        return function_summary(self.function)
+
+    def call(self, service: Service, actor: Actor, parameters: P) -> R:
+        """Return the result for `actor`. Raises Forbidden, and what the function raises."""
+        actor.require(self.scope)
+        if self.all_sources:
+            actor.require_all_sources()
+        if isinstance(parameters, Scoped):
+            parameters = actor.narrowed(parameters)
+        return self.function(service, actor, parameters)
+
+    def parse(self, path: Mapping[str, str], query: Iterable[tuple[str, str]], body: bytes = b"") -> P:
+        """Return the parameters of a request. Raises Invalid, with one line for each that is wrong."""
+        given: dict[str, Any] = {}
+        for name, value in query:
+            given.setdefault(name, []).append(value)
+        problems = [
+            f"{name}: given twice" for name, values in given.items() if len(values) > 1 and not self._many(name)
+        ]
+        given = {name: values if self._many(name) else values[0] for name, values in given.items()}
+        if body.strip():
+            try:
+                read = orjson.loads(body)
+            except orjson.JSONDecodeError as error:
+                raise Invalid(f"the body is no JSON: {error}") from None
+            if not isinstance(read, dict):
+                raise Invalid("the body must be a JSON object")
+            problems += [f"{name}: in the query and in the body" for name in given if name in read]
+            given |= read
+        problems += [f"{name}: is in the path already" for name in path if name in given]
+        if problems:
+            raise Invalid("; ".join(problems), [{"name": each.split(":")[0], "message": each} for each in problems])
+        return self.validated({**given, **path})
+
+    def _many(self, name: str) -> bool:
+        field = self.parameters.model_fields.get(name)
+        return field is not None and get_origin(field.annotation) in (tuple, list)
+
+    def validated(self, given: Mapping[str, Any]) -> P:
+        """Return parameters made of `given`. Raises Invalid."""
+        try:
+            return self.parameters.model_validate(given)
+        except ValidationError as error:
+            problems = [self._problem(each) for each in error.errors(include_url=False, include_input=False)]
+        raise Invalid("; ".join(each["message"] for each in problems), problems)
+
+    def _problem(self, error: Any) -> dict[str, str]:
+        name = ".".join(str(each) for each in error["loc"]) or "parameters"
+        if error["type"] == "extra_forbidden":
+            meant = suggest(name, self.parameters.model_fields)
+            hint = f"did you mean {meant}?" if meant else f"there are {', '.join(sorted(self.parameters.model_fields))}"
+            return {"name": name, "message": f"{name}: there is no such parameter; {hint}"}
+        text = str(error["msg"]).removeprefix("Value error, ")
+        return {"name": name, "message": f"{name}: {text[:1].lower()}{text[1:]}"}
+
+    def path_and_rest(self, parameters: P) -> tuple[str, dict[str, Any]]:
+        """Return the path of a request with these parameters, and the others that are not at their defaults."""
+        from urllib.parse import quote
+
+        dumped = parameters.model_dump(mode="json", exclude_defaults=True)
+        path = self.path
+        for name in self.path_names:
+            path = re.sub(rf"{{{name}(:path)?}}", quote(str(dumped.pop(name, "")), safe=""), path)
+        return ROOT + path, dumped

@@ -1,0 +1,156 @@
+"""The API over HTTP: a route for each endpoint, the caller's key, and problem details for errors.
+
+/api/v1 is also where Skyvern's older API is, which the submit API passes on. The paths differ but for /runs: there, a
+key without the scope `view` gets Skyvern's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.api.catalogue import ENDPOINTS
+from receiver.api.endpoint import ROOT, Endpoint
+from receiver.api.problem import CONTENT_TYPE, problem_of
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import VIEW
+from receiver.errors import Busy, Invalid, NoKey, RequestError, TooLarge, TooMany
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
+from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.runtime.redis_client import connect
+from receiver.runtime.throttle import TokenBucket
+from receiver.submit.auth import Authenticator
+from receiver.submit.call_limits import CallLimits
+from receiver.submit.replies import Refusal, Reply
+from receiver.web.part import Context, WebPart, pass_on
+
+# Calls that run at once, and that wait for that.
+THREADS: Final = 4
+MAX_PENDING: Final = 64
+# Seconds after which a call is answered with 503, though its thread may still run.
+LIMIT: Final = 20.0
+# Bytes of the largest body of a call.
+MAX_BODY: Final = 1 << 20
+# Paths that Skyvern's older API has too.
+SHARED: Final = "/runs"
+
+log = logging.getLogger("runhook.api")
+
+
+def api(context: Context) -> WebPart:
+    """Return the part that serves /api/v1. It stands before the submit API, which passes on what is left."""
+    server = _Api(context)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        await server.close()
+
+    routes = [Route(ROOT + each.path, server.handler(each), methods=[each.method]) for each in ENDPOINTS]
+    return WebPart(routes, lifespan)
+
+
+class _Api:
+    def __init__(self, context: Context) -> None:
+        settings, config = context.settings, context.config
+        ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
+        self._service = Service(settings, ledger, config)
+        self._ledger = AsyncLedger(Ledger(settings.database_url))
+        self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
+        self._authenticator = Authenticator(
+            self._ledger, self._redis, config.submit.rate, context.background, context.metrics.submit_refused
+        )
+        self._limits = CallLimits(context.bodies, MAX_BODY)
+        self._pool = ThreadPoolExecutor(THREADS, "api")
+        self._pending = 0
+        self._log_limit = TokenBucket(1, 10)
+
+    def handler(self, endpoint: Endpoint[Any, Any]) -> Callable[[Request], Awaitable[Response]]:
+        """Return the handler of `endpoint`'s requests."""
+        shared = endpoint.path.startswith(SHARED)
+
+        async def handle(request: Request) -> Response:
+            limit_waits()
+            try:
+                key = await self._key(request)
+                if shared and VIEW not in key.scopes:
+                    return pass_on(request)
+                async with self._limits.body(request, key.id) as body:
+                    encoded = await self._run(lambda: self._answer(endpoint, Actor.of_key(key), request, body))
+                return Response(encoded, 200, {"cache-control": "no-store"}, "application/json")
+            except RequestError as error:
+                return self._problem(error)
+            except Refusal as refusal:
+                return self._problem(_error_of(refusal.reply))
+            except LedgerUnavailable as trouble:
+                if self._log_limit.take(1, time.monotonic()):
+                    log.warning("api.unavailable ledger=%s", trouble)
+                return self._problem(Busy("the ledger is away", retry_after=5))
+            except LedgerDataError:
+                return self._problem(Invalid("a text of the request can't be in the ledger, such as one with a NUL"))
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+
+        return handle
+
+    async def _key(self, request: Request) -> Key:
+        address = request.client.host if request.client else ""
+        key = await self._authenticator.identify(request.headers, address)
+        if key is None:
+            raise NoKey(
+                "give an API key with the scope view: `Authorization: Bearer rhk_…`; `runhook keys create` makes one"
+            )
+        return key
+
+    def _answer(self, endpoint: Endpoint[Any, Any], actor: Actor, request: Request, body: bytes) -> bytes:
+        """Called in a thread: neither a large body nor a large result is the event loop's work."""
+        parameters = endpoint.parse(request.path_params, request.query_params.multi_items(), body)
+        result: BaseModel = endpoint.call(self._service, actor, parameters)
+        return result.model_dump_json().encode()
+
+    async def _run(self, work: Callable[[], bytes]) -> bytes:
+        """Return what `work` returns in a thread. Raises Busy when too many wait, or it takes too long."""
+        if self._pending >= MAX_PENDING:
+            raise Busy("too many calls are under way")
+        self._pending += 1
+        future = self._pool.submit(work)
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise Busy(f"no answer within {LIMIT:g} s") from None
+        finally:
+            self._pending -= 1
+
+    @staticmethod
+    def _problem(error: RequestError) -> Response:
+        return Response(orjson.dumps(problem_of(error)), error.status, error.headers, CONTENT_TYPE)
+
+    async def close(self) -> None:
+        """Stop the threads and close the connections."""
+        self._authenticator.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._ledger.close()
+        self._service.ledger.close()
+
+
+def _error_of(reply: Reply) -> RequestError:
+    """Return the refusal of a part that the submit API has too, as an error of ours."""
+    detail = str(orjson.loads(reply.body).get("detail", ""))
+    retry_after = {name.title(): value for name, value in reply.headers.items() if name.lower() == "retry-after"}
+    if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return TooMany(detail, headers=retry_after)
+    return TooLarge(detail) if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else Busy(detail)

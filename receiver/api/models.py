@@ -1,0 +1,126 @@
+"""What parameters and results of the API are made of. Times are seconds since the epoch in Python, ISO 8601 in JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from handlers.support import timestamps
+from receiver.config.fields import parse_duration
+from receiver.ledger.queries import LIMIT, Filter
+
+T = TypeVar("T")
+
+# Rows that one page has at the most.
+MAX_LIMIT: Final = 500
+
+
+def parse_moment(value: object) -> float:
+    """Return a time in seconds since the epoch: of "15m" so long ago, else of an ISO 8601 time, in UTC unless it says
+    otherwise. Raises ValueError.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    text = str(value).strip()
+    with suppress(ValueError):
+        return time.time() - float(str(parse_duration(text)))
+    if (found := timestamps.epoch(text)) is None:
+        raise ValueError("must be a time ago such as 15m, 2h or 7d, or a time such as 2026-11-24 or 2026-11-24T09:30Z")
+    return found
+
+
+# A time of a result.
+Moment = Annotated[
+    float,
+    BeforeValidator(parse_moment),
+    PlainSerializer(timestamps.iso, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+# A time of a filter.
+MomentParameter = Annotated[
+    float,
+    BeforeValidator(parse_moment),
+    PlainSerializer(timestamps.iso, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "examples": ["2h", "2026-11-24T09:30:00Z"]}),
+]
+
+
+class Parameters(BaseModel):
+    """Base of what a call takes. An unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Scoped(Parameters):
+    """Base of what a call takes that is about things of sources. The actor's own `source` is put in before the call."""
+
+    source: str = Field("", description="Only this source.")
+
+
+class Result(BaseModel):
+    """Base of what a call returns. A client must accept members that it does not know."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class PageParameters(Scoped):
+    """Base of what a list takes. `after`: `next` of the page before."""
+
+    limit: int = Field(LIMIT, ge=1, le=MAX_LIMIT, description="At most so many rows in a page.")
+    after: str = Field("", max_length=1000, description="Where to go on: `next` of the page before.")
+
+
+class Page(Result, Generic[T]):
+    """One page of a list. `next`: where it goes on; null at the end.
+
+    A page may hold fewer rows than the limit, or none, though there are more: a call reads a bounded number of rows.
+    """
+
+    items: Sequence[T]
+    next: str | None = Field(None, description="Give it as `after` for the next page; null at the end.")
+
+
+def _label(value: str) -> str:
+    name, found, _ = value.partition("=")
+    if not found or not name:
+        raise ValueError("write NAME=VALUE")
+    return value
+
+
+Label = Annotated[str, AfterValidator(_label)]
+
+
+class FilterParameters(PageParameters):
+    """The filter of every list; a list has those members that mean something for its rows.
+
+    `filter()` is what the ledger is asked with.
+    """
+
+    run: str = Field("", max_length=200, description="Only this run; `run_prefix` for those that begin so.")
+    run_prefix: str = Field("", max_length=200, description="Only runs whose id begins so.")
+    status: tuple[str, ...] = Field((), description="Only runs that ended so: completed, failed, terminated, …")
+    run_type: tuple[str, ...] = Field((), description="Only this type: task, workflow_run, …")
+    workflow: str = Field("", max_length=200, description="Only runs of this workflow or agent (its permanent id).")
+    title: str = Field("", max_length=200, description="Only runs whose title has this text in it.")
+    label: tuple[Label, ...] = Field((), description="Only with this label, NAME=VALUE; all that are given.")
+    reason: str = Field("", max_length=200, description="Only with this text in the reason of the failure.")
+    text: str = Field("", max_length=500, description="Words in the title, reason or output.")
+    since: MomentParameter | None = Field(None, description="Only what happened since then: 15m, 2h, 7d, or a time.")
+    until: MomentParameter | None = Field(None, description="Only what happened before then.")
+
+    def filter(self) -> Filter:
+        """Return the ledger's filter of these parameters."""
+        named = Filter.__dataclass_fields__
+        given = {name: value for name, value in self if name in named}
+        if "labels" in named:
+            given["labels"] = dict(pair.split("=", 1) for pair in self.label)
+        return Filter(**{**given, "run_id": self.run})
+
+
+def function_summary(function: Callable[..., Any]) -> str:
+    """Return the first sentence of a function's docstring."""
+    return (function.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".") + "."

@@ -1,0 +1,126 @@
+"""The rows of lists, as the API returns them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from receiver.api.models import Moment, Result
+
+
+class RunRow(Result):
+    """A run, as its events have told."""
+
+    source: str
+    run_id: str
+    run_type: str
+    status: str = Field(description="As Skyvern says.")
+    outcome: str = Field(description="How it ended, after correction; what filters call status.")
+    attempt: int
+    retry_pending: bool
+    final: bool = Field(description="Whether it has ended, and will not be tried again.")
+    title: str | None
+    workflow_id: str | None
+    failure_reason: str | None
+    created_at: Moment | None
+    started_at: Moment | None
+    finished_at: Moment | None
+    modified_at: Moment | None
+    event_id: str = Field(description="The newest event.")
+    events: int
+    submission_id: str
+    labels: dict[str, str]
+    first_seen_at: Moment
+    updated_at: Moment
+    retried_from: str | None = Field(description="The run that Skyvern started again as this one.")
+    retried_by: str | None = Field(description="The run that Skyvern started again for this one.")
+    deliveries: dict[str, int] = Field(description="How many there are in each state.")
+
+
+class EventRow(Result):
+    """An event, without its body."""
+
+    seq: int = Field(description="The order of recording.")
+    id: str
+    source: str
+    run_id: str
+    via: str
+    run_type: str
+    status: str
+    outcome: str
+    attempt: int
+    retry_pending: bool
+    final: bool
+    modified_at: Moment | None
+    disposition: str = Field(description="What it was: new, interim, update, repeat, superseded, test or unreadable.")
+    repeat_of: str | None
+    unrouted: bool
+    problem: str
+    submission_id: str
+    received_at: Moment
+    recorded_at: Moment
+    size: int = Field(description="Bytes of the body.")
+
+
+class DeliveryRow(Result):
+    """A delivery: one event for one sink."""
+
+    id: str
+    event_id: str
+    sink: str
+    lane: str
+    route: str
+    source: str
+    run_id: str
+    after: list[str] = Field(description="Sinks whose end it waits for.")
+    state: str
+    attempts: int
+    spent: int = Field(description="Attempts that count against the sink's budget.")
+    due_at: Moment
+    reason: str
+    created_at: Moment
+    updated_at: Moment
+    status: str = Field(description="The outcome of the event.")
+    run_type: str
+    via: str
+    received_at: Moment
+    receipt: dict[str, Any] | None
+
+
+class AttemptRow(Result):
+    """One numbered attempt of a delivery."""
+
+    delivery_id: str
+    number: int
+    sink: str
+    outcome: str
+    reason: str
+    receipt: dict[str, Any] | None
+    retry_after: float | None = Field(description="Seconds.")
+    started_at: Moment
+    ended_at: Moment
+    worker: str
+
+
+class SubmissionRow(Result):
+    """A run that was submitted here, without its answer and the caller's webhook."""
+
+    id: str
+    source: str
+    key_id: str
+    call: str
+    state: str
+    run_id: str
+    run_type: str
+    title: str | None
+    labels: dict[str, str]
+    status: str = Field(description="The outcome of its run, if that is known.")
+    request: Any = Field(description="What was asked for, after redaction; null when it was not kept.")
+    answer_status: int | None
+    due_at: Moment | None = Field(description="When Skyvern is asked next for the result; null: never.")
+    polls: int
+    reason: str
+    created_at: Moment
+    answered_at: Moment | None
+    updated_at: Moment

@@ -1,0 +1,84 @@
+"""The API over HTTP: who may call it, and what a wrong call is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.integration.api.conftest import SKYVERNS
+from tests.servers.submitting import Submitting
+from tests.support.ledger import new_event, record
+
+
+def get(server: Submitting, path: str, key: str = "", **headers: str) -> httpx2.Response:
+    headers |= {"authorization": f"Bearer {key}"} if key else {}
+    with httpx2.Client(base_url=server.url, trust_env=False) as client:
+        return client.get(f"/api/v1{path}", headers=headers)
+
+
+def problem(answer: httpx2.Response) -> dict[str, Any]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    said: dict[str, Any] = answer.json()
+    assert said["status"] == answer.status_code
+    return said
+
+
+def test_a_run_is_told_whole(api_server: Submitting) -> None:
+    # given a run with one delivery
+    record(api_server.ledger, new_event("tsk_1", "results"))
+    # when it is asked for
+    answer = get(api_server, "/runs/tsk_1", api_server.key("view"))
+    # then it is told with its event and delivery
+    assert answer.status_code == 200
+    told = answer.json()
+    assert told["run"]["run_id"] == "tsk_1"
+    assert told["run"]["updated_at"] == "2023-11-14T22:13:20Z"
+    assert [each["disposition"] for each in told["events"]] == ["new"]
+    assert [each["sink"] for each in told["deliveries"]] == ["results"]
+
+
+def test_a_caller_without_a_key_is_told_so(api_server: Submitting) -> None:
+    answer = get(api_server, "/runs/tsk_1")
+    assert problem(answer)["type"] == "urn:runhook:problem:no_key"
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_run_that_is_not_there(api_server: Submitting) -> None:
+    answer = get(api_server, "/runs/tsk_9", api_server.key("view"))
+    assert problem(answer)["detail"] == "run tsk_9: there is none"
+    assert answer.status_code == 404
+
+
+def test_a_parameter_that_is_misspelt(api_server: Submitting) -> None:
+    answer = get(api_server, "/runs/tsk_9?sorce=skyvern", api_server.key("view"))
+    assert problem(answer)["detail"] == "sorce: there is no such parameter; did you mean source?"
+    assert problem(answer)["errors"] == [{"name": "sorce", "message": problem(answer)["detail"]}]
+    assert answer.status_code == 422
+
+
+def test_where_skyvern_has_the_path_too_a_key_that_may_not_view_gets_skyverns_answer(api_server: Submitting) -> None:
+    answer = get(api_server, "/runs/tsk_1", api_server.key("read"))
+    assert (answer.status_code, answer.content) == (200, SKYVERNS)
+
+
+@pytest.mark.parametrize(("source", "status"), [("skyvern", 404), ("other", 200), ("*", 200)])
+def test_a_key_sees_its_own_source_only(api_server: Submitting, source: str, status: int) -> None:
+    # given a run of another source
+    event = new_event("tsk_1")
+    object.__setattr__(event.event, "source", "other")
+    record(api_server.ledger, event)
+    # then only a key of that source, or of all, finds it
+    assert get(api_server, "/runs/tsk_1", api_server.key("view", source=source)).status_code == status
+
+
+def test_a_key_may_not_name_another_source(api_server: Submitting) -> None:
+    answer = get(api_server, "/runs/tsk_1?source=other", api_server.key("view"))
+    assert answer.status_code == 403
+    assert problem(answer)["detail"] == "source other: app is for the source skyvern only"
+
+
+def test_a_text_that_the_database_refuses_is_the_callers_mistake(api_server: Submitting) -> None:
+    assert get(api_server, "/runs/a%00b", api_server.key("view")).status_code in (404, 422)
