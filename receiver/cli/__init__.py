@@ -13,49 +13,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from receiver import __version__
+from receiver.cli.commands import COMMANDS
 from receiver.errors import ConfigError, NotStarted, RunhookError
 from receiver.runtime.process import relax_gc_for_imports
 
 if TYPE_CHECKING:
     import typer
 
-# The module and function of each command. Only the one that is called is imported, so that start-up stays quick.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "dev": ("receiver.cli.dev", "dev"),
-    "serve": ("receiver.cli.serve", "serve"),
-    "worker": ("receiver.cli.worker", "worker"),
-    "clock": ("receiver.cli.clock", "clock"),
-    "status": ("receiver.cli.status", "status"),
-    "check": ("receiver.cli.check", "check"),
-    "schema": ("receiver.cli.check", "schema"),
-    "trigger": ("receiver.cli.trigger", "trigger"),
-    "runs": ("receiver.cli.list", "runs"),
-    "events": ("receiver.cli.list", "events"),
-    "deliveries": ("receiver.cli.list", "deliveries"),
-    "submissions": ("receiver.cli.list", "submissions"),
-    "dead": ("receiver.cli.replay", "dead"),
-    "attempts": ("receiver.cli.replay", "attempts"),
-    "replay": ("receiver.cli.replay", "replay"),
-    "reroute": ("receiver.cli.reroute", "reroute"),
-    "cancel": ("receiver.cli.cancel", "cancel"),
-    "operations": ("receiver.cli.replay", "operations"),
-    "sink": ("receiver.cli.sinks", "app"),
-    "reconcile": ("receiver.cli.reconcile", "reconcile"),
-    "connect": ("receiver.cli.connect", "connect"),
-    "quarantine": ("receiver.cli.quarantine", "app"),
-    "inbox": ("receiver.cli.inbox", "app"),
-    "spool": ("receiver.cli.spool", "app"),
-    "keys": ("receiver.cli.keys", "app"),
-    "simulate": ("receiver.cli.simulate", "simulate"),
-}
-
 
 def build_app(wanted: str | None = None) -> typer.Typer:
-    """Return the command line, with only the command `wanted` when that is one of ours."""
+    """Return the command line, with only the command `wanted` when that is one of ours.
+
+    Without one, only the names of the commands and what the help says of them: none is imported.
+    """
     import typer
+
+    from receiver.cli.help import CommandGroup
 
     app = typer.Typer(
         name="runhook",
+        cls=CommandGroup,
         help="The callback target for Skyvern runs: verify, keep, route, deliver, retry, replay.",
         no_args_is_help=True,
         add_completion=False,
@@ -71,15 +48,21 @@ def build_app(wanted: str | None = None) -> typer.Typer:
             typer.echo(f"runhook {__version__}")
             raise typer.Exit
 
-    for name, (module, attribute) in COMMANDS.items():
-        if wanted in COMMANDS and name != wanted:
-            continue
-        command: Any = getattr(import_module(module), attribute)
+    if wanted in COMMANDS:
+        listed = COMMANDS[wanted]
+        command: Any = getattr(import_module(listed.module), listed.attribute)
         if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
+            app.add_typer(command, name=wanted, help=listed.help)
         else:
-            app.command(name)(command)
+            app.command(wanted)(command)
+    else:
+        for name, listed in COMMANDS.items():
+            app.command(name, help=listed.help, rich_help_panel=listed.panel)(_only_listed)
     return app
+
+
+def _only_listed() -> None:
+    """Stand for a command that is listed, and never called."""
 
 
 def main() -> None:

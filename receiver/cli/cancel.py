@@ -20,9 +20,7 @@ from receiver.ledger.deliveries import cancellation
 
 
 def cancel(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[DELIVERY|OPERATION]…", help="Ids: dlv_… or op_….")
-    ] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="DELIVERY|OPERATION", help="Ids: dlv_… or op_….")] = None,
     sink: Annotated[
         str, typer.Option("--sink", metavar="NAME", help="All that waits for this sink, also one not in the config.")
     ] = "",

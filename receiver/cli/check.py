@@ -35,7 +35,7 @@ _RUN_FIELDS = ("run_id", "run_type", "status", "outcome", "attempt", "problem")
 def check(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]", help="The config file (RUNHOOK_CONFIG, else config/runhook.yaml)."),
+        typer.Argument(metavar="FILE", help="The config file (RUNHOOK_CONFIG, else config/runhook.yaml)."),
     ] = None,
     against: Annotated[
         list[str] | None,

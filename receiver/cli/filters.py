@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from receiver.cli.ledger_access import read_ledger
+from receiver.cli.options import Form
 from receiver.cli.output import clean
 from receiver.config.advice import local_key
 from receiver.config.models import Config
@@ -51,7 +52,7 @@ def find_rows(
     wanted: Filter,
     query: Callable[[Connection, Filter], list[dict[str, Any]]],
     *,
-    as_json: bool,
+    form: Form,
 ) -> list[dict[str, Any]]:
     """Return the rows of a list. Raises UsageError for a filter that names what is not there, and NotStarted."""
 
@@ -60,7 +61,7 @@ def find_rows(
         check_filter(connection, wanted, data, empty=not rows)
         return rows
 
-    return read_ledger(data, read, tell=not as_json)
+    return read_ledger(data, read, tell=form is Form.TABLE)
 
 
 def check_form(identifier: str) -> None:

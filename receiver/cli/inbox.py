@@ -10,8 +10,8 @@ import redis
 import typer
 
 from handlers.support.url import hide_password
-from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
-from receiver.cli.output import clean, out, print_rows, show_time
+from receiver.cli.options import ConfigFile, DataDirectory, ListJson, Output, chosen_form, load_config
+from receiver.cli.output import clean, out, print_rows, show_when
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.event import Event
@@ -21,29 +21,30 @@ from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.inbox_recovery import AsideEntry, drop_aside, list_aside
 from receiver.runtime.redis_client import connect, no_entry
 
-app = typer.Typer(
-    help="Entries of the inbox that were set aside: see them, put them back, drop them.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True)
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `list` shows them.")]
 
 
 @app.command("list")
-def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
+def list_(
+    config: ConfigFile = None, data: DataDirectory = None, output: Output = None, as_json: ListJson = False
+) -> None:
     """List the entries that were set aside, the oldest first, and why."""
+    form = chosen_form(output, as_json)
     settings, _ = load_config(config, data)
     print_rows(
         [_row(each) for each in _aside(settings)],
         {
             "id": "id",
-            "since": lambda row: show_time(row["set_aside_at"]),
+            "since": lambda row: show_when(row["set_aside_at"]),
             "source": lambda row: clean(row["source"], 40),
             "event": lambda row: clean(row["event_id"], 40),
             "bytes": "size",
             "why": "why",
         },
         "Nothing was set aside.",
-        as_json=as_json,
+        form,
     )
 
 

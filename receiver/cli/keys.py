@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli.ledger_access import open_ledger
-from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
-from receiver.cli.output import clean, out, print_json, print_rows, show_time, with_iso_times
+from receiver.cli.options import ConfigFile, DataDirectory, Json, ListJson, Output, chosen_form, load_config
+from receiver.cli.output import clean, out, print_json, print_rows, show_when, with_iso_times
 from receiver.config.advice import local_key
 from receiver.config.fields import parse_rate
 from receiver.config.settings import SECRET_FILE, Settings
@@ -19,7 +19,7 @@ from receiver.errors import ConfigError, UsageError
 from receiver.ledger import api_keys
 from receiver.ledger.api_keys import Key
 
-app = typer.Typer(help="Keys of upstream apps for the submit API: create, list and revoke them.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 _LONGEST_NAME = 100
 
@@ -102,8 +102,11 @@ def _check_master(known: list[Key], master: str, settings: Settings) -> None:
 
 
 @app.command("list")
-def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
+def list_(
+    config: ConfigFile = None, data: DataDirectory = None, output: Output = None, as_json: ListJson = False
+) -> None:
     """List the keys, the oldest first."""
+    form = chosen_form(output, as_json)
     with open_ledger(Settings.from_env(config=config, data=data)) as ledger:
         found = ledger.read(api_keys.every)
     print_rows(
@@ -115,12 +118,12 @@ def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json =
             "scopes": lambda row: ",".join(row["scopes"]),
             "source": "source",
             "rate": "rate",
-            "created": lambda row: show_time(row["created_at"]),
-            "last used": lambda row: show_time(row["used_at"]),
-            "state": lambda row: f"revoked {show_time(row['revoked_at'])}" if row["revoked_at"] else "in use",
+            "created": lambda row: show_when(row["created_at"]),
+            "last used": lambda row: show_when(row["used_at"]),
+            "state": lambda row: f"revoked {show_when(row['revoked_at'])}" if row["revoked_at"] else "in use",
         },
         "There are no keys. Make one with: runhook keys create NAME",
-        as_json=as_json,
+        form,
     )
 
 

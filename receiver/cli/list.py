@@ -11,19 +11,21 @@ import typer
 from receiver.cli.filters import find_rows
 from receiver.cli.options import (
     DataDirectory,
-    Json,
     Labels,
     Limit,
+    ListJson,
+    Output,
     RunId,
     Since,
     SinkName,
     SourceName,
     Statuses,
     Until,
+    chosen_form,
     parse_labels,
     parse_time_range,
 )
-from receiver.cli.output import clean, print_rows, relative_path, short_id, show_counts, show_time
+from receiver.cli.output import clean, print_rows, relative_path, short_id, show_counts, show_duration, show_when
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.submission import SubmissionState
 from receiver.errors import UsageError
@@ -40,14 +42,16 @@ def runs(
     since: Since = "",
     until: Until = "",
     limit: Limit = queries.LIMIT,
-    as_json: Json = False,
+    output: Output = None,
+    as_json: ListJson = False,
 ) -> None:
     """List the runs that events have reported, the one that changed last first."""
+    form = chosen_form(output, as_json)
     wanted = queries.Filter(
         source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
     )
     print_rows(
-        find_rows(data, wanted, queries.list_runs, as_json=as_json),
+        find_rows(data, wanted, queries.list_runs, form=form),
         {
             "run": "run_id",
             "type": "run_type",
@@ -55,11 +59,11 @@ def runs(
             "attempt": "attempt",
             "events": "events",
             "deliveries": lambda row: show_counts(row["deliveries"]),
-            "changed": lambda row: show_time(row["updated_at"]),
+            "changed": lambda row: show_when(row["updated_at"]),
             "why it failed": lambda row: clean(row["failure_reason"], 60),
         },
         _nothing("runs", wanted),
-        as_json=as_json,
+        form,
     )
 
 
@@ -71,24 +75,26 @@ def events(
     since: Since = "",
     until: Until = "",
     limit: Limit = queries.LIMIT,
-    as_json: Json = False,
+    output: Output = None,
+    as_json: ListJson = False,
 ) -> None:
-    """List the events, the newest first, and what each one was, such as new, repeat, superseded, test or unreadable."""
+    """List the events, the newest first, and what each one was, such as new, repeat, superseded or unreadable."""
+    form = chosen_form(output, as_json)
     wanted = queries.Filter(
         source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
     )
     print_rows(
-        find_rows(data, wanted, queries.list_events, as_json=as_json),
+        find_rows(data, wanted, queries.list_events, form=form),
         {
             "event": lambda row: short_id(row["id"]),
             "run": "run_id",
             "status": "outcome",
             "via": "via",
             "what it is": _disposition,
-            "received": lambda row: show_time(row["received_at"]),
+            "received": lambda row: show_when(row["received_at"]),
         },
         _nothing("events", wanted),
-        as_json=as_json,
+        form,
     )
 
 
@@ -122,9 +128,11 @@ def deliveries(
     since: Since = "",
     until: Until = "",
     limit: Limit = queries.LIMIT,
-    as_json: Json = False,
+    output: Output = None,
+    as_json: ListJson = False,
 ) -> None:
     """List the deliveries with their receipts, the one that changed last first."""
+    form = chosen_form(output, as_json)
     if unknown := sorted(set(state or ()) - set(DeliveryState)):
         raise UsageError(f"--state {unknown[0]}: a delivery is {', '.join(DeliveryState)}")
     wanted = queries.Filter(
@@ -138,7 +146,7 @@ def deliveries(
         limit=limit,
     )
     print_rows(
-        find_rows(data, wanted, queries.list_deliveries, as_json=as_json),
+        find_rows(data, wanted, queries.list_deliveries, form=form),
         {
             "event": lambda row: short_id(row["event_id"]),
             "run": "run_id",
@@ -149,7 +157,7 @@ def deliveries(
             "receipt or reason": _receipt_or_reason,
         },
         "no deliveries",
-        as_json=as_json,
+        form,
     )
 
 
@@ -158,7 +166,7 @@ def _receipt_or_reason(row: Mapping[str, Any]) -> str:
         receipt = row["receipt"]
         note = f" ({receipt['note']})" if receipt.get("note") else ""
         return clean(relative_path(receipt.get("id", "")), 120) + note
-    due = f"; next try {show_time(row['due_at'])}" if row["state"] == "waiting" else ""
+    due = f"; next try {show_when(row['due_at'])}" if row["state"] == "waiting" else ""
     return clean(row["reason"], 100) + due
 
 
@@ -175,9 +183,11 @@ def submissions(
     since: Since = "",
     until: Until = "",
     limit: Limit = queries.LIMIT,
-    as_json: Json = False,
+    output: Output = None,
+    as_json: ListJson = False,
 ) -> None:
     """List the runs that were submitted here, the newest first, and when a missing result is polled next."""
+    form = chosen_form(output, as_json)
     if unknown := sorted(set(state or ()) - set(SUBMISSION_STATES)):
         raise UsageError(f"--state {unknown[0]}: a submission is {', '.join(SUBMISSION_STATES)}")
     labels = parse_labels(label)
@@ -190,7 +200,7 @@ def submissions(
             data,
             wanted,
             lambda connection, wanted: queries.list_submissions(connection, wanted, labels),
-            as_json=as_json,
+            form=form,
         ),
         {
             "submission": lambda row: short_id(row["id"]),
@@ -198,7 +208,7 @@ def submissions(
             "run": "run_id",
             "status": "status",
             "call": "call",
-            "age": lambda row: _age(now - row["created_at"]),
+            "age": lambda row: show_duration(now - row["created_at"]),
             "next poll": lambda row: _next_poll(row, now),
             "labels": lambda row: " ".join(f"{name}={value}" for name, value in sorted(row["labels"].items())),
             "why": lambda row: clean(row["reason"], 100),
@@ -206,7 +216,7 @@ def submissions(
         "no submissions: make a key with `runhook keys create`, and submit a run with it"
         if wanted == queries.Filter(limit=limit) and not labels
         else "no such submissions",
-        as_json=as_json,
+        form,
     )
 
 
@@ -215,12 +225,4 @@ def _next_poll(row: Mapping[str, Any], now: float) -> str:
     if row["due_at"] is None:
         return ""
     polls = f" after {row['polls']} polls" if row["polls"] else ""
-    return ("now" if row["due_at"] <= now else f"in {_age(row['due_at'] - now)}") + polls
-
-
-def _age(seconds: float) -> str:
-    """Return a duration as one number and one unit, such as 5m."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
+    return ("now" if row["due_at"] <= now else f"in {show_duration(row['due_at'] - now)}") + polls

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -18,9 +19,30 @@ if TYPE_CHECKING:
     from receiver.config.models import Config
     from receiver.config.settings import Settings
 
+
+class Form(StrEnum):
+    """The form in which a list is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file (RUNHOOK_CONFIG).")]
 DataDirectory = Annotated[Path | None, typer.Option("--data", help="Data directory (RUNHOOK_DATA).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[
+    Form | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORM",
+        help="Print a table, json, jsonl (an object a line) or csv.",
+        show_default=False,
+    ),
+]
+ListJson = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
@@ -46,6 +68,13 @@ def confirm(count: int, question: str, *, yes: bool) -> None:
     """Ask before a change of `count` things when a person is there to answer. Raises typer.Abort for a no."""
     if count >= ASKED_FROM and not yes and sys.stdin.isatty():
         typer.confirm(question, abort=True)
+
+
+def chosen_form(output: Form | None, as_json: bool) -> Form:
+    """Return the form that --output and --json ask for. Raises UsageError when they differ."""
+    if as_json and output not in (None, Form.JSON):
+        raise UsageError(f"--json and --output {output}: one of them")
+    return Form.JSON if as_json else output or Form.TABLE
 
 
 def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Config]:

@@ -1,11 +1,18 @@
-"""How commands print: tables for people, JSON for programs. Text from payloads is printed as text, never as markup."""
+"""How commands print: tables for people; JSON, JSON lines and CSV for programs.
+
+Text from payloads is printed as text, never as markup. CSV has the values as they are: a text that begins with = is not
+changed, for then no program could take it for what it was. Whoever opens such a file in a spreadsheet imports its
+columns as text.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +21,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from handlers.support import timestamps
+from receiver.cli.options import Form
 
 # Control characters would let a payload move the cursor or forge lines in a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -68,8 +78,28 @@ def relative_path(path: str) -> str:
 
 
 def show_time(seconds: float | None) -> str:
-    """Return a time for people: UTC, to the second; "" for None."""
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    """Return a time as ISO 8601, UTC, to the second; "" for None."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def show_when(moment: float | str | None) -> str:
+    """Return a time for a table: "3m ago" or "in 3m" on a terminal, else ISO 8601; "" for None.
+
+    `moment`: seconds since the epoch, or ISO 8601 as the API has it.
+    """
+    seconds = timestamps.epoch(moment) if isinstance(moment, str) else moment
+    if seconds is None or not sys.stdout.isatty():
+        return show_time(seconds)
+    left = seconds - time.time()
+    return f"in {show_duration(left)}" if left > 0 else f"{show_duration(-left)} ago"
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration as one number and one unit, such as 5m."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{max(seconds, 0):.0f}s"
 
 
 def iso(seconds: float | None) -> str | None:
@@ -91,18 +121,54 @@ def show_counts(counts: Mapping[str, int]) -> str:
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]],
     columns: Mapping[str, str | Callable[[Mapping[str, Any]], Any]],
     empty: str,
-    *,
-    as_json: bool,
+    form: Form,
 ) -> None:
-    """Print `rows` as JSON, or as a table. `columns`: by heading, the row's key or a function of the row."""
-    if as_json:
-        print_json([with_iso_times(row) for row in rows])
+    """Print `rows` in this form. JSON lines and CSV are printed while `rows` yields them.
+
+    `columns`: what a table shows: by heading, the row's key or a function of the row. `empty`: its text without rows.
+    """
+    if form is not Form.TABLE:
+        _PRINTERS[form](map(with_iso_times, rows))
         return
     cells = [[row[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows]
     print_table(list(columns), cells, empty)
+
+
+def _print_json(rows: Iterable[Mapping[str, Any]]) -> None:
+    print_json(list(rows))
+
+
+def _print_json_lines(rows: Iterable[Mapping[str, Any]]) -> None:
+    for row in rows:
+        sys.stdout.write(_compact(row) + "\n")
+
+
+def _print_csv(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print a line of names, and a line for each row. What is nested stands there as JSON."""
+    writer: Any = None
+    shown = clean if sys.stdout.isatty() else str
+    for row in rows:
+        if writer is None:
+            writer = csv.writer(sys.stdout)
+            writer.writerow(row)
+        writer.writerow(
+            shown(value) if isinstance(value, str) else "" if value is None else _compact(value)
+            for value in row.values()
+        )
+
+
+_PRINTERS: dict[Form, Callable[[Iterable[Mapping[str, Any]]], None]] = {
+    Form.JSON: _print_json,
+    Form.JSONL: _print_json_lines,
+    Form.CSV: _print_csv,
+}
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=str)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
-from receiver.cli.output import clean, out, print_rows, relative_path, show_time
+from receiver.cli.options import ConfigFile, DataDirectory, Form, ListJson, Output, chosen_form, load_config
+from receiver.cli.output import clean, out, print_rows, relative_path, show_when
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
@@ -18,10 +18,7 @@ from receiver.errors import NotStarted, UsageError
 from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
-app = typer.Typer(
-    help="Requests that failed the signature check: see them, check them again after a secret was added, drop them.",
-    no_args_is_help=True,
-)
+app = typer.Typer(no_args_is_help=True)
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `list` shows them.")]
 
@@ -33,20 +30,23 @@ def _store(settings: Settings, config: Config) -> Quarantine:
 
 
 @app.command("list")
-def list_(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
+def list_(
+    config: ConfigFile = None, data: DataDirectory = None, output: Output = None, as_json: ListJson = False
+) -> None:
     """List what is in quarantine, the oldest first."""
+    form = chosen_form(output, as_json)
     settings, loaded = load_config(config, data)
     print_rows(
         [_row(each) for each in _store(settings, loaded).list()],
         {
             "id": "id",
             "source": "source",
-            "received": lambda row: show_time(row["received_at"]),
+            "received": lambda row: show_when(row["received_at"]),
             "bytes": "size",
             "signature": lambda row: clean(row["signature"], 20),
         },
         f"The quarantine is empty ({relative_path(str(settings.data / 'quarantine'))}).",
-        as_json=as_json,
+        form,
     )
 
 
@@ -62,8 +62,15 @@ def _row(refused: QuarantinedRequest) -> dict[str, Any]:
 
 
 @app.command()
-def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
+def verify(
+    ids: Ids = None,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+    output: Output = None,
+    as_json: ListJson = False,
+) -> None:
     """Check the signatures again with the present secrets, and let the authentic requests in. Ends with 1 for none."""
+    form = chosen_form(output, as_json)
     settings, loaded = load_config(config, data)
     store = _store(settings, loaded)
     verdicts: list[tuple[QuarantinedRequest, str]] = []
@@ -83,9 +90,9 @@ def verify(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
             "verdict": lambda row: "let in" if row["verdict"] == "authentic" else row["verdict"],
         },
         f"The quarantine is empty ({relative_path(str(settings.data / 'quarantine'))}).",
-        as_json=as_json,
+        form,
     )
-    if verdicts and not as_json:
+    if verdicts and form is Form.TABLE:
         out().print(f"{len(authentic)} let in, {len(verdicts) - len(authentic)} stay in quarantine.")
     if verdicts and not authentic:
         raise typer.Exit(1)

@@ -18,19 +18,22 @@ from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import (
     ConfigFile,
     DataDirectory,
-    Json,
+    Form,
     Limit,
+    ListJson,
+    Output,
     Since,
     SinkName,
     SourceName,
     Statuses,
     Until,
     Yes,
+    chosen_form,
     confirm,
     load_config,
     parse_time_range,
 )
-from receiver.cli.output import clean, out, print_rows, relative_path, short_id, show_time
+from receiver.cli.output import clean, out, print_rows, relative_path, short_id, show_time, show_when
 from receiver.cli.sinks import require_sink
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
@@ -55,14 +58,16 @@ def dead(
     since: Since = "",
     until: Until = "",
     limit: Limit = queries.LIMIT,
-    as_json: Json = False,
+    output: Output = None,
+    as_json: ListJson = False,
 ) -> None:
     """List the dead letters, with the reason of each. `runhook replay` sends them again."""
+    form = chosen_form(output, as_json)
     wanted = queries.Filter(
         sink=sink, state=(DeliveryState.DEAD,), status=status or (), **parse_time_range(since, until), limit=limit
     )
     print_rows(
-        find_rows(data, wanted, queries.list_deliveries, as_json=as_json),
+        find_rows(data, wanted, queries.list_deliveries, form=form),
         {
             "delivery": lambda row: short_id(row["id"]),
             "run": "run_id",
@@ -72,16 +77,18 @@ def dead(
             "why": "reason",
         },
         "no dead letters",
-        as_json=as_json,
+        form,
     )
 
 
 def attempts(
     identifier: Annotated[str, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's.")],
     data: DataDirectory = None,
-    as_json: Json = False,
+    output: Output = None,
+    as_json: ListJson = False,
 ) -> None:
     """List every attempt of one delivery, or of all that an event or a run has."""
+    form = chosen_form(output, as_json)
     check_form(identifier)
 
     def read(connection: Connection) -> list[dict[str, Any]]:
@@ -91,25 +98,25 @@ def attempts(
         return found
 
     print_rows(
-        read_ledger(data, read, tell=not as_json),
+        read_ledger(data, read, tell=form is Form.TABLE),
         {
             "delivery": lambda row: short_id(row["delivery_id"]),
             "sink": "sink",
             "attempt": "number",
             "outcome": "outcome",
-            "began": lambda row: show_time(row["started_at"]),
+            "began": lambda row: show_when(row["started_at"]),
             "seconds": lambda row: f"{row['ended_at'] - row['started_at']:.3f}",
             "worker": "worker",
             "receipt or reason": lambda row: relative_path(row["receipt"]["id"]) if row["receipt"] else row["reason"],
         },
         f"no attempts of {clean(identifier, 60)}",
-        as_json=as_json,
+        form,
     )
 
 
 def replay(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[DELIVERY|EVENT|RUN]…", help="Ids: dlv_…, evt_… or a run's.")
+        list[str] | None, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Ids: dlv_…, evt_… or a run's.")
     ] = None,
     data: DataDirectory = None,
     sink: Annotated[str, typer.Option("--sink", help="Only deliveries to this sink.")] = "",
@@ -280,9 +287,12 @@ def _watch(data: DataDirectory, made: list[Operation]) -> None:
         time.sleep(0.5)
 
 
-def operations(data: DataDirectory = None, limit: Limit = queries.LIMIT, as_json: Json = False) -> None:
+def operations(
+    data: DataDirectory = None, limit: Limit = queries.LIMIT, output: Output = None, as_json: ListJson = False
+) -> None:
     """List replays and backfills, the newest first."""
-    found = read_ledger(data, lambda connection: replays.list_operations(connection, limit), tell=not as_json)
+    form = chosen_form(output, as_json)
+    found = read_ledger(data, lambda connection: replays.list_operations(connection, limit), tell=form is Form.TABLE)
     print_rows(
         [
             {field.name: getattr(each, field.name) for field in fields(each)} | {"selection": each.selection.to_json()}
@@ -294,11 +304,11 @@ def operations(data: DataDirectory = None, limit: Limit = queries.LIMIT, as_json
             "state": "state",
             "done": "done",
             "of": "total",
-            "began": lambda row: show_time(row["created_at"]),
+            "began": lambda row: show_when(row["created_at"]),
             "selects": lambda row: _selection_text(row["selection"]),
         },
         "no operations",
-        as_json=as_json,
+        form,
     )
 
 

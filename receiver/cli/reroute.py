@@ -14,19 +14,22 @@ from receiver.cli.ledger_access import open_ledger, read_ledger
 from receiver.cli.options import (
     ConfigFile,
     DataDirectory,
-    Json,
+    Form,
     Limit,
+    ListJson,
+    Output,
     RunId,
     Since,
     SourceName,
     Statuses,
     Until,
     Yes,
+    chosen_form,
     confirm,
     load_config,
     parse_time_range,
 )
-from receiver.cli.output import clean, print_json, print_rows, short_id
+from receiver.cli.output import clean, print_rows, short_id
 from receiver.cli.sinks import require_sink
 from receiver.errors import UsageError
 from receiver.ledger import queries
@@ -41,7 +44,8 @@ def reroute(
     sink: Annotated[str, typer.Option("--sink", help="Only what this sink would get.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
     limit: Limit = queries.LIMIT,
-    as_json: Json = False,
+    output: Output = None,
+    as_json: ListJson = False,
     yes: Yes = False,
     config: ConfigFile = None,
     data: DataDirectory = None,
@@ -53,6 +57,7 @@ def reroute(
     """
     from receiver import reroute as rerouting
 
+    form = chosen_form(output, as_json)
     if not (since or until or run):
         raise UsageError("say which events: --since 7d, --until TIME or --run ID")
     wanted = queries.Filter(source=source, run_id=run, status=status or (), **parse_time_range(since, until))
@@ -63,23 +68,20 @@ def reroute(
         found = rerouting.plan(ledger, loaded, wanted, sink)
         if not found.events:
             read_ledger(data, partial(check_filter, wanted=wanted, data=data, empty=True))
-        if as_json:
-            print_json([asdict(each) for each in found.events])
-        else:
-            print_rows(
-                [asdict(each) for each in found.events[:limit]],
-                {
-                    "event": lambda row: short_id(row["id"]),
-                    "run": "run_id",
-                    "status": "status",
-                    "what it is": "disposition",
-                    "reaches": lambda row: ", ".join(row["reaches"]) or "nothing",
-                    "new": lambda row: ", ".join(row["added"]),
-                },
-                "no such events",
-                as_json=False,
-            )
-        console = typer.echo if not as_json else partial(typer.echo, err=True)
+        print_rows(
+            map(asdict, found.events[:limit] if form is Form.TABLE else found.events),
+            {
+                "event": lambda row: short_id(row["id"]),
+                "run": "run_id",
+                "status": "status",
+                "what it is": "disposition",
+                "reaches": lambda row: ", ".join(row["reaches"]) or "nothing",
+                "new": lambda row: ", ".join(row["added"]),
+            },
+            "no such events",
+            form,
+        )
+        console = typer.echo if form is Form.TABLE else partial(typer.echo, err=True)
         count = len(found.deliveries)
         console(_summary(len(found.events), Counter(each.sink for each in found.deliveries), found.left))
         for route, failures in sorted(found.failures.items()):

@@ -13,7 +13,18 @@ import typer
 from handlers import Delivery, Refused, Unavailable
 from receiver.cli import output
 from receiver.cli.ledger_access import read_ledger, write_ledger
-from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, load_config
+from receiver.cli.options import (
+    ConfigFile,
+    DataDirectory,
+    Form,
+    Json,
+    ListJson,
+    Output,
+    Yes,
+    chosen_form,
+    confirm,
+    load_config,
+)
 from receiver.config.models import Config
 from receiver.domain import callback
 from receiver.domain.breaker import Lane
@@ -33,7 +44,7 @@ SHOWN: Final = 3
 # How the answer of a sink to a sample is told.
 _ANSWERS: Final = ((Refused, "refused"), (Unavailable, "not available now"))
 
-app = typer.Typer(help="List, pause, resume, move and test sinks; add columns to their tables.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
@@ -47,11 +58,14 @@ def require_sink(config: Config, name: str) -> None:
 
 
 @app.command("list")
-def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
+def list_sinks(
+    config: ConfigFile = None, data: DataDirectory = None, output_form: Output = None, as_json: ListJson = False
+) -> None:
     """List the sinks with their breakers and the counts of their deliveries; callers' own webhooks as callback.
 
     A sink that is not in the config any more is listed as long as it has deliveries that nobody would send.
     """
+    form = chosen_form(output_form, as_json)
     _, loaded = load_config(config, data)
     types = {name: sink.type for name, sink in loaded.sinks.items()}
     types |= {name: "callers' webhooks" for name in loaded.destinations if name not in types}
@@ -76,7 +90,7 @@ def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: J
         return [*found, *_orphaned(counts, types)]
 
     output.print_rows(
-        read_ledger(data, query, tell=not as_json),
+        read_ledger(data, query, tell=form is Form.TABLE),
         {
             "sink": "name",
             "type": "type",
@@ -85,7 +99,7 @@ def list_sinks(config: ConfigFile = None, data: DataDirectory = None, as_json: J
             "why": _why,
         },
         "the config has no sinks",
-        as_json=as_json,
+        form,
     )
 
 
@@ -274,7 +288,7 @@ def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = Non
 
 @app.command()
 def columns(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The sink's name. Default: all database sinks.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The sink's name. Default: all database sinks.")] = "",
     apply: Annotated[bool, typer.Option("--apply", help="Add them. Without it, only the SQL is shown.")] = False,
     config: ConfigFile = None,
     data: DataDirectory = None,

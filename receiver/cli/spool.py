@@ -16,9 +16,7 @@ from receiver.inbox import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.spool import Spool
 
-app = typer.Typer(
-    help="Events that a receiver acked while Redis was away, and that lie on its disk.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()

@@ -1,0 +1,168 @@
+"""The table of commands: where each one is, and what the help of `runhook` says of it.
+
+The help of `runhook` comes from this table alone, so that it imports none of the commands.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+RUN: Final = "Run"
+LOOK: Final = "Look"
+ACT: Final = "Act"
+SET_UP: Final = "Set up"
+
+
+class Command(NamedTuple):
+    """A command, or a group of them. `panel`: where the help lists it; `help`: the first paragraph of its own help."""
+
+    panel: str
+    module: str
+    attribute: str
+    help: str
+
+
+# In the order of the help. Only the one that is called is imported, so that start-up stays quick.
+# The examples of each are in receiver/cli/examples.py.
+COMMANDS: Final[dict[str, Command]] = {
+    "dev": Command(
+        RUN,
+        "receiver.cli.dev",
+        "dev",
+        "Run receiver, worker and clock together, with an embedded Valkey unless REDIS_URL is set. Ctrl-C stops all.",
+    ),
+    "serve": Command(RUN, "receiver.cli.serve", "serve", "Run the receiver: take webhooks, keep their events, answer."),
+    "worker": Command(
+        RUN,
+        "receiver.cli.worker",
+        "worker",
+        "Run the workers: one process takes events from the inbox into the ledger, one for each sink delivers.",
+    ),
+    "clock": Command(
+        RUN,
+        "receiver.cli.clock",
+        "clock",
+        "Run the clock: due retries, lapsed claims, lost wake-ups, old events. Several may run.",
+    ),
+    "simulate": Command(
+        RUN,
+        "receiver.cli.simulate",
+        "simulate",
+        "Simulate Skyvern: its API, runs that take a few seconds, signed webhooks, artifacts, and faults on request.",
+    ),
+    "status": Command(
+        LOOK,
+        "receiver.cli.status",
+        "status",
+        "Show what is wrong and what to do about it, then each part, server and store. Ends with 1 when something is.",
+    ),
+    "runs": Command(
+        LOOK, "receiver.cli.list", "runs", "List the runs that events have reported, the one that changed last first."
+    ),
+    "events": Command(
+        LOOK,
+        "receiver.cli.list",
+        "events",
+        "List the events, the newest first, and what each one was, such as new, repeat, superseded or unreadable.",
+    ),
+    "deliveries": Command(
+        LOOK,
+        "receiver.cli.list",
+        "deliveries",
+        "List the deliveries with their receipts, the one that changed last first.",
+    ),
+    "attempts": Command(
+        LOOK,
+        "receiver.cli.replay",
+        "attempts",
+        "List every attempt of one delivery, or of all that an event or a run has.",
+    ),
+    "dead": Command(
+        LOOK,
+        "receiver.cli.replay",
+        "dead",
+        "List the dead letters, with the reason of each. `runhook replay` sends them again.",
+    ),
+    "submissions": Command(
+        LOOK,
+        "receiver.cli.list",
+        "submissions",
+        "List the runs that were submitted here, the newest first, and when a missing result is polled next.",
+    ),
+    "operations": Command(LOOK, "receiver.cli.replay", "operations", "List replays and backfills, the newest first."),
+    "replay": Command(
+        ACT,
+        "receiver.cli.replay",
+        "replay",
+        "Send deliveries again, under the same idempotency key. The clock does it step by step, across restarts.",
+    ),
+    "reroute": Command(
+        ACT,
+        "receiver.cli.reroute",
+        "reroute",
+        "Apply today's rules to old events: list what each would reach, and send what is new.",
+    ),
+    "cancel": Command(
+        ACT,
+        "receiver.cli.cancel",
+        "cancel",
+        "Cancel deliveries that wait, or operations that are running; `--undo` brings cancelled deliveries back.",
+    ),
+    "sink": Command(
+        ACT,
+        "receiver.cli.sinks",
+        "app",
+        "List, pause, resume, move and test sinks; add columns to their tables.",
+    ),
+    "reconcile": Command(
+        ACT,
+        "receiver.cli.reconcile",
+        "reconcile",
+        "Poll overdue submissions, then list the final runs of Skyvern's API whose result never came here.",
+    ),
+    "quarantine": Command(
+        ACT,
+        "receiver.cli.quarantine",
+        "app",
+        "Requests that failed the signature check: see them, check them again after a secret was added, drop them.",
+    ),
+    "inbox": Command(
+        ACT,
+        "receiver.cli.inbox",
+        "app",
+        "Entries of the inbox that were set aside: see them, put them back, drop them.",
+    ),
+    "spool": Command(
+        ACT,
+        "receiver.cli.spool",
+        "app",
+        "Events that a receiver acked while Redis was away, and that lie on its disk.",
+    ),
+    "trigger": Command(
+        ACT,
+        "receiver.cli.trigger",
+        "trigger",
+        "Send signed sample webhooks. Ends with 1 when not all were accepted.",
+    ),
+    "check": Command(
+        SET_UP,
+        "receiver.cli.check",
+        "check",
+        "Check the config file, and show where bodies would go, each as the first event of its run.",
+    ),
+    "schema": Command(
+        SET_UP,
+        "receiver.cli.check",
+        "schema",
+        "Print the JSON Schema of the config file, so that editors complete it and mark mistakes.",
+    ),
+    "connect": Command(
+        SET_UP,
+        "receiver.cli.connect",
+        "connect",
+        "List agents and schedules with where their results go: here, elsewhere or nowhere; and change that.",
+    ),
+    "keys": Command(
+        SET_UP, "receiver.cli.keys", "app", "Keys of upstream apps for the submit API: create, list and revoke them."
+    ),
+}

@@ -1,0 +1,45 @@
+"""Two examples for the help of each command: what stands after its name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
+    "dev": ("", "--port 8080 --config my.yaml"),
+    "serve": ("--host 0.0.0.0", "--port 8080 --config /etc/runhook.yaml"),
+    "worker": ("", "--only results --only ops"),
+    "clock": ("", "--config /etc/runhook.yaml"),
+    "simulate": ("--port 8090", "--fault lose=0.2 --run-seconds 5"),
+    "status": ("", "--json | jq .problems"),
+    "runs": ("--status failed --since 24h", "-o jsonl -n 1000 | jq -r .run_id"),
+    "events": ("--run tsk_123", "--since 1h -o csv > events.csv"),
+    "deliveries": ("--sink results --state waiting", "--run tsk_123"),
+    "attempts": ("tsk_123", "dlv_0123456789ab -o json"),
+    "dead": ("--sink ops --since 7d", "-o csv > dead.csv"),
+    "submissions": ("--state accepted", "--label team=billing --since 24h"),
+    "operations": ("", "-n 5 -o json"),
+    "replay": ("--sink results --since 2h --dry-run", "tsk_123 --force"),
+    "reroute": ("--since 7d --dry-run", "--run tsk_123"),
+    "cancel": ("dlv_0123456789ab", "--sink old-crm --undo"),
+    "sink list": ("", "-o json"),
+    "sink pause": ("ops", "results --config /etc/runhook.yaml"),
+    "sink resume": ("ops", "results --config /etc/runhook.yaml"),
+    "sink move": ("old-crm crm", "old-crm crm --undo"),
+    "sink test": ("ops", "results --config /etc/runhook.yaml"),
+    "sink columns": ("results", "results --apply"),
+    "reconcile": ("--since 7d", "--since 24h --import"),
+    "quarantine list": ("", "-o jsonl | jq -r .source"),
+    "quarantine verify": ("", "0123456789abcdef"),
+    "quarantine drop": ("0123456789abcdef", "--all"),
+    "inbox list": ("", "-o json"),
+    "inbox accept": ("1764064800000-0", "1764064800000-0 1764064800000-1"),
+    "inbox drop": ("1764064800000-0", "--all"),
+    "spool send": ("--data /mnt/old-host/var", "--config /etc/runhook.yaml"),
+    "trigger": ("failed", "all --url https://hooks.example.com"),
+    "check": ("config/runhook.yaml", "--against workflow_run.failed body.json"),
+    "schema": ("-o runhook.schema.json", "--docs"),
+    "connect": ("", "--apply --agent wpid_123"),
+    "keys create": ("billing", "dashboard --scope read --rate 10/s"),
+    "keys list": ("", "-o json"),
+    "keys revoke": ("0123456789ab", "0123456789ab ba9876543210"),
+}

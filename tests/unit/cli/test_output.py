@@ -1,0 +1,116 @@
+"""The forms of a list: what programs get, and what a person reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.cli.options import Form, chosen_form
+from receiver.cli.output import print_rows, show_when
+from receiver.errors import UsageError
+
+ROW = {
+    "id": "evt_1",
+    "title": '=HYPERLINK("http://x"), and\n"more"',
+    "received_at": 1_795_512_600.25,
+    "lease_until": None,
+    "attempt": 3,
+    "unrouted": True,
+    "labels": {"team": "Bücher"},
+}
+IN_JSON = {**ROW, "received_at": "2026-11-24T09:30:00.250000Z"}
+COLUMNS = {"event": "id", "labels": lambda row: " ".join(row["labels"])}
+
+
+def printed(capsys: pytest.CaptureFixture[str], form: Form, *rows: Mapping[str, Any]) -> str:
+    print_rows(iter(rows), COLUMNS, "no such rows", form)
+    return capsys.readouterr().out
+
+
+def test_json_is_one_array(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(printed(capsys, Form.JSON, ROW, ROW)) == [IN_JSON, IN_JSON]
+    assert printed(capsys, Form.JSON) == "[]\n"
+
+
+def test_json_lines_are_an_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, Form.JSONL, ROW, ROW).splitlines()
+
+    assert [json.loads(line) for line in lines] == [IN_JSON, IN_JSON]
+    assert printed(capsys, Form.JSONL) == ""
+
+
+def test_csv_has_every_member_and_each_value_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    head, row = csv.reader(io.StringIO(printed(capsys, Form.CSV, ROW), newline=""))
+
+    assert head == list(ROW)
+    assert row == ["evt_1", ROW["title"], IN_JSON["received_at"], "", "3", "true", '{"team":"B\\u00fccher"}']
+
+
+def test_a_table_has_its_own_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, Form.TABLE, ROW).splitlines() == ["event  labels", "evt_1  team"]
+    assert printed(capsys, Form.TABLE) == "no such rows\n"
+
+
+@pytest.mark.parametrize("form", [Form.JSONL, Form.CSV])
+def test_rows_are_printed_while_they_come(capsys: pytest.CaptureFixture[str], form: Form) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield ROW
+        assert "evt_1" in capsys.readouterr().out
+        yield {**ROW, "id": "evt_2"}
+
+    print_rows(rows(), COLUMNS, "", form)
+
+    assert "evt_2" in capsys.readouterr().out
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_comes_back_from_csv_as_it_was(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", io.StringIO(newline=""))
+        print_rows([{"a": text, "b": "end"}], {}, "", Form.CSV)
+        import sys
+
+        shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert list(csv.reader(io.StringIO(shown, newline=""))) == [["a", "b"], [text, "end"]]
+
+
+@pytest.mark.parametrize(
+    ("output", "as_json", "form"),
+    [
+        (None, False, Form.TABLE),
+        (None, True, Form.JSON),
+        (Form.JSON, True, Form.JSON),
+        (Form.CSV, False, Form.CSV),
+    ],
+)
+def test_json_is_short_for_output_json(output: Form | None, as_json: bool, form: Form) -> None:
+    assert chosen_form(output, as_json) is form
+
+
+def test_two_forms_at_once_are_a_mistake() -> None:
+    with pytest.raises(UsageError, match="--json and --output csv: one of them"):
+        chosen_form(Form.CSV, True)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "shown"), [(-2, "2s ago"), (-119, "119s ago"), (-180, "3m ago"), (-7200, "2h ago"), (200_000, "in 2d")]
+)
+def test_a_time_is_relative_on_a_terminal_and_iso_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, ahead: float, shown: str
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_795_512_600.0)
+    moment = 1_795_512_600.0 + ahead
+
+    assert show_when(moment).startswith("2026-11-2")
+    assert show_when("2026-11-24T09:30:00.250000Z") == "2026-11-24T09:30:00Z"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert show_when(moment) == shown
+    assert show_when(None) == ""
