@@ -245,23 +245,49 @@ def names_run(body: bytes) -> bool:
 
 
 def giving_way(kept: Mapping[str, Kept], new: Kept, max_count: int, max_bytes: int) -> list[str] | None:
-    """Return the files that give way to `new`, by name; None when it must not be kept. `kept`: the oldest first."""
-    left = dict(kept)
-    dropped: list[str] = []
+    """Return the files that give way to `new`, by name; None when it must not be kept. `kept`: the oldest first.
+
+    Takes time in proportion to how many are kept, however many of them must go.
+    """
+    everything, others = _Room(max_count, max_bytes), _Room(max_count // OTHERS_PART, max_bytes // OTHERS_PART)
+    for each in (*kept.values(), new):
+        everything.add(each)
+        if not each.is_run:
+            others.add(each)
     candidates = [name for name, each in kept.items() if not each.is_run]
     candidates += _loose_runs(kept, new.at, max_count, max_bytes) if new.is_run else []
+    dropped: list[str] = []
 
     def fits() -> bool:
-        others = [each for each in left.values() if not each.is_run]
-        part = new.is_run or _fit([*others, new], max_count // OTHERS_PART, max_bytes // OTHERS_PART)
-        return part and _fit([*left.values(), new], max_count, max_bytes)
+        return everything.is_enough() and (new.is_run or others.is_enough())
 
     for name in candidates:
         if fits():
             break
         dropped.append(name)
-        del left[name]
+        everything.remove(kept[name])
+        if not kept[name].is_run:
+            others.remove(kept[name])
     return dropped if fits() else None
+
+
+class _Room:
+    """What is kept, against how much of it there may be."""
+
+    def __init__(self, max_count: int, max_bytes: int) -> None:
+        self._left = max_count
+        self._bytes_left = max_bytes
+
+    def add(self, each: Kept) -> None:
+        self._left -= 1
+        self._bytes_left -= each.size
+
+    def remove(self, each: Kept) -> None:
+        self._left += 1
+        self._bytes_left += each.size
+
+    def is_enough(self) -> bool:
+        return self._left >= 0 and self._bytes_left >= 0
 
 
 def _loose_runs(kept: Mapping[str, Kept], now: float, max_count: int, max_bytes: int) -> list[str]:
@@ -275,7 +301,3 @@ def _loose_runs(kept: Mapping[str, Kept], now: float, max_count: int, max_bytes:
             if count > max_count // 2 or size > max_bytes // 2 or now - each.at > STAYS_FOR:
                 loose.append(name)
     return loose
-
-
-def _fit(kept: Sequence[Kept], max_count: int, max_bytes: int) -> bool:
-    return len(kept) <= max_count and sum(each.size for each in kept) <= max_bytes

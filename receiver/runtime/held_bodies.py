@@ -2,7 +2,8 @@
 
 Bytes count when they have come in: announcing many costs their sender nothing. Where there is no room, the slowest of
 those bodies ends whose sender is not known yet, and not the one that has just come: a stranger must not shut out a
-webhook with a right signature. For one event loop.
+webhook with a right signature. Nor must callers with keys, however many they are: a part of the room is never theirs.
+For one event loop.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ class OwnerHasEnough(NoRoom):
 
 
 class HeldBodies:
-    """`limit`: bytes of all. `share`: the part of them that one owner may hold of what the others leave free."""
+    """`limit`: bytes of all. `share`: the part of them that one owner may hold of what the others leave free.
+    `owned`: the part of them that all owners together may hold."""
 
-    def __init__(self, limit: int, share: float = 1.0) -> None:
+    def __init__(self, limit: int, share: float = 1.0, owned: float = 1.0) -> None:
         self._limit = limit
         self._share = share
+        self._owned_limit = int(limit * owned)
+        self._owned = 0
         self._unknown: dict[HeldBody, None] = {}  # those whose sender is not known yet
         self._by_owner: Counter[str] = Counter()
         self.bytes = 0
@@ -93,15 +97,19 @@ class HeldBody:
         bodies = self._bodies
         if self.evicted:
             raise NoRoom("too many bytes of other requests are held")
-        if bodies.bytes + size > bodies._limit:
-            bodies._evict(self, size)
         if self._owner:
+            if bodies._owned + size > bodies._owned_limit:
+                raise NoRoom("too many bytes of other requests are held")
             others = bodies.bytes - bodies._by_owner[self._owner]
             if bodies._by_owner[self._owner] + size > bodies._share * (bodies._limit - others):
                 raise OwnerHasEnough(
                     "bodies of other requests with this key are held, and other keys need room as well"
                 )
+        if bodies.bytes + size > bodies._limit:
+            bodies._evict(self, size)
+        if self._owner:
             bodies._by_owner[self._owner] += size
+            bodies._owned += size
         bodies.bytes += size
         self._size += size
 
@@ -111,6 +119,7 @@ class HeldBody:
         if owner and not self._owner:
             self._owner = owner
             self._bodies._by_owner[owner] += self._size
+            self._bodies._owned += self._size
 
     def rate(self, now: float) -> float:
         """Return bytes a second so far."""
@@ -129,6 +138,7 @@ class HeldBody:
         bodies.bytes -= self._size
         if self._owner:
             bodies._by_owner[self._owner] -= self._size
+            bodies._owned -= self._size
             if not bodies._by_owner[self._owner]:
                 del bodies._by_owner[self._owner]
             self._owner = ""

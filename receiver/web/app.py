@@ -34,9 +34,10 @@ from receiver.web.health import health
 from receiver.web.part import Context, WebPart
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
-# others leave free.
+# others leave free; and the part that all keys together may take. The rest is for webhooks, one of the largest at least.
 HELD_BYTES: Final = 256 << 20
 KEY_SHARE: Final = 0.5
+KEYS_PART: Final = 0.75
 
 log = logging.getLogger("runhook.ingest")
 
@@ -101,7 +102,7 @@ def create_app(
         shares_disk=settings.embedded_redis,
     )
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}
-    bodies = HeldBodies(max(HELD_BYTES, 4 * config.server.max_body), KEY_SHARE)
+    bodies = HeldBodies(max(HELD_BYTES, 4 * config.server.max_body), KEY_SHARE, KEYS_PART)
     metrics.bodies = lambda: (bodies.bytes, bodies.evicted)
     background = Background()
     metrics.tasks = background.states

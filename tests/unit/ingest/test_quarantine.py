@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,19 @@ def other(size: int = 10) -> Kept:
     return Kept(size, NOW, is_run=False)
 
 
-def numbered(*kept: Kept) -> dict[str, Kept]:
+class Counted:
+    """A kept request that counts how often its size is asked for."""
+
+    asked = 0
+    is_run, at = False, NOW
+
+    @property
+    def size(self) -> int:
+        Counted.asked += 1
+        return 10
+
+
+def numbered(*kept: Any) -> dict[str, Any]:
     return {str(number): each for number, each in enumerate(kept)}
 
 
@@ -74,3 +88,10 @@ def test_a_body_names_a_run_where_skyvern_writes_its_id() -> None:
     assert names_run(b'{"run_id":"tsk_1","status":"completed"}')
     assert not names_run(b"\x00" * 100)
     assert not names_run(b'{"output":"' + b"x" * 5000 + b'","run_id":"tsk_1"}')
+
+
+def test_a_request_for_which_thousands_give_way_costs_a_few_looks_at_each_of_them() -> None:
+    kept = numbered(*[Counted() for _ in range(2000)])
+
+    assert giving_way(kept, run(size=20_000), 3000, 20_000) == list(kept)
+    assert Counted.asked <= 5 * len(kept)

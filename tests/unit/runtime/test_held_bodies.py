@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +63,26 @@ def test_one_owner_has_its_share_of_what_others_leave() -> None:
             with pytest.raises(OwnerHasEnough):
                 others.add(1)
     assert bodies.bytes == 0
+
+
+def test_all_owners_together_leave_room_for_those_that_sign_their_bodies() -> None:
+    bodies = HeldBodies(100, share=0.5, owned=0.75)
+    ended: list[str] = []
+    begun(bodies, 20, ended, "webhook")
+    with contextlib.ExitStack() as stack:
+        for name, size in (("a", 40), ("b", 20), ("c", 10), ("d", 5)):
+            owned = stack.enter_context(bodies.hold())
+            owned.known(name)
+            owned.add(size)
+        with pytest.raises(NoRoom) as refused:
+            owned.add(1)
+        assert not isinstance(refused.value, OwnerHasEnough), "it is not this owner who has too much"
+        assert ended == [], "nor does a webhook end for one"
+        begun(bodies, 5, ended, "another webhook")
+        assert (ended, bodies.bytes) == ([], 100)
+    with bodies.hold() as later:
+        later.known("a")
+        later.add(35)
 
 
 def test_a_body_that_came_whole_ends_others_and_is_never_refused() -> None:
