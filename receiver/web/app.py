@@ -34,7 +34,7 @@ from receiver.web.health import health
 from receiver.web.part import Context, WebPart
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
-# others leave free; and the part that all keys together may take. The rest is for webhooks, one of the largest at least.
+# others leave free; and the part that all keys together may take: the rest, a body at least, is for webhooks.
 HELD_BYTES: Final = 256 << 20
 KEY_SHARE: Final = 0.5
 KEYS_PART: Final = 0.75

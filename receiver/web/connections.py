@@ -7,9 +7,9 @@ with a right signature. Knows no HTTP and reads no clock; http_protocol.py does 
 
 from __future__ import annotations
 
-import heapq
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -23,10 +23,14 @@ LEAST_RATE: Final = 64 << 10
 # Seconds for which the rest of a body that is refused already is still read, while it comes fast enough: many a sender
 # looks for an answer only when it has sent everything, and finds none on a connection that was closed before.
 LINGER: Final = 30.0
+# Bytes of it that are read at the most, about; and where what comes is a head that never ends, or no HTTP at all.
+LINGER_BYTES: Final = 256 << 20
+LINGER_HEAD_BYTES: Final = 4 << 20
 # Seconds for which a client may take nothing of an answer.
 UNREAD: Final = 30.0
-# Idle connections that are closed at a time, for finding them costs a look at all.
-_IDLE_BATCH: Final = 64
+# Seconds for which bodies are taken to be as slow, each against the others, as they were found to be: comparing them
+# costs a look at all, and must not be had once for each newcomer.
+_RANKED_FOR: Final = 0.5
 
 _SLOW_HEAD: Final = "the head of the request did not come in time"
 _SLOW_BODY: Final = "the body of the request came too slowly"
@@ -61,9 +65,6 @@ class Peer(Protocol):
     def answered(self) -> bool:
         """Whether the request that is coming in has been answered already."""
 
-    def idle_since(self) -> float | None:
-        """When it became idle, in seconds of any clock; None while it is not."""
-
     def unsent(self) -> int:
         """How many bytes of answers it has not taken yet."""
 
@@ -80,7 +81,17 @@ class Peer(Protocol):
 class Unfinished:
     """What has come of a connection's newest request. `began`, `progress_at`: by the clock of the caller."""
 
-    __slots__ = ("address", "answered_at", "began", "in_body", "listed", "peer", "progress_at", "received")
+    __slots__ = (
+        "address",
+        "answered_at",
+        "answered_with",
+        "began",
+        "in_body",
+        "listed",
+        "peer",
+        "progress_at",
+        "received",
+    )
 
     def __init__(self, peer: Peer, address: str) -> None:
         self.peer = peer
@@ -90,6 +101,7 @@ class Unfinished:
         self.began = self.progress_at = 0.0
         self.received = 0
         self.answered_at: float | None = None
+        self.answered_with = 0  # bytes that had been received then
 
     def rate(self, now: float) -> float:
         """Return bytes a second so far."""
@@ -102,6 +114,8 @@ class _Group:
     def __init__(self) -> None:
         self.heads: dict[Unfinished, None] = {}
         self.bodies: dict[Unfinished, None] = {}
+        self._ranking: list[tuple[Unfinished, float]] = []  # bodies, and when each began: the slowest last
+        self._ranked_at = 0.0
 
     def __len__(self) -> int:
         return len(self.heads) + len(self.bodies)
@@ -111,11 +125,26 @@ class _Group:
         for each in self.heads:
             if each is not but:
                 return each
-        return min((each for each in self.bodies if each is not but), key=lambda each: each.rate(now), default=None)
+        if now - self._ranked_at > _RANKED_FOR:
+            self._rank(now)
+        return self._slowest(but) or self._rank(now)._slowest(but)
+
+    def _rank(self, now: float) -> _Group:
+        self._ranked_at = now
+        slowest_last = sorted(self.bodies, key=lambda each: each.rate(now), reverse=True)
+        self._ranking = [(each, each.began) for each in slowest_last]
+        return self
+
+    def _slowest(self, but: Unfinished) -> Unfinished | None:
+        while self._ranking:
+            each, began = self._ranking.pop()
+            if each is not but and each.began == began and each in self.bodies:
+                return each
+        return None
 
 
 class Connections:
-    """All connections of a server. `everyone`: those that are open, set by who opens them."""
+    """All connections of a server. `count`: returns how many are open, set by who opens them."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -123,8 +152,11 @@ class Connections:
         self._by_address: dict[str, _Group] = {}
         # Since when they take nothing, and the bytes that were unsent then: who has waited for longest is the first.
         self._unread: dict[Peer, tuple[float, int]] = {}
+        # Those that wait for a next request, who has waited for longest first.
+        self._idle: OrderedDict[Peer, None] = OrderedDict()
+        # Requests that are answered for good, of which we only read what still comes: since when, and how many bytes.
+        self._lingering: OrderedDict[Unfinished, tuple[float, int]] = OrderedDict()
         self._swept_at = 0.0
-        self.everyone: Callable[[], Iterable[Peer]] = tuple
         self.count: Callable[[], int] = lambda: 0
         # How many were ended, by why.
         self.ended = {"slow": 0, "too_many": 0}
@@ -176,6 +208,30 @@ class Connections:
         """Note that it has taken some, or is gone."""
         self._unread.pop(peer, None)
 
+    def idle(self, peer: Peer) -> None:
+        """Note that a connection waits for a next request: it gives way first."""
+        self._idle[peer] = None
+
+    def busy(self, peer: Peer) -> None:
+        """Note that it waits for none, or is closed."""
+        self._idle.pop(peer, None)
+
+    def lingers(self, request: Unfinished, received: int, is_body: bool, now: float) -> bool:
+        """Note that `received` bytes came of a request that was answered for good, and is only read so that its sender
+        gets to the answer. `is_body`: they are of a body. False: enough was read."""
+        self.finished(request)
+        since, before = self._lingering.get(request, (now, 0))
+        self._lingering[request] = (since, before + received)
+        request.progress_at = now
+        return before + received <= (LINGER_BYTES if is_body else LINGER_HEAD_BYTES)
+
+    def gone(self, request: Unfinished) -> None:
+        """Forget a connection that is closed."""
+        self.finished(request)
+        self._unread.pop(request.peer, None)
+        self._idle.pop(request.peer, None)
+        self._lingering.pop(request, None)
+
     def __len__(self) -> int:
         return len(self._all)
 
@@ -186,8 +242,12 @@ class Connections:
             peer = request.peer
             if request.in_body and peer.answered():
                 if request.answered_at is None:
-                    request.answered_at = now
-                elif now - request.answered_at > LINGER or is_late(request, now):
+                    request.answered_at, request.answered_with = now, request.received
+                elif (
+                    now - request.answered_at > LINGER
+                    or request.received - request.answered_with > LINGER_BYTES
+                    or is_late(request, now)
+                ):
                     self.finished(request)
                     peer.close()
             elif not peer.reading() or (not request.in_body and peer.answering()):
@@ -196,6 +256,10 @@ class Connections:
             elif is_late(request, now):
                 self._end(request, "408 Request Timeout", "timed_out", _SLOW_BODY if request.in_body else _SLOW_HEAD)
                 self.ended["slow"] += 1
+        for request, (since, _) in list(self._lingering.items()):
+            if now - since > LINGER or now - request.progress_at > STALL:
+                del self._lingering[request]
+                request.peer.close()
         for peer, (since, before) in list(self._unread.items()):
             if (left := peer.unsent()) < before:
                 del self._unread[peer]
@@ -215,12 +279,15 @@ class Connections:
             self._end_worst(group, request, now)
 
     def _end_one(self, request: Unfinished, now: float) -> bool:
-        """Close idle connections; where there are none, end the worst request that is not whole, or the answer that has
-        been unread for longest."""
-        idle = [(since, id(peer), peer) for peer in self.everyone() if (since := peer.idle_since()) is not None]
-        for _, _, peer in heapq.nsmallest(_IDLE_BATCH, idle):
-            peer.close()
-        if idle or self._end_worst(self._all, request, now):
+        """Close a connection that needs no more than closing: one whose answer was sent, or one that is idle. Where
+        there is none, end the worst request that is not whole, or the answer that has been unread for longest."""
+        if self._lingering:
+            self._lingering.popitem(last=False)[0].peer.close()
+            return True
+        if self._idle:
+            self._idle.popitem(last=False)[0].close()
+            return True
+        if self._end_worst(self._all, request, now):
             return True
         if self._unread:
             self._abort(next(iter(self._unread)), "too_many")

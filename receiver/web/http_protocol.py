@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import BadRequest, TooLarge
@@ -28,7 +29,29 @@ MAX_PIPELINED: Final = 32
 # Seconds for which an idle connection stays open: longer than proxies keep theirs (nginx and AWS 60 s), for what one of
 # them sends on a connection that is closed in that very moment is answered by it with 502. Idle ones give way first.
 KEEP_ALIVE: Final = 75
+# Seconds for which an answer is still due to a client that has closed its own side of the connection. It may want the
+# answer, or be gone altogether: TCP does not tell. A GET may wait on purpose, and ends sooner.
+HALF_CLOSED: Final = 10.0
+HALF_CLOSED_GET: Final = 1.0
 _RETRY_AFTER: Final = "retry-after: 2\r\n"
+
+
+class _AnswerTransport:
+    """The transport as an answer sees it, whose last answer closes it: what its client still sends is read first."""
+
+    __slots__ = ("_protocol", "write")
+
+    def __init__(self, protocol: HTTPProtocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+
+    def is_closing(self) -> bool:
+        """Return whether nothing more can be written."""
+        return self._protocol.lingers or self._protocol.transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection, once what was written is sent and what is on its way has come."""
+        self._protocol.close_after_answer()
 
 
 class HTTPProtocol(HttpToolsProtocol):
@@ -38,6 +61,10 @@ class HTTPProtocol(HttpToolsProtocol):
     _in_head = True  # a new connection is silent at first
     _in_body = False
     _running: Any = None
+    _half_closed: asyncio.TimerHandle | None = None
+    # Whether the last answer was given, and what still comes is only read.
+    lingers = False
+    _is_http = True  # what then comes
 
     def __init__(self, *arguments: Any, connections: Connections, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -48,15 +75,26 @@ class HTTPProtocol(HttpToolsProtocol):
         """Count the connection, and start the time limit of the first head."""
         super().connection_made(transport)
         self._request = Unfinished(self, network_of(self.client[0]) if self.client else "")
+        self._answer_transport = _AnswerTransport(self)
         if not self._all.opened(self._request, time.monotonic()):
             self.refuse("503 Service Unavailable", "unavailable", "too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._all.finished(self._request)
-        self._all.read(self)
+        self._all.gone(self._request)
+        if self._half_closed is not None:
+            self._half_closed.cancel()
         self._disconnect()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep our side open while an answer is due for all that came; else close the connection."""
+        if self.lingers or not self.answering() or self._in_head or self._in_body:
+            return False
+        self.cycle.keep_alive = False
+        seconds = HALF_CLOSED_GET if self.cycle.scope["method"] in ("GET", "HEAD") else HALF_CLOSED
+        self._half_closed = self.loop.call_later(seconds, self.close)
+        return True
 
     def pause_writing(self) -> None:
         """Let the application wait: the client has taken nothing for a while."""
@@ -71,13 +109,25 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on to the next request, or close the connection."""
+        if self.lingers:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            return
         super().on_response_complete()
+        if self.timeout_keep_alive_task is not None and not self._in_head:
+            self._all.idle(self)
         self._watch_closing()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the idle connection."""
+        self._all.busy(self)
         super().timeout_keep_alive_handler()
         self._watch_closing()
+
+    def _unset_keepalive_if_required(self) -> None:
+        if self.timeout_keep_alive_task is not None:
+            self._all.busy(self)
+            super()._unset_keepalive_if_required()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle  # of pipelined requests not the newest, which is `self.cycle`
@@ -93,16 +143,20 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`, or answer 431 when the head is over MAX_HEAD or MAX_HEADERS."""
+        if self.lingers:
+            self._linger(data)
+            return
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD + len(data):
-            self.refuse("431 Request Header Fields Too Large", TooLarge.code, "the head of the request is too large")
+            self._refuse_head("the head of the request is too large")
             return
         super().data_received(data)
         if self._in_head or self._in_body:
             if self.headers and len(self.headers) > MAX_HEADERS:
-                self.refuse("431 Request Header Fields Too Large", TooLarge.code, "the request has too many headers")
+                self._refuse_head("the request has too many headers")
                 return
-            self._all.progressed(self._request, len(data), self._in_body, time.monotonic())
+            if not self.lingers:
+                self._all.progressed(self._request, len(data), self._in_body, time.monotonic())
         elif self._request.listed:
             self._all.finished(self._request)
 
@@ -111,6 +165,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head, self._in_body = False, True
         super().on_headers_complete()
+        self.cycle.transport = self._answer_transport  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body, which counts for no head."""
@@ -124,7 +179,10 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer 400 in our JSON shape: what came is no HTTP."""
-        self.refuse("400 Bad Request", BadRequest.code, msg)
+        self.refuse("400 Bad Request", BadRequest.code, msg, lingers=True)
+
+    def _refuse_head(self, message: str) -> None:
+        self.refuse("431 Request Header Fields Too Large", TooLarge.code, message, lingers=True)
 
     # What the limits need to know of a connection.
 
@@ -140,11 +198,6 @@ class HTTPProtocol(HttpToolsProtocol):
         """Return whether the newest request is answered, though not all of it has come."""
         return self.cycle is not None and self.cycle.response_complete
 
-    def idle_since(self) -> float | None:
-        """Return when the connection will be closed for idling; None while it is not idle, or is being closed."""
-        timer = self.timeout_keep_alive_task
-        return timer.when() if timer is not None and not self._in_head and not self.transport.is_closing() else None
-
     def unsent(self) -> int:
         """Return the bytes of answers that the client has not taken yet, here and in the kernel."""
         waiting: int = self.transport.get_write_buffer_size()
@@ -153,8 +206,9 @@ class HTTPProtocol(HttpToolsProtocol):
             waiting += struct.unpack("i", there)[0]
         return waiting
 
-    def refuse(self, status: str, code: str, message: str) -> None:
-        """Answer with an error, unless an answer has begun, and close the connection."""
+    def refuse(self, status: str, code: str, message: str, *, lingers: bool = False) -> None:
+        """Answer with an error, unless an answer has begun, and close the connection. `lingers`: its client is sending,
+        so read on for a while, or it would see a reset instead of the answer."""
         cycle = self.cycle
         # What is answered already may be of the request before; that of a pipelined one would come too early.
         if cycle is None or cycle.response_complete or not (cycle.response_started or self._in_head):
@@ -163,7 +217,36 @@ class HTTPProtocol(HttpToolsProtocol):
             head += _RETRY_AFTER if status.startswith("503") else ""
             date = b"".join(b"%b: %b\r\n" % each for each in self.server_state.default_headers)
             self.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head.encode(), date, len(body), body))
-        self.close()
+        if lingers and not self.transport.is_closing():
+            self._is_http = False
+            self._disconnect()
+            self._begin_to_linger()
+        else:
+            self.close()
+
+    def close_after_answer(self) -> None:
+        """Close the connection, once what was written is sent; what is left of a body is read first."""
+        if self._in_body and not self.transport.is_closing():
+            self._begin_to_linger()
+        else:
+            self.transport.close()
+
+    def _begin_to_linger(self) -> None:
+        self.lingers = True
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        self.transport.write_eof()
+        self._all.lingers(self._request, 0, self._is_http, time.monotonic())
+        self.flow.resume_reading()
+
+    def _linger(self, data: bytes) -> None:
+        """Read and forget what comes after the last answer, until it is all there, or too much."""
+        if self._is_http:
+            with suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+                self.parser.feed_data(data)
+        more = self._all.lingers(self._request, len(data), self._is_http, time.monotonic())
+        if not more or (self._is_http and not self._in_body):
+            self.close()
 
     def close(self) -> None:
         """Close the connection, once what was written is sent."""
@@ -200,7 +283,6 @@ class _Sweeping:
     def __call__(self, **named: Any) -> HTTPProtocol:
         protocol = HTTPProtocol(connections=self._connections, **named)
         if self._timer is None:
-            self._connections.everyone = lambda: tuple(protocol.connections)  # type: ignore[arg-type]
             self._connections.count = lambda: len(protocol.connections)
             self._sweep_later(protocol.loop)
         return protocol

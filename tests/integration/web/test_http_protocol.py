@@ -41,6 +41,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "http":
         if scope["path"] == "/slow":
             await asyncio.sleep(BOUND * 3)
+        if scope["path"] == "/gone":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
         if scope["path"] == "/refused":
             await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
@@ -77,6 +81,20 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
         yield listener.getsockname()[1]
         server.should_exit = True
         await serving
+
+
+async def answer_of_one_who_sends_all_first(port: int, sent: bytes) -> bytes:
+    """What a plain client gets that looks for no answer before it has sent everything."""
+
+    def talk() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            client.sendall(sent)
+            got = b""
+            while piece := client.recv(65536):
+                got += piece
+            return got
+
+    return await asyncio.to_thread(talk)
 
 
 async def answers(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
@@ -157,6 +175,56 @@ async def test_a_body_is_not_late_while_it_is_the_application_that_does_not_read
 async def test_the_rest_of_a_refused_body_is_not_read_for_ever(port: int) -> None:
     got = await answers(port, (POST % 10_000).replace(b"/ ", b"/refused "), b"x")
     assert statuses(got) == [b"413"]
+
+
+async def test_who_is_refused_while_it_sends_gets_the_answer_and_no_reset(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("STALL", "LINGER"):
+        monkeypatch.setattr(connections, name, 60.0)
+    body = bytes(24 << 20)
+    head = (POST % len(body)).replace(b"/ ", b"/refused ")
+    for sent in (
+        head.replace(b"Host: x", b"Host: x\r\nconnection: close") + body,
+        head.replace(b"HTTP/1.1", b"HTTP/1.0") + body,
+    ):
+        assert statuses(await answer_of_one_who_sends_all_first(port, sent)) == [b"413"]
+    assert statuses(await answer_of_one_who_sends_all_first(port, REQUEST[:-2] + b"a: b\r\n" * (300 << 10))) == [b"431"]
+    assert statuses(await answer_of_one_who_sends_all_first(port, b"no HTTP\r\n\r\n" + bytes(2 << 20))) == [b"400"]
+
+
+async def test_the_rest_of_a_refused_request_is_read_up_to_a_limit(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINGER_BYTES", 1 << 20)
+    body = bytes(64 << 20)
+    head = (POST % len(body)).replace(b"/ ", b"/refused ").replace(b"Host: x", b"Host: x\r\nconnection: close")
+    with pytest.raises(ConnectionError):
+        await answer_of_one_who_sends_all_first(port, head + body)
+
+
+@pytest.mark.parametrize("path", [b"/", b"/slow"])
+async def test_who_ends_its_side_after_the_request_still_gets_the_answer(port: int, path: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write((POST % 3).replace(b"/ ", path + b" ") + b"abc" + POST % 1 + b"d")
+    writer.write_eof()
+    async with asyncio.timeout(60):
+        assert statuses(await reader.read()) == [b"204", b"204"]
+    writer.close()
+
+
+@pytest.mark.parametrize("request_", [REQUEST, POST % 0, POST % 9, REQUEST[:-2]], ids=["GET", "POST", "body", "head"])
+async def test_who_ends_its_side_is_taken_for_gone_after_a_while(
+    port: int, monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
+    for name in ("STALL", "HEAD_SECONDS", "BODY_SECONDS"):
+        monkeypatch.setattr(connections, name, 300.0)
+    for name in ("HALF_CLOSED", "HALF_CLOSED_GET"):
+        monkeypatch.setattr(http_protocol, name, BOUND)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request_.replace(b"/ ", b"/gone "))
+    writer.write_eof()
+    async with asyncio.timeout(60):
+        assert await reader.read() == b""
+    writer.close()
 
 
 async def test_an_answer_that_nobody_reads_is_broken_off(port: int) -> None:

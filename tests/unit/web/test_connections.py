@@ -11,6 +11,7 @@ from receiver.web.connections import (
     HEAD_SECONDS,
     LEAST_RATE,
     LINGER,
+    LINGER_BYTES,
     STALL,
     UNREAD,
     Bounds,
@@ -28,7 +29,6 @@ class Peer:
     def __init__(self, name: str) -> None:
         self.name = name
         self.paused = self.busy = self.done = False
-        self.idle: float | None = None
         self.left = 1000
         self.end = ""
 
@@ -43,9 +43,6 @@ class Peer:
 
     def answered(self) -> bool:
         return self.done
-
-    def idle_since(self) -> float | None:
-        return self.idle
 
     def unsent(self) -> int:
         return self.left
@@ -66,7 +63,6 @@ class Server:
     def __init__(self, **bounds: int) -> None:
         self.all = Connections(Bounds(**{"total": 1000, "unfinished": 100, "by_address": 50, **bounds}))
         self.open: dict[str, Unfinished] = {}
-        self.all.everyone = lambda: [each.peer for each in self.open.values()]
         self.all.count = lambda: len(self.open)
 
     def connect(self, name: str, now: float = 0.0, address: str = "a") -> bool:
@@ -131,10 +127,11 @@ def test_where_all_places_are_taken_idle_connections_go_first_and_who_finds_no_p
     for name in "ab":
         server.connect(name)
         server.all.finished(server.open[name])
-    server.peer("b").idle = 5.0
+        server.all.idle(server.peer(name))
+    server.all.busy(server.peer("a"))
     assert server.connect("c")
     assert server.ended() == {"b": "closed"}
-    del server.open["b"]
+    server.all.gone(server.open.pop("b"))
     assert server.connect("d"), "c has sent nothing yet"
     assert server.ended() == {"c": "503"}
     del server.open["c"]
@@ -225,6 +222,58 @@ def test_an_answer_is_broken_off_only_when_none_of_it_was_taken_for_long() -> No
     assert server.ended() == {}
     server.all.sweep(4 * UNREAD)
     assert server.ended() == {"a": "aborted"}
+
+
+def test_what_is_left_of_an_answered_request_is_read_within_bounds_and_its_place_goes_first() -> None:
+    server = Server(total=4)
+    for name in ("fast", "silent", "large", "idle"):
+        server.connect(name)
+    server.all.finished(server.open["idle"])
+    server.all.idle(server.peer("idle"))
+    for name in ("fast", "silent", "large"):
+        assert server.all.lingers(server.open[name], 0, True, 0.0)
+    assert not server.all.lingers(server.open["large"], LINGER_BYTES + 1, True, 0.0)
+    assert not server.all.lingers(server.open["large"], 0, False, 0.0)
+    server.all.gone(server.open.pop("large"))
+    for now in range(1, int(LINGER) + 1):
+        server.all.lingers(server.open["fast"], 1, True, float(now))
+        server.all.sweep(float(now))
+        assert server.ended() == ({"silent": "closed"} if now > STALL else {})
+    server.all.gone(server.open.pop("silent"))
+    server.connect("x", LINGER)
+    server.connect("y", LINGER)
+    assert server.connect("z", LINGER)
+    assert server.ended() == {"fast": "closed"}
+    server.all.gone(server.open.pop("fast"))
+    server.connect("late", LINGER)
+    assert server.ended() == {"idle": "closed"}
+    server.all.lingers(server.open["z"], 0, False, LINGER)
+    server.all.lingers(server.open["z"], 1, False, 2 * LINGER)
+    server.all.sweep(2 * LINGER + 1.0)
+    assert server.peer("z").end == "closed"
+
+
+def test_the_body_that_ends_costs_no_look_at_all_others_for_each_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = 500
+    server = Server(unfinished=bodies, by_address=bodies)
+    for number in range(bodies):
+        server.connect(f"{number}")
+        server.send(f"{number}", 1000 - number, 0.5)
+    compared = 0
+    rate = Unfinished.rate
+
+    def counted(each: Unfinished, now: float) -> float:
+        nonlocal compared
+        compared += 1
+        return rate(each, now)
+
+    monkeypatch.setattr(Unfinished, "rate", counted)
+    for number in range(100):
+        server.connect(f"new {number}", 1.0)
+        server.send(f"new {number}", 5000, 1.0)
+
+    assert list(server.ended().items()) == [(f"{number}", "503") for number in range(400, 500)]
+    assert compared <= 2 * bodies
 
 
 @pytest.mark.parametrize("files", [64, 256, 1024, 4096, 20_000, 1 << 20])
