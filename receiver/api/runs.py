@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
 from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result, Scoped
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
+from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.api_key import VIEW
 from receiver.errors import Conflict, NotFound
 from receiver.ledger import Connection, queries
 from receiver.ledger.queries import Filter
+
+M = TypeVar("M", bound=Result)
 
 # Rows of each kind that are told of one run.
 MOST = 200
@@ -31,34 +37,41 @@ class RunDetails(Result):
     deliveries: list[DeliveryRow]
     attempts: list[AttemptRow]
     submissions: list[SubmissionRow]
+    timeline: list[TimelineEntry] = Field(description="All of this in the order of time; what is to come stands last.")
 
 
 def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetails:
     """Return one run with its events, deliveries, attempts and submissions."""
 
     def read(connection: Connection) -> RunDetails:
-        runs = queries.list_runs(connection, Filter(source=wanted.source, run_id=wanted.run_id, limit=10))
-        if not runs:
+        found = queries.list_runs(connection, Filter(source=wanted.source, run_id=wanted.run_id, limit=10))
+        if not found:
             raise NotFound(f"run {wanted.run_id}: there is none")
-        if len(runs) > 1:
-            sources = ", ".join(sorted(run["source"] for run in runs))
+        if len(found) > 1:
+            sources = ", ".join(sorted(each["source"] for each in found))
             raise Conflict(f"run {wanted.run_id}: there is one in each of {sources}; say which with source")
-        run = runs[0]
-        of_run = Filter(source=run["source"], run_id=wanted.run_id, limit=MOST)
-        deliveries = queries.list_deliveries(connection, of_run)
-        own = {each["id"] for each in deliveries}
-        attempts = [each for each in queries.list_attempts(connection, wanted.run_id) if each["delivery_id"] in own]
-        return RunDetails.model_validate(
-            {
-                "run": run,
-                "events": queries.list_events(connection, of_run)[::-1],
-                "deliveries": deliveries[::-1],
-                "attempts": sorted(attempts, key=lambda each: each["started_at"])[-MOST:],
-                "submissions": queries.list_submissions(connection, of_run)[::-1],
-            }
+        run = RunRow.model_validate(found[0])
+        of_run = Filter(source=run.source, run_id=run.run_id, limit=MOST)
+        events = _rows(EventRow, queries.list_events(connection, of_run)[::-1])
+        deliveries = _rows(DeliveryRow, queries.list_deliveries(connection, of_run)[::-1])
+        own = {each.id for each in deliveries}
+        tried = [each for each in queries.list_attempts(connection, run.run_id) if each["delivery_id"] in own]
+        attempts = _rows(AttemptRow, sorted(tried, key=lambda each: each["started_at"])[-MOST:])
+        submissions = _rows(SubmissionRow, queries.list_submissions(connection, of_run)[::-1])
+        return RunDetails(
+            run=run,
+            events=events,
+            deliveries=deliveries,
+            attempts=attempts,
+            submissions=submissions,
+            timeline=timeline_of(run, events, deliveries, attempts, submissions),
         )
 
     return service.ledger.read(read)
+
+
+def _rows(kind: type[M], rows: Iterable[Mapping[str, Any]]) -> list[M]:
+    return [kind.model_validate(each) for each in rows]
 
 
 ENDPOINTS = (Endpoint("get_run", "GET", "/runs/{run_id}", VIEW, RunParameters, RunDetails, get_run),)

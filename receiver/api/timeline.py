@@ -1,0 +1,132 @@
+"""What happened to a run, in the order of time, from its submission to each receipt, and what is to come. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from receiver.api.models import Moment, Result
+from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
+from receiver.domain.delivery import DeliveryState
+
+Tone = Literal["good", "bad", "wait", "info"]
+
+# Seconds between receiving and recording from which on it is worth a word.
+LATE = 5.0
+_TONES: dict[str, Tone] = {
+    "completed": "good",
+    "failed": "bad",
+    "terminated": "bad",
+    "timed_out": "bad",
+    "accepted": "good",
+    "refused": "bad",
+    "rejected": "bad",
+    "lost": "bad",
+    "error": "bad",
+    "unavailable": "wait",
+    "lapsed": "wait",
+    "unknown": "wait",
+}
+
+
+class TimelineEntry(Result):
+    """One thing that happened, or will. `id`: of the submission, event or delivery that it is about."""
+
+    at: Moment
+    kind: str = Field(description="submission, skyvern, event, delivery, attempt, or next for what is to come.")
+    text: str
+    tone: Tone
+    id: str
+    sink: str = ""
+
+
+def timeline_of(
+    run: RunRow,
+    events: Sequence[EventRow],
+    deliveries: Sequence[DeliveryRow],
+    attempts: Sequence[AttemptRow],
+    submissions: Sequence[SubmissionRow],
+) -> list[TimelineEntry]:
+    """Return the timeline of a run, the oldest entry first; what is to come stands last."""
+    entries = [*_submitted(submissions), *_at_skyvern(run), *_events(events), *_deliveries(deliveries)]
+    entries += map(_attempt, attempts)
+    past = sorted(entries, key=lambda each: each.at)  # stable: what is caused stands behind its cause
+    return past + sorted(_to_come(deliveries, submissions), key=lambda each: each.at)
+
+
+def _submitted(submissions: Iterable[SubmissionRow]) -> Iterator[TimelineEntry]:
+    for each in submissions:
+        yield _entry(each.created_at, "submission", f"submitted ({each.call})", "info", each.id)
+        if each.answered_at is not None and each.state != "pending":
+            status = f", HTTP {each.answer_status}" if each.answer_status else ""
+            text = f"{each.state}{status}{_because(each.reason)}"
+            yield _entry(each.answered_at, "submission", text, _TONES.get(each.state, "good"), each.id)
+
+
+def _at_skyvern(run: RunRow) -> Iterator[TimelineEntry]:
+    moments: list[tuple[float | None, str, Tone]] = [
+        (run.created_at, "created", "info"),
+        (run.started_at, "started", "info"),
+        (run.finished_at, f"ended: {run.status}", _TONES.get(run.outcome, "info")),
+    ]
+    for at, text, tone in moments:
+        if at is not None:
+            yield _entry(at, "skyvern", text, tone, run.run_id)
+
+
+def _events(events: Iterable[EventRow]) -> Iterator[TimelineEntry]:
+    for each in events:
+        text = f"{each.via}: {each.outcome or 'unreadable'}, {each.disposition}"
+        text += f" of {each.repeat_of[:12]}" if each.repeat_of else ""
+        text += ", to be tried again by Skyvern" if each.retry_pending else ""
+        text += ", no route matches" if each.unrouted else ""
+        late = each.recorded_at - each.received_at
+        text += f", recorded {late:.0f} s later" if late > LATE else ""
+        tone = "bad" if each.problem else _TONES.get(each.outcome, "info")
+        yield _entry(each.received_at, "event", text + _because(each.problem), tone, each.id)
+
+
+def _deliveries(deliveries: Iterable[DeliveryRow]) -> Iterator[TimelineEntry]:
+    """Yield what no attempt tells: that a delivery was made, and an end that came without one."""
+    for each in deliveries:
+        route = f"by route {each.route}" if each.route else "by no route"
+        waits = f", after {', '.join(each.after)}" if each.after else ""
+        yield _entry(each.created_at, "delivery", route + waits, "info", each.id, each.sink)
+        if each.state == DeliveryState.CANCELLED or (each.state == DeliveryState.DEAD and not each.attempts):
+            text = each.state + _because(each.reason)
+            yield _entry(each.updated_at, "delivery", text, "bad", each.id, each.sink)
+
+
+def _attempt(attempt: AttemptRow) -> TimelineEntry:
+    took = f" in {max(attempt.ended_at - attempt.started_at, 0):.2f} s"
+    text = f"attempt {attempt.number}: {attempt.outcome}{took}{_because(attempt.reason)}"
+    receipt = (attempt.receipt or {}).get("id")
+    text += f" → {receipt}" if receipt else ""
+    tone = _TONES.get(attempt.outcome, "info")
+    return _entry(attempt.ended_at, "attempt", text, tone, attempt.delivery_id, attempt.sink)
+
+
+def _to_come(deliveries: Iterable[DeliveryRow], submissions: Iterable[SubmissionRow]) -> Iterator[TimelineEntry]:
+    for each in deliveries:
+        waiting = {
+            DeliveryState.WAITING: "next attempt",
+            DeliveryState.QUEUED: "to be sent",
+            DeliveryState.SENDING: "being sent",
+            DeliveryState.HELD: f"waits for {', '.join(each.after)}",
+        }
+        if text := waiting.get(DeliveryState(each.state)):
+            yield _entry(each.due_at, "next", text + _because(each.reason), "wait", each.id, each.sink)
+    for submission in submissions:
+        if submission.due_at is not None:
+            polls = f", after {submission.polls} polls" if submission.polls else ""
+            yield _entry(submission.due_at, "next", f"ask Skyvern for the result{polls}", "wait", submission.id)
+
+
+def _entry(at: float, kind: str, text: str, tone: Tone, identifier: str, sink: str = "") -> TimelineEntry:
+    return TimelineEntry(at=at, kind=kind, text=text, tone=tone, id=identifier, sink=sink)
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
