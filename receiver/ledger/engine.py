@@ -28,9 +28,9 @@ from sqlalchemy import exc as sa_exc
 
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
-from handlers.support.url import has_raw_at, hide_password, hide_secrets
-from receiver.errors import ConfigError
+from handlers.support.url import hide_password, hide_secrets
 from receiver.ledger.database_clock import ASK, DatabaseClock
+from receiver.ledger.database_url import checked_url
 
 if TYPE_CHECKING:
     from handlers.support.postgresql import TimeLimits
@@ -70,7 +70,7 @@ class Ledger:
     """
 
     def __init__(self, url: str, *, require_durability: bool = False, limits: TimeLimits | None = None) -> None:
-        self.url = _checked(url)
+        self.url = checked_url(url)
         self._require_durability = require_durability
         self._limits = limits
         self.dialect = self.url.get_backend_name()
@@ -161,6 +161,43 @@ class Ledger:
                 driver.longest_wait = limit
 
         return self.write(without_limit)
+
+    @contextmanager
+    def idle_transaction(self) -> Iterator[sa.Connection]:
+        """Begin a transaction for the block that may be idle in it for as long as it takes; it is rolled back.
+
+        What it holds is free again within TimeLimits.peer when this host vanishes. Raises LedgerUnavailable.
+        """
+        try:
+            with self._engine(write=True).connect() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+                yield connection
+        except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+            raise self._translated(error) from error
+
+    def run_alone(self, statement: str) -> None:
+        """Run one statement of PostgreSQL that can be in no transaction, however long it takes.
+
+        It waits for locks as long: nobody waits for such statements. Raises LedgerUnavailable.
+        """
+        import psycopg  # not needed with SQLite
+
+        try:
+            connection = self._engine(write=True).raw_connection()
+        except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+            raise self._translated(error) from error
+        driver: Any = connection.dbapi_connection
+        driver.longest_wait = float("inf")
+        try:
+            driver.autocommit = True
+            if not connection.info["begin"]:  # else the session is a pooler's, and has no limits but in transactions
+                driver.execute("SET statement_timeout = 0; SET lock_timeout = 0", prepare=False)
+            driver.execute(statement, prepare=False)
+        except psycopg.Error as error:
+            raise LedgerUnavailable(_first_line(error)) from error
+        finally:
+            connection.invalidate()  # its settings are not those of the others
 
     def weakness(self) -> str:
         """Return why the database may lose what it has confirmed, where that is not accepted; else "".
@@ -260,56 +297,6 @@ class Ledger:
         else:
             self._reader = engine = _sqlite(self.url, "BEGIN")
         return engine
-
-
-def _checked(url: str) -> sa.URL:
-    try:
-        parsed = sa.make_url(url)
-    except (sa_exc.ArgumentError, ValueError):  # the latter for a port that is no number
-        raise ConfigError(
-            "DATABASE_URL: not a database URL; right would be sqlite:///var/ledger.db or "
-            "postgresql://user:password@host/name"
-        ) from None
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ConfigError(
-            f"DATABASE_URL: the ledger runs on SQLite or PostgreSQL, not on {parsed.get_backend_name()}; right would "
-            "be sqlite:///var/ledger.db or postgresql://user:password@host/name"
-        )
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        name = parsed.get_backend_name()
-        raise ConfigError(
-            f"DATABASE_URL: the driver {parsed.get_driver_name()} is not used here; write {name}:// instead of "
-            f"{parsed.drivername}://"
-        )
-    if parsed.get_backend_name() == "postgresql" and has_raw_at(url):
-        raise ConfigError("DATABASE_URL: has several @; in a user or password write @ as %40 and / as %2F")
-    if parsed.get_backend_name() == "sqlite" and parsed.host:
-        raise ConfigError(
-            "DATABASE_URL: names a host after two slashes, and SQLite has none: three begin a path from here, "
-            "sqlite:///var/ledger.db, and four one from the root"
-        )
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise ConfigError(
-            "DATABASE_URL: a ledger in memory would lose everything; give a file: sqlite:///var/ledger.db"
-        )
-    if parsed.get_backend_name() == "postgresql" and (trouble := _parameter_trouble(parsed)):
-        raise ConfigError(
-            f"DATABASE_URL: {trouble}; right would be postgresql://user:password@host:5432/name, with libpq's "
-            "connection parameters after a ?, such as ?sslmode=require"
-        )
-    return parsed
-
-
-def _parameter_trouble(url: sa.URL) -> str:
-    """Return what is wrong with a PostgreSQL URL that no waiting for a server would mend, or ""."""
-    from handlers.support.postgresql import parameter_trouble  # not needed with SQLite
-
-    try:
-        return parameter_trouble(url.get_dialect()().create_connect_args(url)[1])
-    except sa_exc.ArgumentError as error:  # several hosts
-        return str(error)
 
 
 def _sqlite(url: sa.URL, begin: str) -> sa.Engine:

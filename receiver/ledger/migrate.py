@@ -13,6 +13,7 @@ from sqlalchemy import exc as sa_exc
 
 from receiver.errors import NotStarted
 from receiver.ledger.engine import Ledger, LedgerUnavailable
+from receiver.ledger.indexes import ensure_indexes
 from receiver.ledger.remedies import remedy_for, with_remedy
 
 # The newest revision in migrations/versions; a test holds the two together.
@@ -32,6 +33,7 @@ def ensure_schema(ledger: Ledger) -> None:
         require_durability(ledger)
         if ledger.read(_revision) != HEAD:
             ledger.alter(_upgrade)
+        ensure_indexes(ledger)
     except LedgerUnavailable as error:
         line = unusable(ledger, error)
         if remedy_for(str(error)).waiting_helps:

@@ -19,5 +19,3 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("noted_at", sa.Double()))
     op.add_column("runs", sa.Column("due_at", sa.Double()))
     op.add_column("runs", sa.Column("polls", sa.Integer(), server_default="0", nullable=False))
-    due = sa.text("due_at IS NOT NULL")
-    op.create_index("ix_runs_due", "runs", ["due_at"], unique=False, postgresql_where=due, sqlite_where=due)

@@ -50,12 +50,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source", "agent_id", name=op.f("pk_agent_changes")),
     )
     op.add_column("runs", sa.Column("found_by", sa.Text(), server_default="", nullable=False))
-    ended = sa.text("final")
-    op.create_index(
-        "ix_runs_durations",
-        "runs",
-        ["source", "workflow_id", "updated_at"],
-        unique=False,
-        postgresql_where=ended,
-        sqlite_where=ended,
-    )
