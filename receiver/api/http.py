@@ -1,7 +1,7 @@
 """The API over HTTP: a route for each endpoint, the caller's key, and problem details for errors.
 
 /api/v1 is also where Skyvern's older API is, which the submit API passes on. The paths differ but for /runs: there, a
-key without the scope `view` gets Skyvern's answer.
+key without the scope `view` gets Skyvern's answer. With an admin port the public /api/v1 is Skyvern's alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def api(context: Context) -> WebPart:
         await server.close()
 
     routes = [Route(ROOT + each.path, server.handler(each), methods=[each.method]) for each in ENDPOINTS]
-    return WebPart(routes, lifespan)
+    return WebPart(lifespan=lifespan, admin=routes)
 
 
 class _Api:
@@ -74,13 +74,14 @@ class _Api:
             self._ledger, self._redis, config.submit.rate, context.background, context.metrics.submit_refused
         )
         self._limits = CallLimits(context.bodies, MAX_BODY)
+        self._has_admin_port = context.has_admin_port
         self._pool = ThreadPoolExecutor(THREADS, "api")
         self._pending = 0
         self._log_limit = TokenBucket(1, 10)
 
     def handler(self, endpoint: Endpoint[Any, Any]) -> Callable[[Request], Awaitable[Response]]:
         """Return the handler of `endpoint`'s requests."""
-        shared = endpoint.path.startswith(SHARED)
+        shared = endpoint.path.startswith(SHARED) and not self._has_admin_port
 
         async def handle(request: Request) -> Response:
             limit_waits()

@@ -7,14 +7,16 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
 
 from handlers.support.url import hide_password
-from receiver.cli.options import ConfigFile, DataDirectory, Host
+from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, parse_admin_port
 from receiver.config.advice import warnings
+from receiver.config.fields import ListenAddress
 from receiver.config.loader import load
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -31,6 +33,7 @@ STOP_TIMEOUT = 8.0
 def dev(
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the receiver.")] = 8000,
     host: Host = "127.0.0.1",
+    admin_port: AdminPort = "",
     data: DataDirectory = None,
     config: ConfigFile = None,
 ) -> None:
@@ -49,11 +52,15 @@ def dev(
         "PYTHONUNBUFFERED": "1",
     }
     loaded = load(settings.config, environ)
-    listen(host, port).close()  # before anything is started
+    admin = parse_admin_port(admin_port) or loaded.server.admin
+    # Before anything is started.
+    with listen(host, port), listen(*admin, option="--admin-port or server.admin") if admin else nullcontext():
+        pass
     runhook = [sys.executable, "-m", "receiver.cli"]
+    serve = ["serve", "--host", host, "--port", str(port), *(["--admin-port", admin_port] if admin_port else ())]
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
     programs = [
-        program("serve", [*runhook, "serve", "--host", host, "--port", str(port)], environ, STOP_TIMEOUT),
+        program("serve", [*runhook, *serve], environ, STOP_TIMEOUT),
         program("worker", [*runhook, "worker", *worker_options], environ, STOP_TIMEOUT),
         program("clock", [*runhook, "clock"], environ, STOP_TIMEOUT),
     ]
@@ -76,7 +83,7 @@ def dev(
         foreman = Foreman(programs)
 
         def on_ready() -> None:
-            for line in summary(settings, loaded, host, port, str(found)):
+            for line in summary(settings, loaded, host, port, str(found), admin):
                 foreman.say(line)
 
         foreman.run(Readiness(host, port, foreman.say), on_ready)
@@ -122,11 +129,15 @@ class Readiness:
             connection.close()
 
 
-def summary(settings: Settings, config: Config, host: str, port: int, durability: str) -> list[str]:
+def summary(
+    settings: Settings, config: Config, host: str, port: int, durability: str, admin: ListenAddress | None = None
+) -> list[str]:
     """Return lines about what is running and where its data is."""
     sinks = ", ".join(config.sinks) or "none"
     redis = "embedded Valkey in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
     lines = [f"ready: http://{display_host(host)}:{port}/webhooks/{source}" for source in config.sources]
+    if admin and admin.port:  # a free one is in the line of serve
+        lines.append(f"admin port: http://{display_host(admin.host)}:{admin.port} (/metrics, /readyz?all, /api/v1)")
     lines += [
         f"config: {settings.config}, sinks: {sinks}",
         durability,

@@ -16,6 +16,7 @@ from handlers.support import timestamps
 from receiver.errors import UsageError
 
 if TYPE_CHECKING:
+    from receiver.config.fields import ListenAddress
     from receiver.config.models import Config
     from receiver.config.settings import Settings
 
@@ -45,6 +46,16 @@ Output = Annotated[
 ListJson = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+AdminPort = Annotated[
+    str,
+    typer.Option(
+        "--admin-port",
+        metavar="[ADDRESS:]PORT",
+        help="A second port, of 127.0.0.1 unless an address is given, for /metrics, /readyz?all and /api/v1, which"
+        " are then not on the first (server.admin).",
+        show_default=False,
+    ),
+]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
 RunId = Annotated[str, typer.Option("--run", help="Only this run.")]
 SourceName = Annotated[str, typer.Option("--source", help="Only this source.")]
@@ -84,6 +95,20 @@ def load_config(config: Path | None, data: Path | None) -> tuple[Settings, Confi
 
     settings = Settings.from_env(config=config, data=data)
     return settings, load(settings.config, settings.environ)
+
+
+def parse_admin_port(text: str) -> ListenAddress | None:
+    """Return where --admin-port listens; None for "". Raises UsageError."""
+    from receiver.config.fields import ListenAddress, parse_listen_address
+
+    if not text:
+        return None
+    try:
+        found = parse_listen_address(text)
+    except ValueError as problem:
+        raise UsageError(f"--admin-port {text}: {problem}") from None
+    assert isinstance(found, ListenAddress)
+    return found
 
 
 def parse_time(text: str, option: str = "--since") -> float | None:

@@ -7,7 +7,7 @@ be right.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema
 
@@ -19,6 +19,15 @@ _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"([1-9][0-9]{0,6})\s*/\s*(s|m|h)")
+_LISTEN = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):)?([0-9]{1,5})")
+LOOPBACK: Final = "127.0.0.1"
+
+
+class ListenAddress(NamedTuple):
+    """Where a server listens. `host`: an IPv6 address has no brackets. `port`: 0 takes a free one."""
+
+    host: str
+    port: int
 
 
 def parse_size(value: object) -> object:
@@ -47,6 +56,17 @@ def parse_rate(value: str) -> tuple[int, float]:
     if not found:
         raise ValueError("must be a rate such as 10/s, 100/m or 1000/h")
     return int(found[1]), _SECONDS[found[2]]
+
+
+def parse_listen_address(value: object) -> object:
+    """Return the ListenAddress of 9000, "9000" (both on 127.0.0.1), "10.0.0.5:9000" or "[::1]:9000". Raises
+    ValueError."""
+    if isinstance(value, ListenAddress):
+        return value
+    found = _LISTEN.fullmatch(str(value).strip()) if isinstance(value, int | str) else None
+    if not found or int(found[2]) > 65535:
+        raise ValueError("must be a port such as 9000, or an address and a port such as 10.0.0.5:9000 or [::1]:9000")
+    return ListenAddress((found[1] or LOOPBACK).strip("[]"), int(found[2]))
 
 
 def reject_bool(value: object) -> object:
@@ -94,6 +114,18 @@ Size = Annotated[int, BeforeValidator(parse_size), _number_or_text("integer", _S
 Seconds = Annotated[float, BeforeValidator(parse_duration), _number_or_text("number", _DURATION, 0)]
 Rate = Annotated[
     str, BeforeValidator(_checked_rate), WithJsonSchema({"type": "string", "pattern": f"^{_RATE.pattern}$"})
+]
+Listen = Annotated[
+    ListenAddress,
+    BeforeValidator(parse_listen_address),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 65535},
+                {"type": "string", "pattern": f"^{_LISTEN.pattern}$"},
+            ]
+        }
+    ),
 ]
 Keys = Annotated[list[SecretStr], BeforeValidator(_keys)]
 OptionalKey = Annotated[SecretStr | None, BeforeValidator(_optional_key)]

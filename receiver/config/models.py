@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from receiver.config.fields import Keys, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
+from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
 from receiver.domain.callback import CALLBACK
 
 DEFAULT_REDACT = (
@@ -177,7 +177,14 @@ class RouteConfig(Model):
 
 
 class ServerConfig(Model):
-    """What the receiver accepts."""
+    """What the receiver accepts, and where."""
+
+    admin: Listen | None = Field(
+        None,
+        description="A second port, for operators alone: a port of 127.0.0.1, or an address and a port, such as"
+        " 10.0.0.5:9000. It serves `/metrics` and `/readyz?all` without a key, and `/api/v1`; none of them is then on"
+        " the port that webhooks come to.",
+    )
 
     max_body: Size = Field(
         16 << 20, ge=1024, le=1 << 30, description="Largest body of a webhook: bytes, or such as 16MiB. Over it: 413."

@@ -30,8 +30,8 @@ from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
-from receiver.web.health import health
-from receiver.web.part import Context, WebPart
+from receiver.web.health import HEALTH, health
+from receiver.web.part import ADMIN, Context, WebPart
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
 # others leave free; and the part that all keys together may take: the rest, a body at least, is for webhooks.
@@ -43,11 +43,15 @@ log = logging.getLogger("runhook.ingest")
 
 
 class Application(Starlette):
-    """Starlette, except that webhooks bypass its routing and middleware."""
+    """Starlette, except that webhooks bypass its routing and middleware, and that the admin port has routes of its own.
+
+    `admin`: what is served there; None where there is no such port.
+    """
 
     ingest: Ingest
     metrics: ReceiverMetrics
     parts: Sequence[WebPart] = ()
+    admin: Starlette | None = None
 
     def stop(self) -> None:
         """Let held requests be answered. The server calls it first of all when it stops."""
@@ -55,7 +59,9 @@ class Application(Starlette):
             part.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        if self.admin is not None and ADMIN in scope.get("extensions", ()):
+            await self.admin(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self.ingest(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -90,9 +96,16 @@ def _spool(settings: Settings, config: Config) -> Spool:
 
 
 def create_app(
-    settings: Settings, config: Config, parts: Sequence[Callable[[Context], WebPart]] = (health,)
+    settings: Settings,
+    config: Config,
+    parts: Sequence[Callable[[Context], WebPart]] = (health,),
+    *,
+    has_admin_port: bool = False,
 ) -> Application:
-    """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before."""
+    """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
+
+    `has_admin_port`: routes for operators are served to requests whose scope says ADMIN, and to no others.
+    """
     metrics = ReceiverMetrics()
     limits = Limits(
         max_events=config.inbox.max_events,
@@ -108,7 +121,7 @@ def create_app(
     metrics.tasks = background.states
     keys = EntryKeys(secrets)
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, keys, background)
-    context = Context(settings, config, group_commit, metrics, metrics.registry(), bodies, background)
+    context = Context(settings, config, group_commit, metrics, metrics.registry(), bodies, background, has_admin_port)
     built = [part(context) for part in parts]
     store = Quarantine(
         settings.data / "quarantine",
@@ -130,11 +143,15 @@ def create_app(
                     await stack.enter_async_context(part.lifespan())
             yield
 
-    app = Application(
-        routes=[route for part in built for route in part.routes],
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error, RequestError: _request_error, Exception: _bug},
-    )
+    handlers: Any = {HTTPException: _http_error, RequestError: _request_error, Exception: _bug}
+    admin = [route for part in built for route in part.admin]
+    public = [route for part in built for route in part.routes]
+    # For operators first: /api/v1 is Skyvern's too, and what is no route of ours goes on to it.
+    routes = public if has_admin_port else [*admin, *public]
+    app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    if has_admin_port:
+        health_routes = [route for route in public if getattr(route, "path", "") in HEALTH]
+        app.admin = Starlette(routes=[*health_routes, *admin], exception_handlers=handlers)
     app.parts = built
     app.metrics = metrics
     hints = PollHintWriter(settings.redis_url, background)

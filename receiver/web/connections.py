@@ -53,6 +53,14 @@ def bounds_for(files: int) -> Bounds:
     return Bounds(total, unfinished, max(4, unfinished // 2))
 
 
+def split(bounds: Bounds) -> tuple[Bounds, Bounds]:
+    """Return the bounds of the public port and of an admin port beside it: what comes to one takes no place of the
+    other. Behind the admin port all may well be one address, that of a proxy."""
+    total, unfinished = min(1024, bounds.total // 4), min(256, bounds.unfinished // 4)
+    public = Bounds(bounds.total - total, bounds.unfinished - unfinished, bounds.by_address - unfinished // 2)
+    return public, Bounds(total, unfinished, unfinished)
+
+
 class Peer(Protocol):
     """What is needed of a connection."""
 

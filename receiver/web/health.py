@@ -14,11 +14,14 @@ from starlette.routing import Route
 
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
+from receiver.web.access import check_operator
 from receiver.web.part import Context, WebPart
 from receiver.web.parts import AllParts
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
+# Served on each port.
+HEALTH: Final = ("/healthz", "/readyz")
 
 
 def health(context: Context) -> WebPart:
@@ -36,6 +39,8 @@ def health(context: Context) -> WebPart:
 
     async def readyz(request: Request) -> JSONResponse:
         nonlocal last
+        if "all" in request.query_params:
+            check_operator(context, request)
         async with lock:
             if time.monotonic() - last[0] >= READY_FOR:
                 last = (time.monotonic(), await _state_of(context))

@@ -7,6 +7,7 @@ import fcntl
 import struct
 import termios
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import BadRequest, TooLarge
 from receiver.web.connections import Connections, Unfinished, bounds_for, network_of
-from receiver.web.part import ABORT
+from receiver.web.part import ABORT, ADMIN
 
 # Bytes of a request line and headers; llhttp itself has no limit.
 MAX_HEAD: Final = 64 << 10
@@ -66,14 +67,23 @@ class HTTPProtocol(HttpToolsProtocol):
     lingers = False
     _is_http = True  # what then comes
 
-    def __init__(self, *arguments: Any, connections: Connections, **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        connections: Connections,
+        peers: set[HTTPProtocol],
+        extensions: Mapping[str, Any],
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
         self._all = connections
-        self._extensions = {ABORT: self.abort}
+        self._peers = peers
+        self._extensions = {ABORT: self.abort, **extensions}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and start the time limit of the first head."""
         super().connection_made(transport)
+        self._peers.add(self)
         self._request = Unfinished(self, network_of(self.client[0]) if self.client else "")
         self._answer_transport = _AnswerTransport(self)
         if not self._all.opened(self._request, time.monotonic()):
@@ -81,6 +91,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        self._peers.discard(self)
         self._all.gone(self._request)
         if self._half_closed is not None:
             self._half_closed.cancel()
@@ -139,7 +150,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise TooLarge("too many requests at once")
         super().on_message_begin()
-        self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
+        self.scope["extensions"] = self._extensions
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`, or answer 431 when the head is over MAX_HEAD or MAX_HEADERS."""
@@ -273,17 +284,23 @@ class HTTPProtocol(HttpToolsProtocol):
             self._all.unread(self, time.monotonic())
 
 
-class _Sweeping:
-    """Makes the connections of one server, and ends what makes no progress while there are any."""
+class Protocols:
+    """Makes the connections of one listener, and ends what makes no progress while there are any.
 
-    def __init__(self, connections: Connections) -> None:
+    `extensions`: what each request's scope says of the listener.
+    """
+
+    def __init__(self, connections: Connections, extensions: Mapping[str, Any] | None = None) -> None:
         self._connections = connections
+        self._extensions = extensions or {}
         self._timer: asyncio.TimerHandle | None = None
+        self._peers: set[HTTPProtocol] = set()
+        connections.count = lambda: len(self._peers)
 
     def __call__(self, **named: Any) -> HTTPProtocol:
-        protocol = HTTPProtocol(connections=self._connections, **named)
+        """Return the protocol of a new connection."""
+        protocol = HTTPProtocol(connections=self._connections, peers=self._peers, extensions=self._extensions, **named)
         if self._timer is None:
-            self._connections.count = lambda: len(protocol.connections)
             self._sweep_later(protocol.loop)
         return protocol
 
@@ -295,13 +312,18 @@ class _Sweeping:
         self._sweep_later(loop)
 
 
+def admin_protocols(connections: Connections) -> Protocols:
+    """Return what makes the connections of the admin port."""
+    return Protocols(connections, {ADMIN: True})
+
+
 def options(connections: Connections | None = None, **others: Any) -> dict[str, Any]:
     """Return the options of uvicorn.Config: this protocol and uvloop, `others` beside or over them.
 
     `connections`: the limits, and what is counted. Each answer has its date. No headers say which server this is, and
     no log lines that a stranger can make at will (one a request) are written.
     """
-    protocols = _Sweeping(Connections(bounds_for(1024)) if connections is None else connections)
+    protocols = Protocols(Connections(bounds_for(1024)) if connections is None else connections)
     fixed: dict[str, Any] = {"log_level": "error"}
     fixed |= {
         "timeout_keep_alive": KEEP_ALIVE,

@@ -209,4 +209,4 @@ def metrics(context: Context) -> WebPart:
         watch.close()
         ledger.close()
 
-    return WebPart([Route("/metrics", serve)], lifespan)
+    return WebPart(admin=[Route("/metrics", serve)], lifespan=lifespan)

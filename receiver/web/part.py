@@ -22,6 +22,8 @@ from receiver.telemetry.receiver import ReceiverMetrics
 
 # The part of the ASGI scope that aborts the connection, for an answer that must not go on; only our own server has it.
 ABORT: Final = "runhook.abort"
+# The part of the ASGI scope that says that a request came to the admin port.
+ADMIN: Final = "runhook.admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,14 @@ class Context:
     registry: CollectorRegistry
     bodies: HeldBodies
     background: Background
+    has_admin_port: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WebPart:
     """`routes`, what they need, and how they stop. `lifespan`: entered at start-up, left at shutdown.
+
+    `admin`: routes for operators. Where there is an admin port they are there alone.
 
     `stop`: called when the server begins to stop, before it waits for requests: those that are held must end now.
     """
@@ -47,6 +52,7 @@ class WebPart:
     routes: Sequence[BaseRoute] = ()
     lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None
     stop: Callable[[], None] = lambda: None
+    admin: Sequence[BaseRoute] = ()
 
 
 class _NextRoute(Response):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from receiver.errors import NotStarted
@@ -20,8 +22,11 @@ LEAVE_WITHIN = 1.0
 STOP_TIMEOUT = 5
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one. Raises NotStarted when the address can't be used."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """Return a listening socket; port 0 takes a free one. Raises NotStarted when the address can't be used.
+
+    `option`: what chooses another.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -31,9 +36,17 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = "the port is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error).lower()
-        raise NotStarted(f"can't listen on {display_host(host)}:{port}: {reason}; choose another with --port") from None
+        raise NotStarted(
+            f"can't listen on {display_host(host)}:{port}: {reason}; choose another with {option}"
+        ) from None
     listener.set_inheritable(False)
     return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return where a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{display_host(host)}:{port}"
 
 
 def display_host(host: str) -> str:
@@ -41,17 +54,39 @@ def display_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def make_server(app: Any, config: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class AdminListener:
+    """A second socket of the same server, whose connections are made by `protocol`, with bounds of their own."""
+
+    socket: socket.socket
+    protocol: Callable[..., asyncio.Protocol]
+
+
+def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> Any:
     """Return a uvicorn server for `app`, whose `run` returns after SIGTERM or SIGINT. `config`: a uvicorn.Config."""
     import uvicorn
 
     class Server(uvicorn.Server):
         """uvicorn's server with a stop that counts as success (stock raises the signal again) and always ends."""
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Start as uvicorn does, then listen on the admin port as well."""
+            await super().startup(sockets)
+            if admin is not None:
+                loop = asyncio.get_running_loop()
+                more = await loop.create_server(
+                    lambda: admin.protocol(
+                        config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+                    ),
+                    sock=admin.socket,
+                    backlog=config.backlog,
+                )
+                self.servers.append(more)
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """Let held requests end, then stop as uvicorn does."""
             app.stop()
-            await super().shutdown(sockets)
+            await super().shutdown([*(sockets or []), *([admin.socket] if admin else [])])
             # Python waits for its threads, and one that waits for a ledger that hangs would keep the process.
             leave = threading.Timer(LEAVE_WITHIN, os._exit, (0,))
             leave.daemon = True

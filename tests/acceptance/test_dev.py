@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.servers.dev import CONFIG, Dev, a_run
-from tests.servers.valkey import ValkeyProcess
+from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.button import press
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants
@@ -43,8 +43,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., De
 
 
 def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[..., Dev]) -> None:
-    # Given runhook dev with nothing set
-    dev = start().ready()
+    # Given runhook dev with nothing set but a port for operators
+    admin = free_port()
+    dev = start(config=f"{CONFIG}\nserver: {{admin: {admin}}}\n").ready()
+    assert f"admin port: http://127.0.0.1:{admin} " in dev.log
+    assert urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=60).status == 200
     assert f"http://127.0.0.1:{dev.port}/webhooks/skyvern" in dev.log
     assert "on disk before 202: yes" in dev.log
     assert (dev.data / "skyvern-api-key").stat().st_mode & 0o777 == 0o600

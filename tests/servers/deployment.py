@@ -1,6 +1,7 @@
 """Receiver, worker and clock as a Procfile has them, each a process of its own that can be killed by itself.
 
-deployment   `deployment(redis_url, database_url, sinks={…}, routes=[…])`: one with a directory of its own, not started
+deployment   `deployment(redis_url, database_url, sinks={…}, routes=[…])`: one with a directory of its own, not started;
+             `admin=True`: with a port for operators
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from receiver.ledger import Ledger, LedgerUnavailable, queries
 from receiver.ledger.schema import deliveries
 from tests.servers.receiver import ReceiverProcess
+from tests.servers.valkey import free_port
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import eventually
@@ -113,12 +115,13 @@ class Deployment(ReceiverProcess):
 def deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     made: list[Deployment] = []
 
-    def make(redis_url: str, database_url: str = "", **config: Any) -> Deployment:
+    def make(redis_url: str, database_url: str = "", *, admin: bool = False, **config: Any) -> Deployment:
         directory = tmp_path / f"deployment-{len(made)}"
         directory.mkdir()
         made.append(
             Deployment(directory, redis_url, database_url or f"sqlite:///{directory / 'data' / 'ledger.db'}", config)
         )
+        made[-1].admin_port = free_port() if admin else None
         return made[-1]
 
     yield make

@@ -46,6 +46,10 @@ class ReceiverProcess:
         self.directory = directory
         self.data = directory / "data"
         self.port = port or free_port()
+        self.admin_port: int | None = None
+        """Of 127.0.0.1, for operators; None: it has no such port."""
+        self.prepare: Callable[[], object] = lambda: None
+        """Called in the process before the program starts."""
         self.redis_url = redis_url
         self.process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -59,6 +63,11 @@ class ReceiverProcess:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        assert self.admin_port is not None, "it has no admin port"
+        return f"http://127.0.0.1:{self.admin_port}"
 
     @property
     def pid(self) -> int:
@@ -84,12 +93,14 @@ class ReceiverProcess:
     def launch(self) -> subprocess.Popen[bytes]:
         """Start without waiting for anything."""
         assert self.process is None or self.process.poll() is not None, "the receiver runs already"
+        ports = ["--port", str(self.port), *(["--admin-port", str(self.admin_port)] if self.admin_port else [])]
         self.process = launch(
-            [sys.executable, "-m", "receiver.cli", "serve", "--port", str(self.port)],
+            [sys.executable, "-m", "receiver.cli", "serve", *ports],
             self.directory / "log",
             env=self.environment,
             cwd=ROOT,
             start_new_session=True,
+            prepare=self.prepare,
         )
         return self.process
 
@@ -138,12 +149,14 @@ class ReceiverProcess:
 
 @pytest.fixture
 def receiver_factory() -> Iterator[Callable[..., ReceiverProcess]]:
-    """`receiver_factory(redis_url, start=True, **config)`: a receiver, its config with other top-level keys."""
+    """`receiver_factory(redis_url, start=True, admin=False, **config)`: a receiver, its config with other top-level
+    keys. `admin`: with a port for operators."""
     made: list[ReceiverProcess] = []
     folder = Path(tempfile.mkdtemp(prefix="rh-"))  # short: an embedded Valkey's socket lies in it
 
-    def make(redis_url: str, *, start: bool = True, **config: Any) -> ReceiverProcess:
+    def make(redis_url: str, *, start: bool = True, admin: bool = False, **config: Any) -> ReceiverProcess:
         receiver = ReceiverProcess(folder / f"r{len(made)}", redis_url, config)
+        receiver.admin_port = free_port() if admin else None
         made.append(receiver)
         return receiver.start() if start else receiver
 

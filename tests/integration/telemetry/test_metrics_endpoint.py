@@ -39,7 +39,7 @@ def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
         part = endpoint.metrics(context)
         gate.catch(b"heartbeats", "after")
         # When it is asked
-        with TestClient(Starlette(routes=list(part.routes), lifespan=lambda _: part.lifespan())) as client:
+        with TestClient(Starlette(routes=list(part.admin), lifespan=lambda _: part.lifespan())) as client:
             watch = Stopwatch()
             shown = client.get("/metrics").text
             assert watch.seconds < 10, "a scrape has given up by then"

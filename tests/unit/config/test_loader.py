@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.config.fields import parse_duration, parse_rate, parse_size
+from receiver.config.fields import parse_duration, parse_listen_address, parse_rate, parse_size
 from receiver.config.loader import load, load_file
 from receiver.config.models import Config, SinkConfig, SourceConfig, ToSink
 from receiver.config.yaml_file import MAX_BYTES, expand, read
@@ -691,3 +691,26 @@ def test_every_field_of_every_model_is_described() -> None:
         missing += walk(definition, name)
 
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (9000, ("127.0.0.1", 9000)),
+        ("9000", ("127.0.0.1", 9000)),
+        (0, ("127.0.0.1", 0)),
+        (" 10.0.0.5:65535 ", ("10.0.0.5", 65535)),
+        ("[::1]:9000", ("::1", 9000)),
+        ("ops-1.internal:9000", ("ops-1.internal", 9000)),
+    ],
+)
+def test_an_address_to_listen_on(text: object, address: tuple[str, int]) -> None:
+    assert parse_listen_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":9000", "::1:9000", "65536", -1, True, None, 9.5, "9000/x", "http://h:1", "a b:1", "[h]:1", "٩٠"]
+)
+def test_what_is_no_address_to_listen_on_says_what_would_be(text: object) -> None:
+    with pytest.raises(ValueError, match=r"must be a port such as 9000, or an address and a port"):
+        parse_listen_address(text)

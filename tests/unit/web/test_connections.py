@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from receiver.web.connections import (
     BODY_SECONDS,
@@ -20,6 +22,7 @@ from receiver.web.connections import (
     bounds_for,
     is_late,
     network_of,
+    split,
 )
 
 
@@ -286,3 +289,14 @@ def test_of_ipv6_a_network_is_one_address() -> None:
     assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1%eth0") != network_of("2001:db8:0:1::1")
     assert network_of("192.0.2.1") != network_of("192.0.2.2")
     assert network_of("no:address") == "no:address"
+
+
+@given(st.integers(64, 1 << 20))
+def test_a_second_port_takes_its_part_of_the_bounds_and_leaves_most(files: int) -> None:
+    bounds = bounds_for(files)
+    public, admin = split(bounds)
+    for name in ("total", "unfinished"):
+        parts = getattr(public, name), getattr(admin, name)
+        assert sum(parts) == getattr(bounds, name)
+        assert parts[0] >= 3 * parts[1] > 0
+    assert 0 < public.by_address < public.unfinished
