@@ -53,6 +53,10 @@ def test_what_is_for_operators_is_on_the_admin_port_alone_and_a_stop_closes_both
     assert httpx2.get(f"{admin}/readyz?all", timeout=30).json()["wrong"]["redis"]
     assert httpx2.post(f"{admin}/webhooks/skyvern", content=body(2), timeout=30).status_code == 404
     assert status(admin, "/v1/runs/tsk_1") == 404
+    # And /api/v1 is ours there, and Skyvern's here, both for callers with a key
+    ours, skyverns = (httpx2.get(f"{url}/api/v1/runs/tsk_1", timeout=30) for url in (admin, receiver.url))
+    assert (ours.status_code, ours.headers["content-type"]) == (401, "application/problem+json")
+    assert (skyverns.status_code, skyverns.json()) == (403, {"detail": "Invalid credentials"})
     # When it is stopped while a connection to the admin port is open
     with httpx2.Client(base_url=admin) as client:
         assert client.get("/healthz").status_code == 200
