@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.queries import begins
+from receiver.ledger.filters import begins
 from receiver.ledger.schema import deliveries, events, runs, submissions
 
 # Ids of the newest runs among which a misspelt one is looked for.

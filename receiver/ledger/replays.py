@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, state_after, states_before
 from receiver.ledger.deliveries import cancellation, creation, lanes
-from receiver.ledger.queries import begins
+from receiver.ledger.filters import begins
 from receiver.ledger.schema import deliveries, events, operations
 from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Selection, count, missing_events, taken_ids
 

@@ -17,7 +17,7 @@ from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.engine import Ledger
-from receiver.ledger.queries import Filter, matching_events
+from receiver.ledger.filters import Filter, matching_events
 from receiver.ledger.schema import deliveries, events, runs
 
 # Events that one query reads at the most, and bytes of their bodies, but always one event.

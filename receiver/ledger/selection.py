@@ -9,7 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
-from receiver.ledger.queries import Filter, begins, matching_deliveries, matching_events
+from receiver.ledger.filters import Filter, begins, matching_deliveries, matching_events
 from receiver.ledger.schema import deliveries, events
 
 # The kinds of operations. A backfill gives a sink old events; the others move deliveries that there are.
@@ -21,7 +21,7 @@ RESTORE: Final = "restore"
 
 @dataclass(frozen=True, slots=True)
 class Selection(Filter):
-    """What an operation takes: deliveries by id, or all that the filter finds. Its limit and offset do not count.
+    """What an operation takes: deliveries by id, or all that the filter finds. Its limit does not count.
 
     `delivery_ids`, `event_ids`, `run_ids`: only these, and those of these; of the first two a beginning will do.
     `sinks`: those that exist; deliveries of others are orphaned, and nobody would send them. Empty: not known.
@@ -34,7 +34,7 @@ class Selection(Filter):
 
     def to_json(self) -> str:
         """Return its JSON, as the ledger keeps it."""
-        kept = {name: value for name, value in asdict(self).items() if value and name not in ("limit", "offset")}
+        kept = {name: value for name, value in asdict(self).items() if value and name != "limit"}
         return json.dumps(kept)
 
     @classmethod

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, state_after, states_before
 from receiver.ledger.deliveries import links
-from receiver.ledger.queries import begins
+from receiver.ledger.filters import begins
 from receiver.ledger.schema import deliveries
 
 # Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.

@@ -1,0 +1,89 @@
+"""SQL that both databases mean alike, spelt for each of them."""
+
+from __future__ import annotations
+
+import string
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+class unindexed(FunctionElement[Any]):  # noqa: N801 - reads like the SQL that it becomes
+    """The column, of a kind that no index is chosen for: the statement reads its rows in an order of its own."""
+
+    inherit_cache = True
+    name = "unindexed"
+
+    def __init__(self, column: sa.ColumnElement[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(unindexed, "sqlite")
+def _unindexed_sqlite(element: unindexed, compiler: Any, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"
+
+
+@compiles(unindexed, "postgresql")
+def _unindexed_postgresql(element: unindexed, compiler: Any, **options: Any) -> str:
+    nothing = "''" if isinstance(element.type, sa.Text) else "0"
+    operator = "||" if isinstance(element.type, sa.Text) else "+"
+    return f"({compiler.process(element.clauses, **options)} {operator} {nothing})"
+
+
+class bytewise(FunctionElement[Any]):  # noqa: N801
+    """The text, compared and sorted by its bytes, as Python compares and sorts texts."""
+
+    inherit_cache = True
+    name = "bytewise"
+
+    def __init__(self, column: sa.ColumnElement[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
+@compiles(bytewise, "sqlite")
+def _bytewise_sqlite(element: bytewise, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(bytewise, "postgresql")
+def _bytewise_postgresql(element: bytewise, compiler: Any, **options: Any) -> str:
+    return f'({compiler.process(element.clauses, **options)} COLLATE "C")'
+
+
+class _Position(FunctionElement[int]):
+    """Where a text is in another, from 1; 0: nowhere."""
+
+    inherit_cache = True
+    name = "position_in"
+    type = sa.Integer()
+
+
+@compiles(_Position, "sqlite")
+def _position_sqlite(element: _Position, compiler: Any, **options: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_Position, "postgresql")
+def _position_postgresql(element: _Position, compiler: Any, **options: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **options)})"
+
+
+def contains(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
+    """Return the condition that `part` is somewhere in the column, with the letters A-Z in either case."""
+    return contains_exactly(sa.func.lower(bytewise(column)), part.translate(_LOWER))
+
+
+def contains_exactly(column: sa.ColumnElement[Any], part: str) -> sa.ColumnElement[bool]:
+    """Return the condition that `part` is somewhere in the column."""
+    return _Position(column, sa.literal(part, sa.Text())) > 0
+
+
+def starts_with(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:
+    """Return the condition that the column begins with exactly `beginning`, for which no index is used."""
+    return sa.func.substr(column, 1, len(beginning)) == beginning

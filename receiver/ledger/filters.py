@@ -1,0 +1,238 @@
+"""The one filter of all lists and of replays' selections, and what it means for runs, events and deliveries.
+
+A filter means the same rows wherever it is used: a list, a count, a replay of "all that match".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from receiver.ledger.expressions import contains, contains_exactly, starts_with, unindexed
+from receiver.ledger.schema import deliveries, events, runs
+
+FULL_ID = len("evt_") + 32
+# Rows of a list by default.
+LIMIT = 50
+
+Condition = sa.ColumnElement[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows of a list. What is empty filters nothing. Times: seconds since the epoch.
+
+    `run_prefix`: how the run's id begins. `status`: outcomes of the run. `title`, `reason`: a part of it, with the
+    letters A-Z in either case; the reason is the run's, or the delivery's. `labels`: all of them. `workflow`: its id.
+    `sink`, `state`, `route`: of a delivery; a run or an event has one delivery to which all of them apply.
+    `since`, `until`: of runs, when they changed; of events, when they were recorded; else, when they were created.
+    `text`: words, each of which is found in what the run says.
+    """
+
+    source: str = ""
+    run_id: str = ""
+    run_prefix: str = ""
+    event_id: str = ""
+    status: Sequence[str] = ()
+    run_type: str = ""
+    workflow: str = ""
+    title: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    route: str = ""
+    sink: str = ""
+    state: Sequence[str] = ()
+    reason: str = ""
+    since: float | None = None
+    until: float | None = None
+    text: str = ""
+    limit: int = LIMIT
+
+    @property
+    def impossible(self) -> bool:
+        """Whether it names what no database can hold as text, so that nothing can match."""
+        return any("\0" in each or not _encodable(each) for each in self._texts())
+
+    def _texts(self) -> Iterator[str]:
+        for each in fields(Filter):
+            value = getattr(self, each.name)
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, Mapping):
+                yield from (*value.keys(), *value.values())
+            elif isinstance(value, Sequence):
+                yield from value
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:
+    """Return the condition that an id is or begins with `beginning`: people copy ids from tables that cut them."""
+    if len(beginning) >= FULL_ID:
+        return column == beginning
+    # What follows is hex digits, which sort before "g" in every collation.
+    return sa.and_(column >= beginning, column < beginning + "g")
+
+
+class _Terms:
+    """How conditions are written. `bounded`: for a statement that itself reads a bounded number of rows, so that
+    neither an index nor a join may be chosen for a condition: a join by hash would read all of the other table."""
+
+    def __init__(self, *, bounded: bool) -> None:
+        self._bounded = bounded
+
+    def name(self, column: sa.Column[Any]) -> Any:
+        """Return the column as a condition names it."""
+        return unindexed(column) if self._bounded else column
+
+    def there_is(self, table: sa.Table, conditions: Sequence[Condition], of: sa.Table) -> Condition:
+        """Return the condition that `table` has a row that belongs to one of `of`."""
+        query = sa.select(_ONE).select_from(table).where(*conditions).correlate(of)
+        # No planner turns a scalar subquery into a join.
+        return query.limit(1).scalar_subquery() == 1 if self._bounded else query.exists()
+
+    def common(
+        self,
+        wanted: Filter,
+        source: sa.Column[Any],
+        run_id: sa.Column[Any],
+        moment: sa.Column[Any],
+        outcome: sa.Column[Any] | None = None,
+        run_type: sa.Column[Any] | None = None,
+    ) -> list[Condition]:
+        """Return the conditions on columns that most tables have; None where one has none."""
+        found: list[Condition] = []
+        if wanted.impossible:
+            found.append(sa.false())
+        if wanted.source:
+            found.append(self.name(source) == wanted.source)
+        if wanted.run_id:
+            found.append(self.name(run_id) == wanted.run_id)
+        if wanted.run_prefix:
+            found.append(starts_with(run_id, wanted.run_prefix))
+        if wanted.status and outcome is not None:
+            found.append(self.name(outcome).in_(wanted.status))
+        if wanted.run_type and run_type is not None:
+            found.append(self.name(run_type) == wanted.run_type)
+        if wanted.since is not None:
+            found.append(self.name(moment) >= wanted.since)
+        if wanted.until is not None:
+            found.append(self.name(moment) < wanted.until)
+        return found
+
+    def run(self, wanted: Filter) -> list[Condition]:
+        """Return the conditions on what only the row of a run has, but for the reason, which others have too."""
+        it = runs.c
+        found: list[Condition] = []
+        if wanted.workflow:
+            found.append(self.name(it.workflow_id) == wanted.workflow)
+        if wanted.title:
+            found.append(contains(it.title, wanted.title))
+        found += has_labels(it.labels, wanted.labels)
+        for word in wanted.text.split():
+            found.append(sa.or_(contains(it.title, word), contains(it.failure_reason, word)))
+        return found
+
+    def delivery(self, wanted: Filter) -> list[Condition]:
+        """Return the conditions on what only a delivery has, but for its reason."""
+        it = deliveries.c
+        found: list[Condition] = []
+        if wanted.sink:
+            found.append(self.name(it.sink) == wanted.sink)
+        if wanted.route:
+            found.append(self.name(it.route) == wanted.route)
+        if wanted.state:
+            found.append(self.name(it.state).in_(wanted.state))
+        return found
+
+    def its_run(self, wanted: Filter, table: sa.Table, reason: sa.Column[Any]) -> list[Condition]:
+        """Return the conditions on the run of a row of `table`, whose own reason is in `reason`."""
+        its = [runs.c.source == table.c.source, runs.c.run_id == table.c.run_id]
+        found: list[Condition] = []
+        if own := _FREE.run(wanted):
+            found.append(self.there_is(runs, [*its, *own], table))
+        if wanted.reason:
+            failed = self.there_is(runs, [*its, contains(runs.c.failure_reason, wanted.reason)], table)
+            found.append(sa.or_(contains(reason, wanted.reason), failed))
+        return found
+
+
+_ONE: Final[sa.ColumnElement[int]] = sa.literal_column("1")
+# Within the subquery of one row: by its key.
+_FREE: Final = _Terms(bounded=False)
+
+
+def has_labels(column: sa.Column[Any], labels: Mapping[str, str]) -> list[Condition]:
+    """Return the conditions that `column`, a JSON object of texts, has all these members."""
+    # As json.dumps writes a pair; no name and no value can be taken for another, for both are quoted there.
+    return [contains_exactly(column, f"{json.dumps(name)}: {json.dumps(labels[name])}") for name in sorted(labels)]
+
+
+def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
+    """Return the conditions that a run is wanted. `bounded`: see `_Terms`."""
+    it, terms = runs.c, _Terms(bounded=bounded)
+    found = terms.common(wanted, it.source, it.run_id, it.updated_at, it.outcome, it.run_type)
+    found += terms.run(wanted)
+    if wanted.reason:
+        found.append(contains(it.failure_reason, wanted.reason))
+    if wanted.event_id:
+        its = [events.c.source == it.source, events.c.run_id == it.run_id, begins(events.c.id, wanted.event_id)]
+        found.append(terms.there_is(events, its, runs))
+    if own := _FREE.delivery(wanted):
+        its = [deliveries.c.source == it.source, deliveries.c.run_id == it.run_id]
+        found.append(terms.there_is(deliveries, [*its, *own], runs))
+    return found
+
+
+def of_events(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
+    """Return the conditions that an event is wanted. `bounded`: see `_Terms`."""
+    it, terms = events.c, _Terms(bounded=bounded)
+    found = terms.common(wanted, it.source, it.run_id, it.recorded_at, it.outcome, it.run_type)
+    if wanted.event_id:
+        found.append(begins(terms.name(it.id), wanted.event_id))
+    if own := _FREE.delivery(wanted):
+        found.append(terms.there_is(deliveries, [deliveries.c.event_id == it.id, *own], events))
+    return found + terms.its_run(wanted, events, it.problem)
+
+
+def of_deliveries(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
+    """Return the conditions that a delivery is wanted. `bounded`: see `_Terms`."""
+    it, terms = deliveries.c, _Terms(bounded=bounded)
+    found = terms.common(wanted, it.source, it.run_id, it.created_at)
+    if wanted.event_id:
+        found.append(begins(terms.name(it.event_id), wanted.event_id))
+    found += terms.delivery(wanted)
+    told: list[Condition] = []
+    if wanted.status:
+        told.append(events.c.outcome.in_(wanted.status))
+    if wanted.run_type:
+        told.append(events.c.run_type == wanted.run_type)
+    if told:
+        found.append(terms.there_is(events, [events.c.id == it.event_id, *told], deliveries))
+    return found + terms.its_run(wanted, deliveries, it.reason)
+
+
+def matching_events(query: sa.Select[Any], wanted: Filter) -> sa.Select[Any]:
+    """Narrow `query`, which is of events, to those that are wanted."""
+    return query.where(*of_events(wanted))
+
+
+def matching_deliveries(wanted: Filter) -> sa.Select[Any]:
+    """Return the query for deliveries, without order or limit, joined with their events."""
+    query = sa.select(
+        deliveries,
+        events.c.outcome.label("status"),
+        events.c.run_type,
+        events.c.via,
+        events.c.received_at,
+    ).join(events, events.c.id == deliveries.c.event_id)
+    return query.where(*of_deliveries(wanted))

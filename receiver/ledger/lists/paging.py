@@ -1,0 +1,211 @@
+"""How a page of a list is found without reading much more than it shows.
+
+A list has an order (its key: unique, the newest first) and indexes that yield it. A condition that no index serves is
+checked row by row along the order, for a bounded number of rows (`SCAN`): a page may then be short, and the next goes
+on where this one ended. A condition that an index serves, but in another order (a run, a source), is read as a whole
+and sorted if it is small; if it is not, it is found soon enough along the order.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from receiver.ledger.expressions import bytewise, unindexed
+from receiver.ledger.filters import Condition
+
+# A place in a list: the values of its key. They sort as the list does, backwards.
+Key = tuple[Any, ...]
+Row = dict[str, Any]
+Page = tuple[list[Row], Key | None]
+
+# Rows that one page looks at, at the most.
+SCAN: Final = 5000
+# Rows of the first stretch of these; each further one is so many times longer.
+_FIRST, _GROWTH = 250, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of a list: by these columns, each descending; the first has an index, and all are unique together."""
+
+    columns: tuple[sa.Column[Any], ...]
+
+    def _named(self, *, by_index: bool) -> list[sa.ColumnElement[Any]]:
+        first, *rest = self.columns
+        named: list[sa.ColumnElement[Any]] = [first if by_index else unindexed(first)]
+        # By bytes on both databases, as Python merges them.
+        return named + [bytewise(each) if isinstance(each.type, sa.Text) else each for each in rest]
+
+    def descending(self, *, by_index: bool = True) -> list[sa.ColumnElement[Any]]:
+        """Return the terms of ORDER BY."""
+        return [each.desc() for each in self._named(by_index=by_index)]
+
+    def below(self, key: Key, *, by_index: bool = True) -> list[Condition]:
+        """Return the conditions that a row comes after `key`."""
+        named = self._named(by_index=by_index)
+        return [named[0] <= key[0], sa.tuple_(*named) < sa.tuple_(*map(self._value, self.columns, key))]
+
+    def down_to(self, key: Key) -> list[Condition]:
+        """Return the conditions that a row comes before `key`, or is there."""
+        named = self._named(by_index=True)
+        return [named[0] >= key[0], sa.tuple_(*named) >= sa.tuple_(*map(self._value, self.columns, key))]
+
+    @staticmethod
+    def _value(column: sa.Column[Any], value: Any) -> sa.ColumnElement[Any]:
+        return sa.literal(value, column.type)
+
+    def key_of(self, row: sa.Row[Any]) -> Key:
+        """Return the place of a row, whose last columns are those of the key."""
+        return tuple(row[-len(self.columns) :])
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a page is looked for with.
+
+    `conditions`: all that a row must meet, without an index. `walks`: conditions, each with an index that yields the
+    list's order; a wanted row is in exactly one of them. `sets`: conditions, each with an index that yields some
+    other order: those that are small. `wide`: likewise, that are looked at only when the walks find too little.
+    """
+
+    order: Order
+    columns: Sequence[sa.ColumnElement[Any]]
+    conditions: Sequence[Condition] = ()
+    walks: Sequence[Sequence[Condition]] = ((),)
+    sets: Sequence[Condition] = ()
+    wide: Sequence[Condition] = ()
+
+    def page(self, connection: sa.Connection, after: Key | None, limit: int) -> Page:
+        """Return up to `limit` rows after this place, and the place to go on from; None at the end."""
+        for each in self.sets:
+            if self._is_small(connection, each):
+                return self._whole(connection, each, after, limit)
+        scan = _FIRST if self.wide and self.conditions else SCAN
+        rows, rest = self._walk(connection, after, limit, scan)
+        if rest is None or len(rows) >= limit or scan == SCAN:
+            return rows, rest
+        for each in self.wide:
+            if self._is_small(connection, each):
+                more, rest = self._whole(connection, each, rest, limit - len(rows))
+                return rows + more, rest
+        more, rest = self._walk(connection, rest, limit - len(rows), SCAN)
+        return rows + more, rest
+
+    def _query(self, *conditions: Condition) -> sa.Select[Any]:
+        keys = [each.label(f"key_{number}") for number, each in enumerate(self.order.columns)]
+        return sa.select(*self.columns, *keys).where(*conditions)
+
+    def _row(self, row: sa.Row[Any]) -> Row:
+        return {name: row._mapping[name] for name in list(row._mapping.keys())[: -len(self.order.columns)]}
+
+    def _is_small(self, connection: sa.Connection, condition: Condition) -> bool:
+        table = self.order.columns[0].table
+        some = sa.select(sa.literal_column("1")).select_from(table).where(condition).limit(SCAN + 1).subquery()
+        return connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one() <= SCAN
+
+    def _whole(self, connection: sa.Connection, condition: Condition, after: Key | None, limit: int) -> Page:
+        """Return a page of the rows that meet `condition`, which are few, by reading them all."""
+        query = self._query(condition, *self.conditions)
+        if after is not None:
+            query = query.where(*self.order.below(after, by_index=False))
+        query = query.order_by(*self.order.descending(by_index=False)).limit(limit + 1)
+        found = connection.execute(query).all()
+        rest = self.order.key_of(found[limit - 1]) if len(found) > limit else None
+        return [self._row(each) for each in found[:limit]], rest
+
+    def _walk(self, connection: sa.Connection, after: Key | None, limit: int, scan: int) -> Page:
+        """Return a page found along the order, by looking at about `scan` rows at the most."""
+        budget = _Budget(scan)
+        steps = [self._steps(connection, walk, after, limit, budget) for walk in self.walks]
+        rows: list[Row] = []
+        last: Key | None = None
+        for key, row, is_over in heapq.merge(*steps, key=itemgetter(0), reverse=True):
+            if row is not None and len(rows) < limit:
+                rows.append(row)
+                last = key
+                continue
+            if row is not None or len(rows) >= limit:
+                return rows, last
+            if is_over:
+                return rows, key
+        return rows, None
+
+    def _steps(
+        self, connection: sa.Connection, walk: Sequence[Condition], after: Key | None, limit: int, budget: _Budget
+    ) -> Iterator[tuple[Key, Row | None, bool]]:
+        """Yield the wanted rows of one walk with their places, and between them the places up to which it has looked.
+
+        The last item says whether the walk ended there for its budget, and not at its end.
+        """
+        size = max(1, _FIRST // len(self.walks))
+        while True:
+            query = self._query(*walk, *self.conditions).order_by(*self.order.descending()).limit(limit + 1)
+            if after is not None:
+                query = query.where(*self.order.below(after))
+            end = self._end(connection, walk, after, size) if self.conditions else None
+            if end is not None:
+                query = query.where(*self.order.down_to(end))
+            found = connection.execute(query).all()
+            for row in found:
+                yield self.order.key_of(row), self._row(row), False
+            if len(found) > limit:
+                after = self.order.key_of(found[-1])
+            elif end is None:
+                return
+            else:
+                after = end
+                budget.spend(size)
+                yield after, None, budget.is_spent
+                if budget.is_spent:
+                    return
+                size = min(size * _GROWTH, max(1, budget.left))
+
+    def _end(self, connection: sa.Connection, walk: Sequence[Condition], after: Key | None, size: int) -> Key | None:
+        """Return the place of the row number `size` of a walk; None when there are fewer."""
+        keys = [each.label(f"key_{number}") for number, each in enumerate(self.order.columns)]
+        query = sa.select(*keys).where(*walk).order_by(*self.order.descending()).limit(size)
+        if after is not None:
+            query = query.where(*self.order.below(after))
+        stretch = query.cte("stretch")
+        placed = list(stretch.c)
+        last = sa.select(*placed, sa.select(sa.func.count()).select_from(stretch).scalar_subquery())
+        found = connection.execute(last.order_by(*(self._back(each) for each in placed)).limit(1)).first()
+        return tuple(found[:-1]) if found is not None and found[-1] == size else None
+
+    @staticmethod
+    def _back(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return (bytewise(column) if isinstance(column.type, sa.Text) else column).asc()
+
+
+class _Budget:
+    """Rows that a page may still look at."""
+
+    def __init__(self, rows: int) -> None:
+        self.left = rows
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left."""
+        return self.left <= 0
+
+    def spend(self, rows: int) -> None:
+        """Take so many away."""
+        self.left -= rows
+
+
+def every_page(page: Callable[[Key | None, int], Page], limit: int) -> list[Row]:
+    """Return the first `limit` rows of a list, however many pages they are on."""
+    rows: list[Row] = []
+    after: Key | None = None
+    while len(rows) < limit:
+        found, after = page(after, limit - len(rows))
+        rows += found
+        if after is None:
+            break
+    return rows
