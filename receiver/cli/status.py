@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import typer
 from rich.text import Text
 
 from receiver.cli.options import ConfigFile, DataDirectory, Json
-from receiver.cli.output import clean, out, print_json, print_table, with_iso_times
+from receiver.cli.output import clean, out, print_json, print_table
 from receiver.config.settings import Settings
 from receiver.domain.parts import PartSeen
 from receiver.errors import RunhookError
@@ -28,7 +27,9 @@ def status(config: ConfigFile = None, data: DataDirectory = None, as_json: Json 
     report = survey(Settings.from_env(config=config, data=data))
     problems = find(report)
     if as_json:
-        print_json(_as_json(report, problems))
+        from receiver.api.status import status_of
+
+        print_json(status_of(report).model_dump(mode="json"))
     else:
         _print(report, problems)
     if any(not problem.note for problem in problems):
@@ -134,40 +135,3 @@ def _sinks(report: StatusReport) -> list[list[str]]:
         shown = ", ".join(f"{amount(count)} {each}" for each, count in sorted(counts.items()))
         rows.append([sink, state, shown, "" if due is None else f"{ago(report.now - due)} ago", why])
     return rows
-
-
-def _as_json(report: StatusReport, problems: Sequence[Problem]) -> dict[str, Any]:
-    counts: dict[str, dict[str, int]] = {}
-    for (sink, state), count in report.ledger.counts.items():
-        counts.setdefault(sink, {})[state] = count
-    return {
-        "ok": all(problem.note for problem in problems),
-        "problems": [asdict(problem) for problem in problems],
-        "version": report.version,
-        "config": {"file": report.config_file, "hash": report.config_hash, "problems": report.config_problems},
-        "parts": [_part_json(seen) for seen in report.parts],
-        "expected": report.expected,
-        "redis": asdict(report.redis),
-        "ledger": {
-            "url": report.ledger.url,
-            "trouble": report.ledger.trouble,
-            "newest_event_at": report.ledger.newest_event,
-            "deliveries": counts,
-            "oldest_due_at": report.ledger.oldest_due,
-            "lanes": [
-                with_iso_times(asdict(lane)) for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"
-            ],
-            "orphans": report.ledger.orphans,
-            "operations": report.ledger.operations,
-        },
-        "disk": asdict(report.disk),
-    }
-
-
-def _part_json(seen: PartSeen) -> dict[str, Any]:
-    return {
-        **with_iso_times({name: value for name, value in asdict(seen.beat).items() if name != "stopped"}),
-        "state": seen.state,
-        "beat_age": round(seen.age, 1),
-        "clock_skew": None if seen.skew is None else round(seen.skew, 3),
-    }

@@ -82,3 +82,12 @@ def test_a_key_may_not_name_another_source(api_server: Submitting) -> None:
 
 def test_a_text_that_the_database_refuses_is_the_callers_mistake(api_server: Submitting) -> None:
     assert get(api_server, "/runs/a%00b", api_server.key("view")).status_code in (404, 422)
+
+
+def test_what_is_wrong_is_for_keys_of_all_sources(api_server: Submitting) -> None:
+    assert get(api_server, "/status", api_server.key("view")).status_code == 403
+    told = get(api_server, "/status", api_server.key("view", source="*")).json()
+    # no clock and no worker run here
+    assert told["ok"] is False
+    assert "clock" in " ".join(each["what"] for each in told["problems"])
+    assert told["ledger"]["trouble"] == ""

@@ -1,0 +1,143 @@
+"""What is wrong, and the state of each part, server and store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import Field
+
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Moment, Parameters, Result
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import VIEW
+from receiver.domain.breaker import Lane
+from receiver.domain.parts import PartSeen
+from receiver.status.problems import find
+from receiver.status.report import StatusReport
+from receiver.status.survey import survey
+
+
+class ProblemRow(Result):
+    """Something that is wrong. `note`: worth a look, but it needs nobody at once."""
+
+    code: str = Field(description="A fixed word.")
+    what: str
+    todo: str
+    note: bool
+
+
+class PartRow(Result):
+    """One process, by its newest heartbeat."""
+
+    name: str
+    part: str = Field(description="receiver, clock, dispatch or deliver:<sink>.")
+    host: str
+    pid: int
+    version: str
+    config: str = Field(description="Hash of its config file.")
+    started_at: Moment
+    sent_at: Moment
+    stalled: float = Field(description="Seconds since its loop made its last step.")
+    details: dict[str, Any]
+    state: str
+    beat_age: float = Field(description="Seconds since the heartbeat.")
+    clock_skew: float | None = Field(description="Seconds by which its host's clock is ahead.")
+
+
+class LaneRow(Result):
+    """A sink, or one destination of it, that is paused or whose breaker is not closed."""
+
+    lane: str
+    sink: str
+    paused: bool
+    paused_at: Moment | None
+    breaker: str
+    failures: int
+    until: Moment | None = Field(description="No probe before.")
+    reason: str
+    opened_at: Moment | None
+
+
+class LedgerState(Result):
+    """The ledger. `deliveries`: those that have not ended, and dead ones, by sink and state."""
+
+    url: str
+    trouble: str = Field(description="Why it can't be read now; empty when it can.")
+    newest_event_at: Moment | None
+    deliveries: dict[str, dict[str, int]]
+    oldest_due_at: dict[str, Moment] = Field(description="By sink, since when the oldest waits beyond its time.")
+    lanes: list[LaneRow]
+    orphans: dict[str, dict[str, int]] = Field(description="Deliveries of sinks that are not in the config.")
+    operations: int
+
+
+class ConfigState(Result):
+    """The config file."""
+
+    file: str
+    hash: str
+    problems: list[str]
+
+
+class Status(Result):
+    """`ok`: nothing is wrong that needs somebody."""
+
+    ok: bool
+    problems: list[ProblemRow]
+    version: str
+    config: ConfigState
+    parts: list[PartRow]
+    expected: list[str] = Field(description="The parts of which one at least must be alive.")
+    redis: dict[str, Any]
+    ledger: LedgerState
+    disk: dict[str, Any]
+
+
+def get_status(service: Service, _actor: Actor, _wanted: Parameters) -> Status:
+    """Tell what is wrong and what to do about it, and the state of each part, server and store."""
+    return status_of(survey(service.settings))
+
+
+def status_of(report: StatusReport) -> Status:
+    """Return what a report says."""
+    problems = find(report)
+    counts: dict[str, dict[str, int]] = {}
+    for (sink, state), count in report.ledger.counts.items():
+        counts.setdefault(sink, {})[state] = count
+    shut = [lane for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"]
+    return Status(
+        ok=all(problem.note for problem in problems),
+        problems=[ProblemRow.model_validate(asdict(problem)) for problem in problems],
+        version=report.version,
+        config=ConfigState(file=report.config_file, hash=report.config_hash, problems=report.config_problems),
+        parts=[_part(seen) for seen in report.parts],
+        expected=report.expected,
+        redis=asdict(report.redis),
+        ledger=LedgerState(
+            url=report.ledger.url,
+            trouble=report.ledger.trouble,
+            newest_event_at=report.ledger.newest_event,
+            deliveries=counts,
+            oldest_due_at=report.ledger.oldest_due,
+            lanes=[_lane(lane) for lane in shut],
+            orphans=report.ledger.orphans,
+            operations=report.ledger.operations,
+        ),
+        disk=asdict(report.disk),
+    )
+
+
+def _part(seen: PartSeen) -> PartRow:
+    known = {name: value for name, value in asdict(seen.beat).items() if name != "stopped"}
+    skew = None if seen.skew is None else round(seen.skew, 3)
+    return PartRow(**known, state=seen.state, beat_age=round(seen.age, 1), clock_skew=skew)
+
+
+def _lane(lane: Lane) -> LaneRow:
+    known = asdict(lane)
+    moments = {name: known[name] or None for name in ("paused_at", "until", "opened_at")}
+    return LaneRow.model_validate({**known, **moments})
+
+
+ENDPOINTS = (Endpoint("get_status", "GET", "/status", VIEW, Parameters, Status, get_status, all_sources=True),)
