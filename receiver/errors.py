@@ -16,6 +16,7 @@
         ├── NotAllowed         405 "method_not_allowed"
         ├── TimedOut           408 "timeout"
         ├── Conflict           409 "conflict"
+        │   └── NotAsExpected  409 "not_as_expected"
         ├── TooLarge           413 "too_large"
         ├── Invalid            422 "invalid"
         ├── TooMany            429 "too_many"
@@ -133,6 +134,16 @@ class Conflict(RequestError):
 
     status = 409
     code = "conflict"
+
+
+class NotAsExpected(Conflict):
+    """An action would take others than the caller expects: `count` now. Nothing was changed."""
+
+    code = "not_as_expected"
+
+    def __init__(self, expected: int, count: int) -> None:
+        super().__init__(f"expect: {count} match now, not {expected}; nothing was changed")
+        self.count = count
 
 
 class TooLarge(RequestError):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from receiver.api import runs, status
+from receiver.api import audit, operations, runs, status
+from receiver.api.actions import deliveries as delivery_actions
+from receiver.api.actions import operations as operation_actions
 from receiver.api.endpoint import Endpoint
 
-ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (*runs.ENDPOINTS, *status.ENDPOINTS)
+ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
+    *runs.ENDPOINTS,
+    *status.ENDPOINTS,
+    *operations.ENDPOINTS,
+    *audit.ENDPOINTS,
+    *delivery_actions.ENDPOINTS,
+    *operation_actions.ENDPOINTS,
+)

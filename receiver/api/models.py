@@ -94,8 +94,8 @@ def _label(value: str) -> str:
 Label = Annotated[str, AfterValidator(_label)]
 
 
-class FilterParameters(PageParameters):
-    """The filter of every list; a list has those members that mean something for its rows.
+class Filtered(Scoped):
+    """The filter of every list and action; each has those members that mean something for its rows.
 
     `filter()` is what the ledger is asked with.
     """
@@ -119,6 +119,10 @@ class FilterParameters(PageParameters):
         if "labels" in named:
             given["labels"] = dict(pair.split("=", 1) for pair in self.label)
         return Filter(**{**given, "run_id": self.run})
+
+
+class FilterParameters(PageParameters, Filtered):
+    """Base of what a list with a filter takes."""
 
 
 def function_summary(function: Callable[..., Any]) -> str:

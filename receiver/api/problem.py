@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, Final
 
-from receiver.errors import Invalid, RequestError
+from receiver.errors import Invalid, NotAsExpected, RequestError
 
 CONTENT_TYPE: Final = "application/problem+json"
 # What `type` begins with; the code of the error follows.
@@ -13,7 +13,7 @@ TYPE: Final = "urn:runhook:problem:"
 
 
 def problem_of(error: RequestError) -> dict[str, Any]:
-    """Return the JSON object of an error. `errors` names each parameter that is wrong."""
+    """Return the JSON object of an error. `errors` names each parameter that is wrong; `count`: how many match now."""
     found: dict[str, Any] = {
         "type": TYPE + error.code,
         "title": HTTPStatus(error.status).phrase,
@@ -22,4 +22,6 @@ def problem_of(error: RequestError) -> dict[str, Any]:
     }
     if isinstance(error, Invalid) and error.problems:
         found["errors"] = list(error.problems)
+    if isinstance(error, NotAsExpected):
+        found["count"] = error.count
     return found

@@ -170,14 +170,31 @@ def step(connection: sa.Connection, now: float) -> list[str]:
             limit = max(0, min(STEP, allowed))
             if not limit:
                 continue
-        work = _backfill if operation.kind == BACKFILL else _move
-        moved, cursor, sinks = work(connection, operation, limit, now)
-        woken |= sinks
-        values: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor, "updated_at": now}
-        if not cursor:
-            values |= {"state": "done", "cursor": operation.cursor}
-        connection.execute(sa.update(operations).where(operations.c.id == operation.id).values(**values))
+        woken |= _step(connection, operation, limit, now)[1]
     return sorted(woken)
+
+
+def step_once(connection: sa.Connection, operation: Operation, now: float) -> Operation:
+    """Make one step of an operation that was created in this transaction, and return how it is then.
+
+    The clock wakes the sinks: what it finds due it does not ask who made it so.
+    """
+    return _step(connection, operation, STEP, now)[0] if operation.state == "running" else operation
+
+
+def _step(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[Operation, set[str]]:
+    work = _backfill if operation.kind == BACKFILL else _move
+    moved, cursor, sinks = work(connection, operation, limit, now)
+    after = replace(
+        operation,
+        done=operation.done + moved,
+        cursor=cursor or operation.cursor,
+        state=operation.state if cursor else "done",
+        updated_at=now,
+    )
+    values = {"done": after.done, "cursor": after.cursor, "state": after.state, "updated_at": now}
+    connection.execute(sa.update(operations).where(operations.c.id == operation.id).values(**values))
+    return after, sinks
 
 
 def _move(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:

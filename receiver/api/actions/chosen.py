@@ -1,0 +1,207 @@
+"""What an action on many takes: ids, or all that the filter finds; counted before, and guarded by that count.
+
+With `dry_run` the answer has the count, a few examples, and `until`. The same call with that `until`, and the count as
+`expect`, takes these and no others, or is refused with the new count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, Field
+
+from receiver.api.actions import audited
+from receiver.api.models import Filtered, Moment, Result
+from receiver.api.operations import OperationRow
+from receiver.api.service import Actor, Service
+from receiver.errors import Invalid, NotAsExpected, NotFound
+from receiver.ledger import Connection, replays, selection
+from receiver.ledger.database_clock import database_now
+from receiver.ledger.queries import Filter
+from receiver.ledger.replays import CountChanged, Operation
+from receiver.ledger.selection import Selection
+
+# Ids that one call takes, and examples that a preview shows.
+MOST_IDS: Final = 1000
+EXAMPLES: Final = 5
+_SHORTENED: Final = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
+
+
+def id_trouble(identifier: str) -> str:
+    """Return what is wrong with an id, or "". One cut shorter than tables cut it would mean all that begin so."""
+    if not identifier.strip():
+        return "an id is empty"
+    if identifier.startswith(("dlv_", "evt_")) and not _SHORTENED.fullmatch(identifier):
+        return f"an id has 8 to 32 hex digits after {identifier[:4]}"
+    return ""
+
+
+def _checked(identifier: str) -> str:
+    if trouble := id_trouble(identifier):
+        raise ValueError(trouble)
+    return identifier
+
+
+Id = Annotated[str, AfterValidator(_checked), Field(max_length=200)]
+
+
+class Chosen(Filtered):
+    """Base of what an action on many takes: ids, or all that the filter finds."""
+
+    ids: tuple[Id, ...] = Field(
+        (), max_length=MOST_IDS, description="Only these, and those of these: deliveries (dlv_…), events (evt_…), runs."
+    )
+    dry_run: bool = Field(False, description="Change nothing: return how many there are, a few of them, and `until`.")
+    expect: int | None = Field(
+        None,
+        ge=0,
+        description="How many it must be, as dry_run has counted: else 409 with the new count. Needed without ids.",
+    )
+
+
+class TakenResult(Result):
+    """What an action on many takes, or with dry_run would take."""
+
+    dry_run: bool
+    count: int
+    examples: list[dict[str, Any]] = Field(description="Of a dry run: the first few.")
+    until: Moment | None = Field(description="Give it with `expect`: nothing that came later is taken.")
+    operation: OperationRow | None = Field(description="What works it off; null for a dry run.")
+
+
+# Members of the filter whose name in the ledger's is another.
+_IN_LEDGER: Final = {"run": "run_id", "label": "labels"}
+# What else a call takes: no part of the filter.
+_NO_FILTER: Final = frozenset({"ids", "dry_run", "expect", "force", "rate", "into"})
+
+
+def selection_of(chosen: Chosen, **more: Any) -> Selection:
+    """Return the ledger's selection. `more`: members of it that the call adds.
+
+    Raises Invalid for a filter that the ledger does not have: what is not narrowed by it would be taken.
+    """
+    has = Filter.__dataclass_fields__
+    for name, field in type(chosen).model_fields.items():
+        if name not in _NO_FILTER and _IN_LEDGER.get(name, name) not in has and getattr(chosen, name) != field.default:
+            raise Invalid(f"{name}: an action has no such filter")
+    wanted = chosen.filter()
+    fields = {name: getattr(wanted, name) for name in has}
+    return Selection(**{**fields, **_of_ids(chosen.ids), **more})
+
+
+def _of_ids(ids: Sequence[str]) -> dict[str, Any]:
+    """Return the members of a selection that name what has these ids."""
+    return {
+        "delivery_ids": tuple(each for each in ids if each.startswith("dlv_")),
+        "event_ids": tuple(each for each in ids if each.startswith("evt_")),
+        "run_ids": tuple(each for each in ids if not each.startswith(("dlv_", "evt_"))),
+    }
+
+
+def take(
+    service: Service,
+    actor: Actor,
+    kind: str,
+    chosen: Chosen,
+    wanted: Selection,
+    *,
+    action: str = "",
+    sink: str = "",
+    force: bool = False,
+    rate: float = 0.0,
+    hint: str = "",
+) -> TakenResult:
+    """Preview or begin an operation on what is chosen. `action`: what the audit calls it, by default as its kind.
+
+    Raises Invalid for a filter without `expect`, NotAsExpected, and NotFound, with `hint`, for an id of which there is
+    nothing to take; an id of another source is no other case.
+    """
+    if chosen.dry_run:
+        return service.ledger.read(lambda it: _preview(it, kind, wanted, sink, force=force))
+    if not chosen.ids and chosen.expect is None:
+        raise Invalid("expect: say how many it must be, as the same call with dry_run counts them; or give ids")
+
+    if chosen.expect is None:
+        service.ledger.read(lambda it: _require_each(it, kind, chosen, wanted, sink, force=force, hint=hint))
+
+    def work(connection: Connection) -> Operation:
+        return begin(
+            connection, actor, kind, wanted, action=action, sink=sink, force=force, rate=rate, expect=chosen.expect
+        )
+
+    operation = service.ledger.write(work)
+    return TakenResult(
+        dry_run=False,
+        count=operation.total,
+        examples=[],
+        until=operation.selection.until,
+        operation=OperationRow.of(operation),
+    )
+
+
+def _require_each(
+    connection: Connection, kind: str, chosen: Chosen, wanted: Selection, sink: str, *, force: bool, hint: str
+) -> None:
+    """Raise NotFound for an id of which there is nothing to take."""
+    for identifier in chosen.ids:
+        one = replace(wanted, **_of_ids([identifier]))
+        if not selection.count(connection, kind, one, sink, force=force):
+            raise NotFound(f"{identifier}: there is nothing to {kind} of it{hint}")
+
+
+def _preview(connection: Connection, kind: str, wanted: Selection, sink: str, *, force: bool) -> TakenResult:
+    now = database_now(connection)
+    until = now if wanted.until is None else min(now, wanted.until)
+    if not wanted.named:
+        wanted = replace(wanted, until=until)
+    count = selection.count(connection, kind, wanted, sink, force=force)
+    shown = selection.examples(connection, kind, wanted, EXAMPLES, sink, force=force)
+    return TakenResult(dry_run=True, count=count, examples=shown, until=until, operation=None)
+
+
+def begin(
+    connection: Connection,
+    actor: Actor,
+    kind: str,
+    wanted: Selection,
+    *,
+    action: str = "",
+    sink: str = "",
+    force: bool = False,
+    rate: float = 0.0,
+    expect: int | None = None,
+) -> Operation:
+    """Create an operation, with its line in the audit. One on what is named by ids is worked off at once, as far as a
+    step goes. Raises NotAsExpected."""
+    now = database_now(connection)
+    try:
+        operation = replays.create(
+            connection,
+            f"op_{secrets.token_hex(8)}",
+            kind,
+            wanted,
+            now,
+            sink=sink,
+            force=force,
+            rate=rate,
+            expect=expect,
+            actor=actor.name,
+        )
+    except CountChanged as changed:
+        raise NotAsExpected(expect or 0, changed.count) from None
+    told = audit_selection(operation.selection) | ({"into": sink} if sink else {}) | ({"force": True} if force else {})
+    audited.note(connection, actor, action or kind, told, operation.total, source=wanted.source, detail=operation.id)
+    if wanted.named and not rate:
+        return replays.step_once(connection, operation, now)
+    return operation
+
+
+def audit_selection(wanted: Selection) -> dict[str, Any]:
+    """Return a selection as the audit keeps it."""
+    kept: Mapping[str, Any] = json.loads(wanted.to_json())
+    return {name: value for name, value in kept.items() if name != "sinks"}

@@ -1,0 +1,63 @@
+"""The audit as a list: who did what, when, on how many."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import Field
+
+from receiver.api import cursor
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import VIEW
+from receiver.ledger import audit
+
+
+class ActionRow(Result):
+    """An action that was begun or done."""
+
+    id: int
+    at: Moment
+    actor_kind: str = Field(description="key, user or cli.")
+    actor: str = Field(description="The name of the key or user.")
+    key_id: str
+    action: str = Field(description="replay, cancel, resubmit, sink.pause, key.create …")
+    source: str = Field(description="On whose things; empty: of all sources.")
+    selection: dict[str, Any] = Field(description="What it was asked to take.")
+    count: int = Field(description="On how many.")
+    outcome: str = Field(description="begun, done or failed. What stays begun was cut off.")
+    detail: str = Field(description="The operation that works it off, or why it failed.")
+    ended_at: Moment | None
+
+
+class AuditParameters(PageParameters):
+    """Which actions."""
+
+    action: tuple[str, ...] = Field((), description="Only this action.")
+    actor: str = Field("", max_length=200, description="Only by this key or user, by name.")
+    since: MomentParameter | None = Field(None, description="Only what happened since then: 15m, 2h, 7d, or a time.")
+    until: MomentParameter | None = Field(None, description="Only what happened before then.")
+
+
+def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:
+    """List who did what, the newest first."""
+    position = cursor.decode("audit", wanted.after, (int,))
+    found = service.ledger.read(
+        lambda it: audit.list_actions(
+            it,
+            source=wanted.source,
+            actions=wanted.action,
+            actor=wanted.actor,
+            since=wanted.since,
+            until=wanted.until,
+            before=position[0] if position else None,
+            limit=wanted.limit,
+        )
+    )
+    last = (found[-1].id,) if len(found) == wanted.limit else None
+    return Page(items=[ActionRow(**asdict(each)) for each in found], next=cursor.encode("audit", last))
+
+
+ENDPOINTS = (Endpoint("list_audit", "GET", "/audit", VIEW, AuditParameters, Page[ActionRow], list_audit),)

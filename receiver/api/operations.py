@@ -1,0 +1,85 @@
+"""Operations: replays, backfills, cancels of many, and how far they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import Field
+
+from receiver.api import cursor
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import VIEW
+from receiver.errors import NotFound
+from receiver.ledger import replays
+from receiver.ledger.replays import Operation
+
+
+class OperationRow(Result):
+    """An operation. The clock works it off step by step, across restarts."""
+
+    id: str
+    kind: str = Field(description="replay, backfill, cancel or restore.")
+    state: str = Field(description="running, done or cancelled.")
+    source: str = Field(description="Whose things it takes; empty: of all sources.")
+    sink: str = Field(description="Which sink a backfill fills.")
+    selection: dict[str, Any] = Field(description="What it was asked to take.")
+    force: bool
+    rate: float = Field(description="So many a second at the most; 0: no limit.")
+    total: int
+    done: int
+    actor: str = Field(description="Who began it; empty: not known.")
+    created_at: Moment
+    updated_at: Moment
+
+    @classmethod
+    def of(cls, operation: Operation) -> OperationRow:
+        """Return the row of an operation."""
+        kept = json.loads(operation.selection.to_json())
+        names = cls.model_fields.keys() - {"selection"}
+        return cls(selection=kept, **{name: getattr(operation, name) for name in names})
+
+
+class OperationsParameters(PageParameters):
+    """Which operations."""
+
+    state: tuple[str, ...] = Field((), description="Only in this state: running, done or cancelled.")
+
+
+class OperationParameters(Scoped):
+    """Which operation."""
+
+    id: str = Field(max_length=100, description="Its id, op_….")
+
+
+def list_operations(service: Service, _actor: Actor, wanted: OperationsParameters) -> Page[OperationRow]:
+    """List the operations, the newest first."""
+    position = cursor.decode("operations", wanted.after, (float, str))
+    found = service.ledger.read(
+        lambda it: replays.list_operations(
+            it, wanted.limit, source=wanted.source, state=wanted.state, before=position and (position[0], position[1])
+        )
+    )
+    last = (found[-1].created_at, found[-1].id) if len(found) == wanted.limit else None
+    return Page(items=[OperationRow.of(each) for each in found], next=cursor.encode("operations", last))
+
+
+def get_operation(service: Service, _actor: Actor, wanted: OperationParameters) -> OperationRow:
+    """Return one operation, and how far it is."""
+    return OperationRow.of(find_operation(service, wanted))
+
+
+def find_operation(service: Service, wanted: OperationParameters) -> Operation:
+    """Return the operation. Raises NotFound, also for one of another source."""
+    operation = service.ledger.read(lambda it: replays.get(it, wanted.id))
+    if operation is None or wanted.source not in ("", operation.source):
+        raise NotFound(f"operation {wanted.id}: there is none")
+    return operation
+
+
+ENDPOINTS = (
+    Endpoint("list_operations", "GET", "/operations", VIEW, OperationsParameters, Page[OperationRow], list_operations),
+    Endpoint("get_operation", "GET", "/operations/{id}", VIEW, OperationParameters, OperationRow, get_operation),
+)

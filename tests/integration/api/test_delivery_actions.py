@@ -1,0 +1,227 @@
+"""Replay, cancel, restore, backfill and resubmit: by id or by filter, previewed and guarded, and in the audit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.api.service import Service
+from receiver.domain.api_key import VIEW
+from receiver.domain.delivery import DeliveryMove
+from receiver.errors import Conflict, Forbidden, Invalid, NotAsExpected, NotFound, RequestError
+from receiver.ledger import Ledger, replays
+from tests.support import api
+from tests.support.api import actor, call, done
+from tests.support.ledger import claim, new_event, record, settle, states
+
+
+@pytest.fixture
+def service(ledger: Ledger, tmp_path: Path) -> Service:
+    """Two runs dead at ops and delivered at chat, one that waits for both; and a dead one of another source."""
+    it = api.service(ledger, tmp_path)
+    now = time.time() - 100
+    other = new_event("tsk_9", "ops")
+    object.__setattr__(other.event, "source", "other")
+    record(ledger, new_event("tsk_1", "ops", "chat"), new_event("tsk_2", "ops", "chat"), other, now=now)
+    settle(ledger, claim(ledger, "ops", now=now), DeliveryMove.DIE, now=now)
+    settle(ledger, claim(ledger, "chat", now=now), DeliveryMove.ACCEPT, now=now, receipt={"id": "r"})
+    record(ledger, new_event("tsk_3", "ops", "chat"), now=now)
+    return it
+
+
+def work_off(it: Service) -> None:
+    """What the clock does."""
+    while it.ledger.read(replays.any_running):
+        it.ledger.write(lambda connection: replays.step(connection, time.time()))
+
+
+def in_state(it: Service, *wanted: str) -> set[str]:
+    return {name for name, state in states(it.ledger).items() if state in wanted}
+
+
+def test_all_that_match_are_replayed_as_previewed(service: Service) -> None:
+    # Given a preview of the dead letters of one source
+    before = states(service.ledger)
+    preview = call(service, "replay", sink="ops", source="skyvern", dry_run=True)
+    assert (preview["dry_run"], preview["count"], preview["operation"]) == (True, 2, None)
+    assert {each["run_id"] for each in preview["examples"]} == {"tsk_1", "tsk_2"}
+    assert states(service.ledger) == before
+    assert done(service) == []
+
+    # When exactly these are replayed
+    parameters = {"sink": "ops", "source": "skyvern", "expect": preview["count"], "until": preview["until"]}
+    begun = call(service, "replay", **parameters)
+    work_off(service)
+
+    # Then they are, and the operation and the audit say so
+    assert in_state(service, "queued") == {"tsk_1:ops", "tsk_2:ops", "tsk_3:ops", "tsk_3:chat"}
+    told = call(service, "get_operation", id=begun["operation"]["id"])
+    assert (told["state"], told["done"], told["total"], told["actor"]) == ("done", 2, 2, "ada")
+    assert done(service) == [("replay", "ada", 2, "done")]
+    (row,) = call(service, "list_audit")["items"]
+    assert row["detail"] == told["id"]
+    assert row["selection"] == {"source": "skyvern", "sink": "ops", "until": pytest.approx(begun_until(preview))}
+
+
+def begun_until(preview: dict[str, Any]) -> float:
+    from handlers.support import timestamps
+
+    found = timestamps.epoch(preview["until"])
+    assert found is not None
+    return found
+
+
+def test_others_than_expected_are_not_replayed(service: Service) -> None:
+    # Given a preview, and one more that matches by now
+    preview = call(service, "replay", dry_run=True)
+    settle(service.ledger, claim(service.ledger, "ops", now=time.time()), DeliveryMove.DIE, now=time.time())
+    before = states(service.ledger)
+
+    # When all that were previewed are to be replayed
+    with pytest.raises(NotAsExpected) as refused:
+        call(service, "replay", expect=preview["count"], until=preview["until"])
+
+    # Then none is, and the new count is told
+    assert (preview["count"], refused.value.count) == (3, 4)
+    assert states(service.ledger) == before
+    assert done(service) == []
+    assert call(service, "list_operations")["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "error", "words"),
+    [
+        ("replay", {}, Invalid, "expect: say how many"),
+        ("replay", {"state": ["queued"], "expect": 1}, Invalid, "only dead, delivered and waiting"),
+        ("replay", {"sink": "slak", "expect": 1}, Invalid, "no sink is called slak; the config has ops"),
+        ("replay", {"ids": ["tsk_3"]}, NotFound, "nothing to replay of it; what was delivered"),
+        ("replay", {"ids": ["tsk_1", "tsk_7"]}, NotFound, "tsk_7: there is nothing"),
+        ("replay", {"ids": ["dlv_12"]}, Invalid, "8 to 32 hex digits"),
+        ("replay", {"ids": [" "]}, Invalid, "an id is empty"),
+        ("replay", {"expect": -1}, Invalid, "expect"),
+        ("replay", {"rate": "nan", "ids": ["tsk_1"]}, Invalid, "rate"),
+        ("cancel", {"ids": ["tsk_1"]}, NotFound, "only what waits"),
+        ("restore", {"ids": ["tsk_1"]}, NotFound, "only what is cancelled"),
+        ("backfill", {"into": "callback", "ids": ["tsk_1"]}, Invalid, "for their own runs"),
+        ("backfill", {"into": "ops", "ids": ["tsk_1"]}, NotFound, "nothing to backfill"),
+        ("resubmit", {"ids": ["tsk_1"]}, Conflict, "no sink of type resubmit"),
+        ("cancel_operation", {"id": "op_1"}, NotFound, "there is none"),
+    ],
+)
+def test_a_wrong_call_changes_nothing(
+    service: Service, name: str, parameters: dict[str, Any], error: type[RequestError], words: str
+) -> None:
+    before = states(service.ledger)
+    with pytest.raises(error) as refused:
+        call(service, name, **parameters)
+    assert words in str(refused.value)
+    assert states(service.ledger) == before
+    assert done(service) == []
+
+
+def test_what_is_named_is_done_at_once(service: Service) -> None:
+    # When a run is named
+    told = call(service, "replay", ids=["tsk_1"])
+    # Then the clock is not needed
+    assert (told["operation"]["state"], told["count"]) == ("done", 1)
+    assert "tsk_1:ops" in in_state(service, "queued")
+    # And what was delivered only by force
+    assert call(service, "replay", ids=["tsk_2"], sink="chat", force=True)["count"] == 1
+    assert "tsk_2:chat" in in_state(service, "queued")
+
+
+def test_what_waits_is_cancelled_and_brought_back(service: Service) -> None:
+    waiting = in_state(service, "queued")
+    count = call(service, "cancel", dry_run=True)["count"]
+    assert call(service, "cancel", expect=count)["operation"]["kind"] == "cancel"
+    work_off(service)
+    assert in_state(service, "cancelled") == waiting == {"tsk_3:ops", "tsk_3:chat"}
+
+    assert call(service, "restore", ids=["tsk_3"], sink="ops")["count"] == 1
+    assert in_state(service, "queued") == {"tsk_3:ops"}
+    assert done(service) == [("cancel", "ada", 2, "done"), ("restore", "ada", 1, "done")]
+
+
+def test_a_sink_is_filled_with_old_results(service: Service) -> None:
+    told = call(service, "backfill", into="results", run="tsk_1", expect=1)
+    work_off(service)
+    assert "tsk_1:results" in in_state(service, "queued")
+    assert told["operation"]["sink"] == "results"
+
+
+def test_failed_runs_are_submitted_again_through_their_sink(service: Service, ledger: Ledger, tmp_path: Path) -> None:
+    # Given a config with a sink that submits again, a failed run, one that failed long ago, and completed ones
+    sink = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_1_2"}
+    it = api.service(ledger, tmp_path, sinks={"again": sink})
+    record(ledger, new_event("tsk_5", status="failed"), now=time.time() - 60)
+    record(ledger, new_event("tsk_6", status="failed"), now=time.time() - 3 * 86400)
+
+    # When all that failed are submitted again
+    assert call(it, "resubmit", dry_run=True)["examples"][0]["run_id"] == "tsk_5"
+    told = call(it, "resubmit", expect=1)
+    work_off(it)
+
+    # Then the one is, and only once
+    assert in_state(it, "queued") - {"tsk_3:ops", "tsk_3:chat"} == {"tsk_5:again"}
+    assert (told["operation"]["kind"], told["count"]) == ("backfill", 1)
+    assert done(it) == [("resubmit", "ada", 1, "done")]
+    with pytest.raises(NotFound, match="that again has no delivery of"):
+        call(it, "resubmit", ids=["tsk_5"])
+    with pytest.raises(Invalid, match="only failed, terminated, timed_out runs"):
+        call(it, "resubmit", status=["completed"], expect=4)
+
+
+def test_an_operation_that_runs_is_stopped(service: Service) -> None:
+    begun = call(service, "replay", expect=3)["operation"]
+    assert begun["state"] == "running"
+    assert call(service, "cancel_operation", id=begun["id"])["state"] == "cancelled"
+    work_off(service)
+    assert len(in_state(service, "dead")) == 3
+    with pytest.raises(Conflict, match="it is cancelled"):
+        call(service, "cancel_operation", id=begun["id"])
+    assert [row[0] for row in done(service)] == ["replay", "operation.cancel"]
+
+
+def test_a_key_of_one_source_acts_on_its_own(service: Service) -> None:
+    mine, theirs = actor("skyvern"), actor("other")
+    # What is another's is as if it were not there, and all that match are one's own
+    with pytest.raises(NotFound, match="tsk_9: there is nothing to replay of it"):
+        call(service, "replay", mine, ids=["tsk_9"])
+    assert call(service, "replay", mine, dry_run=True)["count"] == 2
+    begun = call(service, "replay", theirs, expect=1)["operation"]
+    assert begun["source"] == "other"
+
+    # And so are its operations and its lines of the audit
+    for name in ("get_operation", "cancel_operation"):
+        with pytest.raises(NotFound):
+            call(service, name, mine, id=begun["id"])
+    for name in ("list_operations", "list_audit"):
+        assert call(service, name, mine)["items"] == []
+        assert len(call(service, name, theirs)["items"]) == 1
+    with pytest.raises(Forbidden):
+        call(service, "replay", mine, source="other", ids=["tsk_9"])
+    work_off(service)
+    assert in_state(service, "dead") == {"tsk_1:ops", "tsk_2:ops"}
+
+
+def test_one_who_may_only_view_changes_nothing(service: Service) -> None:
+    before = states(service.ledger)
+    with pytest.raises(Forbidden, match="needs the scope operate"):
+        call(service, "replay", actor("", VIEW), ids=["tsk_1"])
+    assert states(service.ledger) == before
+    assert done(service) == []
+
+
+def test_operations_and_the_audit_are_listed_page_by_page(service: Service) -> None:
+    for run in ("tsk_1", "tsk_2"):
+        call(service, "replay", ids=[run])
+    for name in ("list_operations", "list_audit"):
+        whole = call(service, name)["items"]
+        first = call(service, name, limit=1)
+        second = call(service, name, limit=1, after=first["next"])
+        assert [*first["items"], *second["items"]] == whole
+        assert call(service, name, limit=1, after=second["next"]) == {"items": [], "next": None}
+        assert len(whole) == 2
