@@ -94,6 +94,7 @@ class Unauthorized(RequestError):
 class NoKey(RequestError):
     """The call has no API key, or one that is not valid."""
 
+    exit_code = 2
     status = 401
     code = "no_key"
 
@@ -111,6 +112,7 @@ class Forbidden(RequestError):
 class NotFound(RequestError):
     """There is nothing of that name: no source with that path, no run with that id."""
 
+    exit_code = 2
     status = 404
     code = "not_found"
 
@@ -156,6 +158,7 @@ class TooLarge(RequestError):
 class Invalid(RequestError):
     """A parameter is wrong. `problems`: the `name` of each, and a `message` that says what would be right."""
 
+    exit_code = 2
     status = 422
     code = "invalid"
 
@@ -180,6 +183,7 @@ class TooMany(RequestError):
 class Busy(RequestError):
     """Our own trouble. Always 503 with Retry-After: Skyvern retries it, and would never retry a 4xx."""
 
+    exit_code = 3
     status = 503
     code = "unavailable"
 

@@ -181,6 +181,12 @@ class Settings:
         return {**shown, "SKYVERN_API_KEY": key}
 
 
+def remote_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the `url` and `key` of the service that commands work on: RUNHOOK_URL and RUNHOOK_KEY; "" when unset."""
+    variables = os.environ if environ is None else environ
+    return {name: variables.get(f"RUNHOOK_{name.upper()}", "").strip() for name in ("url", "key")}
+
+
 def _read_key(path: Path) -> str:
     try:
         return path.read_text().strip()

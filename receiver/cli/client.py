@@ -1,0 +1,161 @@
+"""One way to call the functions of the API, whether on this machine's ledger or on a remote service."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
+
+import typer
+from pydantic import BaseModel
+
+from receiver.api.models import MAX_LIMIT, Page, PageParameters, Parameters
+from receiver.api.service import Actor, Service
+from receiver.cli.ledger_access import open_ledger, where
+from receiver.cli.profiles import remote_service
+from receiver.config.settings import Settings
+from receiver.errors import Invalid, RunhookError, UsageError
+from receiver.ledger import LedgerDataError
+
+if TYPE_CHECKING:
+    from receiver.api.endpoint import Endpoint
+
+P = TypeVar("P", bound=Parameters)
+R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
+L = TypeVar("L", bound=PageParameters)
+
+PANEL: Final = "Where"
+
+
+class Client(Protocol):
+    """What commands call. `where`: what they work on, for people."""
+
+    where: str
+
+    def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
+        """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
+
+
+class LocalClient:
+    """Calls the functions on this machine's ledger, which is opened by the first call."""
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self.where = where(settings)
+        self._settings = settings
+        self._stack = stack
+        self._service: Service | None = None
+
+    def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
+        """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
+        if self._service is None:
+            self._service = Service(self._settings, self._stack.enter_context(open_ledger(self._settings)))
+        try:
+            return endpoint.call(self._service, Actor.local(), parameters)
+        except LedgerDataError:
+            raise Invalid("a text of the call can't be in the ledger, such as one with a NUL") from None
+
+
+@contextmanager
+def open_client(
+    url: str | None = None,
+    key: str | None = None,
+    profile: str | None = None,
+    config: Path | None = None,
+    data: Path | None = None,
+) -> Iterator[Client]:
+    """Give the block a client of what the options name. Raises UsageError, ConfigError, and NotStarted."""
+    remote = remote_service(url, key, profile)
+    if remote is None:
+        with ExitStack() as stack:
+            yield LocalClient(Settings.from_env(config=config, data=data), stack)
+        return
+    for option, given in (("--config", config), ("--data", data)):
+        if given is not None:
+            raise UsageError(f"{option}: is of this machine, and {remote.url} is not; one of them")
+    from receiver.cli.remote import RemoteClient
+
+    client = RemoteClient(remote)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[T]:
+    """Yield the rows of a list, page by page, until there are `limit`. Raises as `Client.call`."""
+    while limit > 0:
+        page = client.call(endpoint, parameters.model_copy(update={"limit": min(limit, MAX_LIMIT)}))
+        yield from page.items[:limit]
+        limit -= len(page.items)
+        if page.next is None:
+            return
+        if page.next == parameters.after:
+            raise RunhookError(f"{client.where}: {endpoint.name} goes on where it began")
+        parameters = parameters.model_copy(update={"after": page.next})
+
+
+def tell_where(client: Client) -> None:
+    """Write to standard error what is read: a person who is in the wrong folder sees it there."""
+    what = "service" if client.where.startswith(("http:", "https:")) else "ledger"
+    sys.stderr.write(f"runhook: {what}: {client.where}\n")
+
+
+# The options of each command that works on a remote service as on this machine's ledger.
+_OPTIONS: Final[dict[str, Any]] = {
+    "url": Annotated[
+        str | None,
+        typer.Option("--url", metavar="URL", help="A remote service (RUNHOOK_URL).", rich_help_panel=PANEL),
+    ],
+    "key": Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            help="Its API key; others on this machine can see it here, but not in RUNHOOK_KEY.",
+            rich_help_panel=PANEL,
+        ),
+    ],
+    "profile": Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME",
+            help="A service of ~/.config/runhook/profiles.toml.",
+            rich_help_panel=PANEL,
+        ),
+    ],
+    "config": Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="The config file (RUNHOOK_CONFIG).", rich_help_panel=PANEL),
+    ],
+    "data": Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Data directory (RUNHOOK_DATA).", rich_help_panel=PANEL),
+    ],
+}
+
+
+def with_client(command: Callable[..., None]) -> Callable[..., None]:
+    """Return `command`, whose first parameter is a Client, with the options that say which in its place."""
+    signature = inspect.signature(command, eval_str=True)
+    _, *own = signature.parameters.values()
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        named = {name: given.pop(name) for name in _OPTIONS}
+        with open_client(**named) as client:
+            command(client, **given)
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in _OPTIONS.items()
+    ]
+    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    call.__signature__ = signature.replace(parameters=[*keywords, *options])  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in [*keywords, *options]}
+    return call

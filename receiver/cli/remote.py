@@ -1,0 +1,171 @@
+"""Calls of the JSON API of a remote service."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from receiver import __version__
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Parameters
+from receiver.api.problem import CONTENT_TYPE, TYPE
+from receiver.cli.output import clean
+from receiver.cli.profiles import RemoteService
+from receiver.errors import Busy, NotStarted, RequestError, RunhookError
+
+P = TypeVar("P", bound=Parameters)
+R = TypeVar("R", bound=BaseModel)
+
+# Seconds for one answer: longer than the service takes to give up.
+TIMEOUT: Final = 30.0
+# Most tries of a read that is answered with 503, and seconds between two of them at the most.
+TRIES: Final = 4
+LONGEST_PAUSE: Final = 10.0
+
+# What a message repeats of an answer.
+_LONGEST = 400
+
+
+class RemoteClient:
+    """Calls a service over HTTP. Its key is in no error and no traceback. Close it after use."""
+
+    def __init__(self, service: RemoteService) -> None:
+        self.where = service.url
+        self._http = httpx2.Client(
+            base_url=service.url,
+            timeout=TIMEOUT,
+            follow_redirects=False,  # the key is for this service alone
+            headers={"user-agent": f"runhook/{__version__}", "accept": "application/json"},
+            auth=_Bearer(service.key),
+        )
+        if service.url.startswith("http://") and not _is_loopback(self._http.base_url.host):
+            sys.stderr.write(f"runhook: WARNING: {service.url}: the key and all answers go there unencrypted\n")
+
+    def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
+        """Return the result. Raises the RequestError that the service answers with, and NotStarted without an answer.
+
+        A read that is answered with 503 is made again after as long as the service says.
+        """
+        path, rest = endpoint.path_and_rest(parameters)
+        read = endpoint.method == "GET"
+        tries = TRIES if read else 1
+        while True:
+            tries -= 1
+            answer = self._send(endpoint.method, path, rest)
+            try:
+                return _result(endpoint, answer, self.where)
+            except Busy as busy:
+                if not tries:
+                    raise
+                time.sleep(_pause(busy.headers.get("Retry-After", "")))
+
+    @contextmanager
+    def stream(self, method: str, path: str, parameters: Mapping[str, Any]) -> Iterator[httpx2.Response]:
+        """Make a call whose answer is no JSON, and give the answer while it comes. Raises as `call`.
+
+        Between two parts of it may pass as much time as the service likes.
+        """
+        request = self._http.build_request(method, path, params=parameters, timeout=httpx2.Timeout(TIMEOUT, read=None))
+        with self._told():
+            answer = self._http.send(request, stream=True)
+        try:
+            if not answer.is_success:
+                with self._told():
+                    answer.read()
+                _raise_problem(answer, self.where)
+            yield answer
+        finally:
+            answer.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _send(self, method: str, path: str, rest: dict[str, Any]) -> httpx2.Response:
+        given = {"params": rest} if method == "GET" else {"json": rest}
+        with self._told():
+            return self._http.request(method, path, **given)  # type: ignore[arg-type]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Raise NotStarted, in one line, for an answer that does not come."""
+        try:
+            yield
+        except httpx2.TimeoutException:
+            raise NotStarted(f"{self.where}: no answer within {TIMEOUT:g} s") from None
+        except httpx2.HTTPError as error:
+            reason = clean(str(error) or type(error).__name__, _LONGEST)
+            raise NotStarted(f"can't reach {self.where}: {reason}") from None
+
+
+class _Bearer(httpx2.Auth):
+    """Puts the key into each request, and is not shown with it."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx2.Request) -> Iterator[httpx2.Request]:  # type: ignore[override]
+        request.headers["authorization"] = f"Bearer {self._key}"
+        yield request
+
+
+def _result(endpoint: Endpoint[Any, R], answer: httpx2.Response, where: str) -> R:
+    if not answer.is_success:
+        _raise_problem(answer, where)
+    try:
+        return endpoint.result.model_validate_json(answer.content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(each) for each in first["loc"]) or "the answer"
+        raise RunhookError(
+            f"{where}: the answer to {endpoint.name} is none that this version ({__version__}) knows: "
+            f"{place}: {first['msg']}; is the service of another version?"
+        ) from None
+
+
+def _raise_problem(answer: httpx2.Response, where: str) -> NoReturn:
+    """Raise the error of an answer: the service's own in its words, or what else stands there."""
+    if answer.is_redirect:
+        place = clean(answer.headers.get("location", ""), _LONGEST)
+        raise NotStarted(f"{where}: is redirected to {place}, where the key is not sent; name the right address")
+    status = answer.status_code
+    kind = answer.headers.get("content-type", "").partition(";")[0]
+    if kind == CONTENT_TYPE:
+        try:
+            said = json.loads(answer.content)
+            code, detail = str(said["type"]).removeprefix(TYPE), clean(said["detail"], _LONGEST)
+        except (ValueError, KeyError, TypeError):
+            code, detail = "", ""
+        if code:
+            raise _error(code, status, detail, answer.headers)
+    hint = "; is Runhook there, and its JSON API?" if status in (404, 405) else ""
+    raise NotStarted(f"{where}: answers {status} without saying why{hint}")
+
+
+def _error(code: str, status: int, detail: str, headers: httpx2.Headers) -> RequestError:
+    """Return the error of ours with this code; of a newer service's code, one that says the same."""
+    known = {cls.code: cls for cls in RequestError.__subclasses__()}
+    cls = known.get(code) or next((each for each in known.values() if each.status == status), RequestError)
+    retry_after = headers.get("retry-after", "")
+    if cls is Busy:
+        return Busy(detail, retry_after=int(retry_after) if retry_after.isdecimal() else 2)
+    return cls(detail, headers={"Retry-After": retry_after} if retry_after else {})
+
+
+def _pause(retry_after: str) -> float:
+    return min(float(retry_after), LONGEST_PAUSE) if retry_after.isdecimal() else 2.0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -1,0 +1,240 @@
+"""The functions of the API, called on this machine's ledger and over HTTP: the same results, the same errors."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Page, PageParameters, Result
+from receiver.api.runs import ENDPOINTS as RUNS
+from receiver.api.runs import RunParameters
+from receiver.api.service import Actor, Service
+from receiver.cli.client import open_client, rows_of
+from receiver.cli.profiles import RemoteService
+from receiver.cli.remote import RemoteClient
+from receiver.domain.api_key import VIEW
+from receiver.errors import Busy, Forbidden, NoKey, NotFound, NotStarted, RequestError, RunhookError, TooMany
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.submitting import Submitting
+from tests.support.ledger import new_event, record
+
+KEY = "rhk_0123456789ab_secret"
+(GET_RUN,) = (each for each in RUNS if each.name == "get_run")
+
+
+class Number(Result):
+    """A row of a list of numbers."""
+
+    number: int
+
+
+def count(_service: Service, _actor: Actor, wanted: PageParameters) -> Page[Number]:
+    """Count."""
+    raise NotImplementedError
+
+
+NUMBERS = Endpoint("numbers", "GET", "/numbers", VIEW, PageParameters, Page[Number], count)
+COUNT_UP = Endpoint("count_up", "POST", "/numbers", VIEW, PageParameters, Page[Number], count)
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RUNHOOK_URL", "RUNHOOK_KEY", "DATABASE_URL", "RUNHOOK_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def remote(scripted_server: ScriptedServer) -> Iterator[RemoteClient]:
+    client = RemoteClient(RemoteService(scripted_server.url, KEY))
+    yield client
+    client.close()
+
+
+def page(*numbers: int, after: str | None = None) -> Reply:
+    body = {"items": [{"number": each} for each in numbers], "next": after}
+    return Reply(200, json.dumps(body).encode(), {"content-type": "application/json"})
+
+
+def problem(status: int, code: str, detail: str = "so it is", **headers: str) -> Reply:
+    body = {"type": f"urn:runhook:problem:{code}", "title": "x", "status": status, "detail": detail}
+    return Reply(status, json.dumps(body).encode(), {"content-type": "application/problem+json", **headers})
+
+
+def outcome(work: Callable[[], Any]) -> Any:
+    """What comes of a call: the result as JSON, or the error in its class and words."""
+    try:
+        return work().model_dump(mode="json")
+    except RequestError as error:
+        return type(error), str(error), error.exit_code
+
+
+def test_a_service_answers_as_the_ledger_does(
+    submitting: Callable[..., Submitting], scripted_server: ScriptedServer, tmp_path: Path
+) -> None:
+    # given a service, and a run in its ledger
+    server = submitting(scripted_server.url, dispatching=False)
+    record(server.ledger, new_event("tsk_1", "results", "ops"))
+    calls = [RunParameters(run_id="tsk_1"), RunParameters(run_id="tsk_404"), RunParameters(run_id="ü %2F?&")]
+    # when it is asked here and there
+    with open_client(data=server.settings.data) as local:
+        here = [outcome(lambda: local.call(GET_RUN, each)) for each in calls]  # noqa: B023
+    with open_client(url=server.url, key=server.key("view", source="*")) as remote:
+        there = [outcome(lambda: remote.call(GET_RUN, each)) for each in calls]  # noqa: B023
+    # then the answers are the same
+    assert here == there
+    assert here[0]["run"]["run_id"] == "tsk_1"
+    assert here[1] == (NotFound, "run tsk_404: there is none", 2)
+
+
+def test_a_key_that_may_not_is_told_so(submitting: Callable[..., Submitting], scripted_server: ScriptedServer) -> None:
+    server = submitting(scripted_server.url, dispatching=False)
+
+    with open_client(url=server.url, key=KEY) as client, pytest.raises(NoKey):
+        client.call(GET_RUN, RunParameters(run_id="tsk_1"))
+    with (
+        open_client(url=server.url, key=server.key("view")) as client,
+        pytest.raises(Forbidden, match="source other: app is for the source skyvern only"),
+    ):
+        client.call(GET_RUN, RunParameters(run_id="tsk_1", source="other"))
+
+
+def test_pages_are_followed_until_the_limit(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
+    scripted_server.script = [page(1, 2, after="a"), page(after="b"), page(3, 4, after="c")]
+
+    rows = rows_of(remote, NUMBERS, PageParameters(source="s"), 3)
+
+    assert [row.number for row in rows] == [1, 2, 3]
+    assert [call.path for call in scripted_server.calls] == [
+        "/api/v1/numbers?source=s&limit=3",
+        "/api/v1/numbers?source=s&limit=1&after=a",
+        "/api/v1/numbers?source=s&limit=1&after=b",
+    ]
+    assert {call.headers["authorization"] for call in scripted_server.calls} == {f"Bearer {KEY}"}
+
+
+def test_rows_come_while_later_pages_are_not_there_yet(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
+    scripted_server.script = [page(1, after="a")]
+    scripted_server.default = page(2)
+
+    rows = rows_of(remote, NUMBERS, PageParameters(), 10_000)
+
+    assert next(rows).number == 1
+    assert len(scripted_server.calls) == 1
+    assert scripted_server.calls[0].path == "/api/v1/numbers?limit=500"
+    assert [row.number for row in rows] == [2]
+
+
+def test_a_list_that_goes_round_ends(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = page(after="a")
+
+    with pytest.raises(RunhookError, match="numbers goes on where it began"):
+        list(rows_of(remote, NUMBERS, PageParameters(), 3))
+
+
+def test_a_read_waits_and_asks_again_while_the_service_is_busy(
+    remote: RemoteClient, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    scripted_server.script = [problem(503, "unavailable", **{"retry-after": "5"})] * 2 + [page(1)]
+    assert remote.call(NUMBERS, PageParameters()).items[0].number == 1
+
+    assert [each for each in pauses if each] == [5.0, 5.0]
+
+    scripted_server.default = problem(503, "unavailable", **{"retry-after": "3600"})
+    with pytest.raises(Busy) as error:
+        remote.call(NUMBERS, PageParameters())
+    assert error.value.exit_code == 3
+    assert [each for each in pauses if each] == [5.0, 5.0, 10.0, 10.0, 10.0]
+
+
+def test_an_action_is_never_made_twice(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = problem(503, "unavailable", **{"retry-after": "0"})
+
+    with pytest.raises(Busy):
+        remote.call(COUNT_UP, PageParameters(limit=3))
+
+    (call,) = scripted_server.calls
+    assert (call.method, json.loads(call.body)) == ("POST", {"limit": 3})
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "said"),
+    [
+        (problem(429, "too_many", "too many calls"), TooMany, "too many calls"),
+        (problem(403, "forbidden", "no\x1b[2J\nmore"), Forbidden, "no\N{REPLACEMENT CHARACTER}"),
+        (problem(404, "a_code_of_a_later_release", "gone"), NotFound, "gone"),
+        (Reply(302, b"", {"location": "https://evil.example/"}), NotStarted, "is redirected to https://evil.example/"),
+        (Reply(404, b"<html>"), NotStarted, "answers 404 without saying why; is Runhook there"),
+        (Reply(500, b"{"), NotStarted, "answers 500 without saying why"),
+        (Reply(500, b"{", {"content-type": "application/problem+json"}), NotStarted, "answers 500 without"),
+        (Reply(200, b"<html>"), RunhookError, "the answer to numbers is none that this version"),
+        (Reply(200, b'{"items": [{}]}'), RunhookError, "items.0.number: Field required"),
+        (Reply(hang_up=True), NotStarted, "can't reach http://127.0.0.1:"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_without_the_key(
+    remote: RemoteClient, scripted_server: ScriptedServer, reply: Reply, kind: type[RunhookError], said: str
+) -> None:
+    scripted_server.default = reply
+
+    with pytest.raises(kind) as error:
+        remote.call(NUMBERS, PageParameters())
+
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert KEY not in "".join(traceback.format_exception(error.value))
+    assert KEY not in repr(remote.__dict__)
+    assert len(scripted_server.calls) == 1
+
+
+def test_members_of_a_later_release_are_passed_over(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
+    scripted_server.default = Reply(200, b'{"items": [{"number": 1, "colour": "red"}], "next": null, "total": 1}')
+
+    assert remote.call(NUMBERS, PageParameters()).items == [Number(number=1)]
+
+
+def test_a_service_that_is_not_there_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+    client = RemoteClient(RemoteService(f"http://127.0.0.1:{port}", KEY))
+    with pytest.raises(NotStarted, match=f"can't reach http://127.0.0.1:{port}: "):
+        client.call(NUMBERS, PageParameters())
+    client.close()
+
+
+def test_certificates_are_verified() -> None:
+    client = RemoteClient(RemoteService("https://127.0.0.1", KEY))
+
+    pool = client._http._transport._pool  # type: ignore[attr-defined]
+    assert pool._ssl_context.verify_mode == ssl.CERT_REQUIRED
+    assert pool._ssl_context.check_hostname
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"), [("http://10.0.0.1:8000", True), ("http://127.0.0.1:1", False), ("https://10.0.0.1", False)]
+)
+def test_a_key_that_goes_unencrypted_is_told(capsys: pytest.CaptureFixture[str], url: str, warned: bool) -> None:
+    RemoteClient(RemoteService(url, KEY)).close()
+
+    said = capsys.readouterr().err
+    assert ("WARNING" in said) == warned
+    assert KEY not in said
+
+
+def test_a_folder_of_this_machine_and_a_service_are_a_mistake(tmp_path: Path) -> None:
+    said = r"--data: is of this machine, and https://a\.example is not"
+    with pytest.raises(RunhookError, match=said), open_client(url="https://a.example", key=KEY, data=tmp_path):
+        raise AssertionError
