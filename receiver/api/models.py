@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from handlers.support import timestamps
 from receiver.config.fields import parse_duration
-from receiver.ledger.queries import LIMIT, Filter
+from receiver.ledger.filters import LIMIT, Filter
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Filtered(Scoped):
     run: str = Field("", max_length=200, description="Only this run; `run_prefix` for those that begin so.")
     run_prefix: str = Field("", max_length=200, description="Only runs whose id begins so.")
     status: tuple[str, ...] = Field((), description="Only runs that ended so: completed, failed, terminated, …")
-    run_type: tuple[str, ...] = Field((), description="Only this type: task, workflow_run, …")
+    run_type: str = Field("", max_length=50, description="Only this type: task, task_v2, workflow_run, …")
     workflow: str = Field("", max_length=200, description="Only runs of this workflow or agent (its permanent id).")
     title: str = Field("", max_length=200, description="Only runs whose title has this text in it.")
     label: tuple[Label, ...] = Field((), description="Only with this label, NAME=VALUE; all that are given.")
@@ -116,9 +116,8 @@ class Filtered(Scoped):
         """Return the ledger's filter of these parameters."""
         named = Filter.__dataclass_fields__
         given = {name: value for name, value in self if name in named}
-        if "labels" in named:
-            given["labels"] = dict(pair.split("=", 1) for pair in self.label)
-        return Filter(**{**given, "run_id": self.run})
+        labels = dict(pair.split("=", 1) for pair in self.label)
+        return Filter(**{**given, "run_id": self.run, "labels": labels})
 
 
 class FilterParameters(PageParameters, Filtered):

@@ -8,14 +8,16 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import Result, Scoped
+from receiver.api.listing import listed
+from receiver.api.models import FilterParameters, Page, Result, Scoped
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.api_key import VIEW
 from receiver.errors import Conflict, NotFound
 from receiver.ledger import Connection, queries
-from receiver.ledger.queries import Filter
+from receiver.ledger.filters import Filter
+from receiver.ledger.lists import runs as lists
 
 M = TypeVar("M", bound=Result)
 
@@ -74,4 +76,21 @@ def _rows(kind: type[M], rows: Iterable[Mapping[str, Any]]) -> list[M]:
     return [kind.model_validate(each) for each in rows]
 
 
-ENDPOINTS = (Endpoint("get_run", "GET", "/runs/{run_id}", VIEW, RunParameters, RunDetails, get_run),)
+class RunsParameters(FilterParameters):
+    """Which runs. Times are those of the last change."""
+
+    event_id: str = Field("", max_length=50, description="Only the run of this event; its beginning will do.")
+    route: str = Field("", max_length=200, description="Only runs that this route has sent on.")
+    sink: str = Field("", max_length=200, description="Only runs with a delivery to this sink.")
+    state: tuple[str, ...] = Field((), description="Only runs with a delivery in this state.")
+
+
+def list_runs(service: Service, _actor: Actor, wanted: RunsParameters) -> Page[RunRow]:
+    """List the runs that events have reported, the one that changed last first."""
+    return listed(service, lists.list_runs, wanted, RunRow, (float, str, str))
+
+
+ENDPOINTS = (
+    Endpoint("list_runs", "GET", "/runs", VIEW, RunsParameters, Page[RunRow], list_runs),
+    Endpoint("get_run", "GET", "/runs/{run_id}", VIEW, RunParameters, RunDetails, get_run),
+)
