@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT, Endpoint
+from receiver.api.operator_key import OperatorKeys
 from receiver.api.problem import CONTENT_TYPE, problem_of
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
@@ -32,7 +33,7 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
-from receiver.submit.auth import Authenticator
+from receiver.submit.auth import Authenticator, presented_key
 from receiver.submit.call_limits import CallLimits
 from receiver.submit.replies import Refusal, Reply
 from receiver.web.part import Context, WebPart, pass_on
@@ -53,6 +54,8 @@ log = logging.getLogger("runhook.api")
 def api(context: Context) -> WebPart:
     """Return the part that serves /api/v1. It stands before the submit API, which passes on what is left."""
     server = _Api(context)
+    operators = OperatorKeys(server.identify, lambda request: presented_key(request.headers))
+    context.access.check_key = operators.check
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -74,7 +77,7 @@ class _Api:
             self._ledger, self._redis, config.submit.rate, context.background, context.metrics.submit_refused
         )
         self._limits = CallLimits(context.bodies, MAX_BODY)
-        self._has_admin_port = context.has_admin_port
+        self._has_admin_port = context.access.has_admin_port
         self._pool = ThreadPoolExecutor(THREADS, "api")
         self._pending = 0
         self._log_limit = TokenBucket(1, 10)
@@ -106,6 +109,13 @@ class _Api:
                 return Response(status_code=400)  # nobody reads it
 
         return handle
+
+    async def identify(self, request: Request) -> Key:
+        """Return the caller's key, whatever it may do. Raises RequestError and LedgerUnavailable."""
+        try:
+            return await self._key(request)
+        except Refusal as refusal:
+            raise _error_of(refusal.reply) from None
 
     async def _key(self, request: Request) -> Key:
         address = request.client.host if request.client else ""

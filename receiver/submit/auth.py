@@ -84,7 +84,7 @@ class Authenticator:
         Raises Refusal 429 for a key over its rate, and for an unknown one when too many were tried from `address`, or
         in all; and LedgerUnavailable.
         """
-        presented = _presented(headers)
+        presented = presented_key(headers)
         key = await self._known(presented, address)
         if key is None:
             self._refusal("bad_key", error(403, INVALID_KEY), address, presented)
@@ -103,7 +103,7 @@ class Authenticator:
         key = await self.identify(headers, address)
         if key is None:
             raise Refusal(error(403, INVALID_KEY))
-        presented = _presented(headers)
+        presented = presented_key(headers)
         if scope is None:
             raise self._refusal("scope", error(403, "This call is not passed on"), address, presented)
         if scope not in key.scopes:
@@ -188,7 +188,7 @@ class Authenticator:
         self._redis.close()
 
 
-def _presented(headers: Mapping[str, str]) -> str:
+def presented_key(headers: Mapping[str, str]) -> str:
     """Return the key in `x-api-key`, or in `authorization` as a Bearer token; "" when there is none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return (headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")).strip()

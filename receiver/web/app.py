@@ -30,8 +30,9 @@ from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
+from receiver.web.access import OperatorAccess, is_admin
 from receiver.web.health import HEALTH, health
-from receiver.web.part import ADMIN, Context, WebPart
+from receiver.web.part import Context, WebPart
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
 # others leave free; and the part that all keys together may take: the rest, a body at least, is for webhooks.
@@ -59,7 +60,7 @@ class Application(Starlette):
             part.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.admin is not None and ADMIN in scope.get("extensions", ()):
+        if self.admin is not None and is_admin(scope):
             await self.admin(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self.ingest(scope, receive, send)
@@ -104,7 +105,7 @@ def create_app(
 ) -> Application:
     """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
 
-    `has_admin_port`: routes for operators are served to requests whose scope says ADMIN, and to no others.
+    `has_admin_port`: routes for operators are served to requests that came to the admin port, and to no others.
     """
     metrics = ReceiverMetrics()
     limits = Limits(
@@ -121,7 +122,9 @@ def create_app(
     metrics.tasks = background.states
     keys = EntryKeys(secrets)
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, keys, background)
-    context = Context(settings, config, group_commit, metrics, metrics.registry(), bodies, background, has_admin_port)
+    context = Context(
+        settings, config, group_commit, metrics, metrics.registry(), bodies, background, OperatorAccess(has_admin_port)
+    )
     built = [part(context) for part in parts]
     store = Quarantine(
         settings.data / "quarantine",

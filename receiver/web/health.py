@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
-from receiver.web.access import check_operator
 from receiver.web.part import Context, WebPart
 from receiver.web.parts import AllParts
 
@@ -40,7 +39,7 @@ def health(context: Context) -> WebPart:
     async def readyz(request: Request) -> JSONResponse:
         nonlocal last
         if "all" in request.query_params:
-            check_operator(context, request)
+            await context.access.require(request)
         async with lock:
             if time.monotonic() - last[0] >= READY_FOR:
                 last = (time.monotonic(), await _state_of(context))

@@ -15,8 +15,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import BadRequest, TooLarge
+from receiver.web.access import ADMIN
 from receiver.web.connections import Connections, Unfinished, bounds_for, network_of
-from receiver.web.part import ABORT, ADMIN
+from receiver.web.part import ABORT
 
 # Bytes of a request line and headers; llhttp itself has no limit.
 MAX_HEAD: Final = 64 << 10

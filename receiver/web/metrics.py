@@ -1,7 +1,8 @@
 """/metrics: the receiver's own counters, the workers' from Redis, and the ledger's state, in Prometheus' text format.
 
 What Redis and the ledger answer is reused for a few seconds, so that no client can turn requests into load on them.
-When one of them is away its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0.
+When one of them is away its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
+operators alone (receiver.web.access).
 """
 
 from __future__ import annotations
@@ -196,7 +197,8 @@ def metrics(context: Context) -> WebPart:
         state.dispatched = workers.parse_dispatch(await client.hgetall(workers.DISPATCH_KEY))
         state.counts = workers.parse(await client.hgetall(workers.KEY))
 
-    async def serve(_: Request) -> Response:
+    async def serve(request: Request) -> Response:
+        await context.access.require(request)
         async with lock:
             if time.monotonic() - state.polled_at > FRESH_FOR:
                 await poll()

@@ -19,11 +19,10 @@ from receiver.ingest.group_commit import GroupCommit
 from receiver.runtime.background import Background
 from receiver.runtime.held_bodies import HeldBodies
 from receiver.telemetry.receiver import ReceiverMetrics
+from receiver.web.access import OperatorAccess
 
 # The part of the ASGI scope that aborts the connection, for an answer that must not go on; only our own server has it.
 ABORT: Final = "runhook.abort"
-# The part of the ASGI scope that says that a request came to the admin port.
-ADMIN: Final = "runhook.admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Context:
     registry: CollectorRegistry
     bodies: HeldBodies
     background: Background
-    has_admin_port: bool = False
+    access: OperatorAccess
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class Commits:
         self._before = self._read()
 
     def _read(self) -> tuple[int, int]:
-        text = httpx2.get(f"{self._receiver.url}/metrics").text
+        text = httpx2.get(f"{self._receiver.admin_url}/metrics").text
         found = [
             re.search(rf'^runhook_commit_events_{name}{{store="{self._store}"}} ([0-9.]+)', text, re.MULTILINE)
             for name in ("count", "sum")
@@ -197,7 +197,7 @@ def test_a_slow_disk_makes_larger_commits_and_one_that_is_too_slow_sends_events_
 ) -> None:
     # Given eight senders, of which each waits for its 202
     server = valkey_factory()
-    receiver = receiver_factory(server.url)
+    receiver = receiver_factory(server.url, admin=True)
     with Load(receiver, threads=8) as load:
         load.more(20)
         # When each sync takes a tenth of a second, then those who wait share the next one

@@ -29,7 +29,7 @@ FIXED = {
 
 def scrape(it: Deployment) -> dict[str, list[Sample]]:
     """The samples by the name of their family, as Prometheus would read them."""
-    answer = httpx2.get(f"{it.url}/metrics", timeout=60)
+    answer = httpx2.get(f"{it.admin_url}/metrics", timeout=60)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     families = list(text_string_to_metric_families(answer.text))
@@ -50,6 +50,7 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
         consumer.script += [Reply(204), Reply(400), Reply(503)]
         it = deployment(
             redis_url,
+            admin=True,
             sinks={
                 "hooks": {"type": "http", "url": f"{consumer.url}/hooks", "retry": {"first": "5m"}},
                 "paused": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"},
@@ -126,7 +127,7 @@ def test_everything_that_is_promised_is_there_and_true(deployment: Callable[...,
 
 
 def test_a_ledger_and_a_redis_that_are_away_are_missing_and_say_so(deployment: Callable[..., Deployment]) -> None:
-    it = deployment("redis://127.0.0.1:1/0")
+    it = deployment("redis://127.0.0.1:1/0", admin=True)
     it.start()
     it.acked(body(0))
     found = eventually(lambda: (seen := scrape(it)) and value(seen, "runhook_spool_events") == 1 and seen)

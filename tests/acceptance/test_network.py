@@ -45,7 +45,7 @@ FAULTS: dict[str, tuple[int, Callable[[Link], contextlib.AbstractContextManager[
 
 
 def metrics(receiver: ReceiverProcess) -> dict[str, float]:
-    text = httpx2.get(f"{receiver.url}/metrics", timeout=60).text
+    text = httpx2.get(f"{receiver.admin_url}/metrics", timeout=60).text
     return {name: float(value) for name, value in re.findall(r"^(runhook_\S+) (\S+)$", text, re.MULTILINE)}
 
 
@@ -55,7 +55,7 @@ def test_a_receiver_is_back_at_redis_after_each_fault_of_the_network(
     server = valkey_factory()
     client = server.connect()
     with Link(server.port) as link:
-        receiver = receiver_factory(f"redis://127.0.0.1:{link.port}/0")
+        receiver = receiver_factory(f"redis://127.0.0.1:{link.port}/0", admin=True)
 
         def store() -> str:
             answer = httpx2.get(f"{receiver.url}/readyz", timeout=60)

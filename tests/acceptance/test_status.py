@@ -34,7 +34,7 @@ def codes(found: dict[str, Any]) -> set[str]:
 
 
 def all_ready(it: Deployment) -> tuple[int, set[str]]:
-    answer = httpx2.get(f"{it.url}/readyz?all", timeout=30)
+    answer = httpx2.get(f"{it.admin_url}/readyz?all", timeout=30)
     return answer.status_code, set(answer.json().get("wrong", ()))
 
 
@@ -58,6 +58,7 @@ def test_what_stops_is_told_with_its_name_and_what_is_away_hides_nothing(
     valkey = valkey_factory()
     it = deployment(
         valkey.url,
+        admin=True,
         sinks={"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}},
         routes=[{"name": "everything", "to": ["results"]}],
         spool={"reserve_bytes": 0},
@@ -88,7 +89,7 @@ def test_what_stops_is_told_with_its_name_and_what_is_away_hides_nothing(
     assert {line.split()[1] for line in said} == {"clock", "worker"}  # the worker's parts, in one line
     assert any("was stopped" in line for line in said)
     assert any("fell silent" in line for line in said)
-    shown = httpx2.get(f"{it.url}/metrics", timeout=30).text
+    shown = httpx2.get(f"{it.admin_url}/metrics", timeout=30).text
     assert 'runhook_parts_alive{part="clock"} 0.0' in shown
     assert 'runhook_parts_alive{part="receiver"} 1.0' in shown
     # When Redis goes too

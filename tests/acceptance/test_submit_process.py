@@ -41,7 +41,7 @@ def submitting_to(deployment: Deployments, redis_url: str) -> Iterator[Start]:
 
     def start(base: str, ledger: str = "") -> tuple[Deployment, httpx2.Client]:
         it = deployment(
-            redis_url, ledger, sources={"skyvern": {"secrets": ["other"], "api_base": base, "api_key": KEY}}
+            redis_url, ledger, admin=True, sources={"skyvern": {"secrets": ["other"], "api_base": base, "api_key": KEY}}
         )
         it.more = {"RUNHOOK_SECRET": MASTER, "PUBLIC_URL": it.url}
         with_tables(it.ledger)
@@ -180,7 +180,7 @@ def _held(it: Deployment, count: int) -> bool:
     held = re.compile(r"^runhook_held_requests ([0-9]+)", re.MULTILINE)
 
     def enough() -> bool:
-        found = held.search(httpx2.get(f"{it.url}/metrics", timeout=20).text)
+        found = held.search(httpx2.get(f"{it.admin_url}/metrics", timeout=20).text)
         return found is not None and int(found[1]) == count
 
     return bool(eventually(enough))

@@ -53,7 +53,7 @@ class Host:
         linked: Collection[str] = (),
     ) -> None:
         self.name = name
-        self.port = free_port()
+        self.port, self.admin_port = free_port(), free_port()
         ports = {"redis": valkey.port, "postgres": postgres.port}
         self.links = {server: Link(ports[server]) for server in linked}
         ports |= {server: link.port for server, link in self.links.items()}
@@ -71,7 +71,11 @@ class Host:
             "RUNHOOK_CONFIG": str(path),
             "RUNHOOK_DATA": str(folder / f"data.{name}"),
         }
-        options = {"receiver": ["serve", "--port", str(self.port)], "worker": ["worker"], "clock": ["clock"]}
+        options = {
+            "receiver": ["serve", "--port", str(self.port), "--admin-port", str(self.admin_port)],
+            "worker": ["worker"],
+            "clock": ["clock"],
+        }
         self.programs = {
             part: Program(f"{part}.{name}", folder, [*entry, *options[part]], environment) for part in PARTS
         }
@@ -80,10 +84,10 @@ class Host:
         """Whether the receiver says that it could keep an event now."""
         return self.get("/readyz")[:12] == "HTTP/1.1 200"
 
-    def get(self, path: str) -> str:
-        """The receiver's whole answer, or "" when it gives none."""
+    def get(self, path: str, port: int | None = None) -> str:
+        """The receiver's whole answer, or "" when it gives none. `port`: another than that for webhooks."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
+            with socket.create_connection(("127.0.0.1", port or self.port), 2) as connection:
                 connection.settimeout(5)
                 connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
                 pieces = []

@@ -175,7 +175,9 @@ class System:
                 inbox: Any = client.xlen("runhook:inbox")
         except (psycopg.Error, redis.RedisError, OSError):
             return False, 0
-        spooled = any("\nrunhook_spool_events 0" not in host.get("/metrics") for host in self.hosts.values())
+        spooled = any(
+            "\nrunhook_spool_events 0" not in host.get("/metrics", host.admin_port) for host in self.hosts.values()
+        )
         return not (open_ or inbox or spooled), ended
 
     def tail(self) -> str:

@@ -29,7 +29,7 @@ def test_a_webhook_is_answered_at_once_beside_more_silent_connections_than_the_u
     receiver_factory: Callable[..., ReceiverProcess], redis_url: str, usual_file_limit: None
 ) -> None:
     # Given a receiver that was started with the usual limit, and many connections that send nothing
-    receiver = receiver_factory(redis_url)
+    receiver = receiver_factory(redis_url, admin=True)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     with contextlib.ExitStack() as stack:
@@ -42,7 +42,7 @@ def test_a_webhook_is_answered_at_once_beside_more_silent_connections_than_the_u
         # Then it is acked, and the connections show
         assert answer.status_code == 202
         assert answer.elapsed.total_seconds() < 5
-        shown = httpx2.get(f"{receiver.url}/metrics", timeout=20).text
+        shown = httpx2.get(f"{receiver.admin_url}/metrics", timeout=20).text
         found = dict(re.findall(r'^runhook_connections\{state="(\w+)"\} ([0-9.]+)$', shown, re.MULTILINE))
         assert float(found["open"]) > 500
         assert 'runhook_connections_ended_total{reason="too_many"}' in shown

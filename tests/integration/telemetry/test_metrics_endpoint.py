@@ -8,16 +8,25 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.ledger import Ledger
 from receiver.web import metrics as endpoint
+from receiver.web.access import OperatorAccess
 from receiver.web.part import Context
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.waiting import Stopwatch
+
+
+class Everybody(OperatorAccess):
+    """As on an admin port."""
+
+    async def require(self, request: Request) -> None:
+        pass
 
 
 def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
@@ -35,7 +44,9 @@ def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
         url = postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)
         settings = Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
         nothing = cast(Any, None)
-        context = Context(settings, load(config, {}), nothing, nothing, CollectorRegistry(), nothing, nothing)
+        context = Context(
+            settings, load(config, {}), nothing, nothing, CollectorRegistry(), nothing, nothing, Everybody()
+        )
         part = endpoint.metrics(context)
         gate.catch(b"heartbeats", "after")
         # When it is asked

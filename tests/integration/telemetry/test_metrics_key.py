@@ -1,0 +1,126 @@
+"""/metrics and /readyz?all on the port that everybody reaches: for keys that may view all sources, and nobody else."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from receiver.api import operator_key
+from receiver.api.http import api
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.domain import api_key
+from receiver.ledger import Ledger, api_keys
+from receiver.ledger.api_keys import Key
+from receiver.submit import auth
+from receiver.web.app import create_app
+from receiver.web.health import health
+from receiver.web.metrics import metrics
+from tests.servers.gate import Gate
+from tests.servers.postgres import PostgresProcess
+from tests.support.ledger import with_tables
+
+PATHS = ("/metrics", "/readyz?all")
+PROMETHEUS = {"user-agent": "Prometheus/3.5.0", "accept": "application/openmetrics-text"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("receiver")
+
+
+def client_of(folder: Path, database_url: str = "") -> TestClient:
+    environ = {"REDIS_URL": "redis://127.0.0.1:1/0", "RUNHOOK_DATA": str(folder), "DATABASE_URL": database_url}
+    config = Config.model_validate({"sources": {"skyvern": {"secrets": ["s"]}}, "spool": {"reserve_bytes": 0}})
+    return TestClient(create_app(Settings.from_env(environ), config, [health, metrics, api]))
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[TestClient]:
+    with client_of(folder) as it:
+        yield it
+
+
+def new_key(ledger: Ledger, *scopes: str, source: str = "*") -> str:
+    key_id = os.urandom(6).hex()
+    whole = api_key.derive("m", key_id)
+    row = Key(key_id, "p", api_key.digest(whole), api_key.hint(whole), frozenset(scopes), source, None, time.time())
+    ledger.write(lambda connection: api_keys.create(connection, row))
+    return whole
+
+
+@pytest.fixture(scope="module")
+def ledger(folder: Path) -> Iterator[Ledger]:
+    it = with_tables(Ledger(f"sqlite:///{folder / 'ledger.db'}"))
+    yield it
+    it.close()
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {**PROMETHEUS, "authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("scopes", "source", "status", "code"),
+    [
+        (("submit", "read", "operate"), "skyvern", 403, "forbidden"),
+        (("view",), "skyvern", 403, "forbidden"),
+        (("view",), "*", 200, ""),
+        (("view", "operate"), "*", 200, ""),
+    ],
+)
+def test_a_key_that_may_view_all_sources_opens_it_and_no_other_does(
+    client: TestClient, ledger: Ledger, path: str, scopes: tuple[str, ...], source: str, status: int, code: str
+) -> None:
+    answer = client.get(path, headers=bearer(new_key(ledger, *scopes, source=source)))
+    if path != "/metrics" and status == 200:  # Redis is away, and so is every other part; only who may know is told
+        assert answer.status_code == 503
+        assert "redis" in answer.json()["wrong"]
+    else:
+        assert answer.status_code == status
+        assert (answer.json()["error"]["code"] if code else "") == code
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "headers", [{}, bearer("rhk_0_0"), {"x-forwarded-for": "127.0.0.1"}, {"authorization": "Basic x"}]
+)
+def test_a_stranger_is_asked_for_a_key_and_told_nothing(client: TestClient, path: str, headers: dict[str, str]) -> None:
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert set(answer.json()) == {"error"}
+    assert "runhook keys create" in answer.json()["error"]["message"]
+
+
+def test_health_and_readiness_need_no_key(client: TestClient) -> None:
+    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+
+
+def test_a_ledger_that_hangs_does_not_hide_the_metrics_from_who_could_read_them_before(
+    postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a receiver whose ledger answers, and a key that has read the metrics
+    monkeypatch.setattr(operator_key, "PATIENCE", 0.3)
+    monkeypatch.setattr(auth, "CACHE_SECONDS", 0.0)
+    known, unknown = (new_key(postgres_ledger, "view") for _ in range(2))
+    with Gate(postgres.port) as gate:
+        url = postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)
+        with client_of(tmp_path, url) as client:
+            assert "runhook_ledger_up 1.0" in client.get("/metrics", headers=bearer(known)).text
+            # When it does not say any more which keys are valid
+            caught = [gate.catch(b"keys", "after")]
+            # Then that key still reads them
+            assert "runhook_redis_up 0.0" in client.get("/metrics", headers=bearer(known)).text
+            # And one that has not been seen is refused for now
+            caught.append(gate.catch(b"keys", "after"))
+            refused = client.get("/metrics", headers=bearer(unknown))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+            assert all(each.fired for each in caught)
+            gate.forget()
