@@ -6,11 +6,9 @@ key without the scope `view` gets Skyvern's answer. With an admin port the publi
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
@@ -21,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.api.call_pool import CallPool
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT, Endpoint
 from receiver.api.operator_key import OperatorKeys
@@ -38,11 +37,6 @@ from receiver.submit.call_limits import CallLimits
 from receiver.submit.replies import Refusal, Reply
 from receiver.web.part import Context, WebPart, pass_on
 
-# Calls that run at once, and that wait for that.
-THREADS: Final = 4
-MAX_PENDING: Final = 64
-# Seconds after which a call is answered with 503, though its thread may still run.
-LIMIT: Final = 20.0
 # Bytes of the largest body of a call.
 MAX_BODY: Final = 1 << 20
 # Paths that Skyvern's older API has too.
@@ -78,8 +72,7 @@ class _Api:
         )
         self._limits = CallLimits(context.bodies, MAX_BODY)
         self._has_admin_port = context.access.has_admin_port
-        self._pool = ThreadPoolExecutor(THREADS, "api")
-        self._pending = 0
+        self._pool = CallPool("api")
         self._log_limit = TokenBucket(1, 10)
 
     def handler(self, endpoint: Endpoint[Any, Any]) -> Callable[[Request], Awaitable[Response]]:
@@ -93,7 +86,7 @@ class _Api:
                 if shared and VIEW not in key.scopes:
                     return pass_on(request)
                 async with self._limits.body(request, key.id) as body:
-                    encoded = await self._run(lambda: self._answer(endpoint, Actor.of_key(key), request, body))
+                    encoded = await self._pool.run(lambda: self._answer(endpoint, Actor.of_key(key), request, body))
                 return Response(encoded, 200, {"cache-control": "no-store"}, "application/json")
             except RequestError as error:
                 return self._problem(error)
@@ -132,20 +125,6 @@ class _Api:
         result: BaseModel = endpoint.call(self._service, actor, parameters)
         return result.model_dump_json().encode()
 
-    async def _run(self, work: Callable[[], bytes]) -> bytes:
-        """Return what `work` returns in a thread. Raises Busy when too many wait, or it takes too long."""
-        if self._pending >= MAX_PENDING:
-            raise Busy("too many calls are under way")
-        self._pending += 1
-        future = self._pool.submit(work)
-        try:
-            async with asyncio.timeout(LIMIT):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            raise Busy(f"no answer within {LIMIT:g} s") from None
-        finally:
-            self._pending -= 1
-
     @staticmethod
     def _problem(error: RequestError) -> Response:
         return Response(orjson.dumps(problem_of(error)), error.status, error.headers, CONTENT_TYPE)
@@ -153,7 +132,7 @@ class _Api:
     async def close(self) -> None:
         """Stop the threads and close the connections."""
         self._authenticator.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         await self._ledger.close()
         self._service.ledger.close()
 

@@ -1,0 +1,43 @@
+"""The threads in which calls of the API run: few, so that no number of callers slows the receiving of webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from receiver.errors import Busy
+
+T = TypeVar("T")
+
+# Calls that run at once, and that wait for that.
+THREADS: Final = 4
+MAX_PENDING: Final = 64
+# Seconds after which a call is answered with 503, though its thread may still run.
+LIMIT: Final = 20.0
+
+
+class CallPool:
+    """Threads, and a bound on what waits for one."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, name)
+        self._pending = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns in a thread. Raises Busy when too many wait, or it takes too long."""
+        if self._pending >= MAX_PENDING:
+            raise Busy("too many calls are under way")
+        self._pending += 1
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await asyncio.wrap_future(self._pool.submit(work))
+        except TimeoutError:
+            raise Busy(f"no answer within {LIMIT:g} s") from None
+        finally:
+            self._pending -= 1
+
+    def close(self) -> None:
+        """Stop the threads; what waits for one is not run."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
