@@ -1,4 +1,5 @@
-"""Do what comes due: retries, lapsed claims, lost wake-ups, overdue results, retention. Wakes queues and repairs.
+"""Do what comes due: retries, lapsed claims, lost wake-ups, overdue results, retention; index what runs say. Wakes
+queues and repairs.
 
 Several clocks may run. Whatever Redis has forgotten, the ledger still knows, and a tick that finds nothing costs one
 indexed query for each kind of work.
@@ -18,11 +19,13 @@ from receiver import reaper, wakeups
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
+from receiver.domain.redaction import Redactor
 from receiver.inbox import InboxReader, spoilt
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, audit, heartbeats, replays, retention
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.text_index.indexing import TextIndexer
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime.process import error_location
@@ -38,6 +41,8 @@ REPAIR_EVERY = 2.0
 SLOW_EVERY = 15.0
 # Seconds after which a sweep of much leaves the rest for the next time. Each of its steps is short.
 STEPS = 0.5
+# Seconds of a tick in which words are indexed, and then one batch at the most.
+INDEX_FOR = 0.3
 # Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
 PATIENCE = 6.0
 # Seconds of one check of the ledger from which on it counts as having been away.
@@ -59,6 +64,7 @@ class Clock:
         reconciler: Reconciler | None = None,
         reap: Callable[[], int] | None = None,
         give_up: Mapping[str, float] = {},
+        text_indexer: TextIndexer | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
@@ -67,6 +73,7 @@ class Clock:
         self._reconciler = reconciler
         self._reap_all = reap
         self._give_up = give_up
+        self._text_indexer = text_indexer
         self._inbox = InboxReader(connection, "clock")
         self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
         # Where the sweeps of what is rarely out of order go on.
@@ -86,7 +93,16 @@ class Clock:
         """Check everything once. Trouble is logged once and tried again at the next tick."""
         trouble: dict[str, str] = {}
         bugs: dict[str, str] = {}
-        for check in (self.reap, self.due, self.operations, self.slow, self.overdue, self.inbox, self.repair):
+        for check in (
+            self.reap,
+            self.due,
+            self.operations,
+            self.slow,
+            self.overdue,
+            self.inbox,
+            self.repair,
+            self.words,
+        ):
             if "redis" in trouble and check in (self.inbox, self.repair):
                 continue  # each would wait for a Redis that hangs, and what is due in the ledger would wait for them
             try:
@@ -216,6 +232,11 @@ class Clock:
         if self._reconciler is not None:
             self._reconciler.tick()
 
+    def words(self) -> None:
+        """Index the words of runs that changed, and of old ones: a bounded number at each tick."""
+        if self._text_indexer is not None and (count := self._text_indexer.run(INDEX_FOR)):
+            log.debug("clock.indexed runs=%d", count)
+
     def _every(self, name: str, seconds: float) -> bool:
         now = time.monotonic()
         if now - self._last.get(name, -seconds) < seconds:
@@ -246,4 +267,5 @@ def build(settings: Settings, config: Config) -> Clock:
         reconciler,
         reap=partial(reaper.reap_all, settings),
         give_up={name: config.retry_of(name).give_up_after for name in config.destinations},
+        text_indexer=TextIndexer(ledger, Redactor(config.redact)),
     )

@@ -7,9 +7,11 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED
+from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
+from receiver.ledger.text_index import indexing
 
 # Events that one transaction looks at, so that nobody waits long for the ledger.
 BATCH = 500
@@ -50,15 +52,20 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
     connection.execute(sa.delete(deliveries).where(deliveries.c.event_id.in_(ids)))
     connection.execute(sa.delete(events).where(events.c.id.in_(ids)))
     left = sa.select(sa.literal(1)).where(events.c.source == runs.c.source, events.c.run_id == runs.c.run_id).exists()
+    gone: list[RunKey] = []
     for source in {row.source for row in old}:
-        connection.execute(
-            sa.delete(runs).where(
+        removed = connection.execute(
+            sa.delete(runs)
+            .where(
                 runs.c.source == source,
                 runs.c.run_id.in_({row.run_id for row in old if row.source == source}),
                 runs.c.updated_at < before,
                 ~left,
             )
+            .returning(runs.c.run_id)
         )
+        gone += [(source, run_id) for run_id in removed.scalars()]
+    indexing.remove(connection, gone)
     return Removed(len(ids), rest)
 
 

@@ -1,0 +1,159 @@
+"""Finding runs by words: from the one that changed last back, reading a bounded number of rows.
+
+Chunks are looked at in ever larger groups while little is found. Whole words come before beginnings of words, which
+many words may have: those are looked up only in the chunks that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from receiver.domain.run import RunKey
+from receiver.domain.words import Term, TextQuery
+from receiver.ledger import bulk
+from receiver.ledger.schema import run_texts, run_words
+from receiver.ledger.text_index.postings import CHUNK, chunk_of, decode, numbers, up_to
+
+# Chunks that are looked at together at the most, and for one search.
+_GROUP: Final = 64
+CHUNKS: Final = 1024
+# Rows of words, and documents, after which a search ends for now.
+WORDS: Final = 50_000
+DOCUMENTS: Final = 2000
+# Rows of words after which no larger group is looked at.
+_MANY: Final = 4000
+# Documents that one statement reads.
+_AT_ONCE: Final = 500
+# No word has a character as high.
+_LAST: Final = "\U0010ffff"
+
+
+class Match(NamedTuple):
+    """A run that was found. `number`: where the search goes on behind it."""
+
+    number: int
+    source: str
+    run_id: str
+
+    @property
+    def key(self) -> RunKey:
+        """The run."""
+        return self.source, self.run_id
+
+
+class Found(NamedTuple):
+    """Runs that were found, the one that changed last first.
+
+    `next`: the number before which the search goes on; None when there is nothing more. There may be more although
+    fewer were found than asked for, and none at all.
+    """
+
+    matches: list[Match]
+    next: int | None
+
+
+def find(connection: sa.Connection, query: TextQuery, limit: int, before: int | None = None) -> Found:
+    """Find up to `limit` runs, behind the number `before` when that is given."""
+    bounds = connection.execute(
+        sa.select(
+            sa.select(sa.func.min(run_texts.c.number)).scalar_subquery(),
+            sa.select(sa.func.max(run_texts.c.number)).scalar_subquery(),
+        )
+    ).one()
+    if bounds[0] is None:
+        return Found([], None)
+    lowest, top = bounds[0], bounds[1] if before is None else min(bounds[1], before - 1)
+    found, seen = list[Match](), 0
+    walk = _Walk(connection, query, lowest, top)
+    candidates = iter(walk)
+    while some := list(islice(candidates, min(_AT_ONCE, max(2 * limit, 50)))):
+        rows = _documents(connection, query, some)
+        for number in some:
+            if (match := rows.get(number)) is not None:
+                found.append(match)
+                if len(found) == limit:
+                    return Found(found, number if number > lowest else None)
+        seen += len(some)
+        if seen >= DOCUMENTS:
+            return Found(found, some[-1] if some[-1] > lowest else None)
+    return Found(found, walk.next)
+
+
+def find_all(connection: sa.Connection, query: TextQuery, limit: int) -> list[RunKey] | None:
+    """Return all runs that are found; None when there are more than `limit`, or it would take long to tell."""
+    found = find(connection, query, limit + 1)
+    return None if found.next is not None or len(found.matches) > limit else [match.key for match in found.matches]
+
+
+def condition(query: TextQuery, source: sa.ColumnElement[str], run_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Return the condition that the run in these columns is found: looked up for each row, without the index."""
+    same = sa.and_(run_texts.c.source == source, run_texts.c.run_id == run_id)
+    return sa.exists(sa.select(sa.literal(1)).select_from(run_texts).where(same, *_contains(query)))
+
+
+def _contains(query: TextQuery) -> list[sa.ColumnElement[bool]]:
+    # Words are letters and digits, so no pattern has anything to escape.
+    return [run_texts.c.document.contains(pattern) for pattern in query.patterns]
+
+
+def _documents(connection: sa.Connection, query: TextQuery, some: list[int]) -> dict[int, Match]:
+    """Return those of these runs that are there, and that have all phrases."""
+    rows = sa.select(run_texts.c.number, run_texts.c.source, run_texts.c.run_id)
+    rows = rows.where(bulk.among(connection, run_texts.c.number, some))
+    if query.needs_document:
+        rows = rows.where(*_contains(query))
+    return {row.number: Match(*row) for row in connection.execute(rows)}
+
+
+class _Walk:
+    """The numbers of runs that have all words, the highest first. `next`: where the walk goes on, once it has ended."""
+
+    def __init__(self, connection: sa.Connection, query: TextQuery, lowest: int, top: int) -> None:
+        self._connection = connection
+        # Of two beginnings of words, the longer one leaves less.
+        self._terms = sorted(query.terms, key=lambda term: (term.prefix, -len(term.word)))
+        self._top = top
+        self._chunks = range(chunk_of(top), chunk_of(lowest) - 1, -1) if top >= lowest else range(0)
+        self._rows = 0
+        self.next: int | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        place, size = 0, 1
+        while group := self._chunks[place : place + size]:
+            rows = self._rows
+            sets = self._look(list(group))
+            for chunk in group:
+                runs = sets.get(chunk, 0)
+                yield from numbers(chunk, runs & up_to(self._top) if chunk == chunk_of(self._top) else runs)
+            place += size
+            if place < len(self._chunks) and (place >= CHUNKS or self._rows >= WORDS):
+                self.next = (self._chunks[place] + 1) * CHUNK
+                return
+            if self._rows - rows < _MANY:
+                size = min(4 * size, _GROUP)
+
+    def _look(self, chunks: list[int]) -> dict[int, int]:
+        """Return, by chunk, the runs that have all words."""
+        found: dict[int, int] | None = None
+        for term in self._terms:
+            of_term: dict[int, int] = {}
+            for chunk, runs in self._connection.execute(self._query(term, chunks if found is None else list(found))):
+                self._rows += 1
+                of_term[chunk] = of_term.get(chunk, 0) | decode(bytes(runs))
+            if found is not None:
+                of_term = {chunk: both for chunk, runs in of_term.items() if (both := runs & found[chunk])}
+            found = of_term
+            if not found:
+                break
+        return found or {}
+
+    def _query(self, term: Term, chunks: list[int]) -> sa.Select[Any]:
+        query = sa.select(run_words.c.chunk, run_words.c.runs)
+        query = query.where(bulk.among(self._connection, run_words.c.chunk, chunks))
+        if term.prefix:
+            return query.where(run_words.c.word >= term.word, run_words.c.word < term.word + _LAST)
+        return query.where(run_words.c.word == term.word)
