@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from receiver.api import audit, operations, runs, status
+from receiver.api import audit, operations, runs, sinks, status
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import operations as operation_actions
+from receiver.api.actions import sinks as sink_actions
 from receiver.api.endpoint import Endpoint
 
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
@@ -14,6 +15,8 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *status.ENDPOINTS,
     *operations.ENDPOINTS,
     *audit.ENDPOINTS,
+    *sinks.ENDPOINTS,
     *delivery_actions.ENDPOINTS,
     *operation_actions.ENDPOINTS,
+    *sink_actions.ENDPOINTS,
 )

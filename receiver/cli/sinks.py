@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
 
-from handlers import Delivery, Refused, Unavailable
+from handlers import Refused, SinkError, Unavailable
+from receiver.api import sinks as api_sinks
+from receiver.api.actions import sinks as actions
+from receiver.api.service import Actor
 from receiver.cli import output
+from receiver.cli.acting import audited_here
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import (
     ConfigFile,
@@ -26,16 +29,13 @@ from receiver.cli.options import (
     load_config,
 )
 from receiver.config.models import Config
-from receiver.domain import callback
-from receiver.domain.breaker import Lane
+from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.event import delivery_id, event_id
-from receiver.domain.run import parse
-from receiver.errors import RunhookError, UsageError
+from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ledger import Connection, queries
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.deliveries import lanes, orphans
+from receiver.ledger.deliveries import orphans
 from receiver.status.problem import ago
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
@@ -51,10 +51,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
 def require_sink(config: Config, name: str) -> None:
     """Raise UsageError when the config has no sink `name`."""
-    if name == CALLBACK and name not in config.destinations:
-        raise UsageError(f"{name} serves the webhooks of those who submit runs here; no source has an api_key to do so")
-    if name not in config.destinations:
-        raise UsageError(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
+    try:
+        api_sinks.require_sink(config, name)
+    except Invalid as problem:
+        raise UsageError(problem.message) from None
 
 
 @app.command("list")
@@ -67,30 +67,8 @@ def list_sinks(
     """
     form = chosen_form(output_form, as_json)
     _, loaded = load_config(config, data)
-    types = {name: sink.type for name, sink in loaded.sinks.items()}
-    types |= {name: "callers' webhooks" for name in loaded.destinations if name not in types}
-
-    def query(connection: Connection) -> list[dict[str, Any]]:
-        known = {lane.lane: lane for lane in lanes.every(connection)}
-        counts: dict[str, dict[str, int]] = {}
-        for row in queries.counts(connection):
-            counts.setdefault(row["sink"], {})[row["state"]] = row["count"]
-        found: list[dict[str, Any]] = []
-        for name, kind in types.items():
-            row = {
-                "name": name,
-                "type": kind,
-                **_lane(known.get(name) or Lane(name, name)),
-                "deliveries": counts.get(name, {}),
-                "orphaned": False,
-            }
-            if name == CALLBACK:
-                row["origins"] = _origins(queries.lanes_of(connection, name), known.values())
-            found.append(row)
-        return [*found, *_orphaned(counts, types)]
-
     output.print_rows(
-        read_ledger(data, query, tell=form is Form.TABLE),
+        read_ledger(data, partial(_rows, config=loaded), tell=form is Form.TABLE),
         {
             "sink": "name",
             "type": "type",
@@ -103,52 +81,11 @@ def list_sinks(
     )
 
 
-def _lane(lane: Lane) -> dict[str, Any]:
-    """Return what is shown of a sink's own lane. The reason of a failure is no news once the breaker is closed."""
-    shut = lane.breaker != "closed"
-    return {
-        "paused": lane.paused,
-        "paused_at": lane.paused_at or None,
-        "breaker": lane.breaker,
-        "opened_at": (lane.opened_at or None) if shut else None,
-        "probe_at": lane.until if shut else None,
-        "reason": lane.reason if shut else "",
-    }
-
-
-def _orphaned(counts: Mapping[str, dict[str, int]], sinks: Collection[str]) -> list[dict[str, Any]]:
-    """Return rows for sinks that are not in the config and have deliveries that nobody would send."""
-    by_state = {(sink, state): count for sink, states in counts.items() for state, count in states.items()}
-    return [
-        {
-            "name": sink,
-            "type": "",
-            **_lane(Lane(sink, sink)),
-            "reason": f"runhook sink move {sink} NAME, or runhook cancel --sink {sink}",
-            "deliveries": counts[sink],
-            "orphaned": True,
-        }
-        for sink in orphans.orphaned(by_state, sinks)
-    ]
-
-
-def _origins(waiting: Mapping[str, int], known: Iterable[Lane]) -> dict[str, Any]:
-    """Return how many origins callers' webhooks go to, and those whose breaker is not closed, most waiting first."""
-    shut = [lane for lane in known if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
-    return {
-        "known": len({*waiting, *(lane.lane for lane in shut)}),
-        "shut": [
-            {
-                "origin": callback.origin_in(lane.lane),
-                "key": callback.key_in(lane.lane),
-                "breaker": lane.breaker,
-                "until": output.iso(lane.until),
-                "reason": lane.reason,
-                "waiting": waiting.get(lane.lane, 0),
-            }
-            for lane in sorted(shut, key=lambda lane: (-waiting.get(lane.lane, 0), lane.lane))
-        ],
-    }
+def _rows(connection: Connection, config: Config) -> list[dict[str, Any]]:
+    rows = api_sinks.read_whole(connection, config)
+    for each in (shut for row in rows for shut in row.get("origins", {}).get("shut", ())):
+        each["until"] = output.iso(each["until"])
+    return rows
 
 
 def _why(row: Mapping[str, Any]) -> str:
@@ -176,7 +113,7 @@ def _state(row: Mapping[str, Any], now: float) -> str:
 def pause(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send nothing more to a sink; its deliveries wait."""
     require_sink(load_config(config, data)[1], name)
-    write_ledger(data, lambda connection: lanes.set_paused(connection, name, True, database_now(connection)))
+    write_ledger(data, partial(actions.pause, actor=Actor.local(), sink=name))
     output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
 
@@ -184,17 +121,7 @@ def pause(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> 
 def resume(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Let a paused sink go on. If its breaker is open, it is probed at once. The clock wakes it within a second."""
     require_sink(load_config(config, data)[1], name)
-
-    def change(connection: Connection) -> tuple[bool, list[Lane]]:
-        now = database_now(connection)
-        mine = [lane for lane in lanes.every(connection) if lane.sink == name]
-        paused, shut = any(lane.paused for lane in mine), [lane for lane in mine if lane.breaker != "closed"]
-        if paused:
-            lanes.set_paused(connection, name, False, now)
-        lanes.probe_at_once(connection, [lane.lane for lane in shut], now)
-        return paused, shut
-
-    paused, shut = write_ledger(data, change)
+    paused, shut = write_ledger(data, partial(actions.resume, actor=Actor.local(), sink=name))
     output.out().print(f"{name} goes on" if paused else f"{name} was not paused")
     if shut:
         what = "its breaker is" if shut[0].lane == name else f"the breakers of {len(shut)} origins are"
@@ -240,14 +167,17 @@ def move(
         raise UsageError(f"{giver} has no such deliveries, so there is nothing to move")
     confirm(sum(row["count"] for row in counted), f"Move the deliveries of {giver} to {taker}?", yes=yes)
     moved, left, cursor = 0, 0, ""
-    while True:
-        step = partial(orphans.move, old=giver, new=taker, cursor=cursor, delivered=delivered, undo=undo)
-        page = write_ledger(data, lambda connection: step(connection, now=database_now(connection)))  # noqa: B023
-        moved, left, cursor = moved + page.count, left + page.left, page.cursor
-        if not cursor:
-            break
-    while cursor := write_ledger(data, partial(orphans.rename_links, old=giver, new=taker, cursor=cursor)):
-        pass
+    chosen = {"sink": giver, "into": taker, "delivered": delivered, "undo": undo}
+    with audited_here(Settings.from_env(data=data), "sink.move", chosen) as told:
+        while True:
+            step = partial(orphans.move, old=giver, new=taker, cursor=cursor, delivered=delivered, undo=undo)
+            page = write_ledger(data, lambda connection: step(connection, now=database_now(connection)))  # noqa: B023
+            told.count = moved = moved + page.count
+            left, cursor = left + page.left, page.cursor
+            if not cursor:
+                break
+        while cursor := write_ledger(data, partial(orphans.rename_links, old=giver, new=taker, cursor=cursor)):
+            pass
     output.out().print(f"{moved} deliveries of {giver} now go to {taker}")
     if left:
         output.out().print(
@@ -260,25 +190,18 @@ def move(
 @app.command("test")
 def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send one marked sample to a sink, now and from here, and show its receipt."""
-    from handlers import SinkError, registry
-    from receiver.delivery.sink_services import SourceServices
-
     settings, loaded = load_config(config, data)
-    require_sink(loaded, name)
-    if name == CALLBACK:
-        raise UsageError(
-            f"{name} can't be tested: it has no address of its own, for each delivery goes to the webhook_url that the "
-            "run's caller gave; `runhook replay RUN --sink callback --force` sends a real one again"
-        )
-    chosen = loaded.sinks[name]
-    sink = registry.build(name, chosen.type, chosen.options, SourceServices(loaded, settings.skyvern_base_url))
     try:
-        receipt = sink.send(sample_delivery(name, next(iter(loaded.sources)), time.time()))
-    except SinkError as error:
-        answer = next((text for kind, text in _ANSWERS if isinstance(error, kind)), "not taken")
-        raise RunhookError(f"{name}: {answer}: {error}") from None
-    finally:
-        sink.close()
+        actions.require_testable(loaded, name)
+    except Invalid as problem:
+        raise UsageError(problem.message) from None
+    with audited_here(settings, actions.TEST, {"sink": name}, required=False) as told:
+        try:
+            receipt = actions.send_sample(loaded, settings.skyvern_base_url, name)
+        except SinkError as error:
+            answer = next((text for kind, text in _ANSWERS if isinstance(error, kind)), "not taken")
+            raise RunhookError(f"{name}: {answer}: {error}") from None
+        told.count = 1
     output.out().print(f"{name}: accepted: {output.clean(receipt.id)}")
     for key in receipt.keys:
         output.out().print(f"  {output.clean(key)}")
@@ -354,26 +277,3 @@ def _print_columns(found: Mapping[str, Any]) -> None:
         output.out().print(f"{name}: nothing was changed; `runhook sink columns {name} --apply` does this")
     else:
         output.out().print(f"{name}: nothing is missing")
-
-
-def sample_delivery(sink: str, source: str, now: float) -> Delivery:
-    """Return a delivery that is marked as a test, of a made-up run."""
-    from receiver.skyvern import samples
-
-    body = samples.build("completed", now=now, run_id=f"tsk_test_{int(now)}")
-    run = parse(body)
-    return Delivery(
-        key=delivery_id(event_id(source, body), sink),
-        event_id=event_id(source, body),
-        sink=sink,
-        attempt=1,
-        source=source,
-        run_id=run.run_id,
-        run_type=run.run_type,
-        status=run.outcome,
-        received_at=datetime.fromtimestamp(now, UTC),
-        body=body,
-        run=run.data,
-        route="test",
-        test=True,
-    )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
-from handlers.resubmit.options import ResubmitOptions
 from handlers.support.resubmit_chain import RETRIED
 from receiver.api.actions.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import Endpoint
 from receiver.api.service import Actor, Service
+from receiver.api.sinks import require_sink
 from receiver.config.models import Config
 from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Conflict, Invalid
 from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE
+
+if TYPE_CHECKING:
+    from handlers.resubmit.options import ResubmitOptions
 
 REPLAYABLE: Final = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
 _NOT_REPLAYED: Final = (
@@ -106,18 +109,10 @@ def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenR
     return take(service, actor, RESTORE, wanted, selection_of(wanted), hint="; only what is cancelled comes back")
 
 
-def require_sink(config: Config, name: str) -> None:
-    """Raise Invalid when the config has no sink `name`."""
-    if name not in config.destinations:
-        if name == CALLBACK:
-            raise Invalid(
-                f"{name} serves the webhooks of those who submit runs here; no source has an api_key to do so"
-            )
-        raise Invalid(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
-
-
 def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
     """Return the sink that submits runs again, and its options. Raises Invalid, and Conflict when there is none."""
+    from handlers.resubmit.options import ResubmitOptions  # with its templates, which no other call needs
+
     found = [each for each, sink in config.sinks.items() if sink.type == "resubmit"]
     if name and name not in found:
         raise Invalid(f"into: {name} is no sink of type resubmit; there are {', '.join(found) or 'none'}")

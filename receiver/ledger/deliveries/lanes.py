@@ -50,9 +50,11 @@ def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:
     return {row.lane: _from(row) for row in rows}
 
 
-def not_closed(connection: sa.Connection, limit: int = 1000) -> list[Lane]:
-    """Return up to `limit` lanes that are paused, or whose breaker is open or probing; the sinks' own first."""
+def not_closed(connection: sa.Connection, limit: int = 1000, sink: str = "") -> list[Lane]:
+    """Return up to `limit` lanes that are paused, or whose breaker is open or probing; the sinks' own first. `sink`:
+    only those of this one."""
     found = sa.select(lanes).where(_NOT_CLOSED).order_by(lanes.c.lane != lanes.c.sink, lanes.c.lane).limit(limit)
+    found = found.where(lanes.c.sink == sink) if sink else found
     return [_from(row) for row in connection.execute(found)]
 
 

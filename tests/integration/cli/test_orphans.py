@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from receiver.cli import build_app
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Ledger, queries, replays
+from receiver.ledger import Ledger, audit, queries, replays
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 
 CONFIG: dict[str, Any] = {
@@ -157,3 +158,22 @@ def test_a_move_that_can_not_be_meant_is_refused(
         runhook("sink", "move", old, new)
 
     assert states(book) == before
+
+
+def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger, tmp_path: Path) -> None:
+    config = {**CONFIG, "sinks": {"new": {"type": "files", "path": str(tmp_path / "new")}}}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    runhook("sink", "pause", "new")
+    runhook("sink", "resume", "new")
+    runhook("sink", "test", "new")
+    runhook("sink", "move", "old", "new")
+
+    rows = book.read(audit.list_actions)
+
+    assert [(row.action, row.count, row.outcome) for row in reversed(rows)] == [
+        ("sink.pause", 1, "done"),
+        ("sink.resume", 1, "done"),
+        ("sink.test", 1, "done"),
+        ("sink.move", 2, "done"),
+    ]
+    assert {(row.actor_kind, row.actor) for row in rows} == {("cli", getpass.getuser())}

@@ -1,0 +1,198 @@
+"""Sinks: breaker, lag, and whether they are paused; those that the config has lost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+from pydantic import Field
+
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Moment, Page, Result, Scoped
+from receiver.api.service import Actor, Service
+from receiver.config.models import Config
+from receiver.domain import callback
+from receiver.domain.api_key import VIEW
+from receiver.domain.breaker import Lane
+from receiver.domain.callback import CALLBACK
+from receiver.errors import Invalid, NotFound
+from receiver.ledger import Connection, queries, stats
+from receiver.ledger.database_clock import database_now
+from receiver.ledger.deliveries import lanes, orphans
+
+# What a sink is called in lists that callers' webhooks go to.
+CALLBACK_TYPE: Final = "callers' webhooks"
+# Origins with an open breaker that are told.
+MOST_ORIGINS: Final = 200
+
+
+class OriginRow(Result):
+    """An origin of callers' webhooks whose breaker is not closed."""
+
+    origin: str
+    key: str = Field(description="The id of the API key whose webhooks these are.")
+    breaker: str
+    until: Moment | None = Field(description="No probe before.")
+    reason: str
+    waiting: int | None = Field(description="How many have not ended; null where that is not counted.")
+
+
+class OriginsRow(Result):
+    """The origins that callers' webhooks go to. `known`: how many; null where that is not counted."""
+
+    known: int | None
+    shut: list[OriginRow]
+
+
+class SinkRow(Result):
+    """A sink. What concerns all sources is null or empty for one who may see one source only."""
+
+    name: str
+    type: str
+    paused: bool
+    paused_at: Moment | None
+    breaker: str = Field(description="closed, open or probing.")
+    opened_at: Moment | None = Field(description="Since when it is not closed.")
+    probe_at: Moment | None = Field(description="When it is tried next.")
+    reason: str = Field(description="Why it is open.")
+    deliveries: dict[str, int] | None = Field(
+        description=f"How many are in each state that needs somebody or something, up to {stats.COUNT_LIMIT} of each."
+    )
+    oldest_due_at: Moment | None = Field(None, description="Since when its oldest delivery waits beyond its time.")
+    lag: float | None = Field(None, description="Seconds for which that waits.")
+    orphaned: bool = Field(description="It is not in the config, and has deliveries that nobody would send.")
+    origins: OriginsRow | None = Field(None, description="Of the callers' webhooks.")
+
+
+class SinkParameters(Scoped):
+    """Which sink."""
+
+    sink: str = Field(max_length=200, description="The sink's name.")
+
+
+def list_sinks(service: Service, _actor: Actor, wanted: Scoped) -> Page[SinkRow]:
+    """List the sinks of the config, and those that it has lost while they have deliveries that wait."""
+    return Page(items=service.ledger.read(lambda it: _read(it, service.config, whole=not wanted.source)))
+
+
+def get_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
+    """Return one sink, with its breaker, its lag and the counts of its deliveries."""
+    for row in list_sinks(service, actor, wanted).items:
+        if row.name == wanted.sink:
+            return row
+    raise NotFound(f"sink {wanted.sink}: there is none")
+
+
+def _read(connection: Connection, config: Config, *, whole: bool) -> list[SinkRow]:
+    if not whole:
+        known = lanes.named(connection, config.destinations)
+        rows = sink_rows(config, known, {}, None)
+        return [SinkRow.model_validate({**row, "deliveries": None, "reason": "", "origins": None}) for row in rows]
+    now = database_now(connection)
+    known = {lane.lane: lane for lane in lanes.not_closed(connection)}
+    counts: dict[str, dict[str, int]] = {}
+    for (sink, state), count in stats.counts(connection).items():
+        counts.setdefault(sink, {})[state] = count
+    due = stats.oldest_due(connection, now)
+    return [
+        SinkRow.model_validate({**row, "oldest_due_at": due.get(row["name"]), "lag": _lag(due.get(row["name"]), now)})
+        for row in sink_rows(config, known, counts, None)
+    ]
+
+
+def _lag(since: float | None, now: float) -> float:
+    return 0.0 if since is None else round(max(0.0, now - since), 3)
+
+
+def sink_rows(
+    config: Config,
+    known: Mapping[str, Lane],
+    counts: Mapping[str, dict[str, int]],
+    waiting: Mapping[str, int] | None,
+) -> list[dict[str, Any]]:
+    """Return what is told of each sink. `known`: lanes by name; `counts`: deliveries by sink and state; `waiting`: how
+    many callers' webhooks have not ended, by lane, or None where they are not counted."""
+    types = {name: sink.type for name, sink in config.sinks.items()}
+    types |= {name: CALLBACK_TYPE for name in config.destinations if name not in types}
+    found: list[dict[str, Any]] = []
+    for name, kind in types.items():
+        state = _lane(known.get(name) or Lane(name, name))
+        row = {"name": name, "type": kind, **state, "deliveries": counts.get(name, {}), "orphaned": False}
+        if name == CALLBACK:
+            row["origins"] = _origins(waiting, known.values())
+        found.append(row)
+    return [*found, *_orphaned(counts, types)]
+
+
+def read_whole(connection: Connection, config: Config) -> list[dict[str, Any]]:
+    """Return what is told of each sink with all counted, what was delivered too: reads much of a large ledger."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in queries.counts(connection):
+        counts.setdefault(row["sink"], {})[row["state"]] = row["count"]
+    known = {lane.lane: lane for lane in lanes.every(connection)}
+    waiting = queries.lanes_of(connection, CALLBACK) if CALLBACK in config.destinations else {}
+    return sink_rows(config, known, counts, waiting)
+
+
+def _lane(lane: Lane) -> dict[str, Any]:
+    """Return what is told of a sink's own lane. The reason of a failure is no news once the breaker is closed."""
+    shut = lane.breaker != "closed"
+    return {
+        "paused": lane.paused,
+        "paused_at": lane.paused_at or None,
+        "breaker": lane.breaker,
+        "opened_at": (lane.opened_at or None) if shut else None,
+        "probe_at": lane.until if shut else None,
+        "reason": lane.reason if shut else "",
+    }
+
+
+def _orphaned(counts: Mapping[str, dict[str, int]], sinks: Collection[str]) -> list[dict[str, Any]]:
+    """Return rows for sinks that are not in the config and have deliveries that nobody would send."""
+    by_state = {(sink, state): count for sink, states in counts.items() for state, count in states.items()}
+    return [
+        {
+            "name": sink,
+            "type": "",
+            **_lane(Lane(sink, sink)),
+            "reason": f"runhook sink move {sink} NAME, or runhook cancel --sink {sink}",
+            "deliveries": counts[sink],
+            "orphaned": True,
+        }
+        for sink in orphans.orphaned(by_state, sinks)
+    ]
+
+
+def _origins(waiting: Mapping[str, int] | None, known: Iterable[Lane]) -> dict[str, Any]:
+    """Return how many origins callers' webhooks go to, and those whose breaker is not closed, most waiting first."""
+    shut = [lane for lane in known if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
+    count: Mapping[str, int] = waiting or {}
+    return {
+        "known": None if waiting is None else len({*waiting, *(lane.lane for lane in shut)}),
+        "shut": [
+            {
+                "origin": callback.origin_in(lane.lane),
+                "key": callback.key_in(lane.lane),
+                "breaker": lane.breaker,
+                "until": lane.until or None,
+                "reason": lane.reason,
+                "waiting": None if waiting is None else waiting.get(lane.lane, 0),
+            }
+            for lane in sorted(shut, key=lambda lane: (-count.get(lane.lane, 0), lane.lane))[:MOST_ORIGINS]
+        ],
+    }
+
+
+def require_sink(config: Config, name: str) -> None:
+    """Raise Invalid when the config has no sink `name`."""
+    if name in config.destinations:
+        return
+    if name == CALLBACK:
+        raise Invalid(f"{name} serves the webhooks of those who submit runs here; no source has an api_key to do so")
+    raise Invalid(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
+
+
+ENDPOINTS = (
+    Endpoint("list_sinks", "GET", "/sinks", VIEW, Scoped, Page[SinkRow], list_sinks),
+    Endpoint("get_sink", "GET", "/sinks/{sink}", VIEW, SinkParameters, SinkRow, get_sink),
+)
