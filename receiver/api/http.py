@@ -22,6 +22,7 @@ from starlette.routing import Route
 from receiver.api.call_pool import CallPool
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT, Endpoint
+from receiver.api.etag import etag_of, is_known
 from receiver.api.operator_key import OperatorKeys
 from receiver.api.problem import CONTENT_TYPE, problem_of
 from receiver.api.service import Actor, Service
@@ -86,8 +87,10 @@ class _Api:
                 if shared and VIEW not in key.scopes:
                     return pass_on(request)
                 async with self._limits.body(request, key.id) as body:
-                    encoded = await self._pool.run(lambda: self._answer(endpoint, Actor.of_key(key), request, body))
-                return Response(encoded, 200, {"cache-control": "no-store"}, "application/json")
+                    encoded, etag = await self._pool.run(
+                        lambda: self._answer(endpoint, Actor.of_key(key), request, body)
+                    )
+                return _response(request, encoded, etag)
             except RequestError as error:
                 return self._problem(error)
             except Refusal as refusal:
@@ -119,11 +122,13 @@ class _Api:
             )
         return key
 
-    def _answer(self, endpoint: Endpoint[Any, Any], actor: Actor, request: Request, body: bytes) -> bytes:
-        """Called in a thread: neither a large body nor a large result is the event loop's work."""
+    def _answer(self, endpoint: Endpoint[Any, Any], actor: Actor, request: Request, body: bytes) -> tuple[bytes, str]:
+        """Return the result and its ETag. Called in a thread: neither a large body nor a large result is the event
+        loop's work."""
         parameters = endpoint.parse(request.path_params, request.query_params.multi_items(), body)
         result: BaseModel = endpoint.call(self._service, actor, parameters)
-        return result.model_dump_json().encode()
+        encoded = result.model_dump_json().encode()
+        return encoded, etag_of(encoded)
 
     @staticmethod
     def _problem(error: RequestError) -> Response:
@@ -135,6 +140,17 @@ class _Api:
         self._pool.close()
         await self._ledger.close()
         self._service.ledger.close()
+
+
+def _response(request: Request, encoded: bytes, etag: str) -> Response:
+    """Return a result; 304 when the client has it already."""
+    if request.method not in ("GET", "HEAD"):
+        return Response(encoded, 200, {"cache-control": "no-store"}, "application/json")
+    # What is kept is asked for anew each time, and belongs to the key.
+    headers = {"etag": etag, "cache-control": "private, no-cache", "vary": "authorization, x-api-key"}
+    if is_known(",".join(request.headers.getlist("if-none-match")), etag):
+        return Response(status_code=304, headers=headers)
+    return Response(encoded, 200, headers, "application/json")
 
 
 def _error_of(reply: Reply) -> RequestError:

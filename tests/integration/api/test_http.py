@@ -119,3 +119,23 @@ def test_a_list_of_one_source_has_no_run_of_another(api_server: Submitting) -> N
 
 def test_skyverns_own_list_of_runs_is_still_there_for_apps(api_server: Submitting) -> None:
     assert get(api_server, "/runs?page=2", api_server.key("read")).content == SKYVERNS
+
+
+def test_who_polls_gets_no_body_while_nothing_has_changed(api_server: Submitting) -> None:
+    # given a run that a client has read
+    record(api_server.ledger, new_event("tsk_1", "results"))
+    key = api_server.key("view")
+    first = get(api_server, "/runs/tsk_1", key)
+    assert first.headers["cache-control"] == "private, no-cache"
+    # when it asks again
+    again = get(api_server, "/runs/tsk_1", key, **{"if-none-match": first.headers["etag"]})
+    # then it has it already
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    # and when there is more, it gets all
+    record(api_server.ledger, new_event("tsk_1", "results", status="failed"))
+    changed = get(api_server, "/runs/tsk_1", key, **{"if-none-match": first.headers["etag"]})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != first.headers["etag"]
+    # and neither somebody without a key nor an error is answered with 304
+    assert get(api_server, "/runs/tsk_1", **{"if-none-match": "*"}).status_code == 401
+    assert get(api_server, "/runs/tsk_9", key, **{"if-none-match": "*"}).status_code == 404
