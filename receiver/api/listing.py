@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from receiver.api import cursor
 from receiver.api.models import FilterParameters, Page, Result
-from receiver.api.service import Service
+from receiver.api.names import check_names
+from receiver.api.service import Actor, Service
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
 
@@ -18,10 +19,25 @@ Listing = Callable[[Connection, Filter, tuple[Any, ...] | None, int], tuple[Sequ
 
 
 def listed(
-    service: Service, listing: Listing, wanted: FilterParameters, row: type[T], key: Sequence[type[Any]]
+    service: Service,
+    actor: Actor,
+    listing: Listing,
+    wanted: FilterParameters,
+    row: type[T],
+    key: Sequence[type[Any]],
 ) -> Page[T]:
-    """Return the page of `listing` that is wanted. `key`: of what its positions are made. Raises Invalid."""
+    """Return the page of `listing` that is wanted. `key`: of what its positions are made.
+
+    Raises Invalid, also when the filter names what is not there and `actor` may see all sources.
+    """
     name = listing.__name__
     after = cursor.decode(name, wanted.after, key)
-    found, rest = service.ledger.read(lambda connection: listing(connection, wanted.filter(), after, wanted.limit))
+
+    def read(connection: Connection) -> tuple[Sequence[Any], tuple[Any, ...] | None]:
+        page, rest = listing(connection, wanted.filter(), after, wanted.limit)
+        if not wanted.after and not actor.source:
+            check_names(service, connection, wanted.filter(), empty=not page and rest is None)
+        return page, rest
+
+    found, rest = service.ledger.read(read)
     return Page(items=[row.model_validate(each) for each in found], next=cursor.encode(name, rest))

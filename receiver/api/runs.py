@@ -85,9 +85,9 @@ class RunsParameters(FilterParameters):
     state: tuple[str, ...] = Field((), description="Only runs with a delivery in this state.")
 
 
-def list_runs(service: Service, _actor: Actor, wanted: RunsParameters) -> Page[RunRow]:
+def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> Page[RunRow]:
     """List the runs that events have reported, the one that changed last first."""
-    return listed(service, lists.list_runs, wanted, RunRow, (float, str, str))
+    return listed(service, actor, lists.list_runs, wanted, RunRow, (float, str, str))
 
 
 ENDPOINTS = (

@@ -33,9 +33,10 @@ PANEL: Final = "Where"
 
 
 class Client(Protocol):
-    """What commands call. `where`: what they work on, for people."""
+    """What commands call. `where`: what they work on; `tell`: write that to standard error when it is used first."""
 
     where: str
+    tell: bool
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
         """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
@@ -46,6 +47,7 @@ class LocalClient:
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self.where = where(settings)
+        self.tell = False
         self._settings = settings
         self._stack = stack
         self._service: Service | None = None
@@ -54,6 +56,8 @@ class LocalClient:
         """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
         if self._service is None:
             self._service = Service(self._settings, self._stack.enter_context(open_ledger(self._settings)))
+            if self.tell or sys.stderr.isatty():
+                sys.stderr.write(f"runhook: ledger: {self.where}\n")
         try:
             return endpoint.call(self._service, Actor.local(), parameters)
         except LedgerDataError:
@@ -97,12 +101,6 @@ def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit
         if page.next == parameters.after:
             raise RunhookError(f"{client.where}: {endpoint.name} goes on where it began")
         parameters = parameters.model_copy(update={"after": page.next})
-
-
-def tell_where(client: Client) -> None:
-    """Write to standard error what is read: a person who is in the wrong folder sees it there."""
-    what = "service" if client.where.startswith(("http:", "https:")) else "ledger"
-    sys.stderr.write(f"runhook: {what}: {client.where}\n")
 
 
 # The options of each command that works on a remote service as on this machine's ledger.

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.api.runs import ENDPOINTS as RUNS
+from receiver.cli.commands import COMMANDS
 from receiver.cli.filters import find_rows
+from receiver.cli.listing import list_command
 from receiver.cli.options import (
     DataDirectory,
     Labels,
@@ -31,40 +34,26 @@ from receiver.domain.submission import SubmissionState
 from receiver.errors import UsageError
 from receiver.ledger import queries
 
+(list_runs,) = (each for each in RUNS if each.name == "list_runs")
 SUBMISSION_STATES = [state.value for state in SubmissionState]
 
 
-def runs(
-    data: DataDirectory = None,
-    source: SourceName = "",
-    run: RunId = "",
-    status: Statuses = None,
-    since: Since = "",
-    until: Until = "",
-    limit: Limit = queries.LIMIT,
-    output: Output = None,
-    as_json: ListJson = False,
-) -> None:
-    """List the runs that events have reported, the one that changed last first."""
-    form = chosen_form(output, as_json)
-    wanted = queries.Filter(
-        source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
-    )
-    print_rows(
-        find_rows(data, wanted, queries.list_runs, form=form),
-        {
-            "run": "run_id",
-            "type": "run_type",
-            "status": "outcome",
-            "attempt": "attempt",
-            "events": "events",
-            "deliveries": lambda row: show_counts(row["deliveries"]),
-            "changed": lambda row: show_when(row["updated_at"]),
-            "why it failed": lambda row: clean(row["failure_reason"], 60),
-        },
-        _nothing("runs", wanted),
-        form,
-    )
+runs = list_command(
+    list_runs,
+    {
+        "run": "run_id",
+        "type": "run_type",
+        "status": "outcome",
+        "attempt": "attempt",
+        "events": "events",
+        "deliveries": lambda row: show_counts(row["deliveries"]),
+        "changed": lambda row: show_when(row["updated_at"]),
+        "why it failed": lambda row: clean(row["failure_reason"], 60),
+    },
+    "no such runs",
+    doc=COMMANDS["runs"].help,
+    nothing="no runs yet: send one with `runhook trigger`",
+)
 
 
 def events(

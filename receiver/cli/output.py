@@ -28,6 +28,9 @@ from receiver.cli.options import Form
 # Control characters would let a payload move the cursor or forge lines in a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# What a table shows: by heading, the row's key or a function of the row.
+Columns = Mapping[str, str | Callable[[Mapping[str, Any]], Any]]
+
 _GAP = 2  # columns between two cells
 _MIN_LAST = 24  # columns that the last cell needs to stand beside its row
 
@@ -121,50 +124,41 @@ def show_counts(counts: Mapping[str, int]) -> str:
 
 
 def print_rows(
-    rows: Iterable[Mapping[str, Any]],
-    columns: Mapping[str, str | Callable[[Mapping[str, Any]], Any]],
-    empty: str,
-    form: Form,
+    rows: Iterable[Mapping[str, Any]], columns: Columns, empty: str, form: Form, *, names: Sequence[str] = ()
 ) -> None:
     """Print `rows` in this form. JSON lines and CSV are printed while `rows` yields them.
 
-    `columns`: what a table shows: by heading, the row's key or a function of the row. `empty`: its text without rows.
+    `columns`: what a table shows. `empty`: its text without rows. `names`: the members of each row, for the head of a
+    CSV; those of the first row by default.
     """
-    if form is not Form.TABLE:
-        _PRINTERS[form](map(with_iso_times, rows))
+    if form is Form.JSON:
+        print_json([with_iso_times(row) for row in rows])
+        return
+    if form is Form.JSONL:
+        for row in rows:
+            sys.stdout.write(_compact(with_iso_times(row)) + "\n")
+        return
+    if form is Form.CSV:
+        _print_csv(map(with_iso_times, rows), names)
         return
     cells = [[row[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()] for row in rows]
     print_table(list(columns), cells, empty)
 
 
-def _print_json(rows: Iterable[Mapping[str, Any]]) -> None:
-    print_json(list(rows))
-
-
-def _print_json_lines(rows: Iterable[Mapping[str, Any]]) -> None:
-    for row in rows:
-        sys.stdout.write(_compact(row) + "\n")
-
-
-def _print_csv(rows: Iterable[Mapping[str, Any]]) -> None:
+def _print_csv(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
     """Print a line of names, and a line for each row. What is nested stands there as JSON."""
-    writer: Any = None
+    writer = csv.writer(sys.stdout)
     shown = clean if sys.stdout.isatty() else str
+    if names:
+        writer.writerow(names)
     for row in rows:
-        if writer is None:
-            writer = csv.writer(sys.stdout)
-            writer.writerow(row)
+        if not names:
+            names = list(row)
+            writer.writerow(names)
         writer.writerow(
             shown(value) if isinstance(value, str) else "" if value is None else _compact(value)
-            for value in row.values()
+            for value in map(row.get, names)
         )
-
-
-_PRINTERS: dict[Form, Callable[[Iterable[Mapping[str, Any]]], None]] = {
-    Form.JSON: _print_json,
-    Form.JSONL: _print_json_lines,
-    Form.CSV: _print_csv,
-}
 
 
 def _compact(value: Any) -> str:

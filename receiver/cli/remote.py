@@ -19,7 +19,7 @@ from receiver.api.models import Parameters
 from receiver.api.problem import CONTENT_TYPE, TYPE
 from receiver.cli.output import clean
 from receiver.cli.profiles import RemoteService
-from receiver.errors import Busy, NotStarted, RequestError, RunhookError
+from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)
@@ -39,6 +39,8 @@ class RemoteClient:
 
     def __init__(self, service: RemoteService) -> None:
         self.where = service.url
+        self.tell = False
+        self._told_where = False
         self._http = httpx2.Client(
             base_url=service.url,
             timeout=TIMEOUT,
@@ -90,6 +92,9 @@ class RemoteClient:
         self._http.close()
 
     def _send(self, method: str, path: str, rest: dict[str, Any]) -> httpx2.Response:
+        if (self.tell or sys.stderr.isatty()) and not self._told_where:
+            sys.stderr.write(f"runhook: service: {self.where}\n")
+            self._told_where = True
         given = {"params": rest} if method == "GET" else {"json": rest}
         with self._told():
             return self._http.request(method, path, **given)  # type: ignore[arg-type]
@@ -140,23 +145,28 @@ def _raise_problem(answer: httpx2.Response, where: str) -> NoReturn:
     kind = answer.headers.get("content-type", "").partition(";")[0]
     if kind == CONTENT_TYPE:
         try:
-            said = json.loads(answer.content)
-            code, detail = str(said["type"]).removeprefix(TYPE), clean(said["detail"], _LONGEST)
-        except (ValueError, KeyError, TypeError):
-            code, detail = "", ""
-        if code:
-            raise _error(code, status, detail, answer.headers)
+            error = _error(json.loads(answer.content), status, answer.headers.get("retry-after", ""))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            error = None
+        if error is not None:
+            raise error
     hint = "; is Runhook there, and its JSON API?" if status in (404, 405) else ""
     raise NotStarted(f"{where}: answers {status} without saying why{hint}")
 
 
-def _error(code: str, status: int, detail: str, headers: httpx2.Headers) -> RequestError:
-    """Return the error of ours with this code; of a newer service's code, one that says the same."""
+def _error(said: Mapping[str, Any], status: int, retry_after: str) -> RequestError:
+    """Return the error of ours that problem details tell of; of a newer service's code, one that says the same."""
+    code, detail = str(said["type"]).removeprefix(TYPE), clean(said["detail"], _LONGEST)
     known = {cls.code: cls for cls in RequestError.__subclasses__()}
     cls = known.get(code) or next((each for each in known.values() if each.status == status), RequestError)
-    retry_after = headers.get("retry-after", "")
     if cls is Busy:
         return Busy(detail, retry_after=int(retry_after) if retry_after.isdecimal() else 2)
+    if cls is Invalid:
+        problems = [
+            {"name": clean(each["name"], _LONGEST), "message": clean(each["message"], _LONGEST)}
+            for each in said.get("errors", ())
+        ]
+        return Invalid(detail, problems)
     return cls(detail, headers={"Retry-After": retry_after} if retry_after else {})
 
 

@@ -1,0 +1,145 @@
+"""Commands that list: made from an endpoint of the API, whose parameters are the options."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, get_args, get_origin
+
+import typer
+
+from receiver.api.endpoint import Endpoint
+from receiver.cli.client import Client, rows_of, with_client
+from receiver.cli.options import Form, Limit, ListJson, Output, chosen_form
+from receiver.cli.output import Columns, clean, print_rows
+from receiver.errors import Invalid, UsageError
+from receiver.ledger.filters import LIMIT
+
+# Options whose name is not that of the parameter.
+_NAMES: Final = {"event_id": "event"}
+# Parameters that the command fills in itself.
+_OWN: Final = frozenset({"limit", "after"})
+_LONGEST: Final = 60  # characters of a value that a message repeats
+
+
+def list_command(
+    endpoint: Endpoint[Any, Any],
+    columns: Columns,
+    empty: str,
+    *,
+    doc: str,
+    nothing: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+) -> Callable[..., None]:
+    """Return the command that lists what `endpoint` does, with an option for each parameter.
+
+    `columns`: of the table. `empty`: what is printed in place of no rows; `nothing`: where nothing was asked for.
+    `doc`: what its help says. `arguments`: parameters that are no options, by name. `fixed`: values that are no choice.
+    """
+    model, fixed, arguments = endpoint.parameters, fixed or {}, arguments or {}
+    taken = [name for name in model.model_fields if name not in _OWN and name not in fixed]
+
+    def command(client: Client, limit: int, output: Form | None, as_json: bool, **given: Any) -> None:
+        form = chosen_form(output, as_json)
+        asked = {name: value for name, value in given.items() if value not in (None, "", [], False)}
+        client.tell = form is Form.TABLE
+        with named_options(asked):
+            parameters = endpoint.validated({**fixed, **asked})
+            _check_times(parameters, asked)
+            print_rows(
+                _dumped(rows_of(client, endpoint, parameters, limit), form),
+                columns,
+                empty if asked or not nothing else nothing,
+                form,
+                names=list(row_model(endpoint).model_fields),
+            )
+
+    parameters = [
+        inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
+        *(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if name in arguments else _default(model.model_fields[name].annotation),
+                annotation=arguments.get(name) or _option(name, model.model_fields[name]),
+            )
+            for name in taken
+        ),
+        inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=LIMIT, annotation=Limit),
+        inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
+        inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListJson),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__doc__ = doc
+    return with_client(command)
+
+
+def row_model(endpoint: Endpoint[Any, Any]) -> Any:
+    """Return the model of the rows of a list."""
+    (row,) = get_args(endpoint.result.model_fields["items"].annotation)
+    return row
+
+
+def option_of(name: str) -> str:
+    """Return the option for a parameter of the API."""
+    return f"--{_NAMES.get(name, name).replace('_', '-')}"
+
+
+@contextmanager
+def named_options(given: Mapping[str, Any]) -> Iterator[None]:
+    """Give a block in which an error about a parameter names the option. `given`: what was written, by parameter.
+
+    Raises UsageError in place of Invalid.
+    """
+    try:
+        yield
+    except Invalid as error:
+        if not error.problems:
+            raise
+        raise UsageError("\n".join(_told(each, given) for each in error.problems)) from None
+
+
+def _told(problem: Mapping[str, str], given: Mapping[str, Any]) -> str:
+    name, text = problem["name"], problem["message"].removeprefix(f"{problem['name']}: ")
+    name = name.partition(".")[0]
+    value = given.get(name)
+    if isinstance(value, list):
+        value = value[0] if len(value) == 1 else None
+    option = option_of(name)
+    shown = clean(value, _LONGEST)
+    return f"{option} {text}" if value is None or text.startswith(f"{shown}:") else f"{option} {shown}: {text}"
+
+
+def _check_times(parameters: Any, asked: Mapping[str, Any]) -> None:
+    since, until = getattr(parameters, "since", None), getattr(parameters, "until", None)
+    if since is not None and until is not None and until <= since:
+        raise UsageError(f"--until {asked['until']}: must be later than --since {asked['since']}")
+
+
+def _dumped(rows: Iterator[Any], form: Form) -> Iterator[dict[str, Any]]:
+    """Yield rows as programs get them: times as text; for a table as numbers, to count from now."""
+    mode = "python" if form is Form.TABLE else "json"
+    return (row.model_dump(mode=mode) for row in rows)
+
+
+def _is_many(annotation: Any) -> bool:
+    return get_origin(annotation) in (tuple, list)
+
+
+def _default(annotation: Any) -> Any:
+    return False if annotation is bool else None
+
+
+def _option(name: str, field: Any) -> Any:
+    """Return the annotation of the option for a parameter of the API."""
+    annotation = field.annotation
+    text = re.sub(r"`(\w+)`", lambda found: option_of(found[1]), field.description or "")
+    kind: Any = str | None
+    if annotation is bool:
+        kind = bool
+    elif _is_many(annotation):
+        kind, text = list[str] | None, text.removesuffix(".") + "; may be repeated."
+    return Annotated[kind, typer.Option(option_of(name), help=text)]
