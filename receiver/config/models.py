@@ -102,7 +102,8 @@ class RetryPolicy(Model):
         gt=0,
         le=31536000,
         description="Time after the first attempt at which a delivery is dead though attempts are left, and so is what"
-        " has waited for so long behind an open breaker: seconds, or such as 3d. A replay starts anew.",
+        " has waited for so long behind an open breaker: seconds, or such as 3d. Time in which the sink was paused, or"
+        " workers were stopped, does not count. A replay starts anew.",
     )
 
 

@@ -77,6 +77,7 @@ def outcome_of(
             spends=spends,
             receipt=receipt.to_dict() if receipt is not None else None,
             retry_after=answer.retry_after if isinstance(answer, Unavailable) else None,
+            tried_at=claimed.tried_at,
         )
 
     if isinstance(answer, Receipt):

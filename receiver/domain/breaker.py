@@ -56,6 +56,15 @@ def cooldown(failures: int, shut_for: float = 0.0) -> float:
     return max(soon, min(shut_for * IDLE_SHARE, LONGEST_IDLE))
 
 
+def shut_since(lane: Lane, now: float) -> float:
+    """Return since when a lane that is not closed counts as shut, at a probe that begins `now`.
+
+    Time in which nobody probed it though it was to be does not count: workers were stopped, or it was paused.
+    """
+    late = max(now - lane.until, 0.0) if lane.until else 0.0
+    return min(lane.opened_at + late, now) if lane.opened_at else 0.0
+
+
 def after(lane: Lane, answers: Iterable[Observation], now: float) -> Lane:
     """Return the lane after `answers`, in the order in which they came."""
     for available, reason, retry_after in answers:

@@ -123,7 +123,7 @@ deliveries = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("spent", Integer, nullable=False, server_default="0"),  # counts against the sink's budget
     Column("due_at", Double, nullable=False),
-    Column("tried_at", Double),  # when its first attempt began, if that failed; null again when it starts anew
+    Column("tried_at", Double),  # when its first attempt began, if that failed; moved by what it waited for us
     # The claim, of a delivery that is being sent: see deliveries/claims.py. In every other state these have no value.
     Column("claim_owner", Text, nullable=False, server_default=""),  # the worker process
     Column("claim_number", Integer, nullable=False, server_default="0"),  # of that process's transaction

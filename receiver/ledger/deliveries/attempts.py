@@ -37,6 +37,7 @@ class AttemptResult:
     spends: bool = True
     receipt: Mapping[str, Any] | None = None
     retry_after: float | None = None
+    tried_at: float | None = None  # since when the delivery's time counts; None: since this attempt began
 
 
 def settle(
@@ -56,7 +57,7 @@ def settle(
             if each.move is not DeliveryMove.ACCEPT:
                 values: dict[str, Any] = {"reason": each.reason, "due_at": each.due_at}
                 if each.move is DeliveryMove.DEFER:
-                    values["tried_at"] = sa.func.coalesce(deliveries.c.tried_at, each.started_at)
+                    values["tried_at"] = each.started_at if each.tried_at is None else each.tried_at
                 if each.spends:
                     values["spent"] = deliveries.c.spent + 1
                 moved = _move(connection, [each.id], owner, claim_number, each.move, values, now)

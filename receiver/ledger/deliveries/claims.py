@@ -36,6 +36,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.breaker import shut_since
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes
@@ -65,6 +66,7 @@ _OF_DELIVERY = (
     "run_id",
     "prefetched",
     "tried_at",
+    "due_at",
 )
 _OF_EVENT = ("outcome", "via", "problem", "received_at")
 _CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
@@ -145,7 +147,8 @@ class Claimed:
     completion: str = ""  # JSON object: members of the run that the body lacks, or ""; loaded with the body
     prefetched: bool = False
     run_events: int = 1  # how many events its run has, this one included
-    tried_at: float | None = None  # when its first attempt began; None when this is the first
+    tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
+    due_at: float = 0.0
 
 
 def claim(
@@ -181,14 +184,15 @@ def claim(
     made = {"b_owner": owner, "b_number": claim_number, "b_until": now + seconds}
     making = _Making(connection, sink, made, now)
     ids: list[str] = []
-    probes: list[str] = []
+    probes: dict[str, float] = {}
     if lane_limit is not None and limit > 0:
         ids, probes = making.of_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
     elif lane_limit is None and (own is None or own.breaker == "closed"):
         ids = making.take(None, max(limit, 0), prefetch if limit > 0 or not wanted else 0)
     elif own is not None and limit > 0 and own.until <= now:
-        ids = probes = making.probe(sink)
-    return _load(connection, ids, probes) if ids else []
+        probes = making.probe(sink)
+        ids = list(probes)
+    return _load(connection, ids, probes, now) if ids else []
 
 
 def _slots_taken(connection: sa.Connection, sink: str) -> int:
@@ -210,8 +214,8 @@ class _Making:
 
     def of_many_lanes(
         self, limit: int, places: int, lane_limit: int, rotation: Rotation
-    ) -> tuple[list[str], list[str]]:
-        """Claim for a sink with many lanes and `places` in all. Returns all ids, and those of the probes."""
+    ) -> tuple[list[str], dict[str, float]]:
+        """Claim for a sink with many lanes and `places` in all. Returns all ids, and the probes as `probe` does."""
         claimed = Counter(
             self.connection.execute(
                 sa.select(deliveries.c.lane).where(SENDING, deliveries.c.sink == self.sink)
@@ -228,22 +232,23 @@ class _Making:
             rotation=rotation,
         )
         ids = self.take(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else []
-        probes: list[str] = []
+        probes: dict[str, float] = {}
         # A lane that is shut gets no slot that another could use, and of the others few: what it is sent may hang.
         hanging = lanes.count_probing(self.connection, claimed) if shut else 0
         most = min(max(1, limit // PROBES), max(1, places // PROBES) - hanging)
         for waiting in shut[: max(0, most)]:
             if len(ids) + len(probes) < limit:
-                probes += self.probe(waiting.lane)
+                probes |= self.probe(waiting.lane)
         return [*ids, *probes], probes
 
-    def probe(self, lane: str) -> list[str]:
-        """Claim the one delivery that finds out whether a shut lane is open again."""
+    def probe(self, lane: str) -> dict[str, float]:
+        """Claim the one delivery that finds out whether a shut lane is open again. Returns its id, with since when the
+        lane counts as shut."""
         before = lanes.begin_probe(self.connection, lane, self.now)
         found = self.take(fair_queue.in_lane(self.sink, lane), 1) if before else []
         if before and not found:
             lanes.end_probe(self.connection, before, self.now)
-        return found
+        return dict.fromkeys(found, shut_since(before, self.now)) if before else {}
 
     def take(self, condition: sa.ColumnElement[bool] | None, slots: int, prefetch: int = 0) -> list[str]:
         """Claim the oldest that are due and meet `condition`, if any: so many for `slots`, and the untried of the next
@@ -272,13 +277,16 @@ class _Making:
         return taken
 
 
-def _load(connection: sa.Connection, ids: Sequence[str], probes: Collection[str]) -> list[Claimed]:
+def _load(connection: sa.Connection, ids: Sequence[str], probes: Mapping[str, float], now: float) -> list[Claimed]:
     found = {}
     for row in connection.execute(_statements(connection.dialect.name == "postgresql").load, {"b_ids": list(ids)}):
         fields = dict(zip(_CLAIMED_FIELDS, row, strict=True))
         fields["after"] = tuple(json.loads(fields["after"]))
         fields["labels"] = json.loads(fields["labels"] or "{}")
         fields["run_events"] = fields["run_events"] or 1  # a body that tells no run has none
+        if fields["tried_at"] is not None:
+            # While it was due and no breaker open, it waited for us: the sink was paused, or our workers were stopped.
+            fields["tried_at"] += max(min(probes.get(fields["id"]) or now, now) - fields["due_at"], 0.0)
         found[fields["id"]] = Claimed(**fields, body=b"", probe=fields["id"] in probes)
     return [found[each] for each in ids if each in found]
 

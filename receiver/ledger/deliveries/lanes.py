@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.breaker import Lane
+from receiver.domain.breaker import Lane, shut_since
 from receiver.ledger import bulk
 from receiver.ledger.schema import lanes
 
@@ -75,10 +75,10 @@ def begin_probe(connection: sa.Connection, lane: str, now: float) -> Lane | None
     ).first()
     if row is None:
         return None
-    connection.execute(
-        sa.update(lanes).where(lanes.c.lane == lane).values(breaker="probing", until=now + PROBE_LEASE, updated_at=now)
-    )
-    return _from(row)
+    before = _from(row)
+    changes = {"breaker": "probing", "until": now + PROBE_LEASE, "opened_at": shut_since(before, now)}
+    connection.execute(sa.update(lanes).where(lanes.c.lane == lane).values(**changes, updated_at=now))
+    return before
 
 
 def count_probing(connection: sa.Connection, names: Collection[str]) -> int:
@@ -88,9 +88,8 @@ def count_probing(connection: sa.Connection, names: Collection[str]) -> int:
 
 def end_probe(connection: sa.Connection, lane: Lane, now: float) -> None:
     """Undo `begin_probe` when nothing was due to probe with, or the next delivery would wait for the lease."""
-    connection.execute(
-        sa.update(lanes).where(lanes.c.lane == lane.lane).values(breaker=lane.breaker, until=lane.until, updated_at=now)
-    )
+    before = {"breaker": lane.breaker, "until": lane.until, "opened_at": lane.opened_at}
+    connection.execute(sa.update(lanes).where(lanes.c.lane == lane.lane).values(**before, updated_at=now))
 
 
 def end_probes(connection: sa.Connection, names: Collection[str], now: float) -> None:

@@ -126,6 +126,32 @@ def test_a_replay_of_what_was_given_up_starts_anew(callbacks: World, ledger: Led
     assert states(ledger) == {"tsk_1:callback": "dead"}
 
 
+@ON_SQLITE
+@pytest.mark.parametrize("tried_for", [1.0, HOUR], ids=["breaker closed", "breaker open"])
+@pytest.mark.parametrize("paused", [True, False], ids=["paused", "stopped"])
+def test_time_in_which_we_sent_nothing_counts_for_nothing(ledger: Ledger, paused: bool, tried_for: float) -> None:
+    # Given results that were tried for a while, of which some never were
+    record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(20)))
+    world = World(ledger, "ops")
+    world.live(NOW + tried_for)
+    if paused:
+        ledger.write(lambda it: lanes.set_paused(it, "ops", True, world.now))
+
+    # When four days pass in which nothing could be sent
+    world.now += 4 * DAY
+    if paused:
+        ledger.write(lambda it: lanes.set_paused(it, "ops", False, world.now))
+    went_on, sent = world.now, len(world.sends)
+
+    # Then all have the rest of their time
+    world.live(went_on + 4 * HOUR)
+    assert len(world.sends) > sent + 5
+    assert "dead" not in states(ledger).values()
+    # And end after it
+    world.live(went_on + DAY)
+    assert set(states(ledger).values()) == {"dead"}
+
+
 def open_for(ledger: Ledger, sink: str, seconds: float, *, failed: float, paused: bool = False) -> None:
     """Let the breaker of `sink` be open since `seconds` before NOW, its last probe `failed` seconds before NOW."""
     lane = Lane(sink, sink, False, "open", 50, NOW + 60, "away", opened_at=NOW - seconds)
