@@ -251,7 +251,7 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
             break
     if not rows:
         return 0, cursor, set()
-    made = creation.insert(
+    made = creation.add(
         connection,
         (creation.delivery_row(row.id, row.source, row.run_id, operation.sink, "backfill", now) for row in rows),
     )

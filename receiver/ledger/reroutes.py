@@ -149,7 +149,7 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
 
 def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> int:
     """Make these deliveries, due now or held. One that is there stays as it is. Returns how many were made."""
-    made = creation.insert(
+    made = creation.add(
         connection,
         (
             creation.delivery_row(each.event_id, each.source, each.run_id, each.sink, each.route, now, after=each.after)

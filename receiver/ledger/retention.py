@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED
+from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
@@ -42,11 +43,11 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
         deliveries.c.state.not_in([state.value for state in ENDED]),
     )
     busy = set(connection.execute(under_way).scalars()) if page else set()
-    old = [row for row in page if row.id not in busy]
     rest = (page[-1].recorded_at, page[-1].seq) if len(page) == BATCH else None
+    ids = _locked(connection, [row.id for row in page if row.id not in busy])
+    old = [row for row in page if row.id in ids]
     if not old:
         return Removed(0, rest)
-    ids = [row.id for row in old]
     theirs = sa.select(deliveries.c.id).where(deliveries.c.event_id.in_(ids))
     connection.execute(sa.delete(attempts).where(attempts.c.delivery_id.in_(theirs)))
     connection.execute(sa.delete(deliveries).where(deliveries.c.event_id.in_(ids)))
@@ -67,6 +68,23 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
         gone += [(source, run_id) for run_id in removed.scalars()]
     indexing.remove(connection, gone)
     return Removed(len(ids), rest)
+
+
+def _locked(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
+    """Lock those of the events that nobody else has, with their deliveries. Returns those whose deliveries have ended.
+
+    A replay that has queued one meanwhile is waited for, and then seen: it would be queued again to be deleted. To
+    events that are locked, nobody adds a delivery (`creation.add`).
+    """
+    if not ids:
+        return set()
+    free = sa.select(events.c.id).where(bulk.among(connection, events.c.id, ids)).order_by(events.c.id)
+    found = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
+    theirs = sa.select(deliveries.c.event_id, deliveries.c.state).order_by(deliveries.c.id).with_for_update()
+    for row in connection.execute(theirs.where(bulk.among(connection, deliveries.c.event_id, sorted(found)))):
+        if DeliveryState(row.state) not in ENDED:
+            found.discard(row.event_id)
+    return found
 
 
 def remove_lanes(connection: sa.Connection, before: float) -> int:

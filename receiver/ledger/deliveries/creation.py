@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import delivery_id
 from receiver.ledger import bulk
-from receiver.ledger.schema import deliveries
+from receiver.ledger.schema import deliveries, events
 
 
 def delivery_row(
@@ -48,6 +48,18 @@ def delivery_row(
         "target": address,
         "target_key": key_id,
     }
+
+
+def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Insert deliveries of events that were recorded before. Returns the ids of the new ones.
+
+    The events are kept until the transaction ends; one that retention has removed meanwhile gets none.
+    """
+    wanted = list(rows)
+    ids = bulk.among(connection, events.c.id, sorted({row["event_id"] for row in wanted}))
+    kept = sa.select(events.c.id).where(ids).order_by(events.c.id).with_for_update(read=True, key_share=True)
+    there = set(connection.execute(kept).scalars())
+    return insert(connection, [row for row in wanted if row["event_id"] in there])
 
 
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:

@@ -52,7 +52,7 @@ def resend(
         run.event_id, run.source, run.run_id, sink, route, now, lane=lane, address=address, key_id=key_id
     )
     wanted = row["id"]
-    if creation.insert(connection, [row]):
+    if creation.add(connection, [row]):
         return wanted, DeliveryStatus(DeliveryState.QUEUED)
     for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
         connection.execute(

@@ -1,0 +1,81 @@
+"""Retention beside others' transactions on PostgreSQL: what they queue or add meanwhile is not deleted with the old."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.ledger import Connection, Ledger, replays, retention
+from receiver.ledger.deliveries import creation
+from receiver.ledger.selection import Selection
+from tests.support.ledger import NOW, claim, event_body, new_event, record, settle, states
+from tests.support.waiting import eventually
+
+LATER = NOW + 1000
+EVENT = new_event("tsk_1", "ops").event.id
+
+
+@pytest.fixture
+def old(postgres_ledger: Ledger) -> Ledger:
+    """A ledger with one event, which is old, and whose delivery is dead."""
+    record(postgres_ledger, new_event("tsk_1", "ops"))
+    settle(postgres_ledger, claim(postgres_ledger, "ops"), DeliveryMove.DIE)
+    return postgres_ledger
+
+
+def remove(connection: Connection) -> int:
+    return retention.remove(connection, LATER).events
+
+
+def replay(connection: Connection) -> None:
+    replays.create(connection, "op_1", "replay", Selection(), LATER)
+    assert replays.step(connection, LATER) == ["ops"]
+
+
+def backfill(connection: Connection) -> list[str]:
+    return creation.add(connection, [creation.delivery_row(EVENT, "skyvern", "tsk_1", "later", "backfill", LATER)])
+
+
+@contextmanager
+def beside(
+    ledger: Ledger, first: Callable[[Connection], object], second: Callable[[Connection], object]
+) -> Iterator[tuple[Any, ...]]:
+    ledger: Ledger, first: Callable[[Connection], object], second: Callable[[Connection], object]
+) -> Iterator[tuple[Any, ...]]:
+    """Do `first` in a transaction; begin `second` in another one, which may have to wait; commit the first."""
+    found: list[object] = []
+    with ledger.idle_transaction() as connection:
+        done = first(connection)
+        thread = threading.Thread(target=lambda: found.append(ledger.write(second)), daemon=True)
+        thread.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        eventually(lambda: found or ledger.read(lambda it: it.exec_driver_sql(waiting).scalar()))
+        connection.commit()
+        thread.join(30)
+    yield done, *found
+
+
+def test_a_delivery_that_is_replayed_while_its_event_is_removed_is_kept(old: Ledger) -> None:
+    with beside(old, replay, remove) as (_, removed):
+        assert removed == 0
+    assert states(old) == {"tsk_1:ops": "queued"}
+    assert event_body(old, EVENT)
+
+
+def test_a_delivery_that_is_added_while_its_event_is_removed_is_kept_with_it(old: Ledger) -> None:
+    with beside(old, backfill, remove) as (made, removed):
+        assert (len(made), removed) == (1, 0)
+    assert states(old) == {"tsk_1:ops": "dead", "tsk_1:later": "queued"}
+    assert event_body(old, EVENT)
+
+
+def test_no_delivery_is_added_to_an_event_that_is_being_removed(old: Ledger) -> None:
+    with beside(old, remove, backfill) as (removed, made):
+        assert (removed, made) == (1, [])
+    assert states(old) == {}
+    assert event_body(old, EVENT) is None
