@@ -17,7 +17,7 @@ from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_a
 from receiver.ledger import bulk
 from receiver.ledger.schema import attempts, deliveries, events
 
-# Held deliveries that are looked at in one go.
+# Held deliveries that one statement looks at.
 PAGE = 500
 
 # The condition for a held delivery; a literal, for the partial index needs it.
@@ -27,20 +27,30 @@ HELD: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'")
 def release_held(
     connection: sa.Connection, condition: sa.ColumnElement[bool], now: float, sinks: Collection[str] | None = None
 ) -> list[str]:
-    """Queue up to PAGE held deliveries that meet `condition` and wait for nothing any more. Returns their sinks.
+    """Queue the held deliveries that meet `condition` and wait for nothing any more, page by page. Returns their sinks.
 
-    `sinks`: those that exist; None where that is not known.
+    `condition` names events or deliveries. `sinks`: those that exist; None where that is not known.
     """
-    held = connection.execute(
+    released: set[str] = set()
+    query = (
         sa.select(deliveries.c.id, deliveries.c.event_id, deliveries.c.sink, deliveries.c.after)
         .where(HELD, condition)
         .order_by(deliveries.c.event_id, deliveries.c.id)  # as their index has them: by id alone, all are read
         .limit(PAGE)
         # Of two transactions that end what one waits for, the second sees then what the first has done.
         .with_for_update()
-    ).all()
-    if not held:
-        return []
+    )
+    held = connection.execute(query).all()
+    while held:
+        released |= _release(connection, held, now, sinks)
+        last = held[-1]
+        further = sa.tuple_(deliveries.c.event_id, deliveries.c.id) > (last.event_id, last.id)
+        held = connection.execute(query.where(further)).all() if len(held) == PAGE else []
+    return sorted(released)
+
+
+def _release(connection: sa.Connection, held: Sequence[Any], now: float, sinks: Collection[str] | None) -> set[str]:
+    """Queue those of these held deliveries, which are locked, that wait for nothing any more. Returns their sinks."""
     wanted = {row.id: [each for each in json.loads(row.after) if sinks is None or each in sinks] for row in held}
     own: dict[str, dict[str, bool]] = {}
     for row in connection.execute(
@@ -65,7 +75,7 @@ def release_held(
             .where(bulk.among(connection, deliveries.c.id, [row.id for row in ready]))
             .values(state=state_after(DeliveryMove.RELEASE), due_at=now, updated_at=now)
         )
-    return sorted({row.sink for row in ready})
+    return {row.sink for row in ready}
 
 
 def _note(is_open: dict[str, bool], sink: str, state: str) -> None:

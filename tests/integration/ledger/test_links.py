@@ -45,6 +45,17 @@ def test_a_held_delivery_waits_for_all_its_sinks_to_end_however_they_end(ledger:
     }
 
 
+def test_one_settlement_releases_all_that_waited_for_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "PAGE", 3)
+    after = [NewDelivery(sink, "r", after=("archive",)) for sink in ("mail", "ops")]
+    record(ledger, *(new_event(f"tsk_{n}", "archive", *after) for n in range(5)))
+
+    released = settle(ledger, claim(ledger, "archive"), DeliveryMove.ACCEPT, receipt={"id": "a"})
+
+    assert released == ["mail", "ops"]
+    assert "held" not in states(ledger).values()
+
+
 def test_of_two_sinks_that_end_at_one_moment_the_second_releases_what_waits_for_both(postgres_ledger: Ledger) -> None:
     # Given a delivery that waits for two sinks
     ledger = postgres_ledger

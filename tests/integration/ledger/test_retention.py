@@ -45,8 +45,6 @@ def backfill(connection: Connection) -> list[str]:
 def beside(
     ledger: Ledger, first: Callable[[Connection], object], second: Callable[[Connection], object]
 ) -> Iterator[tuple[Any, ...]]:
-    ledger: Ledger, first: Callable[[Connection], object], second: Callable[[Connection], object]
-) -> Iterator[tuple[Any, ...]]:
     """Do `first` in a transaction; begin `second` in another one, which may have to wait; commit the first."""
     found: list[object] = []
     with ledger.idle_transaction() as connection:
