@@ -1,4 +1,4 @@
-"""Runs: one told whole."""
+"""Runs: the list, and one told whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import listed
-from receiver.api.models import FilterParameters, Page, Result, Scoped
+from receiver.api.models import FilterParameters, Moment, Page, Result, Scoped
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
@@ -18,6 +18,7 @@ from receiver.errors import Conflict, NotFound
 from receiver.ledger import Connection, queries
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import runs as lists
+from receiver.ledger.text_index.coverage import Coverage, coverage
 
 M = TypeVar("M", bound=Result)
 
@@ -85,12 +86,27 @@ class RunsParameters(FilterParameters):
     state: tuple[str, ...] = Field((), description="Only runs with a delivery in this state.")
 
 
-def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> Page[RunRow]:
+class RunsPage(Page[RunRow]):
+    """A page of runs, and with `text`, which of them a search finds."""
+
+    indexed_since: Moment | None = Field(
+        None,
+        description="With `text`: what older runs say is still being indexed, so that those that changed last before "
+        "then may be missing; null: none is.",
+    )
+    indexed_until: Moment | None = Field(
+        None, description="With `text`: what runs say that changed since then is not indexed yet; null: all of it is."
+    )
+
+
+def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> RunsPage:
     """List the runs that events have reported, the one that changed last first."""
-    return listed(service, actor, lists.list_runs, wanted, RunRow, (float, str, str))
+    page = listed(service, actor, lists.list_runs, wanted, RunRow, lists.key_kinds(wanted.filter()))
+    told = service.ledger.read(coverage) if wanted.text else Coverage()
+    return RunsPage(items=page.items, next=page.next, indexed_since=told.since, indexed_until=told.until)
 
 
 ENDPOINTS = (
-    Endpoint("list_runs", "GET", "/runs", VIEW, RunsParameters, Page[RunRow], list_runs),
+    Endpoint("list_runs", "GET", "/runs", VIEW, RunsParameters, RunsPage, list_runs),
     Endpoint("get_run", "GET", "/runs/{run_id}", VIEW, RunParameters, RunDetails, get_run),
 )

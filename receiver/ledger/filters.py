@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.words import BadSearch, TextQuery, parse_query
+from receiver.errors import Invalid
 from receiver.ledger.expressions import contains, contains_exactly, starts_with, unindexed
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.schema import deliveries, events, run_texts, runs
 
 FULL_ID = len("evt_") + 32
 # Rows of a list by default.
@@ -30,7 +32,7 @@ class Filter:
     letters A-Z in either case; the reason is the run's, or the delivery's. `labels`: all of them. `workflow`: its id.
     `sink`, `state`, `route`: of a delivery; a run or an event has one delivery to which all of them apply.
     `since`, `until`: of runs, when they changed; of events, when they were recorded; else, when they were created.
-    `text`: words, each of which is found in what the run says.
+    `text`: words, all of which the run says: see `domain.words.parse_query`.
     """
 
     source: str = ""
@@ -138,8 +140,9 @@ class _Terms:
         if wanted.title:
             found.append(contains(it.title, wanted.title))
         found += has_labels(it.labels, wanted.labels)
-        for word in wanted.text.split():
-            found.append(sa.or_(contains(it.title, word), contains(it.failure_reason, word)))
+        if wanted.text:
+            said = [run_texts.c.source == it.source, run_texts.c.run_id == it.run_id]
+            found.append(self.there_is(run_texts, [*said, *has_words(text_query(wanted.text))], runs))
         return found
 
     def delivery(self, wanted: Filter) -> list[Condition]:
@@ -175,6 +178,20 @@ def has_labels(column: sa.Column[Any], labels: Mapping[str, str]) -> list[Condit
     """Return the conditions that `column`, a JSON object of texts, has all these members."""
     # As json.dumps writes a pair; no name and no value can be taken for another, for both are quoted there.
     return [contains_exactly(column, f"{json.dumps(name)}: {json.dumps(labels[name])}") for name in sorted(labels)]
+
+
+def text_query(text: str) -> TextQuery:
+    """Return what the filter's `text` means. Raises Invalid."""
+    try:
+        return parse_query(text)
+    except BadSearch as error:
+        raise Invalid(f"text: {error}", [{"name": "text", "message": f"text: {error}"}]) from None
+
+
+def has_words(query: TextQuery) -> list[Condition]:
+    """Return the conditions that the run of a row of `run_texts` says all that is searched for, without the index."""
+    # Words are letters and digits, so no pattern has anything to escape.
+    return [run_texts.c.document.contains(pattern) for pattern in query.patterns]
 
 
 def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:

@@ -7,9 +7,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.filters import Condition, Filter, begins
+from receiver.ledger import bulk
+from receiver.ledger.filters import Condition, Filter, begins, text_query
 from receiver.ledger.schema import events
+from receiver.ledger.text_index.search import find_all
 
+# Runs that are looked up one by one; of more, some are soon found along a list's order.
+FEW: Final = 200
 # What sorts behind all that begins alike, by bytes.
 _LAST: Final = "\U0010ffff"
 
@@ -26,6 +30,20 @@ def by_run(connection: sa.Connection, wanted: Filter, table: sa.Table) -> list[C
         return []
     beginning = wanted.run_prefix
     return [sa.and_(of_source, table.c.run_id >= beginning, table.c.run_id < beginning + _LAST)]
+
+
+def by_text(connection: sa.Connection, wanted: Filter, table: sa.Table) -> list[Condition]:
+    """Return the condition for the index of `table` on source and run: of the runs that say what is searched for."""
+    if not wanted.text or wanted.impossible:
+        return []
+    keys = find_all(connection, text_query(wanted.text), FEW)
+    if keys is None:
+        return []
+    of_source = [
+        sa.and_(table.c.source == source, bulk.among(connection, table.c.run_id, run_ids))
+        for source, run_ids in bulk.by_source(keys)
+    ]
+    return [sa.or_(sa.false(), *of_source)]
 
 
 def by_source(wanted: Filter, table: sa.Table) -> list[Condition]:

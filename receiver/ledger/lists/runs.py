@@ -4,26 +4,87 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.run import RunKey
 from receiver.ledger import bulk
-from receiver.ledger.filters import Condition, Filter, of_runs
+from receiver.ledger.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, Order, Page, Row, Search
 from receiver.ledger.schema import deliveries, runs
+from receiver.ledger.text_index.search import Match, find
 
 ORDER = Order((runs.c.updated_at, runs.c.source, runs.c.run_id))
+# Of the others nothing is known but that Skyvern is to be asked for them.
+_REPORTED: Final = runs.c.events > 0
+# Runs with the words that one page looks at, at the most, and at once.
+_LOOKED_AT, _AT_ONCE = 2000, 200
+# Runs in a row that changed too early, after which no later one is looked for.
+_MANY = 50
+
+
+def key_kinds(wanted: Filter) -> tuple[type[Any], ...]:
+    """Return of what the places of the list are made that this filter gives."""
+    return (int,) if wanted.text else (float, str, str)
 
 
 def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
     """Return a page of the runs that events have reported, each with the count of its deliveries by state.
 
-    All of the filter applies; of `limit` the parameter.
+    All of the filter applies; of `limit` the parameter. Raises Invalid.
     """
+    found, rest = (_with_words if wanted.text else _along_time)(connection, wanted, after, limit)
+    _add_deliveries(connection, found)
+    for run in found:
+        run["labels"] = json.loads(run["labels"])
+    return found, rest
+
+
+def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+    """Return a page of runs that say the words, by the index of words. Its numbers are the places of the list."""
+    if wanted.impossible:
+        return [], None
+    query, conditions = text_query(wanted.text), [_REPORTED, *of_runs(replace(wanted, text=""), bounded=True)]
+    rows: list[Row] = []
+    before, looked_at = None if after is None else after[0], 0
+    while looked_at < _LOOKED_AT:
+        found = find(connection, query, _AT_ONCE if len(conditions) > 1 else limit - len(rows), before)
+        there = _rows(connection, [match.key for match in found.matches], conditions)
+        for match in found.matches:
+            if (row := there.get(match.key)) is not None:
+                rows.append(row)
+                if len(rows) == limit:
+                    return rows, (match.number,)
+        if found.next is None or _all_before(wanted.since, found.matches):
+            return rows, None
+        if not found.matches:  # the search has come to its own limit
+            return rows, (found.next,)
+        before = found.next
+        looked_at += len(found.matches)
+    return rows, (before,)
+
+
+def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
+    """Whether so many runs changed before `since` that all that follow did: single ones are indexed late."""
+    return since is not None and len(matches) >= _MANY and all(match.changed_at < since for match in matches)
+
+
+def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequence[Condition]) -> dict[RunKey, Row]:
+    found: dict[RunKey, Row] = {}
+    for source, run_ids in bulk.by_source(keys):
+        query = sa.select(*runs.c).where(
+            runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids), *conditions
+        )
+        found |= {(source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
+    return found
+
+
+def _along_time(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
     it = runs.c
-    # Of the others nothing is known but that Skyvern is to be asked for them.
-    conditions: list[Condition] = [it.events > 0, *of_runs(wanted, bounded=True)]
+    conditions: list[Condition] = [_REPORTED, *of_runs(wanted, bounded=True)]
     changed: list[Condition] = []
     if wanted.since is not None:
         changed.append(it.updated_at >= wanted.since)
@@ -37,11 +98,7 @@ def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limi
         sets=[*narrowing.by_event(connection, wanted, runs), *narrowing.by_run(connection, wanted, runs)],
         wide=narrowing.by_source(wanted, runs),
     )
-    found, rest = search.page(connection, after, limit)
-    _add_deliveries(connection, found)
-    for run in found:
-        run["labels"] = json.loads(run["labels"])
-    return found, rest
+    return search.page(connection, after, limit)
 
 
 def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:

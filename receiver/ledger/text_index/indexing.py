@@ -240,7 +240,6 @@ def remove(connection: sa.Connection, keys: Iterable[RunKey]) -> None:
 
 
 def _changed(connection: sa.Connection, where: sa.ColumnElement[bool], *, backwards: bool = False) -> Sequence[_Row]:
-    order = [runs.c.updated_at, runs.c.source, runs.c.run_id]
     query = (
         sa.select(
             *(runs.c.source, runs.c.run_id, runs.c.updated_at, runs.c.title, runs.c.failure_reason, runs.c.event_id),
@@ -248,7 +247,7 @@ def _changed(connection: sa.Connection, where: sa.ColumnElement[bool], *, backwa
         )
         .outerjoin(run_texts, sa.and_(run_texts.c.source == runs.c.source, run_texts.c.run_id == runs.c.run_id))
         .where(where)
-        .order_by(*(column.desc() for column in order) if backwards else order)
+        .order_by(*(column.desc() for column in state.ORDER) if backwards else state.ORDER)
         .limit(BATCH)
     )
     return [_Row(*row) for row in connection.execute(query)]

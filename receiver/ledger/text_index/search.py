@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.domain.words import Term, TextQuery
 from receiver.ledger import bulk
+from receiver.ledger.filters import has_words
 from receiver.ledger.schema import run_texts, run_words
 from receiver.ledger.text_index.postings import CHUNK, chunk_of, decode, numbers, up_to
 
@@ -33,11 +34,12 @@ _LAST: Final = "\U0010ffff"
 
 
 class Match(NamedTuple):
-    """A run that was found. `number`: where the search goes on behind it."""
+    """A run that was found. `number`: where the search goes on behind it. `changed_at`: its `updated_at`."""
 
     number: int
     source: str
     run_id: str
+    changed_at: float
 
     @property
     def key(self) -> RunKey:
@@ -89,23 +91,12 @@ def find_all(connection: sa.Connection, query: TextQuery, limit: int) -> list[Ru
     return None if found.next is not None or len(found.matches) > limit else [match.key for match in found.matches]
 
 
-def condition(query: TextQuery, source: sa.ColumnElement[str], run_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """Return the condition that the run in these columns is found: looked up for each row, without the index."""
-    same = sa.and_(run_texts.c.source == source, run_texts.c.run_id == run_id)
-    return sa.exists(sa.select(sa.literal(1)).select_from(run_texts).where(same, *_contains(query)))
-
-
-def _contains(query: TextQuery) -> list[sa.ColumnElement[bool]]:
-    # Words are letters and digits, so no pattern has anything to escape.
-    return [run_texts.c.document.contains(pattern) for pattern in query.patterns]
-
-
 def _documents(connection: sa.Connection, query: TextQuery, some: list[int]) -> dict[int, Match]:
     """Return those of these runs that are there, and that have all phrases."""
-    rows = sa.select(run_texts.c.number, run_texts.c.source, run_texts.c.run_id)
+    rows = sa.select(run_texts.c.number, run_texts.c.source, run_texts.c.run_id, run_texts.c.changed_at)
     rows = rows.where(bulk.among(connection, run_texts.c.number, some))
     if query.needs_document:
-        rows = rows.where(*_contains(query))
+        rows = rows.where(*has_words(query))
     return {row.number: Match(*row) for row in connection.execute(rows)}
 
 

@@ -14,11 +14,16 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.ledger import bulk
+from receiver.ledger.expressions import bytewise
 from receiver.ledger.schema import runs, text_index
 
 # Seconds after which no transaction is under way any more that began with a time of before: its statements, waits for
 # locks and pauses all have limits, see handlers/support/postgresql.py.
 SETTLED: Final = 60.0
+
+
+# The order in which runs changed: that of their list.
+ORDER: Final = (runs.c.updated_at, bytewise(runs.c.source), bytewise(runs.c.run_id))
 
 
 class Place(NamedTuple):
@@ -83,12 +88,12 @@ def write(connection: sa.Connection, state: IndexState) -> None:
 
 def after(place: Place) -> sa.ColumnElement[bool]:
     """Return the condition that a run changed after the one at `place`."""
-    return sa.and_(runs.c.updated_at >= place.at, sa.tuple_(runs.c.updated_at, runs.c.source, runs.c.run_id) > place)
+    return sa.and_(runs.c.updated_at >= place.at, sa.tuple_(*ORDER) > place)
 
 
 def before(place: Place) -> sa.ColumnElement[bool]:
     """Return the condition that a run changed last before the one at `place`."""
-    return sa.and_(runs.c.updated_at <= place.at, sa.tuple_(runs.c.updated_at, runs.c.source, runs.c.run_id) < place)
+    return sa.and_(runs.c.updated_at <= place.at, sa.tuple_(*ORDER) < place)
 
 
 def _to_json(place: Place) -> str:

@@ -14,11 +14,14 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from receiver.domain.redaction import Redactor
+from receiver.domain.words import document, parse_query
 from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import paging
 from receiver.ledger.lists.runs import list_runs
 from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.text_index.indexing import TextIndexer
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
 
@@ -60,7 +63,8 @@ def _rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, 
                     "title": draw.choice(TITLES),
                     "failure_reason": draw.choice(REASONS),
                     "labels": json.dumps(draw.choice(LABELS)),
-                    "events": draw.choice([0, 1, 1, 2]),
+                    "events": (count := draw.choice([0, 1, 1, 2])),
+                    "event_id": "evt_" if count else "",
                     "first_seen_at": 1.0,
                     "updated_at": draw.choice(TIMES),
                 }
@@ -129,6 +133,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             connection.execute(sa.insert(table), rows)
 
     ledger.write(fill)
+    TextIndexer(ledger, Redactor([])).run(60)
     yield World(ledger, {(each["source"], each["run_id"]): each for each in some}, told, sent)
     ledger.close()
 
@@ -163,7 +168,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "reason": one_of("timeout", "element", "s", "\0", "\ud800"),
     "since": st.sampled_from(TIMES),
     "until": st.sampled_from(TIMES),
-    "text": one_of("invoices timeout", "ELEMENT", "100"),
+    "text": one_of("invoices tim", "ELEMENT", '"no such"', "100", "Ärger-mit x", "in* s"),
 }
 # Few at a time, so that something is left.
 filters = st.sets(st.sampled_from(sorted(FIELDS)), max_size=3).flatmap(
@@ -196,13 +201,17 @@ def common(wanted: Filter, row: Mapping[str, Any], moment: str) -> bool:
 def of_run(wanted: Filter, run: Mapping[str, Any] | None) -> bool:
     """Whether what only a run has is wanted; None: there is no such run."""
     if run is None:
-        return not (wanted.workflow or wanted.title or wanted.labels or wanted.text.split())
+        return not (wanted.workflow or wanted.title or wanted.labels or wanted.text)
     return (
         wanted.workflow in ("", run["workflow_id"])
         and part(wanted.title, run["title"])
         and wanted.labels.items() <= json.loads(run["labels"]).items()
-        and all(part(word, run["title"], run["failure_reason"]) for word in wanted.text.split())
+        and (not wanted.text or (run["events"] > 0 and says(run, wanted.text)))
     )
+
+
+def says(run: Mapping[str, Any], text: str) -> bool:
+    return parse_query(text).matches(document(run["title"], run["failure_reason"], None))
 
 
 def of_delivery(wanted: Filter, row: Mapping[str, Any]) -> bool:
