@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from receiver.api import audit, operations, runs, sinks, status
+from receiver.api import audit, operations, runs, sinks, status, tail
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import operations as operation_actions
 from receiver.api.actions import sinks as sink_actions
@@ -12,6 +12,7 @@ from receiver.api.endpoint import Endpoint
 
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *runs.ENDPOINTS,
+    *tail.ENDPOINTS,
     *status.ENDPOINTS,
     *operations.ENDPOINTS,
     *audit.ENDPOINTS,

@@ -52,12 +52,14 @@ class Endpoint(Generic[P, R]):
 
     def call(self, service: Service, actor: Actor, parameters: P) -> R:
         """Return the result for `actor`. Raises Forbidden, and what the function raises."""
+        return self.function(service, actor, self.allowed(actor, parameters))
+
+    def allowed(self, actor: Actor, parameters: P) -> P:
+        """Return `parameters`, narrowed to what `actor` may see. Raises Forbidden."""
         actor.require(self.scope)
         if self.all_sources:
             actor.require_all_sources()
-        if isinstance(parameters, Scoped):
-            parameters = actor.narrowed(parameters)
-        return self.function(service, actor, parameters)
+        return actor.narrowed(parameters) if isinstance(parameters, Scoped) else parameters
 
     def parse(self, path: Mapping[str, str], query: Iterable[tuple[str, str]], body: bytes = b"") -> P:
         """Return the parameters of a request. Raises Invalid, with one line for each that is wrong."""

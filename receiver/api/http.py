@@ -26,6 +26,8 @@ from receiver.api.etag import etag_of, is_known
 from receiver.api.operator_key import OperatorKeys
 from receiver.api.problem import CONTENT_TYPE, problem_of
 from receiver.api.service import Actor, Service
+from receiver.api.tail import TAIL
+from receiver.api.tail_stream import TailStreams
 from receiver.domain.api_key import VIEW
 from receiver.errors import Busy, Invalid, NoKey, RequestError, TooLarge, TooMany
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
@@ -58,7 +60,7 @@ def api(context: Context) -> WebPart:
         await server.close()
 
     routes = [Route(ROOT + each.path, server.handler(each), methods=[each.method]) for each in ENDPOINTS]
-    return WebPart(lifespan=lifespan, admin=routes)
+    return WebPart(lifespan=lifespan, admin=routes, stop=server.stop)
 
 
 class _Api:
@@ -74,6 +76,8 @@ class _Api:
         self._limits = CallLimits(context.bodies, MAX_BODY)
         self._has_admin_port = context.access.has_admin_port
         self._pool = CallPool("api")
+        self._tail = TailStreams(self._ledger, context.background, config.retention.events)
+        self.stop = self._tail.stop
         self._log_limit = TokenBucket(1, 10)
 
     def handler(self, endpoint: Endpoint[Any, Any]) -> Callable[[Request], Awaitable[Response]]:
@@ -86,6 +90,8 @@ class _Api:
                 key = await self._key(request)
                 if shared and VIEW not in key.scopes:
                     return pass_on(request)
+                if endpoint is TAIL and self._tail.wanted(request):
+                    return await self._tail.open(request, key)
                 async with self._limits.body(request, key.id) as body:
                     encoded, etag = await self._pool.run(
                         lambda: self._answer(endpoint, Actor.of_key(key), request, body)

@@ -54,6 +54,7 @@ from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import LookClaims, RunWatch, WaitedRun, WaitedRuns
 from receiver.submit.secret_scan import SecretScan
 from receiver.submit.submitter import Submitter
+from receiver.web import sse
 from receiver.web.part import Context, WebPart
 
 # Seconds from the beginning of a stop until which submits may still be answered by Skyvern.
@@ -288,8 +289,7 @@ class _Api:
         found = await self._streams.open(*caller, request.path_params["run_id"])
         if isinstance(found, Reply):
             return to_response(found)
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": "text/event-stream"}
-        return StreamedResponse(self._while_valid(found, caller.key), 200, headers)
+        return StreamedResponse(self._while_valid(found, caller.key), 200, sse.HEADERS)
 
     async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
         """Return `events`, until the key is revoked: a stream may last for as long as its run."""

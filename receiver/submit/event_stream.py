@@ -14,9 +14,10 @@ from receiver.submit.replies import EVENT_HEADER, Reply, error
 from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.run_watch import WaitedRun
+from receiver.web import sse
 
 # Seconds between two signs of life in a stream of events.
-KEEP_ALIVE = 15.0
+KEEP_ALIVE = sse.KEEP_ALIVE
 
 
 class EventStreams:
@@ -54,10 +55,10 @@ class EventStreams:
                 async for event in self._events(source, key, run_id, first):
                     yield event
         except TooManyWaiters as problem:
-            yield _sse("error", "", json.dumps({"detail": str(problem)}).encode())
+            yield sse.event("error", "", json.dumps({"detail": str(problem)}).encode())
 
     async def _events(self, source: Source, key: Key, run_id: str, first: Reply) -> AsyncIterator[bytes]:
-        yield b"retry: 2000\n\n"
+        yield sse.retry(2.0)
         now = await off_loop(len(first.body), parse, first.body) if first.status == 200 else Run()
         if now.final:
             yield await off_loop(len(first.body), _result, first)
@@ -73,7 +74,7 @@ class EventStreams:
             if state is None and self._states.stopped:
                 return  # the client connects again, to the next process
             if state is None:
-                yield b": still here\n\n"
+                yield sse.still_here()
                 continue
             if state.has_ended():
                 if state.status and state.status.retried_by not in {"", *followed}:
@@ -101,7 +102,7 @@ class _Told(NamedTuple):
     final: bool = False
 
     def event(self, event_id: str) -> bytes:
-        return _sse("status", event_id, json.dumps(self._asdict()).encode())
+        return sse.event("status", event_id, json.dumps(self._asdict()).encode())
 
 
 def _news(run_id: str, state: WaitedRun, known: WaitedRun | None) -> tuple[_Told, str] | None:
@@ -115,10 +116,4 @@ def _news(run_id: str, state: WaitedRun, known: WaitedRun | None) -> tuple[_Told
 
 
 def _result(reply: Reply) -> bytes:
-    return _sse("result", reply.headers.get(EVENT_HEADER, ""), reply.body)
-
-
-def _sse(kind: str, event: str, data: bytes) -> bytes:
-    """Return one server-sent event. `data` may have lines."""
-    lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
-    return b"event: " + kind.encode() + b"\n" + (b"id: " + event.encode() + b"\n" if event else b"") + lines + b"\n"
+    return sse.event("result", reply.headers.get(EVENT_HEADER, ""), reply.body)

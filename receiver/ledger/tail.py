@@ -1,0 +1,222 @@
+"""Events in the order of recording, as they are committed: what live views follow. Reads only.
+
+On PostgreSQL a number is given out before its transaction commits, so an event may be seen after one with a higher
+number: domain/commit_order.py has the rule by which none is skipped. Who could still fill a gap holds a lock on the
+table, which an INSERT takes before it takes its number.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from receiver.domain.commit_order import CommitOrder
+from receiver.ledger import bulk
+from receiver.ledger.filters import FULL_ID, Filter
+from receiver.ledger.schema import deliveries, events, runs
+
+# Bytes of a body in which a text is looked for.
+SEARCHED: Final = 256 << 10
+# Numbers below the newest event in which a gap may be filled when somebody begins to follow.
+_WINDOW: Final = 1000
+_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_HOLDERS: Final = sa.text(
+    "SELECT virtualtransaction FROM pg_locks WHERE relation = 'events'::regclass AND mode = 'RowExclusiveLock'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+class Position(NamedTuple):
+    """Where a reader is: after which event, and when that was recorded (seconds since the epoch)."""
+
+    seq: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How far the events were read. `position`: what a reader can go on from without missing one."""
+
+    order: CommitOrder
+    position: Position
+
+
+class SinkOfEvent(NamedTuple):
+    """A delivery of an event, as it is when the event is read."""
+
+    sink: str
+    route: str
+    state: str
+
+
+class NewEvents(NamedTuple):
+    """Rows in the order in which they are told: up to `settled` of them each is a position to go on from."""
+
+    rows: Sequence[dict[str, Any]]
+    settled: int
+
+
+def newest(connection: sa.Connection, now: float) -> Position:
+    """Return the position after the newest event. `now`: its time where there is none."""
+    row = connection.execute(sa.select(events.c.seq, events.c.recorded_at).order_by(events.c.seq.desc()).limit(1))
+    found = row.first()
+    return Position(found.seq, found.recorded_at) if found else Position(0, now)
+
+
+def since(connection: sa.Connection, moment: float) -> Position:
+    """Return the position before the first event that was recorded at `moment` or later."""
+    it = events.c
+    first = connection.scalar(sa.select(sa.func.min(it.seq)).where(it.recorded_at >= moment))
+    if first is None:
+        return newest(connection, moment)
+    return Position(first - 1, moment)
+
+
+def known(connection: sa.Connection, position: Position) -> Position:
+    """Return `position`, or what stands for it in a ledger that has given out its number again, or was begun anew: the
+    place before the first event that was recorded later."""
+    top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
+    if position.seq <= top:
+        return position
+    later = sa.select(sa.func.min(events.c.seq)).where(events.c.recorded_at > position.at)
+    first = connection.scalar(later)
+    return Position(top if first is None else first - 1, position.at)
+
+
+def begin(connection: sa.Connection, now: float) -> Tail:
+    """Begin to follow: what is there is told, but for what is still to be committed below the newest."""
+    top = newest(connection, now)
+    low = max(0, top.seq - _WINDOW)
+    there = sorted(connection.scalars(sa.select(events.c.seq).where(events.c.seq > low, events.c.seq <= top.seq)))
+    order, _ = CommitOrder(low, frozenset(there)).advance(there, False, now)
+    if order.has_gap:
+        order = order.asked(top.seq, _holders(connection))
+    return Tail(order, top if order.low == top.seq else _position(connection, order.low, top))
+
+
+def follow(
+    connection: sa.Connection, tail: Tail, now: float, most: int, *, bodies: bool = False
+) -> tuple[Tail, NewEvents]:
+    """Return what has come since, up to `most` events, and how far that is. `now`: of a clock that no one sets."""
+    order = _not_beyond_the_newest(connection, tail.order)
+    ended = order.has_gap and order.ended(_holders(connection))
+    seqs = sa.select(events.c.seq).where(events.c.seq > order.low).order_by(events.c.seq)
+    seen = list(connection.scalars(seqs.limit(len(order.beyond) + most)))
+    order, told = order.advance(seen, ended, now)
+    if order.has_gap and order.holders is None:
+        order = order.asked(seen[-1], _holders(connection))
+    rows = load(connection, told.seqs, bodies=bodies)
+    # What was removed meanwhile is not told; the settled ones stay the first.
+    settled = sum(row["seq"] <= order.low for row in rows)
+    position = tail.position if order.low == tail.order.low else _position(connection, order.low, tail.position)
+    return Tail(order, position), NewEvents(rows, settled)
+
+
+def _not_beyond_the_newest(connection: sa.Connection, order: CommitOrder) -> CommitOrder:
+    """SQLite gives out the numbers of removed events again, if those were the newest."""
+    if connection.dialect.name == "postgresql":
+        return order
+    top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
+    return order if top >= order.low else replace(order, low=top, beyond=frozenset())
+
+
+def _position(connection: sa.Connection, low: int, before: Position) -> Position:
+    at = connection.scalar(sa.select(events.c.recorded_at).where(events.c.seq == low))
+    return Position(low, before.at if at is None else at)
+
+
+def _holders(connection: sa.Connection) -> frozenset[str]:
+    """Return the transactions that have written events, or are about to, and have not ended."""
+    if connection.dialect.name != "postgresql":
+        return frozenset()  # there is one at a time, and what it has not committed has no number
+    return frozenset(connection.scalars(_HOLDERS))
+
+
+def page(connection: sa.Connection, after: int, until: int, most: int, *, bodies: bool) -> list[dict[str, Any]]:
+    """Return up to `most` events above `after`, up to and with `until`, in order."""
+    seqs = sa.select(events.c.seq).where(events.c.seq > after, events.c.seq <= until).order_by(events.c.seq)
+    return load(connection, list(connection.scalars(seqs.limit(most))), bodies=bodies)
+
+
+def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: bool = False) -> list[dict[str, Any]]:
+    """Return events without their bodies, in the order of `seqs`, with what is known of their runs, and their sinks.
+
+    `bodies`: with the beginning of each body, in which a text is looked for.
+    """
+    if not seqs:
+        return []
+    shown = [column for column in events.c if column.name not in ("body", "fingerprint", "statement", "completion")]
+    if bodies:
+        shown.append(sa.func.substr(events.c.body, 1, SEARCHED).label("body"))  # type: ignore[arg-type]
+    query = (
+        sa.select(
+            *shown,
+            sa.func.length(events.c.body).label("size"),
+            runs.c.title,
+            runs.c.workflow_id,
+            runs.c.failure_reason,
+            sa.func.coalesce(runs.c.labels, "{}").label("labels"),
+        )
+        .outerjoin(runs, sa.and_(runs.c.source == events.c.source, runs.c.run_id == events.c.run_id))
+        .where(bulk.among(connection, events.c.seq, list(seqs)))
+    )
+    found = {row.seq: dict(row._mapping) for row in connection.execute(query)}
+    by_id = {row["id"]: row for row in found.values()}
+    for row in found.values():
+        row["labels"], row["deliveries"] = json.loads(row["labels"]), []
+    theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route, deliveries.c.state)
+    where = bulk.among(connection, deliveries.c.event_id, list(by_id))
+    for event_id, *delivery in connection.execute(theirs.where(where).order_by(deliveries.c.sink)):
+        by_id[event_id]["deliveries"].append(SinkOfEvent(*delivery))
+    return [found[seq] for seq in seqs if seq in found]
+
+
+def matches(row: Mapping[str, Any], wanted: Filter) -> bool:
+    """Return whether an event as `load` returns it is wanted: the same as filters.of_events, for a row that is here.
+
+    A text is looked for in the beginning of the body as well, if the row has one.
+    """
+    if wanted.source not in ("", row["source"]) or wanted.run_id not in ("", row["run_id"]):
+        return False
+    whole = len(wanted.event_id) >= FULL_ID
+    return (
+        row["run_id"].startswith(wanted.run_prefix)
+        and (row["id"] == wanted.event_id if whole else row["id"].startswith(wanted.event_id))
+        and (not wanted.status or row["outcome"] in wanted.status)
+        and wanted.run_type in ("", row["run_type"])
+        and (wanted.since is None or row["recorded_at"] >= wanted.since)
+        and (wanted.until is None or row["recorded_at"] < wanted.until)
+        and wanted.workflow in ("", row["workflow_id"])
+        and (not wanted.title or _has(row["title"], wanted.title))
+        and (not wanted.reason or _has(row["problem"], wanted.reason) or _has(row["failure_reason"], wanted.reason))
+        and all(row["labels"].get(name) == value for name, value in wanted.labels.items())
+        and _goes_where(row["deliveries"], wanted)
+        and all(_says(row, word) for word in wanted.text.split())
+    )
+
+
+def _goes_where(found: Sequence[SinkOfEvent], wanted: Filter) -> bool:
+    if not (wanted.sink or wanted.route or wanted.state):
+        return True
+    return any(
+        wanted.sink in ("", each.sink)
+        and wanted.route in ("", each.route)
+        and (not wanted.state or each.state in wanted.state)
+        for each in found
+    )
+
+
+def _says(row: Mapping[str, Any], word: str) -> bool:
+    if _has(row["title"], word) or _has(row["failure_reason"], word):
+        return True
+    body = row.get("body")
+    return body is not None and word.encode().lower() in bytes(body).lower()
+
+
+def _has(text: str | None, part: str) -> bool:
+    return text is not None and part.translate(_LOWER) in text.translate(_LOWER)

@@ -1,0 +1,185 @@
+"""Following the events: none is skipped, whatever the order of commits; and a filter means the same as in lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from receiver.domain.commit_order import PATIENCE
+from receiver.ledger import Ledger, tail
+from receiver.ledger.events import NewDelivery
+from receiver.ledger.filters import Filter, of_events
+from receiver.ledger.schema import events, runs
+from receiver.ledger.tail import Tail
+from tests.support.ledger import NOW, new_event, record, with_tables
+
+
+class Follower:
+    """One that follows a ledger, at moments that the test gives."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.tail: Tail = ledger.read(lambda connection: tail.begin(connection, NOW))
+
+    def new(self, now: float = 0.0, most: int = 100) -> tuple[list[str], int]:
+        """The runs of what is new, and how many of them are positions to go on from."""
+        self.tail, found = self.ledger.read(lambda connection: tail.follow(connection, self.tail, now, most))
+        return [row["run_id"] for row in found.rows], found.settled
+
+    def missed(self, after: int) -> list[str]:
+        """What one who comes back is told: all up to the position of those who are there."""
+        found = self.ledger.read(
+            lambda connection: tail.page(connection, after, self.tail.position.seq, 100, bodies=False)
+        )
+        return [row["run_id"] for row in found]
+
+
+def test_what_is_recorded_is_told_once_with_its_run_and_its_sinks(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_0"))
+    follower = Follower(ledger)
+    assert follower.new() == ([], 0)
+    record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", title="Nightly"))
+    record(ledger, new_event("tsk_3"))
+    assert follower.new(most=2) == (["tsk_1", "tsk_2"], 2)
+    position = follower.tail.position
+    assert follower.new() == (["tsk_3"], 1)
+    assert follower.new() == ([], 0)
+    assert follower.missed(position.seq) == ["tsk_3"]
+    rows = ledger.read(lambda connection: tail.load(connection, [2, 3], bodies=True))
+    assert [(row["title"], [each.sink for each in row["deliveries"]]) for row in rows] == [
+        (None, ["results"]),
+        ("Nightly", []),
+    ]
+
+
+def test_who_follows_a_moment_gets_what_was_recorded_since(ledger: Ledger) -> None:
+    for number in range(4):
+        record(ledger, new_event(f"tsk_{number}"), now=NOW + number)
+    found = ledger.read(lambda connection: tail.since(connection, NOW + 2))
+    assert Follower(ledger).missed(found.seq) == ["tsk_2", "tsk_3"]
+    later = ledger.read(lambda connection: tail.since(connection, NOW + 60))
+    assert later == ledger.read(lambda connection: tail.newest(connection, 0.0))
+
+
+def test_numbers_that_sqlite_gives_out_again_are_told(tmp_path: Any) -> None:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    record(ledger, new_event("tsk_1"), new_event("tsk_2"))
+    follower = Follower(ledger)
+    ledger.write(lambda connection: connection.execute(sa.delete(events)))
+    assert follower.new() == ([], 0)
+    record(ledger, new_event("tsk_3"))
+    assert follower.new() == (["tsk_3"], 1)
+    ledger.close()
+
+
+@contextmanager
+def uncommitted(ledger: Ledger, run_id: str) -> Iterator[psycopg.Connection]:
+    """A transaction of another process, which has recorded an event and not ended."""
+    with psycopg.connect(ledger.url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
+        connection.execute(
+            "INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final,"
+            " fingerprint, output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)"
+            " VALUES (%s, 'skyvern', %s, 'webhook', '', '', '', 1, false, true, '', false, 'new', false, '', '', 1, 1,"
+            " '')",
+            (f"evt_{run_id}", run_id),
+        )
+        yield connection
+        connection.rollback()
+
+
+def test_an_event_that_is_committed_after_a_later_one_comes_in_its_place(postgres_ledger: Ledger) -> None:
+    follower = Follower(postgres_ledger)
+    with uncommitted(postgres_ledger, "first") as first:
+        record(postgres_ledger, new_event("tsk_2"))
+        assert follower.new(0.0) == ([], 0), "what is before it may come yet"
+        assert follower.new(PATIENCE / 2) == ([], 0)
+        first.commit()
+    assert follower.new(PATIENCE / 2) == (["first", "tsk_2"], 2)
+
+
+def test_an_event_that_is_never_committed_holds_up_nothing(postgres_ledger: Ledger) -> None:
+    follower = Follower(postgres_ledger)
+    with uncommitted(postgres_ledger, "never"):
+        record(postgres_ledger, new_event("tsk_2"))
+        assert follower.new(0.0) == ([], 0)
+    # another one is under way by now, and can't be the one before
+    with uncommitted(postgres_ledger, "later"):
+        assert follower.new(0.1) == (["tsk_2"], 1)
+
+
+def test_an_event_that_comes_very_late_is_told_beside_the_order(postgres_ledger: Ledger) -> None:
+    follower = Follower(postgres_ledger)
+    before = follower.tail.position.seq
+    with uncommitted(postgres_ledger, "late") as late:
+        record(postgres_ledger, new_event("tsk_2"))
+        assert follower.new(0.0) == ([], 0)
+        assert follower.new(PATIENCE) == (["tsk_2"], 0)
+        assert follower.tail.position.seq == before, "who goes on from here must not miss the late one"
+        late.commit()
+    assert follower.new(60.0)[0] == ["late"]
+    assert follower.missed(before) == ["late", "tsk_2"]
+
+
+def test_who_begins_while_an_event_is_being_recorded_gets_that_one(postgres_ledger: Ledger) -> None:
+    with uncommitted(postgres_ledger, "first") as first:
+        record(postgres_ledger, new_event("tsk_2"))
+        follower = Follower(postgres_ledger)
+        assert follower.new(0.0) == ([], 0)
+        first.commit()
+    assert follower.new(0.1) == (["first"], 1)
+
+
+TEXTS = st.sampled_from(["", "a", "A", "Nightly é", "É", "%", "_"])
+FILTERS = st.builds(
+    Filter,
+    source=st.sampled_from(["", "", "skyvern", "other"]),
+    run_id=st.sampled_from(["", "", "tsk_1"]),
+    run_prefix=st.sampled_from(["", "", "tsk_", "wr_", "%"]),
+    status=st.sampled_from([(), (), ("completed",), ("failed", "terminated")]),
+    run_type=st.sampled_from(["", "", "task_v1"]),
+    workflow=st.sampled_from(["", "", "wpid_1"]),
+    title=TEXTS,
+    reason=TEXTS,
+    labels=st.sampled_from([{}, {}, {"team": "a"}, {"team": "a", "x": "é"}]),
+    route=st.sampled_from(["", "", "everything"]),
+    sink=st.sampled_from(["", "", "results", "slack"]),
+    state=st.sampled_from([(), (), ("queued",), ("dead",)]),
+    since=st.sampled_from([None, None, NOW + 1]),
+    until=st.sampled_from([None, None, NOW + 2]),
+)
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ledger, list[dict[str, Any]]]]:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path_factory.mktemp('tail') / 'ledger.db'}"))
+    made = [
+        new_event("tsk_1", "results", title="Nightly é", status="failed", failure_reason="a 50% loss"),
+        new_event("tsk_2", NewDelivery("slack", "alerts"), run_type="task_v1"),
+        new_event("wr_1", "results", "slack", workflow_permanent_id="wpid_1", title="A_b"),
+    ]
+    for number, each in enumerate(made):
+        record(ledger, each, now=NOW + number)
+    ledger.write(
+        lambda connection: connection.execute(
+            sa.update(runs).where(runs.c.run_id == "wr_1").values(labels='{"team": "a", "x": "\\u00e9"}')
+        )
+    )
+    ledger.write(lambda connection: connection.execute(sa.update(events).values(problem="Bad É")))
+    yield ledger, ledger.read(lambda connection: tail.load(connection, [1, 2, 3]))
+    ledger.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(wanted=FILTERS)
+def test_a_filter_means_the_same_as_in_lists(varied: tuple[Ledger, list[dict[str, Any]]], wanted: Filter) -> None:
+    ledger, rows = varied
+    query = sa.select(events.c.seq).where(*of_events(wanted)).order_by(events.c.seq)
+    listed = ledger.read(lambda connection: list(connection.scalars(query)))
+    assert [row["seq"] for row in rows if tail.matches(row, wanted)] == listed
