@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import redis
 import redis.asyncio
@@ -39,8 +39,9 @@ SPOILT: Final = (
     f"(RENAME {STREAM} {STREAM}.wrong), and events go on by themselves"
 )
 
-# Seconds that a commit or a connect may take before Redis counts as away.
+# Seconds that a commit or a connect may take before Redis counts as away; where nobody waits for an answer, _PATIENCE.
 TIMEOUT: Final = 0.5
+_PATIENCE: Final = 5.0
 # Bytes a second that even a slow way to Redis carries: a large commit gets that much more time.
 SLOWEST: Final = 32 << 20
 
@@ -86,6 +87,14 @@ class Entry:
     entry_id: str
     event: Event | None
     problem: str = ""
+
+
+class Signing(Protocol):
+    """A source of the config, as far as the inbox needs it."""
+
+    @property
+    def signing_secrets(self) -> tuple[str, ...]:
+        """All secrets that it signs with."""
 
 
 class InboxWriter:
@@ -205,6 +214,24 @@ def _packed(head: bytes, events: Sequence[Event], keys: EntryKeys) -> list[bytes
             )
         )
     return parts
+
+
+async def append_each(
+    redis_url: str, sources: Mapping[str, Signing], events: Iterable[Event], taken: Callable[[int], None]
+) -> None:
+    """Append events one by one, as a command does that lets back in what was kept elsewhere. The clock wakes for them.
+
+    `sources`: those that sign entries, by name. `taken`: called with the number of each, from 0, once it is there.
+    Raises InboxUnavailable.
+    """
+    keys = EntryKeys({name: source.signing_secrets for name, source in sources.items()})
+    writer = InboxWriter(redis_url, timeout=_PATIENCE, keys=keys)
+    try:
+        for number, event in enumerate(events):
+            await writer.append([event])
+            taken(number)
+    finally:
+        await writer.close()
 
 
 class InboxReader:

@@ -51,11 +51,11 @@ def cancel(
     if not undo:
         confirm(len(ids or ()), f"Cancel {len(ids or ())} of them?", yes=yes)
     failed = []
-    for identifier in ids or ():
-        if write_ledger(data, partial(_change, identifier=identifier, undo=undo)):
+    for number, identifier in enumerate(ids or ()):
+        if write_ledger(data, partial(_change, identifier=identifier, undo=undo), tell=not number):
             out().print(f"{identifier}: {'brought back' if undo else 'cancelled'}")
         else:
-            failed.append(f"{identifier} ({read_ledger(data, partial(_why_not, identifier=identifier))})")
+            failed.append(f"{identifier} ({read_ledger(data, partial(_why_not, identifier=identifier), tell=False)})")
     if failed:
         raise RunhookError(f"not {'brought back' if undo else 'cancelled'}: {', '.join(failed)}")
 
@@ -79,7 +79,7 @@ def _why_not(connection: Connection, identifier: str) -> str:
 
 def _all_of(sink: str, undo: bool, data: Any, *, yes: bool) -> None:
     """Cancel all that waits for a sink now, or bring back what was cancelled so."""
-    began = read_ledger(data, database_now)
+    began = read_ledger(data, database_now, tell=True)
     waiting = [state.value for state in states_before(DeliveryMove.CANCEL)]
 
     def count(connection: Connection) -> int:
@@ -89,7 +89,7 @@ def _all_of(sink: str, undo: bool, data: Any, *, yes: bool) -> None:
             raise UsageError(f"--sink {clean(sink, 60)}: no delivery goes to it; there are {known}")
         return sum(row["count"] for row in rows if row["sink"] == sink and row["state"] in waiting)
 
-    found = read_ledger(data, count)
+    found = read_ledger(data, count, tell=False)
     if undo:
         step: Callable[[Connection], int] = partial(cancellation.restore_all, sink=sink, now=began)
         done, hint = "brought back", ""

@@ -49,7 +49,7 @@ def connect(
     settings, loaded = load_config(config, data)
     if apply and not settings.public_url:
         raise ConfigError("PUBLIC_URL is not set: set it to where Skyvern reaches this receiver")
-    with open_ledger(settings) as ledger, closing(build(settings, loaded)) as reconciler:
+    with open_ledger(settings, tell=True) as ledger, closing(build(settings, loaded)) as reconciler:
         asked = chosen_sources(reconciler.sources, source, loaded, settings)
         surveys = [connecting.survey(ledger, each) for each in asked]
         if not any(each.trouble for each in surveys):  # else nobody knows which there are

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,9 @@ from receiver.config.advice import local_key
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.attention import ACTIVE
+from receiver.domain.callback import CALLBACK
 from receiver.domain.run import FINAL
-from receiver.errors import ConfigError, RunhookError, UsageError, suggest
+from receiver.errors import ConfigError, Invalid, RunhookError, UsageError, suggest
 from receiver.ledger import Connection, names
 from receiver.ledger.queries import Filter
 
@@ -89,6 +92,37 @@ def check_id(connection: Connection, identifier: str, option: str = "") -> None:
             f"{said}: there is no such run"
             + (f"; did you mean {clean(guess)}?" if guess else "; `runhook runs` lists them")
         )
+
+
+def require_sink(config: Config, name: str) -> None:
+    """Raise UsageError when the config has no sink `name`."""
+    from receiver.api import sinks  # not needed by lists
+
+    try:
+        sinks.require_sink(config, name)
+    except Invalid as problem:
+        raise UsageError(problem.message) from None
+
+
+def require_live_sink(config: Config, name: str, data: Path | None, option: str = "") -> None:
+    """Raise UsageError when the config has no sink `name`, with what helps when it had one that deliveries go to.
+
+    `option`: where the name was written. The ledger need not be there.
+    """
+    if name in config.destinations or name == CALLBACK:
+        require_sink(config, name)
+        return
+    left = False
+    with suppress(RunhookError):
+        left = read_ledger(data, partial(names.has_sink, name=name), tell=False)
+    if left:
+        shown = clean(name, 60)
+        raise UsageError(
+            f"{option}{' ' if option else ''}{shown}: it is not in the config any more, so nobody would send to it; "
+            f"`runhook sink move {shown} NAME` gives its deliveries to another one, `runhook cancel --sink {shown}` "
+            "ends those that wait"
+        )
+    require_sink(config, name)
 
 
 def _not_configured(option: str, name: str, what: str, data: Path | None, known: Callable[[], list[str]]) -> None:

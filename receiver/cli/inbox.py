@@ -12,12 +12,11 @@ import typer
 from handlers.support.url import hide_password
 from receiver.cli.options import ConfigFile, DataDirectory, ListJson, Output, chosen_form, load_config
 from receiver.cli.output import clean, out, print_rows, show_when
-from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.event import Event
-from receiver.domain.inbox_entry import EntryKeys, read_entry
+from receiver.domain.inbox_entry import read_entry
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.inbox import InboxUnavailable, append_each
 from receiver.inbox_recovery import AsideEntry, drop_aside, list_aside
 from receiver.runtime.redis_client import connect, no_entry
 
@@ -73,22 +72,13 @@ def accept(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
         if event.source not in loaded.sources:
             raise UsageError(f"{each.aside_id} can't be accepted: its source is not in the config")
         found.append((each, event))
-    asyncio.run(_put_back(settings, loaded, [event for _, event in found]))
-    _drop(settings, [each for each, _ in found])
-    out().print(f"{len(found)} accepted.")
-
-
-async def _put_back(settings: Settings, config: Config, events: Sequence[Event]) -> None:
-    """Append events to the inbox. The clock wakes the dispatcher."""
-    keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
-    writer = InboxWriter(settings.redis_url, timeout=5.0, keys=keys)
+    events = [event for _, event in found]
     try:
-        for event in events:
-            await writer.append([event])
+        asyncio.run(append_each(settings.redis_url, loaded.sources, events, lambda _: None))
     except InboxUnavailable as error:
         raise NotStarted(f"Redis takes no events now ({error}); nothing was dropped") from None
-    finally:
-        await writer.close()
+    _drop(settings, [each for each, _ in found])
+    out().print(f"{len(found)} accepted.")
 
 
 @app.command()

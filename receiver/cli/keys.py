@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from typing import Annotated, Any
 
@@ -71,14 +72,13 @@ def create(
             local_key(settings)
             or f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it"
         )
-    master = settings.master_secret(make=True)
-    key_id = secrets.token_hex(6)
-    whole = api_key.derive(master, key_id)
-    key = Key(
-        key_id, name.strip(), api_key.digest(whole), api_key.hint(whole), frozenset(scopes), chosen, rate, time.time()
-    )
-    with open_ledger(settings, make=True) as ledger:
-        _check_master(ledger.read(api_keys.every), master, settings)
+    with open_ledger(settings, tell=True, make=True) as ledger:  # first: of the wrong folder, no secret is made either
+        known, master = ledger.read(api_keys.every), _master(settings)
+        key_id = secrets.token_hex(6)
+        whole = api_key.derive(master, key_id)
+        digest, hint = api_key.digest(whole), api_key.hint(whole)
+        key = Key(key_id, name.strip(), digest, hint, frozenset(scopes), chosen, rate, time.time())
+        _check_master(known, master, settings)
         ledger.write(lambda connection: api_keys.create(connection, key))
     if as_json:
         print_json({**with_iso_times(_row(key)), "key": whole})
@@ -86,6 +86,16 @@ def create(
     whose = "all sources" if chosen == api_key.ALL_SOURCES else f"source {chosen}"
     out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(_sorted(key))} for {whose}.")
     out().print(f"Take it away with: runhook keys revoke {key.id}")
+
+
+def _master(settings: Settings) -> str:
+    """Return the master secret; a new one, and say so, when there is none. Raises ConfigError."""
+    if found := settings.master_secret():
+        return found
+    made = settings.master_secret(make=True)
+    where = (settings.data / SECRET_FILE).absolute()
+    sys.stderr.write(f"runhook: there was no RUNHOOK_SECRET: a new one is made: {where}\n")
+    return made
 
 
 def _check_master(known: list[Key], master: str, settings: Settings) -> None:
@@ -134,7 +144,7 @@ def revoke(
     data: DataDirectory = None,
 ) -> None:
     """Revoke keys. They are refused within 5 seconds."""
-    with open_ledger(Settings.from_env(config=config, data=data)) as ledger:
+    with open_ledger(Settings.from_env(config=config, data=data), tell=True) as ledger:
         known = {key.id for key in ledger.read(api_keys.every)}
         unknown = sorted(set(ids) - known)
         if unknown:

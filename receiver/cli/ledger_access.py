@@ -13,7 +13,7 @@ from handlers.support.url import hide_password
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
-from receiver.ledger.migrate import ensure_schema, require_durability, schema_trouble, unusable
+from receiver.ledger.migrate import ensure_schema, is_missing, require_durability, schema_trouble, unusable
 from receiver.ledger.remedies import with_remedy
 
 if TYPE_CHECKING:
@@ -26,18 +26,23 @@ PATIENCE: Final = 4.0
 
 
 @contextmanager
-def open_ledger(settings: Settings, *, make: bool = False) -> Iterator[Ledger]:
+def open_ledger(settings: Settings, *, tell: bool = False, make: bool = False) -> Iterator[Ledger]:
     """Open the ledger for the block. Raises NotStarted, from the block as well, when it can't be used.
 
-    `make`: create or upgrade its tables if need be. Without it nothing is made: a command that was called in the wrong
-    folder would else read an empty ledger of its own.
+    `tell`: write to standard error which one it is. `make`: make its tables, and say so, if there are none and an
+    option or a variable names it. Else nothing is made: a command that was called in the wrong folder would read an
+    empty ledger of its own.
     """
     ledger = Ledger(settings.database_url)
     try:
-        if make:
+        trouble = schema_trouble(ledger)
+        if trouble and make and settings.names_ledger and is_missing(ledger):
             ensure_schema(ledger)
-        elif trouble := schema_trouble(ledger):
+            sys.stderr.write(f"runhook: there was no ledger: a new one is made: {where(settings)}\n")
+        elif trouble:
             raise NotStarted(f"{trouble} ({where(settings)})")
+        elif tell:
+            sys.stderr.write(f"runhook: ledger: {where(settings)}\n")
         yield ledger
     except LedgerUnavailable as error:
         raise NotStarted(f"the ledger can't be used: {with_remedy(str(error))}") from None
@@ -47,24 +52,27 @@ def open_ledger(settings: Settings, *, make: bool = False) -> Iterator[Ledger]:
 
 def where(settings: Settings) -> str:
     """Return which ledger is meant, without its password."""
+    kind, slashes, path = settings.database_url.partition(":///")
+    if kind.startswith("sqlite") and slashes:  # whose path may begin at the folder that the command was called in
+        return f"{kind}:///{Path(path).absolute()}"
     return hide_password(settings.database_url)
 
 
-def read_ledger(data: Path | None, query: Callable[[Connection], T], *, tell: bool = False) -> T:
+def read_ledger(data: Path | None, query: Callable[[Connection], T], *, tell: bool | None = None) -> T:
     """Return what `query` finds. `data`: the data directory, if one was named. Raises NotStarted.
 
-    `tell`: write to standard error which ledger is read.
+    `tell`: write to standard error which ledger is read; None: if that is a terminal. Once a command is enough.
     """
-    settings = Settings.from_env(data=data)
-    with open_ledger(settings) as ledger:
-        if tell or sys.stderr.isatty():
-            sys.stderr.write(f"runhook: ledger: {where(settings)}\n")
+    with open_ledger(Settings.from_env(data=data), tell=sys.stderr.isatty() if tell is None else tell) as ledger:
         return ledger.read(query)
 
 
-def write_ledger(data: Path | None, change: Callable[[Connection], T]) -> T:
-    """Make `change` in one transaction, and return its result. Raises NotStarted."""
-    with open_ledger(Settings.from_env(data=data)) as ledger:
+def write_ledger(data: Path | None, change: Callable[[Connection], T], *, tell: bool = False) -> T:
+    """Make `change` in one transaction, and return its result. Raises NotStarted.
+
+    `tell`: write to standard error which ledger is changed; a command does so with the first that it opens.
+    """
+    with open_ledger(Settings.from_env(data=data), tell=tell) as ledger:
         return ledger.write(change)
 
 

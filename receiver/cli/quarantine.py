@@ -13,9 +13,8 @@ from receiver.cli.options import ConfigFile, DataDirectory, Form, ListJson, Outp
 from receiver.cli.output import clean, out, print_rows, relative_path, show_when
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.inbox import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
 app = typer.Typer(no_args_is_help=True)
@@ -81,7 +80,7 @@ def verify(
             verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
     authentic = [refused for refused, verdict in verdicts if verdict == "authentic"]
     if authentic:
-        asyncio.run(_let_in(settings, loaded, store, authentic))
+        _let_in(settings, loaded, store, authentic)
     print_rows(
         [{**_row(refused), "verdict": verdict} for refused, verdict in verdicts],
         {
@@ -98,20 +97,14 @@ def verify(
         raise typer.Exit(1)
 
 
-async def _let_in(
-    settings: Settings, config: Config, store: Quarantine, authentic: Sequence[QuarantinedRequest]
-) -> None:
-    """Append them to the inbox as events received when they came. The clock wakes the dispatcher."""
-    keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
-    writer = InboxWriter(settings.redis_url, timeout=5.0, keys=keys)
+def _let_in(settings: Settings, config: Config, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> None:
+    """Append them to the inbox as events received when they came, and take out each that is there."""
+    events = (refused.event(store.body(refused)) for refused in authentic)
+    take = append_each(settings.redis_url, config.sources, events, lambda number: store.remove([authentic[number]]))
     try:
-        for refused in authentic:
-            await writer.append([refused.event(store.body(refused))])
-            store.remove([refused])
+        asyncio.run(take)
     except InboxUnavailable as error:
         raise NotStarted(f"Redis takes no events now ({error}); what was not let in stays in quarantine") from None
-    finally:
-        await writer.close()
 
 
 @app.command()

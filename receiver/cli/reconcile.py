@@ -32,7 +32,7 @@ def reconcile(
     """Poll overdue submissions, then list the final runs of Skyvern's API whose result never came here."""
     settings, loaded = load_config(config, data)
     oldest = parse_time(since) or 0.0
-    with open_ledger(settings) as ledger, closing(build(settings, loaded)) as reconciler:
+    with open_ledger(settings, tell=True) as ledger, closing(build(settings, loaded)) as reconciler:
         polled = chosen_sources(reconciler.sources, source, loaded, settings)
         polls = reconciler.drain(seconds)
         reports = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in polled]

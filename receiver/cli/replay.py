@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from receiver.cli.filters import check_filter, check_form, check_id, find_rows
+from receiver.cli.filters import (
+    check_filter,
+    check_form,
+    check_id,
+    find_rows,
+    require_live_sink,
+    require_sink,
+)
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import (
     ConfigFile,
@@ -34,19 +42,24 @@ from receiver.cli.options import (
     parse_time_range,
 )
 from receiver.cli.output import clean, out, print_rows, relative_path, short_id, show_time, show_when
-from receiver.cli.sinks import require_sink
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Connection, names, queries, replays, selection
+from receiver.ledger import Connection, queries, replays, selection
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.replays import Operation
 from receiver.ledger.selection import Selection
 
-_HINT = (
-    "; what was delivered is sent again with --force, what waits is tried now with --state waiting, and what was "
-    "cancelled comes back with `runhook cancel --undo`"
-)
+# What a replay leaves by its state, and what takes it.
+_LEFT: Final = {
+    DeliveryState.DEAD: "`--state dead`, which is the default, takes those",
+    DeliveryState.DELIVERED: "--force sends those again",
+    DeliveryState.WAITING: "--state waiting tries those now",
+    DeliveryState.CANCELLED: "`runhook cancel --undo` brings those back",
+    DeliveryState.HELD: "they go on by themselves",
+    DeliveryState.QUEUED: "they are sent soon, or wait for a sink that is paused or down: `runhook sink list`",
+    DeliveryState.SENDING: "they are being sent",
+}
 
 REPLAYABLE = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
 
@@ -149,14 +162,11 @@ def replay(
     What waits for its next attempt is tried now with `--state waiting`. Deliveries of sinks that are not in the config
     are left, for nobody would send them.
     """
-    if unknown := set(state or ()) - set(REPLAYABLE):
-        raise UsageError(f"--state {min(unknown)}: only dead, delivered and waiting ones can be replayed")
     if not (ids or sink or state or source or status or since or until or backfill or everything):
         raise UsageError(
             "say what to replay: ids, --sink, --state, --status, --since, --until, or --all for all dead letters"
         )
-    if backfill == CALLBACK:
-        raise UsageError(f"--backfill {backfill}: callers' webhooks are made for their own runs, and not afterwards")
+    _check_kind(state or (), backfill)
     sinks = _sinks(config, data, sink, backfill)
     force = force or DeliveryState.DELIVERED in (state or ())
     kind = "backfill" if backfill else "replay"
@@ -168,18 +178,20 @@ def replay(
     selections = [_narrowed(chosen, identifier) for identifier in ids or ()] or [chosen]
 
     counts = read_ledger(
-        data, partial(_count, kind=kind, selections=selections, ids=ids or (), sink=backfill, force=force, data=data)
+        data,
+        partial(_count, kind=kind, selections=selections, ids=ids or (), sink=backfill, force=force, data=data),
+        tell=None if dry_run else True,
     )
     if backfill:
         out().print(f"{backfill} gets every result of the selection: a backfill knows no rules; `runhook reroute` does")
     else:
         _tell_of_orphans(data, selections, force=force)
+    why = _why_nothing(data, kind, ids or (), selections, counts, backfill)
     if dry_run:
-        out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}")
+        out().print(f"{sum(counts)} deliveries would be {'made' if backfill else 'replayed'}\n{why}".rstrip())
         return
-    if empty := [clean(identifier, 60) for identifier, found in zip(ids or (), counts, strict=False) if not found]:
-        more = "" if force or backfill else _HINT
-        raise RunhookError(f"nothing to {kind} of {', '.join(empty)}{more}")
+    if why:
+        raise RunhookError(why)
     if force:
         confirm(sum(counts), f"Send {sum(counts)} deliveries again, delivered ones too?", yes=yes)
 
@@ -205,6 +217,14 @@ def replay(
         _watch(data, made)
 
 
+def _check_kind(state: Sequence[str], backfill: str) -> None:
+    """Raise UsageError for a state that no replay takes, and for a backfill of callers' webhooks."""
+    if unknown := set(state) - set(REPLAYABLE):
+        raise UsageError(f"--state {min(unknown)}: only dead, delivered and waiting ones can be replayed")
+    if backfill == CALLBACK:
+        raise UsageError(f"--backfill {backfill}: callers' webhooks are made for their own runs, and not afterwards")
+
+
 def _sinks(config: Path | None, data: Path | None, sink: str, backfill: str) -> tuple[str, ...]:
     """Return the sinks of the config; none if it can't be read, is not needed, and was not named.
 
@@ -218,15 +238,32 @@ def _sinks(config: Path | None, data: Path | None, sink: str, backfill: str) -> 
         return ()
     if backfill:
         require_sink(loaded, backfill)
-    if sink and sink not in loaded.destinations:
-        name = clean(sink, 60)
-        if read_ledger(data, partial(names.has_sink, name=sink)):
-            raise UsageError(
-                f"--sink {name}: it is not in the config any more, so nobody would send to it; "
-                f"`runhook sink move {name} NAME` gives its deliveries to another one"
-            )
-        require_sink(loaded, sink)
+    if sink:
+        require_live_sink(loaded, sink, data, "--sink")
     return tuple(loaded.destinations)
+
+
+def _why_nothing(
+    data: Path | None, kind: str, ids: Sequence[str], selections: Sequence[Selection], counts: Sequence[int], sink: str
+) -> str:
+    """Return why there is nothing to do, for one of `ids` or at all; "" when there is: what moves nothing is no
+    operation."""
+    empty = [number for number, found in enumerate(counts) if not found]
+    if not empty or (any(counts) and not ids):
+        return ""
+    of = f" of {', '.join(clean(ids[number], 60) for number in empty)}" if ids else ""
+    if sink:
+        return f"nothing to {kind}{of}: {clean(sink, 60)} has a delivery of every result that matches, or none matches"
+
+    def count(connection: Connection) -> Counter[str]:
+        counted = (Counter(selection.count_states(connection, selections[number])) for number in empty)
+        return sum(counted, Counter[str]())
+
+    left = [
+        f"{number} {state}: {_LEFT[DeliveryState(state)]}"
+        for state, number in sorted(read_ledger(data, count, tell=False).items())
+    ]
+    return f"nothing to {kind}{of}: {'; '.join(left) or 'no delivery matches'}"
 
 
 def _tell_of_orphans(data: Path | None, selections: Sequence[Selection], *, force: bool) -> None:
@@ -237,7 +274,7 @@ def _tell_of_orphans(data: Path | None, selections: Sequence[Selection], *, forc
         taken = sum(selection.count(connection, "replay", each, force=force) for each in selections)
         return sum(selection.count(connection, "replay", each, force=force) for each in every) - taken
 
-    if any(each.sinks for each in selections) and (left := read_ledger(data, count)):
+    if any(each.sinks for each in selections) and (left := read_ledger(data, count, tell=False)):
         out().print(
             f"{left} deliveries are left, for their sinks are not in the config: `runhook sink list` shows those that "
             "wait, `runhook sink move OLD NEW` gives them and dead letters to another sink"
@@ -277,7 +314,7 @@ def _watch(data: DataDirectory, made: list[Operation]) -> None:
     """Show progress until all of them have ended."""
     shown: dict[str, int] = {}
     while True:
-        now = [read_ledger(data, partial(replays.get, operation_id=each.id)) for each in made]
+        now = [read_ledger(data, partial(replays.get, operation_id=each.id), tell=False) for each in made]
         for operation in now:
             if operation is not None and shown.get(operation.id) != operation.done:
                 shown[operation.id] = operation.done

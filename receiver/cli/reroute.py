@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli.filters import check_filter
+from receiver.cli.filters import check_filter, require_live_sink
 from receiver.cli.ledger_access import open_ledger, read_ledger
 from receiver.cli.options import (
     ConfigFile,
@@ -30,7 +30,6 @@ from receiver.cli.options import (
     parse_time_range,
 )
 from receiver.cli.output import clean, print_rows, short_id
-from receiver.cli.sinks import require_sink
 from receiver.errors import UsageError
 from receiver.ledger import queries
 
@@ -63,8 +62,8 @@ def reroute(
     wanted = queries.Filter(source=source, run_id=run, status=status or (), **parse_time_range(since, until))
     settings, loaded = load_config(config, data)
     if sink:
-        require_sink(loaded, sink)
-    with open_ledger(settings) as ledger:
+        require_live_sink(loaded, sink, data, "--sink")
+    with open_ledger(settings, tell=True) as ledger:
         found = rerouting.plan(ledger, loaded, wanted, sink)
         if not found.events:
             read_ledger(data, partial(check_filter, wanted=wanted, data=data, empty=True))

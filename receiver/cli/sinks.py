@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from receiver.api.actions import sinks as actions
 from receiver.api.service import Actor
 from receiver.cli import output
 from receiver.cli.acting import audited_here
+from receiver.cli.filters import require_live_sink, require_sink
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import (
     ConfigFile,
@@ -47,14 +49,6 @@ _ANSWERS: Final = ((Refused, "refused"), (Unavailable, "not available now"))
 app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
-
-
-def require_sink(config: Config, name: str) -> None:
-    """Raise UsageError when the config has no sink `name`."""
-    try:
-        api_sinks.require_sink(config, name)
-    except Invalid as problem:
-        raise UsageError(problem.message) from None
 
 
 @app.command("list")
@@ -112,16 +106,16 @@ def _state(row: Mapping[str, Any], now: float) -> str:
 @app.command()
 def pause(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send nothing more to a sink; its deliveries wait."""
-    require_sink(load_config(config, data)[1], name)
-    write_ledger(data, partial(actions.pause, actor=Actor.local(), sink=name))
+    require_live_sink(load_config(config, data)[1], name, data)
+    write_ledger(data, partial(actions.pause, actor=Actor.local(), sink=name), tell=True)
     output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
 
 @app.command()
 def resume(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Let a paused sink go on. If its breaker is open, it is probed at once. The clock wakes it within a second."""
-    require_sink(load_config(config, data)[1], name)
-    paused, shut = write_ledger(data, partial(actions.resume, actor=Actor.local(), sink=name))
+    require_live_sink(load_config(config, data)[1], name, data)
+    paused, shut = write_ledger(data, partial(actions.resume, actor=Actor.local(), sink=name), tell=True)
     output.out().print(f"{name} goes on" if paused else f"{name} was not paused")
     if shut:
         what = "its breaker is" if shut[0].lane == name else f"the breakers of {len(shut)} origins are"
@@ -162,7 +156,8 @@ def move(
         raise UsageError(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
     giver, taker = (new, old) if undo else (old, new)
     kept = {DeliveryState.SENDING.value, *(() if delivered else (DeliveryState.DELIVERED.value,))}
-    counted = [row for row in read_ledger(data, queries.counts) if row["sink"] == giver and row["state"] not in kept]
+    counts = read_ledger(data, queries.counts, tell=True)
+    counted = [row for row in counts if row["sink"] == giver and row["state"] not in kept]
     if not counted:
         raise UsageError(f"{giver} has no such deliveries, so there is nothing to move")
     confirm(sum(row["count"] for row in counted), f"Move the deliveries of {giver} to {taker}?", yes=yes)
@@ -191,6 +186,8 @@ def move(
 def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send one marked sample to a sink, now and from here, and show its receipt."""
     settings, loaded = load_config(config, data)
+    require_live_sink(loaded, name, data)
+    sys.stderr.write(f"runhook: config: {settings.config.absolute()}; data directory: {settings.data.absolute()}\n")
     try:
         actions.require_testable(loaded, name)
     except Invalid as problem:

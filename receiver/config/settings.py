@@ -79,6 +79,8 @@ class Settings:
             "made when it is needed: runhook-secret in the data directory",
         ),
     )
+    # True when an option or a variable says which ledger or data directory is meant: it is not that of any folder.
+    names_ledger: bool = False
     # True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it.
     #
     # `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
@@ -92,6 +94,7 @@ class Settings:
         Raises ConfigError naming each variable that is wrong.
         """
         variables = dict(os.environ if environ is None else environ)
+        given_data = overrides.get("data") is not None or bool(variables.get("RUNHOOK_DATA", "").strip())
         values: dict[str, str] = {}
         for item in fields(cls):
             if "variable" in item.metadata:
@@ -102,6 +105,7 @@ class Settings:
             raise TypeError(f"no such setting: {', '.join(overrides)}")
         problems = _problems(values)
         data = Path(values["data"])
+        named = bool(given_data or values["database_url"])
         local_key = ""
         if not variables.get("SKYVERN_API_KEY"):
             local_key = _read_key(data / LOCAL_KEY_FILE)
@@ -132,6 +136,7 @@ class Settings:
             embedded_redis=embedded,
             secret=values["secret"],
             environ=variables,
+            names_ledger=named,
             local_key=bool(local_key),
         )
 

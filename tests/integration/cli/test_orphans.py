@@ -5,17 +5,15 @@ from __future__ import annotations
 import getpass
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from receiver.cli import build_app
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Ledger, audit, queries, replays
+from tests.support.command import Runhook, run_command
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 
 CONFIG: dict[str, Any] = {
@@ -42,19 +40,10 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     return ledger
 
 
-Runhook = Callable[..., str]
-
-
 @pytest.fixture
 def runhook(book: Ledger) -> Runhook:
-    def run(*arguments: str) -> str:
-        done = CliRunner().invoke(build_app(arguments[0]), list(arguments))
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    return run
+    """`runhook …`, on that ledger."""
+    return run_command
 
 
 def test_the_list_of_sinks_has_what_is_gone_until_it_has_nothing_left(runhook: Runhook) -> None:
@@ -119,8 +108,38 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
     assert "1 deliveries to replay" in said
     book.write(lambda it: replays.step(it, time.time()))
     assert (states(book)["tsk_1:old"], states(book)["tsk_3:new"]) == ("dead", "queued")
-    with pytest.raises(UsageError, match="--sink old: it is not in the config any more"):
-        runhook("replay", "--sink", "old")
+    gone = (
+        "old: it is not in the config any more, so nobody would send to it; `runhook sink move old NAME` .*--sink old`"
+    )
+    for command in (["replay", "--sink", "old"], *(["sink", each, "old"] for each in ("test", "resume", "pause"))):
+        with pytest.raises(UsageError, match=gone):
+            runhook(*command)
+    with pytest.raises(UsageError, match="no sink is called odl; the config has new"):
+        runhook("sink", "test", "odl")
+
+
+def test_a_replay_of_nothing_makes_no_operation_and_says_why(runhook: Runhook, book: Ledger) -> None:
+    settle(book, claim(book, "new"), DeliveryMove.ACCEPT)
+    record(book, new_event("tsk_4", "new"))
+
+    with pytest.raises(RunhookError) as caught:
+        runhook("replay", "--sink", "new")
+    assert str(caught.value) == (
+        "nothing to replay: 1 delivered: --force sends those again; "
+        "1 queued: they are sent soon, or wait for a sink that is paused or down: `runhook sink list`"
+    )
+    with pytest.raises(RunhookError, match=r"^nothing to replay of tsk_3: 1 delivered: --force sends those again$"):
+        runhook("replay", "tsk_3")
+    with pytest.raises(RunhookError, match=r"^nothing to replay: no delivery matches$"):
+        runhook("replay", "--sink", "new", "--until", "2020-01-01")
+    with pytest.raises(RunhookError, match=r"^nothing to backfill: new has a delivery of every result that matches"):
+        runhook("replay", "--backfill", "new", "--until", "2020-01-01")
+    assert runhook("replay", "--sink", "new", "--dry-run").startswith(
+        "0 deliveries would be replayed\nnothing to replay: 1 delivered: "
+    )
+    assert book.read(replays.list_operations) == []
+    runhook("replay", "--sink", "new", "--force")
+    assert [each.total for each in book.read(replays.list_operations)] == [1]
 
 
 def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from receiver.cli import build_app
 from receiver.config.models import RouteConfig
 from receiver.dispatch import Dispatcher
 from receiver.domain.delivery import DeliveryMove
@@ -19,6 +17,7 @@ from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Ledger, queries, reroutes
 from receiver.ledger.deliveries import links
 from receiver.routing.router import Router
+from tests.support.command import Runhook, run_command
 from tests.support.events import body, event
 from tests.support.ledger import claim, settle, states, with_tables
 
@@ -27,7 +26,6 @@ SINKS = {name: {"type": "http", "url": "https://example.org"} for name in ("chat
 SINKS["archive"] = {"type": "files", "path": "/tmp/never"}
 
 Take = Callable[..., None]
-Runhook = Callable[..., str]
 WithRules = Callable[..., None]
 
 
@@ -68,14 +66,8 @@ def rules(tmp_path: Path) -> WithRules:
 
 @pytest.fixture
 def runhook(book: Ledger) -> Runhook:
-    def run(*arguments: str) -> str:
-        done = CliRunner().invoke(build_app(arguments[0]), list(arguments))
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    return run
+    """`runhook …`, on that ledger."""
+    return run_command
 
 
 def test_todays_rules_are_shown_and_only_what_is_new_is_sent(

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from receiver.cli import build_app
 from receiver.domain.breaker import Lane
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import UsageError
@@ -21,6 +18,7 @@ from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from tests.support.command import Runhook, run_command
 from tests.support.ledger import new_event, record, with_tables
 
 CONFIG = {
@@ -43,19 +41,10 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     return with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
 
 
-Runhook = Callable[..., str]
-
-
 @pytest.fixture
 def runhook(book: Ledger) -> Runhook:
-    def run(*arguments: str) -> str:
-        done = CliRunner().invoke(build_app(arguments[0]), list(arguments))
-        if isinstance(done.exception, UsageError):
-            raise done.exception
-        assert done.exit_code == 0, done.output
-        return done.stdout
-
-    return run
+    """`runhook …`, on that ledger."""
+    return run_command
 
 
 def submit(book: Ledger, name: str, move: SubmissionMove | None, age: float, **labels: str) -> None:

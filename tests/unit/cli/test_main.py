@@ -124,6 +124,9 @@ def make_ledger(data: Path) -> None:
     with_tables(Ledger(Settings.from_env(data=data).database_url)).close()
 
 
+_NO_LEDGER = "there is no ledger yet: name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook"
+
+
 def test_a_list_makes_no_ledger_and_says_which_one_is_missing(runhook: Run, tmp_path: Path) -> None:
     where = f"sqlite:///{tmp_path}/var/ledger.db"
 
@@ -131,10 +134,7 @@ def test_a_list_makes_no_ledger_and_says_which_one_is_missing(runhook: Run, tmp_
         code, out, err = runhook(*arguments)
 
         assert (code, out) == (3, "")
-        assert err == (
-            "runhook: there is no ledger yet: name the right one with RUNHOOK_DATA or DATABASE_URL, or start Runhook "
-            f"({where})\n"
-        )
+        assert err == f"runhook: {_NO_LEDGER} ({where})\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,6 +181,47 @@ def test_database_urls_that_may_be_right_are_told_as_away_only_when_they_are(
         code, _, err = runhook("runs")
 
         assert (code, "Connection refused; no PostgreSQL listens there" in err) == (3, True), err
+
+
+def test_an_action_in_the_wrong_folder_makes_nothing_and_one_in_the_right_names_the_ledger(
+    runhook: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = "sources: {s: {secrets: [k], api_key: k}}\nsinks: {ops: {type: files, path: var/a}}\n"
+    (tmp_path / "c.yaml").write_text(source)
+    where = f"sqlite:///{tmp_path}/var/ledger.db"
+    actions = [
+        ["keys", "create", "app"],
+        ["keys", "revoke", "k1"],
+        ["sink", "pause", "ops"],
+        ["sink", "resume", "ops"],
+        ["replay", "--all"],
+        ["reroute", "--since", "1d"],
+    ]
+
+    # Given no ledger here, and nothing that names one
+    for action in actions:
+        assert runhook(*action, "--config", "c.yaml") == (3, "", f"runhook: {_NO_LEDGER} ({where})\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]
+
+    # A sink that is tried says where from
+    code, _, err = runhook("sink", "test", "ops", "--config", "c.yaml")
+    assert (code, err) == (0, f"runhook: config: {tmp_path}/c.yaml; data directory: {tmp_path}/var\n")
+
+    # One that is named is made, for its first key, and that is said
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///named/ledger.db")
+    where = f"sqlite:///{tmp_path}/named/ledger.db"
+    (tmp_path / "named").mkdir()
+    code, out, err = runhook("keys", "create", "app", "--config", "c.yaml")
+    assert (code, "rhk_" in out) == (0, True)
+    assert err == (
+        f"runhook: there was no ledger: a new one is made: {where}\n"
+        f"runhook: there was no RUNHOOK_SECRET: a new one is made: {tmp_path}/var/runhook-secret\n"
+    )
+    # And from then on each says where it acts
+    for action in actions:
+        _, _, err = runhook(*action, "--config", "c.yaml")
+        assert err.splitlines()[0] == f"runhook: ledger: {where}", action
+        assert err.count("runhook: ledger: ") == 1
 
 
 def test_limits_that_a_wrong_config_has_are_not_known_rather_than_none(
@@ -237,10 +278,12 @@ def test_an_id_that_nothing_has_is_no_success(runhook: Run, tmp_path: Path) -> N
     nobody = "dlv_" + "0" * 32
 
     said = f"runhook: {nobody}: there is no such delivery; `runhook deliveries --json` shows their ids\n"
-    assert runhook("replay", nobody) == (2, "", said)
+    assert runhook("replay", nobody)[::2] == (2, f"runhook: ledger: sqlite:///{tmp_path}/var/ledger.db\n{said}")
     assert runhook("attempts", nobody)[::2] == (2, f"runhook: ledger: sqlite:///{tmp_path}/var/ledger.db\n{said}")
-    assert runhook("cancel", nobody) == (1, "", f"runhook: not cancelled: {nobody} (there is no such delivery)\n")
-    assert runhook("cancel", "op_1")[2] == "runhook: not cancelled: op_1 (there is no such operation)\n"
+    for identifier, what in ((nobody, "delivery"), ("op_1", "operation")):
+        code, out, err = runhook("cancel", identifier)
+        assert (code, out) == (1, "")
+        assert err.endswith(f"\nrunhook: not cancelled: {identifier} (there is no such {what})\n")
     assert "only a delivery (dlv_…) or an operation (op_…)" in runhook("cancel", "tsk_1")[2]
 
 
@@ -356,7 +399,11 @@ def test_a_test_webhook_is_listed_as_one(runhook: Run, tmp_path: Path) -> None:
 
 def test_what_an_operation_takes_is_shown_for_people(runhook: Run, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
-    make_ledger(tmp_path / "var")
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path / "var").database_url))
+    now = time.time() - 1
+    record(ledger, new_event("tsk_1", "ops"), now=now)
+    settle(ledger, claim(ledger, "ops", now=now), DeliveryMove.DIE, now=now)
+    ledger.close()
     runhook("replay", "--sink", "ops", "--state", "dead", "--since", "2h", "--config", "c.yaml")
 
     assert re.search(

@@ -1,0 +1,20 @@
+"""`runhook …` in the process of the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from typer.testing import CliRunner
+
+from receiver.cli import build_app
+
+Runhook = Callable[..., str]
+
+
+def run_command(*arguments: str) -> str:
+    """Run a command that ends with 0, and return what it prints to standard output. Raises its errors."""
+    done = CliRunner().invoke(build_app(arguments[0]), list(arguments))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
