@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from receiver.api import audit, operations, runs, sinks, status, tail
+from receiver.api import audit, explain, keys, operations, quarantine, routes, runs, sinks, status, tail
 from receiver.api.actions import deliveries as delivery_actions
+from receiver.api.actions import keys as key_actions
 from receiver.api.actions import operations as operation_actions
+from receiver.api.actions import quarantine as quarantine_actions
 from receiver.api.actions import sinks as sink_actions
 from receiver.api.endpoint import Endpoint
 
@@ -17,7 +19,13 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *operations.ENDPOINTS,
     *audit.ENDPOINTS,
     *sinks.ENDPOINTS,
+    *routes.ENDPOINTS,
+    *keys.ENDPOINTS,
+    *quarantine.ENDPOINTS,
+    *explain.ENDPOINTS,
     *delivery_actions.ENDPOINTS,
     *operation_actions.ENDPOINTS,
     *sink_actions.ENDPOINTS,
+    *key_actions.ENDPOINTS,
+    *quarantine_actions.ENDPOINTS,
 )

@@ -58,6 +58,18 @@ def every(connection: sa.Connection) -> list[Key]:
     return [_of_row(row) for row in connection.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id))]
 
 
+def page(
+    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[float, str] | None = None
+) -> list[Key]:
+    """Return keys, the oldest first. `source`: only those of this one; `after`: only those that come after the one that
+    was created then and has this id."""
+    query = sa.select(keys).order_by(keys.c.created_at, keys.c.id).limit(limit)
+    query = query.where(keys.c.source == source) if source else query
+    if after is not None:
+        query = query.where(sa.tuple_(keys.c.created_at, keys.c.id) > after)
+    return [_of_row(row) for row in connection.execute(query)]
+
+
 def revoke(connection: sa.Connection, key_id: str, now: float) -> bool:
     """Revoke the key. False when there is none with this id, or it is revoked already."""
     result = connection.execute(

@@ -37,7 +37,7 @@ def service(ledger: Ledger, folder: Path, **config: Any) -> Service:
     return Service(settings, ledger, Config.model_validate(whole))
 
 
-def call(it: Service, name: str, who: Actor | None = None, **parameters: Any) -> dict[str, Any]:
+def call(it: Service, name: str, who: Actor | None = None, /, **parameters: Any) -> dict[str, Any]:
     """The result of a call, as JSON has it."""
     endpoint = BY_NAME[name]
     result = endpoint.call(it, who or actor(), endpoint.validated(parameters))

@@ -1,0 +1,153 @@
+"""Actions on the quarantine of this receiver's host: check again what is there, and drop it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from pydantic import Field
+
+from receiver.api.actions import audited
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import MomentParameter, Result, Scoped
+from receiver.api.quarantine import QuarantineRow, kept, store_of
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import OPERATE
+from receiver.domain.inbox_entry import EntryKeys
+from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
+from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
+
+# Rows that an answer has of what was taken.
+MOST_ROWS: Final = 500
+AUTHENTIC: Final = "authentic"
+
+
+class QuarantineSelection(Scoped):
+    """Which requests: by id, or all that the filter finds."""
+
+    ids: tuple[str, ...] = Field((), max_length=1000, description="Only these, by id.")
+    since: MomentParameter | None = Field(None, description="Only what came since then: 15m, 2h, 7d, or a time.")
+    until: MomentParameter | None = Field(None, description="Only what came before then.")
+    dry_run: bool = Field(False, description="Change nothing: only count, and check.")
+    expect: int | None = Field(
+        None,
+        ge=0,
+        description="How many it must be, as dry_run has counted: else 409 with the new count. Needed without ids.",
+    )
+
+
+class VerdictRow(Result):
+    """A request that was checked again. `verdict`: authentic, bad_signature or unknown_source."""
+
+    request: QuarantineRow
+    verdict: str
+
+
+class VerifyResult(Result):
+    """What was checked again. What is authentic is let in, unless it was a dry run; the rest stays."""
+
+    dry_run: bool
+    count: int
+    authentic: int
+    items: list[VerdictRow] = Field(description=f"The first {MOST_ROWS}.")
+
+
+class DropResult(Result):
+    """What was dropped for good, or with dry_run would be."""
+
+    dry_run: bool
+    count: int
+    items: list[QuarantineRow] = Field(description=f"The first {MOST_ROWS}.")
+
+
+def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> VerifyResult:
+    """Check signatures again with the present secrets, and let the authentic requests in, as of when they came."""
+    store = store_of(service)
+    verdicts: list[tuple[QuarantinedRequest, str]] = []
+    for refused in _chosen(store, wanted):
+        source = service.config.sources.get(refused.source)
+        secrets = None if source is None else source.signing_secrets
+        with suppress(FileNotFoundError):
+            verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
+    authentic = [refused for refused, verdict in verdicts if verdict == AUTHENTIC]
+    if verdicts and not wanted.dry_run:
+        with audited.audited(
+            service.ledger, actor, "quarantine.verify", _selection(wanted), source=wanted.source
+        ) as told:
+            told.count = 0 if not authentic else asyncio.run(_let_in(service, store, authentic))
+    rows = [VerdictRow(request=QuarantineRow.of(each), verdict=verdict) for each, verdict in verdicts[:MOST_ROWS]]
+    return VerifyResult(dry_run=wanted.dry_run, count=len(verdicts), authentic=len(authentic), items=rows)
+
+
+def drop_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> DropResult:
+    """Drop requests for good."""
+    store = store_of(service)
+    chosen = _chosen(store, wanted)
+    if chosen and not wanted.dry_run:
+        selection = _selection(wanted)
+        with audited.audited(service.ledger, actor, "quarantine.drop", selection, source=wanted.source) as told:
+            store.remove(chosen)
+            told.count = len(chosen)
+    rows = [QuarantineRow.of(each) for each in chosen[:MOST_ROWS]]
+    return DropResult(dry_run=wanted.dry_run, count=len(chosen), items=rows)
+
+
+def _chosen(store: Quarantine, wanted: QuarantineSelection) -> list[QuarantinedRequest]:
+    """Return what is chosen. Raises NotFound for an id that is not there, Invalid and NotAsExpected."""
+    if not wanted.dry_run and not wanted.ids and wanted.expect is None:
+        raise Invalid("expect: say how many it must be, as the same call with dry_run counts them; or give ids")
+    there = kept(store, wanted.source)
+    if missing := sorted(set(wanted.ids) - {each.id for each in there}):
+        raise NotFound(f"not in quarantine: {', '.join(missing)}")
+    found = [
+        each
+        for each in there
+        if (not wanted.ids or each.id in wanted.ids)
+        and (wanted.since is None or each.at >= wanted.since)
+        and (wanted.until is None or each.at < wanted.until)
+    ]
+    if not wanted.dry_run and wanted.expect not in (None, len(found)):
+        raise NotAsExpected(wanted.expect or 0, len(found))
+    return found
+
+
+def _selection(wanted: QuarantineSelection) -> dict[str, object]:
+    return wanted.model_dump(mode="json", exclude_defaults=True, exclude={"dry_run"})
+
+
+async def _let_in(service: Service, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> int:
+    """Append them to the inbox as events received when they came. Returns how many. The clock wakes the dispatcher.
+
+    Raises Busy while Redis takes no events; what was not let in stays in quarantine.
+    """
+    keys = EntryKeys({name: source.signing_secrets for name, source in service.config.sources.items()})
+    writer = InboxWriter(service.settings.redis_url, timeout=5.0, keys=keys)
+    done = 0
+    try:
+        for refused in authentic:
+            with suppress(FileNotFoundError):  # another has let it in
+                await writer.append([refused.event(store.body(refused))])
+                store.remove([refused])
+                done += 1
+    except InboxUnavailable as error:
+        raise Busy(f"Redis takes no events now ({error}); what was not let in stays in quarantine") from None
+    finally:
+        await writer.close()
+    return done
+
+
+ENDPOINTS = (
+    Endpoint(
+        "verify_quarantine",
+        "POST",
+        "/quarantine/verify",
+        OPERATE,
+        QuarantineSelection,
+        VerifyResult,
+        verify_quarantine,
+    ),
+    Endpoint("drop_quarantine", "POST", "/quarantine/drop", OPERATE, QuarantineSelection, DropResult, drop_quarantine),
+)

@@ -1,0 +1,129 @@
+"""API keys through the API: what may be given, shown once, and revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.api.service import Actor, Service
+from receiver.domain import api_key
+from receiver.domain.api_key import OPERATE, VIEW
+from receiver.errors import Conflict, Forbidden, Invalid, NotFound, RequestError
+from receiver.ledger import Ledger, api_keys
+from tests.support import api
+from tests.support.api import actor, call, done
+from tests.support.ledger import with_tables
+
+SHOP = ("view", "operate", "submit")
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    yield api.service(ledger, tmp_path)
+    ledger.close()
+
+
+def test_a_key_is_shown_once_and_works(service: Service) -> None:
+    # When one of a source makes a key with some of its scopes
+    made = call(service, "create_key", actor("other", *SHOP), name=" shop ", scopes=["submit", "view"], rate="5/s")
+
+    # Then it is one of that source, and the ledger knows its hash alone
+    row = made["row"]
+    assert (row["name"], row["scopes"], row["source"], row["rate"]) == ("shop", ["submit", "view"], "other", "5/s")
+    key = service.ledger.read(lambda it: api_keys.by_hash(it, api_key.digest(made["key"])))
+    assert key is not None
+    assert key.id == row["id"]
+
+    # And no list, and no line of the audit, has the key or its hash
+    listed = str(call(service, "list_keys")) + str(call(service, "list_audit"))
+    assert made["key"] not in listed
+    assert key.hash not in listed
+    assert made["key"].startswith(row["hint"])
+    assert call(service, "list_keys")["items"] == [row]
+    (line,) = call(service, "list_audit")["items"]
+    assert (line["action"], line["source"], line["selection"]["scopes"]) == ("key.create", "other", ["submit", "view"])
+
+
+@pytest.mark.parametrize(
+    ("who", "parameters", "error", "words"),
+    [
+        (actor("skyvern", *SHOP), {"scopes": ["read"]}, Forbidden, "ada has no read, and can't give it"),
+        (actor("skyvern", *SHOP), {"scopes": ["resubmit", "view"]}, Forbidden, "no resubmit"),
+        (actor("skyvern", *SHOP), {"source": "other", "scopes": ["view"]}, Forbidden, "source skyvern only"),
+        (actor("skyvern", *SHOP), {"source": "*", "scopes": ["view"]}, Forbidden, "source skyvern only"),
+        (actor("skyvern", VIEW), {"scopes": ["view"]}, Forbidden, "needs the scope operate"),
+        (actor(), {"scopes": ["view"]}, Invalid, "source: say which; there are skyvern, other"),
+        (actor(), {"scopes": ["view"], "source": "third"}, Invalid, "there is no such source"),
+        (actor("", *SHOP), {"scopes": ["submit"], "source": "*"}, Invalid, "but not submit"),
+        (actor(), {"scopes": ["all"], "source": "other"}, Forbidden, "no all"),
+        (actor(), {"scopes": [], "source": "other"}, Invalid, "scopes"),
+        (actor(), {"name": "a\nb", "scopes": ["view"], "source": "other"}, Invalid, "printable"),
+        (actor(), {"name": "", "scopes": ["view"], "source": "other"}, Invalid, "printable"),
+        (actor(), {"rate": "fast", "scopes": ["view"], "source": "other"}, Invalid, "must be a rate"),
+    ],
+)
+def test_nobody_gives_what_it_has_not(
+    service: Service, who: Actor, parameters: dict[str, Any], error: type[RequestError], words: str
+) -> None:
+    with pytest.raises(error) as refused:
+        call(service, "create_key", who, **{"name": "app", **parameters})
+    assert words in str(refused.value)
+    assert call(service, "list_keys")["items"] == []
+    assert done(service) == []
+
+
+def test_a_key_gives_no_higher_rate_than_its_own(service: Service) -> None:
+    own = call(service, "create_key", name="slow", scopes=["view", "operate"], source="other", rate="60/m")["row"]
+    holder = Actor("key", "slow", frozenset({VIEW, OPERATE}), "other", own["id"])
+
+    assert call(service, "create_key", holder, name="a", scopes=["view"])["row"]["rate"] == "60/m"
+    assert call(service, "create_key", holder, name="b", scopes=["view"], rate="1/s")["row"]["rate"] == "1/s"
+    with pytest.raises(Forbidden, match="can't give more"):
+        call(service, "create_key", holder, name="c", scopes=["view"], rate="61/m")
+
+
+def test_a_key_of_all_sources_is_made_by_one_of_all(service: Service) -> None:
+    row = call(service, "create_key", name="ops", scopes=["view", "operate"], source="*")["row"]
+    assert row["source"] == "*"
+    assert call(service, "list_keys", actor("other"))["items"] == []
+
+
+def test_keys_are_revoked_once_and_by_their_own_source(service: Service) -> None:
+    mine = call(service, "create_key", name="m", scopes=["view"], source="skyvern")["row"]["id"]
+    theirs = call(service, "create_key", name="t", scopes=["view"], source="other")["row"]["id"]
+
+    for ids in ([theirs], [mine, theirs], ["nobody"]):
+        with pytest.raises(NotFound, match="no such key: "):
+            call(service, "revoke_keys", actor("skyvern"), ids=ids)
+    assert call(service, "revoke_keys", actor("skyvern"), ids=[mine, mine])["count"] == 1
+    assert call(service, "revoke_keys", ids=[mine, theirs])["count"] == 1
+
+    assert all(row["revoked_at"] for row in call(service, "list_keys")["items"])
+    assert done(service)[2:] == [("key.revoke", "ada", 1, "done"), ("key.revoke", "ada", 1, "done")]
+
+
+def test_keys_made_with_another_secret_are_told_of(service: Service) -> None:
+    call(service, "create_key", name="old", scopes=["view"], source="other")
+    other = Service(
+        type(service.settings).from_env({**service.settings.environ, "RUNHOOK_SECRET": "another secret of the tests"}),
+        service.ledger,
+        service.config,
+    )
+    with pytest.raises(Conflict, match="is not the secret that key"):
+        call(other, "create_key", name="new", scopes=["view"], source="other")
+
+
+def test_keys_are_listed_page_by_page(ledger: Ledger, tmp_path: Path) -> None:
+    service = api.service(ledger, tmp_path)
+    for number in range(3):
+        call(service, "create_key", name=str(number), scopes=["view"], source="other")
+    whole, found, after = call(service, "list_keys")["items"], [], ""
+    while after is not None:
+        page = call(service, "list_keys", limit=1, after=after)
+        found, after = found + page["items"], page["next"]
+    assert found == whole
+    assert [row["name"] for row in found] == ["0", "1", "2"]
