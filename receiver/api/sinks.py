@@ -16,7 +16,7 @@ from receiver.domain.api_key import VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.errors import Invalid, NotFound
-from receiver.ledger import Connection, queries, stats
+from receiver.ledger import Connection, stats
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
 
@@ -34,13 +34,11 @@ class OriginRow(Result):
     breaker: str
     until: Moment | None = Field(description="No probe before.")
     reason: str
-    waiting: int | None = Field(description="How many have not ended; null where that is not counted.")
 
 
 class OriginsRow(Result):
-    """The origins that callers' webhooks go to. `known`: how many; null where that is not counted."""
+    """The origins that callers' webhooks go to."""
 
-    known: int | None
     shut: list[OriginRow]
 
 
@@ -86,7 +84,7 @@ def get_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
 def _read(connection: Connection, config: Config, *, whole: bool) -> list[SinkRow]:
     if not whole:
         known = lanes.named(connection, config.destinations)
-        rows = sink_rows(config, known, {}, None)
+        rows = sink_rows(config, known, {})
         return [SinkRow.model_validate({**row, "deliveries": None, "reason": "", "origins": None}) for row in rows]
     now = database_now(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
@@ -96,7 +94,7 @@ def _read(connection: Connection, config: Config, *, whole: bool) -> list[SinkRo
     due = stats.oldest_due(connection, now)
     return [
         SinkRow.model_validate({**row, "oldest_due_at": due.get(row["name"]), "lag": _lag(due.get(row["name"]), now)})
-        for row in sink_rows(config, known, counts, None)
+        for row in sink_rows(config, known, counts)
     ]
 
 
@@ -104,14 +102,8 @@ def _lag(since: float | None, now: float) -> float:
     return 0.0 if since is None else round(max(0.0, now - since), 3)
 
 
-def sink_rows(
-    config: Config,
-    known: Mapping[str, Lane],
-    counts: Mapping[str, dict[str, int]],
-    waiting: Mapping[str, int] | None,
-) -> list[dict[str, Any]]:
-    """Return what is told of each sink. `known`: lanes by name; `counts`: deliveries by sink and state; `waiting`: how
-    many callers' webhooks have not ended, by lane, or None where they are not counted."""
+def sink_rows(config: Config, known: Mapping[str, Lane], counts: Mapping[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """Return what is told of each sink. `known`: lanes by name; `counts`: deliveries by sink and state."""
     types = {name: sink.type for name, sink in config.sinks.items()}
     types |= {name: CALLBACK_TYPE for name in config.destinations if name not in types}
     found: list[dict[str, Any]] = []
@@ -119,19 +111,9 @@ def sink_rows(
         state = _lane(known.get(name) or Lane(name, name))
         row = {"name": name, "type": kind, **state, "deliveries": counts.get(name, {}), "orphaned": False}
         if name == CALLBACK:
-            row["origins"] = _origins(waiting, known.values())
+            row["origins"] = _origins(known.values())
         found.append(row)
     return [*found, *_orphaned(counts, types)]
-
-
-def read_whole(connection: Connection, config: Config) -> list[dict[str, Any]]:
-    """Return what is told of each sink with all counted, what was delivered too: reads much of a large ledger."""
-    counts: dict[str, dict[str, int]] = {}
-    for row in queries.counts(connection):
-        counts.setdefault(row["sink"], {})[row["state"]] = row["count"]
-    known = {lane.lane: lane for lane in lanes.every(connection)}
-    waiting = queries.lanes_of(connection, CALLBACK) if CALLBACK in config.destinations else {}
-    return sink_rows(config, known, counts, waiting)
 
 
 def _lane(lane: Lane) -> dict[str, Any]:
@@ -163,12 +145,10 @@ def _orphaned(counts: Mapping[str, dict[str, int]], sinks: Collection[str]) -> l
     ]
 
 
-def _origins(waiting: Mapping[str, int] | None, known: Iterable[Lane]) -> dict[str, Any]:
-    """Return how many origins callers' webhooks go to, and those whose breaker is not closed, most waiting first."""
+def _origins(known: Iterable[Lane]) -> dict[str, Any]:
+    """Return the origins of callers' webhooks whose breaker is not closed."""
     shut = [lane for lane in known if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
-    count: Mapping[str, int] = waiting or {}
     return {
-        "known": None if waiting is None else len({*waiting, *(lane.lane for lane in shut)}),
         "shut": [
             {
                 "origin": callback.origin_in(lane.lane),
@@ -176,9 +156,8 @@ def _origins(waiting: Mapping[str, int] | None, known: Iterable[Lane]) -> dict[s
                 "breaker": lane.breaker,
                 "until": lane.until or None,
                 "reason": lane.reason,
-                "waiting": None if waiting is None else waiting.get(lane.lane, 0),
             }
-            for lane in sorted(shut, key=lambda lane: (-count.get(lane.lane, 0), lane.lane))[:MOST_ORIGINS]
+            for lane in sorted(shut, key=lambda lane: lane.lane)[:MOST_ORIGINS]
         ],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
 import typer
 from pydantic import BaseModel
 
-from receiver.api.models import MAX_LIMIT, Page, PageParameters, Parameters
+from receiver.api.models import MAX_LIMIT, Page, Parameters, Scoped
 from receiver.api.service import Actor, Service
 from receiver.cli.ledger_access import open_ledger, where
 from receiver.cli.profiles import remote_service
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)
 T = TypeVar("T")
-L = TypeVar("L", bound=PageParameters)
+L = TypeVar("L", bound=Scoped)
 
 PANEL: Final = "Where"
 
@@ -90,15 +90,23 @@ def open_client(
         client.close()
 
 
+def endpoint_called(name: str, endpoints: Iterable[Endpoint[Any, Any]]) -> Endpoint[Any, Any]:
+    """Return the endpoint with this name. A command imports those of one module, for all of them take long."""
+    return next(each for each in endpoints if each.name == name)
+
+
 def rows_of(client: Client, endpoint: Endpoint[L, Page[T]], parameters: L, limit: int) -> Iterator[T]:
     """Yield the rows of a list, page by page, until there are `limit`. Raises as `Client.call`."""
+    if "limit" not in type(parameters).model_fields:  # a short list, which comes whole
+        yield from client.call(endpoint, parameters).items[:limit]
+        return
     while limit > 0:
         page = client.call(endpoint, parameters.model_copy(update={"limit": min(limit, MAX_LIMIT)}))
         yield from page.items[:limit]
         limit -= len(page.items)
         if page.next is None:
             return
-        if page.next == parameters.after:
+        if page.next == getattr(parameters, "after", ""):
             raise RunhookError(f"{client.where}: {endpoint.name} goes on where it began")
         parameters = parameters.model_copy(update={"after": page.next})
 

@@ -89,7 +89,10 @@ COMMANDS: Final[dict[str, Command]] = {
         "submissions",
         "List the runs that were submitted here, the newest first, and when a missing result is polled next.",
     ),
-    "operations": Command(LOOK, "receiver.cli.replay", "operations", "List replays and backfills, the newest first."),
+    "operations": Command(
+        LOOK, "receiver.cli.replay", "operations", "List replays, backfills and cancels of many, the newest first."
+    ),
+    "audit": Command(LOOK, "receiver.cli.audit", "audit", "List who did what, the newest first."),
     "replay": Command(
         ACT,
         "receiver.cli.replay",

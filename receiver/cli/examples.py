@@ -18,6 +18,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "dead": ("--sink ops --since 7d", "-o csv > dead.csv"),
     "submissions": ("--state accepted", "--label team=billing --since 24h"),
     "operations": ("", "-n 5 -o json"),
+    "audit": ("--since 24h", "--action replay -o csv"),
     "replay": ("--sink results --since 2h --dry-run", "tsk_123 --force"),
     "reroute": ("--since 7d --dry-run", "--run tsk_123"),
     "cancel": ("dlv_0123456789ab", "--sink old-crm --undo"),

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.api.runs import ENDPOINTS as RUNS
+from receiver.api import runs as api_runs
+from receiver.cli.client import endpoint_called
 from receiver.cli.commands import COMMANDS
 from receiver.cli.filters import find_rows
 from receiver.cli.listing import list_command
@@ -34,12 +35,11 @@ from receiver.domain.submission import SubmissionState
 from receiver.errors import UsageError
 from receiver.ledger import queries
 
-(list_runs,) = (each for each in RUNS if each.name == "list_runs")
 SUBMISSION_STATES = [state.value for state in SubmissionState]
 
 
 runs = list_command(
-    list_runs,
+    endpoint_called("list_runs", api_runs.ENDPOINTS),
     {
         "run": "run_id",
         "type": "run_type",

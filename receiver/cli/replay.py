@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from receiver.api import operations as api_operations
+from receiver.cli.client import endpoint_called
+from receiver.cli.commands import COMMANDS
 from receiver.cli.filters import (
     check_filter,
     check_form,
@@ -23,6 +25,7 @@ from receiver.cli.filters import (
     require_sink,
 )
 from receiver.cli.ledger_access import read_ledger, write_ledger
+from receiver.cli.listing import list_command
 from receiver.cli.options import (
     ConfigFile,
     DataDirectory,
@@ -324,34 +327,23 @@ def _watch(data: DataDirectory, made: list[Operation]) -> None:
         time.sleep(0.5)
 
 
-def operations(
-    data: DataDirectory = None, limit: Limit = queries.LIMIT, output: Output = None, as_json: ListJson = False
-) -> None:
-    """List replays and backfills, the newest first."""
-    form = chosen_form(output, as_json)
-    found = read_ledger(data, lambda connection: replays.list_operations(connection, limit), tell=form is Form.TABLE)
-    print_rows(
-        [
-            {field.name: getattr(each, field.name) for field in fields(each)} | {"selection": each.selection.to_json()}
-            for each in found
-        ],
-        {
-            "operation": "id",
-            "kind": "kind",
-            "state": "state",
-            "done": "done",
-            "of": "total",
-            "began": lambda row: show_when(row["created_at"]),
-            "selects": lambda row: _selection_text(row["selection"]),
-        },
-        "no operations",
-        form,
-    )
+def _selection_text(found: Mapping[str, Any]) -> str:
+    shown = {name: show_time(value) if name in ("since", "until") else value for name, value in found.items()}
+    return " ".join(f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in shown.items())
 
 
-def _selection_text(kept: str) -> str:
-    found = json.loads(kept)
-    for name in ("since", "until"):
-        if name in found:
-            found[name] = show_time(found[name])
-    return " ".join(f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in found.items())
+operations = list_command(
+    endpoint_called("list_operations", api_operations.ENDPOINTS),
+    {
+        "operation": "id",
+        "kind": "kind",
+        "state": "state",
+        "done": "done",
+        "of": "total",
+        "began": lambda row: show_when(row["created_at"]),
+        "selects": lambda row: _selection_text(row["selection"]),
+    },
+    "no such operations",
+    doc=COMMANDS["operations"].help,
+    nothing="no operations",
+)

@@ -16,17 +16,15 @@ from receiver.api.actions import sinks as actions
 from receiver.api.service import Actor
 from receiver.cli import output
 from receiver.cli.acting import audited_here
+from receiver.cli.client import endpoint_called
 from receiver.cli.filters import require_live_sink, require_sink
 from receiver.cli.ledger_access import read_ledger, write_ledger
+from receiver.cli.listing import list_command
 from receiver.cli.options import (
     ConfigFile,
     DataDirectory,
-    Form,
     Json,
-    ListJson,
-    Output,
     Yes,
-    chosen_form,
     confirm,
     load_config,
 )
@@ -35,7 +33,7 @@ from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, RunhookError, UsageError
-from receiver.ledger import Connection, queries
+from receiver.ledger import queries
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import orphans
 from receiver.status.problem import ago
@@ -51,39 +49,8 @@ app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
 
-@app.command("list")
-def list_sinks(
-    config: ConfigFile = None, data: DataDirectory = None, output_form: Output = None, as_json: ListJson = False
-) -> None:
-    """List the sinks with their breakers and the counts of their deliveries; callers' own webhooks as callback.
-
-    A sink that is not in the config any more is listed as long as it has deliveries that nobody would send.
-    """
-    form = chosen_form(output_form, as_json)
-    _, loaded = load_config(config, data)
-    output.print_rows(
-        read_ledger(data, partial(_rows, config=loaded), tell=form is Form.TABLE),
-        {
-            "sink": "name",
-            "type": "type",
-            "state": partial(_state, now=time.time()),
-            "deliveries": lambda row: output.show_counts(row["deliveries"]),
-            "why": _why,
-        },
-        "the config has no sinks",
-        form,
-    )
-
-
-def _rows(connection: Connection, config: Config) -> list[dict[str, Any]]:
-    rows = api_sinks.read_whole(connection, config)
-    for each in (shut for row in rows for shut in row.get("origins", {}).get("shut", ())):
-        each["until"] = output.iso(each["until"])
-    return rows
-
-
 def _why(row: Mapping[str, Any]) -> str:
-    shut = row.get("origins", {}).get("shut", [])
+    shut = (row["origins"] or {}).get("shut", [])
     more = [f"and {len(shut) - SHOWN} more"] if len(shut) > SHOWN else []
     return "; ".join([*(f"{each['origin']}: {each['reason']}" for each in shut[:SHOWN]), *more]) or str(row["reason"])
 
@@ -94,13 +61,33 @@ def _state(row: Mapping[str, Any], now: float) -> str:
     found = []
     if row["paused"]:
         found.append("paused" + (f" for {ago(now - row['paused_at'])}" if row["paused_at"] else ""))
-    if (origins := row.get("origins")) and origins["shut"]:
-        found.append(f"{len(origins['shut'])} of {origins['known']} origins shut")
+    if (origins := row["origins"]) and origins["shut"]:
+        count = len(origins["shut"])
+        found.append(f"{count} origin{'' if count == 1 else 's'} shut")
     if row["breaker"] != "closed":
         left = row["probe_at"] - now
         since = f" for {ago(now - row['opened_at'])}" if row["opened_at"] else ""
         found.append(f"breaker {row['breaker']}{since}, next probe {f'in {ago(left)}' if left > 0 else 'due'}")
     return "; ".join(found) or "open for traffic"
+
+
+list_sinks = list_command(
+    endpoint_called("list_sinks", api_sinks.ENDPOINTS),
+    {
+        "sink": "name",
+        "type": "type",
+        "state": lambda row: _state(row, now=time.time()),
+        "deliveries": lambda row: output.show_counts(row["deliveries"] or {}),
+        "why": _why,
+    },
+    "the config has no sinks",
+    doc="""List the sinks with their breakers and the counts of their deliveries; callers' own webhooks as callback.
+
+        Deliveries that are done are not counted. A sink that is not in the config any more is listed as long as it has
+        deliveries that nobody would send.
+        """,
+)
+app.command("list")(list_sinks)
 
 
 @app.command()

@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import ENDED
 from receiver.ledger.filters import LIMIT, Filter, begins, has_labels, matching_deliveries, matching_events
 from receiver.ledger.lists.paging import every_page
 from receiver.ledger.lists.runs import list_runs as pages_of_runs
@@ -111,10 +110,3 @@ def counts(connection: sa.Connection) -> list[dict[str, Any]]:
         .order_by(deliveries.c.sink, deliveries.c.state)
     )
     return [dict(row._mapping) for row in rows]
-
-
-def lanes_of(connection: sa.Connection, sink: str) -> dict[str, int]:
-    """Return the lanes that deliveries to `sink` have, and how many of each have not ended."""
-    under_way = sa.func.count().filter(deliveries.c.state.not_in([state.value for state in ENDED]))
-    query = sa.select(deliveries.c.lane, under_way).where(deliveries.c.sink == sink).group_by(deliveries.c.lane)
-    return {row[0]: row[1] for row in connection.execute(query)}

@@ -137,10 +137,10 @@ def test_callers_webhooks_are_listed_with_the_addresses_that_are_shut(
 
     assert ops.split()[:2] == ["ops", "files"]
     assert callback.split("  ")[0] == "callback"
-    assert "1 of 3 origins shut" in callback
+    assert "1 origin shut" in callback
     assert callback.endswith("https://dead.example: the caller's server answered 503")
     (shut,) = row["origins"]["shut"]
-    assert (row["origins"]["known"], shut["origin"], shut["waiting"]) == (3, "https://dead.example", 2)
+    assert (shut["origin"], shut["breaker"]) == ("https://dead.example", "open")
 
 
 def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook) -> None:
