@@ -70,6 +70,10 @@ class LedgerState(Result):
     lanes: list[LaneRow]
     orphans: dict[str, dict[str, int]] = Field(description="Deliveries of sinks that are not in the config.")
     operations: int
+    search_since: Moment | None = Field(
+        description="Searches may not find runs that changed last before then, for they are being indexed; null: all."
+    )
+    search_until: Moment | None = Field(description="Searches may not find what changed since then; null: all.")
 
 
 class ConfigState(Result):
@@ -123,6 +127,8 @@ def status_of(report: StatusReport) -> Status:
             lanes=[_lane(lane) for lane in shut],
             orphans=report.ledger.orphans,
             operations=report.ledger.operations,
+            search_since=report.ledger.search.since,
+            search_until=report.ledger.search.until,
         ),
         disk=asdict(report.disk),
     )

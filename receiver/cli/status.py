@@ -101,6 +101,7 @@ def _stores(report: StatusReport) -> list[list[str]]:
     return [
         ["Redis", "away" if redis.trouble else "up", redis.trouble or f"{redis.durability}; {redis.url}"],
         ["ledger", "away" if ledger.trouble else "up", ledger.trouble or f"{newest}; {ledger.url}"],
+        ["search", *_search(report)],
         [
             "inbox",
             str(inbox.entries) if known else "not known",
@@ -111,6 +112,17 @@ def _stores(report: StatusReport) -> list[list[str]]:
         ["disk", free, f"{disk.directory}; {_of_config(disk.reserve)} are kept free"],
         ["config", "wrong" if report.config_problems else "right", f"{report.config_file} {report.config_hash}"],
     ]
+
+
+def _search(report: StatusReport) -> list[str]:
+    """Return which runs a search finds."""
+    search = report.ledger.search
+    if report.ledger.trouble:
+        return ["not known", ""]
+    since = report.now - (search.since or 0.0)
+    back = f"back to {ago(since)} ago, {ago(search.to_do)} of runs to go" if search.to_do else ""
+    late = f"{ago(search.behind(report.now))} behind" if search.behind(report.now) >= 1 else ""
+    return ["indexing" if back or late else "up to date", "; ".join(filter(None, (late, back)))]
 
 
 def _of_config(count: int | None) -> str:

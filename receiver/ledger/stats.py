@@ -17,6 +17,7 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import Gate
 from receiver.ledger.schema import deliveries, events
+from receiver.ledger.text_index.coverage import Coverage, coverage
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 
@@ -32,7 +33,7 @@ class Gauges:
     its time, seconds since the epoch. `lanes`: by sink, what is paused or shut. `newest_event`: when the ledger last
     recorded an event, or None. `watches`: walks of Skyvern's list. `missed`: how many schedules of each source started
     no run when they should have last. `cancelled`: operations that the database cancels for time again
-    and again. `read_at`: by the database's clock, as all of these times."""
+    and again. `search`: which runs it finds. `read_at`: by the database's clock, as all of these times."""
 
     counts: dict[tuple[str, str], int]
     oldest_due: dict[str, float]
@@ -41,6 +42,7 @@ class Gauges:
     watches: list[Watch] = field(default_factory=list)
     missed: dict[str, int] = field(default_factory=dict)
     cancelled: list[Cancelled] = field(default_factory=list)
+    search: Coverage = field(default_factory=Coverage)
     read_at: float = field(default=0.0, compare=False)
 
 
@@ -91,6 +93,7 @@ def read(connection: sa.Connection) -> Gauges:
         watches.every(connection),
         account.count_missed(connection),
         timeouts.repeated(connection, now),
+        coverage(connection),
         now,
     )
 

@@ -20,6 +20,8 @@ from receiver.status.report import StatusReport
 # Seconds after which an entry of the inbox, or a delivery that is due, has waited too long.
 INBOX_LATE: Final = 60.0
 DELIVERY_LATE: Final = 300.0
+# Seconds after which what a run says should be found.
+SEARCH_LATE: Final = 60.0
 # Seconds for which a request in quarantine counts as news.
 REFUSED_NEWS: Final = 86_400.0
 # Part of spool.max_bytes from which on it counts as nearly full.
@@ -42,6 +44,7 @@ def find(report: StatusReport) -> list[Problem]:
         *_sinks(report),
         *_deliveries(report),
         *_runs(report),
+        *_search(report),
     ]
     return sorted(found, key=lambda problem: (problem.note, _rank(problem.code)))
 
@@ -260,3 +263,23 @@ def _runs(report: StatusReport) -> Iterator[Problem]:
                 "`runhook connect` names them",
                 note=True,
             )
+
+
+def _search(report: StatusReport) -> Iterator[Problem]:
+    search = report.ledger.search
+    late = search.behind(report.now)
+    if late > SEARCH_LATE:
+        yield Problem(
+            "search_behind",
+            f"searches do not find runs that changed in the last {ago(late)}",
+            "the clock is stopped or too slow: see its log; it goes on by itself",
+            note=True,
+        )
+    if search.to_do:
+        yield Problem(
+            "search_incomplete",
+            f"searches do not find runs that changed last more than {ago(report.now - (search.since or 0.0))} ago yet; "
+            f"the words of {ago(search.to_do)} more are to be indexed",
+            "wait: the clock goes back to the oldest, beside its other work",
+            note=True,
+        )

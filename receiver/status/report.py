@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.inbox import InboxState
+from receiver.ledger.text_index.coverage import Coverage
 from receiver.ledger.timeouts import Cancelled
 
 
@@ -29,7 +30,7 @@ class LedgerReport:
     config does not accept that, or "". `counts`: deliveries by (sink, state), of those that have not ended, and dead
     ones. `oldest_due`: by sink, since when the oldest waits beyond its time. `orphans`: by sink that is not in the
     config, how many deliveries have which state. `operations`: replays and backfills that are running.
-    `cancelled`: operations of ours that the database cancels for time."""
+    `cancelled`: operations of ours that the database cancels for time. `search`: which runs it finds."""
 
     url: str
     trouble: str = ""
@@ -43,6 +44,7 @@ class LedgerReport:
     watch_trouble: dict[str, str] = field(default_factory=dict)
     missed_schedules: dict[str, int] = field(default_factory=dict)
     cancelled: list[Cancelled] = field(default_factory=list)
+    search: Coverage = field(default_factory=Coverage)
 
 
 @dataclass(frozen=True, slots=True)

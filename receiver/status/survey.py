@@ -117,6 +117,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             watch_trouble={watch.source: watch.trouble for watch in gauges.watches if watch.trouble},
             missed_schedules=gauges.missed,
             cancelled=gauges.cancelled,
+            search=gauges.search,
         )
         return report, heartbeats.every(connection)
 

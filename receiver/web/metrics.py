@@ -119,6 +119,16 @@ class PolledMetrics(Collector):
                 gauges.newest_event,
             )
 
+        yield GaugeMetricFamily(
+            "runhook_search_behind_seconds",
+            "For how long the oldest change of a run has waited to be indexed for searches.",
+            gauges.search.behind(now),
+        )
+        yield GaugeMetricFamily(
+            "runhook_search_backfill_seconds",
+            "Seconds of old runs whose words are still to be indexed for searches.",
+            gauges.search.to_do,
+        )
         yield from self._watches(gauges)
 
     def _watches(self, gauges: Gauges) -> Iterator[Any]:

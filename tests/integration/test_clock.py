@@ -6,20 +6,25 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.clock import Clock
+from receiver.clock import Clock, build
+from receiver.config.loader import load
+from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.inbox import STREAM
 from receiver.ledger import Ledger, queries, replays, retention
 from receiver.ledger.deliveries import lanes, links, recovery
 from receiver.ledger.events import NewDelivery
+from receiver.ledger.filters import Filter
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import Selection
+from receiver.ledger.text_index.coverage import Coverage, coverage
 from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
@@ -234,3 +239,27 @@ def test_a_send_that_ends_in_a_long_outage_of_the_ledger_is_not_sent_again(
     clock.close()
     ledger.close()
     gate.close()
+
+
+def test_what_a_run_says_is_indexed_and_what_the_config_masks_is_not(
+    ledger: Ledger, redis_url: str, tmp_path: Path
+) -> None:
+    # Given the clock as `runhook clock` makes it
+    (tmp_path / "c.yaml").write_text("sources: {skyvern: {secrets: [s]}}\nredact: ['**.iban']\n")
+    url = ledger.url.render_as_string(hide_password=False)
+    settings = Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
+    it = build(settings, load(tmp_path / "c.yaml", {}))
+    it.tick()
+    # When a run is recorded, and the clock ticks
+    record(ledger, new_event("tsk_1", output={"payee": "Ada", "iban": "DE02"}))
+    it.tick()
+    it.close()
+
+    # Then it is found by what it says
+    def found(text: str) -> list[str]:
+        rows = ledger.read(lambda connection: queries.list_runs(connection, Filter(text=text)))
+        return [row["run_id"] for row in rows]
+
+    assert found("ada") == ["tsk_1"]
+    assert found("de02") == []
+    assert ledger.read(coverage) == Coverage()
