@@ -193,5 +193,13 @@ class Sink(ABC, Generic[O]):
                 answers.append(error)
         return answers
 
+    def check(self) -> str:
+        """Find out whether sends would get through: the server is there, and takes our credentials. Changes nothing.
+
+        Returns what was found, in words; "" for a sink that can't tell without sending. Raises as `send` does, within
+        the sink's timeout. `runhook doctor` asks.
+        """
+        return ""
+
     def close(self) -> None:
         """Close connections. Called once, when no send is running."""

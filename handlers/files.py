@@ -67,6 +67,14 @@ class FilesSink(Sink[FilesOptions]):
         """Store the event. The receipt's id is its folder, `keys` the files in it."""
         return self._mirror.send(delivery)
 
+    def check(self) -> str:
+        """Look at the folder, or at the one in which it would be made."""
+        path = self.options.path.absolute()
+        there = next(each for each in (path, *path.parents) if each.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise Unavailable(f"this user may not write in {there}")
+        return f"{path} {'can be written' if there == path else 'is made with the first delivery'}"
+
     def close(self) -> None:
         """Close connections and let idle threads end."""
         self._mirror.close()

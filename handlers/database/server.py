@@ -81,6 +81,11 @@ class Database:
         return self._url.get_backend_name() == "sqlite"
 
     @property
+    def file(self) -> str:
+        """The file of a SQLite database."""
+        return str(self._url.database)
+
+    @property
     def dialect(self) -> str:
         """ "sqlite" or "postgresql"."""
         return self._url.get_backend_name()

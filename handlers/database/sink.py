@@ -5,11 +5,13 @@ It decides what goes into one transaction, and finds the delivery that made one 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import ClassVar, Final
 
 from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
@@ -103,6 +105,16 @@ class DatabaseSink(Sink[DatabaseOptions]):
                     connection.exec_driver_sql(sql)
                     done.append(sql)
         return done
+
+    def check(self) -> str:
+        """Connect, and look at the tables. A SQLite file that is not there yet is not made."""
+        if self._database.is_sqlite and not (path := Path(self._database.file)).exists():
+            if not os.access(path.parent, os.W_OK | os.X_OK):
+                raise Unavailable(f"{path.parent} is not there, or this user may not write in it")
+            return "the database's file is made with the first row"
+        missing = self.missing_columns()
+        lacks = f"; its tables lack something: `runhook sink columns {self.name}`" if missing else ""
+        return f"connected to {self._database.dialect}{lacks}"
 
     def close(self) -> None:
         """Close the connections."""

@@ -25,6 +25,10 @@ class S3Sink(Sink[S3Options]):
         """Store the event. The receipt's id is s3://bucket/ and its folder, `keys` the objects in it."""
         return self._mirror.send(delivery)
 
+    def check(self) -> str:
+        """Ask for the bucket."""
+        return self._store.check()
+
     def close(self) -> None:
         """Close connections and let idle threads end."""
         self._mirror.close()

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.exceptions import ClientError
 
-from handlers.contract import Delivery
+from handlers.contract import Delivery, Unavailable
 from handlers.mirror.content_types import is_inline_safe
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, ObjectTarget, Stored
@@ -69,6 +69,17 @@ class S3Store:
             if self._made is not None:
                 self._made.close()
                 self._made = None
+
+    def check(self) -> str:
+        """Ask whether the bucket is there and lets us in. Raises Unavailable."""
+        try:
+            with translated_errors(self._name):
+                self._client().head_bucket(Bucket=self._name)
+        except Unavailable as error:  # a HEAD's answer has no body with a code
+            words = {"404": "there is no such bucket", "403": "access is denied; s3:ListBucket is needed to ask"}
+            code = next((code for code in words if f"answered {code}" in str(error)), "")
+            raise (Unavailable(f"bucket {self._name}: {words[code]}") if code else error) from None
+        return f"the bucket {self._name} is there, and lets us in"
 
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
         """See Store. Reads as many pages as there are."""

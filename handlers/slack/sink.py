@@ -140,6 +140,14 @@ class SlackSink(Sink[SlackOptions]):
         notes = [note for note in (posted.receipt.note, failure) if note]
         return replace(posted.receipt, note="; ".join(notes))
 
+    def check(self) -> str:
+        """Ask Slack whose the token is. A webhook can't be tried without a message."""
+        if self.options.token is None:
+            return ""
+        deadline = time.monotonic() + self.options.timeout
+        who = Api(self.options.token.get_secret_value(), self.options.api_url, deadline).call("auth_test")
+        return f"Slack knows the token, of {who.get('user', '?')} in {who.get('team', '?')}"
+
     def close(self) -> None:
         """Close the connections."""
         self._screenshots.close()

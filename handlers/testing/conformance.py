@@ -286,6 +286,27 @@ class SinkConformance:
 
     # Failures
 
+    def test_a_check_tells_whether_sends_get_through_and_leaves_nothing(
+        self, target: SinkUnderTest, sink: Sink[Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Check that `check` says something of a server that is there, or "", and raises for one that is away."""
+        before = list(map(repr, target.seen()))
+        said = sink.check()
+        assert isinstance(said, str)
+        assert list(map(repr, target.seen())) == before, "a check is no send"
+        for trouble, options in target.away.items():
+            away = self.build(target, options)
+            try:
+                answer = away.check()
+                assert not (said and answer), f"{trouble}: {answer}"
+            except (Refused, Unavailable) as error:
+                answer = str(error)
+                assert said, "it can tell that a server is away, and so must say of one that is there"
+            finally:
+                away.close()
+            self.assert_clean(target, answer)
+        self.assert_clean(target, said + caplog.text)
+
     def test_a_server_that_is_away_is_unavailable_in_time(
         self, target: SinkUnderTest, caplog: pytest.LogCaptureFixture
     ) -> None:

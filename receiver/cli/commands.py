@@ -147,6 +147,13 @@ COMMANDS: Final[dict[str, Command]] = {
         "trigger",
         "Send signed sample webhooks. Ends with 1 when not all were accepted.",
     ),
+    "doctor": Command(
+        LOOK,
+        "receiver.cli.doctor",
+        "doctor",
+        "Try everything that Runhook needs, and say of each thing that it is well, or what to do. Ends with 1 for a"
+        " fault.",
+    ),
     "check": Command(
         SET_UP,
         "receiver.cli.check",

@@ -10,6 +10,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "worker": ("", "--only results --only ops"),
     "clock": ("", "--config /etc/runhook.yaml"),
     "simulate": ("--port 8090", "--fault lose=0.2 --run-seconds 5"),
+    "doctor": ("", "-o json | jq '.[] | select(.ok | not)'"),
     "status": ("", "--json | jq .problems"),
     "runs": ("--status failed --since 24h", "-o jsonl -n 1000 | jq -r .run_id"),
     "events": ("--run tsk_123", "--since 1h -o csv > events.csv"),

@@ -106,6 +106,9 @@ class FakeSlack:
         answer = getattr(self, "api_" + method.replace(".", "_"), None)
         return answer(arguments) if answer else {"ok": False, "error": "unknown_method"}
 
+    def api_auth_test(self, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"ok": True, "user": "runhook", "team": "Acme", "user_id": "U1", "team_id": "T1"}
+
     def api_chat_postMessage(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["channel"] not in (self.channel, "#ops"):
             return {"ok": False, "error": "channel_not_found"}

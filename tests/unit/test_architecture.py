@@ -19,7 +19,7 @@ LAYERS = (
     {"ledger", "routing", "wakeups", "skyvern", "inbox"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},
-    {"reconcile", "reroute"},
+    {"reconcile", "reroute", "doctor"},
     {"clock", "worker"},
     {"web"},
     {"submit"},

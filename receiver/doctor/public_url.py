@@ -1,0 +1,155 @@
+"""PUBLIC_URL as Skyvern sees it: a public host, a valid certificate, and our own answer to a request without signature.
+
+The request carries no signature, so the receiver keeps nothing of it. It is made from here: a network that does not let
+its own hosts reach its public address fails it, though Skyvern may get through.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from handlers.support.address_policy import resolve, why_forbidden
+from handlers.support.url import PORTS
+from receiver.config.advice import refused_url
+from receiver.doctor.finding import Finding
+from receiver.errors import NotFound, Unauthorized
+from receiver.status.problem import ago
+
+# Seconds for a name and for an answer; Skyvern itself waits 30 s for one.
+_RESOLVING, _ANSWERING = 5.0, 10.0
+# Seconds before its end from which on a certificate should be renewed.
+EXPIRES_SOON: Final = 14 * 86_400.0
+_BODY: Final = b'{"probe": "runhook doctor"}'
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer to the probe. `code`: of our own errors, or "". `valid_until`: of the certificate; None without TLS."""
+
+    status: int
+    code: str
+    location: str
+    valid_until: float | None
+
+
+def examine(public_url: str, sources: Sequence[str], missing: str) -> Iterator[Finding]:
+    """Yield what is found of `public_url`. `missing`: what does not work without one, in words; "" when all does."""
+    if not public_url:
+        yield Finding("public_url", "PUBLIC_URL is not set", missing)
+        return
+    parts = urlsplit(public_url)
+    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    try:
+        addresses = resolve(host, port, _RESOLVING)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        yield Finding(
+            "public_url.host", f"{host} can't be resolved: {reason}", "set its DNS record, or mend PUBLIC_URL"
+        )
+        return
+    yield _host(public_url, host, addresses)
+    for number, source in enumerate(sources):
+        path = f"{parts.path}/webhooks/{source}"
+        try:
+            answer = _probe(parts.scheme, host, port, path)
+        except ssl.SSLCertVerificationError as error:
+            yield Finding(
+                "public_url.tls",
+                f"the certificate of {host} is not valid: {error.verify_message}",
+                "have the proxy serve a certificate for that name, with its intermediate ones: Skyvern verifies it",
+            )
+            return
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            yield Finding(
+                "public_url.answer",
+                f"{public_url} can't be reached from here: {reason}",
+                "start `runhook serve` and what is in front of it; open the port in the firewall",
+            )
+            return
+        if not number:
+            yield from _certificate(host, answer)
+        yield _judged(f"{public_url}/webhooks/{source}", source, answer)
+
+
+def _host(public_url: str, host: str, addresses: Sequence[str]) -> Finding:
+    """Say whether Skyvern would call this host, which has these addresses."""
+    shown = f"{host} is {', '.join(addresses)}" if [host] != list(addresses) else host
+    if refused := refused_url(public_url):
+        return Finding("public_url.host", shown, refused.removeprefix("PUBLIC_URL: "))
+    for each in addresses:
+        if why := why_forbidden(ipaddress.ip_address(each.partition("%")[0])):
+            return Finding(
+                "public_url.host",
+                shown,
+                f"{each} is {why}, which Skyvern refuses to call: give the name a public address; a Skyvern of your "
+                f"own takes it with {host} in its ALLOWED_HOSTS",
+            )
+    return Finding("public_url.host", shown)
+
+
+def _probe(scheme: str, host: str, port: int, path: str) -> _Answer:
+    """Post a request without a signature. Raises OSError (SSLError is one) and HTTPException."""
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=_ANSWERING, context=ssl.create_default_context())
+        if scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=_ANSWERING)
+    )
+    try:
+        connection.connect()
+        valid_until = None
+        if isinstance(connection.sock, ssl.SSLSocket) and (certificate := connection.sock.getpeercert()):
+            valid_until = float(ssl.cert_time_to_seconds(str(certificate["notAfter"])))
+        headers = {"Content-Type": "application/json", "User-Agent": "runhook-doctor"}
+        connection.request("POST", path, _BODY, headers)
+        answer = connection.getresponse()
+        return _Answer(answer.status, _code(answer.read(65536)), answer.headers.get("Location", ""), valid_until)
+    finally:
+        connection.close()
+
+
+def _code(body: bytes) -> str:
+    """Return the code of an error as the receiver answers it; "" for anything else."""
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        said: Any = json.loads(body)["error"]["code"]
+        return str(said)
+    return ""
+
+
+def _certificate(host: str, answer: _Answer) -> Iterator[Finding]:
+    if answer.valid_until is None:
+        yield Finding("public_url.tls", "http: bodies and signatures travel in the clear, which Skyvern allows")
+        return
+    left = answer.valid_until - time.time()
+    yield Finding(
+        "public_url.tls",
+        f"the certificate of {host} is valid for {ago(left)}",
+        "renew it now: without it no webhook comes" if left < EXPIRES_SOON else "",
+    )
+
+
+def _judged(url: str, source: str, answer: _Answer) -> Finding:
+    """Say what the answer to a request without a signature means: 401 with our own code is right."""
+    what = f"{url} answers {answer.status}"
+    if (answer.status, answer.code) == (Unauthorized.status, Unauthorized.code):
+        return Finding("public_url.answer", f"{what} to a request without signature, as it should")
+    if (answer.status, answer.code) == (NotFound.status, NotFound.code):
+        todo = f"the receiver there has no source {source}: it runs with another config, or with the file as it was"
+    elif 300 <= answer.status < 400:
+        todo = f"it redirects to {answer.location[:200]}, and Skyvern follows no redirect: set PUBLIC_URL to that place"
+    elif answer.status in (502, 503, 504):
+        todo = "the receiver is down or too busy, or the proxy in front can't reach it: `runhook status`"
+    elif answer.status < 300:
+        todo = "that is no receiver of Runhook: it takes what is not signed. Mend PUBLIC_URL, or the proxy's routes"
+    else:
+        todo = "that is not the receiver's own answer: have the proxy pass /webhooks/ on to it as it comes"
+    return Finding("public_url.answer", what, todo)

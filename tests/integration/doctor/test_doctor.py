@@ -1,0 +1,269 @@
+"""`runhook doctor` against real servers: what it says of those that are well, and of each fault."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver import __version__
+from receiver.cli import main
+from receiver.config.settings import Settings
+from receiver.doctor import disk, hosts, servers, signatures
+from receiver.doctor.examination import examine
+from receiver.doctor.finding import Finding
+from receiver.domain.parts import PartBeat, PartSeen
+from receiver.domain.signature import sign
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
+from receiver.ledger import Ledger
+from receiver.ledger.migrate import HEAD
+from receiver.runtime.data_folder import secure
+from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
+from tests.servers.receiver import OLD_SECRET, ReceiverProcess, body
+from tests.servers.valkey import ValkeyProcess
+
+SOURCES = {"skyvern": {"secrets": ["skyvern-secret"]}, "lab": {"secrets": ["lab-secret"], "api_key": "lab-api-key"}}
+SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str, ledger: Ledger) -> Settings:
+    """Of a service that is well but that no part runs."""
+    config = {"sources": SOURCES, "sinks": SINKS, "routes": [{"name": "all", "to": ["results"]}]}
+    (tmp_path / "runhook.yaml").write_text(json.dumps(config))
+    secure(tmp_path / "data")
+    return Settings.from_env(
+        {
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": ledger.url.render_as_string(hide_password=False),
+            "RUNHOOK_DATA": str(tmp_path / "data"),
+            "RUNHOOK_CONFIG": str(tmp_path / "runhook.yaml"),
+        }
+    )
+
+
+def by_check(settings: Settings) -> dict[str, Finding]:
+    return {each.check: each for each in examine(settings)}
+
+
+def wrong(findings: dict[str, Finding]) -> set[str]:
+    return {check for check, each in findings.items() if not each.ok}
+
+
+def test_a_service_that_is_well_has_no_fault_but_what_is_not_running(settings: Settings, ledger: Ledger) -> None:
+    found = by_check(settings)
+
+    assert wrong(found) == {"parts", "public_url"}
+    assert "on disk before 202: yes" in found["redis.durability"].what
+    assert found["redis.version"].what.startswith("Valkey ")
+    assert found["ledger.version"].what.startswith("SQLite 3." if ledger.dialect == "sqlite" else "PostgreSQL 1")
+    assert ("ledger.clock" in found) == (ledger.dialect == "postgresql")
+    assert {"redis.clock", "ledger.tables", "disk.mode", "disk.inodes", "disk.free", "sink results"} < found.keys()
+    assert "receiver" in found["parts"].what
+    # And it has made nothing
+    assert list(settings.data.iterdir()) == []
+
+
+def test_faults_of_the_ledger_are_told_with_what_mends_them(settings: Settings, ledger: Ledger) -> None:
+    ledger.alter(lambda it: it.exec_driver_sql("DROP INDEX ix_deliveries_stopped"))
+    (tables,) = (each for each in servers.of_ledger(settings, LedgerReport("")) if each.check == "ledger.tables")
+    assert "without ix_deliveries_stopped" in tables.what
+    assert "start a worker" in tables.todo
+
+    ledger.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'"))
+    (old,) = servers.of_ledger(settings, LedgerReport(""))
+    assert old.check == "ledger.tables"
+    assert "0007" in old.what
+    assert old.todo == "start this one's worker, which upgrades it"
+    ledger.write(lambda it: it.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
+
+
+def test_a_ledger_that_is_away_is_told() -> None:
+    away = Settings.from_env({"DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/x"})
+    (found,) = servers.of_ledger(away, LedgerReport("postgresql://u:***@127.0.0.1:1/x"))
+    assert found.check == "ledger"
+    assert "geheim" not in str(found)
+    assert found.todo
+
+
+def test_faults_of_redis_are_told_with_what_mends_them(
+    settings: Settings, valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    # Given a Redis that syncs each second, evicts, and is nearly full
+    weak = valkey_factory(**{"appendfsync": "everysec", "maxmemory-policy": "allkeys-lru"})
+    client = weak.connect()
+    client.setrange("other", 8 << 20, b"x")
+    client.config_set("maxmemory", int(client.info()["used_memory"] / 0.95))
+    of_weak = Settings.from_env({**settings.environ, "REDIS_URL": weak.url})
+    # When it is examined
+    found = by_check(of_weak)
+    # Then each of it is told
+    assert {"redis.durability", "redis.memory"} <= wrong(found)
+    assert "appendfsync is everysec" in found["redis.durability"].what
+    assert "noeviction" in found["redis.memory"].todo
+    client.config_set("maxmemory-policy", "noeviction")
+    assert "raise maxmemory" in by_check(of_weak)["redis.memory"].todo
+    client.close()
+    # And one that is away is one line
+    weak.kill()
+    assert {check for check in by_check(of_weak) if check.startswith("redis")} == {"redis"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "took", "words", "ok"),
+    [
+        (1000.0, 0.0, "that of", True),
+        (1002.0, 0.0, "2.0 s behind", True),
+        (1010.0, 0.0, "10.0 s behind", False),
+        (990.0, 0.0, "10.0 s ahead of", False),
+        (1010.0, 20.0, "that of", True),  # the answer took so long that nothing is known
+    ],
+)
+def test_a_server_whose_clock_differs_is_told(theirs: float, took: float, words: str, ok: bool) -> None:
+    found = servers._clock("redis.clock", "Redis", theirs, 1000.0, took)
+    assert words in found.what
+    assert found.ok == ok
+
+
+def test_a_server_that_is_too_old_is_told() -> None:
+    assert servers._version("redis.version", "Redis", "6.2.14", servers.OLDEST_REDIS).ok
+    assert "6.2 or newer" in servers._version("redis.version", "Redis", "6.0.16", servers.OLDEST_REDIS).todo
+
+
+def seen(part: str, host: str, *, version: str = __version__, config: str = "c", skew: float = 0.0) -> PartSeen:
+    return PartSeen(PartBeat(f"{part}@{host}", part, host, 1, version, config, 0.0), 1.0, skew)
+
+
+def test_hosts_that_differ_are_told() -> None:
+    parts = [seen("receiver", "a"), seen("clock", "b", version="0.0.9", skew=-8.0), seen("dispatch", "c", config="x")]
+    report = StatusReport(
+        0,
+        __version__,
+        "f",
+        "c",
+        [],
+        [],
+        ["receiver", "clock"],
+        [],
+        RedisReport(""),
+        LedgerReport(""),
+        DiskReport(""),
+        parts,
+    )
+    found = list(hosts.examine(report))
+    faults = {(each.check, each.what) for each in found if not each.ok}
+    assert {check for check, _ in faults} == {"versions", "host.clock", "host"}
+    assert any("0.0.9" in what for _, what in faults)
+    assert any("the clock of b is 8.0 s behind" in what for _, what in faults)
+    assert any("c runs dispatch" in what and "another content" in what for _, what in faults)
+    assert any("a runs receiver" in each.what for each in found if each.ok)
+
+
+def test_faults_of_the_disk_are_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    found = {each.check: each for each in disk.examine(DiskReport(str(tmp_path), free=10, reserve=100))}
+    assert wrong(found) == {"disk.free", "disk.mode"}
+    assert f"chmod 700 {tmp_path}" in found["disk.mode"].todo
+    (away,) = disk.examine(DiskReport("/nowhere", "there is no such directory"))
+    assert not away.ok
+
+
+def test_whose_secret_has_signed_what_is_in_quarantine_is_told(settings: Settings) -> None:
+    # Given requests with a signature of another source, of nobody, of its own since; and an old one
+    store = Quarantine(settings.data / "quarantine", 100, 1 << 20)
+
+    def refuse(number: int, source: str, secret: str, age: float = 60.0) -> None:
+        content = body(number)
+        signature = sign(content, secret)
+        store.add(QuarantinedRequest.of(source, signature, content, "", time.time() - age), content)
+
+    for number in range(3):
+        refuse(number, "skyvern", "lab-api-key")
+    refuse(3, "skyvern", "nobody's")
+    refuse(4, "lab", "lab-secret")
+    refuse(5, "gone", "skyvern-secret")
+    refuse(6, "lab", "long-ago", age=30 * 86_400.0)
+    # When they are tried
+    found = [each for each in examine(settings) if each.check == "signatures"]
+    # Then each is told with what lets them in
+    told = {each.what.split(",")[0] + " | " + each.todo.split(",")[0] for each in found}
+    assert len(found) == 4
+    assert any("3 requests to /webhooks/skyvern" in each and "/webhooks/lab" in each for each in told)
+    assert any("1 requests to /webhooks/skyvern" in each and "sources.skyvern.secrets" in each for each in told)
+    assert any("1 requests to /webhooks/lab" in each and "quarantine verify` lets them in" in each for each in told)
+    assert any("1 requests to /webhooks/gone" in each and "/webhooks/skyvern" in each for each in told)
+    assert not any(secret in str(found) for secret in ("lab-api-key", "skyvern-secret", "lab-secret"))
+    assert len(store.list()) == 7
+
+
+def test_few_and_small_ones_are_tried(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Quarantine(settings.data / "quarantine", 100, 1 << 20)
+    for number in range(5):
+        content = body(number)
+        store.add(QuarantinedRequest.of("lab", sign(content, "x"), content, "", time.time() - number), content)
+    monkeypatch.setattr(signatures, "MOST", 2)
+    (found,) = (each for each in examine(settings) if each.check == "signatures")
+    assert found.what.startswith("2 requests")
+
+
+def test_a_sink_that_does_not_let_us_in_is_told(settings: Settings) -> None:
+    url = "postgresql://u:geheim@127.0.0.1:1/x"
+    sinks = {
+        "results": {"type": "database", "url": url, "timeout": 2},
+        "hook": {"type": "http", "url": "https://x.example"},
+    }
+    config = {"sources": SOURCES, "sinks": sinks, "routes": [{"name": "all", "to": ["results", "hook"]}]}
+    settings.config.write_text(json.dumps(config))
+    found = by_check(settings)
+    assert "sink results" in wrong(found)
+    assert "geheim" not in str(found)
+    assert found["sink hook"].ok
+    assert "runhook sink test hook" in found["sink hook"].what
+
+
+def test_a_receiver_answers_the_probe_and_keeps_nothing_of_it(
+    receiver_factory: Callable[..., ReceiverProcess], redis_url: str, settings: Settings
+) -> None:
+    receiver = receiver_factory(redis_url)
+    config = {"sources": {"skyvern": {"secrets": [OLD_SECRET]}, "unknown": {"secrets": ["not-there"]}}}
+    settings.config.write_text(json.dumps(config))
+    found = [
+        each
+        for each in examine(Settings.from_env({**settings.environ, "PUBLIC_URL": receiver.url}))
+        if each.check.startswith("public_url")
+    ]
+    host, tls, known, unknown = found
+    assert "ALLOWED_HOSTS" in host.todo
+    assert tls.ok
+    assert known.ok
+    assert "/webhooks/skyvern answers 401" in known.what
+    assert "no source unknown" in unknown.todo
+    assert list(receiver.data.glob("quarantine/*")) == []
+
+
+def test_the_command_ends_with_1_for_a_fault_and_prints_json(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in settings.environ.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> tuple[Any, str]:
+        monkeypatch.setattr(sys, "argv", ["runhook", "doctor", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().out
+
+    code, shown = run("-o", "json")
+    rows = json.loads(shown)
+    assert code == 1
+    assert {"check", "ok", "what", "todo"} == rows[0].keys()
+    assert {row["check"] for row in rows if not row["ok"]} >= {"parts"}
+    code, shown = run()
+    assert code == 1
+    assert "ok    redis.durability" in shown
+    assert "WRONG parts: not running" in shown

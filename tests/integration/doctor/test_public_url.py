@@ -1,0 +1,103 @@
+"""What the doctor says of a PUBLIC_URL, by what answers there."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from receiver.doctor import public_url
+from receiver.doctor.finding import Finding
+from tests.servers.http import Authority, Reply, ScriptedServer
+
+OURS = json.dumps({"error": {"code": "bad_signature", "message": "no"}}).encode()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as it:
+        yield it
+
+
+def examined(url: str) -> dict[str, Finding]:
+    return {each.check: each for each in public_url.examine(url, ["skyvern"], "")}
+
+
+@pytest.mark.parametrize(
+    ("reply", "todo"),
+    [
+        (Reply(401, body=OURS), ""),
+        (Reply(401, body=b"<html>"), "not the receiver's own answer"),
+        (Reply(404, body=b"[]"), "not the receiver's own answer"),
+        (Reply(404, body=json.dumps({"error": {"code": "not_found", "message": ""}}).encode()), "no source skyvern"),
+        (
+            Reply(301, headers={"location": "https://www.example/webhooks/skyvern"}),
+            "https://www.example/webhooks/skyvern",
+        ),
+        (Reply(502), "the proxy in front can't reach it"),
+        (Reply(200, body=b"ok"), "it takes what is not signed"),
+        (Reply(drop=True), "start `runhook serve`"),
+    ],
+)
+def test_each_answer_has_its_remedy(server: ScriptedServer, reply: Reply, todo: str) -> None:
+    server.script.append(reply)
+    found = examined(f"{server.url}/hooks")["public_url.answer"]
+    assert todo in found.todo
+    assert found.ok == (todo == "")
+    sent = server.requests[-1]
+    assert sent.path == "/hooks/webhooks/skyvern"
+    assert "x-skyvern-signature" not in sent.headers
+
+
+def test_a_certificate_is_verified_and_told_when_it_ends_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path)
+    with ScriptedServer(authority.server_context()) as server:
+        url = f"https://localhost:{server.port}"
+        unknown = examined(url)["public_url.tls"]
+        assert "not valid" in unknown.what
+        assert not unknown.ok
+        # Given that its authority is known, it is valid, for a day
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+        server.script.append(Reply(401, body=OURS))
+        found = examined(url)
+        assert "renew it" in found["public_url.tls"].todo
+        assert found["public_url.answer"].ok
+        monkeypatch.setattr(public_url, "EXPIRES_SOON", 3600.0)
+        assert examined(url)["public_url.tls"].ok
+
+
+@pytest.mark.parametrize(
+    ("addresses", "todo"),
+    [
+        (["8.8.8.8"], ""),
+        (["8.8.8.8", "10.1.2.3"], "10.1.2.3 is a private address"),
+        (["fd00::1"], "a private address"),
+        (["169.254.169.254"], "a cloud metadata address"),
+    ],
+)
+def test_a_name_with_a_private_address_is_told(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, addresses: list[str], todo: str
+) -> None:
+    monkeypatch.setattr(public_url, "resolve", lambda *_: addresses)
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))],
+    )
+    server.script.append(Reply(401, body=OURS))
+    found = examined(f"http://hooks.example.com:{server.port}")
+    assert todo in found["public_url.host"].todo
+    assert found["public_url.host"].ok == (todo == "")
+    assert found["public_url.answer"].ok
+
+
+def test_no_url_and_no_such_name_are_told() -> None:
+    (unset,) = public_url.examine("", ["skyvern"], "results come late")
+    assert unset.todo == "results come late"
+    (unset,) = public_url.examine("", ["skyvern"], "")
+    assert unset.ok
+    (unknown,) = public_url.examine("https://no-such-name.invalid", ["skyvern"], "")
+    assert "can't be resolved" in unknown.what
