@@ -73,6 +73,9 @@ def main() -> None:
     if arguments == ["--version"]:
         sys.stdout.write(f"runhook {__version__}\n")
         return
+    if arguments[:1] == ["__complete"]:
+        import_module("receiver.cli.completer").main(arguments[1:])
+        return
     relax_gc_for_imports()
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:

@@ -175,4 +175,10 @@ COMMANDS: Final[dict[str, Command]] = {
     "keys": Command(
         SET_UP, "receiver.cli.keys", "app", "Keys of upstream apps for the submit API: create, list and revoke them."
     ),
+    "completion": Command(
+        SET_UP,
+        "receiver.cli.completion",
+        "completion",
+        "Print what makes a shell complete commands, options, sinks, states and the newest runs.",
+    ),
 }

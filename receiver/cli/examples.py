@@ -44,4 +44,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "keys create": ("billing", "dashboard --scope read --rate 10/s"),
     "keys list": ("", "-o json"),
     "keys revoke": ("0123456789ab", "0123456789ab ba9876543210"),
+    "completion": (
+        "bash > ~/.local/share/bash-completion/completions/runhook",
+        "fish > ~/.config/fish/completions/runhook.fish",
+    ),
 }
