@@ -61,6 +61,7 @@ bench-one_by_one := --deliveries 400
 bench-database_sink := --rows 5120
 bench-backlog := --count 20000 --lanes 2000
 bench-mirror := small --runs 40
+bench-tail := --seconds 2 --rounds 2
 
 bench: install
 	@set -e; $(foreach part,$(or $(PART),ingest pipeline one_by_one database_sink mirror),\

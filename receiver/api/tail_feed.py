@@ -198,23 +198,26 @@ def _reading(
     def read(connection: Connection) -> tuple[Tail, dict[TailParameters, bytes], int, frozenset[str] | None]:
         bodies = any(kind.text for kind in kinds)
         after, new = tail.follow(connection, before, now, PAGE, bodies=bodies)
-        pieces = {kind: data for kind in kinds if (data := rendered(new.rows, kind, new.settled))}
+        made: dict[int, bytes] = {}
+        pieces = {kind: data for kind in kinds if (data := rendered(new.rows, kind, new.settled, made))}
         valid = api_keys.hashes(connection) if checks_keys else None
         return after, pieces, len(new.rows), valid
 
     return read
 
 
-def rendered(rows: Sequence[dict[str, Any]], kind: TailParameters, settled: int) -> bytes:
+def rendered(
+    rows: Sequence[dict[str, Any]], kind: TailParameters, settled: int, made: dict[int, bytes] | None = None
+) -> bytes:
     """Return the rows that are wanted as events of a stream. Only the first `settled` rows are positions to go on
-    from: a client that comes back after one of the others is told these once more, and misses nothing."""
-    wanted = kind.filter()
-    return b"".join(
-        sse.event(
-            "event",
-            encode(Position(row["seq"], row["recorded_at"])) if number < settled else "",
-            shown(row).model_dump_json().encode(),
-        )
-        for number, row in enumerate(rows)
-        if tail.matches(row, wanted)
-    )
+    from: a client that comes back after one of the others is told these once more, and misses nothing.
+
+    `made`: the bytes of rows that others have wanted, which are added to.
+    """
+    wanted, made = kind.filter(), {} if made is None else made
+    chosen = [(number, row) for number, row in enumerate(rows) if tail.matches(row, wanted)]
+    for number, row in chosen:
+        if row["seq"] not in made:
+            place = encode(Position(row["seq"], row["recorded_at"])) if number < settled else ""
+            made[row["seq"]] = sse.event("event", place, shown(row).model_dump_json().encode())
+    return b"".join(made[row["seq"]] for _, row in chosen)
