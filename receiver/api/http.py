@@ -76,7 +76,7 @@ class _Api:
         self._limits = CallLimits(context.bodies, MAX_BODY)
         self._has_admin_port = context.access.has_admin_port
         self._pool = CallPool("api")
-        self._tail = TailStreams(self._ledger, context.background, config.retention.events)
+        self._tail = TailStreams(self._service, self._ledger, context.background)
         self.stop = self._tail.stop
         self._log_limit = TokenBucket(1, 10)
 

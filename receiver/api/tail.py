@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from pydantic import Field
@@ -16,15 +17,19 @@ from pydantic import Field
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import FilterParameters, Moment, Result
+from receiver.api.names import check_names
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
+from receiver.errors import ConfigError
 from receiver.ledger import Connection, Ledger, tail
 from receiver.ledger.tail import Position, Tail
 
 # Events that one read takes; a call reads so many pages of them at the most.
 PAGE: Final = 500
 _PAGES: Final = 10
+# Seconds for which all that a caller has not seen yet is there, whatever retention says.
+_MISSES_NOTHING: Final = 60.0
 # Seconds for which a call waits for transactions that may still put an event before others, and between two looks.
 _SETTLE: Final = 1.0
 _LOOK: Final = 0.05
@@ -106,13 +111,27 @@ def gap_before(position: Position, kept: float | None, now: float) -> TailGap | 
     return TailGap(since=position.at, until=now - kept)
 
 
-def read_tail(service: Service, _actor: Actor, wanted: TailParameters) -> TailPage:
+def check(service: Service, actor: Actor, connection: Connection, wanted: TailParameters) -> None:
+    """Raise Invalid for a status that no run has. A run or sink that is not there yet may come."""
+    if not wanted.after and not actor.source:
+        check_names(service, connection, wanted.filter(), empty=False)
+
+
+def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPage:
     """List the events after a position, the oldest first. Over HTTP it is a stream unless only JSON is accepted."""
     ledger = service.ledger
     given = decode(wanted.after)
     now = ledger.known_now()
-    position = ledger.read(lambda connection: start(connection, wanted, now))
-    gap = gap_before(given, service.config.retention.events, now) if given is not None else None
+
+    def begin(connection: Connection) -> Position:
+        check(service, actor, connection, wanted)
+        return start(connection, wanted, now)
+
+    position = ledger.read(begin)
+    gap = None
+    if given is not None and now - given.at > _MISSES_NOTHING:
+        with suppress(ConfigError):  # then it is not known here for how long events are kept
+            gap = gap_before(given, service.config.retention.events, now)
     end = settled(ledger)
     found: list[dict[str, Any]] = []
     asked = wanted.filter()

@@ -14,11 +14,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.api.service import Actor
-from receiver.api.tail import TAIL, TailParameters, decode, encode, gap_before, start
+from receiver.api.service import Actor, Service
+from receiver.api.tail import TAIL, TailParameters, check, decode, encode, gap_before, start
 from receiver.api.tail_feed import Feed, Follower
 from receiver.errors import Busy
-from receiver.ledger import LedgerUnavailable
+from receiver.ledger import Connection, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.tail import Position
@@ -36,11 +36,12 @@ KEEP_ALIVE: Final = sse.KEEP_ALIVE
 
 
 class TailStreams:
-    """The streams of one process. `kept`: seconds for which events are kept; None: for ever."""
+    """The streams of one process."""
 
-    def __init__(self, ledger: AsyncLedger, background: Background, kept: float | None) -> None:
+    def __init__(self, service: Service, ledger: AsyncLedger, background: Background) -> None:
+        self._service = service
         self._ledger = ledger
-        self._kept = kept
+        self._kept = service.config.retention.events
         self._feed = Feed(ledger, background)
         self._places = WaiterLimit(MAX_STREAMS, KEY_SHARE)
         self.stop = self._feed.stop
@@ -57,12 +58,17 @@ class TailStreams:
         query = request.query_params.multi_items()
         if last := request.headers.get("last-event-id", ""):
             query = [*(each for each in query if each[0] != "after"), ("after", last)]
-        parameters = TAIL.allowed(Actor.of_key(key), TAIL.parse({}, query))
+        actor = Actor.of_key(key)
+        parameters = TAIL.allowed(actor, TAIL.parse({}, query))
         now = self._ledger.now()
         given = decode(parameters.after)
-        begin: Position | None = None
-        if given is not None or parameters.since is not None:
-            begin = await self._ledger.read(lambda connection: start(connection, parameters, now))
+
+        def read(connection: Connection) -> Position:
+            check(self._service, actor, connection, parameters)
+            return start(connection, parameters, now)
+
+        found = await self._ledger.read(read)
+        begin = found if given is not None or parameters.since is not None else None
         try:
             with self._places.place(key.id):
                 pass  # the place is held from the first event on: a stream that nobody reads is never begun

@@ -65,6 +65,12 @@ COMMANDS: Final[dict[str, Command]] = {
         "events",
         "List the events, the newest first, and what each one was, such as new, repeat, superseded or unreadable.",
     ),
+    "tail": Command(
+        LOOK,
+        "receiver.cli.tail",
+        "tail_command",
+        "Print events as they are recorded; with `--since` those since then first. Ctrl-C ends it.",
+    ),
     "deliveries": Command(
         LOOK,
         "receiver.cli.list",

@@ -14,6 +14,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "status": ("", "--json | jq .problems"),
     "runs": ("--status failed --since 24h", "-o jsonl -n 1000 | jq -r .run_id"),
     "events": ("--run tsk_123", "--since 1h -o csv > events.csv"),
+    "tail": ("--status failed", "--since 1h -o jsonl | jq -r .run_id"),
     "deliveries": ("--sink results --state waiting", "--run tsk_123"),
     "attempts": ("tsk_123", "dlv_0123456789ab -o json"),
     "dead": ("--sink ops --since 7d", "-o csv > dead.csv"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Final, get_args, get_origin
 
 import typer
 
 from receiver.api.endpoint import Endpoint
+from receiver.api.models import Parameters
 from receiver.cli.client import Client, rows_of, with_client
 from receiver.cli.options import Form, Limit, ListJson, Output, chosen_form
 from receiver.cli.output import Columns, clean, print_rows
@@ -59,15 +60,7 @@ def list_command(
 
     parameters = [
         inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
-        *(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if name in arguments else _default(model.model_fields[name].annotation),
-                annotation=arguments.get(name) or _option(name, model.model_fields[name]),
-            )
-            for name in taken
-        ),
+        *option_parameters(model, taken, arguments),
         inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=LIMIT, annotation=Limit),
         inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListJson),
@@ -75,6 +68,23 @@ def list_command(
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__doc__ = doc
     return with_client(command)
+
+
+def option_parameters(
+    model: type[Parameters], names: Iterable[str], arguments: Mapping[str, Any] | None = None
+) -> list[inspect.Parameter]:
+    """Return parameters of a command, an option for each of these members of `model`. `arguments`: those that are no
+    options, by name."""
+    arguments = arguments or {}
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if name in arguments else _default(model.model_fields[name].annotation),
+            annotation=arguments.get(name) or _option(name, model.model_fields[name]),
+        )
+        for name in names
+    ]
 
 
 def row_model(endpoint: Endpoint[Any, Any]) -> Any:

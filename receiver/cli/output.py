@@ -184,19 +184,20 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: st
             table.add_column(column, no_wrap=True)
         table.add_column(columns[-1], overflow="fold", ratio=1)
         for row in cells:
-            table.add_row(*map(_coloured, row))
+            table.add_row(*map(coloured, row))
         console.print(table)
         return
     between = "\n  " if console.is_terminal else " " * _GAP
     for row, style in [(list(columns), "bold"), *((row, "") for row in cells)]:
         line = Text(" " * _GAP).join(
-            _coloured(cell, style).append(" " * (width - cell_len(cell)))
+            coloured(cell, style).append(" " * (width - cell_len(cell)))
             for cell, width in zip(row[:-1], widths, strict=False)
         )
-        line.append(between).append_text(_coloured(row[-1], style))
+        line.append(between).append_text(coloured(row[-1], style))
         line.rstrip()
         console.print(line, soft_wrap=True)
 
 
-def _coloured(cell: str, style: str = "") -> Text:
-    return Text(cell, style=style or COLOURS.get(cell, ""))
+def coloured(cell: str, style: str = "") -> Text:
+    """Return a cell in the colour that a known status or state has, or in `style`."""
+    return Text(cell, style=style or COLOURS.get(cell.strip(), ""))

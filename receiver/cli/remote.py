@@ -70,12 +70,21 @@ class RemoteClient:
                 time.sleep(_pause(busy.headers.get("Retry-After", "")))
 
     @contextmanager
-    def stream(self, method: str, path: str, parameters: Mapping[str, Any]) -> Iterator[httpx2.Response]:
+    def stream(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str] | None = None,
+        silence: float | None = None,
+    ) -> Iterator[httpx2.Response]:
         """Make a call whose answer is no JSON, and give the answer while it comes. Raises as `call`.
 
-        Between two parts of it may pass as much time as the service likes.
+        Between two parts of it may pass `silence` seconds, or as much time as the service likes.
         """
-        request = self._http.build_request(method, path, params=parameters, timeout=httpx2.Timeout(TIMEOUT, read=None))
+        timeout = httpx2.Timeout(TIMEOUT, read=silence)
+        request = self._http.build_request(method, path, params=parameters, headers=headers, timeout=timeout)
         with self._told():
             answer = self._http.send(request, stream=True)
         try:

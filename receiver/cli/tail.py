@@ -1,0 +1,218 @@
+"""`runhook tail`: events as they are recorded, of a remote service or of this machine's ledger.
+
+What is missed while the service is away comes once it is back, in order: each event says where to go on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import httpx2
+import typer
+from rich.text import Text
+
+from receiver.api.models import MAX_LIMIT
+from receiver.api.tail import TAIL, TailEvent, TailGap, TailParameters
+from receiver.cli.client import Client, with_client
+from receiver.cli.commands import COMMANDS
+from receiver.cli.listing import named_options, option_parameters
+from receiver.cli.options import Form, ListJson, Output, chosen_form
+from receiver.cli.output import clean, coloured, out, print_rows, show_time
+from receiver.cli.remote import RemoteClient
+from receiver.errors import Busy, NotStarted, UsageError
+from receiver.ledger import LedgerUnavailable
+
+# Seconds between two looks at this machine's ledger.
+INTERVAL: Final = 1.0
+# Seconds of silence after which a stream counts as broken: the service says every 15 s that it is there.
+SILENCE: Final = 45.0
+# Seconds until a service that is away is tried again: what it said, and then longer and longer.
+PAUSE: Final = 2.0
+LONGEST_PAUSE: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a stream. `last_id`: where to go on after it; "" where it does not say."""
+
+    kind: str
+    last_id: str
+    data: bytes
+    retry: float | None = None
+
+
+def messages(pieces: Iterable[bytes]) -> Iterator[Message]:
+    """Yield the messages of server-sent events, also those that only say where to go on, or how long to wait."""
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        *whole, rest = rest.split(b"\n\n")
+        for each in whole:
+            yield _message(each)
+
+
+def _message(block: bytes) -> Message:
+    kind, last_id, data, retry = "message", "", list[bytes](), None
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"event":
+            kind = value.decode()
+        elif name == b"id":
+            last_id = value.decode()
+        elif name == b"data":
+            data.append(value)
+        elif name == b"retry" and value.isdigit():
+            retry = int(value) / 1000
+    return Message(kind, last_id, b"\n".join(data), retry)
+
+
+def follow(
+    client: Client, parameters: TailParameters, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[TailEvent | TailGap]:
+    """Yield what is recorded, for ever, and each gap that was found. `sleep`: waits for so many seconds.
+
+    Raises what the first call does; later only what waiting does not mend, such as a key that was revoked.
+    """
+    if isinstance(client, RemoteClient):
+        yield from _follow_stream(client, parameters, sleep)
+    else:
+        yield from _follow_ledger(client, parameters, sleep)
+
+
+def _follow_ledger(
+    client: Client, parameters: TailParameters, sleep: Callable[[float], None]
+) -> Iterator[TailEvent | TailGap]:
+    begun = False
+    while True:
+        try:
+            page = client.call(TAIL, parameters)
+        except (LedgerUnavailable, NotStarted) as trouble:
+            if not begun:
+                raise
+            _tell(f"{trouble}; what comes meanwhile is told later")
+            sleep(PAUSE)
+            continue
+        if page.gap is not None:
+            yield page.gap
+        yield from page.items
+        has_moved = begun and page.next != parameters.after
+        begun = True
+        parameters = parameters.model_copy(update={"after": page.next, "since": None})
+        if not has_moved:
+            sleep(INTERVAL)
+
+
+def _follow_stream(
+    client: RemoteClient, parameters: TailParameters, sleep: Callable[[float], None]
+) -> Iterator[TailEvent | TailGap]:
+    path, query = TAIL.path_and_rest(parameters)
+    last, pause, said, failures = "", PAUSE, PAUSE, 0
+    while True:
+        headers = {"accept": "text/event-stream", **({"last-event-id": last} if last else {})}
+        try:
+            with client.stream("GET", path, query, headers=headers, silence=SILENCE) as answer:
+                for each in messages(answer.iter_bytes()):
+                    failures, pause = 0, said
+                    last = each.last_id or last
+                    said = each.retry or said
+                    if each.kind == "event" and each.data:
+                        yield TailEvent.model_validate_json(each.data)
+                    elif each.kind == "gap":
+                        yield TailGap.model_validate_json(each.data)
+            trouble = "the stream ended"
+        except (NotStarted, Busy) as problem:
+            if not last:
+                raise
+            trouble = str(problem)
+        except httpx2.HTTPError as problem:
+            trouble = clean(str(problem) or type(problem).__name__, 200)
+        failures += 1
+        if failures == 2:  # once is a restart
+            _tell(f"{client.where}: {trouble}; what comes meanwhile is told later")
+        sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"runhook: {text}\n")
+
+
+def _line(event: TailEvent) -> Text:
+    """Return an event as one line for people."""
+    what = "" if event.disposition == "new" else event.disposition
+    where = f"→ {', '.join(dict.fromkeys(event.sinks))}" if event.sinks else ("unrouted" if event.unrouted else "")
+    reason = event.problem or event.failure_reason or ""
+    said = [event.run_id, event.run_type, what, event.title or "", where, reason]
+    line = Text(show_time(event.recorded_at) + "  ").append_text(coloured(f"{clean(event.outcome or '?'):<10}"))
+    return line.append("  " + "  ".join(clean(each, 120) for each in said if each))
+
+
+def _printed(found: Iterator[TailEvent | TailGap], limit: int | None) -> Iterator[TailEvent]:
+    """Yield events, each seen by who reads the output before the next is waited for; tell gaps to standard error."""
+    count = 0
+    for each in found:
+        if isinstance(each, TailGap):
+            _tell(
+                f"events between {show_time(each.since)} and {show_time(each.until)} may be missing: retention has "
+                "removed what had ended"
+            )
+            continue
+        yield each
+        sys.stdout.flush()
+        count += 1
+        if count == limit:
+            return
+
+
+def tail(
+    client: Client,
+    number: int | None,
+    output: Form | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Print events as they are recorded; those since a time first with --since. Ctrl-C ends it."""
+    form = chosen_form(output, as_json)
+    if form is Form.JSON and number is None:
+        raise UsageError("--output json: there is no end to print it at; take jsonl, or say how many with -n")
+    asked = {name: value for name, value in given.items() if value not in (None, "", [])}
+    client.tell = form is Form.TABLE
+    with named_options(asked):
+        found = _printed(follow(client, TAIL.validated({**asked, "limit": MAX_LIMIT})), number)
+        if form is not Form.TABLE:
+            rows = (each.model_dump(mode="json") for each in found)
+            print_rows(rows, {}, "", form, names=list(TailEvent.model_fields))
+            return
+        console = out()
+        for each in found:
+            console.print(_line(each), soft_wrap=True)
+
+
+_NUMBER: Final = Annotated[int | None, typer.Option("-n", "--limit", min=1, help="End after so many events.")]
+_UNTAKEN: Final[Sequence[str]] = ("limit", "after", "until")
+
+
+def _as_command() -> Callable[..., None]:
+    signature = [
+        inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
+        *option_parameters(TailParameters, [name for name in TailParameters.model_fields if name not in _UNTAKEN]),
+        inspect.Parameter("number", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_NUMBER),
+        inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
+        inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListJson),
+    ]
+
+    def command(client: Client, **named: Any) -> None:
+        tail(client, **named)
+
+    command.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    command.__doc__ = COMMANDS["tail"].help
+    return with_client(command)
+
+
+tail_command: Final = _as_command()
