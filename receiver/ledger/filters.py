@@ -190,8 +190,7 @@ def text_query(text: str) -> TextQuery:
 
 def has_words(query: TextQuery) -> list[Condition]:
     """Return the conditions that the run of a row of `run_texts` says all that is searched for, without the index."""
-    # Words are letters and digits, so no pattern has anything to escape.
-    return [run_texts.c.document.contains(pattern) for pattern in query.patterns]
+    return [contains_exactly(run_texts.c.document, pattern) for pattern in query.patterns]
 
 
 def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:

@@ -314,7 +314,7 @@ run_texts = Table(
     Index("uq_run_texts_source_run_id", "source", "run_id", unique=True),
 )
 
-# In which runs each word is: of each 4096 numbers, a row a word. Words are compared as bytes.
+# In which runs each word is: of each 16,384 numbers, a row a word. Words are compared as bytes.
 run_words = Table(
     "run_words",
     metadata,

@@ -1,6 +1,6 @@
 """Free text over runs: an index of words in plain tables, the same on both databases.
 
-Each run has a number, the highest for the run that changed last. Numbers are taken together in chunks of 4096, and for
+Each run has a number, the highest for the run that changed last. 16,384 numbers are a chunk, and for
 each chunk and word there is one row with the runs that have the word. A search goes through the chunks from the newest
 back until it has found enough; a word that hardly any run has costs one look a chunk. Why: see
 docs/decisions/0011-free-text.md.

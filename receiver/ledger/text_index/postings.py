@@ -1,7 +1,7 @@
 """In which runs of a chunk a word is: sets of numbers as rows. Whoever changes them holds the lock of the index.
 
-A set is an integer with a bit for each number of the chunk. It is written as the numbers themselves, of two bytes each,
-while those take less room than all the bits do.
+A set is an integer with a bit for each number of the chunk. It is written as the numbers themselves in any order, of
+two bytes each, while those take less room than all the bits do.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from receiver.ledger import bulk
 from receiver.ledger.schema import run_words
 
 # Numbers of a chunk.
-CHUNK: Final = 4096
+CHUNK: Final = 16_384
 _BITS: Final = CHUNK.bit_length() - 1
 _BYTES: Final = CHUNK // 8
+# Numbers from which on it is quicker to look at each byte of a set.
+_FEW: Final = 200
 # Words that one statement asks for.
 _AT_ONCE: Final = 1000
 
@@ -49,14 +51,23 @@ def encode(runs: int) -> bytes:
     """Return a set as it is written."""
     if 2 * runs.bit_count() >= _BYTES:
         return runs.to_bytes(_BYTES, "little")
-    places = array("H")
-    while runs:
-        lowest = runs & -runs
-        places.append(lowest.bit_length() - 1)
-        runs ^= lowest
+    places = array("H", _few(runs) if runs.bit_count() < _FEW else _many(runs))
     if sys.byteorder == "big":
         places.byteswap()
     return places.tobytes()
+
+
+def _few(runs: int) -> Iterator[int]:
+    while runs:
+        lowest = runs & -runs
+        yield lowest.bit_length() - 1
+        runs ^= lowest
+
+
+def _many(runs: int) -> Iterator[int]:
+    for at, eight in enumerate(runs.to_bytes(_BYTES, "little")):
+        if eight:
+            yield from (8 * at + bit for bit in range(8) if eight >> bit & 1)
 
 
 def decode(written: bytes) -> int:
@@ -66,10 +77,17 @@ def decode(written: bytes) -> int:
     places = array("H", written)
     if sys.byteorder == "big":
         places.byteswap()
-    runs = 0
+    eights = bytearray(_BYTES)
     for place in places:
-        runs |= 1 << place
-    return runs
+        eights[place >> 3] |= 1 << (place & 7)
+    return int.from_bytes(eights, "little")
+
+
+def change(written: bytes, added: int, removed: int) -> bytes:
+    """Return the set that was `written` with these numbers added, which it does not have, and those removed."""
+    if not removed and len(written) + 2 * added.bit_count() < _BYTES:
+        return written + encode(added)
+    return encode(decode(written) & ~removed | added)
 
 
 class WordChanges:
@@ -102,10 +120,10 @@ class WordChanges:
             while some := list(islice(words, _AT_ONCE)):
                 found = _read(connection, chunk, some)
                 for word in some:
-                    before = found.get(word, 0)
-                    runs = before & ~self._removed.get((chunk, word), 0) | self._added.get((chunk, word), 0)
+                    before = found.get(word, b"")
+                    runs = change(before, self._added.get((chunk, word), 0), self._removed.get((chunk, word), 0))
                     if runs and runs != before:
-                        changed.append({"chunk": chunk, "word": word, "runs": encode(runs)})
+                        changed.append({"chunk": chunk, "word": word, "runs": runs})
                     elif before and not runs:
                         emptied.append(word)
             _delete(connection, chunk, emptied)
@@ -120,10 +138,10 @@ class WordChanges:
         )
 
 
-def _read(connection: sa.Connection, chunk: int, words: list[str]) -> dict[str, int]:
+def _read(connection: sa.Connection, chunk: int, words: list[str]) -> dict[str, bytes]:
     query = sa.select(run_words.c.word, run_words.c.runs)
     query = query.where(run_words.c.chunk == chunk, bulk.among(connection, run_words.c.word, words))
-    return {word: decode(bytes(runs)) for word, runs in connection.execute(query)}
+    return {word: bytes(runs) for word, runs in connection.execute(query)}
 
 
 def _delete(connection: sa.Connection, chunk: int, words: Iterable[str]) -> None:

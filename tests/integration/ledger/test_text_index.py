@@ -21,7 +21,7 @@ from receiver.ledger.schema import run_texts, run_words, runs
 from receiver.ledger.text_index import indexing, postings, search, state
 from receiver.ledger.text_index.coverage import Coverage, coverage
 from receiver.ledger.text_index.indexing import TextIndexer
-from receiver.ledger.text_index.postings import CHUNK, chunk_of, decode, encode, numbers
+from receiver.ledger.text_index.postings import CHUNK, change, chunk_of, decode, encode, numbers
 from tests.support.ledger import NOW, new_event, record
 
 WORDS = [
@@ -313,7 +313,7 @@ def test_batches_are_bounded_in_bytes(ledger: Ledger, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def many_chunks(ledger: Ledger) -> Ledger:
-    """A ledger with a run every 4096 numbers, as if all between were others': the oldest is the only `rare` one."""
+    """A ledger with a run every 16,384 numbers, as if all between were others': the oldest is the only `rare` one."""
     index(ledger)
 
     def fill(connection: sa.Connection) -> None:
@@ -331,7 +331,7 @@ def many_chunks(ledger: Ledger) -> Ledger:
 
 
 def test_a_rare_word_costs_few_statements_and_rows(many_chunks: Ledger) -> None:
-    # When a word is searched that only the oldest of 1,200,000 numbers has
+    # When a word is searched that only the oldest of 4,900,000 numbers has
     statements: list[str] = []
     engine = many_chunks._engine(write=False)
     sa.event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
@@ -382,3 +382,15 @@ def test_a_set_comes_back_as_it_was_written(count: int) -> None:
     wanted = sum(1 << place for place in random.Random(count).sample(range(CHUNK), count))
     assert decode(encode(wanted)) == wanted
     assert len(encode(wanted)) <= CHUNK // 8
+
+
+@pytest.mark.parametrize("count", [0, 1, 500, CHUNK // 16 - 1, CHUNK // 16, CHUNK // 2])
+@pytest.mark.parametrize("new", [0, 1, 500, CHUNK // 2])
+@pytest.mark.parametrize("gone", [0, 1, 500])
+def test_a_set_is_changed_as_it_is_written(count: int, new: int, gone: int) -> None:
+    places = random.Random(count).sample(range(CHUNK), count + new)
+    before, added = (sum(1 << place for place in some) for some in (places[:count], places[count:]))
+    removed = sum(1 << place for place in places[: min(gone, count)])
+    after = change(encode(before), added, removed)
+    assert decode(after) == (before | added) & ~removed
+    assert len(after) == len(encode(decode(after)))
