@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.words import BadSearch, TextQuery, parse_query
 from receiver.errors import Invalid
 from receiver.ledger.expressions import contains, contains_exactly, starts_with, unindexed
-from receiver.ledger.schema import deliveries, events, run_texts, runs
+from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 
 FULL_ID = len("evt_") + 32
 # Rows of a list by default.
@@ -56,7 +56,7 @@ class Filter:
     @property
     def impossible(self) -> bool:
         """Whether it names what no database can hold as text, so that nothing can match."""
-        return any("\0" in each or not _encodable(each) for each in self._texts())
+        return not all(map(is_storable, self._texts()))
 
     def _texts(self) -> Iterator[str]:
         for each in fields(Filter):
@@ -69,12 +69,12 @@ class Filter:
                 yield from value
 
 
-def _encodable(text: str) -> bool:
+def is_storable(text: str) -> bool:
+    """Whether both databases can hold it as text, and be asked for it."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # half a character
         return False
-    return True
 
 
 def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:
@@ -113,8 +113,6 @@ class _Terms:
     ) -> list[Condition]:
         """Return the conditions on columns that most tables have; None where one has none."""
         found: list[Condition] = []
-        if wanted.impossible:
-            found.append(sa.false())
         if wanted.source:
             found.append(self.name(source) == wanted.source)
         if wanted.run_id:
@@ -193,8 +191,40 @@ def has_words(query: TextQuery) -> list[Condition]:
     return [contains_exactly(run_texts.c.document, pattern) for pattern in query.patterns]
 
 
+def of_submissions(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
+    """Return the conditions that a submission is wanted; event, sink and route say nothing of one. `bounded`: see
+    `_Terms`.
+
+    Its state is one of its own, and what both it and its run have may be in either.
+    """
+    if wanted.impossible:
+        return [sa.false()]
+    it, terms, run = submissions.c, _Terms(bounded=bounded), runs.c
+    found = terms.common(wanted, it.source, it.run_id, it.created_at)
+    found += has_labels(it.labels, wanted.labels)
+    its = [run.source == it.source, run.run_id == it.run_id]
+    if wanted.state:
+        found.append(terms.name(it.state).in_(wanted.state))
+    if wanted.status:
+        found.append(terms.there_is(runs, [*its, run.outcome.in_(wanted.status)], submissions))
+    if wanted.run_type:
+        of_run = terms.there_is(runs, [*its, run.run_type == wanted.run_type], submissions)
+        found.append(sa.or_(terms.name(it.run_type) == wanted.run_type, of_run))
+    if wanted.title:
+        of_run = terms.there_is(runs, [*its, contains(run.title, wanted.title)], submissions)
+        found.append(sa.or_(contains(it.title, wanted.title), of_run))
+    if own := _FREE.run(replace(wanted, title="", labels={})):
+        found.append(terms.there_is(runs, [*its, *own], submissions))
+    if wanted.reason:
+        of_run = terms.there_is(runs, [*its, contains(run.failure_reason, wanted.reason)], submissions)
+        found.append(sa.or_(contains(it.reason, wanted.reason), of_run))
+    return found
+
+
 def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
     """Return the conditions that a run is wanted. `bounded`: see `_Terms`."""
+    if wanted.impossible:
+        return [sa.false()]
     it, terms = runs.c, _Terms(bounded=bounded)
     found = terms.common(wanted, it.source, it.run_id, it.updated_at, it.outcome, it.run_type)
     found += terms.run(wanted)
@@ -211,6 +241,8 @@ def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
 
 def of_events(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
     """Return the conditions that an event is wanted. `bounded`: see `_Terms`."""
+    if wanted.impossible:
+        return [sa.false()]
     it, terms = events.c, _Terms(bounded=bounded)
     found = terms.common(wanted, it.source, it.run_id, it.recorded_at, it.outcome, it.run_type)
     if wanted.event_id:
@@ -222,6 +254,8 @@ def of_events(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
 
 def of_deliveries(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
     """Return the conditions that a delivery is wanted. `bounded`: see `_Terms`."""
+    if wanted.impossible:
+        return [sa.false()]
     it, terms = deliveries.c, _Terms(bounded=bounded)
     found = terms.common(wanted, it.source, it.run_id, it.created_at)
     if wanted.event_id:

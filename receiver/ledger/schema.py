@@ -6,6 +6,8 @@ no JSON column takes (NUL, lone surrogates, integers of 5,000 digits).
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -37,6 +39,9 @@ _Serial = BigInteger().with_variant(Integer(), "sqlite")
 def _partial(name: str, where: str, *columns: str, unique: bool = False) -> Index:
     return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
+
+# What few runs and events meet, of those that have an end: for lists of what went wrong.
+UNSUCCESSFUL: Final = "outcome <> 'completed' AND outcome <> ''"
 
 runs = Table(
     "runs",
@@ -72,6 +77,8 @@ runs = Table(
     Index(None, "updated_at"),
     _partial("ix_runs_due", "due_at IS NOT NULL", "source", "due_at"),
     _partial("ix_runs_durations", "final", "source", "workflow_id", "updated_at"),
+    _partial("ix_runs_active", "NOT final AND workflow_id IS NOT NULL", "source", "workflow_id", "updated_at"),
+    _partial("ix_runs_unsuccessful", UNSUCCESSFUL, "outcome", "updated_at"),
 )
 
 events = Table(
@@ -105,6 +112,7 @@ events = Table(
     Index("uq_events_id", "id", unique=True),
     Index(None, "source", "run_id"),
     Index(None, "recorded_at"),
+    _partial("ix_events_unsuccessful", UNSUCCESSFUL, "outcome", "recorded_at"),
 )
 
 deliveries = Table(
@@ -250,6 +258,7 @@ submissions = Table(
     _partial("ix_submissions_due", "due_at IS NOT NULL", "source", "due_at"),
     Index(None, "source", "run_id"),
     Index(None, "key_id", "request_hash", "created_at"),
+    Index(None, "created_at"),
 )
 
 # Walks of Skyvern's list of runs. Times of `watermark` are by Skyvern's clock.

@@ -1,15 +1,18 @@
-"""Conditions of a filter that an index serves by run, event or source, as `paging.Search` takes them."""
+"""What an index serves of a filter by run, event, source or state: sets of rows, as `paging.Search` takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, begins, text_query
-from receiver.ledger.schema import events
+from receiver.ledger.lists import paging
+from receiver.ledger.lists.paging import SmallSet, small_set
+from receiver.ledger.schema import deliveries, events
 from receiver.ledger.text_index.search import find_all
 
 # Runs that are looked up one by one; of more, some are soon found along a list's order.
@@ -18,48 +21,88 @@ FEW: Final = 200
 _LAST: Final = "\U0010ffff"
 
 
-def by_run(connection: sa.Connection, wanted: Filter, table: sa.Table) -> list[Condition]:
-    """Return conditions for the index of `table` on source and run: of a run, and of the runs that begin alike."""
-    if not (wanted.run_id or wanted.run_prefix) or wanted.impossible:
+def by_run(wanted: Filter, table: sa.Table) -> list[SmallSet]:
+    """Return the rows of `table`, which has an index on source and run, of a run or of the runs that begin alike."""
+    if not (wanted.run_id or wanted.run_prefix):
         return []
-    its = [wanted.source] if wanted.source else list(sources(connection, table))
-    of_source = table.c.source.in_(its)
-    if wanted.run_id:
-        return [sa.and_(of_source, table.c.run_id == wanted.run_id)]
-    if not _sorts_bytewise(connection):
-        return []
-    beginning = wanted.run_prefix
-    return [sa.and_(of_source, table.c.run_id >= beginning, table.c.run_id < beginning + _LAST)]
+
+    def found(connection: sa.Connection) -> Condition | None:
+        if not wanted.run_id and not _sorts_bytewise(connection):
+            return None
+        of_source = table.c.source.in_([wanted.source] if wanted.source else list(sources(connection, table)))
+        beginning = wanted.run_prefix
+        named = table.c.run_id == wanted.run_id
+        alike = sa.and_(table.c.run_id >= beginning, table.c.run_id < beginning + _LAST)
+        return small_set(table, sa.and_(of_source, named if wanted.run_id else alike))(connection)
+
+    return [found]
 
 
-def by_text(connection: sa.Connection, wanted: Filter, table: sa.Table) -> list[Condition]:
-    """Return the condition for the index of `table` on source and run: of the runs that say what is searched for."""
-    if not wanted.text or wanted.impossible:
+def by_text(wanted: Filter, table: sa.Table) -> list[SmallSet]:
+    """Return the rows of `table`, which has an index on source and run, of the runs that say what is searched for."""
+    if not wanted.text:
         return []
-    keys = find_all(connection, text_query(wanted.text), FEW)
-    if keys is None:
+
+    def found(connection: sa.Connection) -> Condition | None:
+        keys = find_all(connection, text_query(wanted.text), FEW)
+        if keys is None:
+            return None
+        return small_set(table, sa.or_(sa.false(), *_of_runs(connection, table, keys)))(connection)
+
+    return [found]
+
+
+def by_source(wanted: Filter, table: sa.Table) -> list[SmallSet]:
+    """Return the rows of `table`, which has an index that begins with the source, of that source."""
+    if not wanted.source:
         return []
-    of_source = [
+    return [small_set(table, table.c.source == wanted.source)]
+
+
+def by_event(wanted: Filter, table: sa.Table) -> list[SmallSet]:
+    """Return the rows of `table`, which has an index on source and run, of the run of an event."""
+    if not wanted.event_id:
+        return []
+
+    def found(connection: sa.Connection) -> Condition | None:
+        of_events = sa.select(events.c.source, events.c.run_id).where(begins(events.c.id, wanted.event_id))
+        keys = connection.execute(of_events.distinct().limit(2)).all()
+        if len(keys) > 1:  # the id is cut very short
+            return None
+        its = [sa.and_(table.c.source == key.source, table.c.run_id == key.run_id) for key in keys]
+        return small_set(table, its[0])(connection) if its else sa.false()
+
+    return [found]
+
+
+def by_delivery(wanted: Filter, table: sa.Table) -> list[SmallSet]:
+    """Return the runs or events of the deliveries in a state in which few are, and which meet the rest."""
+    if not wanted.state:
+        return []
+    it = deliveries.c
+
+    def found(connection: sa.Connection) -> Condition | None:
+        # Each state by the index that begins with it; the rest of the filter is for the rows that are found.
+        counted = [
+            sa.select(it.event_id, it.source, it.run_id).where(it.state == each).limit(paging.SCAN + 1)
+            for each in set(wanted.state)
+        ]
+        rows = [row for query in counted for row in connection.execute(query)]
+        if len(rows) > paging.SCAN:
+            return None
+        if table is events:
+            return bulk.among(connection, events.c.id, sorted({row.event_id for row in rows}))
+        return sa.or_(sa.false(), *_of_runs(connection, table, [(row.source, row.run_id) for row in rows]))
+
+    return [found]
+
+
+def _of_runs(connection: sa.Connection, table: sa.Table, keys: Iterable[RunKey]) -> list[Condition]:
+    """Return the conditions, of which each row of these runs meets one."""
+    return [
         sa.and_(table.c.source == source, bulk.among(connection, table.c.run_id, run_ids))
         for source, run_ids in bulk.by_source(keys)
     ]
-    return [sa.or_(sa.false(), *of_source)]
-
-
-def by_source(wanted: Filter, table: sa.Table) -> list[Condition]:
-    """Return the condition for an index of `table` that begins with the source."""
-    return [table.c.source == wanted.source] if wanted.source and not wanted.impossible else []
-
-
-def by_event(connection: sa.Connection, wanted: Filter, table: sa.Table) -> list[Condition]:
-    """Return the condition for the index of `table` on source and run: of the runs of the event."""
-    if not wanted.event_id or wanted.impossible:
-        return []
-    query = sa.select(events.c.source, events.c.run_id).where(begins(events.c.id, wanted.event_id)).distinct().limit(2)
-    found = connection.execute(query).all()
-    if len(found) > 1:  # cut very short
-        return []
-    return [sa.and_(table.c.source == row.source, table.c.run_id == row.run_id) for row in found] or [sa.false()]
 
 
 def sources(connection: sa.Connection, table: sa.Table) -> Iterator[str]:

@@ -17,17 +17,45 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.ledger.expressions import bytewise, unindexed
-from receiver.ledger.filters import Condition
+from receiver.ledger.filters import Condition, Filter, is_storable
 
 # A place in a list: the values of its key. They sort as the list does, backwards.
 Key = tuple[Any, ...]
 Row = dict[str, Any]
 Page = tuple[list[Row], Key | None]
+# Returns a condition that at most SCAN rows meet, by an index; None when there are more.
+SmallSet = Callable[[sa.Connection], Condition | None]
 
 # Rows that one page looks at, at the most.
 SCAN: Final = 5000
 # Rows of the first stretch of these; each further one is so many times longer.
 _FIRST, _GROWTH = 250, 4
+
+
+def small_set(table: sa.Table, condition: Condition) -> SmallSet:
+    """Return the rows of `table` that meet `condition`, which an index serves, if they are few."""
+
+    def found(connection: sa.Connection) -> Condition | None:
+        some = sa.select(sa.literal_column("1")).select_from(table).where(condition).limit(SCAN + 1).subquery()
+        count = connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+        return condition if count <= SCAN else None
+
+    return found
+
+
+def within(column: sa.Column[Any], wanted: Filter) -> list[Condition]:
+    """Return the conditions that a time is in the range that is wanted, for an index."""
+    found: list[Condition] = []
+    if wanted.since is not None:
+        found.append(column >= wanted.since)
+    if wanted.until is not None:
+        found.append(column < wanted.until)
+    return found
+
+
+def unsuccessful(table: sa.Table) -> list[Condition]:
+    """Return the conditions of the index on what went wrong, in its own words, by which a planner knows it."""
+    return [table.c.outcome != sa.literal_column(value) for value in ("'completed'", "''")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +98,33 @@ class Search:
     """What a page is looked for with.
 
     `conditions`: all that a row must meet, without an index. `walks`: conditions, each with an index that yields the
-    list's order; a wanted row is in exactly one of them. `sets`: conditions, each with an index that yields some
-    other order: those that are small. `wide`: likewise, that are looked at only when the walks find too little.
+    list's order; a wanted row is in exactly one of them. `sets`: of conditions that an index serves in another order.
+    `wide`: likewise, that are looked for only when the walks find too little at first. `of_sets`: what the rows of a
+    set must meet besides, as those of the walks do by themselves.
     """
 
     order: Order
     columns: Sequence[sa.ColumnElement[Any]]
     conditions: Sequence[Condition] = ()
     walks: Sequence[Sequence[Condition]] = ((),)
-    sets: Sequence[Condition] = ()
-    wide: Sequence[Condition] = ()
+    sets: Sequence[SmallSet] = ()
+    wide: Sequence[SmallSet] = ()
+    of_sets: Sequence[Condition] = ()
 
     def page(self, connection: sa.Connection, after: Key | None, limit: int) -> Page:
         """Return up to `limit` rows after this place, and the place to go on from; None at the end."""
+        if after is not None and any(isinstance(each, str) and not is_storable(each) for each in after):
+            return [], None  # somebody has made that place up
         for each in self.sets:
-            if self._is_small(connection, each):
-                return self._whole(connection, each, after, limit)
+            if (condition := each(connection)) is not None:
+                return self._whole(connection, condition, after, limit)
         scan = _FIRST if self.wide and self.conditions else SCAN
         rows, rest = self._walk(connection, after, limit, scan)
         if rest is None or len(rows) >= limit or scan == SCAN:
             return rows, rest
         for each in self.wide:
-            if self._is_small(connection, each):
-                more, rest = self._whole(connection, each, rest, limit - len(rows))
+            if (condition := each(connection)) is not None:
+                more, rest = self._whole(connection, condition, rest, limit - len(rows))
                 return rows + more, rest
         more, rest = self._walk(connection, rest, limit - len(rows), SCAN)
         return rows + more, rest
@@ -104,14 +136,9 @@ class Search:
     def _row(self, row: sa.Row[Any]) -> Row:
         return {name: row._mapping[name] for name in list(row._mapping.keys())[: -len(self.order.columns)]}
 
-    def _is_small(self, connection: sa.Connection, condition: Condition) -> bool:
-        table = self.order.columns[0].table
-        some = sa.select(sa.literal_column("1")).select_from(table).where(condition).limit(SCAN + 1).subquery()
-        return connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one() <= SCAN
-
     def _whole(self, connection: sa.Connection, condition: Condition, after: Key | None, limit: int) -> Page:
         """Return a page of the rows that meet `condition`, which are few, by reading them all."""
-        query = self._query(condition, *self.conditions)
+        query = self._query(condition, *self.conditions, *self.of_sets)
         if after is not None:
             query = query.where(*self.order.below(after, by_index=False))
         query = query.order_by(*self.order.descending(by_index=False)).limit(limit + 1)

@@ -13,11 +13,11 @@ from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Row, Search
+from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, unsuccessful, within
 from receiver.ledger.schema import deliveries, runs
 from receiver.ledger.text_index.search import Match, find
 
-ORDER = Order((runs.c.updated_at, runs.c.source, runs.c.run_id))
+ORDER: Final = Order((runs.c.updated_at, runs.c.source, runs.c.run_id))
 # Of the others nothing is known but that Skyvern is to be asked for them.
 _REPORTED: Final = runs.c.events > 0
 # Runs with the words that one page looks at, at the most, and at once.
@@ -36,6 +36,8 @@ def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limi
 
     All of the filter applies; of `limit` the parameter. Raises Invalid.
     """
+    if wanted.impossible:
+        return [], None
     found, rest = (_with_words if wanted.text else _along_time)(connection, wanted, after, limit)
     _add_deliveries(connection, found)
     for run in found:
@@ -45,8 +47,6 @@ def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limi
 
 def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
     """Return a page of runs that say the words, by the index of words. Its numbers are the places of the list."""
-    if wanted.impossible:
-        return [], None
     query, conditions = text_query(wanted.text), [_REPORTED, *of_runs(replace(wanted, text=""), bounded=True)]
     rows: list[Row] = []
     before, looked_at = None if after is None else after[0], 0
@@ -84,21 +84,29 @@ def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequenc
 
 def _along_time(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
     it = runs.c
-    conditions: list[Condition] = [_REPORTED, *of_runs(wanted, bounded=True)]
-    changed: list[Condition] = []
-    if wanted.since is not None:
-        changed.append(it.updated_at >= wanted.since)
-    if wanted.until is not None:
-        changed.append(it.updated_at < wanted.until)
     search = Search(
         ORDER,
-        list(it),
-        conditions,
-        walks=[changed],
-        sets=[*narrowing.by_event(connection, wanted, runs), *narrowing.by_run(connection, wanted, runs)],
-        wide=narrowing.by_source(wanted, runs),
+        columns=list(it),
+        conditions=[_REPORTED, *of_runs(wanted, bounded=True)],
+        walks=[[*walk, *within(it.updated_at, wanted)] for walk in _walks(connection, wanted)],
+        sets=[*narrowing.by_event(wanted, runs), *narrowing.by_run(wanted, runs)],
+        wide=[*narrowing.by_delivery(wanted, runs), *narrowing.by_source(wanted, runs)],
     )
     return search.page(connection, after, limit)
+
+
+# The conditions of the two indexes that begin with source and workflow, in their words.
+_PARTS: Final[tuple[Any, ...]] = tuple(sa.literal_column(each, sa.Integer) for each in ("runs.final", "NOT runs.final"))
+
+
+def _walks(connection: sa.Connection, wanted: Filter) -> list[list[Condition]]:
+    """Return the walks by the index that serves most of the filter."""
+    if wanted.workflow:
+        its = [wanted.source] if wanted.source else narrowing.sources(connection, runs)
+        return [[runs.c.source == each, runs.c.workflow_id == wanted.workflow, part] for each in its for part in _PARTS]
+    if wanted.status and not {"completed", ""} & set(wanted.status):
+        return [[runs.c.outcome == each, *unsuccessful(runs)] for each in sorted(set(wanted.status))]
+    return [[]]
 
 
 def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:

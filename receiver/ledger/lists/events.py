@@ -1,0 +1,46 @@
+"""The list of events, the one that was recorded last first, and the bodies of single ones."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from receiver.ledger.filters import Condition, Filter, begins, of_events
+from receiver.ledger.lists import narrowing
+from receiver.ledger.lists.paging import Key, Order, Page, Search, small_set, unsuccessful, within
+from receiver.ledger.schema import events
+
+# Of equal times by the order of recording.
+ORDER: Final = Order((events.c.recorded_at, events.c.seq))
+_SHOWN: Final = [column for column in events.c if column.name not in ("body", "fingerprint")]
+
+
+def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+    """Return a page of the events without their bodies, each with the `size` of its body in bytes.
+
+    All of the filter applies; of `limit` the parameter.
+    """
+    if wanted.impossible:
+        return [], None
+    it = events.c
+    named = [small_set(events, begins(it.id, wanted.event_id))] if wanted.event_id else []
+    conditions = of_events(wanted, bounded=True)
+    if wanted == Filter(since=wanted.since, until=wanted.until, limit=wanted.limit):
+        conditions = []  # the walk alone has all of it
+    search = Search(
+        ORDER,
+        columns=[*_SHOWN, sa.func.length(it.body).label("size")],
+        conditions=conditions,
+        walks=[[*walk, *within(it.recorded_at, wanted)] for walk in _walks(wanted)],
+        sets=[*named, *narrowing.by_run(wanted, events), *narrowing.by_text(wanted, events)],
+        wide=[*narrowing.by_delivery(wanted, events), *narrowing.by_source(wanted, events)],
+    )
+    return search.page(connection, after, limit)
+
+
+def _walks(wanted: Filter) -> list[list[Condition]]:
+    """Return the walks by the index that serves most of the filter."""
+    if wanted.status and not {"completed", ""} & set(wanted.status):
+        return [[events.c.outcome == each, *unsuccessful(events)] for each in sorted(set(wanted.status))]
+    return [[]]

@@ -1,0 +1,46 @@
+"""The list of submissions, the newest first."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import sqlalchemy as sa
+
+from receiver.ledger import bulk
+from receiver.ledger.filters import Filter, of_submissions
+from receiver.ledger.lists import narrowing
+from receiver.ledger.lists.paging import Key, Order, Page, Search, within
+from receiver.ledger.schema import runs, submissions
+
+ORDER: Final = Order((submissions.c.created_at, submissions.c.id))
+# The caller's address and key may hold secrets, and its answer is a result.
+_UNSHOWN: Final = frozenset({"callback_url", "idempotency_key", "request_hash", "answer"})
+_SHOWN: Final = [column for column in submissions.c if column.name not in _UNSHOWN]
+
+
+def list_submissions(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+    """Return a page of the submissions without their answers, each with its run's `status` if that is known.
+
+    Of the filter, event, sink and route say nothing of a submission; its `state` is one of its own.
+    """
+    if wanted.impossible:
+        return [], None
+    search = Search(
+        ORDER,
+        columns=_SHOWN,
+        conditions=of_submissions(wanted, bounded=True),
+        walks=[within(submissions.c.created_at, wanted)],
+        sets=[*narrowing.by_run(wanted, submissions), *narrowing.by_text(wanted, submissions)],
+        wide=narrowing.by_source(wanted, submissions),
+    )
+    found, rest = search.page(connection, after, limit)
+    outcomes: dict[tuple[str, str], str] = {}
+    for source, run_ids in bulk.by_source((each["source"], each["run_id"]) for each in found):
+        its = sa.and_(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids))
+        for row in connection.execute(sa.select(runs.c.run_id, runs.c.outcome).where(its)):
+            outcomes[source, row.run_id] = row.outcome
+    for each in found:
+        each["labels"] = json.loads(each["labels"])
+        each["status"] = outcomes.get((each["source"], each["run_id"]), "")
+    return found, rest
