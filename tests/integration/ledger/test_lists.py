@@ -407,7 +407,7 @@ def test_deliveries(world: World, wanted: Filter, limit: int, number: int) -> No
     assert sorted(row.id for row in chosen) == sorted(expected)
 
 
-@each_filter
+@settings(each_filter, max_examples=10)
 @given(wanted=filters, limit=limits, number=numbers)
 def test_attempts(world: World, wanted: Filter, limit: int, number: int) -> None:
     wanted = by_event(world, wanted, number)
