@@ -8,15 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.api.actions.audited import note
+from receiver.api.actions.operations import stop
+from receiver.api.service import Actor
+from receiver.cli.acting import audited_here
 from receiver.cli.filters import check_form
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.options import DataDirectory, Yes, confirm
 from receiver.cli.output import clean, out
+from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove, states_before
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, names, queries, replays
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import cancellation
+from receiver.ledger.selection import CANCEL, RESTORE
 
 
 def cancel(
@@ -61,11 +67,13 @@ def cancel(
 
 
 def _change(connection: Connection, identifier: str, *, undo: bool) -> bool:
-    if undo:
-        return bool(cancellation.restore(connection, [identifier], database_now(connection)))
     if identifier.startswith("op_"):
-        return replays.cancel(connection, identifier, database_now(connection))
-    return bool(cancellation.cancel(connection, [identifier], database_now(connection)))
+        return stop(connection, Actor.local(), identifier)
+    change = cancellation.restore if undo else cancellation.cancel
+    changed = change(connection, [identifier], database_now(connection))
+    if changed:
+        note(connection, Actor.local(), RESTORE if undo else CANCEL, {"delivery_ids": changed}, len(changed))
+    return bool(changed)
 
 
 def _why_not(connection: Connection, identifier: str) -> str:
@@ -100,8 +108,9 @@ def _all_of(sink: str, undo: bool, data: Any, *, yes: bool) -> None:
         step = partial(cancellation.cancel_all, sink=sink, before=began, now=began)
         done, hint = "cancelled", f"; `runhook cancel --sink {clean(sink, 60)} --undo` brings them back"
     total = 0
-    while changed := write_ledger(data, step):
-        total += changed
+    with audited_here(Settings.from_env(data=data), RESTORE if undo else CANCEL, {"sink": sink}) as told:
+        while changed := write_ledger(data, step):
+            told.count = total = total + changed
     if not total:
         raise RunhookError(f"nothing was {done}: no delivery to {clean(sink, 60)} is cancelled with --sink")
     out().print(f"{total} deliveries to {clean(sink, 60)}: {done}{hint}")

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
-import time
 from typing import Annotated, Any
 
 import typer
 
+from receiver.api.actions import keys as actions
+from receiver.api.keys import in_order
+from receiver.api.service import Actor, Service
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, ListJson, Output, chosen_form, load_config
 from receiver.cli.output import clean, out, print_json, print_rows, show_when, with_iso_times
-from receiver.config.advice import local_key
-from receiver.config.fields import parse_rate
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
-from receiver.errors import ConfigError, UsageError
+from receiver.errors import Invalid, NotFound, UsageError
 from receiver.ledger import api_keys
 from receiver.ledger.api_keys import Key
 
 app = typer.Typer(no_args_is_help=True)
-
-_LONGEST_NAME = 100
 
 
 @app.command()
@@ -47,44 +44,20 @@ def create(
 ) -> None:
     """Create a key and print it, this once."""
     scopes = [part.strip() for each in scope or api_key.SCOPES for part in each.split(",") if part.strip()]
-    unknown = sorted(set(scopes) - set(api_key.ALL_SCOPES))
-    if unknown or not scopes:
-        raise UsageError(
-            f"--scope: {clean(', '.join(unknown), 60)!r} is none; there are {', '.join(api_key.ALL_SCOPES)}"
-        )
-    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise UsageError(f"the name must be 1 to {_LONGEST_NAME} printable characters")
-    if rate is not None:
-        try:
-            parse_rate(rate)
-        except ValueError as error:
-            raise UsageError(f"--rate: {error}") from None
     settings, loaded = load_config(config, data)
-    chosen = source or (next(iter(loaded.sources)) if len(loaded.sources) == 1 else "")
-    if chosen == api_key.ALL_SOURCES:
-        if wrong := sorted(set(scopes) - {api_key.VIEW, api_key.OPERATE}):
-            raise UsageError(f"--source '*': a key of all sources can view and operate, but not {', '.join(wrong)}")
-    elif chosen not in loaded.sources:
-        what = f"--source {clean(source, 60)}: there is no such source" if source else "--source: say which"
-        raise UsageError(f"{what}; there are {', '.join(loaded.sources)}")
-    elif set(scopes) - {api_key.VIEW} and loaded.sources[chosen].api(settings.skyvern_base_url) is None:
-        raise ConfigError(
-            local_key(settings)
-            or f"{settings.config}: sources.{chosen}: has no api_key, so nothing can be submitted for it"
-        )
-    with open_ledger(settings, tell=True, make=True) as ledger:  # first: of the wrong folder, no secret is made either
-        known, master = ledger.read(api_keys.every), _master(settings)
-        key_id = secrets.token_hex(6)
-        whole = api_key.derive(master, key_id)
-        digest, hint = api_key.digest(whole), api_key.hint(whole)
-        key = Key(key_id, name.strip(), digest, hint, frozenset(scopes), chosen, rate, time.time())
-        _check_master(known, master, settings)
-        ledger.write(lambda connection: api_keys.create(connection, key))
+    try:
+        actions.check_key(settings, loaded, name, scopes, source, rate)
+        with open_ledger(settings, tell=True, make=True) as ledger:  # first: of the wrong folder, no secret is made
+            _master(settings)
+            key, whole = actions.make_key(settings, loaded, ledger, Actor.local(), name, scopes, source, rate)
+    except Invalid as problem:
+        option = "" if problem.message.startswith("the name") else "--"
+        raise UsageError(option + clean(problem.message)) from None
     if as_json:
         print_json({**with_iso_times(_row(key)), "key": whole})
         return
-    whose = "all sources" if chosen == api_key.ALL_SOURCES else f"source {chosen}"
-    out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(_sorted(key))} for {whose}.")
+    whose = "all sources" if key.source == api_key.ALL_SOURCES else f"source {key.source}"
+    out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(in_order(key.scopes))} for {whose}.")
     out().print(f"Take it away with: runhook keys revoke {key.id}")
 
 
@@ -96,19 +69,6 @@ def _master(settings: Settings) -> str:
     where = (settings.data / SECRET_FILE).absolute()
     sys.stderr.write(f"runhook: there was no RUNHOOK_SECRET: a new one is made: {where}\n")
     return made
-
-
-def _check_master(known: list[Key], master: str, settings: Settings) -> None:
-    """Raise ConfigError when a key in use was made with another secret: its webhooks would be signed wrongly."""
-    for key in known:
-        if key.revoked_at is None and api_key.digest(api_key.derive(master, key.id)) != key.hash:
-            where = (
-                "RUNHOOK_SECRET" if settings.secret else f"RUNHOOK_SECRET is not set, and {settings.data}/{SECRET_FILE}"
-            )
-            raise ConfigError(
-                f"{where}: is not the secret that key {key.id} ({clean(key.name, 40)}) was made with; set"
-                " RUNHOOK_SECRET to the same value on each host, or revoke the keys that were made with the other one"
-            )
 
 
 @app.command("list")
@@ -144,20 +104,16 @@ def revoke(
     data: DataDirectory = None,
 ) -> None:
     """Revoke keys. They are refused within 5 seconds."""
-    with open_ledger(Settings.from_env(config=config, data=data), tell=True) as ledger:
-        known = {key.id for key in ledger.read(api_keys.every)}
-        unknown = sorted(set(ids) - known)
-        if unknown:
-            raise UsageError(f"no such key: {', '.join(clean(each, 60) for each in unknown)}")
-        now = time.time()
-        count = sum(ledger.write(lambda connection: [api_keys.revoke(connection, each, now) for each in set(ids)]))
+    settings = Settings.from_env(config=config, data=data)
+    with open_ledger(settings, tell=True) as ledger:
+        wanted = actions.KeysParameters(ids=tuple(ids))
+        try:
+            count = actions.revoke_keys(Service(settings, ledger), Actor.local(), wanted).count
+        except NotFound as problem:
+            raise UsageError(clean(problem.message)) from None
     out().print(f"{count} revoked.")
-
-
-def _sorted(key: Key) -> list[str]:
-    return [scope for scope in api_key.ALL_SCOPES if scope in key.scopes]
 
 
 def _row(key: Key) -> dict[str, Any]:
     names = ("id", "name", "hint", "scopes", "source", "rate", "created_at", "used_at", "revoked_at")
-    return {name: getattr(key, name) for name in names} | {"scopes": _sorted(key)}
+    return {name: getattr(key, name) for name in names} | {"scopes": in_order(key.scopes)}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
+from receiver.api.actions import quarantine as actions
+from receiver.cli.acting import audited_here
 from receiver.cli.options import ConfigFile, DataDirectory, Form, ListJson, Output, chosen_form, load_config
 from receiver.cli.output import clean, out, print_rows, relative_path, show_when
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox import InboxUnavailable, append_each
+from receiver.inbox import InboxUnavailable
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
 app = typer.Typer(no_args_is_help=True)
@@ -72,15 +72,15 @@ def verify(
     form = chosen_form(output, as_json)
     settings, loaded = load_config(config, data)
     store = _store(settings, loaded)
-    verdicts: list[tuple[QuarantinedRequest, str]] = []
-    for refused in _chosen(store.list(), ids):
-        source = loaded.sources.get(refused.source)
-        secrets = None if source is None else source.signing_secrets
-        with suppress(FileNotFoundError):
-            verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
-    authentic = [refused for refused, verdict in verdicts if verdict == "authentic"]
-    if authentic:
-        _let_in(settings, loaded, store, authentic)
+    verdicts = actions.check(loaded, store, _chosen(store.list(), ids))
+    authentic = actions.authentic_of(verdicts)
+    if verdicts:
+        with audited_here(settings, actions.VERIFY, {"ids": ids} if ids else {}, required=False) as told:
+            try:
+                actions.let_in(settings, loaded, store, authentic, told)
+            except InboxUnavailable as error:
+                told.detail = f"Redis takes no events now ({error})"
+                raise NotStarted(f"{told.detail}; what was not let in stays in quarantine") from None
     print_rows(
         [{**_row(refused), "verdict": verdict} for refused, verdict in verdicts],
         {
@@ -97,16 +97,6 @@ def verify(
         raise typer.Exit(1)
 
 
-def _let_in(settings: Settings, config: Config, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> None:
-    """Append them to the inbox as events received when they came, and take out each that is there."""
-    events = (refused.event(store.body(refused)) for refused in authentic)
-    take = append_each(settings.redis_url, config.sources, events, lambda number: store.remove([authentic[number]]))
-    try:
-        asyncio.run(take)
-    except InboxUnavailable as error:
-        raise NotStarted(f"Redis takes no events now ({error}); what was not let in stays in quarantine") from None
-
-
 @app.command()
 def drop(
     ids: Ids = None,
@@ -117,9 +107,12 @@ def drop(
     """Drop requests for good."""
     if bool(ids) == every:
         raise UsageError("name the ids to drop, or --all")
-    store = _store(*load_config(config, data))
+    settings, loaded = load_config(config, data)
+    store = _store(settings, loaded)
     chosen = _chosen(store.list(), ids)
-    store.remove(chosen)
+    with audited_here(settings, actions.DROP, {"ids": ids} if ids else {}, required=False) as told:
+        store.remove(chosen)
+        told.count = len(chosen)
     out().print(f"{len(chosen)} dropped.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from receiver.api import operations as api_operations
+from receiver.api.actions import chosen
+from receiver.api.service import Actor
 from receiver.cli.client import endpoint_called
 from receiver.cli.commands import COMMANDS
 from receiver.cli.filters import (
@@ -49,7 +50,6 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
 from receiver.ledger import Connection, queries, replays, selection
-from receiver.ledger.database_clock import database_now
 from receiver.ledger.replays import Operation
 from receiver.ledger.selection import Selection
 
@@ -173,12 +173,12 @@ def replay(
     sinks = _sinks(config, data, sink, backfill)
     force = force or DeliveryState.DELIVERED in (state or ())
     kind = "backfill" if backfill else "replay"
-    chosen = Selection(
+    wanted = Selection(
         sink=sink, state=tuple(state or ()), source=source, status=tuple(status or ()), **parse_time_range(since, until)
     )
     if not backfill:
-        chosen = replace(chosen, sinks=sinks)
-    selections = [_narrowed(chosen, identifier) for identifier in ids or ()] or [chosen]
+        wanted = replace(wanted, sinks=sinks)
+    selections = [_narrowed(wanted, identifier) for identifier in ids or ()] or [wanted]
 
     counts = read_ledger(
         data,
@@ -200,16 +200,7 @@ def replay(
 
     def create(connection: Connection) -> list[Operation]:
         return [
-            replays.create(
-                connection,
-                f"op_{secrets.token_hex(8)}",
-                kind,
-                each,
-                database_now(connection),
-                sink=backfill,
-                force=force,
-                rate=rate,
-            )
+            chosen.begin(connection, Actor.local(), kind, each, sink=backfill, force=force, rate=rate)
             for each in selections
         ]
 
@@ -299,18 +290,14 @@ def _count(
         if not number:
             check_id(connection, identifier)
     # Ids were checked just now, and the sink's name is checked by the config that it is in.
-    chosen = replace(selections[0], sink="", run_id="", event_id="")
-    check_filter(connection, chosen, data, empty=not sum(found))
+    rest = replace(selections[0], sink="", run_id="", event_id="")
+    check_filter(connection, rest, data, empty=not sum(found))
     return found
 
 
-def _narrowed(chosen: Selection, identifier: str) -> Selection:
+def _narrowed(wanted: Selection, identifier: str) -> Selection:
     check_form(identifier)
-    if identifier.startswith("dlv_"):
-        return replace(chosen, delivery_ids=(identifier,))
-    if identifier.startswith("evt_"):
-        return replace(chosen, event_id=identifier)
-    return replace(chosen, run_id=identifier)
+    return replace(wanted, **chosen.of_ids([identifier]))
 
 
 def _watch(data: DataDirectory, made: list[Operation]) -> None:

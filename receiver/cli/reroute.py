@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from receiver.api.actions.audited import audited
+from receiver.api.service import Actor
 from receiver.cli.filters import check_filter, require_live_sink
 from receiver.cli.ledger_access import open_ledger, read_ledger
 from receiver.cli.options import (
@@ -88,7 +90,12 @@ def reroute(
         if dry_run or not count:
             return
         confirm(count, f"Make {count} deliveries?", yes=yes)
-        made = sum(rerouting.apply(ledger, found))
+        asked = {"source": source, "run_id": run, "status": status or [], "since": since, "until": until, "sink": sink}
+        selects = {name: value for name, value in asked.items() if value}
+        with audited(ledger, Actor.local(), "reroute", selects, source=source) as told:
+            for number in rerouting.apply(ledger, found):
+                told.count += number
+        made = told.count
         console(f"{made} deliveries are made; the clock wakes their sinks within a second")
 
 

@@ -91,10 +91,10 @@ def selection_of(chosen: Chosen, **more: Any) -> Selection:
             raise Invalid(f"{name}: an action has no such filter")
     wanted = chosen.filter()
     fields = {name: getattr(wanted, name) for name in has}
-    return Selection(**{**fields, **_of_ids(chosen.ids), **more})
+    return Selection(**{**fields, **of_ids(chosen.ids), **more})
 
 
-def _of_ids(ids: Sequence[str]) -> dict[str, Any]:
+def of_ids(ids: Sequence[str]) -> dict[str, Any]:
     """Return the members of a selection that name what has these ids."""
     return {
         "delivery_ids": tuple(each for each in ids if each.startswith("dlv_")),
@@ -149,7 +149,7 @@ def _require_each(
 ) -> None:
     """Raise NotFound for an id of which there is nothing to take."""
     for identifier in chosen.ids:
-        one = replace(wanted, **_of_ids([identifier]))
+        one = replace(wanted, **of_ids([identifier]))
         if not selection.count(connection, kind, one, sink, force=force):
             raise NotFound(f"{identifier}: there is nothing to {kind} of it{hint}")
 

@@ -73,16 +73,7 @@ def make_key(
 
     Raises Invalid, and ConfigError where no key can be made. Whether the actor may give it is not asked here.
     """
-    if unknown := sorted(set(scopes) - set(api_key.ALL_SCOPES)):
-        raise Invalid(f"scope: {unknown[0]!r} is none; there are {', '.join(api_key.ALL_SCOPES)}")
-    if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-        raise Invalid(f"the name must be 1 to {LONGEST_NAME} printable characters")
-    if rate is not None:
-        try:
-            parse_rate(rate)
-        except ValueError as error:
-            raise Invalid(f"rate: {error}") from None
-    chosen = _source(settings, config, source, scopes)
+    chosen = check_key(settings, config, name, scopes, source, rate)
     master = settings.master_secret(make=True)
     _check_master(ledger.read(api_keys.every), master, settings)
     key_id = secrets.token_hex(6)
@@ -100,8 +91,26 @@ def make_key(
     return ledger.write(work), whole
 
 
-def _source(settings: Settings, config: Config, source: str, scopes: Collection[str]) -> str:
-    """Return the source of a new key. Raises Invalid and ConfigError."""
+def check_key(
+    settings: Settings, config: Config, name: str, scopes: Collection[str], source: str, rate: str | None
+) -> str:
+    """Return the source of a new key: the only one for "". Raises Invalid, and ConfigError for a source whose API
+    nobody may call."""
+    if not scopes:
+        raise Invalid(f"scope: give at least one of {', '.join(api_key.ALL_SCOPES)}")
+    if unknown := sorted(set(scopes) - set(api_key.ALL_SCOPES)):
+        raise Invalid(f"scope: {unknown[0]!r} is none; there are {', '.join(api_key.ALL_SCOPES)}")
+    if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise Invalid(f"the name must be 1 to {LONGEST_NAME} printable characters")
+    if rate is not None:
+        try:
+            parse_rate(rate)
+        except ValueError as error:
+            raise Invalid(f"rate: {error}") from None
+    return _source_of(settings, config, source, scopes)
+
+
+def _source_of(settings: Settings, config: Config, source: str, scopes: Collection[str]) -> str:
     chosen = source or (next(iter(config.sources)) if len(config.sources) == 1 else "")
     if chosen == api_key.ALL_SOURCES:
         if wrong := sorted(set(scopes) - {api_key.VIEW, OPERATE}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -14,15 +14,19 @@ from receiver.api.endpoint import Endpoint
 from receiver.api.models import MomentParameter, Result, Scoped
 from receiver.api.quarantine import QuarantineRow, kept, store_of
 from receiver.api.service import Actor, Service
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.domain.api_key import OPERATE
-from receiver.domain.inbox_entry import EntryKeys
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
-from receiver.inbox import InboxUnavailable, InboxWriter
+from receiver.inbox import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 
 # Rows that an answer has of what was taken.
 MOST_ROWS: Final = 500
 AUTHENTIC: Final = "authentic"
+# What the audit calls it.
+VERIFY: Final = "quarantine.verify"
+DROP: Final = "quarantine.drop"
 
 
 class QuarantineSelection(Scoped):
@@ -66,18 +70,15 @@ class DropResult(Result):
 def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> VerifyResult:
     """Check signatures again with the present secrets, and let the authentic requests in, as of when they came."""
     store = store_of(service)
-    verdicts: list[tuple[QuarantinedRequest, str]] = []
-    for refused in _chosen(store, wanted):
-        source = service.config.sources.get(refused.source)
-        secrets = None if source is None else source.signing_secrets
-        with suppress(FileNotFoundError):
-            verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
-    authentic = [refused for refused, verdict in verdicts if verdict == AUTHENTIC]
+    verdicts = check(service.config, store, _chosen(store, wanted))
+    authentic = authentic_of(verdicts)
     if verdicts and not wanted.dry_run:
-        with audited.audited(
-            service.ledger, actor, "quarantine.verify", _selection(wanted), source=wanted.source
-        ) as told:
-            told.count = 0 if not authentic else asyncio.run(_let_in(service, store, authentic))
+        with audited.audited(service.ledger, actor, VERIFY, _selection(wanted), source=wanted.source) as told:
+            try:
+                let_in(service.settings, service.config, store, authentic, told)
+            except InboxUnavailable as error:
+                told.detail = f"Redis takes no events now ({error})"
+                raise Busy(f"{told.detail}; what was not let in stays in quarantine") from None
     rows = [VerdictRow(request=QuarantineRow.of(each), verdict=verdict) for each, verdict in verdicts[:MOST_ROWS]]
     return VerifyResult(dry_run=wanted.dry_run, count=len(verdicts), authentic=len(authentic), items=rows)
 
@@ -88,7 +89,7 @@ def drop_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection)
     chosen = _chosen(store, wanted)
     if chosen and not wanted.dry_run:
         selection = _selection(wanted)
-        with audited.audited(service.ledger, actor, "quarantine.drop", selection, source=wanted.source) as told:
+        with audited.audited(service.ledger, actor, DROP, selection, source=wanted.source) as told:
             store.remove(chosen)
             told.count = len(chosen)
     rows = [QuarantineRow.of(each) for each in chosen[:MOST_ROWS]]
@@ -118,25 +119,43 @@ def _selection(wanted: QuarantineSelection) -> dict[str, object]:
     return wanted.model_dump(mode="json", exclude_defaults=True, exclude={"dry_run"})
 
 
-async def _let_in(service: Service, store: Quarantine, authentic: Sequence[QuarantinedRequest]) -> int:
-    """Append them to the inbox as events received when they came. Returns how many. The clock wakes the dispatcher.
+def check(
+    config: Config, store: Quarantine, chosen: Iterable[QuarantinedRequest]
+) -> list[tuple[QuarantinedRequest, str]]:
+    """Return the verdict on each request by the present secrets. Those that were dropped meanwhile are left out."""
+    verdicts = []
+    for refused in chosen:
+        source = config.sources.get(refused.source)
+        secrets = None if source is None else source.signing_secrets
+        with suppress(FileNotFoundError):
+            verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
+    return verdicts
 
-    Raises Busy while Redis takes no events; what was not let in stays in quarantine.
+
+def authentic_of(verdicts: Iterable[tuple[QuarantinedRequest, str]]) -> list[QuarantinedRequest]:
+    """Return the requests that are authentic."""
+    return [refused for refused, verdict in verdicts if verdict == AUTHENTIC]
+
+
+def let_in(
+    settings: Settings,
+    config: Config,
+    store: Quarantine,
+    authentic: Sequence[QuarantinedRequest],
+    told: audited.ActionOutcome,
+) -> None:
+    """Append requests to the inbox as events received when they came, take out and count each that is there.
+
+    Raises InboxUnavailable.
     """
-    keys = EntryKeys({name: source.signing_secrets for name, source in service.config.sources.items()})
-    writer = InboxWriter(service.settings.redis_url, timeout=5.0, keys=keys)
-    done = 0
-    try:
-        for refused in authentic:
-            with suppress(FileNotFoundError):  # another has let it in
-                await writer.append([refused.event(store.body(refused))])
-                store.remove([refused])
-                done += 1
-    except InboxUnavailable as error:
-        raise Busy(f"Redis takes no events now ({error}); what was not let in stays in quarantine") from None
-    finally:
-        await writer.close()
-    return done
+
+    def taken(number: int) -> None:
+        store.remove([authentic[number]])
+        told.count += 1
+
+    events = (refused.event(store.body(refused)) for refused in authentic)
+    if authentic:
+        asyncio.run(append_each(settings.redis_url, config.sources, events, taken))
 
 
 ENDPOINTS = (

@@ -12,6 +12,7 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import RunhookError, UsageError
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, audit, queries, replays
 from tests.support.command import Runhook, run_command
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
@@ -185,7 +186,21 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
     runhook("sink", "pause", "new")
     runhook("sink", "resume", "new")
     runhook("sink", "test", "new")
+    runhook("cancel", "--sink", "old")
+    runhook("cancel", "--sink", "old", "--undo")
     runhook("sink", "move", "old", "new")
+    runhook("replay", "tsk_1")
+    (named,) = (row["id"] for row in json.loads(runhook("deliveries", "--run", "tsk_1", "--json")))
+    runhook("cancel", named)
+    runhook("cancel", named, "--undo")
+    made = json.loads(runhook("keys", "create", "app", "--json"))
+    runhook("keys", "revoke", made["id"])
+    refused = QuarantinedRequest.of("skyvern", "0" * 64, b"{}", "", 1.0)
+    Quarantine(tmp_path / "quarantine", 9, 1 << 20).add(refused, b"{}")
+    with pytest.raises(AssertionError):  # none is authentic, so it ends with 1
+        runhook("quarantine", "verify")
+    runhook("quarantine", "drop", "--all")
+    runhook("reroute", "--since", "2023-01-01")
 
     rows = book.read(audit.list_actions)
 
@@ -193,6 +208,16 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
         ("sink.pause", 1, "done"),
         ("sink.resume", 1, "done"),
         ("sink.test", 1, "done"),
+        ("cancel", 1, "done"),
+        ("restore", 1, "done"),
         ("sink.move", 2, "done"),
+        ("replay", 1, "done"),
+        ("cancel", 1, "done"),
+        ("restore", 1, "done"),
+        ("key.create", 1, "done"),
+        ("key.revoke", 1, "done"),
+        ("quarantine.verify", 0, "done"),
+        ("quarantine.drop", 1, "done"),
     ]
+    assert made["key"] not in str(rows)
     assert {(row.actor_kind, row.actor) for row in rows} == {("cli", getpass.getuser())}
