@@ -20,7 +20,7 @@ from receiver.ledger.schema import run_texts, run_words
 from receiver.ledger.text_index.postings import CHUNK, chunk_of, decode, numbers, up_to
 
 # Chunks that are looked at together at the most, and for one search.
-_GROUP: Final = 32
+_GROUP: Final = 64
 CHUNKS: Final = 512
 # Rows of words, and documents, after which a search ends for now.
 WORDS: Final = 50_000
