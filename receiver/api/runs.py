@@ -106,7 +106,6 @@ def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> RunsPag
     return RunsPage(items=page.items, next=page.next, indexed_since=told.since, indexed_until=told.until)
 
 
-ENDPOINTS = (
-    Endpoint("list_runs", "GET", "/runs", VIEW, RunsParameters, RunsPage, list_runs),
-    Endpoint("get_run", "GET", "/runs/{run_id}", VIEW, RunParameters, RunDetails, get_run),
-)
+LIST_RUNS = Endpoint("list_runs", "GET", "/runs", VIEW, RunsParameters, RunsPage, list_runs)
+GET_RUN = Endpoint("get_run", "GET", "/runs/{run_id}", VIEW, RunParameters, RunDetails, get_run)
+ENDPOINTS = (LIST_RUNS, GET_RUN)

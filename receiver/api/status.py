@@ -146,4 +146,5 @@ def _lane(lane: Lane) -> LaneRow:
     return LaneRow.model_validate({**known, **moments})
 
 
-ENDPOINTS = (Endpoint("get_status", "GET", "/status", VIEW, Parameters, Status, get_status, all_sources=True),)
+GET_STATUS = Endpoint("get_status", "GET", "/status", VIEW, Parameters, Status, get_status, all_sources=True)
+ENDPOINTS = (GET_STATUS,)

@@ -187,4 +187,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "completion",
         "Print what makes a shell complete commands, options, sinks, states and the newest runs.",
     ),
+    "console": Command(
+        SET_UP, "receiver.cli.console", "app", "The console for people: what the config needs to let them in."
+    ),
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NamedTuple, NoReturn
 
 import typer
 
@@ -24,6 +25,7 @@ from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
 from receiver.web.server import display_host, listen
 
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 # Seconds after which it is printed why no event can be kept yet.
 UNREADY_FOR = 4.0
 # Seconds that each program has to end after Ctrl-C; the worker's own children a little less.
@@ -59,8 +61,9 @@ def dev(
     runhook = [sys.executable, "-m", "receiver.cli"]
     serve = ["serve", "--host", host, "--port", str(port), *(["--admin-port", admin_port] if admin_port else ())]
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
+    console = _console(host, port, admin)
     programs = [
-        program("serve", [*runhook, *serve], environ, STOP_TIMEOUT),
+        program("serve", [*runhook, *serve], {**environ, **console.environ}, STOP_TIMEOUT),
         program("worker", [*runhook, "worker", *worker_options], environ, STOP_TIMEOUT),
         program("clock", [*runhook, "clock"], environ, STOP_TIMEOUT),
     ]
@@ -83,7 +86,7 @@ def dev(
         foreman = Foreman(programs)
 
         def on_ready() -> None:
-            for line in summary(settings, loaded, host, port, str(found), admin):
+            for line in [*summary(settings, loaded, host, port, str(found), admin), *console.lines]:
                 foreman.say(line)
 
         foreman.run(Readiness(host, port, foreman.say), on_ready)
@@ -150,3 +153,19 @@ def summary(
         )
     lines += [f"WARNING: {warning}" for warning in warnings(settings, config)]
     return [*lines, "Ctrl-C stops everything"]
+
+
+class _Console(NamedTuple):
+    """What lets a person into the console of this start. Empty where others than this machine reach it."""
+
+    environ: Mapping[str, str] = {}
+    lines: Sequence[str] = ()
+
+
+def _console(host: str, port: int, admin: ListenAddress | None) -> _Console:
+    reached, number = admin or (host, port)
+    if reached not in _LOOPBACK or not number:
+        return _Console()
+    token = secrets.token_urlsafe(24)
+    url = f"http://{display_host(reached)}:{number}/console/login?token={token}"
+    return _Console({"RUNHOOK_CONSOLE_TOKEN": token}, [f"console: {url} (good once)"])

@@ -49,4 +49,5 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "bash > ~/.local/share/bash-completion/completions/runhook",
         "fish > ~/.config/fish/completions/runhook.fish",
     ),
+    "console hash": ("", "> password.hash"),
 }

@@ -40,6 +40,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     import uvicorn
 
     from receiver.api.http import api
+    from receiver.console.http import console
     from receiver.submit.api import submit
     from receiver.web import http_protocol
     from receiver.web.app import check_at_start, create_app
@@ -52,7 +53,9 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     admin_listener = listen(*admin, option="--admin-port or server.admin") if admin else None
     promise = check_at_start(settings, config)
     away = warning_at_start(settings, config)
-    app = create_app(settings, config, [health, presence, metrics, api, submit], has_admin_port=admin is not None)
+    app = create_app(
+        settings, config, [health, presence, metrics, api, console, submit], has_admin_port=admin is not None
+    )
     all_bounds = bounds_for(raise_file_limit())
     bounds, admin_bounds = split(all_bounds) if admin else (all_bounds, None)
     connections = Connections(bounds)

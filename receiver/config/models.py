@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from receiver.config.base import Model
+from receiver.config.console import ConsoleConfig
 from receiver.config.fields import Keys, Listen, Name, Number, OptionalKey, Rate, Seconds, Size, Whole, parse_rate
 from receiver.domain.callback import CALLBACK
 
@@ -45,12 +47,6 @@ def _targets(value: object) -> object:
     if not value:
         raise ValueError("names no sink; an event must go somewhere")
     return value
-
-
-class Model(BaseModel):
-    """Base of the models: an unknown key is an error, and no error repeats a value, which may be secret."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SourceConfig(Model):
@@ -358,6 +354,7 @@ class Config(Model):
     quarantine: QuarantineConfig = Field(
         default_factory=QuarantineConfig, description="The store of requests that failed the signature check."
     )
+    console: ConsoleConfig = Field(default_factory=ConsoleConfig, description="The console, for people.")
     submit: SubmitConfig = Field(default_factory=SubmitConfig, description="The submit API.")
     callbacks: CallbacksConfig = Field(default_factory=CallbacksConfig, description="The callers' own webhooks.")
     reconcile: ReconcileConfig = Field(

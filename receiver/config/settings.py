@@ -79,6 +79,23 @@ class Settings:
             "made when it is needed: runhook-secret in the data directory",
         ),
     )
+    console_password: str = field(
+        default="",
+        repr=False,
+        metadata=_variable(
+            "RUNHOOK_CONSOLE_PASSWORD",
+            "Password, or its Argon2 hash, with which anybody signs in to the console as admin, who may do everything."
+            " For several people see `console` in the config file. Without either the console is off.",
+        ),
+    )
+    console_token: str = field(
+        default="",
+        repr=False,
+        metadata=_variable(
+            "RUNHOOK_CONSOLE_TOKEN",
+            "Signs whoever opens /console/login?token=… first in to the console as admin. `runhook dev` makes one.",
+        ),
+    )
     # True when an option or a variable says which ledger or data directory is meant: it is not that of any folder.
     names_ledger: bool = False
     # True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it.
@@ -135,6 +152,8 @@ class Settings:
             skyvern_base_url=values["skyvern_base_url"].rstrip("/"),
             embedded_redis=embedded,
             secret=values["secret"],
+            console_password=values["console_password"],
+            console_token=values["console_token"],
             environ=variables,
             names_ledger=named,
             local_key=bool(local_key),

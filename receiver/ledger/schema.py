@@ -390,3 +390,15 @@ heartbeats = Table(
     Column("beat", Text, nullable=False),  # JSON
     Column("beat_at", Double, nullable=False),  # by the database's clock
 )
+
+# Who is signed in to the console.
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("hash", Text, primary_key=True),  # SHA-256 of the token, hex
+    Column("user", Text, nullable=False),
+    Column("credential", Text, nullable=False),  # hash of what the password was checked against
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index(None, "expires_at"),
+)

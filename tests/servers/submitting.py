@@ -22,6 +22,7 @@ from receiver import dispatch
 from receiver.api.http import api
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.console.http import console
 from receiver.delivery import deliverer
 from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
@@ -93,18 +94,20 @@ def submitting(
             dispatching: bool = True,
             delivering: bool = False,
             polling: bool = False,
+            console_password: str = "",
             **config: Any,
         ) -> Any:
             port = free_port()
             url = f"http://127.0.0.1:{port}"
             public = config.pop("public_url", url)
             environ = {"REDIS_URL": redis or redis_url, "RUNHOOK_DATA": str(tmp_path), "RUNHOOK_SECRET": MASTER}
+            environ |= {"RUNHOOK_CONSOLE_PASSWORD": console_password}
             settings = Settings.from_env({**environ, "DATABASE_URL": database_url, "PUBLIC_URL": public})
             source = {"secrets": ["other"], "api_base": base, "api_key": KEY}
             loaded = Config.model_validate({"sources": {"skyvern": source}, "spool": {"reserve_bytes": 0}, **config})
             ledger = with_tables(Ledger(settings.database_url))
             stack.callback(ledger.close)
-            app = create_app(settings, loaded, [health, api, submit])
+            app = create_app(settings, loaded, [health, api, console, submit])
             serving = Serving(app, port=port).__enter__()
             stopping_simulators.append(serving)
             stack.callback(serving.stop)

@@ -24,6 +24,7 @@ LAYERS = (
     {"web"},
     {"submit"},
     {"api"},
+    {"console"},
     {"cli"},
 )
 
@@ -43,7 +44,8 @@ OWNERS = {
     "boto3": {"handlers/s3/store", "handlers/queue/aws"},
     "slack_sdk": {"handlers/slack"},
     "apprise": {"handlers/notify"},
-    "jinja2": {"handlers/support/templating", "handlers/support/template_sandbox"},
+    "jinja2": {"handlers/support/templating", "handlers/support/template_sandbox", "receiver/console/rendering"},
+    "argon2": {"receiver/console/passwords"},
 }
 
 # What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.

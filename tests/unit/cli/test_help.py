@@ -67,7 +67,7 @@ def test_the_help_has_two_examples_that_are_right_and_no_types(name: str) -> Non
         assert len(set(examples)) == 2, path
         assert all(f" {example} " in shown for example in examples), shown
         for example in EXAMPLES[path]:
-            arguments = shlex.split(example.partition(" | ")[0].partition(" > ")[0])
+            arguments = shlex.split(re.split(r"(?:^| )[|>] ", example)[0])
             command.make_context(path, arguments, resilient_parsing=False)
         assert not re.search(r"TEXT|INTEGER|FLOAT|<\w+|\[x|x>=|list\[", shown), shown
 

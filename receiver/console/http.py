@@ -1,0 +1,206 @@
+"""The console over HTTP: signing in and out, pages, static files. Off where nobody may sign in."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.api.call_pool import CallPool
+from receiver.api.service import Service
+from receiver.console.pages import PAGES, ConsolePage
+from receiver.console.passwords import people_of
+from receiver.console.rendering import Renderer, page, see_other, static_file
+from receiver.console.sign_in import (
+    PATH,
+    SignedIn,
+    SignIn,
+    check_form_token,
+    check_same_origin,
+    forget_cookie,
+    local_path,
+    set_cookie,
+)
+from receiver.errors import BadRequest, Busy, Invalid, NotFound, RequestError, TooLarge
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
+from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.runtime.throttle import TokenBucket
+from receiver.web.part import Context, WebPart
+
+# Bytes of the largest form.
+MAX_FORM: Final = 64 << 10
+
+_USED: Final = "The address was used already, or belongs to another start."
+
+log = logging.getLogger("runhook.console")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def console(context: Context) -> WebPart:
+    """Return the part that serves /console; one without routes where nobody may sign in."""
+    settings, config = context.settings, context.config.console
+    people = people_of(config, settings.console_password, settings.console_token)
+    if not people:
+        return WebPart()
+    server = _Console(context, SignIn(AsyncLedger(_ledger(context)), people, config.session, settings.console_token))
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        yield
+        await server.close()
+
+    routes = [
+        Route(PATH, server.front, methods=["GET"]),
+        Route(f"{PATH}/login", server.answering(server.login_form), methods=["GET"]),
+        Route(f"{PATH}/login", server.answering(server.login), methods=["POST"]),
+        Route(f"{PATH}/logout", server.answering(server.logout), methods=["POST"]),
+        Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
+        *(Route(PATH + each.path, server.answering(server.shown(each)), methods=["GET"]) for each in PAGES),
+        Route(f"{PATH}/{{rest:path}}", server.answering(server.nothing), methods=["GET", "POST"]),
+    ]
+    return WebPart(lifespan=lifespan, admin=routes)
+
+
+def _ledger(context: Context) -> Ledger:
+    return Ledger(context.settings.database_url, require_durability=context.config.durable_ledger)
+
+
+class _Console:
+    def __init__(self, context: Context, sign_in: SignIn) -> None:
+        self._service = Service(context.settings, _ledger(context), context.config)
+        self._sign_in = sign_in
+        self._lasts = context.config.console.session
+        self._pool = CallPool("console")
+        self._renderer = Renderer()
+        self._log_limit = TokenBucket(1, 10)
+
+    def answering(self, handler: Handler) -> Handler:
+        """Return `handler` with a page for each error."""
+
+        async def handle(request: Request) -> Response:
+            limit_waits()
+            try:
+                return await handler(request)
+            except RequestError as error:
+                problem = error
+            except LedgerUnavailable as trouble:
+                if self._log_limit.take(1, time.monotonic()):
+                    log.warning("console.unavailable ledger=%s", trouble)
+                problem = Busy("The ledger is away; `runhook status` on the host says what to do.", retry_after=5)
+            except LedgerDataError:
+                problem = Invalid("A text of the address can't be in the ledger, such as one with a NUL.")
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+            return await self._problem(request, problem)
+
+        return handle
+
+    async def _problem(self, request: Request, error: RequestError) -> Response:
+        signed_in = None
+        if not isinstance(error, Busy):
+            signed_in = await self._sign_in.who(request)
+        values = {"title": HTTPStatus(error.status).phrase, "detail": error.message, "pages": ()}
+        if signed_in is not None:
+            del values["pages"]
+        answer = page(self._renderer.html("problem.html", values, signed_in), error.status)
+        answer.headers.update(error.headers)
+        return answer
+
+    async def front(self, _request: Request) -> Response:
+        """Lead to the first page."""
+        return see_other(f"{PATH}/")
+
+    async def static(self, request: Request) -> Response:
+        """Return a static file."""
+        return static_file(request.path_params["name"]) or Response(status_code=404)
+
+    async def nothing(self, _request: Request) -> Response:
+        """Say that there is no such page."""
+        raise NotFound("There is no such page.")
+
+    async def login_form(self, request: Request) -> Response:
+        """Show the form to sign in."""
+        if once := request.query_params.get("token"):
+            token = await self._sign_in.with_token(once)
+            return self._signed_in(request, token, "") if token else self._form("", problem=_USED)
+        if await self._sign_in.who(request) is not None:
+            return see_other(local_path(request.query_params.get("next", "")))
+        return self._form(request.query_params.get("next", ""))
+
+    def _form(self, where: str, name: str = "", problem: str = "", status: int = 200) -> Response:
+        values = {"title": "Sign in", "next": local_path(where), "name": name, "problem": problem}
+        return page(self._renderer.html("login.html", values), status)
+
+    async def login(self, request: Request) -> Response:
+        """Sign somebody in."""
+        check_same_origin(request)
+        form = await _form_of(request)
+        name, where = form.get("name", ""), form.get("next", "")
+        token = await self._sign_in.with_password(request, name, form.get("password", ""))
+        if token is None:
+            return self._form(where, name, "The name or the password is wrong.", HTTPStatus.UNAUTHORIZED)
+        return self._signed_in(request, token, where)
+
+    def _signed_in(self, request: Request, token: str, where: str) -> Response:
+        answer = see_other(local_path(where))
+        set_cookie(request, answer, token, self._lasts)
+        return answer
+
+    async def logout(self, request: Request) -> Response:
+        """Sign somebody out, on every host."""
+        check_same_origin(request)
+        signed_in = await self._sign_in.who(request)
+        if signed_in is not None:
+            check_form_token(signed_in, (await _form_of(request)).get("form_token", ""))
+            await self._sign_in.end(signed_in)
+        answer = see_other(f"{PATH}/login")
+        forget_cookie(answer)
+        return answer
+
+    def shown(self, shown: ConsolePage) -> Handler:
+        """Return the handler of a page, which leads to the form to sign in who has not."""
+
+        async def handle(request: Request) -> Response:
+            signed_in = await self._sign_in.who(request)
+            if signed_in is None:
+                query = f"?{request.url.query}" if request.url.query else ""
+                return see_other(f"{PATH}/login?next={quote(request.url.path + query, safe='')}")
+            return page(await self._pool.run(lambda: self._rendered(shown, signed_in, request)))
+
+        return handle
+
+    def _rendered(self, shown: ConsolePage, signed_in: SignedIn, request: Request) -> str:
+        """Called in a thread."""
+        query = request.query_params.multi_items()
+        values: Any = shown.load(self._service, signed_in.person.actor, request.path_params, query)
+        return self._renderer.html(shown.template, values, signed_in)
+
+    async def close(self) -> None:
+        """Stop the threads and close the connections."""
+        self._pool.close()
+        await self._sign_in.close()
+        self._service.ledger.close()
+
+
+async def _form_of(request: Request) -> dict[str, str]:
+    """Return the fields of a form. Raises BadRequest, TooLarge."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        raise BadRequest("This takes a form.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM:
+            raise TooLarge(f"The form is over {MAX_FORM} bytes.")
+    try:
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=100))
+    except ValueError:
+        raise BadRequest("The form can't be read.") from None

@@ -1,0 +1,111 @@
+"""Pages as HTML: templates of our own, in which every value is escaped, and the headers of every answer."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlencode
+
+import jinja2
+from starlette.responses import HTMLResponse, Response
+
+from handlers.support import timestamps
+from receiver.api.rows import RunRow
+from receiver.console.sign_in import PATH, SignedIn
+from receiver.status.problem import ago
+
+FOLDER: Final = Path(__file__).parent
+STATIC: Final = FOLDER / "static"
+MEDIA: Final = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+
+# Nothing from elsewhere, nothing inline, no frame around it.
+SECURITY: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+    " media-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+_NOT_KEPT: Final = {"cache-control": "no-store"}
+
+_TONES: Final = {
+    "good": "completed delivered accepted running alive closed done",
+    "bad": "failed terminated timed_out dead refused lost missing stuck stopped silent open orphaned",
+    "wait": "waiting held queued sending canceled cancelled unavailable paused probing pending unknown",
+}
+_TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()}
+
+
+class PageLink(NamedTuple):
+    """A page in the bar at the top. `key`: after g, on the keyboard."""
+
+    name: str
+    path: str
+    key: str
+
+
+PAGES: Final = (PageLink("Overview", f"{PATH}/", "o"), PageLink("Runs", f"{PATH}/runs", "r"))
+
+
+def run_path(run: RunRow) -> str:
+    """Return the path of a run's page."""
+    return f"{PATH}/runs/{quote(run.run_id, safe='')}?{urlencode({'source': run.source})}"
+
+
+def asset_tag() -> str:
+    """Return what changes with the static files, so that browsers may keep them."""
+    digest = hashlib.blake2b(digest_size=6)
+    for path in sorted(STATIC.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class Renderer:
+    """Makes pages of templates."""
+
+    def __init__(self) -> None:
+        loader = jinja2.FileSystemLoader(FOLDER / "templates")
+        self._environment = jinja2.Environment(
+            loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        self._environment.filters |= {
+            "iso": timestamps.iso,
+            "ago": lambda seconds: _relative(seconds, time.time()),
+            "duration": ago,
+            "tone": lambda word: _TONE_OF.get(word, ""),
+            "run_path": run_path,
+        }
+        self._environment.globals |= {"pages": PAGES, "assets": asset_tag(), "here": "", "person": "", "form_token": ""}
+
+    def html(self, template: str, values: Mapping[str, Any], signed_in: SignedIn | None = None) -> str:
+        """Return a page. `signed_in`: for whom it is."""
+        known = {"person": signed_in.person.name, "form_token": signed_in.form_token} if signed_in else {}
+        return self._environment.get_template(template).render({**known, **values})
+
+
+def page(html: str, status: int = 200) -> Response:
+    """Return the answer with a page."""
+    return HTMLResponse(html, status, {**SECURITY, **_NOT_KEPT})
+
+
+def see_other(path: str) -> Response:
+    """Return the answer that leads to another page of the console."""
+    return Response(status_code=303, headers={"location": path, **SECURITY, **_NOT_KEPT})
+
+
+def static_file(name: str) -> Response | None:
+    """Return a static file, or None. Only the names that there are: no path leads out of the folder."""
+    path = next((each for each in STATIC.iterdir() if each.name == name), None)
+    if path is None:
+        return None
+    headers = {**SECURITY, "cache-control": "public, max-age=31536000, immutable"}
+    return Response(path.read_bytes(), 200, headers, MEDIA[path.suffix])
+
+
+def _relative(seconds: float, now: float) -> str:
+    return f"in {ago(seconds - now)}" if seconds > now else f"{ago(now - seconds)} ago"

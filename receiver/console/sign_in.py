@@ -1,0 +1,188 @@
+"""Signing in to the console: who somebody is, for how long, and that a form was ours."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.console.passwords import ADMIN, Person, hash_password, is_password
+from receiver.errors import Forbidden, TooMany
+from receiver.ledger import console_sessions
+from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.console_sessions import ConsoleSession
+from receiver.runtime.throttle import TokenBucket
+from receiver.web.connections import network_of
+
+# The name of the cookie, which only paths below /console get.
+COOKIE: Final = "runhook_console"
+PATH: Final = "/console"
+# Seconds for which a session is believed without asking the ledger: so long is one still served that was ended on
+# another host.
+FRESH_FOR: Final = 5.0
+# Tries to sign in, a second and at once: of one network, and of all networks from which nobody has signed in yet. A
+# name has no limit, with which anybody could shut its owner out.
+PER_NETWORK: Final = (0.1, 10)
+OF_STRANGERS: Final = (1.0, 60)
+_MOST: Final = 4096
+
+log = logging.getLogger("runhook.console")
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Somebody who is signed in. `form_token`: what each form of this session must hold."""
+
+    person: Person
+    form_token: str = field(repr=False)
+    digest: str = field(repr=False)
+
+
+class SignIn:
+    """Sessions of the console. `people`: who may sign in. `lasts`: seconds that a session lasts.
+
+    `once`: a token that signs its first bearer in as the admin; "" for none.
+    """
+
+    def __init__(self, ledger: AsyncLedger, people: Mapping[str, Person], lasts: float, once: str = "") -> None:
+        self._ledger = ledger
+        self._people = people
+        self._lasts = lasts
+        self._once = once
+        self._known: dict[str, tuple[float, ConsoleSession]] = {}
+        self._buckets: dict[str, TokenBucket] = {}
+        self._strangers = TokenBucket(*OF_STRANGERS)
+        self._trusted: set[str] = set()
+        # One at a time: each takes 64 MiB and a core.
+        self._pool = ThreadPoolExecutor(1, "console-passwords")
+        self._dummy = ""
+
+    async def with_password(self, request: Request, name: str, password: str) -> str | None:
+        """Return the token of a new session; None for a wrong name or password. Raises TooMany, LedgerUnavailable."""
+        network = network_of(request.client.host) if request.client else ""
+        self._throttle(network)
+        person = self._people.get(name)
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(self._pool, self._check, person, password) or person is None:
+            log.warning("console.refused network=%s", network)
+            return None
+        log.info("console.signed_in user=%s network=%s", name, network)
+        if len(self._trusted) < _MOST:
+            self._trusted.add(network)
+        return await self._begin(person)
+
+    async def with_token(self, token: str) -> str | None:
+        """Return the token of a new session of the admin for who has the token that is good once, or None."""
+        if not self._once or not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._once.encode()):
+            return None
+        self._once = ""
+        return await self._begin(self._people[ADMIN])
+
+    def _throttle(self, network: str) -> None:
+        if len(self._buckets) > _MOST:
+            self._buckets.clear()
+        now = time.monotonic()
+        of_network = self._buckets.setdefault(network, TokenBucket(*PER_NETWORK))
+        if not of_network.take(1, now) or not (network in self._trusted or self._strangers.take(1, now)):
+            raise TooMany("too many tries to sign in; wait a minute", headers={"Retry-After": "60"})
+
+    def _check(self, person: Person | None, password: str) -> bool:
+        """Called in a thread. A name that nobody has takes as long as one that somebody has."""
+        if person is None and not self._dummy:
+            self._dummy = hash_password(secrets.token_hex())
+        return is_password(person.hashed if person else self._dummy, password)
+
+    async def _begin(self, person: Person) -> str:
+        token = secrets.token_urlsafe(32)
+        now = self._ledger.now()
+        session = ConsoleSession(_digest(token), person.name, person.credential, now, now + self._lasts)
+        await self._ledger.write(lambda connection: console_sessions.create(connection, session))
+        return token
+
+    async def who(self, request: Request) -> SignedIn | None:
+        """Return who sent the request, or None. Raises LedgerUnavailable."""
+        token = request.cookies.get(COOKIE, "")
+        if not token:
+            return None
+        digest = _digest(token)
+        session = await self._session(digest)
+        person = self._people.get(session.user) if session else None
+        if session is None or person is None or not hmac.compare_digest(person.credential, session.credential):
+            return None
+        return SignedIn(person, _form_token(token), digest)
+
+    async def _session(self, digest: str) -> ConsoleSession | None:
+        seen_at, session = self._known.get(digest, (float("-inf"), None))
+        if session is not None and time.monotonic() - seen_at <= FRESH_FOR and session.expires_at > self._ledger.now():
+            return session
+        now = self._ledger.now()
+        session = await self._ledger.read(lambda connection: console_sessions.find(connection, digest, now))
+        if len(self._known) > _MOST:
+            self._known.clear()
+        self._known.pop(digest, None)
+        if session is not None:
+            self._known[digest] = (time.monotonic(), session)
+        return session
+
+    async def end(self, signed_in: SignedIn) -> None:
+        """End a session. Raises LedgerUnavailable."""
+        self._known.pop(signed_in.digest, None)
+        await self._ledger.write(lambda connection: console_sessions.end(connection, signed_in.digest))
+
+    async def close(self) -> None:
+        """Stop the threads and close the connections."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._ledger.close()
+
+
+def set_cookie(request: Request, response: Response, token: str, lasts: float) -> None:
+    """Put the session into a cookie that no script reads, and no other site sends with a form."""
+    secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
+    response.set_cookie(COOKIE, token, max_age=int(lasts), path=PATH, secure=secure, httponly=True, samesite="lax")
+
+
+def forget_cookie(response: Response) -> None:
+    """Delete the cookie."""
+    response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="lax")
+
+
+def check_same_origin(request: Request) -> None:
+    """Raise Forbidden for a form that another site sent, or that does not say which one: every browser says it."""
+    fetched = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    same = fetched == "same-origin" if fetched is not None else False
+    if fetched is None and origin is not None:
+        same = urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+    if not same:
+        raise Forbidden("the form came from another site")
+
+
+def check_form_token(signed_in: SignedIn, given: str) -> None:
+    """Raise Forbidden unless the form is one of this session."""
+    if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), signed_in.form_token.encode()):
+        raise Forbidden("the form is of another session, or too old; load the page again")
+
+
+def local_path(text: str) -> str:
+    """Return where to go after signing in: `text` if it is a path of the console, else its first page."""
+    clean = text.startswith(PATH + "/") and not any(ord(char) < 33 or char == "\\" for char in text)
+    return text if clean and "//" not in text.split("?", maxsplit=1)[0] else PATH + "/"
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _form_token(token: str) -> str:
+    return hmac.digest(token.encode("utf-8", "surrogateescape"), b"runhook console form", "sha256").hex()

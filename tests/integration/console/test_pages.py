@@ -1,0 +1,85 @@
+"""What pages show, and that nothing of a payload becomes a part of the page."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.integration.console.conftest import Browser
+from tests.servers.submitting import Submitting
+from tests.support.ledger import new_event, record
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'onmouseover='alert(1)",
+    "</title><svg onload=alert(1)>",
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% include 'base.html' %}",
+    "&lt;script&gt;",
+    "\u202egnp.exe",
+]
+_TAG = re.compile(r"<(script|img|svg|iframe|object|embed|a|form)\b[^>]*>", re.IGNORECASE)
+
+
+def tags(page: str) -> set[str]:
+    """Each tag that could run or load something, without the values of its attributes."""
+    return {re.sub(r'="[^"]*"', "", each.group(0)) for each in _TAG.finditer(page)}
+
+
+def test_runs_are_listed_and_told(browser: Browser, console_server: Submitting) -> None:
+    # Given a run
+    record(console_server.ledger, new_event("tsk_1", "results", title="Fetch invoices"))
+    browser.sign_in()
+    # Then it stands in the list and on the overview
+    for path in ("/", "/runs", "/runs?status=completed", "/runs?run_prefix=tsk&status="):
+        assert '<a class="mono" href="/console/runs/tsk_1?source=skyvern">tsk_1</a>' in browser.get(path).text
+    assert "No run matches" in browser.get("/runs?status=failed").text
+    # And its page tells what became of it
+    page = browser.get("/runs/tsk_1").text
+    assert "webhook: completed, new" in page
+    assert "by route everything" in page
+
+
+def test_a_list_goes_on(browser: Browser, console_server: Submitting) -> None:
+    for number in range(3):
+        record(console_server.ledger, new_event(f"tsk_{number}"), now=1_700_000_000.0 + number)
+    browser.sign_in()
+    first = browser.get("/runs?limit=2&status=completed").text
+    link = re.search(r'href="(/console/runs\?[^"]*after=[^"]*)"', first)
+    assert link
+    second = browser.session.get(link[1].replace("&amp;", "&")).text
+    assert "tsk_0" in second
+    assert "tsk_1" not in second
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_payload_becomes_markup(browser: Browser, console_server: Submitting, text: str) -> None:
+    # Given a run that is hostile in all that a page shows of it
+    event = new_event(f"tsk_{text}", title=text, failure_reason=text, status=text, workflow_permanent_id=text)
+    record(console_server.ledger, event)
+    browser.sign_in()
+    shown = browser.get("/runs").text
+    clean = tags(browser.get("/runs?run_prefix=none").text)
+    # Then the pages have no tag that they would not have without it
+    assert tags(shown) - clean <= {"<a class href>"}
+    href = re.search(r'<a class="mono" href="([^"]+)"', shown)
+    assert href
+    page = browser.session.get(href[1].replace("&amp;", "&"))
+    assert page.status_code == 200
+    assert tags(page.text) - clean <= {"<a class href>"}
+
+
+def test_a_wrong_filter_says_what_is_wrong(browser: Browser) -> None:
+    browser.sign_in()
+    answer = browser.get("/runs?since=yesterday")
+    assert answer.status_code == 422
+    assert "since: must be a time ago such as 15m" in answer.text
+
+
+def test_what_is_not_there(browser: Browser) -> None:
+    browser.sign_in()
+    assert "run tsk_9: there is none" in browser.get("/runs/tsk_9").text
+    assert browser.get("/runs/tsk_9").status_code == 404
+    assert browser.get("/nowhere").status_code == 404
