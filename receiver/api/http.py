@@ -6,19 +6,23 @@ key without the scope `view` gets Skyvern's answer. With an admin port the publi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import Receive, Scope, Send
 
+from receiver.api import openapi
 from receiver.api.call_pool import CallPool
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT, Endpoint
@@ -29,7 +33,7 @@ from receiver.api.service import Actor, Service
 from receiver.api.tail import TAIL
 from receiver.api.tail_stream import TailStreams
 from receiver.domain.api_key import VIEW
-from receiver.errors import Busy, Invalid, NoKey, RequestError, TooLarge, TooMany
+from receiver.errors import Busy, Invalid, NoKey, NotAllowed, NotFound, RequestError, TooLarge, TooMany
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
@@ -59,8 +63,10 @@ def api(context: Context) -> WebPart:
         yield
         await server.close()
 
-    routes = [Route(ROOT + each.path, server.handler(each), methods=[each.method]) for each in ENDPOINTS]
-    return WebPart(lifespan=lifespan, admin=routes, stop=server.stop)
+    routes = [Route(ROOT + openapi.PATH, server.describe, methods=["GET"])]
+    routes += [Route(ROOT + each.path, server.handler(each), methods=[each.method]) for each in ENDPOINTS]
+    admin = [AllBelowRoot(routes)] if context.access.has_admin_port else routes
+    return WebPart(lifespan=lifespan, stop=server.stop, admin=admin)
 
 
 class _Api:
@@ -79,6 +85,15 @@ class _Api:
         self._tail = TailStreams(self._service, self._ledger, context.background)
         self.stop = self._tail.stop
         self._log_limit = TokenBucket(1, 10)
+        self._description: tuple[bytes, str] | None = None
+
+    async def describe(self, request: Request) -> Response:
+        """Return the OpenAPI document. It needs no key: it is the same in each deployment and tells nothing of this
+        one, and programs that make clients of it fetch it without."""
+        if self._description is None:
+            described = orjson.dumps(await asyncio.to_thread(openapi.document, ENDPOINTS))
+            self._description = described, etag_of(described)
+        return _response(request, *self._description)
 
     def handler(self, endpoint: Endpoint[Any, Any]) -> Callable[[Request], Awaitable[Response]]:
         """Return the handler of `endpoint`'s requests."""
@@ -98,15 +113,15 @@ class _Api:
                     )
                 return _response(request, encoded, etag)
             except RequestError as error:
-                return self._problem(error)
+                return _problem(error)
             except Refusal as refusal:
-                return self._problem(_error_of(refusal.reply))
+                return _problem(_error_of(refusal.reply))
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("api.unavailable ledger=%s", trouble)
-                return self._problem(Busy("the ledger is away", retry_after=5))
+                return _problem(Busy("the ledger is away", retry_after=5))
             except LedgerDataError:
-                return self._problem(Invalid("a text of the request can't be in the ledger, such as one with a NUL"))
+                return _problem(Invalid("a text of the request can't be in the ledger, such as one with a NUL"))
             except ClientDisconnect:
                 return Response(status_code=400)  # nobody reads it
 
@@ -131,14 +146,11 @@ class _Api:
     def _answer(self, endpoint: Endpoint[Any, Any], actor: Actor, request: Request, body: bytes) -> tuple[bytes, str]:
         """Return the result and its ETag. Called in a thread: neither a large body nor a large result is the event
         loop's work."""
+        actor.require(endpoint.scope)  # before all that a caller who may not call it could find out
         parameters = endpoint.parse(request.path_params, request.query_params.multi_items(), body)
         result: BaseModel = endpoint.call(self._service, actor, parameters)
         encoded = result.model_dump_json().encode()
         return encoded, etag_of(encoded)
-
-    @staticmethod
-    def _problem(error: RequestError) -> Response:
-        return Response(orjson.dumps(problem_of(error)), error.status, error.headers, CONTENT_TYPE)
 
     async def close(self) -> None:
         """Stop the threads and close the connections."""
@@ -157,6 +169,34 @@ def _response(request: Request, encoded: bytes, etag: str) -> Response:
     if is_known(",".join(request.headers.getlist("if-none-match")), etag):
         return Response(status_code=304, headers=headers)
     return Response(encoded, 200, headers, "application/json")
+
+
+def _problem(error: RequestError) -> Response:
+    return Response(orjson.dumps(problem_of(error)), error.status, error.headers, CONTENT_TYPE)
+
+
+class AllBelowRoot(BaseRoute):
+    """The routes of the API where all below ROOT is ours: with problem details for what is no route of them."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._router = Router(routes, redirect_slashes=False)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether a request is for the API."""
+        is_ours = scope["type"] == "http" and scope["path"].startswith(f"{ROOT}/")
+        return (Match.FULL if is_ours else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            calls = f"{ROOT}{openapi.PATH} lists all calls"
+            found: RequestError = NotFound(f"there is no such call; {calls}")
+            if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+                headers = dict(error.headers or {})
+                found = NotAllowed(f"the method must be {headers.get('Allow')}; {calls}", headers=headers)
+            await _problem(found)(scope, receive, send)
 
 
 def _error_of(reply: Reply) -> RequestError:

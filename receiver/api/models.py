@@ -45,7 +45,16 @@ MomentParameter = Annotated[
     float,
     BeforeValidator(parse_moment),
     PlainSerializer(timestamps.iso, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "examples": ["2h", "2026-11-24T09:30:00Z"]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})? ?(ms|s|m|h|d)$"},
+                {"type": "string", "format": "date"},
+                {"type": "string", "format": "date-time"},
+            ],
+            "examples": ["2h", "2026-11-24T09:30:00Z"],
+        }
+    ),
 ]
 
 
@@ -91,7 +100,7 @@ def _label(value: str) -> str:
     return value
 
 
-Label = Annotated[str, AfterValidator(_label)]
+Label = Annotated[str, AfterValidator(_label), Field(json_schema_extra={"pattern": "^[^=]+="})]
 
 
 class Filtered(Scoped):

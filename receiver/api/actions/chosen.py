@@ -47,7 +47,7 @@ def _checked(identifier: str) -> str:
     return identifier
 
 
-Id = Annotated[str, AfterValidator(_checked), Field(max_length=200)]
+Id = Annotated[str, AfterValidator(_checked), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
 
 
 class Chosen(Filtered):
@@ -60,6 +60,7 @@ class Chosen(Filtered):
     expect: int | None = Field(
         None,
         ge=0,
+        le=2**63 - 1,
         description="How many it must be, as dry_run has counted: else 409 with the new count. Needed without ids.",
     )
 
