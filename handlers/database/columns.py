@@ -144,7 +144,16 @@ def links(delivery: Delivery) -> dict[str, str]:
 def _output(run: Mapping[str, Any]) -> Any:
     """Return the run's output, which has three names: tasks also send extracted_information, workflows outputs."""
     candidates = (run.get("output"), run.get("outputs"), run.get("extracted_information"))
-    return next((each for each in candidates if each not in (None, {}, [])), candidates[0])
+    return next((each for each in candidates if not _holds_nothing(each)), candidates[0])
+
+
+def _holds_nothing(value: Any) -> bool:
+    """Whether it is null, or nothing but null in whatever objects and lists."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list):
+        return value is None
+    return all(map(_holds_nothing, value))
 
 
 def _text(value: Any) -> str | None:

@@ -17,6 +17,7 @@ same attempt had said: that is shown again if their status returns.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,8 +30,8 @@ from handlers.database.table import MERGED_FROM, Column
 from handlers.database.values import to_json
 
 FINAL: Final = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
-# Empty, as Skyvern means it: these never replace a value that is not.
-EMPTY: Final = ("{}", "[]")
+# Empty, as Skyvern means it, which never replaces what is not: nothing but null in whatever objects and lists.
+_EMPTY: Final = re.compile(rb'(?:[\[\]{},\s]++|null|"(?:[^"\\]++|\\.)*+"\s*+:)*+')
 
 # (attempt, final, modified at, received at, event id)
 Order: TypeAlias = tuple[int, bool, datetime, datetime, str]
@@ -103,7 +104,7 @@ def weight_of(column: Column, cell: Any) -> int:
     if column.prefers == "newest" or not isinstance(cell, bytes):
         return 0
     if column.prefers == "filled":
-        return int(cell.decode() not in EMPTY)
+        return int(_EMPTY.fullmatch(cell) is None)
     try:
         value = orjson.loads(cell)
     except ValueError:  # too deep for it

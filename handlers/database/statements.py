@@ -22,12 +22,14 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from handlers.database.merge import EMPTY
 from handlers.database.table import MERGED_FROM, REQUIRED, SOURCE, Column
 from handlers.database.values import INT64
 from handlers.support.timestamps import utc
 
 _RUN_KEY_ALONE = re.compile(r'PRIMARY KEY \("?run_id"?\)')
+
+# What finds a value that is neither null nor an object or a list.
+_SOME_VALUE: Final = 'strict $.** ? (@.type() == "string" || @.type() == "number" || @.type() == "boolean")'
 
 # SQL in the driver's paramstyle, and its parameters.
 Statement = tuple[str, Any]
@@ -260,8 +262,12 @@ class Statements:
         name = self._quoted(column.name)
         count = "0"
         if column.prefers == "filled":
-            empty = ", ".join(f"'{text}'" for text in EMPTY)
-            count = f"CASE WHEN {name} IN ({empty}) THEN 0 ELSE 1 END"
+            # Both end at the first value that is there.
+            some = f"jsonb_path_exists({name}, '{_SOME_VALUE}')"
+            if not self.postgresql:
+                tree = f"SELECT 1 FROM json_tree({name}) WHERE type NOT IN ('null', 'object', 'array')"
+                some = f"NOT json_valid({name}) OR EXISTS ({tree})"
+            count = f"CASE WHEN {some} THEN 1 ELSE 0 END"
         elif column.prefers == "longest" and self.postgresql:
             count = (
                 f"CASE jsonb_typeof({name}) WHEN 'array' THEN jsonb_array_length({name}) "

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,13 +51,27 @@ def test_a_later_attempt_wins_though_its_clock_is_behind(database: ResultsDb) ->
 def test_null_output_never_replaces_output_of_the_same_attempt_and_status(database: ResultsDb) -> None:
     sink = database.sink()
     sink.send(event("wr_1", 1, status="canceled", output={"n": 1}))
-    nothings: list[Any] = [None, {}, []]
+    nothings: list[Any] = [None, {}, [], {"block": None}, {"a": [None, {'b\\"': {}}], "c": []}]
     for minute, nothing in enumerate(nothings, 2):
         sink.send(event("wr_1", minute, status="canceled", output=nothing))
         assert database.row()["output"] == {"n": 1}
-    assert database.row()["modified_at"].minute == 4, "the rest of the row follows the newest event"
-    sink.send(event("wr_1", 5, status="failed", output=None))
+    assert database.row()["modified_at"].minute == 6, "the rest of the row follows the newest event"
+    sink.send(event("wr_1", 7, status="failed", output=None))
     assert database.row()["output"] is None, "another status is a new result"
+
+
+@pytest.mark.parametrize("nothing", [{"block": None}, {"a": [None, {"b": {}}]}, []])
+@pytest.mark.parametrize("something", [{"n": 1}, {"a": [None, {"b": False}]}, [0], "", "null"])
+def test_output_that_came_before_an_empty_one_is_shown_in_any_order(
+    database: ResultsDb, nothing: Any, something: Any
+) -> None:
+    sink = database.sink()
+    full = event("wr_1", 1, status="canceled", output=something)
+    sink.send_many([full, event("wr_1", 2, status="canceled", output=nothing)])
+    sink.send(event("wr_2", 2, status="canceled", output=nothing))
+    sink.send(event("wr_2", 1, status="canceled", output=something))
+    # Together, and one after the other with what is empty before it in the table
+    assert [row["output"] for row in database.rows()] == [something, something]
 
 
 def test_fewer_fields_of_a_webhook_sent_again_take_nothing_away(database: ResultsDb) -> None:
@@ -112,6 +127,11 @@ def test_output_is_found_under_each_of_its_names(database: ResultsDb) -> None:
         "tsk_extracted_information": {"n": "extracted_information"},
         "tsk_few": [1],
     }
+
+
+def test_output_with_values_is_taken_whichever_name_it_has(database: ResultsDb) -> None:
+    database.sink().send(event("wr_1", 1, output={"block": [None]}, outputs={"block": {"n": 1}}))
+    assert database.row()["output"] == {"block": {"n": 1}}
 
 
 def test_whatever_the_order_of_arrival_the_row_is_the_same(database: ResultsDb) -> None:
