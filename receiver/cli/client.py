@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,13 +52,15 @@ class LocalClient:
         self._settings = settings
         self._stack = stack
         self._service: Service | None = None
+        self._opening = threading.Lock()
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
-        """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
-        if self._service is None:
-            self._service = Service(self._settings, self._stack.enter_context(open_ledger(self._settings)))
-            if self.tell or sys.stderr.isatty():
-                sys.stderr.write(f"runhook: ledger: {self.where}\n")
+        """Return the result. Raises RequestError as the function of the endpoint, and NotStarted. For any thread."""
+        with self._opening:
+            if self._service is None:
+                self._service = Service(self._settings, self._stack.enter_context(open_ledger(self._settings)))
+                if self.tell or sys.stderr.isatty():
+                    sys.stderr.write(f"runhook: ledger: {self.where}\n")
         try:
             return endpoint.call(self._service, Actor.local(), parameters)
         except LedgerDataError:

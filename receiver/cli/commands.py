@@ -178,6 +178,12 @@ COMMANDS: Final[dict[str, Command]] = {
         "connect",
         "List agents and schedules with where their results go: here, elsewhere or nowhere; and change that.",
     ),
+    "mcp": Command(
+        SET_UP,
+        "receiver.cli.mcp",
+        "mcp",
+        "Give a model tools to look at runs, and with --allow to act: a server of the Model Context Protocol.",
+    ),
     "keys": Command(
         SET_UP, "receiver.cli.keys", "app", "Keys of upstream apps for the submit API: create, list and revoke them."
     ),

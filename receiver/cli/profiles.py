@@ -49,7 +49,7 @@ def remote_service(url: str | None, key: str | None, profile: str | None) -> Rem
         raise UsageError(f"{where}: needs a key: --key, RUNHOOK_KEY or a profile; `runhook keys create` makes one")
     if not (chosen.isascii() and chosen.isprintable() and " " not in chosen):
         raise UsageError("the key has a character that no key has; was it copied whole?")
-    return RemoteService(_checked(where, address), chosen)
+    return RemoteService(checked_url(where, address), chosen)
 
 
 def profile_names() -> list[str]:
@@ -58,7 +58,7 @@ def profile_names() -> list[str]:
     return sorted(_read(path)) if path.exists() else []
 
 
-def _checked(where: str, url: str) -> str:
+def checked_url(where: str, url: str) -> str:
     """Return `url` in one form. Raises UsageError for what is no address of a service."""
     try:
         parts = urlsplit(url)

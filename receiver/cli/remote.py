@@ -38,6 +38,7 @@ class RemoteClient:
     """Calls a service over HTTP. Its key is in no error and no traceback. Close it after use."""
 
     def __init__(self, service: RemoteService) -> None:
+        self.service = service
         self.where = service.url
         self.tell = False
         self._told_where = False

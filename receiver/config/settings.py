@@ -211,6 +211,11 @@ def remote_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]
     return {name: variables.get(f"RUNHOOK_{name.upper()}", "").strip() for name in ("url", "key")}
 
 
+def mcp_token(environ: Mapping[str, str] | None = None) -> str:
+    """Return what clients of `runhook mcp --http` must know: RUNHOOK_MCP_TOKEN; "" when it is unset."""
+    return (os.environ if environ is None else environ).get("RUNHOOK_MCP_TOKEN", "").strip()
+
+
 def _read_key(path: Path) -> str:
     try:
         return path.read_text().strip()

@@ -1,0 +1,57 @@
+"""Calls of the submit API of a remote service, as an upstream app makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx2
+
+from receiver import __version__
+from receiver.cli.output import clean
+from receiver.cli.profiles import RemoteService
+from receiver.errors import NotStarted, RunhookError
+
+# Seconds for one answer: Skyvern's, which is passed on, may take its time.
+_TIMEOUT: Final = 60.0
+_LONGEST: Final = 400
+
+
+class SubmitClient:
+    """Submits runs. Its key is in no error. Close it after use."""
+
+    def __init__(self, service: RemoteService) -> None:
+        self._where = service.url
+        self._http = httpx2.Client(
+            base_url=service.url,
+            timeout=_TIMEOUT,
+            follow_redirects=False,  # the key is for this service alone
+            headers={"user-agent": f"runhook/{__version__}", "x-api-key": service.key},
+        )
+
+    def submit(self, path: str, request: Mapping[str, Any], labels: Mapping[str, str], key: str) -> dict[str, Any]:
+        """Return the run that was made, or was made before with this Idempotency-Key.
+
+        Raises RunhookError with the words of the refusal, and NotStarted without an answer: the same call again, with
+        the same key, makes no second run.
+        """
+        body = {**request, "labels": dict(labels)} if labels else dict(request)
+        try:
+            answer = self._http.post(path, json=body, headers={"idempotency-key": key})
+        except httpx2.HTTPError as error:
+            reason = clean(str(error) or type(error).__name__, _LONGEST)
+            raise NotStarted(f"can't reach {self._where}: {reason}") from None
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if answer.is_success and isinstance(found, dict):
+            return found
+        detail = found.get("detail") if isinstance(found, dict) else None
+        later = answer.headers.get("retry-after", "")
+        again = f"; again after {clean(later, 40)} s" if later else ""
+        raise RunhookError(f"{self._where}: answers {answer.status_code}: {clean(detail, _LONGEST)}{again}")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
