@@ -60,9 +60,11 @@ def unsuccessful(table: sa.Table) -> list[Condition]:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order of a list: by these columns, each descending; the first has an index, and all are unique together."""
+    """The order of a list: by these columns, each descending, or all `ascending`; the first has an index, and all are
+    unique together."""
 
     columns: tuple[sa.Column[Any], ...]
+    ascending: bool = False
 
     def _named(self, *, by_index: bool) -> list[sa.ColumnElement[Any]]:
         first, *rest = self.columns
@@ -70,23 +72,28 @@ class Order:
         # By bytes on both databases, as Python merges them.
         return named + [bytewise(each) if isinstance(each.type, sa.Text) else each for each in rest]
 
-    def descending(self, *, by_index: bool = True) -> list[sa.ColumnElement[Any]]:
+    def terms(self, *, by_index: bool = True) -> list[sa.ColumnElement[Any]]:
         """Return the terms of ORDER BY."""
-        return [each.desc() for each in self._named(by_index=by_index)]
+        return [each.asc() if self.ascending else each.desc() for each in self._named(by_index=by_index)]
 
-    def below(self, key: Key, *, by_index: bool = True) -> list[Condition]:
+    def after(self, key: Key, *, by_index: bool = True) -> list[Condition]:
         """Return the conditions that a row comes after `key`."""
         named = self._named(by_index=by_index)
-        return [named[0] <= key[0], sa.tuple_(*named) < sa.tuple_(*map(self._value, self.columns, key))]
+        first, all_of_it = sa.literal(key[0], self.columns[0].type), self._tuple(key)
+        if self.ascending:
+            return [named[0] >= first, sa.tuple_(*named) > all_of_it]
+        return [named[0] <= first, sa.tuple_(*named) < all_of_it]
 
-    def down_to(self, key: Key) -> list[Condition]:
+    def up_to(self, key: Key) -> list[Condition]:
         """Return the conditions that a row comes before `key`, or is there."""
         named = self._named(by_index=True)
-        return [named[0] >= key[0], sa.tuple_(*named) >= sa.tuple_(*map(self._value, self.columns, key))]
+        first, all_of_it = sa.literal(key[0], self.columns[0].type), self._tuple(key)
+        if self.ascending:
+            return [named[0] <= first, sa.tuple_(*named) <= all_of_it]
+        return [named[0] >= first, sa.tuple_(*named) >= all_of_it]
 
-    @staticmethod
-    def _value(column: sa.Column[Any], value: Any) -> sa.ColumnElement[Any]:
-        return sa.literal(value, column.type)
+    def _tuple(self, key: Key) -> Any:
+        return sa.tuple_(*(sa.literal(value, each.type) for each, value in zip(self.columns, key, strict=True)))
 
     def key_of(self, row: sa.Row[Any]) -> Key:
         """Return the place of a row, whose last columns are those of the key."""
@@ -140,8 +147,8 @@ class Search:
         """Return a page of the rows that meet `condition`, which are few, by reading them all."""
         query = self._query(condition, *self.conditions, *self.of_sets)
         if after is not None:
-            query = query.where(*self.order.below(after, by_index=False))
-        query = query.order_by(*self.order.descending(by_index=False)).limit(limit + 1)
+            query = query.where(*self.order.after(after, by_index=False))
+        query = query.order_by(*self.order.terms(by_index=False)).limit(limit + 1)
         found = connection.execute(query).all()
         rest = self.order.key_of(found[limit - 1]) if len(found) > limit else None
         return [self._row(each) for each in found[:limit]], rest
@@ -152,7 +159,7 @@ class Search:
         steps = [self._steps(connection, walk, after, limit, budget) for walk in self.walks]
         rows: list[Row] = []
         last: Key | None = None
-        for key, row, is_over in heapq.merge(*steps, key=itemgetter(0), reverse=True):
+        for key, row, is_over in heapq.merge(*steps, key=itemgetter(0), reverse=not self.order.ascending):
             if row is not None and len(rows) < limit:
                 rows.append(row)
                 last = key
@@ -172,12 +179,12 @@ class Search:
         """
         size = max(1, _FIRST // len(self.walks))
         while True:
-            query = self._query(*walk, *self.conditions).order_by(*self.order.descending()).limit(limit + 1)
+            query = self._query(*walk, *self.conditions).order_by(*self.order.terms()).limit(limit + 1)
             if after is not None:
-                query = query.where(*self.order.below(after))
+                query = query.where(*self.order.after(after))
             end = self._end(connection, walk, after, size) if self.conditions else None
             if end is not None:
-                query = query.where(*self.order.down_to(end))
+                query = query.where(*self.order.up_to(end))
             found = connection.execute(query).all()
             for row in found:
                 yield self.order.key_of(row), self._row(row), False
@@ -196,18 +203,18 @@ class Search:
     def _end(self, connection: sa.Connection, walk: Sequence[Condition], after: Key | None, size: int) -> Key | None:
         """Return the place of the row number `size` of a walk; None when there are fewer."""
         keys = [each.label(f"key_{number}") for number, each in enumerate(self.order.columns)]
-        query = sa.select(*keys).where(*walk).order_by(*self.order.descending()).limit(size)
+        query = sa.select(*keys).where(*walk).order_by(*self.order.terms()).limit(size)
         if after is not None:
-            query = query.where(*self.order.below(after))
+            query = query.where(*self.order.after(after))
         stretch = query.cte("stretch")
         placed = list(stretch.c)
         last = sa.select(*placed, sa.select(sa.func.count()).select_from(stretch).scalar_subquery())
-        found = connection.execute(last.order_by(*(self._back(each) for each in placed)).limit(1)).first()
+        found = connection.execute(last.order_by(*(self._backwards(each) for each in placed)).limit(1)).first()
         return tuple(found[:-1]) if found is not None and found[-1] == size else None
 
-    @staticmethod
-    def _back(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        return (bytewise(column) if isinstance(column.type, sa.Text) else column).asc()
+    def _backwards(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        named = bytewise(column) if isinstance(column.type, sa.Text) else column
+        return named.desc() if self.order.ascending else named.asc()
 
 
 class _Budget:

@@ -83,16 +83,24 @@ def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequenc
 
 
 def _along_time(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int) -> Page:
+    return search(connection, wanted).page(connection, after, limit)
+
+
+def search(connection: sa.Connection, wanted: Filter) -> Search:
+    """Return the search for the runs that are wanted, the one that changed last first, also by words."""
     it = runs.c
-    search = Search(
+    return Search(
         ORDER,
         columns=list(it),
         conditions=[_REPORTED, *of_runs(wanted, bounded=True)],
         walks=[[*walk, *within(it.updated_at, wanted)] for walk in _walks(connection, wanted)],
-        sets=[*narrowing.by_event(wanted, runs), *narrowing.by_run(wanted, runs)],
+        sets=[
+            *narrowing.by_event(wanted, runs),
+            *narrowing.by_run(wanted, runs),
+            *narrowing.by_text(wanted, runs),
+        ],
         wide=[*narrowing.by_delivery(wanted, runs), *narrowing.by_source(wanted, runs)],
     )
-    return search.page(connection, after, limit)
 
 
 # The conditions of the two indexes that begin with source and workflow, in their words.

@@ -1,0 +1,159 @@
+"""What a page of each list costs, with each filter, among few events and among many, on both databases.
+
+    python bench/lists.py [--count 1000000] [--few 10000] [--database sqlite|postgresql] [--times 15]
+
+A ledger is filled in SQL with `--few` runs, each with an event, two deliveries and their attempts, and every tenth with
+a submission; then up to `--count`. For each list and filter the first page is read `--times` times, and the page behind
+50,000 rows (the 1,000th), or where there are fewer the last. Shown is the 95th percentile in milliseconds, few against
+many, and their ratio; `rows` is how many the page has, and + says that there are more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import sqlalchemy as sa  # noqa: E402
+
+from receiver.ledger import Ledger  # noqa: E402
+from receiver.ledger.filters import Filter  # noqa: E402
+from receiver.ledger.lists import deliveries, events, runs, submissions  # noqa: E402
+from receiver.ledger.lists.paging import Key, Order, Page  # noqa: E402
+from tests.servers.postgres import PostgresProcess  # noqa: E402
+from tests.support.backlog import analyze  # noqa: E402
+from tests.support.ledger import with_tables  # noqa: E402
+from tests.support.listed import NOW, RARE, fill  # noqa: E402
+
+LIMIT, DEEP = 50, 50_000
+
+LISTS: dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int], Page], Order]] = {
+    "runs": (runs.list_runs, runs.ORDER),
+    "events": (events.list_events, events.ORDER),
+    "deliveries": (deliveries.list_deliveries, deliveries.ORDER),
+    "attempts": (deliveries.list_attempts, deliveries.ORDER),
+    "submissions": (submissions.list_submissions, submissions.ORDER),
+}
+FILTERS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "source": {"source": "main"},
+    "source, rare": {"source": RARE},
+    "run": {"run_id": "tsk_5000"},
+    "run prefix": {"run_prefix": "tsk_50"},
+    "run prefix, rare": {"run_prefix": "tsk_500"},
+    "status": {"status": ("completed",)},
+    "status, failed": {"status": ("failed", "timed_out")},
+    "status, rare": {"status": (RARE,)},
+    "run type": {"run_type": "workflow_run"},
+    "workflow": {"workflow": "wpid_7"},
+    "workflow, rare": {"workflow": RARE},
+    "title": {"title": "invoice 77"},
+    "title, none": {"title": "no such title"},
+    "label": {"labels": {"team": "billing"}},
+    "label, rare": {"labels": {"team": RARE}},
+    "route": {"route": "all"},
+    "sink": {"sink": "db"},
+    "sink, rare": {"sink": RARE},
+    "state": {"state": ("delivered",)},
+    "state, dead": {"state": ("dead",)},
+    "state, waiting": {"state": ("waiting",)},
+    "state and sink": {"state": ("dead",), "sink": "ops"},
+    "reason": {"reason": "timeout"},
+    "reason, none": {"reason": "no such reason"},
+    "since": {"since": NOW - 60},
+    "until": {"until": NOW - 600},
+    "since and until": {"since": NOW - 700, "until": NOW - 600},
+    "event": {"event_id": "evt_5000"},
+}
+# What says nothing of a submission.
+NOT_OF_SUBMISSIONS = {"route", "sink", "sink, rare", "state and sink", "event"}
+
+
+@contextmanager
+def ledger(database: str, folder: Path) -> Iterator[Ledger]:
+    """A new ledger. PostgreSQL is as in production, but for fsync, and with 256 MB of buffers."""
+    if database == "sqlite":
+        it = with_tables(Ledger(f"sqlite:///{folder / 'ledger.db'}"))
+        yield it
+        it.close()
+        return
+    server = PostgresProcess(folder / "postgres", shared_buffers="256MB").start()
+    try:
+        it = with_tables(Ledger(server.url(server.create_database())))
+        yield it
+        it.close()
+    finally:
+        server.kill()
+
+
+def measured(it: Ledger, times: int) -> dict[str, tuple[float, str]]:
+    """Milliseconds (95th percentile) of each page, and how many rows it has."""
+    found: dict[str, tuple[float, str]] = {}
+    for name, (page, order) in LISTS.items():
+        for what, fields in FILTERS.items():
+            if name == "submissions" and what in NOT_OF_SUBMISSIONS:
+                continue
+            found[f"{name} by {what}"] = _timed(it, page, Filter(**fields), None, times)
+        after = it.read(lambda connection, order=order: _deep(connection, order))  # type: ignore[misc]
+        if name == "attempts" and after is not None:
+            after = (*after, 1)
+        found[f"{name}, page 1,000"] = _timed(it, page, Filter(), after, times)
+    return found
+
+
+def _timed(it: Ledger, page: Any, wanted: Filter, after: Key | None, times: int) -> tuple[float, str]:
+    taken: list[float] = []
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        rows, rest = it.read(lambda connection: page(connection, wanted, after, LIMIT))
+        taken.append(time.perf_counter() - began)
+    taken = sorted(taken[1:])  # the first one reads from disk
+    return taken[int(0.95 * (len(taken) - 1))] * 1000, f"{len(rows)}{'+' if rest else ''}"
+
+
+def _deep(connection: sa.Connection, order: Order) -> Key | None:
+    query = sa.select(*order.columns).order_by(*order.terms())
+    row = connection.execute(query.offset(DEEP).limit(1)).first()
+    if row is None:
+        back = sa.select(*order.columns).order_by(*(each.asc() for each in order.columns))
+        row = connection.execute(back.offset(LIMIT).limit(1)).first()
+    return tuple(row) if row else None
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--count", type=int, default=1_000_000)
+    arguments.add_argument("--few", type=int, default=10_000)
+    arguments.add_argument("--times", type=int, default=15)
+    arguments.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    options = arguments.parse_args()
+    for database in options.database or ("sqlite", "postgresql"):
+        with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
+            folder = Path(name)
+            folder.chmod(0o755)
+            with ledger(database, folder) as it:
+                found = []
+                for count in (options.few, options.count):
+                    began = time.monotonic()
+                    fill(it, count)
+                    analyze(it)
+                    print(f"{database}: filled up to {count:,} in {time.monotonic() - began:.0f} s", flush=True)
+                    found.append(measured(it, options.times))
+        few, many = found
+        print(f"\n{database:36} {options.few:>10,} {options.count:>12,}  ratio  rows")
+        for what, (before, few_rows) in few.items():
+            after, rows = many[what]
+            print(f"{what:36} {before:>7.1f} ms {after:>9.1f} ms  {after / before:>5.2f}  {few_rows} → {rows}")
+        print(f"largest ratio: {max(many[what][0] / few[what][0] for what in few):.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The files of runs with where they are stored, bodies as they may be shown, and results that are overdue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.redaction import Redactor
+from receiver.ledger import Ledger
+from receiver.ledger.database_clock import database_now
+from receiver.ledger.filters import Filter
+from receiver.ledger.lists import artifacts, missing
+from receiver.ledger.lists.bodies import read_body
+from receiver.ledger.lists.paging import Key, Page
+from receiver.ledger.schema import runs, submissions
+from tests.support.ledger import claim, new_event, record, settle
+
+REDACTOR = Redactor(["**.password"])
+TOKEN = "sub_" + "ab" * 16
+SIGNED = "?X-Amz-Signature=s3cr3t"
+
+
+def all_pages(
+    ledger: Ledger, page: Callable[[sa.Connection, Key | None, int], Page], limit: int
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    after: Key | None = None
+    while True:
+        found, rest = ledger.read(lambda connection: page(connection, after, limit))  # noqa: B023
+        assert len(found) <= limit
+        rows += found
+        if rest is None:
+            return rows
+        after = tuple(json.loads(json.dumps(rest)))
+
+
+@pytest.fixture
+def mirrored(ledger: Ledger) -> Ledger:
+    """Two runs with files, of which one has been mirrored by two sinks."""
+    files = {
+        "downloaded_files": [{"url": f"https://u:p@files.test/a/invoice.pdf{SIGNED}", "filename": "invoice.pdf"}],
+        "recording_url": f"https://files.test/rec.webm{SIGNED}",
+        "screenshot_urls": [f"https://files.test/{n}.png{SIGNED}" for n in (1, 2)],
+    }
+    record(ledger, new_event("tsk_1", "s3", "local", **files))
+    record(ledger, new_event("tsk_2", recording_url="https://files.test/other.webm"), now=1_700_000_009.0)
+    names = ("invoice.pdf", "recording.webm", "screenshot-1.png", "screenshot-2.png")
+    urls = {name: f"https://bucket.test/{name}?signature=s3cr3t" for name in names}
+    keys = ["s3://b/e/run.json", *(f"s3://b/files/{name}" for name in names)]
+    settle(ledger, claim(ledger, "s3"), DeliveryMove.ACCEPT, receipt={"id": "s3://b/e/", "keys": keys, "urls": urls})
+    shared = ["/m/e/run.json", "/m/files/invoice-0123456789ab.pdf", "/m/files/recording-0123456789ab.webm"]
+    shared += [f"/m/files/screenshot-{n}23456789abc.png" for n in (1, 2)]
+    settle(
+        ledger,
+        claim(ledger, "local"),
+        DeliveryMove.ACCEPT,
+        receipt={"id": "/m/e/", "keys": shared},
+        now=1_700_000_001.0,
+    )
+    return ledger
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 50])
+def test_files_are_listed_with_where_they_are_stored(mirrored: Ledger, limit: int) -> None:
+    # When all files are listed, page by page
+    found = all_pages(
+        mirrored, lambda it, after, most: artifacts.list_artifacts(it, Filter(), after, most, REDACTOR), limit
+    )
+    # Then those of the run that changed last come first, each once
+    assert [(row["run_id"], row["name"]) for row in found] == [
+        ("tsk_2", "recording.webm"),
+        ("tsk_1", "invoice.pdf"),
+        ("tsk_1", "recording.webm"),
+        ("tsk_1", "screenshot-1.png"),
+        ("tsk_1", "screenshot-2.png"),
+    ]
+    # And each says where it is, by every sink that has told it for certain
+    stored = [{each["sink"]: each["url"] or each["key"] for each in row["stored"]} for row in found]
+    assert stored == [
+        {},
+        {"s3": "https://bucket.test/invoice.pdf", "local": "/m/files/invoice-0123456789ab.pdf"},
+        {"s3": "https://bucket.test/recording.webm", "local": "/m/files/recording-0123456789ab.webm"},
+        {"s3": "https://bucket.test/screenshot-1.png"},
+        {"s3": "https://bucket.test/screenshot-2.png"},
+    ]
+    # And no signature and no user's name is shown
+    assert "s3cr3t" not in json.dumps(found)
+    assert "u:p" not in json.dumps(found)
+
+
+def test_a_page_of_files_reads_a_bounded_number_of_bytes(mirrored: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "MOST_BYTES", 1)
+    found, rest = mirrored.read(lambda it: artifacts.list_artifacts(it, Filter(), None, 50, REDACTOR))
+    assert [row["run_id"] for row in found] == ["tsk_2"]
+    assert rest is not None
+    found, rest = mirrored.read(lambda it: artifacts.list_artifacts(it, Filter(), rest, 50, REDACTOR))
+    assert [row["run_id"] for row in found] == ["tsk_1"] * 4
+    assert rest is None
+
+
+def test_the_files_of_one_run(mirrored: Ledger) -> None:
+    for wanted, count in ((Filter(run_id="tsk_1"), 4), (Filter(run_id="tsk_1", source="other"), 0)):
+        found, rest = mirrored.read(
+            lambda it, wanted=wanted: artifacts.list_artifacts(it, wanted, None, 50, REDACTOR)  # type: ignore[misc]
+        )
+        assert len(found) == count
+        assert rest is None
+
+
+def test_a_body_is_shown_without_what_is_to_be_masked(ledger: Ledger) -> None:
+    # Given an event whose body has our callback URL, and what the config masks by now
+    event = new_event("tsk_1", webhook_callback_url=f"https://us.test/webhooks/skyvern/{TOKEN}", password="s3cr3t")
+    record(ledger, event)
+    # When its body is read
+    body = ledger.read(lambda it: read_body(it, event.event.id, REDACTOR))
+    # Then what it kept is there, but for our token, and what is masked is not in the rest
+    assert body is not None
+    assert (body.source, body.run_id, body.problem) == ("skyvern", "tsk_1", "")
+    assert TOKEN.encode() not in body.raw
+    assert b"s3cr3t" in body.raw
+    assert TOKEN.encode() not in body.redacted
+    assert b"s3cr3t" not in body.redacted
+    assert body.run["password"] == "[redacted]"
+    assert body.run["output"] == {"n": 1}
+    # And of another source there is none
+    assert ledger.read(lambda it: read_body(it, event.event.id, REDACTOR, source="other")) is None
+
+
+def test_what_is_overdue_is_listed_by_when_it_is_due(ledger: Ledger) -> None:
+    # Given submissions and runs, of which some are due, or were asked for in vain
+    now = ledger.read(database_now)
+    common = {"source": "a", "key_id": "k", "call": "tasks", "state": "accepted", "request_hash": "h"}
+    asked = [
+        {"id": "due", "due_at": now - 5, "polls": 0},
+        {"id": "again", "due_at": now + 99, "polls": 3},
+        {"id": "early", "due_at": now + 50, "polls": 0},
+        {"id": "done", "due_at": None, "polls": 3},
+        {"id": "first", "due_at": now - 9, "polls": 0},
+    ]
+    known = [
+        {"run_id": "tsk_due", "due_at": now - 7, "final": False},
+        {"run_id": "tsk_more", "due_at": now - 7, "final": True},  # only asked for more
+        {"run_id": "tsk_later", "due_at": now + 7, "final": False},
+    ]
+
+    def fill(connection: sa.Connection) -> None:
+        rows = [{**common, "created_at": now, "updated_at": now, **each} for each in asked]
+        connection.execute(sa.insert(submissions), rows)
+        rows = [{"source": "b", "first_seen_at": now, "updated_at": now, **each} for each in known]
+        connection.execute(sa.insert(runs), rows)
+
+    ledger.write(fill)
+    for limit in (1, 2, 3, 50):
+        # When what is missing is listed
+        found = all_pages(ledger, lambda it, after, most: missing.list_missing(it, Filter(), after, most), limit)
+        # Then what is due first comes first, of submissions and then of runs
+        assert [row["submission_id"] or row["run_id"] for row in found] == ["first", "due", "again", "tsk_due"]
+    found = ledger.read(lambda it: missing.list_missing(it, Filter(source="b"), None, 50))[0]
+    assert [row["run_id"] for row in found] == ["tsk_due"]

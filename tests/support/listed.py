@@ -1,0 +1,99 @@
+"""A ledger with any number of runs, filled in SQL, for lists: most things are common, some are rare."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from receiver.ledger import Ledger
+from tests.support.ledger import NOW
+
+__all__ = ["NOW", "RARE", "fill"]
+
+# A source, status, workflow, label and sink that ten runs have, however many there are.
+RARE: Final = "rare"
+
+_OUTCOME = (
+    f"CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 25 = 3 THEN 'failed' WHEN n % 100 = 5 THEN 'timed_out'"
+    " ELSE 'completed' END"
+)
+_LABELS = (
+    f"""CASE WHEN n <= 10 THEN '{{"team": "{RARE}"}}' WHEN n % 100 = 9 THEN '{{"team": "billing"}}' ELSE '{{}}' END"""
+)
+_SOURCE = f"CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 50 = 7 THEN 'other' ELSE 'main' END"
+_TYPE = "CASE WHEN n % 3 = 0 THEN 'task_v1' ELSE 'workflow_run' END"
+# The last one is of NOW, and each is a millisecond after the one before.
+_AT = "{now} - ({count} - n) * 0.001"
+
+_RUNS = f"""
+INSERT INTO runs (source, run_id, run_type, status, outcome, final, title, workflow_id, failure_reason, event_id,
+                  events, labels, first_seen_at, updated_at)
+SELECT {_SOURCE}, 'tsk_' || n, {_TYPE}, {_OUTCOME}, {_OUTCOME}, true, 'Invoice ' || n,
+       CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 3 = 0 THEN NULL ELSE 'wpid_' || (n % 100) END,
+       CASE WHEN n % 25 = 3 THEN 'Timeout after ' || n || ' s' END, 'evt_' || n, 1,
+       {{labels}},
+       {_AT}, {_AT}
+FROM {{numbers}}
+"""
+_EVENTS = f"""
+INSERT INTO events (id, source, run_id, via, run_type, status, outcome, attempt, retry_pending, final, fingerprint,
+                    output_null, disposition, unrouted, problem, submission_id, received_at, recorded_at, body)
+SELECT 'evt_' || n, {_SOURCE}, 'tsk_' || n, 'webhook', {_TYPE}, {_OUTCOME}, {_OUTCOME}, 1, false, true, 'f', false,
+       'new', false, '', '', {_AT}, {_AT}, {{body}}
+FROM {{numbers}}
+"""
+_STATE = """CASE WHEN n % 50 = 3 THEN 'dead' WHEN n % 1000 = 4 THEN 'waiting' WHEN n % 1000 = 6 THEN 'cancelled'
+                 WHEN n > {count} - 20 THEN 'queued' ELSE 'delivered' END"""
+_DELIVERIES = f"""
+INSERT INTO deliveries (id, event_id, sink, lane, route, source, run_id, state, attempts, due_at, reason, created_at,
+                        updated_at)
+SELECT 'dlv_{{sink}}_' || n, 'evt_' || n, {{name}}, 's', 'all', {_SOURCE}, 'tsk_' || n, {_STATE}, 1, {_AT},
+       CASE WHEN n % 50 = 3 THEN 'timeout of the sink' ELSE '' END, {_AT}, {_AT}
+FROM {{numbers}}
+"""
+_ATTEMPTS = f"""
+INSERT INTO attempts (delivery_id, number, outcome, reason, receipt, started_at, ended_at, worker)
+SELECT 'dlv_{{sink}}_' || n, 1, 'accepted', '', {{receipt}}, {_AT}, {_AT}, 'w' FROM {{numbers}}
+"""
+_SUBMISSIONS = f"""
+INSERT INTO submissions (id, source, key_id, call, state, run_id, run_type, title, labels, request_hash, reason,
+                         created_at, updated_at)
+SELECT 'sub_' || n, {_SOURCE}, 'key', 'tasks', CASE WHEN n % 50 = 0 THEN 'rejected' ELSE 'accepted' END, 'tsk_' || n,
+       {_TYPE}, 'Invoice ' || n,
+       {{labels}},
+       'h', '', {_AT}, {_AT}
+FROM {{numbers}} WHERE n % 10 = 0
+"""
+
+
+def fill(ledger: Ledger, count: int) -> None:
+    """Fill the ledger up to `count` runs, each with an event of two deliveries, one attempt each."""
+    postgresql = ledger.dialect == "postgresql"
+
+    def work(connection: sa.Connection) -> None:
+        known = connection.exec_driver_sql("SELECT count(*) FROM runs").scalar_one()
+        if postgresql:
+            numbers = f"generate_series({known + 1}, {count}) AS numbers(n)"
+            body = "convert_to('{\"run_id\": \"tsk_' || n || '\"}', 'UTF8')"
+        else:
+            recursion = f"WITH RECURSIVE c(n) AS (SELECT {known + 1} UNION ALL SELECT n + 1 FROM c WHERE n < {count})"
+            numbers = f"({recursion} SELECT n FROM c) AS numbers"
+            body = "CAST('{\"run_id\": \"tsk_' || n || '\"}' AS BLOB)"
+        cursor: Any = connection.connection.cursor()  # the driver's own, to which a % is nothing but that
+        values = {
+            "now": NOW,
+            "count": count,
+            "numbers": numbers,
+            "body": body,
+            "labels": _LABELS,
+            "receipt": '\'{"id": "x"}\'',
+        }
+        for statement in (_RUNS, _EVENTS, _SUBMISSIONS):
+            cursor.execute(statement.format(**values))
+        for sink, name in (("db", "'db'"), ("ops", f"CASE WHEN n <= 10 THEN '{RARE}' ELSE 'ops' END")):
+            cursor.execute(_DELIVERIES.format(sink=sink, name=name, **values))
+            cursor.execute(_ATTEMPTS.format(sink=sink, **values))
+        cursor.close()
+
+    ledger.alter(work)
