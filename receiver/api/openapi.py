@@ -44,7 +44,7 @@ _LAST_EVENT_ID: Final = {
 }
 
 # What any call may be refused with.
-_ERRORS: Final[tuple[type[RequestError], ...]] = (
+ERRORS: Final[tuple[type[RequestError], ...]] = (
     NoKey,
     Forbidden,
     NotFound,
@@ -86,7 +86,7 @@ def document(endpoints: Sequence[Endpoint[Any, Any]]) -> dict[str, Any]:
         paths.setdefault(path, {})[each.method.lower()] = names.renamed(operation)
     components = {names.of(name): names.renamed(_untitled(schema)) for name, schema in schemas.items()}
     components["Problem"] = _PROBLEM
-    responses = {error.__name__: _error(error) for error in _ERRORS}
+    responses = {error.__name__: _error(error) for error in ERRORS}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Runhook", "version": "1", "description": _ABOUT, "license": {"name": "Apache-2.0"}},
@@ -149,7 +149,7 @@ def _operation(endpoint: Endpoint[Any, Any], parameters: Mapping[str, Any], resu
             "required": bool(required & rest.keys()),
             "content": {"application/json": {"schema": body}},
         }
-    errors = {str(each.status): {"$ref": f"#/components/responses/{each.__name__}"} for each in _ERRORS}
+    errors = {str(each.status): {"$ref": f"#/components/responses/{each.__name__}"} for each in ERRORS}
     made["responses"] |= errors
     return made
 
@@ -223,6 +223,7 @@ _PROBLEM: Final[dict[str, Any]] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "What is wrong, and what would be right."},
+        "count": {"type": "integer", "description": "How many match now, where the call expected another number."},
         "errors": {
             "type": "array",
             "description": "Each parameter that is wrong.",

@@ -140,7 +140,9 @@ def summary(
     redis = "embedded Valkey in redis/" if settings.embedded_redis else hide_password(settings.redis_url)
     lines = [f"ready: http://{display_host(host)}:{port}/webhooks/{source}" for source in config.sources]
     if admin and admin.port:  # a free one is in the line of serve
-        lines.append(f"admin port: http://{display_host(admin.host)}:{admin.port} (/metrics, /readyz?all, /api/v1)")
+        lines.append(
+            f"admin port: http://{display_host(admin.host)}:{admin.port} (/metrics, /readyz?all, /api/v1, /console)"
+        )
     lines += [
         f"config: {settings.config}, sinks: {sinks}",
         durability,

@@ -51,8 +51,8 @@ AdminPort = Annotated[
     typer.Option(
         "--admin-port",
         metavar="[ADDRESS:]PORT",
-        help="A second port, of 127.0.0.1 unless an address is given, for /metrics, /readyz?all and /api/v1, which"
-        " are then not on the first (server.admin).",
+        help="A second port, of 127.0.0.1 unless an address is given, for /metrics, /readyz?all, /api/v1 and /console,"
+        " which are then not on the first (server.admin).",
         show_default=False,
     ),
 ]

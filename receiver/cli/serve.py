@@ -67,7 +67,11 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     server = make_server(app, uvicorn.Config(app, **options), second)
     lines = [
         f"listening on {url_of(listener)}",
-        *([f"admin port: {url_of(admin_listener)} (/metrics, /readyz?all, /api/v1)"] if admin_listener else ()),
+        *(
+            [f"admin port: {url_of(admin_listener)} (/metrics, /readyz?all, /api/v1, /console)"]
+            if admin_listener
+            else ()
+        ),
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
         *(f"{name} = {value}" for name, value in settings.summary().items()),
         f"connections: {bounds.total} at the most",

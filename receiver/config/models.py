@@ -179,8 +179,8 @@ class ServerConfig(Model):
     admin: Listen | None = Field(
         None,
         description="A second port, for operators alone: a port of 127.0.0.1, or an address and a port, such as"
-        " 10.0.0.5:9000. It serves `/metrics` and `/readyz?all` without a key, and `/api/v1`; none of them is then on"
-        " the port that webhooks come to.",
+        " 10.0.0.5:9000. It serves `/metrics` and `/readyz?all` without a key, `/api/v1` and `/console`; none of these"
+        " is then on the port that webhooks come to.",
     )
 
     max_body: Size = Field(

@@ -34,7 +34,7 @@ from tests.support.ledger import new_event, record, with_tables
 
 # Requests of each kind to each call.
 EXAMPLES: Final = 4
-MANY: Final = 150
+MANY: Final = 40
 CONFIG: Final = {
     "sources": {"skyvern": {"secrets": ["s"]}},
     "sinks": {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}},

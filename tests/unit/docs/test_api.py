@@ -1,0 +1,60 @@
+"""docs/api.md: every call and error is there, and the examples are right."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from receiver.api.catalogue import ENDPOINTS
+from receiver.api.endpoint import Endpoint
+from receiver.api.openapi import ERRORS
+from receiver.api.problem import problem_of
+from receiver.errors import Invalid, NotAsExpected
+from tests.support.paths import ROOT
+
+PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def row(endpoint: Endpoint[Any, Any]) -> str:
+    keys = f"{endpoint.scope}, all sources" if endpoint.all_sources else endpoint.scope
+    return f"| `{endpoint.method} {endpoint.path}` | {keys} | "
+
+
+def test_every_call_is_on_the_page_with_its_scope_and_no_other() -> None:
+    rows = re.findall(r"^\| `(?:GET|POST) .*?` \| .*? \| ", PAGE, re.MULTILINE)
+    missing = [row(each) + f"{each.summary} |" for each in ENDPOINTS if row(each) not in rows]
+    assert missing == [], "add these rows to docs/api.md:\n" + "\n".join(missing)
+    assert set(rows) - {row(each) for each in ENDPOINTS} == set()
+
+
+def test_every_error_is_on_the_page() -> None:
+    assert [each.code for each in (*ERRORS, NotAsExpected) if f"| {each.status} | `{each.code}` |" not in PAGE] == []
+
+
+def test_the_problem_that_is_shown_is_one() -> None:
+    shown = json.loads(re.findall(r"^```json\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)[0])
+    with pytest.raises(Invalid) as caught:
+        next(each for each in ENDPOINTS if each.name == "get_run").parse({"run_id": "tsk_1"}, [("sorce", "x")])
+    assert shown == problem_of(caught.value)
+
+
+def test_each_example_is_a_call_that_there_is() -> None:
+    commands = re.findall(r"curl (?:\\\n|[^`\n])*", PAGE)
+    assert len(commands) >= 5
+    for command in commands:
+        address = re.search(r'"\$URL/api/v1(/[^"]*)"', command)
+        assert address, command
+        wanted = urlsplit(address[1])
+        body = re.search(r"-d '(\{.*?\})'", command)
+        method = "POST" if body else "GET"
+        endpoint, path = next(
+            (each, found.groupdict())
+            for each in ENDPOINTS
+            if each.method == method
+            and (found := re.fullmatch(re.sub(r"{(\w+)(?::path)?}", r"(?P<\1>[^/]+)", each.path), wanted.path))
+        )
+        endpoint.parse(path, parse_qsl(wanted.query), body[1].encode() if body else b"")
