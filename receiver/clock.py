@@ -164,10 +164,12 @@ class Clock:
         wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
-        """Make one step of each operation that is running."""
-        if self._ledger.read(replays.any_running):
-            sinks = self._ledger.write(lambda connection: replays.step(connection, self._ledger.now()))
-            wakeups.wake_sinks(self._redis, sinks)
+        """Make steps of the operations that are running; of a large one some each tick, each in a short transaction."""
+        began, more = time.monotonic(), self._ledger.read(replays.any_running)
+        while more:
+            made = self._ledger.write(lambda connection: replays.step(connection, self._ledger.now()))
+            wakeups.wake_sinks(self._redis, made.sinks)
+            more = made.more and time.monotonic() - began < STEPS
 
     def inbox(self) -> None:
         """Wake the dispatcher when events wait and no wake-up is on its way."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -153,8 +153,15 @@ def count_running(connection: sa.Connection) -> int:
     return connection.execute(query).scalar_one()
 
 
-def step(connection: sa.Connection, now: float) -> list[str]:
-    """Make one step of each running operation that no other clock has locked. Returns the sinks that got deliveries."""
+class StepsMade(NamedTuple):
+    """`sinks`: those that got deliveries. `more`: an operation that has no rate was not yet done with its step."""
+
+    sinks: list[str]
+    more: bool
+
+
+def step(connection: sa.Connection, now: float) -> StepsMade:
+    """Make one step of each running operation that no other clock has locked."""
     rows = connection.execute(
         sa.select(operations)
         .where(operations.c.state == "running")
@@ -162,6 +169,7 @@ def step(connection: sa.Connection, now: float) -> list[str]:
         .with_for_update(skip_locked=True)
     ).all()
     woken: set[str] = set()
+    more = False
     for row in rows:
         operation = _from(row._mapping)  # type: ignore[arg-type]
         limit = STEP
@@ -170,8 +178,10 @@ def step(connection: sa.Connection, now: float) -> list[str]:
             limit = max(0, min(STEP, allowed))
             if not limit:
                 continue
-        woken |= _step(connection, operation, limit, now)[1]
-    return sorted(woken)
+        after, sinks = _step(connection, operation, limit, now)
+        woken |= sinks
+        more = more or (after.state == "running" and not operation.rate)
+    return StepsMade(sorted(woken), more)
 
 
 def step_once(connection: sa.Connection, operation: Operation, now: float) -> Operation:

@@ -18,10 +18,12 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.inbox import STREAM
-from receiver.ledger import Ledger, queries, replays, retention
+from receiver.ledger import Ledger, audit, queries, replays, retention
+from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, links, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
+from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import Selection
 from receiver.ledger.text_index.coverage import Coverage, coverage
@@ -188,6 +190,52 @@ def test_a_tick_queues_all_that_is_due_and_each_sweep_goes_on_where_the_last_one
     for _ in range(3):
         clock.tick()
     assert there() == {"queued": kept}
+    clock.close()
+
+
+def test_a_tick_makes_the_steps_that_it_has_time_for_and_one_for_what_has_a_rate(
+    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an operation of several steps
+    monkeypatch.setattr(replays, "STEP", 10)
+    fill(ledger, 35, "ops", "dead", events=35)
+
+    def begin(name: str, rate: float = 0.0) -> None:
+        ledger.write(lambda it: replays.create(it, name, "replay", Selection(), time.time(), rate=rate))
+
+    begin("op_1")
+    # When the clock has no time, a tick makes one step; and all of them when it has
+    with monkeypatch.context() as short:
+        short.setattr("receiver.clock.STEPS", 0.0)
+        clock.operations()
+        assert Counter(states(ledger).values())["queued"] <= 10
+        done = ledger.read(lambda it: replays.get(it, "op_1"))
+        assert done is not None
+        assert done.done == 10
+    clock.operations()
+    finished = ledger.read(lambda it: replays.get(it, "op_1"))
+    assert finished is not None
+    assert (finished.state, finished.done) == ("done", 35)
+    # And what has a rate gets no more than that
+    settle(ledger, claim(ledger, "ops", limit=35, now=time.time() + 1), DeliveryMove.DIE)
+    begin("op_2", rate=0.001)
+    clock.operations()
+    slow = ledger.read(lambda it: replays.get(it, "op_2"))
+    assert slow is not None
+    assert (slow.state, slow.done) == ("running", 1)
+
+
+def test_the_audit_outlives_events_that_are_kept_for_a_short_time(ledger: Ledger, redis_url: str) -> None:
+    # Given a clock that keeps events for an hour, and actions of now and of two years ago
+    clock = Clock(ledger, ["ops"], redis.Redis.from_url(redis_url), retain=3600.0)
+    for action in ("old", "new"):
+        ledger.write(lambda it: audit.record(it, AuditActor("cli", "ada"), action, {}, 1))  # noqa: B023
+    old = sa.update(audit_table).where(audit_table.c.action == "old").values(at=time.time() - 2 * 365 * 86_400)
+    ledger.write(lambda it: it.execute(old))
+    # When it sweeps what is past its time
+    clock.slow()
+    # Then only the old one is gone
+    assert [row.action for row in ledger.read(audit.list_actions)] == ["new"]
     clock.close()
 
 

@@ -34,7 +34,7 @@ def remove(connection: Connection) -> int:
 
 def replay(connection: Connection) -> None:
     replays.create(connection, "op_1", "replay", Selection(), LATER)
-    assert replays.step(connection, LATER) == ["ops"]
+    assert replays.step(connection, LATER).sinks == ["ops"]
 
 
 def backfill(connection: Connection) -> list[str]:
