@@ -102,6 +102,8 @@ class Endpoint(Generic[P, R]):
             meant = suggest(name, self.parameters.model_fields)
             hint = f"did you mean {meant}?" if meant else f"there are {', '.join(sorted(self.parameters.model_fields))}"
             return {"name": name, "message": f"{name}: there is no such parameter; {hint}"}
+        if error["type"] == "enum":
+            return {"name": name, "message": f"{name}: must be {error['ctx']['expected'].replace(chr(39), '')}"}
         text = str(error["msg"]).removeprefix("Value error, ")
         return {"name": name, "message": f"{name}: {text[:1].lower()}{text[1:]}"}
 

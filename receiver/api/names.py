@@ -37,7 +37,12 @@ def check_names(service: Service, connection: Connection, wanted: Filter, *, emp
     if wanted.run_id and not names.has_run(connection, wanted.run_id):
         raise _no_run(connection, wanted.run_id)
     if wanted.event_id and not names.has_event(connection, wanted.event_id):
-        raise _wrong("event_id", wanted.event_id, "there is no such event")
+        raise no_such("event_id", wanted.event_id, "event")
+
+
+def no_such(name: str, value: str, what: str = "") -> Invalid:
+    """Return the error for an id that nothing has. `name`: of the parameter; `what`: of the thing, where it differs."""
+    return _wrong(name, value, f"there is no such {what or name}")
 
 
 def _no_run(connection: Connection, run_id: str) -> Invalid:

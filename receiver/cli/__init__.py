@@ -120,6 +120,9 @@ def _wrong_call(error: Any) -> list[str]:
     if not text:
         return []
     context = error.ctx
+    if context and (option := getattr(error, "option_name", "")) in ("--url", "--key", "--profile"):
+        command = context.command_path.partition(" ")[2]
+        return [f"{command} works on this machine only, and takes no {option}; see `{context.command_path} -h`"]
     help_command = f"{context.command_path} -h" if context else "runhook -h"
     return [f"{text[:1].lower()}{text[1:]}; see `{help_command}`"]
 

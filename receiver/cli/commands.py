@@ -79,13 +79,13 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "attempts": Command(
         LOOK,
-        "receiver.cli.replay",
+        "receiver.cli.list",
         "attempts",
-        "List every attempt of one delivery, or of all that an event or a run has.",
+        "List the attempts of one delivery, or of all that an event or a run has, the newest first.",
     ),
     "dead": Command(
         LOOK,
-        "receiver.cli.replay",
+        "receiver.cli.list",
         "dead",
         "List the dead letters, with the reason of each. `runhook replay` sends them again.",
     ),

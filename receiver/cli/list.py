@@ -1,42 +1,21 @@
-"""`runhook runs`, `events`, `deliveries` and `submissions`: what the ledger holds, for people and for programs."""
+"""`runhook runs`, `events`, `deliveries`, `dead`, `attempts` and `submissions`: what happened."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
+from receiver.api import lists
 from receiver.api import runs as api_runs
 from receiver.cli.client import endpoint_called
 from receiver.cli.commands import COMMANDS
-from receiver.cli.filters import find_rows
+from receiver.cli.filters import check_form
 from receiver.cli.listing import list_command
-from receiver.cli.options import (
-    DataDirectory,
-    Labels,
-    Limit,
-    ListJson,
-    Output,
-    RunId,
-    Since,
-    SinkName,
-    SourceName,
-    Statuses,
-    Until,
-    chosen_form,
-    parse_labels,
-    parse_time_range,
-)
-from receiver.cli.output import clean, print_rows, relative_path, short_id, show_counts, show_duration, show_when
+from receiver.cli.output import clean, relative_path, short_id, show_counts, show_when
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.submission import SubmissionState
-from receiver.errors import UsageError
-from receiver.ledger import queries
-
-SUBMISSION_STATES = [state.value for state in SubmissionState]
-
 
 runs = list_command(
     endpoint_called("list_runs", api_runs.ENDPOINTS),
@@ -56,43 +35,6 @@ runs = list_command(
 )
 
 
-def events(
-    data: DataDirectory = None,
-    source: SourceName = "",
-    run: RunId = "",
-    status: Statuses = None,
-    since: Since = "",
-    until: Until = "",
-    limit: Limit = queries.LIMIT,
-    output: Output = None,
-    as_json: ListJson = False,
-) -> None:
-    """List the events, the newest first, and what each one was, such as new, repeat, superseded or unreadable."""
-    form = chosen_form(output, as_json)
-    wanted = queries.Filter(
-        source=source, run_id=run, status=status or (), **parse_time_range(since, until), limit=limit
-    )
-    print_rows(
-        find_rows(data, wanted, queries.list_events, form=form),
-        {
-            "event": lambda row: short_id(row["id"]),
-            "run": "run_id",
-            "status": "outcome",
-            "via": "via",
-            "what it is": _disposition,
-            "received": lambda row: show_when(row["received_at"]),
-        },
-        _nothing("events", wanted),
-        form,
-    )
-
-
-def _nothing(what: str, wanted: queries.Filter) -> str:
-    """Return what is printed in place of an empty list."""
-    everything = wanted == queries.Filter(limit=wanted.limit)
-    return f"no {what} yet: send one with `runhook trigger`" if everything else f"no such {what}"
-
-
 def _disposition(event: Mapping[str, Any]) -> str:
     if event["disposition"] == "unreadable":
         return f"unreadable: {event['problem']}"
@@ -104,50 +46,20 @@ def _disposition(event: Mapping[str, Any]) -> str:
     return str(event["disposition"]) + unrouted + (f" ({event['problem']})" if event["problem"] else "")
 
 
-def deliveries(
-    data: DataDirectory = None,
-    source: SourceName = "",
-    run: RunId = "",
-    event: Annotated[str, typer.Option("--event", help="Only this event.")] = "",
-    sink: SinkName = "",
-    state: Annotated[
-        list[str] | None, typer.Option("--state", help="Only in this state (delivered, dead, …); may be repeated.")
-    ] = None,
-    status: Statuses = None,
-    since: Since = "",
-    until: Until = "",
-    limit: Limit = queries.LIMIT,
-    output: Output = None,
-    as_json: ListJson = False,
-) -> None:
-    """List the deliveries with their receipts, the one that changed last first."""
-    form = chosen_form(output, as_json)
-    if unknown := sorted(set(state or ()) - set(DeliveryState)):
-        raise UsageError(f"--state {unknown[0]}: a delivery is {', '.join(DeliveryState)}")
-    wanted = queries.Filter(
-        source=source,
-        run_id=run,
-        event_id=event,
-        sink=sink,
-        state=state or (),
-        status=status or (),
-        **parse_time_range(since, until),
-        limit=limit,
-    )
-    print_rows(
-        find_rows(data, wanted, queries.list_deliveries, form=form),
-        {
-            "event": lambda row: short_id(row["event_id"]),
-            "run": "run_id",
-            "status": "status",
-            "sink": "sink",
-            "state": "state",
-            "tries": "attempts",
-            "receipt or reason": _receipt_or_reason,
-        },
-        "no deliveries",
-        form,
-    )
+events = list_command(
+    endpoint_called("list_events", lists.ENDPOINTS),
+    {
+        "event": lambda row: short_id(row["id"]),
+        "run": "run_id",
+        "status": "outcome",
+        "via": "via",
+        "what it is": _disposition,
+        "received": lambda row: show_when(row["received_at"]),
+    },
+    "no such events",
+    doc=COMMANDS["events"].help,
+    nothing="no events yet: send one with `runhook trigger`",
+)
 
 
 def _receipt_or_reason(row: Mapping[str, Any]) -> str:
@@ -159,59 +71,90 @@ def _receipt_or_reason(row: Mapping[str, Any]) -> str:
     return clean(row["reason"], 100) + due
 
 
-def submissions(
-    data: DataDirectory = None,
-    source: SourceName = "",
-    run: RunId = "",
-    state: Annotated[
-        list[str] | None,
-        typer.Option("--state", help=f"Only in this state ({', '.join(SUBMISSION_STATES)}); may be repeated."),
-    ] = None,
-    status: Statuses = None,
-    label: Labels = None,
-    since: Since = "",
-    until: Until = "",
-    limit: Limit = queries.LIMIT,
-    output: Output = None,
-    as_json: ListJson = False,
-) -> None:
-    """List the runs that were submitted here, the newest first, and when a missing result is polled next."""
-    form = chosen_form(output, as_json)
-    if unknown := sorted(set(state or ()) - set(SUBMISSION_STATES)):
-        raise UsageError(f"--state {unknown[0]}: a submission is {', '.join(SUBMISSION_STATES)}")
-    labels = parse_labels(label)
-    wanted = queries.Filter(
-        source=source, run_id=run, state=state or (), status=status or (), **parse_time_range(since, until), limit=limit
-    )
-    now = time.time()
-    print_rows(
-        find_rows(
-            data,
-            wanted,
-            lambda connection, wanted: queries.list_submissions(connection, wanted, labels),
-            form=form,
-        ),
-        {
-            "submission": lambda row: short_id(row["id"]),
-            "state": "state",
-            "run": "run_id",
-            "status": "status",
-            "call": "call",
-            "age": lambda row: show_duration(now - row["created_at"]),
-            "next poll": lambda row: _next_poll(row, now),
-            "labels": lambda row: " ".join(f"{name}={value}" for name, value in sorted(row["labels"].items())),
-            "why": lambda row: clean(row["reason"], 100),
-        },
-        "no submissions: make a key with `runhook keys create`, and submit a run with it"
-        if wanted == queries.Filter(limit=limit) and not labels
-        else "no such submissions",
-        form,
-    )
+_DELIVERIES: Final = endpoint_called("list_deliveries", lists.ENDPOINTS)
+
+deliveries = list_command(
+    _DELIVERIES,
+    {
+        "event": lambda row: short_id(row["event_id"]),
+        "run": "run_id",
+        "status": "status",
+        "sink": "sink",
+        "state": "state",
+        "tries": "attempts",
+        "receipt or reason": _receipt_or_reason,
+    },
+    "no deliveries",
+    doc=COMMANDS["deliveries"].help,
+)
+
+dead = list_command(
+    _DELIVERIES,
+    {
+        "delivery": lambda row: short_id(row["id"]),
+        "run": "run_id",
+        "status": "status",
+        "sink": "sink",
+        "tries": "attempts",
+        "why": "reason",
+    },
+    "no dead letters",
+    doc=COMMANDS["dead"].help,
+    fixed={"state": (DeliveryState.DEAD,)},
+)
 
 
-def _next_poll(row: Mapping[str, Any], now: float) -> str:
+def _of_thing(identifier: str) -> dict[str, Any]:
+    """Return the parameter that an id is. Raises UsageError for one cut too short."""
+    check_form(identifier)
+    if identifier.startswith("dlv_"):
+        return {"delivery": identifier}
+    return {"event_id" if identifier.startswith("evt_") else "run": identifier}
+
+
+attempts = list_command(
+    endpoint_called("list_attempts", lists.ENDPOINTS),
+    {
+        "delivery": lambda row: short_id(row["delivery_id"]),
+        "sink": "sink",
+        "attempt": "number",
+        "outcome": "outcome",
+        "began": lambda row: show_when(row["started_at"]),
+        "seconds": lambda row: f"{row['ended_at'] - row['started_at']:.3f}",
+        "worker": "worker",
+        "receipt or reason": lambda row: relative_path(row["receipt"]["id"]) if row["receipt"] else row["reason"],
+    },
+    "no attempts",
+    doc=COMMANDS["attempts"].help,
+    argument=(
+        Annotated[str, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's.")],
+        _of_thing,
+    ),
+)
+
+
+def _next_poll(row: Mapping[str, Any]) -> str:
     """Return when the result is polled next, if it is, and after how many polls without one."""
     if row["due_at"] is None:
         return ""
     polls = f" after {row['polls']} polls" if row["polls"] else ""
-    return ("now" if row["due_at"] <= now else f"in {show_duration(row['due_at'] - now)}") + polls
+    return ("now" if row["due_at"] <= time.time() else show_when(row["due_at"])) + polls
+
+
+submissions = list_command(
+    endpoint_called("list_submissions", lists.ENDPOINTS),
+    {
+        "submission": lambda row: short_id(row["id"]),
+        "state": "state",
+        "run": "run_id",
+        "status": "status",
+        "call": "call",
+        "submitted": lambda row: show_when(row["created_at"]),
+        "next poll": _next_poll,
+        "labels": lambda row: " ".join(f"{name}={value}" for name, value in sorted(row["labels"].items())),
+        "why": lambda row: clean(row["reason"], 100),
+    },
+    "no such submissions",
+    doc=COMMANDS["submissions"].help,
+    nothing="no submissions: make a key with `runhook keys create`, and submit a run with it",
+)

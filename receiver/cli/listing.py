@@ -20,6 +20,12 @@ from receiver.ledger.filters import LIMIT
 
 # Options whose name is not that of the parameter.
 _NAMES: Final = {"event_id": "event"}
+# Where the right ones are.
+_HINTS: Final = {
+    "run": "`runhook runs` lists them",
+    "event_id": "`runhook events` lists them",
+    "delivery": "`runhook deliveries --json` shows their ids",
+}
 # Parameters that the command fills in itself.
 _OWN: Final = frozenset({"limit", "after"})
 _LONGEST: Final = 60  # characters of a value that a message repeats
@@ -32,23 +38,25 @@ def list_command(
     *,
     doc: str,
     nothing: str = "",
-    arguments: Mapping[str, Any] | None = None,
+    argument: tuple[Any, Callable[[str], dict[str, Any]]] | None = None,
     fixed: Mapping[str, Any] | None = None,
 ) -> Callable[..., None]:
     """Return the command that lists what `endpoint` does, with an option for each parameter.
 
     `columns`: of the table. `empty`: what is printed in place of no rows; `nothing`: where nothing was asked for.
-    `doc`: what its help says. `arguments`: parameters that are no options, by name. `fixed`: values that are no choice.
+    `doc`: what its help says. `argument`: one that is no option, as annotation, and a function that makes parameters of
+    it. `fixed`: values that are no choice.
     """
-    model, fixed, arguments = endpoint.parameters, fixed or {}, arguments or {}
+    model, fixed = endpoint.parameters, fixed or {}
     taken = [name for name in model.model_fields if name not in _OWN and name not in fixed]
 
     def command(client: Client, limit: int, output: Form | None, as_json: bool, **given: Any) -> None:
         form = chosen_form(output, as_json)
+        named = argument[1](given.pop("argument")) if argument else {}
         asked = {name: value for name, value in given.items() if value not in (None, "", [], False)}
         client.tell = form is Form.TABLE
-        with named_options(asked):
-            parameters = endpoint.validated({**fixed, **asked})
+        with named_options(asked, named):
+            parameters = endpoint.validated({**fixed, **asked, **named})
             _check_times(parameters, asked)
             print_rows(
                 _dumped(rows_of(client, endpoint, parameters, limit), form),
@@ -60,7 +68,8 @@ def list_command(
 
     parameters = [
         inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
-        *option_parameters(model, taken, arguments),
+        *([inspect.Parameter("argument", inspect.Parameter.KEYWORD_ONLY, annotation=argument[0])] if argument else []),
+        *option_parameters(model, taken),
         inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=LIMIT, annotation=Limit),
         inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListJson),
@@ -70,18 +79,14 @@ def list_command(
     return with_client(command)
 
 
-def option_parameters(
-    model: type[Parameters], names: Iterable[str], arguments: Mapping[str, Any] | None = None
-) -> list[inspect.Parameter]:
-    """Return parameters of a command, an option for each of these members of `model`. `arguments`: those that are no
-    options, by name."""
-    arguments = arguments or {}
+def option_parameters(model: type[Parameters], names: Iterable[str]) -> list[inspect.Parameter]:
+    """Return parameters of a command: an option for each of these members of `model`."""
     return [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if name in arguments else _default(model.model_fields[name].annotation),
-            annotation=arguments.get(name) or _option(name, model.model_fields[name]),
+            default=False if model.model_fields[name].annotation is bool else None,
+            annotation=_option(name, model.model_fields[name]),
         )
         for name in names
     ]
@@ -99,8 +104,9 @@ def option_of(name: str) -> str:
 
 
 @contextmanager
-def named_options(given: Mapping[str, Any]) -> Iterator[None]:
-    """Give a block in which an error about a parameter names the option. `given`: what was written, by parameter.
+def named_options(given: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Give a block in which an error about a parameter names the option. `given`: what was written, by parameter;
+    `arguments`: what was written without an option.
 
     Raises UsageError in place of Invalid.
     """
@@ -109,12 +115,16 @@ def named_options(given: Mapping[str, Any]) -> Iterator[None]:
     except Invalid as error:
         if not error.problems:
             raise
-        raise UsageError("\n".join(_told(each, given) for each in error.problems)) from None
+        raise UsageError("\n".join(_told(each, given, arguments or {}) for each in error.problems)) from None
 
 
-def _told(problem: Mapping[str, str], given: Mapping[str, Any]) -> str:
+def _told(problem: Mapping[str, str], given: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
     name, text = problem["name"], problem["message"].removeprefix(f"{problem['name']}: ")
     name = name.partition(".")[0]
+    if text.endswith(f"there is no such {name.removesuffix('_id')}") and name in _HINTS:
+        text += f"; {_HINTS[name]}"
+    if name in arguments:
+        return text
     value = given.get(name)
     if isinstance(value, list):
         value = value[0] if len(value) == 1 else None
@@ -137,10 +147,6 @@ def _dumped(rows: Iterator[Any], form: Form) -> Iterator[dict[str, Any]]:
 
 def _is_many(annotation: Any) -> bool:
     return get_origin(annotation) in (tuple, list)
-
-
-def _default(annotation: Any) -> Any:
-    return False if annotation is bool else None
 
 
 def _option(name: str, field: Any) -> Any:

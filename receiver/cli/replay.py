@@ -21,7 +21,6 @@ from receiver.cli.filters import (
     check_filter,
     check_form,
     check_id,
-    find_rows,
     require_live_sink,
     require_sink,
 )
@@ -30,26 +29,20 @@ from receiver.cli.listing import list_command
 from receiver.cli.options import (
     ConfigFile,
     DataDirectory,
-    Form,
-    Limit,
-    ListJson,
-    Output,
     Since,
-    SinkName,
     SourceName,
     Statuses,
     Until,
     Yes,
-    chosen_form,
     confirm,
     load_config,
     parse_time_range,
 )
-from receiver.cli.output import clean, out, print_rows, relative_path, short_id, show_time, show_when
+from receiver.cli.output import clean, out, show_time, show_when
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Connection, queries, replays, selection
+from receiver.ledger import Connection, replays, selection
 from receiver.ledger.replays import Operation
 from receiver.ledger.selection import Selection
 
@@ -65,69 +58,6 @@ _LEFT: Final = {
 }
 
 REPLAYABLE = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
-
-
-def dead(
-    data: DataDirectory = None,
-    sink: SinkName = "",
-    status: Statuses = None,
-    since: Since = "",
-    until: Until = "",
-    limit: Limit = queries.LIMIT,
-    output: Output = None,
-    as_json: ListJson = False,
-) -> None:
-    """List the dead letters, with the reason of each. `runhook replay` sends them again."""
-    form = chosen_form(output, as_json)
-    wanted = queries.Filter(
-        sink=sink, state=(DeliveryState.DEAD,), status=status or (), **parse_time_range(since, until), limit=limit
-    )
-    print_rows(
-        find_rows(data, wanted, queries.list_deliveries, form=form),
-        {
-            "delivery": lambda row: short_id(row["id"]),
-            "run": "run_id",
-            "status": "status",
-            "sink": "sink",
-            "tries": "attempts",
-            "why": "reason",
-        },
-        "no dead letters",
-        form,
-    )
-
-
-def attempts(
-    identifier: Annotated[str, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's.")],
-    data: DataDirectory = None,
-    output: Output = None,
-    as_json: ListJson = False,
-) -> None:
-    """List every attempt of one delivery, or of all that an event or a run has."""
-    form = chosen_form(output, as_json)
-    check_form(identifier)
-
-    def read(connection: Connection) -> list[dict[str, Any]]:
-        found = queries.list_attempts(connection, identifier)
-        if not found:
-            check_id(connection, identifier)
-        return found
-
-    print_rows(
-        read_ledger(data, read, tell=form is Form.TABLE),
-        {
-            "delivery": lambda row: short_id(row["delivery_id"]),
-            "sink": "sink",
-            "attempt": "number",
-            "outcome": "outcome",
-            "began": lambda row: show_when(row["started_at"]),
-            "seconds": lambda row: f"{row['ended_at'] - row['started_at']:.3f}",
-            "worker": "worker",
-            "receipt or reason": lambda row: relative_path(row["receipt"]["id"]) if row["receipt"] else row["reason"],
-        },
-        f"no attempts of {clean(identifier, 60)}",
-        form,
-    )
 
 
 def replay(

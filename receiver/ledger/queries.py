@@ -33,12 +33,14 @@ def list_deliveries(connection: sa.Connection, wanted: Filter) -> list[dict[str,
     return every_page(lambda after, limit: deliveries.list_deliveries(connection, wanted, after, limit), wanted.limit)
 
 
-def list_attempts(connection: sa.Connection, thing: str) -> list[dict[str, Any]]:
+def list_attempts(connection: sa.Connection, thing: str, source: str = "") -> list[dict[str, Any]]:
     """List the attempts, with their sink, of a delivery, or of all deliveries of an event or a run; the oldest first.
 
-    `thing`: the id of one of them; of a delivery or event its beginning will do.
+    `thing`: the id of one of them; of a delivery or event its beginning will do. `source`: only of this one's.
     """
     query = sa.select(attempts, sent.c.sink).join(sent, sent.c.id == attempts.c.delivery_id)
+    if source:
+        query = query.where(sent.c.source == source)
     if thing.startswith("dlv_"):
         query = query.where(begins(attempts.c.delivery_id, thing))
     elif thing.startswith("evt_"):

@@ -71,8 +71,8 @@ def test_submissions_are_listed_with_state_run_age_and_when_they_are_looked_for(
         ["sub_aaaaaaaa", "accepted"],
     ]
     assert "tsk_a" in rows[3]
-    assert all(each in rows[3] for each in ("tasks", "2h", "order=42 team=billing"))
-    assert re.search(r" in \d+m ", rows[3])
+    assert all(each in rows[3] for each in ("tasks", "order=42 team=billing"))
+    assert len(re.findall(r" \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", rows[3])) == 2  # submitted, polled next
     assert rows[2].endswith("no answer")
     assert "SECRET" not in runhook("submissions", "--json") + "".join(rows)
     assert "http" not in runhook("submissions", "--json")
@@ -102,7 +102,7 @@ def test_submissions_are_chosen(book: Ledger, runhook: Runhook, options: tuple[s
 
 
 def test_a_state_or_label_that_is_none_is_a_users_mistake(runhook: Runhook) -> None:
-    with pytest.raises(UsageError, match="pending, accepted, rejected, unknown, lost"):
+    with pytest.raises(UsageError, match="must be pending, accepted, rejected, unknown or lost"):
         runhook("submissions", "--state", "delivered")
     with pytest.raises(UsageError, match="NAME=VALUE"):
         runhook("submissions", "--label", "team")

@@ -303,7 +303,7 @@ def test_a_misspelt_sink_or_state_is_no_success(runhook: Run, tmp_path: Path) ->
     said = "runhook: no sink is called opps; the config has ops\n"
     assert runhook("replay", "--sink", "opps", "--config", "c.yaml") == (2, "", said)
     assert runhook("replay", "--sink", "ops", "--config", "c.yaml", "--dry-run")[0] == 0
-    said = "runhook: --state deed: a delivery is held, queued, sending, waiting, delivered, dead, cancelled\n"
+    said = "runhook: --state deed: must be held, queued, sending, waiting, delivered, dead or cancelled\n"
     assert runhook("deliveries", "--state", "deed") == (2, "", said)
 
 

@@ -1,0 +1,86 @@
+"""Lists of events, deliveries, attempts and submissions."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from receiver.api.endpoint import Endpoint
+from receiver.api.listing import listed
+from receiver.api.models import FilterParameters, Page
+from receiver.api.names import no_such
+from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, SubmissionRow
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import VIEW
+from receiver.domain.delivery import DeliveryState
+from receiver.domain.submission import SubmissionState
+from receiver.ledger import Connection, names, queries
+from receiver.ledger.lists import deliveries, events, submissions
+
+
+class EventsParameters(FilterParameters):
+    """Which events. Times are those of recording."""
+
+    event_id: str = Field("", max_length=50, description="Only this event; its beginning will do.")
+    route: str = Field("", max_length=200, description="Only events that this route has sent on.")
+    sink: str = Field("", max_length=200, description="Only events with a delivery to this sink.")
+    state: tuple[DeliveryState, ...] = Field((), description="Only events with a delivery in this state.")
+
+
+class DeliveriesParameters(FilterParameters):
+    """Which deliveries. Times are those of creation."""
+
+    event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
+    route: str = Field("", max_length=200, description="Only by this route.")
+    sink: str = Field("", max_length=200, description="Only to this sink.")
+    state: tuple[DeliveryState, ...] = Field((), description="Only in this state.")
+
+
+class AttemptsParameters(DeliveriesParameters):
+    """Whose attempts. Times are those of the delivery's creation."""
+
+    delivery: str = Field("", max_length=50, description="Only of this delivery; its beginning will do.")
+
+
+class SubmissionsParameters(FilterParameters):
+    """Which submissions. Times are those of creation."""
+
+    state: tuple[SubmissionState, ...] = Field((), description="Only in this state.")
+
+
+def list_events(service: Service, actor: Actor, wanted: EventsParameters) -> Page[EventRow]:
+    """List the events without their bodies, the newest first."""
+    return listed(service, actor, events.list_events, wanted, EventRow, (float, int))
+
+
+def list_deliveries(service: Service, actor: Actor, wanted: DeliveriesParameters) -> Page[DeliveryRow]:
+    """List the deliveries with their receipts, the one that changed last first."""
+    return listed(service, actor, deliveries.list_deliveries, wanted, DeliveryRow, (float, str))
+
+
+def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) -> Page[AttemptRow]:
+    """List the attempts, those of the delivery that changed last first, and of each its newest first."""
+    if not wanted.delivery:
+        return listed(service, actor, deliveries.list_attempts, wanted, AttemptRow, (float, str, int))
+
+    def read(connection: Connection) -> Page[AttemptRow]:
+        rows = queries.list_attempts(connection, wanted.delivery, wanted.source)
+        if not rows and not actor.source and not names.has_delivery(connection, wanted.delivery):
+            raise no_such("delivery", wanted.delivery)
+        return Page(items=[AttemptRow.model_validate(each) for each in reversed(rows)], next=None)
+
+    return service.ledger.read(read)
+
+
+def list_submissions(service: Service, actor: Actor, wanted: SubmissionsParameters) -> Page[SubmissionRow]:
+    """List the runs that were submitted here, the newest first, without answers and callers' webhooks."""
+    return listed(service, actor, submissions.list_submissions, wanted, SubmissionRow, (float, str))
+
+
+ENDPOINTS = (
+    Endpoint("list_events", "GET", "/events", VIEW, EventsParameters, Page[EventRow], list_events),
+    Endpoint("list_deliveries", "GET", "/deliveries", VIEW, DeliveriesParameters, Page[DeliveryRow], list_deliveries),
+    Endpoint("list_attempts", "GET", "/attempts", VIEW, AttemptsParameters, Page[AttemptRow], list_attempts),
+    Endpoint(
+        "list_submissions", "GET", "/submissions", VIEW, SubmissionsParameters, Page[SubmissionRow], list_submissions
+    ),
+)

@@ -1,0 +1,145 @@
+"""Each list, on this machine's ledger and on a real service: the same output, byte for byte, and the same errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from receiver.cli import main
+from receiver.domain.delivery import DeliveryMove
+from receiver.ledger import Ledger
+from tests.servers.scripted import ScriptedServer
+from tests.servers.skyvern import KEY
+from tests.servers.submitting import Submitting
+from tests.support.ledger import claim, new_event, record, settle
+
+Said = tuple[int, str, str]
+
+LISTS = [
+    ["runs"],
+    ["events"],
+    ["deliveries"],
+    ["dead"],
+    ["attempts", "tsk_2"],
+    ["submissions"],
+    ["operations"],
+    ["audit"],
+    ["sink", "list"],
+]
+# What else is asked, and how it ends.
+FURTHER = [
+    (["runs", "--run-prefix", "tsk_2", "--sink", "ops"], 0),
+    (["runs", "--status", "failed"], 0),
+    (["events", "--run", "tsk_3", "--since", "2020-01-01"], 0),
+    (["events", "-n", "2"], 0),
+    (["deliveries", "--state", "dead", "--state", "delivered", "-n", "1200"], 0),
+    (["deliveries", "--label", "team=billing"], 0),
+    (["runs", "--status", "faild"], 2),
+    (["runs", "--since", "yesterday"], 2),
+    (["runs", "--since", "1h", "--until", "2h"], 2),
+    (["deliveries", "--sink", "opps"], 2),
+    (["deliveries", "--state", "deed"], 2),
+    (["events", "--run", "tsk_404"], 2),
+    (["events", "--event", "evt_0123456789ab"], 2),
+    (["attempts", "tsk_404"], 2),
+    (["attempts", "dlv_0123456789ab"], 2),
+    (["attempts", "dlv_1"], 2),
+    (["dead", "--label", "team"], 2),
+]
+
+
+@pytest.fixture
+def runhook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """`runhook …`: exit code, output, errors without the line that says what is read."""
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["runhook", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        lines = captured.err.splitlines(keepends=True)
+        where = ("runhook: ledger: ", "runhook: service: ")
+        return code, captured.out, "".join(line for line in lines if not line.startswith(where))
+
+    return run
+
+
+@pytest.fixture
+def service(
+    submitting: Callable[..., Submitting],
+    scripted_server: ScriptedServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Submitting:
+    """A service whose ledger and config are this machine's too, with all that lists show."""
+    sinks = {name: {"type": "files", "path": name} for name in ("results", "ops")}
+    server = submitting(scripted_server.url, dispatching=False, sinks=sinks)
+    source = {"secrets": ["other"], "api_base": scripted_server.url, "api_key": KEY}
+    (tmp_path / "c.json").write_text(json.dumps({"sources": {"skyvern": source}, "sinks": sinks}))
+    monkeypatch.setenv("RUNHOOK_CONFIG", str(tmp_path / "c.json"))
+    monkeypatch.setenv("RUNHOOK_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RUNHOOK_URL", "RUNHOOK_KEY", "DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    fill(server.ledger)
+    return server
+
+
+def fill(ledger: Ledger) -> None:
+    """Events of three runs, with deliveries that were done and that are dead."""
+    title = '=cmd("x"), "quoted"\nand more \N{GREEK SMALL LETTER ALPHA}'
+    record(ledger, *(new_event(f"tsk_{number}", "results", "ops", title=title) for number in (1, 2, 3)))
+    settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT)
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+
+
+def test_a_service_is_listed_as_this_machines_ledger_is(
+    service: Submitting, runhook: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed = runhook("replay", "--sink", "ops", "--state", "dead", "--since", "2020-01-01")
+    assert replayed[0] == 0, replayed
+    remote = ["--url", service.url, "--key", service.key("view", source="*")]
+    forms = [[*each, *form] for each in LISTS for form in ([], ["-o", "json"], ["-o", "jsonl"], ["-o", "csv"])]
+
+    for arguments, code in [*((each, 0) for each in forms), *FURTHER]:
+        here, there = runhook(*arguments), runhook(*arguments, *remote)
+
+        assert here == there, arguments
+        assert here[0] == code, (arguments, here)
+        empty = code != 0 or arguments == ["submissions", "-o", "jsonl"]
+        assert (here[1] == "") == empty, (arguments, here)
+
+    # and by variables in place of options
+    monkeypatch.setenv("RUNHOOK_URL", service.url)
+    monkeypatch.setenv("RUNHOOK_KEY", remote[-1])
+    monkeypatch.setenv("RUNHOOK_DATA", "nowhere")
+    assert len(json.loads(runhook("runs", "--json")[1])) == 3
+
+
+def test_the_forms_of_a_list_say_the_same(service: Submitting, runhook: Callable[..., Said]) -> None:
+    for name in ("runs", "events", "deliveries"):
+        whole = json.loads(runhook(name, "-o", "json")[1])
+        lines = [json.loads(line) for line in runhook(name, "-o", "jsonl")[1].splitlines()]
+        rows = list(csv.DictReader(runhook(name, "-o", "csv")[1].splitlines(keepends=True)))
+
+        assert whole == lines
+        assert len(whole) in (3, 6)
+        assert [list(row) for row in rows] == [list(row) for row in whole]
+        assert [row["run_id"] for row in rows] == [row["run_id"] for row in whole]
+        assert [row.get("title", "") for row in rows] == [row.get("title", "") for row in whole]
+
+
+def test_a_command_of_this_machine_says_so(runhook: Callable[..., Said]) -> None:
+    for command in (["serve"], ["worker"], ["spool", "send"]):
+        code, _, said = runhook(*command, "--url", "https://a.example")
+
+        assert (code, said.count("\n")) == (2, 1)
+        assert said.startswith(f"runhook: {' '.join(command)} works on this machine only, and takes no --url")
