@@ -93,5 +93,5 @@ def apply(ledger: Ledger, found: Reroute) -> Iterator[int]:
     for start in range(0, len(found.deliveries), STEP):
         step = found.deliveries[start : start + STEP]
         yield ledger.write(
-            lambda connection: reroutes.add(connection, reroutes.unsent(connection, step), ledger.now())  # noqa: B023
+            lambda connection: reroutes.add(connection, step, ledger.now())  # noqa: B023
         )

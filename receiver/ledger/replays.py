@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, state_after, states_before
-from receiver.ledger.deliveries import cancellation, creation, lanes
+from receiver.ledger.deliveries import cancellation, creation, lanes, same_result
 from receiver.ledger.filters import begins
 from receiver.ledger.schema import deliveries, events, operations
 from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Selection, count, missing_events, taken_ids
@@ -261,7 +261,11 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
             break
     if not rows:
         return 0, cursor, set()
-    made = creation.add(
+    # What a reroute or a move has given the sink meanwhile is seen once they are locked.
+    there = same_result.lock(connection, [row.id for row in rows])
+    told = {each.asked for each in same_result.told(connection, there, [operation.sink])}
+    rows = [row for row in rows if row.id in there - told]
+    made = creation.insert(
         connection,
         (creation.delivery_row(row.id, row.source, row.run_id, operation.sink, "backfill", now) for row in rows),
     )

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
-from receiver.ledger.deliveries import creation, links
+from receiver.ledger.deliveries import creation, links, same_result
 from receiver.ledger.engine import Ledger
 from receiver.ledger.filters import Filter, matching_events
 from receiver.ledger.schema import deliveries, events, runs
@@ -148,8 +147,10 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
 
 
 def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> int:
-    """Make these deliveries, due now or held. One that is there stays as it is. Returns how many were made."""
-    made = creation.add(
+    """Make these deliveries, due now or held, but no second one of a result for its sink. Returns how many were."""
+    there = same_result.lock(connection, {each.event_id for each in wanted})
+    wanted = [each for each in _unsent(connection, wanted) if each.event_id in there]
+    made = creation.insert(
         connection,
         (
             creation.delivery_row(each.event_id, each.source, each.run_id, each.sink, each.route, now, after=each.after)
@@ -163,12 +164,7 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
     return len(made)
 
 
-def unsent(connection: sa.Connection, wanted: Sequence[AddedDelivery]) -> list[AddedDelivery]:
-    """Return those whose event has no delivery to that sink by now, under whatever id."""
-    rows: Any = connection.execute(
-        sa.select(deliveries.c.event_id, deliveries.c.sink).where(
-            bulk.among(connection, deliveries.c.event_id, sorted({each.event_id for each in wanted}))
-        )
-    )
-    there = {(row.event_id, row.sink) for row in rows}
+def _unsent(connection: sa.Connection, wanted: Sequence[AddedDelivery]) -> list[AddedDelivery]:
+    told = same_result.told(connection, {each.event_id for each in wanted}, {each.sink for each in wanted})
+    there = {(each.asked, each.sink) for each in told}
     return [each for each in wanted if (each.event_id, each.sink) not in there]

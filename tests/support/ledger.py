@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -14,13 +17,14 @@ from receiver.domain import deduplication
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Ledger, events, queries
+from receiver.ledger import Connection, Ledger, events, queries
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import events as tables
+from tests.support.waiting import eventually
 
 NOW = 1_700_000_000.0
 
@@ -103,3 +107,20 @@ def event_body(ledger: Ledger, event_id: str) -> bytes | None:
     return ledger.read(
         lambda connection: connection.execute(sa.select(tables.c.body).where(tables.c.id == event_id)).scalar()
     )
+
+
+@contextmanager
+def beside(
+    ledger: Ledger, first: Callable[[Connection], object], second: Callable[[Connection], object]
+) -> Iterator[tuple[Any, ...]]:
+    """On PostgreSQL: do `first` in a transaction, begin `second` in another one, which may wait; commit the first."""
+    found: list[object] = []
+    with ledger.idle_transaction() as connection:
+        done = first(connection)
+        thread = threading.Thread(target=lambda: found.append(ledger.write(second)), daemon=True)
+        thread.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        eventually(lambda: found or ledger.read(lambda it: it.exec_driver_sql(waiting).scalar()))
+        connection.commit()
+        thread.join(30)
+    yield done, *found

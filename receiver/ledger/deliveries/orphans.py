@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import delivery_id
 from receiver.ledger import stats
+from receiver.ledger.deliveries import same_result
 from receiver.ledger.schema import deliveries
 
 # Deliveries that one transaction changes at the most, so that nobody waits long for the ledger.
@@ -73,8 +74,8 @@ def move(
     """Give a page of the deliveries of `old` to `new`: those that were not delivered, and with `delivered` those too.
 
     They keep their ids, and are new efforts: due now, no attempt spent. A dead or cancelled one stays what it is. What
-    is being sent is not moved, nor what `new` has a delivery of. `undo`: only what an earlier move from `new` to `old`
-    took.
+    is being sent is not moved, nor a result that `new` has a delivery of. `undo`: only what an earlier move
+    from `new` to `old` took.
     """
     states = [DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING, DeliveryState.DEAD]
     states += [DeliveryState.CANCELLED, *([DeliveryState.DELIVERED] if delivered else [])]
@@ -86,13 +87,14 @@ def move(
         .limit(PAGE)
     ).all()
     wanted = [row for row in page if not undo or row.id == delivery_id(row.event_id, new)]
-    others = set(
-        connection.execute(
-            sa.select(deliveries.c.event_id).where(
-                deliveries.c.sink == new, deliveries.c.event_id.in_([row.event_id for row in wanted])
-            )
-        ).scalars()
-    )
+    of_events = {row.event_id for row in wanted}
+    same_result.lock(connection, of_events)
+    # Of the same result, what was moved there is no obstacle: its updates follow it. What was made for `new` is.
+    others = {
+        each.asked
+        for each in same_result.told(connection, of_events, [new])
+        if each.asked == each.event_id or (not undo and each.id == delivery_id(each.event_id, new))
+    }
     ids = [row.id for row in wanted if row.event_id not in others]
     moved = 0
     for ended in (False, True):

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, replays, retention
 from receiver.ledger.deliveries import creation
 from receiver.ledger.selection import Selection
-from tests.support.ledger import NOW, claim, event_body, new_event, record, settle, states
-from tests.support.waiting import eventually
+from tests.support.ledger import NOW, beside, claim, event_body, new_event, record, settle, states
 
 LATER = NOW + 1000
 EVENT = new_event("tsk_1", "ops").event.id
@@ -39,23 +33,6 @@ def replay(connection: Connection) -> None:
 
 def backfill(connection: Connection) -> list[str]:
     return creation.add(connection, [creation.delivery_row(EVENT, "skyvern", "tsk_1", "later", "backfill", LATER)])
-
-
-@contextmanager
-def beside(
-    ledger: Ledger, first: Callable[[Connection], object], second: Callable[[Connection], object]
-) -> Iterator[tuple[Any, ...]]:
-    """Do `first` in a transaction; begin `second` in another one, which may have to wait; commit the first."""
-    found: list[object] = []
-    with ledger.idle_transaction() as connection:
-        done = first(connection)
-        thread = threading.Thread(target=lambda: found.append(ledger.write(second)), daemon=True)
-        thread.start()
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        eventually(lambda: found or ledger.read(lambda it: it.exec_driver_sql(waiting).scalar()))
-        connection.commit()
-        thread.join(30)
-    yield done, *found
 
 
 def test_a_delivery_that_is_replayed_while_its_event_is_removed_is_kept(old: Ledger) -> None:

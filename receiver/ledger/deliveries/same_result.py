@@ -1,0 +1,60 @@
+"""Which sinks have a delivery of a result already, under whatever event and id; and one adder of deliveries at a time.
+
+Several events tell one result: the first, its repeats and its updates. Reroutes, backfills and moves to another sink
+each look whether a sink has it, and then give it to it: of two that do so at one moment, the second must see what the
+first has done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from receiver.ledger import bulk
+from receiver.ledger.schema import deliveries, events, runs
+
+
+class OfResult(NamedTuple):
+    """A delivery of the result that the event `asked` tells: its sink, its id and its own event."""
+
+    asked: str
+    sink: str
+    id: str
+    event_id: str
+
+
+def lock(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
+    """Lock these events and their runs until the transaction ends, against others that do, and against retention.
+
+    Returns the events that are there.
+    """
+    ids = bulk.among(connection, events.c.id, sorted(set(event_ids)))
+    keys = connection.execute(sa.select(events.c.source, events.c.run_id).where(ids, events.c.run_id != "")).all()
+    for source, run_ids in bulk.by_source((row.source, row.run_id) for row in keys):
+        mine = sa.select(runs.c.run_id).where(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids))
+        connection.execute(mine.order_by(runs.c.run_id).with_for_update())
+    kept = sa.select(events.c.id).where(ids).order_by(events.c.id).with_for_update(key_share=True)
+    return set(connection.execute(kept).scalars())
+
+
+def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collection[str]) -> list[OfResult]:
+    """Return the deliveries to these sinks of the results that the events tell."""
+    asked, other = events.alias("asked"), events.alias("other")
+    wanted: Any = bulk.among(connection, asked.c.id, sorted(set(event_ids)))
+    of_runs = (
+        sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
+        .select_from(asked)
+        .join(other, sa.and_(other.c.source == asked.c.source, other.c.run_id == asked.c.run_id))
+        .join(deliveries, deliveries.c.event_id == other.c.id)
+        .where(wanted, asked.c.run_id != "", deliveries.c.sink.in_(sorted(set(sinks))))
+        .where(sa.func.coalesce(other.c.repeat_of, other.c.id) == sa.func.coalesce(asked.c.repeat_of, asked.c.id))
+    )
+    of_no_run = (
+        sa.select(asked.c.id, deliveries.c.sink, deliveries.c.id, deliveries.c.event_id)
+        .select_from(asked)
+        .join(deliveries, deliveries.c.event_id == asked.c.id)
+        .where(wanted, asked.c.run_id == "", deliveries.c.sink.in_(sorted(set(sinks))))
+    )
+    return [OfResult(*row) for query in (of_runs, of_no_run) for row in connection.execute(query)]

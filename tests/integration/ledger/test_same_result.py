@@ -1,0 +1,96 @@
+"""A result reaches a sink once, whatever is done at one moment: move to another sink, reroute, backfill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.ledger import Connection, Ledger, replays, reroutes
+from receiver.ledger.deliveries import orphans
+from receiver.ledger.selection import Selection
+from tests.support.ledger import NOW, beside, claim, new_event, record, settle, states
+
+LATER = NOW + 60
+FIRST = new_event("tsk_1", "old")
+UPDATE = new_event("tsk_1", "old", disposition="update", recording_url="https://x.example/r")._replace(
+    disposition="update", repeat_of=FIRST.event.id
+)
+
+Step = Callable[[Connection], object]
+
+
+def move(connection: Connection) -> int:
+    return orphans.move(connection, "old", "new", LATER).count
+
+
+def reroute(connection: Connection) -> int:
+    """As a plan from before a move would have it: the newest event of the result."""
+    added = reroutes.AddedDelivery(UPDATE.event.id, "skyvern", "tsk_1", "new", "today")
+    return reroutes.add(connection, [added], LATER)
+
+
+def backfill(connection: Connection) -> int:
+    replays.create(connection, "op_1", "backfill", Selection(), LATER, sink="new")
+    return len(replays.step(connection, LATER))
+
+
+@pytest.fixture
+def told(ledger: Ledger) -> Ledger:
+    """A result that two events tell; the first of them waits for the sink `old`, the other is not sent."""
+    record(ledger, FIRST)
+    record(ledger, UPDATE._replace(deliveries=()))
+    return ledger
+
+
+def of_new(ledger: Ledger) -> int:
+    return len(ledger.read(lambda it: it.exec_driver_sql("SELECT id FROM deliveries WHERE sink = 'new'").all()))
+
+
+@pytest.mark.parametrize("adding", [reroute, backfill])
+def test_a_move_and_what_adds_deliveries_make_one_in_either_order(told: Ledger, adding: Step) -> None:
+    assert told.write(move) == 1
+    assert told.write(adding) == 0
+    assert of_new(told) == 1
+
+
+@pytest.mark.parametrize("adding", [reroute, backfill])
+def test_what_adds_deliveries_and_a_move_make_one_in_either_order(told: Ledger, adding: Step) -> None:
+    assert told.write(adding) == 1
+    assert told.write(move) == 0
+    assert of_new(told) == 1
+    assert states(told, sink="old") == {"tsk_1:old": "queued"}
+
+
+@pytest.mark.parametrize("ledger", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("adding", [reroute, backfill])
+@pytest.mark.parametrize("move_first", [True, False])
+def test_at_one_moment_they_make_one(told: Ledger, adding: Step, move_first: bool) -> None:
+    first, second = (move, adding) if move_first else (adding, move)
+    with beside(told, first, second) as counts:
+        assert counts == (1, 0)
+    assert of_new(told) == 1
+
+
+def test_an_update_follows_its_result_to_the_other_sink(told: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given that the update is for that sink too, and a move that takes them one by one
+    monkeypatch.setattr(orphans, "PAGE", 1)
+    record(told, new_event("tsk_2", "old"))
+    told.write(lambda it: it.exec_driver_sql("UPDATE events SET repeat_of = id"))
+    record(told, UPDATE._replace(event=new_event("tsk_1", note="again").event))
+    cursor, moved = "", 0
+    # When it is moved
+    while True:
+        page = told.write(lambda it: orphans.move(it, "old", "new", LATER, cursor=cursor))  # noqa: B023
+        moved, cursor = moved + page.count, page.cursor
+        if not cursor:
+            break
+    # Then all of it is
+    assert moved == 3
+    # And all of it is given back, but for what was delivered
+    settle(told, claim(told, "new", limit=1, now=LATER + 1), DeliveryMove.ACCEPT, receipt={"id": "r"})
+    monkeypatch.setattr(orphans, "PAGE", 500)
+    back = told.write(lambda it: orphans.move(it, "new", "old", LATER, undo=True))
+    assert of_new(told) == 1
+    assert back.left == 0
