@@ -23,6 +23,7 @@ from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.inbox import Entry, InboxReader, spoilt
+from receiver.inbox_aside import put_back, set_aside
 from receiver.inbox_recovery import KILLS, InboxRecovery, Taken
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.marks import UnsignedEntries
@@ -79,7 +80,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         try:
             self._reader.ensure()
             if not self._put_back:  # the config is read at the start of a process only
-                self._recovery.put_back()
+                put_back(self._redis, self._reader)
                 self._put_back = True
             self._process(self._unfinished)
             while not stop():
@@ -181,6 +182,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
         except _OF_ENTRY as error:
             sinks = self._record_unread(entry, error)
         self._finish([entry], sinks)
+        self._recovery.forget(taken)
         self._unfinished = []
 
     def _finish(self, entries: Sequence[Entry], sinks: Collection[str]) -> None:
@@ -192,7 +194,7 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
         """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""
-        self._recovery.set_aside(entries)
+        set_aside(self._redis, entries)
         for entry in entries:
             self._counter.add_aside()
             if self._lines.take(1, time.monotonic()):  # a stranger's entries must not fill the disk with lines

@@ -5,14 +5,14 @@ server in several reads, and each of them costs an fsync of its own), and all of
 
     runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub, mac
     group "dispatch"        its readers; an entry is acknowledged and deleted once the ledger has it
-    runhook:inbox:aside     the stream of entries that were set aside: their fields, and why, was (its id), since
 
-What is taken and not finished, because its dispatcher died or because it is no event, is inbox_recovery.py's.
+What is taken and not finished, because its dispatcher died, is inbox_recovery.py's; what is set aside inbox_aside.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +31,9 @@ from receiver.runtime.redis_client import connect_async
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
+# What was set aside: see inbox_aside.py.
 ASIDE: Final = "runhook:inbox:aside"
+UNPROVEN_ASIDE: Final = f"{ASIDE}:unproven"
 
 # What is said when something else has written the inbox's key, and what mends it.
 SPOILT: Final = (
@@ -295,6 +297,14 @@ class InboxReader:
             found = read_entry(fields, self._keys, unsigned=True)
         return Entry(entry_id, None, found) if isinstance(found, str) else Entry(entry_id, found)
 
+    def seal(self, message: bytes) -> bytes:
+        """Return what shows that a process with the secrets of this one has written `message`; b"" without any."""
+        return b"" if self._keys is None else self._keys.seal(message)
+
+    def seals(self, message: bytes, seal: bytes) -> bool:
+        """Return whether `seal` is that of `message`. Without secrets it is for all."""
+        return self._keys is None or hmac.compare_digest(self._keys.seal(message), seal)
+
     def done(self, entry_ids: Sequence[str]) -> None:
         """Acknowledge and delete entries that the ledger has."""
         if not entry_ids:
@@ -332,9 +342,11 @@ class InboxState:
 
 
 def _count_aside(client: redis.Redis) -> int:
-    with suppress(redis.ResponseError):  # somebody else wrote that key
-        return int(client.xlen(ASIDE))
-    return 0
+    count = 0
+    for place in (ASIDE, UNPROVEN_ASIDE):
+        with suppress(redis.ResponseError):  # somebody else wrote that key
+            count += int(client.xlen(place))
+    return count
 
 
 def examine(client: redis.Redis) -> InboxState:

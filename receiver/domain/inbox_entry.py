@@ -31,6 +31,7 @@ FORGED: Final = "no key of its source has signed it"
 UNKNOWN_SOURCE: Final = "its source is not in the config"
 
 _PURPOSE: Final = b"runhook inbox entry"
+_SEAL: Final = b"runhook inbox seal"
 _ID = re.compile(r"evt_[0-9a-f]{32}")
 _SOURCE = re.compile(r"[\w.-]{1,200}", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{0,128}")
@@ -50,6 +51,15 @@ class EntryKeys:
             )
             for source, found in secrets.items()
         }
+
+        everything = hashlib.sha256(_SEAL)
+        for each in sorted({each for found in secrets.values() for each in found if each}):
+            everything.update(hashlib.sha256(each.encode()).digest())
+        self._seal = everything.digest()
+
+    def seal(self, message: bytes) -> bytes:
+        """Return the MAC of `message` with a key of all secrets, in hex: of what no source has signed."""
+        return hashlib.blake2b(message, key=self._seal, digest_size=MAC_BYTES).hexdigest().encode()
 
     def knows(self, source: str) -> bool:
         """Whether the config has the source."""

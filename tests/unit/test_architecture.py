@@ -17,6 +17,7 @@ LAYERS = (
     {"errors"},
     {"runtime", "domain", "telemetry", "inbox_scripts"},
     {"ledger", "routing", "wakeups", "skyvern", "inbox"},
+    {"inbox_aside"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},
     {"reconcile", "reroute", "doctor"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -14,7 +13,7 @@ from receiver.cli.inbox import app
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys
 from receiver.errors import UsageError
 from receiver.inbox import ASIDE, STREAM, InboxReader
-from receiver.inbox_recovery import InboxRecovery
+from receiver.inbox_aside import list_aside, set_aside
 from tests.support.events import body, event
 from tests.support.inbox import append
 
@@ -44,14 +43,13 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     client.xadd(STREAM, {"id": "x", "source": "skyvern", "why": "because", "body": b"\xff"})
     reader = InboxReader(client, "d", KEYS)
     reader.ensure()
-    InboxRecovery(client, reader).set_aside(reader.read())
+    set_aside(client, reader.read())
     # Then both are listed, with why
     shown = command("list").output
     assert UNSIGNED in shown
     assert event(body("tsk_1")).id in shown
     assert "because" not in shown, "a stranger's own words"
-    stored: Any = client.xrange(ASIDE)
-    ours, theirs = (entry_id.decode() for entry_id, _ in stored)
+    ours, theirs = (each.aside_id for each in list_aside(client))
     # And one that is no event can't be accepted, nor one that is not there
     for wrong in (theirs, "1-1"):
         assert isinstance(command("accept", wrong).exception, UsageError)
@@ -63,7 +61,7 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     # And what is left is dropped
     assert isinstance(command("drop").exception, UsageError)
     assert command("drop", "--all").output == "1 dropped.\n"
-    assert client.xlen(ASIDE) == 0
+    assert list(list_aside(client)) == []
     assert command("list").output == "Nothing was set aside.\n"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -17,7 +18,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from receiver.ledger import Ledger, migrate
+from receiver.ledger import Ledger, marks, migrate
 from receiver.ledger.schema import metadata
 
 
@@ -99,4 +100,20 @@ def test_0003_keeps_deliveries(ledger_url: str) -> None:
     )
 
     assert rows(ledger, "SELECT id, target FROM deliveries") == [("dlv_1", "")]
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO heartbeats (name, beat, beat_at) VALUES ('clock/1', '{}', 1)",
+        "INSERT INTO keys (id, name, hash, hint, scopes, source, created_at) VALUES ('1', 'a', 'b', 'c', '', 's', 1)",
+    ],
+)
+def test_0011_lets_in_what_waits_for_an_older_version_that_has_recorded_nothing_yet(
+    tmp_path: Path, statement: str
+) -> None:
+    ledger = upgraded(f"sqlite:///{tmp_path / 'ledger.db'}", "0010", statement)
+
+    assert ledger.read(lambda connection: marks.read(connection, marks.UNSIGNED_UNTIL)) is not None
     ledger.close()

@@ -18,7 +18,9 @@ def upgrade() -> None:
         sa.Column("at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_marks")),
     )
-    # What earlier versions have put in the inbox has no signature. A new ledger had none.
-    events = sa.table("events", sa.column("id"))
-    if op.get_bind().execute(sa.select(events.c.id).limit(1)).first() is not None:
-        op.bulk_insert(marks, [{"name": "inbox_unsigned_until", "at": time.time() + 86400.0}])
+    # What earlier versions have put in the inbox has no signature. A new ledger had none; one that has seen nothing but
+    # the heartbeats of its processes, or a key, is not new, and its first events may wait in the inbox.
+    for name in ("events", "submissions", "keys", "lanes", "watches", "heartbeats"):
+        if op.get_bind().execute(sa.select(sa.literal(1)).select_from(sa.table(name)).limit(1)).first() is not None:
+            op.bulk_insert(marks, [{"name": "inbox_unsigned_until", "at": time.time() + 86400.0}])
+            break
