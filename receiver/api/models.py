@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 # Rows that one page has at the most.
 MAX_LIMIT: Final = 500
+# The first and the last second that ISO 8601 has a year of four digits for.
+_FIRST: Final = -62_135_596_800.0
+_LAST: Final = 253_402_300_799.0
 
 
 def parse_moment(value: object) -> float:
@@ -33,22 +36,34 @@ def parse_moment(value: object) -> float:
     return found
 
 
+def _shown(seconds: float) -> str:
+    """Return a time as ISO 8601, the nearest that there is: a body, or a time ago, may name one before year 1."""
+    return timestamps.iso(min(max(seconds, _FIRST), _LAST))
+
+
+def _in_calendar(seconds: float) -> float:
+    if not _FIRST <= seconds <= _LAST:
+        raise ValueError("must be a time in the years 1 to 9999")
+    return seconds
+
+
 # A time of a result.
 Moment = Annotated[
     float,
     BeforeValidator(parse_moment),
-    PlainSerializer(timestamps.iso, return_type=str, when_used="json"),
+    PlainSerializer(_shown, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 # A time of a filter.
 MomentParameter = Annotated[
     float,
     BeforeValidator(parse_moment),
+    AfterValidator(_in_calendar),
     PlainSerializer(timestamps.iso, return_type=str, when_used="json"),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,3})? ?(ms|s|m|h|d)$"},
+                {"type": "string", "pattern": r"^([0-9]{1,5}(\.[0-9]+)? ?(ms|s|m|h|d)|[0-9]{1,10}(\.[0-9]+)?)$"},
                 {"type": "string", "format": "date"},
                 {"type": "string", "format": "date-time"},
             ],

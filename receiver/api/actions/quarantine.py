@@ -39,6 +39,7 @@ class QuarantineSelection(Scoped):
     expect: int | None = Field(
         None,
         ge=0,
+        le=2**63 - 1,
         description="How many it must be, as dry_run has counted: else 409 with the new count. Needed without ids.",
     )
 

@@ -1,0 +1,27 @@
+"""Times of parameters and results."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from receiver.api.models import Moment, MomentParameter
+
+PARAMETER = TypeAdapter(MomentParameter)
+RESULT = TypeAdapter(Moment)
+
+
+@pytest.mark.parametrize("text", ["5000000d", "-1d", "1e9", "99999999999999999999", "inf", "0001-01-01T00:00:00+01:00"])
+def test_a_time_that_no_calendar_has_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        PARAMETER.validate_python(text)
+
+
+@given(st.floats(allow_nan=False))
+def test_each_time_of_a_result_is_shown_and_each_that_is_shown_can_be_asked_for(seconds: float) -> None:
+    shown = RESULT.dump_python(seconds, mode="json")
+    assert shown.endswith("Z")
+    asked = PARAMETER.validate_python(shown)
+    assert PARAMETER.dump_python(asked, mode="json") == shown
