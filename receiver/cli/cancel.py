@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from receiver.api.actions.audited import note
+from receiver.api.actions.deliveries import ENDPOINTS as ACTIONS
+from receiver.api.actions.operations import ENDPOINTS as OPERATION_ACTIONS
 from receiver.api.actions.operations import stop
 from receiver.api.service import Actor
 from receiver.cli.acting import audited_here
+from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
 from receiver.cli.filters import check_form
 from receiver.cli.ledger_access import read_ledger, write_ledger
-from receiver.cli.options import DataDirectory, Yes, confirm
+from receiver.cli.options import Yes, confirm
 from receiver.cli.output import clean, out
+from receiver.cli.remote_actions import act
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove, states_before
 from receiver.errors import RunhookError, UsageError
@@ -25,7 +29,9 @@ from receiver.ledger.deliveries import cancellation
 from receiver.ledger.selection import CANCEL, RESTORE
 
 
+@with_client
 def cancel(
+    client: Client,
     ids: Annotated[list[str] | None, typer.Argument(metavar="DELIVERY|OPERATION", help="Ids: dlv_… or op_….")] = None,
     sink: Annotated[
         str, typer.Option("--sink", metavar="NAME", help="All that waits for this sink, also one not in the config.")
@@ -33,7 +39,6 @@ def cancel(
     undo: Annotated[
         bool, typer.Option("--undo", help="Bring back deliveries by id, or what was cancelled with --sink.")
     ] = False,
-    data: DataDirectory = None,
     yes: Yes = False,
 ) -> None:
     """Cancel deliveries that wait, or operations that are running; `--undo` brings cancelled deliveries back.
@@ -42,8 +47,8 @@ def cancel(
     """
     if bool(ids) == bool(sink):
         raise UsageError("say what to cancel: either ids, or --sink NAME for all that waits for it")
-    if sink:
-        _all_of(sink, undo, data, yes=yes)
+    if sink and isinstance(client, LocalClient):
+        _all_of(sink, undo, client.data, yes=yes)
         return
     for identifier in ids or ():
         check_form(identifier)
@@ -54,6 +59,10 @@ def cancel(
             )
         if undo and identifier.startswith("op_"):
             raise UsageError(f"{clean(identifier, 60)}: an operation can't be brought back; give the replay once more")
+    if not isinstance(client, LocalClient):
+        _remotely(client, ids or (), sink, undo, yes=yes)
+        return
+    data = client.data
     if not undo:
         confirm(len(ids or ()), f"Cancel {len(ids or ())} of them?", yes=yes)
     failed = []
@@ -64,6 +73,20 @@ def cancel(
             failed.append(f"{identifier} ({read_ledger(data, partial(_why_not, identifier=identifier), tell=False)})")
     if failed:
         raise RunhookError(f"not {'brought back' if undo else 'cancelled'}: {', '.join(failed)}")
+
+
+def _remotely(client: Client, ids: Sequence[str], sink: str, undo: bool, *, yes: bool) -> None:
+    """Cancel or bring back what a remote service has."""
+    stop_one = endpoint_called("cancel_operation", OPERATION_ACTIONS)
+    for identifier in (each for each in ids if each.startswith("op_")):
+        client.call(stop_one, stop_one.validated({"id": identifier}))
+        out().print(f"{identifier}: cancelled")
+    chosen: dict[str, Any] = {"ids": [each for each in ids if not each.startswith("op_")], "sink": sink}
+    if sink and undo:
+        chosen["reason"] = f"{cancellation.ONE}, with"  # each reason of those that were cancelled together
+    if chosen["ids"] or sink:
+        kind = RESTORE if undo else CANCEL
+        act(client, endpoint_called(kind, ACTIONS), chosen, kind, yes=yes)
 
 
 def _change(connection: Connection, identifier: str, *, undo: bool) -> bool:

@@ -44,10 +44,17 @@ class Client(Protocol):
 
 
 class LocalClient:
-    """Calls the functions on this machine's ledger, which is opened by the first call."""
+    """Calls the functions on this machine's ledger, which is opened by the first call.
 
-    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+    `config`, `data`: the config file and the data directory, if they were named.
+    """
+
+    def __init__(
+        self, settings: Settings, stack: ExitStack, config: Path | None = None, data: Path | None = None
+    ) -> None:
         self.where = where(settings)
+        self.config = config
+        self.data = data
         self.tell = False
         self._settings = settings
         self._stack = stack
@@ -79,7 +86,7 @@ def open_client(
     remote = remote_service(url, key, profile)
     if remote is None:
         with ExitStack() as stack:
-            yield LocalClient(Settings.from_env(config=config, data=data), stack)
+            yield LocalClient(Settings.from_env(config=config, data=data), stack, config, data)
         return
     for option, given in (("--config", config), ("--data", data)):
         if given is not None:

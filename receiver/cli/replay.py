@@ -14,8 +14,9 @@ import typer
 
 from receiver.api import operations as api_operations
 from receiver.api.actions import chosen
+from receiver.api.actions.deliveries import ENDPOINTS as ACTIONS
 from receiver.api.service import Actor
-from receiver.cli.client import endpoint_called
+from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
 from receiver.cli.commands import COMMANDS
 from receiver.cli.filters import (
     check_filter,
@@ -27,7 +28,6 @@ from receiver.cli.filters import (
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.listing import list_command
 from receiver.cli.options import (
-    ConfigFile,
     DataDirectory,
     Since,
     SourceName,
@@ -39,6 +39,7 @@ from receiver.cli.options import (
     parse_time_range,
 )
 from receiver.cli.output import clean, out, show_time, show_when
+from receiver.cli.remote_actions import act
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import RunhookError, UsageError
@@ -60,11 +61,12 @@ _LEFT: Final = {
 REPLAYABLE = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
 
 
+@with_client
 def replay(
+    client: Client,
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Ids: dlv_…, evt_… or a run's.")
     ] = None,
-    data: DataDirectory = None,
     sink: Annotated[str, typer.Option("--sink", help="Only deliveries to this sink.")] = "",
     state: Annotated[
         list[str] | None,
@@ -88,7 +90,6 @@ def replay(
     rate: Annotated[float, typer.Option("--rate", min=0, help="So many a second at the most; 0: no limit.")] = 0.0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it is done.")] = False,
     yes: Yes = False,
-    config: ConfigFile = None,
 ) -> None:
     """Send deliveries again, under the same idempotency key. The clock does it step by step, across restarts.
 
@@ -100,6 +101,13 @@ def replay(
             "say what to replay: ids, --sink, --state, --status, --since, --until, or --all for all dead letters"
         )
     _check_kind(state or (), backfill)
+    if not isinstance(client, LocalClient):
+        given: dict[str, Any] = {"ids": ids, "source": source, "status": status, "since": since, "until": until}
+        given |= {"rate": rate} | ({"into": backfill} if backfill else {"sink": sink, "state": state, "force": force})
+        kind = "backfill" if backfill else "replay"
+        act(client, endpoint_called(kind, ACTIONS), given, kind, dry_run=dry_run, yes=yes, wait=wait)
+        return
+    config, data = client.config, client.data
     sinks = _sinks(config, data, sink, backfill)
     force = force or DeliveryState.DELIVERED in (state or ())
     kind = "backfill" if backfill else "replay"

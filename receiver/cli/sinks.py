@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -13,10 +13,9 @@ import typer
 from handlers import Refused, SinkError, Unavailable
 from receiver.api import sinks as api_sinks
 from receiver.api.actions import sinks as actions
-from receiver.api.service import Actor
 from receiver.cli import output
 from receiver.cli.acting import audited_here
-from receiver.cli.client import endpoint_called
+from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
 from receiver.cli.filters import require_live_sink, require_sink
 from receiver.cli.ledger_access import read_ledger, write_ledger
 from receiver.cli.listing import list_command
@@ -45,6 +44,8 @@ SHOWN: Final = 3
 _ANSWERS: Final = ((Refused, "refused"), (Unavailable, "not available now"))
 
 app = typer.Typer(no_args_is_help=True)
+
+_PAUSE, _RESUME, _TEST = (endpoint_called(f"{verb}_sink", actions.ENDPOINTS) for verb in ("pause", "resume", "test"))
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sink's name.")]
 
@@ -91,25 +92,38 @@ app.command("list")(list_sinks)
 
 
 @app.command()
-def pause(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
+@with_client
+def pause(client: Client, name: Name) -> None:
     """Send nothing more to a sink; its deliveries wait."""
-    require_live_sink(load_config(config, data)[1], name, data)
-    write_ledger(data, partial(actions.pause, actor=Actor.local(), sink=name), tell=True)
+    _require_live(client, name)
+    client.tell = True
+    client.call(_PAUSE, _PAUSE.validated({"sink": name}))
     output.out().print(f"{name} is paused; runhook sink resume {name} lets its deliveries go on")
 
 
 @app.command()
-def resume(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
+@with_client
+def resume(client: Client, name: Name) -> None:
     """Let a paused sink go on. If its breaker is open, it is probed at once. The clock wakes it within a second."""
-    require_live_sink(load_config(config, data)[1], name, data)
-    paused, shut = write_ledger(data, partial(actions.resume, actor=Actor.local(), sink=name), tell=True)
-    output.out().print(f"{name} goes on" if paused else f"{name} was not paused")
-    if shut:
-        what = "its breaker is" if shut[0].lane == name else f"the breakers of {len(shut)} origins are"
+    _require_live(client, name)
+    client.tell = True
+    told = client.call(_RESUME, _RESUME.validated({"sink": name}))
+    output.out().print(f"{name} goes on" if told.was_paused else f"{name} was not paused")
+    if told.probed:
+        own = told.sink.breaker != "closed"
+        shut = told.sink.origins.shut if told.sink.origins else []
+        reason = told.sink.reason if own or not shut else shut[0].reason
+        what = "its breaker is" if own else f"the breakers of {told.probed} origins are"
         output.out().print(
-            f"{what} still open ({output.clean(shut[0].reason, 200)}): one delivery is tried now, and closes it when "
+            f"{what} still open ({output.clean(reason, 200)}): one delivery is tried now, and closes it when "
             "it is taken; the others wait until then"
         )
+
+
+def _require_live(client: Client, name: str) -> None:
+    """Raise UsageError for a sink that this machine's config has not. A remote service says so by itself."""
+    if isinstance(client, LocalClient):
+        require_live_sink(load_config(client.config, client.data)[1], name, client.data)
 
 
 @app.command()
@@ -170,8 +184,16 @@ def move(
 
 
 @app.command("test")
-def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = None) -> None:
-    """Send one marked sample to a sink, now and from here, and show its receipt."""
+@with_client
+def send_sample(client: Client, name: Name) -> None:
+    """Send one marked sample to a sink, now and from here, or from the remote service, and show its receipt."""
+    if not isinstance(client, LocalClient):
+        told = client.call(_TEST, _TEST.validated({"sink": name}))
+        if told.outcome != "accepted":
+            raise RunhookError(f"{name}: {told.outcome}: {output.clean(told.reason)}")
+        _print_receipt(name, told.id, told.keys, told.note)
+        return
+    config, data = client.config, client.data
     settings, loaded = load_config(config, data)
     require_live_sink(loaded, name, data)
     sys.stderr.write(f"runhook: config: {settings.config.absolute()}; data directory: {settings.data.absolute()}\n")
@@ -186,11 +208,13 @@ def send_sample(name: Name, config: ConfigFile = None, data: DataDirectory = Non
             answer = next((text for kind, text in _ANSWERS if isinstance(error, kind)), "not taken")
             raise RunhookError(f"{name}: {answer}: {error}") from None
         told.count = 1
-    output.out().print(f"{name}: accepted: {output.clean(receipt.id)}")
-    for key in receipt.keys:
-        output.out().print(f"  {output.clean(key)}")
-    if receipt.note:
-        output.out().print(f"  {output.clean(receipt.note)}")
+    _print_receipt(name, receipt.id, receipt.keys, receipt.note)
+
+
+def _print_receipt(name: str, receipt_id: str, keys: Iterable[str], note: str) -> None:
+    output.out().print(f"{name}: accepted: {output.clean(receipt_id)}")
+    for line in [*keys, *([note] if note else [])]:
+        output.out().print(f"  {output.clean(line)}")
 
 
 @app.command()

@@ -1,0 +1,85 @@
+"""Commands that act on a remote service: the same words, and what they count is what they change."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import delivery_id
+from receiver.errors import Forbidden, Invalid, NotFound, RunhookError
+from receiver.ledger import audit, replays
+from tests.servers.submitting import Submitting
+from tests.support.command import Runhook, run_command
+from tests.support.ledger import claim, new_event, record, settle, states
+
+
+@pytest.fixture
+def runhook(api_server: Submitting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runhook:
+    """Runs a command on the service, with a key that may do everything unless another is named."""
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("RUNHOOK_URL", api_server.url)
+    monkeypatch.setenv("RUNHOOK_KEY", api_server.key("view", "operate", source="*"))
+    now = time.time() - 60
+    record(api_server.ledger, new_event("tsk_1", "callback"), new_event("tsk_2", "callback"), now=now)
+    settle(api_server.ledger, claim(api_server.ledger, "callback", now=now), DeliveryMove.DIE, now=now)
+
+    return run_command
+
+
+def test_dead_letters_of_a_remote_service_are_counted_replayed_and_cancelled(
+    runhook: Runhook, api_server: Submitting
+) -> None:
+    ledger = api_server.ledger
+    # When they are counted, nothing changes; when all are replayed, the service's clock does it
+    assert runhook("replay", "--all", "--dry-run") == "2 deliveries to replay\n"
+    assert set(states(ledger).values()) == {"dead"}
+    said = runhook("replay", "--sink", "callback", "--since", "2h")
+    assert said.endswith(": 2 deliveries to replay\n")
+    ledger.write(lambda it: replays.step(it, time.time()))
+    assert set(states(ledger).values()) == {"queued"}
+
+    # And what is named is done at once, with its progress
+    first = delivery_id(new_event("tsk_1").event.id, "callback")
+    assert runhook("cancel", first).endswith(": 1 deliveries to cancel\n")
+    assert sorted(states(ledger).values()) == ["cancelled", "queued"]
+    assert runhook("cancel", first, "--undo").endswith(": 1 deliveries to restore\n")
+
+    # And a whole sink's, there and back
+    assert runhook("cancel", "--sink", "callback").endswith(": 2 deliveries to cancel\n")
+    ledger.write(lambda it: replays.step(it, time.time()))
+    assert set(states(ledger).values()) == {"cancelled"}
+    runhook("cancel", "--sink", "callback", "--undo")
+    ledger.write(lambda it: replays.step(it, time.time()))
+    assert set(states(ledger).values()) == {"queued"}
+    done = [row.action for row in ledger.read(audit.list_actions)]
+    assert done == ["restore", "cancel", "restore", "cancel", "replay"]
+
+
+def test_an_operation_of_a_remote_service_is_watched_and_stopped(runhook: Runhook, api_server: Submitting) -> None:
+    named = runhook("replay", "--all", "--rate", "0.001").partition(":")[0]
+    assert runhook("cancel", named) == f"{named}: cancelled\n"
+    assert "op_" in runhook("replay", "tsk_1", "--wait")
+    assert "1 of 1" in runhook("replay", "tsk_2", "--wait")
+    with pytest.raises(RunhookError, match="nothing to replay: no delivery matches"):
+        runhook("replay", "--all")
+    with pytest.raises(NotFound, match="nothing to replay of it"):
+        runhook("replay", "tsk_9")
+    assert set(states(api_server.ledger).values()) == {"queued"}
+
+
+def test_a_sink_of_a_remote_service_is_paused_and_goes_on(
+    runhook: Runhook, monkeypatch: pytest.MonkeyPatch, api_server: Submitting
+) -> None:
+    assert "callback is paused" in runhook("sink", "pause", "callback")
+    assert runhook("sink", "resume", "callback") == "callback goes on\n"
+    assert runhook("sink", "resume", "callback") == "callback was not paused\n"
+    for name, words in (("slak", "no sink is called slak"), ("callback", "can't be tested")):
+        with pytest.raises(Invalid, match=words):
+            runhook("sink", "test", name)
+    monkeypatch.setenv("RUNHOOK_KEY", api_server.key("view", source="*"))
+    with pytest.raises(Forbidden, match="needs the scope operate"):
+        runhook("sink", "pause", "callback")
