@@ -7,16 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
+from receiver.api import keys as api_keys
 from receiver.api.actions import keys as actions
 from receiver.api.keys import in_order
-from receiver.api.service import Actor, Service
+from receiver.api.service import Actor
+from receiver.cli.client import Client, endpoint_called, with_client
 from receiver.cli.ledger_access import open_ledger
-from receiver.cli.options import ConfigFile, DataDirectory, Json, ListJson, Output, chosen_form, load_config
-from receiver.cli.output import clean, out, print_json, print_rows, show_when, with_iso_times
+from receiver.cli.listing import list_command
+from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
+from receiver.cli.output import clean, out, print_json, show_when, with_iso_times
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
 from receiver.errors import Invalid, NotFound, UsageError
-from receiver.ledger import api_keys
 from receiver.ledger.api_keys import Key
 
 app = typer.Typer(no_args_is_help=True)
@@ -71,46 +73,37 @@ def _master(settings: Settings) -> str:
     return made
 
 
-@app.command("list")
-def list_(
-    config: ConfigFile = None, data: DataDirectory = None, output: Output = None, as_json: ListJson = False
-) -> None:
-    """List the keys, the oldest first."""
-    form = chosen_form(output, as_json)
-    with open_ledger(Settings.from_env(config=config, data=data)) as ledger:
-        found = ledger.read(api_keys.every)
-    print_rows(
-        [_row(key) for key in found],
-        {
-            "id": "id",
-            "name": "name",
-            "key": lambda row: f"{row['hint']}…",
-            "scopes": lambda row: ",".join(row["scopes"]),
-            "source": "source",
-            "rate": "rate",
-            "created": lambda row: show_when(row["created_at"]),
-            "last used": lambda row: show_when(row["used_at"]),
-            "state": lambda row: f"revoked {show_when(row['revoked_at'])}" if row["revoked_at"] else "in use",
-        },
-        "There are no keys. Make one with: runhook keys create NAME",
-        form,
-    )
+list_keys = list_command(
+    endpoint_called("list_keys", api_keys.ENDPOINTS),
+    {
+        "id": "id",
+        "name": "name",
+        "key": lambda row: f"{row['hint']}…",
+        "scopes": lambda row: ",".join(row["scopes"]),
+        "source": "source",
+        "rate": "rate",
+        "created": lambda row: show_when(row["created_at"]),
+        "last used": lambda row: show_when(row["used_at"]),
+        "state": lambda row: f"revoked {show_when(row['revoked_at'])}" if row["revoked_at"] else "in use",
+    },
+    "There are no such keys.",
+    doc="List the keys, the oldest first.",
+    nothing="There are no keys. Make one with: runhook keys create NAME",
+)
+app.command("list")(list_keys)
 
 
 @app.command()
-def revoke(
-    ids: Annotated[list[str], typer.Argument(help="Ids as `list` shows them.")],
-    config: ConfigFile = None,
-    data: DataDirectory = None,
-) -> None:
+@with_client
+def revoke(client: Client, ids: Annotated[list[str], typer.Argument(help="Ids as `list` shows them.")]) -> None:
     """Revoke keys. They are refused within 5 seconds."""
-    settings = Settings.from_env(config=config, data=data)
-    with open_ledger(settings, tell=True) as ledger:
-        wanted = actions.KeysParameters(ids=tuple(ids))
-        try:
-            count = actions.revoke_keys(Service(settings, ledger), Actor.local(), wanted).count
-        except NotFound as problem:
-            raise UsageError(clean(problem.message)) from None
+    client.tell = True
+    try:
+        count = client.call(
+            endpoint_called("revoke_keys", actions.ENDPOINTS), actions.KeysParameters(ids=tuple(ids))
+        ).count
+    except NotFound as problem:
+        raise UsageError(clean(problem.message)) from None
     out().print(f"{count} revoked.")
 
 

@@ -76,7 +76,9 @@ def list_command(
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__doc__ = doc
-    return with_client(command)
+    made = with_client(command)
+    made.lists = endpoint  # type: ignore[attr-defined]  # what docs/cli-json.md is compared with
+    return made
 
 
 def option_parameters(model: type[Parameters], names: Iterable[str]) -> list[inspect.Parameter]:

@@ -1,0 +1,80 @@
+"""docs/cli-json.md says of each list what its objects hold. `UPDATE=1 pytest` on this file writes the tables anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from receiver.api.endpoint import Endpoint
+from receiver.cli.commands import COMMANDS
+from receiver.cli.listing import row_model
+from tests.support.paths import ROOT
+
+PAGE = ROOT / "docs" / "cli-json.md"
+BEGIN, END = "<!-- The tables -->", "<!-- End of the tables -->"
+
+
+def lists() -> Iterator[tuple[str, Endpoint[Any, Any]]]:
+    """Each command that is made from an endpoint, by what a person types."""
+    for name, listed in COMMANDS.items():
+        found = getattr(import_module(listed.module), listed.attribute)
+        if isinstance(found, typer.Typer):
+            for command in found.registered_commands:
+                if endpoint := getattr(command.callback, "lists", None):
+                    yield f"{name} {command.name}", endpoint
+        elif endpoint := getattr(found, "lists", None):
+            yield name, endpoint
+
+
+def kind_of(schema: dict[str, Any], known: dict[str, Any]) -> str:
+    """A JSON type in words."""
+    if "anyOf" in schema:
+        return " or ".join(kind_of(each, known) for each in schema["anyOf"])
+    if "$ref" in schema:
+        members = known[schema["$ref"].rpartition("/")[2]]["properties"]
+        return f"object of {', '.join(f'`{name}`' for name in members)}"
+    if schema.get("format") == "date-time":
+        return "time"
+    if schema.get("type") == "array":
+        return f"array of {kind_of(schema['items'], known)}s"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {kind_of(schema['additionalProperties'], known)}s"
+    return str(schema.get("type", "any"))
+
+
+def tables() -> str:
+    """The part of the page that is compared."""
+    commands: dict[Any, list[str]] = {}
+    for name, endpoint in lists():
+        commands.setdefault(row_model(endpoint), []).append(f"`runhook {name}`")
+    parts = []
+    for row, names in commands.items():
+        schema = row.model_json_schema(mode="serialization")
+        lines = [f"## {', '.join(names)}", "", "| member | type | |", "|---|---|---|"]
+        for name, member in schema["properties"].items():
+            text = " ".join(member.get("description", "").split())
+            lines.append(f"| `{name}` | {kind_of(member, schema.get('$defs', {}))} | {text} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def test_the_page_says_what_each_list_holds() -> None:
+    text = PAGE.read_text()
+    written = re.search(f"{re.escape(BEGIN)}\n\n(.*?)\n\n{re.escape(END)}", text, re.DOTALL)
+    assert written
+    if os.environ.get("UPDATE"):
+        PAGE.write_text(text.replace(written[1], tables()))
+
+    assert PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip() == tables()
+
+
+def test_every_list_of_the_ledger_is_there() -> None:
+    assert {name for name, _ in lists()} >= {
+        *("runs", "events", "deliveries", "dead", "attempts", "submissions", "operations", "audit"),
+        *("sink list", "keys list"),
+    }
