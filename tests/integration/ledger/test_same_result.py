@@ -33,7 +33,7 @@ def reroute(connection: Connection) -> int:
 
 def backfill(connection: Connection) -> int:
     replays.create(connection, "op_1", "backfill", Selection(), LATER, sink="new")
-    return len(replays.step(connection, LATER))
+    return len(replays.step(connection, LATER).sinks)
 
 
 @pytest.fixture
