@@ -4,8 +4,8 @@
     registries/ipv6-special.csv   https://www.iana.org/assignments/iana-ipv6-special-registry/iana-ipv6-special-registry-1.csv
     registries/ipv6-unicast.csv   https://www.iana.org/assignments/ipv6-unicast-address-assignments
 
-Each file begins with comments: where it comes from, and of which day. To renew one, replace its rows and these dates;
-the test over every block says which verdicts change by that.
+Each file begins with comments: where it comes from, and of which day. scripts/registries.py renews them; the test over
+every block then says which verdicts change by that.
 """
 
 from __future__ import annotations
