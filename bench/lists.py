@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,55 +26,13 @@ import sqlalchemy as sa  # noqa: E402
 
 from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.filters import Filter  # noqa: E402
-from receiver.ledger.lists import deliveries, events, runs, submissions  # noqa: E402
-from receiver.ledger.lists.paging import Key, Order, Page  # noqa: E402
+from receiver.ledger.lists.paging import Key, Order  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.support.backlog import analyze  # noqa: E402
 from tests.support.ledger import with_tables  # noqa: E402
-from tests.support.listed import NOW, RARE, fill  # noqa: E402
+from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, fill, filters_among  # noqa: E402
 
 LIMIT, DEEP = 50, 50_000
-
-LISTS: dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int], Page], Order]] = {
-    "runs": (runs.list_runs, runs.ORDER),
-    "events": (events.list_events, events.ORDER),
-    "deliveries": (deliveries.list_deliveries, deliveries.ORDER),
-    "attempts": (deliveries.list_attempts, deliveries.ORDER),
-    "submissions": (submissions.list_submissions, submissions.ORDER),
-}
-FILTERS: dict[str, dict[str, Any]] = {
-    "nothing": {},
-    "source": {"source": "main"},
-    "source, rare": {"source": RARE},
-    "run": {"run_id": "tsk_5000"},
-    "run prefix": {"run_prefix": "tsk_50"},
-    "run prefix, rare": {"run_prefix": "tsk_500"},
-    "status": {"status": ("completed",)},
-    "status, failed": {"status": ("failed", "timed_out")},
-    "status, rare": {"status": (RARE,)},
-    "run type": {"run_type": "workflow_run"},
-    "workflow": {"workflow": "wpid_7"},
-    "workflow, rare": {"workflow": RARE},
-    "title": {"title": "invoice 77"},
-    "title, none": {"title": "no such title"},
-    "label": {"labels": {"team": "billing"}},
-    "label, rare": {"labels": {"team": RARE}},
-    "route": {"route": "all"},
-    "sink": {"sink": "db"},
-    "sink, rare": {"sink": RARE},
-    "state": {"state": ("delivered",)},
-    "state, dead": {"state": ("dead",)},
-    "state, waiting": {"state": ("waiting",)},
-    "state and sink": {"state": ("dead",), "sink": "ops"},
-    "reason": {"reason": "timeout"},
-    "reason, none": {"reason": "no such reason"},
-    "since": {"since": NOW - 60},
-    "until": {"until": NOW - 600},
-    "since and until": {"since": NOW - 700, "until": NOW - 600},
-    "event": {"event_id": "evt_5000"},
-}
-# What says nothing of a submission.
-NOT_OF_SUBMISSIONS = {"route", "sink", "sink, rare", "state and sink", "event"}
 
 
 @contextmanager
@@ -94,14 +52,14 @@ def ledger(database: str, folder: Path) -> Iterator[Ledger]:
         server.kill()
 
 
-def measured(it: Ledger, times: int) -> dict[str, tuple[float, str]]:
+def measured(it: Ledger, count: int, times: int) -> dict[str, tuple[float, str]]:
     """Milliseconds (95th percentile) of each page, and how many rows it has."""
     found: dict[str, tuple[float, str]] = {}
     for name, (page, order) in LISTS.items():
-        for what, fields in FILTERS.items():
+        for what, wanted in filters_among(count).items():
             if name == "submissions" and what in NOT_OF_SUBMISSIONS:
                 continue
-            found[f"{name} by {what}"] = _timed(it, page, Filter(**fields), None, times)
+            found[f"{name} by {what}"] = _timed(it, page, wanted, None, times)
         after = it.read(lambda connection, order=order: _deep(connection, order))  # type: ignore[misc]
         if name == "attempts" and after is not None:
             after = (*after, 1)
@@ -146,7 +104,7 @@ def main() -> None:
                     fill(it, count)
                     analyze(it)
                     print(f"{database}: filled up to {count:,} in {time.monotonic() - began:.0f} s", flush=True)
-                    found.append(measured(it, options.times))
+                    found.append(measured(it, count, options.times))
         few, many = found
         print(f"\n{database:36} {options.few:>10,} {options.count:>12,}  ratio  rows")
         for what, (before, few_rows) in few.items():

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from receiver.ledger import Ledger
+from receiver.ledger.filters import Filter
+from receiver.ledger.lists import deliveries, events, runs, submissions
+from receiver.ledger.lists.paging import Key, Order, Page
 from tests.support.ledger import NOW
-
-__all__ = ["NOW", "RARE", "fill"]
 
 # A source, status, workflow, label and sink that ten runs have, however many there are.
 RARE: Final = "rare"
+
+# The lists, each with its order.
+LISTS: Final[dict[str, tuple[Callable[[sa.Connection, Filter, Key | None, int], Page], Order]]] = {
+    "runs": (runs.list_runs, runs.ORDER),
+    "events": (events.list_events, events.ORDER),
+    "deliveries": (deliveries.list_deliveries, deliveries.ORDER),
+    "attempts": (deliveries.list_attempts, deliveries.ORDER),
+    "submissions": (submissions.list_submissions, submissions.ORDER),
+}
+# Filters, by what they filter: what most rows have, what some have, and what few or none have.
+_FILTERS: Final[dict[str, dict[str, Any]]] = {
+    "nothing": {},
+    "source": {"source": "main"},
+    "source, rare": {"source": RARE},
+    "run": {"run_id": "tsk_5000"},
+    "run prefix": {"run_prefix": "tsk_50"},
+    "run prefix, rare": {"run_prefix": "tsk_500"},
+    "status": {"status": ("completed",)},
+    "status, failed": {"status": ("failed", "timed_out")},
+    "status, rare": {"status": (RARE,)},
+    "run type": {"run_type": "workflow_run"},
+    "workflow": {"workflow": "wpid_7"},
+    "workflow, rare": {"workflow": RARE},
+    "title": {"title": "invoice 77"},
+    "title, none": {"title": "no such title"},
+    "label": {"labels": {"team": "billing"}},
+    "label, rare": {"labels": {"team": RARE}},
+    "route": {"route": "all"},
+    "sink": {"sink": "db"},
+    "sink, rare": {"sink": RARE},
+    "state": {"state": ("delivered",)},
+    "state, dead": {"state": ("dead",)},
+    "state, waiting": {"state": ("waiting",)},
+    "state and sink": {"state": ("dead",), "sink": "ops"},
+    "reason": {"reason": "timeout"},
+    "reason, none": {"reason": "no such reason"},
+    "event": {"event_id": "evt_5000"},
+}
+# What says nothing of a submission.
+NOT_OF_SUBMISSIONS: Final = {"route", "sink", "sink, rare", "state and sink", "event"}
 
 _OUTCOME = (
     f"CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 25 = 3 THEN 'failed' WHEN n % 100 = 5 THEN 'timed_out'"
@@ -23,8 +65,8 @@ _LABELS = (
 )
 _SOURCE = f"CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 50 = 7 THEN 'other' ELSE 'main' END"
 _TYPE = "CASE WHEN n % 3 = 0 THEN 'task_v1' ELSE 'workflow_run' END"
-# The last one is of NOW, and each is a millisecond after the one before.
-_AT = "{now} - ({count} - n) * 0.001"
+# Each is a millisecond after the one before.
+_AT = "{now} + n * 0.001"
 
 _RUNS = f"""
 INSERT INTO runs (source, run_id, run_type, status, outcome, final, title, workflow_id, failure_reason, event_id,
@@ -65,6 +107,17 @@ SELECT 'sub_' || n, {_SOURCE}, 'key', 'tasks', CASE WHEN n % 50 = 0 THEN 'reject
        'h', '', {_AT}, {_AT}
 FROM {{numbers}} WHERE n % 10 = 0
 """
+
+
+def filters_among(count: int) -> dict[str, Filter]:
+    """Return the filters for a ledger with `count` runs."""
+    end = NOW + count * 0.001
+    times = {
+        "since": {"since": end - 60},
+        "until": {"until": end - 5},
+        "since and until": {"since": end - 6, "until": end - 5},
+    }
+    return {what: Filter(**fields) for what, fields in {**_FILTERS, **times}.items()}
 
 
 def fill(ledger: Ledger, count: int) -> None:

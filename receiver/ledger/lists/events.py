@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.filters import Condition, Filter, begins, of_events
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Search, small_set, unsuccessful, within
+from receiver.ledger.lists.paging import Key, Order, Page, Search, small_set, unsuccessful
 from receiver.ledger.schema import events
 
 # Of equal times by the order of recording.
@@ -32,7 +32,9 @@ def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, li
         ORDER,
         columns=[*_SHOWN, sa.func.length(it.body).label("size")],
         conditions=conditions,
-        walks=[[*walk, *within(it.recorded_at, wanted)] for walk in _walks(wanted)],
+        walks=_walks(wanted),
+        since=wanted.since,
+        until=wanted.until,
         sets=[*named, *narrowing.by_run(wanted, events), *narrowing.by_text(wanted, events)],
         wide=[*narrowing.by_delivery(wanted, events), *narrowing.by_source(wanted, events)],
     )

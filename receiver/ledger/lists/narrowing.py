@@ -10,13 +10,14 @@ import sqlalchemy as sa
 from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, begins, text_query
-from receiver.ledger.lists import paging
 from receiver.ledger.lists.paging import SmallSet, small_set
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.text_index.search import find_all
 
 # Runs that are looked up one by one; of more, some are soon found along a list's order.
 FEW: Final = 200
+# Deliveries in a state whose runs or events are looked up one by one.
+FEW_DELIVERIES: Final = 500
 # What sorts behind all that begins alike, by bytes.
 _LAST: Final = "\U0010ffff"
 
@@ -84,11 +85,11 @@ def by_delivery(wanted: Filter, table: sa.Table) -> list[SmallSet]:
     def found(connection: sa.Connection) -> Condition | None:
         # Each state by the index that begins with it; the rest of the filter is for the rows that are found.
         counted = [
-            sa.select(it.event_id, it.source, it.run_id).where(it.state == each).limit(paging.SCAN + 1)
+            sa.select(it.event_id, it.source, it.run_id).where(it.state == each).limit(FEW_DELIVERIES + 1)
             for each in set(wanted.state)
         ]
         rows = [row for query in counted for row in connection.execute(query)]
-        if len(rows) > paging.SCAN:
+        if len(rows) > FEW_DELIVERIES:
             return None
         if table is events:
             return bulk.among(connection, events.c.id, sorted({row.event_id for row in rows}))

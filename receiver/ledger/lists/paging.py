@@ -17,7 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.ledger.expressions import bytewise, unindexed
-from receiver.ledger.filters import Condition, Filter, is_storable
+from receiver.ledger.filters import Condition, is_storable
 
 # A place in a list: the values of its key. They sort as the list does, backwards.
 Key = tuple[Any, ...]
@@ -40,16 +40,6 @@ def small_set(table: sa.Table, condition: Condition) -> SmallSet:
         count = connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
         return condition if count <= SCAN else None
 
-    return found
-
-
-def within(column: sa.Column[Any], wanted: Filter) -> list[Condition]:
-    """Return the conditions that a time is in the range that is wanted, for an index."""
-    found: list[Condition] = []
-    if wanted.since is not None:
-        found.append(column >= wanted.since)
-    if wanted.until is not None:
-        found.append(column < wanted.until)
     return found
 
 
@@ -105,7 +95,8 @@ class Search:
     """What a page is looked for with.
 
     `conditions`: all that a row must meet, without an index. `walks`: conditions, each with an index that yields the
-    list's order; a wanted row is in exactly one of them. `sets`: of conditions that an index serves in another order.
+    list's order; a wanted row is in exactly one of them. `since`, `until`: where along the order it can be, by the
+    first column, of which `floor` is below all values. `sets`: of conditions that an index serves in another order.
     `wide`: likewise, that are looked for only when the walks find too little at first. `of_sets`: what the rows of a
     set must meet besides, as those of the walks do by themselves.
     """
@@ -114,6 +105,9 @@ class Search:
     columns: Sequence[sa.ColumnElement[Any]]
     conditions: Sequence[Condition] = ()
     walks: Sequence[Sequence[Condition]] = ((),)
+    since: float | None = None
+    until: float | None = None
+    floor: float | None = None
     sets: Sequence[SmallSet] = ()
     wide: Sequence[SmallSet] = ()
     of_sets: Sequence[Condition] = ()
@@ -179,13 +173,12 @@ class Search:
         """
         size = max(1, _FIRST // len(self.walks))
         while True:
-            query = self._query(*walk, *self.conditions).order_by(*self.order.terms()).limit(limit + 1)
-            if after is not None:
-                query = query.where(*self.order.after(after))
             end = self._end(connection, walk, after, size) if self.conditions else None
-            if end is not None:
-                query = query.where(*self.order.up_to(end))
-            found = connection.execute(query).all()
+            if end is not None and self.since is not None and end[0] < self.since:
+                end = None  # the last stretch
+            lower = self.floor if self.since is None else self.since
+            query = self._query(*walk, *self._between(after, end or lower), *self.conditions)
+            found = connection.execute(query.order_by(*self.order.terms()).limit(limit + 1)).all()
             for row in found:
                 yield self.order.key_of(row), self._row(row), False
             if len(found) > limit:
@@ -203,14 +196,31 @@ class Search:
     def _end(self, connection: sa.Connection, walk: Sequence[Condition], after: Key | None, size: int) -> Key | None:
         """Return the place of the row number `size` of a walk; None when there are fewer."""
         keys = [each.label(f"key_{number}") for number, each in enumerate(self.order.columns)]
-        query = sa.select(*keys).where(*walk).order_by(*self.order.terms()).limit(size)
-        if after is not None:
-            query = query.where(*self.order.after(after))
-        stretch = query.cte("stretch")
+        query = sa.select(*keys).where(*walk, *self._between(after, self.floor)).order_by(*self.order.terms())
+        stretch = query.limit(size).cte("stretch")
         placed = list(stretch.c)
         last = sa.select(*placed, sa.select(sa.func.count()).select_from(stretch).scalar_subquery())
         found = connection.execute(last.order_by(*(self._backwards(each) for each in placed)).limit(1)).first()
         return tuple(found[:-1]) if found is not None and found[-1] == size else None
+
+    def _between(self, after: Key | None, end: Key | float | None) -> list[Condition]:
+        """Return the conditions of a piece of the order, down to a place or to a value of the first column.
+
+        Each end has one bound, the nearest: of two, SQLite may take the other one for its index, and read what is
+        between them. PostgreSQL does not know how many rows came since it last looked: so a piece ends where so many
+        have been counted, before it ends by time.
+        """
+        first = self.order.columns[0]
+        found: list[Condition] = []
+        if after is not None:
+            found += self.order.after(after)
+        elif self.until is not None:
+            found.append(first < self.until)
+        if isinstance(end, tuple):
+            found += self.order.up_to(end)
+        elif end is not None:
+            found.append(first >= end)
+        return found
 
     def _backwards(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         named = bytewise(column) if isinstance(column.type, sa.Text) else column

@@ -13,7 +13,7 @@ from receiver.domain.run import RunKey
 from receiver.ledger import bulk
 from receiver.ledger.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, unsuccessful, within
+from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, unsuccessful
 from receiver.ledger.schema import deliveries, runs
 from receiver.ledger.text_index.search import Match, find
 
@@ -93,7 +93,9 @@ def search(connection: sa.Connection, wanted: Filter) -> Search:
         ORDER,
         columns=list(it),
         conditions=[_REPORTED, *of_runs(wanted, bounded=True)],
-        walks=[[*walk, *within(it.updated_at, wanted)] for walk in _walks(connection, wanted)],
+        walks=_walks(connection, wanted),
+        since=wanted.since,
+        until=wanted.until,
         sets=[
             *narrowing.by_event(wanted, runs),
             *narrowing.by_run(wanted, runs),

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from receiver.ledger import bulk
 from receiver.ledger.filters import Filter, of_submissions
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Search, within
+from receiver.ledger.lists.paging import Key, Order, Page, Search
 from receiver.ledger.schema import runs, submissions
 
 ORDER: Final = Order((submissions.c.created_at, submissions.c.id))
@@ -30,7 +30,8 @@ def list_submissions(connection: sa.Connection, wanted: Filter, after: Key | Non
         ORDER,
         columns=_SHOWN,
         conditions=of_submissions(wanted, bounded=True),
-        walks=[within(submissions.c.created_at, wanted)],
+        since=wanted.since,
+        until=wanted.until,
         sets=[*narrowing.by_run(wanted, submissions), *narrowing.by_text(wanted, submissions)],
         wide=narrowing.by_source(wanted, submissions),
     )

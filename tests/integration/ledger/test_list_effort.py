@@ -1,0 +1,76 @@
+"""A page of any list, with any filter, first or late, reads no more of a large ledger than of a small one.
+
+`bench/lists.py` measures the same with a million events.
+"""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.ledger import Ledger
+from receiver.ledger.filters import Filter
+from receiver.ledger.lists import paging
+from receiver.ledger.lists.paging import Key
+from tests.support.backlog import analyze, effort
+from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, fill, filters_among
+
+SMALL, LARGE, LIMIT = 400, 8_000, 10
+# What an index serves, in the order of the list or in small sets.
+SERVED = [
+    *(
+        f"{name} by {what}"
+        for name in ("runs", "events")
+        for what in ("nothing", "status, rare", "source, rare", "run")
+    ),
+    *(f"deliveries by {what}" for what in ("nothing", "state", "state, dead", "source, rare", "run", "event")),
+    *("runs by workflow", "runs by workflow, rare", "events by since", "events by until", "submissions by nothing"),
+    *(f"{name}, a late page" for name in ("runs", "events", "deliveries", "submissions")),
+]
+
+
+@pytest.fixture(autouse=True)
+def modest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that few rows reach."""
+    monkeypatch.setattr(paging, "SCAN", 100)
+    monkeypatch.setattr(paging, "_FIRST", 25)
+
+
+def efforts(ledger: Ledger, count: int) -> dict[str, int]:
+    found = {}
+    for name, (page, _) in LISTS.items():
+        if name == "attempts":  # found by the search of deliveries
+            continue
+        for what, wanted in filters_among(count).items():
+            if name != "submissions" or what not in NOT_OF_SUBMISSIONS:
+                found[f"{name} by {what}"] = effort(ledger, lambda it: page(it, wanted, None, LIMIT))  # noqa: B023
+        after = ledger.read(lambda it: half_way(it, name))  # noqa: B023
+        found[f"{name}, a late page"] = effort(ledger, lambda it: page(it, Filter(), after, LIMIT))  # noqa: B023
+    return found
+
+
+def half_way(connection: sa.Connection, name: str) -> Key:
+    order = LISTS[name][1]
+    middle = sa.select(sa.func.avg(order.columns[0])).scalar_subquery()
+    query = sa.select(*order.columns).where(order.columns[0] <= middle).order_by(*order.terms()).limit(1)
+    return tuple(connection.execute(query).one())
+
+
+def test_no_page_costs_more_with_many_rows_than_with_few(ledger: Ledger) -> None:
+    # Given a ledger with some hundred runs, and what belongs to them
+    fill(ledger, SMALL)
+    analyze(ledger)
+    # The most that any page costs there: a bound by the rows that a page may look at is the same for all filters
+    before = efforts(ledger, SMALL)
+    most = max(before.values())
+    # When there is thirty times as much
+    fill(ledger, LARGE)
+    for learnt in (False, True):
+        if learnt:
+            analyze(ledger)
+        now = efforts(ledger, LARGE)
+        # Then no page costs much more, whatever the database knows of its tables
+        assert {name: (before[name], cost) for name, cost in now.items() if cost > 2 * most} == {}, learnt
+        # And what an index serves costs what it did
+        dearer = {name: (before[name], now[name]) for name in SERVED if now[name] > 3 * before[name] + 500}
+        assert dearer == {}, learnt
