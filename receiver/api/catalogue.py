@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from receiver.api import audit, explain, keys, lists, operations, quarantine, routes, runs, sinks, status, tail
+from receiver.api import (
+    artifacts,
+    audit,
+    events,
+    explain,
+    keys,
+    lists,
+    missing,
+    operations,
+    quarantine,
+    routes,
+    runs,
+    sinks,
+    status,
+    tail,
+)
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import keys as key_actions
 from receiver.api.actions import operations as operation_actions
@@ -15,6 +30,9 @@ from receiver.api.endpoint import Endpoint
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *runs.ENDPOINTS,
     *lists.ENDPOINTS,
+    *events.ENDPOINTS,
+    *missing.ENDPOINTS,
+    *artifacts.ENDPOINTS,
     *tail.ENDPOINTS,
     *status.ENDPOINTS,
     *operations.ENDPOINTS,

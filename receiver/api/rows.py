@@ -94,6 +94,10 @@ class AttemptRow(Result):
     delivery_id: str
     number: int
     sink: str
+    event_id: str
+    source: str
+    run_id: str
+    state: str = Field(description="That of the delivery now.")
     outcome: str
     reason: str
     receipt: dict[str, Any] | None

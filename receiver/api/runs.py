@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
-from receiver.api.listing import listed
+from receiver.api.listing import Listing, listed
 from receiver.api.models import FilterParameters, Moment, Page, Result, Scoped
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.api_key import VIEW
+from receiver.domain.delivery import DeliveryState
 from receiver.errors import Conflict, NotFound
-from receiver.ledger import Connection, queries
+from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
+from receiver.ledger.lists import deliveries as delivery_lists
+from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as lists
+from receiver.ledger.lists import submissions as submission_lists
 from receiver.ledger.text_index.coverage import Coverage, coverage
 
 M = TypeVar("M", bound=Result)
@@ -47,20 +50,22 @@ def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetail
     """Return one run with its events, deliveries, attempts and submissions."""
 
     def read(connection: Connection) -> RunDetails:
-        found = queries.list_runs(connection, Filter(source=wanted.source, run_id=wanted.run_id, limit=10))
+        found, _ = lists.list_runs(connection, Filter(source=wanted.source, run_id=wanted.run_id), None, 10)
         if not found:
             raise NotFound(f"run {wanted.run_id}: there is none")
         if len(found) > 1:
             sources = ", ".join(sorted(each["source"] for each in found))
             raise Conflict(f"run {wanted.run_id}: there is one in each of {sources}; say which with source")
         run = RunRow.model_validate(found[0])
-        of_run = Filter(source=run.source, run_id=run.run_id, limit=MOST)
-        events = _rows(EventRow, queries.list_events(connection, of_run)[::-1])
-        deliveries = _rows(DeliveryRow, queries.list_deliveries(connection, of_run)[::-1])
-        own = {each.id for each in deliveries}
-        tried = [each for each in queries.list_attempts(connection, run.run_id) if each["delivery_id"] in own]
-        attempts = _rows(AttemptRow, sorted(tried, key=lambda each: each["started_at"])[-MOST:])
-        submissions = _rows(SubmissionRow, queries.list_submissions(connection, of_run)[::-1])
+        of_run = Filter(source=run.source, run_id=run.run_id)
+
+        def rows(kind: type[M], listing: Listing) -> list[M]:
+            return [kind.model_validate(each) for each in listing(connection, of_run, None, MOST)[0]]
+
+        events = sorted(rows(EventRow, event_lists.list_events), key=lambda each: each.seq)
+        deliveries = sorted(rows(DeliveryRow, delivery_lists.list_deliveries), key=lambda each: each.created_at)
+        attempts = sorted(rows(AttemptRow, delivery_lists.list_attempts), key=lambda each: each.started_at)
+        submissions = sorted(rows(SubmissionRow, submission_lists.list_submissions), key=lambda each: each.created_at)
         return RunDetails(
             run=run,
             events=events,
@@ -73,17 +78,13 @@ def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetail
     return service.ledger.read(read)
 
 
-def _rows(kind: type[M], rows: Iterable[Mapping[str, Any]]) -> list[M]:
-    return [kind.model_validate(each) for each in rows]
-
-
 class RunsParameters(FilterParameters):
     """Which runs. Times are those of the last change."""
 
     event_id: str = Field("", max_length=50, description="Only the run of this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only runs that this route has sent on.")
     sink: str = Field("", max_length=200, description="Only runs with a delivery to this sink.")
-    state: tuple[str, ...] = Field((), description="Only runs with a delivery in this state.")
+    state: tuple[DeliveryState, ...] = Field((), description="Only runs with a delivery in this state.")
 
 
 class RunsPage(Page[RunRow]):

@@ -38,7 +38,8 @@ def list_attempts(connection: sa.Connection, thing: str, source: str = "") -> li
 
     `thing`: the id of one of them; of a delivery or event its beginning will do. `source`: only of this one's.
     """
-    query = sa.select(attempts, sent.c.sink).join(sent, sent.c.id == attempts.c.delivery_id)
+    told = (sent.c.sink, sent.c.event_id, sent.c.source, sent.c.run_id, sent.c.state)
+    query = sa.select(attempts, *told).join(sent, sent.c.id == attempts.c.delivery_id)
     if source:
         query = query.where(sent.c.source == source)
     if thing.startswith("dlv_"):

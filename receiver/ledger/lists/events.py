@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.filters import Condition, Filter, begins, of_events
 from receiver.ledger.lists import narrowing
-from receiver.ledger.lists.paging import Key, Order, Page, Search, small_set, unsuccessful
+from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, small_set, unsuccessful
 from receiver.ledger.schema import events
 
 # Of equal times by the order of recording.
@@ -46,3 +46,12 @@ def _walks(wanted: Filter) -> list[list[Condition]]:
     if wanted.status and not {"completed", ""} & set(wanted.status):
         return [[events.c.outcome == each, *unsuccessful(events)] for each in sorted(set(wanted.status))]
     return [[]]
+
+
+def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:
+    """Return up to two events whose id is or begins so, without their bodies. `source`: its events only; "": of all."""
+    it = events.c
+    query = sa.select(*_SHOWN, sa.func.length(it.body).label("size")).where(begins(it.id, beginning))
+    if source:
+        query = query.where(it.source == source)
+    return [dict(row._mapping) for row in connection.execute(query.order_by(it.id).limit(2))]

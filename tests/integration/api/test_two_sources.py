@@ -31,7 +31,8 @@ from tests.support.ledger import claim, new_event, record, settle, with_tables
 # The other source's name, which each of its rows has.
 RIVAL = "other"
 RUN = "wr_100200300"
-EVENT = new_event(RUN, title="theirs")
+SAYS = {"title": "theirs", "recording_url": "https://files.example/other.webm"}
+EVENT = new_event(RUN, **SAYS)
 SUBMISSION = "sub_" + "b" * 32
 REFUSED = json.dumps({"run_id": RUN, "status": "completed", "title": "other"}).encode()
 QUARANTINED = QuarantinedRequest.of(RIVAL, sign(REFUSED, "wrong"), REFUSED, "", time.time())
@@ -68,7 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     files = {name: {"type": "files", "path": str(tmp_path / name)} for name in ("ops", "chat", "results")}
     it = api.service(ledger, tmp_path, sinks={**files, "again": sink})
     now = time.time() - 60
-    event = new_event(RUN, "ops", "chat", NewDelivery("results", "other's"), title="theirs")
+    event = new_event(RUN, "ops", "chat", NewDelivery("results", "other's"), **SAYS)
     failed = new_event("wr_100200301", "ops", status="failed")
     for each in (event, failed):
         object.__setattr__(each.event, "source", RIVAL)
@@ -76,7 +77,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settle(ledger, claim(ledger, "ops", now=now), DeliveryMove.DIE, now=now)
     settle(ledger, claim(ledger, "chat", now=now), DeliveryMove.ACCEPT, now=now, receipt={"id": "other"})
     row = {"id": SUBMISSION, "source": RIVAL, "key_id": "k", "call": "tasks", "state": "accepted", "run_id": RUN}
-    row |= {"request_hash": "h", "created_at": now, "updated_at": now}
+    row |= {"request_hash": "h", "created_at": now, "updated_at": now, "due_at": now, "polls": 1}
     ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(row)))
     call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="other's", scopes=["view"])
     call(it, "replay", actor(RIVAL), expect=2, rate=0.001)

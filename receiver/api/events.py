@@ -1,0 +1,97 @@
+"""One event, with its body."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from receiver.api.endpoint import Endpoint
+from receiver.api.json_values import json_safe
+from receiver.api.models import Result, Scoped
+from receiver.api.rows import EventRow
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import VIEW
+from receiver.domain.redaction import Redactor
+from receiver.errors import Conflict, NotFound, TooLarge
+from receiver.ledger.lists import events as lists
+from receiver.ledger.lists.bodies import EventBody, read_body
+
+# Bytes of the largest body that is told as a value, and of the largest that is told at all.
+LARGEST_VALUE: Final = 4 << 20
+LARGEST: Final = 64 << 20
+
+
+class EventParameters(Scoped):
+    """Which event."""
+
+    event_id: str = Field(max_length=50, description="The event's id; its beginning will do.")
+
+
+class EventDetails(Result):
+    """An event with what it says, after redaction."""
+
+    event: EventRow
+    run: Any = Field(
+        description="The run as sinks get it: with the same members by whichever road it came. Null for a body that"
+        " can't be read, or is too large to be told here: then take the body."
+    )
+    note: str = Field(description="Why the run is not here, or not whole; empty when it is.")
+
+
+class KeptBody(Result):
+    """The bytes of a body: as they came, but for what is redacted."""
+
+    event_id: str
+    source: str
+    size: int = Field(description="Bytes.")
+    encoding: Literal["utf-8", "base64"] = Field(description="How `body` is written; base64 when it is no UTF-8.")
+    body: str
+
+
+def get_event(service: Service, _actor: Actor, wanted: EventParameters) -> EventDetails:
+    """Return one event, with the run as sinks get it."""
+    row = _one(service, wanted)
+    event = EventRow.model_validate(row)
+    if event.size > LARGEST_VALUE:
+        return EventDetails(event=event, run=None, note=f"the body is over {LARGEST_VALUE >> 20} MiB")
+    body = _body(service, row)
+    return EventDetails(event=event, run=json_safe(body.run) if body.run else None, note=body.problem)
+
+
+def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> KeptBody:
+    """Return the body of one event as it is kept."""
+    row = _one(service, wanted)
+    if row["size"] > LARGEST:
+        raise TooLarge(f"event {row['id']}: its body of {row['size']} bytes is over {LARGEST >> 20} MiB")
+    body = _body(service, row).redacted
+    known = {"event_id": row["id"], "source": row["source"], "size": len(body)}
+    try:
+        return KeptBody(**known, encoding="utf-8", body=body.decode())
+    except UnicodeDecodeError:
+        return KeptBody(**known, encoding="base64", body=base64.b64encode(body).decode())
+
+
+def _one(service: Service, wanted: EventParameters) -> dict[str, Any]:
+    rows = service.ledger.read(lambda connection: lists.named(connection, wanted.event_id, wanted.source))
+    if not rows:
+        raise NotFound(f"event {wanted.event_id}: there is none")
+    if len(rows) > 1:
+        raise Conflict(f"event {wanted.event_id}: several begin so, such as {rows[0]['id']} and {rows[1]['id']}")
+    return rows[0]
+
+
+def _body(service: Service, row: dict[str, Any]) -> EventBody:
+    redactor = Redactor(service.config.redact)
+    body = service.ledger.read(lambda connection: read_body(connection, row["id"], redactor, row["source"]))
+    if body is None:  # it was removed meanwhile
+        raise NotFound(f"event {row['id']}: there is none")
+    return body
+
+
+GET_EVENT = Endpoint("get_event", "GET", "/events/{event_id}", VIEW, EventParameters, EventDetails, get_event)
+GET_EVENT_BODY = Endpoint(
+    "get_event_body", "GET", "/events/{event_id}/body", VIEW, EventParameters, KeptBody, get_event_body
+)
+ENDPOINTS = (GET_EVENT, GET_EVENT_BODY)
