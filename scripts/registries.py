@@ -68,8 +68,8 @@ REGISTRIES: Final = (
         "ipv6-unicast-address-assignments.csv",
         ("Prefix", "Designation", "Date", "Status"),
         "Prefix",
-        "Only 2000::/3 is assigned\n# (https://www.iana.org/assignments/ipv6-address-space); what this table does not list "
-        "is reserved as well.",
+        "Only 2000::/3 is assigned\n# (https://www.iana.org/assignments/ipv6-address-space); what this table does not"
+        " list is reserved as well.",
     ),
 )
 
