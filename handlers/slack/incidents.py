@@ -7,14 +7,13 @@ stored in Slack's message metadata, because a sink has no ledger, and any proces
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from handlers.contract import Delivery
 from handlers.support.timestamps import epoch
-from handlers.support.wording import failure_reason, run_errors
+from handlers.support.wording import failure_reason, run_errors, without_particulars
 
 ThreadBy = Literal["run", "incident", "none"]
 
@@ -22,11 +21,6 @@ MESSAGE_EVENT = "runhook_message"
 FAILURES = frozenset({"failed", "terminated", "timed_out"})
 # Seconds; a run's first message is not searched for further back.
 RUN_LOOKBACK = 7 * 86400.0
-
-# What differs between two failures for the same reason: paths of URLs, ids, numbers.
-_URL = re.compile(r"(https?://[^/\s?#'\"]+)[^\s'\"]*", re.IGNORECASE)
-_ID = re.compile(r"\b(?=[\w-]*\d)[\w-]{6,}\b")
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +70,7 @@ def normalized_reason(delivery: Delivery) -> str:
     text = failure_reason(delivery)
     if not text:
         text = " ".join(sorted(code or words for code, words in run_errors(delivery)))
-    text = _NUMBER.sub("#", _ID.sub("#", _URL.sub(r"\1", text[:4000])))
-    return " ".join(text.lower().split())[:500]
+    return without_particulars(text)
 
 
 def message_metadata(delivery: Delivery, topic: Topic | None) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from handlers.support.run_title import titles
 from handlers.support.timestamps import utc
 
 # Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
+_URL = re.compile(r"(https?://[^/\s?#'\"]+)[^\s'\"]*", re.IGNORECASE)
+_ID = re.compile(r"\b(?=[\w-]*\d)[\w-]{6,}\b")
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
@@ -77,6 +80,12 @@ def without_links(text: str) -> str:
     Mattermost's markup (<address|text>) make of them; an address that stands for itself stays one.
     """
     return _LINK.sub(lambda match: match[0] + WORD_JOINER, text)
+
+
+def without_particulars(text: str) -> str:
+    """Return a failure reason without what differs from run to run: ids, numbers, and the paths of URLs."""
+    text = _NUMBER.sub("#", _ID.sub("#", _URL.sub(r"\1", text[:4000])))
+    return " ".join(text.lower().split())[:500]
 
 
 def safe_url(url: object) -> str:

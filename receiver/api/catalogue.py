@@ -19,6 +19,7 @@ from receiver.api import (
     sinks,
     status,
     tail,
+    totals,
 )
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import keys as key_actions
@@ -42,6 +43,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *keys.ENDPOINTS,
     *quarantine.ENDPOINTS,
     *explain.ENDPOINTS,
+    *totals.ENDPOINTS,
     *delivery_actions.ENDPOINTS,
     *operation_actions.ENDPOINTS,
     *sink_actions.ENDPOINTS,

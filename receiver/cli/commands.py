@@ -98,6 +98,12 @@ COMMANDS: Final[dict[str, Command]] = {
     "operations": Command(
         LOOK, "receiver.cli.replay", "operations", "List replays, backfills and cancels of many, the newest first."
     ),
+    "stats": Command(
+        LOOK,
+        "receiver.cli.stats",
+        "stats",
+        "Count runs of the last day, or deliveries, by what they have in common: how many, how they ended, how late.",
+    ),
     "audit": Command(LOOK, "receiver.cli.audit", "audit", "List who did what, the newest first."),
     "replay": Command(
         ACT,

@@ -20,6 +20,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "dead": ("--sink ops --since 7d", "-o csv > dead.csv"),
     "submissions": ("--state accepted", "--label team=billing --since 24h"),
     "operations": ("", "-n 5 -o json"),
+    "stats": ("--by status,workflow,reason --since 24h", "--by sink --bucket 1h -o csv"),
     "audit": ("--since 24h", "--action replay -o csv"),
     "replay": ("--sink results --since 2h --dry-run", "tsk_123 --force"),
     "reroute": ("--since 7d --dry-run", "--run tsk_123"),

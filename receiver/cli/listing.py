@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Final, get_args, get_origin
@@ -40,12 +41,15 @@ def list_command(
     nothing: str = "",
     argument: tuple[Any, Callable[[str], dict[str, Any]]] | None = None,
     fixed: Mapping[str, Any] | None = None,
+    most: int = LIMIT,
+    note: Callable[[Any], str] | None = None,
 ) -> Callable[..., None]:
     """Return the command that lists what `endpoint` does, with an option for each parameter.
 
     `columns`: of the table. `empty`: what is printed in place of no rows; `nothing`: where nothing was asked for.
     `doc`: what its help says. `argument`: one that is no option, as annotation, and a function that makes parameters of
-    it. `fixed`: values that are no choice.
+    it. `fixed`: values that are no choice. `most`: rows that are shown by default. `note`: of a list that comes whole,
+    what is to be said beside its rows.
     """
     model, fixed = endpoint.parameters, fixed or {}
     taken = [name for name in model.model_fields if name not in _OWN and name not in fixed]
@@ -58,19 +62,23 @@ def list_command(
         with named_options(asked, named):
             parameters = endpoint.validated({**fixed, **asked, **named})
             _check_times(parameters, asked)
+            whole = None if note is None else client.call(endpoint, parameters)
+            rows = rows_of(client, endpoint, parameters, limit) if whole is None else iter(whole.items[:limit])
             print_rows(
-                _dumped(rows_of(client, endpoint, parameters, limit), form),
+                _dumped(rows, form),
                 columns,
                 empty if asked or not nothing else nothing,
                 form,
                 names=list(row_model(endpoint).model_fields),
             )
+            if note is not None and (said := note(whole)):
+                sys.stderr.write(f"runhook: {said}\n")
 
     parameters = [
         inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
         *([inspect.Parameter("argument", inspect.Parameter.KEYWORD_ONLY, annotation=argument[0])] if argument else []),
         *option_parameters(model, taken),
-        inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=LIMIT, annotation=Limit),
+        inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=most, annotation=Limit),
         inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListJson),
     ]

@@ -87,3 +87,26 @@ def contains_exactly(column: sa.ColumnElement[Any], part: str) -> sa.ColumnEleme
 def starts_with(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:
     """Return the condition that the column begins with exactly `beginning`, for which no index is used."""
     return sa.func.substr(column, 1, len(beginning)) == beginning
+
+
+class _Whole(FunctionElement[int]):
+    """The number without its fraction; of one that is not negative."""
+
+    inherit_cache = True
+    name = "whole"
+    type = sa.BigInteger()
+
+
+@compiles(_Whole, "sqlite")
+def _whole_sqlite(element: _Whole, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS INTEGER)"
+
+
+@compiles(_Whole, "postgresql")
+def _whole_postgresql(element: _Whole, compiler: Any, **options: Any) -> str:
+    return f"CAST(floor({compiler.process(element.clauses, **options)}) AS BIGINT)"
+
+
+def bucket_of(moment: sa.ColumnElement[Any], seconds: float) -> sa.ColumnElement[int]:
+    """Return the number of the bucket, of so many seconds, that a time since the epoch is in."""
+    return _Whole(moment / sa.literal(float(seconds), sa.Double()))

@@ -72,15 +72,22 @@ def _many(runs: int) -> Iterator[int]:
 
 def decode(written: bytes) -> int:
     """Return the set that `encode` wrote."""
-    if len(written) == _BYTES:
-        return int.from_bytes(written, "little")
-    places = array("H", written)
-    if sys.byteorder == "big":
-        places.byteswap()
-    eights = bytearray(_BYTES)
-    for place in places:
-        eights[place >> 3] |= 1 << (place & 7)
-    return int.from_bytes(eights, "little")
+    return union((written,))
+
+
+def union(many: Iterable[bytes]) -> int:
+    """Return the union of sets as they are written."""
+    runs, eights = 0, bytearray(_BYTES)
+    for written in many:
+        if len(written) == _BYTES:
+            runs |= int.from_bytes(written, "little")
+            continue
+        places = array("H", written)
+        if sys.byteorder == "big":
+            places.byteswap()
+        for place in places:
+            eights[place >> 3] |= 1 << (place & 7)
+    return runs | int.from_bytes(eights, "little")
 
 
 def change(written: bytes, added: int, removed: int) -> bytes:

@@ -17,7 +17,7 @@ from receiver.domain.words import Term, TextQuery
 from receiver.ledger import bulk
 from receiver.ledger.filters import has_words
 from receiver.ledger.schema import run_texts, run_words
-from receiver.ledger.text_index.postings import CHUNK, chunk_of, decode, numbers, up_to
+from receiver.ledger.text_index.postings import CHUNK, chunk_of, numbers, union, up_to
 
 # Chunks that are looked at together at the most, and for one search.
 _GROUP: Final = 64
@@ -131,10 +131,11 @@ class _Walk:
         """Return, by chunk, the runs that have all words."""
         found: dict[int, int] | None = None
         for term in self._terms:
-            of_term: dict[int, int] = {}
+            written: dict[int, list[bytes]] = {}
             for chunk, runs in self._connection.execute(self._query(term, chunks if found is None else list(found))):
                 self._rows += 1
-                of_term[chunk] = of_term.get(chunk, 0) | decode(bytes(runs))
+                written.setdefault(chunk, []).append(runs)
+            of_term = {chunk: union(many) for chunk, many in written.items()}
             if found is not None:
                 of_term = {chunk: both for chunk, runs in of_term.items() if (both := runs & found[chunk])}
             found = of_term

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx2
@@ -139,3 +140,28 @@ def test_who_polls_gets_no_body_while_nothing_has_changed(api_server: Submitting
     # and neither somebody without a key nor an error is answered with 304
     assert get(api_server, "/runs/tsk_1", **{"if-none-match": "*"}).status_code == 401
     assert get(api_server, "/runs/tsk_9", key, **{"if-none-match": "*"}).status_code == 404
+
+
+def test_totals_tell_how_runs_ended_and_what_is_in_no_group_that_is_shown(api_server: Submitting) -> None:
+    # given three runs for two reasons
+    now = time.time()
+    for run_id, reason in (("tsk_1", "no 1"), ("tsk_2", "no 2"), ("tsk_3", "else")):
+        record(api_server.ledger, new_event(run_id, status="failed", failure_reason=reason), now=now - 60)
+    # when they are counted, and the largest group is asked for
+    answer = get(api_server, "/totals?by=status,reason&since=1h&bucket=1h&top=1", api_server.key("view"))
+    # then that is told, and how many are in others
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert [(row["key"], row["count"], row["success_rate"]) for row in told["items"]] == [
+        ({}, 3, 0.0),
+        ({"status": "failed", "reason": "no #"}, 2, 0.0),
+    ]
+    assert (told["of"], told["others"], told["counted_since"]) == ("runs", 1, None)
+    # and of another source's key, nothing is
+    other = get(api_server, "/totals?since=1h", api_server.key("view", source="other"))
+    assert other.json()["items"][0]["count"] == 0
+
+
+@pytest.mark.parametrize("query", ["since=1h&until=2h", "since=30d&bucket=60", "text=--"])
+def test_totals_that_can_not_be_counted(api_server: Submitting, query: str) -> None:
+    assert get(api_server, f"/totals?{query}", api_server.key("view")).status_code == 422

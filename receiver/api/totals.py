@@ -1,0 +1,174 @@
+"""Totals over time: how many runs or deliveries there were, how they ended, and how long results took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from handlers.support.wording import without_particulars
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Filtered, Moment, Result
+from receiver.api.service import Actor, Service
+from receiver.config.fields import Seconds
+from receiver.domain.api_key import VIEW
+from receiver.errors import Invalid, suggest
+from receiver.ledger import Connection, totals
+from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Counted, Group, Span
+
+# Seconds that are counted when no time is given.
+DAY: Final = 86_400.0
+# Buckets that one answer may have for each group.
+MAX_BUCKETS: Final = 1000
+
+_DIMENSIONS: Final = (*RUN_DIMENSIONS, *(name for name in DELIVERY_DIMENSIONS if name not in RUN_DIMENSIONS))
+# What only deliveries have: with one of these, they are counted, else runs.
+_OF_DELIVERIES: Final = frozenset(DELIVERY_DIMENSIONS) - frozenset(RUN_DIMENSIONS)
+
+
+def _names(value: object) -> object:
+    """Return names that may be several in one text, with commas between."""
+    many = [value] if isinstance(value, str) else value
+    if not isinstance(many, Sequence):
+        return value
+    return [name.strip() for each in many for name in str(each).split(",") if name.strip()]
+
+
+def _known(by: tuple[str, ...]) -> tuple[str, ...]:
+    for name in by:
+        if name not in _DIMENSIONS:
+            meant = suggest(name, _DIMENSIONS)
+            hint = f"did you mean {meant}?" if meant else f"there are {', '.join(_DIMENSIONS)}"
+            raise ValueError(f"nothing can be counted by {name}; {hint}")
+    if len(set(by)) < len(by):
+        raise ValueError("it names one twice")
+    return by
+
+
+class TotalsParameters(Filtered):
+    """What is counted, and by what. Times are those of the last change."""
+
+    by: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_known)] = Field(
+        (), description=f"Count by these, with commas between: {', '.join(_DIMENSIONS)}."
+    )
+    bucket: Annotated[Seconds, Field(ge=1)] | None = Field(
+        None, description="Count each stretch of time by itself, such as 1h; stretches begin at whole hours, in UTC."
+    )
+    top: int = Field(
+        50, ge=1, le=500, description="At most so many groups, the largest; the rest is counted as others."
+    )
+    event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
+    route: str = Field("", max_length=200, description="Only with a delivery that this route made.")
+    sink: str = Field("", max_length=200, description="Only with a delivery to this sink.")
+    state: tuple[str, ...] = Field((), description="Only with a delivery in this state.")
+
+
+class TotalRow(Result):
+    """One group of runs or deliveries, or all of them: the first, with an empty key."""
+
+    key: dict[str, str] = Field(description="What they have in common. A reason is without ids and numbers.")
+    at: Moment | None = Field(None, description="When the stretch of time begins; null without `bucket`.")
+    count: int
+    good: int = Field(description="Runs that completed, or deliveries that were delivered.")
+    ended: int = Field(description="Runs that have ended, or deliveries that are delivered or dead.")
+    success_rate: float | None = Field(description="`good` of `ended`, from 0 to 1; null while none has ended.")
+    per_hour: float
+    age_p50: float | None = Field(
+        None,
+        description="Seconds from the end of a run to the delivery of its result, of half of the newest 2,000; of "
+        "everything together, and of each sink when it is counted by sink alone.",
+    )
+    age_p95: float | None = Field(None, description="The same, of 95 % of them.")
+
+
+class Totals(Result):
+    """Totals. `items`: first of everything together, then by group, the largest first."""
+
+    of: str = Field(description="runs or deliveries: these when it is counted by sink, state or route.")
+    since: Moment
+    until: Moment
+    counted_since: Moment | None = Field(
+        description="One count looks at so much only: what changed last before then was not counted; null: all was."
+    )
+    items: list[TotalRow]
+    others: int = Field(description="How many are in groups that are not shown.")
+
+
+def get_totals(service: Service, _actor: Actor, wanted: TotalsParameters) -> Totals:
+    """Count runs, or deliveries, over a time: how many, how they ended, by what they have in common."""
+    now = service.ledger.now()
+    until = now if wanted.until is None else wanted.until
+    span = Span(until - DAY if wanted.since is None else wanted.since, until)
+    if span.since >= span.until:
+        raise Invalid("since: must be before until")
+    if wanted.bucket is not None and (span.until - span.since) / wanted.bucket > MAX_BUCKETS:
+        raise Invalid(f"bucket: would make more than {MAX_BUCKETS} stretches of time; take a longer one")
+    of_deliveries = bool(_OF_DELIVERIES & set(wanted.by))
+    count = totals.count_deliveries if of_deliveries else totals.count_runs
+
+    def read(connection: Connection) -> tuple[Counted, dict[str, list[float]]]:
+        counted = count(connection, wanted.filter(), span, wanted.by, wanted.bucket)
+        return counted, totals.ages(connection, wanted.filter(), span)
+
+    counted, ages = service.ledger.read(read)
+    groups = merged(counted.groups, wanted.by, wanted.top)
+    hours = (span.until - counted.since) / 3600
+    of_sinks = ages if wanted.by == ("sink",) and wanted.bucket is None else {}
+    shown = [_row(each, wanted, (wanted.bucket or 0.0) / 3600 or hours, of_sinks.get(each.key[0])) for each in groups]
+    everyone = sorted(age for each in ages.values() for age in each)
+    return Totals(
+        of="deliveries" if of_deliveries else "runs",
+        since=span.since,
+        until=span.until,
+        counted_since=counted.since if counted.since > span.since else None,
+        items=[_row(counted.all, wanted, hours, everyone), *shown],
+        others=counted.all.count - sum(each.count for each in groups) if wanted.by else 0,
+    )
+
+
+def merged(groups: Sequence[Group], by: Sequence[str], top: int) -> list[Group]:
+    """Return the `top` largest groups, each with all its buckets in the order of time.
+
+    Groups whose reasons differ in particulars only become one.
+    """
+    together: dict[tuple[tuple[str, ...], int | None], list[int]] = {}
+    sizes: dict[tuple[str, ...], int] = {}
+    reason = by.index("reason") if "reason" in by else None
+    for group in groups:
+        key = group.key
+        if reason is not None:
+            key = (*key[:reason], without_particulars(key[reason]), *key[reason + 1 :])
+        sums = together.setdefault((key, group.bucket), [0, 0, 0])
+        for place, value in enumerate((group.count, group.good, group.ended)):
+            sums[place] += value
+        sizes[key] = sizes.get(key, 0) + group.count
+    order = sorted(sizes, key=lambda key: (-sizes[key], key))[:top]
+    places = {key: place for place, key in enumerate(order)}
+    shown = [Group(key, bucket, *sums) for (key, bucket), sums in together.items() if key in places]
+    return sorted(shown, key=lambda each: (places[each.key], each.bucket or 0))
+
+
+def _row(group: Group, wanted: TotalsParameters, hours: float, ages: Sequence[float] | None) -> TotalRow:
+    return TotalRow(
+        key=dict(zip(wanted.by, group.key, strict=False)),
+        at=None if group.bucket is None or wanted.bucket is None else group.bucket * wanted.bucket,
+        count=group.count,
+        good=group.good,
+        ended=group.ended,
+        success_rate=round(group.good / group.ended, 4) if group.ended else None,
+        per_hour=round(group.count / hours, 3) if hours > 0 else 0.0,
+        age_p50=percentile(ages, 0.5) if ages else None,
+        age_p95=percentile(ages, 0.95) if ages else None,
+    )
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return the least of the sorted `values` which that part of them does not exceed. There is at least one."""
+    return round(values[max(0, math.ceil(part * len(values)) - 1)], 3)
+
+
+ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
+    Endpoint("get_totals", "GET", "/totals", VIEW, TotalsParameters, Totals, get_totals),
+)
