@@ -176,8 +176,11 @@ class _Conductor:
 
     def _flush_when_empty(self, step: Step, load: Program) -> None:
         # Under load the inbox is hardly ever empty: let it be for a moment.
+        before = self.system.inbox()
         if not self._without_load(load, self._flush, _EMPTY_BY):
-            self.skipped.append(f"{step}: the inbox was not empty within {_EMPTY_BY:g} s")
+            self.skipped.append(
+                f"{step}: the inbox was not empty within {_EMPTY_BY:g} s: {before}, and then {self.system.inbox()}"
+            )
 
     def _kill_everything(self, step: Step) -> None:
         for host in self.system.hosts:

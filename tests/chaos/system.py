@@ -149,6 +149,26 @@ class System:
         finally:
             client.close()
 
+    def inbox(self) -> str:
+        """What is in the inbox, in the spools and in the ledger, in words: is it stuck, or only slow?"""
+        client = redis_client.connect(self.valkey.url, timeout=2.0, connect_timeout=2.0, retries=0)
+        try:
+            held: Any = client.xlen("runhook:inbox")
+            pending: Any = client.xpending("runhook:inbox", "dispatch") if held else {}
+            ((recorded,),) = self.ledger("SELECT count(*) FROM events")
+        except (psycopg.Error, redis.RedisError, OSError) as error:
+            return f"not known ({type(error).__name__})"
+        finally:
+            client.close()
+        spooled = [
+            line.split()[-1]
+            for host in self.hosts.values()
+            for line in host.get("/metrics", host.admin_port).splitlines()
+            if line.startswith("runhook_spool_events ")
+        ]
+        waits = f"{held} entries, {pending.get('pending', 0)} of them at a dispatcher"
+        return f"{waits}, {'+'.join(spooled) or 'unknown'} in spools, {recorded} events recorded"
+
     def ledger(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """Ask the ledger. Raises psycopg.Error."""
         return self._ask(self._ledger, query, arguments)
