@@ -20,16 +20,10 @@ from receiver.config.loader import Loaded, load_file
 from receiver.config.models import RouteConfig
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import Key
-from receiver.domain import deduplication
-from receiver.domain.event import Event, event_id
-from receiver.domain.parsed_event import parse_event
-from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show
-from receiver.routing.router import Router, RunView, Verdict
 
 STARS = "********"
-_RUN_FIELDS = ("run_id", "run_type", "status", "outcome", "attempt", "problem")
 
 
 def check(
@@ -245,29 +239,9 @@ def _to(route: RouteConfig) -> str:
 
 
 def _try(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    body = _body(name)
-    now = time.time()
-    parsed = parse_event(Event(event_id(source, body), source, body, now), Redactor(loaded.config.redact))
-    run, event = parsed.run, parsed.event.id
-    disposition: str = "unreadable"
-    if parsed.facts is not None:
-        disposition = (deduplication.TEST if run.test else deduplication.classify(parsed.facts, [])).disposition
-    verdict = Verdict([], [])
-    if not run.problem:
-        view = RunView(run, source, "webhook", disposition, labels, now, event)
-        verdict = Router(loaded.config.routes).match(view, explain=True)
-    return {
-        "body": name,
-        **{field: getattr(run, field) for field in _RUN_FIELDS},
-        "event_id": event,
-        "disposition": disposition,
-        "redacted": parsed.body is not body,
-        "routes": [
-            {"route": each.route, "matched": each.matched, "why": each.why, "error": each.error}
-            for each in verdict.explanations
-        ],
-        "deliveries": [{"sink": each.sink, "route": each.route, "after": list(each.after)} for each in verdict.targets],
-    }
+    from receiver.api.explain import explain
+
+    return {"body": name, **explain(loaded.config, source, _body(name), labels, time.time()).model_dump()}
 
 
 def _body(name: str) -> bytes:

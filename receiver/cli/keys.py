@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from receiver.api import keys as api_keys
 from receiver.api.actions import keys as actions
-from receiver.api.keys import in_order
+from receiver.api.keys import KeyRow
 from receiver.api.service import Actor
-from receiver.cli.client import Client, endpoint_called, with_client
+from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.listing import list_command
-from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
-from receiver.cli.output import clean, out, print_json, show_when, with_iso_times
+from receiver.cli.options import Json, load_config
+from receiver.cli.output import clean, out, print_json, show_when
 from receiver.config.settings import SECRET_FILE, Settings
 from receiver.domain import api_key
 from receiver.errors import Invalid, NotFound, UsageError
-from receiver.ledger.api_keys import Key
+
+_CREATE, _REVOKE = (endpoint_called(name, actions.ENDPOINTS) for name in ("create_key", "revoke_keys"))
 
 app = typer.Typer(no_args_is_help=True)
 
 
 @app.command()
+@with_client
 def create(
+    client: Client,
     name: Annotated[str, typer.Argument(help="What the app is called in lists.")],
     scope: Annotated[
         list[str] | None,
@@ -40,13 +43,26 @@ def create(
         ),
     ] = "",
     rate: Annotated[str | None, typer.Option("--rate", help="Most calls in a time, such as 10/s or 100/m.")] = None,
-    config: ConfigFile = None,
-    data: DataDirectory = None,
     as_json: Json = False,
 ) -> None:
     """Create a key and print it, this once."""
     scopes = [part.strip() for each in scope or api_key.SCOPES for part in each.split(",") if part.strip()]
-    settings, loaded = load_config(config, data)
+    if isinstance(client, LocalClient):
+        made = _create_here(client, name, scopes, source, rate)
+    else:
+        made = client.call(_CREATE, _CREATE.validated({"name": name, "scopes": scopes, "source": source, "rate": rate}))
+    key = made.row
+    if as_json:
+        print_json({**key.model_dump(mode="json"), "key": made.key})
+        return
+    whose = "all sources" if key.source == api_key.ALL_SOURCES else f"source {key.source}"
+    out().print(f"{made.key}\n\nThis is shown once. {clean(key.name)} may {', '.join(key.scopes)} for {whose}.")
+    out().print(f"Take it away with: runhook keys revoke {key.id}")
+
+
+def _create_here(client: LocalClient, name: str, scopes: list[str], source: str, rate: str | None) -> actions.NewKey:
+    """Create a key in this machine's ledger, which is made, and the master secret too, if there is none."""
+    settings, loaded = load_config(client.config, client.data)
     try:
         actions.check_key(settings, loaded, name, scopes, source, rate)
         with open_ledger(settings, tell=True, make=True) as ledger:  # first: of the wrong folder, no secret is made
@@ -55,12 +71,7 @@ def create(
     except Invalid as problem:
         option = "" if problem.message.startswith("the name") else "--"
         raise UsageError(option + clean(problem.message)) from None
-    if as_json:
-        print_json({**with_iso_times(_row(key)), "key": whole})
-        return
-    whose = "all sources" if key.source == api_key.ALL_SOURCES else f"source {key.source}"
-    out().print(f"{whole}\n\nThis is shown once. {key.name} may {', '.join(in_order(key.scopes))} for {whose}.")
-    out().print(f"Take it away with: runhook keys revoke {key.id}")
+    return actions.NewKey(row=KeyRow.of(key), key=whole)
 
 
 def _master(settings: Settings) -> str:
@@ -99,14 +110,7 @@ def revoke(client: Client, ids: Annotated[list[str], typer.Argument(help="Ids as
     """Revoke keys. They are refused within 5 seconds."""
     client.tell = True
     try:
-        count = client.call(
-            endpoint_called("revoke_keys", actions.ENDPOINTS), actions.KeysParameters(ids=tuple(ids))
-        ).count
+        count = client.call(_REVOKE, _REVOKE.validated({"ids": ids})).count
     except NotFound as problem:
         raise UsageError(clean(problem.message)) from None
     out().print(f"{count} revoked.")
-
-
-def _row(key: Key) -> dict[str, Any]:
-    names = ("id", "name", "hint", "scopes", "source", "rate", "created_at", "used_at", "revoked_at")
-    return {name: getattr(key, name) for name in names} | {"scopes": in_order(key.scopes)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
-from receiver.errors import Forbidden, Invalid, NotFound, RunhookError
+from receiver.domain.signature import sign
+from receiver.errors import Forbidden, Invalid, NotFound, RunhookError, UsageError
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import audit, replays
 from tests.servers.submitting import Submitting
 from tests.support.command import Runhook, run_command
@@ -83,3 +86,35 @@ def test_a_sink_of_a_remote_service_is_paused_and_goes_on(
     monkeypatch.setenv("RUNHOOK_KEY", api_server.key("view", source="*"))
     with pytest.raises(Forbidden, match="needs the scope operate"):
         runhook("sink", "pause", "callback")
+
+
+def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, api_server: Submitting) -> None:
+    made = json.loads(runhook("keys", "create", "dashboard", "--scope", "view", "--source", "skyvern", "--json"))
+    listed = {row["id"]: row for row in json.loads(runhook("keys", "list", "--json"))}
+    assert (listed[made["id"]]["name"], listed[made["id"]]["scopes"]) == ("dashboard", ["view"])
+    assert "key" not in listed[made["id"]]
+    assert made["key"].startswith("rhk_")
+    with pytest.raises(Forbidden, match="has no submit"):
+        runhook("keys", "create", "app", "--scope", "submit", "--source", "skyvern")
+    assert runhook("keys", "revoke", made["id"]) == "1 revoked.\n"
+    with pytest.raises(UsageError, match="no such key: nobody"):
+        runhook("keys", "revoke", "nobody")
+    done = [(row.action, row.actor_kind) for row in api_server.ledger.read(audit.list_actions)]
+    assert done == [("key.revoke", "key"), ("key.create", "key")]
+
+
+def test_the_quarantine_of_a_remote_service_is_checked_again_and_dropped(
+    runhook: Runhook, api_server: Submitting
+) -> None:
+    assert "The quarantine is empty" in runhook("quarantine", "list")
+    store = Quarantine(api_server.settings.data / "quarantine", 9, 1 << 20)
+    for number, secret in enumerate(("other", "wrong", "wrong")):  # the first is the source's own
+        body = json.dumps({"run_id": f"tsk_{number}"}).encode()
+        store.add(QuarantinedRequest.of("skyvern", sign(body, secret), body, "", time.time() - 9), body)
+
+    ids = [row["id"] for row in json.loads(runhook("quarantine", "list", "--json"))]
+    assert len(ids) == 3
+    assert "1 let in, 2 stay in quarantine." in runhook("quarantine", "verify")
+    assert runhook("quarantine", "drop", ids[1]) == "1 dropped.\n"
+    assert runhook("quarantine", "drop", "--all") == "1 dropped.\n"
+    assert store.list() == []

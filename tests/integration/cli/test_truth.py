@@ -75,7 +75,7 @@ def test_a_sink_shows_since_when_it_is_paused_and_when_it_is_probed(book: Ledger
 
     line, row = row_of(runhook, "ops")
 
-    assert "paused for 0 s; breaker open, next probe in 4" in line
+    assert re.search(r"paused for \d+ s; breaker open, next probe in [34]\d s", line)
     assert line.endswith("the server answered 503")
     assert row["paused_at"] is not None
     assert row["probe_at"] is not None
