@@ -184,6 +184,12 @@ COMMANDS: Final[dict[str, Command]] = {
         "connect",
         "List agents and schedules with where their results go: here, elsewhere or nowhere; and change that.",
     ),
+    "listen": Command(
+        RUN,
+        "receiver.cli.listen",
+        "listen_command",
+        "Post the events of a deployed Runhook to a server on this machine, signed as in production.",
+    ),
     "mcp": Command(
         SET_UP,
         "receiver.cli.mcp",

@@ -43,6 +43,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "check": ("config/runhook.yaml", "--against workflow_run.failed body.json"),
     "schema": ("-o runhook.schema.json", "--docs"),
     "connect": ("", "--apply --agent wpid_123"),
+    "listen": ("3000 --profile production --status failed", "3000/webhooks/skyvern --replay tsk_123"),
     "mcp": ("--profile production", "--http 8900 --allow operate"),
     "keys create": ("billing", "dashboard --scope read --rate 10/s"),
     "keys list": ("", "-o json"),

@@ -139,6 +139,14 @@ def _follow_stream(
         pause = min(pause * 2, LONGEST_PAUSE)
 
 
+def tell_gap(gap: TailGap) -> None:
+    """Write to standard error what may be missing."""
+    _tell(
+        f"events between {show_time(gap.since)} and {show_time(gap.until)} may be missing: retention has removed what "
+        "had ended"
+    )
+
+
 def _tell(text: str) -> None:
     sys.stderr.write(f"runhook: {text}\n")
 
@@ -158,10 +166,7 @@ def _printed(found: Iterator[TailEvent | TailGap], limit: int | None) -> Iterato
     count = 0
     for each in found:
         if isinstance(each, TailGap):
-            _tell(
-                f"events between {show_time(each.since)} and {show_time(each.until)} may be missing: retention has "
-                "removed what had ended"
-            )
+            tell_gap(each)
             continue
         yield each
         sys.stdout.flush()

@@ -216,6 +216,11 @@ def mcp_token(environ: Mapping[str, str] | None = None) -> str:
     return (os.environ if environ is None else environ).get("RUNHOOK_MCP_TOKEN", "").strip()
 
 
+def listen_secret(environ: Mapping[str, str] | None = None) -> str:
+    """Return what `runhook listen` signs with: RUNHOOK_LISTEN_SECRET; "" when it is unset."""
+    return (os.environ if environ is None else environ).get("RUNHOOK_LISTEN_SECRET", "").strip()
+
+
 def _read_key(path: Path) -> str:
     try:
         return path.read_text().strip()

@@ -85,7 +85,9 @@ class CallbackSink(Sink[CallbackOptions]):
         # A server at a URL that was given with retry_webhook may not see the submission's own.
         body = mask_bytes(delivery.payload, {} if target else {submission.id: submission.webhook_url})
         now = time.time()
-        headers = signed_headers(delivery, key, body, now) | {"x-runhook-submission-id": submission.id}
+        headers = signed_headers(delivery.key, delivery.event_id, key, body, now) | {
+            "x-runhook-submission-id": submission.id
+        }
         if authorization:
             headers["authorization"] = authorization
         answer = self._connected().post(url, content=body, headers=headers, deadline=deadline, max_answer=_MAX_ANSWER)
@@ -137,17 +139,17 @@ def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission
     return submission, visibility.caller_of(connection, submission) if submission else None, target
 
 
-def signed_headers(delivery: Delivery, key: str, body: bytes, now: float) -> dict[str, str]:
+def signed_headers(delivery_key: str, event: str, key: str, body: bytes, now: float) -> dict[str, str]:
     """Return the headers of a caller's webhook: Skyvern's, and Standard Webhooks'. `now`: seconds since the epoch."""
     timestamp = int(now)
     return {
         "content-type": "application/json",
         signature.HEADER: signature.sign(body, key),
         TIMESTAMP_HEADER: str(timestamp),
-        "webhook-id": delivery.key,
+        "webhook-id": delivery_key,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": standard_signature(key.encode(), delivery.key, timestamp, body),
-        "x-runhook-event-id": delivery.event_id,
+        "webhook-signature": standard_signature(key.encode(), delivery_key, timestamp, body),
+        "x-runhook-event-id": event,
     }
 
 

@@ -1,0 +1,212 @@
+"""`runhook listen`: what a deployed service records reaches a developer's own server, signed as in production."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from standardwebhooks import Webhook
+
+from receiver.cli.listen_post import target_url
+from receiver.domain import signature
+from receiver.domain.callback import CALLBACK
+from receiver.domain.event import delivery_id
+from receiver.errors import RunhookError, UsageError
+from tests.servers.network import Link
+from tests.servers.scripted import Reply, ScriptedServer
+from tests.servers.submitting import Submitting
+from tests.support.command import run_command
+from tests.support.ledger import new_event, record
+from tests.support.processes import launch
+from tests.support.waiting import PATIENCE, eventually
+
+
+@pytest.fixture
+def service(submitting: Callable[..., Submitting]) -> Submitting:
+    return submitting("http://127.0.0.1:1", dispatching=False)
+
+
+@pytest.fixture
+def mine(scripted_server: ScriptedServer) -> ScriptedServer:
+    """The developer's server."""
+    return scripted_server
+
+
+@pytest.fixture
+def key(service: Submitting, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The key of the developer's app, which commands of this process use."""
+    found = service.key("view", "submit", "read")
+    for name in ("RUNHOOK_LISTEN_SECRET", "RUNHOOK_CONFIG", "RUNHOOK_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RUNHOOK_URL", service.url)
+    monkeypatch.setenv("RUNHOOK_KEY", found)
+    return found
+
+
+def port_of(server: ScriptedServer) -> str:
+    return server.url.rpartition(":")[2]
+
+
+def test_a_past_run_is_posted_as_its_caller_got_it(service: Submitting, mine: ScriptedServer, key: str) -> None:
+    # Given a run that has brought an interim event, its result, and a repeat of that
+    interim = new_event("tsk_1", disposition="interim", n=1)
+    result, repeat = new_event("tsk_1", n=2), new_event("tsk_1", disposition="repeat", n=3)
+    record(service.ledger, interim, result, repeat, new_event("tsk_2"))
+
+    said = run_command("listen", f"{port_of(mine)}/hook?a=b", "--replay", "tsk_1")
+
+    # Then its result is posted, with the signatures and the id of the webhook that its caller got
+    (call,) = mine.calls
+    assert (call.method, call.path, call.body) == ("POST", "/hook?a=b", result.body)
+    assert signature.verify(call.body, call.headers[signature.HEADER], [key])
+    assert Webhook(key.encode()).verify(call.body, dict(call.headers)) is not None
+    assert call.headers["webhook-id"] == delivery_id(result.event.id, CALLBACK)
+    assert re.search(r"^200  \S+Z  tsk_1  completed  \d+ ms$", said, re.MULTILINE)
+    # And all that it brought, in order, where that is asked for
+    run_command("listen", port_of(mine), "--replay", "tsk_1", "--every")
+    assert [each.body for each in mine.calls[1:]] == [interim.body, result.body, repeat.body]
+
+
+def test_what_was_not_accepted_is_no_success(service: Submitting, mine: ScriptedServer, key: str) -> None:
+    record(service.ledger, new_event("tsk_1"))
+    mine.script = [Reply(500)]
+
+    with pytest.raises(RunhookError, match="1 of 1 were not accepted"):
+        run_command("listen", port_of(mine), "--replay", "tsk_1")
+    with pytest.raises(RunhookError, match="--replay tsk_nobody: it has brought no result"):
+        run_command("listen", port_of(mine), "--replay", "tsk_nobody")
+    with pytest.raises(UsageError, match="takes no filter but --source"):
+        run_command("listen", port_of(mine), "--replay", "tsk_1", "--status", "failed")
+    assert len(mine.calls) == 1
+
+
+def test_another_secret_signs_where_it_is_given(
+    service: Submitting, mine: ScriptedServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(service.ledger, new_event("tsk_1"))
+    monkeypatch.setenv("RUNHOOK_LISTEN_SECRET", "of-skyvern")
+    run_command("listen", port_of(mine), "--replay", "tsk_1")
+    (call,) = mine.calls
+    assert signature.verify(call.body, call.headers[signature.HEADER], ["of-skyvern"])
+
+
+@pytest.mark.parametrize(
+    ("target", "url"),
+    [
+        ("3000", "http://127.0.0.1:3000/"),
+        ("3000/a/b?c", "http://127.0.0.1:3000/a/b?c"),
+        ("http://localhost:3000", "http://localhost:3000/"),
+        ("https://app.localhost/x", "https://app.localhost/x"),
+        ("http://[::1]:80/", "http://[::1]:80/"),
+        ("http://127.9.9.9/", "http://127.9.9.9/"),
+    ],
+)
+def test_targets_of_this_machine(target: str, url: str) -> None:
+    assert target_url(target) == url
+
+
+@pytest.mark.parametrize("target", ["http://10.0.0.1/", "https://example.com/hook", "http://127.0.0.1.example.com/"])
+def test_targets_elsewhere_are_asked_for(target: str) -> None:
+    with pytest.raises(UsageError, match="--anywhere"):
+        target_url(target)
+    assert target_url(target, anywhere=True) == target
+
+
+@pytest.mark.parametrize("target", ["", "0", "99999", "x", "ftp://localhost/", "http:///x", "http://h:port/", "-1"])
+def test_targets_that_are_none(target: str) -> None:
+    with pytest.raises(UsageError, match="must be a port"):
+        target_url(target, anywhere=True)
+
+
+class Terminal:
+    """A terminal in which `runhook listen` runs. `text`: what it shows so far."""
+
+    def __init__(self, arguments: list[str], environ: dict[str, str], log: Path) -> None:
+        self.master, slave = pty.openpty()
+        self.before = termios.tcgetattr(slave)
+        self._slave = slave
+        self.text = ""
+        command = [sys.executable, "-c", _IN_TERMINAL, os.ttyname(slave), *arguments]
+        self.process = launch(command, log, env=environ, start_new_session=True)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                self.text += os.read(self.master, 65536).decode(errors="replace")
+            except OSError:
+                return
+
+    def press(self, key: str) -> None:
+        os.write(self.master, key.encode())
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE)
+        os.close(self.master)
+        os.close(self._slave)
+
+    @property
+    def is_as_before(self) -> bool:
+        return termios.tcgetattr(self._slave) == self.before
+
+
+# launch() gives a process no terminal: it takes this one itself.
+_IN_TERMINAL = """
+import os, sys
+terminal = os.open(sys.argv[1], os.O_RDWR)
+for number in (0, 1, 2):
+    os.dup2(terminal, number)
+os.execv(sys.executable, [sys.executable, "-m", "receiver.cli", *sys.argv[2:]])
+"""
+
+
+@pytest.fixture
+def link(service: Submitting) -> Iterator[Link]:
+    with Link(int(service.url.rpartition(":")[2])) as found:
+        yield found
+
+
+def test_events_are_posted_as_they_come_over_a_network_that_breaks(
+    service: Submitting, mine: ScriptedServer, key: str, link: Link, tmp_path: Path
+) -> None:
+    environ = {**os.environ, "RUNHOOK_URL": f"http://127.0.0.1:{link.port}", "BROWSER": "true"}
+    terminal = Terminal(
+        ["listen", port_of(mine), "--title", "wanted", "--since", "2000-01-01"], environ, tmp_path / "log"
+    )
+    try:
+        # Given a developer who listens
+        eventually(lambda: "quit" in terminal.text or None)
+        first = new_event("tsk_1", title="wanted")
+        eventually(lambda: (record(service.ledger, first) and None) or bool(mine.calls) or None)
+
+        # When the service can't be reached for a while, and results come meanwhile
+        with link.refusing():
+            later = [new_event(f"tsk_{number}", title="wanted") for number in (2, 3)]
+            record(service.ledger, later[0], new_event("tsk_other", title="no"), later[1])
+        # Then they are posted once it is back, in order and none twice
+        eventually(lambda: len(mine.calls) >= 3 or None)
+        assert [call.body for call in mine.calls] == [first.body, *(each.body for each in later)]
+        # And keys post the last one again, show it, open it, and end
+        terminal.press("r")
+        eventually(lambda: len(mine.calls) == 4 or None)
+        assert mine.calls[3].body == mine.calls[2].body
+        assert mine.calls[3].headers["webhook-id"] == mine.calls[2].headers["webhook-id"]
+        terminal.press("d")
+        eventually(lambda: f"{signature.HEADER}: {mine.calls[3].headers[signature.HEADER]}" in terminal.text or None)
+        terminal.press("o")
+        eventually(lambda: f"{environ['RUNHOOK_URL']}/console/runs/tsk_3?source=skyvern" in terminal.text or None)
+        terminal.press("q")
+        assert terminal.process.wait(PATIENCE) == 0
+        assert terminal.is_as_before
+        assert key not in terminal.text
+    finally:
+        terminal.close()
