@@ -25,7 +25,7 @@ from pydantic_core import from_json
 
 from handlers.support.run_title import titles
 from handlers.support.timestamps import epoch
-from receiver.domain.bounded_json import MOST_MEMORY, NoMembers, fitting_members, too_much
+from receiver.domain.bounded_json import MOST_MEMORY, NoMembers, fitting_members, outline, too_much
 
 RunKey = tuple[str, str]  # (source, run id)
 
@@ -192,6 +192,11 @@ def storable(members: Mapping[str, Any]) -> dict[str, Any]:
         except RecursionError:
             continue
     return found
+
+
+def parse_outline(body: bytes) -> Run:
+    """Return what a body says of a run's state, without its large members: in `data` a text stands for each."""
+    return parse(outline(body))
 
 
 def scan_run_id(beginning: bytes) -> str:

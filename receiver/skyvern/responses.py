@@ -20,6 +20,7 @@ import orjson
 
 from handlers.support.retry_after import retry_after
 from handlers.support.timestamps import epoch
+from receiver.domain.bounded_json import outline
 from receiver.domain.run import FINAL
 
 # submit may create a run; read changes nothing.
@@ -55,10 +56,19 @@ class Answered:
 
     def json(self) -> Any:
         """Return the body parsed, or None when it is no JSON."""
-        try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
-            return None
+        return _json(self.body)
+
+    def json_outline(self) -> Any:
+        """Return the JSON object in the body, in which a text stands for each member that is large; None when it is
+        no JSON."""
+        return _json(outline(self.body))
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +155,7 @@ def submitted(answer: Answer) -> Created | Rejected | Lost:
     if isinstance(answer, Unreachable):
         return Lost(answer.reason) if answer.ambiguous else Rejected(503)
     if answer.ok:
-        parsed = answer.json()
+        parsed = answer.json_outline()
         found = parsed if isinstance(parsed, dict) else {}
         run_id = found.get("run_id") or found.get("task_id") or found.get("workflow_run_id")
         if isinstance(run_id, str):

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
-from receiver.domain.run import Run, RunKey, parse
+from receiver.domain.run import Run, RunKey, parse_outline
 from receiver.ledger.api_keys import Key
 from receiver.submit.long_poll import LongPoll, TooManyWaiters, WaiterLimit
 from receiver.submit.off_loop import off_loop
@@ -59,7 +59,7 @@ class EventStreams:
 
     async def _events(self, source: Source, key: Key, run_id: str, first: Reply) -> AsyncIterator[bytes]:
         yield sse.retry(2.0)
-        now = await off_loop(len(first.body), parse, first.body) if first.status == 200 else Run()
+        now = await off_loop(len(first.body), parse_outline, first.body) if first.status == 200 else Run()
         if now.final:
             yield await off_loop(len(first.body), _result, first)
             return
@@ -82,7 +82,7 @@ class EventStreams:
                     followed.add(run_id)
                     continue
                 reply = await self._results.after_wait(source, key, run_id, state)
-                if reply.status == 200 and (await off_loop(len(reply.body), parse, reply.body)).final:
+                if reply.status == 200 and (await off_loop(len(reply.body), parse_outline, reply.body)).final:
                     yield await off_loop(len(reply.body), _result, reply)
                     return
             news = _news(run_id, state, known)

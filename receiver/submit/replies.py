@@ -100,7 +100,7 @@ def relay(answer: Answer, secrets: SecretScan = NO_SECRETS, *, replacing: Mappin
     body = answer.body
     for old, new in (replacing or {}).items():
         body = body.replace(old, new)
-    if answer.status >= 400 and not isinstance(answer.json(), dict):
+    if answer.status >= 400 and not isinstance(answer.json_outline(), dict):
         headers = {"content-type": "application/json"} | {k: v for k, v in headers.items() if k == "retry-after"}
         body = json.dumps({"detail": f"Skyvern answered with status {answer.status}"}).encode()
     return Reply(answer.status, body, headers)
@@ -131,7 +131,7 @@ def read_failed(answer: Unreachable) -> Reply:
 
 def submit_reply(answer: Answer, secrets: SecretScan, replacing: Mapping[bytes, bytes]) -> Reply:
     """Return the reply to a submit. `secrets` and `replacing`: see `relay`."""
-    if isinstance(answer, Answered) and answer.ok and not isinstance(answer.json(), dict):
+    if isinstance(answer, Answered) and answer.ok and not isinstance(answer.json_outline(), dict):
         return error(502, "Skyvern's answer to the submit was not understood; whether a run exists is not known yet")
     if isinstance(answer, Answered) and answer.status == 408:
         return error(504, "Skyvern did not answer in time; whether a run exists is not known yet")

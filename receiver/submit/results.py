@@ -13,7 +13,7 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from receiver.domain.callback_url import token_of
-from receiver.domain.run import Run, RunKey, parse
+from receiver.domain.run import Run, RunKey, parse_outline
 from receiver.domain.submission import SubmissionMove
 from receiver.domain.webhook_grace import may_be_removed
 from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, runs
@@ -274,7 +274,7 @@ class Results:
     async def _reply(self, source: Source, key: Key, answer: Answer) -> Reply:
         if isinstance(answer, Unreachable):
             return read_failed(answer)
-        if answer.ok and not isinstance(await off_loop(len(answer.body), answer.json), dict):
+        if answer.ok and not isinstance(await off_loop(len(answer.body), answer.json_outline), dict):
             return error(502, "Skyvern's answer was not understood")
         reply = await off_loop(len(answer.body), relay, answer, source.secrets)
         if reply.status != 200:
@@ -333,4 +333,4 @@ class Results:
 
 
 async def _parsed(body: bytes) -> Run:
-    return await off_loop(len(body), parse, body)
+    return await off_loop(len(body), parse_outline, body)

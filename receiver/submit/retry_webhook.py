@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from receiver.domain.callback import CALLBACK, ROUTE, lane_of
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.run import RunKey, parse
+from receiver.domain.run import RunKey, parse_outline
 from receiver.ledger import runs
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
@@ -125,7 +125,7 @@ class WebhookRetrier:
         reply = await self._results.from_skyvern(source, key, run_id, known=True)
         if reply.status != 200:
             return reply
-        run = await off_loop(len(reply.body), parse, reply.body)
+        run = await off_loop(len(reply.body), parse_outline, reply.body)
         if not run.final:
             return error(400, f"Run {run_id} has not reached a terminal state (status={run.status}).")
         await self._results.note_end(source.name, run, at_once=True)

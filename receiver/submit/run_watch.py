@@ -22,7 +22,7 @@ from typing import Final
 import redis
 import redis.asyncio
 
-from receiver.domain.run import FINAL, Run, RunKey, parse
+from receiver.domain.run import FINAL, Run, RunKey, parse_outline
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunStatus, run_statuses
@@ -253,7 +253,7 @@ class RunWatch:
             absent = isinstance(answer, Answered) and answer.status == HTTPStatus.NOT_FOUND
             self._postpone([run_id], ABSENT_INTERVAL if absent else LOOK_INTERVAL)
             return
-        run = await off_loop(len(answer.body), parse, answer.body)
+        run = await off_loop(len(answer.body), parse_outline, answer.body)
         final = run.final and not run.problem
         self._saw(run_id, Look(run.status, run.attempt, run.run_type, final, answer if final else None))
         if run.status not in _ACTIVE and run_id in self._watched:

@@ -289,12 +289,14 @@ class Submitter:
         body = short_answer(submission.call, submission.run_id)
         if body is None:
             answer = answer or await source.api.get_run(submission.run_id)
-            run = answer.json() if isinstance(answer, Answered) and answer.ok else None
+            size = len(answer.body) if isinstance(answer, Answered) else 0
+            run = await off_loop(size, answer.json) if isinstance(answer, Answered) and answer.ok else None
             body = short_answer(submission.call, submission.run_id, run)
             if body is None:
                 ours, theirs = source.callback_url(submission.id), submission.webhook_url or None
                 replacing = {json.dumps(ours).encode(): json.dumps(theirs).encode()} if ours else {}
-                return relay(answer, source.secrets, replacing=replacing).for_submission(submission.id)
+                reply = await off_loop(size, relay, answer, source.secrets, replacing=replacing)
+                return reply.for_submission(submission.id)
         return _json_reply(200, body).for_submission(submission.id)
 
     async def _withdraw_if_unread(self, submission_id: str, is_disconnected: IsDisconnected) -> None:

@@ -8,9 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 
+from receiver.domain import run
+from receiver.skyvern import responses
 from receiver.submit import submitter
 from receiver.submit.json_edit import MAX_VALUES, has_too_many_values, parse_object
 from receiver.web import app
@@ -104,6 +107,37 @@ def test_large_bodies_are_read_by_a_thread(
     assert on_loop == [False, False]
     assert rig.client.post("/v1/run/tasks", json={"prompt": "x"}).status_code == 200
     assert on_loop == [False, False, True, True]
+
+
+def test_the_values_of_a_large_answer_are_not_built(
+    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of them take seconds, in which the loop stands still whatever thread builds them."""
+    built: list[int] = []
+
+    def noted(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
+
+        def work(text: bytes, *args: object, **kwargs: object) -> object:
+            built.append(len(text))
+            return real(text, *args, **kwargs)
+
+        monkeypatch.setattr(module, name, work)
+
+    noted(run, "from_json")
+    noted(responses, "_json")
+    answer = b'{"run_id":"tsk_1","run_type":"task_v2","status":"completed","created_at":"2026-11-25T10:00:00",'
+    answer += b'"modified_at":"2026-11-25T10:00:00","output":[' + b"[]," * 500_000 + b"[]]}"
+    scripted_server.default = Reply(200, answer, {"content-type": "application/json"})
+    rig = submitting(scripted_server.url, dispatching=False)
+
+    for query in ("", "?wait=1", "?from=skyvern"):
+        got = rig.client.get(f"/v1/runs/tsk_1{query}")
+        assert (got.status_code, got.content == answer) == (200, True)
+    assert built
+    assert max(built) < 10_000
+    scripted_server.default = Reply(200, answer[:-1], {"content-type": "application/json"})
+    assert rig.client.get("/v1/runs/tsk_1").status_code == 502
 
 
 def test_a_body_may_have_many_values_and_a_text_any_number_of_commas(

@@ -21,6 +21,7 @@ from receiver.domain.bounded_json import (
     NoMembers,
     fitting_members,
     memory_of,
+    outline,
 )
 from receiver.domain.event import Event, event_id
 from receiver.domain.parsed_event import parse_event
@@ -179,6 +180,29 @@ def test_members_are_told_apart_whatever_is_in_them(data: dict[str, Any], indent
     members, over = fitting_members(text, 0)
     assert {name: json.loads(value) for name, value in members.items()} == data
     assert not over
+
+
+@given(st.dictionaries(st.text(max_size=12), values, max_size=8), st.integers(1, 9), st.sampled_from([None, 1]))
+def test_an_outline_has_the_small_members_as_they_are_whatever_windows_cut(
+    data: dict[str, Any], window: int, indent: int | None
+) -> None:
+    text = json.dumps(data, indent=indent, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bounded_json, "_WINDOW", window)
+        patched.setattr(bounded_json, "OUTLINED", 30)
+        found = json.loads(outline(text).decode("utf-8", "surrogatepass"))
+    assert found.keys() == data.keys()
+    assert all(found[name] == data[name] or str(found[name]).endswith(" bytes)") for name in data)
+    assert len(text) > 30 or found == data
+
+
+def test_an_outline_tells_a_runs_state_without_its_output() -> None:
+    body = HEAD + b'"output":[' + b"[]," * 200_000 + b'[]],"failure_reason":null,"retry_pending":false}'
+    run = parse(outline(body))
+    assert (run.run_id, run.status, run.final, run.problem) == ("tsk_1", "completed", True, "")
+    assert run.data["output"] == f"({600_004} bytes)"
+    for wrong in (body[:-1], body[:-20], b"[" + body + b"]", body.replace(b"[],", b"[", 1)):
+        assert outline(wrong) == b""
 
 
 @given(st.binary(max_size=200))
