@@ -58,7 +58,7 @@ def list_deliveries(service: Service, actor: Actor, wanted: DeliveriesParameters
 
 
 def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) -> Page[AttemptRow]:
-    """List the attempts, those of the delivery that changed last first, and of each its newest first."""
+    """List the attempts: of the delivery that changed last, and its newest, first; of one delivery the oldest first."""
     if not wanted.delivery:
         return listed(service, actor, deliveries.list_attempts, wanted, AttemptRow, (float, str, int))
 
@@ -66,7 +66,7 @@ def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) ->
         rows = queries.list_attempts(connection, wanted.delivery, wanted.source)
         if not rows and not actor.source and not names.has_delivery(connection, wanted.delivery):
             raise no_such("delivery", wanted.delivery)
-        return Page(items=[AttemptRow.model_validate(each) for each in reversed(rows)], next=None)
+        return Page(items=[AttemptRow.model_validate(each) for each in rows], next=None)
 
     return service.ledger.read(read)
 

@@ -81,7 +81,7 @@ COMMANDS: Final[dict[str, Command]] = {
         LOOK,
         "receiver.cli.list",
         "attempts",
-        "List the attempts of one delivery, or of all that an event or a run has, the newest first.",
+        "List the attempts of one delivery, the oldest first, or of all that an event or a run has, the newest first.",
     ),
     "dead": Command(
         LOOK,

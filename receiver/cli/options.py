@@ -71,13 +71,18 @@ Since = Annotated[
 Until = Annotated[str, typer.Option("--until", help="Only what happened before then; as --since.")]
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
-# From how many on a change that can't be taken back is asked for first, on a terminal.
-ASKED_FROM = 11
+# From how many on a person is asked first, on a terminal: where the change can be taken back, or only sends what is due
+# anyhow; and where it can't, for a sink may then act twice, or what was kept is gone.
+ASKED_FROM = 1001
+ASKED_FOR_GOOD_FROM = 11
 
 
-def confirm(count: int, question: str, *, yes: bool) -> None:
-    """Ask before a change of `count` things when a person is there to answer. Raises typer.Abort for a no."""
-    if count >= ASKED_FROM and not yes and sys.stdin.isatty():
+def confirm(count: int, question: str, *, yes: bool, for_good: bool = True) -> None:
+    """Ask before a change of `count` things when a person is there to answer. Raises typer.Abort for a no.
+
+    `for_good`: the change can't be taken back.
+    """
+    if count >= (ASKED_FOR_GOOD_FROM if for_good else ASKED_FROM) and not yes and sys.stdin.isatty():
         typer.confirm(question, abort=True)
 
 

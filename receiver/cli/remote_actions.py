@@ -14,6 +14,7 @@ from receiver.cli.client import Client, endpoint_called
 from receiver.cli.listing import named_options
 from receiver.cli.options import confirm
 from receiver.cli.output import out
+from receiver.cli.progress import ProgressLine
 from receiver.errors import RunhookError
 
 # Seconds between two looks at an operation.
@@ -30,11 +31,12 @@ def act(
     dry_run: bool = False,
     yes: bool = False,
     wait: bool = False,
+    for_good: bool = True,
 ) -> None:
     """Call an action on what is chosen: with ids at once, with a filter once it was counted, with that count.
 
-    `given`: its parameters; `what`: what it does to deliveries, such as "replay". Raises RunhookError for nothing, and
-    what the call raises.
+    `given`: its parameters; `what`: what it does to deliveries, such as "replay"; `for_good`: as of `confirm`. Raises
+    RunhookError for nothing, and what the call raises.
     """
     asked = {name: value for name, value in given.items() if value not in ("", None, [], (), False)}
     with named_options(asked):
@@ -46,7 +48,7 @@ def act(
             return
         if not counted.count:
             raise RunhookError(f"nothing to {what}: no delivery matches")
-        confirm(counted.count, f"{what.capitalize()} {counted.count} deliveries?", yes=yes)
+        confirm(counted.count, f"{what.capitalize()} {counted.count} deliveries?", yes=yes, for_good=for_good)
         parameters = parameters.model_copy(update={"expect": counted.count, "until": counted.until})
     operation = client.call(endpoint, parameters).operation
     assert operation is not None
@@ -57,12 +59,10 @@ def act(
 
 def _watch(client: Client, operation: OperationRow) -> None:
     """Show the progress of an operation until it has ended."""
-    shown = -1
-    while True:
-        if operation.done != shown:
-            shown = operation.done
-            out().print(f"{operation.id}: {operation.done} of {operation.total}")
-        if operation.state != "running":
-            return
-        time.sleep(_LOOK)
-        operation = client.call(_GET, _GET.validated({"id": operation.id}))
+    with ProgressLine(operation.id, operation.total, every=True) as progress:
+        while True:
+            progress.show(operation.done)
+            if operation.state != "running":
+                return
+            time.sleep(_LOOK)
+            operation = client.call(_GET, _GET.validated({"id": operation.id}))

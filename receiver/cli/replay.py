@@ -39,6 +39,7 @@ from receiver.cli.options import (
     parse_time_range,
 )
 from receiver.cli.output import clean, out, show_time, show_when
+from receiver.cli.progress import ProgressLine
 from receiver.cli.remote_actions import act
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
@@ -105,7 +106,9 @@ def replay(
         given: dict[str, Any] = {"ids": ids, "source": source, "status": status, "since": since, "until": until}
         given |= {"rate": rate} | ({"into": backfill} if backfill else {"sink": sink, "state": state, "force": force})
         kind = "backfill" if backfill else "replay"
-        act(client, endpoint_called(kind, ACTIONS), given, kind, dry_run=dry_run, yes=yes, wait=wait)
+        again = force or DeliveryState.DELIVERED in (state or ())
+        call = endpoint_called(kind, ACTIONS)
+        act(client, call, given, kind, dry_run=dry_run, yes=yes, wait=wait, for_good=again)
         return
     config, data = client.config, client.data
     sinks = _sinks(config, data, sink, backfill)
@@ -135,6 +138,8 @@ def replay(
         raise RunhookError(why)
     if force:
         confirm(sum(counts), f"Send {sum(counts)} deliveries again, delivered ones too?", yes=yes)
+    else:
+        confirm(sum(counts), f"{kind.capitalize()} {sum(counts)} deliveries?", yes=yes, for_good=False)
 
     def create(connection: Connection) -> list[Operation]:
         return [
@@ -239,17 +244,16 @@ def _narrowed(wanted: Selection, identifier: str) -> Selection:
 
 
 def _watch(data: DataDirectory, made: list[Operation]) -> None:
-    """Show progress until all of them have ended."""
-    shown: dict[str, int] = {}
-    while True:
-        now = [read_ledger(data, partial(replays.get, operation_id=each.id), tell=False) for each in made]
-        for operation in now:
-            if operation is not None and shown.get(operation.id) != operation.done:
-                shown[operation.id] = operation.done
-                out().print(f"{operation.id}: {operation.done} of {operation.total}")
-        if all(operation is None or operation.state != "running" for operation in now):
-            return
-        time.sleep(0.5)
+    """Show the progress of each until all of them have ended."""
+    for operation in made:
+        with ProgressLine(operation.id, operation.total, every=True) as progress:
+            while True:
+                now = read_ledger(data, partial(replays.get, operation_id=operation.id), tell=False)
+                if now is not None:
+                    progress.show(now.done)
+                if now is None or now.state != "running":
+                    break
+                time.sleep(0.5)
 
 
 def _selection_text(found: Mapping[str, Any]) -> str:

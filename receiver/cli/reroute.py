@@ -32,6 +32,7 @@ from receiver.cli.options import (
     parse_time_range,
 )
 from receiver.cli.output import clean, print_rows, short_id
+from receiver.cli.progress import ProgressLine
 from receiver.errors import UsageError
 from receiver.ledger import queries
 
@@ -92,9 +93,11 @@ def reroute(
         confirm(count, f"Make {count} deliveries?", yes=yes)
         asked = {"source": source, "run_id": run, "status": status or [], "since": since, "until": until, "sink": sink}
         selects = {name: value for name, value in asked.items() if value}
-        with audited(ledger, Actor.local(), "reroute", selects, source=source) as told:
+        auditing = audited(ledger, Actor.local(), "reroute", selects, source=source)
+        with auditing as told, ProgressLine("deliveries", count) as progress:
             for number in rerouting.apply(ledger, found):
                 told.count += number
+                progress.show(told.count)
         made = told.count
         console(f"{made} deliveries are made; the clock wakes their sinks within a second")
 

@@ -27,6 +27,7 @@ from receiver.cli.options import (
     confirm,
     load_config,
 )
+from receiver.cli.progress import ProgressLine
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
@@ -164,12 +165,14 @@ def move(
     confirm(sum(row["count"] for row in counted), f"Move the deliveries of {giver} to {taker}?", yes=yes)
     moved, left, cursor = 0, 0, ""
     chosen = {"sink": giver, "into": taker, "delivered": delivered, "undo": undo}
-    with audited_here(Settings.from_env(data=data), "sink.move", chosen) as told:
+    settings, total = Settings.from_env(data=data), sum(row["count"] for row in counted)
+    with audited_here(settings, "sink.move", chosen) as told, ProgressLine("deliveries", total) as progress:
         while True:
             step = partial(orphans.move, old=giver, new=taker, cursor=cursor, delivered=delivered, undo=undo)
             page = write_ledger(data, lambda connection: step(connection, now=database_now(connection)))  # noqa: B023
             told.count = moved = moved + page.count
             left, cursor = left + page.left, page.cursor
+            progress.show(moved + left)
             if not cursor:
                 break
         while cursor := write_ledger(data, partial(orphans.rename_links, old=giver, new=taker, cursor=cursor)):
