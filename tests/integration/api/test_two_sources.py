@@ -29,15 +29,15 @@ from tests.support.api import actor, call, done
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 
 # The other source's name, which each of its rows has.
-RIVAL = "other"
+RIVAL = "rival"
 RUN = "wr_100200300"
 SAYS = {"title": "theirs", "recording_url": "https://files.example/other.webm"}
 EVENT = new_event(RUN, **SAYS)
 SUBMISSION = "sub_" + "b" * 32
-REFUSED = json.dumps({"run_id": RUN, "status": "completed", "title": "other"}).encode()
+REFUSED = json.dumps({"run_id": RUN, "status": "completed", "title": RIVAL}).encode()
 QUARANTINED = QuarantinedRequest.of(RIVAL, sign(REFUSED, "wrong"), REFUSED, "", time.time())
 
-# By member and first part of the path: the id of what is the other's. Where a part is missing, whatever the path.
+# By member and first part of the path: the id of what is the rival's. Where a part is missing, whatever the path.
 THEIRS: dict[tuple[str, str], Any] = {
     ("run_id", ""): RUN,
     ("run", ""): RUN,
@@ -55,8 +55,8 @@ THEIRS: dict[tuple[str, str], Any] = {
 FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app"}
 # Members that are ids.
 IDS = {"id", "ids", "run_id", "run", "event_id"}
-# What tells nothing of a source, whoever asks; and what answers with what is given.
-TELLS_NOTHING = {"list_sinks", "get_sink", "explain"}
+# What names nothing of a source, whoever asks; and what answers with what is given.
+TELLS_NOTHING = {"get_totals", "list_sinks", "get_sink", "explain"}
 
 
 @pytest.fixture(scope="module")
@@ -67,19 +67,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     sink = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_1_2"}
     files = {name: {"type": "files", "path": str(tmp_path / name)} for name in ("ops", "chat", "results")}
-    it = api.service(ledger, tmp_path, sinks={**files, "again": sink})
+    sources = {name: {"secrets": [f"secret-of-{name}"], "api_key": "k"} for name in ("skyvern", RIVAL)}
+    it = api.service(ledger, tmp_path, sinks={**files, "again": sink}, sources=sources)
     now = time.time() - 60
-    event = new_event(RUN, "ops", "chat", NewDelivery("results", "other's"), **SAYS)
+    event = new_event(RUN, "ops", "chat", NewDelivery("results", "rival's"), **SAYS)
     failed = new_event("wr_100200301", "ops", status="failed")
     for each in (event, failed):
         object.__setattr__(each.event, "source", RIVAL)
         record(ledger, each, now=now)
     settle(ledger, claim(ledger, "ops", now=now), DeliveryMove.DIE, now=now)
-    settle(ledger, claim(ledger, "chat", now=now), DeliveryMove.ACCEPT, now=now, receipt={"id": "other"})
+    settle(ledger, claim(ledger, "chat", now=now), DeliveryMove.ACCEPT, now=now, receipt={"id": RIVAL})
     row = {"id": SUBMISSION, "source": RIVAL, "key_id": "k", "call": "tasks", "state": "accepted", "run_id": RUN}
     row |= {"request_hash": "h", "created_at": now, "updated_at": now, "due_at": now, "polls": 1}
     ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(row)))
-    call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="other's", scopes=["view"])
+    call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="rival's", scopes=["view"])
     call(it, "replay", actor(RIVAL), expect=2, rate=0.001)
     Quarantine(tmp_path / "quarantine", 9, 1 << 20).add(QUARANTINED, REFUSED)
     yield it
@@ -97,7 +98,7 @@ def theirs(it: Service, endpoint: Endpoint[Any, Any], member: str) -> Any:
 
 
 def probes(it: Service, endpoint: Endpoint[Any, Any]) -> list[dict[str, Any]]:
-    """Parameters that ask for all, and for what is the other's in each way that the call has; to look and to act."""
+    """Parameters that ask for all, and for what is the rival's in each way that the call has; to look and to act."""
     fields = endpoint.parameters.model_fields
     base: dict[str, Any] = {}
     for name, field in fields.items():
@@ -120,7 +121,7 @@ def probes(it: Service, endpoint: Endpoint[Any, Any]) -> list[dict[str, Any]]:
 
 
 def rivals(it: Service) -> dict[str, Any]:
-    """All that is the other's."""
+    """All that is the rival's."""
 
     def read(connection: sa.Connection) -> dict[str, Any]:
         found: dict[str, Any] = {}
