@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -64,13 +63,15 @@ def tables() -> str:
 
 
 def test_the_page_says_what_each_list_holds() -> None:
-    text = PAGE.read_text()
-    written = re.search(f"{re.escape(BEGIN)}\n\n(.*?)\n\n{re.escape(END)}", text, re.DOTALL)
-    assert written
+    before, begin, rest = PAGE.read_text().partition(BEGIN)
+    written, end, after = rest.partition(END)
+    assert (begin, end) == (BEGIN, END)
+    assert "\n## " not in before + after
     if os.environ.get("UPDATE"):
-        PAGE.write_text(text.replace(written[1], tables()))
+        PAGE.write_text(f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}")
+        return
 
-    assert PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip() == tables()
+    assert written.strip() == tables()
 
 
 def test_every_list_of_the_ledger_is_there() -> None:
