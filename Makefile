@@ -60,6 +60,7 @@ bench-pipeline := --events 2000 --jobs 200 --rounds 1
 bench-one_by_one := --deliveries 400
 bench-database_sink := --rows 5120
 bench-backlog := --count 20000 --lanes 2000
+bench-upgrade := --count 50000
 bench-mirror := small --runs 40
 bench-tail := --seconds 2 --rounds 2
 
