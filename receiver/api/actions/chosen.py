@@ -29,12 +29,13 @@ from receiver.ledger.selection import Selection
 # Ids that one call takes, and examples that a preview shows.
 MOST_IDS: Final = 1000
 EXAMPLES: Final = 5
+_VISIBLE: Final = re.compile("[!-~]")
 _SHORTENED: Final = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
 
 
 def id_trouble(identifier: str) -> str:
     """Return what is wrong with an id, or "". One cut shorter than tables cut it would mean all that begin so."""
-    if not identifier.strip():
+    if not _VISIBLE.search(identifier):
         return "an id is empty"
     if identifier.startswith(("dlv_", "evt_")) and not _SHORTENED.fullmatch(identifier):
         return f"an id has 8 to 32 hex digits after {identifier[:4]}"
@@ -47,7 +48,7 @@ def _checked(identifier: str) -> str:
     return identifier
 
 
-Id = Annotated[str, AfterValidator(_checked), Field(max_length=200, json_schema_extra={"pattern": r"\S"})]
+Id = Annotated[str, AfterValidator(_checked), Field(max_length=200, json_schema_extra={"pattern": _VISIBLE.pattern})]
 
 
 class Chosen(Filtered):
