@@ -56,7 +56,7 @@ class LocalClient:
         self.config = config
         self.data = data
         self.tell = False
-        self._settings = settings
+        self.settings = settings
         self._stack = stack
         self._service: Service | None = None
         self._opening = threading.Lock()
@@ -65,7 +65,7 @@ class LocalClient:
         """Return the result. Raises RequestError as the function of the endpoint, and NotStarted. For any thread."""
         with self._opening:
             if self._service is None:
-                self._service = Service(self._settings, self._stack.enter_context(open_ledger(self._settings)))
+                self._service = Service(self.settings, self._stack.enter_context(open_ledger(self.settings)))
                 if self.tell or sys.stderr.isatty():
                     sys.stderr.write(f"runhook: ledger: {self.where}\n")
         try:

@@ -27,15 +27,15 @@ from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_LIMIT
 from receiver.api.rows import EventRow
 from receiver.api.tail import TAIL, TailGap, TailParameters
-from receiver.cli.client import Client, with_client
+from receiver.cli.client import Client, LocalClient, with_client
 from receiver.cli.commands import COMMANDS
 from receiver.cli.keyboard import keys
 from receiver.cli.listen_post import LocalPost, LocalPoster, target_url
 from receiver.cli.listing import named_options, option_parameters
-from receiver.cli.options import load_config
 from receiver.cli.output import clean, out, show_time
 from receiver.cli.remote import RemoteClient
 from receiver.cli.tail import follow, tell_gap
+from receiver.config.loader import load
 from receiver.config.settings import listen_secret
 from receiver.errors import Busy, NotStarted, RequestError, RunhookError, UsageError
 
@@ -244,10 +244,11 @@ def _secret(client: Client) -> str:
     own API key."""
     if found := listen_secret():
         return found
-    if isinstance(client, RemoteClient):
-        return client.service.key
-    _, config = load_config(None, None)
-    return next(iter(config.sources.values())).signing_secrets[0]
+    if isinstance(client, LocalClient):
+        config = load(client.settings.config, client.settings.environ)
+        return next(iter(config.sources.values())).signing_secrets[0]
+    assert isinstance(client, RemoteClient)
+    return client.service.key
 
 
 _TARGET: Final = Annotated[

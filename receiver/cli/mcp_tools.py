@@ -36,14 +36,12 @@ _GENTLE: Final = frozenset({"pause_sink", "resume_sink", "restore"})
 _PART: Final = {
     "at": {
         "type": "string",
-        "default": "",
-        "description": "Only this place of the answer, as a JSON pointer; `cut` of an answer names those to go on at.",
+        "description": "Only this place of the answer (JSON pointer); `cut` of an answer names them.",
     },
     "offset": {
         "type": "integer",
-        "default": 0,
         "minimum": 0,
-        "description": "From there on: so many characters, items or members are left out. With `at`.",
+        "description": "With `at`: leave out so many characters, items or members.",
     },
 }
 
@@ -121,18 +119,20 @@ def tools(client: Client, allow: Iterable[str], submitter: RunSubmitter | None) 
             ("submit_agent", "/v1/run/agents", SubmitAgentParameters, "Submit a run of an agent to Skyvern"),
         ):
             run = functools.partial(_submit, submitter, path, kind)
-            found.append(ModelTool(name, f"{what}. {again}", kind.model_json_schema(), run, reads=False))
+            found.append(ModelTool(name, f"{what}. {again}", _slim(kind.model_json_schema()), run, reads=False))
     return found
 
 
 def _of_endpoint(client: Client, endpoint: Endpoint[Any, Any]) -> ModelTool:
-    schema = endpoint.parameters.model_json_schema()
-    description = f"{endpoint.summary} {_sentence(endpoint.parameters.__doc__)}".strip()
+    schema = _slim(endpoint.parameters.model_json_schema())
+    more = "" if endpoint.parameters.__module__ == Parameters.__module__ else _sentence(endpoint.parameters.__doc__)
+    description = f"{endpoint.summary} {more}".strip()
     reads = endpoint.scope == VIEW
+    schema.pop("description", None)
     if reads:
         schema["properties"] = {**schema.get("properties", {}), **_PART}
     if issubclass(endpoint.parameters, PageParameters):
-        schema["properties"]["limit"]["default"] = ROWS
+        schema["properties"]["limit"]["description"] += f" {ROWS} unless it is given."
 
     async def run(given: Mapping[str, Any]) -> dict[str, Any]:
         arguments = dict(given)
@@ -143,6 +143,24 @@ def _of_endpoint(client: Client, endpoint: Endpoint[Any, Any]) -> ModelTool:
         return bounded(part_of(result, at, offset), ANSWER_BYTES, at, offset)
 
     return ModelTool(endpoint.name, description, schema, run, reads, endpoint.name in _GENTLE)
+
+
+def _slim(schema: Any) -> Any:
+    """Return a JSON Schema without what tells a model nothing, for it reads all of it before it does anything."""
+    if isinstance(schema, list):
+        return [_slim(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kinds = schema.get("anyOf", [])
+    if len(kinds) == 2 and {"type": "null"} in kinds:
+        (kind,) = (each for each in kinds if each != {"type": "null"})
+        schema = {**kind, **{name: value for name, value in schema.items() if name != "anyOf"}}
+    dull = ("title", "default", "maxLength", "pattern", "examples")
+    return {
+        name: {each: _slim(part) for each, part in value.items()} if name in ("properties", "$defs") else _slim(value)
+        for name, value in schema.items()
+        if name not in dull
+    }
 
 
 def _sentence(text: str | None) -> str:
@@ -197,7 +215,7 @@ def _waiting(client: Client) -> ModelTool:
         "with the same arguments, as often as it takes. `run: null` means that no event of it has come yet. Then "
         "get_run tells it whole."
     )
-    return ModelTool("wait_for_run", text, WaitParameters.model_json_schema(), run, reads=True)
+    return ModelTool("wait_for_run", text, _slim(WaitParameters.model_json_schema()), run, reads=True)
 
 
 async def _submit(

@@ -19,11 +19,12 @@ from receiver.domain import signature
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id
 from receiver.errors import RunhookError, UsageError
+from receiver.ledger import Ledger
 from tests.servers.network import Link
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
 from tests.support.command import run_command
-from tests.support.ledger import new_event, record
+from tests.support.ledger import new_event, record, with_tables
 from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually
 
@@ -95,6 +96,23 @@ def test_another_secret_signs_where_it_is_given(
     run_command("listen", port_of(mine), "--replay", "tsk_1")
     (call,) = mine.calls
     assert signature.verify(call.body, call.headers[signature.HEADER], ["of-skyvern"])
+
+
+def test_without_a_service_it_is_the_ledger_and_the_secret_of_this_machine(
+    mine: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RUNHOOK_LISTEN_SECRET", "RUNHOOK_URL", "RUNHOOK_DATA", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "c.yaml").write_text("sources: {skyvern: {secrets: [the-first, other]}}\n")
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
+    record(ledger, new_event("tsk_1"))
+    ledger.close()
+    here = ["--data", str(tmp_path), "--config", str(tmp_path / "c.yaml")]
+
+    run_command("listen", port_of(mine), "--replay", "tsk_1", *here)
+
+    (call,) = mine.calls
+    assert signature.verify(call.body, call.headers[signature.HEADER], ["the-first"])
 
 
 @pytest.mark.parametrize(

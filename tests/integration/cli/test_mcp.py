@@ -70,6 +70,10 @@ async def refusal(client: Client, tool: str, arguments: dict[str, Any]) -> str:
 async def test_tools_only_look_unless_more_is_allowed(local: Callable[..., Client]) -> None:
     async with local() as client:
         looking = (await client.list_tools()).tools
+        # A model reads all of it before it does anything
+        assert len(json.dumps([tool.model_dump(by_alias=True, exclude_none=True) for tool in looking])) < 40_000
+        (runs,) = (tool for tool in looking if tool.name == "list_runs")
+        assert {"title", "status", "since", "after", "at"} <= runs.input_schema["properties"].keys()
         assert all(tool.annotations and tool.annotations.read_only_hint for tool in looking)
         assert {"list_runs", "get_run", "get_status", "explain", "wait_for_run", "tail"} <= {t.name for t in looking}
         assert "there is no tool replay" in await refusal(client, "replay", {"ids": ["dlv_00000000"]})
