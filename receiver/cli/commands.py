@@ -59,6 +59,18 @@ COMMANDS: Final[dict[str, Command]] = {
     "runs": Command(
         LOOK, "receiver.cli.list", "runs", "List the runs that events have reported, the one that changed last first."
     ),
+    "run": Command(
+        LOOK,
+        "receiver.cli.run",
+        "run",
+        "Tell one run whole: what happened from its submission to each receipt, its output, and its files.",
+    ),
+    "event": Command(
+        LOOK, "receiver.cli.run", "event", "Show one event with the run as sinks get it, or the bytes of its body."
+    ),
+    "artifacts": Command(
+        LOOK, "receiver.cli.run", "artifacts", "List the files of runs, and where sinks have stored them."
+    ),
     "events": Command(
         LOOK,
         "receiver.cli.list",

@@ -35,6 +35,9 @@ _GAP = 2  # columns between two cells
 _MIN_LAST = 24  # columns that the last cell needs to stand beside its row
 
 COLOURS = {
+    "✓": "green",
+    "✗": "red",
+    "…": "yellow",
     "completed": "green",
     "delivered": "green",
     "accepted": "green",

@@ -27,6 +27,7 @@ LISTS = [
     ["dead"],
     ["attempts", "tsk_2"],
     ["submissions"],
+    ["artifacts"],
     ["operations"],
     ["audit"],
     ["sink", "list"],
@@ -96,7 +97,8 @@ def service(
 def fill(ledger: Ledger) -> None:
     """Events of three runs, with deliveries that were done and that are dead."""
     title = '=cmd("x"), "quoted"\nand more \N{GREEK SMALL LETTER ALPHA}'
-    record(ledger, *(new_event(f"tsk_{number}", "results", "ops", title=title) for number in (1, 2, 3)))
+    files = {"recording_url": "https://files.example/recording.webm?signature=secret"}
+    record(ledger, *(new_event(f"tsk_{number}", "results", "ops", title=title, **files) for number in (1, 2, 3)))
     settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT)
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
 
@@ -122,6 +124,34 @@ def test_a_service_is_listed_as_this_machines_ledger_is(
     monkeypatch.setenv("RUNHOOK_KEY", remote[-1])
     monkeypatch.setenv("RUNHOOK_DATA", "nowhere")
     assert len(json.loads(runhook("runs", "--json")[1])) == 3
+
+
+def test_one_run_and_one_event_are_told_alike(service: Submitting, runhook: Callable[..., Said]) -> None:
+    remote = ["--url", service.url, "--key", service.key("view", source="*")]
+    event = json.loads(runhook("events", "--run", "tsk_2", "--json")[1])[0]["id"]
+    body = runhook("event", event, "--raw")[1]
+    cases = [["run", "tsk_2"], ["run", "tsk_2", "--json"], ["run", "tsk_404"], ["event", event], ["event", event[:14]]]
+    cases += [["event", event, form] for form in ("--body", "--raw", "--json")]
+
+    for each in cases:
+        assert runhook(*each) == runhook(*each, *remote), each
+
+    # a run is told with its timeline, its output and its files, none of whose addresses opens anything
+    code, shown, _ = runhook("run", "tsk_2")
+    assert code == 0
+    assert "webhook: completed, new" in shown
+    assert "results  ✓  attempt 1: accepted" in shown
+    assert "ops      ✗  attempt 1: refused" in shown
+    assert "└── n: 1" in shown
+    assert "recording.webm" in shown
+    assert "signature" not in shown
+    told = json.loads(runhook("run", "tsk_2", "--json")[1])
+    assert told["output"] == {"n": 1}
+    assert [each["name"] for each in told["files"]] == ["recording.webm"]
+    assert runhook("run", "tsk_404")[2] == "runhook: run tsk_404: there is none\n"
+    # an event's bytes are those that came
+    assert json.loads(body)["output"] == {"n": 1}
+    assert runhook("event", event, "--body", "--raw")[0] == 2
 
 
 def test_the_forms_of_a_list_say_the_same(service: Submitting, runhook: Callable[..., Said]) -> None:
