@@ -32,19 +32,28 @@ def insert(
 ) -> Sequence[sa.Row[Any]]:
     """Insert `rows`, which all have the same keys. `conflict` adds the ON CONFLICT clause to the statement.
 
-    Returns what `returning` names of each row that was written, in no particular order.
+    Returns what `returning` names of each row that was written, in no particular order; without names, nothing.
     """
     if not rows:
         return []
     statement = insert_statement(connection, table)
     names = list(rows[0])
     if connection.dialect.name != "postgresql":
-        return connection.execute(conflict(statement).returning(*returning), list(rows)).all()
+        return _rows(connection, conflict(statement), returning, list(rows))
     arrays = [sa.bindparam(name, type_=postgresql.ARRAY(table.c[name].type)) for name in names]
     source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
     statement = statement.from_select(names, sa.select(*(source.c[name] for name in names)))
     values = {name: [row[name] for row in rows] for name in names}
-    return connection.execute(conflict(statement).returning(*returning), values).all()
+    return _rows(connection, conflict(statement), returning, values)
+
+
+def _rows(
+    connection: sa.Connection, statement: Any, returning: Sequence[sa.Column[Any]], values: Any
+) -> Sequence[sa.Row[Any]]:
+    if returning:
+        return connection.execute(statement.returning(*returning), values).all()
+    connection.execute(statement, values)
+    return []
 
 
 def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:

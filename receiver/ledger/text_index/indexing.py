@@ -188,7 +188,7 @@ class TextIndexer:
                 index_elements=[run_texts.c.source, run_texts.c.run_id],
                 set_={name: insert.excluded[name] for name in ("number", "changed_at", "document")},
             ),
-            [run_texts.c.number],
+            returning=(),
         )
         then = replace(batch.then, owner=self._owner, leased_until=now + LEASE)
         if new:

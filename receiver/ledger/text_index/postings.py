@@ -141,7 +141,7 @@ class WordChanges:
             lambda insert: insert.on_conflict_do_update(
                 index_elements=[run_words.c.chunk, run_words.c.word], set_={"runs": insert.excluded.runs}
             ),
-            [run_words.c.chunk],
+            returning=(),
         )
 
 
