@@ -18,7 +18,9 @@ from tests.servers.valkey import ValkeyProcess, free_port
 
 PARTS: Final = ("receiver", "worker", "clock")
 # Python that a process of a host runs first whose clock is wrong. Time-outs go by the monotonic clock, which is right.
-# (Under libfaketime, which does it for C as well, a receiver answered late for a reason that was not found.)
+# (libfaketime 0.9.10 does it for C as well, but with FAKETIME_DONT_FAKE_MONOTONIC its pthread_cond_timedwait returns at
+# once: threads that wait for Python's GIL spin, and a receiver answers seconds late. With a wrong monotonic clock, too,
+# it answers in time.)
 _AHEAD: Final = """
 import runpy, sys, time
 true_time = time.time
