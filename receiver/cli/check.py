@@ -13,7 +13,7 @@ import typer
 from pydantic import SecretStr
 
 from handlers.support.url import hide_password
-from receiver.cli.options import DataDirectory, Json, parse_labels
+from receiver.cli.options import ConfigFile, DataDirectory, Json, parse_labels
 from receiver.cli.output import clean, print_json, print_table
 from receiver.config.advice import warnings
 from receiver.config.loader import Loaded, load_file
@@ -43,6 +43,7 @@ def check(
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label of their submission; repeatable.")
     ] = None,
+    config: ConfigFile = None,
     data: DataDirectory = None,
     as_json: Json = False,
 ) -> None:
@@ -51,6 +52,9 @@ def check(
     Ends with 2 when something is wrong, one line for each problem.
     """
     file, bodies = _split_paths(paths or [], against or [])
+    if file and config:
+        raise UsageError(f"{file} and --config {config}: one of them")
+    file = file or config
     settings = Settings.from_env(config=file, data=data)
     try:
         loaded = load_file(settings.config, settings.environ)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
 
@@ -18,7 +19,9 @@ from receiver.api.models import MAX_LIMIT, Page, Parameters, Scoped
 from receiver.api.service import Actor, Service
 from receiver.cli.ledger_access import open_ledger, where
 from receiver.cli.profiles import remote_service
+from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain.api_key import VIEW
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ledger import LedgerDataError
 
@@ -43,6 +46,17 @@ class Client(Protocol):
         """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
 
 
+class _Looking(Service):
+    """A service of which only what there is is asked: it needs no variable that the config takes a secret from."""
+
+    @cached_property
+    def config(self) -> Config:
+        """The config, with nothing behind what is not set. Raises ConfigError."""
+        from receiver.config.loader import load_without_secrets
+
+        return load_without_secrets(self.settings.config, self.settings.environ)
+
+
 class LocalClient:
     """Calls the functions on this machine's ledger, which is opened by the first call.
 
@@ -59,17 +73,20 @@ class LocalClient:
         self.settings = settings
         self._stack = stack
         self._service: Service | None = None
+        self._looking: Service
         self._opening = threading.Lock()
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
         """Return the result. Raises RequestError as the function of the endpoint, and NotStarted. For any thread."""
         with self._opening:
             if self._service is None:
-                self._service = Service(self.settings, self._stack.enter_context(open_ledger(self.settings)))
+                ledger = self._stack.enter_context(open_ledger(self.settings))
+                self._service, self._looking = Service(self.settings, ledger), _Looking(self.settings, ledger)
                 if self.tell or sys.stderr.isatty():
                     sys.stderr.write(f"runhook: ledger: {self.where}\n")
         try:
-            return endpoint.call(self._service, Actor.local(), parameters)
+            service = self._looking if endpoint.scope == VIEW else self._service
+            return endpoint.call(service, Actor.local(), parameters)
         except LedgerDataError:
             raise Invalid("a text of the call can't be in the ledger, such as one with a NUL") from None
 

@@ -38,7 +38,7 @@ def list_(
 ) -> None:
     """List the entries that were set aside, the oldest first, and why."""
     form = chosen_form(output, as_json)
-    settings, _ = load_config(config, data)
+    settings = Settings.from_env(config=config, data=data)
     with _redis(settings) as client:
         gather(client)
         print_rows(

@@ -16,6 +16,7 @@ from receiver.cli.acting import audited_here
 from receiver.cli.client import Client, LocalClient, endpoint_called, rows_of, with_client
 from receiver.cli.options import Form, ListJson, Output, chosen_form, load_config
 from receiver.cli.output import clean, out, print_rows, relative_path, show_when
+from receiver.config.loader import load_without_secrets
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted, UsageError
@@ -42,7 +43,8 @@ def list_(client: Client, output: Output = None, as_json: ListJson = False) -> N
     """List what is in quarantine, the oldest first; of a remote service what its receiver's host has."""
     form = chosen_form(output, as_json)
     if isinstance(client, LocalClient):  # which needs no ledger
-        settings, loaded = load_config(client.config, client.data)
+        settings = Settings.from_env(config=client.config, data=client.data)
+        loaded = load_without_secrets(settings.config, settings.environ)
         rows, where = [_row(each) for each in _store(settings, loaded).list()], _where(settings)
     else:
         found = rows_of(client, _LIST, _LIST.validated({}), sys.maxsize)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from receiver.config.yaml_file import Document, Key, read, spell
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, suggest
 from receiver.routing.validation import order_problems, rule_problems, rule_warnings
+
+# A variable without a default, and what stands for one that is not set where only names are wanted.
+_NEEDED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_OPENS_NOTHING = "https://not-set.invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +233,24 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     Raises ConfigError with every problem of the file, each with file, line and key.
     """
     return load_file(path, environ).config
+
+
+def load_without_secrets(path: Path, environ: Mapping[str, str]) -> Config:
+    """Return the config as `load` does, though variables are not set that it needs: for what only looks.
+
+    They have a value that opens nothing. The options of sinks are not checked. Raises ConfigError.
+    """
+    try:
+        needed = set(_NEEDED.findall(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError):
+        needed = set()  # what is wrong is told by reading it as usual
+    document = read(path, {**dict.fromkeys(needed, _OPENS_NOTHING), **environ})
+    if isinstance(document.value, dict):
+        document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
+    config = _validated(document)
+    document.raise_problems()
+    assert config is not None
+    return config
 
 
 def file_hash(path: Path) -> str:

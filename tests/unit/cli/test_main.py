@@ -476,3 +476,39 @@ def test_the_help_shows_how_a_fault_is_written(runhook: Run) -> None:
 
     assert code == 0
     assert '"Get the invoice [lose]"' in out
+
+
+def test_lists_need_no_secrets(runhook: Run, tmp_path: Path) -> None:
+    make_ledger(tmp_path / "var")
+    (tmp_path / "c.yaml").write_text(
+        """\
+sources: {skyvern: {secrets: ["${NOT_SET}"], api_key: "${NOT_SET}", api_base: "${NOT_SET}"}}
+sinks: {ops: {type: slack, webhook_url: "${NOT_SET}"}, kept: {type: files, path: a}}
+routes: [{name: everything, to: [ops]}]
+"""
+    )
+
+    for command in (
+        ["sink", "list"],
+        ["runs"],
+        ["deliveries", "--sink", "ops"],
+        ["quarantine", "list"],
+        ["keys", "list"],
+    ):
+        code, out, err = runhook(*command, "--config", "c.yaml", "-o", "jsonl")
+        assert (code, err) == (0, "")
+        assert [json.loads(line)["name"] for line in out.splitlines() if command[0] == "sink"][:1] in ([], ["ops"])
+    assert [line.split()[0] for line in runhook("sink", "list", "--config", "c.yaml")[1].splitlines()][1] == "ops"
+    code, _, err = runhook("sink", "pause", "ops", "--config", "c.yaml")  # what acts needs them
+    assert (code, "the variable NOT_SET is not set" in err) == (2, True)
+
+
+def test_a_config_is_checked_by_either_word(runhook: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nsinks: {ops: {type: files, path: a}}\n")
+
+    assert runhook("check", "c.yaml") == runhook("check", "--config", "c.yaml")
+    assert runhook("check", "c.yaml")[0] == 0
+    assert runhook("check", "c.yaml", "--config", "d.yaml")[::2] == (
+        2,
+        "runhook: c.yaml and --config d.yaml: one of them\n",
+    )
