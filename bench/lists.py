@@ -5,7 +5,8 @@
 A ledger is filled in SQL with `--few` runs, each with an event, two deliveries and their attempts, and every tenth with
 a submission; then up to `--count`. For each list and filter the first page is read `--times` times, and the page behind
 50,000 rows (the 1,000th), or where there are fewer the last. Shown is the 95th percentile in milliseconds, few against
-many, and their ratio; `rows` is how many the page has, and + says that there are more.
+many, and their ratio; `rows` is how many the page has, and + says that there are more. `effort`: rows and pages that
+PostgreSQL reads, hundreds of instructions of SQLite; other than the time it does not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.filters import Filter  # noqa: E402
 from receiver.ledger.lists.paging import Key, Order  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
-from tests.support.backlog import analyze  # noqa: E402
+from tests.support.backlog import analyze, effort  # noqa: E402
 from tests.support.ledger import with_tables  # noqa: E402
 from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, fill, filters_among  # noqa: E402
 
@@ -52,9 +53,9 @@ def ledger(database: str, folder: Path) -> Iterator[Ledger]:
         server.kill()
 
 
-def measured(it: Ledger, count: int, times: int) -> dict[str, tuple[float, str]]:
-    """Milliseconds (95th percentile) of each page, and how many rows it has."""
-    found: dict[str, tuple[float, str]] = {}
+def measured(it: Ledger, count: int, times: int) -> dict[str, tuple[float, str, int]]:
+    """Milliseconds (95th percentile) of each page, how many rows it has, and its effort."""
+    found: dict[str, tuple[float, str, int]] = {}
     for name, (page, order) in LISTS.items():
         for what, wanted in filters_among(count).items():
             if name == "submissions" and what in NOT_OF_SUBMISSIONS:
@@ -67,14 +68,15 @@ def measured(it: Ledger, count: int, times: int) -> dict[str, tuple[float, str]]
     return found
 
 
-def _timed(it: Ledger, page: Any, wanted: Filter, after: Key | None, times: int) -> tuple[float, str]:
+def _timed(it: Ledger, page: Any, wanted: Filter, after: Key | None, times: int) -> tuple[float, str, int]:
     taken: list[float] = []
     for _ in range(times + 1):
         began = time.perf_counter()
         rows, rest = it.read(lambda connection: page(connection, wanted, after, LIMIT))
         taken.append(time.perf_counter() - began)
     taken = sorted(taken[1:])  # the first one reads from disk
-    return taken[int(0.95 * (len(taken) - 1))] * 1000, f"{len(rows)}{'+' if rest else ''}"
+    work = effort(it, lambda connection: page(connection, wanted, after, LIMIT))
+    return taken[int(0.95 * (len(taken) - 1))] * 1000, f"{len(rows)}{'+' if rest else ''}", work
 
 
 def _deep(connection: sa.Connection, order: Order) -> Key | None:
@@ -106,10 +108,11 @@ def main() -> None:
                     print(f"{database}: filled up to {count:,} in {time.monotonic() - began:.0f} s", flush=True)
                     found.append(measured(it, count, options.times))
         few, many = found
-        print(f"\n{database:36} {options.few:>10,} {options.count:>12,}  ratio  rows")
-        for what, (before, few_rows) in few.items():
-            after, rows = many[what]
-            print(f"{what:36} {before:>7.1f} ms {after:>9.1f} ms  {after / before:>5.2f}  {few_rows} → {rows}")
+        print(f"\n{database:36} {options.few:>10,} {options.count:>12,}  ratio  rows, effort")
+        for what, (before, few_rows, few_effort) in few.items():
+            after, rows, work = many[what]
+            times = f"{before:>7.1f} ms {after:>9.1f} ms  {after / before:>5.2f}"
+            print(f"{what:36} {times}  {few_rows} → {rows}, {few_effort} → {work}")
         print(f"largest ratio: {max(many[what][0] / few[what][0] for what in few):.2f}", flush=True)
 
 
