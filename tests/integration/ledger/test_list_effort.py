@@ -13,6 +13,7 @@ from receiver.ledger.filters import Filter
 from receiver.ledger.lists import paging
 from receiver.ledger.lists.paging import Key
 from tests.support.backlog import analyze, effort
+from tests.support.ledger import NOW
 from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, fill, filters_among
 
 SMALL, LARGE, LIMIT = 400, 8_000, 10
@@ -74,3 +75,16 @@ def test_no_page_costs_more_with_many_rows_than_with_few(ledger: Ledger) -> None
         # And what an index serves costs what it did
         dearer = {name: (before[name], now[name]) for name in SERVED if now[name] > 3 * before[name] + 500}
         assert dearer == {}, learnt
+
+
+def test_a_time_ends_a_list_though_many_rows_are_older(ledger: Ledger) -> None:
+    # Given more runs than a page may look at, of which two have changed since a time
+    fill(ledger, SMALL)
+    wanted = Filter(since=NOW + (SMALL - 2) * 0.001 + 0.0005)
+    for name, (page, _) in LISTS.items():
+        if name != "submissions":  # of the last runs none has one
+            # When what came since then is listed, of which there is less than a page
+            rows, rest = ledger.read(lambda it: page(it, wanted, None, LIMIT))  # noqa: B023
+            # Then that is the end of it
+            assert {row["run_id"] for row in rows} == {f"tsk_{SMALL - 1}", f"tsk_{SMALL}"}, name
+            assert rest is None, name
