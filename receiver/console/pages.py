@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from receiver.api.artifacts import LIST_ARTIFACTS
+from receiver.api.events import GET_EVENT
+from receiver.api.outline import outline
 from receiver.api.runs import GET_RUN, LIST_RUNS, RunDetails
 from receiver.api.service import Actor, Service
 from receiver.api.status import GET_STATUS, Status
 from receiver.console.sign_in import PATH
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
+from receiver.errors import NotFound
 
 Query = Sequence[tuple[str, str]]
 
@@ -94,6 +98,8 @@ def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query
 def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one run told whole."""
     told = GET_RUN.call(service, actor, GET_RUN.parse(names, query))
+    of_run = {"run": told.run.run_id, "source": told.run.source}
+    output, note = _output(service, actor, told)
     return {
         "title": told.run.run_id,
         "here": "Runs",
@@ -101,7 +107,21 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "timeline": told.timeline,
         "deliveries": told.deliveries,
         "facts": _facts(told),
+        "output": None if output is None else outline(output),
+        "output_note": note,
+        "files": LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run)).items,
     }
+
+
+def _output(service: Service, actor: Actor, told: RunDetails) -> tuple[Any, str]:
+    """Return the output of the run's newest event, and why it is not here."""
+    wanted = {"event_id": told.run.event_id, "source": told.run.source}
+    try:
+        found = GET_EVENT.call(service, actor, GET_EVENT.validated(wanted))
+    except NotFound:
+        return None, "its event has been removed"
+    run = found.run if isinstance(found.run, dict) else {}
+    return run.get("output"), found.note or "the run has none"
 
 
 def _facts(told: RunDetails) -> list[tuple[str, str]]:

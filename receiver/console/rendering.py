@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from handlers.support import timestamps
 from receiver.api.rows import RunRow
 from receiver.console.sign_in import PATH, SignedIn
-from receiver.status.problem import ago
+from receiver.status.problem import ago, size
 
 FOLDER: Final = Path(__file__).parent
 STATIC: Final = FOLDER / "static"
@@ -77,6 +77,7 @@ class Renderer:
             "iso": timestamps.iso,
             "ago": lambda seconds: _relative(seconds, time.time()),
             "duration": ago,
+            "size": size,
             "tone": lambda word: _TONE_OF.get(word, ""),
             "run_path": run_path,
         }
