@@ -1,9 +1,9 @@
-"""Who is signed in to the console. Revision 0017."""
+"""Who is signed in to the console. Revision 0015."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0017"
+revision = "0015"
 down_revision = "0014"
 branch_labels = None
 depends_on = None

@@ -1,9 +1,9 @@
-"""The audit; whose things an operation takes, and who began it. Revision 0015."""
+"""The audit; whose things an operation takes, and who began it. Revision 0013."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0015"
+revision = "0013"
 down_revision = "0012"
 branch_labels = None
 depends_on = None
