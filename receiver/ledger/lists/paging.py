@@ -188,8 +188,9 @@ class Search:
             else:
                 after = end
                 budget.spend(size)
-                yield after, None, budget.is_spent
-                if budget.is_spent:
+                is_over = budget.is_spent  # by the time it goes on, another walk may have spent the rest
+                yield after, None, is_over
+                if is_over:
                     return
                 size = min(size * _GROWTH, max(1, budget.left))
 
