@@ -213,7 +213,7 @@ class HTTPProtocol(HttpToolsProtocol):
     def unsent(self) -> int:
         """Return the bytes of answers that the client has not taken yet, here and in the kernel."""
         waiting: int = self.transport.get_write_buffer_size()
-        with suppress(OSError):  # not every system tells it of a socket
+        with suppress(OSError, ValueError):  # not every system tells it of a socket, nor of one that is closed
             there = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
             waiting += struct.unpack("i", there)[0]
         return waiting
@@ -309,8 +309,8 @@ class Protocols:
         self._timer = loop.call_later(SWEEP_EVERY, self._sweep, loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweep_later(loop)  # first: whatever one sweep meets, there is a next
         self._connections.sweep(time.monotonic())
-        self._sweep_later(loop)
 
 
 def admin_protocols(connections: Connections) -> Protocols:
