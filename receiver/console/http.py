@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
@@ -107,10 +107,11 @@ class _Console:
     async def _problem(self, request: Request, error: RequestError) -> Response:
         signed_in = None
         if not isinstance(error, Busy):
-            signed_in = await self._sign_in.who(request)
-        values = {"title": HTTPStatus(error.status).phrase, "detail": error.message, "pages": ()}
-        if signed_in is not None:
-            del values["pages"]
+            with suppress(LedgerUnavailable):  # then the page is one without a name
+                signed_in = await self._sign_in.who(request)
+        values: dict[str, Any] = {"title": HTTPStatus(error.status).phrase, "detail": error.message}
+        if signed_in is None:
+            values["pages"] = ()
         answer = page(self._renderer.html("problem.html", values, signed_in), error.status)
         answer.headers.update(error.headers)
         return answer

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from receiver.console import sign_in
+from receiver.ledger import LedgerUnavailable
 from tests.integration.console.conftest import Browser
 from tests.servers.submitting import Submitting
 from tests.support.ledger import new_event, record
@@ -83,3 +85,17 @@ def test_what_is_not_there(browser: Browser) -> None:
     assert "run tsk_9: there is none" in browser.get("/runs/tsk_9").text
     assert browser.get("/runs/tsk_9").status_code == 404
     assert browser.get("/nowhere").status_code == 404
+
+
+def test_what_is_not_there_while_the_ledger_is_away(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given somebody who is signed in, and a ledger that does not say so any more
+    browser.sign_in()
+
+    def away(*_: object) -> None:
+        raise LedgerUnavailable("away")
+
+    monkeypatch.setattr(sign_in, "FRESH_FOR", -1.0)
+    monkeypatch.setattr(sign_in.console_sessions, "find", away)
+    # Then a page is still answered: as not there, or as to be asked for again
+    assert browser.get("/nowhere").status_code == 404
+    assert browser.get("/runs").status_code == 503
