@@ -59,6 +59,10 @@ COMMANDS: Final[dict[str, Command]] = {
     "runs": Command(
         LOOK, "receiver.cli.list", "runs", "List the runs that events have reported, the one that changed last first."
     ),
+    "submit": Command(
+        ACT, "receiver.cli.submit", "submit", "Start a task or an agent through a service, and wait for its result."
+    ),
+    "open": Command(LOOK, "receiver.cli.submit", "open_", "Open a run, or the first page, in the console."),
     "run": Command(
         LOOK,
         "receiver.cli.run",

@@ -13,6 +13,8 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "doctor": ("", "-o json | jq '.[] | select(.ok | not)'"),
     "status": ("", "--json | jq .problems"),
     "runs": ("--status failed --since 24h", "-o jsonl -n 1000 | jq -r .run_id"),
+    "submit": ("'Get the invoices' --page https://a.example --wait", "--agent wpid_123 --param month=5 --json"),
+    "open": ("tsk_v2_123", "--profile production"),
     "run": ("tsk_v2_123", "wr_123 --json | jq .output"),
     "event": ("evt_0123456789ab", "evt_0123456789ab --raw > body.json"),
     "artifacts": ("--run tsk_123", "--since 24h -o jsonl | jq -r .url"),

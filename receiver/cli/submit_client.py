@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx2
 
@@ -36,8 +37,15 @@ class SubmitClient:
         the same key, makes no second run.
         """
         body = {**request, "labels": dict(labels)} if labels else dict(request)
+        return self._call("POST", path, json=body, headers={"idempotency-key": key})
+
+    def run(self, run_id: str, wait: float) -> dict[str, Any]:
+        """Return a run, held for up to `wait` seconds until it has ended. Raises as `submit`."""
+        return self._call("GET", f"/v1/runs/{quote(run_id, safe='')}", params={"wait": f"{wait:g}"})
+
+    def _call(self, method: str, path: str, **further: Any) -> dict[str, Any]:
         try:
-            answer = self._http.post(path, json=body, headers={"idempotency-key": key})
+            answer = self._http.request(method, path, **further)
         except httpx2.HTTPError as error:
             reason = clean(str(error) or type(error).__name__, _LONGEST)
             raise NotStarted(f"can't reach {self._where}: {reason}") from None

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from receiver.cli import build_app
 
 Runhook = Callable[..., str]
+# Exit code, output, errors.
+Said = tuple[int, str, str]
 
 
 def run_command(*arguments: str) -> str:

@@ -11,8 +11,7 @@ import pytest
 
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
-
-SKYVERNS = b'{"from":"skyvern"}'
+from tests.support.api_calls import SKYVERNS
 
 
 @pytest.fixture

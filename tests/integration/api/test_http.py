@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-import httpx2
 import pytest
 
-from tests.integration.api.conftest import SKYVERNS
 from tests.servers.submitting import Submitting
+from tests.support.api_calls import SKYVERNS, get, problem
 from tests.support.ledger import new_event, record
-
-
-def get(server: Submitting, path: str, key: str = "", **headers: str) -> httpx2.Response:
-    headers |= {"authorization": f"Bearer {key}"} if key else {}
-    with httpx2.Client(base_url=server.url, trust_env=False) as client:
-        return client.get(f"/api/v1{path}", headers=headers)
-
-
-def problem(answer: httpx2.Response) -> dict[str, Any]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    said: dict[str, Any] = answer.json()
-    assert said["status"] == answer.status_code
-    return said
 
 
 def test_a_run_is_told_whole(api_server: Submitting) -> None:

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from receiver.api import tail_feed, tail_stream
 from receiver.ledger import api_keys, tail
 from receiver.ledger.schema import events
-from tests.integration.api.test_http import get, problem
 from tests.servers.submitting import Submitting
+from tests.support.api_calls import get, problem
 from tests.support.ledger import new_event, record
 from tests.support.waiting import PATIENCE, eventually
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from receiver.cli import main
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from tests.servers.scripted import ScriptedServer
 from tests.servers.skyvern import KEY
 from tests.servers.submitting import Submitting
+from tests.support.command import Said
 from tests.support.ledger import claim, new_event, record, settle
-
-Said = tuple[int, str, str]
 
 LISTS = [
     ["runs"],
@@ -55,25 +52,6 @@ FURTHER = [
 
 
 @pytest.fixture
-def runhook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """`runhook …`: exit code, output, errors without the line that says what is read."""
-
-    def run(*arguments: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["runhook", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        lines = captured.err.splitlines(keepends=True)
-        where = ("runhook: ledger: ", "runhook: service: ")
-        return code, captured.out, "".join(line for line in lines if not line.startswith(where))
-
-    return run
-
-
-@pytest.fixture
 def service(
     submitting: Callable[..., Submitting],
     scripted_server: ScriptedServer,
@@ -104,15 +82,15 @@ def fill(ledger: Ledger) -> None:
 
 
 def test_a_service_is_listed_as_this_machines_ledger_is(
-    service: Submitting, runhook: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+    service: Submitting, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replayed = runhook("replay", "--sink", "ops", "--state", "dead", "--since", "2020-01-01")
+    replayed = said("replay", "--sink", "ops", "--state", "dead", "--since", "2020-01-01")
     assert replayed[0] == 0, replayed
     remote = ["--url", service.url, "--key", service.key("view", source="*")]
     forms = [[*each, *form] for each in LISTS for form in ([], ["-o", "json"], ["-o", "jsonl"], ["-o", "csv"])]
 
     for arguments, code in [*((each, 0) for each in forms), *FURTHER]:
-        here, there = runhook(*arguments), runhook(*arguments, *remote)
+        here, there = said(*arguments), said(*arguments, *remote)
 
         assert here == there, arguments
         assert here[0] == code, (arguments, here)
@@ -123,21 +101,21 @@ def test_a_service_is_listed_as_this_machines_ledger_is(
     monkeypatch.setenv("RUNHOOK_URL", service.url)
     monkeypatch.setenv("RUNHOOK_KEY", remote[-1])
     monkeypatch.setenv("RUNHOOK_DATA", "nowhere")
-    assert len(json.loads(runhook("runs", "--json")[1])) == 3
+    assert len(json.loads(said("runs", "--json")[1])) == 3
 
 
-def test_one_run_and_one_event_are_told_alike(service: Submitting, runhook: Callable[..., Said]) -> None:
+def test_one_run_and_one_event_are_told_alike(service: Submitting, said: Callable[..., Said]) -> None:
     remote = ["--url", service.url, "--key", service.key("view", source="*")]
-    event = json.loads(runhook("events", "--run", "tsk_2", "--json")[1])[0]["id"]
-    body = runhook("event", event, "--raw")[1]
+    event = json.loads(said("events", "--run", "tsk_2", "--json")[1])[0]["id"]
+    body = said("event", event, "--raw")[1]
     cases = [["run", "tsk_2"], ["run", "tsk_2", "--json"], ["run", "tsk_404"], ["event", event], ["event", event[:14]]]
     cases += [["event", event, form] for form in ("--body", "--raw", "--json")]
 
     for each in cases:
-        assert runhook(*each) == runhook(*each, *remote), each
+        assert said(*each) == said(*each, *remote), each
 
     # a run is told with its timeline, its output and its files, none of whose addresses opens anything
-    code, shown, _ = runhook("run", "tsk_2")
+    code, shown, _ = said("run", "tsk_2")
     assert code == 0
     assert "webhook: completed, new" in shown
     assert "results  ✓  attempt 1: accepted" in shown
@@ -145,20 +123,20 @@ def test_one_run_and_one_event_are_told_alike(service: Submitting, runhook: Call
     assert "└── n: 1" in shown
     assert "recording.webm" in shown
     assert "signature" not in shown
-    told = json.loads(runhook("run", "tsk_2", "--json")[1])
+    told = json.loads(said("run", "tsk_2", "--json")[1])
     assert told["output"] == {"n": 1}
     assert [each["name"] for each in told["files"]] == ["recording.webm"]
-    assert runhook("run", "tsk_404")[2] == "runhook: run tsk_404: there is none\n"
+    assert said("run", "tsk_404")[2] == "runhook: run tsk_404: there is none\n"
     # an event's bytes are those that came
     assert json.loads(body)["output"] == {"n": 1}
-    assert runhook("event", event, "--body", "--raw")[0] == 2
+    assert said("event", event, "--body", "--raw")[0] == 2
 
 
-def test_the_forms_of_a_list_say_the_same(service: Submitting, runhook: Callable[..., Said]) -> None:
+def test_the_forms_of_a_list_say_the_same(service: Submitting, said: Callable[..., Said]) -> None:
     for name in ("runs", "events", "deliveries"):
-        whole = json.loads(runhook(name, "-o", "json")[1])
-        lines = [json.loads(line) for line in runhook(name, "-o", "jsonl")[1].splitlines()]
-        rows = list(csv.DictReader(runhook(name, "-o", "csv")[1].splitlines(keepends=True)))
+        whole = json.loads(said(name, "-o", "json")[1])
+        lines = [json.loads(line) for line in said(name, "-o", "jsonl")[1].splitlines()]
+        rows = list(csv.DictReader(said(name, "-o", "csv")[1].splitlines(keepends=True)))
 
         assert whole == lines
         assert len(whole) in (3, 6)
@@ -167,9 +145,9 @@ def test_the_forms_of_a_list_say_the_same(service: Submitting, runhook: Callable
         assert [row.get("title", "") for row in rows] == [row.get("title", "") for row in whole]
 
 
-def test_a_command_of_this_machine_says_so(runhook: Callable[..., Said]) -> None:
+def test_a_command_of_this_machine_says_so(said: Callable[..., Said]) -> None:
     for command in (["serve"], ["worker"], ["spool", "send"]):
-        code, _, said = runhook(*command, "--url", "https://a.example")
+        code, _, error = said(*command, "--url", "https://a.example")
 
-        assert (code, said.count("\n")) == (2, 1)
-        assert said.startswith(f"runhook: {' '.join(command)} works on this machine only, and takes no --url")
+        assert (code, error.count("\n")) == (2, 1)
+        assert error.startswith(f"runhook: {' '.join(command)} works on this machine only, and takes no --url")

@@ -8,8 +8,8 @@ import pytest
 
 from receiver.console import sign_in
 from receiver.ledger import LedgerUnavailable
-from tests.integration.console.conftest import Browser
 from tests.servers.submitting import Submitting
+from tests.support.console import Browser
 from tests.support.ledger import new_event, record
 
 HOSTILE = [

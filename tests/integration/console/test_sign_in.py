@@ -10,8 +10,8 @@ import pytest
 from receiver.console import sign_in
 from receiver.ledger import console_sessions
 from receiver.ledger.schema import console_sessions as rows
-from tests.integration.console.conftest import PASSWORD, Browser
 from tests.servers.submitting import Submitting
+from tests.support.console import PASSWORD, Browser
 
 
 @pytest.fixture
