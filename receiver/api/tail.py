@@ -21,8 +21,10 @@ from receiver.api.names import check_names
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
+from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Connection, Ledger, tail
+from receiver.ledger.queries import Filter
 from receiver.ledger.tail import Position, Tail
 
 # Events that one read takes; a call reads so many pages of them at the most.
@@ -38,7 +40,8 @@ _LOOK: Final = 0.05
 class TailParameters(FilterParameters):
     """Which events, and after which: `after`, else all since `since`, else those from now on.
 
-    `text` is looked for in the title, the reason, and the first 256 KiB of the body. Sinks and states are those that an
+    `text` is looked for in the title, the reason, and the first 256 KiB of the body, after
+    redaction. Sinks and states are those that an
     event has when it is read.
     """
 
@@ -117,6 +120,16 @@ def check(service: Service, actor: Actor, connection: Connection, wanted: TailPa
         check_names(service, connection, wanted.filter(), empty=False)
 
 
+def searched(service: Service, wanted: Filter) -> Redactor | None:
+    """Return what masks the bodies in which a text is looked for; None when none is."""
+    if not wanted.text:
+        return None
+    try:
+        return Redactor(service.config.redact)
+    except ConfigError:  # what it said when they were recorded is masked in any case
+        return Redactor(())
+
+
 def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPage:
     """List the events after a position, the oldest first. Over HTTP it is a stream unless only JSON is accepted."""
     ledger = service.ledger
@@ -137,7 +150,7 @@ def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPag
     asked = wanted.filter()
     for _ in range(_PAGES):
         rows = ledger.read(
-            functools.partial(tail.page, after=position.seq, until=end.seq, most=PAGE, bodies=bool(wanted.text))
+            functools.partial(tail.page, after=position.seq, until=end.seq, most=PAGE, bodies=searched(service, asked))
         )
         for row in rows:
             position = Position(row["seq"], row["recorded_at"])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from receiver.api.tail import PAGE, TailParameters, encode, shown
+from receiver.domain.redaction import Redactor
 from receiver.ledger import Connection, LedgerUnavailable, api_keys, tail
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.tail import Position, Tail
@@ -92,10 +93,11 @@ class Follower:
 
 
 class Feed:
-    """The followers of one process."""
+    """The followers of one process. `redactor`: masks what a text is not looked for in."""
 
-    def __init__(self, ledger: AsyncLedger, background: Background) -> None:
+    def __init__(self, ledger: AsyncLedger, background: Background, redactor: Redactor) -> None:
         self._ledger = ledger
+        self._redactor = redactor
         self._background = background
         self._followers: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
@@ -148,7 +150,8 @@ class Feed:
         now = time.monotonic()
         kinds = frozenset(each.kind for each in self._followers)
         checks_keys = now - self._keys_at >= KEYS_EVERY
-        work = _reading(before, kinds, now, checks_keys)
+        bodies = self._redactor if any(kind.text for kind in kinds) else None
+        work = _reading(before, kinds, now, checks_keys, bodies)
         after, pieces, count, valid = await self._ledger.read(work)
         self._tail = after
         if checks_keys:
@@ -171,9 +174,10 @@ class Feed:
         """Return what is in the ledger after the follower's position, up to `until`: a page of it, and whether there is
         more. Raises LedgerUnavailable."""
         begin, kind = follower.position, follower.kind
+        bodies = self._redactor if kind.text else None
 
         def read(connection: Connection) -> tuple[Piece, bool]:
-            rows = tail.page(connection, begin.seq, until.seq, PAGE, bodies=bool(kind.text))
+            rows = tail.page(connection, begin.seq, until.seq, PAGE, bodies=bodies)
             more = len(rows) == PAGE
             position = Position(rows[-1]["seq"], rows[-1]["recorded_at"]) if more else max(until, begin)
             return Piece(rendered(rows, kind, len(rows)), position), more
@@ -184,19 +188,18 @@ class Feed:
         """Return the events that others were told already, though one before them may still come. Raises
         LedgerUnavailable."""
         wanted = sorted(seq for seq in seqs if seq > follower.position.seq)
-        bodies = bool(follower.kind.text)
+        bodies = self._redactor if follower.kind.text else None
         return await self._ledger.read(
             lambda connection: rendered(tail.load(connection, wanted, bodies=bodies), follower.kind, 0)
         )
 
 
 def _reading(
-    before: Tail, kinds: Iterable[TailParameters], now: float, checks_keys: bool
+    before: Tail, kinds: Iterable[TailParameters], now: float, checks_keys: bool, bodies: Redactor | None
 ) -> Callable[[Connection], tuple[Tail, dict[TailParameters, bytes], int, frozenset[str] | None]]:
     """Return the work of one read, which a thread does: to find the rows, and to make each kind's bytes of them."""
 
     def read(connection: Connection) -> tuple[Tail, dict[TailParameters, bytes], int, frozenset[str] | None]:
-        bodies = any(kind.text for kind in kinds)
         after, new = tail.follow(connection, before, now, PAGE, bodies=bodies)
         made: dict[int, bytes] = {}
         pieces = {kind: data for kind in kinds if (data := rendered(new.rows, kind, new.settled, made))}

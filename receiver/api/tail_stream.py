@@ -17,6 +17,7 @@ from starlette.responses import Response
 from receiver.api.service import Actor, Service
 from receiver.api.tail import TAIL, TailParameters, check, decode, encode, gap_before, start
 from receiver.api.tail_feed import Feed, Follower
+from receiver.domain.redaction import Redactor
 from receiver.errors import Busy
 from receiver.ledger import Connection, LedgerUnavailable
 from receiver.ledger.api_keys import Key
@@ -42,7 +43,7 @@ class TailStreams:
         self._service = service
         self._ledger = ledger
         self._kept = service.config.retention.events
-        self._feed = Feed(ledger, background)
+        self._feed = Feed(ledger, background, Redactor(service.config.redact))
         self._places = WaiterLimit(MAX_STREAMS, KEY_SHARE)
         self.stop = self._feed.stop
 

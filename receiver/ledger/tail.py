@@ -15,7 +15,10 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from receiver.domain.callback_url import LONGEST, mask_piece
 from receiver.domain.commit_order import CommitOrder
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import parse
 from receiver.ledger import bulk
 from receiver.ledger.filters import FULL_ID, Filter
 from receiver.ledger.schema import deliveries, events, runs
@@ -100,7 +103,7 @@ def begin(connection: sa.Connection, now: float) -> Tail:
 
 
 def follow(
-    connection: sa.Connection, tail: Tail, now: float, most: int, *, bodies: bool = False
+    connection: sa.Connection, tail: Tail, now: float, most: int, *, bodies: Redactor | None = None
 ) -> tuple[Tail, NewEvents]:
     """Return what has come since, up to `most` events, and how far that is. `now`: of a clock that no one sets."""
     order = _not_beyond_the_newest(connection, tail.order)
@@ -137,22 +140,24 @@ def _holders(connection: sa.Connection) -> frozenset[str]:
     return frozenset(connection.scalars(_HOLDERS))
 
 
-def page(connection: sa.Connection, after: int, until: int, most: int, *, bodies: bool) -> list[dict[str, Any]]:
+def page(
+    connection: sa.Connection, after: int, until: int, most: int, *, bodies: Redactor | None = None
+) -> list[dict[str, Any]]:
     """Return up to `most` events above `after`, up to and with `until`, in order."""
     seqs = sa.select(events.c.seq).where(events.c.seq > after, events.c.seq <= until).order_by(events.c.seq)
     return load(connection, list(connection.scalars(seqs.limit(most))), bodies=bodies)
 
 
-def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: bool = False) -> list[dict[str, Any]]:
+def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | None = None) -> list[dict[str, Any]]:
     """Return events without their bodies, in the order of `seqs`, with what is known of their runs, and their sinks.
 
-    `bodies`: with the beginning of each body, in which a text is looked for.
+    `bodies`: with the beginning of each body, in which a text is looked for; what this masks is not found there.
     """
     if not seqs:
         return []
     shown = [column for column in events.c if column.name not in ("body", "fingerprint", "statement", "completion")]
-    if bodies:
-        shown.append(sa.func.substr(events.c.body, 1, SEARCHED).label("body"))  # type: ignore[arg-type]
+    if bodies is not None:
+        shown.append(sa.func.substr(events.c.body, 1, SEARCHED + LONGEST).label("body"))  # type: ignore[arg-type]
     query = (
         sa.select(
             *shown,
@@ -169,11 +174,23 @@ def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: bool = False
     by_id = {row["id"]: row for row in found.values()}
     for row in found.values():
         row["labels"], row["deliveries"] = json.loads(row["labels"]), []
+        if bodies is not None:
+            row["body"] = _searchable(bytes(row["body"]), row["size"], bodies)
     theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route, deliveries.c.state)
     where = bulk.among(connection, deliveries.c.event_id, list(by_id))
     for event_id, *delivery in connection.execute(theirs.where(where).order_by(deliveries.c.sink)):
         by_id[event_id]["deliveries"].append(SinkOfEvent(*delivery))
     return [found[seq] for seq in seqs if seq in found]
+
+
+def _searchable(body: bytes, size: int, redactor: Redactor) -> bytes:
+    """Return the beginning of a body, without what nobody is shown: else a search would tell it letter by letter."""
+    found = mask_piece(body)[:SEARCHED]
+    run = parse(found) if size <= SEARCHED else None
+    try:
+        return redactor.apply(found, {} if run is None or run.left_out else run.data)[0]
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        return b""  # one body keeps nobody from following the others
 
 
 def matches(row: Mapping[str, Any], wanted: Filter) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from receiver.domain.commit_order import PATIENCE
+from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger, tail
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter, of_events
@@ -35,9 +36,7 @@ class Follower:
 
     def missed(self, after: int) -> list[str]:
         """What one who comes back is told: all up to the position of those who are there."""
-        found = self.ledger.read(
-            lambda connection: tail.page(connection, after, self.tail.position.seq, 100, bodies=False)
-        )
+        found = self.ledger.read(lambda connection: tail.page(connection, after, self.tail.position.seq, 100))
         return [row["run_id"] for row in found]
 
 
@@ -52,11 +51,21 @@ def test_what_is_recorded_is_told_once_with_its_run_and_its_sinks(ledger: Ledger
     assert follower.new() == (["tsk_3"], 1)
     assert follower.new() == ([], 0)
     assert follower.missed(position.seq) == ["tsk_3"]
-    rows = ledger.read(lambda connection: tail.load(connection, [2, 3], bodies=True))
+    rows = ledger.read(lambda connection: tail.load(connection, [2, 3], bodies=Redactor(())))
     assert [(row["title"], [each.sink for each in row["deliveries"]]) for row in rows] == [
         (None, ["results"]),
         ("Nightly", []),
     ]
+
+
+@pytest.mark.parametrize("padding", [0, tail.SEARCHED])
+def test_no_search_tells_what_nobody_is_shown(ledger: Ledger, padding: int) -> None:
+    token = f"sub_{'ab12' * 8}"
+    secrets = {"webhook_callback_url": f"https://us.example/webhooks/skyvern/{token}", "password": "hunter2"}
+    record(ledger, new_event("tsk_1", **secrets, page="the shop", padding="." * padding))
+    (row,) = ledger.read(lambda connection: tail.load(connection, [1], bodies=Redactor(["**.password"])))
+    found = [text for text in ("shop", "hunter", token[:8], token) if tail.matches(row, Filter(text=text))]
+    assert found == ["shop"]
 
 
 def test_who_follows_a_moment_gets_what_was_recorded_since(ledger: Ledger) -> None:
