@@ -27,10 +27,11 @@ from handlers.testing.conformance import NoServices  # noqa: E402
 from receiver.config.models import RetryPolicy  # noqa: E402
 from receiver.delivery.deliverer import Deliverer  # noqa: E402
 from receiver.delivery.prefetch import PER_SLOT  # noqa: E402
-from receiver.ledger import Ledger, queries  # noqa: E402
+from receiver.ledger import Ledger  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
 from tests.servers.postgres import PostgresProcess  # noqa: E402
 from tests.servers.valkey import ValkeyProcess  # noqa: E402
+from tests.support import queries  # noqa: E402
 from tests.support.ledger import new_event, record  # noqa: E402
 
 

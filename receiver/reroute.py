@@ -16,7 +16,7 @@ from receiver.domain.run import parse
 from receiver.domain.shape import completed
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.earlier_events import loads
-from receiver.ledger.queries import Filter
+from receiver.ledger.filters import Filter
 from receiver.ledger.reroutes import AddedDelivery, OldEvent, ResultKey
 from receiver.routing.router import Router, RunView, Target
 

@@ -7,13 +7,13 @@ from pydantic import Field
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import listed
 from receiver.api.models import FilterParameters, Page
-from receiver.api.names import no_such
+from receiver.api.names import check_names, no_such
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.submission import SubmissionState
-from receiver.ledger import Connection, names, queries
+from receiver.ledger import Connection, names
 from receiver.ledger.lists import deliveries, events, submissions
 
 
@@ -63,9 +63,11 @@ def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) ->
         return listed(service, actor, deliveries.list_attempts, wanted, AttemptRow, (float, str, int))
 
     def read(connection: Connection) -> Page[AttemptRow]:
-        rows = queries.list_attempts(connection, wanted.delivery, wanted.source)
-        if not rows and not actor.source and not names.has_delivery(connection, wanted.delivery):
-            raise no_such("delivery", wanted.delivery)
+        rows = deliveries.attempts_of(connection, wanted.delivery, wanted.filter())
+        if not actor.source:
+            if not rows and not names.has_delivery(connection, wanted.delivery):
+                raise no_such("delivery", wanted.delivery)
+            check_names(service, connection, wanted.filter(), empty=not rows)
         return Page(items=[AttemptRow.model_validate(each) for each in rows], next=None)
 
     return service.ledger.read(read)

@@ -24,7 +24,7 @@ from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
 from receiver.ledger import Connection, Ledger, tail
-from receiver.ledger.queries import Filter
+from receiver.ledger.filters import Filter
 from receiver.ledger.tail import Position, Tail
 
 # Events that one read takes; a call reads so many pages of them at the most.

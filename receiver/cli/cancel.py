@@ -23,7 +23,7 @@ from receiver.cli.remote_actions import act
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove, states_before
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Connection, names, queries, replays
+from receiver.ledger import Connection, names, replays, stats
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import cancellation
 from receiver.ledger.selection import CANCEL, RESTORE
@@ -114,11 +114,11 @@ def _all_of(sink: str, undo: bool, data: Any, *, yes: bool) -> None:
     waiting = [state.value for state in states_before(DeliveryMove.CANCEL)]
 
     def count(connection: Connection) -> int:
-        rows = queries.counts(connection)
-        if not any(row["sink"] == sink for row in rows):
+        counted = stats.count_all(connection)
+        if not any(name == sink for name, _ in counted):
             known = ", ".join(clean(each, 60) for each in names.sinks(connection)) or "none"
             raise UsageError(f"--sink {clean(sink, 60)}: no delivery goes to it; there are {known}")
-        return sum(row["count"] for row in rows if row["sink"] == sink and row["state"] in waiting)
+        return sum(number for (name, state), number in counted.items() if name == sink and state in waiting)
 
     found = read_ledger(data, count, tell=False)
     if undo:

@@ -21,7 +21,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.run import FINAL
 from receiver.errors import ConfigError, Invalid, RunhookError, UsageError, suggest
 from receiver.ledger import Connection, names
-from receiver.ledger.queries import Filter
+from receiver.ledger.filters import Filter
 
 if TYPE_CHECKING:
     from receiver.reconcile.source import PolledSource

@@ -34,7 +34,7 @@ from receiver.cli.options import (
 from receiver.cli.output import clean, print_rows, short_id
 from receiver.cli.progress import ProgressLine
 from receiver.errors import UsageError
-from receiver.ledger import queries
+from receiver.ledger.filters import LIMIT, Filter
 
 
 def reroute(
@@ -45,7 +45,7 @@ def reroute(
     status: Statuses = None,
     sink: Annotated[str, typer.Option("--sink", help="Only what this sink would get.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list.")] = False,
-    limit: Limit = queries.LIMIT,
+    limit: Limit = LIMIT,
     output: Output = None,
     as_json: ListJson = False,
     yes: Yes = False,
@@ -62,7 +62,7 @@ def reroute(
     form = chosen_form(output, as_json)
     if not (since or until or run):
         raise UsageError("say which events: --since 7d, --until TIME or --run ID")
-    wanted = queries.Filter(source=source, run_id=run, status=status or (), **parse_time_range(since, until))
+    wanted = Filter(source=source, run_id=run, status=status or (), **parse_time_range(since, until))
     settings, loaded = load_config(config, data)
     if sink:
         require_live_sink(loaded, sink, data, "--sink")

@@ -33,7 +33,7 @@ from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, RunhookError, UsageError
-from receiver.ledger import queries
+from receiver.ledger import stats
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import orphans
 from receiver.status.problem import ago
@@ -158,15 +158,17 @@ def move(
         raise UsageError(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
     giver, taker = (new, old) if undo else (old, new)
     kept = {DeliveryState.SENDING.value, *(() if delivered else (DeliveryState.DELIVERED.value,))}
-    counts = read_ledger(data, queries.counts, tell=True)
-    counted = [row for row in counts if row["sink"] == giver and row["state"] not in kept]
-    if not counted:
+    counts = read_ledger(data, stats.count_all, tell=True)
+    total = sum(number for (name, state), number in counts.items() if name == giver and state not in kept)
+    if not total:
         raise UsageError(f"{giver} has no such deliveries, so there is nothing to move")
-    confirm(sum(row["count"] for row in counted), f"Move the deliveries of {giver} to {taker}?", yes=yes)
+    confirm(total, f"Move the deliveries of {giver} to {taker}?", yes=yes)
     moved, left, cursor = 0, 0, ""
     chosen = {"sink": giver, "into": taker, "delivered": delivered, "undo": undo}
-    settings, total = Settings.from_env(data=data), sum(row["count"] for row in counted)
-    with audited_here(settings, "sink.move", chosen) as told, ProgressLine("deliveries", total) as progress:
+    with (
+        audited_here(Settings.from_env(data=data), "sink.move", chosen) as told,
+        ProgressLine("deliveries", total) as progress,
+    ):
         while True:
             step = partial(orphans.move, old=giver, new=taker, cursor=cursor, delivered=delivered, undo=undo)
             page = write_ledger(data, lambda connection: step(connection, now=database_now(connection)))  # noqa: B023

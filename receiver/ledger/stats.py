@@ -64,6 +64,13 @@ def counts(connection: sa.Connection) -> dict[tuple[str, str], int]:
     return found | _of_each(connection, pairs, count)
 
 
+def count_all(connection: sa.Connection) -> dict[tuple[str, str], int]:
+    """Count all deliveries of each sink in each state, which reads every one."""
+    it = deliveries.c
+    query = sa.select(it.sink, it.state, sa.func.count()).group_by(it.sink, it.state)
+    return {(sink, state): number for sink, state, number in connection.execute(query)}
+
+
 def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:
     """Return since when the oldest delivery of each sink waits beyond its time: queued, held for another sink, waiting
     though its time has come, or under a claim that ran out. Clock and workers that are well leave none for long."""

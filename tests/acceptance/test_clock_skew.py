@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from receiver.ledger import queries
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
+from tests.support import queries
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -69,7 +69,7 @@ def test_what_one_host_makes_due_another_sends_in_time_and_not_before(
         it.all_delivered(1)
 
         # And its attempts tell the true time, and how long they took
-        tried = it.ledger.read(lambda it: queries.list_attempts(it, "tsk_000001"))
+        tried = it.ledger.read(lambda it: queries.list_attempts(it, run_id="tsk_000001"))
         assert [attempt["outcome"] for attempt in tried] == ["unavailable", "accepted"]
         for attempt in tried:
             assert abs(attempt["ended_at"] - time.time()) < SOON + PAUSE

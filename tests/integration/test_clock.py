@@ -18,7 +18,7 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.inbox import STREAM
-from receiver.ledger import Ledger, audit, queries, replays, retention
+from receiver.ledger import Ledger, audit, replays, retention
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, links, recovery
 from receiver.ledger.events import NewDelivery
@@ -31,6 +31,7 @@ from receiver.wakeups import DISPATCH, deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess
+from tests.support import queries
 from tests.support.backlog import fill
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 

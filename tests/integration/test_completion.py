@@ -15,9 +15,9 @@ from receiver.delivery.sender import to_delivery
 from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
-from receiver.ledger import Ledger, queries
+from receiver.ledger import Ledger
 from receiver.routing.router import Router
-from tests.support import roads
+from tests.support import queries, roads
 from tests.support.ledger import claim
 
 NOW = time.time()

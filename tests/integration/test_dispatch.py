@@ -19,13 +19,14 @@ from receiver.domain.inbox_entry import FORGED, NO_EVENT, UNKNOWN_SOURCE, UNSIGN
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox import STREAM, UNPROVEN_ASIDE, InboxReader
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, queries, runs
+from receiver.ledger import Connection, Ledger, LedgerDataError, events, runs
 from receiver.ledger.events import NewEvent
 from receiver.ledger.marks import UNSIGNED_UNTIL, UnsignedEntries
 from receiver.ledger.schema import marks
 from receiver.routing.router import Router
 from receiver.telemetry import workers
 from receiver.wakeups import deliver_queue, flag_key
+from tests.support import queries
 from tests.support.button import RUN_IDS, press
 from tests.support.events import body, count_parses, event
 from tests.support.inbox import append, taken_again

@@ -14,10 +14,11 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.inbox_entry import EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.inbox import ASIDE, STREAM, InboxReader
-from receiver.ledger import Connection, Ledger, queries
+from receiver.ledger import Connection, Ledger
 from receiver.routing.router import Router
 from receiver.wakeups import DISPATCH, Stop, run_worker
 from tests.servers.valkey import ValkeyProcess
+from tests.support import queries
 from tests.support.events import body, event
 from tests.support.inbox import append
 from tests.support.ledger import with_tables

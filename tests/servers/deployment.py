@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Ledger, LedgerUnavailable, queries
+from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.schema import deliveries
 from tests.servers.receiver import ReceiverProcess
 from tests.servers.valkey import free_port
+from tests.support import queries
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import eventually

@@ -21,13 +21,14 @@ from typing import Any
 import httpx2
 
 from receiver.domain.signature import HEADER, sign
-from receiver.ledger import Ledger, queries
+from receiver.ledger import Ledger
 from receiver.skyvern import samples
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import ScriptedServer
 from tests.servers.seaweedfs import S3Server
 from tests.servers.slack import FakeSlack
 from tests.servers.valkey import free_port
+from tests.support import queries
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually

@@ -17,13 +17,14 @@ from receiver.domain import deduplication
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Connection, Ledger, events, queries
+from receiver.ledger import Connection, Ledger, events
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import events as tables
+from tests.support import queries
 from tests.support.waiting import eventually
 
 NOW = 1_700_000_000.0

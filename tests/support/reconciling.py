@@ -12,13 +12,14 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove
-from receiver.ledger import Ledger, queries
+from receiver.ledger import Ledger
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.skyvern.samples import dumps
 from tests.servers.skyvern import SkyvernSimulator
+from tests.support import queries
 from tests.support.ledger import with_tables
 
 TOKEN = "sub_" + "0123456789abcdef" * 2

@@ -22,7 +22,7 @@ from receiver.api.service import Actor, Service
 from receiver.errors import Invalid, NotAsExpected, NotFound
 from receiver.ledger import Connection, replays, selection
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.queries import Filter
+from receiver.ledger.filters import Filter
 from receiver.ledger.replays import CountChanged, Operation
 from receiver.ledger.selection import Selection
 

@@ -62,6 +62,15 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
     return rows + _attempts(connection, whole), None if rest is None else (*rest, 1)
 
 
+def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter) -> list[Row]:
+    """Return the attempts of the deliveries that are wanted and whose id begins so, each one's oldest first."""
+    told = [deliveries.c[name] for name in _OF_DELIVERY]
+    query = sa.select(attempts, *told).join(deliveries, deliveries.c.id == attempts.c.delivery_id)
+    query = query.where(begins(deliveries.c.id, beginning), *of_deliveries(wanted))
+    rows = connection.execute(query.order_by(deliveries.c.sink, deliveries.c.id, attempts.c.number))
+    return [{**row._mapping, "receipt": json.loads(row.receipt) if row.receipt else None} for row in rows]
+
+
 def _search(wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Condition) -> Search:
     it = deliveries.c
     states = sorted(set(wanted.state)) if wanted.state else [state.value for state in DeliveryState]

@@ -242,15 +242,3 @@ class _Budget:
     def spend(self, rows: int) -> None:
         """Take so many away."""
         self.left -= rows
-
-
-def every_page(page: Callable[[Key | None, int], Page], limit: int) -> list[Row]:
-    """Return the first `limit` rows of a list, however many pages they are on."""
-    rows: list[Row] = []
-    after: Key | None = None
-    while len(rows) < limit:
-        found, after = page(after, limit - len(rows))
-        rows += found
-        if after is None:
-            break
-    return rows

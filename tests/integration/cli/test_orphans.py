@@ -13,7 +13,8 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, audit, queries, replays
+from receiver.ledger import Ledger, audit, replays
+from tests.support import queries
 from tests.support.command import Runhook, run_command
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 

@@ -14,9 +14,10 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
 from receiver.errors import RunhookError, UsageError
-from receiver.ledger import Ledger, queries, reroutes
+from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
 from receiver.routing.router import Router
+from tests.support import queries
 from tests.support.command import Runhook, run_command
 from tests.support.events import body, event
 from tests.support.ledger import claim, settle, states, with_tables

@@ -23,10 +23,11 @@ from receiver.domain.api_key import derive, digest
 from receiver.domain.callback import key_in
 from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
-from receiver.ledger import Connection, Ledger, api_keys, queries
+from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.submissions import lifecycle
 from receiver.routing.router import Router
 from tests.servers.http import Reply, ScriptedServer
+from tests.support import queries
 from tests.support.events import body, event
 from tests.support.waiting import eventually
 

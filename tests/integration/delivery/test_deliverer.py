@@ -15,13 +15,14 @@ from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import POISONED, Deliverer
 from receiver.domain import breaker
-from receiver.ledger import Ledger, LedgerUnavailable, queries
+from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.runtime.throttle import SharedRate
 from receiver.wakeups import deliver_queue, flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
+from tests.support import queries
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 

@@ -16,9 +16,10 @@ from receiver.domain.poll_schedule import AFTER_RESTART
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.inbox import InboxReader
-from receiver.ledger import Ledger, queries, run_polls, runs
+from receiver.ledger import Ledger, run_polls, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.routing.router import Router
+from tests.support import queries
 from tests.support.button import press
 from tests.support.events import body, event
 

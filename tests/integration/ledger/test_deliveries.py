@@ -13,12 +13,13 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Ledger, LedgerDataError, events, queries, replays, retention
+from receiver.ledger import Ledger, LedgerDataError, events, replays, retention
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery, NewEvent
+from tests.support import queries
 from tests.support.ledger import NOW, claim, event_body, new_event, record, settle, states
 
 # --- Connections

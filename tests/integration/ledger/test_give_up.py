@@ -14,11 +14,12 @@ from receiver.delivery.sender import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import ENDED, DeliveryState
-from receiver.ledger import Ledger, queries, replays
+from receiver.ledger import Ledger, replays
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import attempts
 from receiver.ledger.selection import Selection
+from tests.support import queries
 from tests.support.ledger import NOW, new_event, record, states
 
 HOUR, DAY = 3600.0, 86_400.0

@@ -7,10 +7,11 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
-from receiver.ledger import Ledger, queries, replays, stats
+from receiver.ledger import Ledger, replays, stats
 from receiver.ledger.deliveries import cancellation, lanes, orphans
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.selection import Selection
+from tests.support import queries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
 
 

@@ -6,11 +6,12 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
-from receiver.ledger import Ledger, queries, replays
+from receiver.ledger import Ledger, replays
 from receiver.ledger.deliveries import cancellation, claims
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.replays import Operation
 from receiver.ledger.selection import Selection, count, examples
+from tests.support import queries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
 
 TWO = {"tsk_1:ops", "tsk_2:ops"}

@@ -14,7 +14,7 @@ import redis
 
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
-from receiver.ledger import account, queries, watches
+from receiver.ledger import account, watches
 from receiver.ledger.runs import note_end
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
@@ -25,6 +25,7 @@ from receiver.skyvern.simulator.bodies import webhook
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
+from tests.support import queries
 from tests.support.events import body
 from tests.support.reconciling import TOKEN, Rig
 from tests.support.waiting import eventually

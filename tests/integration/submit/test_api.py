@@ -15,13 +15,13 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import queries
 from receiver.ledger.schema import runs, submissions
 from receiver.reconcile import resolver
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support import queries
 from tests.support.waiting import PATIENCE, eventually
 
 Make = Callable[..., Submitting]

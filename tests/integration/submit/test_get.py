@@ -8,9 +8,9 @@ import pytest
 import redis
 
 from receiver.inbox import InboxReader
-from receiver.ledger import queries
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
+from tests.support import queries
 from tests.support.events import body
 
 Make = Callable[..., Submitting]

@@ -16,13 +16,14 @@ import httpx2
 import pytest
 
 from receiver.domain.api_key import digest
-from receiver.ledger import api_keys, queries
+from receiver.ledger import api_keys
 from receiver.reconcile import resolver
 from receiver.submit import auth, call_limits, event_stream
 from receiver.submit.long_poll import LongPoll
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support import queries
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 Make = Callable[..., Submitting]

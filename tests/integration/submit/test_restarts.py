@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from receiver.domain.signature import sign
-from receiver.ledger import queries
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support import queries
 from tests.support.waiting import eventually
 
 Make = Callable[..., Submitting]

@@ -17,11 +17,12 @@ from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
 from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import Deliverer
-from receiver.ledger import Ledger, queries, replays
+from receiver.ledger import Ledger, replays
 from receiver.ledger.selection import Selection
 from receiver.skyvern.simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support import queries
 from tests.support.waiting import eventually
 
 SINK = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_x"}  # stands for the one below

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from receiver.domain.signature import verify
-from receiver.ledger import queries
 from receiver.skyvern.simulator.faults import Fault
 from receiver.submit import retry_webhook
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
+from tests.support import queries
 from tests.support.waiting import eventually
 
 Make = Callable[..., Submitting]

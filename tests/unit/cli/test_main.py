@@ -26,8 +26,9 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
-from receiver.ledger import Ledger, queries
+from receiver.ledger import Ledger
 from receiver.routing.router import Router
+from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
 
