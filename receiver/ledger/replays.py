@@ -253,7 +253,9 @@ def _replay(connection: sa.Connection, ids: Sequence[str], now: float) -> tuple[
 
 
 def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    query = missing_events(operation.selection, operation.sink).order_by(events.c.seq).limit(limit)
+    query = (
+        missing_events(operation.selection, operation.sink, operation.created_at).order_by(events.c.seq).limit(limit)
+    )
     cursor, rows = operation.cursor, list[Any]()
     for page in _pages(connection, events.c.seq, int(cursor or 0)):
         within = events.c.seq > int(cursor or 0)
@@ -267,9 +269,13 @@ def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: 
     there = same_result.lock(connection, [row.id for row in rows])
     told = {each.asked for each in same_result.told(connection, there, [operation.sink])}
     rows = [row for row in rows if row.id in there - told]
+    newest = same_result.newest_updates(connection, [row.id for row in rows])
     made = creation.insert(
         connection,
-        (creation.delivery_row(row.id, row.source, row.run_id, operation.sink, "backfill", now) for row in rows),
+        (
+            creation.delivery_row(newest.get(row.id, row.id), row.source, row.run_id, operation.sink, "backfill", now)
+            for row in rows
+        ),
     )
     return len(made), cursor, {operation.sink} if made else set()
 

@@ -85,8 +85,11 @@ def _selected_ids(selection: Selection) -> sa.Select[Any]:
     return found.with_only_columns(it.id)
 
 
-def missing_events(selection: Selection, sink: str) -> sa.Select[Any]:
-    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it."""
+def missing_events(selection: Selection, sink: str, begun: float | None = None) -> sa.Select[Any]:
+    """The events that a backfill takes: of each new result that `sink` has no delivery of, the last that adds to it.
+
+    `begun`: when it was begun. What has been added since takes no result out of it.
+    """
     other, later = events.alias("other"), events.alias("later")
     result = sa.func.coalesce(events.c.repeat_of, events.c.id)
 
@@ -103,11 +106,9 @@ def missing_events(selection: Selection, sink: str) -> sa.Select[Any]:
         .where(of_result(other), deliveries.c.sink == sink)
         .exists()
     )
-    has_later = (
-        sa.select(sa.literal(1))
-        .where(of_result(later), later.c.disposition == "update", later.c.seq > events.c.seq)
-        .exists()
-    )
+    adds = [of_result(later), later.c.disposition == "update", later.c.seq > events.c.seq]
+    adds += [] if begun is None else [later.c.recorded_at < begun]
+    has_later = sa.select(sa.literal(1)).where(*adds).exists()
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
         events.c.disposition.in_(("new", "update")), ~has_one, ~has_later
     )

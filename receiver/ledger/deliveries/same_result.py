@@ -58,3 +58,16 @@ def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collectio
         .where(wanted, asked.c.run_id == "", deliveries.c.sink.in_(sorted(set(sinks))))
     )
     return [OfResult(*row) for query in (of_runs, of_no_run) for row in connection.execute(query)]
+
+
+def newest_updates(connection: sa.Connection, event_ids: Collection[str]) -> dict[str, str]:
+    """Return, by event, the last update of the result that it tells, where one came after it."""
+    asked, later = events.alias("asked"), events.alias("later")
+    query = (
+        sa.select(asked.c.id, later.c.id)
+        .join(later, sa.and_(later.c.source == asked.c.source, later.c.run_id == asked.c.run_id))
+        .where(bulk.among(connection, asked.c.id, sorted(set(event_ids))))
+        .where(later.c.repeat_of == sa.func.coalesce(asked.c.repeat_of, asked.c.id))
+        .where(later.c.disposition == "update", later.c.seq > asked.c.seq)
+    )
+    return {row[0]: row[1] for row in connection.execute(query.order_by(later.c.seq))}

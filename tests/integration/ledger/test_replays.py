@@ -174,6 +174,22 @@ def test_a_new_sink_is_filled_with_the_fullest_event_of_a_result_and_not_if_it_h
     }
 
 
+def test_a_result_that_grows_after_a_backfill_was_begun_is_not_left_out(ledger: Ledger) -> None:
+    # Given a backfill that has counted a result, which is completed before the clock comes to it
+    first = new_event("tsk_1")
+    record(ledger, first)
+    create(ledger, Selection(), "backfill", sink="chat", expect=1)
+    for fields in ({"recording_url": "r"}, {"recording_url": "r", "summary": "s"}):
+        more = new_event("tsk_1", disposition="update", **fields)
+        record(ledger, more._replace(repeat_of=first.event.id), now=NOW + 20)
+
+    # When it is worked off
+    finish(ledger, NOW + 30)
+
+    # Then the sink gets that result, with all that is known by now
+    assert [each.event_id for each in claim(ledger, "chat", now=NOW + 40)] == [more.event.id]
+
+
 def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
     record(
         ledger,
