@@ -9,7 +9,7 @@ from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result
+from receiver.api.models import MAX_VALUES, Moment, MomentParameter, Page, PageParameters, Result
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.ledger import audit
@@ -35,7 +35,7 @@ class ActionRow(Result):
 class AuditParameters(PageParameters):
     """Which actions."""
 
-    action: tuple[str, ...] = Field((), description="Only this action.")
+    action: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only this action.")
     actor: str = Field("", max_length=200, description="Only by this key or user, by name.")
     since: MomentParameter | None = Field(None, description="Only what happened since then: 15m, 2h, 7d, or a time.")
     until: MomentParameter | None = Field(None, description="Only what happened before then.")

@@ -20,6 +20,11 @@ R = TypeVar("R", bound=BaseModel)
 
 # Where the paths of endpoints begin.
 ROOT: Final = "/api/v1"
+# Names that one request may give, and values of one; mistakes that an answer tells, and characters of a name there.
+MOST_NAMES: Final = 100
+MOST_VALUES: Final = 1000
+MOST_PROBLEMS: Final = 20
+LONGEST_NAME: Final = 100
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Endpoint(Generic[P, R]):
         given: dict[str, Any] = {}
         for name, value in query:
             given.setdefault(name, []).append(value)
+        _check_size(given)
         problems = [
             f"{name}: given twice" for name, values in given.items() if len(values) > 1 and not self._many(name)
         ]
@@ -77,6 +83,7 @@ class Endpoint(Generic[P, R]):
                 raise Invalid(f"the body is no JSON: {error}") from None
             if not isinstance(read, dict):
                 raise Invalid("the body must be a JSON object")
+            _check_size(read)
             problems += [f"{name}: in the query and in the body" for name in given if name in read]
             given |= read
         problems += [f"{name}: is in the path already" for name in path if name in given]
@@ -93,11 +100,13 @@ class Endpoint(Generic[P, R]):
         try:
             return self.parameters.model_validate(given)
         except ValidationError as error:
-            problems = [self._problem(each) for each in error.errors(include_url=False, include_input=False)]
-        raise Invalid("; ".join(each["message"] for each in problems), problems)
+            found = error.errors(include_url=False, include_input=False)
+        problems = [self._problem(each) for each in found[:MOST_PROBLEMS]]
+        more = f"; and {len(found) - MOST_PROBLEMS} more" if len(found) > MOST_PROBLEMS else ""
+        raise Invalid("; ".join(each["message"] for each in problems) + more, problems)
 
     def _problem(self, error: Any) -> dict[str, str]:
-        name = ".".join(str(each) for each in error["loc"]) or "parameters"
+        name = ".".join(str(each)[:LONGEST_NAME] for each in error["loc"]) or "parameters"
         if error["type"] == "extra_forbidden":
             meant = suggest(name, self.parameters.model_fields)
             hint = f"did you mean {meant}?" if meant else f"there are {', '.join(sorted(self.parameters.model_fields))}"
@@ -116,3 +125,12 @@ class Endpoint(Generic[P, R]):
         for name in self.path_names:
             path = re.sub(rf"{{{name}(:path)?}}", quote(str(dumped.pop(name, "")), safe=""), path)
         return ROOT + path, dumped
+
+
+def _check_size(given: Mapping[str, Any]) -> None:
+    """Raise Invalid for more than any call takes. To say what is wrong with each, and what was meant, takes long."""
+    if len(given) > MOST_NAMES:
+        raise Invalid(f"{len(given)} parameters are given, and no call has more than {MOST_NAMES}")
+    for name, value in given.items():
+        if isinstance(value, list) and len(value) > MOST_VALUES:
+            raise Invalid(f"{name[:LONGEST_NAME]}: has {len(value)} values, and {MOST_VALUES} are the most")

@@ -27,7 +27,7 @@ class ExplainParameters(Scoped):
 
     body: dict[str, Any] | None = Field(None, description="The body, as a JSON object.")
     raw: str = Field("", description="The body as text, to see what becomes of one that is no JSON.")
-    labels: dict[str, str] = Field(default_factory=dict, description="Labels of its submission.")
+    labels: dict[str, str] = Field(default_factory=dict, max_length=1000, description="Labels of its submission.")
 
 
 class RouteExplanation(Result):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import listed
-from receiver.api.models import FilterParameters, Page
+from receiver.api.models import MAX_VALUES, FilterParameters, Page
 from receiver.api.names import check_names, no_such
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, SubmissionRow
 from receiver.api.service import Actor, Service
@@ -23,7 +23,9 @@ class EventsParameters(FilterParameters):
     event_id: str = Field("", max_length=50, description="Only this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only events that this route has sent on.")
     sink: str = Field("", max_length=200, description="Only events with a delivery to this sink.")
-    state: tuple[DeliveryState, ...] = Field((), description="Only events with a delivery in this state.")
+    state: tuple[DeliveryState, ...] = Field(
+        (), max_length=MAX_VALUES, description="Only events with a delivery in this state."
+    )
 
 
 class DeliveriesParameters(FilterParameters):
@@ -32,7 +34,7 @@ class DeliveriesParameters(FilterParameters):
     event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only by this route.")
     sink: str = Field("", max_length=200, description="Only to this sink.")
-    state: tuple[DeliveryState, ...] = Field((), description="Only in this state.")
+    state: tuple[DeliveryState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state.")
 
 
 class AttemptsParameters(DeliveriesParameters):
@@ -44,7 +46,7 @@ class AttemptsParameters(DeliveriesParameters):
 class SubmissionsParameters(FilterParameters):
     """Which submissions. Times are those of creation."""
 
-    state: tuple[SubmissionState, ...] = Field((), description="Only in this state.")
+    state: tuple[SubmissionState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state.")
 
 
 def list_events(service: Service, actor: Actor, wanted: EventsParameters) -> Page[EventRow]:

@@ -15,6 +15,8 @@ from receiver.ledger.filters import LIMIT, Filter
 
 T = TypeVar("T")
 
+# Values that one filter may have.
+MAX_VALUES: Final = 50
 # Rows that one page has at the most.
 MAX_LIMIT: Final = 500
 # The first and the last second that ISO 8601 has a year of four digits for.
@@ -126,11 +128,15 @@ class Filtered(Scoped):
 
     run: str = Field("", max_length=200, description="Only this run; `run_prefix` for those that begin so.")
     run_prefix: str = Field("", max_length=200, description="Only runs whose id begins so.")
-    status: tuple[str, ...] = Field((), description="Only runs that ended so: completed, failed, terminated, …")
+    status: tuple[str, ...] = Field(
+        (), max_length=MAX_VALUES, description="Only runs that ended so: completed, failed, terminated, …"
+    )
     run_type: str = Field("", max_length=50, description="Only this type: task, task_v2, workflow_run, …")
     workflow: str = Field("", max_length=200, description="Only runs of this workflow or agent (its permanent id).")
     title: str = Field("", max_length=200, description="Only runs whose title has this text in it.")
-    label: tuple[Label, ...] = Field((), description="Only with this label, NAME=VALUE; all that are given.")
+    label: tuple[Label, ...] = Field(
+        (), max_length=MAX_VALUES, description="Only with this label, NAME=VALUE; all that are given."
+    )
     reason: str = Field("", max_length=200, description="Only with this text in the reason of the failure.")
     text: str = Field("", max_length=500, description="Words in the title, reason or output.")
     since: MomentParameter | None = Field(None, description="Only what happened since then: 15m, 2h, 7d, or a time.")

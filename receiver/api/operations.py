@@ -9,7 +9,7 @@ from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
+from receiver.api.models import MAX_VALUES, Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.errors import NotFound
@@ -45,7 +45,9 @@ class OperationRow(Result):
 class OperationsParameters(PageParameters):
     """Which operations."""
 
-    state: tuple[str, ...] = Field((), description="Only in this state: running, done or cancelled.")
+    state: tuple[str, ...] = Field(
+        (), max_length=MAX_VALUES, description="Only in this state: running, done or cancelled."
+    )
 
 
 class OperationParameters(Scoped):

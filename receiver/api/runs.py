@@ -8,7 +8,7 @@ from pydantic import Field
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import Listing, listed
-from receiver.api.models import FilterParameters, Moment, Page, Result, Scoped
+from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Page, Result, Scoped
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
@@ -84,7 +84,9 @@ class RunsParameters(FilterParameters):
     event_id: str = Field("", max_length=50, description="Only the run of this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only runs that this route has sent on.")
     sink: str = Field("", max_length=200, description="Only runs with a delivery to this sink.")
-    state: tuple[DeliveryState, ...] = Field((), description="Only runs with a delivery in this state.")
+    state: tuple[DeliveryState, ...] = Field(
+        (), max_length=MAX_VALUES, description="Only runs with a delivery in this state."
+    )
 
 
 class RunsPage(Page[RunRow]):

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import FilterParameters, Moment, Result
+from receiver.api.models import MAX_VALUES, FilterParameters, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
@@ -48,7 +48,7 @@ class TailParameters(FilterParameters):
     event_id: str = Field("", max_length=50, description="Only this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only events that this route has sent on.")
     sink: str = Field("", max_length=200, description="Only events with a delivery to this sink.")
-    state: tuple[str, ...] = Field((), description="Only events with a delivery in this state.")
+    state: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only events with a delivery in this state.")
 
     def from_anywhere(self) -> TailParameters:
         """Return the same without a place to begin: all who ask for the same events share that."""

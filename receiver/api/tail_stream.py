@@ -60,6 +60,7 @@ class TailStreams:
         if last := request.headers.get("last-event-id", ""):
             query = [*(each for each in query if each[0] != "after"), ("after", last)]
         actor = Actor.of_key(key)
+        actor.require(TAIL.scope)  # before all that a caller who may not call it could find out, or make us do
         parameters = TAIL.allowed(actor, TAIL.parse({}, query))
         now = self._ledger.now()
         given = decode(parameters.after)

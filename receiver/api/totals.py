@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from handlers.support.wording import without_particulars
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import Filtered, Moment, Result
+from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
 from receiver.api.service import Actor, Service
 from receiver.config.fields import Seconds
 from receiver.domain.api_key import VIEW
@@ -62,7 +62,7 @@ class TotalsParameters(Filtered):
     event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
     route: str = Field("", max_length=200, description="Only with a delivery that this route made.")
     sink: str = Field("", max_length=200, description="Only with a delivery to this sink.")
-    state: tuple[str, ...] = Field((), description="Only with a delivery in this state.")
+    state: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only with a delivery in this state.")
 
 
 class TotalRow(Result):

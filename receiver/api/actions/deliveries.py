@@ -10,6 +10,7 @@ from pydantic import Field
 from handlers.support.resubmit_chain import RETRIED
 from receiver.api.actions.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import Endpoint
+from receiver.api.models import MAX_VALUES
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_sink
 from receiver.config.models import Config
@@ -35,7 +36,7 @@ class DeliverySelection(Chosen):
     event_id: str = Field("", max_length=200, description="Only of this event.")
     sink: str = Field("", max_length=200, description="Only to this sink.")
     route: str = Field("", max_length=200, description="Only by this route.")
-    state: tuple[DeliveryState, ...] = Field((), description="Only in this state.")
+    state: tuple[DeliveryState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state.")
 
 
 class ReplayParameters(DeliverySelection):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import FilterParameters, Result, Scoped
+from receiver.api.problem import problem_of
 from receiver.api.service import Actor, Service
 from receiver.errors import Forbidden, Invalid
 
@@ -56,6 +58,29 @@ def test_what_is_wrong_is_named(query: list[tuple[str, str]], body: bytes, words
     with pytest.raises(Invalid) as refused:
         ACT.parse({"name": "n"}, query, body)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "words"),
+    [
+        ([(f"statu{number}", "") for number in range(5000)], b"", "5000 parameters are given, and no call has more"),
+        ([], orjson.dumps({f"statu{number}": 1 for number in range(5000)}), "5000 parameters are given"),
+        ([], orjson.dumps({"status": ["failed"] * 51}), "status: tuple should have at most 50 items"),
+        ([], orjson.dumps({"label": ["x" * 1000] * 5000}), "label: has 5000 values, and 1000 are the most"),
+        ([], orjson.dumps({"label": ["x" * 1000] * 50}), "and 30 more"),
+        ([], orjson.dumps({"x" * 100_000: 1}), "x: there is no such parameter"),
+    ],
+)
+def test_a_request_of_very_many_mistakes_costs_little_and_is_answered_in_short(
+    query: list[tuple[str, str]], body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("receiver.api.endpoint.suggest", lambda name, known: asked.append(name) or "")
+    with pytest.raises(Invalid) as refused:
+        ACT.parse({"name": "n"}, query, body)
+    assert words in str(refused.value)
+    assert len(orjson.dumps(problem_of(refused.value))) < 10_000
+    assert len(asked) <= 1
 
 
 def test_a_request_of_a_client_is_what_the_server_parses() -> None:
