@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ def test_a_time_that_no_calendar_has_is_refused(text: str) -> None:
         PARAMETER.validate_python(text)
 
 
+@settings(max_examples=50)
 @given(st.floats(allow_nan=False))
 def test_each_time_of_a_result_is_shown_and_each_that_is_shown_can_be_asked_for(seconds: float) -> None:
     shown = RESULT.dump_python(seconds, mode="json")
