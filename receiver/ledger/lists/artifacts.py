@@ -45,7 +45,8 @@ def list_artifacts(
         return [], None
     rows: list[Row] = []
     place = None if after is None else after[:-1]
-    if after is not None and after[-1] < _ALL:
+    # Whoever makes a place up sees nothing of another source by it.
+    if after is not None and after[-1] < _ALL and wanted.source in ("", after[1]):
         _, source, run_id = after[:-1]
         query = sa.select(runs).where(runs.c.source == source, runs.c.run_id == run_id)
         for begun in connection.execute(query):

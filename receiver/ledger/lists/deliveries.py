@@ -46,7 +46,10 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
         *place, below = after
         after = tuple(place)
         if below > 1:
-            begun = [dict(row._mapping) for row in connection.execute(sa.select(*columns).where(it.id == place[-1]))]
+            query = sa.select(*columns).where(it.id == place[-1])
+            if wanted.source:  # whoever makes a place up sees nothing of another one by it
+                query = query.where(it.source == wanted.source)
+            begun = [dict(row._mapping) for row in connection.execute(query)]
             rows += _attempts(connection, begun, below, limit)
         if len(rows) >= limit:
             return rows, (*place, rows[-1]["number"])

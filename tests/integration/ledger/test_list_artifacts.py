@@ -10,12 +10,14 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import delivery_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import artifacts, missing
 from receiver.ledger.lists.bodies import read_body
+from receiver.ledger.lists.deliveries import list_attempts
 from receiver.ledger.lists.paging import Key, Page
 from receiver.ledger.schema import runs, submissions
 from tests.support.ledger import claim, new_event, record, settle
@@ -23,6 +25,11 @@ from tests.support.ledger import claim, new_event, record, settle
 REDACTOR = Redactor(["**.password"])
 TOKEN = "sub_" + "ab" * 16
 SIGNED = "?X-Amz-Signature=s3cr3t"
+FILES: dict[str, Any] = {
+    "downloaded_files": [{"url": f"https://u:p@files.test/a/invoice.pdf{SIGNED}", "filename": "invoice.pdf"}],
+    "recording_url": f"https://files.test/rec.webm{SIGNED}",
+    "screenshot_urls": [f"https://files.test/{n}.png{SIGNED}" for n in (1, 2)],
+}
 
 
 def all_pages(
@@ -42,12 +49,7 @@ def all_pages(
 @pytest.fixture
 def mirrored(ledger: Ledger) -> Ledger:
     """Two runs with files, of which one has been mirrored by two sinks."""
-    files = {
-        "downloaded_files": [{"url": f"https://u:p@files.test/a/invoice.pdf{SIGNED}", "filename": "invoice.pdf"}],
-        "recording_url": f"https://files.test/rec.webm{SIGNED}",
-        "screenshot_urls": [f"https://files.test/{n}.png{SIGNED}" for n in (1, 2)],
-    }
-    record(ledger, new_event("tsk_1", "s3", "local", **files))
+    record(ledger, new_event("tsk_1", "s3", "local", **FILES))
     record(ledger, new_event("tsk_2", recording_url="https://files.test/other.webm"), now=1_700_000_009.0)
     names = ("invoice.pdf", "recording.webm", "screenshot-1.png", "screenshot-2.png")
     urls = {name: f"https://bucket.test/{name}?signature=s3cr3t" for name in names}
@@ -91,6 +93,16 @@ def test_files_are_listed_with_where_they_are_stored(mirrored: Ledger, limit: in
     # And no signature and no user's name is shown
     assert "s3cr3t" not in json.dumps(found)
     assert "u:p" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(("source", "there"), [("skyvern", 1), ("other", 0)])
+def test_a_place_that_is_made_up_shows_nothing_of_another_source(mirrored: Ledger, source: str, there: int) -> None:
+    wanted, delivery = Filter(source=source), delivery_id(new_event("tsk_1", **FILES).event.id, "s3")
+    files, _ = mirrored.read(
+        lambda it: artifacts.list_artifacts(it, wanted, (0.0, "skyvern", "tsk_2", 0), 50, REDACTOR)
+    )
+    attempts, _ = mirrored.read(lambda it: list_attempts(it, wanted, (0.0, delivery, 9), 50))
+    assert (len(files), len(attempts)) == (there, there)
 
 
 def test_a_page_of_files_reads_a_bounded_number_of_bytes(mirrored: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
