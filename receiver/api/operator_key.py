@@ -12,7 +12,7 @@ from starlette.requests import Request
 from receiver.api.service import Actor
 from receiver.domain import api_key
 from receiver.domain.api_key import VIEW
-from receiver.errors import Busy
+from receiver.errors import Busy, NoKey
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 
@@ -49,6 +49,9 @@ class OperatorKeys:
             if self._clock() - self._valid_at.get(digest, float("-inf")) > TRUSTED_FOR:
                 raise Busy("the ledger is away, and no key can be checked", retry_after=5) from None
             return
+        except NoKey:  # it was revoked
+            self._valid_at.pop(digest, None)
+            raise
         self._valid_at.pop(digest, None)
         actor = Actor.of_key(key)
         actor.require(VIEW)
