@@ -23,6 +23,7 @@ from receiver.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound
 from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.database_clock import database_now
+from receiver.submit.auth import USUAL_RATE
 
 LONGEST_NAME: Final = 100
 # What the audit calls it.
@@ -158,18 +159,23 @@ def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewK
 
 
 def _rate_within(service: Service, actor: Actor, rate: str | None) -> str | None:
-    """Return the rate of a new key: no more than that of the actor's own key. Raises Forbidden."""
+    """Return the rate of a new key: no more than that of the actor's own, in a time or at once. Raises Forbidden."""
     own = service.ledger.read(lambda it: api_keys.one(it, actor.key_id)) if actor.key_id else None
-    if own is None or own.rate is None:
+    if own is None:
         return rate
     if rate is None:
         return own.rate
+    usual_rate, usual_at_once = USUAL_RATE
+    most, within = usual_at_once, usual_at_once / usual_rate
+    may = f"{usual_rate:g}/s"
+    if known := own.rate or service.config.submit.rate:
+        may, (most, within) = known, parse_rate(known)
     try:
-        (count, seconds), (most, within) = parse_rate(rate), parse_rate(own.rate)
+        count, seconds = parse_rate(rate)
     except ValueError as error:
         raise Invalid(f"rate: {error}") from None
-    if count / seconds > most / within:
-        raise Forbidden(f"rate: {actor.name} may make {own.rate}, and can't give more")
+    if count / seconds > most / within or count > most:
+        raise Forbidden(f"rate: {actor.name} may make {may}, and can't give more")
     return rate
 
 

@@ -86,6 +86,23 @@ def test_a_key_gives_no_higher_rate_than_its_own(service: Service) -> None:
         call(service, "create_key", holder, name="c", scopes=["view"], rate="61/m")
 
 
+@pytest.mark.parametrize(
+    ("usual", "allowed", "refused"),
+    [("30/m", "30/m", "31/m"), ("1/s", "1/s", "60/m"), (None, "200/s", "201/s"), (None, "2000/m", "2001/m")],
+)
+def test_a_key_without_a_rate_of_its_own_gives_no_more_than_what_holds_for_it(
+    tmp_path: Path, ledger: Ledger, usual: str | None, allowed: str, refused: str
+) -> None:
+    service = api.service(ledger, tmp_path, submit={"rate": usual})
+    own = call(service, "create_key", name="usual", scopes=["view", "operate"], source="other")["row"]
+    holder = Actor("key", "usual", frozenset({VIEW, OPERATE}), "other", own["id"])
+
+    assert call(service, "create_key", holder, name="a", scopes=["view"])["row"]["rate"] is None
+    assert call(service, "create_key", holder, name="b", scopes=["view"], rate=allowed)["row"]["rate"] == allowed
+    with pytest.raises(Forbidden, match="can't give more"):
+        call(service, "create_key", holder, name="c", scopes=["view"], rate=refused)
+
+
 def test_a_key_of_all_sources_is_made_by_one_of_all(service: Service) -> None:
     row = call(service, "create_key", name="ops", scopes=["view", "operate"], source="*")["row"]
     assert row["source"] == "*"
