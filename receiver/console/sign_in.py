@@ -176,7 +176,7 @@ def check_form_token(signed_in: SignedIn, given: str) -> None:
 
 def local_path(text: str) -> str:
     """Return where to go after signing in: `text` if it is a path of the console, else its first page."""
-    clean = text.startswith(PATH + "/") and not any(ord(char) < 33 or char == "\\" for char in text)
+    clean = text.startswith(PATH + "/") and not any(char <= " " or char > "~" or char == "\\" for char in text)
     return text if clean and "//" not in text.split("?", maxsplit=1)[0] else PATH + "/"
 
 

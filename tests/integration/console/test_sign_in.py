@@ -131,7 +131,7 @@ def test_a_new_password_ends_the_sessions_of_the_old_one(browser: Browser, conso
 @pytest.mark.parametrize(
     "elsewhere",
     ["https://evil.example/", "//evil.example/console/", "/console//evil.example", "/console/\\evil", "/v1/runs",
-     "/console/\nx", "javascript:alert(1)", ""],
+     "/console/\nx", "/console/runs?text=\N{CJK UNIFIED IDEOGRAPH-6771}", "javascript:alert(1)", ""],
 )  # fmt: skip
 def test_after_signing_in_nobody_is_led_elsewhere(browser: Browser, elsewhere: str) -> None:
     assert browser.sign_in(where=elsewhere).headers["location"] == "/console/"
