@@ -1,8 +1,8 @@
 """Replays, backfills and cancels of many as durable operations, which restarts do not stop.
 
 A step moves a bounded number of deliveries and the cursor in one transaction. The clock makes the steps. What an
-operation takes is what matched when it was begun: it takes nothing that was made later, and a replay nothing that ended
-later.
+operation takes is what matched when it was begun: it takes nothing that was made later, a replay nothing that ended
+later, and a restore nothing that was cancelled later.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ def _move(connection: sa.Connection, operation: Operation, limit: int, now: floa
     """Move up to `limit` deliveries. Returns how many, the new cursor ("" at the end), and sinks that got work."""
     selection, kind = operation.selection, operation.kind
     query = taken_ids(kind, selection, force=operation.force).order_by(deliveries.c.id).limit(limit)
-    if kind == REPLAY and not selection.named:
-        # One that has ended since is none of those that were counted.
+    if kind in (REPLAY, RESTORE) and not selection.named:
+        # One that has ended since, or was cancelled, is none of those that were counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
     # Those that are named are few.
     pages = [""] if selection.named else _pages(connection, deliveries.c.id, operation.cursor)

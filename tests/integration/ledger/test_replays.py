@@ -248,6 +248,21 @@ def test_a_replay_takes_none_that_died_after_it_was_begun(mixed: Ledger) -> None
     assert (done.state, done.done, done.total) == ("done", 2, 2)
 
 
+def test_a_restore_takes_none_that_was_cancelled_after_it_was_begun(ledger: Ledger) -> None:
+    # Given a restore of what is cancelled, and more that is cancelled before the clock comes to it
+    record(ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops"))
+    first, later = (delivery_id(new_event(run).event.id, "ops") for run in ("tsk_1", "tsk_2"))
+    ledger.write(lambda it: cancellation.cancel(it, [first], NOW + 1))
+    create(ledger, Selection(), "restore", expect=1)
+    ledger.write(lambda it: cancellation.cancel(it, [later], NOW + 20))
+
+    # When it is worked off
+    finish(ledger, NOW + 30)
+
+    # Then that stays cancelled
+    assert states(ledger) == {"tsk_1:ops": "queued", "tsk_2:ops": "cancelled"}
+
+
 def test_all_that_match_are_cancelled_and_brought_back_step_by_step(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
