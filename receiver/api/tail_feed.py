@@ -84,7 +84,7 @@ class Follower:
                 async with asyncio.timeout(seconds):
                     await self._news.wait()
             except TimeoutError:
-                return None
+                pass  # something may have come in that very moment
         if self.ended or self.lost or not self._pieces:
             return None
         piece = self._pieces.popleft()
