@@ -16,14 +16,16 @@ from receiver.ledger.lists import narrowing
 from receiver.ledger.lists.paging import Key, Order, Page, Row, Search, unsuccessful
 from receiver.ledger.schema import deliveries, runs
 from receiver.ledger.text_index.search import Match, find
+from receiver.ledger.text_index.state import SETTLED
 
 ORDER: Final = Order((runs.c.updated_at, runs.c.source, runs.c.run_id))
 # Of the others nothing is known but that Skyvern is to be asked for them.
 _REPORTED: Final = runs.c.events > 0
 # Runs with the words that one page looks at, at the most, and at once.
 _LOOKED_AT, _AT_ONCE = 2000, 200
-# Runs in a row that changed too early, after which no later one is looked for.
-_MANY = 50
+# Runs in a row that changed too early, after which no later one is looked for; and seconds by which all runs of one
+# transaction may be indexed late.
+_MANY, _LATE = 50, 2 * SETTLED
 
 
 def key_kinds(wanted: Filter) -> tuple[type[Any], ...]:
@@ -68,8 +70,10 @@ def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, li
 
 
 def _all_before(since: float | None, matches: Sequence[Match]) -> bool:
-    """Whether so many runs changed before `since` that all that follow did: single ones are indexed late."""
-    return since is not None and len(matches) >= _MANY and all(match.changed_at < since for match in matches)
+    """Whether so many runs changed before `since` that all that follow did: some are indexed late."""
+    if since is None or len(matches) < _MANY:
+        return False
+    return all(match.changed_at < since - _LATE for match in matches)
 
 
 def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequence[Condition]) -> dict[RunKey, Row]:

@@ -17,6 +17,7 @@ from receiver.domain.run import RunKey
 from receiver.domain.words import document, parse_query, words_in
 from receiver.ledger import Ledger, retention
 from receiver.ledger.filters import Filter, of_runs
+from receiver.ledger.lists import runs as lists
 from receiver.ledger.schema import run_texts, run_words, runs
 from receiver.ledger.text_index import indexing, postings, search, state
 from receiver.ledger.text_index.coverage import Coverage, coverage
@@ -190,6 +191,24 @@ def test_a_run_whose_transaction_was_slow_is_found_all_the_same(ledger: Ledger) 
     # Then it has been found
     assert index(ledger) == 1
     assert found(ledger, "same") == ["slow", "quick"]
+
+
+def test_runs_that_were_indexed_late_hide_none_that_changed_after_them(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given runs of a slow transaction, of which the index came to know after one that changed a little later
+    monkeypatch.setattr(lists, "_MANY", 1)
+    monkeypatch.setattr(lists, "_AT_ONCE", 1)
+    ledger_time(ledger, NOW + 21)
+    record(ledger, new_event("quick", title="same"), now=NOW + 20)
+    index(ledger)
+    record(ledger, new_event("slow", title="same"), now=NOW + 19)
+    ledger_time(ledger, NOW + 21 + state.SETTLED)
+    index(ledger)
+    # When runs are searched that changed after that transaction began
+    rows, rest = ledger.read(lambda it: lists.list_runs(it, Filter(text="same", since=NOW + 20), None, 5))
+    # Then that one is found
+    assert ([row["run_id"] for row in rows], rest) == (["quick"], None)
 
 
 def test_two_clocks_index_each_run_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
