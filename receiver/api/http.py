@@ -137,6 +137,8 @@ class _Api:
     async def _key(self, request: Request) -> Key:
         address = request.client.host if request.client else ""
         key = await self._authenticator.identify(request.headers, address)
+        if key is None and presented_key(request.headers):
+            raise NoKey("the API key is none of this service, or was revoked; `runhook keys list` there shows its keys")
         if key is None:
             raise NoKey(
                 "give an API key with the scope view: `Authorization: Bearer rhk_…`; `runhook keys create` makes one"

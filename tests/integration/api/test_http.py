@@ -30,6 +30,14 @@ def test_a_caller_without_a_key_is_told_so(api_server: Submitting) -> None:
     assert problem(answer)["type"] == "urn:runhook:problem:no_key"
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+    assert "give an API key" in problem(answer)["detail"]
+
+
+@pytest.mark.parametrize("key", ["hello", "rhk_879e228b785b_T2-eahvjmDKoOQ6-Zs-6BsRv_QFnjpRpfFXXiEVHTHc"])
+def test_a_caller_whose_key_is_wrong_is_not_told_to_give_one(api_server: Submitting, key: str) -> None:
+    answer = get(api_server, "/runs/tsk_1", key)
+    assert answer.status_code == 401
+    assert "none of this service, or was revoked" in problem(answer)["detail"]
 
 
 def test_a_run_that_is_not_there(api_server: Submitting) -> None:
