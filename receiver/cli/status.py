@@ -126,7 +126,7 @@ def _search(report: StatusReport) -> list[str]:
 
 
 def _of_config(count: int | None) -> str:
-    return "what the config says, which can't be read," if count is None else size(count)
+    return "what the config says (it can't be read)" if count is None else size(count)
 
 
 def _sinks(report: StatusReport) -> list[list[str]]:

@@ -135,8 +135,9 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
 
 def _disk(settings: Settings, config: Config | None) -> DiskReport:
     folder = settings.data
+    reserve, limit = (config.spool.reserve_bytes, config.spool.max_bytes) if config else (None, None)
     if not folder.is_dir():
-        return DiskReport(str(folder), "there is no such directory")
+        return DiskReport(str(folder), "there is no such directory", reserve=reserve, spool_limit=limit)
     trouble = "" if os.access(folder, os.R_OK | os.W_OK | os.X_OK) else "this user may not read and write it"
     free = None
     with suppress(OSError):
@@ -147,10 +148,10 @@ def _disk(settings: Settings, config: Config | None) -> DiskReport:
         str(folder),
         trouble,
         free,
-        config.spool.reserve_bytes if config else None,
+        reserve,
         spool.bytes,
         spool.left,
-        config.spool.max_bytes if config else None,
+        limit,
         spool.set_aside,
         len(refused),
         max(refused, default=None),

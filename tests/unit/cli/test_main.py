@@ -237,11 +237,13 @@ def test_limits_that_a_wrong_config_has_are_not_known_rather_than_none(
 
     assert code == 1
     assert "no_such_key" in out
-    assert "0 B of what the config says, which can't be read" in " ".join(out.split())
+    assert "0 B of what the config says (it can't be read), on this machine" in " ".join(out.split())
     assert "of 0 B" not in out
     assert "; 0 B" not in out
     assert json.loads(as_json)["disk"]["spool_limit"] is None
     (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k]}}\nspool: {max_bytes: 64MiB}\n")
+    assert "of 64.0 MiB, on this machine" in runhook("status", "--config", "c.yaml")[1]
+    (tmp_path / "var").rmdir()
     assert "of 64.0 MiB, on this machine" in runhook("status", "--config", "c.yaml")[1]
 
 
