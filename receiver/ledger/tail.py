@@ -174,8 +174,8 @@ def load(connection: sa.Connection, seqs: Sequence[int], *, bodies: Redactor | N
     by_id = {row["id"]: row for row in found.values()}
     for row in found.values():
         row["labels"], row["deliveries"] = json.loads(row["labels"]), []
-        if bodies is not None:
-            row["body"] = _searchable(bytes(row["body"]), row["size"], bodies)
+        if bodies is not None:  # in small letters, once for many words and many who follow
+            row["body"] = _searchable(bytes(row["body"]), row["size"], bodies).lower()
     theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route, deliveries.c.state)
     where = bulk.among(connection, deliveries.c.event_id, list(by_id))
     for event_id, *delivery in connection.execute(theirs.where(where).order_by(deliveries.c.sink)):
@@ -213,7 +213,7 @@ def matches(row: Mapping[str, Any], wanted: Filter) -> bool:
         and (not wanted.reason or _has(row["problem"], wanted.reason) or _has(row["failure_reason"], wanted.reason))
         and all(row["labels"].get(name) == value for name, value in wanted.labels.items())
         and _goes_where(row["deliveries"], wanted)
-        and all(_says(row, word) for word in wanted.text.split())
+        and all(_says(row, word) for word in dict.fromkeys(wanted.text.split()))
     )
 
 
@@ -231,8 +231,7 @@ def _goes_where(found: Sequence[SinkOfEvent], wanted: Filter) -> bool:
 def _says(row: Mapping[str, Any], word: str) -> bool:
     if _has(row["title"], word) or _has(row["failure_reason"], word):
         return True
-    body = row.get("body")
-    return body is not None and word.encode().lower() in bytes(body).lower()
+    return word.encode().lower() in row.get("body", b"")
 
 
 def _has(text: str | None, part: str) -> bool:

@@ -68,6 +68,25 @@ def test_no_search_tells_what_nobody_is_shown(ledger: Ledger, padding: int) -> N
     assert found == ["shop"]
 
 
+def test_a_search_of_many_words_changes_the_case_of_a_body_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Body(bytes):
+        lowered = 0
+
+        def lower(self) -> bytes:
+            Body.lowered += 1
+            return super().lower()
+
+    monkeypatch.setattr(tail, "_searchable", lambda body, *_: Body(body))
+    record(ledger, new_event("tsk_1", page="The Shop of Many Words"))
+    (row,) = ledger.read(lambda connection: tail.load(connection, [1], bodies=Redactor(())))
+    for _ in range(10):
+        assert tail.matches(row, Filter(text="shop MANY words of"))
+        assert not tail.matches(row, Filter(text="shop none"))
+    assert Body.lowered == 1
+
+
 def test_who_follows_a_moment_gets_what_was_recorded_since(ledger: Ledger) -> None:
     for number in range(4):
         record(ledger, new_event(f"tsk_{number}"), now=NOW + number)
