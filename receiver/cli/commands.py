@@ -97,7 +97,7 @@ COMMANDS: Final[dict[str, Command]] = {
         LOOK,
         "receiver.cli.list",
         "attempts",
-        "List the attempts of one delivery, the oldest first, or of all that an event or a run has, the newest first.",
+        "List the attempts, the newest first; of one delivery the oldest first.",
     ),
     "dead": Command(
         LOOK,
@@ -213,7 +213,10 @@ COMMANDS: Final[dict[str, Command]] = {
         "Give a model tools to look at runs, and with --allow to act: a server of the Model Context Protocol.",
     ),
     "keys": Command(
-        SET_UP, "receiver.cli.keys", "app", "Keys of upstream apps for the submit API: create, list and revoke them."
+        SET_UP,
+        "receiver.cli.keys",
+        "app",
+        "Keys of upstream apps for the submit API: create, list and revoke them.",
     ),
     "completion": Command(
         SET_UP,

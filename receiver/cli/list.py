@@ -127,7 +127,10 @@ attempts = list_command(
     "no attempts",
     doc=COMMANDS["attempts"].help,
     argument=(
-        Annotated[str, typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's.")],
+        Annotated[
+            str | None,
+            typer.Argument(metavar="DELIVERY|EVENT|RUN", help="Its id: dlv_…, evt_… or a run's. All without one."),
+        ],
         _of_thing,
     ),
 )

@@ -56,7 +56,8 @@ def list_command(
 
     def command(client: Client, limit: int, output: Form | None, as_json: bool, **given: Any) -> None:
         form = chosen_form(output, as_json)
-        named = argument[1](given.pop("argument")) if argument else {}
+        identifier = given.pop("argument", None)
+        named = argument[1](identifier) if argument and identifier is not None else {}
         asked = {name: value for name, value in given.items() if value not in (None, "", [], False)}
         client.tell = form is Form.TABLE
         with named_options(asked, named):
@@ -67,7 +68,7 @@ def list_command(
             print_rows(
                 _dumped(rows, form),
                 columns,
-                empty if asked or not nothing else nothing,
+                empty if asked or named or not nothing else nothing,
                 form,
                 names=list(row_model(endpoint).model_fields),
             )
@@ -76,7 +77,7 @@ def list_command(
 
     parameters = [
         inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
-        *([inspect.Parameter("argument", inspect.Parameter.KEYWORD_ONLY, annotation=argument[0])] if argument else []),
+        *([_argument(argument[0])] if argument else []),
         *option_parameters(model, taken),
         inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=most, annotation=Limit),
         inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
@@ -87,6 +88,10 @@ def list_command(
     made = with_client(command)
     made.lists = endpoint  # type: ignore[attr-defined]  # what docs/cli-json.md is compared with
     return made
+
+
+def _argument(annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter("argument", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def option_parameters(model: type[Parameters], names: Iterable[str]) -> list[inspect.Parameter]:

@@ -37,6 +37,8 @@ FURTHER = [
     (["events", "-n", "2"], 0),
     (["deliveries", "--state", "dead", "--state", "delivered", "-n", "1200"], 0),
     (["deliveries", "--label", "team=billing"], 0),
+    (["attempts"], 0),
+    (["attempts", "--run", "tsk_2", "--sink", "ops"], 0),
     (["runs", "--status", "faild"], 2),
     (["runs", "--since", "yesterday"], 2),
     (["runs", "--since", "1h", "--until", "2h"], 2),
