@@ -216,7 +216,7 @@ COMMANDS: Final[dict[str, Command]] = {
         SET_UP,
         "receiver.cli.keys",
         "app",
-        "Keys of upstream apps for the submit API: create, list and revoke them.",
+        "API keys, of apps that submit and of people and programs that look: create, list and revoke them.",
     ),
     "completion": Command(
         SET_UP,
