@@ -102,8 +102,10 @@ def main() -> None:
 
 
 def _end(lines: list[str], code: int) -> NoReturn:
+    from receiver.cli.output import clean  # with what prints tables: no command that ends well needs it for this
+
     for line in lines:
-        sys.stderr.write(f"runhook: {line}\n")
+        sys.stderr.write(f"runhook: {clean(line)}\n")
     sys.exit(code)
 
 

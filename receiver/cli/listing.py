@@ -134,7 +134,7 @@ def named_options(given: Mapping[str, Any], arguments: Mapping[str, Any] | None 
 
 
 def _told(problem: Mapping[str, str], given: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
-    name, text = problem["name"], problem["message"].removeprefix(f"{problem['name']}: ")
+    name, text = problem["name"], clean(problem["message"].removeprefix(f"{problem['name']}: "))
     name = name.partition(".")[0]
     if text.endswith(f"there is no such {name.removesuffix('_id')}") and name in _HINTS:
         text += f"; {_HINTS[name]}"

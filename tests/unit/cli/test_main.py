@@ -474,6 +474,17 @@ def test_what_a_payload_brings_can_not_forge_a_line(monkeypatch: pytest.MonkeyPa
     assert len(printed(monkeypatch, width=200, terminal=False)) == 2
 
 
+def test_no_error_brings_what_a_payload_brings(runhook: Run, tmp_path: Path) -> None:
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path / "var").database_url))
+    record(ledger, new_event("tsk_1\x1b[2J\nall is well"))
+    ledger.close()
+
+    code, _, said = runhook("runs", "--run", "tsk_1")
+
+    assert (code, said.count("\n")) == (2, 2)  # which ledger, and what is wrong
+    assert "did you mean tsk_1\N{REPLACEMENT CHARACTER}[2J" in said
+
+
 def test_the_help_shows_how_a_fault_is_written(runhook: Run) -> None:
     code, out, _ = runhook("simulate", "--help")
 
