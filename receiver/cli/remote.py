@@ -139,7 +139,7 @@ def _result(endpoint: Endpoint[Any, R], answer: httpx2.Response, where: str) -> 
         return endpoint.result.model_validate_json(answer.content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(each) for each in first["loc"]) or "the answer"
+        place = clean(".".join(str(each) for each in first["loc"]), _LONGEST) or "the answer"
         raise RunhookError(
             f"{where}: the answer to {endpoint.name} is none that this version ({__version__}) knows: "
             f"{place}: {first['msg']}; is the service of another version?"

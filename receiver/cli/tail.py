@@ -6,16 +6,19 @@ What is missed while the service is away comes once it is back, in order: each e
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import httpx2
 import typer
+from pydantic import BaseModel, ValidationError
 from rich.text import Text
 
+from receiver import __version__
 from receiver.api.models import MAX_LIMIT
 from receiver.api.tail import TAIL, TailEvent, TailGap, TailParameters
 from receiver.cli.client import Client, with_client
@@ -24,8 +27,10 @@ from receiver.cli.listing import named_options, option_parameters
 from receiver.cli.options import Form, ListJson, Output, chosen_form
 from receiver.cli.output import clean, coloured, out, print_rows, show_time
 from receiver.cli.remote import RemoteClient
-from receiver.errors import Busy, NotStarted, UsageError
+from receiver.errors import Busy, NotStarted, RunhookError, UsageError
 from receiver.ledger import LedgerUnavailable
+
+R = TypeVar("R", bound=BaseModel)
 
 # Seconds between two looks at this machine's ledger.
 INTERVAL: Final = 1.0
@@ -34,6 +39,11 @@ SILENCE: Final = 45.0
 # Seconds until a service that is away is tried again: what it said, and then longer and longer.
 PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 30.0
+# Bytes of the longest message: an event has no body, but all labels and reasons of its run.
+LONGEST: Final = 32 << 20
+
+# Where to go on, as a header can say it.
+_AN_ID: Final = re.compile(rb"[!-~]{1,1000}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,8 @@ def messages(pieces: Iterable[bytes]) -> Iterator[Message]:
         *whole, rest = rest.split(b"\n\n")
         for each in whole:
             yield _message(each)
+        if len(rest) > LONGEST:
+            raise RunhookError(f"the stream has a message of more than {LONGEST >> 20} MiB: no Runhook sends that")
 
 
 def _message(block: bytes) -> Message:
@@ -62,13 +74,13 @@ def _message(block: bytes) -> Message:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"event":
-            kind = value.decode()
-        elif name == b"id":
+            kind = value.decode(errors="replace")
+        elif name == b"id" and _AN_ID.fullmatch(value):
             last_id = value.decode()
         elif name == b"data":
             data.append(value)
         elif name == b"retry" and value.isdigit():
-            retry = int(value) / 1000
+            retry = min(int(value[:9]) / 1000, LONGEST_PAUSE)
     return Message(kind, last_id, b"\n".join(data), retry)
 
 
@@ -122,9 +134,9 @@ def _follow_stream(
                     last = each.last_id or last
                     said = each.retry or said
                     if each.kind == "event" and each.data:
-                        yield TailEvent.model_validate_json(each.data)
+                        yield _read(TailEvent, each.data, client.where)
                     elif each.kind == "gap":
-                        yield TailGap.model_validate_json(each.data)
+                        yield _read(TailGap, each.data, client.where)
             trouble = "the stream ended"
         except (NotStarted, Busy) as problem:
             if not last:
@@ -137,6 +149,16 @@ def _follow_stream(
             _tell(f"{client.where}: {trouble}; what comes meanwhile is told later")
         sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _read(kind: type[R], data: bytes, where: str) -> R:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError:
+        raise RunhookError(
+            f"{where}: the stream has a message that this version ({__version__}) does not know; is the service of "
+            "another version?"
+        ) from None
 
 
 def tell_gap(gap: TailGap) -> None:

@@ -17,11 +17,12 @@ from receiver.api import tail_feed
 from receiver.api.models import MAX_LIMIT
 from receiver.api.tail import TAIL, TailEvent, TailGap
 from receiver.cli import build_app
+from receiver.cli import tail as tail_command
 from receiver.cli.client import open_client
 from receiver.cli.profiles import RemoteService
 from receiver.cli.remote import RemoteClient
 from receiver.cli.tail import follow, messages
-from receiver.errors import NoKey, NotStarted
+from receiver.errors import NoKey, NotStarted, RunhookError
 from receiver.ledger import Ledger
 from receiver.web import sse
 from tests.servers.scripted import Reply, ScriptedServer
@@ -66,6 +67,32 @@ def local(tmp_path: Path) -> Iterator[Ledger]:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     yield ledger
     ledger.close()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"event: event\ndata: {}\n\n"],
+        [b"event: gap\ndata: \xff\n\n"],
+        [sse.event("event", "b", one("tsk_1")), b"x" * 3000, b"x" * 3000],
+    ],
+)
+def test_a_stream_that_is_none_ends_with_one_line(
+    scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
+) -> None:
+    monkeypatch.setattr(tail_command, "LONGEST", 5000)
+    scripted_server.default = stream(*parts)
+    client = RemoteClient(RemoteService(scripted_server.url, KEY))
+    with pytest.raises(RunhookError, match="the stream has a message"):
+        runs(follow(client, WANTED, no_pause), 2)
+    client.close()
+
+
+def test_what_no_header_can_say_is_no_place_to_go_on() -> None:
+    said = b"event: \xff\nid: a\xc3\xa4\nretry: 99999999999999999999\n\nid: b\r\n\nid: c\n\n"
+    found = list(messages([said]))
+    assert [each.last_id for each in found] == ["", "", "c"]
+    assert found[0].retry == tail_command.LONGEST_PAUSE
 
 
 def test_this_machines_ledger_is_followed_without_a_service(local: Ledger, tmp_path: Path) -> None:

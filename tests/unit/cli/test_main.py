@@ -26,6 +26,7 @@ from receiver.dispatch import Dispatcher
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event
 from receiver.domain.redaction import Redactor
+from receiver.errors import RunhookError
 from receiver.ledger import Ledger
 from receiver.routing.router import Router
 from tests.support import queries
@@ -297,6 +298,17 @@ def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytes
     monkeypatch.setattr("receiver.cli.build_app", lambda _: lambda **_: refuse())
 
     assert runhook("runs") == (3, "", "runhook: /data/spool: no space left on device\n")
+
+
+def test_no_error_moves_the_cursor(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RunhookError("run tsk_\x1b[2J\x9b: there is none")
+
+    monkeypatch.setattr("receiver.cli.build_app", lambda _: lambda **_: refuse())
+
+    assert (
+        runhook("runs")[2] == "runhook: run tsk_\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}: there is none\n"
+    )
 
 
 def test_a_misspelt_sink_or_state_is_no_success(runhook: Run, tmp_path: Path) -> None:
