@@ -84,7 +84,8 @@ def known(connection: sa.Connection, position: Position) -> Position:
     """Return `position`, or what stands for it in a ledger that has given out its number again, or was begun anew: the
     place before the first event that was recorded later."""
     top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
-    if position.seq <= top:
+    at = connection.scalar(sa.select(events.c.recorded_at).where(events.c.seq == position.seq))
+    if position.seq <= top and (at is None or at <= position.at):
         return position
     later = sa.select(sa.func.min(events.c.seq)).where(events.c.recorded_at > position.at)
     first = connection.scalar(later)

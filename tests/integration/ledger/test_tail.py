@@ -104,6 +104,12 @@ def test_numbers_that_sqlite_gives_out_again_are_told(tmp_path: Any) -> None:
     assert follower.new() == ([], 0)
     record(ledger, new_event("tsk_3"))
     assert follower.new() == (["tsk_3"], 1)
+    # Nor does one miss them who comes back when there are as many as before
+    before = follower.tail.position
+    ledger.write(lambda connection: connection.execute(sa.delete(events)))
+    record(ledger, *(new_event(f"tsk_{number}") for number in range(4, 8)), now=NOW + 5)
+    place = ledger.read(lambda connection: tail.known(connection, before))
+    assert Follower(ledger).missed(place.seq) == ["tsk_4", "tsk_5", "tsk_6", "tsk_7"]
     ledger.close()
 
 
