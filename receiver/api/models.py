@@ -110,6 +110,10 @@ class Page(Result, Generic[T]):
     next: str | None = Field(None, description="Give it as `after` for the next page; null at the end.")
 
 
+# A value that no label has, for no database can hold it.
+_NO_LABEL: Final = "\0"
+
+
 def _label(value: str) -> str:
     name, found, _ = value.partition("=")
     if not found or not name:
@@ -146,7 +150,11 @@ class Filtered(Scoped):
         """Return the ledger's filter of these parameters."""
         named = Filter.__dataclass_fields__
         given = {name: value for name, value in self if name in named}
-        labels = dict(pair.split("=", 1) for pair in self.label)
+        labels: dict[str, str] = {}
+        for name, value in (pair.split("=", 1) for pair in self.label):
+            if labels.setdefault(name, value) != value:
+                # No run has both. Were one left out, an action would take more than it was asked to.
+                labels[name] = _NO_LABEL
         return Filter(**{**given, "run_id": self.run, "labels": labels})
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from receiver.api.models import Moment, MomentParameter
+from receiver.api.models import Filtered, Moment, MomentParameter
 
 PARAMETER = TypeAdapter(MomentParameter)
 RESULT = TypeAdapter(Moment)
@@ -26,3 +26,11 @@ def test_each_time_of_a_result_is_shown_and_each_that_is_shown_can_be_asked_for(
     assert shown.endswith("Z")
     asked = PARAMETER.validate_python(shown)
     assert PARAMETER.dump_python(asked, mode="json") == shown
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_impossible"),
+    [(("team=a", "env=b"), False), (("team=a", "team=a"), False), (("team=a", "team=b", "team=b"), True)],
+)
+def test_all_labels_are_meant_also_two_of_one_name(labels: tuple[str, ...], is_impossible: bool) -> None:
+    assert Filtered(label=labels).filter().impossible == is_impossible
