@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -67,6 +68,7 @@ def main() -> int:
     skyvern = f"http://127.0.0.1:{free_port(8090)}"
     environ |= {"PUBLIC_URL": url, "SKYVERN_BASE_URL": skyvern, "RUNHOOK_CONFIG": write_config()}
     simulation: subprocess.Popen[bytes] | None = None
+    token = environ["RUNHOOK_CONSOLE_TOKEN"] = secrets.token_urlsafe(24)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops it as Ctrl-C does
     dev = spawn([str(RUNHOOK), "dev", "--port", str(port)], env=environ, cwd=ROOT)
     try:
@@ -87,6 +89,7 @@ def main() -> int:
             return 1 if found else 0
         print(f"\nStill running at {url}; Ctrl-C stops all of it. To send more, from another terminal:")
         print(f"  RUNHOOK_DATA={environ['RUNHOOK_DATA']} {RUNHOOK.relative_to(ROOT)} trigger --url {url}")
+        print(f"See it all in the console (the address signs in once):\n  {url}/console/login?token={token}")
         return dev.wait()
     except KeyboardInterrupt:
         return 0

@@ -61,7 +61,7 @@ def dev(
     runhook = [sys.executable, "-m", "receiver.cli"]
     serve = ["serve", "--host", host, "--port", str(port), *(["--admin-port", admin_port] if admin_port else ())]
     worker_options = ["--stop-timeout", str(STOP_TIMEOUT - 2), "--patience", "3"]
-    console = _console(host, port, admin)
+    console = _console(host, port, admin, settings.console_token or secrets.token_urlsafe(24))
     programs = [
         program("serve", [*runhook, *serve], {**environ, **console.environ}, STOP_TIMEOUT),
         program("worker", [*runhook, "worker", *worker_options], environ, STOP_TIMEOUT),
@@ -164,10 +164,9 @@ class _Console(NamedTuple):
     lines: Sequence[str] = ()
 
 
-def _console(host: str, port: int, admin: ListenAddress | None) -> _Console:
+def _console(host: str, port: int, admin: ListenAddress | None, token: str) -> _Console:
     reached, number = admin or (host, port)
     if reached not in _LOOPBACK or not number:
         return _Console()
-    token = secrets.token_urlsafe(24)
     url = f"http://{display_host(reached)}:{number}/console/login?token={token}"
     return _Console({"RUNHOOK_CONSOLE_TOKEN": token}, [f"console: {url} (good once)"])
