@@ -183,7 +183,7 @@ class Loop:
                 server.__enter__()
             try:
                 self.system.start()
-                key = json.loads(self.system.runhook("keys", "create", "loop", "--json"))["key"]
+                key = self.system.json("keys", "create", "loop")["key"]
                 self.system.run("worker", "--dispatchers", "2")
                 self.system.run("clock")
                 callers = Callers(self.system.url, key, self._hook, self.count, self.seed, self.faults)

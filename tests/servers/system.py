@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -130,6 +130,10 @@ class System:
 
     def runhook(self, *arguments: str, code: int = 0) -> str:
         """`runhook …` as a user types it; its output. Fails when it ends otherwise than with `code`."""
+        done = self._run(arguments, code)
+        return done.stdout + done.stderr
+
+    def _run(self, arguments: Sequence[str], code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "receiver.cli", *arguments],
             env=self.environ,
@@ -140,11 +144,11 @@ class System:
         )
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         assert KEY not in done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done
 
     def json(self, *arguments: str) -> Any:
         """What `runhook … --json` prints."""
-        return json.loads(self.runhook(*arguments, "--json"))
+        return json.loads(self._run([*arguments, "--json"]).stdout)
 
     def trigger(self, *what: str) -> list[dict[str, Any]]:
         """Send samples with files; what was answered to each."""
