@@ -108,8 +108,10 @@ class Deployment(ReceiverProcess):
         return done.stdout + done.stderr
 
     def json(self, *arguments: str) -> Any:
-        """What `runhook … --json` prints."""
-        return json.loads(self.runhook(*arguments, "--json"))
+        """What `runhook … --json` prints to its standard output."""
+        done = self.command(*arguments, "--json")
+        assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
 
 
 @pytest.fixture

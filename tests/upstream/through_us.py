@@ -89,9 +89,7 @@ class ThroughUs:
     def start(self) -> None:
         """Start receiver, worker and clock, and make a key."""
         self.system.start()
-        self.client.headers["x-api-key"] = json.loads(self.system.runhook("keys", "create", "upstream", "--json"))[
-            "key"
-        ]
+        self.client.headers["x-api-key"] = self.system.json("keys", "create", "upstream")["key"]
         self.system.run("worker")
         self.system.run("clock")
 
