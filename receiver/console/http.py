@@ -48,7 +48,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 def console(context: Context) -> WebPart:
     """Return the part that serves /console; one without routes where nobody may sign in."""
     settings, config = context.settings, context.config.console
-    people = people_of(config, settings.console_password, settings.console_token)
+    people = people_of(
+        config, settings.console_password, settings.console_token, lambda: settings.master_secret(make=True)
+    )
     if not people:
         return WebPart()
     server = _Console(context, SignIn(AsyncLedger(_ledger(context)), people, config.session, settings.console_token))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,9 +27,9 @@ LONGEST: Final = 1024
 _HASHER: Final = PasswordHasher()
 
 
-def hash_password(password: str) -> str:
-    """Return the Argon2id hash of a password."""
-    return _HASHER.hash(password)
+def hash_password(password: str, salt: bytes | None = None) -> str:
+    """Return the Argon2id hash of a password. `salt`: for one that is the same each time; by default a random one."""
+    return _HASHER.hash(password, salt=salt)
 
 
 def is_password(hashed: str, password: str) -> bool:
@@ -61,9 +62,14 @@ class Person:
         return Actor("user", self.name, self.scopes, "" if self.source == ALL_SOURCES else self.source)
 
 
-def people_of(config: ConsoleConfig, admin_password: str, token: str = "") -> Mapping[str, Person]:
+def people_of(
+    config: ConsoleConfig, admin_password: str, token: str = "", secret: Callable[[], str] = lambda: ""
+) -> Mapping[str, Person]:
     """Return who may sign in, by name. `admin_password`: a password or its hash. `token`: signs the admin in as well;
     "" and "" for no admin.
+
+    `secret`: returns what all hosts share, before and after a restart: sessions that were begun with the same password
+    are then good on each. Without it they end with the process.
     """
     people = {
         name: Person(name, user.password.get_secret_value(), frozenset(user.scopes), user.source)
@@ -71,6 +77,12 @@ def people_of(config: ConsoleConfig, admin_password: str, token: str = "") -> Ma
     }
     if admin_password or token:
         known = admin_password.startswith(HASH_PREFIX)
-        hashed = admin_password if known else hash_password(admin_password or secrets.token_hex())
+        hashed = admin_password if known else _hashed_alike(admin_password or secrets.token_hex(), secret())
         people[ADMIN] = Person(ADMIN, hashed, frozenset({VIEW, OPERATE}))
     return people
+
+
+def _hashed_alike(password: str, secret: str) -> str:
+    """Return the same hash for the same password and secret. Who knows no secret can't try passwords with it."""
+    salt = hmac.digest(secret.encode(), b"runhook console salt", "sha256")[:16] if secret else None
+    return hash_password(password, salt)
