@@ -154,7 +154,9 @@ def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewK
             service.settings, service.config, service.ledger, actor, wanted.name, wanted.scopes, wanted.source, rate
         )
     except ConfigError as error:
-        raise Conflict(str(error)) from None
+        # It names files of the host, and keys of other sources.
+        hidden = f"no key can be made for source {actor.source}: `runhook keys create` on the host says why"
+        raise Conflict(hidden if actor.source else str(error)) from None
     return NewKey(row=KeyRow.of(key), key=whole)
 
 

@@ -132,6 +132,10 @@ def test_keys_made_with_another_secret_are_told_of(service: Service) -> None:
     )
     with pytest.raises(Conflict, match="is not the secret that key"):
         call(other, "create_key", name="new", scopes=["view"], source="other")
+    # And one of another source is not told whose key that is, nor of what file
+    with pytest.raises(Conflict) as refused:
+        call(other, "create_key", actor("skyvern"), name="new", scopes=["view"])
+    assert str(refused.value) == "no key can be made for source skyvern: `runhook keys create` on the host says why"
 
 
 def test_keys_are_listed_page_by_page(ledger: Ledger, tmp_path: Path) -> None:
