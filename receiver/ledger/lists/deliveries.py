@@ -95,10 +95,11 @@ def _search(wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Conditi
 
 
 def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:
-    """Add what the events of the deliveries say, and their receipts."""
+    """Add what the events of the deliveries say, and their receipts. What retention removes meanwhile is left out."""
     its = bulk.among(connection, events.c.id, [each["event_id"] for each in found])
     query = sa.select(events.c.id, events.c.outcome.label("status"), *_OF_EVENT).where(its)
     told = {row.id: row._mapping for row in connection.execute(query)} if found else {}
+    found = [each for each in found if each["event_id"] in told]
     receipts = _receipts(connection, [each["id"] for each in found])
     for each in found:
         each["after"] = json.loads(each["after"])

@@ -50,8 +50,8 @@ def unsuccessful(table: sa.Table) -> list[Condition]:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order of a list: by these columns, each descending, or all `ascending`; the first has an index, and all are
-    unique together."""
+    """The order of a list: by these columns, each descending, or all `ascending`; the first has an index, and the
+    others are unique together."""
 
     columns: tuple[sa.Column[Any], ...]
     ascending: bool = False
@@ -152,10 +152,14 @@ class Search:
         budget = _Budget(scan)
         steps = [self._steps(connection, walk, after, limit, budget) for walk in self.walks]
         rows: list[Row] = []
+        shown: set[Key] = set()
         last: Key | None = None
         for key, row, is_over in heapq.merge(*steps, key=itemgetter(0), reverse=not self.order.ascending):
+            if row is not None and key[1:] in shown:
+                continue  # PostgreSQL: it went from one walk to another, and to another place, between their statements
             if row is not None and len(rows) < limit:
                 rows.append(row)
+                shown.add(key[1:])
                 last = key
                 continue
             if row is not None or len(rows) >= limit:

@@ -17,9 +17,9 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import artifacts, missing
 from receiver.ledger.lists.bodies import read_body
-from receiver.ledger.lists.deliveries import list_attempts
-from receiver.ledger.lists.paging import Key, Page
-from receiver.ledger.schema import runs, submissions
+from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
+from receiver.ledger.lists.paging import Key, Order, Page, Search
+from receiver.ledger.schema import deliveries, events, runs, submissions
 from tests.support.ledger import claim, new_event, record, settle
 
 REDACTOR = Redactor(["**.password"])
@@ -103,6 +103,17 @@ def test_a_place_that_is_made_up_shows_nothing_of_another_source(mirrored: Ledge
     )
     attempts, _ = mirrored.read(lambda it: list_attempts(it, wanted, (0.0, delivery, 9), 50))
     assert (len(files), len(attempts)) == (there, there)
+
+
+def test_what_changes_between_the_statements_of_a_page_is_shown_once_or_left_out(mirrored: Ledger) -> None:
+    # A delivery that goes from state to state is met in both of their walks.
+    it = deliveries.c
+    search = Search(Order((it.updated_at, it.id)), [it.sink], walks=[[it.state == "delivered"]] * 2)
+    rows, rest = mirrored.read(lambda connection: search.page(connection, None, 50))
+    assert ([row["sink"] for row in rows], rest) == (["local", "s3"], None)
+    # Retention removes a delivery and its event after the delivery was read, and before the event is.
+    mirrored.write(lambda connection: connection.execute(sa.delete(events)))
+    assert mirrored.read(lambda connection: list_deliveries(connection, Filter(), None, 50)) == ([], None)
 
 
 def test_a_page_of_files_reads_a_bounded_number_of_bytes(mirrored: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
