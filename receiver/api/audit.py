@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import MAX_VALUES, Moment, MomentParameter, Page, PageParameters, Result
+from receiver.api.models import MAX_VALUES, AskedFor, Moment, MomentParameter, Page, PageParameters, Result
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.ledger import audit
@@ -25,7 +24,7 @@ class ActionRow(Result):
     key_id: str
     action: str = Field(description="replay, cancel, resubmit, sink.pause, key.create …")
     source: str = Field(description="On whose things; empty: of all sources.")
-    selection: dict[str, Any] = Field(description="What it was asked to take.")
+    selection: AskedFor = Field(description="What it was asked to take.")
     count: int = Field(description="On how many.")
     outcome: str = Field(description="begun, done or failed. What stays begun was cut off.")
     detail: str = Field(description="The operation that works it off, or why it failed.")

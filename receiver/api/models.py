@@ -56,6 +56,17 @@ Moment = Annotated[
     PlainSerializer(_shown, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
+
+
+def _with_times(selection: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _shown(value) if name in ("since", "until") and isinstance(value, int | float) else value
+        for name, value in selection.items()
+    }
+
+
+# What an action was asked to take, as the ledger keeps it, with its times as text.
+AskedFor = Annotated[dict[str, Any], AfterValidator(_with_times)]
 # A time of a filter.
 MomentParameter = Annotated[
     float,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import MAX_VALUES, Moment, Page, PageParameters, Result, Scoped
+from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.errors import NotFound
@@ -25,7 +24,7 @@ class OperationRow(Result):
     state: str = Field(description="running, done or cancelled.")
     source: str = Field(description="Whose things it takes; empty: of all sources.")
     sink: str = Field(description="Which sink a backfill fills.")
-    selection: dict[str, Any] = Field(description="What it was asked to take.")
+    selection: AskedFor = Field(description="What it was asked to take.")
     force: bool
     rate: float = Field(description="So many a second at the most; 0: no limit.")
     total: int
