@@ -98,7 +98,7 @@ class Settings:
     )
     # True when an option or a variable says which ledger or data directory is meant: it is not that of any folder.
     names_ledger: bool = False
-    # True when SKYVERN_API_KEY was unset and the key that `runhook dev` made stands in for it.
+    # True when SKYVERN_API_KEY is unset, or is the key that `runhook dev` made to stand in for it.
     #
     # `skyvern_base_url` is "" then, unless SKYVERN_BASE_URL says where: such a key opens nothing at the real Skyvern.
     local_key: bool = False
@@ -123,11 +123,11 @@ class Settings:
         problems = _problems(values)
         data = Path(values["data"])
         named = bool(given_data or values["database_url"])
-        local_key = ""
-        if not variables.get("SKYVERN_API_KEY"):
-            local_key = _read_key(data / LOCAL_KEY_FILE)
-            if local_key:
-                variables["SKYVERN_API_KEY"] = local_key
+        local_key = _read_key(data / LOCAL_KEY_FILE)
+        if variables.get("SKYVERN_API_KEY") not in (None, "", local_key):
+            local_key = ""
+        if local_key:  # also in the processes that `runhook dev` starts with it
+            variables["SKYVERN_API_KEY"] = local_key
         if local_key and not variables.get("SKYVERN_BASE_URL"):
             values["skyvern_base_url"] = ""  # a key that was made here opens nothing at the real Skyvern
         # The file may name these, whether they came from the environment, from an option or are defaults.
