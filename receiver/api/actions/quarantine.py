@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,6 +17,7 @@ from receiver.api.service import Actor, Service
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.api_key import OPERATE
+from receiver.domain.event import Event
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
 from receiver.inbox import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
@@ -147,16 +148,25 @@ def let_in(
 ) -> None:
     """Append requests to the inbox as events received when they came, take out and count each that is there.
 
-    Raises InboxUnavailable.
+    One that somebody else has taken out meanwhile is left out. Raises InboxUnavailable.
     """
+    begun: list[QuarantinedRequest] = []
+
+    def events() -> Iterator[Event]:
+        for refused in authentic:
+            try:
+                event = refused.event(store.body(refused))
+            except FileNotFoundError:
+                continue
+            begun.append(refused)
+            yield event
 
     def taken(number: int) -> None:
-        store.remove([authentic[number]])
+        store.remove([begun[number]])
         told.count += 1
 
-    events = (refused.event(store.body(refused)) for refused in authentic)
     if authentic:
-        asyncio.run(append_each(settings.redis_url, config.sources, events, taken))
+        asyncio.run(append_each(settings.redis_url, config.sources, events(), taken))
 
 
 ENDPOINTS = (

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from receiver.api.actions.audited import ActionOutcome
+from receiver.api.actions.quarantine import let_in
 from receiver.api.service import Service
 from receiver.domain.signature import sign
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
@@ -90,6 +92,14 @@ def test_what_is_authentic_by_now_is_let_in(service: Service, tmp_path: Path) ->
     assert entries(service) == 1
     assert len(call(service, "list_quarantine")["items"]) == 2
     assert done(service) == [("quarantine.verify", "ada", 1, "done")]
+
+
+def test_what_somebody_takes_out_meanwhile_keeps_none_of_the_others_out(service: Service, tmp_path: Path) -> None:
+    chosen = [put(tmp_path, "skyvern", f"tsk_{number}", "wrong") for number in range(3)]
+    store, told = Quarantine(tmp_path / "quarantine", 100, 1 << 20), ActionOutcome()
+    store.remove(chosen[1:2])
+    let_in(service.settings, service.config, store, chosen, told)
+    assert (told.count, entries(service), store.list()) == (2, 2, [])
 
 
 def test_what_redis_does_not_take_stays(service: Service, tmp_path: Path) -> None:
