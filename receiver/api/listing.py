@@ -36,7 +36,7 @@ def listed(
     def read(connection: Connection) -> tuple[Sequence[Any], tuple[Any, ...] | None]:
         page, rest = listing(connection, wanted.filter(), after, wanted.limit)
         if not wanted.after and not actor.source:
-            check_names(service, connection, wanted.filter(), empty=not page and rest is None)
+            check_names(lambda: service.config, connection, wanted.filter(), empty=not page and rest is None)
         return page, rest
 
     found, rest = service.ledger.read(read)

@@ -69,7 +69,7 @@ def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) ->
         if not actor.source:
             if not rows and not names.has_delivery(connection, wanted.delivery):
                 raise no_such("delivery", wanted.delivery)
-            check_names(service, connection, wanted.filter(), empty=not rows)
+            check_names(lambda: service.config, connection, wanted.filter(), empty=not rows)
         return Page(items=[AttemptRow.model_validate(each) for each in rows], next=None)
 
     return service.ledger.read(read)

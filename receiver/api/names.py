@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from receiver.api.service import Service
+from receiver.config.models import Config
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.errors import Invalid, RunhookError, suggest
@@ -18,24 +18,24 @@ _LONGEST: Final = 60  # characters of a name that a message repeats
 _MOST: Final = 30  # names that a message lists
 
 
-def check_names(service: Service, connection: Connection, wanted: Filter, *, empty: bool) -> None:
+def check_names(config: Callable[[], Config], connection: Connection, wanted: Filter, *, empty: bool) -> None:
     """Raise Invalid for a name in the filter that neither the ledger nor the config knows, with what would be right.
 
-    Only for one who may see all sources, for it tells what there is. `empty`: nothing was found; only then all names
-    are looked up.
+    Only for one who may see all sources, for it tells what there is. `config`: returns it, or raises what reading it
+    raises. `empty`: nothing was found; only then all names are looked up.
     """
     for status in wanted.status:
         if status not in FINAL and status not in ACTIVE and not names.has_status(connection, status):
             known = [*sorted(FINAL), *ACTIVE, *names.statuses(connection)]
-            raise _unknown("status", status, "no run ended so", known)
+            raise unknown("status", status, "no run ended so", known)
     if not empty:
         return
     if wanted.source and not names.has_source(connection, wanted.source):
-        _require(service, "source", wanted.source, "sources", lambda: names.sources(connection))
+        _require(config, "source", wanted.source, "sources", lambda: names.sources(connection))
     if wanted.sink and not names.has_sink(connection, wanted.sink):
-        _require(service, "sink", wanted.sink, "destinations", lambda: names.sinks(connection))
+        _require(config, "sink", wanted.sink, "destinations", lambda: names.sinks(connection))
     if wanted.run_id and not names.has_run(connection, wanted.run_id):
-        raise _no_run(connection, wanted.run_id)
+        raise no_run(connection, wanted.run_id)
     if wanted.event_id and not names.has_event(connection, wanted.event_id):
         raise no_such("event_id", wanted.event_id, "event")
 
@@ -45,22 +45,24 @@ def no_such(name: str, value: str, what: str = "") -> Invalid:
     return _wrong(name, value, f"there is no such {what or name}")
 
 
-def _no_run(connection: Connection, run_id: str) -> Invalid:
+def no_run(connection: Connection, run_id: str) -> Invalid:
+    """Return the error for a run that there is not, with one that may be meant."""
     guess = names.run_beginning(connection, run_id) or suggest(run_id, names.recent_runs(connection), cutoff=0.8)
     return _wrong("run", run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
 
 
-def _require(service: Service, name: str, value: str, members: str, known: Callable[[], list[str]]) -> None:
+def _require(config: Callable[[], Config], name: str, value: str, members: str, known: Callable[[], list[str]]) -> None:
     """Raise Invalid unless the config has the name. A config that can't be read has none."""
     try:
-        configured: list[Any] = list(getattr(service.config, members))
+        configured: list[Any] = list(getattr(config(), members))
     except (RunhookError, OSError):
         configured = []
     if value not in configured:
-        raise _unknown(name, value, f"there is no such {name}", [*configured, *known()])
+        raise unknown(name, value, f"there is no such {name}", [*configured, *known()])
 
 
-def _unknown(name: str, value: str, problem: str, known: Sequence[str]) -> Invalid:
+def unknown(name: str, value: str, problem: str, known: Sequence[str]) -> Invalid:
+    """Return the error for a name of which there is nothing: with the one of `known` that may be meant, or all."""
     guess = suggest(value, known)
     listed = ", ".join(each[:_LONGEST] for each in list(dict.fromkeys(known))[:_MOST])
     hint = f"did you mean {guess}?" if guess else f"there are {listed}" if listed else "there are none yet"

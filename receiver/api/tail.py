@@ -117,7 +117,7 @@ def gap_before(position: Position, kept: float | None, now: float) -> TailGap | 
 def check(service: Service, actor: Actor, connection: Connection, wanted: TailParameters) -> None:
     """Raise Invalid for a status that no run has. A run or sink that is not there yet may come."""
     if not wanted.after and not actor.source:
-        check_names(service, connection, wanted.filter(), empty=False)
+        check_names(lambda: service.config, connection, wanted.filter(), empty=False)
 
 
 def searched(service: Service, wanted: Filter) -> Redactor | None:

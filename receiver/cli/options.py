@@ -59,11 +59,7 @@ AdminPort = Annotated[
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many rows.")]
 RunId = Annotated[str, typer.Option("--run", help="Only this run.")]
 SourceName = Annotated[str, typer.Option("--source", help="Only this source.")]
-SinkName = Annotated[str, typer.Option("--sink", help="Only this sink.")]
 Statuses = Annotated[list[str] | None, typer.Option("--status", help="Only runs that ended so; may be repeated.")]
-Labels = Annotated[
-    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Only with this label; may be repeated.")
-]
 Since = Annotated[
     str,
     typer.Option("--since", help="Only what happened since then: 15m, 2h or 7d ago, or a time (2026-11-24T09:30Z)."),

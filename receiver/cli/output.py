@@ -110,7 +110,7 @@ def show_duration(seconds: float) -> str:
 
 def iso(seconds: float | None) -> str | None:
     """Return a time for programs: ISO 8601, UTC; None for None."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    return None if seconds is None else timestamps.iso(seconds)
 
 
 def with_iso_times(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import typer
 from receiver.api import operations as api_operations
 from receiver.api.actions import chosen
 from receiver.api.actions.deliveries import ENDPOINTS as ACTIONS
+from receiver.api.actions.deliveries import REPLAYABLE
 from receiver.api.service import Actor
 from receiver.cli.client import Client, LocalClient, endpoint_called, with_client
 from receiver.cli.commands import COMMANDS
@@ -58,8 +59,6 @@ _LEFT: Final = {
     DeliveryState.QUEUED: "they are sent soon, or wait for a sink that is paused or down: `runhook sink list`",
     DeliveryState.SENDING: "they are being sent",
 }
-
-REPLAYABLE = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
 
 
 @with_client

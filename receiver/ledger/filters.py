@@ -6,6 +6,7 @@ A filter means the same rows wherever it is used: a list, a count, a replay of "
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
@@ -18,6 +19,9 @@ from receiver.ledger.expressions import contains, contains_exactly, starts_with,
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 
 FULL_ID = len("evt_") + 32
+# What an id has at least one of.
+VISIBLE: Final = re.compile("[!-~]")
+_SHORTENED: Final = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
 # Rows of a list by default.
 LIMIT = 50
 
@@ -83,6 +87,15 @@ def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bo
         return column == beginning
     # What follows is hex digits, which sort before "g" in every collation.
     return sa.and_(column >= beginning, column < beginning + "g")
+
+
+def id_trouble(identifier: str) -> str:
+    """Return what is wrong with an id, or "". One cut shorter than tables cut it would mean all that begin so."""
+    if not VISIBLE.search(identifier):
+        return "an id is empty"
+    if identifier.startswith(("dlv_", "evt_")) and not _SHORTENED.fullmatch(identifier):
+        return f"an id has 8 to 32 hex digits after {identifier[:4]}"
+    return ""
 
 
 class _Terms:

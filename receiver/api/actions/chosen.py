@@ -7,7 +7,6 @@ With `dry_run` the answer has the count, a few examples, and `until`. The same c
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,24 +21,13 @@ from receiver.api.service import Actor, Service
 from receiver.errors import Invalid, NotAsExpected, NotFound
 from receiver.ledger import Connection, replays, selection
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.filters import Filter
+from receiver.ledger.filters import VISIBLE, Filter, id_trouble
 from receiver.ledger.replays import CountChanged, Operation
 from receiver.ledger.selection import Selection
 
 # Ids that one call takes, and examples that a preview shows.
 MOST_IDS: Final = 1000
 EXAMPLES: Final = 5
-_VISIBLE: Final = re.compile("[!-~]")
-_SHORTENED: Final = re.compile(r"(dlv|evt)_[0-9a-f]{8,32}")
-
-
-def id_trouble(identifier: str) -> str:
-    """Return what is wrong with an id, or "". One cut shorter than tables cut it would mean all that begin so."""
-    if not _VISIBLE.search(identifier):
-        return "an id is empty"
-    if identifier.startswith(("dlv_", "evt_")) and not _SHORTENED.fullmatch(identifier):
-        return f"an id has 8 to 32 hex digits after {identifier[:4]}"
-    return ""
 
 
 def _checked(identifier: str) -> str:
@@ -48,7 +36,7 @@ def _checked(identifier: str) -> str:
     return identifier
 
 
-Id = Annotated[str, AfterValidator(_checked), Field(max_length=200, json_schema_extra={"pattern": _VISIBLE.pattern})]
+Id = Annotated[str, AfterValidator(_checked), Field(max_length=200, json_schema_extra={"pattern": VISIBLE.pattern})]
 
 
 class Chosen(Filtered):
