@@ -83,8 +83,12 @@ def relative_path(path: str) -> str:
     return path.removeprefix(str(Path.cwd()) + "/")
 
 
-def show_time(seconds: float | None) -> str:
-    """Return a time as ISO 8601, UTC, to the second; "" for None."""
+def show_time(moment: float | str | None) -> str:
+    """Return a time as ISO 8601, UTC, to the second; "" for None.
+
+    `moment`: seconds since the epoch, or ISO 8601 as the API has it.
+    """
+    seconds = timestamps.epoch(moment) if isinstance(moment, str) else moment
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -39,7 +39,7 @@ from receiver.cli.options import (
     load_config,
     parse_time_range,
 )
-from receiver.cli.output import clean, out, show_when
+from receiver.cli.output import clean, out, show_time, show_when
 from receiver.cli.progress import ProgressLine
 from receiver.cli.remote_actions import act
 from receiver.domain.callback import CALLBACK
@@ -256,7 +256,8 @@ def _watch(data: DataDirectory, made: list[Operation]) -> None:
 
 
 def _selection_text(found: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in found.items())
+    shown = {name: show_time(value) if name in ("since", "until") else value for name, value in found.items()}
+    return " ".join(f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in shown.items())
 
 
 operations = list_command(
