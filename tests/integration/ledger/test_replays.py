@@ -301,6 +301,14 @@ def test_an_earlier_release_reads_no_operation_of_a_kind_that_it_lacks(mixed: Le
     assert mixed.read(lambda it: replays.get(it, "op_1")) == operation
 
 
+def test_a_kind_of_a_later_release_is_left_to_it(mixed: Ledger) -> None:
+    before = states(mixed)
+    create(mixed, Selection(sink="ops"))
+    mixed.write(lambda it: it.execute(sa.update(operations).values(kind="forget", selection='{"unheard": "of"}')))
+    made = mixed.write(lambda it: replays.step(it, NOW + 11))
+    assert (made.sinks, made.more, states(mixed)) == ([], False, before)
+
+
 def test_operations_are_listed_page_by_page_and_by_source(ledger: Ledger) -> None:
     for number, source in enumerate(["", "a", "a", "b"]):
         wanted, at = Selection(source=source), NOW + number // 2
