@@ -121,6 +121,9 @@ def _wrong_call(error: Any) -> list[str]:
     text = " ".join(error.format_message().split()).rstrip(".")
     if not text:
         return []
+    # Its words for values are those of a library for programmers.
+    text = text.replace("Value error, ", "").replace("Input should be ", "must be ")
+    text = text.replace("must be a valid integer, unable to parse string as an integer", "must be a whole number")
     context = error.ctx
     if context and (option := getattr(error, "option_name", "")) in ("--url", "--key", "--profile"):
         command = context.command_path.partition(" ")[2]
