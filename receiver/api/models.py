@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ MAX_LIMIT: Final = 500
 # The first and the last second that ISO 8601 has a year of four digits for.
 _FIRST: Final = -62_135_596_800.0
 _LAST: Final = 253_402_300_799.0
+# More than a time ago has.
+_MANY_DIGITS: Final = re.compile(r"[0-9]{11}")
 
 
 def parse_moment(value: object) -> float:
@@ -31,8 +34,9 @@ def parse_moment(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     text = str(value).strip()
-    with suppress(ValueError):
-        return time.time() - float(str(parse_duration(text)))
+    if not _MANY_DIGITS.match(text):
+        with suppress(ValueError):
+            return time.time() - float(str(parse_duration(text)))
     if (found := timestamps.epoch(text)) is None:
         raise ValueError("must be a time ago such as 15m, 2h or 7d, or a time such as 2026-11-24 or 2026-11-24T09:30Z")
     return found
