@@ -423,7 +423,7 @@ def test_what_an_operation_takes_is_shown_for_people(runhook: Run, tmp_path: Pat
     runhook("replay", "--sink", "ops", "--state", "dead", "--since", "2h", "--config", "c.yaml")
 
     assert re.search(
-        r"  sink=ops state=dead since=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ until=\d{4}-", runhook("operations")[1]
+        r"  sink=ops state=dead since=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z until=\d{4}-", runhook("operations")[1]
     )
 
 
