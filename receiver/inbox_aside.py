@@ -1,8 +1,9 @@
 """Entries of the inbox that were set aside: kept in Redis until somebody acts on them, or their config is known.
 
-    runhook:inbox:aside             entries that a key of ours has signed: none is ever dropped
-    runhook:inbox:aside:unproven    all others. Who can write in Redis can make any number of them, so the newest are
-                                    kept, up to UNPROVEN of them and UNPROVEN_BYTES
+    runhook:inbox:aside             entries that may be events which a receiver has acked, though no key or source that
+                                    this config knows has signed them: none is ever dropped
+    runhook:inbox:aside:unproven    entries whose fields are no event's, which no receiver writes: the newest are kept,
+                                    up to UNPROVEN of them and UNPROVEN_BYTES
 
 In both an entry has the fields that it had, and why, was (its id in the inbox), since. An id of the second one begins
 with "u" where people see it.
@@ -19,13 +20,14 @@ from typing import Any, Final
 
 import redis
 
-from receiver.domain.inbox_entry import EARLIEST, FORGED, LATEST, NO_EVENT, UNKNOWN_SOURCE, UNSIGNED
+from receiver.domain.inbox_entry import EARLIEST, FORGED, LATEST, NO_EVENT, UNKNOWN_SOURCE
 from receiver.inbox import ASIDE, GROUP, STREAM, UNPROVEN_ASIDE, Entry, InboxReader
 
 UNPROVEN: Final = 10_000
 UNPROVEN_BYTES: Final = 64 << 20
-# Why an entry is none that a key of ours is known to have signed.
-_UNPROVEN_REASONS: Final = frozenset({NO_EVENT, UNSIGNED, FORGED, UNKNOWN_SOURCE})
+# Why an entry is none that a receiver can have written. One that is unsigned may come of an earlier release, one that
+# no known key has signed of a receiver whose config has a newer secret or source: acked, so they must not be dropped.
+_UNPROVEN_REASONS: Final = frozenset({NO_EVENT})
 
 # Adds to a stream that a stranger may have made something else, or whose ids he may have used up: then what is there
 # gets new ids. An entry of his may have more fields than Lua can pass on.
@@ -145,7 +147,7 @@ return 1
 _FIELDS: Final = (b"id", b"source", b"body", b"at", b"via", b"sub", b"mac")
 # Entries of one place that are looked at again at the most, and bytes of one, and of several at a time: a stranger may
 # have written them.
-_MOST_ASIDE: Final = 10_240
+_MOST_ASIDE: Final = 1_000_000
 _LARGEST_ASIDE: Final = 128 << 20
 _LONGEST: Final = 200  # characters of a text that a list shows
 _MARK: Final = "u"
