@@ -71,7 +71,9 @@ def test_no_page_costs_more_with_many_rows_than_with_few(ledger: Ledger) -> None
             analyze(ledger)
         now = efforts(ledger, LARGE)
         # Then no page costs much more, whatever the database knows of its tables
-        assert {name: (before[name], cost) for name, cost in now.items() if cost > 2 * most} == {}, learnt
+        # (a rare state of a delivery is looked for in one more index, which ends at a bound of its own)
+        bounds = {name: (6 if " by state" in name else 2) * most for name in now}
+        assert {name: (before[name], cost) for name, cost in now.items() if cost > bounds[name]} == {}, (learnt, most)
         # And what an index serves costs what it did
         dearer = {name: (before[name], now[name]) for name in SERVED if now[name] > 3 * before[name] + 500}
         assert dearer == {}, learnt
