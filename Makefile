@@ -38,7 +38,7 @@ format: install
 test: lint types
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),-m "not long")
 
-# The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, examples with npm.
+# The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, examples with npm, requests of every kind to the API, every road of a run.
 proofs: install
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
 

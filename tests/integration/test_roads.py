@@ -17,6 +17,8 @@ from receiver.ledger import Ledger, run_polls
 from tests.support import roads
 from tests.support.account import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, run_of
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def account(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Account:

@@ -19,6 +19,8 @@ from tests.support.account import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, R
 from tests.support.ledger import with_tables
 from tests.support.results_db import ResultsDb
 
+pytestmark = pytest.mark.long
+
 # Columns that tell of the event and not of the run.
 OF_EVENT = {"run_id", "event_id", "via", "received_at", "modified_at", "delivered_at", "merged_from"}
 # Columns that a road alone can't fill, for it does not say so: a task_v2's poll, and a poll that came too early.

@@ -33,6 +33,8 @@ from receiver.web.health import health
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import new_event, record, with_tables
 
+pytestmark = pytest.mark.long
+
 # Requests of each kind to each call.
 EXAMPLES: Final = 4
 MANY: Final = 40

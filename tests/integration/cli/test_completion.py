@@ -19,6 +19,8 @@ from receiver.ledger import Ledger
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.long
+
 # The config needs a variable that nobody sets here: a shell has no secrets.
 CONFIG = """\
 sources: {skyvern: {secrets: ["${UNSET}"]}}

@@ -22,6 +22,8 @@ from receiver.ledger.selection import Selection
 from tests.support import queries
 from tests.support.ledger import NOW, new_event, record, states
 
+pytestmark = pytest.mark.long
+
 HOUR, DAY = 3600.0, 86_400.0
 # A shorter time than the default one, which says the same with fewer probes.
 POLICY = RetryPolicy(give_up_after=6 * HOUR)

@@ -16,6 +16,8 @@ from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW
 from tests.support.listed import LISTS, NOT_OF_SUBMISSIONS, fill, filters_among
 
+pytestmark = pytest.mark.long
+
 SMALL, LARGE, LIMIT = 400, 8_000, 10
 # What an index serves, in the order of the list or in small sets.
 SERVED = [
