@@ -41,7 +41,14 @@ def client_of(folder: Path, database_url: str = "") -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[TestClient]:
+def ledger(folder: Path) -> Iterator[Ledger]:
+    it = with_tables(Ledger(f"sqlite:///{folder / 'ledger.db'}"))
+    yield it
+    it.close()
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path, ledger: Ledger) -> Iterator[TestClient]:  # it needs the tables
     with client_of(folder) as it:
         yield it
 
@@ -52,13 +59,6 @@ def new_key(ledger: Ledger, *scopes: str, source: str = "*") -> str:
     row = Key(key_id, "p", api_key.digest(whole), api_key.hint(whole), frozenset(scopes), source, None, time.time())
     ledger.write(lambda connection: api_keys.create(connection, row))
     return whole
-
-
-@pytest.fixture(scope="module")
-def ledger(folder: Path) -> Iterator[Ledger]:
-    it = with_tables(Ledger(f"sqlite:///{folder / 'ledger.db'}"))
-    yield it
-    it.close()
 
 
 def bearer(key: str) -> dict[str, str]:
