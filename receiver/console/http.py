@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -16,11 +16,13 @@ from starlette.routing import Route
 
 from receiver.api.call_pool import CallPool
 from receiver.api.service import Service
-from receiver.console.pages import PAGES, ConsolePage
+from receiver.console.action import ConsoleAction, Done, Question, perform
+from receiver.console.catalogue import ACTIONS, PAGES
+from receiver.console.forms import MAX_LOGIN, Notice, forget_notice, form_of, notice_of, set_notice
+from receiver.console.page import PATH, ConsolePage
 from receiver.console.passwords import people_of
 from receiver.console.rendering import Renderer, page, see_other, static_file
 from receiver.console.sign_in import (
-    PATH,
     SignedIn,
     SignIn,
     check_form_token,
@@ -29,18 +31,18 @@ from receiver.console.sign_in import (
     local_path,
     set_cookie,
 )
-from receiver.errors import BadRequest, Busy, Invalid, NotFound, RequestError, TooLarge
+from receiver.errors import Busy, Invalid, NotFound, RequestError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.throttle import TokenBucket
 from receiver.web.part import Context, WebPart
 
-# Bytes of the largest form.
-MAX_FORM: Final = 64 << 10
-
 _USED: Final = "The address was used already, or belongs to another start."
 
 log = logging.getLogger("runhook.console")
+
+# Fields of a form that are no part of the call.
+_OWN_FIELDS: Final = frozenset({"form_token", "back", "sure"})
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -66,6 +68,7 @@ def console(context: Context) -> WebPart:
         Route(f"{PATH}/login", server.answering(server.login), methods=["POST"]),
         Route(f"{PATH}/logout", server.answering(server.logout), methods=["POST"]),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
+        *(Route(f"{PATH}/do/{each.name}", server.answering(server.doing(each)), methods=["POST"]) for each in ACTIONS),
         *(Route(PATH + each.path, server.answering(server.shown(each)), methods=["GET"]) for each in PAGES),
         Route(f"{PATH}/{{rest:path}}", server.answering(server.nothing), methods=["GET", "POST"]),
     ]
@@ -82,7 +85,7 @@ class _Console:
         self._sign_in = sign_in
         self._lasts = context.config.console.session
         self._pool = CallPool("console")
-        self._renderer = Renderer()
+        self._renderer = Renderer(PAGES)
         self._log_limit = TokenBucket(1, 10)
 
     def answering(self, handler: Handler) -> Handler:
@@ -111,9 +114,7 @@ class _Console:
         if not isinstance(error, Busy):
             with suppress(LedgerUnavailable):  # then the page is one without a name
                 signed_in = await self._sign_in.who(request)
-        values: dict[str, Any] = {"title": HTTPStatus(error.status).phrase, "detail": error.message}
-        if signed_in is None:
-            values["pages"] = ()
+        values = {"title": HTTPStatus(error.status).phrase, "detail": error.message}
         answer = page(self._renderer.html("problem.html", values, signed_in), error.status)
         answer.headers.update(error.headers)
         return answer
@@ -146,7 +147,7 @@ class _Console:
     async def login(self, request: Request) -> Response:
         """Sign somebody in."""
         check_same_origin(request)
-        form = await _form_of(request)
+        form = dict(await form_of(request, MAX_LOGIN))
         name, where = form.get("name", ""), form.get("next", "")
         token = await self._sign_in.with_password(request, name, form.get("password", ""))
         if token is None:
@@ -163,7 +164,7 @@ class _Console:
         check_same_origin(request)
         signed_in = await self._sign_in.who(request)
         if signed_in is not None:
-            check_form_token(signed_in, (await _form_of(request)).get("form_token", ""))
+            check_form_token(signed_in, dict(await form_of(request)).get("form_token", ""))
             await self._sign_in.end(signed_in)
         answer = see_other(f"{PATH}/login")
         forget_cookie(answer)
@@ -177,33 +178,62 @@ class _Console:
             if signed_in is None:
                 query = f"?{request.url.query}" if request.url.query else ""
                 return see_other(f"{PATH}/login?next={quote(request.url.path + query, safe='')}")
-            return page(await self._pool.run(lambda: self._rendered(shown, signed_in, request)))
+            notice = notice_of(request, signed_in)
+            answer = page(await self._pool.run(lambda: self._rendered(shown, signed_in, request, notice)))
+            if notice is not None:
+                forget_notice(answer)
+            return answer
 
         return handle
 
-    def _rendered(self, shown: ConsolePage, signed_in: SignedIn, request: Request) -> str:
+    def _rendered(self, shown: ConsolePage, signed_in: SignedIn, request: Request, notice: Notice | None) -> str:
         """Called in a thread."""
+        actor = signed_in.person.actor
+        if shown.all_sources:
+            actor.require_all_sources()
         query = request.query_params.multi_items()
-        values: Any = shown.load(self._service, signed_in.person.actor, request.path_params, query)
-        return self._renderer.html(shown.template, values, signed_in)
+        values: Any = shown.load(self._service, actor, request.path_params, query)
+        this_url = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+        return self._renderer.html(shown.template, values, signed_in, this_url, notice)
+
+    def doing(self, action: ConsoleAction) -> Handler:
+        """Return the handler of an action's forms."""
+
+        async def handle(request: Request) -> Response:
+            check_same_origin(request)
+            signed_in = await self._sign_in.who(request)
+            if signed_in is None:
+                return see_other(f"{PATH}/login")
+            sent = await form_of(request)
+            own = dict(sent)
+            check_form_token(signed_in, own.get("form_token", ""))
+            back = local_path(own.get("back", ""))
+            form = [each for each in sent if each[0] not in _OWN_FIELDS]
+            actor, sure = signed_in.person.actor, "sure" in own
+
+            def work() -> str | Done:
+                """Return the page to show, or what was done."""
+                outcome = perform(self._service, actor, action, form, sure=sure)
+                values: Any = {"title": action.verb, "action": action, "back": back}
+                if isinstance(outcome, Question):
+                    return self._renderer.html("confirm.html", {**values, "question": outcome}, signed_in, back)
+                if not action.template:
+                    return outcome
+                added = action.values(self._service, actor, form, outcome.result)
+                values |= {"result": outcome.result, **added}
+                return self._renderer.html(action.template, values, signed_in, back)
+
+            outcome = await self._pool.run(work)
+            if isinstance(outcome, str):
+                return page(outcome)
+            answer = see_other(back)
+            set_notice(request, answer, signed_in, Notice("good", action.said(outcome.result)))
+            return answer
+
+        return handle
 
     async def close(self) -> None:
         """Stop the threads and close the connections."""
         self._pool.close()
         await self._sign_in.close()
         self._service.ledger.close()
-
-
-async def _form_of(request: Request) -> dict[str, str]:
-    """Return the fields of a form. Raises BadRequest, TooLarge."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-        raise BadRequest("This takes a form.")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            raise TooLarge(f"The form is over {MAX_FORM} bytes.")
-    try:
-        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=100))
-    except ValueError:
-        raise BadRequest("The form can't be read.") from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import jinja2
@@ -14,7 +14,10 @@ from starlette.responses import HTMLResponse, Response
 
 from handlers.support import timestamps
 from receiver.api.rows import RunRow
-from receiver.console.sign_in import PATH, SignedIn
+from receiver.console.forms import Notice
+from receiver.console.page import PATH, ConsolePage, PageLink
+from receiver.console.sign_in import SignedIn
+from receiver.domain.api_key import OPERATE
 from receiver.status.problem import ago, size
 
 FOLDER: Final = Path(__file__).parent
@@ -41,17 +44,6 @@ _TONES: Final = {
 _TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()}
 
 
-class PageLink(NamedTuple):
-    """A page in the bar at the top. `key`: after g, on the keyboard."""
-
-    name: str
-    path: str
-    key: str
-
-
-PAGES: Final = (PageLink("Overview", f"{PATH}/", "o"), PageLink("Runs", f"{PATH}/runs", "r"))
-
-
 def run_path(run: RunRow) -> str:
     """Return the path of a run's page."""
     return f"{PATH}/runs/{quote(run.run_id, safe='')}?{urlencode({'source': run.source})}"
@@ -66,10 +58,11 @@ def asset_tag() -> str:
 
 
 class Renderer:
-    """Makes pages of templates."""
+    """Makes pages of templates. `pages`: all there are, for the links to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, pages: Sequence[ConsolePage]) -> None:
         loader = jinja2.FileSystemLoader(FOLDER / "templates")
+        self._pages = pages
         self._environment = jinja2.Environment(
             loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
@@ -81,12 +74,45 @@ class Renderer:
             "tone": lambda word: _TONE_OF.get(word, ""),
             "run_path": run_path,
         }
-        self._environment.globals |= {"pages": PAGES, "assets": asset_tag(), "here": "", "person": "", "form_token": ""}
+        nobody: Mapping[str, Any] = {"person": "", "form_token": "", "may_operate": False, "all_sources": False}
+        self._environment.globals |= {
+            **nobody,
+            "assets": asset_tag(),
+            "here": "",
+            "links": {},
+            "this_url": f"{PATH}/",
+            "notice": None,
+        }
 
-    def html(self, template: str, values: Mapping[str, Any], signed_in: SignedIn | None = None) -> str:
-        """Return a page. `signed_in`: for whom it is."""
-        known = {"person": signed_in.person.name, "form_token": signed_in.form_token} if signed_in else {}
+    def html(
+        self,
+        template: str,
+        values: Mapping[str, Any],
+        signed_in: SignedIn | None = None,
+        this_url: str = f"{PATH}/",
+        notice: Notice | None = None,
+    ) -> str:
+        """Return a page. `signed_in`: for whom it is. `this_url`: its path and query, where its forms come back to.
+        `notice`: what it says once."""
+        known: dict[str, Any] = {"this_url": this_url, "notice": notice}
+        if signed_in is not None:
+            actor = signed_in.person.actor
+            known |= {
+                "person": signed_in.person.name,
+                "form_token": signed_in.form_token,
+                "may_operate": OPERATE in actor.scopes,
+                "all_sources": not actor.source,
+                "links": self._links(all_sources=not actor.source),
+            }
         return self._environment.get_template(template).render({**known, **values})
+
+    def _links(self, *, all_sources: bool) -> dict[str, list[tuple[PageLink, str]]]:
+        """Return the links, with their paths, to the pages that somebody may see, by group."""
+        groups: dict[str, list[tuple[PageLink, str]]] = {}
+        for each in self._pages:
+            if each.link and (all_sources or not each.all_sources):
+                groups.setdefault(each.link.group, []).append((each.link, PATH + each.path))
+        return groups
 
 
 def page(html: str, status: int = 200) -> Response:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.console.page import PATH
 from receiver.console.passwords import ADMIN, Person, hash_password, is_password
 from receiver.errors import Forbidden, TooMany
 from receiver.ledger import console_sessions
@@ -27,7 +28,6 @@ from receiver.web.connections import network_of
 
 # The name of the cookie, which only paths below /console get.
 COOKIE: Final = "runhook_console"
-PATH: Final = "/console"
 # Seconds for which a session is believed without asking the ledger: so long is one still served that was ended on
 # another host.
 FRESH_FOR: Final = 5.0
@@ -148,8 +148,14 @@ class SignIn:
 
 def set_cookie(request: Request, response: Response, token: str, lasts: float) -> None:
     """Put the session into a cookie that no script reads, and no other site sends with a form."""
-    secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
-    response.set_cookie(COOKIE, token, max_age=int(lasts), path=PATH, secure=secure, httponly=True, samesite="lax")
+    response.set_cookie(
+        COOKIE, token, max_age=int(lasts), path=PATH, secure=is_secure(request), httponly=True, samesite="lax"
+    )
+
+
+def is_secure(request: Request) -> bool:
+    """Return whether the browser speaks HTTPS, to us or to the proxy before us."""
+    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
 
 
 def forget_cookie(response: Response) -> None:

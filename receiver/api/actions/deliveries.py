@@ -125,10 +125,19 @@ def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
     return chosen, ResubmitOptions.model_validate(dict(config.sinks[chosen].options))
 
 
-ENDPOINTS = (
-    Endpoint("replay", "POST", "/deliveries/replay", OPERATE, ReplayParameters, TakenResult, replay),
-    Endpoint("cancel", "POST", "/deliveries/cancel", OPERATE, DeliverySelection, TakenResult, cancel),
-    Endpoint("restore", "POST", "/deliveries/restore", OPERATE, DeliverySelection, TakenResult, restore),
-    Endpoint("backfill", "POST", "/events/backfill", OPERATE, BackfillParameters, TakenResult, backfill),
-    Endpoint("resubmit", "POST", "/runs/resubmit", OPERATE, ResubmitParameters, TakenResult, resubmit),
+REPLAY_DELIVERIES: Final = Endpoint(
+    "replay", "POST", "/deliveries/replay", OPERATE, ReplayParameters, TakenResult, replay
 )
+CANCEL_DELIVERIES: Final = Endpoint(
+    "cancel", "POST", "/deliveries/cancel", OPERATE, DeliverySelection, TakenResult, cancel
+)
+RESTORE_DELIVERIES: Final = Endpoint(
+    "restore", "POST", "/deliveries/restore", OPERATE, DeliverySelection, TakenResult, restore
+)
+BACKFILL_SINK: Final = Endpoint(
+    "backfill", "POST", "/events/backfill", OPERATE, BackfillParameters, TakenResult, backfill
+)
+RESUBMIT_RUNS: Final = Endpoint(
+    "resubmit", "POST", "/runs/resubmit", OPERATE, ResubmitParameters, TakenResult, resubmit
+)
+ENDPOINTS = (REPLAY_DELIVERIES, CANCEL_DELIVERIES, RESTORE_DELIVERIES, BACKFILL_SINK, RESUBMIT_RUNS)

@@ -30,7 +30,7 @@ document.addEventListener("keydown", (event) => {
   }
   if (going) {
     going = false;
-    const link = document.querySelector(`nav a[data-key="${CSS.escape(event.key)}"]`);
+    const link = document.querySelector(`#pages a[data-key="${CSS.escape(event.key)}"]`);
     if (link) location.assign(link.href);
     return;
   }

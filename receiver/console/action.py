@@ -1,0 +1,88 @@
+"""What a button of the console does: a call of the API with the fields of its form, asked about first where it matters.
+
+A button under a list sends the list's filter. Then the page in between counts what it finds, and the form there takes
+these and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from receiver.api.actions.chosen import Chosen, TakenResult
+from receiver.api.endpoint import Endpoint
+from receiver.api.service import Actor, Service
+from receiver.errors import NotAsExpected
+
+Form = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ConsoleAction:
+    """`verb`: what the button says, such as Replay. `said`: what the page it was on says afterwards, of the result.
+
+    `asks`: the question before it is done; "" to do it at once. `template`: of the page that shows the result, for
+    what no other page shows, such as a new key; it gets `result`, and what `values` adds.
+    """
+
+    endpoint: Endpoint[Any, Any]
+    verb: str
+    said: Callable[[Any], str] = lambda _result: "Done."
+    asks: str = ""
+    template: str = ""
+    values: Callable[[Service, Actor, Form, Any], Mapping[str, Any]] = lambda *_: {}
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.endpoint.name
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked before an action is done. `fields`: of the form that says yes. `preview`: what it would take."""
+
+    text: str
+    fields: Form
+    preview: TakenResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An action that was done, and its result."""
+
+    result: Any
+
+
+def perform(service: Service, actor: Actor, action: ConsoleAction, form: Form, *, sure: bool) -> Question | Done:
+    """Do what a form asks for, or return the question before it. `sure`: the question was answered. Runs in a thread,
+    and raises RequestError."""
+    endpoint = action.endpoint
+    given = [(name, value) for name, value in form if value]
+    wanted = endpoint.parse({}, given)
+    if isinstance(wanted, Chosen) and not wanted.ids:
+        if wanted.expect is None or not sure:
+            return _counted(service, actor, action, wanted, given)
+        try:
+            return Done(endpoint.call(service, actor, wanted))
+        except NotAsExpected as error:
+            return _counted(service, actor, action, wanted, given, f"{error.message}. ")
+    if action.asks and not sure:
+        endpoint.allowed(actor, wanted)
+        return Question(action.asks, given)
+    return Done(endpoint.call(service, actor, wanted))
+
+
+def _counted(
+    service: Service, actor: Actor, action: ConsoleAction, wanted: Chosen, given: Form, before: str = ""
+) -> Question:
+    """Return the question with the count of what the filter finds now."""
+    fresh = [(name, value) for name, value in given if name not in ("expect", "dry_run", "until" if before else "")]
+    if before:
+        wanted = action.endpoint.parse({}, fresh)
+    preview: TakenResult = action.endpoint.call(service, actor, wanted.model_copy(update={"dry_run": True}))
+    until = preview.model_dump(mode="json")["until"]
+    kept = [(name, value) for name, value in fresh if name != "until"]
+    fields = [*kept, ("expect", str(preview.count)), *([("until", str(until))] if until is not None else [])]
+    return Question(f"{before}{action.asks}", fields, preview)

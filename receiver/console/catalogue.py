@@ -1,0 +1,17 @@
+"""All pages of the console, in the order of their links, and all that its buttons do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from receiver.console.action import ConsoleAction
+from receiver.console.page import ConsolePage
+from receiver.console.pages import deliveries, overview, run, runs
+
+PAGES: Final[tuple[ConsolePage, ...]] = (
+    *overview.PAGES,
+    *runs.PAGES,
+    *run.PAGES,
+)
+
+ACTIONS: Final[tuple[ConsoleAction, ...]] = (*deliveries.ACTIONS,)
