@@ -1,0 +1,119 @@
+"""What stands between a button and its action: the count of what it would take, and a question."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from receiver.api.actions.chosen import Chosen, TakenResult
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Parameters, Result
+from receiver.api.service import Actor, Service
+from receiver.console.action import ConsoleAction, Done, Question, perform
+from receiver.domain.api_key import OPERATE, VIEW
+from receiver.errors import Forbidden, Invalid, NotAsExpected
+
+SERVICE = cast("Service", None)  # the calls here need none
+OPERATOR = Actor("user", "ana", frozenset({VIEW, OPERATE}))
+VIEWER = Actor("user", "bob", frozenset({VIEW}))
+
+
+class Many:
+    """A call of many: what matches, and what was taken."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.taken: list[Chosen] = []
+        endpoint = Endpoint("take", "POST", "/take", OPERATE, Chosen, TakenResult, self)
+        self.action = ConsoleAction(endpoint, "Take", asks="Take these?")
+        self.__name__, self.__doc__ = "take", "Take."
+
+    def __call__(self, _service: Service, _actor: Actor, wanted: Chosen) -> TakenResult:
+        if wanted.dry_run:
+            return TakenResult(dry_run=True, count=self.count, examples=[], until=1000.0, operation=None)
+        if wanted.expect is not None and wanted.expect != self.count:
+            raise NotAsExpected(wanted.expect, self.count)
+        self.taken.append(wanted)
+        return TakenResult(dry_run=False, count=self.count, examples=[], until=1000.0, operation=None)
+
+
+def ask(many: Many, form: list[tuple[str, str]], *, sure: bool = False) -> Question | Done:
+    return perform(SERVICE, OPERATOR, many.action, form, sure=sure)
+
+
+def test_a_filter_is_counted_first_and_taken_as_counted() -> None:
+    # Given seven that match
+    many = Many(7)
+    # When the button is pressed
+    question = ask(many, [("source", "skyvern"), ("text", "")])
+    # Then nothing is taken, and the form that says yes names these seven
+    assert isinstance(question, Question)
+    assert not many.taken
+    fields = dict(question.fields)
+    assert fields["source"] == "skyvern"
+    assert fields["expect"] == "7"
+    # And with that form they are
+    assert isinstance(ask(many, list(question.fields), sure=True), Done)
+    assert (many.taken[0].source, many.taken[0].expect, many.taken[0].until) == ("skyvern", 7, 1000.0)
+
+
+def test_what_changed_meanwhile_is_asked_about_again() -> None:
+    many = Many(7)
+    question = ask(many, [])
+    assert isinstance(question, Question)
+    many.count = 9
+    again = ask(many, list(question.fields), sure=True)
+    assert isinstance(again, Question)
+    assert not many.taken
+    assert dict(again.fields)["expect"] == "9"
+    assert [name for name, _ in again.fields].count("until") == 1
+    assert isinstance(ask(many, list(again.fields), sure=True), Done)
+
+
+@pytest.mark.parametrize("form", [[("expect", "7")], [("expect", "7"), ("until", "1000")]])
+def test_a_count_that_nobody_was_shown_takes_nothing(form: list[tuple[str, str]]) -> None:
+    many = Many(7)
+    assert isinstance(ask(many, form), Question)
+    assert not many.taken
+
+
+def test_ids_are_asked_about_and_then_taken() -> None:
+    many = Many(2)
+    form = [("ids", "dlv_00000001"), ("ids", "dlv_00000002")]
+    question = ask(many, form)
+    assert question == Question("Take these?", form)
+    assert isinstance(ask(many, form, sure=True), Done)
+    assert many.taken[0].ids == ("dlv_00000001", "dlv_00000002")
+
+
+def test_who_may_not_is_not_asked() -> None:
+    many = Many(1)
+    for sure in (False, True):
+        for form in ([("ids", "dlv_00000001")], []):
+            with pytest.raises(Forbidden):
+                perform(SERVICE, VIEWER, many.action, form, sure=sure)
+    with pytest.raises(Invalid, match="did you mean source"):
+        ask(many, [("sorce", "x")])
+    assert not many.taken
+
+
+class Nothing(Parameters):
+    """No parameters."""
+
+
+class Said(Result):
+    """What was done."""
+
+    done: bool
+
+
+@pytest.mark.parametrize(("asks", "sure", "done"), [("", False, True), ("Sure?", False, False), ("Sure?", True, True)])
+def test_what_has_no_question_is_done_at_once(asks: str, sure: bool, done: bool) -> None:
+    def run(_service: Service, _actor: Actor, _wanted: Nothing) -> Said:
+        """Do it."""
+        return Said(done=True)
+
+    endpoint: Endpoint[Any, Any] = Endpoint("run", "POST", "/run", OPERATE, Nothing, Said, run)
+    outcome = perform(SERVICE, OPERATOR, ConsoleAction(endpoint, "Run", asks=asks), [], sure=sure)
+    assert isinstance(outcome, Done) is done

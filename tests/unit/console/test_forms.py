@@ -1,0 +1,57 @@
+"""The notice of what was done: only what we said ourselves, to the same session."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.console.forms import NOTICE, Notice, notice_of, set_notice
+from receiver.console.passwords import Person
+from receiver.console.sign_in import SignedIn
+
+
+def session(form_token: str = "f" * 64) -> SignedIn:
+    return SignedIn(Person("ana", "", frozenset()), form_token, "d")
+
+
+def request_with(cookie: str) -> Request:
+    return Request(
+        {
+            "type": "http",
+            "scheme": "http",
+            "path": "/",
+            "query_string": b"",
+            "headers": [(b"cookie", cookie.encode("latin-1"))],
+        }
+    )
+
+
+def cookie_of(notice: Notice, signed_in: SignedIn) -> str:
+    answer = Response()
+    set_notice(request_with(""), answer, signed_in, notice)
+    return answer.headers["set-cookie"].partition(";")[0]
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=100))
+def test_what_was_said_is_shown(text: str) -> None:
+    said = Notice("good", text)
+    assert notice_of(request_with(cookie_of(said, session())), session()) == said
+
+
+def test_another_session_does_not_show_it() -> None:
+    cookie = cookie_of(Notice("good", "Done."), session())
+    assert notice_of(request_with(cookie), session("e" * 64)) is None
+
+
+@pytest.mark.parametrize("value", ["", ".", "x", "Z29vZCB5b3UgYXJlIG93bmVk.", "Z29vZCB5b3U=.00", "\xff.\xff", "a.b.c"])
+def test_what_we_did_not_say_is_not_shown(value: str) -> None:
+    assert notice_of(request_with(f"{NOTICE}={value}"), session()) is None
+
+
+def test_a_long_notice_fits_into_a_cookie() -> None:
+    cookie = cookie_of(Notice("bad", "ü" * 10_000), session())
+    assert len(cookie) < 4096
+    assert notice_of(request_with(cookie), session())
