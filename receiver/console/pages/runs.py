@@ -7,24 +7,23 @@ from typing import Any, Final
 
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
+from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
-from receiver.domain.attention import ACTIVE
-from receiver.domain.run import FINAL
+
+# Filters, and those that are seldom needed.
+_COMMON: Final = ("text", "status", "workflow", "run_prefix", "since")
+_MORE: Final = ("source", "title", "label", "run_type", "reason", "route", "sink", "state", "until", "run", "event_id")
 
 
 def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of runs that match what the query says."""
     given = given_of(query)
-    wanted = LIST_RUNS.parse({}, given)
-    found = LIST_RUNS.call(service, actor, wanted)
+    found = LIST_RUNS.call(service, actor, LIST_RUNS.parse({}, given))
     return {
         "title": "Runs",
         "here": "Runs",
         "runs": found.items,
-        "wanted": wanted,
-        "since": dict(given).get("since", ""),
-        "statuses": [*sorted(FINAL), *sorted(ACTIVE)],
-        "filtered": any(name != "limit" for name, _ in given),
+        "form": filter_form(service, actor, "/runs", given, _COMMON, _MORE),
         "next_path": next_path("/runs", given, found.next),
     }
 
