@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from receiver import __version__
 from receiver.cli.commands import COMMANDS
+from receiver.cli.overview import VERSION_HELP, overview
 from receiver.errors import ConfigError, NotStarted, RunhookError
 from receiver.runtime.process import relax_gc_for_imports
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def build_app(wanted: str | None = None) -> typer.Typer:
     """Return the command line, with only the command `wanted` when that is one of ours.
 
-    Without one, only the names of the commands and what the help says of them: none is imported.
+    Without one, only the names of the commands and what each is for: none is imported.
     """
     import typer
 
@@ -33,7 +34,6 @@ def build_app(wanted: str | None = None) -> typer.Typer:
     app = typer.Typer(
         name="runhook",
         cls=CommandGroup,
-        help="The callback target for Skyvern runs: verify, keep, route, deliver, retry, replay.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -42,7 +42,7 @@ def build_app(wanted: str | None = None) -> typer.Typer:
 
     @app.callback(invoke_without_command=True)
     def _version(
-        version: bool = typer.Option(False, "--version", help="Show the version and exit."),
+        version: bool = typer.Option(False, "--version", help=VERSION_HELP),
     ) -> None:
         if version:
             typer.echo(f"runhook {__version__}")
@@ -57,7 +57,7 @@ def build_app(wanted: str | None = None) -> typer.Typer:
             app.command(wanted)(command)
     else:
         for name, listed in COMMANDS.items():
-            app.command(name, help=listed.help, rich_help_panel=listed.panel)(_only_listed)
+            app.command(name, help=listed.help)(_only_listed)
     return app
 
 
@@ -76,6 +76,9 @@ def main() -> None:
     if arguments[:1] == ["__complete"]:
         import_module("receiver.cli.completer").main(arguments[1:])
         return
+    if arguments[:1] in ([], ["-h"], ["--help"]):
+        sys.stdout.write(overview())
+        sys.exit(0 if arguments else 2)
     relax_gc_for_imports()
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:

@@ -24,7 +24,7 @@ MAX_FILES: Final = 65_536
 
 _PR_SET_PDEATHSIG = 1
 _GC_THRESHOLDS = gc.get_threshold()
-_IMPORT_THRESHOLD = 50_000  # new objects between two collections; the usual 700 make a start a sixth longer
+_IMPORT_THRESHOLD = 200_000  # new objects between two collections; with the usual 700 a start is a fifth longer
 _MAX_DELAY = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None

@@ -46,7 +46,7 @@ def test_the_help_imports_no_command() -> None:
         SET_UP,
     ]
     assert {each.module for each in COMMANDS.values()}.isdisjoint(modules.split())
-    assert {"pydantic", "sqlalchemy", "redis", "httpx2"}.isdisjoint(modules.split())
+    assert {"typer", "rich", "pydantic", "sqlalchemy", "redis", "httpx2"}.isdisjoint(modules.split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
