@@ -48,4 +48,5 @@ def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[K
     return Page(items=[KeyRow.of(key) for key in found], next=cursor.encode("keys", last))
 
 
-ENDPOINTS = (Endpoint("list_keys", "GET", "/keys", VIEW, PageParameters, Page[KeyRow], list_keys),)
+LIST_KEYS = Endpoint("list_keys", "GET", "/keys", VIEW, PageParameters, Page[KeyRow], list_keys)
+ENDPOINTS = (LIST_KEYS,)

@@ -111,9 +111,10 @@ def _encodable(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-ENDPOINTS = (
-    Endpoint("list_quarantine", "GET", "/quarantine", VIEW, PageParameters, Page[QuarantineRow], list_quarantine),
-    Endpoint(
-        "get_quarantined", "GET", "/quarantine/{id}", VIEW, QuarantinedParameters, QuarantinedBody, get_quarantined
-    ),
+LIST_QUARANTINE: Final = Endpoint(
+    "list_quarantine", "GET", "/quarantine", VIEW, PageParameters, Page[QuarantineRow], list_quarantine
 )
+GET_QUARANTINED: Final = Endpoint(
+    "get_quarantined", "GET", "/quarantine/{id}", VIEW, QuarantinedParameters, QuarantinedBody, get_quarantined
+)
+ENDPOINTS = (LIST_QUARANTINE, GET_QUARANTINED)

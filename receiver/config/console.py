@@ -17,9 +17,10 @@ class ConsoleUser(Model):
         description="Argon2 hash of the password, as `runhook console hash` prints it; ${VARIABLE} keeps it out of the"
         " file."
     )
-    scopes: list[Literal["view", "operate"]] = Field(
+    scopes: list[Literal["view", "operate", "submit", "read", "resubmit"]] = Field(
         ["view"],
-        description="view sees everything; operate replays, cancels, pauses and so on as well.",
+        description="view sees everything; operate replays, cancels, pauses and so on as well. The others do nothing in"
+        " the console: keys that the person creates can have them.",
     )
     source: str = Field("*", description="The only source whose things the person sees; * for all.")
 

@@ -6,12 +6,18 @@ from typing import Final
 
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
-from receiver.console.pages import deliveries, overview, run, runs
+from receiver.console.pages import deliveries, keys, overview, quarantine, run, runs
 
 PAGES: Final[tuple[ConsolePage, ...]] = (
     *overview.PAGES,
     *runs.PAGES,
     *run.PAGES,
+    *keys.PAGES,
+    *quarantine.PAGES,
 )
 
-ACTIONS: Final[tuple[ConsoleAction, ...]] = (*deliveries.ACTIONS,)
+ACTIONS: Final[tuple[ConsoleAction, ...]] = (
+    *deliveries.ACTIONS,
+    *keys.ACTIONS,
+    *quarantine.ACTIONS,
+)

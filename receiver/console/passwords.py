@@ -14,7 +14,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from receiver.api.service import Actor
 from receiver.config.console import ConsoleConfig
-from receiver.domain.api_key import ALL_SOURCES, OPERATE, VIEW
+from receiver.domain.api_key import ALL_SCOPES, ALL_SOURCES
 
 # Who signs in with RUNHOOK_CONSOLE_PASSWORD.
 ADMIN: Final = "admin"
@@ -78,7 +78,7 @@ def people_of(
     if admin_password or token:
         known = admin_password.startswith(HASH_PREFIX)
         hashed = admin_password if known else _hashed_alike(admin_password or secrets.token_hex(), secret())
-        people[ADMIN] = Person(ADMIN, hashed, frozenset({VIEW, OPERATE}))
+        people[ADMIN] = Person(ADMIN, hashed, frozenset(ALL_SCOPES))
     return people
 
 

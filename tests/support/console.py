@@ -3,10 +3,94 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
 
 import httpx2
 
 PASSWORD = "a-password-of-the-tests"
+
+# Texts that would run or load something, were a page to have them unescaped.
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'onmouseover='alert(1)",
+    "</title><svg onload=alert(1)>",
+    "</textarea><script>alert(1)</script>",
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% include 'base.html' %}",
+    "&lt;script&gt;",
+    "\u202egnp.exe",
+]
+_TAG = re.compile(r"<(script|img|svg|iframe|object|embed|a|form)\b[^>]*>", re.IGNORECASE)
+
+
+def tags(page: str) -> set[str]:
+    """Each tag that could run or load something, without the values of its attributes."""
+    return {re.sub(r'="[^"]*"', "", each.group(0)) for each in _TAG.finditer(page)}
+
+
+@dataclass
+class PageForm:
+    """A form of a page, with what its fields hold as the page came."""
+
+    action: str
+    fields: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _Forms(HTMLParser):
+    """Reads the forms of a page, as a browser would send them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[PageForm] = []
+        self._open: PageForm | None = None
+        self._select: tuple[str, list[tuple[str | None, bool]]] | None = None
+        self._text: tuple[str, str] | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self._open = PageForm(given.get("action", ""))
+            self.found.append(self._open)
+        elif self._open is None:
+            return
+        elif tag == "input" and given.get("name") and (given.get("type") != "checkbox" or "checked" in given):
+            self._open.fields.append((given["name"], given.get("value", "")))
+        elif tag == "select":
+            self._select = given.get("name", ""), []
+        elif tag == "option" and self._select is not None:
+            self._select[1].append((given.get("value"), "selected" in given))
+        elif tag == "textarea":
+            self._text = given.get("name", ""), ""
+
+    def handle_data(self, data: str) -> None:
+        if self._text is not None:
+            self._text = self._text[0], self._text[1] + data
+        elif self._select is not None and self._select[1] and self._select[1][-1][0] is None:
+            self._select[1][-1] = data.strip(), self._select[1][-1][1]
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open is None:
+            return
+        if tag == "form":
+            self._open = None
+        elif tag == "select" and self._select is not None:
+            name, options = self._select
+            chosen = [value for value, selected in options if selected] or [value for value, _ in options[:1]]
+            self._open.fields += [(name, value or "") for value in chosen]
+            self._select = None
+        elif tag == "textarea" and self._text is not None:
+            self._open.fields.append((self._text[0], self._text[1].removeprefix("\n")))
+            self._text = None
+
+
+def forms(page: str) -> list[PageForm]:
+    """Return the forms of a page."""
+    reader = _Forms()
+    reader.feed(page)
+    return reader.found
 
 
 class Browser:
@@ -19,11 +103,27 @@ class Browser:
     def get(self, path: str) -> httpx2.Response:
         return self.session.get(f"/console{path}")
 
-    def post(self, path: str, headers: dict[str, str] | None = None, **form: str) -> httpx2.Response:
+    def post(self, path: str, headers: dict[str, str] | None = None, **form: str | Sequence[str]) -> httpx2.Response:
         return self.session.post(f"/console{path}", data=form, headers=headers)
 
     def sign_in(self, name: str = "admin", password: str = PASSWORD, where: str = "") -> httpx2.Response:
         return self.post("/login", name=name, password=password, next=where)
+
+    def act(self, action: str, **form: str | Sequence[str]) -> httpx2.Response:
+        """Send a form that no page has, of this session."""
+        return self.post(f"/do/{action}", form_token=self.form_token, **form)
+
+    def press(self, path: str, action: str, **filled: str | Sequence[str]) -> httpx2.Response:
+        """Send the first form of a page that does this, with the fields that somebody has filled."""
+        return self.answer(self.get(path), action, **filled)
+
+    def answer(self, page: httpx2.Response, action: str = "", **filled: str | Sequence[str]) -> httpx2.Response:
+        """Send the first form of this page that does `action`: of a question, the one that says yes."""
+        form = next(each for each in forms(page.text) if each.action.startswith("/console/do/" + action))
+        sent: dict[str, str | Sequence[str]] = {}
+        for name, value in form.fields:
+            sent[name] = [*sent.get(name, []), value]
+        return self.post(form.action.removeprefix("/console"), **{**sent, **filled})
 
     @property
     def form_token(self) -> str:

@@ -200,7 +200,6 @@ def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> Revok
     return RevokedKeys(count=service.ledger.write(work))
 
 
-ENDPOINTS = (
-    Endpoint("create_key", "POST", "/keys", OPERATE, NewKeyParameters, NewKey, create_key),
-    Endpoint("revoke_keys", "POST", "/keys/revoke", OPERATE, KeysParameters, RevokedKeys, revoke_keys),
-)
+CREATE_KEY: Final = Endpoint("create_key", "POST", "/keys", OPERATE, NewKeyParameters, NewKey, create_key)
+REVOKE_KEYS: Final = Endpoint("revoke_keys", "POST", "/keys/revoke", OPERATE, KeysParameters, RevokedKeys, revoke_keys)
+ENDPOINTS = (CREATE_KEY, REVOKE_KEYS)

@@ -169,15 +169,10 @@ def let_in(
         asyncio.run(append_each(settings.redis_url, config.sources, events(), taken))
 
 
-ENDPOINTS = (
-    Endpoint(
-        "verify_quarantine",
-        "POST",
-        "/quarantine/verify",
-        OPERATE,
-        QuarantineSelection,
-        VerifyResult,
-        verify_quarantine,
-    ),
-    Endpoint("drop_quarantine", "POST", "/quarantine/drop", OPERATE, QuarantineSelection, DropResult, drop_quarantine),
+VERIFY_QUARANTINE: Final = Endpoint(
+    "verify_quarantine", "POST", "/quarantine/verify", OPERATE, QuarantineSelection, VerifyResult, verify_quarantine
 )
+DROP_QUARANTINE: Final = Endpoint(
+    "drop_quarantine", "POST", "/quarantine/drop", OPERATE, QuarantineSelection, DropResult, drop_quarantine
+)
+ENDPOINTS = (VERIFY_QUARANTINE, DROP_QUARANTINE)

@@ -46,6 +46,8 @@ document.addEventListener("keydown", (event) => {
   act();
 });
 
+document.querySelector("[data-once]")?.select();
+
 document.addEventListener("click", (event) => {
   const row = event.target.closest("tr[data-href]");
   if (row && !event.target.closest("a, button, summary") && !String(getSelection())) location.assign(row.dataset.href);

@@ -25,6 +25,7 @@ def hashed_password() -> str:
 def console_server(submitting: Callable[..., Submitting], hashed_password: str) -> Submitting:
     people = {
         "ana": {"password": hashed_password, "scopes": ["view"], "source": "other"},
+        "olga": {"password": hashed_password, "scopes": ["view", "operate"], "source": "skyvern"},
     }
     return submitting(
         "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, console={"users": people}

@@ -9,25 +9,8 @@ import pytest
 from receiver.console import sign_in
 from receiver.ledger import LedgerUnavailable
 from tests.servers.submitting import Submitting
-from tests.support.console import Browser
+from tests.support.console import HOSTILE, Browser, tags
 from tests.support.ledger import new_event, record
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "'onmouseover='alert(1)",
-    "</title><svg onload=alert(1)>",
-    "javascript:alert(1)",
-    "{{ 7 * 7 }}{% include 'base.html' %}",
-    "&lt;script&gt;",
-    "\u202egnp.exe",
-]
-_TAG = re.compile(r"<(script|img|svg|iframe|object|embed|a|form)\b[^>]*>", re.IGNORECASE)
-
-
-def tags(page: str) -> set[str]:
-    """Each tag that could run or load something, without the values of its attributes."""
-    return {re.sub(r'="[^"]*"', "", each.group(0)) for each in _TAG.finditer(page)}
 
 
 def test_runs_are_listed_and_told(browser: Browser, console_server: Submitting) -> None:

@@ -1,0 +1,50 @@
+"""API keys: the list, a new one that is shown once, and revoking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from receiver.api.actions.keys import CREATE_KEY, LONGEST_NAME, REVOKE_KEYS
+from receiver.api.keys import LIST_KEYS
+from receiver.api.service import Actor, Service
+from receiver.console.action import ConsoleAction
+from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.domain.api_key import ALL_SCOPES
+
+# What each scope lets the holder of a key do.
+_MEANINGS: Final = {
+    "submit": "start runs",
+    "read": "see the runs and results of its source, by Skyvern's own calls",
+    "operate": "cancel, replay and change; with view in this API too",
+    "view": "see all that the JSON API shows",
+    "resubmit": "submit again in the name of the first caller",
+}
+
+
+def keys(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return a page of the keys, and what a new one may be given."""
+    given = given_of(query)
+    found = LIST_KEYS.call(service, actor, LIST_KEYS.parse({}, given))
+    return {
+        "title": "Keys",
+        "here": "Keys",
+        "keys": found.items,
+        "next_path": next_path("/keys", given, found.next),
+        "scopes": [(scope, _MEANINGS[scope]) for scope in ALL_SCOPES if scope in actor.scopes],
+        "withheld": [scope for scope in ALL_SCOPES if scope not in actor.scopes],
+        "sources": [] if actor.source else list(service.config.sources),
+        "longest_name": LONGEST_NAME,
+    }
+
+
+PAGES: Final = (ConsolePage("/keys", "keys.html", keys, PageLink("Keys", "k", "Submitting")),)
+ACTIONS: Final = (
+    ConsoleAction(CREATE_KEY, "Create a key", template="key_created.html", values=lambda *_: {"here": "Keys"}),
+    ConsoleAction(
+        REVOKE_KEYS,
+        "Revoke",
+        lambda result: "The key is revoked." if result.count else "The key was revoked already.",
+        "Revoke this key? Whoever uses it is refused within 5 seconds, and it can't be brought back.",
+    ),
+)

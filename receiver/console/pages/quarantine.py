@@ -1,0 +1,85 @@
+"""The quarantine: requests whose signature fitted no secret, one of them, checking again, and dropping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from handlers.support import timestamps
+from receiver.api.actions.quarantine import DROP_QUARANTINE, VERIFY_QUARANTINE, DropResult, VerifyResult
+from receiver.api.outline import outline
+from receiver.api.quarantine import GET_QUARANTINED, LIST_QUARANTINE
+from receiver.api.service import Actor, Service
+from receiver.console.action import ConsoleAction
+from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.domain.api_key import OPERATE
+
+_VERDICTS: Final = {
+    "authentic": "It fits a secret of today: check it again, and it is let in.",
+    "bad_signature": "Its signature fits no secret of its source: the secret is wrong or missing here, or a stranger"
+    " sent it. Compare the source's secrets with the API key that the run was submitted with.",
+    "unknown_source": "Its source is not in the config.",
+}
+
+
+def quarantine(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return a page of what is in quarantine, and what an action on all of it would take."""
+    given = given_of(query)
+    wanted = LIST_QUARANTINE.parse({}, given)
+    found = LIST_QUARANTINE.call(service, actor, wanted)
+    all_of_it: dict[str, str] = {}
+    if found.items and OPERATE in actor.scopes:
+        until = timestamps.iso(time.time())
+        counting = DROP_QUARANTINE.validated({"source": wanted.source, "until": until, "dry_run": True})
+        count = DROP_QUARANTINE.call(service, actor, counting).count
+        all_of_it = {"source": wanted.source, "until": until, "expect": str(count)}
+    return {
+        "title": "Quarantine",
+        "here": "Quarantine",
+        "requests": found.items,
+        "all_of_it": all_of_it,
+        "next_path": next_path("/quarantine", given, found.next),
+    }
+
+
+def quarantined(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return one request with its body redacted, and what is wrong with it."""
+    wanted = GET_QUARANTINED.parse(names, given_of(query))
+    found = GET_QUARANTINED.call(service, actor, wanted)
+    return {
+        "title": found.request.id,
+        "here": "Quarantine",
+        "found": found,
+        "body": None if found.data is None else outline(found.data),
+        "reason": _reason(service, actor, found.request.id, found.request.source),
+    }
+
+
+def _reason(service: Service, actor: Actor, request_id: str, source: str) -> str:
+    """Return what today's secrets say of it; for who may not ask, what they said when it came."""
+    if OPERATE not in actor.scopes:
+        return _VERDICTS["bad_signature"]
+    asked = VERIFY_QUARANTINE.validated({"ids": [request_id], "source": source, "dry_run": True})
+    items = VERIFY_QUARANTINE.call(service, actor, asked).items
+    return _VERDICTS[items[0].verdict] if items else "It was dropped meanwhile."
+
+
+def _verified(result: VerifyResult) -> str:
+    if not result.authentic:
+        return f"None of {result.count:,} fits a secret of today. They stay in quarantine."
+    return f"{result.authentic:,} of {result.count:,} fitted a secret of today, and went in as of when they came."
+
+
+def _dropped(result: DropResult) -> str:
+    return f"{result.count:,} dropped."
+
+
+PAGES: Final = (
+    ConsolePage("/quarantine", "quarantine.html", quarantine, PageLink("Quarantine", "q", "Operating")),
+    ConsolePage("/quarantine/{id}", "quarantined.html", quarantined),
+)
+ACTIONS: Final = (
+    ConsoleAction(VERIFY_QUARANTINE, "Check again", _verified),
+    ConsoleAction(DROP_QUARANTINE, "Drop", _dropped, "Drop it for good? What is dropped can't be brought back."),
+)
