@@ -35,6 +35,25 @@ def _unindexed_postgresql(element: unindexed, compiler: Any, **options: Any) -> 
     return f"({compiler.process(element.clauses, **options)} {operator} {nothing})"
 
 
+class seldom(FunctionElement[bool]):  # noqa: N801
+    """The condition, which few rows meet: SQLite, which may know of a table only how small it once was, is not to read
+    all of it rather than look these up."""
+
+    # Of no type: one that is a boolean is written with " = 1" behind it, which hides it from SQLite's planner.
+    inherit_cache = True
+    name = "seldom"
+
+
+@compiles(seldom, "sqlite")
+def _seldom_sqlite(element: seldom, compiler: Any, **options: Any) -> str:
+    return f"unlikely({compiler.process(element.clauses, **options)})"
+
+
+@compiles(seldom, "postgresql")
+def _seldom_postgresql(element: seldom, compiler: Any, **options: Any) -> str:
+    return f"({compiler.process(element.clauses, **options)})"
+
+
 class bytewise(FunctionElement[Any]):  # noqa: N801
     """The text, compared and sorted by its bytes, as Python compares and sorts texts."""
 

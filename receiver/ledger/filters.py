@@ -246,7 +246,7 @@ def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
     if wanted.event_id:
         its = [events.c.source == it.source, events.c.run_id == it.run_id, begins(events.c.id, wanted.event_id)]
         found.append(terms.there_is(events, its, runs))
-    if own := _FREE.delivery(wanted):
+    if own := terms.delivery(wanted):
         its = [deliveries.c.source == it.source, deliveries.c.run_id == it.run_id]
         found.append(terms.there_is(deliveries, [*its, *own], runs))
     return found
@@ -260,7 +260,7 @@ def of_events(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
     found = terms.common(wanted, it.source, it.run_id, it.recorded_at, it.outcome, it.run_type)
     if wanted.event_id:
         found.append(begins(terms.name(it.id), wanted.event_id))
-    if own := _FREE.delivery(wanted):
+    if own := terms.delivery(wanted):
         found.append(terms.there_is(deliveries, [deliveries.c.event_id == it.id, *own], events))
     return found + terms.its_run(wanted, events, it.problem)
 

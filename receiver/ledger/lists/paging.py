@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.expressions import bytewise, unindexed
+from receiver.ledger.expressions import bytewise, seldom, unindexed
 from receiver.ledger.filters import Condition, is_storable
 
 # A place in a list: the values of its key. They sort as the list does, backwards.
@@ -139,7 +139,7 @@ class Search:
 
     def _whole(self, connection: sa.Connection, condition: Condition, after: Key | None, limit: int) -> Page:
         """Return a page of the rows that meet `condition`, which are few, by reading them all."""
-        query = self._query(condition, *self.conditions, *self.of_sets)
+        query = self._query(seldom(condition), *self.conditions, *self.of_sets)
         if after is not None:
             query = query.where(*self.order.after(after, by_index=False))
         query = query.order_by(*self.order.terms(by_index=False)).limit(limit + 1)
