@@ -93,7 +93,7 @@ MomentParameter = Annotated[
 class Parameters(BaseModel):
     """Base of what a call takes. An unknown name is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Scoped(Parameters):
@@ -105,7 +105,7 @@ class Scoped(Parameters):
 class Result(BaseModel):
     """Base of what a call returns. A client must accept members that it does not know."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class PageParameters(Scoped):

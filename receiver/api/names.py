@@ -5,14 +5,16 @@ because all is well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from receiver.config.models import Config
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.errors import Invalid, RunhookError, suggest
 from receiver.ledger import Connection, names
 from receiver.ledger.filters import Filter
+
+if TYPE_CHECKING:
+    from receiver.config.models import Config
 
 _LONGEST: Final = 60  # characters of a name that a message repeats
 _MOST: Final = 30  # names that a message lists

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from receiver.config.models import Config
 from receiver.domain.api_key import ALL_SOURCES, OPERATE, VIEW
 from receiver.errors import Forbidden
 from receiver.ledger import Ledger
 
 if TYPE_CHECKING:
     from receiver.api.models import Scoped
+    from receiver.config.models import Config
     from receiver.config.settings import Settings
     from receiver.ledger.api_keys import Key
 

@@ -19,7 +19,6 @@ from receiver.api.models import MAX_LIMIT, Page, Parameters, Scoped
 from receiver.api.service import Actor, Service
 from receiver.cli.ledger_access import open_ledger, where
 from receiver.cli.profiles import remote_service
-from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.api_key import VIEW
 from receiver.errors import Invalid, RunhookError, UsageError
@@ -27,6 +26,7 @@ from receiver.ledger import LedgerDataError
 
 if TYPE_CHECKING:
     from receiver.api.endpoint import Endpoint
+    from receiver.config.models import Config
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)

@@ -14,15 +14,14 @@ from receiver.cli.ledger_access import read_ledger
 from receiver.cli.listing import named_options
 from receiver.cli.options import load_config
 from receiver.cli.output import clean
-from receiver.config.advice import local_key
-from receiver.config.models import Config
-from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, Invalid, RunhookError, UsageError
 from receiver.ledger import Connection, names
 from receiver.ledger.filters import Filter, id_trouble
 
 if TYPE_CHECKING:
+    from receiver.config.models import Config
+    from receiver.config.settings import Settings
     from receiver.reconcile.source import PolledSource
 
 _LONGEST = 60  # characters of a name that a message repeats
@@ -100,6 +99,8 @@ def chosen_sources(
             raise unknown("source", name, "there is no such source", list(config.sources))
     chosen = [each for each in found if name in (None, each.name)]
     if not chosen:
+        from receiver.config.advice import local_key  # lists need nothing of the config
+
         raise ConfigError(
             local_key(settings) or f"{settings.config}: no api_key of {name or 'any source'}, so Skyvern can't be asked"
         )

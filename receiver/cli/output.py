@@ -3,6 +3,8 @@
 Text from payloads is printed as text, never as markup. CSV has the values as they are: a text that begins with = is not
 changed, for then no program could take it for what it was. Whoever opens such a file in a spreadsheet imports its
 columns as text.
+
+What makes tables is imported with the first one: other output does not need it.
 """
 
 from __future__ import annotations
@@ -15,15 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from handlers.support import timestamps
 from receiver.cli.options import Form
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 # Control characters would let a payload move the cursor or forge lines in a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -59,6 +60,8 @@ COLOURS = {
 
 def out() -> Console:
     """Return the console for a command's output: standard output, where text is wrapped on a terminal only."""
+    from rich.console import Console
+
     return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
 
 
@@ -178,6 +181,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: st
     On a terminal the last column is folded, or stands below its row when there is no room beside it. Elsewhere a row
     is one line, however long, for `grep` and log files.
     """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
     console = out()
     if not rows:
         console.print(empty)
@@ -207,4 +214,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: st
 
 def coloured(cell: str, style: str = "") -> Text:
     """Return a cell in the colour that a known status or state has, or in `style`."""
+    from rich.text import Text
+
     return Text(cell, style=style or COLOURS.get(cell.strip(), ""))
