@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["runs", "deliveries", "operations", "audit", "stats"])
+@pytest.mark.parametrize("command", ["runs", "deliveries", "audit", "stats"])
 def test_a_list_imports_no_server_no_sink_and_no_config(data: Path, command: str) -> None:
     shown, modules = imported(data, command, "--json")
 
