@@ -11,7 +11,7 @@ This file knows no sink and no transport.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -122,6 +122,20 @@ class Artifact:
     unchanged_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReadableFile:
+    """A file that a sink keeps. `size`: bytes. `version`: exactly these bytes. `encoding`: its content coding, such as
+    gzip, or "".
+
+    `chunks`: yields the bytes from one place up to another. It raises SinkError, also when the file has changed.
+    """
+
+    size: int
+    version: str
+    encoding: str
+    chunks: Callable[[int, int], Iterator[bytes]]
+
+
 class Services(Protocol):
     """What the host provides to a sink, which may ignore it."""
 
@@ -192,6 +206,13 @@ class Sink(ABC, Generic[O]):
             except Exception as error:  # noqa: BLE001 - the caller distinguishes the three kinds
                 answers.append(error)
         return answers
+
+    def find_file(self, location: str) -> ReadableFile | None:  # noqa: ARG002 - for those that keep files
+        """Return a file that `send` has written, by its key of the receipt.
+
+        None for what is not there, or not this sink's, and for a sink that keeps no files. Raises SinkError.
+        """
+        return None
 
     def check(self) -> str:
         """Find out whether sends would get through: the server is there, and takes our credentials. Changes nothing.

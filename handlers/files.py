@@ -13,13 +13,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from io import FileIO
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import ByteSize, Field, field_validator
 
-from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
+from handlers.contract import Delivery, ReadableFile, Receipt, Refused, Services, Sink, Unavailable
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.mirror import Mirror
 from handlers.mirror.options import MirrorOptions
@@ -29,6 +30,7 @@ from handlers.support.guarded_client import Deadline
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a planted FIFO must not block
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 20  # bytes of a file that are read at once
 _CHECK_EVERY = 4 << 20  # bytes written between two looks at the free disk space
 _MOST_TRIES = 100  # to make a file that others make or remove at the same time
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -66,6 +68,10 @@ class FilesSink(Sink[FilesOptions]):
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event. The receipt's id is its folder, `keys` the files in it."""
         return self._mirror.send(delivery)
+
+    def find_file(self, location: str) -> ReadableFile | None:
+        """See Sink."""
+        return self._mirror.find_file(location)
 
     def check(self) -> str:
         """Look at the folder, or at the one in which it would be made."""
@@ -106,22 +112,38 @@ class LocalStore:
     def digest(self, key: str, size: int, deadline: Deadline) -> str | None:
         """See Store. Reads the whole file; None when it has another size or is missing."""
         digest = hashlib.sha256()
-        read = 0
-        for chunk in self._chunks(key, deadline):
-            read += len(chunk)
-            digest.update(chunk)
-        return digest.hexdigest() if read == size else None
+        with self._opened_file(key) as file:
+            for chunk in _chunks(file, deadline):
+                digest.update(chunk)
+            return digest.hexdigest() if file is not None and file.tell() == size else None
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
         """See Store. The version is the SHA-256; None too for a document over MAX_DOCUMENT."""
         body = bytearray()
-        exists = False
-        for chunk in self._chunks(key, deadline):
-            exists = True
-            body += chunk
-            if len(body) > MAX_DOCUMENT:
+        with self._opened_file(key) as file:
+            for chunk in _chunks(file, deadline):
+                body += chunk
+                if len(body) > MAX_DOCUMENT:
+                    return None
+            return None if file is None else Stored(bytes(body), hashlib.sha256(body).hexdigest())
+
+    def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
+        """See Store. The version is that of the file's bytes as the file system tells it."""
+        deadline.remaining()
+        with self._opened_file(key) as file:
+            if file is None:
                 return None
-        return Stored(bytes(body), hashlib.sha256(body).hexdigest()) if exists else None
+            size, version = os.fstat(file.fileno()).st_size, _version(file)
+        return ReadableFile(size, version, "", lambda *part: self._part(key, version, *part))
+
+    def _part(self, key: str, version: str, start: int, end: int) -> Iterator[bytes]:
+        with self._opened_file(key) as file:
+            if file is None or _version(file) != version:
+                raise Unavailable("the file has been replaced or removed")
+            file.seek(start)
+            while start < end and (chunk := file.read(min(_CHUNK, end - start))):
+                start += len(chunk)
+                yield chunk
 
     def put(self, target: ObjectTarget, body: bytes) -> None:
         """See Store."""
@@ -168,23 +190,17 @@ class LocalStore:
         """Return "": a local file has no link."""
         return ""
 
-    def _chunks(self, key: str, deadline: Deadline) -> Iterator[bytes]:
-        """Yield a regular file's contents, beginning with b""; nothing at all when there is no such file."""
+    @contextmanager
+    def _opened_file(self, key: str) -> Iterator[FileIO | None]:
+        """Open a regular file to read; None when there is no such file."""
         directory, _, name = key.rpartition("/")
         with _translated_errors(self._root), self._opened(directory, make=False) as folder:
-            if folder is None:
-                return
-            try:
-                descriptor = os.open(name, _READ, dir_fd=folder)
-            except FileNotFoundError:
-                return
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    return
-                yield b""
-                while chunk := file.read(1 << 20):
-                    deadline.remaining()
-                    yield chunk
+            file = None
+            if folder is not None:
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    file = FileIO(name, opener=lambda path, _: os.open(path, _READ, dir_fd=folder))
+            with file or nullcontext():
+                yield file if file and stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
 
     def _write(
         self, target: ObjectTarget, chunks: Iterable[bytes], *, expected: int = 0, streamed: bool = False
@@ -260,6 +276,17 @@ class LocalStore:
                 os.fsync(descriptor)
                 os.close(descriptor)
         return os.open(self._root, flags)
+
+
+def _chunks(file: FileIO | None, deadline: Deadline) -> Iterator[bytes]:
+    while file is not None and (chunk := file.read(_CHUNK)):
+        deadline.remaining()
+        yield chunk
+
+
+def _version(file: FileIO) -> str:
+    status = os.fstat(file.fileno())
+    return f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
 def _open_subfolder(folder: int, part: str, *, make: bool) -> int | None:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
-from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Unavailable
+from handlers.contract import Artifact, Delivery, ReadableFile, Receipt, Refused, Services, Unavailable
 from handlers.mirror.artifacts import artifacts_of, with_listed
 from handlers.mirror.completeness import RECORDING, expected, named_as, record_of, unfinished
 from handlers.mirror.content_types import JSON
@@ -76,6 +76,14 @@ class Mirror:
         """Store the event and its files. Raises Refused, and Unavailable, also when the options' timeout is over."""
         deadline = Deadline(self._options.timeout)
         return run_within(deadline, lambda: self._send(delivery, deadline))
+
+    def find_file(self, location: str) -> ReadableFile | None:
+        """Return a file by its key of a receipt; None for what is not there, or not below this store's root."""
+        root = self._store.location("").rstrip("/") + "/"
+        key = location.removeprefix(root)
+        if not location.startswith(root) or any(part in ("", ".", "..") for part in key.split("/")):
+            return None
+        return self._store.find_file(key, Deadline(self._options.timeout))
 
     def close(self) -> None:
         """Close connections and let idle threads end."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from handlers.contract import Delivery
+from handlers.contract import Delivery, ReadableFile
 from handlers.mirror.download import IncomingFile
 from handlers.support.guarded_client import Deadline
 
@@ -51,6 +51,10 @@ class Store(Protocol):
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
         """Return the document at `key`, up to MAX_DOCUMENT bytes; None when there is none."""
+        ...
+
+    def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
+        """Return the object at `key`, of any size, to read parts of it; None when there is none."""
         ...
 
     def put(self, target: ObjectTarget, body: bytes) -> None:

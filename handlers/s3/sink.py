@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from handlers.contract import Delivery, Receipt, Services, Sink
+from handlers.contract import Delivery, ReadableFile, Receipt, Services, Sink
 from handlers.mirror.mirror import Mirror
 from handlers.s3.options import S3Options
 from handlers.s3.store import S3Store
@@ -24,6 +24,10 @@ class S3Sink(Sink[S3Options]):
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event. The receipt's id is s3://bucket/ and its folder, `keys` the objects in it."""
         return self._mirror.send(delivery)
+
+    def find_file(self, location: str) -> ReadableFile | None:
+        """See Sink."""
+        return self._mirror.find_file(location)
 
     def check(self) -> str:
         """Ask for the bucket."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.exceptions import ClientError
 
-from handlers.contract import Delivery, Unavailable
+from handlers.contract import Delivery, ReadableFile, Unavailable
 from handlers.mirror.content_types import is_inline_safe
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import FETCHING_THREADS, MAX_DOCUMENT, ObjectTarget, Stored
@@ -28,6 +28,8 @@ from handlers.support.guarded_client import Deadline
 
 # Largest body, in bytes, that is sent without a buffer of the pool.
 SMALL = 1024 * 1024
+# Bytes of an object that are read at once.
+_CHUNK = 256 << 10
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
 
@@ -110,6 +112,32 @@ class S3Store:
                 return None
             with answer["Body"] as body:
                 return Stored(body.read(MAX_DOCUMENT), str(answer["ETag"]))
+
+    def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
+        """See Store. The version is the ETag."""
+        with translated_errors(self._name):
+            head = self._read_or_none("head_object", key, deadline)
+        if head is None:
+            return None
+        version = str(head["ETag"])
+        return ReadableFile(
+            int(head["ContentLength"]),
+            version,
+            str(head.get("ContentEncoding") or ""),
+            lambda *part: self._part(key, version, *part),
+        )
+
+    def _part(self, key: str, version: str, start: int, end: int) -> Iterator[bytes]:
+        """Yield an object's bytes from `start` up to `end`. Raises Unavailable when it is another version by now."""
+        if start == end:
+            return
+        with translated_errors(self._name):
+            answer = self._client().get_object(
+                Bucket=self._name, Key=key, IfMatch=version, Range=f"bytes={start}-{end - 1}"
+            )
+            with answer["Body"] as body:
+                while chunk := body.read(_CHUNK):
+                    yield chunk
 
     def put(self, target: ObjectTarget, body: bytes) -> None:
         """See Store."""

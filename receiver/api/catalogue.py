@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from receiver.api import (
+    artifact_content,
     artifacts,
     audit,
     events,
@@ -34,6 +35,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *events.ENDPOINTS,
     *missing.ENDPOINTS,
     *artifacts.ENDPOINTS,
+    *artifact_content.ENDPOINTS,
     *tail.ENDPOINTS,
     *status.ENDPOINTS,
     *operations.ENDPOINTS,

@@ -23,6 +23,8 @@ from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from receiver.api import openapi
+from receiver.api.artifact_content import GET_CONTENT
+from receiver.api.artifact_stream import ArtifactStreams
 from receiver.api.call_pool import CallPool
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import ROOT, Endpoint
@@ -82,6 +84,7 @@ class _Api:
         self._limits = CallLimits(context.bodies, MAX_BODY)
         self._has_admin_port = context.access.has_admin_port
         self._pool = CallPool("api")
+        self._artifacts = ArtifactStreams(self._service)
         self._tail = TailStreams(self._service, self._ledger, context.background)
         self.stop = self._tail.stop
         self._log_limit = TokenBucket(1, 10)
@@ -107,6 +110,8 @@ class _Api:
                     return pass_on(request)
                 if endpoint is TAIL and self._tail.wanted(request):
                     return await self._tail.open(request, key)
+                if endpoint is GET_CONTENT and self._artifacts.wanted(request):
+                    return await self._content(request, Actor.of_key(key))
                 async with self._limits.body(request, key.id) as body:
                     encoded, etag = await self._pool.run(
                         lambda: self._answer(endpoint, Actor.of_key(key), request, body)
@@ -126,6 +131,11 @@ class _Api:
                 return Response(status_code=400)  # nobody reads it
 
         return handle
+
+    async def _content(self, request: Request, actor: Actor) -> Response:
+        actor.require(GET_CONTENT.scope)
+        wanted = GET_CONTENT.parse({}, request.query_params.multi_items())
+        return await self._artifacts.answer(request, actor, wanted)
 
     async def identify(self, request: Request) -> Key:
         """Return the caller's key, whatever it may do. Raises RequestError and LedgerUnavailable."""
@@ -158,6 +168,7 @@ class _Api:
         """Stop the threads and close the connections."""
         self._authenticator.close()
         self._pool.close()
+        self._artifacts.close()
         await self._ledger.close()
         self._service.ledger.close()
 

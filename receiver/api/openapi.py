@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from receiver.api.artifact_content import GET_CONTENT
 from receiver.api.endpoint import ROOT, Endpoint
 from receiver.api.problem import CONTENT_TYPE, TYPE
 from receiver.api.tail import TAIL
@@ -42,6 +43,8 @@ _LAST_EVENT_ID: Final = {
     "type": "string",
     "description": "Of a stream: the id of the last event that came, in place of `after`.",
 }
+_BYTES: Final = "The file: all of it, or the range. Its type is that of its name where a browser may show it."
+_RANGE: Final = {"type": "string", "pattern": "^bytes=\\d{1,9}-$", "description": "`bytes=0-99`; one range at once."}
 
 # What any call may be refused with.
 ERRORS: Final[tuple[type[RequestError], ...]] = (
@@ -135,6 +138,11 @@ def _operation(endpoint: Endpoint[Any, Any], parameters: Mapping[str, Any], resu
         if endpoint is TAIL:
             answer["content"]["text/event-stream"] = {"schema": {"type": "string", "description": _STREAM}}
             made["parameters"].append(_parameter("Last-Event-ID", "header", _LAST_EVENT_ID, False))
+        if endpoint is GET_CONTENT:
+            answer["content"]["*/*"] = {"schema": {"type": "string", "format": "binary", "description": _BYTES}}
+            made["parameters"].append(_parameter("Range", "header", _RANGE, False))
+            made["responses"]["206"] = {**answer, "description": "The range."}
+            made["responses"]["416"] = {"description": "The file has no byte in this range."}
         made["responses"]["304"] = {"description": "As the client has it: it gave its ETag.", "headers": etag}
     else:
         body = {

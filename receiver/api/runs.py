@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -46,17 +46,22 @@ class RunDetails(Result):
     timeline: list[TimelineEntry] = Field(description="All of this in the order of time; what is to come stands last.")
 
 
+def one_run(connection: Connection, source: str, run_id: str) -> dict[str, Any]:
+    """Return the row of a run. `source`: "" for any. Raises NotFound, and Conflict when several sources have it."""
+    found, _ = lists.list_runs(connection, Filter(source=source, run_id=run_id), None, 10)
+    if not found:
+        raise NotFound(f"run {run_id}: there is none")
+    if len(found) > 1:
+        sources = ", ".join(sorted(each["source"] for each in found))
+        raise Conflict(f"run {run_id}: there is one in each of {sources}; say which with source")
+    return found[0]
+
+
 def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetails:
     """Return one run with its events, deliveries, attempts and submissions."""
 
     def read(connection: Connection) -> RunDetails:
-        found, _ = lists.list_runs(connection, Filter(source=wanted.source, run_id=wanted.run_id), None, 10)
-        if not found:
-            raise NotFound(f"run {wanted.run_id}: there is none")
-        if len(found) > 1:
-            sources = ", ".join(sorted(each["source"] for each in found))
-            raise Conflict(f"run {wanted.run_id}: there is one in each of {sources}; say which with source")
-        run = RunRow.model_validate(found[0])
+        run = RunRow.model_validate(one_run(connection, wanted.source, wanted.run_id))
         of_run = Filter(source=run.source, run_id=run.run_id)
 
         def rows(kind: type[M], listing: Listing) -> list[M]:

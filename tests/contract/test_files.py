@@ -366,3 +366,25 @@ def test_a_wrong_option_says_what_would_be_right(options: dict[str, Any], words:
 
 def test_sizes_are_written_as_people_write_them() -> None:
     assert FilesSink.Options.model_validate({"path": "x", "max_artifact_bytes": "2GiB"}).max_artifact_bytes == 2 << 30
+
+
+def test_a_file_that_was_replaced_is_not_read_on(tmp_path: Path) -> None:
+    # Given a file of which a reader knows the size
+    sink = FilesSink("archive", FilesSink.Options(path=tmp_path), Loopback())
+    receipt = sink.send(make_delivery(sample_run()))
+    (key,) = [key for key in receipt.keys if key.endswith("/run.json")]
+    file = sink.find_file(key)
+    assert file is not None
+    # When another takes its place
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * file.size)
+    other.replace(key)
+    # Then no part of that is taken for the first one's
+    with pytest.raises(Unavailable, match="replaced or removed"):
+        list(file.chunks(0, file.size))
+    # And what a link leads to is no file of ours
+    Path(key).unlink()
+    Path(key).symlink_to("/etc/passwd")
+    with pytest.raises(Unavailable):
+        sink.find_file(key)
+    sink.close()

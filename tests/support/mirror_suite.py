@@ -64,6 +64,24 @@ class MirrorSuite:
         assert receipt.note == ""
         assert sorted(server.paths()) == sorted(server.pages), "each file is fetched once"
 
+    def test_what_was_kept_can_be_read_in_parts(self, place: Place, server: ArtifactServer) -> None:
+        # Given a file that is stored, by its key of the receipt
+        sink = place.sink()
+        receipt = sink.send(make_delivery(full_run(server)))
+        (key,) = [key for key in receipt.keys if plain(key) == "recording.webm"]
+        # Then it is found, and any part of it can be read
+        file = sink.find_file(key)
+        assert file is not None
+        assert (file.size, file.encoding) == (len(VIDEO), "")
+        assert b"".join(file.chunks(0, len(VIDEO))) == VIDEO
+        assert b"".join(file.chunks(3, 10)) == VIDEO[3:10]
+        assert b"".join(file.chunks(5, 5)) == b""
+        assert sink.find_file(key).version == file.version  # type: ignore[union-attr]
+        # And nothing else is: neither what is not there nor what is not below this sink's root
+        root = receipt.id.removesuffix("/").rpartition("/")[0]
+        for other in (f"{key}.not", f"{root}/../x", f"{root}//x", "/etc/passwd", "s3://other/x", "", receipt.id, root):
+            assert sink.find_file(other) is None, other
+
     def test_the_manifest_says_what_is_there_and_holds_no_signature(self, place: Place, server: ArtifactServer) -> None:
         delivery = make_delivery(full_run(server))
         place.sink().send(delivery)

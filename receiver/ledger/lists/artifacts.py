@@ -68,6 +68,11 @@ def list_artifacts(
     return rows, None if rest is None else (*rest, _ALL)
 
 
+def files_of(connection: sa.Connection, run: Mapping[str, Any], redactor: Redactor) -> list[Row]:
+    """Return all files of a run, as `list_artifacts` does. `run`: its row."""
+    return _files(connection, run, redactor)[0]
+
+
 def _files(connection: sa.Connection, run: Mapping[str, Any], redactor: Redactor) -> tuple[list[Row], int]:
     """Return the files of a run, and the size of the body that names them."""
     body = read_body(connection, run["event_id"], redactor)

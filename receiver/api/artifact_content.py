@@ -1,0 +1,175 @@
+"""The bytes of a run's file, from where a sink has stored it.
+
+The ledger says where that is, and only what it names of the run is opened: no path comes from a caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import Field
+
+from handlers import registry
+from handlers.contract import ReadableFile, Sink, SinkError
+from handlers.mirror.content_types import DEFAULT, content_type
+from receiver.api.artifacts import ArtifactRow, StoredCopy
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Result, Scoped
+from receiver.api.runs import one_run
+from receiver.api.service import Actor, Service
+from receiver.delivery.sink_services import SourceServices
+from receiver.domain.api_key import VIEW
+from receiver.domain.redaction import Redactor
+from receiver.errors import Busy, NotFound
+from receiver.ledger import Connection
+from receiver.ledger.lists import artifacts as lists
+
+# What a browser shows in place. All else is downloaded, for it could run code, or be taken for a page of ours.
+_SHOWN: Final = ("video/", "audio/", "image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
+# Text of any kind is shown as plain text.
+_TEXT: Final = ("text/plain", "text/csv", "text/tab-separated-values", "text/markdown", "application/json")
+_PLAIN: Final = "text/plain; charset=utf-8"
+
+
+class ContentParameters(Scoped):
+    """Which file of which run. `source`: needed only when two sources have the same run."""
+
+    run_id: str = Field(max_length=200, description="The run's id.")
+    name: str = Field(max_length=1000, description="The file's name, as the list of artifacts has it.")
+    sink: str = Field("", max_length=200, description="From which sink; by default the one that has stored it last.")
+
+
+class ContentFacts(Result):
+    """A file that a sink has stored."""
+
+    source: str
+    run_id: str
+    name: str
+    size: int = Field(description="Bytes, as they are stored.")
+    content_type: str = Field(description="application/octet-stream for all that a browser should not show in place.")
+    sink: str
+    key: str = Field(description="The path or object key.")
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactContent:
+    """A file to read: `file` gives any part of it. `etag`: a strong one, of exactly these bytes."""
+
+    facts: ContentFacts
+    file: ReadableFile
+    etag: str
+
+    def chunks(self, start: int, end: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` up to `end`. Raises Busy when the store does not give them."""
+        try:
+            yield from self.file.chunks(start, end)
+        except SinkError as error:
+            raise _away(self.facts.sink, error) from None
+
+
+class ArtifactFiles:
+    """Opens files of runs, by the sinks that keep them. Sinks are made at first use, and kept. Threads may share it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._sinks: dict[str, Sink[Any]] = {}
+        self._lock = threading.Lock()
+
+    def find(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent:
+        """Return the file. Raises Forbidden, NotFound, Conflict, and Busy when the sink's store is away."""
+        wanted = GET_CONTENT.allowed(actor, wanted)
+        row = _named(self._service, wanted)
+        trouble: SinkError | None = None
+        for copy in row.stored:
+            if copy.key and wanted.sink in ("", copy.sink):
+                try:
+                    file = self._find(copy)
+                except SinkError as error:
+                    trouble = trouble or error
+                    continue
+                if file is not None:
+                    return _content(row, copy, file)
+        if trouble is not None:
+            raise _away(wanted.sink or "the store", trouble)
+        where = f"the sink {wanted.sink} does not have it" if wanted.sink else "no sink has it where it was stored"
+        raise NotFound(f"file {wanted.name} of run {row.run_id}: {where}")
+
+    def _find(self, copy: StoredCopy) -> ReadableFile | None:
+        sink = self._sink(copy.sink)
+        return None if sink is None else sink.find_file(copy.key)
+
+    def _sink(self, name: str) -> Sink[Any] | None:
+        config = self._service.config
+        with self._lock:
+            if name not in self._sinks and name in config.sinks:
+                chosen = config.sinks[name]
+                services = SourceServices(config, self._service.settings.skyvern_base_url)
+                self._sinks[name] = registry.build(name, chosen.type, chosen.options, services)
+            return self._sinks.get(name)
+
+    def close(self) -> None:
+        """Close the sinks."""
+        for sink in self._sinks.values():
+            sink.close()
+
+
+def get_artifact_content(service: Service, actor: Actor, wanted: ContentParameters) -> ContentFacts:
+    """Return the bytes of a file that a sink has stored, or any range of them.
+
+    With `Accept: application/json` it tells what there is instead.
+    """
+    with closing(ArtifactFiles(service)) as files:
+        return files.find(actor, wanted).facts
+
+
+def _named(service: Service, wanted: ContentParameters) -> ArtifactRow:
+    def read(connection: Connection) -> ArtifactRow:
+        run = one_run(connection, wanted.source, wanted.run_id)
+        files = lists.files_of(connection, run, Redactor(service.config.redact))
+        for each in files:
+            if each["name"] == wanted.name:
+                return ArtifactRow.model_validate(each)
+        raise NotFound(f"run {wanted.run_id} has no file {wanted.name}")
+
+    return service.ledger.read(read)
+
+
+def _content(row: ArtifactRow, copy: StoredCopy, file: ReadableFile) -> ArtifactContent:
+    facts = ContentFacts(
+        source=row.source,
+        run_id=row.run_id,
+        name=row.name,
+        size=file.size,
+        content_type=shown_type(row.name),
+        sink=copy.sink,
+        key=copy.key,
+    )
+    digest = hashlib.blake2b(f"{copy.sink}\0{copy.key}\0{file.version}".encode(errors="replace"), digest_size=16)
+    return ArtifactContent(facts, file, f'"{digest.hexdigest()}"')
+
+
+def shown_type(name: str) -> str:
+    """Return the content type under which a browser gets a file: one that runs nothing."""
+    kind = content_type(name)
+    return _PLAIN if kind.startswith(_TEXT) else kind if kind.startswith(_SHOWN) else DEFAULT
+
+
+def _away(where: str, error: SinkError) -> Busy:
+    return Busy(f"{where}: {error}", retry_after=5)
+
+
+GET_CONTENT: Final = Endpoint(
+    "get_artifact_content",
+    "GET",
+    "/artifacts/content",
+    VIEW,
+    ContentParameters,
+    ContentFacts,
+    get_artifact_content,
+)
+ENDPOINTS = (GET_CONTENT,)
