@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from receiver.api import (
+    ages,
     artifact_content,
     artifacts,
     audit,
@@ -46,6 +47,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *quarantine.ENDPOINTS,
     *explain.ENDPOINTS,
     *totals.ENDPOINTS,
+    *ages.ENDPOINTS,
     *delivery_actions.ENDPOINTS,
     *operation_actions.ENDPOINTS,
     *sink_actions.ENDPOINTS,

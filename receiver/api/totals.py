@@ -98,13 +98,7 @@ class Totals(Result):
 
 def get_totals(service: Service, _actor: Actor, wanted: TotalsParameters) -> Totals:
     """Count runs, or deliveries, over a time: how many, how they ended, by what they have in common."""
-    now = service.ledger.now()
-    until = now if wanted.until is None else wanted.until
-    span = Span(until - DAY if wanted.since is None else wanted.since, until)
-    if span.since >= span.until:
-        raise Invalid("since: must be before until")
-    if wanted.bucket is not None and (span.until - span.since) / wanted.bucket > MAX_BUCKETS:
-        raise Invalid(f"bucket: would make more than {MAX_BUCKETS} stretches of time; take a longer one")
+    span = bucketed_span(service, wanted, wanted.bucket)
     of_deliveries = bool(_OF_DELIVERIES & set(wanted.by))
     count = totals.count_deliveries if of_deliveries else totals.count_runs
 
@@ -126,6 +120,18 @@ def get_totals(service: Service, _actor: Actor, wanted: TotalsParameters) -> Tot
         items=[_row(counted.all, wanted, hours, everyone), *shown],
         others=counted.all.count - sum(each.count for each in groups) if wanted.by else 0,
     )
+
+
+def bucketed_span(service: Service, wanted: Filtered, bucket: float | None) -> Span:
+    """Return the time that is wanted, by default the last DAY. Raises Invalid when it ends before it begins, or has too
+    many stretches of `bucket` seconds."""
+    until = service.ledger.now() if wanted.until is None else wanted.until
+    span = Span(until - DAY if wanted.since is None else wanted.since, until)
+    if span.since >= span.until:
+        raise Invalid("since: must be before until")
+    if bucket is not None and (span.until - span.since) / bucket > MAX_BUCKETS:
+        raise Invalid(f"bucket: would make more than {MAX_BUCKETS} stretches of time; take a longer one")
+    return span
 
 
 def merged(groups: Sequence[Group], by: Sequence[str], top: int) -> list[Group]:
@@ -169,6 +175,5 @@ def percentile(values: Sequence[float], part: float) -> float:
     return round(values[max(0, math.ceil(part * len(values)) - 1)], 3)
 
 
-ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
-    Endpoint("get_totals", "GET", "/totals", VIEW, TotalsParameters, Totals, get_totals),
-)
+GET_TOTALS: Final = Endpoint("get_totals", "GET", "/totals", VIEW, TotalsParameters, Totals, get_totals)
+ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (GET_TOTALS,)

@@ -106,6 +106,10 @@ class Renderer:
             }
         return self._environment.get_template(template).render({**known, **values})
 
+    def macro(self, template: str, name: str, *values: Any) -> str:
+        """Return a part of pages, such as a chart."""
+        return str(getattr(self._environment.get_template(template).module, name)(*values))
+
     def _links(self, *, all_sources: bool) -> dict[str, list[tuple[PageLink, str]]]:
         """Return the links, with their paths, to the pages that somebody may see, by group."""
         groups: dict[str, list[tuple[PageLink, str]]] = {}

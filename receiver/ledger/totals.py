@@ -6,6 +6,7 @@ SCAN rows that changed last, and says so when there are more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -23,6 +24,8 @@ SCAN: Final = 200_000
 GROUPS: Final = 5000
 # Deliveries whose age is looked at.
 AGES: Final = 2000
+# And in each of many stretches of time at the least.
+_LEAST_AGES: Final = 10
 
 # By what can be counted: of both, of runs, of deliveries.
 RUN_DIMENSIONS: Final[Mapping[str, sa.Column[Any]]] = {
@@ -111,16 +114,19 @@ def count_deliveries(
     subject = _Subject(
         it.updated_at,
         _joined({column.table for column in columns}),
-        [it.state.in_(_STATES), *of_deliveries(_timeless(wanted), bounded=True)],
+        [it.state.in_(wanted.state or _STATES), *of_deliveries(_timeless(wanted), bounded=True)],
         it.state == DeliveryState.DELIVERED.value,
         it.state.in_((DeliveryState.DELIVERED.value, DeliveryState.DEAD.value)),
     )
-    edge = max(_edge(connection, it.updated_at, span, it.state == state) for state in _STATES)
+    states = wanted.state or _STATES
+    edge = max(_edge(connection, it.updated_at, span, it.state == state) for state in states)
     return _count(connection, subject, replace(span, since=edge), columns, bucket)
 
 
 def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, list[float]]:
     """Return, by sink, how many seconds after the end of its run each of the AGES newest was delivered, sorted."""
+    if wanted.state and DeliveryState.DELIVERED.value not in wanted.state:
+        return {}
     it = deliveries.c
     delivered = it.state == DeliveryState.DELIVERED.value
     edge = _edge(connection, it.updated_at, span, delivered)
@@ -136,6 +142,31 @@ def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, lis
     for sink, age in connection.execute(rows):
         found.setdefault(sink, []).append(max(0.0, age))
     return {sink: sorted(values) for sink, values in sorted(found.items())}
+
+
+def ages_over_time(connection: sa.Connection, wanted: Filter, span: Span, bucket: float) -> dict[int, list[float]]:
+    """Return, by the number of its bucket, the same of all sinks together: of so many of the newest in each bucket that
+    they are AGES in all, or a few in each of very many."""
+    it = deliveries.c
+    first, last = math.floor(span.since / bucket), math.ceil(span.until / bucket)
+    most = max(_LEAST_AGES, AGES // max(1, last - first))
+    found: dict[int, list[float]] = {}
+    for number in range(first, last):
+        since, until = max(span.since, number * bucket), min(span.until, (number + 1) * bucket)
+        newest = (
+            sa.select(it.source, it.run_id, it.updated_at)
+            .where(it.state == DeliveryState.DELIVERED.value, it.updated_at >= since, it.updated_at < until)
+            .where(*of_deliveries(_timeless(wanted), bounded=True))
+            .order_by(it.updated_at.desc())
+            .limit(most)
+            .subquery()
+        )
+        same = sa.and_(runs.c.source == newest.c.source, runs.c.run_id == newest.c.run_id)
+        age = newest.c.updated_at - runs.c.finished_at
+        query = sa.select(age).select_from(newest.join(runs, same)).where(runs.c.finished_at.is_not(None))
+        if rows := connection.execute(query).scalars().all():
+            found[number] = sorted(max(0.0, each) for each in rows)
+    return found
 
 
 _STATES: Final = tuple(state.value for state in DeliveryState)

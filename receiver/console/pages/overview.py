@@ -1,53 +1,251 @@
-"""The first page: what is wrong now, numbers, sinks, parts, the newest runs."""
+"""The first page: what is wrong now; then numbers with the lists behind them, charts, what failed, sinks, newest runs.
+
+Who may see one source only sees the same of that source, without what concerns the whole deployment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
+from receiver.api.ages import GET_AGES
+from receiver.api.missing import LIST_MISSING
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.api.status import GET_STATUS, Status
-from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.api.totals import GET_TOTALS, TotalRow, Totals
+from receiver.console.charts import Buckets, Chart, Values, lines, sparkline, stacked, values_of
+from receiver.console.page import PATH, ConsolePage, PageLink, Query
+from receiver.console.window import Window, window_links, window_of
+from receiver.status.problem import ago
 
-# Runs on the overview.
+# Runs, missing results and reasons on the overview.
 _NEWEST: Final = 10
+_MISSING: Final = 50
+_REASONS: Final = 8
+# How runs end, in what colour; what is in none of these has another end, or none yet.
+_ENDS: Final = (
+    ("completed", "good", ("completed",)),
+    ("failed", "bad", ("failed",)),
+    ("terminated or timed out", "wait", ("terminated", "timed_out")),
+)
+_OTHER: Final = "other or going on"
+# What is told of a sink to who may not see all of its deliveries.
+_UNKNOWN: Final[Mapping[str, Any]] = {"state": "", "reason": "", "counts": {}, "oldest": None}
 
 
-def overview(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
-    """Return what is wrong, first; numbers, sinks, parts, and the newest runs."""
+def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return what is wrong, first; numbers, charts, dead letters, sinks, parts, and the newest runs."""
+    window = window_of(query)
+    buckets = window.buckets(service.ledger.known_now())
+
+    def total(**given: Any) -> Totals:
+        wanted = {"since": buckets.since, "bucket": window.seconds, "top": 500, **given}
+        return GET_TOTALS.call(service, actor, GET_TOTALS.validated(wanted))
+
     status = None if actor.source else GET_STATUS.call(service, actor, GET_STATUS.validated({}))
-    runs = LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items
-    figures, sinks = ([], []) if status is None else (_figures(status), _sinks(status))
-    return {"title": "Overview", "here": "Overview", "status": status, "runs": runs, "figures": figures, "sinks": sinks}
+    runs = total(by="status")
+    sinks = total(by="sink")
+    dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
+    ages = GET_AGES.call(service, actor, GET_AGES.validated({"since": buckets.since, "bucket": window.seconds}))
+    missing = LIST_MISSING.call(service, actor, LIST_MISSING.validated({"limit": _MISSING}))
+    overdue = f"{len(missing.items)}{'+' if missing.next else ''}"
+    return {
+        "title": "Overview",
+        "here": "Overview",
+        "status": status,
+        "window": window,
+        "windows": window_links("/", query, window),
+        "figures": [_of_runs(runs, window), _of_work(status, dead, overdue)],
+        "charts_of": {
+            "runs": _throughput(buckets, runs.items[1:]),
+            "success": _success(buckets, runs.items[1:]),
+            "ages": lines(
+                "Age of results",
+                buckets,
+                [
+                    _ages("half within", "accent", buckets, {each.at: each.age_p50 for each in ages.items}),
+                    _ages("95 % within", "wait", buckets, {each.at: each.age_p95 for each in ages.items}),
+                ],
+                ago,
+            ),
+        },
+        "counted_since": runs.counted_since or sinks.counted_since,
+        "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
+        "more_dead": len(dead.items) > 1 + _REASONS,
+        "dead_path": _path("/deliveries", state="dead"),
+        "sinks": _sinks(status, buckets, sinks.items[1:]),
+        "runs": LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items,
+    }
 
 
-def _figures(status: Status) -> list[dict[str, Any]]:
-    def count(*states: str) -> int:
-        return sum(by_state.get(state, 0) for by_state in status.ledger.deliveries.values() for state in states)
+def _path(path: str, **query: str) -> str:
+    return f"{PATH}{path}?{urlencode(query)}"
 
+
+def _of_runs(runs: Totals, window: Window) -> list[dict[str, Any]]:
+    """Return the numbers of the runs of the window."""
+    everyone = runs.items[0]
+    unsuccessful = everyone.ended - everyone.good
+    rate = everyone.success_rate
     return [
-        {"name": "on their way", "value": count("queued", "sending", "held")},
-        {"name": "waiting for their next attempt", "value": count("waiting")},
-        {"name": "dead letters", "value": count("dead")},
-        {"name": "in the inbox", "value": status.redis.get("inbox", {}).get("entries", 0)},
-        {"name": "in quarantine", "value": status.disk.get("quarantine", 0)},
+        {"name": "runs", "value": f"{everyone.count:,}", "path": _path("/runs", since=window.name), "tone": ""},
+        {
+            "name": "successful",
+            "value": "–" if rate is None else f"{100 * rate:.1f} %",
+            "path": _path("/runs", since=window.name, status="completed"),
+            "tone": "",
+        },
+        {
+            "name": "ended otherwise",
+            "value": f"{unsuccessful:,}",
+            "path": _path("/incidents", window=window.name),
+            "tone": "bad" if unsuccessful else "",
+        },
+        {
+            "name": "half of the results within",
+            "value": "–" if everyone.age_p50 is None else ago(everyone.age_p50),
+            "path": "",
+            "tone": "",
+        },
+        {
+            "name": "95 % within",
+            "value": "–" if everyone.age_p95 is None else ago(everyone.age_p95),
+            "path": "",
+            "tone": "",
+        },
     ]
 
 
-def _sinks(status: Status) -> list[dict[str, Any]]:
+def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[dict[str, Any]]:
+    """Return the numbers of what is under way, or stays behind."""
+    count = dead.items[0].count
+    found = [
+        {
+            "name": "results overdue",
+            "value": overdue,
+            "path": f"{PATH}/missing",
+            "tone": "wait" if overdue != "0" else "",
+        },
+        {
+            "name": "dead letters",
+            "value": f"{count:,}{'+' if dead.counted_since else ''}",
+            "path": _path("/deliveries", state="dead"),
+            "tone": "bad" if count else "",
+        },
+    ]
+    if status is None:
+        return found
+
+    def waiting(*states: str) -> str:
+        return f"{sum(each.get(state, 0) for each in status.ledger.deliveries.values() for state in states):,}"
+
+    return [
+        *found,
+        {
+            "name": "deliveries under way",
+            "value": waiting("queued", "sending", "held"),
+            "path": f"{PATH}/deliveries?state=queued&state=sending&state=held",
+            "tone": "",
+        },
+        {
+            "name": "wait for another attempt",
+            "value": waiting("waiting"),
+            "path": _path("/deliveries", state="waiting"),
+            "tone": "",
+        },
+        {
+            "name": "in the inbox",
+            "value": f"{status.redis.get('inbox', {}).get('entries', 0):,}",
+            "path": "",
+            "tone": "",
+        },
+        {
+            "name": "in quarantine",
+            "value": f"{status.disk.get('quarantine', 0):,}",
+            "path": f"{PATH}/quarantine",
+            "tone": "",
+        },
+    ]
+
+
+def _summed(rows: Sequence[TotalRow], value: Callable[[TotalRow], float]) -> dict[float, float]:
+    found: dict[float, float] = {}
+    for row in rows:
+        found[row.at or 0.0] = found.get(row.at or 0.0, 0.0) + value(row)
+    return found
+
+
+def _throughput(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
+    known = {status for _, _, statuses in _ENDS for status in statuses}
+    series = [
+        Values(name, tone, values_of(buckets, _summed([row for row in rows if row.key["status"] in statuses], _count)))
+        for name, tone, statuses in _ENDS
+    ]
+    rest = [row for row in rows if row.key["status"] not in known]
+    return stacked("Runs", buckets, [*series, Values(_OTHER, "soft", values_of(buckets, _summed(rest, _count)))])
+
+
+def _count(row: TotalRow) -> float:
+    return row.count
+
+
+def _success(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
+    good = _summed(rows, lambda row: row.good)
+    ended = _summed(rows, lambda row: row.ended)
+    rates: list[float | None] = [100 * good[at] / ended[at] if ended.get(at) else None for at in buckets.starts]
+    return lines("Success", buckets, [Values("completed of those that ended", "good", rates)], _percent, top=100.0)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f} %" if value == round(value) else f"{value:.1f} %"
+
+
+def _ages(name: str, tone: str, buckets: Buckets, found: Mapping[float, float]) -> Values:
+    return Values(name, tone, [found.get(at) for at in buckets.starts])
+
+
+def _dead(row: TotalRow) -> dict[str, Any]:
+    sink, reason = row.key["sink"], row.key["reason"]
+    return {"sink": sink, "reason": reason, "count": row.count, "path": _path("/deliveries", state="dead", sink=sink)}
+
+
+def _sinks(status: Status | None, buckets: Buckets, rows: Sequence[TotalRow]) -> list[dict[str, Any]]:
+    """Return each sink: of the config where that may be seen, else those that got something."""
+    by_sink: dict[str, list[TotalRow]] = {}
+    for row in rows:
+        by_sink.setdefault(row.key["sink"], []).append(row)
+    states = dict.fromkeys(sorted(by_sink), _UNKNOWN) if status is None else _states(status)
+    return [{"name": name, **state, **_health(buckets, by_sink.get(name, []))} for name, state in states.items()]
+
+
+def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
+    """Return what became of a sink's deliveries, as a picture and as numbers."""
+    good, ended = _summed(rows, lambda row: row.good), _summed(rows, lambda row: row.ended)
+    dead = {at: ended[at] - good[at] for at in ended}
+    delivered, lost = sum(good.values()), sum(dead.values())
+    series = [Values("delivered", "good", values_of(buckets, good)), Values("dead", "bad", values_of(buckets, dead))]
+    return {
+        "delivered": delivered,
+        "rate": _percent(round(100 * delivered / (delivered + lost), 1)) if delivered + lost else "",
+        "spark": sparkline(series, f"{delivered:,.0f} delivered, {lost:,.0f} dead"),
+    }
+
+
+def _states(status: Status) -> dict[str, Mapping[str, Any]]:
+    """Return the state of each sink, by its name."""
     shut = {lane.lane: lane for lane in status.ledger.lanes if lane.lane == lane.sink}
     names = [part.removeprefix("deliver:") for part in status.expected if part.startswith("deliver:")]
-    return [
-        {
-            "name": name,
+    return {
+        name: {
             "state": _state(name, shut, status),
             "reason": shut[name].reason if name in shut else "",
             "counts": status.ledger.deliveries.get(name, {}),
             "oldest": status.ledger.oldest_due_at.get(name),
         }
         for name in [*names, *(orphan for orphan in status.ledger.orphans if orphan not in names)]
-    ]
+    }
 
 
 def _state(name: str, shut: Mapping[str, Any], status: Status) -> str:

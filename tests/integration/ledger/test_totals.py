@@ -201,3 +201,48 @@ def test_how_old_results_were_when_they_were_delivered(world: World) -> None:
             and row["updated_at"] < ALL.until
             and of_run[row["run_id"]]["finished_at"] is not None
         )
+
+
+@pytest.mark.parametrize("wanted", [Filter(), Filter(source="a"), Filter(sink="ops"), Filter(state=("dead",))])
+@pytest.mark.parametrize("most", [2, 2000])
+def test_how_old_results_were_over_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, wanted: Filter, most: int
+) -> None:
+    # Given so many ages a stretch of time at the most
+    monkeypatch.setattr(totals, "AGES", 1)
+    monkeypatch.setattr(totals, "_LEAST_AGES", most)
+    span = Span(NOW - 5 * HOUR, NOW)
+    of_run = {run["run_id"]: run for run in world.runs}
+    within: dict[int, list[tuple[float, float | None]]] = {}
+    for row in world.deliveries:
+        if (
+            span.since <= row["updated_at"] < span.until
+            and row["state"] == "delivered"
+            and (not wanted.source or row["source"] == wanted.source)
+            and (not wanted.sink or row["sink"] == wanted.sink)
+            and not wanted.state
+        ):
+            ended = of_run[row["run_id"]]["finished_at"]
+            age = None if ended is None else row["updated_at"] - ended
+            within.setdefault(int(row["updated_at"] // HOUR), []).append((row["updated_at"], age))
+    found = world.ledger.read(lambda connection: totals.ages_over_time(connection, wanted, span, HOUR))
+    # Then they are of the newest in each
+    if most == 2000:
+        assert found == {
+            bucket: sorted(age for _, age in rows if age is not None)
+            for bucket, rows in within.items()
+            if any(age is not None for _, age in rows)
+        }
+    assert all(len(ages) <= most for ages in found.values())
+    assert found.keys() <= within.keys()
+    assert bool(found) == bool(within)
+
+
+def test_only_the_states_that_are_wanted_are_looked_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given more delivered ones than one count looks at, and fewer dead ones
+    dead = [row for row in world.deliveries if row["state"] == "dead" and row["updated_at"] < ALL.until]
+    monkeypatch.setattr(totals, "SCAN", len(dead))
+    counted = world.count_deliveries(Filter(state=("dead",)), ALL, ("reason",))
+    # Then all of the dead ones are counted
+    assert (counted.all.count, counted.since) == (len(dead), ALL.since)
+    assert world.ledger.read(lambda connection: totals.ages(connection, Filter(state=("dead",)), ALL)) == {}

@@ -1,0 +1,64 @@
+"""How long results took, over time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import MAX_VALUES, Filtered, Moment, Result
+from receiver.api.service import Actor, Service
+from receiver.api.totals import bucketed_span, percentile
+from receiver.config.fields import Seconds
+from receiver.domain.api_key import VIEW
+from receiver.ledger import totals
+
+
+class AgesParameters(Filtered):
+    """Of which deliveries, and in which stretches of time. Times are those of the deliveries."""
+
+    bucket: Annotated[Seconds, Field(ge=1)] = Field(
+        3600.0, description="How long each stretch of time is; they begin at whole hours, in UTC."
+    )
+    route: str = Field("", max_length=200, description="Only by this route.")
+    sink: str = Field("", max_length=200, description="Only to this sink.")
+    event_id: str = Field("", max_length=50, description="Only of this event; its beginning will do.")
+    state: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Only in this state now.")
+
+
+class AgeRow(Result):
+    """One stretch of time in which something was delivered."""
+
+    at: Moment = Field(description="When it begins.")
+    count: int = Field(description="How many deliveries were looked at, the newest.")
+    age_p50: float = Field(description="Seconds from the end of a run to the delivery of its result, of half of them.")
+    age_p95: float = Field(description="The same, of 95 % of them.")
+
+
+class Ages(Result):
+    """How long results took. `items`: in the order of time."""
+
+    since: Moment
+    until: Moment
+    items: list[AgeRow]
+
+
+def get_ages(service: Service, _actor: Actor, wanted: AgesParameters) -> Ages:
+    """Tell how long after the end of their runs results were delivered, in each stretch of a time."""
+    span = bucketed_span(service, wanted, wanted.bucket)
+    found = service.ledger.read(lambda it: totals.ages_over_time(it, wanted.filter(), span, wanted.bucket))
+    items = [
+        AgeRow(
+            at=number * wanted.bucket,
+            count=len(ages),
+            age_p50=percentile(ages, 0.5),
+            age_p95=percentile(ages, 0.95),
+        )
+        for number, ages in sorted(found.items())
+    ]
+    return Ages(since=span.since, until=span.until, items=items)
+
+
+GET_AGES: Final = Endpoint("get_ages", "GET", "/ages", VIEW, AgesParameters, Ages, get_ages)
+ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (GET_AGES,)

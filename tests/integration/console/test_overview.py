@@ -1,0 +1,77 @@
+"""The first page: numbers with the lists behind them, and to whom it shows what."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from receiver.domain.delivery import DeliveryMove
+from tests.servers.submitting import Submitting
+from tests.support.console import Browser
+from tests.support.ledger import claim, new_event, record, settle
+
+
+def figure(page: str, name: str) -> tuple[str, str]:
+    """Return the value of a number on the page, and where its link leads."""
+    found = re.search(rf'<(?:a|div) class="figure[^"]*"(?: href="([^"]*)")?><b>([^<]*)</b><span>{name}</span>', page)
+    assert found, name
+    return found[2], (found[1] or "").replace("&amp;", "&")
+
+
+@pytest.fixture
+def results(console_server: Submitting) -> float:
+    """Two completed runs and a failed one, of which one delivery is dead. Returns when."""
+    now = console_server.ledger.now() - 10
+    for number, status in enumerate(["completed", "completed", "failed"]):
+        record(console_server.ledger, new_event(f"tsk_{number}", "results", status=status), now=now)
+    claimed = claim(console_server.ledger, "results", limit=1, now=now + 1)
+    settle(console_server.ledger, claimed, DeliveryMove.DIE, now=now + 1)
+    return now
+
+
+@pytest.mark.usefixtures("results")
+def test_numbers_lead_to_their_lists(browser: Browser) -> None:
+    browser.sign_in()
+    page = browser.get("/").text
+    assert figure(page, "runs") == ("3", "/console/runs?since=24h")
+    assert figure(page, "successful") == ("66.7 %", "/console/runs?since=24h&status=completed")
+    assert figure(page, "ended otherwise")[0] == "1"
+    assert figure(page, "dead letters")[0] == "1"
+    assert figure(page, "results overdue")[0] == "0"
+    # And charts say in words what they show
+    assert '<desc id="runs-desc">2 completed, 1 failed</desc>' in page
+
+
+@pytest.mark.usefixtures("results")
+def test_a_window_is_in_the_url(browser: Browser) -> None:
+    browser.sign_in()
+    page = browser.get("/?window=7d").text
+    assert '<a href="/console/?window=7d" aria-current="true"' in page
+    assert figure(page, "runs") == ("3", "/console/runs?since=7d")
+    answer = browser.get("/?window=2d")
+    assert answer.status_code == 422
+    assert "window: must be 1h, 24h, 7d" in answer.text
+
+
+@pytest.mark.usefixtures("results")
+def test_people_of_one_source_see_their_own_numbers(browser: Browser) -> None:
+    # Given somebody of the source of these
+    browser.sign_in("olga")
+    page = browser.get("/").text
+    assert figure(page, "dead letters")[0] == "1"
+    assert "0 delivered, 1 dead" in page
+    # And of a source that has none of these
+    browser.sign_in("ana")
+    page = browser.get("/").text
+    assert figure(page, "runs")[0] == "0"
+    assert figure(page, "dead letters")[0] == "0"
+    assert "results" not in re.sub(r"<span>[^<]*</span>|<h2>[^<]*</h2>", "", page.split("<main", 1)[1])
+    assert "Nothing in this time." in page
+
+
+def test_without_anything_it_says_what_to_do(browser: Browser) -> None:
+    browser.sign_in()
+    page = browser.get("/").text
+    assert "No sink is configured yet." in page
+    assert "No run yet." in page
