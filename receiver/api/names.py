@@ -47,10 +47,22 @@ def no_such(name: str, value: str, what: str = "") -> Invalid:
     return _wrong(name, value, f"there is no such {what or name}")
 
 
-def no_run(connection: Connection, run_id: str) -> Invalid:
-    """Return the error for a run that there is not, with one that may be meant."""
+def no_run(connection: Connection, run_id: str, name: str = "run") -> Invalid:
+    """Return the error for a run that there is not, with one that may be meant. `name`: of the parameter."""
     guess = names.run_beginning(connection, run_id) or suggest(run_id, names.recent_runs(connection), cutoff=0.8)
-    return _wrong("run", run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
+    return _wrong(name, run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
+
+
+def check_id(connection: Connection, name: str, identifier: str) -> None:
+    """Raise Invalid when the ledger has no delivery, event or run of this id. `name`: of the parameter."""
+    if identifier.startswith("dlv_"):
+        if not names.has_delivery(connection, identifier):
+            raise no_such(name, identifier, "delivery")
+    elif identifier.startswith("evt_"):
+        if not names.has_event(connection, identifier):
+            raise no_such(name, identifier, "event")
+    elif not names.has_run(connection, identifier):
+        raise no_run(connection, identifier, name)
 
 
 def _require(config: Callable[[], Config], name: str, value: str, members: str, known: Callable[[], list[str]]) -> None:

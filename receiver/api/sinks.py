@@ -16,7 +16,7 @@ from receiver.domain.api_key import VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.errors import Invalid, NotFound
-from receiver.ledger import Connection, stats
+from receiver.ledger import Connection, names, stats
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
 
@@ -169,6 +169,22 @@ def require_sink(config: Config, name: str) -> None:
     if name == CALLBACK:
         raise Invalid(f"{name} serves the webhooks of those who submit runs here; no source has an api_key to do so")
     raise Invalid(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
+
+
+def require_live_sink(service: Service, name: str) -> None:
+    """Raise Invalid when the config has no sink `name`, with what helps when it had one that deliveries go to."""
+    gone = name not in service.config.destinations and name != CALLBACK
+    if gone and service.ledger.read(lambda it: names.has_sink(it, name)):
+        raise sink_gone(name)
+    require_sink(service.config, name)
+
+
+def sink_gone(name: str) -> Invalid:
+    """Return the error for a sink that is not in the config any more, but has deliveries."""
+    return Invalid(
+        f"{name}: it is not in the config any more, so nobody would send to it; `runhook sink move {name} NAME` gives "
+        f"its deliveries to another one, `runhook cancel --sink {name}` ends those that wait"
+    )
 
 
 ENDPOINTS = (

@@ -127,6 +127,12 @@ COMMANDS: Final[dict[str, Command]] = {
         "replay",
         "Send deliveries again, under the same idempotency key. The clock does it step by step, across restarts.",
     ),
+    "resubmit": Command(
+        ACT,
+        "receiver.cli.replay",
+        "resubmit",
+        "Submit failed runs again, each once, through a sink of type resubmit.",
+    ),
     "reroute": Command(
         ACT,
         "receiver.cli.reroute",

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from receiver.api.names import check_names, no_run, no_such, unknown
+from receiver.api.names import check_names, unknown
 from receiver.cli.ledger_access import read_ledger
 from receiver.cli.listing import named_options
 from receiver.cli.options import load_config
@@ -43,19 +43,6 @@ def check_form(identifier: str) -> None:
         raise UsageError(f"{shown}: {trouble}" if shown.strip() else trouble)
 
 
-def check_id(connection: Connection, identifier: str) -> None:
-    """Raise UsageError when the ledger has no delivery, event or run of this id, given as an argument."""
-    with named_options({}, dict.fromkeys(("delivery", "event_id", "run"))):
-        if identifier.startswith("dlv_"):
-            if not names.has_delivery(connection, identifier):
-                raise no_such("delivery", identifier)
-        elif identifier.startswith("evt_"):
-            if not names.has_event(connection, identifier):
-                raise no_such("event_id", identifier, "event")
-        elif not names.has_run(connection, identifier):
-            raise no_run(connection, identifier)
-
-
 def require_sink(config: Config, name: str) -> None:
     """Raise UsageError when the config has no sink `name`."""
     from receiver.api import sinks  # not needed by lists
@@ -74,16 +61,13 @@ def require_live_sink(config: Config, name: str, data: Path | None, option: str 
     if name in config.destinations or name == CALLBACK:
         require_sink(config, name)
         return
+    from receiver.api import sinks  # not needed by lists
+
     left = False
     with suppress(RunhookError):
         left = read_ledger(data, partial(names.has_sink, name=name), tell=False)
     if left:
-        shown = clean(name, 60)
-        raise UsageError(
-            f"{option}{' ' if option else ''}{shown}: it is not in the config any more, so nobody would send to it; "
-            f"`runhook sink move {shown} NAME` gives its deliveries to another one, `runhook cancel --sink {shown}` "
-            "ends those that wait"
-        )
+        raise UsageError(f"{option}{' ' if option else ''}{clean(sinks.sink_gone(name).message)}")
     require_sink(config, name)
 
 

@@ -21,10 +21,10 @@ from receiver.ledger.filters import LIMIT
 
 # Options whose name is not that of the parameter.
 _NAMES: Final = {"event_id": "event"}
-# Where the right ones are.
+# Where the right ones are of what there is none.
 _HINTS: Final = {
     "run": "`runhook runs` lists them",
-    "event_id": "`runhook events` lists them",
+    "event": "`runhook events` lists them",
     "delivery": "`runhook deliveries --json` shows their ids",
 }
 # Parameters that the command fills in itself.
@@ -58,11 +58,11 @@ def list_command(
         form = chosen_form(output, as_json)
         identifier = given.pop("argument", None)
         named = argument[1](identifier) if argument and identifier is not None else {}
-        asked = {name: value for name, value in given.items() if value not in (None, "", [], False)}
+        asked = given_options(given)
         client.tell = form is Form.TABLE
         with named_options(asked, named):
             parameters = endpoint.validated({**fixed, **asked, **named})
-            _check_times(parameters, asked)
+            check_times(parameters, asked)
             whole = None if note is None else client.call(endpoint, parameters)
             rows = rows_of(client, endpoint, parameters, limit) if whole is None else iter(whole.items[:limit])
             print_rows(
@@ -136,8 +136,8 @@ def named_options(given: Mapping[str, Any], arguments: Mapping[str, Any] | None 
 def _told(problem: Mapping[str, str], given: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
     name, text = problem["name"], clean(problem["message"].removeprefix(f"{problem['name']}: "))
     name = name.partition(".")[0]
-    if text.endswith(f"there is no such {name.removesuffix('_id')}") and name in _HINTS:
-        text += f"; {_HINTS[name]}"
+    if hint := _HINTS.get(text.partition("there is no such ")[2]):
+        text += f"; {hint}"
     if name in arguments:
         return text
     value = given.get(name)
@@ -148,7 +148,13 @@ def _told(problem: Mapping[str, str], given: Mapping[str, Any], arguments: Mappi
     return f"{option} {text}" if value is None or text.startswith(f"{shown}:") else f"{option} {shown}: {text}"
 
 
-def _check_times(parameters: Any, asked: Mapping[str, Any]) -> None:
+def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options that were given a value."""
+    return {name: value for name, value in given.items() if value not in (None, "", [], False)}
+
+
+def check_times(parameters: Any, asked: Mapping[str, Any]) -> None:
+    """Raise UsageError for a time range that ends before it begins. `asked`: what was written."""
     since, until = getattr(parameters, "since", None), getattr(parameters, "until", None)
     if since is not None and until is not None and until <= since:
         raise UsageError(f"--until {asked['until']}: must be later than --since {asked['since']}")

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, state_after, states_before
 from receiver.ledger.deliveries import cancellation, creation, lanes, same_result
-from receiver.ledger.filters import begins
 from receiver.ledger.schema import deliveries, events, operations
 from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Selection, count, missing_events, taken_ids
 
@@ -228,11 +227,18 @@ def _move(connection: sa.Connection, operation: Operation, limit: int, now: floa
     if not ids:
         return 0, cursor, set()
     if kind == CANCEL:
-        return len(cancellation.cancel_in(connection, ids, operation.id, now)), cursor, set()
+        return len(cancellation.cancel(connection, ids, _cancelled_by(operation), now)), cursor, set()
     if kind == RESTORE:
-        return len(cancellation.restore_in(connection, ids, now)), cursor, set()
+        return len(cancellation.restore(connection, ids, now)), cursor, set()
     moved, sinks = _replay(connection, ids, now)
     return moved, cursor, sinks
+
+
+def _cancelled_by(operation: Operation) -> str:
+    """Return the reason of what an operation cancels: by it, what a filter found is brought back together."""
+    if operation.selection.named:
+        return f"{cancellation.ALONE} ({operation.id})"
+    return f"{cancellation.TOGETHER} {operation.id}"
 
 
 def _replay(connection: sa.Connection, ids: Sequence[str], now: float) -> tuple[int, set[str]]:
@@ -293,8 +299,3 @@ def _pages(connection: sa.Connection, column: sa.Column[Any], after: Any) -> Ite
         yield "" if after is None else after
         if after is None or time.monotonic() - began > SEARCH:
             return
-
-
-def states_of(connection: sa.Connection, beginning: str) -> list[str]:
-    """Return the states of the deliveries whose id is or begins with `beginning`."""
-    return list(connection.execute(sa.select(deliveries.c.state).where(begins(deliveries.c.id, beginning))).scalars())

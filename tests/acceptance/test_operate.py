@@ -67,7 +67,7 @@ def test_a_replay_has_a_rate_and_progress_survives_a_killed_clock_works_again_an
     refused = keys(consumer)
 
     # When a replay is counted, then begun at a rate, and the clock is killed in the middle of it
-    assert it.runhook("replay", "--sink", "hooks", "--dry-run") == "10 deliveries would be replayed\n"
+    assert it.runhook("replay", "--sink", "hooks", "--dry-run") == "10 deliveries to replay\n"
     consumer.script += [Reply(400)] * 10
     line = [sys.executable, "-m", "receiver.cli", "replay", "--sink", "hooks", "--rate", "0.5", "--wait"]
     watch = launch(line, it.directory / "watch.log", env=it.environment, cwd=ROOT)

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 
 from receiver.api.actions import audited
 from receiver.api.models import Filtered, Moment, Result
+from receiver.api.names import check_id, check_names
 from receiver.api.operations import OperationRow
 from receiver.api.service import Actor, Service
 from receiver.errors import Invalid, NotAsExpected, NotFound
@@ -23,7 +24,7 @@ from receiver.ledger import Connection, replays, selection
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import VISIBLE, Filter, id_trouble
 from receiver.ledger.replays import CountChanged, Operation
-from receiver.ledger.selection import Selection
+from receiver.ledger.selection import BACKFILL, Selection
 
 # Ids that one call takes, and examples that a preview shows.
 MOST_IDS: Final = 1000
@@ -62,6 +63,10 @@ class TakenResult(Result):
     examples: list[dict[str, Any]] = Field(description="Of a dry run: the first few.")
     until: Moment | None = Field(description="Give it with `expect`: nothing that came later is taken.")
     operation: OperationRow | None = Field(description="What works it off; null for a dry run.")
+    left: dict[str, int] = Field(
+        default_factory=dict, description="Of a dry run that would take none: by state, what else matches."
+    )
+    orphaned: int = Field(0, description="Of a dry run: more that match, whose sinks are not in the config.")
 
 
 # Members of the filter whose name in the ledger's is another.
@@ -109,15 +114,32 @@ def take(
     """Preview or begin an operation on what is chosen. `action`: what the audit calls it, by default as its kind.
 
     Raises Invalid for a filter without `expect`, NotAsExpected, and NotFound, with `hint`, for an id of which there is
-    nothing to take; an id of another source is no other case.
+    nothing to take; an id of another source is no other case. Of one who may see all sources, names that are not there
+    are Invalid.
     """
+
+    def preview(connection: Connection) -> TakenResult:
+        found = _preview(connection, kind, wanted, sink, force=force)
+        if not actor.source:
+            check_names(lambda: service.config, connection, wanted, empty=not found.count)
+        if not found.count:
+            _require_known(connection, actor, chosen.ids)
+        return found
+
+    def require_each(connection: Connection) -> None:
+        for identifier in chosen.ids:
+            one = replace(wanted, **of_ids([identifier]))
+            if not selection.count(connection, kind, one, sink, force=force):
+                _require_known(connection, actor, [identifier])
+                raise NotFound(f"{identifier}: there is nothing to {kind} of it{hint}")
+
     if chosen.dry_run:
-        return service.ledger.read(lambda it: _preview(it, kind, wanted, sink, force=force))
+        return service.ledger.read(preview)
     if not chosen.ids and chosen.expect is None:
         raise Invalid("expect: say how many it must be, as the same call with dry_run counts them; or give ids")
 
     if chosen.expect is None:
-        service.ledger.read(lambda it: _require_each(it, kind, chosen, wanted, sink, force=force, hint=hint))
+        service.ledger.read(require_each)
 
     def work(connection: Connection) -> Operation:
         return begin(
@@ -134,14 +156,11 @@ def take(
     )
 
 
-def _require_each(
-    connection: Connection, kind: str, chosen: Chosen, wanted: Selection, sink: str, *, force: bool, hint: str
-) -> None:
-    """Raise NotFound for an id of which there is nothing to take."""
-    for identifier in chosen.ids:
-        one = replace(wanted, **of_ids([identifier]))
-        if not selection.count(connection, kind, one, sink, force=force):
-            raise NotFound(f"{identifier}: there is nothing to {kind} of it{hint}")
+def _require_known(connection: Connection, actor: Actor, ids: Sequence[str]) -> None:
+    """Raise Invalid for an id that nothing has. One who may see one source only is not told."""
+    if not actor.source:
+        for identifier in ids:
+            check_id(connection, "ids", identifier)
 
 
 def _preview(connection: Connection, kind: str, wanted: Selection, sink: str, *, force: bool) -> TakenResult:
@@ -151,7 +170,17 @@ def _preview(connection: Connection, kind: str, wanted: Selection, sink: str, *,
         wanted = replace(wanted, until=until)
     count = selection.count(connection, kind, wanted, sink, force=force)
     shown = selection.examples(connection, kind, wanted, EXAMPLES, sink, force=force)
-    return TakenResult(dry_run=True, count=count, examples=shown, until=until, operation=None)
+    left = selection.count_states(connection, wanted) if not count and kind != BACKFILL else {}
+    every = selection.count(connection, kind, replace(wanted, sinks=()), sink, force=force) if wanted.sinks else count
+    return TakenResult(
+        dry_run=True,
+        count=count,
+        examples=shown,
+        until=until,
+        operation=None,
+        left=left,
+        orphaned=every - count,
+    )
 
 
 def begin(
@@ -166,8 +195,8 @@ def begin(
     rate: float = 0.0,
     expect: int | None = None,
 ) -> Operation:
-    """Create an operation, with its line in the audit. One on what is named by ids is worked off at once, as far as a
-    step goes. Raises NotAsExpected."""
+    """Create an operation, with its line in the audit. One without a rate is worked off at once, as far as a step
+    goes; the clock does the rest. Raises NotAsExpected."""
     now = database_now(connection)
     try:
         operation = replays.create(
@@ -186,9 +215,7 @@ def begin(
         raise NotAsExpected(expect or 0, changed.count) from None
     told = audit_selection(operation.selection) | ({"into": sink} if sink else {}) | ({"force": True} if force else {})
     audited.note(connection, actor, action or kind, told, operation.total, source=wanted.source, detail=operation.id)
-    if wanted.named and not rate:
-        return replays.step_once(connection, operation, now)
-    return operation
+    return operation if rate else replays.step_once(connection, operation, now)
 
 
 def audit_selection(wanted: Selection) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from receiver.api.actions.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES
 from receiver.api.service import Actor, Service
-from receiver.api.sinks import require_sink
+from receiver.api.sinks import require_live_sink, require_sink
 from receiver.config.models import Config
 from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
@@ -42,6 +42,11 @@ class DeliverySelection(Chosen):
 class ReplayParameters(DeliverySelection):
     """Which deliveries are sent again: dead letters, unless `state` or `force` says otherwise."""
 
+    state: tuple[DeliveryState, ...] = Field(
+        (),
+        max_length=MAX_VALUES,
+        description="Only in this state: dead (the default), delivered, or waiting: those are tried now.",
+    )
     force: bool = Field(False, description="Also what was delivered already.")
     rate: float = Field(0.0, ge=0, allow_inf_nan=False, description="So many a second at the most; 0: no limit.")
 
@@ -65,7 +70,7 @@ def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenRes
     if unknown := set(wanted.state) - set(REPLAYABLE):
         raise Invalid(f"state: {min(unknown)}: only dead, delivered and waiting ones can be replayed")
     if wanted.sink:
-        require_sink(service.config, wanted.sink)
+        require_live_sink(service, wanted.sink)
     force = wanted.force or DeliveryState.DELIVERED in wanted.state
     selection = selection_of(wanted, sinks=tuple(service.config.destinations))
     hint = "" if force else _NOT_REPLAYED

@@ -12,18 +12,18 @@ from receiver.ledger import Connection, replays
 from receiver.ledger.database_clock import database_now
 
 
-def stop(connection: Connection, actor: Actor, operation_id: str, source: str = "") -> bool:
-    """Cancel an operation that runs, with its line in the audit. False when it does not run."""
-    stopped = replays.cancel(connection, operation_id, database_now(connection))
-    if stopped:
-        audited.note(connection, actor, "operation.cancel", {"operation": operation_id}, 1, source=source)
-    return stopped
-
-
 def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters) -> OperationRow:
     """Stop an operation that runs. What it has done stays done."""
     found = find_operation(service, wanted)
-    if not service.ledger.write(lambda it: stop(it, actor, wanted.id, found.source)):
+
+    def stop(connection: Connection) -> bool:
+        stopped = replays.cancel(connection, wanted.id, database_now(connection))
+        if stopped:
+            told = {"operation": wanted.id}
+            audited.note(connection, actor, "operation.cancel", told, 1, source=found.source)
+        return stopped
+
+    if not service.ledger.write(stop):
         raise Conflict(f"operation {wanted.id}: it is {find_operation(service, wanted).state}, and does not run")
     return OperationRow.of(find_operation(service, wanted))
 

@@ -15,7 +15,7 @@ from receiver.api.actions import audited
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result
 from receiver.api.service import Actor, Service
-from receiver.api.sinks import SinkParameters, SinkRow, get_sink, require_sink
+from receiver.api.sinks import SinkParameters, SinkRow, get_sink, require_live_sink, require_sink
 from receiver.config.models import Config
 from receiver.domain.api_key import OPERATE
 from receiver.domain.breaker import Lane
@@ -132,14 +132,14 @@ def _sample_delivery(config: Config, sink: str, now: float) -> Delivery:
 
 def pause_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
     """Send nothing more to a sink; its deliveries wait."""
-    require_sink(service.config, wanted.sink)
+    require_live_sink(service, wanted.sink)
     service.ledger.write(lambda it: pause(it, actor, wanted.sink))
     return get_sink(service, actor, wanted)
 
 
 def resume_sink(service: Service, actor: Actor, wanted: SinkParameters) -> ResumeResult:
     """Let a paused sink go on. If its breaker is open, it is probed at once."""
-    require_sink(service.config, wanted.sink)
+    require_live_sink(service, wanted.sink)
     found = service.ledger.write(lambda it: resume(it, actor, wanted.sink))
     return ResumeResult(sink=get_sink(service, actor, wanted), was_paused=found.paused, probed=len(found.shut))
 

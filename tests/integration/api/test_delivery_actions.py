@@ -91,7 +91,10 @@ def test_others_than_expected_are_not_replayed(service: Service) -> None:
         ("replay", {"state": ["queued"], "expect": 1}, Invalid, "only dead, delivered and waiting"),
         ("replay", {"sink": "slak", "expect": 1}, Invalid, "no sink is called slak; the config has ops"),
         ("replay", {"ids": ["tsk_3"]}, NotFound, "nothing to replay of it; what was delivered"),
-        ("replay", {"ids": ["tsk_1", "tsk_7"]}, NotFound, "tsk_7: there is nothing"),
+        ("replay", {"ids": ["tsk_1", "tsk_7"]}, Invalid, "ids: tsk_7: there is no such run; did you mean tsk_"),
+        ("cancel", {"ids": ["tsk_1", "dlv_12345678"]}, NotFound, "tsk_1: there is nothing to cancel of it"),
+        ("cancel", {"status": ["faild"], "dry_run": True}, Invalid, "no run ended so; did you mean failed?"),
+        ("restore", {"ids": ["evt_12345678"], "dry_run": True}, Invalid, "ids: evt_12345678: there is no such event"),
         ("replay", {"ids": ["dlv_12"]}, Invalid, "8 to 32 hex digits"),
         ("replay", {"ids": [" "]}, Invalid, "an id is empty"),
         ("replay", {"expect": -1}, Invalid, "expect"),
@@ -168,7 +171,7 @@ def test_failed_runs_are_submitted_again_through_their_sink(service: Service, le
 
 
 def test_an_operation_that_runs_is_stopped(service: Service) -> None:
-    begun = call(service, "replay", expect=3)["operation"]
+    begun = call(service, "replay", expect=3, rate=0.001)["operation"]
     assert begun["state"] == "running"
     assert call(service, "cancel_operation", id=begun["id"])["state"] == "cancelled"
     work_off(service)

@@ -86,7 +86,7 @@ def fill(ledger: Ledger) -> None:
 def test_a_service_is_listed_as_this_machines_ledger_is(
     service: Submitting, said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replayed = said("replay", "--sink", "ops", "--state", "dead", "--since", "2020-01-01")
+    replayed = said("replay", "--sink", "ops", "--state", "dead", "--since", "2020-01-01", "--rate", "0.001")
     assert replayed[0] == 0, replayed
     remote = ["--url", service.url, "--key", service.key("view", source="*")]
     forms = [[*each, *form] for each in LISTS for form in ([], ["-o", "json"], ["-o", "jsonl"], ["-o", "csv"])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 import sqlalchemy as sa
 
@@ -115,64 +117,45 @@ def test_a_sink_that_has_the_event_already_gets_no_second_delivery_of_it(ledger:
     assert states(ledger) == {"tsk_1:old": "queued", "tsk_1:new": "queued", "tsk_2:new": "queued"}
 
 
-def restore_all(ledger: Ledger, sink: str) -> int:
-    return ledger.write(lambda it: cancellation.restore_all(it, sink, NOW + 60))
+def work_off(ledger: Ledger, kind: str, selection: Selection, now: float = NOW + 60) -> int:
+    """Begin an operation, and make the steps of the clock. Returns how many it has moved."""
+    begun = ledger.write(lambda it: replays.create(it, f"op_{secrets.token_hex(4)}", kind, selection, now))
+    while ledger.read(replays.any_running):
+        ledger.write(lambda it: replays.step(it, now + 1))
+    done = ledger.read(lambda it: replays.get(it, begun.id))
+    assert done is not None
+    return done.done
 
 
-def cancel_all(ledger: Ledger, sink: str, before: float = NOW + 60) -> int:
-    return ledger.write(lambda it: cancellation.cancel_all(it, sink, before, NOW + 60))
-
-
-def test_all_that_waits_for_a_sink_is_cancelled_and_brought_back_as_it_was(
-    renamed: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cancellation, "PAGE", 2)
+def test_all_that_waits_for_a_sink_is_cancelled_and_brought_back_as_it_was(renamed: Ledger) -> None:
     before = states(renamed)
-    assert cancel_all(renamed, "mail") == 1
-    assert [cancel_all(renamed, "old"), cancel_all(renamed, "old")] == [2, 0]
+    together = cancellation.TOGETHER
+    assert [work_off(renamed, "cancel", Selection(sink=each)) for each in ("mail", "old", "old")] == [1, 2, 0]
     assert set(states(renamed).values()) == {"cancelled", "dead", "delivered"}
 
-    assert [restore_all(renamed, "old"), restore_all(renamed, "mail"), restore_all(renamed, "old")] == [2, 1, 0]
+    restored = [work_off(renamed, "restore", Selection(sink=each, reason=together)) for each in ("old", "mail", "old")]
 
     # What waited for its next attempt is due now, and what was held is held again
+    assert restored == [2, 1, 0]
     assert states(renamed) == {**before, "tsk_3:old": "queued"}
-    assert rows(renamed, "old")["tsk_3"] == ("queued", NOW + 60, 0)
+    assert rows(renamed, "old")["tsk_3"] == ("queued", NOW + 61, 0)
 
 
 def test_what_comes_after_a_cancel_of_all_is_not_cancelled(renamed: Ledger) -> None:
-    assert cancel_all(renamed, "old", before=NOW) == 0
-
-
-def test_what_was_cancelled_alone_does_not_come_back_with_what_was_cancelled_together(renamed: Ledger) -> None:
-    ids = {row["run_id"]: row["id"] for row in renamed.read(lambda it: queries.list_deliveries(it, queries.Filter()))}
-    assert renamed.write(lambda it: cancellation.cancel(it, [ids["tsk_3"]], NOW)) == [ids["tsk_3"]]
-    cancel_all(renamed, "old")
-
-    assert restore_all(renamed, "old") == 1
-    assert (states(renamed)["tsk_3:old"], states(renamed)["tsk_4:old"]) == ("cancelled", "queued")
-
-    assert renamed.write(lambda it: cancellation.restore(it, [ids["tsk_3"][:12]], NOW + 60)) == [ids["tsk_3"]]
-    assert states(renamed)["tsk_3:old"] == "queued"
+    assert work_off(renamed, "cancel", Selection(sink="old"), now=NOW) == 0
 
 
 def test_what_waits_for_a_cancelled_delivery_goes_on(renamed: Ledger) -> None:
-    cancel_all(renamed, "old")
+    work_off(renamed, "cancel", Selection(sink="old"))
 
     assert states(renamed)["tsk_4:mail"] == "queued"
-
-
-def replay(ledger: Ledger, selection: Selection) -> int:
-    operation = ledger.write(lambda it: replays.create(it, "op_1", "replay", selection, NOW + 60))
-    while ledger.read(replays.any_running):
-        ledger.write(lambda it: replays.step(it, NOW + 61))
-    return operation.total
 
 
 def test_a_replay_leaves_what_nobody_would_send(renamed: Ledger) -> None:
     record(renamed, new_event("tsk_6", "new"))
     settle(renamed, claim(renamed, "new"), DeliveryMove.DIE)
 
-    assert replay(renamed, Selection(sinks=("new", "mail"))) == 1
+    assert work_off(renamed, "replay", Selection(sinks=("new", "mail"))) == 1
 
     assert (states(renamed)["tsk_2:old"], states(renamed)["tsk_6:new"]) == ("dead", "queued")
 
@@ -183,7 +166,7 @@ def test_what_waits_is_sent_now_when_that_is_asked_for_and_an_open_breaker_is_pr
     )
     renamed.write(lambda it: it.execute(opened).rowcount)
 
-    assert replay(renamed, Selection(state=("waiting",))) == 1
+    assert work_off(renamed, "replay", Selection(state=("waiting",))) == 1
 
     assert rows(renamed, "old")["tsk_3"] == ("queued", NOW + 61, 1)
     assert states(renamed)["tsk_2:old"] == "dead"
