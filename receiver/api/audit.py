@@ -59,4 +59,5 @@ def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page
     return Page(items=[ActionRow(**asdict(each)) for each in found], next=cursor.encode("audit", last))
 
 
-ENDPOINTS = (Endpoint("list_audit", "GET", "/audit", VIEW, AuditParameters, Page[ActionRow], list_audit),)
+LIST_AUDIT = Endpoint("list_audit", "GET", "/audit", VIEW, AuditParameters, Page[ActionRow], list_audit)
+ENDPOINTS = (LIST_AUDIT,)

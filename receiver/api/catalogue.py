@@ -9,6 +9,7 @@ from receiver.api import (
     artifact_content,
     artifacts,
     audit,
+    deliveries,
     events,
     explain,
     keys,
@@ -33,6 +34,7 @@ from receiver.api.endpoint import Endpoint
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *runs.ENDPOINTS,
     *lists.ENDPOINTS,
+    *deliveries.ENDPOINTS,
     *events.ENDPOINTS,
     *missing.ENDPOINTS,
     *artifacts.ENDPOINTS,

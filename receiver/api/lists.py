@@ -80,9 +80,12 @@ def list_submissions(service: Service, actor: Actor, wanted: SubmissionsParamete
     return listed(service, actor, submissions.list_submissions, wanted, SubmissionRow, (float, str))
 
 
+LIST_DELIVERIES = Endpoint(
+    "list_deliveries", "GET", "/deliveries", VIEW, DeliveriesParameters, Page[DeliveryRow], list_deliveries
+)
 ENDPOINTS = (
     Endpoint("list_events", "GET", "/events", VIEW, EventsParameters, Page[EventRow], list_events),
-    Endpoint("list_deliveries", "GET", "/deliveries", VIEW, DeliveriesParameters, Page[DeliveryRow], list_deliveries),
+    LIST_DELIVERIES,
     Endpoint("list_attempts", "GET", "/attempts", VIEW, AttemptsParameters, Page[AttemptRow], list_attempts),
     Endpoint(
         "list_submissions", "GET", "/submissions", VIEW, SubmissionsParameters, Page[SubmissionRow], list_submissions

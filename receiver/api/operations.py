@@ -80,7 +80,10 @@ def find_operation(service: Service, wanted: OperationParameters) -> Operation:
     return operation
 
 
-ENDPOINTS = (
-    Endpoint("list_operations", "GET", "/operations", VIEW, OperationsParameters, Page[OperationRow], list_operations),
-    Endpoint("get_operation", "GET", "/operations/{id}", VIEW, OperationParameters, OperationRow, get_operation),
+LIST_OPERATIONS = Endpoint(
+    "list_operations", "GET", "/operations", VIEW, OperationsParameters, Page[OperationRow], list_operations
 )
+GET_OPERATION = Endpoint(
+    "get_operation", "GET", "/operations/{id}", VIEW, OperationParameters, OperationRow, get_operation
+)
+ENDPOINTS = (LIST_OPERATIONS, GET_OPERATION)

@@ -187,7 +187,6 @@ def sink_gone(name: str) -> Invalid:
     )
 
 
-ENDPOINTS = (
-    Endpoint("list_sinks", "GET", "/sinks", VIEW, Scoped, Page[SinkRow], list_sinks),
-    Endpoint("get_sink", "GET", "/sinks/{sink}", VIEW, SinkParameters, SinkRow, get_sink),
-)
+LIST_SINKS = Endpoint("list_sinks", "GET", "/sinks", VIEW, Scoped, Page[SinkRow], list_sinks)
+GET_SINK = Endpoint("get_sink", "GET", "/sinks/{sink}", VIEW, SinkParameters, SinkRow, get_sink)
+ENDPOINTS = (LIST_SINKS, GET_SINK)

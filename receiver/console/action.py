@@ -23,7 +23,8 @@ class ConsoleAction:
     """`verb`: what the button says, such as Replay. `said`: what the page it was on says afterwards, of the result.
 
     `asks`: the question before it is done; "" to do it at once. `template`: of the page that shows the result, for
-    what no other page shows, such as a new key; it gets `result`, and what `values` adds.
+    what no other page shows, such as a new key; it gets `result`, and what `values` adds. `selected`: fields that are
+    sent with the rows that somebody has selected. `failed`: whether a result is no success.
     """
 
     endpoint: Endpoint[Any, Any]
@@ -32,6 +33,8 @@ class ConsoleAction:
     asks: str = ""
     template: str = ""
     values: Callable[[Service, Actor, Form, Any], Mapping[str, Any]] = lambda *_: {}
+    selected: Form = ()
+    failed: Callable[[Any], bool] = lambda _result: False
 
     @property
     def name(self) -> str:
@@ -61,13 +64,14 @@ def perform(service: Service, actor: Actor, action: ConsoleAction, form: Form, *
     endpoint = action.endpoint
     given = [(name, value) for name, value in form if value]
     wanted = endpoint.parse({}, given)
-    if isinstance(wanted, Chosen) and not wanted.ids:
+    if isinstance(wanted, Chosen) and len(wanted.ids) != 1:
         if wanted.expect is None or not sure:
             return _counted(service, actor, action, wanted, given)
         try:
             return Done(endpoint.call(service, actor, wanted))
-        except NotAsExpected as error:
-            return _counted(service, actor, action, wanted, given, f"{error.message}. ")
+        except NotAsExpected:
+            changed = "What matches has changed meanwhile; nothing was done. "
+            return _counted(service, actor, action, wanted, given, changed)
     if action.asks and not sure:
         endpoint.allowed(actor, wanted)
         return Question(action.asks, given)
@@ -85,4 +89,6 @@ def _counted(
     until = preview.model_dump(mode="json")["until"]
     kept = [(name, value) for name, value in fresh if name != "until"]
     fields = [*kept, ("expect", str(preview.count)), *([("until", str(until))] if until is not None else [])]
-    return Question(f"{before}{action.asks}", fields, preview)
+    left = len(wanted.ids) - preview.count if all(each.startswith("dlv_") for each in wanted.ids) else 0
+    after = f" {left} of those selected {'is' if left == 1 else 'are'} left as is." if left > 0 < preview.count else ""
+    return Question(f"{before}{action.asks}{after}", fields, preview)

@@ -12,6 +12,7 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *overview.PAGES,
     *runs.PAGES,
     *run.PAGES,
+    *deliveries.PAGES,
     *keys.PAGES,
     *quarantine.PAGES,
 )

@@ -42,7 +42,7 @@ _USED: Final = "The address was used already, or belongs to another start."
 log = logging.getLogger("runhook.console")
 
 # Fields of a form that are no part of the call.
-_OWN_FIELDS: Final = frozenset({"form_token", "back", "sure"})
+_OWN_FIELDS: Final = frozenset({"form_token", "back", "sure", "selected"})
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -210,6 +210,10 @@ class _Console:
             back = local_path(own.get("back", ""))
             form = [each for each in sent if each[0] not in _OWN_FIELDS]
             actor, sure = signed_in.person.actor, "sure" in own
+            if "selected" in own and "ids" not in own:
+                # a call without ids would take all
+                return _said(request, back, signed_in, Notice("wait", "Select some rows first."))
+            form += action.selected if "selected" in own else ()
 
             def work() -> str | Done:
                 """Return the page to show, or what was done."""
@@ -226,9 +230,8 @@ class _Console:
             outcome = await self._pool.run(work)
             if isinstance(outcome, str):
                 return page(outcome)
-            answer = see_other(back)
-            set_notice(request, answer, signed_in, Notice("good", action.said(outcome.result)))
-            return answer
+            tone = "bad" if action.failed(outcome.result) else "good"
+            return _said(request, back, signed_in, Notice(tone, action.said(outcome.result)))
 
         return handle
 
@@ -237,3 +240,10 @@ class _Console:
         self._pool.close()
         await self._sign_in.close()
         self._service.ledger.close()
+
+
+def _said(request: Request, back: str, signed_in: SignedIn, notice: Notice) -> Response:
+    """Return the answer that leads back to a page, which then says it."""
+    answer = see_other(back)
+    set_notice(request, answer, signed_in, notice)
+    return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import Endpoint
@@ -45,7 +45,13 @@ def call(it: Service, name: str, who: Actor | None = None, /, **parameters: Any)
     return told
 
 
-def done(it: Service) -> list[tuple[str, str, int, str]]:
+class HasLedger(Protocol):
+    """A service, or a receiver."""
+
+    ledger: Ledger
+
+
+def done(it: HasLedger) -> list[tuple[str, str, int, str]]:
     """What the audit has: action, actor, on how many, outcome; the oldest first."""
     found = it.ledger.read(lambda connection: audit.list_actions(connection, limit=500))
     return [(row.action, row.actor, row.count, row.outcome) for row in reversed(found)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -33,10 +33,11 @@ def tags(page: str) -> set[str]:
 
 @dataclass
 class PageForm:
-    """A form of a page, with what its fields hold as the page came."""
+    """A form of a page, with what its fields hold as the page came. `buttons`: where each leads, by what it says."""
 
     action: str
     fields: list[tuple[str, str]] = field(default_factory=list)
+    buttons: dict[str, str] = field(default_factory=dict)
 
 
 class _Forms(HTMLParser):
@@ -48,6 +49,7 @@ class _Forms(HTMLParser):
         self._open: PageForm | None = None
         self._select: tuple[str, list[tuple[str | None, bool]]] | None = None
         self._text: tuple[str, str] | None = None
+        self._button: tuple[str, str] | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
@@ -58,6 +60,8 @@ class _Forms(HTMLParser):
             return
         elif tag == "input" and given.get("name") and (given.get("type") != "checkbox" or "checked" in given):
             self._open.fields.append((given["name"], given.get("value", "")))
+        elif tag == "button":
+            self._button = given.get("formaction", self._open.action), ""
         elif tag == "select":
             self._select = given.get("name", ""), []
         elif tag == "option" and self._select is not None:
@@ -68,6 +72,8 @@ class _Forms(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._text is not None:
             self._text = self._text[0], self._text[1] + data
+        elif self._button is not None:
+            self._button = self._button[0], self._button[1] + data
         elif self._select is not None and self._select[1] and self._select[1][-1][0] is None:
             self._select[1][-1] = data.strip(), self._select[1][-1][1]
 
@@ -76,6 +82,9 @@ class _Forms(HTMLParser):
             return
         if tag == "form":
             self._open = None
+        elif tag == "button" and self._button is not None:
+            self._open.buttons[self._button[1].strip()] = self._button[0]
+            self._button = None
         elif tag == "select" and self._select is not None:
             name, options = self._select
             chosen = [value for value, selected in options if selected] or [value for value, _ in options[:1]]
@@ -120,10 +129,19 @@ class Browser:
     def answer(self, page: httpx2.Response, action: str = "", **filled: str | Sequence[str]) -> httpx2.Response:
         """Send the first form of this page that does `action`: of a question, the one that says yes."""
         form = next(each for each in forms(page.text) if each.action.startswith("/console/do/" + action))
+        return self._send(form, form.action, filled)
+
+    def click(self, page: httpx2.Response, label: str, **filled: str | Sequence[str]) -> httpx2.Response:
+        """Click the first button of this page that says so. Where the answer leads to a page, that one is returned."""
+        form = next(each for each in forms(page.text) if label in each.buttons)
+        answer = self._send(form, form.buttons[label], filled)
+        return self.session.get(answer.headers["location"]) if answer.status_code == 303 else answer
+
+    def _send(self, form: PageForm, action: str, filled: Mapping[str, str | Sequence[str]]) -> httpx2.Response:
         sent: dict[str, str | Sequence[str]] = {}
         for name, value in form.fields:
             sent[name] = [*sent.get(name, []), value]
-        return self.post(form.action.removeprefix("/console"), **{**sent, **filled})
+        return self.post(action.removeprefix("/console"), **{**sent, **filled})
 
     @property
     def form_token(self) -> str:

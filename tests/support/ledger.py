@@ -50,9 +50,11 @@ def with_tables(ledger: Ledger) -> Ledger:
     return ledger
 
 
-def new_event(run_id: str, *sinks: str | NewDelivery, disposition: str = "new", **fields: object) -> NewEvent:
+def new_event(
+    run_id: str, *sinks: str | NewDelivery, disposition: str = "new", source: str = "skyvern", **fields: object
+) -> NewEvent:
     body = json.dumps({"run_id": run_id, "status": "completed", "output": {"n": 1}, **fields}).encode()
-    event = Event(event_id("skyvern", body), "skyvern", body, NOW)
+    event = Event(event_id(source, body), source, body, NOW)
     run = parse(body)
     made = [sink if isinstance(sink, NewDelivery) else NewDelivery(sink, "everything") for sink in sinks]
     return NewEvent(

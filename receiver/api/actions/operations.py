@@ -28,14 +28,7 @@ def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters
     return OperationRow.of(find_operation(service, wanted))
 
 
-ENDPOINTS = (
-    Endpoint(
-        "cancel_operation",
-        "POST",
-        "/operations/{id}/cancel",
-        OPERATE,
-        OperationParameters,
-        OperationRow,
-        cancel_operation,
-    ),
+CANCEL_OPERATION = Endpoint(
+    "cancel_operation", "POST", "/operations/{id}/cancel", OPERATE, OperationParameters, OperationRow, cancel_operation
 )
+ENDPOINTS = (CANCEL_OPERATION,)

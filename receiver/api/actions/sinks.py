@@ -162,21 +162,13 @@ def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTes
     return SinkTestResult(outcome="accepted", reason="", id=receipt.id, keys=list(receipt.keys), note=receipt.note)
 
 
-ENDPOINTS = (
-    Endpoint(
-        "pause_sink", "POST", "/sinks/{sink}/pause", OPERATE, SinkParameters, SinkRow, pause_sink, all_sources=True
-    ),
-    Endpoint(
-        "resume_sink",
-        "POST",
-        "/sinks/{sink}/resume",
-        OPERATE,
-        SinkParameters,
-        ResumeResult,
-        resume_sink,
-        all_sources=True,
-    ),
-    Endpoint(
-        "test_sink", "POST", "/sinks/{sink}/test", OPERATE, SinkParameters, SinkTestResult, test_sink, all_sources=True
-    ),
+PAUSE_SINK = Endpoint(
+    "pause_sink", "POST", "/sinks/{sink}/pause", OPERATE, SinkParameters, SinkRow, pause_sink, all_sources=True
 )
+RESUME_SINK = Endpoint(
+    "resume_sink", "POST", "/sinks/{sink}/resume", OPERATE, SinkParameters, ResumeResult, resume_sink, all_sources=True
+)
+TEST_SINK = Endpoint(
+    "test_sink", "POST", "/sinks/{sink}/test", OPERATE, SinkParameters, SinkTestResult, test_sink, all_sources=True
+)
+ENDPOINTS = (PAUSE_SINK, RESUME_SINK, TEST_SINK)

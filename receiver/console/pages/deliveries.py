@@ -1,32 +1,184 @@
-"""Deliveries: what is done with them, from each page that shows some."""
+"""Deliveries, dead letters, one delivery with its attempts; what is done with them, wherever some are shown."""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
 
 from receiver.api.actions.chosen import TakenResult
 from receiver.api.actions.deliveries import (
     BACKFILL_SINK,
     CANCEL_DELIVERIES,
     REPLAY_DELIVERIES,
+    REPLAYABLE,
     RESTORE_DELIVERIES,
     RESUBMIT_RUNS,
 )
+from receiver.api.deliveries import GET_DELIVERY
+from receiver.api.lists import LIST_DELIVERIES
+from receiver.api.outline import outline
+from receiver.api.service import Actor, Service
+from receiver.api.totals import GET_TOTALS
 from receiver.console.action import ConsoleAction
+from receiver.console.filters import filter_form
+from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
+
+# Filters, and those that are seldom needed.
+_COMMON: Final = ("reason", "sink", "state", "source", "since")
+_MORE: Final = (
+    "run",
+    "run_prefix",
+    "status",
+    "workflow",
+    "route",
+    "text",
+    "title",
+    "label",
+    "run_type",
+    "until",
+    "event_id",
+)
+# What the dead letters are grouped by, how far back, and how many groups are shown.
+_REASONS: Final = {"by": "sink,reason", "since": "90d", "top": "12"}
+# What a reason without its particulars has in their places.
+_PARTICULARS: Final = re.compile(r"#|https?://\S+")
 
 
-def _taken(result: TakenResult) -> str:
-    """Return what was begun, and where it is worked off."""
-    things = "1 is" if result.count == 1 else f"{result.count:,} are"
-    if result.operation is None or result.operation.state == "done":
-        return f"{result.count:,} done."
-    return f"{things} worked off by operation {result.operation.id}."
+class _Move(NamedTuple):
+    """What can be done with deliveries. `name`: of the action; `states`: in which ones; `on_all`: what the button for
+    all that match says when no state was asked for."""
 
+    name: str
+    verb: str
+    states: frozenset[str]
+    on_all: str
+
+
+_MOVES: Final = (
+    _Move(REPLAY_DELIVERIES.name, "Replay", frozenset(REPLAYABLE), "Replay all dead"),
+    _Move(CANCEL_DELIVERIES.name, "Cancel", frozenset(states_before(DeliveryMove.CANCEL)), "Cancel all waiting"),
+    _Move(RESTORE_DELIVERIES.name, "Bring back", frozenset(states_before(DeliveryMove.RESTORE)), "Bring back all"),
+)
+
+
+def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return a page of the deliveries that match what the query says."""
+    given = given_of(query)
+    form = filter_form(service, actor, "/deliveries", given, _COMMON, _MORE)
+    found = LIST_DELIVERIES.call(service, actor, LIST_DELIVERIES.parse({}, given))
+    return {
+        "title": "Deliveries",
+        "here": "Deliveries",
+        "deliveries": found.items,
+        "form": form,
+        "on_rows": _on_rows(set(form.given.get("state", ()))),
+        "on_all": _on_all(form.given),
+        "groups": [],
+        "next_path": next_path("/deliveries", given, found.next),
+    }
+
+
+def dead_letters(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return a page of the dead letters, and of what they died."""
+    given = [(name, value) for name, value in given_of(query) if name != "state"]
+    common, dead = [name for name in _COMMON if name != "state"], [("state", DeliveryState.DEAD.value)]
+    form = filter_form(service, actor, "/dead", given, common, _MORE)
+    found = LIST_DELIVERIES.call(service, actor, LIST_DELIVERIES.parse({}, [*given, *dead]))
+    taken = {**form.given, "state": [DeliveryState.DEAD.value]}
+    return {
+        "title": "Dead letters",
+        "here": "Dead letters",
+        "deliveries": found.items,
+        "form": form,
+        "on_rows": _on_rows({DeliveryState.DEAD}),
+        "on_all": _on_all(taken),
+        "groups": _groups(service, actor, taken),
+        "next_path": next_path("/dead", given, found.next),
+    }
+
+
+def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return one delivery, and what became of each try."""
+    told = GET_DELIVERY.call(service, actor, GET_DELIVERY.parse(names, query))
+    row = told.delivery
+    return {
+        "title": f"{row.run_id} to {row.sink}",
+        "here": "Deliveries",
+        "delivery": row,
+        "attempts": told.attempts,
+        "receipt": None if row.receipt is None else outline(row.receipt),
+        "buttons": _on_rows({row.state}),
+    }
+
+
+def _on_rows(states: AbstractSet[str]) -> list[tuple[str, str]]:
+    """Return what can be done with deliveries in one of `states`, any if there are none: the action, and its verb."""
+    return [(each.name, each.verb) for each in _MOVES if not states or states & each.states]
+
+
+def _on_all(taken: Mapping[str, Sequence[str]]) -> list[tuple[str, str, Mapping[str, Sequence[str]]]]:
+    """Return what can be done with all that match: the action, what its button says, and what it takes."""
+    states = set(taken.get("state", ()))
+    moves = _MOVES if taken else _MOVES[:1]
+    return [
+        (each.name, f"{each.verb} all that match" if states else each.on_all, taken)
+        for each in moves
+        if states <= each.states
+    ]
+
+
+def _groups(service: Service, actor: Actor, taken: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Return what the dead letters died of, the most frequent first. `taken`: the filter that finds them."""
+    wanted = {**{name: [value] for name, value in _REASONS.items()}, **taken}
+    counted = GET_TOTALS.parse({}, [(name, value) for name, values in wanted.items() for value in values])
+    groups = []
+    for row in GET_TOTALS.call(service, actor, counted).items[1:]:
+        sink, reason = row.key["sink"], row.key["reason"]
+        alike = {**taken, "sink": [sink], "reason": [common_part(reason)]}
+        link = urlencode([(name, value) for name, values in alike.items() if name != "state" for value in values])
+        groups.append({"sink": sink, "reason": reason, "count": row.count, "taken": alike, "link": link})
+    return groups
+
+
+def common_part(reason: str) -> str:
+    """Return the longest piece of a reason without its particulars, which all reasons have that are alike."""
+    return max((each.strip() for each in _PARTICULARS.split(reason)), key=len)[:200]
+
+
+def _taken(done: str) -> Callable[[TakenResult], str]:
+    """Return what says what was done, or where it is worked off."""
+
+    def said(result: TakenResult) -> str:
+        if result.operation is None or result.operation.state == "done":
+            return f"{result.count:,} {done}."
+        return f"{result.count:,} to be {done}: operation {result.operation.id} works them off."
+
+    return said
+
+
+_EACH: Final = tuple(("state", state.value) for state in REPLAYABLE)
 
 ACTIONS: Final = (
-    ConsoleAction(REPLAY_DELIVERIES, "Replay", _taken, "Send these again, under the same idempotency keys?"),
-    ConsoleAction(CANCEL_DELIVERIES, "Cancel", _taken, "Cancel these deliveries? They can be brought back."),
-    ConsoleAction(RESTORE_DELIVERIES, "Bring back", _taken, "Bring these back? They are due at once."),
-    ConsoleAction(BACKFILL_SINK, "Backfill", _taken, "Give the sink these results?"),
-    ConsoleAction(RESUBMIT_RUNS, "Submit again", _taken, "Submit these failed runs again?"),
+    ConsoleAction(
+        REPLAY_DELIVERIES,
+        "Replay",
+        _taken("replayed"),
+        "Send these again, under the same idempotency keys?",
+        selected=_EACH,
+    ),
+    ConsoleAction(
+        CANCEL_DELIVERIES, "Cancel", _taken("cancelled"), "Cancel these deliveries? They can be brought back."
+    ),
+    ConsoleAction(RESTORE_DELIVERIES, "Bring back", _taken("brought back"), "Bring these back? They are due at once."),
+    ConsoleAction(BACKFILL_SINK, "Backfill", _taken("backfilled"), "Give the sink these results?"),
+    ConsoleAction(RESUBMIT_RUNS, "Submit again", _taken("submitted again"), "Submit these failed runs again?"),
+)
+PAGES: Final = (
+    ConsolePage("/deliveries", "deliveries.html", deliveries, PageLink("Deliveries", "d", "Delivery")),
+    ConsolePage("/deliveries/{delivery}", "delivery.html", delivery),
+    ConsolePage("/dead", "deliveries.html", dead_letters, PageLink("Dead letters", "l", "Delivery")),
 )

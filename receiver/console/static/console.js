@@ -1,4 +1,5 @@
-// The keyboard: / search, j k move, enter open, g then a letter go to a page, ? help. Every page works without it.
+// The keyboard: / search, j k move, enter open, x select, r replay, g then a letter go to a page, ? help. Every page
+// works without it.
 "use strict";
 
 const rows = () => Array.from(document.querySelectorAll("tbody tr[data-href]"));
@@ -15,6 +16,42 @@ function move(step) {
   all[here].scrollIntoView({ block: "nearest" });
 }
 
+const boxes = () => Array.from(document.querySelectorAll('tbody input[form="selection"]'));
+let lastBox = null;
+
+function selected() {
+  const all = boxes(), count = all.filter((box) => box.checked).length;
+  const every = document.getElementById("every");
+  if (every) {
+    every.checked = count > 0 && count === all.length;
+    every.indeterminate = count > 0 && count < all.length;
+  }
+  for (const button of document.querySelectorAll("#selection button")) button.disabled = !count;
+  const told = document.querySelector("#selection output");
+  if (told) told.value = count ? `${count} selected` : "";
+}
+
+function choose(box, checked, range) {
+  const all = boxes(), from = range ? all.indexOf(lastBox) : -1, to = all.indexOf(box);
+  const taken = from < 0 ? [box] : all.slice(Math.min(from, to), Math.max(from, to) + 1);
+  for (const each of taken) each.checked = checked;
+  lastBox = box;
+  selected();
+}
+
+function toggleHere() {
+  const box = rows()[here]?.querySelector('input[form="selection"]');
+  if (box) choose(box, !box.checked, false);
+}
+
+// Of the rows that are selected, else of the one that is marked, else of what the page is about.
+function replay() {
+  const form = document.getElementById("selection");
+  if (form && !boxes().some((box) => box.checked)) toggleHere();
+  const button = form ? '#selection [formaction$="/do/replay"]' : 'form[action$="/do/replay"] button';
+  document.querySelector(button)?.click();
+}
+
 function help() {
   const dialog = document.getElementById("keys");
   if (!dialog) return;
@@ -24,7 +61,7 @@ function help() {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches("input, select, textarea")) {
+  if (event.target.matches("input:not([type=checkbox]), select, textarea")) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
@@ -38,6 +75,8 @@ document.addEventListener("keydown", (event) => {
     "/": () => document.querySelector("[data-search]")?.focus(),
     j: () => move(1),
     k: () => move(-1),
+    x: toggleHere,
+    r: replay,
     g: () => { going = true; setTimeout(() => { going = false; }, 1200); },
     "?": help,
   }[event.key];
@@ -49,6 +88,19 @@ document.addEventListener("keydown", (event) => {
 document.querySelector("[data-once]")?.select();
 
 document.addEventListener("click", (event) => {
+  if (event.target.matches('tbody input[form="selection"]')) choose(event.target, event.target.checked, event.shiftKey);
   const row = event.target.closest("tr[data-href]");
-  if (row && !event.target.closest("a, button, summary") && !String(getSelection())) location.assign(row.dataset.href);
+  if (row && !event.target.closest("a, button, summary, input") && !String(getSelection())) location.assign(row.dataset.href);
 });
+
+const head = document.querySelector("th.tick");
+if (head && boxes().length) {
+  const every = Object.assign(document.createElement("input"), { type: "checkbox", id: "every" });
+  every.setAttribute("aria-label", "Select all rows");
+  every.addEventListener("change", () => {
+    for (const box of boxes()) box.checked = every.checked;
+    selected();
+  });
+  head.append(every);
+  selected();
+}

@@ -65,6 +65,16 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
     return rows + _attempts(connection, whole), None if rest is None else (*rest, 1)
 
 
+def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:
+    """Return up to two deliveries whose id is or begins so, as `list_deliveries` tells them. `source`: its deliveries
+    only; "": of all."""
+    query = sa.select(*_SHOWN).where(begins(deliveries.c.id, beginning))
+    if source:
+        query = query.where(deliveries.c.source == source)
+    found = connection.execute(query.order_by(deliveries.c.id).limit(2))
+    return _completed(connection, [dict(row._mapping) for row in found])
+
+
 def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter) -> list[Row]:
     """Return the attempts of the deliveries that are wanted and whose id begins so, each one's oldest first."""
     told = [deliveries.c[name] for name in _OF_DELIVERY]

@@ -1,0 +1,181 @@
+"""Deliveries and dead letters: what their pages show, and what their buttons do, for whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from receiver.domain.delivery import DeliveryMove
+from receiver.ledger import replays
+from tests.servers.submitting import Submitting
+from tests.support.api import done
+from tests.support.console import Browser, forms
+from tests.support.ledger import claim, new_event, record, settle, states
+
+AsPerson = Callable[[str], Browser]
+
+
+def dead(server: Submitting, *runs: str, source: str = "skyvern", sink: str = "results") -> dict[str, str]:
+    """Dead letters of these runs; their ids by run."""
+    now = time.time()
+    record(server.ledger, *(new_event(run, sink, source=source) for run in runs), now=now)
+    claimed = claim(server.ledger, sink, now=now)
+    settle(server.ledger, claimed, DeliveryMove.DIE, now=now)
+    return {each.run_id: each.id for each in claimed}
+
+
+def work_off(server: Submitting) -> None:
+    """Make the steps that the clock would make."""
+    while server.ledger.write(lambda it: replays.step(it, time.time())).more:
+        pass
+
+
+def test_deliveries_are_listed_filtered_and_told(operated: Submitting, as_person: AsPerson) -> None:
+    # Given a dead letter, and a delivery that is due
+    ids = dead(operated, "tsk_1")
+    record(operated.ledger, new_event("tsk_2", "ops"), now=time.time())
+    admin = as_person("admin")
+    # Then both are listed, and a filter narrows them
+    assert {"tsk_1", "tsk_2"} <= shown(admin.get("/deliveries").text)
+    assert shown(admin.get("/deliveries?sink=ops&state=&reason=").text) == {"tsk_2"}
+    assert shown(admin.get("/dead").text) == {"tsk_1"}
+    # And its own page tells what became of it
+    page = admin.get(f"/deliveries/{ids['tsk_1']}").text
+    assert "refused" in page
+    assert "/console/runs/tsk_1?source=skyvern" in page
+
+
+def test_the_form_keeps_what_the_address_says(operated: Submitting, as_person: AsPerson) -> None:
+    dead(operated, "tsk_1")
+    page = as_person("admin").get("/deliveries?state=dead&state=waiting&limit=5&run=tsk_1").text
+    assert "<option selected>dead</option>" in page.replace("\n", "")
+    assert "<option selected>waiting</option>" in page.replace("\n", "")
+    assert '<input type="hidden" name="limit" value="5">' in page
+    assert '<input name="run" value="tsk_1">' in page
+    assert "<details open>" in page
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("/deliveries", "Nothing was delivered yet"), ("/dead", "No dead letter"), ("/dead?sink=ops", "None matches")],
+)
+def test_an_empty_list_says_what_that_means(as_person: AsPerson, path: str, said: str) -> None:
+    assert said in as_person("admin").get(path).text
+
+
+def test_what_is_selected_is_asked_about_and_replayed(operated: Submitting, as_person: AsPerson) -> None:
+    # Given three dead letters, and a delivery that is due already
+    ids = dead(operated, "tsk_1", "tsk_2", "tsk_3")
+    record(operated.ledger, new_event("tsk_4", "ops"), now=time.time())
+    admin = as_person("admin")
+    page = admin.get("/deliveries")
+    due = next(each for each in page.text.split('"') if each.startswith("dlv_") and each not in ids.values())
+    # When two of them and that one are selected
+    asked = admin.click(page, "Replay selected", ids=[ids["tsk_1"], ids["tsk_2"], due])
+    # Then the question is about those two
+    assert "1 of those selected is left as is" in asked.text
+    after = admin.click(asked, "Replay 2")
+    assert "2 replayed." in after.text
+    assert after.url.path == "/console/deliveries"
+    assert states(operated.ledger, sink="results") == {
+        "tsk_1:results": "queued", "tsk_2:results": "queued", "tsk_3:results": "dead"
+    }  # fmt: skip
+    assert done(operated) == [("replay", "admin", 2, "done")]
+
+
+def test_nothing_selected_is_nothing_done(operated: Submitting, as_person: AsPerson) -> None:
+    dead(operated, "tsk_1")
+    admin = as_person("admin")
+    answer = admin.click(admin.get("/dead"), "Replay selected")
+    assert "Select some rows first." in answer.text
+    assert states(operated.ledger) == {"tsk_1:results": "dead"}
+
+
+def test_all_that_match_are_those_and_no_others(operated: Submitting, as_person: AsPerson) -> None:
+    # Given dead letters of two sinks
+    dead(operated, "tsk_1", "tsk_2")
+    dead(operated, "tsk_3", sink="ops")
+    admin = as_person("admin")
+    asked = admin.click(admin.get("/dead?sink=results"), "Replay all that match")
+    # When one more dies before the answer
+    dead(operated, "tsk_4")
+    operated.ledger.write(
+        lambda it: it.exec_driver_sql("UPDATE deliveries SET state = 'queued' WHERE run_id = 'tsk_1'")
+    )
+    again = admin.click(asked, "Replay 2")
+    # Then it is asked again, with the new count
+    assert "What matches has changed meanwhile; nothing was done." in again.text
+    begun = admin.click(again, "Replay 2")
+    assert "2 to be replayed: operation op_" in begun.text
+    work_off(operated)
+    assert states(operated.ledger, state=("dead",)) == {"tsk_3:ops": "dead"}
+
+
+def test_reasons_are_grouped_and_each_group_is_replayed(operated: Submitting, as_person: AsPerson) -> None:
+    # Given dead letters that differ in particulars only, and another one
+    dead(operated, "tsk_1", "tsk_2", "tsk_3")
+    for run, reason in (("tsk_1", "answered 402: no credit for 12"), ("tsk_2", "answered 402: no credit for 9988")):
+        operated.ledger.write(
+            lambda it, run=run, reason=reason: it.exec_driver_sql(  # type: ignore[misc]
+                f"UPDATE deliveries SET reason = '{reason}' WHERE run_id = '{run}'"
+            )
+        )
+    admin = as_person("admin")
+    page = admin.get("/dead")
+    assert "answered #: no credit for #" in page.text
+    # When the first group's button is pressed
+    asked = admin.click(page, "Replay")
+    admin.click(asked, "Replay 2")
+    work_off(operated)
+    assert states(operated.ledger, state=("dead",)) == {"tsk_3:results": "dead"}
+
+
+def test_cancel_and_bring_back(operated: Submitting, as_person: AsPerson) -> None:
+    record(operated.ledger, new_event("tsk_1", "ops"), now=time.time())
+    admin = as_person("admin")
+    page = admin.get("/deliveries?sink=ops")
+    admin.click(admin.click(page, "Cancel all waiting"), "Cancel 1")
+    work_off(operated)
+    assert states(operated.ledger) == {"tsk_1:ops": "cancelled"}
+    cancelled = admin.get("/deliveries?state=cancelled")
+    asked = admin.click(cancelled, "Bring back all that match")
+    admin.click(asked, "Bring back 1")
+    work_off(operated)
+    assert states(operated.ledger) == {"tsk_1:ops": "queued"}
+    assert [line[0] for line in done(operated)] == ["cancel", "restore"]
+
+
+def test_who_may_only_view_has_no_button(operated: Submitting, as_person: AsPerson) -> None:
+    ids = dead(operated, "tsk_1")
+    ana = as_person("ana")
+    for path in ("/deliveries", "/dead", f"/deliveries/{ids['tsk_1']}"):
+        page = ana.get(path).text
+        assert not any("/console/do/" in each.action for each in forms(page))
+        assert "checkbox" not in page
+    answer = ana.post("/do/replay", form_token=ana.form_token, ids=ids["tsk_1"], sure="yes")
+    assert answer.status_code == 403
+    assert states(operated.ledger) == {"tsk_1:results": "dead"}
+
+
+def test_who_has_one_source_sees_and_takes_nothing_of_another(operated: Submitting, as_person: AsPerson) -> None:
+    # Given dead letters of two sources
+    theirs = dead(operated, "tsk_1")["tsk_1"]
+    own = dead(operated, "tsk_2", source="other")["tsk_2"]
+    bo = as_person("bo")
+    # Then only one is shown
+    assert shown(bo.get("/dead").text) == {"tsk_2"}
+    assert bo.get(f"/deliveries/{own}").status_code == 200
+    assert bo.get(f"/deliveries/{theirs}").status_code == 404
+    assert bo.get(f"/deliveries/{theirs}?source=skyvern").status_code == 403
+    # And of what is selected, whoever made it up, only the own is taken
+    asked = bo.click(bo.get("/dead"), "Replay selected", ids=[own, theirs])
+    assert "1 replayed." in bo.click(asked, "Replay 1").text
+    assert bo.post("/do/replay", form_token=bo.form_token, ids=theirs, sure="yes").status_code == 404
+    assert states(operated.ledger, state=("dead",)) == {"tsk_1:results": "dead"}
+
+
+def shown(page: str) -> set[str]:
+    """The runs whose deliveries a page lists."""
+    return {part.partition("?")[0] for part in page.split("/console/runs/")[1:]}
