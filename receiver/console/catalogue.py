@@ -6,13 +6,15 @@ from typing import Final
 
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
-from receiver.console.pages import deliveries, keys, overview, quarantine, run, runs
+from receiver.console.pages import deliveries, incidents, keys, missing, overview, quarantine, run, runs
 
 PAGES: Final[tuple[ConsolePage, ...]] = (
     *overview.PAGES,
     *runs.PAGES,
     *run.PAGES,
     *deliveries.PAGES,
+    *incidents.PAGES,
+    *missing.PAGES,
     *keys.PAGES,
     *quarantine.PAGES,
 )

@@ -1,0 +1,133 @@
+"""Incidents: runs that failed alike, of one workflow and for one reason, and whether they become more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+from typing import Final
+
+from pydantic import Field
+
+from handlers.support.wording import without_particulars
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Filtered, Moment, Result
+from receiver.api.service import Actor, Service
+from receiver.api.totals import bucketed_span
+from receiver.domain.api_key import VIEW
+from receiver.ledger import incidents
+from receiver.ledger.incidents import FailedRun
+from receiver.ledger.totals import Span
+
+# Stretches of the trend: so many of the time before, then so many of the time that is wanted.
+TREND: Final = 24
+# Characters of a reason that a filter takes, and fewer than which find too much.
+_LONGEST: Final = 200
+_SHORTEST: Final = 4
+
+
+class IncidentParameters(Filtered):
+    """Which failed runs, and of which time: by default of the last 24 hours."""
+
+    top: int = Field(50, ge=1, le=500, description="At most so many, the largest.")
+
+
+class IncidentRow(Result):
+    """Runs of one workflow that failed for one reason."""
+
+    source: str
+    workflow: str = Field(description="Its permanent id; empty for runs of none.")
+    title: str | None = Field(description="Of the newest run.")
+    reason: str = Field(description="Without ids and numbers.")
+    statuses: dict[str, int] = Field(description="How many failed, were terminated or timed out.")
+    count: int
+    before: int = Field(description="How many there were in an equally long time before.")
+    first_at: Moment
+    last_at: Moment
+    run_id: str = Field(description="The newest run.")
+    example: str = Field(description="Its reason as it is.")
+    find: str = Field(description="As `reason` of a filter, finds all of them, and others that have the same words.")
+    trend: list[int] = Field(description=f"{2 * TREND} counts: of the time before in {TREND} stretches, then of this.")
+
+
+class Incidents(Result):
+    """Failed runs by what they have in common. `items`: the largest first."""
+
+    since: Moment
+    until: Moment
+    counted_since: Moment | None = Field(
+        description="One call looks at so much only: what failed before then was not counted; null: all was."
+    )
+    items: list[IncidentRow]
+    others: int = Field(description="How many are in groups that are not shown.")
+
+
+def list_incidents(service: Service, _actor: Actor, wanted: IncidentParameters) -> Incidents:
+    """Group runs that failed by workflow and reason, and compare with the time before."""
+    span = bucketed_span(service, wanted, None)
+    whole = Span(2 * span.since - span.until, span.until)
+    found, edge = service.ledger.read(lambda it: incidents.failed_runs(it, wanted.filter(), whole))
+    rows = grouped(found, span)
+    return Incidents(
+        since=span.since,
+        until=span.until,
+        counted_since=edge if edge > whole.since else None,
+        items=rows[: wanted.top],
+        others=sum(each.count for each in rows[wanted.top :]),
+    )
+
+
+def grouped(found: Sequence[FailedRun], span: Span) -> list[IncidentRow]:
+    """Return groups of failed runs, the newest first in `found`, that have one in `span`: the largest first. They are
+    compared with what there is of an equally long time before."""
+    alike: dict[str, str] = {}
+    groups: dict[tuple[str, str, str], list[FailedRun]] = {}
+    for each in found:
+        said = each.reason or ""
+        if said not in alike:
+            alike[said] = without_particulars(said)
+        groups.setdefault((each.source, each.workflow_id or "", alike[said]), []).append(each)
+    rows = [_row(key, group, span) for key, group in groups.items() if group[0].at >= span.since]
+    return sorted(rows, key=lambda row: (-row.count, -row.last_at, row.workflow, row.reason))
+
+
+def _row(key: tuple[str, str, str], group: Sequence[FailedRun], span: Span) -> IncidentRow:
+    source, workflow, reason = key
+    now = [each for each in group if each.at >= span.since]
+    stretch = (span.until - span.since) / TREND
+    trend = [0] * (2 * TREND)
+    for each in group:
+        trend[min(max(int((each.at - span.since) // stretch) + TREND, 0), 2 * TREND - 1)] += 1
+    return IncidentRow(
+        source=source,
+        workflow=workflow,
+        title=next((each.title for each in now if each.title), None),
+        reason=reason,
+        statuses=Counter(each.outcome for each in now),
+        count=len(now),
+        before=len(group) - len(now),
+        first_at=group[-1].at,
+        last_at=group[0].at,
+        run_id=group[0].run_id,
+        example=group[0].reason or "",
+        find=common_part({each.reason or "" for each in now}),
+        trend=trend,
+    )
+
+
+def common_part(reasons: Iterable[str]) -> str:
+    """Return a text that is in all of the reasons, or "" when they have too little in common."""
+    texts = sorted(reasons)
+    part = texts[0][:_LONGEST] if texts else ""
+    for text in texts[1:]:
+        if part not in text:
+            match = SequenceMatcher(None, part, text[: 4 * _LONGEST], autojunk=False).find_longest_match()
+            part = part[match.a : match.a + match.size]
+    part = part.strip()
+    return part if len(part) >= _SHORTEST else ""
+
+
+LIST_INCIDENTS: Final = Endpoint(
+    "list_incidents", "GET", "/incidents", VIEW, IncidentParameters, Incidents, list_incidents
+)
+ENDPOINTS: Final = (LIST_INCIDENTS,)

@@ -1,0 +1,58 @@
+"""Failed runs by workflow and reason: what is wrong with many at once, and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from receiver.api.incidents import LIST_INCIDENTS, TREND, IncidentRow
+from receiver.api.service import Actor, Service
+from receiver.console.charts import Values, sparkline
+from receiver.console.filters import filter_form
+from receiver.console.page import PATH, ConsolePage, PageLink, Query, given_of
+from receiver.console.window import NAME, window_links, window_of
+
+_COMMON: Final = ("workflow", "reason", "source")
+_MORE: Final = ("title", "label", "run_type", "text")
+
+
+def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return groups of runs that failed in the window, with their runs in one link."""
+    window, given = window_of(query), given_of(query)
+    wanted = [*((name, value) for name, value in given if name != NAME), ("since", window.name)]
+    found = LIST_INCIDENTS.call(service, actor, LIST_INCIDENTS.parse({}, wanted))
+    return {
+        "title": "Incidents",
+        "here": "Incidents",
+        "window": window,
+        "windows": window_links("/incidents", query, window),
+        "form": filter_form(service, actor, "/incidents", given, _COMMON, _MORE),
+        "filtered": len(wanted) > 1,
+        "incidents": [_shown(each, window.name) for each in found.items],
+        "others": found.others,
+        "counted_since": found.counted_since,
+    }
+
+
+def _shown(row: IncidentRow, since: str) -> Mapping[str, Any]:
+    chosen: dict[str, Any] = {"source": row.source, "workflow": row.workflow, "reason": row.find, "since": since}
+    narrowed = {name: value for name, value in chosen.items() if value} | {"status": sorted(row.statuses)}
+    before = [*row.trend[:TREND], *[0] * TREND]
+    now = [*[0] * TREND, *row.trend[TREND:]]
+    return {
+        "row": row,
+        "path": f"{PATH}/runs?{urlencode(narrowed, doseq=True)}",
+        "fields": narrowed,
+        "trend": sparkline(
+            [Values("before", "soft", _floats(before)), Values("now", "bad", _floats(now))],
+            f"{row.count} now, {row.before} in the time before",
+        ),
+    }
+
+
+def _floats(values: Sequence[int]) -> list[float | None]:
+    return [float(each) for each in values]
+
+
+PAGES: Final = (ConsolePage("/incidents", "incidents.html", incidents, PageLink("Incidents", "i", "")),)

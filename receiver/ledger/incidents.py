@@ -1,0 +1,59 @@
+"""Runs that failed in a time, for grouping them. Changes nothing, and reads a bounded number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+
+from receiver.domain.run import RESTARTABLE
+from receiver.ledger.filters import Filter, of_runs
+from receiver.ledger.lists.paging import unsuccessful
+from receiver.ledger.schema import runs
+from receiver.ledger.totals import Span
+
+# Runs of each ending that are looked at, the newest.
+MOST: Final = 5000
+
+
+class FailedRun(NamedTuple):
+    """A run that failed. `at`: when it changed last."""
+
+    source: str
+    run_id: str
+    workflow_id: str | None
+    title: str | None
+    outcome: str
+    reason: str | None
+    at: float
+
+
+def failed_runs(connection: sa.Connection, wanted: Filter, span: Span) -> tuple[Sequence[FailedRun], float]:
+    """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
+    there. Times of `wanted` do not count: `span` does."""
+    it = runs.c
+    rest = of_runs(replace(wanted, since=None, until=None), bounded=True)
+    found: list[FailedRun] = []
+    edge = span.since
+    for outcome in sorted(RESTARTABLE):
+        query = (
+            sa.select(it.source, it.run_id, it.workflow_id, it.title, it.outcome, it.failure_reason, it.updated_at)
+            .where(it.outcome == outcome, *unsuccessful(runs), it.updated_at >= span.since, it.updated_at < span.until)
+            .order_by(it.updated_at.desc())
+            .limit(MOST)
+        )
+        # The bound is on the rows that are read: a rare filter must not read on and on.
+        newest = query.subquery()
+        same = [newest.c.source == it.source, newest.c.run_id == it.run_id]
+        rows = connection.execute(
+            sa.select(newest).select_from(newest.join(runs, sa.and_(*same))).where(*rest) if rest else query
+        ).all()
+        found += [FailedRun(*row) for row in rows]
+        last = connection.execute(
+            sa.select(sa.func.min(newest.c.updated_at)).select_from(newest).having(sa.func.count() == MOST)
+        ).scalar()
+        edge = max(edge, edge if last is None else float(last))
+    kept = [each for each in found if each.at >= edge]
+    return sorted(kept, key=lambda each: -each.at), edge

@@ -1,0 +1,49 @@
+"""What fails alike, and what is missing."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from receiver.ledger.schema import runs
+from tests.servers.submitting import Submitting
+from tests.support.console import Browser
+from tests.support.ledger import new_event, record
+
+
+def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitting) -> None:
+    # Given runs of which two failed alike, in one workflow
+    now = console_server.ledger.now() - 10
+    for number, reason in enumerate(["Timeout after 30 s", "Timeout after 31 s", "Login failed"]):
+        fields = {"status": "failed", "failure_reason": reason, "workflow_permanent_id": "wpid_1"}
+        record(console_server.ledger, new_event(f"tsk_{number}", **fields), now=now)
+    browser.sign_in()
+    page = browser.get("/incidents").text
+    assert page.count('<tr data-href="/console/runs?') == 2
+    # Then its link finds these two
+    link = re.search(r'<a href="(/console/runs\?[^"]*reason=Timeout[^"]*)"', page)
+    assert link
+    listed = browser.session.get(html.unescape(link[1])).text
+    assert "tsk_0" in listed
+    assert "tsk_1" in listed
+    assert "tsk_2" not in listed
+    # And its button asks before it submits them again
+    assert 'action="/console/do/resubmit"' in page
+    # And nothing is there for who may not see them
+    browser.sign_in("ana")
+    assert "No run failed in the last 24 hours." in browser.get("/incidents").text
+
+
+def test_what_is_missing(browser: Browser, console_server: Submitting) -> None:
+    browser.sign_in()
+    assert "Nothing is missing" in browser.get("/missing").text
+    # Given a run whose end Skyvern was asked for in vain
+    event = new_event("tsk_1", status="running", title="Fetch <invoices>")
+    record(console_server.ledger, event)
+    console_server.ledger.write(lambda it: it.execute(runs.update().values(due_at=1.0, polls=3)))
+    page = browser.get("/missing").text
+    assert '<a class="mono" href="/console/runs/tsk_1?source=skyvern">tsk_1</a>' in page
+    assert "Fetch &lt;invoices&gt;" in page
+    assert '<td class="num">3</td>' in page
+    assert "No overdue result matches" in browser.get("/missing?run_prefix=wr").text
+    assert "<b>1</b><span>results overdue</span>" in browser.get("/").text
