@@ -92,11 +92,12 @@ def body(number: int) -> bytes:
     return json.dumps(run, separators=(",", ":")).encode()
 
 
-def child(command: list[str], environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def child(command: list[str], environ: dict[str, str], log: Path, tree: Path = ROOT) -> subprocess.Popen[bytes]:
+    """Start a process that runs the code of `tree` and ends with this one."""
     parent = os.getpid()
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, env={**os.environ, **environ}, cwd=ROOT, stdout=out, stderr=out,
+            command, env={**os.environ, **environ}, cwd=tree, stdout=out, stderr=out,
             preexec_fn=lambda: die_with_parent(parent),
         )  # fmt: skip
 
