@@ -23,44 +23,51 @@ def insert_statement(connection: sa.Connection, table: sa.Table) -> Any:
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
-def insert(
-    connection: sa.Connection,
-    table: sa.Table,
-    rows: Sequence[dict[str, Any]],
-    conflict: Callable[[Any], Any],
-    returning: Sequence[sa.Column[Any]],
-) -> Sequence[sa.Row[Any]]:
-    """Insert `rows`, which all have the same keys. `conflict` adds the ON CONFLICT clause to the statement.
+class Insert:
+    """An INSERT of many rows into `table`. Its statement is built once: that costs more than to run it for one row.
 
-    Returns what `returning` names of each row that was written, in no particular order; without names, nothing.
+    `conflict`: adds the ON CONFLICT clause to the statement. `returning`: see `__call__`.
     """
-    if not rows:
-        return []
-    statement = insert_statement(connection, table)
-    names = list(rows[0])
-    if connection.dialect.name != "postgresql":
-        return _rows(connection, conflict(statement), returning, list(rows))
-    arrays = [sa.bindparam(name, type_=postgresql.ARRAY(table.c[name].type)) for name in names]
-    source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
-    statement = statement.from_select(names, sa.select(*(source.c[name] for name in names)))
-    values = {name: [row[name] for row in rows] for name in names}
-    return _rows(connection, conflict(statement), returning, values)
 
+    def __init__(
+        self, table: sa.Table, conflict: Callable[[Any], Any], returning: Sequence[sa.Column[Any]] = ()
+    ) -> None:
+        self._table = table
+        self._conflict = conflict
+        self._returning = returning
+        self._built: dict[tuple[bool, tuple[str, ...]], Any] = {}
 
-def _rows(
-    connection: sa.Connection, statement: Any, returning: Sequence[sa.Column[Any]], values: Any
-) -> Sequence[sa.Row[Any]]:
-    if returning:
-        return connection.execute(statement.returning(*returning), values).all()
-    connection.execute(statement, values)
-    return []
+    def __call__(self, connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> Sequence[sa.Row[Any]]:
+        """Insert `rows`, which all have the same keys.
+
+        Returns what `returning` names of each row that was written, in no particular order; without names, nothing.
+        """
+        if not rows:
+            return []
+        names = tuple(rows[0])
+        on_postgresql = connection.dialect.name == "postgresql"
+        statement = self._built.get((on_postgresql, names))
+        if statement is None:
+            statement = self._built[on_postgresql, names] = self._build(connection, names)
+        values: Any = {name: [row[name] for row in rows] for name in names} if on_postgresql else list(rows)
+        result = connection.execute(statement, values)
+        return result.all() if self._returning else []
+
+    def _build(self, connection: sa.Connection, names: Sequence[str]) -> Any:
+        statement = insert_statement(connection, self._table)
+        if connection.dialect.name == "postgresql":
+            arrays = [sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names]
+            source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
+            statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
+        statement = self._conflict(statement)
+        return statement.returning(*self._returning) if self._returning else statement
 
 
 def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
     """Return the condition that `column` is one of `values`."""
     if connection.dialect.name != "postgresql":
         return column.in_(values)
-    array: Any = sa.bindparam(None, list(values), type_=postgresql.ARRAY(column.type), unique=True)
+    array: Any = sa.bindparam(None, list(values), type_=ARRAY(column.type), unique=True)
     return column == sa.any_(array)
 
 

@@ -6,11 +6,12 @@ events; then deliveries, sorted. Unsorted, four dispatchers made 160 deadlocks i
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -71,27 +72,11 @@ def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> 
     wanted = sorted(set(keys))
     if not wanted:
         return {}
-    rows = bulk.insert(
-        connection,
-        runs,
-        [{"source": s, "run_id": r, "first_seen_at": now, "updated_at": now} for s, r in wanted],
-        lambda insert: insert.on_conflict_do_update(
-            index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
-        ),
-        [runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id],
-    )
+    rows = _lock(connection, [{"source": s, "run_id": r, "first_seen_at": now, "updated_at": now} for s, r in wanted])
     history: dict[RunKey, list[Facts]] = {key: [] for key in wanted}
     for source, run_ids in bulk.by_source(wanted):
-        found = connection.execute(
-            sa.select(events.c.run_id, *_FACTS)
-            .where(
-                events.c.source == source,
-                bulk.among(connection, events.c.run_id, run_ids),
-                events.c.disposition.not_in(("unreadable", "test")),
-            )
-            .order_by(events.c.seq)
-        )
-        for row in found:
+        query = _history(connection.dialect.name == "postgresql")
+        for row in connection.execute(query, {"b_source": source, "b_run_ids": run_ids}):
             history[source, row.run_id].append(Facts(*row[1:]))
     return {
         (row.source, row.run_id): KnownRun(json.loads(row.labels), row.submission_id, history[row.source, row.run_id])
@@ -99,8 +84,28 @@ def lock_runs(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> 
     }
 
 
-# The column of each field of Facts.
-_FACTS = [events.c["id" if each.name == "event_id" else each.name] for each in fields(Facts)]
+_lock: Final = bulk.Insert(
+    runs,
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=[runs.c.source, runs.c.run_id], set_={"updated_at": insert.excluded.updated_at}
+    ),
+    [runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id],
+)
+
+
+@functools.cache
+def _history(on_postgresql: bool) -> sa.Select[Any]:
+    """Return the query for the readable events of runs of one source, which is built once: the columns of Facts."""
+    facts = [events.c["id" if each.name == "event_id" else each.name] for each in fields(Facts)]
+    return (
+        sa.select(events.c.run_id, *facts)
+        .where(
+            events.c.source == sa.bindparam("b_source"),
+            bulk.among_given(on_postgresql, events.c.run_id, "b_run_ids"),
+            events.c.disposition.not_in(("unreadable", "test")),
+        )
+        .order_by(events.c.seq)
+    )
 
 
 def record(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> list[NewEvent]:
@@ -146,14 +151,12 @@ def _record_events(connection: sa.Connection, batch: Sequence[NewEvent], now: fl
         }
         for item in batch
     ]
-    made = bulk.insert(
-        connection,
-        events,
-        rows,
-        lambda insert: insert.on_conflict_do_nothing(index_elements=[events.c.id]),
-        [events.c.id],
-    )
-    return {row.id for row in made}
+    return {row.id for row in _insert(connection, rows)}
+
+
+_insert: Final = bulk.Insert(
+    events, lambda insert: insert.on_conflict_do_nothing(index_elements=[events.c.id]), [events.c.id]
+)
 
 
 def _record_deliveries(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
@@ -198,7 +201,7 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
         {**_status(newest[key]), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
         for key in sorted(newest)
     ]
-    bulk.insert(connection, runs, rows, _update_status, [runs.c.run_id])
+    _put_status(connection, rows)
     for (source, run_id), count in sorted(counts.items()):
         connection.execute(
             sa.update(runs).where(runs.c.source == source, runs.c.run_id == run_id).values(events=runs.c.events + count)
@@ -224,6 +227,7 @@ _KEPT = (
     *("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at"),
     *("retried_from", "retried_by"),
 )
+_put_status: Final = bulk.Insert(runs, _update_status)
 _OF_RUN = ("run_id", *_REPLACED, *_KEPT)
 _values = attrgetter(*_OF_RUN)
 

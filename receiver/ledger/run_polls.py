@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -152,27 +153,28 @@ def ask(
         for run_id in ids
         if run_id not in owned
     ]
-    made = bulk.insert(
-        connection,
-        runs,
-        rows,
-        lambda insert: insert.on_conflict_do_update(
-            index_elements=[runs.c.source, runs.c.run_id],
-            set_={
-                "due_at": _earlier(runs.c.due_at, insert.excluded.due_at),
-                "noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at),
-                "found_by": sa.case((insert.excluded.found_by != "", insert.excluded.found_by), else_=runs.c.found_by),
-            },
-            where=runs.c.final.is_(False),
-        ),
-        [runs.c.run_id],
-    )
+    made = _put(connection, rows)
     return len(made) + len(owned)
 
 
 def _earlier(there: sa.ColumnElement[float | None], new: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
     """Return the earlier of two times, but `there` where that may be the lease of a poll that is under way."""
     return sa.case((there.is_(None), new), (there > new + SOON, new), else_=there)
+
+
+_put: Final = bulk.Insert(
+    runs,
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=[runs.c.source, runs.c.run_id],
+        set_={
+            "due_at": _earlier(runs.c.due_at, insert.excluded.due_at),
+            "noted_at": sa.func.coalesce(runs.c.noted_at, insert.excluded.noted_at),
+            "found_by": sa.case((insert.excluded.found_by != "", insert.excluded.found_by), else_=runs.c.found_by),
+        },
+        where=runs.c.final.is_(False),
+    ),
+    [runs.c.run_id],
+)
 
 
 def _hasten_submissions(

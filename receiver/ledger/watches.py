@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -84,9 +84,8 @@ def break_off(connection: sa.Connection, source: str, due_at: float, trouble: st
 
 def remember(connection: sa.Connection, source: str, seen: Sequence[ActiveRun], now: float) -> None:
     """Remember runs that are under way."""
-    bulk.insert(
+    _put(
         connection,
-        active_runs,
         [
             {
                 "source": source,
@@ -98,12 +97,16 @@ def remember(connection: sa.Connection, source: str, seen: Sequence[ActiveRun], 
             }
             for each in sorted({each.run_id: each for each in seen}.values())
         ],
-        lambda insert: insert.on_conflict_do_update(
-            index_elements=[active_runs.c.source, active_runs.c.run_id],
-            set_={"status": insert.excluded.status, "seen_at": insert.excluded.seen_at},
-        ),
-        [active_runs.c.run_id],
     )
+
+
+_put: Final = bulk.Insert(
+    active_runs,
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=[active_runs.c.source, active_runs.c.run_id],
+        set_={"status": insert.excluded.status, "seen_at": insert.excluded.seen_at},
+    ),
+)
 
 
 def forget(connection: sa.Connection, source: str, run_ids: Collection[str]) -> None:

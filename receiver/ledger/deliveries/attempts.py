@@ -6,11 +6,12 @@ Each UPDATE names the claim, so a worker whose claim has lapsed changes nothing.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -50,20 +51,20 @@ def settle(
     record(connection, [(owner, each) for each in itertools.chain(*results.values())])
     ended: list[str] = []
     for claim_number, of_claim in sorted(results.items()):
-        accepted = sorted(each.id for each in of_claim if each.move is DeliveryMove.ACCEPT)
+        accepted = [each.id for each in of_claim if each.move is DeliveryMove.ACCEPT]
         if accepted:
-            ended += _move(connection, accepted, owner, claim_number, DeliveryMove.ACCEPT, {"reason": ""}, now)
+            ended += _move(connection, accepted, owner, claim_number, DeliveryMove.ACCEPT, "", now)
         for each in sorted(of_claim, key=lambda each: each.id):
             if each.move is not DeliveryMove.ACCEPT:
-                values: dict[str, Any] = {"reason": each.reason, "due_at": each.due_at}
+                values: dict[str, Any] = {"due_at": each.due_at}
                 if each.move is DeliveryMove.DEFER:
                     values["tried_at"] = each.started_at if each.tried_at is None else each.tried_at
                 if each.spends:
                     values["spent"] = deliveries.c.spent + 1
-                moved = _move(connection, [each.id], owner, claim_number, each.move, values, now)
+                moved = _move(connection, [each.id], owner, claim_number, each.move, each.reason, now, values)
                 if each.move is DeliveryMove.DIE:
                     ended += moved
-    return _release_held(connection, ended, now) if ended else []
+    return _release_held(connection, ended, now)
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
@@ -82,17 +83,18 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
         }
         for worker, each in sorted(results, key=lambda each: each[1].id)
     ]
-    bulk.insert(connection, attempts, rows, lambda insert: insert.on_conflict_do_nothing(), [attempts.c.number])
+    _insert(connection, rows)
+
+
+_insert: Final = bulk.Insert(attempts, lambda insert: insert.on_conflict_do_nothing())
 
 
 def give_up(
     connection: sa.Connection, owner: str, claim_number: int, ids: Sequence[str], reason: str, now: float
 ) -> None:
     """End claimed deliveries as dead, unsent. The claim was no attempt."""
-    changes = {"reason": reason, "attempts": deliveries.c.attempts - 1}
-    ended = _move(connection, sorted(ids), owner, claim_number, DeliveryMove.DIE, changes, now)
-    if ended:
-        _release_held(connection, ended, now)
+    changes = {"attempts": deliveries.c.attempts - 1}
+    _release_held(connection, _move(connection, ids, owner, claim_number, DeliveryMove.DIE, reason, now, changes), now)
 
 
 def _move(
@@ -101,26 +103,34 @@ def _move(
     owner: str,
     claim_number: int,
     move: DeliveryMove,
-    values: dict[str, Any],
+    reason: str,
     now: float,
+    changes: Mapping[str, Any] = {},
 ) -> list[str]:
-    """Move those of the deliveries that are still the claim's. Returns their events."""
-    statement = (
+    """Move those of the deliveries that are still the claim's. Returns those of their events that have held ones."""
+    statement = _moving(connection.dialect.name == "postgresql", move)
+    given = {"b_ids": sorted(ids), "b_owner": owner, "b_number": claim_number, "b_reason": reason, "b_now": now}
+    moved = connection.execute(statement.values(changes) if changes else statement, given)
+    return [event_id for event_id, has_held in moved if has_held]
+
+
+@functools.cache
+def _moving(on_postgresql: bool, move: DeliveryMove) -> Any:
+    """Return the statement of a move, which is built once: that costs more than to run it for one delivery."""
+    it, held = deliveries.c, deliveries.alias("held")
+    claimed = sa.and_(it.claim_owner == sa.bindparam("b_owner"), it.claim_number == sa.bindparam("b_number"))
+    return (
         sa.update(deliveries)
-        .where(
-            bulk.among(connection, deliveries.c.id, ids),
-            deliveries.c.claim_owner == owner,
-            deliveries.c.claim_number == claim_number,
-            deliveries.c.state.in_(states_before(move)),
-        )
-        .values(state=state_after(move), updated_at=now, **UNCLAIMED, **values)
-        .returning(deliveries.c.event_id)
+        .where(bulk.among_given(on_postgresql, it.id, "b_ids"), claimed, it.state.in_(states_before(move)))
+        .values(state=state_after(move), reason=sa.bindparam("b_reason"), updated_at=sa.bindparam("b_now"), **UNCLAIMED)
+        .returning(it.event_id, sa.exists().where(links.held(held), held.c.event_id == it.event_id))
     )
-    return list(connection.execute(statement).scalars())
 
 
 def _release_held(connection: sa.Connection, event_ids: Sequence[str], now: float) -> list[str]:
     """Queue the held deliveries of these events that wait for nothing any more. Returns their sinks."""
+    if not event_ids:
+        return []
     return links.release_held(connection, bulk.among(connection, deliveries.c.event_id, sorted(set(event_ids))), now)
 
 

@@ -104,6 +104,8 @@ class _Statements:
             )
         )
         self.load = _CLAIMED.where(bulk.among_given(postgresql, it.id, "b_ids"))
+        self.bodies = sa.select(events.c.id, events.c.body, events.c.completion)
+        self.bodies = self.bodies.where(bulk.among_given(postgresql, events.c.id, "b_ids"))
 
     def oldest_that(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """Return the query that locks the oldest deliveries that are due and meet `condition`: id, attempts, size."""
@@ -293,8 +295,8 @@ def _load(connection: sa.Connection, ids: Sequence[str], probes: Mapping[str, fl
 
 def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
     """Return what was claimed with its bodies, once that is committed. Leaves out what is not there any more."""
-    wanted = bulk.among(connection, events.c.id, sorted({each.event_id for each in claimed}))
-    found = connection.execute(sa.select(events.c.id, events.c.body, events.c.completion).where(wanted))
+    wanted = {"b_ids": sorted({each.event_id for each in claimed})}
+    found = connection.execute(_statements(connection.dialect.name == "postgresql").bodies, wanted)
     bodies = {row.id: (bytes(row.body), row.completion) for row in found}
     return [
         replace(each, body=bodies[each.event_id][0], completion=bodies[each.event_id][1])

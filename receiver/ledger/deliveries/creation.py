@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -64,11 +64,11 @@ def add(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
 
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
     """Insert deliveries that are not there yet, sorted by id. Returns the ids of the new ones."""
-    made = bulk.insert(
-        connection,
-        deliveries,
-        sorted(rows, key=lambda row: str(row["id"])),
-        lambda insert: insert.on_conflict_do_nothing(index_elements=[deliveries.c.id]),
-        [deliveries.c.id],
-    )
-    return [row.id for row in made]
+    return [row.id for row in _insert(connection, sorted(rows, key=lambda row: str(row["id"])))]
+
+
+_insert: Final = bulk.Insert(
+    deliveries,
+    lambda insert: insert.on_conflict_do_nothing(index_elements=[deliveries.c.id]),
+    [deliveries.c.id],
+)

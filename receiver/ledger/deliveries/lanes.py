@@ -28,6 +28,9 @@ class Gate(NamedTuple):
     paused: bool
 
 
+_NAMED: Final = sa.select(lanes).where(lanes.c.lane == sa.bindparam("b_lane"))
+
+
 def _from(row: sa.Row[tuple[object, ...]]) -> Lane:
     shut = (row.breaker, row.failures, row.until, row.reason)
     return Lane(row.lane, row.sink, row.paused, *shut, paused_at=row.paused_at, opened_at=row.opened_at)
@@ -40,7 +43,7 @@ def every(connection: sa.Connection) -> list[Lane]:
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane of this name, or None when it has no row. A sink's own lane bears the sink's name."""
-    row = connection.execute(sa.select(lanes).where(lanes.c.lane == name)).first()
+    row = connection.execute(_NAMED, {"b_lane": name}).first()
     return _from(row) if row else None
 
 

@@ -20,8 +20,13 @@ from receiver.ledger.schema import attempts, deliveries, events
 # Held deliveries that one statement looks at.
 PAGE = 500
 
-# The condition for a held delivery; a literal, for the partial index needs it.
-HELD: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.HELD}'")
+
+def held(of: sa.FromClause = deliveries) -> sa.ColumnElement[bool]:
+    """Return the condition for a held delivery. `of`: the table, or an alias of it."""
+    return of.c.state == sa.literal_column(f"'{DeliveryState.HELD}'")  # a literal: the partial index needs it
+
+
+HELD: Final = held()
 
 
 def release_held(

@@ -9,10 +9,11 @@ Locks are taken in the order of events.py: runs first, sorted; then submissions,
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -58,20 +59,9 @@ def bind(connection: sa.Connection, wanted: Iterable[Wanted], now: float) -> dic
     if not asked:
         return {}
     _link(connection, asked)
-    rows = connection.execute(
-        sa.select(submissions)
-        .where(
-            sa.or_(
-                bulk.among(connection, submissions.c.id, tokens),
-                sa.and_(
-                    bulk.among(connection, submissions.c.source, sorted({each.source for each in asked})),
-                    bulk.among(connection, submissions.c.run_id, run_ids),
-                ),
-            )
-        )
-        .order_by(submissions.c.id)
-        .with_for_update()
-    ).all()
+    sources = sorted({each.source for each in asked})
+    query = _candidates(connection.dialect.name == "postgresql")
+    rows = connection.execute(query, {"b_ids": tokens, "b_sources": sources, "b_run_ids": run_ids}).all()
     by_id = {row.id: from_row(row) for row in rows}
     bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
     newly: list[dict[str, object]] = []
@@ -117,6 +107,17 @@ def bind(connection: sa.Connection, wanted: Iterable[Wanted], now: float) -> dic
             ],
         )
     return result
+
+
+@functools.cache
+def _candidates(on_postgresql: bool) -> sa.Select[Any]:
+    """Return the query that locks the submissions which may be those of runs; it is built once."""
+    it = submissions.c
+    of_run = sa.and_(
+        bulk.among_given(on_postgresql, it.source, "b_sources"), bulk.among_given(on_postgresql, it.run_id, "b_run_ids")
+    )
+    found = sa.or_(bulk.among_given(on_postgresql, it.id, "b_ids"), of_run)
+    return sa.select(submissions).where(found).order_by(it.id).with_for_update()
 
 
 def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:

@@ -39,6 +39,14 @@ CHECK_EVERY: Final = 10.0
 
 log = logging.getLogger("runhook.clock")
 
+_put: Final = bulk.Insert(
+    run_texts,
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=[run_texts.c.source, run_texts.c.run_id],
+        set_={name: insert.excluded[name] for name in ("number", "changed_at", "document")},
+    ),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -180,16 +188,7 @@ class TextIndexer:
         ):
             return False
         new = _numbered(connection, batch, batch.read_in.oldest if batch.backwards else batch.read_in.newest)
-        bulk.insert(
-            connection,
-            run_texts,
-            new,
-            lambda insert: insert.on_conflict_do_update(
-                index_elements=[run_texts.c.source, run_texts.c.run_id],
-                set_={name: insert.excluded[name] for name in ("number", "changed_at", "document")},
-            ),
-            returning=(),
-        )
+        _put(connection, new)
         then = replace(batch.then, owner=self._owner, leased_until=now + LEASE)
         if new:
             last = new[-1]["number"]

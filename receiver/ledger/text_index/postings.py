@@ -134,15 +134,15 @@ class WordChanges:
                     elif before and not runs:
                         emptied.append(word)
             _delete(connection, chunk, emptied)
-        bulk.insert(
-            connection,
-            run_words,
-            changed,
-            lambda insert: insert.on_conflict_do_update(
-                index_elements=[run_words.c.chunk, run_words.c.word], set_={"runs": insert.excluded.runs}
-            ),
-            returning=(),
-        )
+        _put(connection, changed)
+
+
+_put: Final = bulk.Insert(
+    run_words,
+    lambda insert: insert.on_conflict_do_update(
+        index_elements=[run_words.c.chunk, run_words.c.word], set_={"runs": insert.excluded.runs}
+    ),
+)
 
 
 def _read(connection: sa.Connection, chunk: int, words: list[str]) -> dict[str, bytes]:
