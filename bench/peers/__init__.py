@@ -1,0 +1,1 @@
+"""Runhook beside what people would use instead."""

@@ -1,0 +1,271 @@
+"""Runhook beside apps that do the same on a task queue: from the POST to the row, how long it takes and what it costs.
+
+    python -m bench.peers [--peers rq,celery,dramatiq,taskiq,arq] [--rounds 3] [--rates 10,100,500] [--flat-out 6]
+
+Each peer is an app in `apps/`: the same signature, the same row in the same PostgreSQL, the same Valkey that has every
+task on disk before the 202. Runhook does more in that time (ledger, deduplication, routing, attempts, retries that
+survive), and the peers are not held to it. One after the other, in alternating rounds, each with servers of its own;
+work is checked at the consumer: a row counts when PostgreSQL has committed it. `flat out`: 64 events are on their way
+at any time. Prints medians and their spread, writes them to bench/RESULTS.md with --write, and all figures to --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import psycopg
+
+from bench.latency import TRIGGER, WARM_UP, Client, Deployment, cpu, eventually, percentile
+from bench.pipeline import child
+from tests.servers.postgres import PostgresProcess
+from tests.servers.valkey import ValkeyProcess, free_port
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+HERE: Final = Path(__file__).resolve().parent
+VENV: Final = ROOT / ".venv-peers"
+SECRET: Final = "bench-secret"
+TABLE: Final = "CREATE TABLE results (run_id text PRIMARY KEY, status text, output jsonb)"
+FLAT_OUT: Final = "flat out"
+# Events a second: more than any of them does.
+NO_LIMIT: Final = 1e9
+
+# How each library's documentation starts a worker, on two cores.
+WORKERS: Final[Mapping[str, list[str]]] = {
+    "rq": ["rq", "worker-pool", "-q", "-n", "2", "-w", "rq.SimpleWorker", "-u", "{redis}", "results"],
+    "celery": ["celery", "-A", "celery_app", "worker", "--loglevel", "ERROR"],
+    "dramatiq": ["dramatiq", "dramatiq_app", "--processes", "2"],
+    "taskiq": ["taskiq", "worker", "taskiq_app:broker", "--log-level", "ERROR"],
+    "arq": ["arq", "arq_app.WorkerSettings"],
+}
+
+
+class Side(Protocol):
+    """One side of the comparison, while it runs."""
+
+    def client(self) -> Client:
+        """Return a client, once the first rows have arrived."""
+        ...
+
+    def cpu_used(self) -> float:
+        """Return the seconds of CPU of all its processes and servers."""
+        ...
+
+    def end(self) -> None:
+        """End all of its processes."""
+        ...
+
+
+class Runhook:
+    """`serve`, `worker`, `clock`, with a ledger in PostgreSQL."""
+
+    def __init__(self, folder: Path) -> None:
+        self._deployment = Deployment(folder, ROOT, "postgresql", None)
+        self.client = self._deployment.client
+        self.end = self._deployment.end
+
+    def cpu_used(self) -> float:
+        """Return the seconds of CPU of all its processes and servers."""
+        return sum(self._deployment.cpu().values())
+
+
+class Peer:
+    """An app of `apps/`: uvicorn and the library's workers."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        folder.mkdir()
+        folder.chmod(0o755)
+        self._log = folder / "log"
+        self._valkey = ValkeyProcess(folder / "valkey").start()
+        self._postgres = PostgresProcess(folder / "postgres").start()
+        database = self._postgres.url(self._postgres.create_database()).replace("+psycopg", "")
+        self._database = psycopg.connect(database, autocommit=True)
+        self._database.execute(TABLE)
+        self._database.execute(TRIGGER)
+        self._database.execute("LISTEN arrived")
+        self._port = free_port()
+        environ = {
+            "PEER_REDIS": self._valkey.url,
+            "PEER_DATABASE": database,
+            "PEER_SECRET": SECRET,
+            "PYTHONPATH": str(HERE / "apps"),
+            "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+        }
+        serve = ["uvicorn", f"{name}_app:app", "--port", str(self._port), "--no-access-log", "--log-level", "error"]
+        lines = [serve, [each.format(redis=self._valkey.url) for each in WORKERS[name]]]
+        self._processes = [child([str(VENV / "bin" / line[0]), *line[1:]], environ, self._log) for line in lines]
+
+    def client(self) -> Client:
+        """Return a client, once the first rows have arrived."""
+        client = eventually(lambda: Client(self._port, self._database), OSError, self._log.read_text)
+        client.run(100, WARM_UP)
+        return client
+
+    def cpu_used(self) -> float:
+        """Return the seconds of CPU of all its processes and servers."""
+        roots = [self._valkey.pid, self._postgres.pid, *(each.pid for each in self._processes)]
+        return sum(cpu(pid) for root in roots for pid in _family(root))
+
+    def end(self) -> None:
+        """End all of its processes."""
+        self._database.close()
+        families = [_family(each.pid) for each in self._processes]
+        for each in self._processes:
+            each.send_signal(signal.SIGTERM)
+        for each in self._processes:
+            try:
+                each.wait(10)
+            except subprocess.TimeoutExpired:
+                each.kill()
+                each.wait()
+        for pid in (pid for family in families for pid in family[1:]):
+            if _is_peer(pid):
+                os.kill(pid, signal.SIGKILL)
+        self._postgres.kill()
+        self._valkey.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one round. `load`: events a second, or flat out. Milliseconds; events a second; microseconds of CPU."""
+
+    side: str
+    load: str
+    p50: float
+    p99: float
+    rate: float
+    cpu: float
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(each for child_pid in below for each in _family(int(child_pid)))]
+
+
+def _is_peer(pid: int) -> bool:
+    """Return whether a process that we have started is still there, and no other with its number."""
+    try:
+        return str(VENV).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def measure(name: str, side: Side, client: Client, load: str, count: int) -> Figures:
+    """Send `count` events and wait for their rows."""
+    before, began = side.cpu_used(), time.monotonic()
+    took, _ = client.run(NO_LIMIT if load == FLAT_OUT else float(load), count)
+    seconds = time.monotonic() - began
+    used = (side.cpu_used() - before) / count * 1e6
+    return Figures(name, load, percentile(took, 50), percentile(took, 99), count / seconds, used)
+
+
+def one_round(name: str, folder: Path, rates: list[str], seconds: float, flat_out: float) -> list[Figures]:
+    """Start one side, measure each load, and end it."""
+    side: Side = Runhook(folder) if name == "runhook" else Peer(name, folder)
+    try:
+        client = side.client()
+        try:
+            found = [measure(name, side, client, rate, max(20, int(float(rate) * seconds))) for rate in rates]
+            guess = measure(name, side, client, FLAT_OUT, WARM_UP).rate
+            return [*found, measure(name, side, client, FLAT_OUT, max(WARM_UP, int(guess * flat_out)))]
+        finally:
+            client.close()
+    finally:
+        side.end()
+
+
+def table(found: list[Figures], names: list[str]) -> str:
+    """Return the medians, with the spread of what is compared, as a Markdown table."""
+    lines = [
+        "| load | what | p50 ms | p99 ms | events/s | µs of CPU an event | Runhook's events/s, of it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for load in dict.fromkeys(each.load for each in found):
+        ours = _median([each.rate for each in found if (each.side, each.load) == ("runhook", load)])
+        for name in names:
+            mine = [each for each in found if (each.side, each.load) == (name, load)]
+            rates = [each.rate for each in mine]
+            ratio = f"{ours / _median(rates):.2f}" if load == FLAT_OUT and name != "runhook" else ""
+            spread = f"{_median(rates):,.0f} ({min(rates):,.0f}–{max(rates):,.0f})" if load == FLAT_OUT else ""
+            p50, p99, used = (_median([getattr(each, what) for each in mine]) for what in ("p50", "p99", "cpu"))
+            at, times = (load, " | ") if load == FLAT_OUT else (f"{load}/s", f"{p50:.1f} | {p99:.1f}")
+            lines.append(f"| {at} | {name} | {times} | {spread} | {used:,.0f} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def install() -> None:
+    """Make the peers' environment, where it is not there."""
+    done = VENV / ".installed"
+    wanted = (HERE / "requirements.txt").read_bytes()
+    if done.exists() and done.read_bytes() == wanted:
+        return
+    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+    subprocess.run([VENV / "bin" / "python", "-m", "pip", "install", "-q", "-r", HERE / "requirements.txt"], check=True)
+    done.write_bytes(wanted)
+
+
+def versions() -> str:
+    """Return the versions that were compared."""
+    line = [VENV / "bin" / "python", "-m", "pip", "list", "--format", "freeze"]
+    listed = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
+    return ", ".join(each.replace("==", " ") for each in listed if each.partition("==")[0] in WORKERS)
+
+
+def main() -> None:
+    """Compare."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--peers", default=",".join(WORKERS), help="which, with commas")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--rates", default="10,100,500", help="events a second, with commas")
+    arguments.add_argument("--seconds", type=float, default=4.0, help="of each rate")
+    arguments.add_argument("--flat-out", type=float, default=6.0, help="seconds of flat out, about")
+    arguments.add_argument("--json", type=Path, help="write all figures to this file")
+    arguments.add_argument("--write", action="store_true", help="write the table to bench/RESULTS.md")
+    options = arguments.parse_args()
+    install()
+    names = ["runhook", *options.peers.split(",")]
+    rates = options.rates.split(",")
+    found: list[Figures] = []
+    with tempfile.TemporaryDirectory(prefix="runhook-bench-") as temporary:
+        Path(temporary).chmod(0o755)
+        for number in range(options.rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                folder = Path(temporary) / f"{name}-{number}"
+                found += one_round(name, folder, rates, options.seconds, options.flat_out)
+                print(f"round {number + 1}: {name}: {found[-1].rate:,.0f} events/s flat out", flush=True)
+    told = table(found, names)
+    print(told)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+    if options.write:
+        text = (
+            f"# Runhook beside task queues\n\n"
+            f"Made by `python -m bench.peers --rounds {options.rounds} --flat-out {options.flat_out:g} --write`, which "
+            f"says what each does and what is measured: medians of alternating rounds, on {os.cpu_count()} cores, "
+            f"Python {platform.python_version()}; {versions()}.\n\n{told}\n"
+        )
+        (ROOT / "bench" / "RESULTS.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
