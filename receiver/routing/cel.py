@@ -70,7 +70,7 @@ def compile_rule(source: str) -> Expression:
         program = cel.compile(source)
     except ValueError as error:
         raise CelError(_syntax_problem(source, str(error))) from None
-    scan = Scan(source, cel.evaluate)
+    scan = Scan(source, literal)
     scan.run()
     for pattern in scan.patterns:
         _check_pattern(pattern)
@@ -82,6 +82,11 @@ def compile_rule(source: str) -> Expression:
     if not scan.uses:
         _check_constant(program)
     return Expression(source, program, tuple(scan.uses), scan.power, scan.weight)
+
+
+def literal(text: str) -> object:
+    """Return the value of a literal of a valid expression."""
+    return _library().evaluate(text)
 
 
 def _library() -> ModuleType:

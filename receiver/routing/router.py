@@ -17,12 +17,11 @@ from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import show
+from receiver.routing.route_index import FEW, TIMES, RouteIndex, wanted_by_expression, wanted_by_mapping
 from receiver.routing.validation import OPT_IN, UPDATE, Route, order_problems, rule_problems
 
 if TYPE_CHECKING:
     from receiver.domain.run import Run
-
-TIMES = ("created_at", "modified_at", "queued_at", "started_at", "finished_at", "next_attempt_at")
 
 _NOT_NEW = {
     "interim": "the run has not ended, and the route does not say `interim: true`",
@@ -72,7 +71,8 @@ class RouteVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Where an event goes. No targets means unrouted."""
+    """Where an event goes. No targets means unrouted. `explanations`: of the routes that were tested, so of
+    all where they are to be explained."""
 
     targets: list[Target]
     explanations: list[RouteVerdict]
@@ -93,6 +93,9 @@ class _CompiledRoute:
         elif config.when is not None:
             self.conditions = mapping.compile_mapping(config.when)[0]
             reason = " and ".join(f"{each.path} is {each.wanted}" for each in self.conditions)
+        self.wanted = wanted_by_mapping(self.conditions)
+        if self.expression:
+            self.wanted = wanted_by_expression(self.expression.source, cel.literal)
         self.yes = RouteVerdict(config.name, True, reason)
         self.no = RouteVerdict(config.name, False, "the expression is false")
         self.missing = [RouteVerdict(config.name, False, f"{each.path} is missing") for each in self.conditions]
@@ -129,6 +132,7 @@ class Router:
         self._completing = frozenset(completing)
         self._routes = [_CompiledRoute(route) for route in routes]
         self._rules = cel.Rules(route.expression for route in self._routes if route.expression)
+        self._index = RouteIndex([route.wanted for route in self._routes])
         # By route, how often its expression could not be evaluated since this process began.
         self.failures: Counter[str] = Counter()
 
@@ -143,8 +147,12 @@ class Router:
         targets: dict[str, Target] = {}
         explanations: list[RouteVerdict] = []
         stopped = ""
-        for route in self._routes:
+        every = explain or len(self._routes) <= FEW
+        numbers = range(len(self._routes)) if every else self._index.candidates(subject.root)
+        for route in (self._routes[number] for number in numbers):
             config = route.config
+            if stopped and not every:
+                break
             if stopped:
                 explanations.append(RouteVerdict(config.name, False, f"{stopped} matched and says `stop: true`"))
                 continue
@@ -189,7 +197,7 @@ class _Subject:
             return self._expression(route, route.expression)
         if not route.conditions:
             return route.yes
-        root = self._root or self._make_root()
+        root = self.root()
         for index, condition in enumerate(route.conditions):
             result = mapping.test(condition, root)
             if result is mapping.ConditionResult.MISSING:
@@ -224,10 +232,11 @@ class _Subject:
         """Return in words what the run has at the path."""
         return ", ".join(show(value) for value in islice(mapping.find(self._root, condition.parts), 3))
 
-    def _make_root(self) -> dict[str, Any]:
+    def root(self) -> dict[str, Any]:
         """Return the root of the paths of a mapping."""
-        self._root = _normalized(self.view)
-        self._root["event"] = _event(self.view)
+        if self._root is None:
+            self._root = _normalized(self.view)
+            self._root["event"] = _event(self.view)
         return self._root
 
 

@@ -256,9 +256,9 @@ def test_failures_are_counted_by_route() -> None:
 def test_all_rules_together_say_what_each_says_alone() -> None:
     """They share one context, so a path of one rule must not hide or show anything to another."""
     rules = [*TRUE_RULES, *FALSE_RULES, *(rule for rule, _ in MISSING_RULES + FAILING_RULES)]
-    together = Router([route(f"r{index}", rule) for index, rule in enumerate(rules)]).match(view())
+    together = Router([route(f"r{index}", rule) for index, rule in enumerate(rules)]).match(view(), explain=True)
 
-    assert [each.matched for each in together.explanations] == [verdict(rule).matched for rule in rules]
+    assert [each.matched for each in together.explanations] == [verdict(rule, explain=True).matched for rule in rules]
 
 
 @pytest.mark.parametrize(
