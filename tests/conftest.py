@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.servers.slack_emulator",
     "tests.servers.scripted",
     "tests.servers.submitting",
+    "tests.servers.console",
 ]
 
 

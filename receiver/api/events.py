@@ -49,6 +49,10 @@ class KeptBody(Result):
     encoding: Literal["utf-8", "base64"] = Field(description="How `body` is written; base64 when it is no UTF-8.")
     body: str
 
+    def content(self) -> bytes:
+        """Return the bytes."""
+        return self.body.encode() if self.encoding == "utf-8" else base64.b64decode(self.body)
+
 
 def get_event(service: Service, _actor: Actor, wanted: EventParameters) -> EventDetails:
     """Return one event, with the run as sinks get it."""

@@ -83,10 +83,11 @@ def list_submissions(service: Service, actor: Actor, wanted: SubmissionsParamete
 LIST_DELIVERIES = Endpoint(
     "list_deliveries", "GET", "/deliveries", VIEW, DeliveriesParameters, Page[DeliveryRow], list_deliveries
 )
+LIST_ATTEMPTS = Endpoint("list_attempts", "GET", "/attempts", VIEW, AttemptsParameters, Page[AttemptRow], list_attempts)
 ENDPOINTS = (
     Endpoint("list_events", "GET", "/events", VIEW, EventsParameters, Page[EventRow], list_events),
     LIST_DELIVERIES,
-    Endpoint("list_attempts", "GET", "/attempts", VIEW, AttemptsParameters, Page[AttemptRow], list_attempts),
+    LIST_ATTEMPTS,
     Endpoint(
         "list_submissions", "GET", "/submissions", VIEW, SubmissionsParameters, Page[SubmissionRow], list_submissions
     ),

@@ -5,7 +5,6 @@ One thread follows the service, one reads keys, and the one that posts takes wha
 
 from __future__ import annotations
 
-import base64
 import inspect
 import queue
 import sys
@@ -136,7 +135,8 @@ class Listener:
                     raise
                 self.wait(_PAUSE)
                 continue
-            return found.body.encode() if found.encoding == "utf-8" else base64.b64decode(found.body)
+            content: bytes = found.content()
+            return content
 
     def _post(self, event: EventRow, body: bytes) -> None:
         self.last, self.last_event = self.poster.post(event.id, body), event

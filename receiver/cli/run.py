@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -135,7 +134,7 @@ def _event(
     wanted = {"event_id": event_id, "source": source}
     if raw:
         kept = client.call(GET_EVENT_BODY, GET_EVENT_BODY.validated(wanted))
-        written = kept.body.encode() if kept.encoding == "utf-8" else base64.b64decode(kept.body)
+        written = kept.content()
         shown = clean(kept.body).encode() + b"\n" if sys.stdout.isatty() and kept.encoding == "utf-8" else written
         sys.stdout.buffer.write(shown)
         return

@@ -6,12 +6,13 @@ from typing import Final
 
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
-from receiver.console.pages import deliveries, incidents, keys, missing, overview, quarantine, run, runs
+from receiver.console.pages import deliveries, event, incidents, keys, missing, overview, quarantine, run, runs
 
 PAGES: Final[tuple[ConsolePage, ...]] = (
     *overview.PAGES,
     *runs.PAGES,
     *run.PAGES,
+    *event.PAGES,
     *deliveries.PAGES,
     *incidents.PAGES,
     *missing.PAGES,

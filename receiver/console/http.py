@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,14 +14,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.api.artifact_content import GET_CONTENT
+from receiver.api.artifact_stream import ArtifactStreams
 from receiver.api.call_pool import CallPool
+from receiver.api.events import GET_EVENT_BODY
 from receiver.api.service import Service
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
+from receiver.console.files import FileLinks
 from receiver.console.forms import MAX_LOGIN, Notice, forget_notice, form_of, notice_of, set_notice
 from receiver.console.page import PATH, ConsolePage
-from receiver.console.passwords import people_of
-from receiver.console.rendering import Renderer, page, see_other, static_file
+from receiver.console.passwords import Person, people_of
+from receiver.console.rendering import Renderer, download, page, see_other, static_file
 from receiver.console.sign_in import (
     SignedIn,
     SignIn,
@@ -55,7 +59,8 @@ def console(context: Context) -> WebPart:
     )
     if not people:
         return WebPart()
-    server = _Console(context, SignIn(AsyncLedger(_ledger(context)), people, config.session, settings.console_token))
+    sign_in = SignIn(AsyncLedger(_ledger(context)), people, config.session, settings.console_token)
+    server = _Console(context, people, sign_in)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -69,6 +74,8 @@ def console(context: Context) -> WebPart:
         Route(f"{PATH}/logout", server.answering(server.logout), methods=["POST"]),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
         *(Route(f"{PATH}/do/{each.name}", server.answering(server.doing(each)), methods=["POST"]) for each in ACTIONS),
+        Route(f"{PATH}/files/{{name}}", server.answering(server.file), methods=["GET"]),
+        Route(f"{PATH}/events/{{event_id}}/body", server.answering(server.body), methods=["GET"]),
         *(Route(PATH + each.path, server.answering(server.shown(each)), methods=["GET"]) for each in PAGES),
         Route(f"{PATH}/{{rest:path}}", server.answering(server.nothing), methods=["GET", "POST"]),
     ]
@@ -79,10 +86,21 @@ def _ledger(context: Context) -> Ledger:
     return Ledger(context.settings.database_url, require_durability=context.config.durable_ledger)
 
 
+def _url_of(request: Request) -> str:
+    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+
+
+def _to_sign_in(request: Request) -> Response:
+    return see_other(f"{PATH}/login?next={quote(_url_of(request), safe='')}")
+
+
 class _Console:
-    def __init__(self, context: Context, sign_in: SignIn) -> None:
+    def __init__(self, context: Context, people: Mapping[str, Person], sign_in: SignIn) -> None:
         self._service = Service(context.settings, _ledger(context), context.config)
+        self._people = people
         self._sign_in = sign_in
+        self._links = FileLinks(context.settings.master_secret(make=True))
+        self._artifacts = ArtifactStreams(self._service)
         self._lasts = context.config.console.session
         self._pool = CallPool("console")
         self._renderer = Renderer(PAGES)
@@ -176,8 +194,7 @@ class _Console:
         async def handle(request: Request) -> Response:
             signed_in = await self._sign_in.who(request)
             if signed_in is None:
-                query = f"?{request.url.query}" if request.url.query else ""
-                return see_other(f"{PATH}/login?next={quote(request.url.path + query, safe='')}")
+                return _to_sign_in(request)
             notice = notice_of(request, signed_in)
             answer = page(await self._pool.run(lambda: self._rendered(shown, signed_in, request, notice)))
             if notice is not None:
@@ -193,8 +210,28 @@ class _Console:
             actor.require_all_sources()
         query = request.query_params.multi_items()
         values: Any = shown.load(self._service, actor, request.path_params, query)
-        this_url = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-        return self._renderer.html(shown.template, values, signed_in, this_url, notice)
+        return self._renderer.html(shown.template, values, signed_in, _url_of(request), notice)
+
+    async def file(self, request: Request) -> Response:
+        """Return a file of a run to who is signed in, or has a link that is still good."""
+        name, given = request.path_params["name"], request.query_params
+        person = self._people.get(self._links.person(name, given, time.time()) or "")
+        if person is None:
+            signed_in = await self._sign_in.who(request)
+            if signed_in is None:
+                return _to_sign_in(request)
+            person = signed_in.person
+        wanted = {"name": name, "run_id": given.get("run_id", ""), "source": given.get("source", "")}
+        return await self._artifacts.answer(request, person.actor, GET_CONTENT.validated(wanted))
+
+    async def body(self, request: Request) -> Response:
+        """Return the body of an event as it is kept, to be saved."""
+        signed_in = await self._sign_in.who(request)
+        if signed_in is None:
+            return _to_sign_in(request)
+        actor, wanted = signed_in.person.actor, GET_EVENT_BODY.validated(request.path_params)
+        kept = await self._pool.run(lambda: GET_EVENT_BODY.call(self._service, actor, wanted))
+        return download(f"{kept.event_id}.json", kept.content())
 
     def doing(self, action: ConsoleAction) -> Handler:
         """Return the handler of an action's forms."""
@@ -238,6 +275,7 @@ class _Console:
     async def close(self) -> None:
         """Stop the threads and close the connections."""
         self._pool.close()
+        self._artifacts.close()
         await self._sign_in.close()
         self._service.ledger.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from receiver.api.service import Actor, Service
 
@@ -35,6 +35,16 @@ class ConsolePage:
     load: Load
     link: PageLink | None = None
     all_sources: bool = False
+
+
+def run_path(source: str, run_id: str) -> str:
+    """Return the path of a run's page."""
+    return f"{PATH}/runs/{quote(run_id, safe='')}?{urlencode({'source': source}, errors='replace')}"
+
+
+def event_path(event_id: str) -> str:
+    """Return the path of an event's page."""
+    return f"{PATH}/events/{quote(event_id, safe='')}"
 
 
 def given_of(query: Query) -> list[tuple[str, str]]:

@@ -7,15 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlencode
 
 import jinja2
 from starlette.responses import HTMLResponse, Response
 
 from handlers.support import timestamps
-from receiver.api.rows import RunRow
 from receiver.console.forms import Notice
-from receiver.console.page import PATH, ConsolePage, PageLink
+from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_path
 from receiver.console.sign_in import SignedIn
 from receiver.domain.api_key import OPERATE
 from receiver.status.problem import ago, size
@@ -44,11 +42,6 @@ _TONES: Final = {
 _TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()}
 
 
-def run_path(run: RunRow) -> str:
-    """Return the path of a run's page."""
-    return f"{PATH}/runs/{quote(run.run_id, safe='')}?{urlencode({'source': run.source})}"
-
-
 def asset_tag() -> str:
     """Return what changes with the static files, so that browsers may keep them."""
     digest = hashlib.blake2b(digest_size=6)
@@ -71,8 +64,10 @@ class Renderer:
             "ago": lambda seconds: _relative(seconds, time.time()),
             "duration": ago,
             "size": size,
+            "seconds": lambda seconds: f"{seconds:.2f} s" if seconds < 10 else ago(seconds),
             "tone": lambda word: _TONE_OF.get(word, ""),
-            "run_path": run_path,
+            "run_path": lambda row: run_path(row.source, row.run_id),
+            "event_path": event_path,
         }
         nobody: Mapping[str, Any] = {"person": "", "form_token": "", "may_operate": False, "all_sources": False}
         self._environment.globals |= {
@@ -122,6 +117,12 @@ class Renderer:
 def page(html: str, status: int = 200) -> Response:
     """Return the answer with a page."""
     return HTMLResponse(html, status, {**SECURITY, **_NOT_KEPT})
+
+
+def download(name: str, body: bytes) -> Response:
+    """Return the answer with a file to save. `name`: ASCII without quotes."""
+    disposition = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(body, 200, {**SECURITY, **_NOT_KEPT, **disposition}, "application/octet-stream")
 
 
 def see_other(path: str) -> Response:

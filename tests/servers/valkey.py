@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,19 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyProcess]:
 @pytest.fixture
 def redis_url(valkey: ValkeyProcess) -> Iterator[str]:
     """The URL of a database that is this test's alone. Pub/sub channels are shared by all databases of a server."""
+    with _database(valkey) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_redis_url(valkey: ValkeyProcess) -> Iterator[str]:
+    """The URL of a database that is this module's alone."""
+    with _database(valkey) as url:
+        yield url
+
+
+@contextmanager
+def _database(valkey: ValkeyProcess) -> Iterator[str]:
     number = next(_numbers)
     client = valkey.connect(number)
     assert client.dbsize() == 0, f"database {number} is not empty"

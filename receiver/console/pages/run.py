@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-from receiver.api.artifacts import LIST_ARTIFACTS
+from handlers.support.resubmit_chain import RETRIED
+from receiver.api.artifacts import LIST_ARTIFACTS, ArtifactRow
 from receiver.api.events import GET_EVENT
+from receiver.api.models import MAX_LIMIT
 from receiver.api.outline import outline
+from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.runs import GET_RUN, RunDetails
 from receiver.api.service import Actor, Service
-from receiver.console.page import ConsolePage, Query
+from receiver.console.files import FileLinks
+from receiver.console.page import ConsolePage, Query, run_path
+from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotFound
+
+# Pictures that are shown in place; more of them stand in the list of files.
+_MOST_PICTURES: Final = 60
+_PICTURES: Final = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
+_VIDEOS: Final = (".webm", ".mp4", ".mov")
+_WAITS: Final = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING)
+
+
+class FileView(NamedTuple):
+    """A file of a run. `path`: where its bytes are; "" when no sink has stored them."""
+
+    row: ArtifactRow
+    path: str
 
 
 def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one run told whole."""
     told = GET_RUN.call(service, actor, GET_RUN.parse(names, query))
-    of_run = {"run": told.run.run_id, "source": told.run.source}
     output, note = _output(service, actor, told)
+    files = _files(service, actor, told)
+    stored = [each for each in files if each.path]
     return {
         "title": told.run.run_id,
         "here": "Runs",
         "run": told.run,
         "timeline": told.timeline,
         "deliveries": told.deliveries,
+        "attempts": attempts_by_delivery(told.attempts),
+        "events": told.events,
+        "submissions": [(each, outline(each.request)) for each in told.submissions],
         "facts": _facts(told),
+        "missing": [*([] if output is not None else [f"The output: {note}."]), *_not_stored(files, told.deliveries)],
         "output": None if output is None else outline(output),
-        "output_note": note,
-        "files": LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run)).items,
+        "files": files,
+        "videos": [each for each in stored if each.row.name.lower().endswith(_VIDEOS)],
+        "pictures": [each for each in stored if each.row.name.lower().endswith(_PICTURES)][:_MOST_PICTURES],
+        "can": _possible(service, told),
     }
+
+
+def attempts_by_delivery(attempts: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:
+    """Return the attempts of each delivery, in their order."""
+    found: dict[str, list[AttemptRow]] = {}
+    for each in sorted(attempts, key=lambda each: each.number):
+        found.setdefault(each.delivery_id, []).append(each)
+    return found
 
 
 def _output(service: Service, actor: Actor, told: RunDetails) -> tuple[Any, str]:
@@ -43,20 +77,63 @@ def _output(service: Service, actor: Actor, told: RunDetails) -> tuple[Any, str]
     return run.get("output"), found.note or "the run has none"
 
 
-def _facts(told: RunDetails) -> list[tuple[str, str]]:
-    found = told.run
-    facts = [
-        ("source", found.source),
-        ("type", found.run_type),
-        ("status at Skyvern", found.status),
-        ("attempt", str(found.attempt) if found.attempt > 1 else ""),
-        ("workflow", found.workflow_id or ""),
-        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items()))),
-        ("started again from", found.retried_from or ""),
-        ("started again as", found.retried_by or ""),
-        ("events", str(found.events)),
+def _files(service: Service, actor: Actor, told: RunDetails) -> list[FileView]:
+    of_run = {"run": told.run.run_id, "source": told.run.source, "limit": MAX_LIMIT}
+    rows = LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run)).items
+    links, now, sinks = FileLinks(service.settings.master_secret(make=True)), time.time(), service.config.sinks
+    return [
+        FileView(
+            each,
+            links.path(actor.name, each.source, each.run_id, each.name, now)
+            if any(copy.key and copy.sink in sinks for copy in each.stored)
+            else "",
+        )
+        for each in rows
     ]
-    return [(name, value) for name, value in facts if value]
+
+
+def _not_stored(files: Sequence[FileView], deliveries: Sequence[DeliveryRow]) -> Iterator[str]:
+    """Yield what is not here, and why."""
+    count = sum(not each.row.stored for each in files)
+    if count:
+        yield f"{count} of {len(files)} files: no sink has stored them, and Skyvern's links to them expire."
+    for each in deliveries:
+        if note := (each.receipt or {}).get("note"):
+            yield f"{each.sink}: {note}."
+
+
+def _possible(service: Service, told: RunDetails) -> dict[str, bool]:
+    """Return which buttons could do something now."""
+    has = {state for state, count in told.run.deliveries.items() if count}
+    resubmits = any(sink.type == "resubmit" for sink in service.config.sinks.values())
+    return {
+        "replay": DeliveryState.DEAD in has,
+        "send": DeliveryState.DELIVERED in has,
+        "cancel": not has.isdisjoint(_WAITS),
+        "restore": DeliveryState.CANCELLED in has,
+        "resubmit": resubmits and told.run.outcome in RETRIED and not told.run.retried_by,
+    }
+
+
+def _facts(told: RunDetails) -> list[tuple[str, str, str]]:
+    """Return name, value, and where that leads to, if it is not empty."""
+    found = told.run
+
+    def of_run(run_id: str | None) -> tuple[str, str]:
+        return (run_id, run_path(found.source, run_id)) if run_id else ("", "")
+
+    facts = [
+        ("source", found.source, ""),
+        ("type", found.run_type, ""),
+        ("status at Skyvern", found.status, ""),
+        ("attempt", str(found.attempt) if found.attempt > 1 else "", ""),
+        ("workflow", found.workflow_id or "", ""),
+        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items())), ""),
+        ("previous attempt", *of_run(found.retried_from)),
+        ("next attempt", *of_run(found.retried_by)),
+        ("next attempt", "Skyvern will start it again" if found.retry_pending and not found.retried_by else "", ""),
+    ]
+    return [each for each in facts if each[1]]
 
 
 PAGES: Final = (ConsolePage("/runs/{run_id:path}", "run.html", run),)

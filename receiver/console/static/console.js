@@ -104,3 +104,18 @@ if (head && boxes().length) {
   head.append(every);
   selected();
 }
+
+// What can be copied where the browser lets a page do so; and the keys of the picture that is open.
+for (const button of navigator.clipboard ? document.querySelectorAll("[data-copy]") : []) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const { copy, link } = button.dataset;
+    await navigator.clipboard.writeText(link === undefined ? copy : new URL(copy, location).href);
+    const said = button.textContent;
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = said; }, 1500);
+  });
+}
+document.addEventListener("keydown", (event) => {
+  document.querySelector(`.lightbox:target [data-step="${CSS.escape(event.key)}"]`)?.click();
+});

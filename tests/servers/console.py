@@ -1,0 +1,87 @@
+"""A receiver with a console in which everything has happened, in a thread of the test's own process.
+
+deployment   one for the tests of a module: .url, .ledger, .fill("a hostile text")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Self
+
+import pytest
+from argon2 import PasswordHasher
+
+from receiver.api.http import api
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.console import sign_in
+from receiver.console.http import console
+from receiver.ledger import Ledger
+from receiver.skyvern.simulator.server import Serving
+from receiver.web.app import create_app
+from receiver.web.health import health
+from tests.support import demo_runs
+from tests.support.console import PASSWORD
+from tests.support.ledger import with_tables
+
+ROUTES: Final = [
+    {"name": "everything", "to": ["archive", "results"]},
+    {"name": "failures", "when": {"status": ["failed", "timed_out", "terminated"]}, "to": ["chat"]},
+    {"name": "billing", "when": 'run.workflow_id == "wpid_400100"', "to": ["crm"]},
+]
+
+
+class ConsoleDeployment:
+    """`url`: of the console; the admin's password is PASSWORD. `data`: its folder; `ledger`: to look at."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.data, self.archive = folder / "data", folder / "archive"
+        self.data.mkdir(parents=True)
+        password = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+        environ = {
+            "REDIS_URL": redis_url,
+            "RUNHOOK_DATA": str(self.data),
+            "RUNHOOK_SECRET": "a-master-secret-of-the-tests",
+            "RUNHOOK_CONSOLE_PASSWORD": password,
+        }
+        people = {"ana": {"password": password, "scopes": ["view", "operate"], "source": "other"}}
+        config = {
+            "sources": {
+                name: {"secrets": [f"secret-{name}"], "api_base": "http://127.0.0.1:9", "api_key": "k"}
+                for name in ("skyvern", "other")
+            },
+            "sinks": {
+                "archive": {"type": "files", "path": str(self.archive)},
+                **{name: {"type": "files", "path": str(folder / name)} for name in ("results", "chat", "crm")},
+                "again": {"type": "resubmit"},
+            },
+            "routes": ROUTES,
+            "spool": {"reserve_bytes": 0},
+            "console": {"users": people},
+        }
+        settings = Settings.from_env(environ)
+        self.ledger = with_tables(Ledger(settings.database_url))
+        self._serving = Serving(create_app(settings, Config.model_validate(config), [health, api, console]))
+        self.url = f"{self._serving.url}/console"
+
+    def fill(self, text: str = "") -> None:
+        """Let everything happen. `text`: what stands in each field that a stranger could choose."""
+        demo_runs.fill(self.ledger, self.data, self.archive, text)
+
+    def __enter__(self) -> Self:
+        self._serving.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._serving.__exit__()
+        self.ledger.close()
+
+
+@pytest.fixture(scope="module")
+def deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDeployment]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sign_in, "PER_NETWORK", (1000.0, 1000.0))  # each test of the module signs in
+        with ConsoleDeployment(tmp_path_factory.mktemp("console"), module_redis_url) as it:
+            it.fill()
+            yield it
