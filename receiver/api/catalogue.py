@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from receiver.api import (
+    account,
     ages,
     artifact_content,
     artifacts,
@@ -22,6 +23,7 @@ from receiver.api import (
     runs,
     sinks,
     status,
+    submissions,
     tail,
     totals,
 )
@@ -35,10 +37,12 @@ from receiver.api.endpoint import Endpoint
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *runs.ENDPOINTS,
     *lists.ENDPOINTS,
+    *submissions.ENDPOINTS,
     *deliveries.ENDPOINTS,
     *events.ENDPOINTS,
     *missing.ENDPOINTS,
     *incidents.ENDPOINTS,
+    *account.ENDPOINTS,
     *artifacts.ENDPOINTS,
     *artifact_content.ENDPOINTS,
     *tail.ENDPOINTS,

@@ -80,15 +80,17 @@ def list_submissions(service: Service, actor: Actor, wanted: SubmissionsParamete
     return listed(service, actor, submissions.list_submissions, wanted, SubmissionRow, (float, str))
 
 
+LIST_EVENTS = Endpoint("list_events", "GET", "/events", VIEW, EventsParameters, Page[EventRow], list_events)
+LIST_SUBMISSIONS = Endpoint(
+    "list_submissions", "GET", "/submissions", VIEW, SubmissionsParameters, Page[SubmissionRow], list_submissions
+)
 LIST_DELIVERIES = Endpoint(
     "list_deliveries", "GET", "/deliveries", VIEW, DeliveriesParameters, Page[DeliveryRow], list_deliveries
 )
 LIST_ATTEMPTS = Endpoint("list_attempts", "GET", "/attempts", VIEW, AttemptsParameters, Page[AttemptRow], list_attempts)
 ENDPOINTS = (
-    Endpoint("list_events", "GET", "/events", VIEW, EventsParameters, Page[EventRow], list_events),
+    LIST_EVENTS,
     LIST_DELIVERIES,
     LIST_ATTEMPTS,
-    Endpoint(
-        "list_submissions", "GET", "/submissions", VIEW, SubmissionsParameters, Page[SubmissionRow], list_submissions
-    ),
+    LIST_SUBMISSIONS,
 )

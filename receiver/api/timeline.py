@@ -56,6 +56,11 @@ def timeline_of(
     return past + sorted(_to_come(deliveries, submissions), key=lambda each: each.at)
 
 
+def submission_timeline(submission: SubmissionRow) -> list[TimelineEntry]:
+    """Return what happened to a submission, of which no run need be known."""
+    return [*_submitted([submission]), *_to_come([], [submission])]
+
+
 def _submitted(submissions: Iterable[SubmissionRow]) -> Iterator[TimelineEntry]:
     for each in submissions:
         yield _entry(each.created_at, "submission", f"submitted ({each.call})", "info", each.id)

@@ -6,7 +6,19 @@ from typing import Final
 
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
-from receiver.console.pages import deliveries, event, incidents, keys, missing, overview, quarantine, run, runs
+from receiver.console.pages import (
+    deliveries,
+    event,
+    incidents,
+    keys,
+    missing,
+    overview,
+    quarantine,
+    run,
+    runs,
+    schedules,
+    submissions,
+)
 
 PAGES: Final[tuple[ConsolePage, ...]] = (
     *overview.PAGES,
@@ -16,6 +28,8 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *deliveries.PAGES,
     *incidents.PAGES,
     *missing.PAGES,
+    *submissions.PAGES,
+    *schedules.PAGES,
     *keys.PAGES,
     *quarantine.PAGES,
 )

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
 from receiver.ledger import bulk
 from receiver.ledger.schema import agent_changes, schedules
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSeen:
+    """A schedule as the clock saw it last. `next_run`: the next time at which it is to start a run; `missed`: the last
+    such time at which it did not. Times: seconds since the epoch."""
+
+    source: str
+    schedule_id: str
+    agent_id: str
+    next_run: float | None
+    missed: float | None
+    checked_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,30 @@ def forget_change(connection: sa.Connection, source: str, agent_id: str) -> None
     connection.execute(
         sa.delete(agent_changes).where(agent_changes.c.source == source, agent_changes.c.agent_id == agent_id)
     )
+
+
+def page_of_changes(
+    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[str, str] | None = None
+) -> list[AgentChange]:
+    """Return changes that are not undone, by source and agent. `after`: only those behind this source and agent."""
+    return [AgentChange(*row) for row in _page(connection, agent_changes, "agent_id", limit, source, after)]
+
+
+def page_of_schedules(
+    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[str, str] | None = None
+) -> list[ScheduleSeen]:
+    """Return schedules, by source and id. `after`: only those behind this source and id."""
+    return [ScheduleSeen(*row) for row in _page(connection, schedules, "schedule_id", limit, source, after)]
+
+
+def _page(
+    connection: sa.Connection, table: sa.Table, name: str, limit: int, source: str, after: tuple[str, str] | None
+) -> Iterable[Any]:
+    """Return rows of a table whose primary key is (source, `name`), in that order."""
+    key = sa.tuple_(table.c.source, table.c[name])
+    query = sa.select(table).order_by(table.c.source, table.c[name]).limit(limit)
+    query = query.where(table.c.source == source) if source else query
+    return connection.execute(query.where(key > after) if after else query)
 
 
 def missed(connection: sa.Connection, source: str) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""The list of submissions, the newest first."""
+"""The list of submissions, the newest first, and one of them."""
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -36,6 +36,18 @@ def list_submissions(connection: sa.Connection, wanted: Filter, after: Key | Non
         wide=narrowing.by_source(wanted, submissions),
     )
     found, rest = search.page(connection, after, limit)
+    return _dressed(connection, found), rest
+
+
+def one(connection: sa.Connection, submission_id: str, source: str = "") -> dict[str, Any] | None:
+    """Return a submission as the list has it, or None. `source`: only if it is one of this source."""
+    query = sa.select(*_SHOWN).where(submissions.c.id == submission_id)
+    row = connection.execute(query.where(submissions.c.source == source) if source else query).first()
+    return None if row is None else _dressed(connection, [dict(row._mapping)])[0]
+
+
+def _dressed(connection: sa.Connection, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with their labels and requests as values, and their runs' outcomes."""
     outcomes: dict[tuple[str, str], str] = {}
     for source, run_ids in bulk.by_source((each["source"], each["run_id"]) for each in found):
         its = sa.and_(runs.c.source == source, bulk.among(connection, runs.c.run_id, run_ids))
@@ -43,5 +55,6 @@ def list_submissions(connection: sa.Connection, wanted: Filter, after: Key | Non
             outcomes[source, row.run_id] = row.outcome
     for each in found:
         each["labels"] = json.loads(each["labels"])
+        each["request"] = None if each["request"] is None else json.loads(each["request"])
         each["status"] = outcomes.get((each["source"], each["run_id"]), "")
-    return found, rest
+    return found

@@ -21,7 +21,8 @@ from receiver.domain.event import delivery_id
 from receiver.domain.signature import sign
 from receiver.errors import Forbidden, RequestError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, account
+from receiver.ledger.account import AgentChange
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import metadata, submissions
 from tests.support import api
@@ -80,6 +81,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     row = {"id": SUBMISSION, "source": RIVAL, "key_id": "k", "call": "tasks", "state": "accepted", "run_id": RUN}
     row |= {"request_hash": "h", "created_at": now, "updated_at": now, "due_at": now, "polls": 1}
     ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(row)))
+    change = AgentChange(RIVAL, "wpid_theirs", None, "https://here.example", now)
+    ledger.write(lambda connection: account.record_change(connection, change))
+    seen = {"sch_theirs": ("wpid_theirs", now, now)}
+    ledger.write(lambda connection: account.replace_schedules(connection, RIVAL, seen, now))
     call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="rival's", scopes=["view"])
     call(it, "replay", actor(RIVAL), expect=2, rate=0.001)
     Quarantine(tmp_path / "quarantine", 9, 1 << 20).add(QUARANTINED, REFUSED)

@@ -1,0 +1,61 @@
+"""Submissions: the list, and one with its run and what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from receiver.api.lists import LIST_SUBMISSIONS
+from receiver.api.outline import outline
+from receiver.api.service import Actor, Service
+from receiver.api.submissions import GET_SUBMISSION
+from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.domain.submission import SubmissionState
+
+
+def submissions(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return a page of submissions that match what the query says."""
+    given = given_of(query)
+    wanted = LIST_SUBMISSIONS.parse({}, given)
+    found = LIST_SUBMISSIONS.call(service, actor, wanted)
+    return {
+        "title": "Submissions",
+        "here": "Submissions",
+        "submissions": found.items,
+        "wanted": wanted,
+        "since": dict(given).get("since", ""),
+        "states": [str(each) for each in SubmissionState],
+        "filtered": any(name != "limit" for name, _ in given),
+        "next_path": next_path("/submissions", given, found.next),
+    }
+
+
+def submission(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return one submission with its run."""
+    told = GET_SUBMISSION.call(service, actor, GET_SUBMISSION.parse(names, query))
+    found = told.submission
+    facts = [
+        ("id", found.id),
+        ("source", found.source),
+        ("call", found.call),
+        ("key", told.key.name if told.key else found.key_id),
+        ("type", found.run_type),
+        ("answer", f"HTTP {found.answer_status}" if found.answer_status else ""),
+        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items()))),
+        ("asked in vain", f"{found.polls} times" if found.polls else ""),
+    ]
+    return {
+        "title": found.title or found.id,
+        "here": "Submissions",
+        "submission": found,
+        "run": told.run,
+        "timeline": told.timeline,
+        "facts": [(name, value) for name, value in facts if value],
+        "request": None if found.request is None else outline(found.request),
+    }
+
+
+PAGES: Final = (
+    ConsolePage("/submissions", "submissions.html", submissions, PageLink("Submissions", "u", "Submitting")),
+    ConsolePage("/submissions/{id}", "submission.html", submission),
+)

@@ -1,0 +1,84 @@
+"""Submissions in the console: the list, and one with its run and what it waits for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from tests.servers.submitting import Submitting
+from tests.support.console import HOSTILE, Browser, tags
+from tests.support.ledger import new_event, record
+
+
+def submitted(server: Submitting, name: str = "one", run_id: str = "", source: str = "skyvern", **fields: Any) -> str:
+    """Record a submission; with `run_id` Skyvern has answered. Returns its id."""
+    new = NewSubmission(f"sub_{name}", source, "k1", "tasks", name, **fields)
+    server.ledger.write(lambda it: lifecycle.begin(it, new, time.time()))
+    if run_id:
+        answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=time.time() + 600)
+        server.ledger.write(lambda it: lifecycle.record_outcome(it, new.id, answer, time.time()))
+    return new.id
+
+
+def test_without_submissions_the_list_says_what_to_do(browser: Browser) -> None:
+    browser.sign_in()
+    assert "Nothing was submitted yet." in browser.get("/submissions").text
+
+
+def test_submissions_are_listed_and_found(browser: Browser, console_server: Submitting) -> None:
+    # Given two submissions, one of which Skyvern has taken
+    taken = submitted(console_server, "taken", "tsk_1", title="Fetch invoices", labels={"team": "web"})
+    waits = submitted(console_server, "waits", title="Renew the domain")
+    browser.sign_in()
+    # Then both are in the list, and each by its state, run or label alone
+    page = browser.get("/submissions").text
+    assert f"/console/submissions/{taken}" in page
+    assert f"/console/submissions/{waits}" in page
+    for query in ("state=accepted", "run=tsk_1", "label=team%3Dweb"):
+        found = browser.get(f"/submissions?{query}&text=").text
+        assert "Fetch invoices" in found
+        assert "Renew the domain" not in found
+    assert "No submission matches" in browser.get("/submissions?state=lost").text
+
+
+def test_one_tells_what_it_asked_for_and_waits_for(browser: Browser, console_server: Submitting) -> None:
+    # Given one whose run has told nothing yet
+    found = submitted(console_server, "taken", "tsk_1", title="Fetch invoices", request={"prompt": "Log in first"})
+    browser.sign_in()
+    page = browser.get(f"/submissions/{found}").text
+    assert "Log in first" in page
+    assert "tsk_1: no event has told of it yet" in page
+    assert "ask Skyvern for the result" in page
+    assert "Submit again" not in page
+    # When its run has failed
+    record(console_server.ledger, new_event("tsk_1", status="failed"))
+    # Then it is there, and can be submitted again
+    page = browser.get(f"/submissions/{found}").text
+    assert '<a class="mono" href="/console/runs/tsk_1?source=skyvern">tsk_1</a>' in page
+    assert "Submit again" in page
+
+
+def test_one_that_is_not_there(browser: Browser, console_server: Submitting) -> None:
+    foreign = submitted(console_server)
+    browser.sign_in()
+    assert browser.get("/submissions/sub_none").status_code == 404
+    browser.sign_in("ana")
+    assert browser.get(f"/submissions/{foreign}").status_code == 404
+    assert foreign not in browser.get("/submissions").text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_of_a_submission_becomes_markup(browser: Browser, console_server: Submitting, text: str) -> None:
+    hostile = {"title": text, "labels": {text: text}, "request": {text: text, "prompt": text}}
+    ids = [
+        submitted(console_server, "plain", title="plain", request={"a": "b", "prompt": "p"}, labels={"a": "b"}),
+        submitted(console_server, "hostile", **hostile),
+    ]
+    browser.sign_in()
+    plain, shown = (browser.get(f"/submissions/{each}").text for each in ids)
+    assert tags(shown) == tags(plain)
