@@ -44,6 +44,7 @@ THEIRS: dict[tuple[str, str], Any] = {
     ("run", ""): RUN,
     ("run_prefix", ""): RUN[:6],
     ("event_id", ""): EVENT.event.id,
+    ("delivery", ""): delivery_id(EVENT.event.id, "ops"),
     ("id", "runs"): RUN,
     ("id", "events"): EVENT.event.id,
     ("id", "deliveries"): delivery_id(EVENT.event.id, "ops"),
@@ -55,7 +56,7 @@ THEIRS: dict[tuple[str, str], Any] = {
 # Members that name nothing of a source, and what they are given.
 FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app"}
 # Members that are ids.
-IDS = {"id", "ids", "run_id", "run", "event_id"}
+IDS = {"id", "ids", "run_id", "run", "event_id", "delivery"}
 # What names nothing of a source, whoever asks; and what answers with what is given.
 TELLS_NOTHING = {"get_totals", "list_sinks", "get_sink", "explain"}
 
