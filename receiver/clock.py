@@ -188,6 +188,7 @@ class Clock:
             return
         self._expire(self._ledger.now())
         self._sweep_held()
+        self._remove_told(self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR))
         if self._retain is not None:
             self._remove_old(self._retain)
         self._ledger.write(heartbeats.forget)
@@ -203,6 +204,11 @@ class Clock:
             if not self._swept_held or time.monotonic() - began > STEPS:
                 return
 
+    def _remove_told(self, before: float) -> None:
+        """Remove what tells of actions that ended before then: the audit, and operations."""
+        self._ledger.write(lambda connection: audit.remove(connection, before))
+        self._ledger.write(lambda connection: replays.remove(connection, before))
+
     def _remove_old(self, retain: float) -> None:
         began, before, removed = time.monotonic(), self._ledger.now() - retain, 0
         while True:
@@ -212,8 +218,6 @@ class Clock:
             if step.after is None or time.monotonic() - began > STEPS:
                 break
         lanes = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
-        audited_until = self._ledger.now() - max(retain, audit.KEPT_FOR)
-        self._ledger.write(lambda connection: audit.remove(connection, audited_until))
         if removed or lanes:
             log.info("clock.retention events=%d lanes=%d", removed, lanes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
 from receiver.api.listing import listed
 from receiver.api.models import MAX_VALUES, FilterParameters, Page
@@ -64,13 +65,15 @@ def list_attempts(service: Service, actor: Actor, wanted: AttemptsParameters) ->
     if not wanted.delivery:
         return listed(service, actor, deliveries.list_attempts, wanted, AttemptRow, (float, str, int))
 
+    after = cursor.decode("attempts_of", wanted.after, (str, str, int))
+
     def read(connection: Connection) -> Page[AttemptRow]:
-        rows = deliveries.attempts_of(connection, wanted.delivery, wanted.filter())
-        if not actor.source:
+        rows, rest = deliveries.attempts_of(connection, wanted.delivery, wanted.filter(), after, wanted.limit)
+        if not actor.source and after is None:
             if not rows and not names.has_delivery(connection, wanted.delivery):
                 raise no_such("delivery", wanted.delivery)
             check_names(lambda: service.config, connection, wanted.filter(), empty=not rows)
-        return Page(items=[AttemptRow.model_validate(each) for each in rows], next=None)
+        return Page(items=[AttemptRow.model_validate(each) for each in rows], next=cursor.encode("attempts_of", rest))
 
     return service.ledger.read(read)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.text import Text
@@ -12,6 +12,9 @@ from receiver.cli.options import ConfigFile, DataDirectory, Form, Json, Output, 
 from receiver.cli.output import clean, out, print_rows
 from receiver.config.settings import Settings
 from receiver.errors import RunhookError
+
+_MEMBERS: Final = ("check", "ok", "note", "what", "todo")
+_OK, _NOTE, _WRONG = Text("ok    ", style="green"), Text("note  ", style="yellow"), Text("WRONG ", style="red")
 
 
 def doctor(config: ConfigFile = None, data: DataDirectory = None, output: Output = None, as_json: Json = False) -> None:
@@ -28,16 +31,16 @@ def doctor(config: ConfigFile = None, data: DataDirectory = None, output: Output
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal wrong
         for finding in examine(Settings.from_env(config=config, data=data)):
-            wrong += not finding.ok
-            yield {"check": finding.check, "ok": finding.ok, "what": finding.what, "todo": finding.todo}
+            wrong += not finding.ok and not finding.note
+            yield {name: getattr(finding, name) for name in _MEMBERS}
 
     if form is Form.TABLE:
         for row in rows():
-            mark = Text("ok    ", style="green") if row["ok"] else Text("WRONG ", style="red")
-            out().print(mark.append(f"{clean(row['check'])}: {clean(row['what'])}", style=""), soft_wrap=True)
+            mark = _OK if row["ok"] else _NOTE if row["note"] else _WRONG
+            out().print(mark.copy().append(f"{clean(row['check'])}: {clean(row['what'])}", style=""), soft_wrap=True)
             if not row["ok"]:
                 out().print(Text(f"      {clean(row['todo'])}"), soft_wrap=True)
     else:
-        print_rows(rows(), {}, "", form, names=("check", "ok", "what", "todo"))
+        print_rows(rows(), {}, "", form, names=_MEMBERS)
     if wrong:
         raise typer.Exit(RunhookError.exit_code)

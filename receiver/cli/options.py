@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from handlers.support import timestamps
 from receiver.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,21 +110,15 @@ def parse_admin_port(text: str) -> ListenAddress | None:
 
 
 def parse_time(text: str, option: str = "--since") -> float | None:
-    """Return `text` in seconds since the epoch: a time ago ("15m"), or an ISO 8601 time, in UTC unless it says
-    otherwise, as lists show it. None for "". Raises UsageError.
-    """
-    from receiver.config.fields import parse_duration
+    """Return `text` in seconds since the epoch, as the API understands times; None for "". Raises UsageError."""
+    from receiver.api.models import parse_moment
 
     if not text:
         return None
-    with suppress(ValueError):
-        return time.time() - float(str(parse_duration(text)))
-    if (found := timestamps.epoch(text.strip())) is None:
-        raise UsageError(
-            f"{option} {text}: must be a time ago such as 15m, 2h or 7d, or a time such as 2026-11-24 or "
-            "2026-11-24T09:30Z"
-        )
-    return found
+    try:
+        return parse_moment(text)
+    except ValueError as problem:
+        raise UsageError(f"{option} {text}: {problem}") from None
 
 
 class TimeRange(TypedDict):

@@ -24,8 +24,11 @@ from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookErro
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)
 
-# Seconds for one answer: longer than the service takes to give up.
+# Seconds between two parts of an answer: longer than the service takes to give up; and for all of it.
 TIMEOUT: Final = 30.0
+LONGEST: Final = 300.0
+# Bytes of an answer that are taken: a service sends none that is nearly as long.
+MOST_BYTES: Final = 64 << 20
 # Most tries of a read that is answered with 503, and seconds between two of them at the most.
 TRIES: Final = 4
 LONGEST_PAUSE: Final = 10.0
@@ -62,9 +65,9 @@ class RemoteClient:
         tries = TRIES if read else 1
         while True:
             tries -= 1
-            answer = self._send(endpoint.method, path, rest)
+            answer, body = self._send(endpoint.method, path, rest)
             try:
-                return _result(endpoint, answer, self.where)
+                return _result(endpoint, answer, body, self.where)
             except Busy as busy:
                 if not tries:
                     raise
@@ -91,8 +94,8 @@ class RemoteClient:
         try:
             if not answer.is_success:
                 with self._told():
-                    answer.read()
-                _raise_problem(answer, self.where)
+                    body = self._read(answer)
+                _raise_problem(answer, body, self.where)
             yield answer
         finally:
             answer.close()
@@ -101,13 +104,24 @@ class RemoteClient:
         """Close the connections."""
         self._http.close()
 
-    def _send(self, method: str, path: str, rest: dict[str, Any]) -> httpx2.Response:
+    def _send(self, method: str, path: str, rest: dict[str, Any]) -> tuple[httpx2.Response, bytes]:
         if (self.tell or sys.stderr.isatty()) and not self._told_where:
             sys.stderr.write(f"runhook: service: {self.where}\n")
             self._told_where = True
         given = {"params": rest} if method == "GET" else {"json": rest}
-        with self._told():
-            return self._http.request(method, path, **given)  # type: ignore[arg-type]
+        with self._told(), self._http.stream(method, path, **given) as answer:  # type: ignore[arg-type]
+            return answer, self._read(answer)
+
+    def _read(self, answer: httpx2.Response) -> bytes:
+        """Return the body of an answer. Raises NotStarted for one without an end, in bytes or in time."""
+        body, began = bytearray(), time.monotonic()
+        for part in answer.iter_bytes():
+            body += part
+            if len(body) > MOST_BYTES:
+                raise NotStarted(f"{self.where}: the answer is longer than {MOST_BYTES >> 20} MiB; is Runhook there?")
+            if time.monotonic() - began > LONGEST:
+                raise NotStarted(f"{self.where}: the answer has not ended within {LONGEST:g} s")
+        return bytes(body)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -132,11 +146,11 @@ class _Bearer(httpx2.Auth):
         yield request
 
 
-def _result(endpoint: Endpoint[Any, R], answer: httpx2.Response, where: str) -> R:
+def _result(endpoint: Endpoint[Any, R], answer: httpx2.Response, body: bytes, where: str) -> R:
     if not answer.is_success:
-        _raise_problem(answer, where)
+        _raise_problem(answer, body, where)
     try:
-        return endpoint.result.model_validate_json(answer.content)
+        return endpoint.result.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = clean(".".join(str(each) for each in first["loc"]), _LONGEST) or "the answer"
@@ -146,7 +160,7 @@ def _result(endpoint: Endpoint[Any, R], answer: httpx2.Response, where: str) -> 
         ) from None
 
 
-def _raise_problem(answer: httpx2.Response, where: str) -> NoReturn:
+def _raise_problem(answer: httpx2.Response, body: bytes, where: str) -> NoReturn:
     """Raise the error of an answer: the service's own in its words, or what else stands there."""
     if answer.is_redirect:
         place = clean(answer.headers.get("location", ""), _LONGEST)
@@ -155,7 +169,7 @@ def _raise_problem(answer: httpx2.Response, where: str) -> NoReturn:
     kind = answer.headers.get("content-type", "").partition(";")[0]
     if kind == CONTENT_TYPE:
         try:
-            error = _error(json.loads(answer.content), status, answer.headers.get("retry-after", ""))
+            error = _error(json.loads(body), status, answer.headers.get("retry-after", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             error = None
         if error is not None:

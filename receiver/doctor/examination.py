@@ -43,6 +43,6 @@ def _of_config(report: StatusReport) -> Iterator[Finding]:
     # What is said of PUBLIC_URL is found out below.
     doubtful = [line for line in report.warnings if not line.startswith("PUBLIC_URL")]
     for line in doubtful:
-        yield Finding("config", line, "`runhook check` shows where")
+        yield Finding("config", line, "`runhook check` shows where", note=True)
     if not report.config_problems and not doubtful:
         yield Finding("config", f"{report.config_file} is right")

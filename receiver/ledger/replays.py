@@ -21,6 +21,8 @@ from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Selecti
 
 # Deliveries that one step moves at the most.
 STEP = 500
+# Operations that one transaction removes at the most.
+BATCH: Final = 500
 # Rows of which one statement looks for those that are wanted.
 PAGE: Final = 2000
 # Seconds after which a step that has found none lets others have the ledger.
@@ -152,6 +154,14 @@ def count_running(connection: sa.Connection) -> int:
     """Count the operations that are running."""
     query = sa.select(sa.func.count()).select_from(operations).where(operations.c.state == "running")
     return connection.execute(query).scalar_one()
+
+
+def remove(connection: sa.Connection, before: float) -> int:
+    """Remove up to BATCH operations that ended before `before`, the oldest first. Returns how many."""
+    it = operations.c
+    old = sa.select(it.id).where(it.created_at < before, it.updated_at < before, it.state != "running")
+    ids = old.order_by(it.created_at, it.id).limit(BATCH)
+    return connection.execute(sa.delete(operations).where(it.id.in_(ids))).rowcount
 
 
 class StepsMade(NamedTuple):

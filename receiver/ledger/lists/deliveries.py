@@ -75,13 +75,20 @@ def named(connection: sa.Connection, beginning: str, source: str = "") -> list[R
     return _completed(connection, [dict(row._mapping) for row in found])
 
 
-def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter) -> list[Row]:
-    """Return the attempts of the deliveries that are wanted and whose id begins so, each one's oldest first."""
+def attempts_of(connection: sa.Connection, beginning: str, wanted: Filter, after: Key | None, limit: int) -> Page:
+    """Return a page of the attempts of the deliveries that are wanted and whose id begins so, each one's oldest first.
+    Its positions are the sink, the delivery's id and the number of the attempt."""
     told = [deliveries.c[name] for name in _OF_DELIVERY]
     query = sa.select(attempts, *told).join(deliveries, deliveries.c.id == attempts.c.delivery_id)
     query = query.where(begins(deliveries.c.id, beginning), *of_deliveries(wanted))
-    rows = connection.execute(query.order_by(deliveries.c.sink, deliveries.c.id, attempts.c.number))
-    return [{**row._mapping, "receipt": json.loads(row.receipt) if row.receipt else None} for row in rows]
+    order = (deliveries.c.sink, deliveries.c.id, attempts.c.number)
+    if after is not None:
+        query = query.where(sa.tuple_(*order) > after)
+    found = connection.execute(query.order_by(*order).limit(limit + 1))
+    rows = [{**row._mapping, "receipt": json.loads(row.receipt) if row.receipt else None} for row in found]
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return rows, (rows[-1]["sink"], rows[-1]["delivery_id"], rows[-1]["number"]) if more else None
 
 
 def _search(wanted: Filter, columns: Sequence[sa.Column[Any]], *further: Condition) -> Search:

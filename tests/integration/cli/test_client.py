@@ -134,6 +134,20 @@ def test_rows_come_while_later_pages_are_not_there_yet(remote: RemoteClient, scr
     assert [row.number for row in rows] == [2]
 
 
+def test_an_answer_without_an_end_is_cut_off(
+    remote: RemoteClient, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.cli.remote.MOST_BYTES", 2 << 20)
+    for status in (200, 500):
+        scripted_server.script = [Reply(status, b"x" * (3 << 20))]
+        with pytest.raises(NotStarted, match="the answer is longer than 2 MiB; is Runhook there"):
+            remote.call(NUMBERS, PageParameters())
+    monkeypatch.setattr("receiver.cli.remote.LONGEST", -1.0)
+    scripted_server.script = [page(1)]
+    with pytest.raises(NotStarted, match="has not ended within -1 s"):
+        remote.call(NUMBERS, PageParameters())
+
+
 def test_a_list_that_goes_round_ends(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
     scripted_server.default = page(after="a")
 

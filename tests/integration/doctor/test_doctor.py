@@ -59,6 +59,7 @@ def test_a_service_that_is_well_has_no_fault_but_what_is_not_running(settings: S
     found = by_check(settings)
 
     assert wrong(found) == {"parts", "public_url"}
+    assert [check for check, each in found.items() if each.note] == ["public_url"]
     assert "on disk before 202: yes" in found["redis.durability"].what
     assert found["redis.version"].what.startswith("Valkey ")
     assert found["ledger.version"].what.startswith("SQLite 3." if ledger.dialect == "sqlite" else "PostgreSQL 1")
@@ -261,9 +262,10 @@ def test_the_command_ends_with_1_for_a_fault_and_prints_json(
     code, shown = run("-o", "json")
     rows = json.loads(shown)
     assert code == 1
-    assert {"check", "ok", "what", "todo"} == rows[0].keys()
+    assert {"check", "ok", "note", "what", "todo"} == rows[0].keys()
     assert {row["check"] for row in rows if not row["ok"]} >= {"parts"}
     code, shown = run()
     assert code == 1
     assert "ok    redis.durability" in shown
     assert "WRONG parts: not running" in shown
+    assert "note  public_url: PUBLIC_URL is not set" in shown

@@ -235,6 +235,21 @@ def test_an_operation_that_would_take_others_than_expected_is_not_begun(mixed: L
     assert create(mixed, Selection(), expect=3).total == 3
 
 
+def test_operations_that_ended_long_ago_are_removed_a_bounded_number_at_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given three that are done, one that ended later, and one that runs, and is old
+    monkeypatch.setattr(replays, "BATCH", 2)
+    record(ledger, new_event("tsk_1", "ops"))
+    for number, when in enumerate((NOW, NOW + 1, NOW + 2, NOW + 50)):
+        ledger.write(lambda it: replays.create(it, f"op_{number}", "replay", Selection(), when))  # noqa: B023
+    ledger.write(lambda it: replays.create(it, "op_runs", "cancel", Selection(), NOW + 5))
+
+    assert [ledger.write(lambda it: replays.remove(it, NOW + 10)) for _ in range(3)] == [2, 1, 0]
+
+    assert [each.id for each in ledger.read(replays.list_operations)] == ["op_3", "op_runs"]
+
+
 def test_a_replay_takes_none_that_died_after_it_was_begun(mixed: Ledger) -> None:
     # Given a replay that was begun, and a delivery of the same selection that dies before the clock comes to it
     create(mixed, Selection(sink="ops"), expect=2)

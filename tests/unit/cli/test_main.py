@@ -264,10 +264,13 @@ def test_a_list_migrates_no_ledger_and_reads_none_of_another_release(runhook: Ru
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
         connection.commit()
         code, _, err = runhook("runs")
+        shown = " ".join(runhook("status")[1].split())
         (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
 
     assert (code, version) == (3, "0001")
     assert err.startswith("runhook: the ledger is of an earlier release (0001, not ")
+    assert "start this release's worker, which upgrades the ledger" in shown
+    assert "start its database" not in shown
 
 
 def test_a_list_says_which_ledger_it_reads_and_json_says_nothing_else(runhook: Run, tmp_path: Path) -> None:
