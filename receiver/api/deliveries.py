@@ -43,8 +43,9 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
         if len(found) > 1:
             raise Conflict(f"delivery {wanted.delivery}: several begin so, such as {found[0]['id']}")
         row = DeliveryRow.model_validate(found[0])
-        tried = lists.attempts_of(connection, row.id, Filter(source=row.source))
-        return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in tried[-MOST:]])
+        before = (row.sink, row.id, row.attempts - MOST)  # attempts are numbered from 1
+        tried, _ = lists.attempts_of(connection, row.id, Filter(source=row.source), before, MOST)
+        return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in tried])
 
     return service.ledger.read(read)
 
