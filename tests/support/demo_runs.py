@@ -114,7 +114,7 @@ def _deliver(ledger: Ledger, archive: Path, now: float, text: str) -> None:
     _settle(ledger, "chat", 1, later, now, text or "the workspace answered 503", due_at=now + 90)
     claim(ledger, "chat", limit=1, now=now)
     query = sa.select(deliveries.c.id).where(deliveries.c.sink == "crm").limit(1)
-    ledger.write(lambda it: cancellation.cancel(it, it.execute(query).scalars().all(), now))
+    ledger.write(lambda it: cancellation.cancel(it, it.execute(query).scalars().all(), text or "by ana", now))
 
 
 def _settle(
