@@ -24,7 +24,8 @@ class ConsoleAction:
 
     `asks`: the question before it is done; "" to do it at once. `template`: of the page that shows the result, for
     what no other page shows, such as a new key; it gets `result`, and what `values` adds. `selected`: fields that are
-    sent with the rows that somebody has selected. `failed`: whether a result is no success.
+    sent with the rows that somebody has selected. `failed`: whether a result is no success. `leads`: the path, below
+    PATH, of the page that shows more of a result; "" to go back to where the button was.
     """
 
     endpoint: Endpoint[Any, Any]
@@ -35,6 +36,7 @@ class ConsoleAction:
     values: Callable[[Service, Actor, Form, Any], Mapping[str, Any]] = lambda *_: {}
     selected: Form = ()
     failed: Callable[[Any], bool] = lambda _result: False
+    leads: Callable[[Any], str] = lambda _result: ""
 
     @property
     def name(self) -> str:

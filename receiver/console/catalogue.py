@@ -7,16 +7,19 @@ from typing import Final
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
 from receiver.console.pages import (
+    audit,
     deliveries,
     event,
     incidents,
     keys,
     missing,
+    operations,
     overview,
     quarantine,
     run,
     runs,
     schedules,
+    sinks,
     submissions,
 )
 
@@ -25,17 +28,22 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *runs.PAGES,
     *run.PAGES,
     *event.PAGES,
-    *deliveries.PAGES,
     *incidents.PAGES,
     *missing.PAGES,
+    *deliveries.PAGES,
+    *sinks.PAGES,
     *submissions.PAGES,
     *schedules.PAGES,
     *keys.PAGES,
+    *operations.PAGES,
     *quarantine.PAGES,
+    *audit.PAGES,
 )
 
 ACTIONS: Final[tuple[ConsoleAction, ...]] = (
     *deliveries.ACTIONS,
+    *sinks.ACTIONS,
     *keys.ACTIONS,
+    *operations.ACTIONS,
     *quarantine.ACTIONS,
 )

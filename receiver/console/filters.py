@@ -22,8 +22,9 @@ LABELS: Final = {
     "label": "Label",
     "title": "Title has",
     "reason": "Reason has",
+    "actor": "Who",
 }
-_EXAMPLES: Final = {"since": "24h", "until": "1h", "label": "team=sales"}
+_EXAMPLES: Final = {"since": "24h", "until": "1h", "label": "team=sales", "action": "replay"}
 # Of these a word is searched for, and / on the keyboard goes there.
 _SEARCHED: Final = frozenset({"text", "reason"})
 # What a list's address has beside its filters.

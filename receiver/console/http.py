@@ -267,8 +267,8 @@ class _Console:
             outcome = await self._pool.run(work)
             if isinstance(outcome, str):
                 return page(outcome)
-            tone = "bad" if action.failed(outcome.result) else "good"
-            return _said(request, back, signed_in, Notice(tone, action.said(outcome.result)))
+            leads, tone = action.leads(outcome.result), "bad" if action.failed(outcome.result) else "good"
+            return _said(request, PATH + leads if leads else back, signed_in, Notice(tone, action.said(outcome.result)))
 
         return handle
 

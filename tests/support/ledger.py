@@ -6,6 +6,7 @@ import functools
 import json
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from receiver.domain import deduplication
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.ledger import Connection, Ledger, events
+from receiver.ledger import Connection, Ledger, events, replays
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claims import Claimed
@@ -98,6 +99,12 @@ def settle(
         for each in claimed
     ]
     return ledger.write(lambda connection: attempts.settle(connection, owner, {claim_number: results}, now))
+
+
+def work_off(ledger: Ledger) -> None:
+    """Make the steps of all operations that the clock would make."""
+    while ledger.write(lambda it: replays.step(it, time.time())).more:
+        pass
 
 
 def states(ledger: Ledger, **wanted: object) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
@@ -18,11 +18,12 @@ from receiver.api.actions.deliveries import (
     RESUBMIT_RUNS,
 )
 from receiver.api.deliveries import GET_DELIVERY
+from receiver.api.endpoint import Endpoint
 from receiver.api.lists import LIST_DELIVERIES
 from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
 from receiver.api.totals import GET_TOTALS
-from receiver.console.action import ConsoleAction
+from receiver.console.action import ConsoleAction, Form
 from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
@@ -44,6 +45,8 @@ _MORE: Final = (
 )
 # What the dead letters are grouped by, how far back, and how many groups are shown.
 _REASONS: Final = {"by": "sink,reason", "since": "90d", "top": "12"}
+# Characters that tell a reason from others.
+_TELLING: Final = 4
 # What a reason without its particulars has in their places.
 _PARTICULARS: Final = re.compile(r"#|https?://\S+")
 
@@ -135,13 +138,17 @@ def _groups(service: Service, actor: Actor, taken: Mapping[str, Sequence[str]]) 
     """Return what the dead letters died of, the most frequent first. `taken`: the filter that finds them."""
     wanted = {**{name: [value] for name, value in _REASONS.items()}, **taken}
     counted = GET_TOTALS.parse({}, [(name, value) for name, values in wanted.items() for value in values])
-    groups = []
-    for row in GET_TOTALS.call(service, actor, counted).items[1:]:
-        sink, reason = row.key["sink"], row.key["reason"]
-        alike = {**taken, "sink": [sink], "reason": [common_part(reason)]}
-        link = urlencode([(name, value) for name, values in alike.items() if name != "state" for value in values])
-        groups.append({"sink": sink, "reason": reason, "count": row.count, "taken": alike, "link": link})
-    return groups
+    found = GET_TOTALS.call(service, actor, counted).items[1:]
+    return [_group(taken, row.key["sink"], row.key["reason"], row.count) for row in found]
+
+
+def _group(taken: Mapping[str, Sequence[str]], sink: str, reason: str, count: int) -> dict[str, Any]:
+    """Return what is told of dead letters that are alike. Where they have no part of the reason in common, no filter
+    finds them."""
+    part = common_part(reason)
+    alike = {**taken, "sink": [sink], "reason": [part]} if len(part) >= _TELLING else {}
+    link = urlencode([(name, value) for name, values in alike.items() if name != "state" for value in values])
+    return {"sink": sink, "reason": reason, "count": count, "taken": alike, "link": link}
 
 
 def common_part(reason: str) -> str:
@@ -149,33 +156,33 @@ def common_part(reason: str) -> str:
     return max((each.strip() for each in _PARTICULARS.split(reason)), key=len)[:200]
 
 
-def _taken(done: str) -> Callable[[TakenResult], str]:
-    """Return what says what was done, or where it is worked off."""
+def _action(
+    endpoint: Endpoint[Any, TakenResult], verb: str, done: str, asks: str, selected: Form = ()
+) -> ConsoleAction:
+    """Return the action of a call that takes many. `done`: what is said of those that were taken."""
 
     def said(result: TakenResult) -> str:
-        if result.operation is None or result.operation.state == "done":
-            return f"{result.count:,} {done}."
-        return f"{result.count:,} to be {done}: operation {result.operation.id} works them off."
+        return f"{result.count:,} {'to be ' if _goes_on(result) else ''}{done}."
 
-    return said
+    def leads(result: TakenResult) -> str:
+        return f"/operations/{result.operation.id}" if result.operation and _goes_on(result) else ""
+
+    return ConsoleAction(endpoint, verb, said, asks, selected=selected, leads=leads)
+
+
+def _goes_on(result: TakenResult) -> bool:
+    """Whether the clock works it off."""
+    return result.operation is not None and result.operation.state == "running"
 
 
 _EACH: Final = tuple(("state", state.value) for state in REPLAYABLE)
 
 ACTIONS: Final = (
-    ConsoleAction(
-        REPLAY_DELIVERIES,
-        "Replay",
-        _taken("replayed"),
-        "Send these again, under the same idempotency keys?",
-        selected=_EACH,
-    ),
-    ConsoleAction(
-        CANCEL_DELIVERIES, "Cancel", _taken("cancelled"), "Cancel these deliveries? They can be brought back."
-    ),
-    ConsoleAction(RESTORE_DELIVERIES, "Bring back", _taken("brought back"), "Bring these back? They are due at once."),
-    ConsoleAction(BACKFILL_SINK, "Backfill", _taken("backfilled"), "Give the sink these results?"),
-    ConsoleAction(RESUBMIT_RUNS, "Submit again", _taken("submitted again"), "Submit these failed runs again?"),
+    _action(REPLAY_DELIVERIES, "Replay", "replayed", "Send these again, under the same idempotency keys?", _EACH),
+    _action(CANCEL_DELIVERIES, "Cancel", "cancelled", "Cancel these deliveries? They can be brought back."),
+    _action(RESTORE_DELIVERIES, "Bring back", "brought back", "Bring these back? They are due at once."),
+    _action(BACKFILL_SINK, "Backfill", "backfilled", "Give the sink these results?"),
+    _action(RESUBMIT_RUNS, "Submit again", "submitted again", "Submit these failed runs again?"),
 )
 PAGES: Final = (
     ConsolePage("/deliveries", "deliveries.html", deliveries, PageLink("Deliveries", "d", "Delivery")),

@@ -1,0 +1,102 @@
+"""Sinks: how each is, one with its history, and what is done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from receiver.api.actions.sinks import PAUSE_SINK, RESUME_SINK, TEST_SINK, ResumeResult, SinkTestResult
+from receiver.api.lists import LIST_ATTEMPTS
+from receiver.api.models import Scoped
+from receiver.api.service import Actor, Service
+from receiver.api.sinks import GET_SINK, LIST_SINKS, SinkRow
+from receiver.api.totals import GET_TOTALS, TotalRow
+from receiver.console.action import ConsoleAction
+from receiver.console.charts import Buckets, Chart, Values, stacked, values_of
+from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.console.window import window_links, window_of
+from receiver.domain.callback import CALLBACK
+
+# Attempts on the page of a sink.
+_NEWEST: Final = 15
+# What became of deliveries, from the bottom of the chart up.
+_SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
+
+
+def sinks(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
+    """Return how each sink is."""
+    found = LIST_SINKS.call(service, actor, Scoped()).items
+    return {"title": "Sinks", "here": "Sinks", "sinks": [(row, state_of(row)) for row in found]}
+
+
+def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return how one sink is, what became of its deliveries, and its newest attempts."""
+    name, window = names["sink"], window_of(query)
+    row = GET_SINK.call(service, actor, GET_SINK.validated({"sink": name}))
+    buckets = window.buckets(service.ledger.now())
+    span = {"since": buckets.since, "by": "state", "bucket": buckets.seconds, "sink": name}
+    counted = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items[1:]
+    tried = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated({"sink": name, "limit": _NEWEST})).items
+    return {
+        "title": name,
+        "here": "Sinks",
+        "sink": row,
+        "state": state_of(row),
+        "chart": _chart(buckets, counted),
+        "windows": window_links(f"/sinks/{name}", query, window),
+        "attempts": tried,
+        "fillable": name != CALLBACK and not row.orphaned,
+        "sources": list(service.config.sources) if not actor.source else [],
+    }
+
+
+def state_of(row: SinkRow) -> str:
+    """Return how a sink is, in one word."""
+    if row.orphaned:
+        return "orphaned"
+    if row.paused:
+        return "paused"
+    return "running" if row.breaker == "closed" else row.breaker
+
+
+def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
+    """Return what became of deliveries. `rows`: by state, in these stretches of time."""
+    found: dict[str, dict[float, float]] = {}
+    for row in rows:
+        if row.at is not None:
+            found.setdefault(row.key["state"], {})[row.at] = row.count
+    series = [Values(state, tone, values_of(buckets, found.get(state, {}))) for state, tone in _SERIES]
+    return stacked("Deliveries", buckets, series)
+
+
+def _resumed(result: ResumeResult) -> str:
+    probed = f" {result.probed:,} shut breakers are tried at once." if result.probed else ""
+    return f"{result.sink.name} goes on.{probed}"
+
+
+def _tested(result: SinkTestResult) -> str:
+    """Return what became of a sample."""
+    told = result.reason or " ".join([result.id, *result.keys, result.note])
+    return f"The sample was {result.outcome}: {told}" if result.outcome == "accepted" else f"{result.outcome}: {told}"
+
+
+ACTIONS: Final = (
+    ConsoleAction(
+        PAUSE_SINK,
+        "Pause",
+        lambda row: f"{row.name} is paused: its deliveries wait.",
+        "Pause this sink? Nothing more is sent to it, and its deliveries wait until it goes on.",
+    ),
+    ConsoleAction(RESUME_SINK, "Resume", _resumed),
+    ConsoleAction(
+        TEST_SINK,
+        "Send a sample",
+        _tested,
+        "Send a marked sample of a completed run to this sink, now and from this host?",
+        failed=lambda result: result.outcome != "accepted",
+    ),
+)
+PAGES: Final = (
+    ConsolePage("/sinks", "sinks.html", sinks, PageLink("Sinks", "s", "Delivery")),
+    ConsolePage("/sinks/{sink}", "sink.html", sink),
+)

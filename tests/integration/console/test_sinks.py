@@ -1,0 +1,117 @@
+"""Sinks: what their pages show, and what their buttons do, for whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from receiver.domain.breaker import Lane
+from receiver.ledger.deliveries import lanes
+from tests.servers.submitting import Submitting
+from tests.support.api import done
+from tests.support.console import Browser, forms
+from tests.support.ledger import new_event, record, states, work_off
+
+AsPerson = Callable[[str], Browser]
+
+
+@pytest.fixture
+def shut(operated: Submitting) -> Submitting:
+    """ops has something that waits behind an open breaker, and gone has left the config."""
+    now = time.time()
+    record(operated.ledger, new_event("tsk_1", "ops", "gone"), now=now - 60)
+    lane = Lane("ops", "ops", breaker="open", failures=5, until=now + 600, reason="it is down", opened_at=now - 50)
+    operated.ledger.write(lambda it: lanes.put(it, lane, now))
+    return operated
+
+
+def lane_of(server: Submitting, name: str) -> Lane:
+    return server.ledger.read(lambda it: lanes.find(it, name)) or Lane(name, name)
+
+
+def test_each_sink_is_told(shut: Submitting, as_person: AsPerson) -> None:
+    admin = as_person("admin")
+    page = admin.get("/sinks").text
+    assert "it is down" in page
+    assert "/console/deliveries?sink=ops&amp;state=queued" in page
+    assert "orphaned" in page
+    one = admin.get("/sinks/ops").text
+    assert "it is down" in one
+    assert "next try" in one
+    assert admin.get("/sinks/nothing").status_code == 404
+
+
+def test_a_sink_is_paused_and_goes_on(shut: Submitting, as_person: AsPerson) -> None:
+    admin = as_person("admin")
+    asked = admin.click(admin.get("/sinks/results"), "Pause")
+    assert "Pause this sink?" in asked.text
+    assert not lane_of(shut, "results").paused
+    after = admin.click(asked, "Pause")
+    assert "results is paused" in after.text
+    assert lane_of(shut, "results").paused
+    assert "results goes on." in admin.click(after, "Resume").text
+    assert not lane_of(shut, "results").paused
+    # And one whose breaker is open is tried at once
+    assert "1 shut breaker" in admin.click(admin.get("/sinks/ops"), "Try now").text
+    assert lane_of(shut, "ops").until <= time.time()
+    assert [line[0] for line in done(shut)] == ["sink.pause", "sink.resume", "sink.resume"]
+
+
+def test_a_sample_is_sent_and_what_became_of_it_is_said(
+    operated: Submitting, as_person: AsPerson, tmp_path: Path
+) -> None:
+    admin = as_person("admin")
+    page = admin.get("/sinks/results")
+    sent = admin.click(admin.click(page, "Send a sample"), "Send a sample")
+    assert "The sample was accepted" in sent.text
+    assert list((tmp_path / "results").rglob("*.json*"))
+    # When the sink can't take it
+    (tmp_path / "ops").write_text("a file where its folder is to be")
+    failed = admin.click(admin.click(admin.get("/sinks/ops"), "Send a sample"), "Send a sample")
+    assert 'class="card notice bad"' in failed.text
+    assert [(line[0], line[3]) for line in done(operated)] == [("sink.test", "done"), ("sink.test", "failed")]
+
+
+def test_old_results_are_given_to_a_sink(operated: Submitting, as_person: AsPerson) -> None:
+    record(operated.ledger, new_event("tsk_1", "results"), now=time.time())
+    admin = as_person("admin")
+    asked = admin.click(admin.get("/sinks/ops"), "Backfill", since="1h", rate="0.5")
+    assert "tsk_1" in asked.text
+    # Then the page of the operation tells how far it is
+    begun = admin.click(asked, "Backfill 1")
+    assert begun.url.path.startswith("/console/operations/op_")
+    assert "1 to be backfilled." in begun.text
+    assert "0 of 1" in begun.text
+    work_off(operated.ledger)
+    assert states(operated.ledger, sink="ops") == {"tsk_1:ops": "queued"}
+
+
+def test_what_waits_for_a_sink_that_is_gone_is_cancelled(shut: Submitting, as_person: AsPerson) -> None:
+    admin = as_person("admin")
+    asked = admin.click(admin.get("/sinks/gone"), "Cancel what waits")
+    admin.click(asked, "Cancel 1")
+    assert states(shut.ledger, sink="gone") == {"tsk_1:gone": "cancelled"}
+
+
+@pytest.mark.parametrize("name", ["ana", "bo"])
+def test_a_sink_is_not_everybodys(shut: Submitting, as_person: AsPerson, name: str) -> None:
+    # Given somebody who may only view, or who has one source
+    person = as_person(name)
+    for path in ("/sinks", "/sinks/ops"):
+        page = person.get(path)
+        assert page.status_code == 200
+        labels = {label for form in forms(page.text) for label in form.buttons}
+        assert not labels & {"Pause", "Try now", "Send a sample"}
+    for action in ("pause_sink", "resume_sink", "test_sink"):
+        assert person.act(action, sink="ops", sure="yes").status_code == 403
+    assert lane_of(shut, "ops").breaker == "open"
+    assert not done(shut)
+
+
+def test_who_has_one_source_sees_what_concerns_it(shut: Submitting, as_person: AsPerson) -> None:
+    page = as_person("bo").get("/sinks/ops").text
+    assert "tsk_1" not in page
+    assert "it is down" not in page
