@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, unquote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, compile_path
 
 from receiver.api.artifact_content import GET_CONTENT
 from receiver.api.artifact_stream import ArtifactStreams
@@ -23,6 +23,7 @@ from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.files import FileLinks
 from receiver.console.forms import MAX_LOGIN, Notice, forget_notice, form_of, notice_of, set_notice
+from receiver.console.live import LiveParts, Rendered, Shown
 from receiver.console.page import PATH, ConsolePage
 from receiver.console.passwords import Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
@@ -59,8 +60,9 @@ def console(context: Context) -> WebPart:
     )
     if not people:
         return WebPart()
-    sign_in = SignIn(AsyncLedger(_ledger(context)), people, config.session, settings.console_token)
-    server = _Console(context, people, sign_in)
+    ledger = AsyncLedger(_ledger(context))
+    sign_in = SignIn(ledger, people, config.session, settings.console_token)
+    server = _Console(context, people, sign_in, ledger)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -72,6 +74,7 @@ def console(context: Context) -> WebPart:
         Route(f"{PATH}/login", server.answering(server.login_form), methods=["GET"]),
         Route(f"{PATH}/login", server.answering(server.login), methods=["POST"]),
         Route(f"{PATH}/logout", server.answering(server.logout), methods=["POST"]),
+        Route(f"{PATH}/live", server.answering(server.live), methods=["GET"]),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
         *(Route(f"{PATH}/do/{each.name}", server.answering(server.doing(each)), methods=["POST"]) for each in ACTIONS),
         Route(f"{PATH}/files/{{name}}", server.answering(server.file), methods=["GET"]),
@@ -79,7 +82,7 @@ def console(context: Context) -> WebPart:
         *(Route(PATH + each.path, server.answering(server.shown(each)), methods=["GET"]) for each in PAGES),
         Route(f"{PATH}/{{rest:path}}", server.answering(server.nothing), methods=["GET", "POST"]),
     ]
-    return WebPart(lifespan=lifespan, admin=routes)
+    return WebPart(lifespan=lifespan, stop=server.stop, admin=routes)
 
 
 def _ledger(context: Context) -> Ledger:
@@ -95,7 +98,7 @@ def _to_sign_in(request: Request) -> Response:
 
 
 class _Console:
-    def __init__(self, context: Context, people: Mapping[str, Person], sign_in: SignIn) -> None:
+    def __init__(self, context: Context, people: Mapping[str, Person], sign_in: SignIn, ledger: AsyncLedger) -> None:
         self._service = Service(context.settings, _ledger(context), context.config)
         self._people = people
         self._sign_in = sign_in
@@ -105,6 +108,11 @@ class _Console:
         self._pool = CallPool("console")
         self._renderer = Renderer(PAGES)
         self._log_limit = TokenBucket(1, 10)
+        self._live = LiveParts(ledger, context.background, self._live_part)
+        self._live_pages = [
+            (compile_path(PATH + each.path)[0], each) for each in PAGES if self._renderer.has_live(each.template)
+        ]
+        self.stop = self._live.stop
 
     def answering(self, handler: Handler) -> Handler:
         """Return `handler` with a page for each error."""
@@ -232,6 +240,31 @@ class _Console:
         actor, wanted = signed_in.person.actor, GET_EVENT_BODY.validated(request.path_params)
         kept = await self._pool.run(lambda: GET_EVENT_BODY.call(self._service, actor, wanted))
         return download(f"{kept.event_id}.json", kept.content())
+
+    async def live(self, request: Request) -> Response:
+        """Return the stream of the part of a page that follows what happens."""
+        signed_in = await self._sign_in.who(request)
+        if signed_in is None:
+            return Response(status_code=HTTPStatus.UNAUTHORIZED)
+        url = request.query_params.get("page", "")
+        path, _, query = url.partition("?")
+        for pattern, each in self._live_pages if local_path(url) == url else ():
+            if (found := pattern.fullmatch(unquote(path))) is not None:
+                actor = signed_in.person.actor
+                if each.all_sources:
+                    actor.require_all_sources()
+                given = parse_qsl(query, keep_blank_values=True)
+                return self._live.open(Shown.by(actor, each, url, list(found.groupdict().items()), given), signed_in)
+        raise NotFound("No part of this page follows what happens.")
+
+    async def _live_part(self, shown: Shown) -> Rendered:
+        def work() -> Rendered:
+            began = time.thread_time()
+            values = shown.page.load(self._service, shown.actor, dict(shown.names), shown.query)
+            html = self._renderer.live(shown.page.template, values, shown.actor, shown.url)
+            return Rendered(html, time.thread_time() - began)
+
+        return await self._pool.run(work)
 
     def doing(self, action: ConsoleAction) -> Handler:
         """Return the handler of an action's forms."""

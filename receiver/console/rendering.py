@@ -12,6 +12,7 @@ import jinja2
 from starlette.responses import HTMLResponse, Response
 
 from handlers.support import timestamps
+from receiver.api.service import Actor
 from receiver.console.forms import Notice
 from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_path
 from receiver.console.sign_in import SignedIn
@@ -40,6 +41,10 @@ _TONES: Final = {
     "wait": "waiting held queued sending canceled cancelled unavailable paused probing pending unknown lapsed begun",
 }
 _TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()}
+
+
+# The block of a template that follows what happens.
+_LIVE: Final = "live"
 
 
 def asset_tag() -> str:
@@ -92,14 +97,28 @@ class Renderer:
         known: dict[str, Any] = {"this_url": this_url, "notice": notice}
         if signed_in is not None:
             actor = signed_in.person.actor
+            known |= _allowed(actor)
             known |= {
                 "person": signed_in.person.name,
                 "form_token": signed_in.form_token,
-                "may_operate": OPERATE in actor.scopes,
-                "all_sources": not actor.source,
                 "links": self._links(all_sources=not actor.source),
             }
         return self._environment.get_template(template).render({**known, **values})
+
+    def has_live(self, template: str) -> bool:
+        """Whether pages of this template have a part that follows what happens: the block `live`."""
+        return _LIVE in self._environment.get_template(template).blocks
+
+    def live(self, template: str, values: Mapping[str, Any], actor: Actor, this_url: str) -> str:
+        """Return that part of a page, for anybody who may see what `actor` may: its forms have no token. What a page
+        imports is there as in the page."""
+        known = {"this_url": this_url, **_allowed(actor), **values}
+        macros = {
+            name: self._environment.get_template(f"{name}.html").make_module({**self._environment.globals, **known})
+            for name in ("parts", "charts")
+        }
+        page = self._environment.get_template(template)
+        return "".join(page.blocks[_LIVE](page.new_context({**macros, **known})))
 
     def macro(self, template: str, name: str, *values: Any) -> str:
         """Return a part of pages, such as a chart."""
@@ -112,6 +131,10 @@ class Renderer:
             if each.link and (all_sources or not each.all_sources):
                 groups.setdefault(each.link.group, []).append((each.link, PATH + each.path))
         return groups
+
+
+def _allowed(actor: Actor) -> dict[str, Any]:
+    return {"may_operate": OPERATE in actor.scopes, "all_sources": not actor.source}
 
 
 def page(html: str, status: int = 200) -> Response:

@@ -137,3 +137,9 @@ function refresh(part) {
   }, part.dataset.refresh * 1000);
 }
 document.querySelectorAll("[data-refresh]").forEach(refresh);
+
+// Rows have come or gone: see live.js.
+document.addEventListener("live", () => {
+  here = rows().findIndex((row) => row.classList.contains("here"));
+  selected();
+});
