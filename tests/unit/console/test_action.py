@@ -78,13 +78,22 @@ def test_a_count_that_nobody_was_shown_takes_nothing(form: list[tuple[str, str]]
     assert not many.taken
 
 
-def test_ids_are_asked_about_and_then_taken() -> None:
-    many = Many(2)
-    form = [("ids", "dlv_00000001"), ("ids", "dlv_00000002")]
-    question = ask(many, form)
-    assert question == Question("Take these?", form)
+def test_one_id_is_asked_about_and_then_taken() -> None:
+    many = Many(1)
+    form = [("ids", "dlv_00000001")]
+    assert ask(many, form) == Question("Take these?", form)
     assert isinstance(ask(many, form, sure=True), Done)
-    assert many.taken[0].ids == ("dlv_00000001", "dlv_00000002")
+    assert many.taken[0].ids == ("dlv_00000001",)
+
+
+def test_several_ids_are_counted_and_what_is_left_is_said() -> None:
+    # Given three that are selected, of which two can be taken
+    many = Many(2)
+    question = ask(many, [("ids", f"dlv_0000000{number}") for number in range(3)])
+    assert isinstance(question, Question)
+    assert question.text == "Take these? 1 of those selected is left as is."
+    assert isinstance(ask(many, list(question.fields), sure=True), Done)
+    assert (len(many.taken[0].ids), many.taken[0].expect) == (3, 2)
 
 
 def test_who_may_not_is_not_asked() -> None:
