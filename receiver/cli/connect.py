@@ -13,6 +13,8 @@ from receiver.cli.filters import chosen_sources
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
+from receiver.cli.profiles import here_only
+from receiver.cli.progress import ProgressLine
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger
 from receiver.reconcile import connect as connecting
@@ -23,6 +25,7 @@ from receiver.reconcile.source import PolledSource
 from receiver.skyvern.account import ListedAgent
 
 
+@here_only
 def connect(
     apply: Annotated[
         bool,
@@ -109,9 +112,11 @@ def _change(
     ledger: Ledger, wanted: Sequence[tuple[PolledSource, Survey, list[ListedAgent]]], *, undo: bool
 ) -> dict[tuple[str, str], str]:
     """Make the changes. Returns what was wrong with each, or "", by source and agent."""
-    results = {}
-    for source, found, chosen in wanted:
-        for agent in chosen:
+    results: dict[tuple[str, str], str] = {}
+    changes = [(source, found, agent) for source, found, chosen in wanted for agent in chosen]
+    with ProgressLine("agents", len(changes)) as progress:
+        for source, found, agent in changes:
+            progress.show(len(results))
             try:
                 if undo:
                     connecting.undo(ledger, source, agent, found.changed[agent.id])
@@ -120,6 +125,7 @@ def _change(
                 results[source.name, agent.id] = ""
             except NotChanged as problem:
                 results[source.name, agent.id] = str(problem)
+        progress.show(len(results))
     return results
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from receiver.cli.options import ConfigFile, DataDirectory, Form, Json, Output, chosen_form
 from receiver.cli.output import clean, out, print_rows
+from receiver.cli.profiles import here_only
 from receiver.config.settings import Settings
 from receiver.errors import RunhookError
 
@@ -17,6 +18,7 @@ _MEMBERS: Final = ("check", "ok", "note", "what", "todo")
 _OK, _NOTE, _WRONG = Text("ok    ", style="green"), Text("note  ", style="yellow"), Text("WRONG ", style="red")
 
 
+@here_only
 def doctor(config: ConfigFile = None, data: DataDirectory = None, output: Output = None, as_json: Json = False) -> None:
     """Try everything that Runhook needs, and say of each thing that it is well, or what to do. Ends with 1 for a fault.
 

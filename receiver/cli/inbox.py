@@ -14,6 +14,7 @@ import typer
 from handlers.support.url import hide_password
 from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config
 from receiver.cli.output import clean, out, print_rows, show_when
+from receiver.cli.profiles import here_only
 from receiver.config.settings import Settings
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import read_entry
@@ -29,6 +30,7 @@ Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `list` shows them.
 
 
 @app.command("list")
+@here_only
 def list_(
     config: ConfigFile = None,
     data: DataDirectory = None,
@@ -68,6 +70,7 @@ def _row(each: AsideEntry) -> dict[str, Any]:
 
 
 @app.command()
+@here_only
 def accept(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Sign entries and put them into the inbox again. Only what you know to be of your own receivers."""
     settings, loaded = load_config(config, data)
@@ -97,6 +100,7 @@ def _acceptable(client: redis.Redis, aside_id: str) -> Event:
 
 
 @app.command()
+@here_only
 def drop(
     ids: Ids = None,
     every: Annotated[bool, typer.Option("--all", help="Drop everything.")] = False,

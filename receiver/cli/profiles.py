@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 from urllib.parse import urlsplit
 
 from receiver.config.settings import remote_variables
 from receiver.errors import ConfigError, UsageError, suggest
+
+P = ParamSpec("P")
 
 # Below the home directory.
 FILE: Final = Path(".config") / "runhook" / "profiles.toml"
@@ -50,6 +54,22 @@ def remote_service(url: str | None, key: str | None, profile: str | None) -> Rem
     if not (chosen.isascii() and chosen.isprintable() and " " not in chosen):
         raise UsageError("the key has a character that no key has; was it copied whole?")
     return RemoteService(checked_url(where, address), chosen)
+
+
+def here_only(command: Callable[P, None]) -> Callable[P, None]:
+    """Return `command`, which works on what this machine reaches: it ends with a UsageError where RUNHOOK_URL names a
+    service, for whoever sets that does not mean a ledger of this machine."""
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        if remote_variables()["url"]:
+            raise UsageError(
+                "RUNHOOK_URL names a service, and this command works on its host only: run it there, or here with "
+                "RUNHOOK_URL= before it"
+            )
+        command(*args, **kwargs)
+
+    return call
 
 
 def profile_names() -> list[str]:

@@ -16,7 +16,8 @@ _BETWEEN: Final = 5.0
 class ProgressLine:
     """Shows `done` of `total` `what`, such as "op_1" or "deliveries". A context manager.
 
-    `every`: elsewhere than on a terminal, print each change; else one line in five seconds, and the last.
+    Elsewhere than on a terminal: with `every`, each change on standard output, for it was asked for; else, on standard
+    error, one line in five seconds, and the last.
     """
 
     def __init__(self, what: str, total: int, *, every: bool = False) -> None:
@@ -30,7 +31,7 @@ class ProgressLine:
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and sys.stdout.isatty():
+        if self._total and sys.stderr.isatty() and sys.stdout.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -61,4 +62,8 @@ class ProgressLine:
 
     def _print(self) -> None:
         self._printed, self._at = self._done, time.monotonic()
-        out().print(f"{self._what}: {self._done} of {self._total}")
+        line = f"{self._what}: {self._done} of {self._total}"
+        if self._every:
+            out().print(line)
+        else:
+            sys.stderr.write(f"runhook: {line}\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from contextlib import closing
 from typing import Annotated
 
@@ -12,10 +14,15 @@ from receiver.cli.filters import chosen_sources
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config, parse_time
 from receiver.cli.output import clean, iso, out, print_json, print_table, show_time
-from receiver.reconcile.importer import ImportReport, import_runs
+from receiver.cli.profiles import here_only
+from receiver.cli.progress import ProgressLine
+from receiver.ledger import Ledger
+from receiver.reconcile.importer import ImportReport, Take, import_runs
 from receiver.reconcile.poller import build
+from receiver.reconcile.source import PolledSource
 
 
+@here_only
 def reconcile(
     since: Annotated[str, typer.Option("--since", help="How far to go back: 2h, 7d …")] = "24h",
     take: Annotated[
@@ -34,8 +41,9 @@ def reconcile(
     oldest = parse_time(since) or 0.0
     with open_ledger(settings, tell=True) as ledger, closing(build(settings, loaded)) as reconciler:
         polled = chosen_sources(reconciler.sources, source, loaded, settings)
-        polls = reconciler.drain(seconds)
-        reports = [import_runs(ledger, each, oldest, reconciler.take if take else None) for each in polled]
+        with ProgressLine("polls", reconciler.count_due()) as progress:
+            polls = reconciler.drain(seconds, progress.show)
+        reports = [_imported(ledger, each, oldest, reconciler.take if take else None) for each in polled]
     if as_json:
         print_json(
             {
@@ -99,6 +107,12 @@ def reconcile(
         for line in trouble:
             sys.stderr.write(f"runhook: {line}\n")
         raise typer.Exit(1)
+
+
+def _imported(ledger: Ledger, source: PolledSource, oldest: float, take: Take | None) -> ImportReport:
+    now = time.time()
+    with ProgressLine(f"{source.name}: hours back", max(1, math.ceil((now - oldest) / 3600))) as progress:
+        return import_runs(ledger, source, oldest, take, lambda seen: progress.show(int((now - seen) // 3600)))
 
 
 def _what(run_id: str, report: ImportReport) -> str:

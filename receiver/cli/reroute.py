@@ -32,11 +32,13 @@ from receiver.cli.options import (
     parse_time_range,
 )
 from receiver.cli.output import clean, print_rows, short_id
+from receiver.cli.profiles import here_only
 from receiver.cli.progress import ProgressLine
 from receiver.errors import UsageError
 from receiver.ledger.filters import LIMIT, Filter
 
 
+@here_only
 def reroute(
     since: Since = "",
     until: Until = "",

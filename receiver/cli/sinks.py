@@ -27,6 +27,7 @@ from receiver.cli.options import (
     confirm,
     load_config,
 )
+from receiver.cli.profiles import here_only
 from receiver.cli.progress import ProgressLine
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -120,6 +121,7 @@ def resume(client: Client, name: Name) -> None:
 
 
 @app.command()
+@here_only
 def move(
     old: Annotated[str, typer.Argument(metavar="OLD", help="The sink that is not in the config any more.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The sink that gets its deliveries.")],
@@ -215,6 +217,7 @@ def _print_receipt(name: str, receipt_id: str, keys: Iterable[str], note: str) -
 
 
 @app.command()
+@here_only
 def columns(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The sink's name. Default: all database sinks.")] = "",
     apply: Annotated[bool, typer.Option("--apply", help="Add them. Without it, only the SQL is shown.")] = False,

@@ -8,6 +8,8 @@ import typer
 
 from receiver.cli.options import ConfigFile, DataDirectory, load_config
 from receiver.cli.output import out
+from receiver.cli.profiles import here_only
+from receiver.cli.progress import ProgressLine
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
@@ -25,6 +27,7 @@ def _group() -> None:
 
 
 @app.command()
+@here_only
 def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Send what lies in a spool to Redis, when its receiver does not start again: its host is gone, its disk is here.
 
@@ -58,14 +61,17 @@ async def _send(settings: Settings, config: Config, spool: Spool) -> int:
 
     Returns how many. Raises NotStarted.
     """
+    total = spool.bytes
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     writer = InboxWriter(settings.redis_url, timeout=30.0, keys=keys)
     sent = 0
     try:
-        while (batch := spool.peek()).events:
-            await writer.append(batch.events)
-            spool.done(batch)
-            sent += len(batch.events)
+        with ProgressLine("bytes", total) as progress:
+            while (batch := spool.peek()).events:
+                await writer.append(batch.events)
+                spool.done(batch)
+                sent += len(batch.events)
+                progress.show(total - spool.bytes)
     except InboxUnavailable as error:
         raise NotStarted(f"Redis takes no events now ({error}); {sent} were sent, the others are still there") from None
     except OSError as error:

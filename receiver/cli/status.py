@@ -8,35 +8,42 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from receiver.cli.options import ConfigFile, DataDirectory, Json
+from receiver.api.status import GET_STATUS, ProblemRow, Status, status_of
+from receiver.cli.client import Client, LocalClient, with_client
+from receiver.cli.options import Json
 from receiver.cli.output import clean, out, print_json, print_table
-from receiver.config.settings import Settings
 from receiver.domain.parts import PartSeen
 from receiver.errors import RunhookError
-from receiver.status.problem import Problem, ago, amount, probe_time, size
-from receiver.status.problems import find
+from receiver.status.problem import ago, amount, probe_time, size
 from receiver.status.report import StatusReport
 from receiver.status.survey import survey
 
 
-def status(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = False) -> None:
+@with_client
+def status(client: Client, as_json: Json = False) -> None:
     """Show what is wrong and what to do about it, then each part, server and store. Ends with 1 when something is.
 
-    Works while Redis, the ledger or both are away, and changes nothing.
+    Works while Redis, the ledger or both are away, and changes nothing. Of a remote service it shows what is wrong, and
+    the parts.
     """
-    report = survey(Settings.from_env(config=config, data=data))
-    problems = find(report)
-    if as_json:
-        from receiver.api.status import status_of
-
-        print_json(status_of(report).model_dump(mode="json"))
+    if isinstance(client, LocalClient):
+        report = survey(client.settings)  # which asks what can be asked while the ledger is away
+        told = status_of(report)
     else:
-        _print(report, problems)
-    if any(not problem.note for problem in problems):
+        report, told = None, client.call(GET_STATUS, GET_STATUS.validated({}))
+    if as_json:
+        print_json(told.model_dump(mode="json"))
+    else:
+        _print_problems(told.problems)
+        if report is None:
+            _print_remote(told)
+        else:
+            _print_tables(report)
+    if not told.ok:
         raise typer.Exit(RunhookError.exit_code)
 
 
-def _print(report: StatusReport, problems: Sequence[Problem]) -> None:
+def _print_problems(problems: Sequence[ProblemRow]) -> None:
     wrong = [problem for problem in problems if not problem.note]
     notes = [problem for problem in problems if problem.note]
     if not wrong:
@@ -47,6 +54,17 @@ def _print(report: StatusReport, problems: Sequence[Problem]) -> None:
             out().print(line, soft_wrap=True)
             out().print(Text(f"    {clean(problem.todo)}"), soft_wrap=True)
     out().print("")
+
+
+def _print_remote(told: Status) -> None:
+    rows = [
+        [each.part, each.state, each.host, each.pid, each.version, each.config, f"{ago(each.beat_age)} ago"]
+        for each in told.parts
+    ]
+    print_table(["part", "state", "host", "process", "version", "config", "beat"], rows, "no part is alive")
+
+
+def _print_tables(report: StatusReport) -> None:
     print_table(["part", "state", "host", "process", "version", "config", "up", "beat", "more"], _parts(report), "")
     out().print("")
     print_table(["what", "state", "more"], _stores(report), "")

@@ -30,10 +30,17 @@ class ImportReport:
     trouble: str = ""
 
 
-def import_runs(ledger: Ledger, source: PolledSource, since: float, take: Take | None = None) -> ImportReport:
+def import_runs(
+    ledger: Ledger,
+    source: PolledSource,
+    since: float,
+    take: Take | None = None,
+    show: Callable[[float], None] = lambda _: None,
+) -> ImportReport:
     """List final runs, the newest first, back to `since` (epoch seconds), and report those that the ledger lacks.
 
-    With `take` each of them is fetched and handed to it. Raises LedgerUnavailable.
+    With `take` each of them is fetched and handed to it. `show` is told back to when it has come, as epoch seconds.
+    Raises LedgerUnavailable.
     """
     report = ImportReport(source.name)
     newest: float | None = None
@@ -53,6 +60,8 @@ def import_runs(ledger: Ledger, source: PolledSource, since: float, take: Take |
         if take is not None:
             for row in missing:
                 _import(report, take, source, row, newest)
+        if times:
+            show(min(times))
 
     listing = read_back(source, since, page, statuses=sorted(FINAL))
     report.trouble = listing.trouble

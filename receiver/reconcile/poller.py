@@ -302,13 +302,24 @@ class Reconciler:
 
     # By hand.
 
-    def drain(self, seconds: float) -> int:
-        """Poll all that is due, within the budget and `seconds`. Returns how many polls were made."""
+    def count_due(self, most: int = 10_000) -> int:
+        """Count the polls that are due, `most` of each kind and source at the most."""
+        now = self._ledger.now()
+        counts = [
+            self._ledger.read(lambda connection: kind.count_due(connection, now, self._sources, most))  # noqa: B023
+            for kind in (polls, run_polls)
+        ]
+        return sum(number for each in counts for number in each.values())
+
+    def drain(self, seconds: float, show: Callable[[int], None] = lambda _: None) -> int:
+        """Poll all that is due, within the budget and `seconds`. Returns how many polls were made; `show` is told
+        meanwhile."""
         until = time.monotonic() + seconds
         count = 0
         while time.monotonic() < until:
             started = self.tick()
             count += started
+            show(count)
             if not started and not self._running.total():
                 break
             time.sleep(0.05)

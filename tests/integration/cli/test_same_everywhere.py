@@ -153,3 +153,31 @@ def test_a_command_of_this_machine_says_so(said: Callable[..., Said]) -> None:
 
         assert (code, error.count("\n")) == (2, 1)
         assert error.startswith(f"runhook: {' '.join(command)} works on this machine only, and takes no --url")
+
+
+def test_a_command_of_one_host_works_on_no_other_ledger_than_the_one_that_is_meant(
+    said: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNHOOK_URL", "https://a.example")
+    commands = [["inbox", "list"], ["inbox", "drop", "--all"], ["spool", "send"], ["reconcile"], ["connect"]]
+    commands += [["reroute", "--since", "1d"], ["sink", "move", "a", "b"], ["sink", "columns"], ["doctor"]]
+    for command in commands:
+        code, out, error = said(*command)
+
+        assert (code, out, error.count("\n")) == (2, "", 1), command
+        assert error.startswith("runhook: RUNHOOK_URL names a service, and this command works on its host only"), (
+            command
+        )
+    monkeypatch.setenv("RUNHOOK_URL", "")
+    assert "RUNHOOK_URL" not in said("reroute", "--since", "1d")[2]
+
+
+def test_the_state_of_a_service_is_told_here_and_there(service: Submitting, said: Callable[..., Said]) -> None:
+    remote = ["--url", service.url, "--key", service.key("view", source="*")]
+    here, there = said("status", "--json"), said("status", "--json", *remote)
+
+    assert (here[0], there[0]) == (1, 1)  # no part runs
+    assert json.loads(here[1]).keys() == json.loads(there[1]).keys()
+    code, shown, _ = said("status", *remote)
+    assert code == 1
+    assert shown.startswith("WRONG: ")
