@@ -81,11 +81,32 @@ def plan(ledger: Ledger, config: Config, wanted: Filter, sink: str = "") -> Rero
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class ComparedEvent:
+    """An old event, and the sinks that it reaches by two sets of rules."""
+
+    event: OldEvent
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def compare(ledger: Ledger, before: Router, after: Router, wanted: Filter) -> Iterator[ComparedEvent]:
+    """Yield for each old event which sinks it reaches by either rules, the newest first. Raises LedgerUnavailable."""
+    for page in reroutes.read_back(ledger, wanted):
+        for event in page:
+            view = _view(event)
+            was, would = ((each.sink for each in router.match(view).targets) for router in (before, after))
+            yield ComparedEvent(event, tuple(was), tuple(would))
+
+
 def _targets(router: Router, event: OldEvent) -> list[Target]:
+    return router.match(_view(event)).targets
+
+
+def _view(event: OldEvent) -> RunView:
     run = parse(event.body)
     run = run.with_data(completed(run.data, loads(event.completion)))
-    view = RunView(run, event.source, event.via, event.disposition, event.labels, event.received_at, event.id)
-    return router.match(view).targets
+    return RunView(run, event.source, event.via, event.disposition, event.labels, event.received_at, event.id)
 
 
 def apply(ledger: Ledger, found: Reroute) -> Iterator[int]:

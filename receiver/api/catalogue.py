@@ -26,6 +26,7 @@ from receiver.api import (
     submissions,
     tail,
     totals,
+    trial,
 )
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import keys as key_actions
@@ -54,6 +55,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *keys.ENDPOINTS,
     *quarantine.ENDPOINTS,
     *explain.ENDPOINTS,
+    *trial.ENDPOINTS,
     *totals.ENDPOINTS,
     *ages.ENDPOINTS,
     *delivery_actions.ENDPOINTS,

@@ -79,4 +79,5 @@ def _row(route: RouteConfig, counts: dict[str, int]) -> RouteRow:
     )
 
 
-ENDPOINTS = (Endpoint("list_routes", "GET", "/routes", VIEW, RoutesParameters, RoutesResult, list_routes),)
+LIST_ROUTES: Final = Endpoint("list_routes", "GET", "/routes", VIEW, RoutesParameters, RoutesResult, list_routes)
+ENDPOINTS = (LIST_ROUTES,)

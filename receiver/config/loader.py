@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from receiver.config.messages import describe, unknown
 from receiver.config.models import Config, RouteConfig, SinkConfig
-from receiver.config.yaml_file import Document, Key, read, spell
+from receiver.config.yaml_file import Document, Key, parse, read, spell, write
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, suggest
 from receiver.routing.validation import order_problems, rule_problems, rule_warnings
@@ -56,6 +56,33 @@ def load_file(path: Path, environ: Mapping[str, str]) -> Loaded:
     document.raise_problems()
     assert config is not None
     return Loaded(config, document, _warnings(config, document))
+
+
+def with_routes(config: Config, text: str, name: str = "rules") -> Loaded:
+    """Return `config` with the routes of a YAML text, which has `routes:` as the file has it, and no variables.
+
+    `name`: what messages call the text. Raises ConfigError with all its problems.
+    """
+    document = parse(text, Path(name), {})
+    raw = document.value if isinstance(document.value, dict) else {}
+    if not isinstance(raw.get("routes"), list):
+        document.complain(("routes",), "must be a list of rules, below `routes:`")
+    for key in raw:
+        if key != "routes" and not key.startswith("x-"):
+            document.complain((key,), "only the routes can be tried; leave the rest of the file out")
+    document.raise_problems()
+    document.value = {"sources": config.sources, "sinks": config.sinks, "routes": raw["routes"]}
+    tried = _validated(document)
+    _check_routes(document, raw["routes"], list(config.sinks))
+    document.raise_problems()
+    assert tried is not None
+    warnings = [f"{document.path}:{document.line(key)}: {text}" for key, text in _route_warnings(tried)]
+    return Loaded(config.model_copy(update={"routes": tried.routes}), document, warnings)
+
+
+def routes_text(config: Config) -> str:
+    """Return the routes of a config as YAML that `with_routes` takes."""
+    return write({"routes": [route.model_dump(mode="json", exclude_defaults=True) for route in config.routes]})
 
 
 def _validated(document: Document) -> Config | None:
@@ -221,10 +248,16 @@ def _warnings(config: Config, document: Document) -> list[str]:
         if source.watch and (reason := reason if source.api_key else "it has no api_key"):
             watch: Key = ("sources", name, "watch")
             found.append((watch, f"{spell(watch)}: its runs are not watched, for {reason}"))
+    found += _route_warnings(config)
+    return [f"{document.path}:{document.line(key)}: {document.masked(key, text)}" for key, text in found]
+
+
+def _route_warnings(config: Config) -> list[tuple[Key, str]]:
+    found: list[tuple[Key, str]] = []
     for index, route in enumerate(config.routes):
         key: Key = ("routes", index, "when")
         found += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]
-    return [f"{document.path}:{document.line(key)}: {document.masked(key, text)}" for key, text in found]
+    return found
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:

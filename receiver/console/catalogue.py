@@ -16,6 +16,7 @@ from receiver.console.pages import (
     operations,
     overview,
     quarantine,
+    routes,
     run,
     runs,
     schedules,
@@ -32,6 +33,7 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *missing.PAGES,
     *deliveries.PAGES,
     *sinks.PAGES,
+    *routes.PAGES,
     *submissions.PAGES,
     *schedules.PAGES,
     *keys.PAGES,
@@ -43,6 +45,7 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
 ACTIONS: Final[tuple[ConsoleAction, ...]] = (
     *deliveries.ACTIONS,
     *sinks.ACTIONS,
+    *routes.ACTIONS,
     *keys.ACTIONS,
     *operations.ACTIONS,
     *quarantine.ACTIONS,

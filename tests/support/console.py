@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 
 import httpx2
 
+from tests.support.waiting import PATIENCE
+
 PASSWORD = "a-password-of-the-tests"
 
 # Texts that would run or load something, were a page to have them unescaped.
@@ -107,7 +109,9 @@ class Browser:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.session = httpx2.Client(base_url=url, trust_env=False, headers={"sec-fetch-site": "same-origin"})
+        self.session = httpx2.Client(
+            base_url=url, trust_env=False, timeout=PATIENCE, headers={"sec-fetch-site": "same-origin"}
+        )
 
     def get(self, path: str) -> httpx2.Response:
         return self.session.get(f"/console{path}")

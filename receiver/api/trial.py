@@ -1,0 +1,154 @@
+"""Rules that are tried without being saved: on a body, and on old events, beside the rules of today."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from pydantic import Field
+
+from receiver.api.endpoint import Endpoint
+from receiver.api.explain import Explanation, explain
+from receiver.api.models import MAX_VALUES, Label, Result, Scoped
+from receiver.api.service import Actor, Service
+from receiver.config.loader import routes_text, with_routes
+from receiver.config.models import Config
+from receiver.domain.api_key import VIEW
+from receiver.errors import Busy, ConfigError, Invalid
+from receiver.ledger.filters import Filter
+from receiver.reroute import compare
+from receiver.routing.router import Router
+
+# Characters of rules that are tried, and of a body.
+LONGEST_RULES: Final = 64 << 10
+LONGEST_BODY: Final = 512 << 10
+# Old events that are compared at the most, and that are told of.
+MOST_EVENTS: Final = 1000
+MOST_CHANGED: Final = 100
+# Seconds of this processor's time after which no further event is compared.
+TIME: Final = 1.0
+
+# One at a time in a process: webhooks are answered by the same one.
+_trying = threading.Lock()
+
+
+class TrialParameters(Scoped):
+    """Rules to try, a body to try them on, and how many old events."""
+
+    rules: str = Field(
+        "",
+        max_length=LONGEST_RULES,
+        description="YAML with `routes:`, as in the config file, without variables; empty for the rules of today.",
+    )
+    raw: str = Field("", max_length=LONGEST_BODY, description="A body, as text.")
+    label: tuple[Label, ...] = Field((), max_length=MAX_VALUES, description="Labels of its submission, NAME=VALUE.")
+    events: int = Field(0, ge=0, le=MOST_EVENTS, description="How many of the newest events are compared.")
+
+
+class ChangedEvent(Result):
+    """An event that the tried rules would send elsewhere."""
+
+    event_id: str
+    source: str
+    run_id: str
+    status: str
+    disposition: str
+    before: list[str] = Field(description="Sinks that it reaches by the rules of today.")
+    after: list[str] = Field(description="Sinks that it would reach.")
+
+
+class Comparison(Result):
+    """What the tried rules would change for the newest events."""
+
+    compared: int
+    complete: bool = Field(description="Whether as many were compared as were asked for, or are there.")
+    changed: int
+    items: list[ChangedEvent] = Field(description=f"The newest {MOST_CHANGED} that would change.")
+    failures: dict[str, int] = Field(description="By route, on how many its expression could not be evaluated.")
+
+
+class Trial(Result):
+    """What the rules would do. Nothing is saved, and nothing is sent."""
+
+    problems: list[str] = Field(description="Why the rules can't be used, each with its line; then the rest is null.")
+    warnings: list[str] = Field(description="What is allowed, and probably a mistake.")
+    body: Explanation | None = Field(description="What would become of the body, if one was given.")
+    comparison: Comparison | None
+
+
+class RulesText(Result):
+    """The rules of today."""
+
+    rules: str = Field(description="As YAML, without the file's comments.")
+
+
+def get_rules(service: Service, _actor: Actor, _wanted: Scoped) -> RulesText:
+    """Return the rules of today as YAML, to change and try."""
+    return RulesText(rules=routes_text(service.config))
+
+
+def try_rules(service: Service, _actor: Actor, wanted: TrialParameters) -> Trial:
+    """Tell what rules would do with a body, and what they would change for old events. Nothing is saved."""
+    config = service.config
+    if wanted.source and wanted.source not in config.sources:
+        raise Invalid(f"source {wanted.source}: there is none; there are {', '.join(config.sources)}")
+    if not _trying.acquire(timeout=TIME):
+        raise Busy("other rules are being tried now; try again in a few seconds")
+    try:
+        tried, warnings = config, []
+        if wanted.rules.strip():
+            loaded = with_routes(config, wanted.rules)
+            tried, warnings = loaded.config, loaded.warnings
+        return Trial(
+            problems=[],
+            warnings=warnings,
+            body=_explained(tried, wanted) if wanted.raw.strip() else None,
+            comparison=_compared(service, tried, wanted) if wanted.events else None,
+        )
+    except ConfigError as error:
+        return Trial(problems=list(error.problems), warnings=[], body=None, comparison=None)
+    finally:
+        _trying.release()
+
+
+def _explained(config: Config, wanted: TrialParameters) -> Explanation:
+    labels = dict(each.split("=", 1) for each in wanted.label)
+    body = wanted.raw.encode(errors="replace")
+    return explain(config, wanted.source or next(iter(config.sources)), body, labels, time.time())
+
+
+def _compared(service: Service, tried: Config, wanted: TrialParameters) -> Comparison:
+    began = time.thread_time()
+    before, after = Router(service.config.routes), Router(tried.routes)
+    changed: list[ChangedEvent] = []
+    count = compared = 0
+    complete = True
+    for found in compare(service.ledger, before, after, Filter(source=wanted.source)):
+        compared += 1
+        if set(found.before) != set(found.after):
+            count += 1
+            if len(changed) < MOST_CHANGED:
+                changed.append(
+                    ChangedEvent(
+                        event_id=found.event.id,
+                        source=found.event.source,
+                        run_id=found.event.run_id,
+                        status=found.event.outcome,
+                        disposition=found.event.disposition,
+                        before=list(found.before),
+                        after=list(found.after),
+                    )
+                )
+        if compared == wanted.events:
+            break
+        if time.thread_time() - began > TIME:
+            complete = False
+            break
+    failures = dict(after.failures)
+    return Comparison(compared=compared, complete=complete, changed=count, items=changed, failures=failures)
+
+
+GET_RULES: Final = Endpoint("get_rules", "GET", "/routes/rules", VIEW, Scoped, RulesText, get_rules)
+TRY_RULES: Final = Endpoint("try_rules", "POST", "/routes/try", VIEW, TrialParameters, Trial, try_rules)
+ENDPOINTS = (GET_RULES, TRY_RULES)

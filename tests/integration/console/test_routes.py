@@ -1,0 +1,160 @@
+"""Routes in the console: what each has done, bodies and rules that are tried, and that nothing is saved."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Iterator
+
+import orjson
+import pytest
+
+from receiver.api import trial
+from receiver.ledger import audit
+from tests.servers.submitting import Submitting
+from tests.support.console import HOSTILE, Browser, forms, tags
+from tests.support.ledger import new_event, record
+
+ROUTES = [
+    {"name": "failures", "when": {"status": "failed"}, "to": ["ops"], "stop": True},
+    {"name": "cheap", "when": "run.step_count < 3", "to": ["results"]},
+    {"name": "all", "to": ["results"]},
+]
+FAILED = orjson.dumps({"run_id": "tsk_1", "run_type": "task_v1", "status": "failed", "step_count": 2}).decode()
+
+
+@pytest.fixture
+def server(submitting: Callable[..., Submitting], hashed_password: str) -> Submitting:
+    people = {"ana": {"password": hashed_password, "source": "other"}}
+    sources = {name: {"secrets": [name]} for name in ("skyvern", "other")}
+    return submitting(
+        "http://127.0.0.1:9",
+        dispatching=False,
+        console_password=hashed_password,
+        console={"users": people},
+        sources=sources,
+        sinks={name: {"type": "files", "path": "/nowhere"} for name in ("ops", "results")},
+        routes=ROUTES,
+    )
+
+
+@pytest.fixture
+def people(server: Submitting) -> Iterator[Browser]:
+    it = Browser(server.url)
+    it.sign_in()
+    yield it
+    it.session.close()
+
+
+def test_the_rules_in_their_order_with_what_they_did(people: Browser, server: Submitting) -> None:
+    record(server.ledger, new_event("tsk_1", "ops", status="failed"), now=time.time())
+    page = people.get("/routes").text
+    assert page.index("failures") < page.index("run.step_count &lt; 3") < page.index("always")
+    assert "1 queued" in page
+    assert "stops here" in page
+    assert "1 queued" in people.get("/routes?since=1h").text
+
+
+def test_a_body_tells_which_rule_matches_and_why(people: Browser) -> None:
+    page = html.unescape(people.press("/routes", "try_rules", raw=FAILED).text)
+    assert 'status is "failed"' in page
+    assert "failures matched and says `stop: true`" in page
+    assert "goes to <b>ops</b>" in page
+    # And one that is no JSON says so
+    assert "It can't be read" in people.press("/routes", "try_rules", raw="{").text
+
+
+def test_a_recent_event_fills_the_form(people: Browser, server: Submitting) -> None:
+    event = new_event("tsk_1", "results", title="Fetch invoices", step_count=2)
+    record(server.ledger, event)
+    page = people.get(f"/routes?event={event.event.id}")
+    raw = dict(next(each for each in forms(page.text) if each.action.endswith("try_rules")).fields)["raw"]
+    assert orjson.loads(raw)["run_id"] == "tsk_1"
+    assert "there: run.step_count is 2" in people.answer(page, "try_rules").text
+    assert people.get("/routes?event=evt_none").status_code == 404
+
+
+def test_rules_are_tried_beside_those_of_today_and_not_saved(people: Browser, server: Submitting) -> None:
+    # Given three events
+    for number, status in enumerate(("failed", "completed", "completed")):
+        record(server.ledger, new_event(f"tsk_{number}", status=status))
+    before = people.get("/routes").text.split("<h2>Try")[0].split("Counted since")
+    rules = "routes:\n  - {name: new, when: {status: completed}, to: [ops]}\n"
+    # When other rules are tried on them
+    page = people.press("/routes", "try_rules", rules=rules, events="20").text
+    # Then it says which would go elsewhere
+    assert "3 of the newest 3 events would go elsewhere" in page
+    assert "nowhere" in page
+    # And the form still has what was tried
+    tried = next(each for each in forms(page) if each.action.endswith("try_rules"))
+    assert dict(tried.fields)["rules"].strip() == rules.strip()
+    # And the rules are those of before, and nothing was sent or written down
+    after = people.get("/routes").text.split("<h2>Try")[0].split("Counted since")
+    assert after[0] == before[0]
+    assert after[1].count("<tr>") == before[1].count("<tr>")
+    assert server.ledger.read(audit.list_actions) == []
+    # And the rules of today change nothing
+    assert "0 of the newest 3 events would go elsewhere" in people.press("/routes", "try_rules", events="20").text
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ("routes:\n- name: [\n", "rules:3: not YAML: expected the node content, but found '<stream end>' (column 1)"),
+        ("routes:\n  - {name: a, to: [nowhere]}", "rules:2: routes[0].to[0]: there is no sink nowhere"),
+        ("routes:\n  - {name: a, when: run.x ==, to: [ops]}", "rules:2: routes[0].when: is no valid CEL"),
+        ('routes:\n  - {name: a, when: {title: "${PATH}"}, to: [ops]}', "the variable PATH is not set"),
+        ("sinks: {}", "only the routes can be tried"),
+        ("routes:\n  - {name: a, when: \"run.title.matches('(')\", to: [ops]}", "is no valid pattern"),
+    ],
+)
+def test_wrong_rules_say_where(people: Browser, rules: str, says: str) -> None:
+    page = html.unescape(people.press("/routes", "try_rules", rules=rules, raw=FAILED).text)
+    assert "These rules can't be used" in page
+    assert says in page
+    assert "<h2>The body" not in page
+
+
+def test_too_much_is_refused(people: Browser) -> None:
+    answer = people.press("/routes", "try_rules", rules="#" * (trial.LONGEST_RULES + 1))
+    assert answer.status_code == 422
+    assert "rules: " in answer.text
+    assert people.act("try_rules", events=str(trial.MOST_EVENTS + 1)).status_code == 422
+
+
+def test_what_takes_too_long_is_left(people: Browser, server: Submitting, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        record(server.ledger, new_event(f"tsk_{number}"))
+    monkeypatch.setattr(trial, "TIME", 0.0)
+    page = people.press("/routes", "try_rules", rules="routes: []", events="20").text
+    assert "1 of the newest 1 events would go elsewhere; the others took too long to compare" in page
+
+
+def test_one_at_a_time(people: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "TIME", 0.0)
+    with trial._trying:
+        assert people.press("/routes", "try_rules", raw=FAILED).status_code == 503
+    assert people.press("/routes", "try_rules", raw=FAILED).status_code == 200
+
+
+def test_who_may_look_at_one_source_compares_its_events_alone(server: Submitting) -> None:
+    record(server.ledger, new_event("tsk_secret"))
+    ana = Browser(server.url)
+    ana.sign_in("ana")
+    assert "0 of the newest 0 events" in ana.press("/routes", "try_rules", rules="routes: []", events="20").text
+    assert "tsk_secret" not in ana.get("/routes").text
+    assert ana.act("try_rules", source="skyvern", raw="{}").status_code == 403
+    ana.session.close()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_of_a_body_or_rule_becomes_markup(people: Browser, text: str) -> None:
+    def shown(words: str) -> set[str]:
+        body = orjson.dumps({"run_id": words, "run_type": words, "status": "failed", "title": words}).decode()
+        rules = orjson.dumps({"routes": [{"name": words, "when": {"title": words}, "to": ["ops"]}]}).decode()
+        answer = people.press("/routes", "try_rules", raw=body, rules=rules, label=f"{words}=x")
+        assert answer.status_code == 200
+        assert "The body" in answer.text
+        return tags(answer.text)
+
+    assert shown(text) == shown("plain")
