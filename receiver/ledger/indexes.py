@@ -39,7 +39,8 @@ _BUILDING: Final = "SELECT count(*) FROM pg_stat_progress_create_index WHERE dat
 
 def lacking(connection: sa.Connection) -> list[sa.Index]:
     """Return the declared indexes that the database lacks, or has not finished."""
-    return [index for index in _declared() if not _found(connection).get(str(index.name), False)]
+    found = _found(connection)
+    return [index for index in _declared() if not found.get(str(index.name), False)]
 
 
 def ensure_indexes(ledger: Ledger) -> None:
