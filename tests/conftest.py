@@ -1,8 +1,11 @@
 """Fixtures that several kinds of tests share. Servers are real, started here, and ended by their own process id."""
 
+import functools
 import os
+from collections.abc import Iterator
 from itertools import groupby
 
+import httpcore2
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -44,3 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ordered += [*mine, *short[:room]]
         del short[:room]
     items[:] = [*ordered, *short]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """Reading this machine's authorities is nearly all that a new HTTP client costs, and waiting makes many of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
