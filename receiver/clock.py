@@ -37,10 +37,14 @@ from receiver.telemetry.logs import Fields
 TICK = 1.0
 # Seconds between two sweeps of RQ's own lists.
 REPAIR_EVERY = 2.0
+# Seconds between two sweeps of the records of workers that are gone, which keep no work from being done.
+RECORDS_EVERY = 60.0
 # Seconds between two checks of what is rarely out of order.
 SLOW_EVERY = 15.0
 # Seconds after which a sweep of much leaves the rest for the next time. Each of its steps is short.
 STEPS = 0.5
+# Seconds between two looks for words to index, after one that found none.
+WORDS_EVERY = 2.0
 # Seconds of a tick in which words are indexed, and then one batch at the most.
 INDEX_FOR = 0.3
 # Seconds that workers have, once the ledger is back, to renew their claims or record what has ended meanwhile.
@@ -74,6 +78,7 @@ class Clock:
         self._reap_all = reap
         self._give_up = give_up
         self._text_indexer = text_indexer
+        self._indexing = True
         self._inbox = InboxReader(connection, "clock")
         self._rotations = {CALLBACK: Rotation()}  # of the one sink that has many lanes
         # Where the sweeps of what is rarely out of order go on.
@@ -156,11 +161,7 @@ class Clock:
             more = queued == recovery.DUE_AT_ONCE and time.monotonic() - started < STEPS
         if time.monotonic() - started > AWAY:  # it hung, and has answered after all
             self._ledger_away = time.monotonic()
-        ready = self._ledger.read(
-            lambda connection: [
-                name for name in self._sinks if claims.has_due(connection, name, now, self._rotations.get(name))
-            ]
-        )
+        ready = self._ledger.read(lambda connection: claims.sinks_due(connection, self._sinks, now, self._rotations))
         wakeups.wake_sinks(self._redis, ready)
 
     def operations(self) -> None:
@@ -173,13 +174,16 @@ class Clock:
 
     def inbox(self) -> None:
         """Wake the dispatcher when events wait and no wake-up is on its way."""
-        if self._inbox.depth()[0]:
+        if self._inbox.waiting():
             wakeups.wake_dispatcher(self._redis)
 
     def repair(self) -> None:
         """Clear what killed workers left in RQ's lists."""
-        if self._every("repair", REPAIR_EVERY):
-            wakeups.sweep(self._redis, [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)])
+        if not self._every("repair", REPAIR_EVERY):
+            return
+        queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)]
+        if self._every("records", RECORDS_EVERY) or wakeups.anything_left(self._redis, queues):
+            wakeups.sweep(self._redis, queues)
 
     def slow(self) -> None:
         """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove dead
@@ -239,8 +243,12 @@ class Clock:
             self._reconciler.tick()
 
     def words(self) -> None:
-        """Index the words of runs that changed, and of old ones: a bounded number at each tick."""
-        if self._text_indexer is not None and (count := self._text_indexer.run(INDEX_FOR)):
+        """Index the words of runs that changed, and of old ones: a bounded number at each tick that has some."""
+        if self._text_indexer is None or not (self._indexing or self._every("words", WORDS_EVERY)):
+            return
+        count = self._text_indexer.run(INDEX_FOR)
+        self._indexing = count > 0
+        if count:
             log.debug("clock.indexed runs=%d", count)
 
     def _every(self, name: str, seconds: float) -> bool:

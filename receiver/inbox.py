@@ -319,12 +319,9 @@ class InboxReader:
         removed: Any = self._redis.eval(TIDY, 1, STREAM, GROUP, idle_ms)
         return int(removed)
 
-    def depth(self) -> tuple[int, int]:
-        """Return (entries, about how many bytes) in the inbox, those included that were read but not acknowledged."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.xlen(STREAM)
-            pipeline.memory_usage(STREAM)
-            return _depth(pipeline.execute(raise_on_error=False))
+    def waiting(self) -> int:
+        """Return how many entries the inbox has, those included that were read but not acknowledged."""
+        return int(self._redis.xlen(STREAM))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 
 from receiver.wakeups.body import JobBody
-from receiver.wakeups.cleanup import Swept, clear_dead, sweep
+from receiver.wakeups.cleanup import Swept, anything_left, clear_dead, sweep
 from receiver.wakeups.flags import (
     FLAG_TTL,
     finish,
@@ -45,6 +45,7 @@ __all__ = [
     "RunhookJob",
     "Stop",
     "Swept",
+    "anything_left",
     "clear_dead",
     "deliver_queue",
     "finish",

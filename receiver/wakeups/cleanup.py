@@ -46,6 +46,15 @@ class Swept:
         return any(getattr(self, field.name) for field in fields(Swept))
 
 
+def anything_left(client: redis.Redis, queues: Iterable[str]) -> bool:
+    """Whether a job of `queues` is under way, or what a dead worker has left of one. Raises redis.RedisError.
+
+    One command, and true for keys of another type as well: it says when `sweep` is worth its many.
+    """
+    kinds = ("rq:failed:{}", "rq:wip:{}", "rq:queue:{}:intermediate")
+    return bool(client.exists(*(kind.format(queue) for queue in queues for kind in kinds)))
+
+
 def sweep(client: redis.Redis, queues: Sequence[str]) -> Swept:
     """Repair RQ's lists of `queues`, and wake those in which a wake-up was lost. Raises redis.RedisError.
 

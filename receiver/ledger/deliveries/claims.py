@@ -361,6 +361,15 @@ def _change(
         connection.execute(sa.update(deliveries).where(mine, condition).values(values))
 
 
+def sinks_due(
+    connection: sa.Connection, sinks: Sequence[str], now: float, rotations: Mapping[str, Rotation]
+) -> list[str]:
+    """Return those of `sinks` that have something that a worker could send now. `rotations`: see `has_due`."""
+    if not fair_queue.anything_queued(connection):
+        return []
+    return [sink for sink in sinks if has_due(connection, sink, now, rotations.get(sink))]
+
+
 def has_due(connection: sa.Connection, sink: str, now: float, rotation: Rotation | None = None) -> bool:
     """Whether `sink` has something that a worker could send now; what waits behind an open breaker does not count.
 

@@ -54,6 +54,13 @@ class Rotation:
     wrapped: bool = True
 
 
+def anything_queued(connection: sa.Connection) -> bool:
+    """Whether there is a delivery for any sink, due or not, that no worker has: one look where nothing waits."""
+    return (
+        connection.execute(sa.select(sa.literal(1)).select_from(deliveries).where(_QUEUED).limit(1)).first() is not None
+    )
+
+
 def due(sink: str | sa.BindParameter[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
     """Return the condition that a delivery is due for `sink`."""
     return sa.and_(deliveries.c.sink == sink, _QUEUED, deliveries.c.due_at <= now)
