@@ -83,7 +83,7 @@ def serve(queue: str, build: Callable[[str], JobBody], settings: Settings, conte
     Raises RunhookError when its body can't be built.
     """
     stop = Stop(TIME_SLICE)
-    signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+    signal.signal(signal.SIGTERM, lambda *_: stop.interrupt())
     for name in context.predecessors:
         if release(settings, queue, name):
             liveness.forget(settings.data, name)

@@ -39,10 +39,17 @@ log = logging.getLogger("runhook.worker")
 # Seconds after which a job's body is told to stop, so that a busy queue gets a new job with a fresh timeout.
 TIME_SLICE: Final = 5.0
 
-_POLL = 1.0  # seconds of one blocking wait for a job: so late a stop is noticed
-_WORKER_TTL = 16  # seconds that an idle worker's record outlives its last heartbeat
-_HEARTBEAT = 5.0  # seconds between two heartbeats of an idle worker
+_POLL = 5.0  # seconds of one blocking wait for a job
+_SILENCE = 2.0  # seconds beyond it after which a silent Redis counts as gone
+# Seconds that an idle worker's record outlives its last heartbeat, and between two of them. An idle worker holds
+# nothing: who dies in a job is found by the job's own record, which lives for its timeout.
+_WORKER_TTL = 65
+_HEARTBEAT = 20.0
 _MAX_WAIT = 2.0  # seconds between two tries to reach a Redis that is away (stock RQ: 60)
+
+
+class StopAsked(BaseException):
+    """A wait for work ends because the worker was asked to stop. Not an Exception, so that nobody takes it for one."""
 
 
 class Stop:
@@ -54,13 +61,24 @@ class Stop:
 
     def __init__(self, time_slice: float = float("inf"), clock: Callable[[], float] = time.monotonic) -> None:
         self.asked = False
+        self.waiting = False  # for a job, so that nothing would be cut off
         self._time_slice = time_slice
         self._clock = clock
         self._end = clock() + time_slice
 
     def ask(self) -> None:
-        """Stop the worker, after the job under way. Safe in a signal handler."""
+        """Stop the worker, after the job under way, or when it has waited for one. Any thread may call it."""
         self.asked = True
+
+    def interrupt(self) -> None:
+        """Stop the worker, after the job under way; a wait for one ends at once. For signal handlers in its thread.
+
+        Raises StopAsked in such a wait.
+        """
+        self.asked = True
+        if self.waiting:
+            self.waiting = False
+            raise StopAsked
 
     def begin(self) -> None:
         """Begin the time slice of a new job."""
@@ -133,7 +151,7 @@ class RunhookWorker(SimpleWorker):
     @property
     def connection_timeout(self) -> int:
         """Seconds after which a silent Redis counts as gone; longer than the blocking wait."""
-        return int(_POLL) + 4
+        return int(_POLL + _SILENCE)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002 - RQ's signature
         """Seconds that a job's records live without a sign of its worker."""
@@ -142,14 +160,13 @@ class RunhookWorker(SimpleWorker):
     def serve(self, stop: Stop) -> None:
         """Run jobs until `stop` is asked, which is checked between two jobs only. Raises redis.RedisError.
 
-        It leaves without a word then: one more to a Redis that hangs costs seconds, and `clear_dead` finds the rest.
+        A wake-up that comes in the moment of a stop may be left behind, for `clear_dead`.
         """
-        while not stop.asked:
-            job = self._next_job()
-            if job is not None:
-                self._run(job, stop)
-        with contextlib.suppress(RedisError):
-            self.register_death()
+        with contextlib.suppress(StopAsked):
+            while not stop.asked:
+                job = self._next_job(stop)
+                if job is not None:
+                    self._run(job, stop)
 
     def _beat(self, pipeline: Any, state: str, lifetime: int) -> None:
         """Write the worker's whole record: while Redis hung it may have lapsed."""
@@ -160,14 +177,24 @@ class RunhookWorker(SimpleWorker):
         register(self, pipeline)
         self._next_beat = time.monotonic() + _HEARTBEAT
 
-    def _next_job(self) -> RunhookJob | None:
-        """Return the next wake-up; None after a short wait, or for something that is no wake-up."""
-        if time.monotonic() >= self._next_beat:
+    def _beat_idle(self) -> None:
+        """Let the record live on; write it when there is none."""
+        self._next_beat = time.monotonic() + _HEARTBEAT
+        if not self.connection.expire(self.key, self.worker_ttl):
             with self.connection.pipeline() as pipeline:
                 self._beat(pipeline, "idle", self.worker_ttl)
                 pipeline.execute()
+
+    def _next_job(self, stop: Stop) -> RunhookJob | None:
+        """Return the next wake-up; None after a short wait, or for something that is no wake-up. Raises StopAsked."""
+        if time.monotonic() >= self._next_beat:
+            self._beat_idle()
         intermediate = self.queue.intermediate_queue_key
-        raw_id = self.connection.blmove(self.queue.key, intermediate, _POLL)  # type: ignore[arg-type]
+        stop.waiting = True
+        try:
+            raw_id = None if stop.asked else self.connection.blmove(self.queue.key, intermediate, _POLL)  # type: ignore[arg-type]
+        finally:
+            stop.waiting = False
         if raw_id is None:
             return None
         assert isinstance(raw_id, bytes)
@@ -255,7 +282,7 @@ def run_worker(
             worn_out = True
             stop.ask()
 
-    client = connect(redis_url, timeout=5.0, connect_timeout=2.0, retries=0)
+    client = connect(redis_url, timeout=_POLL + _SILENCE, connect_timeout=2.0, retries=0)
     pause, away, life, dead = 0.1, False, 0, list(predecessors)
     while not stop.asked:
         try:
@@ -287,6 +314,8 @@ def run_worker(
                 _run_without_wakeup(queue, work, body.job_timeout, stop, on_job)
             pause = min(pause * 2, _MAX_WAIT)
     client.close()
+    with contextlib.suppress(RedisError), connect(redis_url, timeout=1.0, connect_timeout=1.0, retries=0) as last:
+        clear_dead(last, queue, name)  # briefly: a Redis that hangs must not hold up a stop
     return worn_out
 
 

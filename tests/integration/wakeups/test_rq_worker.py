@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import pickle
+import signal
 import threading
 import time
 import zlib
@@ -24,8 +26,8 @@ from receiver import wakeups
 from receiver.runtime import redis_client
 from receiver.wakeups import JobTimeout, Stop, flag_key
 from tests.servers.valkey import ValkeyProcess
-from tests.support.waiting import Stopwatch
-from tests.support.wakeups import LANE, QUEUE, once, queued, serve
+from tests.support.waiting import Stopwatch, eventually
+from tests.support.wakeups import LANE, QUEUE, FunctionBody, once, queued, serve
 
 
 def leftovers(client: redis.Redis) -> set[str]:
@@ -326,3 +328,28 @@ def test_a_worker_waits_out_a_redis_that_refuses_writes(
     relief.join()
     assert caplog.text.count("Redis can't be used now (OutOfMemoryError)") == 1
     assert "Redis is back" in caplog.text
+
+
+def test_a_worker_that_waits_for_a_job_stops_at_once(
+    redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.wakeups.rq_worker._POLL", 3600.0)
+    monkeypatch.setattr("receiver.wakeups.rq_worker._HEARTBEAT", 3600.0)
+    stop = Stop(wakeups.TIME_SLICE)
+    body = FunctionBody(lambda _: None, wakeups.JOB_TIMEOUT)
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.interrupt())
+
+    def terminate() -> None:
+        eventually(lambda: any(each["cmd"] == "blmove" for each in client.client_list()))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    try:
+        wakeups.run_worker(QUEUE, body, redis_url, "w", stop=stop)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+
+    assert stop.asked
+    assert client.smembers(f"rq:workers:{QUEUE}") == set()

@@ -13,6 +13,7 @@ from rq.serializers import JSONSerializer
 
 from receiver.wakeups import FLAG_TTL, RunhookJob, Stop, deliver_queue, flag_key, wake_command
 from receiver.wakeups.job import NotAWakeUp, job_fields
+from receiver.wakeups.rq_worker import StopAsked
 
 OURS = zlib.compress(json.dumps(["receiver.wakeups.work", None, [], {}]).encode())
 
@@ -131,3 +132,16 @@ def test_a_stop_that_was_asked_for_is_not_undone_by_a_new_time_slice() -> None:
     stop.begin()
     assert stop()
     assert stop.left == 0.0
+
+
+def test_an_interrupt_ends_a_wait_and_nothing_else() -> None:
+    stop = Stop(5.0)
+    stop.interrupt()  # in a job: it goes on
+    assert stop.asked
+
+    stop = Stop(5.0)
+    stop.waiting = True
+    with pytest.raises(StopAsked):
+        stop.interrupt()
+    assert stop.asked
+    stop.interrupt()  # once is enough: what follows the wait is not cut off
