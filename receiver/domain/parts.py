@@ -13,8 +13,8 @@ DISPATCH: Final = "dispatch"
 _DELIVER: Final = "deliver:"
 
 # Seconds between two heartbeats of one process.
-BEAT_EVERY: Final = 10.0
-# Seconds without a heartbeat after which a process counts as gone: three were lost.
+BEAT_EVERY: Final = 15.0
+# Seconds without a heartbeat after which a process counts as gone: two were lost.
 SILENT_AFTER: Final = 35.0
 # Seconds without a step of its loop after which a process that still beats counts as stuck.
 STUCK_AFTER: Final = 45.0

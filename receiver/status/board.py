@@ -23,12 +23,16 @@ KEY: Final = "runhook:parts"
 _MOST: Final = 10_000  # entries that are read: anybody who reaches Redis can write more
 
 # The time is the server's: clocks of hosts differ. A key of another type is a stranger's, and goes.
-# KEYS: hash. ARGV: name, heartbeat, seconds that the hash lives.
+# KEYS: hash. ARGV: name, heartbeat, seconds that a new hash lives; `forget` lets one live on.
 _PUT = """
-local now, kind = redis.call('TIME'), redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], ARGV[1], now[1] .. '.' .. string.format('%06d', now[2]) .. ' ' .. ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
+local now = redis.call('TIME')
+local beat = now[1] .. '.' .. string.format('%06d', now[2]) .. ' ' .. ARGV[2]
+local new = redis.pcall('HSET', KEYS[1], ARGV[1], beat)
+if type(new) == 'table' then
+  redis.call('DEL', KEYS[1])
+  new = redis.call('HSET', KEYS[1], ARGV[1], beat)
+end
+if new == 1 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
 """
 
 
@@ -61,6 +65,7 @@ def _parsed(value: bytes, now: float) -> PartSeen | None:
 
 def forget(client: redis.Redis) -> int:
     """Remove what came longer than FORGET_AFTER ago. Returns how many. Raises redis.RedisError."""
+    client.expire(KEY, int(FORGET_AFTER))
     old = [seen.beat.name for seen in every(client) if seen.age > FORGET_AFTER]
     return int(client.hdel(KEY, *old)) if old else 0
 

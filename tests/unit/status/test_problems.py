@@ -239,7 +239,7 @@ def test_events_in_the_spool_of_a_host_that_is_gone_are_told_until_a_receiver_is
 
 
 def test_the_last_beat_of_a_process_that_has_missed_one_says_nothing_about_its_clock() -> None:
-    assert find(but(parts=[*WELL.parts, seen("clock", "b", age=25.0, skew=-6.0)])) == []
+    assert find(but(parts=[*WELL.parts, seen("clock", "b", age=31.0, skew=-6.0)])) == []
 
 
 def test_the_breaker_of_a_sink_that_is_gone_and_has_nothing_left_is_nothing_wrong() -> None:
