@@ -37,19 +37,17 @@ from receiver.telemetry.receiver import ReceiverMetrics
 # Most events and bytes of one commit (one event may be larger): more than that gains nothing and takes longer.
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20
-# Seconds between two checks of free disk space, and of the inbox's depth.
-WATCH_EVERY: Final = 0.5
+WATCH_EVERY: Final = 0.5  # seconds between two checks of free disk space, and of the inbox's depth
+QUIET_FOR: Final = 1.5  # seconds longer, while nothing comes and nothing waits
 ADOPT_EVERY: Final = 2.0
 # Files of another process's partition that are opened at a time: all who wait for the spool wait for that.
 ADOPT_FILES: Final = 2
 EXAMINE_EVERY: Final = 30.0
-# An inbox that was over its limits takes events again when it is down to this part of them.
-RELEASE: Final = 0.9
+RELEASE: Final = 0.9  # part of its limits at which an inbox that was over them takes events again
 FULL_RETRY_AFTER: Final = 30
 LONGEST_DISTRUST: Final = 30.0  # seconds until a Redis that refuses commits, and nothing else, is tried again
 DRAIN_TIMEOUT: Final = 5.0
-# Seconds that `close` waits for what is in flight; no commit takes longer.
-CLOSE_TIMEOUT: Final = 2.0
+CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight; no commit takes longer
 _FINISH: Final = ("commit", "wake", "drain")
 
 log = logging.getLogger("runhook.ingest")
@@ -123,7 +121,6 @@ class GroupCommit:
             self._disk_low = await self._on_disk(self._spool.free) < 0
         await self._examine()
         self._begin("commit", self._commit_all)
-        self._begin("drain", self._drain)
         self._begin("watch", self._watch)
 
     def commit(self, event: Event) -> asyncio.Future[None]:
@@ -325,15 +322,13 @@ class GroupCommit:
         self.durability = found
         self._redis_up = self._metrics.redis_up = True
         self.trouble = self.spoilt = ""
+        self._begin("drain", self._drain)
 
     # --- the background --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Move the spool's events to Redis, the oldest first, while it takes them."""
-        while not self._closing:
-            if not self._spool.events or not self._redis_up or self._over:
-                await asyncio.sleep(WATCH_EVERY / 2)
-                continue
+        while self._spool.events and self._redis_up and not self._over and not self._closing:
             try:
                 await self._drain_some()
             except InboxUnavailable as error:
@@ -378,6 +373,11 @@ class GroupCommit:
             except OSError as error:
                 log.error("ingest.watch reason=%s", spool_trouble(error))
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
+            if self._spool.events:
+                self._begin("drain", self._drain)
+            elif self._redis_up and not self._depth[0]:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), QUIET_FOR)
             await asyncio.sleep(WATCH_EVERY)
 
     def _begin(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -93,6 +93,7 @@ class EmbeddedValkey:
             "port": "0",
             "unixsocket": str(self.socket),
             "unixsocketperm": "700",
+            "hz": "1",  # rounds a second of its own housekeeping; nothing of ours waits for one
             "dir": str(self.directory),
             "logfile": str(self.log),
             "appendonly": "yes",

@@ -10,6 +10,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from types import FrameType
 from typing import Any
 
 from receiver.errors import NotStarted
@@ -18,6 +20,8 @@ from receiver.errors import NotStarted
 BACKLOG = 2048
 # Seconds within which the process ends once everything is answered, written and closed.
 LEAVE_WITHIN = 1.0
+# Seconds between two looks of a server that nothing happens to.
+TICK = 1.0
 # Seconds that requests in flight have to end when the process is stopped.
 STOP_TIMEOUT = 5
 
@@ -67,7 +71,25 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
     import uvicorn
 
     class Server(uvicorn.Server):
-        """uvicorn's server with a stop that counts as success (stock raises the signal again) and always ends."""
+        """uvicorn's server with a stop that counts as success (stock raises the signal again) and always ends.
+
+        It does not ask ten times a second whether to stop: a signal says so.
+        """
+
+        tell: Callable[[], object] = staticmethod(lambda: None)
+
+        async def main_loop(self) -> None:
+            """Do each second what uvicorn does, until the server is to stop."""
+            asked = asyncio.Event()
+            self.tell = partial(asyncio.get_running_loop().call_soon_threadsafe, asked.set)
+            while not await self.on_tick(0):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asked.wait(), TICK)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """Stop, in order at the first signal."""
+            super().handle_exit(sig, frame)
+            self.tell()
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             """Start as uvicorn does, then listen on the admin port as well."""
