@@ -1,0 +1,39 @@
+"""What `runhook dev` asks of Redis while nothing happens."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from bench.idle import commands
+from tests.servers.dev import Dev
+
+SECONDS = 10.0
+
+pytestmark = pytest.mark.long
+
+
+def test_a_quiet_deployment_asks_redis_for_little(tmp_path: Path) -> None:
+    config = {
+        "sources": {"skyvern": {"secrets": ["${SKYVERN_API_KEY}"]}},
+        "sinks": {name: {"type": "files", "path": f"${{RUNHOOK_DATA}}/{name}"} for name in ("a", "b")},
+        "routes": [{"name": "all", "to": ["a", "b"]}],
+    }
+    dev = Dev(tmp_path, config=json.dumps(config))
+    try:
+        dev.ready()
+        time.sleep(SECONDS)  # what its start asks
+        with redis.Redis(unix_socket_path=str(dev.data / "redis" / "valkey.sock")) as client:
+            before = commands(client)
+            time.sleep(SECONDS)
+            asked = commands(client) - before
+    finally:
+        dev.end()
+
+    # A machine that is busy asks less; one that polls, several times as much.
+    assert asked.total() < 10 * SECONDS, asked
+    assert asked["blmove"] < SECONDS, "three workers wait for jobs, and do not ask for them"
