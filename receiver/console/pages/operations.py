@@ -14,8 +14,6 @@ from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_p
 from receiver.console.wording import asked_for
 
 _STATES: Final = ("running", "done", "cancelled")
-# Seconds between two looks at operations that run.
-_REFRESH: Final = 2
 
 
 def operations(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -27,20 +25,18 @@ def operations(service: Service, actor: Actor, _names: Mapping[str, str], query:
         "here": "Operations",
         "form": filter_form(service, actor, "/operations", given, ("state", "source"), choices={"state": _STATES}),
         "next_path": next_path("/operations", given, found.next),
-        **_shown(found.items),
+        "operations": [_shown(row) for row in found.items],
     }
 
 
 def operation(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one operation."""
     found = GET_OPERATION.call(service, actor, GET_OPERATION.parse(names, query))
-    return {"title": f"{found.kind.capitalize()} {found.id}", "here": "Operations", **_shown([found])}
+    return {"title": f"{found.kind.capitalize()} {found.id}", "here": "Operations", "operation": _shown(found)}
 
 
-def _shown(rows: Any) -> dict[str, Any]:
-    running = any(row.state == "running" for row in rows)
-    shown = [{"row": row, "asked": asked_for(row.selection), "left": seconds_left(row)} for row in rows]
-    return {"operations": shown, "refresh": _REFRESH if running else 0}
+def _shown(row: OperationRow) -> dict[str, Any]:
+    return {"row": row, "asked": asked_for(row.selection), "left": seconds_left(row)}
 
 
 def seconds_left(row: OperationRow) -> float | None:

@@ -120,24 +120,6 @@ document.addEventListener("keydown", (event) => {
   document.querySelector(`.lightbox:target [data-step="${CSS.escape(event.key)}"]`)?.click();
 });
 
-// A part of the page that changes while one looks at it: fetched again after so many seconds, until it says no more.
-function refresh(part) {
-  if (!part.dataset.refresh) return;
-  setTimeout(async () => {
-    try {
-      const answer = document.hidden || part.contains(document.activeElement) ? null : await fetch(location.href);
-      const page = answer?.ok && new DOMParser().parseFromString(await answer.text(), "text/html");
-      const fresh = page && page.getElementById(part.id);
-      if (fresh) {
-        part.replaceWith(fresh);
-        part = fresh;
-      }
-    } catch { /* the next time, perhaps */ }
-    refresh(part);
-  }, part.dataset.refresh * 1000);
-}
-document.querySelectorAll("[data-refresh]").forEach(refresh);
-
 // Rows have come or gone: see live.js.
 document.addEventListener("live", () => {
   here = rows().findIndex((row) => row.classList.contains("here"));
