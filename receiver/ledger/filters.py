@@ -244,7 +244,8 @@ def of_runs(wanted: Filter, *, bounded: bool = False) -> list[Condition]:
     if wanted.reason:
         found.append(contains(it.failure_reason, wanted.reason))
     if wanted.event_id:
-        its = [events.c.source == it.source, events.c.run_id == it.run_id, begins(events.c.id, wanted.event_id)]
+        named = begins(terms.name(events.c.id), wanted.event_id)  # of the run's own events, which are found by the run
+        its = [events.c.source == it.source, events.c.run_id == it.run_id, named]
         found.append(terms.there_is(events, its, runs))
     if own := terms.delivery(wanted):
         its = [deliveries.c.source == it.source, deliveries.c.run_id == it.run_id]

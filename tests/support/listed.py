@@ -52,9 +52,10 @@ _FILTERS: Final[dict[str, dict[str, Any]]] = {
     "reason": {"reason": "timeout"},
     "reason, none": {"reason": "no such reason"},
     "event": {"event_id": "evt_5000"},
+    "event, cut short": {"event_id": "evt_1"},
 }
 # What says nothing of a submission.
-NOT_OF_SUBMISSIONS: Final = {"route", "sink", "sink, rare", "state and sink", "event"}
+NOT_OF_SUBMISSIONS: Final = {"route", "sink", "sink, rare", "state and sink", "event", "event, cut short"}
 
 _OUTCOME = (
     f"CASE WHEN n <= 10 THEN '{RARE}' WHEN n % 25 = 3 THEN 'failed' WHEN n % 100 = 5 THEN 'timed_out'"

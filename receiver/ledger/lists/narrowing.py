@@ -61,17 +61,18 @@ def by_source(wanted: Filter, table: sa.Table) -> list[SmallSet]:
 
 
 def by_event(wanted: Filter, table: sa.Table) -> list[SmallSet]:
-    """Return the rows of `table`, which has an index on source and run, of the run of an event."""
+    """Return the rows of `table`, which has an index on source and run, of the run of an event, or of those that begin
+    alike."""
     if not wanted.event_id:
         return []
 
     def found(connection: sa.Connection) -> Condition | None:
         of_events = sa.select(events.c.source, events.c.run_id).where(begins(events.c.id, wanted.event_id))
-        keys = connection.execute(of_events.distinct().limit(2)).all()
-        if len(keys) > 1:  # the id is cut very short
+        keys = connection.execute(of_events.limit(FEW + 1)).all()
+        if len(keys) > FEW:  # the id is cut very short
             return None
-        its = [sa.and_(table.c.source == key.source, table.c.run_id == key.run_id) for key in keys]
-        return small_set(table, its[0])(connection) if its else sa.false()
+        its = _of_runs(connection, table, {(key.source, key.run_id) for key in keys})
+        return small_set(table, sa.or_(sa.false(), *its))(connection)
 
     return [found]
 
