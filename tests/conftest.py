@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.servers.slack_emulator",
     "tests.servers.scripted",
     "tests.servers.submitting",
+    "tests.servers.issuer",
     "tests.servers.console",
 ]
 

@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 
 from receiver.config.base import Model
-from receiver.config.fields import Name, Seconds
+from receiver.config.fields import Name, OptionalKey, Seconds
+
+Scopes = list[Literal["view", "operate", "submit", "read", "resubmit"]]
 
 
 class ConsoleUser(Model):
@@ -17,7 +19,7 @@ class ConsoleUser(Model):
         description="Argon2 hash of the password, as `runhook console hash` prints it; ${VARIABLE} keeps it out of the"
         " file."
     )
-    scopes: list[Literal["view", "operate", "submit", "read", "resubmit"]] = Field(
+    scopes: Scopes = Field(
         ["view"],
         description="view sees everything; operate replays, cancels, pauses and so on as well. The others do nothing in"
         " the console: keys that the person creates can have them.",
@@ -32,8 +34,40 @@ class ConsoleUser(Model):
         return value
 
 
+class OidcGroup(Model):
+    """What people of one group of the issuer may do."""
+
+    scopes: Scopes = Field(["view"], description="As those of a user.")
+    source: str = Field("*", description="The only source whose things they see; * for all.")
+
+
+class OidcConfig(Model):
+    """Signing in by an OpenID Connect issuer, such as Keycloak, Entra or Google. Needs `runhook[oidc]`.
+
+    Its client must allow the redirect URI https://<the console's address>/console/oidc/callback.
+    """
+
+    issuer: str = Field(
+        pattern=r"^https?://", description="The issuer, as it calls itself in /.well-known/openid-configuration."
+    )
+    client_id: str = Field(min_length=1, description="Our client there.")
+    client_secret: OptionalKey = Field(
+        None, description="Its secret, as ${VARIABLE}. Absent for a public client: PKCE is used either way."
+    )
+    scopes: list[str] = Field(["openid", "profile", "email"], description="What the issuer is asked for.")
+    groups_claim: str = Field("groups", description="The claim of the ID token with the groups that somebody is in.")
+    name_claim: str = Field("preferred_username", description="The claim with the name that the audit has.")
+    groups: dict[str, OidcGroup] = Field(
+        min_length=1,
+        description="Who may sign in, by group. Of several the first one counts; the group * is everybody at the"
+        " issuer.",
+    )
+
+
 class ConsoleConfig(Model):
-    """The console. Without users, and without RUNHOOK_CONSOLE_PASSWORD, it is off."""
+    """The console. Without users, `oidc`, and without RUNHOOK_CONSOLE_PASSWORD, it is off."""
+
+    oidc: OidcConfig | None = Field(None, description="Signing in by an OpenID Connect issuer.")
 
     users: dict[Name, ConsoleUser] = Field(default_factory=dict, description="Who may sign in, by name.")
     session: Seconds = Field(

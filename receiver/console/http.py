@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, unquote
 
 from starlette.requests import ClientDisconnect, Request
@@ -28,19 +29,27 @@ from receiver.console.page import PATH, ConsolePage
 from receiver.console.passwords import Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
 from receiver.console.sign_in import (
+    SIGNING_IN,
     SignedIn,
     SignIn,
     check_form_token,
     check_same_origin,
     forget_cookie,
+    forget_sign_in_cookie,
+    is_secure,
     local_path,
     set_cookie,
+    set_sign_in_cookie,
 )
-from receiver.errors import Busy, Invalid, NotFound, RequestError
+from receiver.errors import Busy, ConfigError, Invalid, NotFound, RequestError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.throttle import TokenBucket
 from receiver.web.part import Context, WebPart
+
+if TYPE_CHECKING:
+    from receiver.config.console import OidcConfig
+    from receiver.console.oidc import Oidc
 
 _USED: Final = "The address was used already, or belongs to another start."
 
@@ -58,11 +67,14 @@ def console(context: Context) -> WebPart:
     people = people_of(
         config, settings.console_password, settings.console_token, lambda: settings.master_secret(make=True)
     )
-    if not people:
+    oidc = None
+    if config.oidc is not None:
+        people, oidc = _issuer(config.oidc, people, settings.master_secret(make=True))
+    if not people and oidc is None:
         return WebPart()
     ledger = AsyncLedger(_ledger(context))
     sign_in = SignIn(ledger, people, config.session, settings.console_token)
-    server = _Console(context, people, sign_in, ledger)
+    server = _Console(context, people, sign_in, ledger, oidc)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -74,6 +86,7 @@ def console(context: Context) -> WebPart:
         Route(f"{PATH}/login", server.answering(server.login_form), methods=["GET"]),
         Route(f"{PATH}/login", server.answering(server.login), methods=["POST"]),
         Route(f"{PATH}/logout", server.answering(server.logout), methods=["POST"]),
+        *(Route(f"{PATH}/oidc/{name}", server.answering(each), methods=["GET"]) for name, each in server.oidc_routes()),
         Route(f"{PATH}/live", server.answering(server.live), methods=["GET"]),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
         *(Route(f"{PATH}/do/{each.name}", server.answering(server.doing(each)), methods=["POST"]) for each in ACTIONS),
@@ -85,8 +98,26 @@ def console(context: Context) -> WebPart:
     return WebPart(lifespan=lifespan, stop=server.stop, admin=routes)
 
 
+def _issuer(config: OidcConfig, people: Mapping[str, Person], secret: str) -> tuple[Mapping[str, Person], Oidc]:
+    """Return who may sign in with the issuer's people, and the issuer. Raises ConfigError without the extra."""
+    try:
+        from receiver.console.oidc import Everybody, Oidc
+    except ModuleNotFoundError as error:
+        if error.name != "jwt":
+            raise
+        raise ConfigError("console.oidc: PyJWT is not installed: pip install 'runhook[oidc]'") from None
+    everybody = Everybody(people, config)
+    return everybody, Oidc(config, everybody, secret)
+
+
 def _ledger(context: Context) -> Ledger:
     return Ledger(context.settings.database_url, require_durability=context.config.durable_ledger)
+
+
+def _redirect_uri(request: Request) -> str:
+    """Return where the issuer sends the browser back to. A host that somebody made up is none of those it allows."""
+    scheme = "https" if is_secure(request) else "http"
+    return f"{scheme}://{request.headers.get('host', '')}{PATH}/oidc/callback"
 
 
 def _url_of(request: Request) -> str:
@@ -98,7 +129,15 @@ def _to_sign_in(request: Request) -> Response:
 
 
 class _Console:
-    def __init__(self, context: Context, people: Mapping[str, Person], sign_in: SignIn, ledger: AsyncLedger) -> None:
+    def __init__(
+        self,
+        context: Context,
+        people: Mapping[str, Person],
+        sign_in: SignIn,
+        ledger: AsyncLedger,
+        oidc: Oidc | None = None,
+    ) -> None:
+        self._oidc = oidc
         self._service = Service(context.settings, _ledger(context), context.config)
         self._people = people
         self._sign_in = sign_in
@@ -106,6 +145,7 @@ class _Console:
         self._artifacts = ArtifactStreams(self._service)
         self._lasts = context.config.console.session
         self._pool = CallPool("console")
+        self._issuer_pool = CallPool("console-oidc")  # of its own: an issuer that hangs must hold up no page
         self._renderer = Renderer(PAGES)
         self._log_limit = TokenBucket(1, 10)
         self._live = LiveParts(ledger, context.background, self._live_part)
@@ -167,8 +207,10 @@ class _Console:
         return self._form(request.query_params.get("next", ""))
 
     def _form(self, where: str, name: str = "", problem: str = "", status: int = 200) -> Response:
+        issuer = self._oidc.host if self._oidc else ""
         values = {"title": "Sign in", "next": local_path(where), "name": name, "problem": problem}
-        return page(self._renderer.html("login.html", values), status)
+        ways = {"issuer": issuer, "passwords": bool(self._people)}
+        return page(self._renderer.html("login.html", {**values, **ways}), status)
 
     async def login(self, request: Request) -> Response:
         """Sign somebody in."""
@@ -179,6 +221,30 @@ class _Console:
         if token is None:
             return self._form(where, name, "The name or the password is wrong.", HTTPStatus.UNAUTHORIZED)
         return self._signed_in(request, token, where)
+
+    def oidc_routes(self) -> list[tuple[str, Handler]]:
+        """Return the paths of signing in by an issuer, where there is one, with their handlers."""
+        return [] if self._oidc is None else [("login", self.to_issuer), ("callback", self.from_issuer)]
+
+    async def to_issuer(self, request: Request) -> Response:
+        """Lead to the issuer."""
+        assert self._oidc is not None
+        redirect, where = _redirect_uri(request), local_path(request.query_params.get("next", ""))
+        begun = await self._issuer_pool.run(partial(self._oidc.begin, redirect, where))
+        answer = see_other(begun.location)
+        set_sign_in_cookie(request, answer, begun.cookie)
+        return answer
+
+    async def from_issuer(self, request: Request) -> Response:
+        """Sign in who comes back from the issuer."""
+        assert self._oidc is not None
+        cookie, given = request.cookies.get(SIGNING_IN, ""), dict(request.query_params)
+        self._sign_in.throttle(request)
+        found = await self._issuer_pool.run(partial(self._oidc.finish, _redirect_uri(request), given, cookie))
+        token = await self._sign_in.with_issuer(request, found.person)
+        answer = self._signed_in(request, token, found.where)
+        forget_sign_in_cookie(answer)
+        return answer
 
     def _signed_in(self, request: Request, token: str, where: str) -> Response:
         answer = see_other(local_path(where))
@@ -308,6 +374,9 @@ class _Console:
     async def close(self) -> None:
         """Stop the threads and close the connections."""
         self._pool.close()
+        self._issuer_pool.close()
+        if self._oidc is not None:
+            self._oidc.close()
         self._artifacts.close()
         await self._sign_in.close()
         self._service.ledger.close()

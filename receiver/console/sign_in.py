@@ -28,6 +28,8 @@ from receiver.web.connections import network_of
 
 # The name of the cookie, which only paths below /console get.
 COOKIE: Final = "runhook_console"
+# That of a sign-in by an issuer, while it lasts.
+SIGNING_IN: Final = "runhook_oidc"
 # Seconds for which a session is believed without asking the ledger: so long is one still served that was ended on
 # another host.
 FRESH_FOR: Final = 5.0
@@ -70,14 +72,20 @@ class SignIn:
 
     async def with_password(self, request: Request, name: str, password: str) -> str | None:
         """Return the token of a new session; None for a wrong name or password. Raises TooMany, LedgerUnavailable."""
-        network = network_of(request.client.host) if request.client else ""
-        self._throttle(network)
+        network = self.throttle(request)
         person = self._people.get(name)
         loop = asyncio.get_running_loop()
         if not await loop.run_in_executor(self._pool, self._check, person, password) or person is None:
             log.warning("console.refused network=%s", network)
             return None
-        log.info("console.signed_in user=%s network=%s", name, network)
+        return await self._welcome(person, network)
+
+    async def with_issuer(self, request: Request, person: Person) -> str:
+        """Return the token of a new session for whom the issuer has named. Raises LedgerUnavailable."""
+        return await self._welcome(person, _network(request))
+
+    async def _welcome(self, person: Person, network: str) -> str:
+        log.info("console.signed_in user=%s network=%s", person.name, network)
         if len(self._trusted) < _MOST:
             self._trusted.add(network)
         return await self._begin(person)
@@ -89,13 +97,16 @@ class SignIn:
         self._once = ""
         return await self._begin(self._people[ADMIN])
 
-    def _throttle(self, network: str) -> None:
+    def throttle(self, request: Request) -> str:
+        """Return the network of the request. Raises TooMany when it has tried too often."""
+        network = _network(request)
         if len(self._buckets) > _MOST:
             self._buckets.clear()
         now = time.monotonic()
         of_network = self._buckets.setdefault(network, TokenBucket(*PER_NETWORK))
         if not of_network.take(1, now) or not (network in self._trusted or self._strangers.take(1, now)):
             raise TooMany("too many tries to sign in; wait a minute", headers={"Retry-After": "60"})
+        return network
 
     def _check(self, person: Person | None, password: str) -> bool:
         """Called in a thread. A name that nobody has takes as long as one that somebody has."""
@@ -146,6 +157,10 @@ class SignIn:
         await self._ledger.close()
 
 
+def _network(request: Request) -> str:
+    return network_of(request.client.host) if request.client else ""
+
+
 def set_cookie(request: Request, response: Response, token: str, lasts: float) -> None:
     """Put the session into a cookie that no script reads, and no other site sends with a form."""
     response.set_cookie(
@@ -161,6 +176,24 @@ def is_secure(request: Request) -> bool:
 def forget_cookie(response: Response) -> None:
     """Delete the cookie."""
     response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="lax")
+
+
+def set_sign_in_cookie(request: Request, response: Response, content: str) -> None:
+    """Keep what belongs to a sign-in by an issuer. Lax: the browser comes back from another site."""
+    response.set_cookie(
+        SIGNING_IN,
+        content,
+        max_age=600,
+        path=f"{PATH}/oidc",
+        secure=is_secure(request),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def forget_sign_in_cookie(response: Response) -> None:
+    """Delete it: its code was used."""
+    response.delete_cookie(SIGNING_IN, path=f"{PATH}/oidc", httponly=True, samesite="lax")
 
 
 def check_same_origin(request: Request) -> None:

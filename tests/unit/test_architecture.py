@@ -49,6 +49,7 @@ OWNERS = {
     "apprise": {"handlers/notify"},
     "jinja2": {"handlers/support/templating", "handlers/support/template_sandbox", "receiver/console/rendering"},
     "argon2": {"receiver/console/passwords"},
+    "jwt": {"receiver/console/id_token"},
 }
 
 # What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.
