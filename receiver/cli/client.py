@@ -7,10 +7,10 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -25,6 +25,7 @@ from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ledger import LedgerDataError
 
 if TYPE_CHECKING:
+    from receiver.api.artifact_content import ContentParameters
     from receiver.api.endpoint import Endpoint
     from receiver.config.models import Config
 
@@ -36,6 +37,17 @@ L = TypeVar("L", bound=Scoped)
 PANEL: Final = "Where"
 
 
+class StoredContent(NamedTuple):
+    """A file of a run, as it is stored: the bytes from `start` on. `size`: of the whole; `tag`: of exactly these bytes;
+    `encoding`: its content coding, or ""."""
+
+    size: int
+    start: int
+    tag: str
+    encoding: str
+    chunks: Iterator[bytes]
+
+
 class Client(Protocol):
     """What commands call. `where`: what they work on; `tell`: write that to standard error when it is used first."""
 
@@ -44,6 +56,12 @@ class Client(Protocol):
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
         """Return the result. Raises RequestError as the function of the endpoint, and NotStarted."""
+
+    def content(
+        self, wanted: ContentParameters, start: int = 0, tag: str = ""
+    ) -> AbstractContextManager[StoredContent]:
+        """Give the block a file that a sink has stored: from `start` on, if that is the one with this tag, else whole.
+        Raises as `call`, from the block too."""
 
 
 class _Looking(Service):
@@ -78,17 +96,32 @@ class LocalClient:
 
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
         """Return the result. Raises RequestError as the function of the endpoint, and NotStarted. For any thread."""
+        acting, looking = self._services()
+        try:
+            return endpoint.call(looking if endpoint.scope == VIEW else acting, Actor.local(), parameters)
+        except LedgerDataError:
+            raise Invalid("a text of the call can't be in the ledger, such as one with a NUL") from None
+
+    @contextmanager
+    def content(self, wanted: ContentParameters, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
+        """See Client. It is read from the sink's own store, which needs the secrets of the config."""
+        from receiver.api.artifact_content import ArtifactFiles  # with the sinks, which no other command needs
+
+        with closing(ArtifactFiles(self._services()[0])) as files:
+            found = files.find(Actor.local(), wanted)
+            begin = start if tag == found.etag else 0
+            size = found.facts.size
+            yield StoredContent(size, begin, found.etag, found.file.encoding, found.chunks(begin, size))
+
+    def _services(self) -> tuple[Service, Service]:
+        """Return the service for those who act, and for those who only look. Raises NotStarted."""
         with self._opening:
             if self._service is None:
                 ledger = self._stack.enter_context(open_ledger(self.settings))
                 self._service, self._looking = Service(self.settings, ledger), _Looking(self.settings, ledger)
                 if self.tell or sys.stderr.isatty():
                     sys.stderr.write(f"runhook: ledger: {self.where}\n")
-        try:
-            service = self._looking if endpoint.scope == VIEW else self._service
-            return endpoint.call(service, Actor.local(), parameters)
-        except LedgerDataError:
-            raise Invalid("a text of the call can't be in the ledger, such as one with a NUL") from None
+            return self._service, self._looking
 
 
 @contextmanager

@@ -17,7 +17,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "open": ("tsk_v2_123", "--profile production"),
     "run": ("tsk_v2_123", "wr_123 --json | jq .output"),
     "event": ("evt_0123456789ab", "evt_0123456789ab --raw > body.json"),
-    "artifacts": ("--run tsk_123", "--since 24h -o jsonl | jq -r .url"),
+    "artifacts": ("tsk_123 --download files", "--since 24h -o jsonl | jq -r .url"),
     "events": ("--run tsk_123", "--since 1h -o csv > events.csv"),
     "tail": ("--status failed", "--since 1h -o jsonl | jq -r .run_id"),
     "deliveries": ("--sink results --state waiting", "--run tsk_123"),

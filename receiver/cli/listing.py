@@ -43,13 +43,16 @@ def list_command(
     fixed: Mapping[str, Any] | None = None,
     most: int = LIMIT,
     note: Callable[[Any], str] | None = None,
+    instead: Mapping[str, Any] | None = None,
+    do_instead: Callable[..., None] | None = None,
 ) -> Callable[..., None]:
     """Return the command that lists what `endpoint` does, with an option for each parameter.
 
     `columns`: of the table. `empty`: what is printed in place of no rows; `nothing`: where nothing was asked for.
     `doc`: what its help says. `argument`: one that is no option, as annotation, and a function that makes parameters of
     it. `fixed`: values that are no choice. `most`: rows that are shown by default. `note`: of a list that comes whole,
-    what is to be said beside its rows.
+    what is to be said beside its rows. `instead`: further options; with any of them, `do_instead` is called in place of
+    printing, with the client, the parameters, and them.
     """
     model, fixed = endpoint.parameters, fixed or {}
     taken = [name for name in model.model_fields if name not in _OWN and name not in fixed]
@@ -57,12 +60,16 @@ def list_command(
     def command(client: Client, limit: int, output: Form | None, as_json: bool, **given: Any) -> None:
         form = chosen_form(output, as_json)
         identifier = given.pop("argument", None)
+        further = {name: given.pop(name) for name in instead or ()}
         named = argument[1](identifier) if argument and identifier is not None else {}
         asked = given_options(given)
         client.tell = form is Form.TABLE
         with named_options(asked, named):
             parameters = endpoint.validated({**fixed, **asked, **named})
             check_times(parameters, asked)
+            if do_instead is not None and given_options(further):
+                do_instead(client, parameters, **further)
+                return
             whole = None if note is None else client.call(endpoint, parameters)
             rows = rows_of(client, endpoint, parameters, limit) if whole is None else iter(whole.items[:limit])
             print_rows(
@@ -79,6 +86,10 @@ def list_command(
         inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Client),
         *([_argument(argument[0])] if argument else []),
         *option_parameters(model, taken),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in (instead or {}).items()
+        ),
         inspect.Parameter("limit", inspect.Parameter.KEYWORD_ONLY, default=most, annotation=Limit),
         inspect.Parameter("output", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Output),
         inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=ListJson),

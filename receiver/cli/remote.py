@@ -14,9 +14,11 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from receiver import __version__
+from receiver.api.artifact_content import GET_CONTENT, ContentParameters
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters
 from receiver.api.problem import CONTENT_TYPE, TYPE
+from receiver.cli.client import StoredContent
 from receiver.cli.output import clean
 from receiver.cli.profiles import RemoteService
 from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError
@@ -99,6 +101,21 @@ class RemoteClient:
             yield answer
         finally:
             answer.close()
+
+    @contextmanager
+    def content(self, wanted: ContentParameters, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
+        """See Client."""
+        path, rest = GET_CONTENT.path_and_rest(wanted)
+        headers = {"accept": "*/*", "accept-encoding": "identity"}
+        headers |= {"range": f"bytes={start}-", "if-range": tag} if start else {}
+        with self.stream("GET", path, rest, headers=headers, silence=TIMEOUT) as answer:
+            begin, size = start_and_size(answer.status_code, answer.headers)
+            encoding = answer.headers.get("content-encoding", "")
+            yield StoredContent(size, begin, answer.headers.get("etag", ""), encoding, self._chunks(answer))
+
+    def _chunks(self, answer: httpx2.Response) -> Iterator[bytes]:
+        with self._told():
+            yield from answer.iter_raw()
 
     def close(self) -> None:
         """Close the connections."""
@@ -192,6 +209,21 @@ def _error(said: Mapping[str, Any], status: int, retry_after: str) -> RequestErr
         ]
         return Invalid(detail, problems)
     return cls(detail, headers={"Retry-After": retry_after} if retry_after else {})
+
+
+def start_and_size(status: int, headers: Mapping[str, str]) -> tuple[int, int]:
+    """Return where the bytes of an answer begin in the file, and the size of the whole. Raises NotStarted."""
+    try:
+        if status == 206:
+            unit, _, rest = headers["content-range"].partition(" ")
+            part, _, size = rest.partition("/")
+            if unit == "bytes":
+                return int(part.partition("-")[0]), int(size)
+        elif status == 200:
+            return 0, int(headers["content-length"])
+    except (KeyError, ValueError):
+        pass
+    raise NotStarted("the service does not say how long the file is; is it of another version?")
 
 
 def _pause(retry_after: str) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from receiver.api.artifacts import LIST_ARTIFACTS
+from receiver.api.artifacts import LIST_ARTIFACTS, ArtifactsParameters
 from receiver.api.events import GET_EVENT, GET_EVENT_BODY
 from receiver.api.outline import Node, outline
 from receiver.api.runs import GET_RUN, RunDetails
@@ -152,6 +153,14 @@ def _event(
     out().print(Text(f"run: {clean(found.note)}") if found.run is None else _tree("run", outline(found.run, NODES)))
 
 
+def _download(client: Client, wanted: ArtifactsParameters, download: Path | None, force: bool | None) -> None:
+    if download is None:
+        raise UsageError("--force: replaces what --download DIR finds there")
+    from receiver.cli import download as downloading  # with what reads files, which lists do not need
+
+    downloading.download(client, wanted, download, force=bool(force))
+
+
 _run.__doc__ = COMMANDS["run"].help
 _event.__doc__ = COMMANDS["event"].help
 run = with_client(_run)
@@ -162,4 +171,15 @@ artifacts = list_command(
     "no such files",
     doc=COMMANDS["artifacts"].help,
     nothing="no run has files yet",
+    argument=(
+        Annotated[str | None, typer.Argument(metavar="RUN", help="The run's id. Those of all runs without one.")],
+        lambda identifier: {"run": identifier},
+    ),
+    instead={
+        "download": Annotated[
+            Path | None, typer.Option("--download", metavar="DIR", help="Fetch the run's files into this folder.")
+        ],
+        "force": Annotated[bool | None, typer.Option("--force", help="Replace files that are in the folder.")],
+    },
+    do_instead=_download,
 )

@@ -1,0 +1,139 @@
+"""The files of a run into a folder: from this machine's sinks and from a service, resumed, checked, and safe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.api.artifacts import ArtifactRow
+from receiver.cli import download
+from receiver.cli.client import LocalClient, StoredContent
+from receiver.cli.download import names_of
+from receiver.cli.remote import RemoteClient, start_and_size
+from receiver.errors import NotStarted
+from tests.servers.submitting import Submitting
+from tests.support.command import Said
+from tests.support.ledger import new_event, record
+from tests.support.stored_files import FILES, store_files
+
+
+@pytest.fixture
+def service(submitting: Callable[..., Submitting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submitting:
+    """A service, whose ledger and config are this machine's too, and a run whose files its sink has stored."""
+    sinks = {"archive": {"type": "files", "path": str(tmp_path / "archive")}}
+    server = submitting("http://127.0.0.1:9", dispatching=False, sinks=sinks)
+    source = {"secrets": ["other"], "api_base": "http://127.0.0.1:9", "api_key": "k"}
+    (tmp_path / "c.json").write_text(json.dumps({"sources": {"skyvern": source}, "sinks": sinks}))
+    monkeypatch.setenv("RUNHOOK_CONFIG", str(tmp_path / "c.json"))
+    monkeypatch.setenv("RUNHOOK_DATA", str(server.settings.data))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RUNHOOK_URL", "RUNHOOK_KEY", "DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    store_files(server.ledger, tmp_path / "archive", "tsk_1", "archive")
+    return server
+
+
+def where(place: str, service: Submitting) -> list[str]:
+    return [] if place == "here" else ["--url", service.url, "--key", service.key("view", source="*")]
+
+
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_the_files_of_a_run_are_fetched_and_nothing_is_overwritten(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / "got"
+    remote = where(place, service)
+
+    code, shown, _ = said("artifacts", "tsk_1", "--download", str(folder), *remote)
+
+    assert code == 0, shown
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
+    assert "recording.webm: 1000.0 KiB" in shown
+    # And what is there stays, unless it may be replaced
+    (folder / "notes.txt").write_text("mine")
+    code, shown, error = said("artifacts", "tsk_1", "--download", str(folder), *remote)
+    assert (code, "notes.txt: is there already, and is left as it is; --force replaces it" in shown) == (1, True)
+    assert error.endswith("runhook: 6 of 6 files could not be had\n")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert said("artifacts", "tsk_1", "--download", str(folder), "--force", *remote)[0] == 0
+    assert (folder / "notes.txt").read_bytes() == FILES["notes.txt"]
+
+
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_what_broke_off_is_gone_on_with(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    # Given a store whose bytes end early, in each of the tries
+    client: Any = LocalClient if place == "here" else RemoteClient
+    whole, starts = client.content, []
+
+    @contextmanager
+    def short(self: Any, wanted: Any, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
+        with whole(self, wanted, start, tag) as found:
+            starts.append(found.start)
+            cut = iter([b"".join(found.chunks)[:1000]])
+            yield found._replace(chunks=cut)
+
+    monkeypatch.setattr(client, "content", short)
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "TRIES", 2)
+    folder = tmp_path / "got"
+    arguments = ["artifacts", "tsk_1", "--download", str(folder), *where(place, service)]
+    code, shown, _ = said(*arguments)
+    assert code == 1
+    assert "recording.webm: it broke off after 2,000 of 1,024,000 bytes" in shown
+    assert not (folder / "recording.webm").exists()
+    # When it is called again, and the bytes come
+    monkeypatch.setattr(client, "content", whole)
+    assert said(*arguments, "--force")[0] == 0
+    # Then the rest was asked for, and the file is whole
+    assert max(starts) == 1000
+    assert (folder / "recording.webm").read_bytes() == FILES["recording.webm"]
+    assert [path for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_no_sink_has_and_what_is_no_run_is_said_plainly(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path
+) -> None:
+    record(service.ledger, new_event("tsk_2", recording_url="https://files.test/a.webm?signature=s3cr3t"))
+    code, shown, _ = said("artifacts", "tsk_2", "--download", str(tmp_path / "got"))
+    assert code == 1
+    assert "no sink has stored it, so only Skyvern may have it: https://files.test/a.webm\n" in shown
+    assert "s3cr3t" not in shown
+    assert said("artifacts", "--download", str(tmp_path / "got"))[2].startswith("runhook: --download: say of which run")
+    assert said("artifacts", "--force")[0] == 2
+    assert "there is no such run" in said("artifacts", "tsk_404", "--download", str(tmp_path / "got"))[2]
+
+
+def test_a_checksum_that_is_wrong_keeps_nothing(service: Submitting, said: Callable[..., Said], tmp_path: Path) -> None:
+    files = [{"url": "https://files.test/notes.txt", "filename": "notes.txt", "checksum": "0" * 64}]
+    store_files(service.ledger, tmp_path / "archive", "tsk_3", "archive", downloaded_files=files)
+    code, shown, _ = said("artifacts", "tsk_3", "--download", str(tmp_path / "got"))
+    assert code == 1
+    assert "notes.txt: what is stored is not what the run's checksum is of; it was not kept" in shown
+    assert not (tmp_path / "got" / "notes.txt").exists()
+    assert not list((tmp_path / "got").glob(".notes*"))
+
+
+def test_a_name_leads_nowhere_else_and_is_taken_once() -> None:
+    def row(name: str) -> ArtifactRow:
+        facts = {"source": "s", "run_id": "r", "event_id": "e", "kind": "download", "url": "", "artifact_id": None}
+        return ArtifactRow(name=name, sha256=None, size=None, stored=[], **facts)  # type: ignore[arg-type]
+
+    names = names_of([row(each) for each in ("../../etc/passwd", "a.txt", "A.TXT", "/abs", "..", "a\x00b", "a/b")])
+
+    assert len({name.casefold() for name in names}) == 7
+    assert not any("/" in name or name in (".", "..") or "\x00" in name for name in names)
+
+
+def test_an_answer_that_tells_no_length_is_refused() -> None:
+    assert start_and_size(206, {"content-range": "bytes 5-9/10"}) == (5, 10)
+    assert start_and_size(200, {"content-length": "10"}) == (0, 10)
+    for status, headers in ((206, {}), (200, {}), (206, {"content-range": "bytes 5-9/*"}), (204, {})):
+        with pytest.raises(NotStarted, match="does not say how long"):
+            start_and_size(status, headers)
