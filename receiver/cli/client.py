@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -27,6 +27,7 @@ from receiver.ledger import LedgerDataError
 if TYPE_CHECKING:
     from receiver.api.artifact_content import ContentParameters
     from receiver.api.endpoint import Endpoint
+    from receiver.cli.remote import StoredContent
     from receiver.config.models import Config
 
 P = TypeVar("P", bound=Parameters)
@@ -35,17 +36,6 @@ T = TypeVar("T")
 L = TypeVar("L", bound=Scoped)
 
 PANEL: Final = "Where"
-
-
-class StoredContent(NamedTuple):
-    """A file of a run, as it is stored: the bytes from `start` on. `size`: of the whole; `tag`: of exactly these bytes;
-    `encoding`: its content coding, or ""."""
-
-    size: int
-    start: int
-    tag: str
-    encoding: str
-    chunks: Iterator[bytes]
 
 
 class Client(Protocol):
@@ -106,6 +96,7 @@ class LocalClient:
     def content(self, wanted: ContentParameters, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
         """See Client. It is read from the sink's own store, which needs the secrets of the config."""
         from receiver.api.artifact_content import ArtifactFiles  # with the sinks, which no other command needs
+        from receiver.cli.remote import StoredContent
 
         with closing(ArtifactFiles(self._services()[0])) as files:
             found = files.find(Actor.local(), wanted)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 import httpx2
 from pydantic import BaseModel, ValidationError
@@ -18,7 +19,6 @@ from receiver.api.artifact_content import GET_CONTENT, ContentParameters
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters
 from receiver.api.problem import CONTENT_TYPE, TYPE
-from receiver.cli.client import StoredContent
 from receiver.cli.output import clean
 from receiver.cli.profiles import RemoteService
 from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError
@@ -35,8 +35,21 @@ MOST_BYTES: Final = 64 << 20
 TRIES: Final = 4
 LONGEST_PAUSE: Final = 10.0
 
+# The number that an error of the system begins with, which tells people nothing.
+_ERRNO: Final = re.compile(r"^\[Errno -?\d+\] ")
 # What a message repeats of an answer.
 _LONGEST = 400
+
+
+class StoredContent(NamedTuple):
+    """A file of a run, as it is stored: the bytes from `start` on. `size`: of the whole; `tag`: of exactly these bytes;
+    `encoding`: its content coding, or ""."""
+
+    size: int
+    start: int
+    tag: str
+    encoding: str
+    chunks: Iterator[bytes]
 
 
 class RemoteClient:
@@ -148,7 +161,7 @@ class RemoteClient:
         except httpx2.TimeoutException:
             raise NotStarted(f"{self.where}: no answer within {TIMEOUT:g} s") from None
         except httpx2.HTTPError as error:
-            reason = clean(str(error) or type(error).__name__, _LONGEST)
+            reason = clean(_ERRNO.sub("", str(error)) or type(error).__name__, _LONGEST)
             raise NotStarted(f"can't reach {self.where}: {reason}") from None
 
 
@@ -191,7 +204,7 @@ def _raise_problem(answer: httpx2.Response, body: bytes, where: str) -> NoReturn
             error = None
         if error is not None:
             raise error
-    hint = "; is Runhook there, and its JSON API?" if status in (404, 405) else ""
+    hint = "; is Runhook there, and its JSON API?" if status in (404, 405, 501) else ""
     raise NotStarted(f"{where}: answers {status} without saying why{hint}")
 
 

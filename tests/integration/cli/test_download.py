@@ -12,9 +12,9 @@ import pytest
 
 from receiver.api.artifacts import ArtifactRow
 from receiver.cli import download
-from receiver.cli.client import LocalClient, StoredContent
+from receiver.cli.client import LocalClient
 from receiver.cli.download import names_of
-from receiver.cli.remote import RemoteClient, start_and_size
+from receiver.cli.remote import RemoteClient, StoredContent, start_and_size
 from receiver.errors import NotStarted
 from tests.servers.submitting import Submitting
 from tests.support.command import Said
