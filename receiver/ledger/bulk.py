@@ -1,7 +1,8 @@
 """Many rows in one statement whose text does not grow with them.
 
 On PostgreSQL the rows go as one array a column (`unnest`): taking a VALUES list of 256 rows apart cost the driver more
-than all the rest of a dispatch. SQLite has no arrays, and takes a VALUES list.
+than all the rest of a dispatch. An array goes as text, which is written here: the driver looks at each value several
+times. SQLite has no arrays, and takes a VALUES list.
 """
 
 from __future__ import annotations
@@ -49,18 +50,36 @@ class Insert:
         statement = self._built.get((on_postgresql, names))
         if statement is None:
             statement = self._built[on_postgresql, names] = self._build(connection, names)
-        values: Any = {name: [row[name] for row in rows] for name in names} if on_postgresql else list(rows)
+        values: Any = list(rows)
+        if on_postgresql:
+            values = {name: array_literal([row[name] for row in rows]) for name in names}
         result = connection.execute(statement, values)
         return result.all() if self._returning else []
 
     def _build(self, connection: sa.Connection, names: Sequence[str]) -> Any:
         statement = insert_statement(connection, self._table)
         if connection.dialect.name == "postgresql":
-            arrays = [sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names]
+            columns = [self._table.c[name] for name in names]
+            arrays = [sa.cast(sa.bindparam(it.name, type_=sa.Text()), ARRAY(it.type)) for it in columns]
             source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
             statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
         statement = self._conflict(statement)
         return statement.returning(*self._returning) if self._returning else statement
+
+
+def array_literal(values: Iterable[str | bytes | float | None]) -> str:
+    """Return `values` as PostgreSQL reads an array from text. A text that it can't take is refused by the driver."""
+    return f"{{{','.join([_element(value) for value in values])}}}"
+
+
+def _element(value: str | bytes | float | None) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, bytes):
+        return f'"\\\\x{value.hex()}"'
+    return str(value)  # also of a bool: PostgreSQL reads True
 
 
 def among(connection: sa.Connection, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
