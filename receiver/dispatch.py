@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import redis
@@ -83,12 +82,15 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
                 put_back(self._redis, self._reader)
                 self._put_back = True
             self._process(self._unfinished)
+            more = True  # of what is there already
             while not stop():
                 if time.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
                     self._reclaimed_at = time.monotonic()
                     while taken := self._recovery.take():
                         self._take_again(taken)
-                entries = self._reader.read(BATCH) or self._reader.read(BATCH, block_ms=int(IDLE_WAIT * 1000))
+                entries = self._reader.read(BATCH) if more else []
+                entries = entries or self._reader.read(BATCH, block_ms=int(IDLE_WAIT * 1000))
+                more = len(entries) > 1
                 if not entries:
                     break
                 self._process(entries)
@@ -188,9 +190,8 @@ class Dispatcher(EventRecorder, wakeups.JobBody):
     def _finish(self, entries: Sequence[Entry], sinks: Collection[str]) -> None:
         self._pause.end()
         self._cut_off = 0
-        self._reader.done([entry.entry_id for entry in entries])
-        with suppress(redis.OutOfMemoryError):  # deliverers, who get no wake-up either then, ask the ledger
-            wakeups.wake_sinks(self._redis, sinks)
+        # Deliverers that get no wake-up, since Redis is full, ask the ledger.
+        self._reader.done([entry.entry_id for entry in entries], wakeups.wake_sinks_commands(sinks))
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
         """Set aside what is no event of ours: anyone who can write in Redis can add an entry."""

@@ -25,7 +25,7 @@ import redis.asyncio
 from receiver.domain.event import Event
 from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, message, read_entry
 from receiver.errors import RunhookError
-from receiver.inbox_scripts import APPEND, READ, TIDY
+from receiver.inbox_scripts import APPEND, DONE, READ, TIDY
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async
 
@@ -305,14 +305,19 @@ class InboxReader:
         """Return whether `seal` is that of `message`. Without secrets it is for all."""
         return self._keys is None or hmac.compare_digest(self._keys.seal(message), seal)
 
-    def done(self, entry_ids: Sequence[str]) -> None:
-        """Acknowledge and delete entries that the ledger has."""
+    def done(self, entry_ids: Sequence[str], then: Iterable[tuple[Any, ...]] = ()) -> None:
+        """Acknowledge and delete entries that the ledger has. `then`: commands of the same request, so that it is one
+        fsync; a Redis that is full refuses them, and that is no error."""
         if not entry_ids:
             return
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.xack(STREAM, GROUP, *entry_ids)
-            pipeline.xdel(STREAM, *entry_ids)
-            pipeline.execute()
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        pipeline.eval(DONE, 1, STREAM, GROUP, *entry_ids)
+        for command in then:
+            pipeline.execute_command(*command)
+        done, *others = pipeline.execute(raise_on_error=False)
+        for reply in (done, *(each for each in others if not isinstance(each, redis.OutOfMemoryError))):
+            if isinstance(reply, Exception):
+                raise reply
 
     def tidy(self, idle_ms: int = 3_600_000) -> int:
         """Remove readers without pending entries that were idle for `idle_ms`. Returns how many."""

@@ -49,6 +49,13 @@ end
 return entries
 """
 
+# KEYS: stream. ARGV: group, ids of entries. No transaction: a Redis that is full takes none.
+DONE: Final = """
+local group = table.remove(ARGV, 1)
+redis.call('XACK', KEYS[1], group, unpack(ARGV))
+redis.call('XDEL', KEYS[1], unpack(ARGV))
+"""
+
 # KEYS: stream. ARGV: group, idle for how many milliseconds. A reader with pending entries would lose them.
 TIDY: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end

@@ -61,6 +61,8 @@ class ClaimedBatch(NamedTuple):
     receipts: dict[str, Receipts]
     # Of what was due; it is dead now.
     poisoned: list[Claimed]
+    # Nothing else was due.
+    all_due: bool
 
 
 class Deliverer(wakeups.JobBody):
@@ -106,6 +108,8 @@ class Deliverer(wakeups.JobBody):
         self._unsettled: list[SendTask] = []
         # Whether the ledger may hold claims of ours that we don't know: the reply to a COMMIT was lost.
         self._unknown = False
+        # Whether all that was due has been claimed: what is due since then has nudged the queue.
+        self._all_due = False
         self._numbers = itertools.count(1)
         self._renewed = 0.0
         self._pause = Pause(log, "deliver")
@@ -142,15 +146,21 @@ class Deliverer(wakeups.JobBody):
 
     def _deliver(self, stop: Callable[[], bool], more: Callable[[], bool]) -> None:
         """Claim, send, settle, until nothing is due and `more()` is false; after a stop only what was begun."""
+        self._all_due = False
         while True:
             closing = stop()
             self._settle(closing=closing)
-            batch = None if closing else self._claim()
+            drained = self._all_due and not (self._senders or self._unknown or self._without_redis)
+            batch = None if closing or drained else self._claim()
             if batch is not None:
                 self._send(batch)
             if self._senders:
                 self._collect()
-            elif closing or not (batch is not None or self._unknown or self._unseen_lanes or more()):
+            elif batch is None and not (self._unknown or self._unseen_lanes):
+                if closing or not more():
+                    return
+                self._all_due = False
+            elif closing:
                 return
 
     @property
@@ -220,6 +230,7 @@ class Deliverer(wakeups.JobBody):
         except LedgerUnavailable:
             self._unknown = True
             raise
+        self._all_due = batch.all_due
         self._unknown = self._unknown or tries > 1
         self._pause.end()
         for each in batch.poisoned:
@@ -248,8 +259,8 @@ class Deliverer(wakeups.JobBody):
         if poisoned:
             attempts.give_up(connection, self._owner, claim_number, [each.id for each in poisoned], POISONED, now)
             lanes.end_probes(connection, sorted({each.lane for each in poisoned if each.probe}), now)
-            claimed = [each for each in claimed if each not in poisoned]
-        return ClaimedBatch(claim_number, claimed, {}, poisoned)
+        sendable = [each for each in claimed if each not in poisoned] if poisoned else claimed
+        return ClaimedBatch(claim_number, sendable, {}, poisoned, claimed.all_due)
 
     def _loaded(self, batch: ClaimedBatch) -> ClaimedBatch:
         """Return the batch with its bodies and receipts, loaded in a transaction that holds no lock."""
@@ -305,6 +316,8 @@ class Deliverer(wakeups.JobBody):
             self._prefetch.review(self._unsettled, closing=closing)
         if not (self._unsettled or self._withdrawn or self._unknown):
             return
+        if self._withdrawn or self._unknown:  # which are due again, and nudge nobody
+            self._all_due = False
 
         def work(connection: Connection) -> tuple[set[str], Results]:
             now = self._ledger.now()

@@ -29,6 +29,7 @@ from receiver.wakeups.flags import (
     wake_command,
     wake_dispatcher,
     wake_sinks,
+    wake_sinks_commands,
 )
 from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
 from receiver.wakeups.rq_worker import TIME_SLICE, JobTimeout, Stop, run_worker
@@ -59,4 +60,5 @@ __all__ = [
     "wake_command",
     "wake_dispatcher",
     "wake_sinks",
+    "wake_sinks_commands",
 ]

@@ -101,9 +101,14 @@ def wake_dispatcher(client: Any) -> Any:
 def wake_sinks(client: redis.Redis, sinks: Iterable[str]) -> int:
     """Wake the queues of `sinks` in one round trip. Returns how many wake-ups it enqueued. Raises redis.RedisError."""
     pipeline = client.pipeline(transaction=False)
-    for sink in sinks:
-        pipeline.execute_command(*wake_command(deliver_queue(sink)))
+    for command in wake_sinks_commands(sinks):
+        pipeline.execute_command(*command)
     return sum(pipeline.execute())
+
+
+def wake_sinks_commands(sinks: Iterable[str]) -> list[tuple[Any, ...]]:
+    """Return the wake-ups of the queues of `sinks` as commands: see `wake_command`."""
+    return [wake_command(deliver_queue(sink)) for sink in sinks]
 
 
 def lower_flag(client: redis.Redis, queue: str) -> None:

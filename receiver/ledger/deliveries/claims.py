@@ -32,7 +32,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -153,6 +153,12 @@ class Claimed:
     due_at: float = 0.0
 
 
+class Claims(list[Claimed]):
+    """What one claim has taken. `all_due`: nothing else was due then, as far as that is known."""
+
+    all_due = False
+
+
 def claim(
     connection: sa.Connection,
     sink: str,
@@ -166,7 +172,7 @@ def claim(
     lane_limit: int | None = None,
     rotation: Rotation | None = None,
     prefetch: int = 0,
-) -> list[Claimed]:
+) -> Claims:
     """Claim up to `limit` due deliveries for `sink`, oldest first, and up to `prefetch` more without a slot.
 
     `seconds`: until the claim lapses. `concurrency`: the sink's slots, over all workers; None is no limit.
@@ -178,23 +184,27 @@ def claim(
     if concurrency is not None:
         limit = min(limit, concurrency - _slots_taken(connection, sink))
         if limit <= 0 and not prefetch:
-            return []
+            return Claims()
     own = lanes.find(connection, sink)
     if own is not None and own.paused:
-        return []
+        return Claims()
 
     made = {"b_owner": owner, "b_number": claim_number, "b_until": now + seconds}
     making = _Making(connection, sink, made, now)
     ids: list[str] = []
+    all_due = False
     probes: dict[str, float] = {}
     if lane_limit is not None and limit > 0:
         ids, probes = making.of_many_lanes(limit, concurrency or limit, lane_limit, rotation or Rotation())
     elif lane_limit is None and (own is None or own.breaker == "closed"):
-        ids = making.take(None, max(limit, 0), prefetch if limit > 0 or not wanted else 0)
+        ahead = prefetch if limit > 0 or not wanted else 0
+        ids, all_due = making.take(None, max(limit, 0), ahead)
     elif own is not None and limit > 0 and own.until <= now:
         probes = making.probe(sink)
         ids = list(probes)
-    return _load(connection, ids, probes, now) if ids else []
+    claimed = Claims(_load(connection, ids, probes, now) if ids else [])
+    claimed.all_due = all_due
+    return claimed
 
 
 def _slots_taken(connection: sa.Connection, sink: str) -> int:
@@ -203,6 +213,13 @@ def _slots_taken(connection: sa.Connection, sink: str) -> int:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(f"runhook claim {sink}"))))
     taken = sa.select(sa.func.count()).where(SENDING, deliveries.c.sink == sink, deliveries.c.prefetched.is_(False))
     return connection.execute(taken).scalar_one()
+
+
+class _Taken(NamedTuple):
+    """Ids of deliveries, and whether nothing else was due under the same condition."""
+
+    ids: list[str]
+    all_due: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +250,7 @@ class _Making:
             claimed=claimed,
             rotation=rotation,
         )
-        ids = self.take(bulk.among(self.connection, deliveries.c.id, chosen), limit) if chosen else []
+        ids = self.take(bulk.among(self.connection, deliveries.c.id, chosen), limit).ids if chosen else []
         probes: dict[str, float] = {}
         # A lane that is shut gets no slot that another could use, and of the others few: what it is sent may hang.
         hanging = lanes.count_probing(self.connection, claimed) if shut else 0
@@ -247,12 +264,12 @@ class _Making:
         """Claim the one delivery that finds out whether a shut lane is open again. Returns its id, with since when the
         lane counts as shut."""
         before = lanes.begin_probe(self.connection, lane, self.now)
-        found = self.take(fair_queue.in_lane(self.sink, lane), 1) if before else []
+        found = self.take(fair_queue.in_lane(self.sink, lane), 1).ids if before else []
         if before and not found:
             lanes.end_probe(self.connection, before, self.now)
         return dict.fromkeys(found, shut_since(before, self.now)) if before else {}
 
-    def take(self, condition: sa.ColumnElement[bool] | None, slots: int, prefetch: int = 0) -> list[str]:
+    def take(self, condition: sa.ColumnElement[bool] | None, slots: int, prefetch: int = 0) -> _Taken:
         """Claim the oldest that are due and meet `condition`, if any: so many for `slots`, and the untried of the next
         `prefetch`.
 
@@ -264,7 +281,8 @@ class _Making:
         taken: list[str] = []
         ahead: list[str] = []
         total = 0
-        for place, (delivery, tried, length) in enumerate(self.connection.execute(query, due)):
+        rows = self.connection.execute(query, due).all()
+        for place, (delivery, tried, length) in enumerate(rows):
             if place >= slots and tried:
                 continue
             total += length
@@ -276,7 +294,7 @@ class _Making:
         if taken:
             claim = {"b_ids": taken, "b_ahead": ahead, "b_now": self.now, **self.claim}
             self.connection.execute(statements.claim, claim)
-        return taken
+        return _Taken(taken, len(taken) == len(rows) < slots + prefetch)
 
 
 def _load(connection: sa.Connection, ids: Sequence[str], probes: Mapping[str, float], now: float) -> list[Claimed]:

@@ -19,7 +19,7 @@ from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.runtime.throttle import SharedRate
-from receiver.wakeups import deliver_queue, flag_key
+from receiver.wakeups import deliver_queue, flag_key, wake
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
@@ -163,6 +163,46 @@ def test_a_sink_that_takes_many_gets_batches(ledger: Ledger, deliver: Callable[.
     assert max(sink.sizes) == 50
     assert [row["run_id"] for row in rows(ledger, state=["dead"])] == ["tsk_7"]
     assert len(rows(ledger, state=["delivered"])) == 119
+
+
+def test_a_delivery_that_comes_alone_costs_one_claim(
+    ledger: Ledger, deliver: Callable[..., Deliverer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counter[str]()
+    claim = claims.claim
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        counted["claims"] += 1
+        return claim(*arguments, **named)
+
+    monkeypatch.setattr(claims, "claim", counting)
+    record(ledger, new_event("tsk_1", "ops"))
+
+    deliver(ScriptedSink(accept)).run(lambda: False)
+
+    assert {row["state"] for row in rows(ledger)} == {"delivered"}
+    assert counted["claims"] == 1, "the claim has seen that nothing else was due"
+
+
+def test_what_comes_during_the_last_send_is_delivered_by_the_same_job(
+    ledger: Ledger, deliver: Callable[..., Deliverer], redis_url: str
+) -> None:
+    client = redis.Redis.from_url(redis_url)
+    queue = deliver_queue("ops")
+
+    def another_comes(delivery: Delivery) -> Receipt:
+        if delivery.run_id == "tsk_1":
+            record(ledger, new_event("tsk_2", "ops"))
+            wake(client, queue)
+        return accept(delivery)
+
+    record(ledger, new_event("tsk_1", "ops"))
+    wake(client, queue)  # whose job this is: its flag is up
+
+    deliver(ScriptedSink(another_comes)).run(lambda: False)
+
+    client.close()
+    assert [row["state"] for row in rows(ledger)] == ["delivered", "delivered"]
 
 
 # --- Errors, retries and breakers
