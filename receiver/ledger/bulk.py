@@ -50,10 +50,11 @@ class Insert:
         statement = self._built.get((on_postgresql, names))
         if statement is None:
             statement = self._built[on_postgresql, names] = self._build(connection, names)
-        values: Any = list(rows)
         if on_postgresql:
-            values = {name: array_literal([row[name] for row in rows]) for name in names}
-        result = connection.execute(statement, values)
+            values = statement.construct_params({name: array_literal([row[name] for row in rows]) for name in names})
+            result: Any = connection.exec_driver_sql(statement.string, values)
+        else:
+            result = connection.execute(statement, list(rows))
         return result.all() if self._returning else []
 
     def _build(self, connection: sa.Connection, names: Sequence[str]) -> Any:
@@ -64,7 +65,8 @@ class Insert:
             source = sa.func.unnest(*arrays).table_valued(*names).render_derived()
             statement = statement.from_select(list(names), sa.select(*(source.c[name] for name in names)))
         statement = self._conflict(statement)
-        return statement.returning(*self._returning) if self._returning else statement
+        statement = statement.returning(*self._returning) if self._returning else statement
+        return statement.compile(dialect=connection.dialect) if connection.dialect.name == "postgresql" else statement
 
 
 def array_literal(values: Iterable[str | bytes | float | None]) -> str:
