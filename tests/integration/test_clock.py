@@ -34,6 +34,7 @@ from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.backlog import fill
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -213,6 +214,7 @@ def test_a_tick_makes_the_steps_that_it_has_time_for_and_one_for_what_has_a_rate
         done = ledger.read(lambda it: replays.get(it, "op_1"))
         assert done is not None
         assert done.done == 10
+    monkeypatch.setattr("receiver.clock.STEPS", PATIENCE)
     clock.operations()
     finished = ledger.read(lambda it: replays.get(it, "op_1"))
     assert finished is not None

@@ -28,7 +28,7 @@ from receiver.delivery.deliverer import Deliverer
 from receiver.dispatch import Dispatcher
 from receiver.domain import api_key
 from receiver.domain.callback import CALLBACK
-from receiver.ledger import Ledger, api_keys
+from receiver.ledger import Ledger, api_keys, async_ledger
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions
 from receiver.reconcile import poller
@@ -82,6 +82,7 @@ class Submitting:
 def submitting(
     redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Submitting]]:
+    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE / 4)  # a busy machine is no ledger that hangs
     monkeypatch.setattr(dispatch, "IDLE_WAIT", 0.1)
     monkeypatch.setitem(Deliverer.__init__.__kwdefaults__, "idle_wait", 0.1)  # type: ignore[arg-type]
     with ExitStack() as stack:

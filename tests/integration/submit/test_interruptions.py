@@ -20,6 +20,7 @@ from receiver.ledger import api_keys
 from receiver.reconcile import resolver
 from receiver.submit import auth, call_limits, event_stream
 from receiver.submit.long_poll import LongPoll
+from receiver.submit.submitter import Submitter
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
@@ -82,14 +83,23 @@ def test_who_hung_up_before_the_answer_came_and_asks_again_hears_of_the_run_that
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller knew of it
 
 
-def test_who_hangs_up_again_and_again_still_makes_one_run(submitting: Make, scripted_server: ScriptedServer) -> None:
+def test_who_hangs_up_again_and_again_still_makes_one_run(
+    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined, wait_for_answer = threading.Event(), Submitter._wait_for_answer
+
+    async def noted(*arguments: Any) -> Any:
+        joined.set()
+        return await wait_for_answer(*arguments)
+
+    monkeypatch.setattr(Submitter, "_wait_for_answer", noted)
     rig = submitting(scripted_server.url, dispatching=False)
     first, second = threading.Event(), threading.Event()
     scripted_server.script = [run("tsk_1", until=first), run("tsk_1", until=second)]
     scripted_server.default = run("tsk_1")
 
     submit_and_hang_up(rig, lambda: len(scripted_server.calls) == 1)
-    submit_and_hang_up(rig, lambda: time.sleep(0.3) is None)  # joins the first
+    submit_and_hang_up(rig, joined.is_set)
     first.set()
     eventually(lambda: len(scripted_server.calls) == 2)
     second.set()

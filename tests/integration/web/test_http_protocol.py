@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
@@ -17,12 +18,15 @@ import uvloop
 from receiver.web import connections, http_protocol
 from receiver.web.connections import Bounds, Connections
 from receiver.web.part import ABORT
+from tests.support.waiting import PATIENCE
 
 BOUND = 0.4
 # Bytes of an answer in one piece, more than all buffers take.
 WHOLE = 16 << 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: x\r\ncontent-length: %d\r\n\r\n"
+# That the answer to /filled has filled all buffers.
+FILLED = threading.Event()
 
 
 async def answer_much(scope: Any, send: Any) -> None:
@@ -32,6 +36,7 @@ async def answer_much(scope: Any, send: Any) -> None:
         while not transport.get_write_buffer_size():
             await send({"type": "http.response.body", "body": bytes(8192), "more_body": True})
             await asyncio.sleep(0.001)
+        FILLED.set()
     for _ in range(100 if scope["path"] == "/large" else 0):
         await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
     await send({"type": "http.response.body", "body": bytes(WHOLE) if scope["path"] == "/whole" else b""})
@@ -256,13 +261,13 @@ async def test_a_large_answer_that_is_read_slowly_comes_whole(port: int) -> None
 async def test_a_connection_does_not_wait_for_ever_to_close(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
     writer.write(REQUEST.replace(b"/ ", b"/filled ").replace(b"Host: x", b"Host: x\r\nconnection: close"))
+    assert await asyncio.to_thread(FILLED.wait, PATIENCE)
     await asyncio.sleep(BOUND * 4)  # its answer ends, and has no room
     end = b""
-    with contextlib.suppress(ConnectionError):
-        async with asyncio.timeout(60):
+    with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(PATIENCE):
             while piece := await reader.read(1 << 20):
                 end = piece[-10:]
-    writer.close()
     assert not end.endswith(b"\r\n0\r\n\r\n")
 
 
