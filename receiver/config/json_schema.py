@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 
-from receiver.config.console import ConsoleUser
+from receiver.config.console import ConsoleUser, OidcConfig, OidcGroup
 from receiver.config.fields import NAME, parse_size
 from receiver.config.messages import model_in
 from receiver.config.models import Config, RetryPolicy, RouteConfig, SinkConfig, SourceConfig, ToSink
@@ -136,6 +136,8 @@ def reference() -> str:
         _table("sinks.*name*", SinkConfig, leave_out={"options"}),
         _table("sinks.*name*.retry", RetryPolicy),
         _table("console.users.*name*", ConsoleUser),
+        _table("console.oidc", OidcConfig),
+        _table("console.oidc.groups.*group*", OidcGroup),
         _table("routes[]", RouteConfig),
         _table("routes[].to[], in its long form", ToSink),
     ]

@@ -9,23 +9,24 @@ from receiver.api.lists import LIST_SUBMISSIONS
 from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
 from receiver.api.submissions import GET_SUBMISSION
+from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
 from receiver.domain.submission import SubmissionState
+
+_COMMON: Final = ("text", "state", "run", "label", "since")
+_MORE: Final = ("source", "status", "workflow", "title", "reason", "until")
+_STATES: Final = tuple(each.value for each in SubmissionState)
 
 
 def submissions(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of submissions that match what the query says."""
     given = given_of(query)
-    wanted = LIST_SUBMISSIONS.parse({}, given)
-    found = LIST_SUBMISSIONS.call(service, actor, wanted)
+    found = LIST_SUBMISSIONS.call(service, actor, LIST_SUBMISSIONS.parse({}, given))
     return {
         "title": "Submissions",
         "here": "Submissions",
         "submissions": found.items,
-        "wanted": wanted,
-        "since": dict(given).get("since", ""),
-        "states": [str(each) for each in SubmissionState],
-        "filtered": any(name != "limit" for name, _ in given),
+        "form": filter_form(service, actor, "/submissions", given, _COMMON, _MORE, {"state": _STATES}),
         "next_path": next_path("/submissions", given, found.next),
     }
 

@@ -58,7 +58,7 @@ FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app"}
 # Members that are ids.
 IDS = {"id", "ids", "run_id", "run", "event_id", "delivery"}
 # What names nothing of a source, whoever asks; and what answers with what is given.
-TELLS_NOTHING = {"get_totals", "list_sinks", "get_sink", "explain", "get_rules", "try_rules"}
+TELLS_NOTHING = {"get_totals", "list_sinks", "get_sink", "explain", "get_rules", "try_rules", "get_artifact_content"}
 
 
 @pytest.fixture(scope="module")
