@@ -27,6 +27,7 @@ from receiver.api import (
     tail,
     totals,
     trial,
+    views,
 )
 from receiver.api.actions import deliveries as delivery_actions
 from receiver.api.actions import keys as key_actions
@@ -57,6 +58,7 @@ ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = (
     *explain.ENDPOINTS,
     *trial.ENDPOINTS,
     *totals.ENDPOINTS,
+    *views.ENDPOINTS,
     *ages.ENDPOINTS,
     *delivery_actions.ENDPOINTS,
     *operation_actions.ENDPOINTS,

@@ -22,6 +22,7 @@ from receiver.console.pages import (
     schedules,
     sinks,
     submissions,
+    views,
 )
 
 PAGES: Final[tuple[ConsolePage, ...]] = (
@@ -40,6 +41,7 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *operations.PAGES,
     *quarantine.PAGES,
     *audit.PAGES,
+    *views.PAGES,
 )
 
 ACTIONS: Final[tuple[ConsoleAction, ...]] = (
@@ -49,4 +51,5 @@ ACTIONS: Final[tuple[ConsoleAction, ...]] = (
     *keys.ACTIONS,
     *operations.ACTIONS,
     *quarantine.ACTIONS,
+    *views.ACTIONS,
 )

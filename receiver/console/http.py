@@ -20,6 +20,7 @@ from receiver.api.artifact_stream import ArtifactStreams
 from receiver.api.call_pool import CallPool
 from receiver.api.events import GET_EVENT_BODY
 from receiver.api.service import Service
+from receiver.api.views import LIST_VIEWS
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.files import FileLinks
@@ -284,7 +285,9 @@ class _Console:
             actor.require_all_sources()
         query = request.query_params.multi_items()
         values: Any = shown.load(self._service, actor, request.path_params, query)
-        return self._renderer.html(shown.template, values, signed_in, _url_of(request), notice)
+        views = LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
+        beside = {"saved_views": views, "may_be_saved": shown.link is not None}
+        return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice)
 
     async def file(self, request: Request) -> Response:
         """Return a file of a run to who is signed in, or has a link that is still good."""

@@ -82,6 +82,8 @@ class Renderer:
             "links": {},
             "this_url": f"{PATH}/",
             "notice": None,
+            "saved_views": (),
+            "may_be_saved": False,
         }
 
     def html(

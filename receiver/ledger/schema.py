@@ -402,3 +402,17 @@ console_sessions = Table(
     Column("expires_at", Double, nullable=False),
     Index(None, "expires_at"),
 )
+
+# Views of the console by name: see saved_views.py.
+saved_views = Table(
+    "saved_views",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),  # kind:name of who saved it
+    Column("source", Text, nullable=False),  # the only one that its owner may see; "": all
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False),  # below /console
+    Column("shared", Boolean, nullable=False),
+    Column("saved_at", Double, nullable=False),
+    Index("uq_saved_views_owner_source_name", "owner", "source", "name", unique=True),
+)

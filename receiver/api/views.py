@@ -1,0 +1,187 @@
+"""Saved views: pages of the console, with all that their address says, by name. Each has its owner; one that is shared
+is seen by all who may see what its owner may."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import replace
+from typing import Annotated, Final
+from urllib.parse import parse_qsl, urlencode
+
+from pydantic import AfterValidator, Field
+
+from receiver.api.actions import audited
+from receiver.api.endpoint import Endpoint
+from receiver.api.models import Moment, Page, Result, Scoped
+from receiver.api.service import Actor, Service
+from receiver.domain.api_key import OPERATE, VIEW
+from receiver.errors import Conflict, Forbidden, NotFound
+from receiver.ledger import Connection, saved_views
+from receiver.ledger.database_clock import database_now
+from receiver.ledger.saved_views import SavedView
+
+# Views that one owner may have.
+MOST_OF_ONE: Final = 100
+_PATH: Final = re.compile(r"/(?![/\\])[!-\[\]-~]*")
+
+
+def _path(value: str) -> str:
+    """Return the path of a view: where a list goes on is no part of it."""
+    if not _PATH.fullmatch(value):
+        raise ValueError("must be a path below /console, such as /runs?status=failed")
+    path, found, query = value.partition("?")
+    kept = [(name, given) for name, given in parse_qsl(query, keep_blank_values=True) if given and name != "after"]
+    return f"{path}?{urlencode(kept)}" if found and kept else path
+
+
+def _name(value: str) -> str:
+    name = " ".join(value.split())
+    if not name or not name.isprintable():
+        raise ValueError("must have letters, and only what can be seen")
+    return name
+
+
+ViewName = Annotated[str, AfterValidator(_name), Field(max_length=60, description="What it is called.")]
+
+
+class SavedViewRow(Result):
+    """A saved view."""
+
+    id: str
+    name: str
+    path: str = Field(description="Below /console, with its query.")
+    shared: bool = Field(description="Whether others see it who may see what its owner may.")
+    owner: str
+    own: bool = Field(description="Whether it is the caller's.")
+    saved_at: Moment
+
+
+class SaveViewParameters(Scoped):
+    """What is saved, and under which name; the caller's own view of that name is replaced.
+
+    `source`: of a shared one, who may see that source sees it.
+    """
+
+    name: ViewName
+    path: Annotated[str, AfterValidator(_path)] = Field(
+        max_length=2000, description="Of a page of the console, below /console, with its query."
+    )
+    shared: bool = Field(False, description="Others see it too who may see what the caller may; needs operate.")
+
+
+class ViewParameters(Scoped):
+    """Which view."""
+
+    id: str = Field(max_length=50, description="The view's id.")
+
+
+class RenameViewParameters(ViewParameters):
+    """Which view, and its new name."""
+
+    name: ViewName
+
+
+def list_views(service: Service, actor: Actor, wanted: Scoped) -> Page[SavedViewRow]:
+    """List the caller's saved views, then those that others share."""
+    owner = _owner(actor)
+    found = service.ledger.read(lambda it: saved_views.seen_by(it, owner, wanted.source))
+    return Page(items=[_row(each, owner) for each in found])
+
+
+def save_view(service: Service, actor: Actor, wanted: SaveViewParameters) -> SavedViewRow:
+    """Save a page of the console, with all that its address says, under a name."""
+    if wanted.shared:
+        actor.require(OPERATE)
+    owner = _owner(actor)
+
+    def save(connection: Connection) -> SavedView:
+        before = saved_views.named(connection, owner, wanted.source, wanted.name)
+        if before is None and saved_views.count(connection, owner) >= MOST_OF_ONE:
+            raise Conflict(f"{MOST_OF_ONE} views are the most that one may have; remove one first")
+        view = SavedView(
+            id=before.id if before else f"view_{secrets.token_hex(8)}",
+            owner=owner,
+            source=wanted.source,
+            name=wanted.name,
+            path=wanted.path,
+            shared=wanted.shared,
+            saved_at=database_now(connection),
+        )
+        saved_views.put(connection, view)
+        _note(connection, actor, "view.save", view)
+        return view
+
+    return _row(service.ledger.write(save), owner)
+
+
+def rename_view(service: Service, actor: Actor, wanted: RenameViewParameters) -> SavedViewRow:
+    """Give a saved view another name."""
+
+    def rename(connection: Connection) -> SavedView:
+        view = _changeable(connection, actor, wanted)
+        other = saved_views.named(connection, view.owner, view.source, wanted.name)
+        if other is not None and other.id != view.id:
+            raise Conflict(f"there is another view called {wanted.name}")
+        renamed = replace(view, name=wanted.name)
+        saved_views.put(connection, renamed)
+        _note(connection, actor, "view.rename", renamed)
+        return renamed
+
+    return _row(service.ledger.write(rename), _owner(actor))
+
+
+def remove_view(service: Service, actor: Actor, wanted: ViewParameters) -> SavedViewRow:
+    """Remove a saved view."""
+
+    def remove(connection: Connection) -> SavedView:
+        view = _changeable(connection, actor, wanted)
+        saved_views.remove(connection, view.id)
+        _note(connection, actor, "view.remove", view)
+        return view
+
+    return _row(service.ledger.write(remove), _owner(actor))
+
+
+def _owner(actor: Actor) -> str:
+    return f"{actor.kind}:{actor.key_id or actor.name}"
+
+
+def _changeable(connection: Connection, actor: Actor, wanted: ViewParameters) -> SavedView:
+    """Return a view that `actor` may change: their own, or with operate a shared one that they see. Raises NotFound,
+    and Forbidden."""
+    view = saved_views.find(connection, wanted.id)
+    own = view is not None and view.owner == _owner(actor)
+    if view is None or not (own or view.shared) or wanted.source not in ("", view.source):
+        raise NotFound(f"view {wanted.id}: there is none")
+    if not own and OPERATE not in actor.scopes:
+        raise Forbidden(f"view {wanted.id}: it is another's; to change it needs the scope operate")
+    return view
+
+
+def _note(connection: Connection, actor: Actor, action: str, view: SavedView) -> None:
+    told = {"name": view.name, "path": view.path, "shared": view.shared}
+    audited.note(connection, actor, action, told, 1, source=view.source, detail=view.id)
+
+
+def _row(view: SavedView, owner: str) -> SavedViewRow:
+    return SavedViewRow(
+        id=view.id,
+        name=view.name,
+        path=view.path,
+        shared=view.shared,
+        owner=view.owner.partition(":")[2],
+        own=view.owner == owner,
+        saved_at=view.saved_at,
+    )
+
+
+LIST_VIEWS: Final = Endpoint("list_views", "GET", "/views", VIEW, Scoped, Page[SavedViewRow], list_views)
+SAVE_VIEW: Final = Endpoint("save_view", "POST", "/views", VIEW, SaveViewParameters, SavedViewRow, save_view)
+RENAME_VIEW: Final = Endpoint(
+    "rename_view", "POST", "/views/{id}/rename", VIEW, RenameViewParameters, SavedViewRow, rename_view
+)
+REMOVE_VIEW: Final = Endpoint(
+    "remove_view", "POST", "/views/{id}/remove", VIEW, ViewParameters, SavedViewRow, remove_view
+)
+ENDPOINTS: Final = (LIST_VIEWS, SAVE_VIEW, RENAME_VIEW, REMOVE_VIEW)

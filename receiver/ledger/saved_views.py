@@ -1,0 +1,70 @@
+"""Views of the console that people have saved by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import sqlalchemy as sa
+
+from receiver.ledger.schema import saved_views
+
+# Views that one list has at the most.
+MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SavedView:
+    """`owner`: who saved it, as `kind:name`. `source`: the only one that they may see, "" for all. `path`: below
+    /console. `shared`: whether all see it who may see what its owner may. `saved_at`: by the database's clock."""
+
+    id: str
+    owner: str
+    source: str
+    name: str
+    path: str
+    shared: bool
+    saved_at: float
+
+
+def seen_by(connection: sa.Connection, owner: str, source: str) -> Sequence[SavedView]:
+    """Return somebody's own views, and those that others share, each by name. `source`: the only one that they may see;
+    "" for all."""
+    it = saved_views.c
+    query = sa.select(saved_views).where(sa.or_(it.owner == owner, it.shared))
+    if source:
+        query = query.where(it.source == source)
+    found = connection.execute(query.order_by(it.owner != owner, it.name, it.id).limit(MOST))
+    return [SavedView(**row._mapping) for row in found]
+
+
+def find(connection: sa.Connection, view_id: str) -> SavedView | None:
+    """Return a view."""
+    row = connection.execute(sa.select(saved_views).where(saved_views.c.id == view_id)).first()
+    return None if row is None else SavedView(**row._mapping)
+
+
+def named(connection: sa.Connection, owner: str, source: str, name: str) -> SavedView | None:
+    """Return the view that somebody has under a name, of what is seen of one source or of all."""
+    it = saved_views.c
+    row = connection.execute(
+        sa.select(saved_views).where(it.owner == owner, it.source == source, it.name == name)
+    ).first()
+    return None if row is None else SavedView(**row._mapping)
+
+
+def count(connection: sa.Connection, owner: str) -> int:
+    """Return how many views somebody has."""
+    query = sa.select(sa.func.count()).select_from(saved_views).where(saved_views.c.owner == owner)
+    return int(connection.execute(query).scalar_one())
+
+
+def put(connection: sa.Connection, view: SavedView) -> None:
+    """Save a view; one with the same id is replaced."""
+    remove(connection, view.id)
+    connection.execute(sa.insert(saved_views).values(asdict(view)))
+
+
+def remove(connection: sa.Connection, view_id: str) -> None:
+    """Delete a view, if it is there."""
+    connection.execute(sa.delete(saved_views).where(saved_views.c.id == view_id))
