@@ -27,6 +27,7 @@ pytest_plugins = [
     "tests.servers.submitting",
     "tests.servers.issuer",
     "tests.servers.console",
+    "tests.servers.chromium",
 ]
 
 

@@ -1,11 +1,13 @@
 """A receiver with a console in which everything has happened, in a thread of the test's own process.
 
-deployment   one for the tests of a module: .url, .ledger, .fill("a hostile text")
+deployment         one for the tests of a module: .url, .ledger
+empty_deployment   one in which nothing has happened yet: .fill("a hostile text")
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
@@ -42,7 +44,7 @@ class ConsoleDeployment:
         environ = {
             "REDIS_URL": redis_url,
             "RUNHOOK_DATA": str(self.data),
-            "RUNHOOK_SECRET": "a-master-secret-of-the-tests",
+            "RUNHOOK_SECRET": demo_runs.MASTER,
             "RUNHOOK_CONSOLE_PASSWORD": password,
         }
         people = {"ana": {"password": password, "scopes": ["view", "operate"], "source": "other"}}
@@ -54,7 +56,7 @@ class ConsoleDeployment:
             "sinks": {
                 "archive": {"type": "files", "path": str(self.archive)},
                 **{name: {"type": "files", "path": str(folder / name)} for name in ("results", "chat", "crm")},
-                "again": {"type": "resubmit"},
+                "again": {"type": "resubmit", "base_url": "http://127.0.0.1:9", "key": "rhk_x"},
             },
             "routes": ROUTES,
             "spool": {"reserve_bytes": 0},
@@ -65,9 +67,9 @@ class ConsoleDeployment:
         self._serving = Serving(create_app(settings, Config.model_validate(config), [health, api, console]))
         self.url = f"{self._serving.url}/console"
 
-    def fill(self, text: str = "") -> None:
-        """Let everything happen. `text`: what stands in each field that a stranger could choose."""
-        demo_runs.fill(self.ledger, self.data, self.archive, text)
+    def fill(self, text: str = "", mark: str = "") -> None:
+        """Let everything happen. `text`: stands in each field that a stranger could choose; `mark`: of its runs."""
+        demo_runs.fill(self.ledger, self.data, self.archive, text, mark)
 
     def __enter__(self) -> Self:
         self._serving.__enter__()
@@ -80,8 +82,20 @@ class ConsoleDeployment:
 
 @pytest.fixture(scope="module")
 def deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDeployment]:
+    with _started(module_redis_url, tmp_path_factory.mktemp("console")) as it:
+        it.fill()
+        yield it
+
+
+@pytest.fixture(scope="module")
+def empty_deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleDeployment]:
+    with _started(module_redis_url, tmp_path_factory.mktemp("console")) as it:
+        yield it
+
+
+@contextmanager
+def _started(redis_url: str, folder: Path) -> Iterator[ConsoleDeployment]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sign_in, "PER_NETWORK", (1000.0, 1000.0))  # each test of the module signs in
-        with ConsoleDeployment(tmp_path_factory.mktemp("console"), module_redis_url) as it:
-            it.fill()
+        with ConsoleDeployment(folder, redis_url) as it:
             yield it

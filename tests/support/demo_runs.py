@@ -32,6 +32,7 @@ from tests.support.ledger import claim, new_event, record
 from tests.support.paths import ROOT
 
 RECORDING = ROOT / "tests" / "support" / "data" / "recording.webm"
+MASTER = "a-master-secret-of-the-tests"
 SINKS = ("archive", "results", "chat", "crm")
 TITLES = ("Fetch the invoices of October", "Renew the parking permit", "Check the price of item 4711", "File the claim")
 REASONS = {
@@ -61,13 +62,12 @@ def picture(width: int, height: int, shade: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def fill(ledger: Ledger, data: Path, archive: Path, text: str = "") -> None:
+def fill(ledger: Ledger, data: Path, archive: Path, text: str = "", mark: str = "") -> None:
     """Fill a deployment. `text`: stands in every field that a stranger could choose; "" for what people would write.
 
-    `archive`: the folder of the sink of that name. Its runs are tsk_… or, with a text, tsk_h…
+    `archive`: the folder of the sink of that name. `mark`: of its runs, where there are others.
     """
     now = time.time()
-    mark = "h" if text else ""
     kinds = ["completed", "failed", "completed", "terminated", "timed_out", "canceled", "completed", "running"]
     for number, status in enumerate(kinds * (1 if text else 3)):
         at = now - 3600 * 0.7 * number - 120
@@ -156,7 +156,7 @@ def _submissions(ledger: Ledger, now: float, text: str, mark: str) -> None:
             source="skyvern",
             key_id="a1b2c3",
             call="tasks",
-            request_hash="h",
+            request_hash=f"{mark}{number}",
             title=text or TITLES[number],
             labels={"team": text or "billing"},
             request={"prompt": text or "Get all invoices of October as PDF", "url": "https://portal.example/login"},
@@ -175,7 +175,7 @@ def _submissions(ledger: Ledger, now: float, text: str, mark: str) -> None:
 def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:
     for scopes in ({"view"}, {"submit", "read"}):
         key_id = os.urandom(6).hex()
-        whole = api_key.derive("master", key_id)
+        whole = api_key.derive(MASTER, key_id)
         name = text or ("reports", "billing app")[len(scopes) - 1]
         key = Key(key_id, name, api_key.digest(whole), api_key.hint(whole), frozenset(scopes), "skyvern", None, now)
         ledger.write(lambda it, key=key: api_keys.create(it, key))  # type: ignore[misc]

@@ -1,0 +1,88 @@
+"""Each thing that the console's buttons do, done by a click."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from playwright.sync_api import Browser, Locator
+
+from receiver.console.catalogue import ACTIONS
+from receiver.ledger import audit
+from tests.servers.console import ConsoleDeployment
+from tests.support.browser_pages import Visitor, visitor
+from tests.support.console import Browser as Client
+from tests.support.console_pages import crawl
+
+pytestmark = pytest.mark.long
+
+# Those that take away what others need come last.
+_LAST: Final = ("drop_quarantine", "revoke_keys")
+NAMES: Final = sorted((each.name for each in ACTIONS), key=lambda name: (name in _LAST, name))
+
+
+@pytest.fixture(scope="module")
+def person(chromium: Browser, deployment: ConsoleDeployment) -> Iterator[Visitor]:
+    with visitor(chromium, deployment.url) as it:
+        it.sign_in()
+        yield it
+
+
+@pytest.fixture
+def client(deployment: ConsoleDeployment) -> Iterator[Client]:
+    it = Client(deployment.url.removesuffix("/console"))
+    it.sign_in()
+    yield it
+    it.session.close()
+
+
+def fill_in(form: Locator) -> None:
+    """Give each field that wants something a value, as somebody would who only tries the button."""
+    for field in form.locator("input[required], textarea[required]").all():
+        if not field.input_value():
+            field.fill("something")
+    for choice in form.locator("select").all():
+        values = [each.get_attribute("value") or each.inner_text() for each in choice.locator("option").all()]
+        choice.select_option(next((value for value in values if value and value != "any"), ""))
+    if form.locator("input[type=checkbox]").count() and not form.locator("input[type=checkbox]:checked").count():
+        form.locator("input[type=checkbox]").first.check()
+
+
+def audited(deployment: ConsoleDeployment) -> int:
+    return len(deployment.ledger.read(lambda it: audit.list_actions(it, limit=500)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_click_does_it(name: str, person: Visitor, client: Client, deployment: ConsoleDeployment) -> None:
+    # Given a page with a button for it
+    action = next(each for each in ACTIONS if each.name == name)
+    target = f'"/console/do/{name}"'
+    pages = sorted(
+        (path for path, html in crawl(client).items() if f"action={target}" in html),
+        key=lambda path: "/console/runs/" not in path,  # a run's page has the buttons that fit its state
+    )
+    assert pages, "no page has a button for it"
+    person.complaints.clear()
+    done = audited(deployment)
+    # When somebody clicks it, and answers the question
+    person.open(pages[0])
+    for row in person.page.locator("tbody input[type=checkbox][form=selection]").all()[:1]:
+        row.check()
+    buttons = person.page.locator(f"form[action={target}] button, button[formaction={target}]")
+    button = buttons.filter(visible=True).first
+    for details in person.page.locator("details:not([open]) > summary").filter(visible=True).all():
+        if not button.count():
+            details.click()
+    if person.page.locator(f"form[action={target}]").count():
+        fill_in(person.page.locator(f"form[action={target}]").first)
+    button.click()
+    if person.page.locator("[name=sure]").count():
+        assert action.asks in person.page.inner_text(".confirm")
+        person.page.click(".confirm button.main")
+    # Then it is done and said, or its result shown, and whatever changes something is in the audit
+    said = person.page.locator(".notice")
+    assert action.template or said.is_visible(), person.page.inner_text("main")
+    assert f"/do/{name}" in person.page.url if action.template else True
+    assert name == "try_rules" or audited(deployment) > done, person.page.inner_text("main")
+    assert person.complaints == []

@@ -1,0 +1,135 @@
+"""Each page of the console in a browser: it is accessible, says what it is, fits any screen, and breaks no policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+
+from receiver.console.catalogue import PAGES
+from tests.servers.console import ConsoleDeployment
+from tests.support.browser_pages import Visitor, visitor
+from tests.support.console import Browser as Client
+from tests.support.console_pages import crawl, kind_of
+
+pytestmark = pytest.mark.long
+
+WIDTHS: Final = (2560, 1440, 768, 360)
+_WIDER: Final = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def paths(deployment: ConsoleDeployment) -> dict[str, str]:
+    """A path of each page of the catalogue."""
+    client = Client(deployment.url.removesuffix("/console"))
+    client.sign_in()
+    found: dict[str, str] = {}
+    for path in crawl(client):
+        found.setdefault(kind_of(path), path)
+    client.session.close()
+    # The run and the event with all that there can be.
+    return found | {"/runs/{run_id:path}": "/console/runs/wr_512004417?source=skyvern"}
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def person(request: pytest.FixtureRequest, chromium: Browser, deployment: ConsoleDeployment) -> Iterator[Visitor]:
+    with visitor(chromium, deployment.url, request.param) as it:
+        it.sign_in()
+        yield it
+
+
+@pytest.mark.parametrize("kind", [each.path for each in PAGES])
+def test_a_page_is_sound(kind: str, paths: dict[str, str], person: Visitor) -> None:
+    assert kind in paths, "no page leads there"
+    person.complaints.clear()
+    person.page.set_viewport_size({"width": 1440, "height": 900})
+    person.open(paths[kind])
+    # It says what it is, once
+    assert person.page.locator("h1").count() == 1
+    assert person.page.title().endswith(" · Runhook")
+    # No width makes the page itself scroll sideways
+    for width in WIDTHS:
+        person.page.set_viewport_size({"width": width, "height": 900})
+        assert person.page.evaluate(_WIDER) <= 0, f"{width} px"
+        if width in (1440, 360):
+            found = Axe().run(person.page)
+            assert found.violations_count == 0, f"{width} px\n{found.generate_report()}"
+    # And the browser has nothing to say against it
+    assert person.complaints == []
+    assert person.asked == []
+
+
+def test_the_form_to_sign_in_is_sound(chromium: Browser, deployment: ConsoleDeployment) -> None:
+    for scheme in ("light", "dark"):
+        with visitor(chromium, deployment.url, scheme) as it:  # type: ignore[arg-type]
+            it.open("/console/runs")
+            assert it.page.locator("h1").count() == 1
+            found = Axe().run(it.page)
+            assert found.violations_count == 0, found.generate_report()
+            it.page.set_viewport_size({"width": 360, "height": 700})
+            assert it.page.evaluate(_WIDER) <= 0
+            assert it.complaints == []
+
+
+def test_the_keyboard(chromium: Browser, deployment: ConsoleDeployment) -> None:
+    with visitor(chromium, deployment.url) as it:
+        it.sign_in()
+        it.open("/console/runs")
+        keyboard, rows = it.page.keyboard, it.page.locator("tbody tr[data-href]")
+        # j and k move, enter opens
+        for key in ("j", "j", "k"):
+            keyboard.press(key)
+        keyboard.press("j")
+        assert "here" in (rows.nth(1).get_attribute("class") or "")
+        path = rows.nth(1).get_attribute("data-href")
+        keyboard.press("Enter")
+        it.page.wait_for_url(f"**{path}")
+        # g and a letter lead to a page, and / to its search
+        keyboard.press("g")
+        keyboard.press("r")
+        it.page.wait_for_url("**/console/runs")
+        keyboard.press("/")
+        assert it.page.evaluate("document.activeElement.matches('[data-search]')")
+        keyboard.press("Escape")
+        # ? shows the keys, and hides them
+        keyboard.press("?")
+        assert it.page.locator("dialog#keys").is_visible()
+        keyboard.press("Escape")
+        assert not it.page.locator("dialog#keys").is_visible()
+        assert it.complaints == []
+
+
+def test_a_recording_plays_and_a_picture_opens(chromium: Browser, deployment: ConsoleDeployment) -> None:
+    with visitor(chromium, deployment.url) as it:
+        it.sign_in()
+        it.open("/console/runs/wr_512004417")
+        it.page.wait_for_function("document.querySelector('video').readyState >= 1")
+        assert it.page.evaluate("[video = document.querySelector('video'), video.videoWidth][1]") == 640
+        # A picture fills the window, and the keys go on and close it: its link is a plain one, without a script
+        it.page.click(".pictures li:nth-child(2) a")
+        assert it.page.locator("#picture-2").is_visible()
+        it.page.wait_for_function("document.querySelector('#picture-2 img').naturalWidth === 640")
+        it.page.keyboard.press("ArrowRight")
+        assert it.page.locator("#picture-3").is_visible()
+        found = Axe().run(it.page)
+        assert found.violations_count == 0, found.generate_report()
+        it.page.keyboard.press("Escape")
+        assert not it.page.locator("#picture-3").is_visible()
+        assert it.complaints == []
+
+
+def test_without_scripts_the_console_is_of_use(chromium: Browser, deployment: ConsoleDeployment) -> None:
+    with visitor(chromium, deployment.url, java_script_enabled=False) as it:
+        it.sign_in()
+        it.page.click("#pages a:text-is('Runs')")
+        it.page.fill("[data-search]", "invoices")
+        it.page.click("form.filters button.main")
+        assert "text=invoices" in it.page.url
+        it.page.click("#pages a:text-is('Runs')")
+        it.page.click("a:text-is('wr_512004417')")
+        it.page.click("text=Send again")
+        it.page.click(".confirm button.main")
+        assert it.page.locator(".notice.good").is_visible()
