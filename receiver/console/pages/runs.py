@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from receiver.api.actions.deliveries import REPLAY_DELIVERIES, RESUBMIT_RUNS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.console.filters import filter_form
@@ -18,11 +19,13 @@ _MORE: Final = ("source", "title", "label", "run_type", "reason", "route", "sink
 def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of runs that match what the query says."""
     given = given_of(query)
+    resubmits = any(sink.type == "resubmit" for sink in service.config.sinks.values())
     found = LIST_RUNS.call(service, actor, LIST_RUNS.parse({}, given))
     return {
         "title": "Runs",
         "here": "Runs",
         "runs": found.items,
+        "on_rows": [(REPLAY_DELIVERIES.name, "Replay"), *([(RESUBMIT_RUNS.name, "Submit again")] if resubmits else [])],
         "form": filter_form(service, actor, "/runs", given, _COMMON, _MORE),
         "next_path": next_path("/runs", given, found.next),
     }

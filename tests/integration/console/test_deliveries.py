@@ -78,6 +78,16 @@ def test_what_is_selected_is_asked_about_and_replayed(operated: Submitting, as_p
     assert done(operated) == [("replay", "admin", 2, "done")]
 
 
+def test_runs_that_are_selected_are_replayed(operated: Submitting, as_person: AsPerson) -> None:
+    dead(operated, "tsk_1", "tsk_2", "tsk_3")
+    admin = as_person("admin")
+    asked = admin.click(admin.get("/runs"), "Replay selected", ids=["tsk_1", "tsk_3"])
+    assert "2 replayed." in admin.click(asked, "Replay 2").text
+    assert states(operated.ledger, state=("dead",)) == {"tsk_2:results": "dead"}
+    # Who may only view has nothing to select
+    assert "checkbox" not in as_person("ana").get("/runs").text
+
+
 def test_nothing_selected_is_nothing_done(operated: Submitting, as_person: AsPerson) -> None:
     dead(operated, "tsk_1")
     admin = as_person("admin")
