@@ -50,6 +50,7 @@ SECRET = "bench-secret"
 PATIENCE = 300.0
 CONNECTIONS = 64
 WARM_UP = 200
+LONE_EVENTS = 30
 
 TRIGGER = """
 CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -330,8 +331,10 @@ def trace(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         stamps = Path(name) / "stamps"
         with deployments([ROOT], options.ledger, stamps) as ((deployment, client),):
-            rate = float(options.rates.split(",")[0])
-            _, spans = client.run(rate, max(20, int(rate * options.seconds)))
+            spans = []
+            while len(spans) < LONE_EVENTS:
+                spans += client.run(1, 1)[1]
+                time.sleep(0.3)  # so that what comes after the row is over too
             log = deployment.log()
         show_time_line(stamps, spans, log)
 
