@@ -121,6 +121,7 @@ class GroupCommit:
             self._disk_low = await self._on_disk(self._spool.free) < 0
         await self._examine()
         self._begin("commit", self._commit_all)
+        self._begin("drain", self._drain)
         self._begin("watch", self._watch)
 
     def commit(self, event: Event) -> asyncio.Future[None]:
@@ -168,8 +169,7 @@ class GroupCommit:
                 "that starts on this data directory sends them to Redis, and so does `runhook spool send`",
                 *(left, size, self._spool.directory),
             )
-        await self._writer.close()
-        await self._drainer.close()
+        await asyncio.gather(self._writer.close(), self._drainer.close())
 
     # --- commits ---------------------------------------------------------------------------------------------------
 
@@ -322,13 +322,15 @@ class GroupCommit:
         self.durability = found
         self._redis_up = self._metrics.redis_up = True
         self.trouble = self.spoilt = ""
-        self._begin("drain", self._drain)
 
     # --- the background --------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Move the spool's events to Redis, the oldest first, while it takes them."""
-        while self._spool.events and self._redis_up and not self._over and not self._closing:
+        while not self._closing:
+            if not self._spool.events or not self._redis_up or self._over:
+                await asyncio.sleep(WATCH_EVERY)
+                continue
             try:
                 await self._drain_some()
             except InboxUnavailable as error:
@@ -373,9 +375,7 @@ class GroupCommit:
             except OSError as error:
                 log.error("ingest.watch reason=%s", spool_trouble(error))
             self._metrics.spool_events, self._metrics.spool_bytes = self._spool.events, self._spool.bytes
-            if self._spool.events:
-                self._begin("drain", self._drain)
-            elif self._redis_up and not self._depth[0]:
+            if self._redis_up and not self._depth[0] and not self._spool.events:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._arrived.wait(), QUIET_FOR)
             await asyncio.sleep(WATCH_EVERY)
