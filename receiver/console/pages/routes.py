@@ -7,17 +7,17 @@ from typing import Any, Final
 
 from receiver.api.events import GET_EVENT, GET_EVENT_BODY, LARGEST_VALUE
 from receiver.api.lists import LIST_EVENTS
-from receiver.api.models import parse_moment
 from receiver.api.routes import LIST_ROUTES
 from receiver.api.runs import GET_RUN
 from receiver.api.service import Actor, Service
 from receiver.api.trial import GET_RULES, LONGEST_BODY, LONGEST_RULES, TRY_RULES, Trial
 from receiver.console.action import ConsoleAction, Form
 from receiver.console.page import ConsolePage, PageLink, Query, given_of
+from receiver.console.window import NAME, window_links, window_of
 from receiver.errors import TooLarge
+from receiver.routing.mapping import show
 
-# Times over which the counts can be, and events whose body can be taken.
-_SINCE: Final = ("1h", "1d", "7d")
+# Events whose body can be taken, and how many can be compared.
 _NEWEST: Final = 20
 _COMPARED: Final = (0, 20, 100, 500)
 
@@ -25,8 +25,9 @@ _COMPARED: Final = (0, 20, 100, 500)
 def routes(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return the rules with their counts, and the form to try some: with the body of an event, if one is named."""
     given = dict(given_of(query))
-    event_id = given.pop("event", "")
-    found = LIST_ROUTES.call(service, actor, LIST_ROUTES.parse({}, given.items()))
+    window, event_id = window_of(query), given.pop("event", "")
+    asked = {**{name: value for name, value in given.items() if name != NAME}, "since": window.name}
+    found = LIST_ROUTES.call(service, actor, LIST_ROUTES.parse({}, asked.items()))
     filled = _of_event(service, actor, event_id) if event_id else {}
     return {
         "title": "Routes",
@@ -34,7 +35,7 @@ def routes(service: Service, actor: Actor, _names: Mapping[str, str], query: Que
         "routes": [(each, _when(each.when)) for each in found.items],
         "unrouted": found.unrouted,
         "counted_since": found.since,
-        "times": [(each, abs(parse_moment(each) - found.since) < 60) for each in _SINCE],
+        "windows": window_links("/routes", query, window),
         **_form(service, actor, filled),
     }
 
@@ -42,8 +43,12 @@ def routes(service: Service, actor: Actor, _names: Mapping[str, str], query: Que
 def _when(when: str | Mapping[str, Any] | None) -> list[str]:
     """Return a rule as lines to read."""
     if isinstance(when, Mapping):
-        return [f"{name}: {value}" for name, value in when.items()]
+        return [f"{name}: {_shown(value)}" for name, value in when.items()]
     return [when] if when else []
+
+
+def _shown(value: object) -> str:
+    return " or ".join(map(show, value)) if isinstance(value, list) else show(value)
 
 
 def _of_event(service: Service, actor: Actor, event_id: str) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def test_the_rules_in_their_order_with_what_they_did(people: Browser, server: Su
     assert page.index("failures") < page.index("run.step_count &lt; 3") < page.index("always")
     assert "1 queued" in page
     assert "stops here" in page
-    assert "1 queued" in people.get("/routes?since=1h").text
+    assert "status: &#34;failed&#34;" in page
+    assert "1 queued" in people.get("/routes?window=1h").text
 
 
 def test_a_body_tells_which_rule_matches_and_why(people: Browser) -> None:
