@@ -53,7 +53,7 @@ def test_a_ledger_that_hangs_is_told_in_time_with_all_that_others_know(
         with TestClient(Starlette(routes=list(part.admin), lifespan=lambda _: part.lifespan())) as client:
             watch = Stopwatch()
             shown = client.get("/metrics").text
-            assert watch.seconds < 10, "a scrape has given up by then"
+            watch.at_most(10)  # a scrape has given up by then
         gate.forget()
     # Then it did not wait until another connection answers, and Redis was asked all the same
     assert "runhook_ledger_up 0.0" in shown
