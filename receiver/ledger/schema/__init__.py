@@ -1,0 +1,40 @@
+"""The tables. A change here needs a migration in migrations/versions, and a test compares the two.
+
+Times are doubles: seconds since the epoch, UTC. Documents are JSON text, bodies are bytes: a body may hold what
+no JSON column takes (NUL, lone surrogates, integers of 5,000 digits).
+"""
+
+from __future__ import annotations
+
+from receiver.ledger.schema.base import metadata
+from receiver.ledger.schema.hosts import heartbeats, marks, timeouts
+from receiver.ledger.schema.people import audit, console_sessions, keys, saved_views
+from receiver.ledger.schema.submitted import active_runs, agent_changes, schedules, submissions, watches
+from receiver.ledger.schema.words import run_texts, run_words, text_index
+from receiver.ledger.schema.work import UNSUCCESSFUL, attempts, deliveries, events, lanes, operations, runs
+
+__all__ = [
+    "UNSUCCESSFUL",
+    "active_runs",
+    "agent_changes",
+    "attempts",
+    "audit",
+    "console_sessions",
+    "deliveries",
+    "events",
+    "heartbeats",
+    "keys",
+    "lanes",
+    "marks",
+    "metadata",
+    "operations",
+    "run_texts",
+    "run_words",
+    "runs",
+    "saved_views",
+    "schedules",
+    "submissions",
+    "text_index",
+    "timeouts",
+    "watches",
+]
