@@ -9,19 +9,21 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
 from receiver import __version__
-from receiver.api.artifact_content import GET_CONTENT, ContentParameters
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters
 from receiver.api.problem import CONTENT_TYPE, TYPE
 from receiver.cli.output import clean
 from receiver.cli.profiles import RemoteService
 from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError
+
+if TYPE_CHECKING:
+    from receiver.api.artifact_content import ContentParameters
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=BaseModel)
@@ -104,12 +106,12 @@ class RemoteClient:
         """
         timeout = httpx2.Timeout(TIMEOUT, read=silence)
         request = self._http.build_request(method, path, params=parameters, headers=headers, timeout=timeout)
-        with self._told():
+        with reaching(self.where):
             answer = self._http.send(request, stream=True)
         try:
             if not answer.is_success:
-                with self._told():
-                    body = self._read(answer)
+                with reaching(self.where):
+                    body = read_bounded(answer, self.where)
                 _raise_problem(answer, body, self.where)
             yield answer
         finally:
@@ -118,6 +120,8 @@ class RemoteClient:
     @contextmanager
     def content(self, wanted: ContentParameters, start: int = 0, tag: str = "") -> Iterator[StoredContent]:
         """See Client."""
+        from receiver.api.artifact_content import GET_CONTENT  # with the sinks, which no other call needs
+
         path, rest = GET_CONTENT.path_and_rest(wanted)
         headers = {"accept": "*/*", "accept-encoding": "identity"}
         headers |= {"range": f"bytes={start}-", "if-range": tag} if start else {}
@@ -127,7 +131,7 @@ class RemoteClient:
             yield StoredContent(size, begin, answer.headers.get("etag", ""), encoding, self._chunks(answer))
 
     def _chunks(self, answer: httpx2.Response) -> Iterator[bytes]:
-        with self._told():
+        with reaching(self.where):
             yield from answer.iter_raw()
 
     def close(self) -> None:
@@ -139,30 +143,32 @@ class RemoteClient:
             sys.stderr.write(f"runhook: service: {self.where}\n")
             self._told_where = True
         given = {"params": rest} if method == "GET" else {"json": rest}
-        with self._told(), self._http.stream(method, path, **given) as answer:  # type: ignore[arg-type]
-            return answer, self._read(answer)
+        with reaching(self.where), self._http.stream(method, path, **given) as answer:  # type: ignore[arg-type]
+            return answer, read_bounded(answer, self.where)
 
-    def _read(self, answer: httpx2.Response) -> bytes:
-        """Return the body of an answer. Raises NotStarted for one without an end, in bytes or in time."""
-        body, began = bytearray(), time.monotonic()
-        for part in answer.iter_bytes():
-            body += part
-            if len(body) > MOST_BYTES:
-                raise NotStarted(f"{self.where}: the answer is longer than {MOST_BYTES >> 20} MiB; is Runhook there?")
-            if time.monotonic() - began > LONGEST:
-                raise NotStarted(f"{self.where}: the answer has not ended within {LONGEST:g} s")
-        return bytes(body)
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Raise NotStarted, in one line, for an answer that does not come."""
-        try:
-            yield
-        except httpx2.TimeoutException:
-            raise NotStarted(f"{self.where}: no answer within {TIMEOUT:g} s") from None
-        except httpx2.HTTPError as error:
-            reason = clean(_ERRNO.sub("", str(error)) or type(error).__name__, _LONGEST)
-            raise NotStarted(f"can't reach {self.where}: {reason}") from None
+@contextmanager
+def reaching(where: str, seconds: float = TIMEOUT) -> Iterator[None]:
+    """Give a block in which an answer of `where` that does not come within so many seconds is a NotStarted."""
+    try:
+        yield
+    except httpx2.TimeoutException:
+        raise NotStarted(f"{where}: no answer within {seconds:g} s") from None
+    except httpx2.HTTPError as error:
+        reason = clean(_ERRNO.sub("", str(error)) or type(error).__name__, _LONGEST)
+        raise NotStarted(f"can't reach {where}: {reason}") from None
+
+
+def read_bounded(answer: httpx2.Response, where: str) -> bytes:
+    """Return the body of an answer. Raises NotStarted for one without an end, in bytes or in time."""
+    body, began = bytearray(), time.monotonic()
+    for part in answer.iter_bytes():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise NotStarted(f"{where}: the answer is longer than {MOST_BYTES >> 20} MiB; is Runhook there?")
+        if time.monotonic() - began > LONGEST:
+            raise NotStarted(f"{where}: the answer has not ended within {LONGEST:g} s")
+    return bytes(body)
 
 
 class _Bearer(httpx2.Auth):

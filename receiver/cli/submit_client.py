@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -11,7 +12,8 @@ import httpx2
 from receiver import __version__
 from receiver.cli.output import clean
 from receiver.cli.profiles import RemoteService
-from receiver.errors import NotStarted, RunhookError
+from receiver.cli.remote import reaching, read_bounded
+from receiver.errors import RunhookError
 
 # Seconds for one answer: Skyvern's, which is passed on, may take its time.
 _TIMEOUT: Final = 60.0
@@ -44,13 +46,10 @@ class SubmitClient:
         return self._call("GET", f"/v1/runs/{quote(run_id, safe='')}", params={"wait": f"{wait:g}"})
 
     def _call(self, method: str, path: str, **further: Any) -> dict[str, Any]:
+        with reaching(self._where, _TIMEOUT), self._http.stream(method, path, **further) as answer:
+            body = read_bounded(answer, self._where)
         try:
-            answer = self._http.request(method, path, **further)
-        except httpx2.HTTPError as error:
-            reason = clean(str(error) or type(error).__name__, _LONGEST)
-            raise NotStarted(f"can't reach {self._where}: {reason}") from None
-        try:
-            found = answer.json()
+            found = json.loads(body)
         except ValueError:
             found = None
         if answer.is_success and isinstance(found, dict):
@@ -58,7 +57,8 @@ class SubmitClient:
         detail = found.get("detail") if isinstance(found, dict) else None
         later = answer.headers.get("retry-after", "")
         again = f"; again after {clean(later, 40)} s" if later else ""
-        raise RunhookError(f"{self._where}: answers {answer.status_code}: {clean(detail, _LONGEST)}{again}")
+        why = f": {clean(detail, _LONGEST)}" if detail else " without saying why; is Runhook there?"
+        raise RunhookError(f"{self._where}: answers {answer.status_code}{why}{again}")
 
     def close(self) -> None:
         """Close the connections."""
