@@ -113,7 +113,8 @@ class Endpoint(Generic[P, R]):
             return {"name": name, "message": f"{name}: there is no such parameter; {hint}"}
         if error["type"] == "enum":
             return {"name": name, "message": f"{name}: must be {error['ctx']['expected'].replace(chr(39), '')}"}
-        text = str(error["msg"]).removeprefix("Value error, ")
+        text = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+        text = text.partition(", unable to parse")[0]
         return {"name": name, "message": f"{name}: {text[:1].lower()}{text[1:]}"}
 
     def path_and_rest(self, parameters: P) -> tuple[str, dict[str, Any]]:

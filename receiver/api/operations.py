@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 
 from pydantic import Field
 
@@ -41,12 +42,18 @@ class OperationRow(Result):
         return cls(selection=kept, **{name: getattr(operation, name) for name in names})
 
 
+class OperationState(StrEnum):
+    """How far an operation is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
 class OperationsParameters(PageParameters):
     """Which operations."""
 
-    state: tuple[str, ...] = Field(
-        (), max_length=MAX_VALUES, description="Only in this state: running, done or cancelled."
-    )
+    state: tuple[OperationState, ...] = Field((), max_length=MAX_VALUES, description="Only in this state.")
 
 
 class OperationParameters(Scoped):

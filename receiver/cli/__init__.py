@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from receiver import __version__
 from receiver.cli.commands import COMMANDS
@@ -20,6 +20,9 @@ from receiver.runtime.process import relax_gc_for_imports
 
 if TYPE_CHECKING:
     import typer
+
+# The exit code where the reader of the output is gone: that of a program that SIGPIPE ends.
+READER_GONE: Final = 141
 
 
 def build_app(wanted: str | None = None) -> typer.Typer:
@@ -82,14 +85,13 @@ def main() -> None:
     relax_gc_for_imports()
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        code = build_app(wanted)(standalone_mode=False, prog_name="runhook")
-        sys.stdout.flush()
+        code = _run(wanted)
     except RunhookError as error:
         _end([*str(error).splitlines(), *_hints(error)], error.exit_code)
     except BrokenPipeError:
         # The reader is gone; Python would report it once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(READER_GONE)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
@@ -102,6 +104,18 @@ def main() -> None:
             raise
         _end(_wrong_call(error), 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run(wanted: str | None) -> Any:
+    """Run the command of this process's arguments. Raises BrokenPipeError where the reader of the output is gone."""
+    try:
+        code = build_app(wanted)(standalone_mode=False, prog_name="runhook")
+        sys.stdout.flush()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # for which typer and rich end with 1
+            raise BrokenPipeError from None
+        raise
+    return code
 
 
 def _end(lines: list[str], code: int) -> NoReturn:

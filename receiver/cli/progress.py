@@ -51,7 +51,7 @@ class ProgressLine:
         self._done = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done)
-        elif done != self._printed and (self._every or time.monotonic() - self._at >= _BETWEEN):
+        elif self._total and done != self._printed and (self._every or time.monotonic() - self._at >= _BETWEEN):
             self._print()
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:

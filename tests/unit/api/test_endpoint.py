@@ -43,7 +43,7 @@ def test_parameters_of_path_query_and_body() -> None:
 @pytest.mark.parametrize(
     ("query", "body", "words"),
     [
-        ([("limit", "0")], b"", "limit: input should be greater than or equal to 1"),
+        ([("limit", "0")], b"", "limit: must be greater than or equal to 1"),
         ([("limit", "1"), ("limit", "2")], b"", "limit: given twice"),
         ([("statsu", "failed")], b"", "statsu: there is no such parameter; did you mean status?"),
         ([("name", "other")], b"", "name: is in the path already"),

@@ -307,6 +307,32 @@ def test_a_file_that_cannot_be_used_is_one_line(runhook: Run, monkeypatch: pytes
     assert runhook("runs") == (3, "", "runhook: /data/spool: no space left on device\n")
 
 
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+def test_a_reader_that_leaves_ends_a_list_as_it_ends_other_programs(tmp_path: Path, form: str) -> None:
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path / "var").database_url))
+    record(ledger, *(new_event(f"tsk_{number}", title="a long title " * 20) for number in range(300)))
+    ledger.close()
+    line = [sys.executable, "-m", "receiver.cli", "runs", "-n", "300", "-o", form, "--data", str(tmp_path / "var")]
+    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    with subprocess.Popen(line, env=environ, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+    assert process.returncode == 141
+
+
+def test_a_misspelt_state_of_an_operation_is_no_success(runhook: Run, tmp_path: Path) -> None:
+    make_ledger(tmp_path / "var")
+
+    assert runhook("operations", "--state", "runing")[::2] == (
+        2,
+        "runhook: --state runing: must be running, done or cancelled\n",
+    )
+    assert runhook("operations", "--state", "running")[0] == 0
+    assert runhook("replay", "--rate", "x", "--all")[2] == "runhook: --rate x: must be a valid number\n"
+
+
 def test_no_error_moves_the_cursor(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise RunhookError("run tsk_\x1b[2J\x9b: there is none")

@@ -39,6 +39,13 @@ def test_elsewhere_many_small_steps_are_few_lines(
     assert capsys.readouterr() == ("", "".join(lines))
 
 
+def test_nothing_to_do_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressLine("agents", 0) as line:
+        line.show(0)
+
+    assert capsys.readouterr() == ("", "")
+
+
 def test_on_a_terminal_it_is_a_bar_that_standard_output_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     shown, result = Terminal(), Terminal()
     monkeypatch.setenv("TERM", "xterm")
