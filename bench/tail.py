@@ -1,6 +1,6 @@
-"""What viewers of GET /api/v1/tail cost the receiving of webhooks.
+"""What viewers of GET /api/v1/tail, or with --live of pages of the console, cost the receiving of webhooks.
 
-    python bench/tail.py [--viewers 200] [--filters 4] [--events 100] [--seconds 5] [--rounds 6] [--most 3]
+    python bench/tail.py [--live] [--viewers 200] [--filters 4] [--events 100] [--seconds 5] [--rounds 6] [--most 3]
 
 One receiver takes signed webhooks as fast as bench/ingest.py's client sends them, in turn with and without viewers that
 read all they get, while another process records events in the same ledger. Compared is the receiver's CPU time for an
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import os
 import select
 import socket
@@ -38,6 +39,9 @@ from receiver.ledger.events import NewDelivery, NewEvent  # noqa: E402
 from receiver.ledger.migrate import ensure_schema  # noqa: E402
 
 MASTER = "bench-master-secret-of-32-characters"
+PASSWORD = "bench-password-of-the-console"
+# What viewers of the console look at, by turns.
+PAGES = ["%2Fconsole%2F", "%2Fconsole%2Fruns", "%2Fconsole%2Fincidents", "%2Fconsole%2Fmissing"]
 
 
 def record(url: str, rate: int) -> None:
@@ -72,14 +76,19 @@ def record(url: str, rate: int) -> None:
         time.sleep(max(0.0, 0.1 - (time.monotonic() - began)))
 
 
-def view(port: int, key: str, viewers: int, filters: int) -> None:
-    """Open the streams and read them until the end of standard input; then write how many bytes came."""
+def view(port: int, key: str, viewers: int, filters: int, *, live: bool) -> None:
+    """Open the streams and read them until the end of standard input; then write how many bytes came.
+
+    `key`: of the API, or with `live` the cookie of a session.
+    """
     poll, received = select.epoll(), 0
     sockets = {}
     for number in range(viewers):
         connection = socket.create_connection(("127.0.0.1", port))
         query = f"?run_prefix={'tsk'[: number % filters]}" if number % filters else ""
         head = f"GET /api/v1/tail{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        if live:
+            head = f"GET /console/live?page={PAGES[number % filters]} HTTP/1.1\r\nHost: x\r\nCookie: {key}\r\n"
         connection.sendall(f"{head}Accept: text/event-stream\r\n\r\n".encode())
         sockets[connection.fileno()] = connection
         poll.register(connection.fileno(), select.EPOLLIN)
@@ -118,6 +127,16 @@ def new_key(ledger: Ledger) -> str:
     return whole
 
 
+def signed_in(port: int) -> str:
+    """Return the cookie of a new session of the console."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
+    connection.request("POST", "/console/login", f"name=admin&password={PASSWORD}", headers)
+    answer = connection.getresponse()
+    answer.read()
+    return (answer.getheader("set-cookie") or "").partition(";")[0]
+
+
 def main() -> int:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -129,6 +148,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=2000, help="bytes of a body")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--most", type=float, default=100.0, help="exit 1 when viewers cost more percent")
+    parser.add_argument("--live", action="store_true", help="they look at pages of the console")
     parser.add_argument("--record", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--view", nargs=2, metavar=("PORT", "KEY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -136,7 +156,7 @@ def main() -> int:
     if args.record:
         record(args.record, args.events)
     if args.view:
-        view(int(args.view[0]), args.view[1], args.viewers, args.filters)
+        view(int(args.view[0]), args.view[1], args.viewers, args.filters, live=args.live)
         return 0
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         directory = Path(name)
@@ -151,9 +171,13 @@ def main() -> int:
         command = [sys.executable, "-m", "receiver.cli", "serve", "--port", str(port)]
         command += ["--config", str(directory / "runhook.yaml"), "--data", str(directory / "data")]
         environment = {"REDIS_URL": f"redis://127.0.0.1:{redis}/0", "DATABASE_URL": url, "RUNHOOK_SECRET": MASTER}
+        environment["RUNHOOK_CONSOLE_PASSWORD"] = PASSWORD
         receiver = stack.enter_context(ingest.running(command, port, **environment))
         stack.enter_context(helper("--record", url, "--events", str(args.events)))
         sizes = ["--viewers", str(args.viewers), "--filters", str(args.filters)]
+        if args.live:
+            sizes.append("--live")
+            key = signed_in(port)
         ingest.measure(port, argparse.Namespace(**{**vars(args), "seconds": 1.0}), directory)
         shares = []
         for _ in range(args.rounds):

@@ -19,11 +19,12 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.signature import sign
 from receiver.domain.submission import SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, api_keys, audit, replays
+from receiver.ledger import Ledger, api_keys, audit, replays, saved_views
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import attempts, cancellation
 from receiver.ledger.deliveries.attempts import AttemptResult
+from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries
 from receiver.ledger.selection import BACKFILL, REPLAY, Selection
 from receiver.ledger.submissions import lifecycle
@@ -190,6 +191,10 @@ def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:
                 it, name, kind, Selection(), now, sink=sink, force=True, actor=who.name
             )
         )
+    for owner, name in (("user:admin", "Failed today"), ("user:ana", "Dead letters of billing")):
+        path = "/runs?status=failed&since=24h"
+        view = SavedView(f"view_{os.urandom(4).hex()}", owner, "", text or name, path, True, now)
+        ledger.write(lambda it, view=view: saved_views.put(it, view))  # type: ignore[misc]
     body = json.dumps({"run_id": text or "tsk_7", "status": text or "failed", "title": text}).encode()
     refused = QuarantinedRequest.of("skyvern", sign(body, "a wrong secret"), body, text or "Skyvern/1.0", now)
     Quarantine(data / "quarantine", 100, 1 << 20).add(refused, body)

@@ -74,7 +74,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "counted_since": runs.counted_since or sinks.counted_since,
         "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
         "more_dead": len(dead.items) > 1 + _REASONS,
-        "dead_path": _path("/deliveries", state="dead"),
+        "dead_path": f"{PATH}/dead",
         "sinks": _sinks(status, buckets, sinks.items[1:]),
         "runs": LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items,
     }
@@ -131,7 +131,7 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[dict[str
         {
             "name": "dead letters",
             "value": f"{count:,}{'+' if dead.counted_since else ''}",
-            "path": _path("/deliveries", state="dead"),
+            "path": f"{PATH}/dead",
             "tone": "bad" if count else "",
         },
     ]
@@ -208,7 +208,7 @@ def _ages(name: str, tone: str, buckets: Buckets, found: Mapping[float, float]) 
 
 def _dead(row: TotalRow) -> dict[str, Any]:
     sink, reason = row.key["sink"], row.key["reason"]
-    return {"sink": sink, "reason": reason, "count": row.count, "path": _path("/deliveries", state="dead", sink=sink)}
+    return {"sink": sink, "reason": reason, "count": row.count, "path": _path("/dead", sink=sink)}
 
 
 def _sinks(status: Status | None, buckets: Buckets, rows: Sequence[TotalRow]) -> list[dict[str, Any]]:
