@@ -92,6 +92,9 @@ def view(port: int, key: str, viewers: int, filters: int, *, live: bool) -> None
         connection.sendall(f"{head}Accept: text/event-stream\r\n\r\n".encode())
         sockets[connection.fileno()] = connection
         poll.register(connection.fileno(), select.EPOLLIN)
+    for connection in sockets.values():
+        if b" 200 " not in (head := connection.recv(1 << 16))[:20]:
+            raise SystemExit(f"refused: {head[:200]!r}")
     poll.register(sys.stdin.fileno(), select.EPOLLIN)
     while True:
         for handle, _ in poll.poll():
