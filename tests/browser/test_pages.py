@@ -102,6 +102,31 @@ def test_the_keyboard(chromium: Browser, deployment: ConsoleDeployment) -> None:
         assert it.complaints == []
 
 
+def test_rows_are_selected(chromium: Browser, deployment: ConsoleDeployment) -> None:
+    with visitor(chromium, deployment.url) as it:
+        it.sign_in()
+        it.open("/console/deliveries")
+        keyboard, boxes = it.page.keyboard, it.page.locator("tbody input[form=selection]")
+        told, replay = it.page.locator("#selection output"), it.page.get_by_role("button", name="Replay selected")
+        assert boxes.count() >= 3
+        assert replay.is_disabled()
+        # x selects the row, a click with shift all between, and the box in the head every one
+        keyboard.press("j")
+        keyboard.press("x")
+        assert told.inner_text() == "1 selected"
+        boxes.nth(2).click(modifiers=["Shift"])
+        assert told.inner_text() == "3 selected"
+        it.page.get_by_label("Select all rows").check()
+        assert told.inner_text() == f"{boxes.count()} selected"
+        it.page.get_by_label("Select all rows").uncheck()
+        assert replay.is_disabled()
+        # r asks about the row that is marked
+        keyboard.press("r")
+        it.page.wait_for_url("**/console/do/replay")
+        assert "Send these again" in it.page.inner_text(".confirm")
+        assert it.complaints == []
+
+
 def test_a_recording_plays_and_a_picture_opens(chromium: Browser, deployment: ConsoleDeployment) -> None:
     with visitor(chromium, deployment.url) as it:
         it.sign_in()
