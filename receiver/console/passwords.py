@@ -1,4 +1,7 @@
-"""Passwords of the console: Argon2 hashes, and what they are checked against."""
+"""Passwords of the console: Argon2 hashes, and what they are checked against.
+
+Argon2 is imported with the first password: a receiver that nobody signs in to does without.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import hmac
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
-
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from typing import TYPE_CHECKING, Final
 
 from receiver.api.service import Actor
 from receiver.config.console import ConsoleConfig
 from receiver.domain.api_key import ALL_SCOPES, ALL_SOURCES
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
 
 # Who signs in with RUNHOOK_CONSOLE_PASSWORD.
 ADMIN: Final = "admin"
@@ -23,21 +26,26 @@ HASH_PREFIX: Final = "$argon2"
 # Bytes of the longest password that is hashed.
 LONGEST: Final = 1024
 
-# argon2-cffi's defaults are those of RFC 9106 for little memory: 64 MiB and three passes.
-_HASHER: Final = PasswordHasher()
+
+def _hasher() -> PasswordHasher:
+    from argon2 import PasswordHasher
+
+    return PasswordHasher()  # its defaults are those of RFC 9106 for little memory: 64 MiB and three passes
 
 
 def hash_password(password: str, salt: bytes | None = None) -> str:
     """Return the Argon2id hash of a password. `salt`: for one that is the same each time; by default a random one."""
-    return _HASHER.hash(password, salt=salt)
+    return _hasher().hash(password, salt=salt)
 
 
 def is_password(hashed: str, password: str) -> bool:
     """Whether `hashed` is the hash of this password. Takes some 50 ms of a core: call it in a thread."""
     if len(password.encode("utf-8", "surrogateescape")) > LONGEST:
         return False
+    from argon2.exceptions import InvalidHashError, VerificationError
+
     try:
-        return _HASHER.verify(hashed, password)
+        return _hasher().verify(hashed, password)
     except (VerificationError, InvalidHashError):
         return False
 

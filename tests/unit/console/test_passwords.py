@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from argon2 import PasswordHasher
 
 from receiver.config.console import ConsoleConfig
 from receiver.console import passwords
@@ -11,7 +12,8 @@ from receiver.console.passwords import ADMIN, Person, is_password, people_of
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "_HASHER", passwords.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(passwords, "_hasher", lambda: weak)
 
 
 def admin(password: str, secret: str = "shared by all hosts") -> Person:
