@@ -199,6 +199,8 @@ class Settings:
             if "variable" in item.metadata
         }
         shown["RUNHOOK_SECRET"] = "********" if self.secret else f"from {self.data / SECRET_FILE}"
+        for name, value in (("PASSWORD", self.console_password), ("TOKEN", self.console_token)):
+            shown[f"RUNHOOK_CONSOLE_{name}"] = "********" if value else "not set"
         key = "not set"
         if self.environ.get("SKYVERN_API_KEY"):
             key = f"from {self.data / LOCAL_KEY_FILE}, for local use" if self.local_key else "********"

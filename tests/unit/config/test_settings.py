@@ -103,6 +103,8 @@ def test_the_summary_and_the_repr_show_no_secret() -> None:
             "REDIS_URL": "redis://user:sekret@host/0",
             "DATABASE_URL": "postgresql://user:sekret@host/db?sslpassword=sekret",
             "SKYVERN_API_KEY": "sekret",
+            "RUNHOOK_CONSOLE_PASSWORD": "sekret",
+            "RUNHOOK_CONSOLE_TOKEN": "sekret",
         }
     )
 
