@@ -19,6 +19,7 @@ _KINDS: Final[dict[str, Any]] = {
     "--run-id": "runs",
     "--sink": "sinks",
     "--backfill": "sinks",
+    "--into": "sinks",
     "--only": "sinks",
     "--source": "sources",
     "--profile": "profiles",
@@ -31,6 +32,8 @@ _KINDS: Final[dict[str, Any]] = {
 _ARGUMENTS: Final[dict[str, Any]] = {
     "attempts": "runs",
     "replay": "runs",
+    "resubmit": "runs",
+    "cancel": "runs",
     "run": "runs",
     "artifacts": "runs",
     "open": "runs",

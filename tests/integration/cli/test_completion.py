@@ -85,6 +85,8 @@ def words(table: completer.Table, *line: str) -> list[str]:
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["deliveries", "--sink", ""], ["results", "ops", "gone"]),
         (["sink", "pause", "r"], ["results"]),
+        (["resubmit", "--into", "r"], ["results"]),
+        (["cancel", "tsk_n"], ["tsk_new"]),
         (["runs", "--source", ""], ["skyvern"]),
         (["attempts", ""], ["tsk_new", "tsk_old"]),
         (["runs", "--run", "tsk_o"], ["tsk_old"]),
