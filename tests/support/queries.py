@@ -31,7 +31,11 @@ def list_deliveries(connection: sa.Connection, wanted: Filter) -> list[Row]:
 
 def list_attempts(connection: sa.Connection, delivery: str = "dlv_", **wanted: Any) -> list[Row]:
     """The attempts of the deliveries whose id begins so, each one's oldest first."""
-    return deliveries.attempts_of(connection, delivery, Filter(**wanted))
+    return _every_page(
+        lambda it, wanted, after, limit: deliveries.attempts_of(it, delivery, wanted, after, limit),
+        connection,
+        Filter(**wanted),
+    )
 
 
 def _every_page(
