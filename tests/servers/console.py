@@ -6,6 +6,7 @@ empty_deployment   one in which nothing has happened yet: .fill("a hostile text"
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,9 @@ class ConsoleDeployment:
             "spool": {"reserve_bytes": 0},
             "console": {"users": people},
         }
-        settings = Settings.from_env(environ)
+        path = folder / "runhook.yaml"
+        path.write_text(json.dumps(config))  # JSON is YAML
+        settings = Settings.from_env({**environ, "RUNHOOK_CONFIG": str(path)})
         self.ledger = with_tables(Ledger(settings.database_url))
         self._serving = Serving(create_app(settings, Config.model_validate(config), [health, api, console]))
         self.url = f"{self._serving.url}/console"
