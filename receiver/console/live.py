@@ -38,6 +38,8 @@ SESSIONS_EVERY: Final = 2.0
 # After each rendering there is none for so many times the CPU time that it took, with what sending it to each viewer
 # takes; and for as long as it took by the clock, for the database may be what works.
 REST: Final = 40.0
+# But for no more seconds than these by the first rule: what costs much may have been imported just now.
+LONGEST_REST: Final = 30.0
 _A_SEND: Final = 0.0001
 # Streams of one process, and the part of them that one person may have of what others leave.
 MAX_STREAMS: Final = 1000
@@ -207,7 +209,7 @@ class LiveParts:
             view.text = text
             view.tell()
             cost += _A_SEND * len(view.viewers)
-        return max(cost * REST, time.monotonic() - began)
+        return max(min(cost * REST, LONGEST_REST), time.monotonic() - began)
 
     def stop(self) -> None:
         """End all streams: their browsers come back to the next process."""
