@@ -77,6 +77,8 @@ class Api:
             "text": "title",
             "by": ["status"],
             "bucket": "1h",
+            "name": "a view",
+            "path": "/runs?status=failed",
         }
 
     def _new_key(self, *scopes: str) -> dict[str, str]:
