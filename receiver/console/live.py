@@ -37,7 +37,7 @@ LOOK: Final = 1.0
 SESSIONS_EVERY: Final = 2.0
 # After each rendering there is none for so many times the CPU time that it took, with what sending it to each viewer
 # takes; and for as long as it took by the clock, for the database may be what works.
-REST: Final = 40.0
+REST: Final = 60.0
 # But for no more seconds than these by the first rule: what costs much may have been imported just now.
 LONGEST_REST: Final = 30.0
 _A_SEND: Final = 0.0001
