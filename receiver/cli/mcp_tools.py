@@ -27,9 +27,17 @@ ROWS: Final = 20
 LONGEST_WAIT: Final = 45.0
 LOOK_EVERY: Final = 1.0
 
-# Calls that no model is given: they make secrets, or take them from others.
+# Calls that no model is given: they make secrets, or take them from others; or they are for people and pages, and a
+# model reads about each tool that there is.
 SUBMIT: Final = "submit"
-_KEPT_BACK: Final = frozenset({"create_key", "revoke_keys"})
+_SECRET: Final = frozenset({"create_key", "revoke_keys"})
+_FOR_PAGES: Final = frozenset(
+    {
+        *("list_views", "save_view", "rename_view", "remove_view"),
+        *("get_ages", "get_artifact_content", "get_rules", "try_rules", "list_watches", "list_connected_agents"),
+    }
+)
+_KEPT_BACK: Final = _SECRET | _FOR_PAGES
 # Actions that make nothing, take nothing away, and are undone by another.
 _GENTLE: Final = frozenset({"pause_sink", "resume_sink", "restore"})
 

@@ -58,7 +58,16 @@ FREE: dict[str, Any] = {"sink": "ops", "into": "results", "name": "app", "path":
 # Members that are ids.
 IDS = {"id", "ids", "run_id", "run", "event_id", "delivery"}
 # What names nothing of a source, whoever asks; and what answers with what is given.
-TELLS_NOTHING = {"get_totals", "list_sinks", "get_sink", "explain", "get_rules", "try_rules", "get_artifact_content"}
+TELLS_NOTHING = {
+    "get_totals",
+    "list_sinks",
+    "get_sink",
+    "explain",
+    "get_rules",
+    "try_rules",
+    "get_artifact_content",
+    "get_ages",
+}
 
 
 @pytest.fixture(scope="module")
