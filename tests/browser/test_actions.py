@@ -76,10 +76,12 @@ def test_a_click_does_it(name: str, person: Visitor, client: Client, deployment:
             details.click()
     if person.page.locator(f"form[action={target}]").count():
         fill_in(person.page.locator(f"form[action={target}]").first)
-    button.click()
+    with person.page.expect_navigation():
+        button.click()
     if person.page.locator("[name=sure]").count():
         assert action.asks in person.page.inner_text(".confirm")
-        person.page.click(".confirm button.main")
+        with person.page.expect_navigation():
+            person.page.click(".confirm button.main")
     # Then it is done and said, or its result shown, and whatever changes something is in the audit
     said = person.page.locator(".notice")
     assert action.template or said.is_visible(), person.page.inner_text("main")
