@@ -28,11 +28,12 @@ _PUT = """
 local now = redis.call('TIME')
 local beat = now[1] .. '.' .. string.format('%06d', now[2]) .. ' ' .. ARGV[2]
 local new = redis.pcall('HSET', KEYS[1], ARGV[1], beat)
-if type(new) == 'table' then
+if type(new) == 'table' and string.find(new.err, 'WRONGTYPE', 1, true) then
   redis.call('DEL', KEYS[1])
   new = redis.call('HSET', KEYS[1], ARGV[1], beat)
 end
 if new == 1 then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+return new
 """
 
 

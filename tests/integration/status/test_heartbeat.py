@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from receiver.ledger.schema import heartbeats as table
 from receiver.status import board
 from receiver.status.heartbeat import Heartbeat
 from receiver.status.watch import PartsWatch
+from tests.servers.valkey import ValkeyProcess
 from tests.support.ledger import with_tables
 from tests.support.waiting import eventually
 
@@ -190,3 +191,19 @@ def test_a_key_of_another_type_makes_nobody_invisible(client: redis.Redis) -> No
         client, PartBeat(part="clock", name="clock@host", host="host", pid=1, version="1", config="", started_at=1.0)
     )
     assert [seen.beat.part for seen in board.every(client)] == ["clock"]
+
+
+def test_a_full_redis_refuses_a_heartbeat_and_keeps_those_of_others(
+    valkey_factory: Callable[..., ValkeyProcess],
+) -> None:
+    beats = [
+        PartBeat(part=part, name=f"{part}@host", host="host", pid=1, version="1", config="", started_at=1.0)
+        for part in ("clock", "dispatch")
+    ]
+    with redis.Redis.from_url(valkey_factory().url) as full:
+        for beat in beats:
+            board.put(full, beat)
+        full.config_set("maxmemory", "1kb")
+        with pytest.raises(redis.OutOfMemoryError):
+            board.put(full, beats[0])
+        assert sorted(seen.beat.part for seen in board.every(full)) == ["clock", "dispatch"]
