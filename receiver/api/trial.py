@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from typing import Final
 
 from pydantic import Field
@@ -14,11 +15,14 @@ from receiver.api.models import MAX_VALUES, Label, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.config.loader import routes_text, with_routes
 from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.domain.api_key import VIEW
 from receiver.errors import Busy, ConfigError, Invalid
+from receiver.ledger import Ledger
 from receiver.ledger.filters import Filter
 from receiver.reroute import compare
 from receiver.routing.router import Router
+from receiver.runtime.apart import CLOCK, MEMORY, PROCESSOR, TookTooMuch, apart
 
 # Characters of rules that are tried, and of a body.
 LONGEST_RULES: Final = 64 << 10
@@ -29,7 +33,7 @@ MOST_CHANGED: Final = 100
 # Seconds of this processor's time after which no further event is compared.
 TIME: Final = 1.0
 
-# One at a time in a process: webhooks are answered by the same one.
+# One at a time in a process: its host answers webhooks.
 _trying = threading.Lock()
 
 
@@ -96,20 +100,34 @@ def try_rules(service: Service, _actor: Actor, wanted: TrialParameters) -> Trial
     if not _trying.acquire(timeout=TIME):
         raise Busy("other rules are being tried now; try again in a few seconds")
     try:
-        tried, warnings = config, []
-        if wanted.rules.strip():
-            loaded = with_routes(config, wanted.rules)
-            tried, warnings = loaded.config, loaded.warnings
-        return Trial(
-            problems=[],
-            warnings=warnings,
-            body=_explained(tried, wanted) if wanted.raw.strip() else None,
-            comparison=_compared(service, tried, wanted) if wanted.events else None,
-        )
-    except ConfigError as error:
-        return Trial(problems=list(error.problems), warnings=[], body=None, comparison=None)
+        given = (service.settings, config, wanted, TIME)
+        if wanted.rules.strip() in ("", routes_text(config).strip()):
+            return _tried(*given)
+        # A few characters of a rule can take hours, and all memory: not of the process that answers webhooks.
+        return apart(_tried, *given)
+    except TookTooMuch:
+        most = f"{PROCESSOR} s of a processor, {CLOCK:g} s by the clock or {MEMORY >> 20} MiB"
+        return Trial(problems=[f"to try these rules took over {most}"], warnings=[], body=None, comparison=None)
     finally:
         _trying.release()
+
+
+def _tried(settings: Settings, config: Config, wanted: TrialParameters, seconds: float) -> Trial:
+    """Called in a process of its own, but for the rules of today."""
+    with closing(Ledger(settings.database_url)) as ledger:
+        try:
+            tried, warnings = config, []
+            if wanted.rules.strip():
+                loaded = with_routes(config, wanted.rules)
+                tried, warnings = loaded.config, loaded.warnings
+            return Trial(
+                problems=[],
+                warnings=warnings,
+                body=_explained(tried, wanted) if wanted.raw.strip() else None,
+                comparison=_compared(ledger, config, tried, wanted, seconds) if wanted.events else None,
+            )
+        except ConfigError as error:
+            return Trial(problems=list(error.problems), warnings=[], body=None, comparison=None)
 
 
 def _explained(config: Config, wanted: TrialParameters) -> Explanation:
@@ -118,13 +136,13 @@ def _explained(config: Config, wanted: TrialParameters) -> Explanation:
     return explain(config, wanted.source or next(iter(config.sources)), body, labels, time.time())
 
 
-def _compared(service: Service, tried: Config, wanted: TrialParameters) -> Comparison:
+def _compared(ledger: Ledger, config: Config, tried: Config, wanted: TrialParameters, seconds: float) -> Comparison:
     began = time.thread_time()
-    before, after = Router(service.config.routes), Router(tried.routes)
+    before, after = Router(config.routes), Router(tried.routes)
     changed: list[ChangedEvent] = []
     count = compared = 0
     complete = True
-    for found in compare(service.ledger, before, after, Filter(source=wanted.source)):
+    for found in compare(ledger, before, after, Filter(source=wanted.source)):
         compared += 1
         if set(found.before) != set(found.after):
             count += 1
@@ -142,7 +160,7 @@ def _compared(service: Service, tried: Config, wanted: TrialParameters) -> Compa
                 )
         if compared == wanted.events:
             break
-        if time.thread_time() - began > TIME:
+        if time.thread_time() - began > seconds:
             complete = False
             break
     failures = dict(after.failures)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from receiver.console.page import PATH
 from receiver.console.sign_in import SignedIn, is_secure
 from receiver.errors import BadRequest, TooLarge
+from receiver.submit.off_loop import off_loop
 
 # Bytes of the largest form: of people who have signed in, who try bodies and configs, and of those who sign in.
 MAX_FORM: Final = 1 << 20
@@ -41,6 +42,11 @@ async def form_of(request: Request, most: int = MAX_FORM) -> list[tuple[str, str
         body += chunk
         if len(body) > most:
             raise TooLarge(f"The form is over {most} bytes.")
+    return await off_loop(len(body), _fields, bytes(body))
+
+
+def _fields(body: bytes) -> list[tuple[str, str]]:
+    """Return the fields of a body: a second's work for the worst of the largest. Raises BadRequest."""
     try:
         fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=2000)
     except ValueError:

@@ -87,7 +87,7 @@ def _tried(service: Service, actor: Actor, form: Form, _result: Trial) -> Mappin
     """Return what the page of a trial shows besides its result: the form as it was sent."""
     sent: dict[str, Any] = dict(form)
     sent["label"] = _values(form, "label")
-    sent["events"] = int(sent.get("events") or 0)
+    sent["events"] = int(float(sent.get("events") or 0))  # 20.0 is taken too
     return {"here": "Routes", "title": "What the rules would do", **_form(service, actor, sent)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 import pytest
@@ -121,6 +122,7 @@ def test_too_much_is_refused(people: Browser) -> None:
     assert answer.status_code == 422
     assert "rules: " in answer.text
     assert people.act("try_rules", events=str(trial.MOST_EVENTS + 1)).status_code == 422
+    assert people.act("try_rules", events="20.0").status_code == 200
 
 
 def test_what_takes_too_long_is_left(people: Browser, server: Submitting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +131,35 @@ def test_what_takes_too_long_is_left(people: Browser, server: Submitting, monkey
     monkeypatch.setattr(trial, "TIME", 0.0)
     page = people.press("/routes", "try_rules", rules="routes: []", events="20").text
     assert "1 of the newest 1 events would go elsewhere; the others took too long to compare" in page
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "[0,1].all(a, " * 30 + "true" + ")" * 30,  # for centuries
+        "['" + "x" * 999 + "']" + ".map(a, a + a + a + a + a + a + a + a)" * 12 + " == []",  # all memory
+    ],
+    ids=["time", "memory"],
+)
+def test_rules_that_take_too_much_hold_up_nobody(people: Browser, server: Submitting, rule: str) -> None:
+    # Given somebody who tries a rule that would take hours, or all memory
+    rules = orjson.dumps({"routes": [{"name": "a", "when": rule, "to": ["ops"]}]}).decode()
+    form = {"form_token": people.form_token, "rules": rules, "raw": FAILED}
+    with ThreadPoolExecutor(1) as other, Browser(server.url).session as client:
+        answer = other.submit(people.post, "/do/try_rules", **form)
+        # Then others are answered meanwhile
+        slowest = 0.0
+        while not answer.done():
+            began = time.monotonic()
+            assert client.get("/healthz").status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+            time.sleep(0.02)
+        assert slowest < 4
+        # And the rule is refused
+        page = html.unescape(answer.result().text)
+        assert "These rules can't be used" in page
+        assert "took over" in page
 
 
 def test_one_at_a_time(people: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
