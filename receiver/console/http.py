@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from receiver.config.console import OidcConfig
     from receiver.console.oidc import Oidc
 
+_TITLES: Final = {422: "Not valid", 503: "Not now"}  # of errors whose name in HTTP is none for people
 _USED: Final = "The address was used already, or belongs to another start."
 
 log = logging.getLogger("runhook.console")
@@ -125,6 +126,12 @@ def _url_of(request: Request) -> str:
     return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 
+def _way_back(request: Request, error: RequestError) -> str:
+    """Return where to go on after an error: to the page whose form was refused, or without what is not valid."""
+    shortened = isinstance(error, Invalid) and request.method == "GET"
+    return request.url.path if shortened else str(getattr(request.state, "back", f"{PATH}/"))
+
+
 def _to_sign_in(request: Request) -> Response:
     return see_other(f"{PATH}/login?next={quote(_url_of(request), safe='')}")
 
@@ -181,7 +188,8 @@ class _Console:
         if not isinstance(error, Busy):
             with suppress(LedgerUnavailable):  # then the page is one without a name
                 signed_in = await self._sign_in.who(request)
-        values = {"title": HTTPStatus(error.status).phrase, "detail": error.message}
+        title = _TITLES.get(error.status, HTTPStatus(error.status).phrase)
+        values = {"title": title, "detail": error.message, "back": _way_back(request, error)}
         answer = page(self._renderer.html("problem.html", values, signed_in), error.status)
         answer.headers.update(error.headers)
         return answer
@@ -346,7 +354,7 @@ class _Console:
             sent = await form_of(request)
             own = dict(sent)
             check_form_token(signed_in, own.get("form_token", ""))
-            back = local_path(own.get("back", ""))
+            back = request.state.back = local_path(own.get("back", ""))
             form = [each for each in sent if each[0] not in _OWN_FIELDS]
             actor, sure = signed_in.person.actor, "sure" in own
             if "selected" in own and "ids" not in own:

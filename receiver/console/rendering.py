@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, Response
 
 from handlers.support import timestamps
@@ -41,7 +43,7 @@ _TONES: Final = {
     "wait": "waiting held queued sending canceled cancelled unavailable paused probing pending unknown lapsed begun",
 }
 _TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()}
-
+_BACKTICKS: Final = re.compile("`([^`]+)`")
 
 # The block of a template that follows what happens.
 _LIVE: Final = "live"
@@ -70,6 +72,7 @@ class Renderer:
             "duration": ago,
             "size": size,
             "seconds": lambda seconds: f"{seconds:.2f} s" if seconds < 10 else ago(seconds),
+            "code": _code,
             "tone": lambda word: _TONE_OF.get(word, ""),
             "run_path": lambda row: run_path(row.source, row.run_id),
             "event_path": event_path,
@@ -162,6 +165,11 @@ def static_file(name: str) -> Response | None:
         return None
     headers = {**SECURITY, "cache-control": "public, max-age=31536000, immutable"}
     return Response(path.read_bytes(), 200, headers, MEDIA[path.suffix])
+
+
+def _code(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as code."""
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def _relative(seconds: float, now: float) -> str:

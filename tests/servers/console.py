@@ -1,4 +1,5 @@
-"""A receiver with a console in which everything has happened, in a thread of the test's own process.
+"""A receiver with a console in which everything has happened, in a thread of the test's own process. The other parts
+only say that they are alive.
 
 deployment         one for the tests of a module: .url, .ledger
 empty_deployment   one in which nothing has happened yet: .fill("a hostile text")
@@ -16,12 +17,15 @@ import pytest
 from argon2 import PasswordHasher
 
 from receiver.api.http import api
+from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.console import sign_in
 from receiver.console.http import console
+from receiver.domain import parts
 from receiver.ledger import Ledger
 from receiver.skyvern.simulator.server import Serving
+from receiver.status.heartbeat import Heartbeat
 from receiver.web.app import create_app
 from receiver.web.health import health
 from tests.support import demo_runs
@@ -67,7 +71,9 @@ class ConsoleDeployment:
         path.write_text(json.dumps(config))  # JSON is YAML
         settings = Settings.from_env({**environ, "RUNHOOK_CONFIG": str(path)})
         self.ledger = with_tables(Ledger(settings.database_url))
-        self._serving = Serving(create_app(settings, Config.model_validate(config), [health, api, console]))
+        checked, tag = Config.model_validate(config), file_hash(settings.config)
+        self._heartbeats = [Heartbeat(settings, part, tag) for part in parts.expected(checked.destinations)]
+        self._serving = Serving(create_app(settings, checked, [health, api, console]))
         self.url = f"{self._serving.url}/console"
 
     def fill(self, text: str = "", mark: str = "") -> None:
@@ -76,9 +82,13 @@ class ConsoleDeployment:
 
     def __enter__(self) -> Self:
         self._serving.__enter__()
+        for each in self._heartbeats:
+            each.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        for each in self._heartbeats:
+            each.stop()
         self._serving.__exit__()
         self.ledger.close()
 

@@ -37,8 +37,9 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
     """Return one run told whole."""
     told = GET_RUN.call(service, actor, GET_RUN.parse(names, query))
     output, note = _output(service, actor, told)
-    files = _files(service, actor, told)
+    files, more_files = _files(service, actor, told)
     stored = [each for each in files if each.path]
+    pictures = [each for each in stored if each.row.name.lower().endswith(_PICTURES)]
     return {
         "title": told.run.run_id,
         "here": "Runs",
@@ -52,8 +53,10 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "missing": [*([] if output is not None else [f"The output: {note}."]), *_not_stored(files, told.deliveries)],
         "output": None if output is None else outline(output),
         "files": files,
+        "more_files": more_files,
         "videos": [each for each in stored if each.row.name.lower().endswith(_VIDEOS)],
-        "pictures": [each for each in stored if each.row.name.lower().endswith(_PICTURES)][:_MOST_PICTURES],
+        "pictures": pictures[:_MOST_PICTURES],
+        "pictures_left": len(pictures[_MOST_PICTURES:]),
         "can": _possible(service, told),
     }
 
@@ -77,19 +80,21 @@ def _output(service: Service, actor: Actor, told: RunDetails) -> tuple[Any, str]
     return run.get("output"), found.note or "the run has none"
 
 
-def _files(service: Service, actor: Actor, told: RunDetails) -> list[FileView]:
+def _files(service: Service, actor: Actor, told: RunDetails) -> tuple[list[FileView], bool]:
+    """Return the files, at most MAX_LIMIT, and whether there are more."""
     of_run = {"run": told.run.run_id, "source": told.run.source, "limit": MAX_LIMIT}
-    rows = LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run)).items
+    found = LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run))
     links, now, sinks = FileLinks(service.settings.master_secret(make=True)), time.time(), service.config.sinks
-    return [
+    views = [
         FileView(
             each,
             links.path(actor.name, each.source, each.run_id, each.name, now)
             if any(copy.key and copy.sink in sinks for copy in each.stored)
             else "",
         )
-        for each in rows
+        for each in found.items
     ]
+    return views, found.next is not None
 
 
 def _not_stored(files: Sequence[FileView], deliveries: Sequence[DeliveryRow]) -> Iterator[str]:

@@ -83,3 +83,25 @@ def test_what_is_not_there_while_the_ledger_is_away(browser: Browser, monkeypatc
     # Then a page is still answered: as not there, or as to be asked for again
     assert browser.get("/nowhere").status_code == 404
     assert browser.get("/runs").status_code == 503
+
+
+def test_an_error_leads_back(browser: Browser) -> None:
+    browser.sign_in()
+    # A filter that is wrong: to the page without it
+    wrong = browser.get("/runs?since=rubbish")
+    assert wrong.status_code == 422
+    assert '<a class="button" href="/console/runs">Go back</a>' in wrong.text
+    # A button that is refused: to the page that it was on
+    refused = browser.post(
+        "/do/pause_sink", form_token=browser.form_token, sink="nobody", sure="yes", back="/console/sinks?x=1"
+    )
+    assert refused.status_code in (404, 422)
+    assert '<a class="button" href="/console/sinks?x=1">Go back</a>' in refused.text
+    # And never to elsewhere
+    form = {"form_token": browser.form_token, "sink": "nobody", "sure": "yes", "back": "https://evil.test/"}
+    assert "evil.test" not in browser.post("/do/pause_sink", **form).text
+
+
+def test_commands_in_what_is_said_are_code(browser: Browser) -> None:
+    browser.sign_in()
+    assert re.search(r"<code>runhook [^<`]+</code>", browser.get("/").text)
