@@ -24,7 +24,7 @@ from receiver.inbox import InboxReader, spoilt
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, audit, heartbeats, replays, retention
 from receiver.ledger.deliveries import claims, recovery
 from receiver.ledger.deliveries.fair_queue import Rotation
-from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.migrate import await_schema
 from receiver.ledger.text_index.indexing import TextIndexer
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
@@ -51,6 +51,8 @@ INDEX_FOR = 0.3
 PATIENCE = 6.0
 # Seconds of one check of the ledger from which on it counts as having been away.
 AWAY = 3.0
+# Seconds that the ledger has to answer at the start, as for a worker.
+START_WITHIN = 120.0
 
 log = logging.getLogger("runhook.clock")
 
@@ -266,10 +268,13 @@ class Clock:
         self._redis.close()
 
 
-def build(settings: Settings, config: Config) -> Clock:
-    """Return the clock for these settings. Raises NotStarted when the ledger can't be used."""
+def build(settings: Settings, config: Config, stop: Callable[[float], bool]) -> Clock:
+    """Return the clock for these settings. `stop`: as for `Clock.run`, while the ledger is waited for.
+
+    Raises NotStarted when the ledger can't be used, or is not there within START_WITHIN.
+    """
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
-    ensure_schema(ledger)
+    await_schema(ledger, START_WITHIN, stop)
     check_url(settings.redis_url)
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     reconciler = poller.build(settings, config) if config.reconcile.enabled else None

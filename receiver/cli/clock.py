@@ -24,7 +24,7 @@ def clock(config: ConfigFile = None, data: DataDirectory = None) -> None:
         signal.signal(number, lambda *_: stopping.set())
     settings, loaded = load_config(config, data)
     secure(settings.data)
-    the_clock = build(settings, loaded)
+    the_clock = build(settings, loaded, stopping.wait)
     heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)
 
     def stop(seconds: float) -> bool:

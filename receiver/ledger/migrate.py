@@ -5,7 +5,10 @@ Alembic is imported only when there is something to do, for it costs more than t
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,7 +23,10 @@ from receiver.ledger.remedies import remedy_for, with_remedy
 HEAD = "0016"
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
+_LOOK_EVERY = 0.5  # seconds between two looks for a ledger that is waited for
 _ADVISORY_LOCK = 0x52554E484F4F4B  # "RUNHOOK"
+
+log = logging.getLogger("runhook.ledger")
 
 
 def ensure_schema(ledger: Ledger) -> None:
@@ -41,6 +47,28 @@ def ensure_schema(ledger: Ledger) -> None:
         lasting = line
     if lasting:
         raise NotStarted(lasting)
+
+
+def await_schema(ledger: Ledger, patience: float, stop: Callable[[float], bool]) -> None:
+    """Do as `ensure_schema`, but wait for a ledger that is away, `patience` seconds at the most; one line says so.
+
+    `stop(seconds)`: waits that long at the most, and is true when nothing is to be waited for any more. Raises
+    NotStarted.
+    """
+    until = time.monotonic() + patience
+    said = False
+    while True:
+        try:
+            return ensure_schema(ledger)
+        except NotStarted as error:
+            left = until - time.monotonic()
+            if left <= 0 or not isinstance(error.__context__, LedgerUnavailable):
+                raise
+            if not said:
+                log.warning("%s; waiting for it, at most %.0f s", error, left)
+            said = True
+            if stop(_LOOK_EVERY):
+                raise
 
 
 def require_durability(ledger: Ledger) -> None:

@@ -299,7 +299,7 @@ def test_what_a_run_says_is_indexed_and_what_the_config_masks_is_not(
     (tmp_path / "c.yaml").write_text("sources: {skyvern: {secrets: [s]}}\nredact: ['**.iban']\n")
     url = ledger.url.render_as_string(hide_password=False)
     settings = Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
-    it = build(settings, load(tmp_path / "c.yaml", {}))
+    it = build(settings, load(tmp_path / "c.yaml", {}), lambda _: True)
     it.tick()
     # When a run is recorded, and the clock ticks
     record(ledger, new_event("tsk_1", output={"payee": "Ada", "iban": "DE02"}))
