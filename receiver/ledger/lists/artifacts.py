@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -79,11 +79,11 @@ def _files(connection: sa.Connection, run: Mapping[str, Any], redactor: Redactor
     if body is None:
         return [], 0
     files = artifacts_of(body.run)
-    receipts = _receipts(connection, run) if files else []
+    receipts = [(each, _by_name(each["receipt"]["keys"])) for each in _receipts(connection, run)] if files else []
     return [_row(run, each, receipts) for each in files], len(body.raw)
 
 
-def _row(run: Mapping[str, Any], artifact: Artifact, receipts: Sequence[Row]) -> Row:
+def _row(run: Mapping[str, Any], artifact: Artifact, receipts: Sequence[tuple[Row, _Keys]]) -> Row:
     return {
         "source": run["source"],
         "run_id": run["run_id"],
@@ -94,7 +94,7 @@ def _row(run: Mapping[str, Any], artifact: Artifact, receipts: Sequence[Row]) ->
         "artifact_id": artifact.artifact_id,
         "sha256": artifact.sha256,
         "size": artifact.size,
-        "stored": [found for each in receipts if (found := _stored(artifact, each)) is not None],
+        "stored": [found for each in receipts if (found := _stored(artifact, *each)) is not None],
     }
 
 
@@ -112,27 +112,40 @@ def _receipts(connection: sa.Connection, run: Mapping[str, Any]) -> list[Row]:
     return [each for each in told if each["receipt"].get("keys")]
 
 
-def _stored(artifact: Artifact, told: Row) -> Row | None:
+def _stored(artifact: Artifact, told: Row, by_name: _Keys) -> Row | None:
     """Return where the receipt says that the file is; None when it does not say it, or not for certain."""
     receipt = told["receipt"]
     url = receipt.get("urls", {}).get(artifact.name, "")
     if not url and receipt.get("urls"):
         return None
-    keys = [key for key in receipt["keys"] if _may_be(artifact, key)]
+    own, shared = artifact.name, artifact.kind + artifact.name[artifact.name.rfind(".") :]
+    found = (by_name.own.get(own, ()), by_name.shared.get(own, ()), by_name.shared.get(shared, ()))
+    keys = {key for each in found for key in each}
     if not url and len(keys) != 1:
         return None
     return {
         "sink": told["sink"],
         "delivery_id": told["delivery_id"],
-        "key": keys[0] if len(keys) == 1 else "",
+        "key": keys.pop() if len(keys) == 1 else "",
         "url": without_query(url),
         "stored_at": told["ended_at"],
     }
 
 
-def _may_be(artifact: Artifact, key: str) -> bool:
-    """Whether an object of this key can be the file: it has its name, or the one that events share it under."""
-    name = key.rpartition("/")[2]
-    own = artifact.name
-    shared = _SHARED.sub("", name)
-    return name == own or (shared != name and shared in (own, artifact.kind + own[own.rfind(".") :]))
+class _Keys(NamedTuple):
+    """The object keys of a receipt by name: `own` as they are, `shared` without what a mirror puts into the name of a
+    file that several events share. A body may name thousands of files, and each is looked for."""
+
+    own: Mapping[str, Sequence[str]]
+    shared: Mapping[str, Sequence[str]]
+
+
+def _by_name(keys: Sequence[str]) -> _Keys:
+    own: dict[str, list[str]] = {}
+    shared: dict[str, list[str]] = {}
+    for key in keys:
+        name = key.rpartition("/")[2]
+        own.setdefault(name, []).append(key)
+        if (without := _SHARED.sub("", name)) != name:
+            shared.setdefault(without, []).append(key)
+    return _Keys(own, shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,20 @@ def test_files_are_listed_with_where_they_are_stored(mirrored: Ledger, limit: in
     # And no signature and no user's name is shown
     assert "s3cr3t" not in json.dumps(found)
     assert "u:p" not in json.dumps(found)
+
+
+def test_thousands_of_files_are_found_where_they_are_at_once(ledger: Ledger) -> None:
+    # Given a run that names as many files as a body may, and a sink that has stored them
+    names = [f"{number}.pdf" for number in range(5000)]
+    files = [{"url": f"https://files.test/{name}", "filename": name} for name in names]
+    record(ledger, new_event("tsk_1", "local", downloaded_files=files))
+    keys = [f"/m/files/{name}" for name in names]
+    settle(ledger, claim(ledger, "local"), DeliveryMove.ACCEPT, receipt={"id": "/m/", "keys": keys})
+    # When a page of them is listed, then it does not compare each with each
+    began = time.thread_time()
+    found, _ = ledger.read(lambda it: artifacts.list_artifacts(it, Filter(), None, 50, REDACTOR))
+    assert time.thread_time() - began < 3
+    assert [row["stored"][0]["key"] for row in found] == keys[:50]
 
 
 @pytest.mark.parametrize(("source", "there"), [("skyvern", 1), ("other", 0)])
