@@ -140,7 +140,12 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
         fresh = disk.newest_refused is not None and report.now - disk.newest_refused < REFUSED_NEWS
         yield Problem(
             "quarantine",
-            f"{disk.quarantine} requests with a wrong signature are in quarantine"
+            (
+                "1 request with a wrong signature is"
+                if disk.quarantine == 1
+                else f"{disk.quarantine} requests with a wrong signature are"
+            )
+            + " in quarantine"
             + (f", the newest {ago(report.now - (disk.newest_refused or 0.0))} old" if disk.newest_refused else ""),
             "`runhook quarantine list`; if a secret was wrong, mend it, then `runhook quarantine verify`",
             note=not fresh,

@@ -34,7 +34,7 @@ from tests.support.ledger import with_tables
 
 ROUTES: Final = [
     {"name": "everything", "to": ["archive", "results"]},
-    {"name": "failures", "when": {"status": ["failed", "timed_out", "terminated"]}, "to": ["chat"]},
+    {"name": "failures", "when": {"status": ["failed", "timed_out", "terminated"]}, "to": ["chat", "again"]},
     {"name": "billing", "when": 'run.workflow_id == "wpid_400100"', "to": ["crm"]},
 ]
 
@@ -50,6 +50,7 @@ class ConsoleDeployment:
             "REDIS_URL": redis_url,
             "RUNHOOK_DATA": str(self.data),
             "RUNHOOK_SECRET": demo_runs.MASTER,
+            "PUBLIC_URL": "https://hooks.example.com",
             "RUNHOOK_CONSOLE_PASSWORD": password,
         }
         people = {"ana": {"password": password, "scopes": ["view", "operate"], "source": "other"}}

@@ -9,6 +9,7 @@ import struct
 import time
 import zlib
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from receiver.domain import api_key
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.redaction import Redactor
 from receiver.domain.signature import sign
 from receiver.domain.submission import SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
@@ -25,10 +27,11 @@ from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import attempts, cancellation
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.saved_views import SavedView
-from receiver.ledger.schema import deliveries
+from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import BACKFILL, REPLAY, Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome
+from receiver.ledger.text_index.indexing import TextIndexer
 from tests.support.ledger import claim, new_event, record
 from tests.support.paths import ROOT
 
@@ -75,14 +78,20 @@ def fill(ledger: Ledger, data: Path, archive: Path, text: str = "", mark: str = 
         run_id = f"tsk_{mark}{4821700000 + number * 7919}"
         sinks = [] if status == "running" else list(SINKS[: 1 + number % 4])
         _record(ledger, at, run_id, *sinks, **_body(number, status, text))
+    for number in range(0 if text else 40):  # and what an ordinary day has
+        at = now - 3600 * (0.8 + 23 * (number / 40) ** 0.8)
+        _record(ledger, at, f"tsk_{mark}{4811700000 + number * 7919}", "archive", **_body(number, "completed", ""))
     _deliver(ledger, archive, now, text)
     _files(ledger, archive, now, text, mark)
     _submissions(ledger, now, text, mark)
     _operate(ledger, data, now, text)
+    _place_in_time(ledger, now)
+    TextIndexer(ledger, Redactor([])).run(60)
 
 
 def _record(ledger: Ledger, at: float, run_id: str, *sinks: str, **body: Any) -> None:
-    new = new_event(run_id, *sinks, **body)
+    finished = datetime.fromtimestamp(at - 1.3, UTC).isoformat()
+    new = new_event(run_id, *sinks, **{"finished_at": finished, **body})
     record(ledger, new._replace(event=replace(new.event, received_at=at)), now=at)
 
 
@@ -127,6 +136,15 @@ def _settle(
         for each in claim(ledger, sink, limit=most, now=now)
     ]
     ledger.write(lambda connection: attempts.settle(connection, "w", {1: results}, now))
+
+
+def _place_in_time(ledger: Ledger, now: float) -> None:
+    """Let what was sent have been sent soon after its event came, and what is queued be due now."""
+    took = 0.6 + events.c.seq % 7 * 0.9
+    sent = sa.select(events.c.received_at + took).where(events.c.id == deliveries.c.event_id).scalar_subquery()
+    ended = deliveries.c.state.in_(["delivered", "dead"])
+    ledger.write(lambda it: it.execute(deliveries.update().where(ended).values(updated_at=sent)))
+    ledger.write(lambda it: it.execute(deliveries.update().where(~ended).values(due_at=now + 60)))
 
 
 def _files(ledger: Ledger, archive: Path, now: float, text: str, mark: str) -> None:
