@@ -17,7 +17,12 @@ from tests.support.console_pages import crawl, kind_of
 
 pytestmark = pytest.mark.long
 
-WIDTHS: Final = (2560, 1440, 768, 360)
+WIDTHS: Final = (2560, 1440, 1024, 768, 360)
+# Buttons in rows of a list that are out of sight until somebody scrolls sideways.
+_HIDDEN: Final = (
+    "[...document.querySelectorAll('td button')].filter("
+    "it => it.getBoundingClientRect().right > document.documentElement.clientWidth).map(it => it.innerText)"
+)
 _WIDER: Final = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -54,6 +59,7 @@ def test_a_page_is_sound(kind: str, paths: dict[str, str], person: Visitor) -> N
     for width in WIDTHS:
         person.page.set_viewport_size({"width": width, "height": 900})
         assert person.page.evaluate(_WIDER) <= 0, f"{width} px"
+        assert person.page.evaluate(_HIDDEN) == [], f"{width} px"
         if width in (1440, 360):
             found = Axe().run(person.page)
             assert found.violations_count == 0, f"{width} px\n{found.generate_report()}"
