@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from receiver.domain.delivery import DeliveryMove
+from receiver.domain.delivery import DeliveryMove, DeliveryState
+from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
@@ -38,6 +39,21 @@ def test_deliveries_are_listed_filtered_and_told(operated: Submitting, as_person
     page = admin.get(f"/deliveries/{ids['tsk_1']}").text
     assert "refused" in page
     assert "/console/runs/tsk_1?source=skyvern" in page
+
+
+@pytest.mark.parametrize("state", list(DeliveryState))
+def test_each_state_is_listed_also_one_in_which_nothing_can_be_done(
+    operated: Submitting, as_person: AsPerson, state: DeliveryState
+) -> None:
+    record(operated.ledger, new_event("tsk_1", "ops"), now=time.time())
+    operated.ledger.write(lambda connection: connection.execute(deliveries.update().values(state=state.value)))
+    admin = as_person("admin")
+    answer = admin.get(f"/deliveries?state={state.value}")
+    assert answer.status_code == 200
+    assert "tsk_1" in shown(answer.text)
+    assert "tsk_1" in shown(admin.live(f"/deliveries?state={state.value}"))
+    # And there is something to select it by where that leads somewhere
+    assert ('type="checkbox" name="ids"' in answer.text) == ("selected</button>" in answer.text)
 
 
 def test_the_form_keeps_what_the_address_says(operated: Submitting, as_person: AsPerson) -> None:
