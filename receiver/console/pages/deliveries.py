@@ -68,6 +68,11 @@ _MOVES: Final = (
 )
 
 
+def resubmits(service: Service) -> bool:
+    """Whether there is a sink that submits runs again."""
+    return any(sink.type == "resubmit" for sink in service.config.sinks.values())
+
+
 def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the deliveries that match what the query says."""
     given = given_of(query)

@@ -11,6 +11,7 @@ from receiver.api.service import Actor, Service
 from receiver.console.charts import Values, sparkline
 from receiver.console.filters import filter_form
 from receiver.console.page import PATH, ConsolePage, PageLink, Query, given_of
+from receiver.console.pages.deliveries import resubmits
 from receiver.console.window import NAME, window_links, window_of
 
 _COMMON: Final = ("workflow", "reason", "source")
@@ -30,6 +31,7 @@ def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: 
         "form": filter_form(service, actor, "/incidents", given, _COMMON, _MORE),
         "filtered": len(wanted) > 1,
         "incidents": [_shown(each, window.name) for each in found.items],
+        "resubmits": resubmits(service),
         "others": found.others,
         "counted_since": found.counted_since,
     }

@@ -16,6 +16,7 @@ from receiver.api.runs import GET_RUN, RunDetails
 from receiver.api.service import Actor, Service
 from receiver.console.files import FileLinks
 from receiver.console.page import ConsolePage, Query, run_path
+from receiver.console.pages.deliveries import resubmits
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotFound
 
@@ -110,13 +111,12 @@ def _not_stored(files: Sequence[FileView], deliveries: Sequence[DeliveryRow]) ->
 def _possible(service: Service, told: RunDetails) -> dict[str, bool]:
     """Return which buttons could do something now."""
     has = {state for state, count in told.run.deliveries.items() if count}
-    resubmits = any(sink.type == "resubmit" for sink in service.config.sinks.values())
     return {
         "replay": DeliveryState.DEAD in has,
         "send": DeliveryState.DELIVERED in has,
         "cancel": not has.isdisjoint(_WAITS),
         "restore": DeliveryState.CANCELLED in has,
-        "resubmit": resubmits and told.run.outcome in RETRIED and not told.run.retried_by,
+        "resubmit": resubmits(service) and told.run.outcome in RETRIED and not told.run.retried_by,
     }
 
 

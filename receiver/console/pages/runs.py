@@ -10,6 +10,7 @@ from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.console.filters import filter_form
 from receiver.console.page import ConsolePage, PageLink, Query, given_of, next_path
+from receiver.console.pages.deliveries import resubmits
 
 # Filters, and those that are seldom needed.
 _COMMON: Final = ("text", "status", "workflow", "run_prefix", "since")
@@ -19,13 +20,13 @@ _MORE: Final = ("source", "title", "label", "run_type", "reason", "route", "sink
 def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of runs that match what the query says."""
     given = given_of(query)
-    resubmits = any(sink.type == "resubmit" for sink in service.config.sinks.values())
+    again = [(RESUBMIT_RUNS.name, "Submit again")] if resubmits(service) else []
     found = LIST_RUNS.call(service, actor, LIST_RUNS.parse({}, given))
     return {
         "title": "Runs",
         "here": "Runs",
         "runs": found.items,
-        "on_rows": [(REPLAY_DELIVERIES.name, "Replay"), *([(RESUBMIT_RUNS.name, "Submit again")] if resubmits else [])],
+        "on_rows": [(REPLAY_DELIVERIES.name, "Replay"), *again],
         "form": filter_form(service, actor, "/runs", given, _COMMON, _MORE),
         "next_path": next_path("/runs", given, found.next),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Callable
 
 from receiver.ledger.schema import runs
 from tests.servers.submitting import Submitting
@@ -27,11 +28,26 @@ def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitt
     assert "tsk_0" in listed
     assert "tsk_1" in listed
     assert "tsk_2" not in listed
-    # And its button asks before it submits them again
-    assert 'action="/console/do/resubmit"' in page
+    # And there is no button to submit them again where no sink does that
+    assert "Submit again" not in page
     # And nothing is there for who may not see them
     browser.sign_in("ana")
     assert "No run failed in the last 24 hours." in browser.get("/incidents").text
+
+
+def test_an_incident_is_submitted_again_where_a_sink_does_that(
+    submitting: Callable[..., Submitting], hashed_password: str
+) -> None:
+    again = {"type": "resubmit", "base_url": "http://127.0.0.1:9", "key": "rhk_x"}
+    server = submitting(
+        "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, sinks={"again": again}
+    )
+    record(server.ledger, new_event("tsk_1", status="failed", failure_reason="Timeout"), now=server.ledger.now() - 10)
+    browser = Browser(server.url)
+    browser.sign_in()
+    asked = browser.click(browser.get("/incidents"), "Submit again")
+    assert "Submit these failed runs again?" in asked.text
+    browser.session.close()
 
 
 def test_what_is_missing(browser: Browser, console_server: Submitting) -> None:
