@@ -161,6 +161,23 @@ def test_cancel_and_bring_back(operated: Submitting, as_person: AsPerson) -> Non
     assert [line[0] for line in done(operated)] == ["cancel", "restore"]
 
 
+@pytest.mark.parametrize(
+    ("path", "on_all"),
+    [
+        ("/deliveries", ["Replay all dead"]),
+        ("/deliveries?sink=results", ["Replay all dead", "Cancel all waiting", "Bring back all"]),
+        ("/deliveries?state=dead", ["Replay all that match"]),
+    ],
+)
+def test_only_what_could_do_something_has_a_button(
+    operated: Submitting, as_person: AsPerson, path: str, on_all: list[str]
+) -> None:
+    dead(operated, "tsk_1")
+    labels = [label for each in forms(as_person("admin").get(path).text) for label in each.buttons]
+    assert [label for label in labels if " all" in label] == on_all
+    assert ("Cancel selected" in labels) == ("state" not in path)
+
+
 def test_who_may_only_view_has_no_button(operated: Submitting, as_person: AsPerson) -> None:
     ids = dead(operated, "tsk_1")
     ana = as_person("ana")

@@ -8,7 +8,7 @@ import pytest
 
 from receiver.api.actions.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
-from receiver.api.models import Parameters, Result
+from receiver.api.models import Parameters, Result, parse_moment
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.domain.api_key import OPERATE, VIEW
@@ -36,6 +36,15 @@ class Many:
             raise NotAsExpected(wanted.expect, self.count)
         self.taken.append(wanted)
         return TakenResult(dry_run=False, count=self.count, examples=[], until=1000.0, operation=None)
+
+
+class Moving(Many):
+    """One that counts up to where it is asked, or up to now."""
+
+    now = 1000.0
+
+    def __call__(self, service: Service, actor: Actor, wanted: Chosen) -> TakenResult:
+        return super().__call__(service, actor, wanted).model_copy(update={"until": wanted.until or self.now})
 
 
 def ask(many: Many, form: list[tuple[str, str]], *, sure: bool = False) -> Question | Done:
@@ -71,6 +80,16 @@ def test_what_changed_meanwhile_is_asked_about_again() -> None:
     assert isinstance(ask(many, list(again.fields), sure=True), Done)
 
 
+def test_what_changed_is_counted_up_to_now() -> None:
+    many = Moving(7)
+    question = ask(many, [])
+    assert isinstance(question, Question)
+    many.count, many.now = 9, 2000.0
+    again = ask(many, list(question.fields), sure=True)
+    assert isinstance(again, Question)
+    assert parse_moment(dict(again.fields)["until"]) == 2000.0
+
+
 @pytest.mark.parametrize("form", [[("expect", "7")], [("expect", "7"), ("until", "1000")]])
 def test_a_count_that_nobody_was_shown_takes_nothing(form: list[tuple[str, str]]) -> None:
     many = Many(7)
@@ -94,6 +113,12 @@ def test_several_ids_are_counted_and_what_is_left_is_said() -> None:
     assert question.text == "Take these? 1 of those selected is left as is."
     assert isinstance(ask(many, list(question.fields), sure=True), Done)
     assert (len(many.taken[0].ids), many.taken[0].expect) == (3, 2)
+
+
+def test_where_none_can_be_taken_none_is_said_to_be_left() -> None:
+    question = ask(Many(0), [("ids", "dlv_00000000"), ("ids", "dlv_00000001")])
+    assert isinstance(question, Question)
+    assert question.text == "Take these?"
 
 
 def test_who_may_not_is_not_asked() -> None:

@@ -17,6 +17,7 @@ from receiver.console import forms
 from receiver.console.forms import NOTICE, Notice, notice_of, set_notice
 from receiver.console.passwords import Person
 from receiver.console.sign_in import SignedIn
+from receiver.errors import BadRequest, TooLarge
 
 
 def session(form_token: str = "f" * 64) -> SignedIn:
@@ -85,3 +86,19 @@ def test_a_large_form_is_not_read_by_the_event_loop(monkeypatch: pytest.MonkeyPa
     # A small one has no use for a thread
     assert sent(b"a=1%0D%0A2&b=") == [("a", "1\n2"), ("b", "")]
     assert readers.pop() == threading.get_ident()
+
+
+def test_what_is_no_form_is_refused() -> None:
+    def sent(body: bytes, kind: str = "application/x-www-form-urlencoded") -> list[tuple[str, str]]:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        head = (b"content-type", kind.encode())
+        return asyncio.run(forms.form_of(Request({"type": "http", "headers": [head]}, receive), 10))
+
+    assert sent(b"a=12345678") == [("a", "12345678")]
+    with pytest.raises(TooLarge, match="over 10 bytes"):
+        sent(b"a=123456789")
+    for body, kind in ((b"a=\xff", "application/x-www-form-urlencoded"), (b"a=1", "application/json")):
+        with pytest.raises(BadRequest):
+            sent(body, kind)
