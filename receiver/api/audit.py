@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Final
 
 from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, MomentParameter, Page, PageParameters, Result
+from receiver.api.names import unknown
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
-from receiver.ledger import audit
+from receiver.ledger import Connection, audit
+
+# What is done, as commands, buttons and calls name it. The ledger may have others, of another version.
+ACTIONS: Final = (
+    "replay",
+    "backfill",
+    "cancel",
+    "restore",
+    "resubmit",
+    "operation.cancel",
+    "sink.pause",
+    "sink.resume",
+    "sink.test",
+    "sink.move",
+    "key.create",
+    "key.revoke",
+    "quarantine.verify",
+    "quarantine.drop",
+    "view.save",
+    "view.rename",
+    "view.remove",
+)
 
 
 class ActionRow(Result):
@@ -43,9 +66,10 @@ class AuditParameters(PageParameters):
 def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:
     """List who did what, the newest first."""
     position = cursor.decode("audit", wanted.after, (int,))
-    found = service.ledger.read(
-        lambda it: audit.list_actions(
-            it,
+
+    def read(connection: Connection) -> list[audit.AuditedAction]:
+        found = audit.list_actions(
+            connection,
             source=wanted.source,
             actions=wanted.action,
             actor=wanted.actor,
@@ -54,7 +78,12 @@ def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page
             before=position[0] if position else None,
             limit=wanted.limit,
         )
-    )
+        for each in () if found else wanted.action:
+            if each not in ACTIONS and not audit.has_action(connection, each):
+                raise unknown("action", each, "there is no such action", ACTIONS)
+        return found
+
+    found = service.ledger.read(read)
     last = (found[-1].id,) if len(found) == wanted.limit else None
     return Page(items=[ActionRow(**asdict(each)) for each in found], next=cursor.encode("audit", last))
 

@@ -48,6 +48,8 @@ class RunDetails(Result):
 
 def one_run(connection: Connection, source: str, run_id: str) -> dict[str, Any]:
     """Return the row of a run. `source`: "" for any. Raises NotFound, and Conflict when several sources have it."""
+    if not run_id:  # a filter with it would find all
+        raise NotFound("there is no run without an id")
     found, _ = lists.list_runs(connection, Filter(source=source, run_id=run_id), None, 10)
     if not found:
         raise NotFound(f"run {run_id}: there is none")

@@ -70,31 +70,27 @@ def _only_listed() -> None:
 
 def main() -> None:
     """Run the `runhook` command: its entry point."""
+    _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? for what it lacks
     arguments = sys.argv[1:]
-    if arguments == ["--version"]:
-        sys.stdout.write(f"runhook {__version__}\n")
-        return
     if arguments[:1] == ["__complete"]:
         import_module("receiver.cli.completer").main(arguments[1:])
         return
-    if arguments[:1] in ([], ["-h"], ["--help"]):
-        sys.stdout.write(overview())
-        sys.exit(0 if arguments else 2)
-    relax_gc_for_imports()
-    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
-        code = _run(wanted)
+        code = _call(arguments)
     except RunhookError as error:
         _end([*str(error).splitlines(), *_hints(error)], error.exit_code)
     except BrokenPipeError:
-        # The reader is gone; Python would report it once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(READER_GONE)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         _end([where + (error.strerror or str(error)).lower()], NotStarted.exit_code)
     except Exception as error:
@@ -104,6 +100,36 @@ def main() -> None:
             raise
         _end(_wrong_call(error), 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_what_is_closed() -> None:
+    """Open standard input, output and errors on nothing where a caller has closed them: a file that is opened next
+    would get their number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """Let go of what nobody can be given: Python would report it once more when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _call(arguments: list[str]) -> Any:
+    """Do what these arguments ask for, and return the exit code. Raises what `main` tells."""
+    if arguments == ["--version"]:
+        sys.stdout.write(f"runhook {__version__}\n")
+    elif arguments[:1] in ([], ["-h"], ["--help"]):
+        sys.stdout.write(overview())
+    else:
+        relax_gc_for_imports()
+        return _run(next((argument for argument in arguments if not argument.startswith("-")), None))
+    sys.stdout.flush()
+    return 0 if arguments else 2
 
 
 def _run(wanted: str | None) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from handlers.mirror.names import safe_file_name, with_suffix
+from handlers.mirror.names import UsedNames, safe_file_name
 from receiver.api.artifact_content import ContentParameters
 from receiver.api.artifacts import LIST_ARTIFACTS, ArtifactRow, ArtifactsParameters
 from receiver.cli.client import Client, rows_of
@@ -54,15 +54,8 @@ def download(client: Client, wanted: ArtifactsParameters, folder: Path, *, force
 
 def names_of(files: Sequence[ArtifactRow]) -> list[str]:
     """Return a safe file name for each, no two the same, whether or not a file system knows case."""
-    taken: set[str] = set()
-    names = []
-    for number, row in enumerate(files, 1):
-        name = safe_file_name(row.name)
-        if name.casefold() in taken:
-            name = with_suffix(name, f"-{number}")
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+    used = UsedNames()
+    return [used.reserve(safe_file_name(row.name)) for row in files]
 
 
 def _fetch(client: Client, row: ArtifactRow, target: Path, *, force: bool) -> str:
@@ -71,6 +64,8 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, *, force: bool) -> st
         if target.is_file() and row.sha256 and _digest(target) == row.sha256:
             return "is there already"
         raise _NotWhole("is there already, and is left as it is; --force replaces it")
+    if target.is_dir() and not target.is_symlink():
+        raise _NotWhole("a folder of this name is there, and is left as it is")
     if not any(copy.key for copy in row.stored):
         raise NotFound("no sink has stored it, so only Skyvern may have it" + (f": {row.url}" if row.url else ""))
     wanted = ContentParameters(run_id=row.run_id, name=row.name, source=row.source)
@@ -114,13 +109,17 @@ def _receive(client: Client, wanted: ContentParameters, target: Path) -> tuple[P
 
 def _write(part: Path, name: str, size: int, start: int, chunks: Iterator[bytes]) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if start else os.O_TRUNC)
-    with os.fdopen(os.open(part, flags, 0o666), "wb") as file, ProgressLine(name, size) as progress:
-        file.seek(start)
-        file.truncate()
-        for chunk in chunks:
-            file.write(chunk)
-            progress.show(file.tell())
-        have = file.tell()
+    try:
+        with os.fdopen(os.open(part, flags, 0o666), "wb") as file, ProgressLine(name, size) as progress:
+            file.seek(start)
+            file.truncate()
+            for chunk in chunks:
+                file.write(chunk)
+                progress.show(file.tell())
+            have = file.tell()
+    except OSError as error:  # such as a disk that is full: the system does not say for which file
+        error.filename = error.filename or str(part)
+        raise
     if have != size:
         raise NotStarted(f"it broke off after {have:,} of {size:,} bytes")
     return size

@@ -160,7 +160,13 @@ def _told(problem: Mapping[str, str], given: Mapping[str, Any], arguments: Mappi
 
 
 def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options that were given a value."""
+    """Return those options that were given a value.
+
+    Raises UsageError for an empty one, which a script's empty variable makes: it must not mean all there are.
+    """
+    for name, value in given.items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"{option_of(name)}: is empty; give it a value, or leave it out")
     return {name: value for name, value in given.items() if value not in (None, "", [], False)}
 
 

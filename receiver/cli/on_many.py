@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple
@@ -25,6 +26,8 @@ from receiver.errors import RunhookError, UsageError
 
 # Seconds between two looks at an operation.
 _LOOK: Final = 0.5
+# Seconds without a step after which it is told once who makes them.
+_PATIENCE: Final = 10.0
 _GET = endpoint_called("get_operation", OPERATIONS)
 # What `Chosen` has beside the filter: an argument, and what `How` is made of.
 _NO_OPTIONS: Final = frozenset({"ids", "dry_run", "expect"})
@@ -172,10 +175,19 @@ def _nothing(verb: str, ids: Sequence[str], left: Mapping[str, int], into: str) 
 
 def _watch(client: Client, operation: OperationRow) -> None:
     """Show the progress of an operation until it has ended."""
+    came_on, told = time.monotonic(), False
     with ProgressLine(operation.id, operation.total, every=True) as progress:
         while True:
             progress.show(operation.done)
             if operation.state != "running":
                 return
             time.sleep(_LOOK)
-            operation = client.call(_GET, _GET.validated({"id": operation.id}))
+            done, operation = operation.done, client.call(_GET, _GET.validated({"id": operation.id}))
+            if operation.done != done:
+                came_on = time.monotonic()
+            elif not told and time.monotonic() - came_on > _PATIENCE:
+                told = True
+                sys.stderr.write(
+                    f"runhook: {operation.id}: nothing was done for {_PATIENCE:g} s: the clock does it, and `runhook "
+                    "status` says whether one runs; Ctrl-C ends the waiting, not the operation\n"
+                )

@@ -27,14 +27,16 @@ def _replay(
     asked: dict[str, Any],
     how: How,
     backfill: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--backfill", metavar="SINK", help="Give a sink all old results, by no rule. `reroute` asks the rules."
         ),
-    ] = "",
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Without any other choice: all dead letters.")] = False,
 ) -> None:
-    if not backfill:
+    if backfill == "":
+        raise UsageError("--backfill: is empty; name the sink that gets old results")
+    if backfill is None:
         require_choice(ids, asked, "replay", everything=everything)
         again = bool(asked.get("force")) or DeliveryState.DELIVERED in asked.get("state", ())
         act(client, _REPLAY, ids, asked, how, for_good=again)

@@ -153,12 +153,19 @@ def _event(
     out().print(Text(f"run: {clean(found.note)}") if found.run is None else _tree("run", outline(found.run, NODES)))
 
 
-def _download(client: Client, wanted: ArtifactsParameters, download: Path | None, force: bool | None) -> None:
+def _of_run(identifier: str) -> dict[str, str]:
+    """Return the parameters for one run. Raises UsageError for an empty id, which would mean all runs."""
+    if not identifier:
+        raise UsageError("an id is empty")
+    return {"run": identifier}
+
+
+def _download(client: Client, wanted: ArtifactsParameters, download: str | None, force: bool | None) -> None:
     if download is None:
         raise UsageError("--force: replaces what --download DIR finds there")
     from receiver.cli import download as downloading  # with what reads files, which lists do not need
 
-    downloading.download(client, wanted, download, force=bool(force))
+    downloading.download(client, wanted, Path(download), force=bool(force))
 
 
 _run.__doc__ = COMMANDS["run"].help
@@ -173,11 +180,11 @@ artifacts = list_command(
     nothing="no run has files yet",
     argument=(
         Annotated[str | None, typer.Argument(metavar="RUN", help="The run's id. Those of all runs without one.")],
-        lambda identifier: {"run": identifier},
+        _of_run,
     ),
     instead={
         "download": Annotated[
-            Path | None, typer.Option("--download", metavar="DIR", help="Fetch the run's files into this folder.")
+            str | None, typer.Option("--download", metavar="DIR", help="Fetch the run's files into this folder.")
         ],
         "force": Annotated[bool | None, typer.Option("--force", help="Replace files that are in the folder.")],
     },

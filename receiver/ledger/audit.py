@@ -133,6 +133,12 @@ def list_actions(
     return [AuditedAction(**{**row._mapping, "selection": json.loads(row.selection)}) for row in rows]
 
 
+def has_action(connection: sa.Connection, action: str) -> bool:
+    """Whether an action of this name was ever done."""
+    query = sa.select(sa.literal(1)).select_from(audit).where(audit.c.action == action).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def remove(connection: sa.Connection, before: float) -> int:
     """Remove up to BATCH actions that are older than `before`, the oldest first. Returns how many."""
     old = sa.select(audit.c.id).where(audit.c.at < before).order_by(audit.c.at).limit(BATCH)

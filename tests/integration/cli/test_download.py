@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from receiver.api.artifacts import ArtifactRow
 from receiver.cli import download
 from receiver.cli.client import LocalClient
 from receiver.cli.download import names_of
+from receiver.cli.progress import ProgressLine
 from receiver.cli.remote import RemoteClient, StoredContent, start_and_size
 from receiver.errors import NotStarted
 from tests.servers.submitting import Submitting
@@ -120,6 +122,42 @@ def test_a_checksum_that_is_wrong_keeps_nothing(service: Submitting, said: Calla
     assert not list((tmp_path / "got").glob(".notes*"))
 
 
+def test_what_stands_in_the_way_of_one_file_keeps_no_other_from_coming(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path
+) -> None:
+    folder = tmp_path / "got"
+    (folder / "notes.txt").mkdir(parents=True)
+    (tmp_path / "mine").write_text("mine")
+    (folder / "page.html").symlink_to(tmp_path / "mine")
+
+    code, shown, error = said("artifacts", "tsk_1", "--download", str(folder), "--force")
+
+    assert code == 1
+    assert "notes.txt: a folder of this name is there, and is left as it is" in shown
+    assert error.endswith("runhook: 1 of 6 files could not be had\n")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (folder / "page.html").read_bytes() == FILES["page.html"]
+    assert not (folder / "page.html").is_symlink()
+
+
+def test_a_disk_that_is_full_names_the_file(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: ProgressLine, done: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ProgressLine, "show", full)
+    code, _, error = said("artifacts", "tsk_1", "--download", str(tmp_path / "got"))
+    assert code == 3
+    assert re.search(r"got/\.invoice\.pdf\.[0-9a-f]{12}\.part: no space left on device\n$", error)
+
+
+def test_an_empty_folder_is_not_the_working_directory(service: Submitting, said: Callable[..., Said]) -> None:
+    told = said("artifacts", "tsk_1", "--download", "", "--force")
+    assert told[::2] == (2, "runhook: --download: is empty; give it a value, or leave it out\n")
+
+
 def test_a_name_leads_nowhere_else_and_is_taken_once() -> None:
     def row(name: str) -> ArtifactRow:
         facts = {"source": "s", "run_id": "r", "event_id": "e", "kind": "download", "url": "", "artifact_id": None}
@@ -128,6 +166,7 @@ def test_a_name_leads_nowhere_else_and_is_taken_once() -> None:
     names = names_of([row(each) for each in ("../../etc/passwd", "a.txt", "A.TXT", "/abs", "..", "a\x00b", "a/b")])
 
     assert len({name.casefold() for name in names}) == 7
+    assert len({name.casefold() for name in names_of([row(each) for each in ("a-3.txt", "a.txt", "A.txt")])}) == 3
     assert not any("/" in name or name in (".", "..") or "\x00" in name for name in names)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import getpass
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from receiver.cli import on_many
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, audit, replays
 from tests.support import queries
-from tests.support.command import Runhook, run_command
+from tests.support.command import Runhook, Said, run_command
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 
 CONFIG: dict[str, Any] = {
@@ -253,3 +255,34 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
     ]
     assert made["key"] not in str(rows)
     assert {(row.actor_kind, row.actor) for row in rows} == {("cli", getpass.getuser())}
+
+
+def test_an_empty_option_does_not_make_an_action_take_more(runhook: Runhook, book: Ledger) -> None:
+    options = ("--sink", "--run", "--run-prefix", "--status", "--reason", "--text", "--since")
+    calls = [["replay", each] for each in options]
+    for command, option in (*calls, ("cancel", "--sink"), ("resubmit", "--run")):
+        with pytest.raises(UsageError, match=f"^{option}: is empty; give it a value, or leave it out$"):
+            runhook(command, "--until", "0s", option, "")
+
+
+def test_an_empty_backfill_replays_nothing(runhook: Runhook, book: Ledger) -> None:
+    with pytest.raises(UsageError, match="--backfill: is empty"):
+        runhook("replay", "--backfill", "", "--since", "7d")
+
+
+def test_who_waits_for_an_operation_that_no_clock_works_off_is_told_once(
+    said: Callable[..., Said], book: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(book, claim(book, "new"), DeliveryMove.DIE)
+    looks = []
+
+    def sleep(_: float) -> None:
+        looks.append(1)
+        if len(looks) == 4:
+            book.write(lambda it: [replays.cancel(it, each.id, time.time()) for each in replays.list_operations(it)])
+
+    monkeypatch.setattr(on_many.time, "sleep", sleep)
+    monkeypatch.setattr(on_many, "_PATIENCE", 0.0)
+    code, _, error = said("replay", "--sink", "new", "--rate", "0.001", "--wait")
+    assert code == 0
+    assert error.count("nothing was done for 0 s: the clock does it, and `runhook status` says whether one runs") == 1

@@ -50,6 +50,12 @@ FURTHER = [
     (["attempts", "dlv_0123456789ab"], 2),
     (["attempts", "dlv_1"], 2),
     (["dead", "--label", "team"], 2),
+    (["audit", "--action", "cancel"], 0),
+    (["audit", "--action", "cancell"], 2),
+    # what a script's empty variable makes is not all there are
+    (["dead", "--sink", ""], 2),
+    (["runs", "--status", ""], 2),
+    (["artifacts", ""], 2),
 ]
 
 
@@ -98,6 +104,7 @@ def test_a_service_is_listed_as_this_machines_ledger_is(
         assert here[0] == code, (arguments, here)
         empty = code != 0 or arguments == ["submissions", "-o", "jsonl"]
         assert (here[1] == "") == empty, (arguments, here)
+    assert "there is no such action; did you mean cancel?" in said("audit", "--action", "cancell")[2]
 
     # and by variables in place of options
     monkeypatch.setenv("RUNHOOK_URL", service.url)
@@ -110,7 +117,14 @@ def test_one_run_and_one_event_are_told_alike(service: Submitting, said: Callabl
     remote = ["--url", service.url, "--key", service.key("view", source="*")]
     event = json.loads(said("events", "--run", "tsk_2", "--json")[1])[0]["id"]
     body = said("event", event, "--raw")[1]
-    cases = [["run", "tsk_2"], ["run", "tsk_2", "--json"], ["run", "tsk_404"], ["event", event], ["event", event[:14]]]
+    cases = [
+        ["run", "tsk_2"],
+        ["run", "tsk_2", "--json"],
+        ["run", "tsk_404"],
+        ["run", ""],
+        ["event", event],
+        ["event", event[:14]],
+    ]
     cases += [["event", event, form] for form in ("--body", "--raw", "--json")]
 
     for each in cases:
@@ -129,6 +143,7 @@ def test_one_run_and_one_event_are_told_alike(service: Submitting, said: Callabl
     assert told["output"] == {"n": 1}
     assert [each["name"] for each in told["files"]] == ["recording.webm"]
     assert said("run", "tsk_404")[2] == "runhook: run tsk_404: there is none\n"
+    assert said("run", "")[2] == "runhook: there is no run without an id\n"
     # an event's bytes are those that came
     assert json.loads(body)["output"] == {"n": 1}
     assert said("event", event, "--body", "--raw")[0] == 2

@@ -60,7 +60,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def test_the_version_comes_without_importing_any_command() -> None:
-    program = "import sys; sys.argv[1:] = ['--version']; from receiver.cli import main; main(); print(*sys.modules)"
+    program = (
+        "import sys; sys.argv[1:] = ['--version']; from receiver.cli import main\n"
+        "try: main()\nfinally: print(*sys.modules)"
+    )
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=30)
 
@@ -320,6 +323,36 @@ def test_a_reader_that_leaves_ends_a_list_as_it_ends_other_programs(tmp_path: Pa
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize("call", ["", "--version", "runs"])
+@pytest.mark.parametrize("how", [">&-", "<&- >&- 2>&-", ">/dev/full", "| true"])
+def test_an_output_that_is_closed_or_full_makes_no_traceback(tmp_path: Path, call: str, how: str) -> None:
+    ledger = with_tables(Ledger(Settings.from_env(data=tmp_path).database_url))
+    record(ledger, new_event("tsk_1"))
+    ledger.close()
+    command = f"{sys.executable} -m receiver.cli {call} {how}"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "RUNHOOK_DATA": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert done.stderr.count("\n") <= 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_no_file_that_is_opened_takes_the_number_of_a_closed_output(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.argv[1:] = ['--version']; from receiver.cli import main\n"
+        "try: main()\nfinally: sys.exit(open('x').fileno())"
+    )
+    (tmp_path / "x").touch()
+    command = f'{sys.executable} -c "{program}" <&- >&- 2>&-'
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environ, timeout=30, check=False)
+
+    assert done.returncode >= 3
 
 
 def test_a_misspelt_state_of_an_operation_is_no_success(runhook: Run, tmp_path: Path) -> None:
