@@ -248,8 +248,9 @@ class _Console:
         """Sign in who comes back from the issuer."""
         assert self._oidc is not None
         cookie, given = request.cookies.get(SIGNING_IN, ""), dict(request.query_params)
-        self._sign_in.throttle(request)
-        found = await self._issuer_pool.run(partial(self._oidc.finish, _redirect_uri(request), given, cookie))
+        kept = self._oidc.begun(given, cookie)
+        self._sign_in.throttle(request)  # only now: else pictures of another site could use up a network's tries
+        found = await self._issuer_pool.run(partial(self._oidc.finish, _redirect_uri(request), given, kept))
         token = await self._sign_in.with_issuer(request, found.person)
         answer = self._signed_in(request, token, found.where)
         forget_sign_in_cookie(answer)

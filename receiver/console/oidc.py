@@ -125,13 +125,19 @@ class Oidc:
         location = f"{there}{'&' if '?' in there else '?'}{urlencode(asked)}"
         return Begun(location, self._signed(orjson.dumps(kept)))
 
-    def finish(self, redirect: str, given: Mapping[str, str], cookie: str) -> Identified:
-        """Return who came back with this query and cookie. Raises BadRequest and Forbidden, which say what to do."""
+    def begun(self, given: Mapping[str, str], cookie: str) -> Mapping[str, Any]:
+        """Return what was kept of the sign-in that comes back with this query and cookie. It asks nobody. Raises
+        BadRequest for one that this browser did not begin here: any site can send people to our address."""
         kept = self._opened(cookie)
         if kept is None or not hmac.compare_digest(
             given.get("state", "").encode("utf-8", "replace"), kept["state"].encode()
         ):
             raise BadRequest("This sign-in was begun elsewhere, or took over 10 minutes. Sign in again.")
+        return kept
+
+    def finish(self, redirect: str, given: Mapping[str, str], kept: Mapping[str, Any]) -> Identified:
+        """Return who came back with this query. `kept`: see `begun`. Raises BadRequest and Forbidden, which say what to
+        do."""
         if given.get("iss", self._config.issuer) != self._config.issuer:
             raise BadRequest("The answer is of another issuer than console.oidc.issuer.")
         if "error" in given:
@@ -178,7 +184,10 @@ class Oidc:
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
         """Return who this is: of the first group of the config that they are in."""
-        names = (claims.get(each) for each in (self._config.name_claim, "email", "sub"))
+        # An address that the issuer has not checked may be anybody's.
+        doubtful = {"email"} if claims.get("email_verified", True) in (False, "false") else set()
+        told = dict.fromkeys((self._config.name_claim, "email", "sub"))
+        names = (claims.get(each) for each in told if each not in doubtful)
         shown = next((each for each in names if isinstance(each, str) and each), "")
         who = quote(shown[:_LONGEST_NAME], safe="@")
         theirs = claims.get(self._config.groups_claim, [])

@@ -71,6 +71,31 @@ def test_who_the_issuer_names_is_in_with_the_rights_of_the_group(
     assert len(issuer.tokens) == 1
 
 
+def test_an_address_that_the_issuer_has_not_checked_is_no_name(person: Browser, issuer: Issuer) -> None:
+    # Given somebody who has told the issuer the address of another, and has no other name there
+    issuer.claims = {"sub": "u2", "email": "boss@corp", "email_verified": False, "groups": ["ops"]}
+    come_back(person, at_issuer(person))
+    # Then what they do is not under that name
+    page = person.get("/runs").text
+    assert "oidc:ops:u2" in page
+    assert "boss@corp" not in page
+
+
+def test_another_site_can_not_use_up_the_tries_of_a_network(
+    server: Submitting, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in, "PER_NETWORK", (0.0001, 3))
+    # Given a page elsewhere with pictures that are our address, which somebody here looks at
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as browser:
+        headers = {"sec-fetch-site": "cross-site"}
+        asked = [browser.get("/console/oidc/callback?state=x&code=y", headers=headers) for _ in range(5)]
+    assert {each.status_code for each in asked} == {400}
+    # Then people of that network sign in as before
+    person = Browser(server.url)
+    assert come_back(person, at_issuer(person)).status_code == 303
+    person.session.close()
+
+
 def test_the_first_group_of_the_config_counts(person: Browser, issuer: Issuer) -> None:
     issuer.claims["groups"] = "people"
     come_back(person, at_issuer(person))
