@@ -19,7 +19,7 @@ class Form(NamedTuple):
     fields: list[tuple[str, str]]
 
 
-def crawl(browser: Browser, most: int = 80) -> dict[str, str]:
+def crawl(browser: Browser, most: int = 160) -> dict[str, str]:
     """Return the pages to which something leads, by path: one with each path of the catalogue, and further ones."""
     found: dict[str, str] = {}
     paths = [f"/console{each.path}" for each in PAGES if "{" not in each.path]
