@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -202,7 +203,8 @@ def check_same_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     same = fetched == "same-origin" if fetched is not None else False
     if fetched is None and origin is not None:
-        same = urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+        with suppress(ValueError):  # it is no address
+            same = urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
     if not same:
         raise Forbidden("the form came from another site")
 

@@ -165,3 +165,9 @@ def test_every_answer_forbids_what_is_foreign(browser: Browser, path: str) -> No
 @pytest.mark.parametrize("name", ["..%2fhttp.py", "%2e%2e%2fhttp.py", "..", "../http.py", "console.css%00"])
 def test_no_file_but_the_static_ones_is_served(browser: Browser, name: str) -> None:
     assert browser.get(f"/static/{name}").status_code in (303, 404)
+
+
+@pytest.mark.parametrize("origin", ["http://[x", "null", "", "https://elsewhere.example"])
+def test_a_form_whose_origin_is_another_or_no_address_is_refused(browser: Browser, origin: str) -> None:
+    del browser.session.headers["sec-fetch-site"]
+    assert browser.post("/login", {"origin": origin}, name="admin", password=PASSWORD).status_code == 403
