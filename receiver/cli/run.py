@@ -35,6 +35,7 @@ EventArgument = Annotated[str, typer.Argument(metavar="EVENT", help="The event's
 
 
 def _run(client: Client, run_id: RunArgument, source: SourceName = "", as_json: Json = False) -> None:
+    _require_id(run_id)
     told = client.call(GET_RUN, GET_RUN.validated({"run_id": run_id, "source": source}))
     of_run = {"run": run_id, "source": told.run.source}
     files = [
@@ -130,6 +131,7 @@ def _event(
     raw: Annotated[bool, typer.Option("--raw", help="Print the bytes of the body, as they came.")] = False,
     as_json: Json = False,
 ) -> None:
+    _require_id(event_id)
     if sum((body, raw, as_json)) > 1:
         raise UsageError("--body, --raw and --json: one of them")
     wanted = {"event_id": event_id, "source": source}
@@ -155,9 +157,13 @@ def _event(
 
 def _of_run(identifier: str) -> dict[str, str]:
     """Return the parameters for one run. Raises UsageError for an empty id, which would mean all runs."""
+    _require_id(identifier)
+    return {"run": identifier}
+
+
+def _require_id(identifier: str) -> None:
     if not identifier:
         raise UsageError("an id is empty")
-    return {"run": identifier}
 
 
 def _download(client: Client, wanted: ArtifactsParameters, download: str | None, force: bool | None) -> None:

@@ -122,6 +122,7 @@ def test_one_run_and_one_event_are_told_alike(service: Submitting, said: Callabl
         ["run", "tsk_2", "--json"],
         ["run", "tsk_404"],
         ["run", ""],
+        ["event", ""],
         ["event", event],
         ["event", event[:14]],
     ]
@@ -143,7 +144,7 @@ def test_one_run_and_one_event_are_told_alike(service: Submitting, said: Callabl
     assert told["output"] == {"n": 1}
     assert [each["name"] for each in told["files"]] == ["recording.webm"]
     assert said("run", "tsk_404")[2] == "runhook: run tsk_404: there is none\n"
-    assert said("run", "")[2] == "runhook: there is no run without an id\n"
+    assert said("run", "")[2] == "runhook: an id is empty\n"
     # an event's bytes are those that came
     assert json.loads(body)["output"] == {"n": 1}
     assert said("event", event, "--body", "--raw")[0] == 2

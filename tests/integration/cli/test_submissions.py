@@ -11,7 +11,7 @@ import pytest
 
 from receiver.domain.breaker import Lane
 from receiver.domain.submission import SubmissionMove
-from receiver.errors import UsageError
+from receiver.errors import Invalid, UsageError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.claims import Claimed
@@ -163,8 +163,8 @@ def test_callers_webhooks_can_not_be_tested_or_filled_with_old_runs_and_it_is_sa
 ) -> None:
     with pytest.raises(UsageError, match="it has no address of its own"):
         runhook("sink", "test", "callback", "--config", "c.json")
-    with pytest.raises(UsageError, match="callers' webhooks are made for their own runs"):
+    with pytest.raises(Invalid, match="callers' webhooks are made for their own runs"):
         runhook("replay", "--backfill", "callback", "--config", "c.json")
     (tmp_path / "c.json").write_text(json.dumps({**CONFIG, "sources": {"skyvern": {"secrets": ["s"]}}}))
-    with pytest.raises(UsageError, match="no source has an api_key"):
+    with pytest.raises(Invalid, match="no source has an api_key"):
         runhook("sink", "pause", "callback", "--config", "c.json")
