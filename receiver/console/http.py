@@ -1,4 +1,4 @@
-"""The console over HTTP: signing in and out, pages, static files. Off where nobody may sign in."""
+"""The console over HTTP: pages, their live parts, what their buttons do, files. Off where nobody may sign in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, unquote
@@ -24,24 +23,19 @@ from receiver.api.views import LIST_VIEWS
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.files import FileLinks
-from receiver.console.forms import MAX_LOGIN, Notice, forget_notice, form_of, notice_of, set_notice
+from receiver.console.forms import Notice, forget_notice, form_of, notice_of, set_notice
 from receiver.console.live import LiveParts, Rendered, Shown
 from receiver.console.page import PATH, ConsolePage
 from receiver.console.passwords import Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
 from receiver.console.sign_in import (
-    SIGNING_IN,
     SignedIn,
     SignIn,
     check_form_token,
     check_same_origin,
-    forget_cookie,
-    forget_sign_in_cookie,
-    is_secure,
     local_path,
-    set_cookie,
-    set_sign_in_cookie,
 )
+from receiver.console.sign_in_pages import SignInPages
 from receiver.errors import Busy, ConfigError, Invalid, NotFound, RequestError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
@@ -53,7 +47,6 @@ if TYPE_CHECKING:
     from receiver.console.oidc import Oidc
 
 _TITLES: Final = {422: "Not valid", 503: "Not now"}  # of errors whose name in HTTP is none for people
-_USED: Final = "The address was used already, or belongs to another start."
 
 log = logging.getLogger("runhook.console")
 
@@ -85,10 +78,7 @@ def console(context: Context) -> WebPart:
 
     routes = [
         Route(PATH, server.front, methods=["GET"]),
-        Route(f"{PATH}/login", server.answering(server.login_form), methods=["GET"]),
-        Route(f"{PATH}/login", server.answering(server.login), methods=["POST"]),
-        Route(f"{PATH}/logout", server.answering(server.logout), methods=["POST"]),
-        *(Route(f"{PATH}/oidc/{name}", server.answering(each), methods=["GET"]) for name, each in server.oidc_routes()),
+        *(Route(path, server.answering(each), methods=[method]) for method, path, each in server.signing_in.routes()),
         Route(f"{PATH}/live", server.answering(server.live), methods=["GET"]),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
         *(Route(f"{PATH}/do/{each.name}", server.answering(server.doing(each)), methods=["POST"]) for each in ACTIONS),
@@ -116,12 +106,6 @@ def _ledger(context: Context) -> Ledger:
     return Ledger(context.settings.database_url, require_durability=context.config.durable_ledger)
 
 
-def _redirect_uri(request: Request) -> str:
-    """Return where the issuer sends the browser back to. A host that somebody made up is none of those it allows."""
-    scheme = "https" if is_secure(request) else "http"
-    return f"{scheme}://{request.headers.get('host', '')}{PATH}/oidc/callback"
-
-
 def _url_of(request: Request) -> str:
     return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
@@ -145,16 +129,16 @@ class _Console:
         ledger: AsyncLedger,
         oidc: Oidc | None = None,
     ) -> None:
-        self._oidc = oidc
         self._service = Service(context.settings, _ledger(context), context.config)
         self._people = people
         self._sign_in = sign_in
         self._links = FileLinks(context.settings.master_secret(make=True))
         self._artifacts = ArtifactStreams(self._service)
-        self._lasts = context.config.console.session
         self._pool = CallPool("console")
-        self._issuer_pool = CallPool("console-oidc")  # of its own: an issuer that hangs must hold up no page
         self._renderer = Renderer(PAGES)
+        self.signing_in = SignInPages(
+            self._renderer, sign_in, oidc, context.config.console.session, by_password=bool(people)
+        )
         self._log_limit = TokenBucket(1, 10)
         self._live = LiveParts(ledger, context.background, self._live_part)
         self._live_pages = [
@@ -205,72 +189,6 @@ class _Console:
     async def nothing(self, _request: Request) -> Response:
         """Say that there is no such page."""
         raise NotFound("There is no such page.")
-
-    async def login_form(self, request: Request) -> Response:
-        """Show the form to sign in."""
-        if once := request.query_params.get("token"):
-            token = await self._sign_in.with_token(once)
-            return self._signed_in(request, token, "") if token else self._form("", problem=_USED)
-        if await self._sign_in.who(request) is not None:
-            return see_other(local_path(request.query_params.get("next", "")))
-        return self._form(request.query_params.get("next", ""))
-
-    def _form(self, where: str, name: str = "", problem: str = "", status: int = 200) -> Response:
-        issuer = self._oidc.host if self._oidc else ""
-        values = {"title": "Sign in", "next": local_path(where), "name": name, "problem": problem}
-        ways = {"issuer": issuer, "passwords": bool(self._people)}
-        return page(self._renderer.html("login.html", {**values, **ways}), status)
-
-    async def login(self, request: Request) -> Response:
-        """Sign somebody in."""
-        check_same_origin(request)
-        form = dict(await form_of(request, MAX_LOGIN))
-        name, where = form.get("name", ""), form.get("next", "")
-        token = await self._sign_in.with_password(request, name, form.get("password", ""))
-        if token is None:
-            return self._form(where, name, "The name or the password is wrong.", HTTPStatus.UNAUTHORIZED)
-        return self._signed_in(request, token, where)
-
-    def oidc_routes(self) -> list[tuple[str, Handler]]:
-        """Return the paths of signing in by an issuer, where there is one, with their handlers."""
-        return [] if self._oidc is None else [("login", self.to_issuer), ("callback", self.from_issuer)]
-
-    async def to_issuer(self, request: Request) -> Response:
-        """Lead to the issuer."""
-        assert self._oidc is not None
-        redirect, where = _redirect_uri(request), local_path(request.query_params.get("next", ""))
-        begun = await self._issuer_pool.run(partial(self._oidc.begin, redirect, where))
-        answer = see_other(begun.location)
-        set_sign_in_cookie(request, answer, begun.cookie)
-        return answer
-
-    async def from_issuer(self, request: Request) -> Response:
-        """Sign in who comes back from the issuer."""
-        assert self._oidc is not None
-        cookie, given = request.cookies.get(SIGNING_IN, ""), dict(request.query_params)
-        kept = self._oidc.begun(given, cookie)
-        self._sign_in.throttle(request)  # only now: else pictures of another site could use up a network's tries
-        found = await self._issuer_pool.run(partial(self._oidc.finish, _redirect_uri(request), given, kept))
-        token = await self._sign_in.with_issuer(request, found.person)
-        answer = self._signed_in(request, token, found.where)
-        forget_sign_in_cookie(answer)
-        return answer
-
-    def _signed_in(self, request: Request, token: str, where: str) -> Response:
-        answer = see_other(local_path(where))
-        set_cookie(request, answer, token, self._lasts)
-        return answer
-
-    async def logout(self, request: Request) -> Response:
-        """Sign somebody out, on every host."""
-        check_same_origin(request)
-        signed_in = await self._sign_in.who(request)
-        if signed_in is not None:
-            check_form_token(signed_in, dict(await form_of(request)).get("form_token", ""))
-            await self._sign_in.end(signed_in)
-        answer = see_other(f"{PATH}/login")
-        forget_cookie(answer)
-        return answer
 
     def shown(self, shown: ConsolePage) -> Handler:
         """Return the handler of a page, which leads to the form to sign in who has not."""
@@ -386,9 +304,7 @@ class _Console:
     async def close(self) -> None:
         """Stop the threads and close the connections."""
         self._pool.close()
-        self._issuer_pool.close()
-        if self._oidc is not None:
-            self._oidc.close()
+        self.signing_in.close()
         self._artifacts.close()
         await self._sign_in.close()
         self._service.ledger.close()

@@ -248,9 +248,9 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
             note=True,
         )
     if report.ledger.operations:
-        yield Problem(
-            "operations", f"{report.ledger.operations} replays are running", "`runhook operations`", note=True
-        )
+        running = report.ledger.operations
+        what = "1 operation is running" if running == 1 else f"{running} operations are running"
+        yield Problem("operations", what, "`runhook operations`", note=True)
 
 
 def _runs(report: StatusReport) -> Iterator[Problem]:

@@ -168,7 +168,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ),
     ("delivery_late", ledger(oldest_due={"ops": NOW - 301}), "should have been sent 5 min ago", False),
     ("delivery_dead", ledger(counts={("ops", "dead"): 2}), "2 of ops", True),
-    ("operations", ledger(operations=1), "1 replays are running", True),
+    ("operations", ledger(operations=1), "1 operation is running", True),
     ("watch_trouble", ledger(watch_trouble={"skyvern": "403"}), "runs of skyvern can't be read: 403", False),
     ("schedules_missed", ledger(missed_schedules={"skyvern": 2}), "2 schedules", True),
 ]

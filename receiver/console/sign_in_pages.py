@@ -1,0 +1,129 @@
+"""Signing in and out over HTTP: the form, a token that is good once, an issuer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.api.call_pool import CallPool
+from receiver.console.forms import MAX_LOGIN, form_of
+from receiver.console.page import PATH
+from receiver.console.rendering import Renderer, page, see_other
+from receiver.console.sign_in import (
+    SIGNING_IN,
+    SignIn,
+    check_form_token,
+    check_same_origin,
+    forget_cookie,
+    forget_sign_in_cookie,
+    is_secure,
+    local_path,
+    set_cookie,
+    set_sign_in_cookie,
+)
+
+if TYPE_CHECKING:
+    from receiver.console.oidc import Oidc
+
+_USED: Final = "The address was used already, or belongs to another start."
+
+
+class SignInPages:
+    """`by_password`: whether anybody can sign in with one. `oidc`: the issuer, if there is one. `lasts`: seconds of a
+    session."""
+
+    def __init__(
+        self, renderer: Renderer, sign_in: SignIn, oidc: Oidc | None, lasts: float, *, by_password: bool
+    ) -> None:
+        self._renderer = renderer
+        self._sign_in = sign_in
+        self._oidc = oidc
+        self._lasts = lasts
+        self._by_password = by_password
+        self._issuer_pool = CallPool("console-oidc")  # of its own: an issuer that hangs must hold up no page
+
+    def routes(self) -> Iterator[tuple[str, str, Callable[[Request], Awaitable[Response]]]]:
+        """Yield the method, the path and the handler of each request."""
+        yield "GET", f"{PATH}/login", self.login_form
+        yield "POST", f"{PATH}/login", self.login
+        yield "POST", f"{PATH}/logout", self.logout
+        if self._oidc is not None:
+            yield "GET", f"{PATH}/oidc/login", partial(self.to_issuer, self._oidc)
+            yield "GET", f"{PATH}/oidc/callback", partial(self.from_issuer, self._oidc)
+
+    async def login_form(self, request: Request) -> Response:
+        """Show the form to sign in."""
+        if once := request.query_params.get("token"):
+            token = await self._sign_in.with_token(once)
+            return self._signed_in(request, token, "") if token else self._form("", problem=_USED)
+        if await self._sign_in.who(request) is not None:
+            return see_other(local_path(request.query_params.get("next", "")))
+        return self._form(request.query_params.get("next", ""))
+
+    def _form(self, where: str, name: str = "", problem: str = "", status: int = 200) -> Response:
+        issuer = self._oidc.host if self._oidc else ""
+        values = {"title": "Sign in", "next": local_path(where), "name": name, "problem": problem}
+        ways = {"issuer": issuer, "passwords": self._by_password}
+        return page(self._renderer.html("login.html", {**values, **ways}), status)
+
+    async def login(self, request: Request) -> Response:
+        """Sign somebody in."""
+        check_same_origin(request)
+        form = dict(await form_of(request, MAX_LOGIN))
+        name, where = form.get("name", ""), form.get("next", "")
+        token = await self._sign_in.with_password(request, name, form.get("password", ""))
+        if token is None:
+            return self._form(where, name, "The name or the password is wrong.", HTTPStatus.UNAUTHORIZED)
+        return self._signed_in(request, token, where)
+
+    async def to_issuer(self, oidc: Oidc, request: Request) -> Response:
+        """Lead to the issuer."""
+        redirect, where = _redirect_uri(request), local_path(request.query_params.get("next", ""))
+        begun = await self._issuer_pool.run(partial(oidc.begin, redirect, where))
+        answer = see_other(begun.location)
+        set_sign_in_cookie(request, answer, begun.cookie)
+        return answer
+
+    async def from_issuer(self, oidc: Oidc, request: Request) -> Response:
+        """Sign in who comes back from the issuer."""
+        cookie, given = request.cookies.get(SIGNING_IN, ""), dict(request.query_params)
+        kept = oidc.begun(given, cookie)
+        self._sign_in.throttle(request)  # only now: else pictures of another site could use up a network's tries
+        found = await self._issuer_pool.run(partial(oidc.finish, _redirect_uri(request), given, kept))
+        token = await self._sign_in.with_issuer(request, found.person)
+        answer = self._signed_in(request, token, found.where)
+        forget_sign_in_cookie(answer)
+        return answer
+
+    def _signed_in(self, request: Request, token: str, where: str) -> Response:
+        answer = see_other(local_path(where))
+        set_cookie(request, answer, token, self._lasts)
+        return answer
+
+    async def logout(self, request: Request) -> Response:
+        """Sign somebody out, on every host."""
+        check_same_origin(request)
+        signed_in = await self._sign_in.who(request)
+        if signed_in is not None:
+            check_form_token(signed_in, dict(await form_of(request)).get("form_token", ""))
+            await self._sign_in.end(signed_in)
+        answer = see_other(f"{PATH}/login")
+        forget_cookie(answer)
+        return answer
+
+    def close(self) -> None:
+        """Stop the threads and close the issuer's connections."""
+        self._issuer_pool.close()
+        if self._oidc is not None:
+            self._oidc.close()
+
+
+def _redirect_uri(request: Request) -> str:
+    """Return where the issuer sends the browser back to. A host that somebody made up is none of those it allows."""
+    scheme = "https" if is_secure(request) else "http"
+    return f"{scheme}://{request.headers.get('host', '')}{PATH}/oidc/callback"
