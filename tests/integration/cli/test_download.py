@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from receiver.api.artifact_content import ContentParameters
 from receiver.api.artifacts import ArtifactRow
 from receiver.cli import download
-from receiver.cli.client import LocalClient
+from receiver.cli.client import Client, LocalClient
 from receiver.cli.download import names_of
 from receiver.cli.progress import ProgressLine
 from receiver.cli.remote import RemoteClient, StoredContent, start_and_size
-from receiver.errors import NotStarted
+from receiver.errors import Busy, NotStarted
 from tests.servers.submitting import Submitting
 from tests.support.command import Said
 from tests.support.ledger import new_event, record
@@ -176,3 +178,26 @@ def test_an_answer_that_tells_no_length_is_refused() -> None:
     for status, headers in ((206, {}), (200, {}), (206, {"content-range": "bytes 5-9/*"}), (204, {})):
         with pytest.raises(NotStarted, match="does not say how long"):
             start_and_size(status, headers)
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_file_that_is_replaced_between_two_parts_is_no_mixture(tmp_path: Path, start: int) -> None:
+    # Given a part of one version
+    versions = iter(
+        [StoredContent(10, 0, '"a"', "", iter([b"aaaaa"])), StoredContent(10, start, '"b"', "", iter([b"b"]))]
+    )
+
+    class Replaced:
+        @contextmanager
+        def content(self, *_: object) -> Iterator[StoredContent]:
+            yield next(versions)
+
+    target = tmp_path / "video.webm"
+    version = hashlib.sha256(b'"a"').hexdigest()[:12]
+    part = tmp_path / f".video.webm.{version}.part"
+    part.write_bytes(b"aaaaa")
+    # When the rest is of another
+    with pytest.raises(Busy, match="replaced"):
+        download._receive(cast("Client", Replaced()), cast("ContentParameters", None), target)
+    # Then what is there is as it was
+    assert part.read_bytes() == b"aaaaa"
