@@ -25,7 +25,7 @@ PAUSE: Final = 2.0
 _READ: Final = 1 << 20  # bytes of a file here that are read at once
 
 
-class _NotWhole(RunhookError):
+class _NotWhole(Exception):
     """A file is not what it should be."""
 
 

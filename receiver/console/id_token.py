@@ -9,8 +9,6 @@ from typing import Any, Final
 import jwt
 from jwt.exceptions import PyJWTError
 
-from receiver.errors import RunhookError
-
 # Signatures that are believed: with a key that the issuer alone has. None is taken from the token.
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 # Seconds by which the issuer's clock and ours may differ.
@@ -18,7 +16,7 @@ LEEWAY: Final = 60
 _REQUIRED: Final = ("exp", "iat", "iss", "aud", "sub")
 
 
-class BadToken(RunhookError):
+class BadToken(Exception):
     """A token that is not believed, and why."""
 
 

@@ -437,7 +437,8 @@ def test_a_sweep_that_finds_nothing_is_one_indexed_query_for_each_question(
     ledger.read(sweep)
 
     plans = explain()[-5:]  # before these come those of the claim
-    indexes = ["deliveries_waiting", "deliveries_sending", "deliveries_queued", "operations_state", "deliveries_"]
+    # What is being sent is little: PostgreSQL may also find it by its state.
+    indexes = ["deliveries_waiting", "deliveries_s", "deliveries_queued", "operations_state", "deliveries_"]
     assert [plan for plan, index in zip(plans, indexes, strict=True) if f"ix_{index}" not in plan] == []
 
 
