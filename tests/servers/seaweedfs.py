@@ -14,14 +14,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from tests.servers.valkey import free_port
 from tests.support.processes import launch
 
 ACCESS_KEY = "runhook-test-key"
@@ -38,15 +37,6 @@ _PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", 
           "s3.port", "s3.port.grpc", "admin.port", "admin.port.grpc")  # fmt: skip
 
 _numbers = itertools.count(1)
-
-
-def free_ports(count: int) -> list[int]:
-    """TCP ports of 127.0.0.1 that nothing listens on right now."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def weed_binary() -> str:
@@ -108,7 +98,7 @@ class S3Server:
 
     def _start_once(self, wait: float) -> bool:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        self.ports = dict(zip(_PORTS, (free_port() for _ in _PORTS), strict=True))
         credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
         identity = {"name": "app", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
         config = self.directory / "s3.json"

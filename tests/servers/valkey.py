@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,24 @@ _numbers = itertools.count(1)
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nothing listens on right now.
+
+    It is below those that systems give to connections that go out, and no other worker of the tests is given it: else
+    one of them could have it by the time that a server wants it.
+    """
+    while True:
+        port = _FIRST_PORT + _worker() % _WORKERS * _EACH + next(_ports) % _EACH
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def _worker() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+_FIRST_PORT, _WORKERS, _EACH = 10_000, 16, 1_400
+_ports = itertools.count(random.randrange(_EACH))  # two runs at once do not begin with the same
 
 
 class ValkeyProcess:

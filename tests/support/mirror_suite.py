@@ -227,7 +227,7 @@ class MirrorSuite:
         ]
         services = Loopback(fresh, server.url + "/new/")
         receipt = place.sink(services).send(make_delivery(run))
-        assert services.asked == 2, "the recording's record, and all files for the invoice"
+        assert services.asked <= 2  # for all files, and for the recording alone where it was the first to ask
         assert receipt.note == ""
         assert self.one(place, "/invoice.pdf") == PDF
         assert self.one(place, "/recording.webm") == VIDEO
