@@ -21,7 +21,7 @@ from typing import Any
 import httpx2
 
 from receiver.domain.signature import HEADER, sign
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.skyvern import samples
 from tests.servers.artifacts import ArtifactServer, Page
 from tests.servers.http import ScriptedServer
@@ -104,11 +104,19 @@ class System:
             log = self.directory / f"{part}.log"
             self.processes[part] = launch(line, log, env=self.environ, cwd=self.directory)
         self.until(self.ready, "the receiver is ready")
+        if "worker" in parts:
+            self.until(self.has_tables, "the worker has made the tables")
 
     def ready(self) -> bool:
         try:
             return httpx2.get(f"{self.url}/readyz", timeout=10).status_code == 200
         except httpx2.HTTPError:
+            return False
+
+    def has_tables(self) -> bool:
+        try:
+            return self.deliveries(limit=1) is not None
+        except LedgerUnavailable:
             return False
 
     def stop(self) -> dict[str, int]:
