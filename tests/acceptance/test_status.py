@@ -94,6 +94,7 @@ def test_what_stops_is_told_with_its_name_and_what_is_away_hides_nothing(
     assert 'runhook_parts_alive{part="receiver"} 1.0' in shown
     # When Redis goes too
     valkey.kill()
+    eventually(lambda: "ingest.redis_away" in it.log)  # as it is seen at a look, for nothing is posted
     code, found = status(it)
     # Then the ledger still knows who is alive
     assert (code, codes(found) & {"redis_away", "ledger_away", "part_missing"}) == (1, {"redis_away", "part_missing"})
@@ -111,7 +112,7 @@ def test_what_stops_is_told_with_its_name_and_what_is_away_hides_nothing(
     valkey.start()
     it.run("worker")
     it.run("clock")
-    eventually(lambda: all_ready(it) == (200, set()))
+    eventually(lambda: all_ready(it) == (200, set()) and "ingest.redis_back" in it.log)
     client.close()
     # And every line of every log can be taken apart; those for people, at the start and at the end, begin with our name
     lines = [line for log in (it.log, it.log_of("worker"), it.log_of("clock")) for line in log.splitlines()]
