@@ -32,6 +32,7 @@ from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import check_url, connect
 from receiver.status import board
 from receiver.telemetry.logs import Fields
+from receiver.wakeups import cleanup
 
 # Seconds between two checks of what is due.
 TICK = 1.0
@@ -184,8 +185,8 @@ class Clock:
         if not self._every("repair", REPAIR_EVERY):
             return
         queues = [wakeups.DISPATCH, *(wakeups.deliver_queue(sink) for sink in self._sinks)]
-        if self._every("records", RECORDS_EVERY) or wakeups.anything_left(self._redis, queues):
-            wakeups.sweep(self._redis, queues)
+        if self._every("records", RECORDS_EVERY) or cleanup.anything_left(self._redis, queues):
+            cleanup.sweep(self._redis, queues)
 
     def slow(self) -> None:
         """Queue held deliveries that were left behind; end what has waited too long behind an open breaker; remove dead

@@ -16,7 +16,8 @@ from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime import liveness
 from receiver.runtime.redis_client import connect
-from receiver.wakeups import DISPATCH, clear_dead
+from receiver.wakeups import DISPATCH
+from receiver.wakeups.cleanup import clear_dead
 
 log = logging.getLogger("runhook.worker")
 

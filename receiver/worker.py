@@ -32,7 +32,8 @@ from receiver.runtime.liveness import LivenessLock
 from receiver.runtime.redis_client import check_url, connect, no_entry
 from receiver.runtime.supervisor import REPLACE, ChildContext, ChildMain, Supervisor, in_child
 from receiver.status.heartbeat import Heartbeat
-from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, Stop, deliver_queue, run_worker
+from receiver.wakeups import DISPATCH, TIME_SLICE, JobBody, deliver_queue
+from receiver.wakeups.rq_worker import Stop, run_worker
 
 log = logging.getLogger("runhook.worker")
 

@@ -6,10 +6,13 @@ with the enqueueing, in one script, and the job's body lowers it at its end and 
 that was written before the flag went down is seen by that poll, and work written after it finds the flag down.
 
     body       what the jobs of a queue do, as the worker sees it
-    job        what a wake-up is in RQ's terms, and why nothing else runs
+    record     what RQ keeps of a wake-up
     flags      flags, wake-ups and nudges: the producers' side
+    job        which code a job may start, and why nothing else runs
     rq_worker  the consumer: one queue, one process
     cleanup    what dead workers left behind
+
+Here is what needs no RQ, so that who only wakes does not import it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from __future__ import annotations
 import logging
 
 from receiver.wakeups.body import JobBody
-from receiver.wakeups.cleanup import Swept, anything_left, clear_dead, sweep
 from receiver.wakeups.flags import (
     FLAG_TTL,
     finish,
@@ -31,8 +33,7 @@ from receiver.wakeups.flags import (
     wake_sinks,
     wake_sinks_commands,
 )
-from receiver.wakeups.job import DISPATCH, JOB_TIMEOUT, RunhookJob, deliver_queue
-from receiver.wakeups.rq_worker import TIME_SLICE, JobTimeout, Stop, run_worker
+from receiver.wakeups.record import DISPATCH, JOB_TIMEOUT, TIME_SLICE, deliver_queue
 
 logging.getLogger("rq").setLevel(logging.CRITICAL)  # it logs every job, and tracebacks with whatever they hold
 
@@ -42,19 +43,11 @@ __all__ = [
     "JOB_TIMEOUT",
     "TIME_SLICE",
     "JobBody",
-    "JobTimeout",
-    "RunhookJob",
-    "Stop",
-    "Swept",
-    "anything_left",
-    "clear_dead",
     "deliver_queue",
     "finish",
     "flag_key",
     "lower_flag",
     "nudge_key",
-    "run_worker",
-    "sweep",
     "wait_nudge",
     "wake",
     "wake_command",

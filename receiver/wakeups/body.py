@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from receiver.wakeups.job import JOB_TIMEOUT
+from receiver.wakeups.record import JOB_TIMEOUT
 
 
 class JobBody(ABC):

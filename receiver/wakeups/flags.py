@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import redis
-from rq import Queue
-from rq.job import Job
-from rq.utils import now, utcformat
 
-from receiver.wakeups.job import DISPATCH, deliver_queue, job_fields
+from receiver.wakeups.record import (
+    DISPATCH,
+    QUEUES_KEY,
+    deliver_queue,
+    job_fields,
+    job_key,
+    queue_key,
+    timestamp,
+)
 
 # Seconds after which a flag lapses whose wake-up was lost: the clock then wakes the queue again.
 FLAG_TTL: Final = 10
@@ -71,12 +76,12 @@ def wake_command(queue: str, *, force: bool = False) -> tuple[Any, ...]:
     `force`: also when the flag is up, for a caller that raised it itself or knows that its wake-up was lost.
     """
     job_id = uuid.uuid4().hex
-    stamp = utcformat(now())
+    stamp = timestamp()
     keys = (
         flag_key(queue),
-        Queue.redis_queue_namespace_prefix + queue,
-        Job.key_for(job_id),
-        Queue.redis_queues_keys,
+        queue_key(queue),
+        job_key(job_id),
+        QUEUES_KEY,
         nudge_key(queue),
     )
     nudges = 0 if queue == DISPATCH else 1  # an idle dispatcher waits on the inbox itself

@@ -9,30 +9,17 @@ and the fields that make RQ act are never read.
 
 from __future__ import annotations
 
-import functools
 import zlib
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from rq import Queue, Retry
+from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import decode_redis_hash
 
-# The queue of the workers that take events from the inbox into the ledger.
-DISPATCH: Final = "dispatch"
-# Seconds that a job may take at the most: its time slice, and the longest wait that its last batch may contain.
-JOB_TIMEOUT: Final = 60.0
-
-_DESCRIPTION = "wake-up"
-_FAILURE_TTL = 60
-_FUNCTION = "receiver.wakeups.work"
-
-
-def deliver_queue(sink: str) -> str:
-    """Return the queue of the sink named `sink`."""
-    return f"deliver:{sink}"
+from receiver.wakeups.record import DESCRIPTION, FAILURE_TTL, FUNCTION, job_data
 
 
 class NotAWakeUp(Exception):
@@ -43,7 +30,7 @@ class RunhookJob(Job):
     """A job that runs the worker's own body and nothing else, whatever its record in Redis says."""
 
     # The names that a job may carry. A name is compared, never imported.
-    FUNCTIONS: ClassVar[frozenset[str]] = frozenset({_FUNCTION})
+    FUNCTIONS: ClassVar[frozenset[str]] = frozenset({FUNCTION})
 
     body: Callable[[], None] | None = None
 
@@ -62,10 +49,10 @@ class RunhookJob(Job):
             data = zlib.decompressobj().decompress(packed, 256)  # ours is shorter; a bomb is not unpacked
         except zlib.error:
             raise NotAWakeUp from None
-        if data not in {_data(name) for name in self.FUNCTIONS}:
+        if data not in {job_data(name) for name in self.FUNCTIONS}:
             raise NotAWakeUp
         self.data = data
-        self.description, self.result_ttl, self.failure_ttl = _DESCRIPTION, 0, _FAILURE_TTL
+        self.description, self.result_ttl, self.failure_ttl = DESCRIPTION, 0, FAILURE_TTL
 
     @property
     def func(self) -> Callable[[], None]:
@@ -97,37 +84,3 @@ class RunhookQueue(Queue):
     def enqueue_dependents(self, *_: Any, **__: Any) -> dict[str, list[str]]:
         """RQ would enqueue whatever jobs a record names."""
         return {}
-
-
-@functools.cache
-def _data(function: str) -> bytes:
-    """Return a job's data: function, instance, arguments and keywords, as RQ's JSON serializer writes them."""
-    return bytes(JSONSerializer.dumps([function, None, [], {}]))
-
-
-class _NoConnection:
-    """A placeholder where RQ insists on a connection although nothing is sent."""
-
-
-_NO_CONNECTION: Any = _NoConnection()
-
-
-@functools.lru_cache(maxsize=1024)
-def job_fields(queue: str) -> tuple[Any, ...]:
-    """Return the fields of a wake-up of `queue` as RQ writes them, names and values alternating, without its times."""
-    job = RunhookJob.create(
-        _FUNCTION,
-        connection=_NO_CONNECTION,
-        origin=queue,
-        description=_DESCRIPTION,
-        result_ttl=0,
-        failure_ttl=_FAILURE_TTL,
-        timeout=int(JOB_TIMEOUT),
-        retry=Retry(max=3),
-        serializer=JSONSerializer,
-        id="template",
-    )
-    job.data = _data(_FUNCTION)
-    fields = {**job.to_dict(), "status": "queued"}
-    del fields["created_at"]
-    return tuple(part for name, value in fields.items() if value != "" for part in (name, value))

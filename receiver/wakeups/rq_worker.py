@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import redis
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
@@ -32,12 +32,10 @@ from receiver.runtime.redis_client import connect
 from receiver.wakeups.body import JobBody
 from receiver.wakeups.cleanup import clear_dead, clear_spoilt, forget
 from receiver.wakeups.flags import RECORD_TTL, lower_flag, wake
-from receiver.wakeups.job import JOB_TIMEOUT, NotAWakeUp, RunhookJob, RunhookQueue
+from receiver.wakeups.job import NotAWakeUp, RunhookJob, RunhookQueue
+from receiver.wakeups.record import JOB_TIMEOUT
 
 log = logging.getLogger("runhook.worker")
-
-# Seconds after which a job's body is told to stop, so that a busy queue gets a new job with a fresh timeout.
-TIME_SLICE: Final = 5.0
 
 _POLL = 5.0  # seconds of one blocking wait for a job
 _SILENCE = 2.0  # seconds beyond it after which a silent Redis counts as gone

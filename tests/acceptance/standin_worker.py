@@ -22,6 +22,7 @@ from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.runtime import redis_client
 from receiver.telemetry import logs
+from receiver.wakeups.rq_worker import Stop
 
 
 class StandIn(wakeups.JobBody):
@@ -70,7 +71,7 @@ class StandIn(wakeups.JobBody):
 
 
 def stop_left(stop: Callable[[], bool]) -> float:
-    return stop.left if isinstance(stop, wakeups.Stop) else 0.3
+    return stop.left if isinstance(stop, Stop) else 0.3
 
 
 def main() -> int:

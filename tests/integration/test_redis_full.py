@@ -16,7 +16,8 @@ from receiver.domain.redaction import Redactor
 from receiver.inbox import STREAM, UNPROVEN_ASIDE, InboxReader
 from receiver.ledger import Connection, Ledger
 from receiver.routing.router import Router
-from receiver.wakeups import DISPATCH, Stop, run_worker
+from receiver.wakeups import DISPATCH
+from receiver.wakeups.rq_worker import Stop, run_worker
 from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.events import body, event

@@ -10,8 +10,8 @@ import redis
 import redis.asyncio
 
 from receiver import wakeups
-from receiver.wakeups import Stop
-from receiver.wakeups.job import JOB_TIMEOUT
+from receiver.wakeups.record import JOB_TIMEOUT
+from receiver.wakeups.rq_worker import Stop, run_worker
 from tests.support.waiting import PATIENCE
 
 QUEUE = "deliver:ops"
@@ -54,7 +54,7 @@ def serve(
     timer = threading.Timer(seconds, give_up)
     timer.start()
     try:
-        wakeups.run_worker(QUEUE, FunctionBody(body, timeout), url, name, stop=stop, **options)
+        run_worker(QUEUE, FunctionBody(body, timeout), url, name, stop=stop, **options)
     finally:
         timer.cancel()
     assert not late.is_set(), f"the worker did not come to an end within {seconds} s"

@@ -10,8 +10,8 @@ from rq.job import Job
 
 from receiver import wakeups
 from receiver.runtime import redis_client
-from receiver.wakeups import Stop
-from receiver.wakeups.rq_worker import RunhookWorker
+from receiver.wakeups import cleanup
+from receiver.wakeups.rq_worker import RunhookWorker, Stop
 from tests.support.waiting import eventually
 from tests.support.wakeups import LANE, QUEUE, queued, serve
 
@@ -39,7 +39,7 @@ def test_what_a_dead_child_held_is_cleared_and_woken_again_at_once(redis_url: st
     wakeups.wake(client, QUEUE)
     die_in_the_middle(redis_url, "dead")
     assert client.zcard(f"rq:wip:{QUEUE}") == 1
-    assert wakeups.clear_dead(client, QUEUE, "dead") == 1
+    assert cleanup.clear_dead(client, QUEUE, "dead") == 1
     assert client.zcard(f"rq:wip:{QUEUE}") == 0
     assert client.keys("rq:worker:dead*") == []
     assert queued(client) == 1
@@ -48,13 +48,13 @@ def test_what_a_dead_child_held_is_cleared_and_woken_again_at_once(redis_url: st
 def test_clearing_one_dead_child_leaves_a_living_one_alone(redis_url: str, client: redis.Redis) -> None:
     wakeups.wake(client, QUEUE)
     die_in_the_middle(redis_url, "living")
-    assert wakeups.clear_dead(client, QUEUE, "liv") == 0
+    assert cleanup.clear_dead(client, QUEUE, "liv") == 0
     assert client.zcard(f"rq:wip:{QUEUE}") == 1
 
 
 def test_a_sweep_that_finds_nothing_repairs_nothing(client: redis.Redis) -> None:
-    assert not wakeups.sweep(client, [QUEUE, "dispatch"])
-    assert not wakeups.sweep(client, [])
+    assert not cleanup.sweep(client, [QUEUE, "dispatch"])
+    assert not cleanup.sweep(client, [])
     assert client.keys() == []
 
 
@@ -62,28 +62,28 @@ def test_a_sweep_leaves_a_running_job_alone(redis_url: str, client: redis.Redis)
     swept = []
 
     def body(stop: Stop) -> None:
-        swept.append(wakeups.sweep(client, [QUEUE]))
+        swept.append(cleanup.sweep(client, [QUEUE]))
         stop.ask()
 
     wakeups.wake(client, QUEUE)
     serve(redis_url, body)
-    assert swept == [wakeups.Swept()]
+    assert swept == [cleanup.Swept()]
 
 
 def test_a_sweep_wakes_again_what_a_dead_worker_had_begun(redis_url: str, client: redis.Redis) -> None:
     wakeups.wake(client, QUEUE)
     die_in_the_middle(redis_url, "dead")
-    assert not wakeups.sweep(client, [QUEUE])  # it may be alive
+    assert not cleanup.sweep(client, [QUEUE])  # it may be alive
     client.delete("rq:worker:dead.1")  # its record lapses
-    assert wakeups.sweep(client, [QUEUE]) == wakeups.Swept(started=1, workers=1)
+    assert cleanup.sweep(client, [QUEUE]) == cleanup.Swept(started=1, workers=1)
     assert queued(client) == 1
-    assert not wakeups.sweep(client, [QUEUE])
+    assert not cleanup.sweep(client, [QUEUE])
 
 
 def test_a_sweep_wakes_again_what_was_lost_between_two_lists(client: redis.Redis) -> None:
     wakeups.wake(client, QUEUE)
     client.lmove(f"rq:queue:{QUEUE}", LANE)  # and the worker is killed here
-    assert eventually(lambda: wakeups.sweep(client, [QUEUE]), every=0.2) == wakeups.Swept(intermediate=1)
+    assert eventually(lambda: cleanup.sweep(client, [QUEUE]), every=0.2) == cleanup.Swept(intermediate=1)
     assert (queued(client), client.llen(LANE)) == (1, 0)
     assert client.keys(f"{LANE}*") == []
 
@@ -92,7 +92,7 @@ def test_a_sweep_clears_the_failed_list_that_stock_rq_may_have_filled(client: re
     job = Queue(QUEUE, connection=client, serializer="json").enqueue("receiver.wakeups.work")
     client.delete(f"rq:queue:{QUEUE}")
     job.failed_job_registry.add(job, ttl=60, exc_string="killed")
-    assert wakeups.sweep(client, [QUEUE]) == wakeups.Swept(failed=1)
+    assert cleanup.sweep(client, [QUEUE]) == cleanup.Swept(failed=1)
     assert client.exists(Job.key_for(job.id)) == 0
     assert queued(client) == 1
 

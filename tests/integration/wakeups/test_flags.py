@@ -11,7 +11,8 @@ import redis.asyncio
 
 from receiver import wakeups
 from receiver.runtime import redis_client
-from receiver.wakeups import Stop, flag_key
+from receiver.wakeups import flag_key
+from receiver.wakeups.rq_worker import Stop
 from tests.support.waiting import Stopwatch
 from tests.support.wakeups import QUEUE, client_url, queued, serve
 

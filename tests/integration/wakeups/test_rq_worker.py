@@ -24,7 +24,8 @@ from rq.webhook import Webhook
 
 from receiver import wakeups
 from receiver.runtime import redis_client
-from receiver.wakeups import JobTimeout, Stop, flag_key
+from receiver.wakeups import cleanup, flag_key
+from receiver.wakeups.rq_worker import JobTimeout, Stop, run_worker
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import Stopwatch, eventually
 from tests.support.wakeups import LANE, QUEUE, FunctionBody, once, queued, serve
@@ -294,7 +295,7 @@ def test_a_worker_goes_on_after_redis_was_killed_and_is_back(valkey_factory: Cal
         time.sleep(1)
         server.start()
         with redis_client.connect(server.url, timeout=5.0, connect_timeout=2.0, retries=0) as mine:
-            wakeups.sweep(mine, [QUEUE])
+            cleanup.sweep(mine, [QUEUE])
             wakeups.wake(mine, QUEUE)
 
     restart = threading.Thread(target=come_back)
@@ -346,7 +347,7 @@ def test_a_worker_that_waits_for_a_job_stops_at_once(
     thread = threading.Thread(target=terminate)
     thread.start()
     try:
-        wakeups.run_worker(QUEUE, body, redis_url, "w", stop=stop)
+        run_worker(QUEUE, body, redis_url, "w", stop=stop)
     finally:
         thread.join()
         signal.signal(signal.SIGTERM, before)

@@ -6,7 +6,9 @@ import pytest
 import redis
 
 from receiver import wakeups
+from receiver.wakeups import cleanup
 from receiver.wakeups.flags import flag_key
+from receiver.wakeups.rq_worker import Stop
 from tests.support.wakeups import LANE, QUEUE, once, queued, serve
 
 REGISTRIES = [LANE, f"rq:queue:{QUEUE}", f"rq:wip:{QUEUE}", f"rq:workers:{QUEUE}", "rq:workers"]
@@ -31,7 +33,7 @@ def test_a_worker_goes_on_though_a_key_of_rq_gets_another_type(
 ) -> None:
     jobs = 0
 
-    def body(stop: wakeups.Stop) -> None:
+    def body(stop: Stop) -> None:
         nonlocal jobs
         jobs += 1
         if jobs == 1:
@@ -55,7 +57,7 @@ def test_a_worker_starts_though_a_dead_one_left_a_key_of_another_type(redis_url:
 def test_a_sweep_clears_a_key_of_another_type_and_repairs_the_other_queues(client: redis.Redis, key: str) -> None:
     spoil(client, key)
     client.zadd("rq:failed:dispatch", {"lost": 1})
-    assert wakeups.sweep(client, [QUEUE, "dispatch"]).failed == 1
+    assert cleanup.sweep(client, [QUEUE, "dispatch"]).failed == 1
     assert not client.exists(key)
     assert queued(client) == 1
 
@@ -64,7 +66,7 @@ def test_a_sweep_clears_a_key_of_another_type_and_repairs_the_other_queues(clien
 def test_a_sweep_bears_a_time_that_none_of_ours_has_written(client: redis.Redis, value: str) -> None:
     client.rpush(LANE, "lost")
     client.set(f"{LANE}:first_seen:lost", value)
-    wakeups.sweep(client, [QUEUE])
+    cleanup.sweep(client, [QUEUE])
 
 
 def test_what_is_no_wake_up_does_not_keep_one_away(redis_url: str, client: redis.Redis) -> None:

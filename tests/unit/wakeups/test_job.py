@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zlib
 from typing import Any
 
 import pytest
+from rq import Queue, Retry
 from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 
-from receiver.wakeups import FLAG_TTL, RunhookJob, Stop, deliver_queue, flag_key, wake_command
-from receiver.wakeups.job import NotAWakeUp, job_fields
-from receiver.wakeups.rq_worker import StopAsked
+from receiver.wakeups import FLAG_TTL, deliver_queue, flag_key, wake_command
+from receiver.wakeups.job import NotAWakeUp, RunhookJob
+from receiver.wakeups.record import FUNCTION, JOB_TIMEOUT, QUEUES_KEY, job_fields, job_key, queue_key, timestamp
+from receiver.wakeups.rq_worker import Stop, StopAsked
 
 OURS = zlib.compress(json.dumps(["receiver.wakeups.work", None, [], {}]).encode())
 
@@ -31,6 +34,34 @@ def test_the_record_of_a_wake_up_carries_nothing_but_a_constant_name() -> None:
     assert fields["description"] == "wake-up"
     assert (fields["result_ttl"], fields["failure_ttl"], fields["retries_left"]) == (0, 60, 3)
     assert fields["origin"] == "deliver:ops"
+
+
+def test_keys_and_fields_are_those_of_rq() -> None:
+    job = RunhookJob.create(
+        FUNCTION,
+        connection=object(),
+        origin="dispatch",
+        description="wake-up",
+        result_ttl=0,
+        failure_ttl=60,
+        timeout=int(JOB_TIMEOUT),
+        retry=Retry(max=3),
+        serializer=JSONSerializer,
+        id="a-job",
+    )
+    job.data = JSONSerializer.dumps([FUNCTION, None, [], {}])
+    written = {**job.to_dict(), "status": "queued"}
+    created = written.pop("created_at")
+
+    given = job_fields("dispatch")
+    assert dict(zip(given[::2], given[1::2], strict=True)) == {k: v for k, v in written.items() if v != ""}
+    assert re.sub(r"\d", "0", timestamp()) == re.sub(r"\d", "0", created)
+    queue = Queue("dispatch", connection=object())
+    assert (queue_key("dispatch"), job_key("a-job"), QUEUES_KEY) == (
+        queue.key,
+        job.key,
+        queue.redis_queues_keys,
+    )
 
 
 def test_the_command_names_the_flag_of_its_queue_first() -> None:
