@@ -1,4 +1,4 @@
-"""The bytes of a run's file, from where a sink has stored it.
+"""The bytes of a run's file, from where a sink has stored it, or from Skyvern where that is asked for.
 
 The ledger says where that is, and only what it names of the run is opened: no path comes from a caller.
 """
@@ -22,12 +22,14 @@ from receiver.api.endpoint import Endpoint
 from receiver.api.models import Result, Scoped
 from receiver.api.runs import one_run
 from receiver.api.service import Actor, Service
+from receiver.api.skyvern_files import SkyvernFiles
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
 from receiver.errors import Busy, NotFound
 from receiver.ledger import Connection
 from receiver.ledger.lists import artifacts as lists
+from receiver.ledger.lists.bodies import EventBody, read_body
 
 # What a browser shows in place. All else is downloaded, for it could run code, or be taken for a page of ours.
 _SHOWN: Final = ("video/", "audio/", "image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp")
@@ -42,10 +44,11 @@ class ContentParameters(Scoped):
     run_id: str = Field(max_length=200, description="The run's id.")
     name: str = Field(max_length=1000, description="The file's name, as the list of artifacts has it.")
     sink: str = Field("", max_length=200, description="From which sink; by default the one that has stored it last.")
+    skyvern: bool = Field(False, description="Fetch its bytes from Skyvern when no sink has stored it.")
 
 
 class ContentFacts(Result):
-    """A file that a sink has stored."""
+    """A file that a sink has stored. `sink`, `key`: "" for one that was fetched from Skyvern."""
 
     source: str
     run_id: str
@@ -78,10 +81,11 @@ class ArtifactFiles:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._sinks: dict[str, Sink[Any]] = {}
+        self._skyvern = SkyvernFiles(service)
         self._lock = threading.Lock()
 
     def find(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent:
-        """Return the file. Raises Forbidden, NotFound, Conflict, and Busy when the sink's store is away."""
+        """Return the file. Raises Forbidden, NotFound, Conflict, and Busy when the sink's store or Skyvern is away."""
         wanted = GET_CONTENT.allowed(actor, wanted)
         row = _named(self._service, wanted)
         trouble: SinkError | None = None
@@ -93,11 +97,20 @@ class ArtifactFiles:
                     trouble = trouble or error
                     continue
                 if file is not None:
-                    return _content(row, copy, file)
+                    return _content(row, file, copy.sink, copy.key)
+        if wanted.skyvern and not wanted.sink:
+            return _content(row, self._skyvern.find(self._event(row.event_id), row.name))
         if trouble is not None:
             raise _away(wanted.sink or "the store", trouble)
         where = f"the sink {wanted.sink} does not have it" if wanted.sink else "no sink has it where it was stored"
         raise NotFound(f"file {wanted.name} of run {row.run_id}: {where}")
+
+    def _event(self, event_id: str) -> EventBody:
+        redactor = Redactor(self._service.config.redact)
+        event = self._service.ledger.read(lambda it: read_body(it, event_id, redactor))
+        if event is None:
+            raise NotFound(f"event {event_id}: there is none any more")
+        return event
 
     def _find(self, copy: StoredCopy) -> ReadableFile | None:
         sink = self._sink(copy.sink)
@@ -113,18 +126,19 @@ class ArtifactFiles:
             return self._sinks.get(name)
 
     def close(self) -> None:
-        """Close the sinks."""
+        """Close the sinks, and the connections to Skyvern."""
+        self._skyvern.close()
         for sink in self._sinks.values():
             sink.close()
 
 
 def get_artifact_content(service: Service, actor: Actor, wanted: ContentParameters) -> ContentFacts:
-    """Return the bytes of a file that a sink has stored, or any range of them.
+    """Return the bytes of a file that a sink has stored, or any range of them; with `skyvern` also of another.
 
-    With `Accept: application/json` it tells what there is instead.
+    With `Accept: application/json` it tells what a sink has instead.
     """
     with closing(ArtifactFiles(service)) as files:
-        return files.find(actor, wanted).facts
+        return files.find(actor, wanted.model_copy(update={"skyvern": False})).facts
 
 
 def _named(service: Service, wanted: ContentParameters) -> ArtifactRow:
@@ -139,17 +153,17 @@ def _named(service: Service, wanted: ContentParameters) -> ArtifactRow:
     return service.ledger.read(read)
 
 
-def _content(row: ArtifactRow, copy: StoredCopy, file: ReadableFile) -> ArtifactContent:
+def _content(row: ArtifactRow, file: ReadableFile, sink: str = "", key: str = "") -> ArtifactContent:
     facts = ContentFacts(
         source=row.source,
         run_id=row.run_id,
         name=row.name,
         size=file.size,
         content_type=shown_type(row.name),
-        sink=copy.sink,
-        key=copy.key,
+        sink=sink,
+        key=key,
     )
-    digest = hashlib.blake2b(f"{copy.sink}\0{copy.key}\0{file.version}".encode(errors="replace"), digest_size=16)
+    digest = hashlib.blake2b(f"{sink}\0{key}\0{file.version}".encode(errors="replace"), digest_size=16)
     return ArtifactContent(facts, file, f'"{digest.hexdigest()}"')
 
 

@@ -43,6 +43,7 @@ class ArtifactStreams:
     def __init__(self, service: Service) -> None:
         self._files = ArtifactFiles(service)
         self._pool = CallPool("artifacts")
+        self._fetching = CallPool("skyvern-files")  # its own: a Skyvern that hangs holds up no file that is stored
         self._places = WaiterLimit(MAX_STREAMS, CALLER_SHARE)
 
     @staticmethod
@@ -52,7 +53,8 @@ class ArtifactStreams:
 
     async def answer(self, request: Request, actor: Actor, wanted: ContentParameters) -> Response:
         """Return the file, or the range that the request asks for. Raises RequestError and LedgerUnavailable."""
-        content = await self._pool.run(lambda: self._files.find(actor, wanted))
+        pool = self._fetching if wanted.skyvern else self._pool
+        content = await pool.run(lambda: self._files.find(actor, wanted))
         headers = _headers(content)
         if is_known(",".join(request.headers.getlist("if-none-match")), content.etag):
             return Response(status_code=304, headers=headers)
@@ -100,6 +102,7 @@ class ArtifactStreams:
     def close(self) -> None:
         """Stop the threads, and close the sinks."""
         self._pool.close()
+        self._fetching.close()
         self._files.close()
 
 

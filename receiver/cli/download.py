@@ -1,4 +1,4 @@
-"""Files of runs into a folder: from the sinks that have stored them, resumed where they broke off, and checked."""
+"""Files of runs into a folder: from the sinks that stored them, else from Skyvern; resumed where they broke off."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, *, force: bool) -> st
         raise _NotWhole("is there already, and is left as it is; --force replaces it")
     if target.is_dir() and not target.is_symlink():
         raise _NotWhole("a folder of this name is there, and is left as it is")
-    if not any(copy.key for copy in row.stored):
-        raise NotFound("no sink has stored it, so only Skyvern may have it" + (f": {row.url}" if row.url else ""))
-    wanted = ContentParameters(run_id=row.run_id, name=row.name, source=row.source)
+    wanted = ContentParameters(run_id=row.run_id, name=row.name, source=row.source, skyvern=True)
     for left in range(TRIES - 1, -1, -1):
         try:
             part, size, encoding = _receive(client, wanted, target)

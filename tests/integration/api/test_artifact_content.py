@@ -9,9 +9,11 @@ from typing import NamedTuple
 import httpx2
 import pytest
 
-from receiver.api import artifact_content
+from receiver.api import artifact_content, skyvern_files
+from tests.servers.artifacts import ArtifactServer
 from tests.servers.submitting import Submitting
 from tests.support.api_calls import get, problem
+from tests.support.ledger import new_event, record
 from tests.support.stored_files import FILES, store_files
 
 VIDEO = FILES["recording.webm"]
@@ -126,3 +128,41 @@ def test_a_file_that_ends_early_never_looks_whole(rig: Rig, monkeypatch: pytest.
     # Then the connection is broken off too
     with pytest.raises(httpx2.RemoteProtocolError):
         rig.get("recording.webm")
+
+
+def test_what_no_sink_has_is_fetched_from_skyvern_once_and_given_in_ranges(
+    submitting: Callable[..., Submitting],
+) -> None:
+    with ArtifactServer() as skyvern:
+        # Given a file that no sink has stored, whose address signs it
+        server = submitting(skyvern.url, dispatching=False)
+        url = skyvern.add("/video.webm", VIDEO) + "?signature=s3cr3t"
+        record(server.ledger, new_event("tsk_2", recording_url=url))
+        key, path = server.key("view"), "/artifacts/content?run_id=tsk_2&name=recording.webm"
+        # Then it comes only for who asks for it
+        assert problem(get(server, path, key))["status"] == 404
+        assert problem(get(server, path + "&skyvern=true", server.key("view", source="other")))["status"] == 404
+        assert skyvern.seen == []
+        whole = get(server, path + "&skyvern=true", key)
+        assert (whole.status_code, whole.content) == (200, VIDEO)
+        asked = {"range": "bytes=1000-", "if-range": whole.headers["etag"]}
+        part = get(server, path + "&skyvern=true", key, **asked)
+        assert (part.status_code, part.content) == (206, VIDEO[1000:])
+        assert skyvern.paths() == ["/video.webm"]
+
+
+def test_what_is_not_what_skyvern_announced_is_not_given(submitting: Callable[..., Submitting]) -> None:
+    with ArtifactServer() as skyvern:
+        server = submitting(skyvern.url, dispatching=False)
+        files = [
+            {"url": skyvern.add(f"/{name}", b"x" * 99, **page), "filename": name, **said}
+            for name, page, said in (
+                ("short.txt", {"short": 9}, {}),
+                ("other.txt", {}, {"checksum": "0" * 64}),
+                ("long.txt", {}, {"file_size": skyvern_files.MOST_BYTES + 1}),
+            )
+        ]
+        record(server.ledger, new_event("tsk_2", downloaded_files=files))
+        for name, status in (("short.txt", 503), ("other.txt", 503), ("long.txt", 404)):
+            answer = get(server, f"/artifacts/content?run_id=tsk_2&name={name}&skyvern=true", server.key("view"))
+            assert (problem(answer)["status"], b"xxx" in answer.content) == (status, False), name

@@ -20,6 +20,8 @@ from receiver.cli.download import names_of
 from receiver.cli.progress import ProgressLine
 from receiver.cli.remote import RemoteClient, StoredContent, start_and_size
 from receiver.errors import Busy, NotStarted
+from tests.servers.artifacts import ArtifactServer
+from tests.servers.skyvern import KEY
 from tests.servers.submitting import Submitting
 from tests.support.command import Said
 from tests.support.ledger import new_event, record
@@ -27,11 +29,19 @@ from tests.support.stored_files import FILES, store_files
 
 
 @pytest.fixture
-def service(submitting: Callable[..., Submitting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Submitting:
+def skyvern() -> Iterator[ArtifactServer]:
+    with ArtifactServer() as server:
+        yield server
+
+
+@pytest.fixture
+def service(
+    submitting: Callable[..., Submitting], skyvern: ArtifactServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Submitting:
     """A service, whose ledger and config are this machine's too, and a run whose files its sink has stored."""
     sinks = {"archive": {"type": "files", "path": str(tmp_path / "archive")}}
-    server = submitting("http://127.0.0.1:9", dispatching=False, sinks=sinks)
-    source = {"secrets": ["other"], "api_base": "http://127.0.0.1:9", "api_key": "k"}
+    server = submitting(skyvern.url, dispatching=False, sinks=sinks)
+    source = {"secrets": ["other"], "api_base": skyvern.url, "api_key": KEY}
     (tmp_path / "c.json").write_text(json.dumps({"sources": {"skyvern": source}, "sinks": sinks}))
     monkeypatch.setenv("RUNHOOK_CONFIG", str(tmp_path / "c.json"))
     monkeypatch.setenv("RUNHOOK_DATA", str(server.settings.data))
@@ -101,14 +111,32 @@ def test_what_broke_off_is_gone_on_with(
     assert [path for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_what_no_sink_has_and_what_is_no_run_is_said_plainly(
-    service: Submitting, said: Callable[..., Said], tmp_path: Path
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_what_no_sink_has_stored_comes_from_skyvern(
+    service: Submitting, skyvern: ArtifactServer, said: Callable[..., Said], tmp_path: Path, place: str
 ) -> None:
-    record(service.ledger, new_event("tsk_2", recording_url="https://files.test/a.webm?signature=s3cr3t"))
-    code, shown, _ = said("artifacts", "tsk_2", "--download", str(tmp_path / "got"))
-    assert code == 1
-    assert "no sink has stored it, so only Skyvern may have it: https://files.test/a.webm\n" in shown
-    assert "s3cr3t" not in shown
+    # Given a run whose files are at Skyvern alone: one behind its API key, one that is gone, one at an inner address
+    skyvern.add("/v1/artifacts/a_1/content", b"behind the key")
+    files = [
+        {"url": f"{skyvern.url}/v1/artifacts/a_1/content", "filename": "kept.txt", "artifact_id": "a_1"},
+        {"url": skyvern.add("/gone.txt", status=404), "filename": "gone.txt"},
+        {"url": "http://127.0.0.2:1/inside.txt?token=s3cr3t", "filename": "inside.txt"},
+    ]
+    record(service.ledger, new_event("tsk_2", downloaded_files=files))
+    got = tmp_path / "got"
+
+    code, shown, error = said("artifacts", "tsk_2", "--download", str(got), *where(place, service))
+
+    assert code == 1, shown
+    assert {path.name: path.read_bytes() for path in got.iterdir()} == {"kept.txt": b"behind the key"}
+    assert "gone.txt: file gone.txt of run tsk_2: no sink has it, nor does Skyvern: " in shown
+    assert "inside.txt: file inside.txt of run tsk_2: no sink has it, nor does Skyvern: 127.0.0.2 is " in shown
+    assert "s3cr3t" not in shown + error
+    keys = [each.headers.get("x-api-key") for each in skyvern.seen if each.path.endswith("/content")]
+    assert keys == [KEY]
+
+
+def test_what_is_no_run_is_said_plainly(service: Submitting, said: Callable[..., Said], tmp_path: Path) -> None:
     assert said("artifacts", "--download", str(tmp_path / "got"))[2].startswith("runhook: --download: say of which run")
     assert said("artifacts", "--force")[0] == 2
     assert "there is no such run" in said("artifacts", "tsk_404", "--download", str(tmp_path / "got"))[2]
