@@ -28,7 +28,7 @@ from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import attempts, claims, lanes, links
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.runtime import liveness
 from receiver.runtime.outage import Pause
@@ -269,7 +269,7 @@ class Deliverer(wakeups.JobBody):
             receipts: dict[str, Receipts] = {
                 each.id: links.receipts(connection, each.event_id, each.after) for each in batch.claimed if each.after
             }
-            return batch._replace(claimed=claims.load_bodies(connection, batch.claimed), receipts=receipts)
+            return batch._replace(claimed=load_bodies(connection, batch.claimed), receipts=receipts)
 
         return self._ledger.read(work) if batch.claimed else batch
 

@@ -17,7 +17,7 @@ from receiver.delivery import backoff
 from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove, gave_up
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 
 # Characters of a reason that are kept.
 REASON_CAP = 500

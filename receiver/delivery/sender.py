@@ -24,7 +24,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.callback_url import mask_bytes
 from receiver.domain.run import parse
 from receiver.domain.shape import completed, webhook_body
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 
 # By sink.
 Receipts = Mapping[str, dict[str, object] | None]

@@ -17,7 +17,7 @@ from receiver.domain.delivery import state_after
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import AttemptCounter
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger.deliveries import claims
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NewEvent, lock_runs
 from receiver.ledger.events import record as record_events
 from receiver.ledger.schema import attempts

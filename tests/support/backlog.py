@@ -15,7 +15,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, replays, retention, stats
 from receiver.ledger.deliveries import attempts, claims, lanes, orphans, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.schema import operations
 from receiver.ledger.selection import Selection

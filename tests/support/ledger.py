@@ -21,7 +21,7 @@ from receiver.domain.run import parse
 from receiver.ledger import Connection, Ledger, events, replays
 from receiver.ledger.deliveries import attempts, claims
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.events import NewDelivery, NewEvent
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import events as tables
@@ -80,7 +80,7 @@ def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
 def claim(ledger: Ledger, sink: str, owner: str = "w", limit: int = 10, now: float = NOW) -> list[Claimed]:
     """Claim what is due, as a deliverer does it: with the bodies."""
     claimed = ledger.write(lambda connection: claims.claim(connection, sink, limit, owner, 1, now, 15))
-    return ledger.read(lambda connection: claims.load_bodies(connection, claimed))
+    return ledger.read(lambda connection: load_bodies(connection, claimed))
 
 
 def settle(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import links
-from receiver.ledger.deliveries.claims import UNCLAIMED, Claimed
+from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries
 
 

@@ -6,7 +6,7 @@ transaction of that process which made it; `claim_until` is when it lapses; `pre
 Making      One transaction claims due deliveries, oldest first, past the lanes that are shut (fair_queue.py). The slots
             of a sink are its `concurrency`, over all workers: a claim takes one unless it is prefetched. That
             transaction holds the sink's lock, so it sends its worker no bodies: while a host that has vanished is sent
-            a large answer its transaction stays open. Another one loads them (`load_bodies`).
+            a large answer its transaction stays open. Another one loads them (claimed.py).
 Ownership   What changes a claimed delivery names its owner and number, so a process whose claim has lapsed changes
             nothing. Its attempt is recorded all the same.
 Renewal     Until the sends have ended, their owner moves `claim_until` on, for the numbers that it knows.
@@ -28,59 +28,26 @@ Poison      A delivery whose last attempt was spent by a lapse may be what kills
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.breaker import shut_since
-from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
+from receiver.domain.delivery import DeliveryMove, state_after, states_before
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes
+from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED, Claimed, load
 from receiver.ledger.deliveries.fair_queue import Rotation
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.schema import deliveries, events
 
 # Bytes of bodies that one claim takes at the most (but always one delivery): 256 bodies of 16 MiB fill no memory.
 CLAIM_BYTES = 16 << 20
 # Of the slots of a sink with many lanes, and of those that one claim may take, one in so many goes to probes; but one
 # always.
 PROBES = 4
-
-# The columns of a delivery that nobody has claimed.
-UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_number": 0, "prefetched": False, "claim_until": None}
-# The condition for a claimed delivery; a literal, for the partial index needs it.
-SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
-
-_OF_DELIVERY = (
-    "id",
-    "event_id",
-    "sink",
-    "lane",
-    "route",
-    "spent",
-    "after",
-    "source",
-    "run_id",
-    "prefetched",
-    "tried_at",
-    "due_at",
-)
-_OF_EVENT = ("outcome", "via", "problem", "received_at")
-_CLAIMED_FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
-_CLAIMED = (
-    sa.select(
-        *(deliveries.c[name] for name in _OF_DELIVERY),
-        *(events.c[name] for name in _OF_EVENT),
-        deliveries.c.attempts,
-        runs.c.labels,
-        runs.c.events,
-    )
-    .join(events, events.c.id == deliveries.c.event_id)
-    .outerjoin(runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id))
-)
 
 
 class _Statements:
@@ -103,9 +70,6 @@ class _Statements:
                 claim_until=sa.bindparam("b_until"),
             )
         )
-        self.load = _CLAIMED.where(bulk.among_given(postgresql, it.id, "b_ids"))
-        self.bodies = sa.select(events.c.id, events.c.body, events.c.completion)
-        self.bodies = self.bodies.where(bulk.among_given(postgresql, events.c.id, "b_ids"))
 
     def oldest_that(self, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
         """Return the query that locks the oldest deliveries that are due and meet `condition`: id, attempts, size."""
@@ -123,34 +87,6 @@ class _Statements:
 @functools.cache
 def _statements(postgresql: bool) -> _Statements:
     return _Statements(postgresql=postgresql)
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A delivery that its owner may send now, with the event it carries."""
-
-    id: str
-    event_id: str
-    sink: str
-    lane: str
-    route: str
-    attempt_number: int  # of the attempt that this claim allows
-    spent: int
-    probe: bool
-    source: str
-    run_id: str
-    outcome: str
-    via: str
-    problem: str
-    received_at: float
-    body: bytes  # b"" until it is loaded
-    labels: Mapping[str, str]
-    after: tuple[str, ...]
-    completion: str = ""  # JSON object: members of the run that the body lacks, or ""; loaded with the body
-    prefetched: bool = False
-    run_events: int = 1  # how many events its run has, this one included
-    tried_at: float | None = None  # when its first attempt began, moved by what it waited for us; None if this is it
-    due_at: float = 0.0
 
 
 class Claims(list[Claimed]):
@@ -202,7 +138,7 @@ def claim(
     elif own is not None and limit > 0 and own.until <= now:
         probes = making.probe(sink)
         ids = list(probes)
-    claimed = Claims(_load(connection, ids, probes, now) if ids else [])
+    claimed = Claims(load(connection, ids, probes, now) if ids else [])
     claimed.all_due = all_due
     return claimed
 
@@ -295,32 +231,6 @@ class _Making:
             claim = {"b_ids": taken, "b_ahead": ahead, "b_now": self.now, **self.claim}
             self.connection.execute(statements.claim, claim)
         return _Taken(taken, len(taken) == len(rows) < slots + prefetch)
-
-
-def _load(connection: sa.Connection, ids: Sequence[str], probes: Mapping[str, float], now: float) -> list[Claimed]:
-    found = {}
-    for row in connection.execute(_statements(connection.dialect.name == "postgresql").load, {"b_ids": list(ids)}):
-        fields = dict(zip(_CLAIMED_FIELDS, row, strict=True))
-        fields["after"] = tuple(json.loads(fields["after"]))
-        fields["labels"] = json.loads(fields["labels"] or "{}")
-        fields["run_events"] = fields["run_events"] or 1  # a body that tells no run has none
-        if fields["tried_at"] is not None:
-            # While it was due and no breaker open, it waited for us: the sink was paused, or our workers were stopped.
-            fields["tried_at"] += max(min(probes.get(fields["id"]) or now, now) - fields["due_at"], 0.0)
-        found[fields["id"]] = Claimed(**fields, body=b"", probe=fields["id"] in probes)
-    return [found[each] for each in ids if each in found]
-
-
-def load_bodies(connection: sa.Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Return what was claimed with its bodies, once that is committed. Leaves out what is not there any more."""
-    wanted = {"b_ids": sorted({each.event_id for each in claimed})}
-    found = connection.execute(_statements(connection.dialect.name == "postgresql").bodies, wanted)
-    bodies = {row.id: (bytes(row.body), row.completion) for row in found}
-    return [
-        replace(each, body=bodies[each.event_id][0], completion=bodies[each.event_id][1])
-        for each in claimed
-        if each.event_id in bodies
-    ]
 
 
 def renew(connection: sa.Connection, owner: str, numbers: Collection[int], until: float) -> int:

@@ -16,7 +16,8 @@ from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state
 from receiver.ledger import bulk
 from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record
-from receiver.ledger.deliveries.claims import SENDING, UNCLAIMED, handed_back
+from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED
+from receiver.ledger.deliveries.claims import handed_back
 from receiver.ledger.schema import attempts, deliveries
 from receiver.ledger.schema import lanes as lane_rows
 

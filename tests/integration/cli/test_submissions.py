@@ -14,7 +14,7 @@ from receiver.domain.submission import SubmissionMove
 from receiver.errors import Invalid, UsageError
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import NewSubmission, SubmitOutcome

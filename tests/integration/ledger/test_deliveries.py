@@ -16,7 +16,7 @@ from receiver.domain.run import parse
 from receiver.ledger import Ledger, LedgerDataError, events, replays, retention
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import Rotation
 from receiver.ledger.events import NewDelivery, NewEvent
 from tests.support import queries

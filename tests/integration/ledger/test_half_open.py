@@ -19,6 +19,7 @@ from receiver.config.models import RetryPolicy
 from receiver.delivery.deliverer import CLAIM, Deliverer
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, recovery
+from receiver.ledger.deliveries.claimed import Claimed
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import claim, new_event, record
@@ -133,7 +134,7 @@ def test_a_host_that_vanishes_while_it_gets_bodies_keeps_no_other_from_claiming(
     # When another worker claims at that moment, then nothing that the first one holds makes it wait
     watch = Stopwatch()
 
-    def at_once(connection: sa.Connection) -> list[claims.Claimed]:
+    def at_once(connection: sa.Connection) -> list[Claimed]:
         return claims.claim(connection, "ops", 9, "other", 1, time.time(), CLAIM, concurrency=4)
 
     assert len(postgres_ledger.write(at_once)) == 2

@@ -21,6 +21,7 @@ from alembic.config import Config
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, api_keys, events, marks, migrate, replays
 from receiver.ledger.deliveries import claims, lanes, recovery
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.selection import Selection, count
 from tests.support.ledger import NOW, claim, new_event, record, settle, states, with_tables
 from tests.support.paths import ROOT
@@ -141,9 +142,7 @@ def test_work_goes_on(old: Ledger) -> None:
     settle(old, more, DeliveryMove.ACCEPT, receipt={"id": "r"})
     # When one of them ends what it had, then what waited for that is released
     (sent,) = (row for row in old.read(content)["deliveries"] if row["claim_owner"] == SLOW)
-    waiting_for = [
-        claims.Claimed(**(dict.fromkeys(claims.Claimed.__slots__, "") | {"id": sent["id"], "attempt_number": 1}))
-    ]  # type: ignore[arg-type]
+    waiting_for = [Claimed(**(dict.fromkeys(Claimed.__slots__, "") | {"id": sent["id"], "attempt_number": 1}))]  # type: ignore[arg-type]
     assert settle(old, waiting_for, DeliveryMove.ACCEPT, SLOW, claim_number=7, receipt={"id": "r"}) == ["after"]
     # And when the other is found dead, what it had prefetched and never started is as it was
     assert old.write(lambda it: recovery.release_claims(it, FAST, NOW + 42, frozenset())) == 4

@@ -12,7 +12,7 @@ from receiver.delivery.outcome import BreakerChange, availability, outcome_of
 from receiver.domain.breaker import Lane, Observation
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 
 RETRY = RetryPolicy(attempts=3, first=10, factor=2, max=100)
 CLAIMED = Claimed(

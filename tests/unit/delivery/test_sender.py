@@ -11,7 +11,7 @@ from handlers import Delivery, Receipt, Sink, SinkOptions
 from handlers.testing.conformance import NoServices
 from receiver.config.models import RetryPolicy
 from receiver.delivery.sender import SenderPool, SendTask, to_delivery
-from receiver.ledger.deliveries.claims import Claimed
+from receiver.ledger.deliveries.claimed import Claimed
 from tests.support.button import press
 from tests.support.waiting import eventually
 
