@@ -41,7 +41,7 @@ class Redactor:
         """
         if not data:
             return self._mask_text(body), data
-        if not self._may_match(body):
+        if not self.may_match(body):
             return body, data
         masked = self._walk(data, self._places)
         if masked is data:
@@ -56,8 +56,15 @@ class Redactor:
         masked: dict[str, Any] = self._walk(data, self._places)
         return masked
 
-    def _may_match(self, body: bytes) -> bool:
-        """Whether a walk is worth its while: a path's last name occurs in the bytes with something other than null."""
+    def mask_top(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return `data` with those members masked that a path names themselves, or itself. What is in them is left."""
+        names = [name for name in data if name in self._anywhere or _step(self._places, name)[1]]
+        masked = {name: _mask(data[name]) for name in names}
+        return {**data, **masked} if any(masked[name] is not data[name] for name in names) else data
+
+    def may_match(self, body: bytes) -> bool:
+        """Whether anything in a JSON object may have to be masked, and a walk is worth its while: a path's last name
+        occurs in the bytes with something other than null."""
         if self._nameless or b"\\u" in body:  # a name can be spelt with escapes, though Skyvern never does
             return True
         for name in self._quoted:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.domain import deduplication
@@ -141,9 +141,33 @@ def test_other_facts(one: dict[str, Any], other: dict[str, Any]) -> None:
     ],
 )
 def test_output_that_says_nothing_is_null(fields: dict[str, Any], null: bool) -> None:
-    assert (
-        deduplication.output_null(parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode())) is null
+    run = parse(json.dumps({"run_id": "r", "status": "completed", **fields}).encode())
+
+    assert deduplication.fingerprints(run).output_null is null
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
+)
+@example(0.00001)
+@example(0.000012)
+@example({"b": 1.5e-7, "a": 1e16, "c": 1e22})
+@example(["\x7f", '\x1f\b\t\n\f\r"\\/', "é", "\u2028", "e-"])
+@example(2**64)
+@example({"é": 1, "\U0001f600": 2, "\uffff": 3, "z": 4})
+def test_what_is_hashed_is_the_text_of_earlier_releases(value: Any) -> None:
+    """Fingerprints are kept: of another text, each repeat from before an upgrade would pass for something new."""
+    expected = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+    assert deduplication._dump(value) == expected
+
+
+@given(st.floats(min_value=-1e16, max_value=1e16))
+def test_numbers_are_hashed_as_python_writes_them(number: float) -> None:
+    assert deduplication._dump([number]) == json.dumps([number]).encode()
 
 
 # --- What an event is, given those before it

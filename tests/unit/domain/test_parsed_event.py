@@ -1,0 +1,49 @@
+"""What follows from a body's members is masked by its own name as well, however few names are in the body itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from receiver.domain.event import Event
+from receiver.domain.parsed_event import parse_event
+from receiver.domain.redaction import MASK, Redactor
+
+TASK = {"run_id": "tsk_1", "run_type": "task_v1", "status": "completed", "output": {"pin": "s3cret", "n": 1}}
+
+
+def members(path: str, **more: Any) -> dict[str, Any]:
+    body = json.dumps({**TASK, **more}, separators=(",", ":")).encode()
+    return parse_event(Event("evt_1", "skyvern", body, 0.0), Redactor([path])).run.data
+
+
+@pytest.mark.parametrize("path", ["extracted_information", "**.extracted_information", "**.**.extracted_information"])
+def test_a_member_that_follows_from_another_is_masked_by_its_own_name(path: str) -> None:
+    data = members(path)
+
+    assert data["extracted_information"] == {"pin": MASK, "n": MASK}
+    assert data["output"] == TASK["output"], "a path that names one names not the other"
+
+
+def test_a_path_into_a_member_that_follows_from_another_is_followed() -> None:
+    data = members("extracted_information.pin")
+
+    assert data["extracted_information"] == {"pin": MASK, "n": 1}
+
+
+def test_a_name_in_the_body_is_masked_wherever_it_is_found_again() -> None:
+    data = members("**.pin")
+
+    assert data["output"] == data["extracted_information"] == {"pin": MASK, "n": 1}
+
+
+def test_what_a_further_call_tells_is_masked_though_the_body_has_no_such_name() -> None:
+    body = json.dumps(TASK).encode()
+    details = {"failure_category": [{"token": "s3cret"}]}
+
+    parsed = parse_event(Event("evt_1", "skyvern", body, 0.0), Redactor(["**.token"]), details=details)
+
+    assert parsed.completion["failure_category"] == [{"token": MASK}]
+    assert parsed.run.data["failure_category"] == [{"token": MASK}]
