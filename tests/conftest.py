@@ -9,6 +9,9 @@ import httpcore2
 import pytest
 from hypothesis import HealthCheck, settings
 
+from receiver.runtime import apart
+from tests.support.waiting import PATIENCE
+
 # A busy machine is no failure: what a property costs is not what it says. CI draws the same examples each time, as
 # Hypothesis's own profile for it does: what it finds is about the change, and a person's runs look further.
 settings.register_profile("runhook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,4 +59,12 @@ def _certificates_are_read_once() -> Iterator[None]:
     """Reading this machine's authorities is nearly all that a new HTTP client costs, and waiting makes many of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _work_apart_may_wait_for_a_core() -> Iterator[None]:
+    """Its limit by the clock is for people who wait; the one of its CPU time stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "CLOCK", PATIENCE)
         yield

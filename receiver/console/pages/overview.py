@@ -31,6 +31,19 @@ _ENDS: Final = (
     ("terminated or timed out", "wait", ("terminated", "timed_out")),
 )
 _OTHER: Final = "other or going on"
+# Where a problem is looked at and mended, by its code; what has no page is for who runs the host.
+PAGE_OF: Final[Mapping[str, str]] = {
+    "quarantine": "/quarantine",
+    "sink_paused": "/sinks",
+    "sink_down": "/sinks",
+    "sink_gone": "/sinks",
+    "callers_down": "/sinks/callback",
+    "delivery_late": "/deliveries?state=queued",
+    "delivery_dead": "/dead",
+    "operations": "/operations",
+    "watch_trouble": "/schedules",
+    "schedules_missed": "/schedules",
+}
 # What is told of a sink to who may not see all of its deliveries.
 _UNKNOWN: Final[Mapping[str, Any]] = {"state": "", "reason": "", "counts": {}, "oldest": None}
 
@@ -55,6 +68,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "title": "Overview",
         "here": "Overview",
         "status": status,
+        "page_of": PAGE_OF,
         "window": window,
         "windows": window_links("/", query, window),
         "figures": [_of_runs(runs, window), _of_work(status, dead, overdue)],

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+import receiver.status
+from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
@@ -41,6 +44,25 @@ def test_numbers_lead_to_their_lists(browser: Browser) -> None:
     assert figure(page, "results overdue")[0] == "0"
     # And charts say in words what they show
     assert '<desc id="runs-desc">2 completed, 1 failed</desc>' in page
+
+
+@pytest.mark.usefixtures("results")
+def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
+    # Given a sink with a dead delivery, and a deployment in which no part runs
+    browser.sign_in()
+    page = browser.get("/").text
+    # Then the dead letters are a click away, and what no page can mend is no link
+    assert re.search(r'<p><a href="/console/dead">dead letters: 1 of ', page)
+    assert re.search(r"<p>no [^<]* is running", page)
+    # And each page that a problem leads to is there
+    for path in overview.PAGE_OF.values():
+        assert browser.get(path).status_code == 200, path
+
+
+def test_problems_that_lead_somewhere_are_told_under_these_codes() -> None:
+    folder = Path(receiver.status.__file__).parent
+    told = set(re.findall(r'Problem\(\s*"(\w+)"', "".join(path.read_text() for path in folder.glob("*problems.py"))))
+    assert overview.PAGE_OF.keys() <= told
 
 
 @pytest.mark.usefixtures("results")
