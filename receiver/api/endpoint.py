@@ -84,20 +84,23 @@ class Endpoint(Generic[P, R]):
             if not isinstance(read, dict):
                 raise Invalid("the body must be a JSON object")
             _check_size(read)
-            problems += [f"{name}: in the query and in the body" for name in given if name in read]
-            given |= read
+            problems += [f"{name}: is in the query; what a call with a body takes is in the body" for name in given]
+            given = read
         problems += [f"{name}: is in the path already" for name in path if name in given]
         if problems:
             raise Invalid("; ".join(problems), [{"name": each.split(":")[0], "message": each} for each in problems])
-        return self.validated({**given, **path})
+        return self.validated({**given, **path}, as_json=bool(body.strip()))
 
     def _many(self, name: str) -> bool:
         field = self.parameters.model_fields.get(name)
         return field is not None and get_origin(field.annotation) in (tuple, list)
 
-    def validated(self, given: Mapping[str, Any]) -> P:
-        """Return parameters made of `given`. Raises Invalid."""
+    def validated(self, given: Mapping[str, Any], *, as_json: bool = False) -> P:
+        """Return parameters made of `given`. Raises Invalid. `as_json`: each value must have the type that the
+        description says; else "1" is a number too, as a query has it."""
         try:
+            if as_json:
+                return self.parameters.model_validate_json(orjson.dumps(given), strict=True)
             return self.parameters.model_validate(given)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)

@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from handlers.support import timestamps
 from receiver.config.fields import parse_duration
@@ -40,6 +49,13 @@ def parse_moment(value: object) -> float:
     if (found := timestamps.epoch(text)) is None:
         raise ValueError("must be a time ago such as 15m, 2h or 7d, or a time such as 2026-11-24 or 2026-11-24T09:30Z")
     return found
+
+
+def _parse_parameter(value: object, info: ValidationInfo) -> float:
+    """As `parse_moment`, but in JSON a time is a text, as the description of the API says."""
+    if info.mode == "json" and not isinstance(value, str):
+        raise ValueError("must be a text, such as 2h or 2026-11-24T09:30Z")
+    return parse_moment(value)
 
 
 def _shown(seconds: float) -> str:
@@ -74,7 +90,7 @@ AskedFor = Annotated[dict[str, Any], AfterValidator(_with_times)]
 # A time of a filter.
 MomentParameter = Annotated[
     float,
-    BeforeValidator(parse_moment),
+    BeforeValidator(_parse_parameter),
     AfterValidator(_in_calendar),
     PlainSerializer(timestamps.iso, return_type=str, when_used="json"),
     WithJsonSchema(

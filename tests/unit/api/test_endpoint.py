@@ -34,7 +34,8 @@ def actor(*scopes: str, source: str = "") -> Actor:
 
 
 def test_parameters_of_path_query_and_body() -> None:
-    wanted = ACT.parse({"name": "n"}, [("status", "failed"), ("status", "completed")], b'{"limit": 3}')
+    wanted = LIST.parse({"name": "n"}, [("status", "failed"), ("status", "completed"), ("limit", "3")])
+    assert wanted == ACT.parse({"name": "n"}, [], b'{"limit": 3, "status": ["failed", "completed"]}')
     assert (wanted.name, wanted.status, wanted.limit) == ("n", ("failed", "completed"), 3)
     assert wanted.filter().status == ("failed", "completed")
     assert LIST.summary == "Say which source was asked for."
@@ -47,7 +48,16 @@ def test_parameters_of_path_query_and_body() -> None:
         ([("limit", "1"), ("limit", "2")], b"", "limit: given twice"),
         ([("statsu", "failed")], b"", "statsu: there is no such parameter; did you mean status?"),
         ([("name", "other")], b"", "name: is in the path already"),
-        ([("limit", "1")], b'{"limit": 1}', "limit: in the query and in the body"),
+        ([("limit", "1")], b'{"source": "s"}', "limit: is in the query; what a call with a body takes is in the body"),
+        ([], b'{"limit": "1"}', "limit: must be a valid integer"),
+        ([], b'{"limit": true}', "limit: must be a valid integer"),
+        ([], b'{"limit": 1.0}', "limit: must be a valid integer"),
+        ([], b'{"source": 1}', "source: must be a valid string"),
+        ([], b'{"source": null}', "source: must be a valid string"),
+        ([], b'{"status": "failed"}', "status: must be a valid array"),
+        ([], b'{"status": [1]}', "status.0: must be a valid string"),
+        ([], b'{"since": 5}', "since: must be a text, such as 2h"),
+        ([], b'{"sorce": "s"}', "sorce: there is no such parameter; did you mean source?"),
         ([], b"[]", "the body must be a JSON object"),
         ([], b"{", "the body is no JSON"),
         ([("since", "yesterday")], b"", "since: must be a time ago such as 15m"),
