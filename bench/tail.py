@@ -155,7 +155,6 @@ def main() -> int:
     parser.add_argument("--record", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--view", nargs=2, metavar=("PORT", "KEY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.wrk = False
     if args.record:
         record(args.record, args.events)
     if args.view:
@@ -181,7 +180,7 @@ def main() -> int:
         if args.live:
             sizes.append("--live")
             key = signed_in(port)
-        ingest.measure(port, argparse.Namespace(**{**vars(args), "seconds": 1.0}), directory)
+        ingest.measure([port], 1.0, args.connections, args.size)
         shares = []
         for _ in range(args.rounds):
             moments = [ingest.cpu(receiver.pid)]
@@ -203,8 +202,8 @@ def main() -> int:
                 viewing = views.enter_context(helper("--view", str(port), key, *sizes)) if watched else None
                 time.sleep(2.0)  # so that all of them have begun
                 used = ingest.cpu(receiver.pid)
-                found = ingest.measure(port, args, directory)
-                cost = (ingest.cpu(receiver.pid) - used) / (found["rate"] * args.seconds) * 1e6
+                found = ingest.measure([port], args.seconds, args.connections, args.size)
+                cost = (ingest.cpu(receiver.pid) - used) / found["count"] * 1e6
                 line = f"{'with' if watched else 'without'} viewers: {cost:6.1f} µs of CPU for an ack"
                 line += f"   {found['rate']:6.0f}/s   p99 {found['p99']:6.2f} ms"
                 if viewing is not None:

@@ -1,7 +1,7 @@
 """The inbox: acked events that are not yet in the ledger, in a Redis stream. The only module that knows the stream.
 
-A commit is one script call, so it is one fsync however many events it holds (a pipeline of that size reaches the
-server in several reads, and each of them costs an fsync of its own), and all of it is there or none.
+A commit is one transaction, so it is one fsync however many events it holds (without it, what reaches the server in
+several reads costs an fsync for each), and all of it is there or none.
 
     runhook:inbox           the stream: fields id, source, body, at (seconds since the epoch, as text), via, sub, mac
     group "dispatch"        its readers; an entry is acknowledged and deleted once the ledger has it
@@ -23,9 +23,10 @@ import redis
 import redis.asyncio
 
 from receiver.domain.event import Event
-from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, message, read_entry
+from receiver.domain.inbox_entry import UNSIGNED, EntryKeys, read_entry
 from receiver.errors import RunhookError
-from receiver.inbox_scripts import APPEND, DONE, READ, TIDY
+from receiver.inbox_commit import CommitReply, NotUnderstood, Transaction, read_reply
+from receiver.inbox_scripts import DONE, READ, RENEW, TIDY
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async
 
@@ -50,13 +51,15 @@ SLOWEST: Final = 32 << 20
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20
 _STEP: Final = 8
+# Milliseconds that the flag of a wake-up lasts at the most: one that lapses later, or never, is none of ours, and down.
+_FLAG_LASTS: Final = 60_000
 
 log = logging.getLogger("runhook.ingest")
 
 
-def spoilt(error: BaseException) -> str:
+def spoilt(error: BaseException | str) -> str:
     """Return SPOILT when `error` is Redis's answer that the inbox's key is no stream; "" for all other errors."""
-    return SPOILT if isinstance(error, redis.ResponseError) and str(error).startswith("WRONGTYPE") else ""
+    return SPOILT if isinstance(error, redis.ResponseError | str) and str(error).startswith("WRONGTYPE") else ""
 
 
 def _spoilt_as(kind: bytes | str) -> str:
@@ -66,7 +69,7 @@ def _spoilt_as(kind: bytes | str) -> str:
 class InboxUnavailable(RunhookError):
     """Redis did not confirm that it has the events. It may have them all the same: their ids show it.
 
-    `refused`: Redis answered with an error, so certainly none of them is there.
+    `refused`: Redis answered with an error.
     """
 
     def __init__(self, message: str, *, refused: bool = False) -> None:
@@ -120,7 +123,8 @@ class InboxWriter:
         self._timeout = timeout
         self._keys = keys or EntryKeys({})
         self._lazy = lazy
-        self._head = b"".join(map(_bulk, (b"EVAL", APPEND.encode(), b"2", STREAM.encode(), wake_flag.encode())))
+        self._transaction = Transaction(STREAM, wake_flag)
+        self._wakes = wake_flag != STREAM
         commits = connect_async(redis_url, timeout=None, connect_timeout=timeout, retries=0)
         self._pool: Any = commits.connection_pool
         self._connection: Any = None
@@ -134,23 +138,30 @@ class InboxWriter:
         size = sum(len(event.body) for event in events)
         try:
             async with asyncio.timeout(self._timeout + size / SLOWEST):
-                connection = await self._connected()
-                await connection.send_packed_command(_packed(self._head, events, self._keys), check_health=False)
-                reply = await connection.read_response(disable_decoding=True)
-                if type(reply) is not list or len(reply) != 2:  # of another command: seen once after a reset
-                    raise redis.ConnectionError("its answer was not understood")
-                depth, woken = reply
-        except redis.ResponseError as error:
-            raise InboxUnavailable(spoilt(error) or _short(error), refused=True) from None
+                reply = await self._send(events)
+                if "exhausted" in reply.error and await self.client.eval(RENEW, 1, STREAM):
+                    reply = await self._send(events)
         except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
             await self._drop()
-            if not isinstance(error, (TimeoutError, redis.RedisError, OSError)):
+            if not isinstance(error, (TimeoutError, redis.RedisError, OSError, NotUnderstood)):
                 log.error("inbox.bug error=%r", error_location(error))
             raise InboxUnavailable(_short(error)) from None
         except BaseException:
             await self._drop()
             raise
-        return Appended(depth, bool(woken))
+        if reply.error:
+            raise InboxUnavailable(spoilt(reply.error) or reply.error[:200], refused=True)
+        return Appended(reply.depth, not self._wakes or 0 < reply.lapses <= _FLAG_LASTS)
+
+    async def _send(self, events: Sequence[Event]) -> CommitReply:
+        connection = await self._connected()
+        await connection.send_packed_command(self._transaction.pack(events, self._keys), check_health=False)
+        data = b""
+        while True:
+            data += await connection.read_bytes()
+            reply = read_reply(data, len(events))
+            if reply is not None:
+                return reply
 
     async def _connected(self) -> Any:
         if self._connection is None:
@@ -195,27 +206,6 @@ def _short(error: BaseException) -> str:
     """Return an error of redis-py as one short line. It holds no payload and no password of a URL."""
     text = str(error).splitlines()[0] if str(error) else ""
     return text[:200] or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-
-
-def _bulk(value: bytes) -> bytes:
-    return b"$%d\r\n%b\r\n" % (len(value), value)
-
-
-def _packed(head: bytes, events: Sequence[Event], keys: EntryKeys) -> list[bytes]:
-    """Pack the command that adds `events` into bytes for the wire: redis-py takes ten times as long."""
-    parts = [b"*%d\r\n" % (5 + 7 * len(events)), head]
-    for event in events:
-        name, source, sub = event.id.encode(), event.source.encode(), event.submission_id.encode()
-        at, via, body = repr(event.received_at).encode(), event.via.encode(), event.body
-        mac = keys.macs(event.source, message(name, source, at, via, sub))
-        parts.append(
-            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (
-                *(len(name), name, len(source), source, len(body), body, len(at), at),
-                *(len(via), via, len(sub), sub, len(mac), mac),
-            )
-        )
-    return parts
 
 
 async def append_each(

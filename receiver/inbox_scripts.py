@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-# KEYS: stream, wake-up flag. ARGV: seven values for each event. A flag that never lapses is none of ours, and is down.
-# An entry of a stranger may have used up the stream's ids: once all that it holds has been read, it is begun anew.
-APPEND: Final = """
-local function add(i)
-  return redis.pcall('XADD', KEYS[1], '*', 'id', ARGV[i], 'source', ARGV[i + 1], 'body', ARGV[i + 2],
-                     'at', ARGV[i + 3], 'via', ARGV[i + 4], 'sub', ARGV[i + 5], 'mac', ARGV[i + 6])
-end
-for i = 1, #ARGV, 7 do
-  local added = add(i)
-  if added.err and string.find(added.err, 'exhausted', 1, true) and redis.call('XLEN', KEYS[1]) == 0 then
-    redis.call('DEL', KEYS[1])
-    added = add(i)
-  end
-  if added.err then return added end
-end
-local lapses = redis.call('PTTL', KEYS[2])
-return {redis.call('XLEN', KEYS[1]), (lapses > 0 and lapses <= 60000 or KEYS[2] == KEYS[1]) and 1 or 0}
+# KEYS: stream. An entry of a stranger may have used up its ids: once all that it holds has been read, it is begun anew.
+RENEW: Final = """
+return redis.call('XLEN', KEYS[1]) == 0 and redis.call('DEL', KEYS[1]) or 0
 """
 
 # KEYS: stream. ARGV: group, consumer, how many entries, how many bytes, how many entries at a time. Where all of them

@@ -18,7 +18,6 @@ import platform
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -29,13 +28,12 @@ from typing import Final, Protocol
 import psycopg
 
 from bench.latency import TRIGGER, WARM_UP, Client, Deployment, cpu, eventually, percentile
+from bench.peers.environment import VENV, environment, install, program
 from bench.pipeline import child
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess, free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-HERE: Final = Path(__file__).resolve().parent
-VENV: Final = ROOT / ".venv-peers"
 SECRET: Final = "bench-secret"
 TABLE: Final = "CREATE TABLE results (run_id text PRIMARY KEY, status text, output jsonb)"
 FLAT_OUT: Final = "flat out"
@@ -96,16 +94,10 @@ class Peer:
         self._database.execute(TRIGGER)
         self._database.execute("LISTEN arrived")
         self._port = free_port()
-        environ = {
-            "PEER_REDIS": self._valkey.url,
-            "PEER_DATABASE": database,
-            "PEER_SECRET": SECRET,
-            "PYTHONPATH": str(HERE / "apps"),
-            "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
-        }
+        environ = environment(self._valkey.url, database, SECRET)
         serve = ["uvicorn", f"{name}_app:app", "--port", str(self._port), "--no-access-log", "--log-level", "error"]
         lines = [serve, [each.format(redis=self._valkey.url) for each in WORKERS[name]]]
-        self._processes = [child([str(VENV / "bin" / line[0]), *line[1:]], environ, self._log) for line in lines]
+        self._processes = [child([*program(line[0]), *line[1:]], environ, self._log) for line in lines]
 
     def client(self) -> Client:
         """Return a client, once the first rows have arrived."""
@@ -213,20 +205,9 @@ def _median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def install() -> None:
-    """Make the peers' environment, where it is not there."""
-    done = VENV / ".installed"
-    wanted = (HERE / "requirements.txt").read_bytes()
-    if done.exists() and done.read_bytes() == wanted:
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-    subprocess.run([VENV / "bin" / "python", "-m", "pip", "install", "-q", "-r", HERE / "requirements.txt"], check=True)
-    done.write_bytes(wanted)
-
-
 def versions() -> str:
     """Return the versions that were compared."""
-    line = [VENV / "bin" / "python", "-m", "pip", "list", "--format", "freeze"]
+    line = [*program("python"), "-m", "pip", "list", "--format", "freeze"]
     listed = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
     return ", ".join(each.replace("==", " ") for each in listed if each.partition("==")[0] in WORKERS)
 

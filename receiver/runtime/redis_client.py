@@ -26,6 +26,7 @@ from receiver.errors import ConfigError
 _USES_TRANSPORT: Final = ("connect", "send_packed_command", "read_response", "can_read", "can_read_destructive")
 # Of maintenance, which only some managed services send: asking for them costs each connection a round trip.
 _NO_NOTICES: Final = MaintNotificationsConfig(enabled=False)
+_READ_AT_ONCE: Final = 64 << 10
 _RETRIED = (redis.ConnectionError,)  # a stale connection fails at once; a time-out is not waited for twice
 
 
@@ -77,15 +78,14 @@ def connect_async(url: str, *, timeout: float | None, connect_timeout: float, re
 
 @cache
 def _seeing_resets(kind: type[Any]) -> type[Any]:
-    """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost.
+    """Return `kind`, a class of asyncio connections, with one more way to see that a connection is lost, and with the
+    method `read_bytes`.
 
     After a reset uvloop raises RuntimeError ("… the handler is closed") wherever a transport is used: on a write, in a
     read that waits, when it is closed. redis-py knows only OSError.
     """
 
-    def seeing(name: str) -> Callable[..., Any]:
-        method = getattr(kind, name)
-
+    def seeing(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         async def call(self: Any, *arguments: Any, **options: Any) -> Any:
             try:
@@ -103,8 +103,19 @@ def _seeing_resets(kind: type[Any]) -> type[Any]:
         with suppress(RuntimeError):
             await kind.disconnect(self, *arguments, **options)
 
-    body = {name: seeing(name) for name in _USES_TRANSPORT}
-    return type(kind.__name__, (kind,), {**body, "disconnect": disconnect})
+    body = {name: seeing(getattr(kind, name)) for name in _USES_TRANSPORT}
+    return type(kind.__name__, (kind,), {**body, "read_bytes": seeing(_read_bytes), "disconnect": disconnect})
+
+
+async def _read_bytes(connection: Any) -> bytes:
+    """Return what has come over a connection of asyncio, for who parses it himself: at least a byte.
+
+    Raises redis.ConnectionError, OSError.
+    """
+    data: bytes = await connection._reader.read(_READ_AT_ONCE)
+    if not data:
+        raise redis.ConnectionError("the connection was closed")
+    return data
 
 
 def no_entry(redis_url: str, error: Exception) -> str:

@@ -216,18 +216,18 @@ async def test_a_password_in_the_url_is_used_and_not_shown(valkey_factory: Calla
     client.close()
 
 
-@pytest.mark.parametrize("stale", [b"OK", b"PONG", {b"server": b"valkey"}, None])
+@pytest.mark.parametrize("stale", [b"+OK\r\n", b"+PONG\r\n", b":1\r\n"])
 async def test_a_reply_of_another_command_is_a_broken_connection_and_no_commit(
-    writer: InboxWriter, monkeypatch: pytest.MonkeyPatch, stale: object
+    writer: InboxWriter, monkeypatch: pytest.MonkeyPatch, stale: bytes
 ) -> None:
-    """b"OK" would unpack into two numbers, and pass for an answer to the commit."""
     await writer.connect()
+    came = writer._connection.read_bytes
 
-    async def read_response(**_: object) -> object:
-        return stale
+    async def read_bytes() -> bytes:
+        return stale + bytes(await came())
 
     with monkeypatch.context() as patched:
-        patched.setattr(writer._connection, "read_response", read_response)
+        patched.setattr(writer._connection, "read_bytes", read_bytes)
         with pytest.raises(InboxUnavailable):
             await writer.append([event(1)])
 

@@ -16,7 +16,8 @@ from tests.support.paths import ROOT
 LAYERS = (
     {"errors"},
     {"runtime", "domain", "telemetry", "inbox_scripts"},
-    {"ledger", "routing", "wakeups", "skyvern", "inbox"},
+    {"ledger", "routing", "wakeups", "skyvern", "inbox_commit"},
+    {"inbox"},
     {"inbox_aside"},
     {"ingest", "config", "inbox_recovery", "recorder"},
     {"delivery", "dispatch", "reaper", "status"},

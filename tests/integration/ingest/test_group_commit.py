@@ -174,11 +174,11 @@ async def test_an_error_that_nobody_foresaw_sends_the_commit_to_the_spool_and_th
     server = valkey_factory()
     kept = [event(b"%d" % number) for number in range(2)]
 
-    async def broken(**_: object) -> None:
+    async def broken() -> bytes:
         raise ValueError("an answer that can't be read")
 
     async with started(server.url, tmp_path) as it:
-        monkeypatch.setattr(it._writer._connection, "read_response", broken)
+        monkeypatch.setattr(it._writer._connection, "read_bytes", broken)
         await it.commit(kept[0])
         assert "redis_away reason=an answer that can't be read" in caplog.text
         await becomes(lambda: it.store == "redis")

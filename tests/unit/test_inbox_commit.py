@@ -1,0 +1,69 @@
+"""The transaction of a commit, and what is made of its reply."""
+
+from __future__ import annotations
+
+import pytest
+
+from receiver.domain.event import Event, event_id
+from receiver.domain.inbox_entry import EntryKeys
+from receiver.inbox_commit import APART, CommitReply, NotUnderstood, Transaction, read_reply
+
+QUEUED = b"+OK\r\n" + b"+QUEUED\r\n" * 4
+WHOLE = QUEUED + b"*4\r\n$3\r\n1-0\r\n$3\r\n1-1\r\n:7\r\n:59000\r\n"
+
+
+def test_a_reply_is_read_once_all_of_it_has_come() -> None:
+    for come in range(len(WHOLE)):
+        assert read_reply(WHOLE[:come], 2) is None, WHOLE[:come]
+
+    assert read_reply(WHOLE, 2) == CommitReply(7, 59000)
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (QUEUED + b"*4\r\n-WRONGTYPE no\r\n-WRONGTYPE no\r\n-WRONGTYPE no\r\n:-2\r\n", "WRONGTYPE no"),
+        (QUEUED + b"*4\r\n$3\r\n1-0\r\n-ERR exhausted\r\n:1\r\n:-2\r\n", "ERR exhausted"),
+        (
+            b"+OK\r\n-OOM full\r\n-OOM full\r\n+QUEUED\r\n+QUEUED\r\n-EXECABORT because of previous errors\r\n",
+            "OOM full",
+        ),
+        (QUEUED + b"-EXECABORT because of: OOM full\r\n", "EXECABORT because of: OOM full"),
+    ],
+)
+def test_one_error_fails_the_commit(reply: bytes, error: str) -> None:
+    for come in range(len(reply)):
+        assert read_reply(reply[:come], 2) is None, reply[:come]
+
+    assert read_reply(reply, 2) == CommitReply(error=error)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"+PONG\r\n",
+        b"-NOPERM no MULTI for you\r\n",
+        b"+OK\r\n" + WHOLE,
+        WHOLE + b"+OK\r\n",
+        QUEUED + b"*5\r\n$3\r\n1-0\r\n$3\r\n1-1\r\n:7\r\n:59000\r\n",
+        QUEUED + b"*4\r\n$3\r\n1-0\r\n$3\r\n1-1\r\n:7\r\n+OK\r\n",
+        b"+OK\r\n-OOM full\r\n" + b"+QUEUED\r\n" * 3 + b"*3\r\n$3\r\n1-0\r\n:7\r\n:59000\r\n",
+    ],
+)
+def test_what_is_no_reply_to_a_commit_is_not_taken_for_one(data: bytes) -> None:
+    with pytest.raises(NotUnderstood):
+        read_reply(data, 2)
+
+
+@pytest.mark.parametrize("size", [0, 1, APART - 1, APART, 3 * APART])
+def test_a_body_is_sent_as_it_is_and_a_large_one_is_not_copied(size: int) -> None:
+    body = b"\r\n" * (size // 2) + b"x" * (size % 2)
+
+    pieces = Transaction("inbox", "flag").pack(
+        [Event(event_id("skyvern", body), "skyvern", body, 1767225600.25)], EntryKeys({"skyvern": ["secret"]})
+    )
+
+    sent = b"".join(pieces)
+    assert sent.startswith(b"*1\r\n$5\r\nMULTI\r\n*17\r\n$4\r\nXADD\r\n$5\r\ninbox\r\n$1\r\n*\r\n$2\r\nid\r\n")
+    assert b"$4\r\nbody\r\n$%d\r\n%b\r\n$2\r\nat\r\n$13\r\n1767225600.25\r\n" % (len(body), body) in sent
+    assert any(piece is body for piece in pieces) == (size >= APART)
