@@ -25,14 +25,21 @@ _OF_DELIVERY = (
 )
 _OF_EVENT = ("outcome", "via", "problem", "received_at")
 _FIELDS = (*_OF_DELIVERY, *_OF_EVENT, "attempt_number", "labels", "run_events")
+
+
+def _of_run(column: sa.Column[Any]) -> sa.ScalarSelect[Any]:
+    """Return a column of a delivery's run, looked up: as long as PostgreSQL has no statistics of a new ledger, it would
+    read all runs for a join."""
+    its_run = sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id)
+    return sa.select(column).where(its_run).scalar_subquery()
+
+
 _COLUMNS = (
     *(deliveries.c[name] for name in _OF_DELIVERY),
     *(events.c[name] for name in _OF_EVENT),
-    *(deliveries.c.attempts, runs.c.labels, runs.c.events),
+    *(deliveries.c.attempts, _of_run(runs.c.labels), _of_run(runs.c.events)),
 )
-_WITH_EVENT = deliveries.join(events, events.c.id == deliveries.c.event_id).outerjoin(
-    runs, sa.and_(runs.c.source == deliveries.c.source, runs.c.run_id == deliveries.c.run_id)
-)
+_WITH_EVENT = deliveries.join(events, events.c.id == deliveries.c.event_id)
 
 
 @dataclass(frozen=True, slots=True)
