@@ -21,6 +21,7 @@ T = TypeVar("T")
 def in_thread(name: str, work: Callable[[], T]) -> Future[T]:
     """Run `work` in a daemon thread of its own. The future has its result, or whatever it raises."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # it can't be taken back any more
 
     def run() -> None:
         try:

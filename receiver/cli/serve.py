@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from receiver.cli.ledger_access import warning_at_start
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, load_config, parse_admin_port
 from receiver.config.advice import local_key, warnings
 from receiver.config.fields import ListenAddress
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
 from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports, raise_file_limit
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, AdminListener, listen, make_server, url_of
+
+if TYPE_CHECKING:
+    from receiver.web.part import Context, WebPart
 
 
 def serve(
@@ -39,23 +44,16 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     """
     import uvicorn
 
-    from receiver.api.http import api
-    from receiver.console.http import console
-    from receiver.submit.api import submit
     from receiver.web import http_protocol
     from receiver.web.app import check_at_start, create_app
     from receiver.web.connections import Connections, bounds_for, split
     from receiver.web.health import health
-    from receiver.web.metrics import metrics
-    from receiver.web.parts import presence
 
+    check_database_url(settings.database_url)
     listener = listen(host, port)
     admin_listener = listen(*admin, option="--admin-port or server.admin") if admin else None
     promise = check_at_start(settings, config)
-    away = warning_at_start(settings, config)
-    app = create_app(
-        settings, config, [health, presence, metrics, api, console, submit], has_admin_port=admin is not None
-    )
+    app = create_app(settings, config, [health], late=late_parts, has_admin_port=admin is not None)
     all_bounds = bounds_for(raise_file_limit())
     bounds, admin_bounds = split(all_bounds) if admin else (all_bounds, None)
     connections = Connections(bounds)
@@ -65,6 +63,8 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     if admin_listener and admin_bounds:
         second = AdminListener(admin_listener, http_protocol.admin_protocols(Connections(admin_bounds)))
     server = make_server(app, uvicorn.Config(app, **options), second)
+    assert app.late is not None
+    app.late.on_failure = server.end
     lines = [
         f"listening on {url_of(listener)}",
         *(
@@ -77,11 +77,41 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
         f"connections: {bounds.total} at the most",
         promise,
     ]
-    doubtful = [*warnings(settings, config), *filter(None, [local_key(settings), away])]
-    lines += [f"WARNING: {warning}" for warning in doubtful]
-    for line in lines:
-        sys.stderr.write(f"runhook: {line}\n")
-    freeze_imports()
+    doubtful = [*warnings(settings, config), *filter(None, [local_key(settings)])]
+    for line in [*lines, *map(_as_warning, doubtful)]:
+        _say(line)
     server.run(sockets=[listener])
+    if app.late.failure is not None:
+        raise app.late.failure
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")
+
+
+def late_parts() -> list[Callable[[Context], WebPart]]:
+    """Import and return what is built when webhooks are taken already."""
+    from receiver.api.http import api
+    from receiver.console.http import console
+    from receiver.submit.api import submit
+    from receiver.web.metrics import metrics
+    from receiver.web.parts import presence
+
+    return [presence, metrics, api, console, submit, _ledger_at_start]
+
+
+def _ledger_at_start(context: Context) -> WebPart:
+    """Warn of a ledger that is away. Raises NotStarted for one that must not be used."""
+    from receiver.cli.ledger_access import warning_at_start
+    from receiver.web.part import WebPart
+
+    if away := warning_at_start(context.settings, context.config):
+        _say(_as_warning(away))
+    freeze_imports()  # the last thing that is imported and built
+    return WebPart()
+
+
+def _as_warning(text: str) -> str:
+    return f"WARNING: {text}"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"runhook: {line}\n")

@@ -1,7 +1,7 @@
 """The web application: the webhook endpoint, and the routes that other modules add. Knows no sink and no ledger.
 
 To add routes, as the submit API and /metrics do, write a function from Context to WebPart in a module of its own, and
-list it where receiver.cli.serve calls `create_app`.
+list it in receiver.cli.serve.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.inbox_entry import EntryKeys
-from receiver.errors import NotAllowed, NotFound, RequestError
+from receiver.errors import Busy, NotAllowed, NotFound, RequestError
 from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
@@ -32,6 +32,7 @@ from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.access import OperatorAccess, is_admin
 from receiver.web.health import HEALTH, health
+from receiver.web.late_parts import LateParts
 from receiver.web.part import Context, WebPart
 
 # Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
@@ -46,13 +47,24 @@ log = logging.getLogger("runhook.ingest")
 class Application(Starlette):
     """Starlette, except that webhooks bypass its routing and middleware, and that the admin port has routes of its own.
 
-    `admin`: what is served there; None where there is no such port.
+    `admin`: what is served there; None where there is no such port. `late`: parts that may still be built.
     """
 
     ingest: Ingest
     metrics: ReceiverMetrics
     parts: Sequence[WebPart] = ()
     admin: Starlette | None = None
+    late: LateParts | None = None
+
+    def add(self, parts: Sequence[WebPart]) -> None:
+        """Serve the routes of `parts`, after those that are there.
+
+        Those for operators come first: /api/v1 is Skyvern's too, and what is no route of ours goes on to it.
+        """
+        self.parts = [*self.parts, *parts]
+        for_operators = self.router if self.admin is None else self.admin.router
+        for_operators.routes += [route for part in parts for route in part.admin]
+        self.router.routes += [route for part in parts for route in part.routes]
 
     def stop(self) -> None:
         """Let held requests be answered. The server calls it first of all when it stops."""
@@ -60,10 +72,18 @@ class Application(Starlette):
             part.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self.admin is not None and is_admin(scope):
-            await self.admin(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"].startswith(PREFIX):
+        on_admin_port = self.admin is not None and is_admin(scope)
+        if not on_admin_port and scope["type"] == "http" and scope["path"].startswith(PREFIX):
             await self.ingest(scope, receive, send)
+            return
+        if self.late is not None and scope["type"] == "http" and (scope["path"] not in HEALTH or scope["query_string"]):
+            try:
+                await self.late.wait()
+            except Busy as error:
+                await _refusal(error)(scope, receive, send)
+                return
+        if on_admin_port and self.admin is not None:
+            await self.admin(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -101,11 +121,13 @@ def create_app(
     config: Config,
     parts: Sequence[Callable[[Context], WebPart]] = (health,),
     *,
+    late: Callable[[], Sequence[Callable[[Context], WebPart]]] | None = None,
     has_admin_port: bool = False,
 ) -> Application:
     """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
 
-    `has_admin_port`: routes for operators are served to requests that came to the admin port, and to no others.
+    `late`: imports more of them; they are built, in a thread, when webhooks are taken already. `has_admin_port`:
+    routes for operators are served to requests that came to the admin port, and to no others.
     """
     metrics = ReceiverMetrics()
     limits = Limits(
@@ -144,18 +166,18 @@ def create_app(
             for part in built:
                 if part.lifespan is not None:
                     await stack.enter_async_context(part.lifespan())
+            if app.late is not None:
+                await stack.enter_async_context(app.late.lifespan())
             yield
 
     handlers: Any = {HTTPException: _http_error, RequestError: _request_error, Exception: _bug}
-    admin = [route for part in built for route in part.admin]
-    public = [route for part in built for route in part.routes]
-    # For operators first: /api/v1 is Skyvern's too, and what is no route of ours goes on to it.
-    routes = public if has_admin_port else [*admin, *public]
-    app = Application(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Application(lifespan=lifespan, exception_handlers=handlers)
     if has_admin_port:
-        health_routes = [route for route in public if getattr(route, "path", "") in HEALTH]
-        app.admin = Starlette(routes=[*health_routes, *admin], exception_handlers=handlers)
-    app.parts = built
+        health_routes = [route for part in built for route in part.routes if getattr(route, "path", "") in HEALTH]
+        app.admin = Starlette(routes=health_routes, exception_handlers=handlers)
+    app.add(built)
+    if late is not None:
+        app.late = LateParts(lambda: [part(context) for part in late()], app.add, background)
     app.metrics = metrics
     hints = PollHintWriter(settings.redis_url, background)
     quarantine = QuarantineWriter(store, metrics, config.server.max_body)
@@ -165,6 +187,10 @@ def create_app(
 
 async def _request_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestError)
+    return _refusal(error)
+
+
+def _refusal(error: RequestError) -> JSONResponse:
     return JSONResponse(error.to_dict(), error.status, error.headers)
 
 

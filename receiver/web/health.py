@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -15,7 +15,9 @@ from starlette.routing import Route
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.web.part import Context, WebPart
-from receiver.web.parts import AllParts
+
+if TYPE_CHECKING:
+    from receiver.web.parts import AllParts
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
@@ -31,19 +33,22 @@ def health(context: Context) -> WebPart:
     """
     lock = asyncio.Lock()
     last: tuple[float, str | RequestError] = (float("-inf"), "")
-    everything = AllParts(context)
+    everything: AllParts | None = None
 
     async def healthz(_: Request) -> JSONResponse:
         return JSONResponse({"status": "alive"})
 
     async def readyz(request: Request) -> JSONResponse:
-        nonlocal last
+        nonlocal last, everything
         if "all" in request.query_params:
             await context.access.require(request)
         async with lock:
             if time.monotonic() - last[0] >= READY_FOR:
                 last = (time.monotonic(), await _state_of(context))
         if "all" in request.query_params:
+            from receiver.web.parts import AllParts  # with the ledger, for which the first webhook need not wait
+
+            everything = everything or AllParts(context)
             return await everything.answer(last[1].message if isinstance(last[1], RequestError) else "")
         if isinstance(last[1], RequestError):
             raise last[1]
@@ -52,7 +57,8 @@ def health(context: Context) -> WebPart:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         yield
-        everything.close()
+        if everything is not None:
+            everything.close()
 
     return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
 

@@ -86,6 +86,11 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asked.wait(), TICK)
 
+        def end(self) -> None:
+            """Stop as at a signal."""
+            self.should_exit = True
+            self.tell()
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """Stop, in order at the first signal."""
             super().handle_exit(sig, frame)

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from receiver.domain.signature import HEADER, sign
+from tests.servers.deployment import Deployment
 from tests.servers.receiver import SECRET, Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
@@ -176,6 +177,23 @@ def test_a_data_directory_that_cannot_be_used_is_one_line(
     assert "RUNHOOK_DATA" in line
 
 
+def test_a_database_url_that_cannot_be_is_one_line(deployment: Callable[..., Deployment], redis_url: str) -> None:
+    receiver = deployment(redis_url)
+    receiver.more = {"DATABASE_URL": "sqlite:/x"}
+    assert "DATABASE_URL: not a database URL" in one_line(receiver, 2)
+
+
+def test_what_is_seen_only_when_it_serves_ends_it_with_one_line_as_well(
+    deployment: Callable[..., Deployment], redis_url: str
+) -> None:
+    receiver = deployment(redis_url)
+    receiver.more = {"DATABASE_URL": "postgresql://u:sekret@127.0.0.1:1/db?sslmod=require"}
+    done = receiver.command("serve", "--port", str(receiver.port))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith('runhook: DATABASE_URL: invalid connection option "sslmod"')
+    assert "Traceback" not in done.stderr
+
+
 def test_what_it_writes_is_for_its_own_user_only(receiver_factory: Receivers) -> None:
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
     receiver.acked(body(1))
@@ -190,6 +208,7 @@ def test_without_its_ledger_it_takes_webhooks_and_says_what_it_lacks(
     receiver = deployment(redis_url, f"postgresql://u:sekret@127.0.0.1:{free_port()}/db?sslpassword=sekret")
     receiver.start()
     assert receiver.post(body()).status_code == 202
+    eventually(lambda: "WARNING: the ledger" in receiver.log)
     (line,) = [line for line in receiver.log.splitlines() if "WARNING: the ledger" in line]
     assert "start it, or correct DATABASE_URL. Webhooks are kept meanwhile; the submit API answers 503" in line
     assert "sekret" not in receiver.log

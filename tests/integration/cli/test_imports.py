@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from receiver.domain.signature import sign
 from receiver.ledger import Ledger
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.paths import ROOT
@@ -40,13 +40,13 @@ finally:
 """
 
 
-def imported(data: Path, *arguments: str, code: int = 0) -> tuple[str, set[str]]:
-    """What `runhook …`, which ends with `code`, prints, and the modules that it has imported."""
+def imported(data: Path, *arguments: str, program: str = PROGRAM) -> tuple[str, set[str]]:
+    """What `runhook …` prints, and the modules that it has imported."""
     environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "RUNHOOK_DATA": str(data), "HOME": str(data)}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], env=environ, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, *arguments], env=environ, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 0, done.stderr
     shown, _, modules = done.stdout.rstrip("\n").rpartition("\n")
     return shown, set(modules.split())
 
@@ -68,16 +68,66 @@ def test_a_list_imports_no_server_no_sink_and_no_config(data: Path, command: str
     assert (SERVERS | CONFIG | {"rich"}).isdisjoint(modules), sorted(modules & (SERVERS | CONFIG | {"rich"}))
 
 
-def test_a_receiver_starts_without_what_only_sinks_and_people_need(data: Path) -> None:
+# What a receiver needs for its pages, APIs and ledger, and not for a webhook.
+LATE = {
+    "jwt",
+    "receiver.api.http",
+    "receiver.console.http",
+    "receiver.ledger",
+    "receiver.submit.api",
+    "rq",
+    "sqlalchemy",
+}
+SINKS_AND_PEOPLE = {"alembic", "apprise", "argon2", "boto3", "cel", "croniter", "psycopg", "rich", "slack_sdk"}
+
+# A receiver that takes one webhook and ends, and whose other parts nobody asks for.
+RECEIVER = """
+import asyncio, sys, uvicorn
+from receiver.web import late_parts
+late_parts.LateParts.__init__.__kwdefaults__["after"] = 3600
+
+class Server(uvicorn.Server):
+    def run(self, sockets):
+        asyncio.run(self._take_one(self.config.app))
+        self.started = True
+
+    async def _take_one(self, app):
+        sent = []
+        async def receive():
+            return {"type": "http.request", "body": BODY, "more_body": False}
+        async def send(message):
+            sent.append(message)
+        scope = {"type": "http", "method": "POST", "path": "/webhooks/skyvern", "query_string": b"", "extensions": {}}
+        scope["headers"] = [(b"x-skyvern-signature", SIGNATURE), (b"content-length", b"%d" % len(BODY))]
+        async with app.router.lifespan_context(app):
+            await app(scope, receive, send)
+            print(sent[0]["status"])
+            print(*sys.modules)
+
+uvicorn.Server = Server
+"""
+
+
+def test_a_receiver_takes_its_first_webhook_before_it_imports_what_other_parts_need(data: Path) -> None:
     config = {"sources": {"skyvern": {"secrets": ["s" * 20]}}, "routes": []}
     (data / "runhook.yaml").write_text(json.dumps(config))
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        # It ends when it would listen: all is imported then
-        port = str(taken.getsockname()[1])
-        _, modules = imported(data, "serve", "--port", port, "--config", str(data / "runhook.yaml"), code=3)
+    body = b'{"run_id": "tsk_1", "status": "completed"}'
+    values = f"BODY = {body!r}\nSIGNATURE = {sign(body, 's' * 20).encode()!r}\n"
+    arguments = ("serve", "--port", "0", "--config", str(data / "runhook.yaml"))
 
-    assert {"receiver.console.http", "receiver.submit.api", "uvicorn"} <= modules
-    unneeded = {"alembic", "apprise", "argon2", "boto3", "cel", "croniter", "psycopg", "rich", "slack_sdk"}
-    assert unneeded.isdisjoint(modules), sorted(modules & unneeded)
+    shown, _ = imported(data, *arguments, program=values + RECEIVER + PROGRAM)
+
+    status, modules = shown.splitlines()
+    assert status == "202"
+    assert (LATE | SINKS_AND_PEOPLE).isdisjoint(modules.split()), sorted(
+        set(modules.split()) & (LATE | SINKS_AND_PEOPLE)
+    )
+
+
+def test_the_other_parts_of_a_receiver_need_nothing_of_sinks_and_little_for_people() -> None:
+    program = "import sys; from receiver.cli.serve import late_parts; late_parts(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+
+    assert {"receiver.console.http", "receiver.submit.api"} <= modules
+    assert SINKS_AND_PEOPLE.isdisjoint(modules), sorted(modules & SINKS_AND_PEOPLE)

@@ -1,0 +1,150 @@
+"""What the start of a command costs: CPU as a multiple of `python -c "import sqlalchemy"`, in alternating rounds.
+
+    python bench/start.py [--rounds 7] [--against TREE] [--json]
+
+`serve` counts until its first 202, with a Valkey that is there; `bare` is a Starlette application on uvicorn that
+answers 202 to all. `--against`: another checkout, which takes turns with this one. The cheapest of each counts, for
+other processes make none cheaper; modules are compiled before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from receiver.domain.signature import HEADER, sign  # noqa: E402
+from tests.servers.valkey import ValkeyProcess, free_port  # noqa: E402
+
+UNIT = "import sqlalchemy"
+SECRET = "a-signing-secret"
+BODY = json.dumps({"run_id": "tsk_1", "status": "completed"}).encode()
+BARE = """
+import sys, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+async def accept(request):
+    await request.body()
+    return Response(status_code=202)
+app = Starlette(routes=[Route("/webhooks/skyvern", accept, methods=["POST"])])
+uvicorn.run(app, port=int(sys.argv[1]), log_level="critical", access_log=False)
+"""
+
+
+def cpu_of_command(command: list[str], environ: Mapping[str, str]) -> float:
+    """Run a command to its end, and return the seconds of CPU that it took."""
+    process = subprocess.Popen(
+        command, env=dict(environ), cwd=environ["HOME"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} ended with code {process.returncode}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def cpu_until_202(command: Callable[[int], list[str]], environ: Mapping[str, str]) -> float:
+    """Start a receiver, and return the seconds of CPU that it has taken when it answers a webhook with 202."""
+    port = free_port()
+    process = subprocess.Popen(
+        command(port), env=dict(environ), cwd=environ["HOME"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        lines = ["POST /webhooks/skyvern HTTP/1.1", "host: x", f"content-length: {len(BODY)}"]
+        request = "\r\n".join([*lines, f"{HEADER}: {sign(BODY, SECRET)}", "", ""]).encode() + BODY
+        answer = b""
+        while not answer:
+            if process.poll() is not None:
+                raise SystemExit(f"{command(port)} ended with code {process.returncode}")
+            time.sleep(0.005)
+            try:
+                with socket.create_connection(("127.0.0.1", port), 30) as connection:
+                    connection.sendall(request)
+                    answer = connection.recv(1000)
+            except ConnectionRefusedError:
+                continue
+        if not answer.startswith(b"HTTP/1.1 202"):
+            raise SystemExit(f"no 202: {answer!r}")
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measured(trees: Mapping[str, Path], rounds: int) -> dict[str, float]:
+    """Return what each command costs at the least, in units of importing SQLAlchemy."""
+    with tempfile.TemporaryDirectory(prefix="runhook-start-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        valkey = ValkeyProcess(folder / "valkey").start()
+        try:
+            return _measured(folder, valkey.url, trees, rounds)
+        finally:
+            valkey.kill()
+
+
+def _measured(folder: Path, redis_url: str, trees: Mapping[str, Path], rounds: int) -> dict[str, float]:
+    config = folder / "runhook.yaml"
+    sinks = {"archive": {"type": "files", "path": str(folder / "archive")}}
+    routes = [{"name": "all", "to": ["archive"]}]
+    config.write_text(json.dumps({"sources": {"skyvern": {"secrets": [SECRET]}}, "sinks": sinks, "routes": routes}))
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "RUNHOOK_DATA": str(folder / "data"),
+        "REDIS_URL": redis_url,
+    }
+    python = sys.executable
+    pieces: dict[str, Callable[[], float]] = {
+        UNIT: lambda: cpu_of_command([python, "-c", UNIT], environ),
+        "bare": lambda: cpu_until_202(lambda port: [python, "-c", BARE, str(port)], environ),
+    }
+    runhook = [python, "-m", "receiver.cli"]
+
+    def serve(port: int) -> list[str]:
+        return [*runhook, "serve", "--port", str(port), "--config", str(config)]
+
+    for tree, path in trees.items():
+        here = {**environ, "PYTHONPATH": str(path)}
+        pieces[f"{tree}--help"] = partial(cpu_of_command, [*runhook, "--help"], here)
+        pieces[f"{tree}serve"] = partial(cpu_until_202, serve, here)
+    found: dict[str, list[float]] = {name: [] for name in pieces}
+    for number in range(rounds + 1):
+        for name, measure in pieces.items():
+            taken = measure()
+            if number:  # the first one compiles
+                found[name].append(taken)
+    return {name: min(taken) / min(found[UNIT]) for name, taken in found.items()}
+
+
+def main() -> None:
+    """Print what it costs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    trees = {"": ROOT, **({"before: ": options.against.resolve()} if options.against else {})}
+    found = measured(trees, options.rounds)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, ratio in found.items():
+        print(f"{name:20} {ratio:5.2f}")
+
+
+if __name__ == "__main__":
+    main()
